@@ -1,0 +1,89 @@
+"""Who exists: two users with their tokens, and three organizations.
+
+The tokens are visibly fake and belong to a user, as the host's do; what a token may see follows from its user's
+memberships. Nothing here changes while the sandbox runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person. `github_user_id` is a string on the wire although it looks like a number."""
+
+    id: int
+    name: str
+    token: str
+    full_name: str
+    github_user_id: str
+    role: str
+
+    def to_wire(self) -> dict[str, object]:
+        """The host's UserResponse."""
+        return {
+            "id": self.id,
+            "email": f"{self.name}@example.com",
+            "github_user_id": self.github_user_id,
+            "github_username": self.name,
+            "avatar_url": f"https://example.com/avatars/{self.name}.png",
+            "full_name": self.full_name,
+            "role": self.role,
+            "is_admin": self.role == "ADMIN",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """A group of users that owns runs."""
+
+    id: int
+    name: str
+    members: tuple[User, ...]
+
+    def to_wire(self) -> dict[str, object]:
+        """The host's OrganizationResponse."""
+        settings = {"enable_pr_creation": True, "enable_rules_detection": True}
+        return {"id": self.id, "name": self.name, "settings": settings}
+
+
+class Directory:
+    """The users and organizations of one sandbox: alice and bob share 323, 401 is hers, 402 is his."""
+
+    def __init__(self) -> None:
+        self.alice = User(1001, "alice", "sandbox-alice", "Alice Archer", "583231", "ADMIN")
+        self.bob = User(1002, "bob", "sandbox-bob", "Bob Baker", "583232", "MEMBER")
+        self.users: tuple[User, ...] = (self.alice, self.bob)
+        self.organizations: Mapping[int, Organization] = {
+            323: Organization(323, "Shared Works", (self.alice, self.bob)),
+            401: Organization(401, "Alice's Workshop", (self.alice,)),
+            402: Organization(402, "Bob's Workshop", (self.bob,)),
+        }
+        self._by_token = {user.token: user for user in self.users}
+
+    def owner(self, authorization: str | None) -> User | None:
+        """The user behind an `Authorization` header; None when it is missing, malformed or unknown."""
+        if authorization is None:
+            return None
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        return self._by_token.get(token.strip())
+
+    def named(self, name_or_token: str) -> User | None:
+        """The user called `name_or_token`, or the one whose token it is."""
+        for user in self.users:
+            if name_or_token in (user.name, user.token):
+                return user
+        return None
+
+    def organizations_of(self, user: User) -> list[Organization]:
+        """The organizations `user` is in, by id."""
+        return [each for each in self.organizations.values() if user in each.members]
+
+    def without_tokens(self, text: str) -> str:
+        """`text` with each known token replaced by `<its user's name>`."""
+        for user in self.users:
+            if user.token in text:
+                text = text.replace(user.token, f"<{user.name}>")
+        return text

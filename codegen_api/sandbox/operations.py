@@ -1,0 +1,51 @@
+"""The host's operations: what each is called here, its method and its path.
+
+One table serves both the routes and the recognition of a request before it is routed, so that limits, faults
+and counts speak of the same things. `unknown` is every request that is none of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.routing import compile_path
+
+ORGANIZATION = "/v1/organizations/{org_id}"
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of the host: HTTP method and path template."""
+
+    method: str
+    path: str
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "logs": Operation("GET", "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs"),
+    "get": Operation("GET", f"{ORGANIZATION}/agent/run/{{agent_run_id}}"),
+    "list": Operation("GET", f"{ORGANIZATION}/agent/runs"),
+    "create": Operation("POST", f"{ORGANIZATION}/agent/run"),
+    "resume": Operation("POST", f"{ORGANIZATION}/agent/run/resume"),
+    "ban": Operation("POST", f"{ORGANIZATION}/agent/run/ban"),
+    "unban": Operation("POST", f"{ORGANIZATION}/agent/run/unban"),
+    "remove_from_pr": Operation("POST", f"{ORGANIZATION}/agent/run/remove-from-pr"),
+    "me": Operation("GET", "/v1/users/me"),
+    "organizations": Operation("GET", "/v1/organizations"),
+    "org_users": Operation("GET", f"{ORGANIZATION}/users"),
+    "org_user": Operation("GET", f"{ORGANIZATION}/users/{{user_id}}"),
+}
+
+
+class Recognition:
+    """Names the operation that a request asks for."""
+
+    def __init__(self) -> None:
+        self._patterns = [(name, each.method, compile_path(each.path)[0]) for name, each in OPERATIONS.items()]
+
+    def name(self, method: str, path: str) -> str:
+        """The operation's name in OPERATIONS, or `unknown`."""
+        for name, expected, pattern in self._patterns:
+            if method == expected and pattern.match(path):
+                return name
+        return UNKNOWN

@@ -1,0 +1,233 @@
+"""One agent run: the scripts it has played, and what is visible of it at a given moment.
+
+A run is a chain of segments. Each segment plays a script from the moment it was started until the next one
+begins, which freezes it: its log stays as it is and the new segment's entries follow. Everything that is shown
+is computed from (segments, moment). Entries are kept as encoded JSON once they are read and can no longer change,
+so a page costs the entries it shows, whatever the length of the log.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from .directory import User
+from .encoding import encode, timestamp
+from .script import Fields, PullRequest, Script, listed
+
+JsonObject = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, on both clocks: `clock` in monotonic seconds, `wall` in seconds since the epoch."""
+
+    clock: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What changes about a run beside its log. `status` is the host's word, null included."""
+
+    status: str | None
+    result: str | None = None
+    summary: str | None = None
+    pull_requests: tuple[JsonObject, ...] = ()
+
+
+@dataclass(slots=True)
+class Segment:
+    """A script being played since `started`, `speed` times as fast as written.
+
+    `base` is the index of its first entry in the run's log, `before` the outcome of all that went before, and
+    `stopped` the reading of the clock at which it was frozen, if it was.
+    """
+
+    script: Script
+    started: Moment
+    speed: float
+    base: int
+    before: Outcome
+    stopped: float | None = None
+    encoded: dict[int, bytes] = field(default_factory=dict)
+
+    def elapsed(self, clock: float) -> float:
+        """Seconds of the script that have been played."""
+        until = clock if self.stopped is None else min(clock, self.stopped)
+        return (until - self.started.clock) * self.speed
+
+    def count(self, clock: float) -> int:
+        return self.script.times.count(self.elapsed(clock))
+
+    def wall_at(self, offset: float) -> float:
+        """The wall time of an offset of the script."""
+        return self.started.wall + offset / self.speed
+
+    def fields(self, index: int, clock: float) -> tuple[Fields, bool]:
+        """The fields of an entry of this segment, and whether they can still change by the script."""
+        script = self.script
+        fields = script.entry(index)
+        if index not in script.amendments:
+            return fields, False
+        happened = script.amendments_by(index, self.elapsed(clock))
+        for amendment in happened:
+            fields = {**fields, **amendment.fields}
+        return fields, len(happened) < len(script.amendments[index])
+
+    def outcome(self, clock: float) -> Outcome:
+        """The run's outcome by this segment, after the turns that have happened."""
+        elapsed = self.elapsed(clock)
+        outcome = self.before
+        for turn in self.script.turns:
+            if turn.offset > elapsed:
+                break
+            outcome = replace(outcome, status=turn.status)
+            if turn.result is not None:
+                outcome = replace(outcome, result=turn.result)
+            if turn.summary is not None:
+                outcome = replace(outcome, summary=turn.summary)
+            if turn.pull_requests:
+                created_at = timestamp(self.wall_at(turn.offset))
+                shown = tuple(_pull_request(each, created_at) for each in turn.pull_requests)
+                outcome = replace(outcome, pull_requests=outcome.pull_requests + shown)
+        return outcome
+
+
+def _pull_request(pull_request: PullRequest, created_at: str) -> JsonObject:
+    return {
+        "id": pull_request.id,
+        "title": pull_request.title,
+        "url": pull_request.url,
+        "created_at": created_at,
+        "head_branch_name": pull_request.head_branch_name,
+    }
+
+
+class Run:
+    """A run and its log. Indices count from 0 over the whole log."""
+
+    def __init__(
+        self,
+        run_id: int,
+        organization_id: int,
+        user: User,
+        *,
+        source_type: str | None,
+        metadata: JsonObject | None,
+        speed: float,
+        script: Script,
+        started: Moment,
+        outcome: Outcome,
+    ) -> None:
+        self.id = run_id
+        self.organization_id = organization_id
+        self.user = user
+        self.source_type = source_type
+        self.metadata = metadata
+        self.speed = speed
+        self.created_at = timestamp(started.wall)
+        self.banned = False
+        self.resumed = 0
+        self._segments = [Segment(script, started, speed, 0, outcome)]
+        self._bases = [0]
+        self._edits: dict[int, Fields] = {}
+
+    def length(self, now: Moment) -> int:
+        """How many entries the log has."""
+        last = self._segments[-1]
+        return last.base + last.count(now.clock)
+
+    def outcome(self, now: Moment) -> Outcome:
+        return self._segments[-1].outcome(now.clock)
+
+    def play(self, script: Script, now: Moment) -> None:
+        """Freeze the log as it is and go on with `script`."""
+        last = self._segments[-1]
+        base = self.length(now)
+        before = last.outcome(now.clock)
+        last.stopped = now.clock
+        self._segments.append(Segment(script, now, self.speed, base, before))
+        self._bases.append(base)
+
+    def replay(self, script: Script, now: Moment) -> None:
+        """Forget the log and begin a new one with `script`; the outcome stays."""
+        outcome = self.outcome(now)
+        self._segments = [Segment(script, now, self.speed, 0, outcome)]
+        self._bases = [0]
+        self._edits.clear()
+
+    def settle(self, outcome: Outcome, now: Moment) -> None:
+        """Freeze the log as it is, with this outcome from now on."""
+        self.play(listed(()), now)
+        self._segments[-1].before = outcome
+
+    def edit(self, index: int, fields: Fields, now: Moment) -> None:
+        """Change members of an entry that is already there, for good. Raises IndexError for any other."""
+        if not 0 <= index < self.length(now):
+            raise IndexError(index)
+        self._edits[index] = {**self._edits.get(index, {}), **fields}
+
+    def to_wire(self, now: Moment) -> dict[str, object]:
+        """The host's AgentRunResponse."""
+        outcome = self.outcome(now)
+        return {
+            "id": self.id,
+            "organization_id": self.organization_id,
+            "status": outcome.status,
+            "created_at": self.created_at,
+            "web_url": self._web_url,
+            "result": outcome.result,
+            "summary": outcome.summary,
+            "source_type": self.source_type,
+            "github_pull_requests": outcome.pull_requests,
+            "metadata": self.metadata,
+        }
+
+    def log_page(self, now: Moment, skip: int, limit: int, reverse: bool) -> bytes:
+        """The host's AgentRunWithLogsResponse, encoded: a run without summary, source and pull requests.
+
+        With `reverse` the newest entry comes first and `skip` counts from the end, as it does for the host.
+        """
+        outcome = self.outcome(now)
+        total = self.length(now)
+        head = encode(
+            {
+                "id": self.id,
+                "organization_id": self.organization_id,
+                "status": outcome.status,
+                "created_at": self.created_at,
+                "web_url": self._web_url,
+                "result": outcome.result,
+                "metadata": self.metadata,
+            }
+        )
+        start, stop = min(skip, total), min(skip + limit, total)
+        indices = range(total - 1 - start, total - 1 - stop, -1) if reverse else range(start, stop)
+        logs = b",".join([self._entry(index, now) for index in indices])
+        tail = b'],"total_logs":%d,"page":%d,"size":%d,"pages":%d}' % (
+            total,
+            skip // limit + 1,
+            limit,
+            -(-total // limit),
+        )
+        return b"".join((head[:-1], b',"logs":[', logs, tail))
+
+    @property
+    def _web_url(self) -> str:
+        return f"https://codegen.com/agent/trace/{self.id}"
+
+    def _entry(self, index: int, now: Moment) -> bytes:
+        """One entry of the log, encoded."""
+        segment = self._segments[bisect_right(self._bases, index) - 1]
+        inner = index - segment.base
+        edited = index in self._edits
+        if not edited and inner in segment.encoded:
+            return segment.encoded[inner]
+        fields, changing = segment.fields(inner, now.clock)
+        if edited:
+            fields = {**fields, **self._edits[index]}
+        created_at = timestamp(segment.wall_at(segment.script.times.at(inner)))
+        body = encode({"agent_run_id": self.id, "created_at": created_at, **fields})
+        if not edited and not changing:
+            segment.encoded[inner] = body
+        return body

@@ -1,0 +1,157 @@
+"""Everything the sandbox knows: its runs, who they belong to, and the two clocks.
+
+All in memory, without a bound on runs or entries: a run keeps its prompt, its metadata and, once they are read,
+its encoded entries (about 300 bytes each) until the process ends. Not for threads: one event loop owns it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
+
+from .directory import Directory, User
+from .errors import no_run
+from .example import EXAMPLE_AGE, EXAMPLE_ID, example_script
+from .run import JsonObject, Moment, Outcome, Run
+from .scenarios import REFUSED, Cue, scenario
+from .script import Script, Turn, listed
+
+
+class World:
+    """The state behind the emulated API.
+
+    `clock` gives monotonic seconds, `wall` seconds since the epoch. `speed` multiplies every script's; it must be
+    a positive number. `resume_lag` is how many seconds, at speed 1, a resumed run still shows its old status.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float], wall: Callable[[], float], speed: float, resume_lag: float
+    ) -> None:
+        if not (math.isfinite(speed) and speed > 0):
+            raise ValueError(f"speed must be a positive number, not {speed!r}")
+        if not (math.isfinite(resume_lag) and resume_lag >= 0):
+            raise ValueError(f"resume_lag must be zero or a positive number, not {resume_lag!r}")
+        self.directory = Directory()
+        self.speed = speed
+        self._resume_lag = resume_lag
+        self._clock = clock
+        self._wall = wall
+        # Milliseconds since the epoch: a sandbox started later continues above the ids of an earlier one.
+        self._ids = count(max(int(wall() * 1000), EXAMPLE_ID + 1))
+        self._runs: dict[int, Run] = {}
+        self._by_organization: dict[int, list[Run]] = {key: [] for key in self.directory.organizations}
+        self._add_example()
+
+    def now(self) -> Moment:
+        return Moment(self._clock(), self._wall())
+
+    def create(self, organization_id: int, user: User, prompt: str, images: int, metadata: JsonObject | None) -> Run:
+        """Start a run of the scenario its metadata names. Raises Refusal for a scenario that is refused."""
+        wishes = metadata or {}
+        name = wishes.get("scenario")
+        if isinstance(name, str) and name in REFUSED:
+            raise REFUSED[name]()
+        run_id = next(self._ids)
+        return self._add(
+            Run(
+                run_id,
+                organization_id,
+                user,
+                source_type="API",
+                metadata=metadata,
+                speed=self.speed * _factor(wishes.get("speed")),
+                script=scenario(name)(Cue(run_id, prompt, images)),
+                started=self.now(),
+                outcome=Outcome("ACTIVE"),
+            )
+        )
+
+    def seed(
+        self,
+        organization_id: int,
+        user: User,
+        script: Script,
+        outcome: Outcome,
+        *,
+        source_type: str | None,
+        metadata: JsonObject | None,
+    ) -> Run:
+        """Add a run made by hand, which shows `script` and otherwise stays as it is."""
+        return self._add(
+            Run(
+                next(self._ids),
+                organization_id,
+                user,
+                source_type=source_type,
+                metadata=metadata,
+                speed=self.speed,
+                script=script,
+                started=self.now(),
+                outcome=outcome,
+            )
+        )
+
+    def run(self, run_id: int, organization_id: int | None = None) -> Run:
+        """The run with this id, of that organization if one is given. Raises Refusal(404)."""
+        run = self._runs.get(run_id)
+        if run is None or organization_id not in (None, run.organization_id):
+            raise no_run()
+        return run
+
+    def runs(self, organization_id: int, user_id: int | None, source_type: str | None) -> Sequence[Run]:
+        """The runs of an organization, oldest first, that match the filters given."""
+        every = self._by_organization[organization_id]
+        if user_id is None and source_type is None:
+            return every
+        return [run for run in every if user_id in (None, run.user.id) and source_type in (None, run.source_type)]
+
+    def resume(self, run: Run, prompt: str, images: int) -> None:
+        """Go on with a run, whatever its status. For a moment the status still reads as before."""
+        run.resumed += 1
+        name = (run.metadata or {}).get("scenario")
+        cue = Cue(run.id, prompt, images, delay=self._resume_lag, segment=run.resumed)
+        run.play(scenario(name)(cue), self.now())
+
+    def ban(self, run: Run) -> None:
+        """Stop a run for good, or until it is resumed, and flag its pull request."""
+        run.banned = True
+        run.play(listed((), Turn(0.0, "CANCELLED")), self.now())
+
+    def unban(self, run: Run) -> None:
+        """Take the flag back. The run stays stopped: the host has resume for that."""
+        run.banned = False
+
+    def _add(self, run: Run) -> Run:
+        self._runs[run.id] = run
+        self._by_organization[run.organization_id].append(run)
+        return run
+
+    def _add_example(self) -> None:
+        """The run that is there from the start, long finished."""
+        now = self.now()
+        long_ago = replace(now, clock=now.clock - EXAMPLE_AGE, wall=now.wall - EXAMPLE_AGE)
+        self._add(
+            Run(
+                EXAMPLE_ID,
+                323,
+                self.directory.alice,
+                source_type="API",
+                metadata=None,
+                speed=1.0,
+                script=example_script(),
+                started=long_ago,
+                outcome=Outcome("ACTIVE"),
+            )
+        )
+
+
+def _factor(wish: object) -> float:
+    """The speed a client asked for in its metadata; anything but a positive number counts as none."""
+    if isinstance(wish, bool) or not isinstance(wish, int | float):
+        return 1.0
+    try:
+        factor = float(wish)
+    except OverflowError:
+        return 1.0
+    # Beyond these a script's offsets would lose all meaning, and the wall clock its range.
+    return factor if 1e-6 <= factor <= 1e6 else 1.0
