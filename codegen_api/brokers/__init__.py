@@ -1,0 +1,100 @@
+"""The contract of a broker: where a run's follower leaves what it read, and its viewers find it.
+
+A broker keeps the recent stretch of each log, its *window*, and the latest description of the run. It decides nothing:
+what to read, when a run has ended and who may see it is settled elsewhere.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Page, RunRef
+
+BATCH_BYTES = 64 * 1024
+"""The most that one batch holds (unless a single entry is larger): what a stuck connection can pin."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Batch:
+    """What a subscriber lacked, in order, and the position (``cursor``, ``revision``) at which it stands now.
+
+    ``changed`` is the latest description of the run when it is news and every entry has been given.
+    Viewers at the same position are given the same object, so that it can be encoded once for all.
+    """
+
+    entries: tuple[Appended | Amended, ...]
+    changed: Changed | None
+    cursor: Cursor
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a new follower needs to go on from: the position reached, and up to 100 entries that lead there."""
+
+    cursor: Cursor
+    recent: tuple[LogEntry, ...] = field(repr=False)
+    changed: Changed | None
+
+
+class Evicted(Exception):  # noqa: N818 - not an error: the answer "read that again from the host"
+    """What was asked for is no longer in the window.
+
+    ``first``: the first position that the window still holds (one past the tail when it holds none).
+    ``revision``: from which revision to go on once everything before ``first`` has been read again.
+    ``amended``: the first position, at or before the cursor, from which entries may have changed unseen; None if none.
+    """
+
+    def __init__(self, first: Cursor, revision: int, amended: Cursor | None) -> None:
+        super().__init__(first, revision, amended)
+        self.first = first
+        self.revision = revision
+        self.amended = amended
+
+
+class Forgotten(Exception):  # noqa: N818 - not an error: the answer "that log is no more"
+    """The log was replaced by another one: nothing that was read of it holds."""
+
+
+class Broker(Protocol):
+    """Where logs pass from their follower to their viewers."""
+
+    async def publish(self, news: Page | Changed) -> None:
+        """Take in a page or a new description of the run. Publishing the same page twice does nothing.
+
+        The first page of a run opens its window; each later page must begin at or before the tail. An entry that is
+        there already and differs is an amendment.
+
+        Raises:
+            ValueError: the page begins behind the tail, so entries would be missing.
+        """
+        ...
+
+    async def tail(self, ref: RunRef) -> Tail | None:
+        """Where the window of this run ends; None when there is none."""
+        ...
+
+    def subscribe(self, ref: RunRef, after: Cursor, revision: int | None = None) -> AsyncGenerator[Batch, None]:
+        """Everything behind the position, then everything that comes, with no gap and no repeat, for ever.
+
+        Waits for a window that is not there yet. Entries up to ``after`` that were amended are given when that was
+        after ``revision``; who has none (None) is given all that are known.
+
+        Raises:
+            Evicted: the window begins later than the position.
+            Forgotten: the log was forgotten while this subscriber waited.
+        """
+        ...
+
+    async def forget(self, ref: RunRef) -> None:
+        """Drop the window: the host has another log under this name."""
+        ...
+
+    def lead(self, ref: RunRef) -> AbstractAsyncContextManager[None]:
+        """Be the one follower of this run, over all instances; waits while there is another."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of everything."""
+        ...

@@ -1,0 +1,166 @@
+"""Everything that can go wrong, in the words of the gateway. Knows no HTTP: dialects choose statuses and bodies.
+
+    GatewayError
+    ├── InvalidRequest              the request cannot be understood
+    │   ├── InvalidCursor           a position in a log that is none
+    │   ├── OrganizationRequired    nobody said which organization, and there is more than one
+    │   ├── TokenInUrl              a token came where tokens must not come
+    │   └── Rejected                the shape is wrong: ``details`` says where
+    ├── NotAuthenticated            no credentials came
+    │   └── InvalidToken            they came, and are not good
+    ├── Forbidden                   the caller may not do this
+    ├── QuotaExhausted              the plan behind the token has no runs left
+    ├── NotFound                    there is no such thing, or not for this caller
+    ├── Unsupported                 the host cannot do this
+    ├── LoopDetected                the gateway was asked by itself
+    ├── Unavailable                 not now; ``retry_after`` says when
+    │   ├── AuthUnavailable         the host could not say whether a token is good
+    │   ├── ShuttingDown            this process is about to stop
+    │   └── UpstreamRateLimited     the host asks for patience
+    └── UpstreamFailure             the host did not do its part
+        ├── UpstreamError           it answered, and the answer is no use
+        ├── UpstreamUnreachable     there was no connection, or it broke
+        └── UpstreamTimeout         it did not answer in time; whether it acted is unknown
+
+The text of an error is written for the caller: no token, no prompt, no log text, nothing of an unexpected exception.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from codegen_api.runs import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """Where a request was wrong: the way to the place, what is wrong there, and the kind of fault."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class GatewayError(Exception):
+    """The root of the tree.
+
+    ``code`` is stable and for machines, ``message`` a sentence for people, ``retry_after`` in seconds.
+    ``details`` are ``Detail`` items for a rejected request, or the choices that would have been valid.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    default_message: ClassVar[str] = "Something went wrong inside the gateway."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        details: Sequence[Detail] | Sequence[Json] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        self.message = message or self.default_message
+        self.details = tuple(details)
+        self.retry_after = retry_after
+        super().__init__(self.message)
+
+
+class InvalidRequest(GatewayError):
+    code = "invalid_request"
+    default_message = "The request cannot be understood."
+
+
+class InvalidCursor(InvalidRequest):
+    code = "invalid_last_event_id"
+    default_message = "The last event id is neither a position, such as 25, nor an end, such as 25.end."
+
+
+class OrganizationRequired(InvalidRequest):
+    code = "organization_required"
+    default_message = "Say which organization is meant with X-Organization-ID; the choices are in details."
+
+
+class TokenInUrl(InvalidRequest):
+    code = "token_in_url"
+    default_message = (
+        "Access tokens are not taken from the URL, where logs would keep them: send Authorization: Bearer."
+    )
+
+
+class Rejected(InvalidRequest):
+    code = "validation_error"
+    default_message = "The request is not valid; details says where."
+
+
+class NotAuthenticated(GatewayError):
+    code = "not_authenticated"
+    default_message = "Authentication is required: send Authorization: Bearer <token>."
+
+
+class InvalidToken(NotAuthenticated):
+    code = "invalid_token"
+    default_message = "Authentication failed: the token is not valid."
+
+
+class Forbidden(GatewayError):
+    code = "forbidden"
+    default_message = "You may not do this."
+
+
+class QuotaExhausted(GatewayError):
+    code = "quota_exhausted"
+    default_message = "The plan behind this token has no agent runs left."
+
+
+class NotFound(GatewayError):
+    code = "not_found"
+    default_message = "There is nothing here."
+
+
+class Unsupported(GatewayError):
+    code = "unsupported"
+    default_message = "The host cannot do this."
+
+
+class LoopDetected(GatewayError):
+    code = "loop_detected"
+    default_message = "The gateway was asked by itself: its base URL points back at it."
+
+
+class Unavailable(GatewayError):
+    code = "unavailable"
+    default_message = "Not available just now."
+
+
+class AuthUnavailable(Unavailable):
+    code = "auth_unavailable"
+    default_message = "The host cannot say just now whether this token is good."
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+    default_message = "This instance is about to stop; ask again."
+
+
+class UpstreamRateLimited(Unavailable):
+    code = "upstream_rate_limited"
+    default_message = "The host's rate limit is reached."
+
+
+class UpstreamFailure(GatewayError):
+    code = "upstream_failure"
+    default_message = "The host did not do its part."
+
+
+class UpstreamError(UpstreamFailure):
+    code = "upstream_error"
+    default_message = "The host answered with an error."
+
+
+class UpstreamUnreachable(UpstreamFailure):
+    code = "upstream_unreachable"
+    default_message = "The host cannot be reached."
+
+
+class UpstreamTimeout(UpstreamFailure):
+    code = "upstream_timeout"
+    default_message = "The host did not answer in time."

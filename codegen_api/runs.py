@@ -1,0 +1,183 @@
+"""Runs and their logs, as the whole gateway speaks of them: frozen data, no I/O.
+
+A log only grows and hosts number nothing, so an entry is named by its position, counted from 1. A *cursor* is the
+position of the last entry seen: cursor 25 asks for entry 26 and what follows, 0 asks for everything.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+import orjson
+
+Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Cursor: TypeAlias = int
+
+T = TypeVar("T")
+
+ENTRY_OVERHEAD = 100
+"""Bytes charged for a held entry beyond its text: the objects around it."""
+
+
+class RunStatus(StrEnum):
+    """What a run is doing, in our words. The host's own word stays in ``Run.raw_status``."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come unless somebody resumes the run."""
+        return self in _ENDED
+
+
+_ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """The name of a run everywhere: taken from the host's answer, so that one run has one name."""
+
+    organization: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as the host last described it.
+
+    ``fields`` are the host's own names and values, unknown ones too; only times are rewritten (RFC 3339, UTC).
+    """
+
+    ref: RunRef
+    status: RunStatus
+    raw_status: str | None
+    fields: Mapping[str, Json]
+
+    def updated(self, newer: "Run") -> "Run":
+        """This run as ``newer`` describes it; fields that ``newer`` does not mention keep their last value."""
+        return replace(newer, fields={**self.fields, **newer.fields})
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One thing the agent did: its JSON object as bytes, encoded once, plus the few facts that the core needs.
+
+    ``open``: its output is still to come, so the host will fill it in later.
+    ``amendable``: it is of a kind that the host fills in, so an older copy of it may differ.
+    """
+
+    json: bytes
+    created_at: str | None
+    open: bool
+    amendable: bool
+
+    @property
+    def size(self) -> int:
+        """What holding this entry costs, in bytes."""
+        return len(self.json) + ENTRY_OVERHEAD
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The host's own account of a listing; any of it may be unknown, and ``total`` is a hint, never a proof."""
+
+    total: int | None
+    page: int | None
+    size: int | None
+    pages: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of the log, with the run as it was at that moment.
+
+    ``entries`` follow position ``after``. ``at_end``: the log had no more when this was read.
+    With ``newest_first`` the stretch was counted from the other end; ``after`` is how many entries were skipped there.
+    """
+
+    run: Run
+    after: Cursor
+    entries: tuple[LogEntry, ...]
+    at_end: bool
+    paging: Paging
+    newest_first: bool = False
+
+    def position(self, index: int) -> Cursor | None:
+        """The position of ``entries[index]``; None when the host did not say how long the log is."""
+        if not self.newest_first:
+            return self.after + index + 1
+        return None if self.paging.total is None else self.paging.total - self.after - index
+
+    @property
+    def last(self) -> Cursor:
+        """The position of the last entry here (of a page read in the log's own order)."""
+        return self.after + len(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A new entry at the end of the log."""
+
+    cursor: Cursor
+    entry: LogEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Amended:
+    """An entry that was there before has changed."""
+
+    cursor: Cursor
+    entry: LogEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The run is described anew: a level, not an edge, so only the latest counts.
+
+    ``length`` is where the log ends when the run has ended and every entry has been read; None while it may grow.
+    ``seen`` is when the host was asked, in the event loop's time: an end is believed for a while, not for ever.
+    """
+
+    run: Run
+    length: Cursor | None
+    seen: float
+
+
+Event: TypeAlias = Appended | Amended | Changed
+
+
+def to_json(value: Json) -> bytes:
+    """Encode to one line of JSON that every reader accepts.
+
+    Text that is not valid Unicode (lone surrogates) is written ASCII-escaped; NaN and infinities become null.
+
+    Raises:
+        ValueError: the value cannot be written at all (nested too deeply).
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # orjson knows neither lone surrogates nor integers beyond 64 bits
+        try:
+            return json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+        except RecursionError as error:
+            raise ValueError("nested too deeply to be written as JSON") from error
+
+
+def _finite(value: Json) -> Json:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

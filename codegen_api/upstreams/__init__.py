@@ -1,0 +1,141 @@
+"""The contract of an upstream: the hosted agent API behind the gateway, in the gateway's words.
+
+An adapter parses, names, and maps errors; it decides nothing. Every method raises errors of ``codegen_api.errors`` only:
+``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for what the host said,
+``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use. It repeats nothing by itself.
+A power that only some hosts have is a protocol of its own (``Cancels``), asked for with ``isinstance``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+from codegen_api.identity import Credential
+from codegen_api.runs import Cursor, Json, Page, Paging, Run, RunRef
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody the host knows; ``fields`` as the host gave them."""
+
+    id: str
+    fields: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """An organization the caller belongs to; ``fields`` as the host gave them."""
+
+    id: str
+    fields: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What to start. ``images`` are base64 data URIs."""
+
+    prompt: str
+    metadata: Mapping[str, Json] | None = None
+    images: tuple[str, ...] | None = None
+    repo_id: int | None = None
+    model: str | None = None
+    agent_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list, as far as the host can tell them apart."""
+
+    source_type: str | None = None
+    user_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T_co]):
+    """A page of a list, with the host's own account of it. ``at_end``: there was nothing behind it."""
+
+    items: tuple[T_co, ...]
+    paging: Paging
+    at_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Whether the host gave a usable answer, and when it was last asked (seconds since the epoch)."""
+
+    reachable: bool
+    checked_at: float
+
+
+class Upstream(Protocol):
+    """A hosted agent API."""
+
+    @property
+    def name(self) -> str:
+        """The host's short name, ``codegen``: part of every principal."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """How many entries or runs the host gives at most in one answer."""
+        ...
+
+    @property
+    def observation(self) -> Observation | None:
+        """What the last call showed of the host; None before the first."""
+        ...
+
+    def organization_id(self, text: str) -> str:
+        """``text`` in the host's own form of an organization's id. Raises ``Rejected`` when it is none."""
+        ...
+
+    def run_id(self, text: str) -> str:
+        """``text`` in the host's own form of a run's id. Raises ``Rejected`` when it is none."""
+        ...
+
+    async def identify(self, credential: Credential) -> User:
+        """Whose credential this is."""
+        ...
+
+    async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
+        """The organizations that this credential opens."""
+        ...
+
+    async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
+        """Start a run."""
+        ...
+
+    async def get_run(self, credential: Credential, ref: RunRef) -> Run:
+        """A run, whole."""
+        ...
+
+    async def list_runs(
+        self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
+    ) -> Listing[Run]:
+        """Runs, newest first."""
+        ...
+
+    async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
+        """Go on with a run, under the same id and log."""
+        ...
+
+    async def read_log(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+    ) -> Page:
+        """Up to ``limit`` entries behind position ``after``; with ``newest_first``, behind the ``after`` newest ones."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of every connection."""
+        ...
+
+
+@runtime_checkable
+class Cancels(Protocol):
+    """The power to stop a run."""
+
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> Run:
+        """Stop a run; it can still be resumed."""
+        ...
