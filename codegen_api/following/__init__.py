@@ -1,0 +1,28 @@
+"""Following a run: one reader of the host's pages, any number of viewers of one live log.
+
+``Follower`` reads and publishes, ``Readers`` are those on whose behalf it asks the host, ``Subscriber`` is one viewer's
+position, ``Hub`` brings them together, and ``Rights`` says who may view what. Brokers only store; when to read, what to
+believe and when a log has ended is decided here.
+"""
+
+from codegen_api.following.follower import Follower
+from codegen_api.following.hub import Hub
+from codegen_api.following.readers import Notice
+from codegen_api.following.rights import Right, Rights, loop_time
+from codegen_api.following.subscriber import Ended, Leaving, Patrol, Quiet, Resync, Subscriber, Update
+
+__all__ = [
+    "Ended",
+    "Follower",
+    "Hub",
+    "Leaving",
+    "Notice",
+    "Patrol",
+    "Quiet",
+    "Resync",
+    "Right",
+    "Rights",
+    "Subscriber",
+    "Update",
+    "loop_time",
+]

@@ -1,0 +1,365 @@
+"""The follower: reads one run's log from the host, page by page, and publishes what it reads.
+
+It promises that what it publishes is the log, whole and in order; that an end is announced only after the log was read
+to its end *behind* the first sight of it; and that it asks the host only on behalf of somebody who is viewing.
+
+A run that has ended is looked at again when somebody new comes: it may have been resumed.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+
+from codegen_api.brokers import Broker
+from codegen_api.errors import GatewayError
+from codegen_api.flights import Flights
+from codegen_api.following.readers import Readers
+from codegen_api.following.rights import Right, loop_time
+from codegen_api.pace import Cadence
+from codegen_api.runs import Changed, Cursor, LogEntry, Page, Run, RunRef, RunStatus
+from codegen_api.telemetry import Trace, log_fault, trace
+from codegen_api.upstreams import Upstream
+
+AMENDABLE = 20
+"""While a run goes on, entries this near the tail are read again as long as their output is missing."""
+
+SETTLING = 100
+"""After the end, this many last entries are read once more."""
+
+BELIEVED = 5.0
+"""Seconds for which an end is believed before the host is asked again."""
+
+RESUME_DOUBT = 30.0
+"""Seconds after a resume in which the host may still report the end before it."""
+
+GONE_LOOKS = 3
+"""How many looks in a row must miss the tail before the log counts as replaced, and not as a stale answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What is remembered of an entry near the tail."""
+
+    created_at: str | None
+    open: bool
+
+
+class _Replaced(Exception):  # noqa: N818 - control flow inside this module
+    """The host has another log under this name."""
+
+
+class _Stale(Exception):  # noqa: N818 - control flow inside this module
+    """This answer is older than one that came before it."""
+
+
+OldPages = MutableMapping[tuple[RunRef, int], tuple[LogEntry, ...]]
+"""Full pages from before the window, by run and number: nothing in them can change any more."""
+
+
+class Follower:
+    """Reads one run for all its viewers, who are known to ``readers``. ``near``: the position of the first of them."""
+
+    def __init__(
+        self,
+        right: Right,
+        readers: Readers,
+        *,
+        upstream: Upstream,
+        broker: Broker,
+        old_pages: OldPages,
+        cadence: Cadence,
+        near: Cursor,
+    ) -> None:
+        self.ref: RunRef = right.run.ref
+        self.readers = readers
+        self.run = right.run
+        self.tail: Cursor = 0
+        self.caught_up = False
+        """Whether the end of the log has been seen, so that ``tail`` is its length."""
+        self.generation = 0
+        """Counts the logs that the host has had under this name."""
+        self.fault: GatewayError | None = None
+        """What broke the reading down for good."""
+        self.resumed_at = float("-inf")
+        """When (the event loop's time) the host last answered a resume through this gateway."""
+
+        self._upstream = upstream
+        self._broker = broker
+        self._old_pages = old_pages
+        self._cadence = cadence
+        self._near = near
+        self._flights: Flights[int, tuple[LogEntry, ...]] = Flights()
+        self._progress = asyncio.Event()
+        self._wake = asyncio.Event()
+
+        # what is known of the log
+        self._located = False
+        self._marks: deque[_Mark] = deque(maxlen=SETTLING)  # of the last entries
+        self._looked = float("-inf")
+        self._missed = 0
+        # what is known of the run
+        self._asked = right.asked
+        self._whole_at = right.asked
+        self._whole_status = right.run.raw_status
+        fresh = loop_time() - right.asked < BELIEVED
+        self._end_seen = right.asked if fresh and right.run.status.ended else None
+        self._settled: Cursor | None = None  # where the log ended when its end was last announced
+        self._announced: Changed | None = None
+        self._resumed_tail: Cursor | None = None
+        self._active_since_resume = False
+
+    def look(self) -> None:
+        """Somebody new has come: look again if the log had ended, unless that was a moment ago."""
+        ended = self._announced is not None and self._announced.length is not None
+        if ended and loop_time() - self._looked >= BELIEVED:
+            self._wake.set()
+
+    def touched(self) -> None:
+        """Somebody has altered the run through this gateway: read now."""
+        self._wake.set()
+
+    def resumed(self, at: float, run: Run | None) -> None:
+        """The host answered a resume at ``at``: what it said of the status before that says nothing any more."""
+        self.resumed_at = at
+        self._resumed_tail = self.tail if self.caught_up else None
+        self._active_since_resume = False
+        self._end_seen = self._settled = None
+        if run is not None and not run.status.ended:
+            self.run = self.run.updated(run)
+        self._wake.set()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Read and publish, until cancelled."""
+        trace.set(Trace(request_id=f"follower-{uuid.uuid4().hex}"))
+        try:
+            async with self._broker.lead(self.ref):
+                await self._adopt()
+                while True:
+                    delay = await self._look()
+                    await self._rest(delay)
+        except Exception as error:  # task boundary: a fault here must end the streams, not leave them hanging
+            log_fault("following a run", error)
+            self.fault = error if isinstance(error, GatewayError) else GatewayError()
+            self.readers.tell()
+
+    async def reached(self, cursor: Cursor) -> None:
+        """Until the log is known up to ``cursor``, or known to be shorter."""
+        while not self.caught_up and self.tail < cursor:
+            await self._progress.wait()
+
+    async def old_page(self, number: int) -> tuple[LogEntry, ...]:
+        """Page ``number`` (from 0, of the host's full size) of what lies before the window, read once for all viewers."""
+        held = self._old_pages.get((self.ref, number))
+        return held or await self._flights.share(number, lambda: self._fetch_old(number))
+
+    async def aclose(self) -> None:
+        """Let nobody wait for a page that will not come."""
+        self.readers.close()
+        await self._flights.aclose()
+
+    async def _fetch_old(self, number: int) -> tuple[LogEntry, ...]:
+        size = self._upstream.page_size
+        page = await self._read(number * size)
+        self._keep_old(page, self.tail)
+        return page.entries
+
+    def _keep_old(self, page: Page, tail: Cursor) -> None:
+        size = self._upstream.page_size
+        if len(page.entries) == size and page.last <= tail - SETTLING:  # nothing in it can be amended any more
+            self._old_pages[self.ref, page.after // size] = page.entries
+
+    async def _adopt(self) -> None:
+        """Go on from the window that an earlier follower left."""
+        tail = await self._broker.tail(self.ref)
+        if tail is None:
+            return
+        self._located = True
+        self.tail = tail.cursor
+        self._marks.extend(_Mark(entry.created_at, entry.open) for entry in tail.recent)
+        if tail.changed is not None:
+            self._announced = tail.changed
+            newer = self._asked >= tail.changed.seen
+            self.run = tail.changed.run.updated(self.run) if newer else self.run.updated(tail.changed.run)
+
+    async def _look(self) -> float | None:
+        """Read from the oldest entry that may have changed to the end. Seconds until the next look; None: when asked."""
+        if (
+            self._announced is not None
+            and self._announced.length is not None
+            and self.resumed_at > self._announced.seen
+        ):
+            await self._announce(None, self.resumed_at)  # the end that was announced is past
+        grown_from, described, end_seen = self.tail, self.run, self._end_seen
+        began = sent = loop_time()
+        page = await (self._read(self._again_from()) if self._located else self._locate())
+        start, ended = page.after, page.run.status.ended
+        try:
+            self._check(page)
+        except _Stale:
+            return self._cadence.next(news=True)
+        except _Replaced:
+            await self._start_over()
+            return 0
+        await self._take_in(page)
+        while not page.at_end:
+            sent = loop_time()
+            page = await self._read(self.tail)
+            ended = ended and page.run.status.ended
+            await self._take_in(page)
+        self.caught_up = True
+        self._looked = began
+        self._advance()
+        if self._resumed_tail is None:
+            self._resumed_tail = self.tail
+        return await self._describe(
+            page.run,
+            sent,
+            began,
+            news=self.tail > grown_from,
+            drained=ended and end_seen is not None and start <= max(0, self.tail - SETTLING),
+            described=described,
+        )
+
+    async def _describe(
+        self, run: Run, sent: float, began: float, *, news: bool, drained: bool, described: Run
+    ) -> float | None:
+        """Announce the run as it is now: over, or not."""
+        if not self._credible(run, sent):
+            return self._cadence.next(news=True)
+        self.run = self.run.updated(run)
+        if self.run.status.ended and self._end_seen is None and self._settled != self.tail:
+            self._end_seen = loop_time()
+        if run.raw_status != self._whole_status or (self._end_seen is not None and self._whole_at < self._end_seen):
+            await self._read_whole()
+        if not self.run.status.ended:
+            self._end_seen = self._settled = None
+            if self._announced is None or self._announced.run != self.run or self._announced.length is not None:
+                await self._announce(None, began)
+            resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING)
+            return self._cadence.next(news=news or self.run != described, resting=resting)
+        if (drained or self._settled == self.tail) and began >= self.resumed_at:
+            self._settled, self._end_seen = self.tail, None
+            await self._announce(self.tail, began)
+            return None
+        return 0
+
+    def _credible(self, run: Run, sent: float) -> bool:
+        """Whether what this answer says of the status can be believed, so soon after a resume."""
+        if sent < self.resumed_at:
+            return False
+        if not run.status.ended:
+            self._active_since_resume = True
+            return True
+        if loop_time() - self.resumed_at >= RESUME_DOUBT:
+            return True
+        # the prompt itself is one entry: a stale status may stand beside it
+        grown = self.tail - (self.tail if self._resumed_tail is None else self._resumed_tail)
+        return grown > 1 or (grown == 1 and self._active_since_resume)
+
+    async def _read_whole(self) -> None:
+        """Log pages lack some fields of a run: ask for all of them."""
+        sent, run = loop_time(), await self.readers.ask(lambda credential: self._upstream.get_run(credential, self.ref))
+        if self._credible(run, sent):
+            self.run = self.run.updated(run)
+            self._whole_at, self._whole_status = sent, run.raw_status
+
+    async def _locate(self) -> Page:
+        """The page at which the window opens: near the first viewer, or near the tail when that is far ahead.
+
+        The host's own count of the entries is a hint here: where it misleads, the log is read from the start.
+        """
+        size = self._upstream.page_size
+        start = max(0, self._near - AMENDABLE) // size * size
+        page = await self._read(start)
+        while not page.entries and start > 0:
+            start = min(max(0, (page.paging.total or 0) - 1), start - 1) // size * size
+            page = await self._read(start)
+        ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
+        if not page.at_end and ahead > page.after:
+            near_tail = await self._read(ahead)
+            if near_tail.entries:
+                self._keep_old(page, near_tail.last)
+                page = near_tail
+        self._located = True
+        self.tail = page.after
+        return page
+
+    def _again_from(self) -> Cursor:
+        """Behind which position to read so that late changes are seen."""
+        if self._end_seen is not None or not self.caught_up:
+            return max(0, self.tail - SETTLING)
+        recent = list(self._marks)[-AMENDABLE:]
+        for back, mark in enumerate(recent):
+            if mark.open:
+                return self.tail - len(recent) + back
+        return max(0, self.tail - 1)
+
+    def _check(self, page: Page) -> None:
+        """Compare a page with what is known of the log it must belong to."""
+        first = self.tail - len(self._marks)  # position before the first mark
+        differs = any(
+            first < position <= self.tail and self._marks[position - first - 1].created_at != entry.created_at
+            for position, entry in enumerate(page.entries, page.after + 1)
+        )
+        gone = page.at_end and page.last < self.tail
+        if not differs and not gone:
+            self._missed = 0
+            return
+        self._missed += 1
+        in_doubt = loop_time() - self.resumed_at < RESUME_DOUBT
+        if self._missed >= (2 if differs else GONE_LOOKS) and not (gone and in_doubt):
+            raise _Replaced
+        raise _Stale
+
+    async def _take_in(self, page: Page) -> None:
+        await self._broker.publish(page)
+        for position, entry in enumerate(page.entries, page.after + 1):
+            mark = _Mark(entry.created_at, entry.open)
+            if position > self.tail:
+                self._marks.append(mark)
+                self.tail = position
+            elif position > self.tail - len(self._marks):
+                self._marks[position - self.tail - 1] = mark
+        self._advance()
+
+    async def _start_over(self) -> None:
+        await self._flights.aclose()
+        await self._broker.forget(self.ref)
+        for key in [key for key in self._old_pages if key[0] == self.ref]:
+            del self._old_pages[key]
+        self._marks.clear()
+        self.tail = self._near = self._missed = 0
+        self._located = self.caught_up = False
+        self._end_seen = self._settled = self._announced = None
+        self.generation += 1
+        self.readers.tell()
+
+    async def _announce(self, length: Cursor | None, seen: float) -> None:
+        self._announced = Changed(self.run, length, seen)
+        await self._broker.publish(self._announced)
+
+    async def _rest(self, delay: float | None) -> None:
+        """Until it is time to read again: by the pace, because somebody's right wants renewing, or because of a call."""
+        if delay is not None:
+            renewal = self.readers.renewal()
+            if renewal is not None:
+                delay = min(delay, max(renewal - loop_time(), self._cadence.fast))
+        try:
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _read(self, after: Cursor) -> Page:
+        return await self.readers.ask(
+            lambda credential: self._upstream.read_log(credential, self.ref, after, self._upstream.page_size)
+        )
+
+    def _advance(self) -> None:
+        progress, self._progress = self._progress, asyncio.Event()
+        progress.set()

@@ -1,0 +1,158 @@
+"""The hub: one follower per run, shared by all its viewers, kept a little longer than the last of them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from cachetools import LRUCache, TTLCache
+
+from codegen_api.brokers import Broker
+from codegen_api.errors import ShuttingDown
+from codegen_api.following.follower import RESUME_DOUBT, Follower
+from codegen_api.following.readers import Readers
+from codegen_api.following.rights import Right, Rights, loop_time
+from codegen_api.following.subscriber import Patrol, Subscriber
+from codegen_api.identity import Credential
+from codegen_api.pace import Cadence
+from codegen_api.runs import Cursor, LogEntry, Run, RunRef
+from codegen_api.upstreams import Upstream
+
+LINGER = 5.0
+"""Seconds for which a follower outlives its last viewer: long enough for a browser to come back."""
+
+
+class Hub:
+    """Shares followers among viewers. ``old_pages_bytes`` bounds what is kept of logs from before their windows."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        broker: Broker,
+        rights: Rights,
+        *,
+        cadence: Callable[[], Cadence] = Cadence,
+        linger: float = LINGER,
+        old_pages_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._upstream = upstream
+        self._broker = broker
+        self._rights = rights
+        self._cadence = cadence
+        self._linger = linger
+        self._old_pages: LRUCache[tuple[RunRef, int], tuple[LogEntry, ...]] = LRUCache(
+            old_pages_bytes, getsizeof=lambda entries: sum(entry.size for entry in entries)
+        )
+        self._waits: TTLCache[str, float] = TTLCache(50_000, 3600, timer=loop_time)
+        self._resumes: TTLCache[RunRef, tuple[float, Run | None]] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
+        self._followers: dict[RunRef, Follower] = {}
+        self._tasks: dict[Follower, asyncio.Task[None]] = {}
+        self._retirements: dict[Follower, asyncio.TimerHandle] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._subscribers: set[Subscriber] = set()
+        self._draining = False
+
+    @property
+    def runs_followed(self) -> int:
+        return len(self._followers)
+
+    @property
+    def viewers(self) -> int:
+        return len(self._subscribers)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, credential: Credential, right: Right, cursor: Cursor, patrol: Patrol
+    ) -> AsyncIterator[Subscriber]:
+        """Be a viewer of the run for as long as the context lasts.
+
+        Raises:
+            ShuttingDown: this process takes no new viewers.
+        """
+        if self._draining:
+            raise ShuttingDown(retry_after=1)
+        follower = self._join(credential, right, cursor)
+        subscriber = Subscriber(follower, self._broker, credential, cursor, self._upstream.page_size, patrol)
+        follower.readers.listeners.add(subscriber.poke)
+        self._subscribers.add(subscriber)
+        try:
+            yield subscriber
+        finally:
+            self._subscribers.discard(subscriber)
+            follower.readers.listeners.discard(subscriber.poke)
+            follower.readers.leave(credential)
+            if not follower.readers.viewers and follower in self._tasks:
+                loop = asyncio.get_running_loop()
+                self._retirements[follower] = loop.call_later(self._linger, self._retire, follower)
+
+    def resumed(self, ref: RunRef, run: Run | None) -> None:
+        """The host has just answered a resume of this run (with ``run``, if it said anything of use)."""
+        self._resumes[ref] = (loop_time(), run)
+        if ref in self._followers:
+            self._followers[ref].resumed(*self._resumes[ref])
+
+    def touched(self, ref: RunRef) -> None:
+        """Somebody has altered this run through the gateway."""
+        if ref in self._followers:
+            self._followers[ref].touched()
+
+    async def drain(self, seconds: float) -> None:
+        """Ask every viewer to come back elsewhere, spread over ``seconds``; returns when all have left, or then."""
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        subscribers = list(self._subscribers)
+        for index, subscriber in enumerate(subscribers):
+            loop.call_later(0.8 * seconds * index / len(subscribers), subscriber.leave)
+        deadline = loop.time() + seconds
+        while self._subscribers and loop.time() < deadline:
+            await asyncio.sleep(0.05)
+
+    async def aclose(self) -> None:
+        """Stop every follower."""
+        self._draining = True
+        for follower in list(self._tasks):
+            self._retire(follower)
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    def _join(self, credential: Credential, right: Right, cursor: Cursor) -> Follower:
+        follower = self._followers.get(right.run.ref)
+        if follower is not None and follower.fault is not None:
+            self._retire(follower)
+            follower = None
+        if follower is None:
+            follower = Follower(
+                right,
+                Readers(right.run.ref, self._rights, self._waits),
+                upstream=self._upstream,
+                broker=self._broker,
+                old_pages=self._old_pages,
+                cadence=self._cadence(),
+                near=cursor,
+            )
+            if follower.ref in self._resumes:
+                follower.resumed(*self._resumes[follower.ref])
+            self._followers[follower.ref] = follower
+            self._tasks[follower] = asyncio.ensure_future(follower.follow())
+        retirement = self._retirements.pop(follower, None)
+        if retirement is not None:
+            retirement.cancel()
+        follower.readers.join(credential, right)
+        follower.look()
+        return follower
+
+    def _retire(self, follower: Follower) -> None:
+        retirement = self._retirements.pop(follower, None)
+        if retirement is not None:
+            retirement.cancel()
+        if self._followers.get(follower.ref) is follower:
+            del self._followers[follower.ref]
+        task = self._tasks.pop(follower)
+        task.cancel()
+        closing = asyncio.ensure_future(_finish(follower, task))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+async def _finish(follower: Follower, task: "asyncio.Task[None]") -> None:
+    await follower.aclose()
+    await asyncio.wait({task})

@@ -1,0 +1,71 @@
+"""Who may see which run, as the host last confirmed it.
+
+A right is a pair: a credential and a run. The log of a run is shared by all who view it; the right to view it is not,
+so each credential is shown to the host once before its first byte, and again and again while it views.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from cachetools import TTLCache
+
+from codegen_api.flights import Flights
+from codegen_api.identity import Credential
+from codegen_api.runs import Run, RunRef
+
+LIFETIME = 60.0
+"""Seconds for which an answer of the host is good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """The host said yes: with which description of the run, and when it was asked (the event loop's time)."""
+
+    run: Run
+    asked: float
+    confirmed: float
+
+
+def loop_time() -> float:
+    """Seconds by the running event loop: real, or virtual in a simulation."""
+    return asyncio.get_running_loop().time()
+
+
+class Rights:
+    """The rights that are good now. ``ask`` gets a run from the host with somebody's own credential."""
+
+    def __init__(self, ask: Callable[[Credential, RunRef], Awaitable[Run]], *, at_most: int = 50_000) -> None:
+        self._ask = ask
+        self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time)
+        self._flights: Flights[tuple[str, RunRef], Right] = Flights()
+
+    async def require(self, credential: Credential, ref: RunRef) -> Right:
+        """The right of ``credential`` to see ``ref``, held or asked for now (once for all who wait).
+
+        Raises:
+            GatewayError: whatever the host answered instead.
+        """
+        key = (credential.digest, ref)
+        return self._held.get(key) or await self._flights.share(key, lambda: self._fetch(credential, ref))
+
+    def renew(self, credential: Credential, ref: RunRef) -> None:
+        """The host has just shown ``credential`` the log: as good as asking."""
+        right = self._held.get((credential.digest, ref))
+        if right is not None:
+            self._held[credential.digest, ref] = replace(right, confirmed=loop_time())
+
+    def revoke(self, credential: Credential, ref: RunRef) -> None:
+        """The host has just refused ``credential``."""
+        self._held.pop((credential.digest, ref), None)
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
+
+    async def _fetch(self, credential: Credential, ref: RunRef) -> Right:
+        asked = loop_time()
+        run = await self._ask(credential, ref)
+        right = Right(run, asked, asked)
+        # under the host's own name for the run as well, which is the one that the follower uses
+        self._held[credential.digest, ref] = self._held[credential.digest, run.ref] = right
+        return right

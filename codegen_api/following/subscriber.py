@@ -1,0 +1,255 @@
+"""The subscriber: one viewer's way through a log, a position and nothing else.
+
+It promises every entry behind its position once and in order, whether it comes from the window or is read again from the
+host; amendments of what was given before; and, when the run has ended and everything was given, one end.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
+from codegen_api.following.follower import AMENDABLE, BELIEVED, Follower
+from codegen_api.following.readers import RECOVERED, Notice
+from codegen_api.following.rights import loop_time
+from codegen_api.identity import Credential
+from codegen_api.runs import Amended, Appended, Changed, Cursor, Run
+
+T = TypeVar("T")
+
+TICK = 0.001
+"""Seconds by which a timer may be early: a sum of floats need not reach its own deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """The position asked for is not in this log; it goes on from ``cursor``."""
+
+    requested: Cursor
+    length: Cursor
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Nothing came for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The gateway ends this stream, not the log: come back with ``cursor``."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run has ended and everything was given."""
+
+    run: Run
+    length: Cursor
+
+
+Update: TypeAlias = Batch | Changed | Notice | Resync | Quiet | Leaving | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Patrol:
+    """How long a stream lives, and how long it may be silent; in seconds."""
+
+    max_age: float = 600.0
+    heartbeat: float = field(default=15.0)
+
+
+class Subscriber:
+    """One viewer of a run, from ``cursor`` on."""
+
+    def __init__(
+        self, follower: Follower, broker: Broker, credential: Credential, cursor: Cursor, page_size: int, patrol: Patrol
+    ) -> None:
+        self.cursor = cursor
+        self._follower = follower
+        self._broker = broker
+        self._credential = credential
+        self._page_size = page_size
+        self._patrol = patrol
+        self._poked: asyncio.Future[None] | None = None
+        self._leaving = False
+
+    def poke(self) -> None:
+        """There may be something to tell."""
+        if self._poked is not None and not self._poked.done():
+            self._poked.set_result(None)
+
+    def leave(self) -> None:
+        """End the stream soon, politely."""
+        self._leaving = True
+        self.poke()
+
+    async def updates(self) -> AsyncGenerator[Update, None]:
+        """What this viewer is to be told, as it happens.
+
+        Raises:
+            GatewayError: the host refuses to show this viewer the run, or the reading of it broke down.
+        """
+        opened = loop_time()
+        silent_since = opened
+        readers, run = self._follower.readers, self._follower.run
+        trouble = readers.trouble
+        told = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
+        yield Changed(run, None, opened)
+        source = self._source()
+        pull: asyncio.Task[Batch | Resync] | None = None
+        try:
+            while True:
+                fault = readers.refusal(self._credential) or self._follower.fault
+                if fault is not None:
+                    raise fault
+                if readers.trouble is not told:
+                    told = readers.trouble
+                    if told is not None:
+                        silent_since = loop_time()
+                        yield told
+                now = loop_time()
+                if self._leaving or now >= opened + self._patrol.max_age - TICK:
+                    yield Leaving(self.cursor)
+                    return
+                pull = pull or asyncio.ensure_future(anext(source))
+                await self._wait(pull, min(silent_since + self._patrol.heartbeat, opened + self._patrol.max_age) - now)
+                if pull.done():
+                    item, pull = pull.result(), None
+                    silent_since = loop_time()
+                    self.cursor = item.cursor
+                    if isinstance(item, Resync):
+                        yield item
+                        continue
+                    if item.entries:
+                        yield item
+                    if item.changed is not None:
+                        if item.changed.run != run:
+                            run = item.changed.run
+                            yield item.changed
+                        if self._is_over(item.changed, opened):
+                            yield Ended(run, self.cursor)
+                            return
+                elif loop_time() >= silent_since + self._patrol.heartbeat - TICK:
+                    silent_since = loop_time()
+                    yield Quiet()
+        finally:
+            await _put_away(source, pull)
+
+    def _is_over(self, changed: Changed, opened: float) -> bool:
+        """Whether this description ends the stream: an end that is behind us, and not from too long before we came."""
+        return changed.length == self.cursor and changed.seen >= max(opened - BELIEVED, self._follower.resumed_at)
+
+    async def _wait(self, pull: asyncio.Task[Batch | Resync], seconds: float) -> None:
+        self._poked = asyncio.get_running_loop().create_future()
+        either: set[asyncio.Future[Any]] = {pull, self._poked}
+        await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _source(self) -> AsyncGenerator[Batch | Resync, None]:
+        follower, ref, cursor = self._follower, self._follower.ref, self.cursor
+        revision: int | None = None
+        await follower.reached(cursor)
+        if cursor > follower.tail:
+            yield Resync(cursor, follower.tail, follower.tail)
+            cursor = follower.tail
+        elif cursor > 0:
+            # the viewer's copies may be older than the last amendment, and nobody knows how old
+            async for batch in self._again(max(0, cursor - AMENDABLE), cursor, all_of_them=False):
+                yield batch
+        generation = follower.generation
+        while True:
+            try:
+                if generation != follower.generation:
+                    raise Forgotten
+                async with aclosing(self._broker.subscribe(ref, cursor, revision)) as batches:
+                    async for batch in batches:
+                        cursor, revision = batch.cursor, batch.revision
+                        yield batch
+            except Evicted as evicted:
+                revision = evicted.revision
+                if evicted.amended is not None:
+                    async for batch in self._again(evicted.amended - 1, cursor, all_of_them=True):
+                        yield batch
+                async for page in self._past(cursor, evicted.first - 1):
+                    cursor = page[-1].cursor
+                    for entries in _portions(page):
+                        yield Batch(entries, None, entries[-1].cursor, evicted.revision)
+            except Forgotten:
+                requested, generation, revision = cursor, follower.generation, None
+                cursor = 0
+                while not follower.caught_up:
+                    await follower.reached(follower.tail + 1)
+                yield Resync(requested, follower.tail, 0)
+
+    async def _again(self, start: Cursor, stop: Cursor, *, all_of_them: bool) -> AsyncGenerator[Batch, None]:
+        """Entries ``start + 1`` to ``stop``, which the viewer has, as they are now."""
+        amended = []
+        async with aclosing(self._stretch(start, stop)) as entries:
+            async for appended in entries:
+                if all_of_them or appended.entry.amendable:
+                    amended.append(Amended(appended.cursor, appended.entry))
+        for portion in _portions(amended):
+            yield Batch(portion, None, stop, 0)
+
+    async def _stretch(self, start: Cursor, stop: Cursor) -> AsyncGenerator[Appended, None]:
+        """Entries ``start + 1`` to ``stop``, which are in the log, from wherever they are."""
+        cursor = start
+        while cursor < stop:
+            try:
+                async with aclosing(self._broker.subscribe(self._follower.ref, cursor)) as batches:
+                    async for batch in batches:
+                        for event in batch.entries:
+                            if isinstance(event, Appended) and event.cursor <= stop:
+                                yield event
+                                cursor = event.cursor
+                        if cursor >= stop:
+                            return
+            except Evicted as evicted:
+                async for page in self._past(cursor, min(stop, evicted.first - 1)):
+                    for appended in page:
+                        yield appended
+                        cursor = appended.cursor
+
+    async def _past(self, cursor: Cursor, last: Cursor) -> AsyncGenerator[list[Appended], None]:
+        """Entries ``cursor + 1`` to ``last``, read again from the host in its own full pages."""
+        while cursor < last:
+            number, offset = divmod(cursor, self._page_size)
+            entries = await self._follower.old_page(number)
+            page = [
+                Appended(position, entry)
+                for position, entry in enumerate(entries[offset:], cursor + 1)
+                if position <= last
+            ]
+            if not page:  # the host shows less than it did: a stale answer, or another log, which the follower will see
+                await asyncio.sleep(1.0)
+                return
+            cursor = page[-1].cursor
+            yield page
+
+
+def _portions(entries: "list[Appended] | list[Amended]") -> list[tuple[Appended | Amended, ...]]:
+    """``entries`` in stretches that are as large as a batch may be."""
+    portions: list[tuple[Appended | Amended, ...]] = []
+    portion: list[Appended | Amended] = []
+    room = BATCH_BYTES
+    for event in entries:
+        if portion and event.entry.size > room:
+            portions.append(tuple(portion))
+            portion, room = [], BATCH_BYTES
+        portion.append(event)
+        room -= event.entry.size
+    return [*portions, tuple(portion)] if portion else portions
+
+
+async def _put_away(source: AsyncGenerator[T, None], pull: "asyncio.Task[T] | None") -> None:
+    """Close a generator that may be running: closing it under its own step would raise, and hide what went wrong."""
+    if pull is not None:
+        pull.cancel()
+        await asyncio.wait({pull})
+        if not pull.cancelled():
+            pull.exception()
+    await source.aclose()

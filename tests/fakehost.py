@@ -1,0 +1,203 @@
+"""A host in memory for tests of the core: an ``Upstream`` whose runs grow, change and fail exactly as a test says."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from codegen_api.errors import Forbidden, GatewayError, InvalidToken, NotFound, Rejected
+from codegen_api.identity import Caller, Credential, Principal
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.upstreams import Listing, NewRun, Observation, Organization, RunFilter, User
+
+STATUSES = {
+    "ACTIVE": RunStatus.RUNNING,
+    "COMPLETE": RunStatus.COMPLETED,
+    "PAUSED": RunStatus.PAUSED,
+    "CANCELLED": RunStatus.CANCELLED,
+    "ERROR": RunStatus.FAILED,
+}
+
+
+@dataclass
+class Hosted:
+    """A run as the host has it. ``serial`` tells apart two logs under one name."""
+
+    ref: RunRef
+    status: str = "ACTIVE"
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    serial: int = 0
+    result: str | None = None
+    organizationless: bool = False
+
+    def append(self, count: int = 1, **fields: Any) -> None:
+        for _ in range(count):
+            number = len(self.entries) + 1
+            self.entries.append(
+                {"n": number, "created_at": f"{self.serial}-{number:06}", "type": "NOTE", "version": 0, **fields}
+            )
+
+    def act(self) -> int:
+        """Append a tool call whose output is to come; its position."""
+        self.append(type="ACTION", output=None)
+        return len(self.entries)
+
+    def amend(self, position: int, **fields: Any) -> None:
+        entry = self.entries[position - 1]
+        self.entries[position - 1] = {**entry, "version": entry["version"] + 1, **fields}
+
+    def replace(self, count: int) -> None:
+        self.serial += 1
+        self.entries.clear()
+        self.append(count)
+
+    def encoded(self) -> list[str]:
+        return [json.dumps(entry) for entry in self.entries]
+
+
+class FakeHost:
+    """An ``Upstream``. ``before`` is awaited ahead of each call, with the operation's name, and may raise or wait."""
+
+    name = "fake"
+    page_size = 100
+
+    def __init__(self, *, with_totals: bool = True) -> None:
+        self.runs: dict[str, Hosted] = {}
+        self.tokens: dict[str, str] = {"alice": "1", "bob": "2"}
+        self.barred: set[tuple[str, str]] = set()
+        self.calls: Counter[str] = Counter()
+        self.log: list[tuple[float, str, str]] = []
+        self.with_totals = with_totals
+        self.before: Callable[[str], Any] = _nothing
+        self.latency = 0.05
+        self.closed = False
+
+    @property
+    def observation(self) -> Observation | None:
+        return None
+
+    def add(self, id: str = "1", **fields: Any) -> Hosted:  # noqa: A002
+        hosted = self.runs[id] = Hosted(RunRef("9", id), **fields)
+        return hosted
+
+    def organization_id(self, text: str) -> str:
+        return _digits(text)
+
+    def run_id(self, text: str) -> str:
+        return _digits(text)
+
+    async def identify(self, credential: Credential) -> User:
+        await self._called("identify", credential)
+        return User(self.tokens[credential.token], {"id": self.tokens[credential.token]})
+
+    async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
+        await self._called("organizations", credential)
+        return Listing((Organization("9", {"id": 9}),), Paging(1, 1, limit, 1), at_end=True)
+
+    async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
+        await self._called("create", credential)
+        hosted = self.add(str(len(self.runs) + 1))
+        hosted.append(prompt=new.prompt)
+        return self._run(hosted)
+
+    async def get_run(self, credential: Credential, ref: RunRef) -> Run:
+        await self._called("get", credential)
+        return self._run(self._hosted(credential, ref), summary="whole")
+
+    async def list_runs(
+        self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
+    ) -> Listing[Run]:
+        await self._called("list", credential)
+        newest_first = list(reversed(self.runs.values()))
+        items = tuple(self._run(hosted) for hosted in newest_first[skip : skip + limit])
+        return Listing(items, Paging(len(newest_first), None, limit, None), at_end=len(items) < limit)
+
+    async def resume_run(
+        self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None
+    ) -> Run:
+        await self._called("resume", credential)
+        hosted = self._hosted(credential, ref)
+        hosted.append(prompt=prompt)
+        hosted.status = "ACTIVE"
+        return self._run(hosted)
+
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> Run:
+        await self._called("cancel", credential)
+        hosted = self._hosted(credential, ref)
+        hosted.status = "CANCELLED"
+        return self._run(hosted)
+
+    async def read_log(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+    ) -> Page:
+        await self._called("log", credential)
+        hosted = self._hosted(credential, ref)
+        entries = list(reversed(hosted.entries)) if newest_first else hosted.entries
+        given = entries[after : after + limit]
+        total = len(entries) if self.with_totals else None
+        return Page(
+            self._run(hosted),
+            after,
+            tuple(
+                LogEntry(
+                    json.dumps(entry).encode(),
+                    entry["created_at"],
+                    entry["type"] == "ACTION" and entry.get("output") is None,
+                    entry["type"] == "ACTION",
+                )
+                for entry in given
+            ),
+            len(given) < limit,
+            Paging(total, None, limit, None),
+            newest_first,
+        )
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def _called(self, operation: str, credential: Credential) -> None:
+        self.calls[operation] += 1
+        self.log.append((asyncio.get_running_loop().time(), operation, credential.token))
+        await asyncio.sleep(self.latency)
+        await self.before(operation)
+        if credential.token not in self.tokens:
+            raise InvalidToken
+
+    def _hosted(self, credential: Credential, ref: RunRef) -> Hosted:
+        if (credential.token, ref.id) in self.barred:
+            raise Forbidden
+        if ref.id not in self.runs:
+            raise NotFound
+        return self.runs[ref.id]
+
+    def _run(self, hosted: Hosted, **more: Json) -> Run:
+        fields: dict[str, Json] = {"id": int(hosted.ref.id), "status": hosted.status, "result": hosted.result, **more}
+        return Run(hosted.ref, STATUSES.get(hosted.status, RunStatus.UNKNOWN), hosted.status, fields)
+
+
+def caller(name: str = "alice") -> Caller:
+    return Caller(Principal("fake", name), Credential.of(name, b"key"))
+
+
+async def _nothing(_: str) -> None:
+    return None
+
+
+def _digits(text: str) -> str:
+    if not text.isdigit():
+        raise Rejected
+    return text
+
+
+class Sequence:
+    """Raises each of ``errors`` once, for calls of ``operation``, then lets everything pass."""
+
+    def __init__(self, operation: str, *errors: GatewayError) -> None:
+        self._operation = operation
+        self._errors = list(errors)
+
+    async def __call__(self, operation: str) -> None:
+        if operation == self._operation and self._errors:
+            raise self._errors.pop(0)

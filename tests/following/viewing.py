@@ -1,0 +1,93 @@
+"""A viewer for tests: takes the updates of a stream and keeps the log that they amount to."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from codegen_api.brokers import Batch
+from codegen_api.following import Ended, Leaving, Notice, Quiet, Resync
+from codegen_api.gateway import Gateway, Position
+from codegen_api.identity import Caller
+from codegen_api.runs import Amended, Appended, Changed
+from tests.fakehost import caller
+
+
+@dataclass
+class Viewer:
+    """What somebody saw of a log. A gap or a repeat fails at once."""
+
+    log: dict[int, bytes] = field(default_factory=dict)
+    cursor: int = 0
+    statuses: list[str | None] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    resyncs: list[Resync] = field(default_factory=list)
+    amended: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    last_run: object = None
+    left_at: int | None = None
+    refused: bool = False
+    arrivals: dict[int, float] = field(default_factory=dict)
+
+    def take(self, update: object) -> None:
+        match update:
+            case Batch(entries=entries):
+                for event in entries:
+                    self._take_entry(event)
+            case Changed(run=run):
+                self.statuses.append(run.raw_status)
+                self.last_run = run
+            case Notice(code=code):
+                self.notices.append(code)
+            case Resync():
+                self.resyncs.append(update)
+                self.cursor = update.cursor
+                self.log = {position: entry for position, entry in self.log.items() if position <= update.cursor}
+            case Ended(run=run, length=length):
+                assert length == self.cursor
+                self.ends.append(length)
+                self.last_run = run
+            case Leaving(cursor=cursor):
+                assert cursor == self.cursor
+                self.left_at = cursor
+            case Quiet():
+                pass
+            case _:
+                raise AssertionError(update)
+
+    def _take_entry(self, event: Appended | Amended | Changed) -> None:
+        match event:
+            case Appended(cursor=cursor, entry=entry):
+                assert cursor == self.cursor + 1, f"{cursor} came after {self.cursor}"
+                self.cursor = cursor
+                self.log[cursor] = entry.json
+                self.arrivals[cursor] = asyncio.get_running_loop().time()
+            case Amended(cursor=cursor, entry=entry):
+                assert cursor <= self.cursor
+                self.log[cursor] = entry.json
+                self.amended.append(cursor)
+
+    def texts(self) -> list[str]:
+        assert list(self.log) == list(range(1, len(self.log) + 1))
+        return [self.log[position].decode() for position in sorted(self.log)]
+
+    async def watch(
+        self,
+        gateway: Gateway,
+        *,
+        who: Caller | None = None,
+        run: str = "1",
+        over: bool = False,
+        until: float | None = None,
+    ) -> bool:
+        """Watch once, until the stream ends or for ``until`` seconds; whether there was a stream."""
+        stream = await gateway.follow(who or caller(), "9", run, Position(self.cursor, over))
+        if stream is None:
+            return False
+        try:
+            async with asyncio.timeout(until):
+                async for update in stream:
+                    self.take(update)
+        except TimeoutError:
+            pass
+        finally:
+            await stream.aclose()
+        return True

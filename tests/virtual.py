@@ -1,0 +1,49 @@
+"""An event loop in which time does not pass but jumps: to the next timer, as soon as nothing else is to be done."""
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Deadlock(AssertionError):
+    """Everybody waits, and nothing is ever going to happen."""
+
+
+class _Jumping(selectors.SelectSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        events = super().select(0)
+        if not events:
+            if timeout is None:
+                raise Deadlock
+            self.now += max(0.0, timeout)
+        return events
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = _Jumping()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+def run(main: Coroutine[Any, Any, T], *, at_most: float = 3600.0) -> T:
+    """Run ``main`` in virtual time. It may take ``at_most`` virtual seconds, and must leave no task behind."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(at_most):
+            result = await main
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert not left, f"still running: {left}"
+        return result
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(bounded())
