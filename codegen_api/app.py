@@ -1,0 +1,188 @@
+"""The composition root: the one module that knows all the parts, and the only one that knows which parts there are."""
+
+import hashlib
+import importlib.metadata
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from codegen_api import documentation
+from codegen_api.auth.tokens import UpstreamTokens
+from codegen_api.brokers import Broker
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.dialects import native
+from codegen_api.draining import Drain
+from codegen_api.following import Patrol
+from codegen_api.gateway import Gateway
+from codegen_api.pace import Cadence
+from codegen_api.settings import Settings, SettingsError, read_settings, unknown_names
+from codegen_api.telemetry import logger, set_up_logging, warn_on_terminal
+from codegen_api.upstreams import Upstream
+from codegen_api.upstreams.codegen import CodegenUpstream
+from codegen_api.web import Edge, understood
+
+DISTRIBUTION = "codegen-gateway"
+DIALECTS = (native,)
+MIB = 1024 * 1024
+LOG_SHARE = 0.8
+"""The part of the host's budget that reading logs may take; the rest is for callers who wait."""
+
+DESCRIPTION = """\
+Agent runs over REST, and their logs as one live, resumable stream.
+
+Every request bears a token of the hosted API: `Authorization: Bearer <token>`. `X-Organization-ID` picks the organization.
+Every answer carries `X-Request-ID`, and every error has the same shape.
+"""
+
+
+class Application(FastAPI):
+    """FastAPI with our edge outside of everything, where middleware cannot be put."""
+
+    edge: Edge
+
+    def build_middleware_stack(self) -> ASGIApp:
+        settings: Settings = self.state.settings
+        self.edge = Edge(
+            super().build_middleware_stack(),
+            render=native.render_error,
+            via=_via(settings),
+            origins=settings.cors_origins,
+            local_pages=settings.sandbox,
+        )
+        return self.edge
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    title: str = "codegen_api",
+    version: str | None = None,
+    upstream: Upstream | None = None,
+    broker: Broker | None = None,
+) -> FastAPI:
+    """The gateway as an ASGI application.
+
+    ``settings`` are read from the environment unless they are given; where the environment is not valid the process ends
+    with status 2 and a line for each variable that is wrong. ``upstream`` and ``broker`` replace those that the settings
+    name. ``title`` and ``version`` are what the API calls itself.
+    """
+    if settings is None:
+        settings = _settings_or_exit()
+    set_up_logging(settings.log_level)
+    _report(settings)
+    workers = _workers(settings)
+    upstream = upstream or CodegenUpstream(
+        settings.base_url,
+        connect_timeout=settings.upstream_connect_timeout_seconds,
+        read_timeout=settings.upstream_read_timeout_seconds,
+        via=_via(settings),
+    )
+    memory = settings.memory_mib * MIB
+    gateway = Gateway(
+        upstream,
+        broker or MemoryBroker(max_bytes=memory * 3 // 4),
+        organization=settings.org_id,
+        patrol=lambda: Patrol(
+            # jittered, so that streams that began together do not all come back together
+            max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
+            heartbeat=settings.stream_heartbeat_seconds,
+        ),
+        cadence=lambda: Cadence(fast=60 / (settings.upstream_requests_per_minute * LOG_SHARE), share=1 / workers),
+        linger=settings.follower_linger_seconds,
+        old_pages_bytes=memory // 4,
+    )
+    tokens = UpstreamTokens(gateway.identify, upstream.name, good_seconds=settings.token_cache_seconds)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        drain = Drain(gateway.hub.drain, app.edge.abort_stuck, settings.drain_seconds)
+        drain.take_signals()
+        app.state.drain = drain
+        yield
+        drain.give_back()
+        await tokens.aclose()
+        await gateway.aclose()
+
+    app = Application(
+        title=title,
+        version=version or _version(),
+        description=DESCRIPTION,
+        root_path=settings.root_path,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.gateway = gateway
+    app.state.tokens = tokens
+    app.state.stall_seconds = settings.stream_stall_seconds
+    app.state.started = time.time()
+    app.state.drain = None
+    for dialect in DIALECTS:
+        app.include_router(dialect.router)
+    documentation.install(app)
+    for kind in (HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _render)
+    return app
+
+
+async def _render(request: Request, error: Exception) -> Response:
+    response = native.render_error(understood(error))
+    if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+def _settings_or_exit() -> Settings:
+    try:
+        return read_settings()
+    except SettingsError as error:
+        warn_on_terminal(str(error))
+        raise SystemExit(2) from None
+
+
+def _report(settings: Settings) -> None:
+    logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
+    for name in unknown_names():
+        logger.warning("%s is not a setting", name)
+    workers = _workers(settings)
+    if workers > 1:
+        logger.info(
+            "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",
+            workers,
+            workers,
+            settings.upstream_requests_per_minute,
+        )
+
+
+def _workers(settings: Settings) -> int:
+    """How many processes share the host's budget. uvicorn does not tell its workers, but they see its command line."""
+    if settings.workers == 1 and multiprocessing.parent_process() is not None and "--workers" in sys.argv[:-1]:
+        given = sys.argv[sys.argv.index("--workers") + 1]
+        return int(given) if given.isdigit() else 1
+    return max(settings.workers, int(os.environ.get("WEB_CONCURRENCY") or 1))
+
+
+def _via(settings: Settings) -> str:
+    """The name under which this deployment forwards: gateways in a row differ by what is behind them."""
+    return f"codegen-api-{hashlib.sha256(settings.base_url.encode()).hexdigest()[:12]}"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "0.0.0"

@@ -1,0 +1,263 @@
+"""The gateway's own routes: runs and their logs over REST, the live log as server-sent events or as JSON lines."""
+
+import time
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from starlette.responses import Response
+
+from codegen_api import errors
+from codegen_api.dialects.native import schemas
+from codegen_api.dialects.native.wire import (
+    EVENTS,
+    LINES,
+    Writer,
+    entry_json,
+    frames,
+    json_response,
+    listing_fields,
+    paging_fields,
+    run_fields,
+    try_again,
+)
+from codegen_api.gateway import Position
+from codegen_api.runs import Json, to_json
+from codegen_api.sse import EventStream, parse_position
+from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.web import Asker, Door, WantedOrganization, authenticate, bearer
+
+runs = APIRouter(dependencies=[Depends(bearer)])
+
+STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+LINE_TYPES = ("application/x-ndjson", "application/jsonl")
+
+system = APIRouter(tags=["System"])
+
+
+@system.get("/health", summary="How is it", responses=schemas.HEALTH)
+async def health(request: Request, gateway: Door) -> Response:
+    """How the process is, and what was last seen of the host. Asks nobody, so it answers at once."""
+    seen, now = gateway.observation, time.time()
+    body: dict[str, Json] = {
+        "status": "healthy" if seen is None or seen.reachable else "degraded",
+        "version": request.app.version,
+        "timestamp": _timestamp(now),
+        "uptime_seconds": round(now - request.app.state.started, 3),
+        "upstream": {
+            "name": gateway.upstream_name,
+            "reachable": seen.reachable if seen else None,
+            "checked_at": _timestamp(seen.checked_at) if seen else None,
+        },
+        "redis": "not configured",
+        "runs_followed": gateway.hub.runs_followed,
+        "viewers": gateway.hub.viewers,
+    }
+    return json_response(to_json(body))
+
+
+@system.get("/livez", summary="Is it alive", responses=schemas.READY)
+async def live(request: Request) -> Response:
+    """Whether the process should be left alone."""
+    return _readiness(request)
+
+
+@system.get("/readyz", summary="May it be asked", responses=schemas.READY)
+async def ready(request: Request) -> Response:
+    """Whether requests should be sent here."""
+    return _readiness(request)
+
+
+def _readiness(request: Request) -> Response:
+    drain = request.app.state.drain
+    if drain is None:
+        return json_response(b'{"status":"starting"}', 503, {"Retry-After": "1"})
+    if drain.begun:
+        return json_response(b'{"status":"draining"}', 503, {"Retry-After": "1"})
+    return json_response(b'{"status":"ready"}')
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+RunId = Annotated[str, Path(alias="id", description="The run's id, an integer.", examples=["12345"])]
+Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
+
+
+@runs.get("/users/me", summary="Who am I", tags=["Users and organizations"], responses=schemas.ME)
+async def me(gateway: Door, caller: Asker) -> Response:
+    """The user behind the token, as the host knows them."""
+    return json_response(to_json((await gateway.identify(caller.credential)).fields))
+
+
+@runs.get(
+    "/organizations", summary="List organizations", tags=["Users and organizations"], responses=schemas.ORGANIZATIONS
+)
+async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
+    """The organizations that the token opens."""
+    listing = await gateway.organizations(caller, skip, limit)
+    return json_response(to_json({"items": [item.fields for item in listing.items], **paging_fields(listing.paging)}))
+
+
+@runs.post("/agent-runs", status_code=201, summary="Start a run", tags=["Runs"], responses=schemas.CREATED)
+async def create_run(
+    request: Request,
+    gateway: Door,
+    caller: Asker,
+    wanted: WantedOrganization,
+    body: Annotated[schemas.CreateRun, Body()],
+) -> Response:
+    """Start an agent run."""
+    organization = await gateway.organization(caller, wanted)
+    run = await gateway.create(
+        caller,
+        organization,
+        NewRun(
+            body.prompt,
+            body.metadata,
+            None if body.images is None else tuple(body.images),
+            body.repo_id,
+            body.model,
+            body.agent_type,
+        ),
+    )
+    location = f"{request.scope.get('root_path', '')}/agent-runs/{run.ref.id}"
+    return json_response(to_json(run_fields(run)), 201, {"Location": location})
+
+
+@runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS)
+async def list_runs(
+    gateway: Door,
+    caller: Asker,
+    wanted: WantedOrganization,
+    skip: Skip = 0,
+    limit: Limit = 100,
+    status: Annotated[str | None, Query(description="Only runs with this status, in the host's words or ours.")] = None,
+    source_type: Annotated[str | None, Query(description="Only runs from this source, `API` for instance.")] = None,
+    user_id: Annotated[int | None, Query(description="Only runs that this user started.")] = None,
+) -> Response:
+    """Runs, newest first.
+
+    The host cannot filter by `status`: the gateway reads on until `limit` runs match or it has looked far enough, and
+    `next_skip` says where to go on (`null` at the end of the list). `total` and `pages` are the host's, of the whole list.
+    """
+    organization = await gateway.organization(caller, wanted)
+    found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), status or None)
+    extra: dict[str, Json] = {"next_skip": found.next_skip} if status else {}
+    return json_response(to_json({**listing_fields(found.listing), **extra}))
+
+
+@runs.get("/agent-runs/{id}", summary="Get a run", tags=["Runs"], responses=schemas.RUN)
+async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
+    """A run as it is now."""
+    organization = await gateway.organization(caller, wanted)
+    return json_response(to_json(run_fields(await gateway.get(caller, organization, run_id))))
+
+
+@runs.post("/agent-runs/{id}/resume", summary="Go on with a run", tags=["Runs"], responses=schemas.RUN)
+async def resume_run(
+    gateway: Door,
+    caller: Asker,
+    wanted: WantedOrganization,
+    run_id: RunId,
+    body: Annotated[schemas.ResumeRun, Body()],
+) -> Response:
+    """Give a run another prompt. It goes on under the same id, and its log behind the last entry.
+
+    The ban of a cancelled run is lifted.
+    """
+    organization = await gateway.organization(caller, wanted)
+    images = None if body.images is None else tuple(body.images)
+    return json_response(to_json(run_fields(await gateway.resume(caller, organization, run_id, body.prompt, images))))
+
+
+@runs.post("/agent-runs/{id}/cancel", summary="Stop a run", tags=["Runs"], responses=schemas.CANCELLED)
+async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
+    """Stop a run, where the host can.
+
+    For Codegen this is its *ban*: besides stopping the run it stops the checks of the run's pull request. A resume lifts it.
+    """
+    organization = await gateway.organization(caller, wanted)
+    return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
+
+
+@runs.get("/agent-runs/{id}/logs", summary="Read the log", tags=["Logs"], responses=schemas.LOGS)
+async def read_logs(
+    request: Request,
+    gateway: Door,
+    caller: Asker,
+    wanted: WantedOrganization,
+    run_id: RunId,
+    skip: Skip = 0,
+    limit: Limit = 100,
+    reverse: Annotated[bool, Query(description="Newest first; `skip` then counts from the end.")] = False,
+) -> Response:
+    """A stretch of the log, with the run as it is now. Each entry says its `position`, counted from 1."""
+    organization = await gateway.organization(caller, wanted)
+    page = await gateway.read_log(caller, organization, run_id, skip, limit, newest_first=reverse)
+    entries = b",".join(entry_json(entry.json, page.position(index)) for index, entry in enumerate(page.entries))
+    paging = paging_fields(page.paging)
+    rest = to_json({**run_fields(page.run), "total_logs": paging.pop("total"), **paging})
+    headers = {}
+    behind = skip + len(page.entries)
+    if not page.at_end and (page.paging.total is None or behind < page.paging.total):
+        path = f"{request.scope.get('root_path', '')}/agent-runs/{page.run.ref.id}/logs"
+        headers["Link"] = f'<{path}?skip={behind}&limit={limit}&reverse={str(reverse).lower()}>; rel="next"'
+    return json_response(b'%b,"logs":[%b]}' % (rest[:-1], entries), headers=headers)
+
+
+@runs.get(
+    "/agent-runs/{id}/logs/stream",
+    summary="Follow the log live",
+    tags=["Logs"],
+    responses=schemas.STREAM,
+)
+async def stream_logs(
+    request: Request,
+    gateway: Door,
+    wanted: WantedOrganization,
+    run_id: RunId,
+    last_event_id: Annotated[
+        str | None, Query(description="Where to go on: the last id seen. For the first connect of an `EventSource`.")
+    ] = None,
+    skip: Annotated[int | None, Query(ge=0, le=10**18, description="Where to go on: how many entries to skip.")] = None,
+) -> Response:
+    """The log from a position on, entry by entry as they come, until the run has ended and everything was sent.
+
+    The position is given as `Last-Event-ID`, as `last_event_id` or as `skip`, in this order. A stream without `end` or
+    `failure` is unfinished: come back with the last id. `204` answers who was told the end already and has missed nothing.
+    """
+    asked = request.headers.get("last-event-id") or last_event_id or (None if skip is None else str(skip))
+    position = Position(0) if asked is None else parse_position(asked)
+    lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
+    writer: Writer = LINES if lines else EVENTS
+    try:
+        caller = await authenticate(request)
+        organization = await gateway.organization(caller, wanted)
+        stream = await gateway.follow(caller, organization, run_id, Position(position.cursor) if lines else position)
+    except (errors.Unavailable, errors.UpstreamFailure) as error:
+        if asked is None:
+            raise
+        # a browser that reconnects gives up for good at any other status
+        return _event_stream(request, try_again(error, writer), writer)
+    if stream is None:
+        return Response(status_code=204, headers={"Cache-Control": "no-cache"})
+    return _event_stream(request, frames(stream, writer), writer)
+
+
+def _event_stream(request: Request, pieces: AsyncGenerator[bytes, None], writer: Writer) -> EventStream:
+    return EventStream(
+        pieces,
+        media_type=writer.media_type,
+        headers=STREAM_HEADERS,
+        stall_seconds=request.app.state.stall_seconds,
+        abort=request.scope["abort"],
+    )
+
+
+router = APIRouter()
+router.include_router(system)
+router.include_router(runs)

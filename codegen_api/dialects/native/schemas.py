@@ -1,0 +1,321 @@
+"""What the native routes take and give, as the OpenAPI document tells it.
+
+Only the request models are used to parse; answers are written from the host's own data, so the models here describe them
+and never cut them down.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from codegen_api.runs import RunStatus
+
+RUN_EXAMPLE: dict[str, Any] = {
+    "id": 12345,
+    "organization_id": 323,
+    "status": "ACTIVE",
+    "created_at": "2025-06-21T11:20:04.338398Z",
+    "web_url": "https://codegen.com/agent/trace/12345",
+    "result": None,
+    "summary": None,
+    "source_type": "API",
+    "github_pull_requests": [],
+    "metadata": {"source": "api"},
+    "run_status": "running",
+    "ended": False,
+}
+ENTRY_EXAMPLE: dict[str, Any] = {
+    "agent_run_id": 12345,
+    "created_at": "2025-06-21T11:20:09.108894Z",
+    "tool_name": "ripgrep_search",
+    "message_type": "ACTION",
+    "thought": "Look for the function first.",
+    "observation": None,
+    "tool_input": {"query": "def fibonacci"},
+    "tool_output": {"matches": 1},
+    "position": 25,
+}
+STREAM_EXAMPLE = """\
+retry: 2000
+event: status
+data: {"id":12345,"organization_id":323,"status":"ACTIVE","run_status":"running","ended":false}
+
+id: 1
+event: log
+data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":null,"position":1}
+
+event: log.amended
+data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":{"matches":1},"position":1}
+
+event: notice
+data: {"code":"upstream_unavailable","retry_in":2.1}
+
+event: notice
+data: {"code":"recovered","retry_in":null}
+
+:
+
+id: 2
+event: log
+data: {"agent_run_id":12345,"message_type":"FINAL_ANSWER","observation":"Done.","position":2}
+
+id: 2.end
+event: end
+data: {"id":12345,"organization_id":323,"status":"COMPLETE","run_status":"completed","ended":true,"total_logs":2}
+
+"""
+LINES_EXAMPLE = """\
+{"event":"status","id":null,"data":{"id":12345,"status":"ACTIVE","run_status":"running","ended":false}}
+{"event":"log","id":"1","data":{"agent_run_id":12345,"message_type":"ACTION","position":1}}
+{"event":"heartbeat"}
+{"event":"end","id":"1.end","data":{"id":12345,"status":"COMPLETE","ended":true,"total_logs":1}}
+"""
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class CreateRun(BaseModel):
+    """What to start."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "Create a Python function", "metadata": {"source": "api"}}]}
+    )
+
+    prompt: str = Field(description="What the agent is to do.")
+    metadata: dict[str, Any] | None = Field(None, description="Anything; it comes back with the run.")
+    images: list[str] | None = Field(None, description="Base64 data URIs.")
+    repo_id: int | None = Field(None, description="The repository to work in.")
+    model: str | None = Field(None, description="The model; else the organization's default.")
+    agent_type: str | None = Field(None, description="`codegen` or `claude_code`; else the organization's default.")
+
+
+class ResumeRun(BaseModel):
+    """How to go on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now add tests."}]})
+
+    prompt: str = Field(description="What the agent is to do next.")
+    images: list[str] | None = Field(None, description="Base64 data URIs.")
+
+
+class RunOut(_Open):
+    """A run: the host's fields as they are, times in RFC 3339 (UTC), and two of ours."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [RUN_EXAMPLE]})
+
+    id: int
+    organization_id: int
+    status: str | None = Field(None, description="The host's own word.")
+    created_at: str | None = None
+    web_url: str | None = None
+    result: str | None = Field(None, description="The answer, in Markdown.")
+    summary: str | None = None
+    source_type: str | None = None
+    github_pull_requests: list[dict[str, Any]] | None = None
+    metadata: dict[str, Any] | None = None
+    run_status: RunStatus = Field(description="The status in the gateway's words.")
+    ended: bool = Field(description="Nothing more comes unless somebody resumes the run.")
+
+
+class EntryOut(_Open):
+    """One thing the agent did: the host's fields as they are, and its position."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [ENTRY_EXAMPLE]})
+
+    agent_run_id: int
+    created_at: str | None = None
+    tool_name: str | None = None
+    message_type: str | None = None
+    thought: str | None = None
+    observation: Any = None
+    tool_input: Any = None
+    tool_output: Any = Field(None, description="Null while the tool runs: the host fills it in later.")
+    position: int | None = Field(description="Counted from 1; the id of the entry's event in the live log.")
+
+
+class Page(BaseModel):
+    """The host's own account of a list; any of it may be unknown."""
+
+    total: int | None
+    page: int | None
+    size: int | None
+    pages: int | None
+
+
+class RunsOut(Page):
+    items: list[RunOut]
+    next_skip: int | None = Field(
+        None, description="Only with `status`: where to go on searching; null at the end of the list."
+    )
+
+
+class OrganizationOut(_Open):
+    id: int
+    name: str
+    settings: dict[str, Any] | None = None
+
+
+class OrganizationsOut(Page):
+    items: list[OrganizationOut]
+
+
+class UserOut(_Open):
+    id: int
+    github_user_id: str | None = None
+    github_username: str | None = None
+    email: str | None = None
+    avatar_url: str | None = None
+    full_name: str | None = None
+
+
+class LogsOut(RunOut):
+    """A run with a stretch of its log."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{**RUN_EXAMPLE, "logs": [ENTRY_EXAMPLE], "total_logs": 25, "page": 1, "size": 100, "pages": 1}]
+        },
+    )
+
+    logs: list[EntryOut]
+    total_logs: int | None
+    page: int | None
+    size: int | None
+    pages: int | None
+
+
+class EndOut(RunOut):
+    """The whole run, and how many entries its log has."""
+
+    total_logs: int
+
+
+class NoticeOut(BaseModel):
+    """The log is late, not lost; or the gateway ends the stream, and the client is to come back."""
+
+    code: Annotated[str, Field(examples=["upstream_unavailable", "rate_limited", "recovered", "reconnect"])]
+    retry_in: float | None = Field(description="Seconds.")
+    last_event_id: str | None = Field(None, description="With `reconnect`: where to go on.")
+
+
+class ResyncOut(BaseModel):
+    """The position asked for is not in this log; it goes on from the event's id."""
+
+    requested: int
+    log_length: int
+
+
+class ErrorOut(BaseModel):
+    """The one shape of every error."""
+
+    error: str = Field(
+        description="A sentence for people.", examples=["Authentication failed: the token is not valid."]
+    )
+    code: str = Field(description="Stable, for machines.", examples=["invalid_token"])
+    status_code: int = Field(examples=[401])
+    request_id: str | None = Field(examples=["5f0c0f2a2f6f4d3e9b7e"])
+    details: list[Any] | None = Field(None, description="Where a request was wrong, or what it could choose from.")
+    retry_after: int | None = Field(None, description="Seconds.")
+
+
+class HealthOut(BaseModel):
+    """How the process is."""
+
+    status: Annotated[str, Field(pattern="^(healthy|degraded)$")]
+    version: str
+    timestamp: str
+    uptime_seconds: float
+    upstream: dict[str, Any] = Field(
+        examples=[{"name": "codegen", "reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
+    )
+    redis: str = Field(examples=["not configured"])
+    runs_followed: int
+    viewers: int
+
+
+class ReadyOut(BaseModel):
+    status: str = Field(examples=["ready"])
+
+
+STREAM_EVENTS: dict[str, type[BaseModel]] = {
+    "status": RunOut,
+    "log": EntryOut,
+    "log.amended": EntryOut,
+    "notice": NoticeOut,
+    "resync": ResyncOut,
+    "failure": ErrorOut,
+    "end": EndOut,
+}
+
+Responses = dict[int | str, dict[str, Any]]
+
+_ERRORS = {
+    400: ("invalid_request", "The request cannot be understood."),
+    401: ("invalid_token", "There are no credentials, or they are not good."),
+    402: ("quota_exhausted", "The plan behind the token has no runs left."),
+    403: ("forbidden", "The caller may not do this."),
+    404: ("not_found", "There is no such thing, or not for this caller."),
+    422: ("validation_error", "The request has the wrong shape; `details` says where."),
+    429: ("upstream_rate_limited", "The host asks for patience."),
+    500: ("internal_error", "The gateway failed."),
+    501: ("unsupported", "The host cannot do this."),
+    502: ("upstream_error", "The host answered with an error, or cannot be reached."),
+    503: ("auth_unavailable", "The host cannot say whether the token is good, or this process is about to stop."),
+    504: ("upstream_timeout", "The host did not answer in time."),
+    508: ("loop_detected", "The gateway was asked by itself."),
+}
+_COMMON = (400, 401, 403, 404, 422, 429, 500, 502, 503, 504, 508)
+
+
+def _responses(status: int, model: type[BaseModel], description: str, *errors: int) -> Responses:
+    return {
+        status: {"model": model, "description": description},
+        **{code: _error(code) for code in sorted({*_COMMON, *errors})},
+    }
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, sentence = _ERRORS[status]
+    example: dict[str, Any] = {"error": sentence, "code": code, "status_code": status, "request_id": "5f0c0f2a2f6f"}
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
+    if status in (429, 503):
+        example["retry_after"] = 10
+        headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
+    content = {"application/json": {"example": example}}
+    return {"model": ErrorOut, "description": sentence, "content": content, "headers": headers}
+
+
+ME = _responses(200, UserOut, "The user.")
+ORGANIZATIONS = _responses(200, OrganizationsOut, "The organizations.")
+RUNS = _responses(200, RunsOut, "The runs.")
+RUN = _responses(200, RunOut, "The run.", 402)
+CANCELLED = _responses(200, RunOut, "The run, stopped.", 501)
+LOGS = _responses(200, LogsOut, "The run and the stretch of its log.")
+LOGS[200]["headers"] = {
+    "Link": {"schema": {"type": "string"}, "description": '`<path>; rel="next"` while there is more.'}
+}
+CREATED = _responses(201, RunOut, "The run.", 402)
+CREATED[201]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
+HEALTH: Responses = {200: {"model": HealthOut, "description": "How the process is."}}
+READY: Responses = {
+    200: {"model": ReadyOut, "description": "Yes."},
+    503: {"model": ReadyOut, "description": "Not yet, or not any more."},
+}
+STREAM: Responses = {
+    200: {
+        "description": "The live log. Its events and the shape of their data: "
+        + ", ".join(f"`{name}` (`{model.__name__}`)" for name, model in STREAM_EVENTS.items())
+        + ". A comment line is a sign of life. With `Accept: application/x-ndjson` each event is a line of JSON.",
+        "content": {
+            "text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE},
+            "application/x-ndjson": {"schema": {"type": "string"}, "example": LINES_EXAMPLE},
+        },
+    },
+    204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
+    **{code: _error(code) for code in _COMMON},
+}

@@ -1,0 +1,205 @@
+"""The native dialect on the wire: pure functions from the gateway's data to bytes. docs/wire.md is the contract."""
+
+import math
+import random
+from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from starlette.responses import Response
+
+from codegen_api import errors
+from codegen_api.brokers import Batch
+from codegen_api.following import Ended, Leaving, Notice, Quiet, Resync
+from codegen_api.gateway import Stream
+from codegen_api.runs import Appended, Changed, Json, Paging, Run, to_json
+from codegen_api.sse import HEARTBEAT, frame, line, retry
+from codegen_api.telemetry import trace
+from codegen_api.upstreams import Listing
+from codegen_api.web import CorsRefused, MethodNotAllowed, PayloadTooLarge
+
+RETRY_MS = 2000
+"""How long a client of a stream that broke is to wait before it comes back."""
+
+STATUSES: Mapping[type[errors.GatewayError], int] = {
+    errors.GatewayError: 500,
+    errors.InvalidRequest: 400,
+    errors.Rejected: 422,
+    errors.NotAuthenticated: 401,
+    errors.Forbidden: 403,
+    errors.QuotaExhausted: 402,
+    errors.NotFound: 404,
+    errors.Unsupported: 501,
+    errors.LoopDetected: 508,
+    errors.Unavailable: 503,
+    errors.UpstreamRateLimited: 429,
+    errors.UpstreamFailure: 502,
+    errors.UpstreamTimeout: 504,
+    MethodNotAllowed: 405,
+    PayloadTooLarge: 413,
+    CorsRefused: 400,
+}
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def status_of(error: errors.GatewayError) -> int:
+    """The HTTP status for an error: that of the nearest ancestor in the table."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def error_body(error: errors.GatewayError) -> bytes:
+    """The one shape of every error, over HTTP and in a stream."""
+    current = trace.get()
+    body: dict[str, Json] = {
+        "error": error.message,
+        "code": error.code,
+        "status_code": status_of(error),
+        "request_id": current.request_id if current else None,
+    }
+    if error.details:
+        body["details"] = [
+            {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, errors.Detail) else item
+            for item in error.details
+        ]
+    if status_of(error) in (429, 503):
+        body["retry_after"] = _retry_after(error)
+    return to_json(body)
+
+
+def render_error(error: errors.GatewayError) -> Response:
+    """The answer to a request that failed."""
+    status = status_of(error)
+    headers = {}
+    if isinstance(error, errors.InvalidToken):
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    elif status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (429, 503):
+        headers["Retry-After"] = str(_retry_after(error))
+    return json_response(error_body(error), status, headers)
+
+
+def _retry_after(error: errors.GatewayError) -> int:
+    return 10 if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def run_fields(run: Run) -> dict[str, Json]:
+    """A run as it goes over the wire: the host's fields, and two of ours."""
+    return {**run.fields, "run_status": run.status.value, "ended": run.status.ended}
+
+
+def entry_json(json: bytes, position: int | None) -> bytes:
+    """A log entry as it goes over the wire: its bytes as they are, and its position behind them."""
+    comma = b"" if json == b"{}" else b","
+    return b'%b%b"position":%b}' % (json[:-1], comma, b"null" if position is None else b"%d" % position)
+
+
+def paging_fields(paging: Paging) -> dict[str, Json]:
+    return {"total": paging.total, "page": paging.page, "size": paging.size, "pages": paging.pages}
+
+
+def listing_fields(listing: Listing[Run]) -> dict[str, Json]:
+    return {"items": [run_fields(run) for run in listing.items], **paging_fields(listing.paging)}
+
+
+def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content, status, headers, "application/json")
+
+
+# -- the stream -------------------------------------------------------------------------------------------------------
+
+
+class Writer(Protocol):
+    """How the events of a stream are written down."""
+
+    media_type: str
+    heartbeat: bytes
+
+    def event(self, name: str, data: bytes, id: str | int | None = None) -> bytes: ...  # noqa: A002
+
+    def wait(self, milliseconds: int) -> bytes: ...
+
+    def batch(self, batch: Batch) -> bytes: ...
+
+
+class _Events:
+    media_type = "text/event-stream; charset=utf-8"
+    heartbeat = HEARTBEAT
+    event = staticmethod(frame)
+    wait = staticmethod(retry)
+
+    def __init__(self) -> None:
+        self._written: WeakKeyDictionary[Batch, bytes] = WeakKeyDictionary()
+
+    def batch(self, batch: Batch) -> bytes:
+        """Written once for all the viewers who stand at the same position."""
+        written = self._written.get(batch)
+        if written is None:
+            written = self._written[batch] = b"".join(
+                self.event("log", entry_json(event.entry.json, event.cursor), event.cursor)
+                if isinstance(event, Appended)
+                else self.event("log.amended", entry_json(event.entry.json, event.cursor))
+                for event in batch.entries
+            )
+        return written
+
+
+class _Lines(_Events):
+    media_type = "application/x-ndjson"
+    heartbeat = b'{"event":"heartbeat"}\n'
+    event = staticmethod(line)
+
+    @staticmethod
+    def wait(milliseconds: int) -> bytes:
+        return b""
+
+
+EVENTS: Writer = _Events()
+LINES: Writer = _Lines()
+
+
+async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
+    wait = writer.wait(RETRY_MS)
+    try:
+        async for update in stream:
+            match update:
+                case Batch():
+                    yield writer.batch(update)
+                case Changed(run=run):
+                    yield wait + writer.event("status", to_json(run_fields(run)))
+                    wait = b""
+                case Notice():
+                    yield writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
+                case Resync():
+                    data: dict[str, Json] = {"requested": update.requested, "log_length": update.length}
+                    yield writer.event("resync", to_json(data), update.cursor)
+                case Quiet():
+                    yield writer.heartbeat
+                case Leaving():
+                    yield _leave(writer, "reconnect", last_event_id=str(update.cursor))
+                case Ended():
+                    data = {**run_fields(update.run), "total_logs": update.length}
+                    yield writer.event("end", to_json(data), f"{update.length}.end")
+    except errors.GatewayError as error:
+        yield writer.event("failure", error_body(error))
+    finally:
+        await stream.aclose()
+
+
+async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:
+    limited = isinstance(error, errors.UpstreamRateLimited)
+    yield _leave(writer, "rate_limited" if limited else "upstream_unavailable", at_least=error.retry_after or 0)
+
+
+def _leave(writer: Writer, code: str, *, at_least: float = 0, last_event_id: str | None = None) -> bytes:
+    """The last words of a stream that is to be taken up again: jittered, so that not all come back together."""
+    milliseconds = int(max(at_least * 1000, RETRY_MS / 2) * random.uniform(1, 2))  # noqa: S311 - spreads load only
+    data: dict[str, Json] = {"code": code, "retry_in": milliseconds / 1000}
+    if last_event_id is not None:
+        data["last_event_id"] = last_event_id
+    return writer.wait(milliseconds) + writer.event("notice", to_json(data))

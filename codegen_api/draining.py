@@ -1,0 +1,64 @@
+"""Leaving in good order: on SIGTERM every open stream is ended by the gateway before the server is told to stop.
+
+uvicorn tells the application of a signal only after the last connection has closed, which for streams would be never. So
+the application takes the signal itself, lets the streams end, and then hands the signal on to the server's own handler.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from types import FrameType
+
+from codegen_api.telemetry import logger
+
+SIGINT_SECONDS = 2.0
+"""Somebody at a keyboard does not wait longer."""
+
+
+class Drain:
+    """Takes SIGTERM and SIGINT for as long as the application runs.
+
+    ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts what is left.
+    """
+
+    def __init__(self, empty: Callable[[float], Awaitable[None]], cut: Callable[[], None], seconds: float) -> None:
+        self.begun = False
+        self._empty = empty
+        self._cut = cut
+        self._seconds = seconds
+        self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def take_signals(self) -> None:
+        """From now on the signals come here; only a process's main thread can do that."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous = signal.getsignal(number)
+            if callable(previous):  # else nobody serves us who could be told afterwards
+                self._previous[number] = previous
+                signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._begin, number))
+
+    def give_back(self) -> None:
+        """The signals go where they went before."""
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+    def _begin(self, number: int) -> None:
+        if self._task is None:
+            seconds = min(self._seconds, SIGINT_SECONDS) if number == signal.SIGINT else self._seconds
+            self._task = asyncio.ensure_future(self._drain(number, seconds))
+        elif number == signal.SIGINT:  # asked twice: at once
+            self._hand_on(number)
+
+    async def _drain(self, number: int, seconds: float) -> None:
+        self.begun = True
+        logger.info("draining for up to %g s", seconds)
+        await self._empty(seconds)
+        self._cut()
+        self._hand_on(number)
+
+    def _hand_on(self, number: int) -> None:
+        self._previous[number](number, None)

@@ -1,0 +1,250 @@
+"""The one door for dialects: every call of a client passes here, and every policy that is not about following does.
+
+Policies: which organization is meant, what is asked of the host again after a fault (reads, a little; writes, never),
+how far a filtered list is searched, who is let into a stream, and what a stream needs to know of a resume.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import stamina
+from cachetools import TTLCache
+
+from codegen_api.brokers import Batch, Broker
+from codegen_api.errors import OrganizationRequired, Unsupported, UpstreamError, UpstreamUnreachable
+from codegen_api.following import Ended, Hub, Notice, Patrol, Quiet, Resync, Rights, Update, loop_time
+from codegen_api.identity import Caller, Credential
+from codegen_api.pace import Cadence
+from codegen_api.runs import Appended, Cursor, Page, Run, RunRef
+from codegen_api.upstreams import (
+    Cancels,
+    Listing,
+    NewRun,
+    Observation,
+    Organization,
+    RunFilter,
+    Upstream,
+    User,
+)
+
+T = TypeVar("T")
+
+SEARCHED_PAGES = 10
+"""How many of the host's pages a filtered list reads at most before it answers with what it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a viewer is in a log; ``over``: it was told that the log ended there."""
+
+    cursor: Cursor
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Runs that matched, the host's own account of the (unfiltered) list, and where to go on; None at its end."""
+
+    listing: Listing[Run]
+    next_skip: int | None
+
+
+class Stream:
+    """The updates for one viewer. Whoever holds it closes it."""
+
+    def __init__(self, first: list[Update], updates: AsyncGenerator[Update, None]) -> None:
+        self._first = first
+        self._updates = updates
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Update:
+        return self._first.pop(0) if self._first else await anext(self._updates)
+
+    async def aclose(self) -> None:
+        """Leave the log."""
+        await self._updates.aclose()
+
+
+class Gateway:
+    """What a deployment can do for its callers. ``organization``: the one that is meant when nobody says which."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        broker: Broker,
+        *,
+        organization: str | None = None,
+        patrol: Callable[[], Patrol] = Patrol,
+        cadence: Callable[[], Cadence] = Cadence,
+        linger: float = 5.0,
+        old_pages_bytes: int = 32 * 1024 * 1024,
+    ) -> None:
+        self._upstream = upstream
+        self._broker = broker
+        self._organization = None if organization is None else upstream.organization_id(organization)
+        self._patrol = patrol
+        self._rights = Rights(self._get)
+        self.hub = Hub(upstream, broker, self._rights, cadence=cadence, linger=linger, old_pages_bytes=old_pages_bytes)
+        self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
+
+    @property
+    def upstream_name(self) -> str:
+        return self._upstream.name
+
+    @property
+    def observation(self) -> Observation | None:
+        """What was last seen of the host."""
+        return self._upstream.observation
+
+    async def identify(self, credential: Credential) -> User:
+        """Whose credential this is, by the host's word."""
+        return await _patiently(lambda: self._upstream.identify(credential))
+
+    async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
+        return await _patiently(lambda: self._upstream.organizations(caller.credential, skip, limit))
+
+    async def organization(self, caller: Caller, wanted: str | None) -> str:
+        """The organization that is meant: the one named, the deployment's, or the caller's only one.
+
+        Raises:
+            OrganizationRequired: there are several to choose from, or none.
+        """
+        if wanted is not None:
+            return self._upstream.organization_id(wanted)
+        if self._organization is not None:
+            return self._organization
+        only = self._only_organization.get(caller.credential.digest)
+        if only is None:
+            choices = await self.organizations(caller, 0, self._upstream.page_size)
+            if len(choices.items) != 1:
+                raise OrganizationRequired(details=[choice.fields for choice in choices.items])
+            only = self._only_organization[caller.credential.digest] = choices.items[0].id
+        return only
+
+    async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
+        return await self._upstream.create_run(caller.credential, organization, new)
+
+    async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
+        return await self._get(caller.credential, self._ref(organization, run_id))
+
+    async def list(
+        self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
+    ) -> Found:
+        """Runs, newest first; with ``status`` (the host's word or ours) only those, searched for up to a bound."""
+        if status is None:
+            return Found(await self._list(caller, organization, skip, limit, only), None)
+        matching: list[Run] = []
+        first: Listing[Run] | None = None
+        position = skip
+        for _ in range(SEARCHED_PAGES):
+            listing = await self._list(caller, organization, position, self._upstream.page_size, only)
+            first = first or listing
+            for run in listing.items:
+                position += 1
+                if _has_status(run, status):
+                    matching.append(run)
+                    if len(matching) == limit:
+                        at_end = listing.at_end and run is listing.items[-1]
+                        return Found(Listing(tuple(matching), first.paging, at_end), None if at_end else position)
+            if listing.at_end:
+                return Found(Listing(tuple(matching), first.paging, at_end=True), None)
+        assert first is not None  # noqa: S101 - SEARCHED_PAGES is at least one
+        return Found(Listing(tuple(matching), first.paging, at_end=False), position)
+
+    async def resume(
+        self, caller: Caller, organization: str, run_id: str, prompt: str, images: tuple[str, ...] | None
+    ) -> Run:
+        ref = self._ref(organization, run_id)
+        try:
+            run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
+        finally:
+            self.hub.touched(ref)  # whatever was answered, the log may have grown
+        self.hub.resumed(run.ref, run)
+        return run
+
+    async def cancel(self, caller: Caller, organization: str, run_id: str) -> Run:
+        """Stop a run.
+
+        Raises:
+            Unsupported: this host cannot.
+        """
+        ref = self._ref(organization, run_id)
+        if not isinstance(self._upstream, Cancels):
+            raise Unsupported("The host cannot stop a run.")
+        try:
+            return await self._upstream.cancel_run(caller.credential, ref)
+        finally:
+            self.hub.touched(ref)
+
+    async def read_log(
+        self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
+    ) -> Page:
+        ref = self._ref(organization, run_id)
+        return await _patiently(
+            lambda: self._upstream.read_log(caller.credential, ref, after, limit, newest_first=newest_first)
+        )
+
+    async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
+        """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
+
+        Raises:
+            GatewayError: the caller may not see the run, or nobody can say so just now.
+        """
+        right = await self._rights.require(caller.credential, self._ref(organization, run_id))
+        subscription = self.hub.subscribe(caller.credential, right, position.cursor, self._patrol())
+
+        async def updates() -> AsyncGenerator[Update, None]:
+            async with subscription as subscriber:
+                async for update in subscriber.updates():
+                    yield update
+
+        live = updates()
+        first = [await anext(live)]
+        while position.over and not _is_news(first[-1], position.cursor):
+            if isinstance(first[-1], Ended):
+                await live.aclose()
+                return None
+            first.append(await anext(live))
+        return Stream(first, live)
+
+    async def aclose(self) -> None:
+        """Stop everything that runs, and let go of every connection."""
+        await self.hub.aclose()
+        await self._rights.aclose()
+        await self._broker.aclose()
+        await self._upstream.aclose()
+
+    def _ref(self, organization: str, run_id: str) -> RunRef:
+        return RunRef(organization, self._upstream.run_id(run_id))
+
+    async def _get(self, credential: Credential, ref: RunRef) -> Run:
+        return await _patiently(lambda: self._upstream.get_run(credential, ref))
+
+    async def _list(self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter) -> Listing[Run]:
+        return await _patiently(lambda: self._upstream.list_runs(caller.credential, organization, skip, limit, only))
+
+
+async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
+    """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something."""
+    async for attempt in stamina.retry_context(
+        on=(UpstreamError, UpstreamUnreachable), attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0
+    ):
+        with attempt:
+            return await read()
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _has_status(run: Run, wanted: str) -> bool:
+    return wanted.lower() == run.status or (run.raw_status is not None and wanted.upper() == run.raw_status.upper())
+
+
+def _is_news(update: Update, cursor: Cursor) -> bool:
+    """Whether a viewer who was told that the log ended at ``cursor`` has to hear this."""
+    if isinstance(update, Batch):
+        return any(isinstance(event, Appended) for event in update.entries)
+    if isinstance(update, Ended):
+        return update.length != cursor
+    return isinstance(update, Notice | Resync | Quiet)

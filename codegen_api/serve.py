@@ -1,0 +1,168 @@
+"""The front door: ``python run_server.py``, ``python -m codegen_api`` and ``codegen-api`` are the same.
+
+Settings come from the environment; what is given on the command line goes before them. With ``--sandbox`` the host is an
+emulation in a process of its own, which all workers share, which a reload leaves alone, and which dies with this one.
+"""
+
+import argparse
+import contextlib
+import ipaddress
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+import uvicorn
+
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
+
+SANDBOX_ORGANIZATION = "323"
+LAST_REQUESTS_SECONDS = 10
+"""How long requests that are no streams may take after the drain."""
+
+TRY_IT = """\
+The host is the sandbox: nothing leaves this machine. Tokens: sandbox-alice, sandbox-bob. Documentation: {url}/docs
+Start a run, watch it live, and come back to it in the middle:
+
+  ID=$(curl -s {url}/agent-runs -H 'Authorization: Bearer sandbox-alice' \
+-H 'Content-Type: application/json' -d '{{"prompt":"Write a haiku about logs"}}' | jq .id); echo $ID
+  curl -sN {url}/agent-runs/$ID/logs/stream -H 'Authorization: Bearer sandbox-alice' \
+-H 'Accept: application/x-ndjson' | jq --unbuffered -c .
+  curl -sN {url}/agent-runs/$ID/logs/stream -H 'Authorization: Bearer sandbox-alice' -H 'Last-Event-ID: 3'
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve the gateway until a signal comes. Exits with status 2 when it was told something that makes no sense."""
+    arguments = _parser().parse_args(argv)
+    _set_environment(arguments)
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        _refuse(str(error))
+    if arguments.sandbox and not arguments.sandbox_open and not _is_loopback(settings.host):
+        _refuse(
+            f"{settings.host} is not a loopback address: anybody could use the sandbox. Say --sandbox-open as well."
+        )
+    if arguments.reload and settings.workers > 1:
+        _refuse("--reload and several workers do not go together.")
+    with _sandbox() if arguments.sandbox else contextlib.nullcontext():
+        _serve(settings, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="codegen-api",
+        description="A thin authenticated gateway in front of a hosted agent API.",
+        epilog="Everything else is set with environment variables that begin with CODEGEN_; the README lists them.",
+    )
+    parser.add_argument(
+        "--sandbox", action="store_true", help="serve an embedded emulation of the host: no account needed"
+    )
+    parser.add_argument(
+        "--sandbox-open", action="store_true", help="serve the sandbox on an address other than loopback"
+    )
+    parser.add_argument("--host", help="the address to listen on (CODEGEN_HOST, else 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="the port to listen on (CODEGEN_PORT, else 8000); 0 takes a free one")
+    parser.add_argument("--workers", type=int, help="how many processes (CODEGEN_WORKERS, else 1)")
+    parser.add_argument("--reload", action="store_true", help="start again when the code changes")
+    return parser
+
+
+def _set_environment(arguments: argparse.Namespace) -> None:
+    """Workers are processes of their own: what the command line says reaches them through the environment."""
+    for name in ("host", "port", "workers"):
+        if getattr(arguments, name) is not None:
+            os.environ[PREFIX + name.upper()] = str(getattr(arguments, name))
+    if arguments.reload:
+        os.environ.setdefault(PREFIX + "DRAIN_SECONDS", "1")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def _sandbox() -> Iterator[None]:
+    """Run the sandbox beside this process. It ends when its standard input does, so it cannot outlive us."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "codegen_api.sandbox", "--port", "0", "--announce", "--die-with-stdin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - both are pipes
+        announcement = child.stdout.readline()
+        if not announcement:
+            _refuse("The sandbox did not start.")
+        os.environ[PREFIX + "BASE_URL"] = json.loads(announcement)["url"]
+        os.environ[PREFIX + "SANDBOX"] = "true"
+        if read_settings().org_id is None:
+            os.environ[PREFIX + "ORG_ID"] = SANDBOX_ORGANIZATION
+        try:
+            yield
+        finally:
+            child.stdin.close()
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
+    port = settings.port or _free_port(settings.host)
+    url = _url(settings.host, port)
+    threading.Thread(target=_announce, args=(url, arguments.sandbox), daemon=True).start()
+    uvicorn.run(
+        "codegen_api:create_app",
+        factory=True,
+        host=settings.host,
+        port=port,
+        workers=settings.workers,
+        reload=arguments.reload,
+        log_level=settings.log_level.lower(),
+        access_log=False,  # the gateway writes a line of its own, with the request's id and without its query
+        timeout_graceful_shutdown=LAST_REQUESTS_SECONDS,
+    )
+
+
+def _free_port(host: str) -> int:
+    """A port that is free now; it has to be known before uvicorn starts, so that it can be announced."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+def _announce(url: str, sandbox: bool) -> None:
+    """Say where we are once it is true."""
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"{url}/livez", timeout=5):  # noqa: S310 - our own address
+                break
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    else:
+        return
+    print(f"codegen_api is at {url}", flush=True)
+    if sandbox:
+        print(TRY_IT.format(url=url), flush=True)
+
+
+def _refuse(text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise SystemExit(2)

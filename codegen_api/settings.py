@@ -1,0 +1,150 @@
+"""What can be set from outside: environment variables that begin with ``CODEGEN_``, and a ``.env`` file.
+
+Read by the composition root and the entry points only; everything else is handed what it needs. A secret can also be given
+as the path of a file that holds it, in the variable with ``_FILE`` behind its name.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "CODEGEN_"
+
+
+class SettingsError(Exception):
+    """A setting is not valid. The text names the variable, and never shows what a secret held."""
+
+
+def _split(value: object) -> object:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    if not value.lower().startswith(("http://", "https://")):
+        raise ValueError("it must begin with http:// or https://")
+    return value
+
+
+def _root_path(value: str) -> str:
+    return "/" + value.strip("/") if value.strip("/") else ""
+
+
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default. Durations are in seconds, sizes in MiB, as the names say."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", frozen=True, extra="ignore")
+
+    base_url: Annotated[str, AfterValidator(_http_url)] = Field(
+        "https://api.codegen.com/v1", description="The hosted API, with or without /v1."
+    )
+    org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
+    api_token: SecretStr | None = Field(
+        None, description="A token of the host. Only validate_server.py uses it: callers bring their own."
+    )
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")
+    workers: int = Field(1, ge=1, le=64, description="Processes beside each other. Each takes its share of the budget.")
+    root_path: Annotated[str, AfterValidator(_root_path)] = Field(
+        "", description="The path under which a proxy serves the gateway."
+    )
+    cors_origins: Listed = Field((), description="Origins of web pages that may call the gateway, separated by commas.")
+    log_level: Annotated[str, BeforeValidator(str.upper)] = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="How much is logged."
+    )
+    upstream_requests_per_minute: int = Field(
+        60, ge=1, le=1_000_000, description="What the host allows one token. Reading logs takes four fifths at most."
+    )
+    upstream_connect_timeout_seconds: Seconds = Field(5.0, description="How long a connection to the host may take.")
+    upstream_read_timeout_seconds: Seconds = Field(30.0, description="How long the host may be silent.")
+    token_cache_seconds: Seconds = Field(60.0, description="How long the host's word on a token is good.")
+    stream_max_age_seconds: Seconds = Field(
+        600.0, description="After about this long a stream asks its client to come back."
+    )
+    stream_heartbeat_seconds: Seconds = Field(15.0, description="A silent stream sends a sign of life this often.")
+    stream_stall_seconds: Seconds = Field(
+        30.0, description="A client that takes nothing for this long is disconnected."
+    )
+    follower_linger_seconds: Seconds = Field(
+        5.0, description="How long a run is still read after its last viewer left."
+    )
+    drain_seconds: Seconds = Field(20.0, description="How long open streams are given after SIGTERM.")
+    memory_mib: int = Field(128, ge=1, le=1_048_576, description="What all logs held in memory may take together.")
+    sandbox: bool = Field(
+        False, description="The host is the sandbox: pages on localhost may call the gateway. Set by --sandbox."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings
+
+    def redacted(self) -> dict[str, str]:
+        """What is in force, to be logged: secrets only as set or not set."""
+        return {
+            name: ("set" if value else "not set") if _is_secret(type(self), name) else str(value)
+            for name, value in self
+        }
+
+
+def read_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: one line for each variable that is not valid.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        # not the error's own text: it quotes what was set
+        raise SettingsError(
+            "\n".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        ) from None
+
+
+def unknown_names() -> list[str]:
+    """Variables that look like settings and are none: a slip of the pen, most likely."""
+    known = set()
+    for name in Settings.model_fields:
+        known.add(f"{PREFIX}{name}".upper())
+        if _is_secret(Settings, name):
+            known.add(f"{PREFIX}{name}_FILE".upper())
+    return sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets from the files that ``CODEGEN_..._FILE`` variables name."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name}_FILE".upper())
+        if path is None or not _is_secret(self.settings_cls, field_name):
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{PREFIX}{field_name.upper()}_FILE: {path} cannot be read") from error
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _is_secret(settings: type[BaseSettings], name: str) -> bool:
+    return SecretStr in _parts(settings.model_fields[name].annotation)
+
+
+def _parts(annotation: Any) -> Iterable[Any]:
+    return (annotation, *get_args(annotation))

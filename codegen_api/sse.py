@@ -1,0 +1,109 @@
+"""Server-sent events and JSON lines: how a stream is written, and how a position in one is read.
+
+Only ``EventStream`` does I/O. It differs from Starlette's ``StreamingResponse`` on purpose: a write that the client does not
+take for ``stall_seconds`` aborts the connection instead of holding on, and the source is always closed.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from codegen_api.errors import InvalidCursor
+from codegen_api.gateway import Position
+
+WRITE_BYTES = 64 * 1024
+"""The most that is handed to a connection at once: what a viewer who does not read can hold."""
+
+HEARTBEAT = b":\n\n"
+
+_POSITION = re.compile(r"([0-9]{1,18})(\.end)?", re.ASCII)
+
+
+def frame(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the protocol's own word
+    """One event. ``data`` is one line of JSON, in which a line break can only stand escaped."""
+    name = b"" if id is None else b"id: %b\n" % str(id).encode()
+    return b"%bevent: %b\ndata: %b\n\n" % (name, event.encode(), data)
+
+
+def line(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the same names as ``frame``
+    """The same event as a line of JSON."""
+    name = b"null" if id is None else b'"%b"' % str(id).encode()
+    return b'{"event":"%b","id":%b,"data":%b}\n' % (event.encode(), name, data)
+
+
+def retry(milliseconds: int) -> bytes:
+    """How long a client is to wait before it comes back."""
+    return b"retry: %d\n" % milliseconds
+
+
+def parse_position(text: str) -> Position:
+    """``25``, or ``25.end`` from somebody who was told that the log ends there.
+
+    Raises:
+        InvalidCursor: it is neither.
+    """
+    match = _POSITION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidCursor
+    return Position(int(match[1]), over=match[2] is not None)
+
+
+class EventStream(Response):
+    """A response that lasts: ``frames`` as they come, until they end, the client leaves, or it stops reading."""
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
+        stall_seconds: float,
+        abort: Callable[[], None],
+    ) -> None:
+        self.status_code = 200
+        self.media_type = media_type
+        self.background = None
+        self.init_headers(headers)
+        del self.headers["content-length"]
+        self._frames = frames
+        self._stall_seconds = stall_seconds
+        self._abort = abort
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writing = asyncio.ensure_future(self._write(send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (writing, leaving):
+                task.cancel()
+            await asyncio.wait({writing, leaving})
+            await self._frames.aclose()
+        if not writing.cancelled():
+            writing.result()
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for piece in self._frames:
+            for start in range(0, len(piece), WRITE_BYTES):
+                if not await self._taken(send, piece[start : start + WRITE_BYTES], more=True):
+                    return
+        await self._taken(send, b"", more=False)
+
+    async def _taken(self, send: Send, body: bytes, *, more: bool) -> bool:
+        """Whether the client took this in time; else the connection is gone now."""
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            self._abort()
+            return False
+        return True
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,262 @@
+"""What every dialect shares on the wire: request ids, cross-origin rules, who is calling, and errors of every origin.
+
+``Edge`` is the outermost layer of the application: even an answer to a fault inside passes through it, so that it carries
+its request id and its cross-origin headers, and the text of an unexpected exception never leaves the process.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Annotated
+from weakref import WeakSet
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from codegen_api.auth.tokens import UpstreamTokens
+from codegen_api.errors import (
+    Detail,
+    GatewayError,
+    InvalidRequest,
+    InvalidToken,
+    LoopDetected,
+    NotAuthenticated,
+    NotFound,
+    Rejected,
+    TokenInUrl,
+)
+from codegen_api.gateway import Gateway
+from codegen_api.identity import Caller
+from codegen_api.telemetry import Trace, log_fault, logger, trace
+
+REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Cache-Control",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "X-Organization-ID",
+    "X-Request-ID",
+    "traceparent",
+    "tracestate",
+    "baggage",
+)
+EXPOSED_HEADERS = (
+    "X-Request-ID",
+    "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Location",
+    "Content-Location",
+    "Link",
+)
+LOCAL_PAGES = r"http://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?"
+
+_SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_PASSED_ON = ("traceparent", "tracestate", "baggage")
+
+RenderError = Callable[[GatewayError], Response]
+
+bearer = HTTPBearer(auto_error=False, description="A token of the hosted API. In the sandbox: `sandbox-alice`.")
+
+
+class MethodNotAllowed(InvalidRequest):
+    code = "method_not_allowed"
+    default_message = "This route does not know that method."
+
+
+class PayloadTooLarge(InvalidRequest):
+    code = "payload_too_large"
+    default_message = "The request is too large."
+
+
+class CorsRefused(InvalidRequest):
+    code = "cors_refused"
+    default_message = "Pages of this origin may not send this request here."
+
+
+# -- dependencies -----------------------------------------------------------------------------------------------------
+
+
+def gateway_of(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+async def authenticate(request: Request) -> Caller:
+    """Who is calling, by the Authorization header.
+
+    Raises:
+        NotAuthenticated: nobody says who.
+        InvalidToken: somebody does, and it is not true.
+        AuthUnavailable: it cannot be found out just now.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise NotAuthenticated
+    token = token.strip()
+    if not _TOKEN.fullmatch(token):
+        raise InvalidToken
+    tokens: UpstreamTokens = request.app.state.tokens
+    return await tokens.authenticate(token)
+
+
+def wanted_organization(request: Request) -> str | None:
+    """The organization that the request names, if it names one."""
+    return request.headers.get("x-organization-id") or None
+
+
+Door = Annotated[Gateway, Depends(gateway_of)]
+Asker = Annotated[Caller, Depends(authenticate)]
+WantedOrganization = Annotated[str | None, Depends(wanted_organization)]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def understood(error: Exception) -> GatewayError:
+    """Any exception that the framework raises, in our words."""
+    match error:
+        case GatewayError():
+            return error
+        case RequestValidationError():
+            # neither the input nor the context of a fault: they quote prompts
+            return Rejected(
+                details=[Detail(tuple(item["loc"]), str(item["msg"]), str(item["type"])) for item in error.errors()]
+            )
+        case HTTPException(status_code=404):
+            return NotFound("There is no such route.")
+        case HTTPException(status_code=405):
+            return MethodNotAllowed()
+        case HTTPException(status_code=413):
+            return PayloadTooLarge()
+        case HTTPException(status_code=status) if 400 <= status < 500:
+            return InvalidRequest()
+        case _:
+            return GatewayError()
+
+
+# -- the edge ---------------------------------------------------------------------------------------------------------
+
+
+class Cors(CORSMiddleware):
+    """Starlette's cross-origin rules, with refused preflights answered in the gateway's own shape."""
+
+    def __init__(self, app: ASGIApp, *, origins: tuple[str, ...], local_pages: bool, render: RenderError) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_origin_regex=LOCAL_PAGES if local_pages else None,
+            allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=EXPOSED_HEADERS,
+            max_age=600,
+        )
+        self._render = render
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        refusal = self._render(CorsRefused())
+        refusal.headers["Vary"] = "Origin"
+        return refusal
+
+
+class Edge:
+    """The outermost layer: request ids, one log line a request, and inside of the cross-origin rules the last line of
+    defence.
+
+    ``via`` is the name under which the gateway forwards, so that it knows itself again.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, render: RenderError, via: str, origins: tuple[str, ...], local_pages: bool
+    ) -> None:
+        self._app = app
+        self._cors = Cors(self._guarded, origins=origins, local_pages=local_pages, render=render)
+        self._render = render
+        self._via = via
+        self._transports: WeakSet[object] = WeakSet()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        token = trace.set(Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers)))
+        scope["abort"] = self._watch(send)
+        status = "-"
+        started = time.monotonic()
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                nonlocal status
+                status = str(message["status"])
+                marked = MutableHeaders(scope=message)
+                marked["X-Request-ID"] = request_id
+                if "origin" not in marked.get("vary", "").lower():
+                    marked.add_vary_header("Origin")
+            await send(message)
+
+        try:
+            await self._cors(scope, receive, send_marked)
+        finally:
+            milliseconds = (time.monotonic() - started) * 1000
+            logger.info("%s %s %s %.0f ms", scope["method"], _loggable(scope["path"]), status, milliseconds)
+            trace.reset(token)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            await (self._render(refusal) if refusal else self._app)(scope, receive, send_noted)
+        except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
+            log_fault("answering a request", error)
+            if answered:
+                scope["abort"]()  # cut short, so that the client does not take this for the whole
+            else:
+                await self._render(GatewayError())(scope, receive, send)
+
+    def abort_stuck(self) -> None:
+        """Cut every connection that has not taken what was written to it: closing it politely would wait for that."""
+        for transport in list(self._transports):
+            if transport.get_write_buffer_size() > 0:  # type: ignore[attr-defined]
+                transport.abort()  # type: ignore[attr-defined]
+
+    def _refusal(self, scope: Scope) -> GatewayError | None:
+        if any(self._via in value for value in Headers(scope=scope).getlist("via")):
+            return LoopDetected()
+        if b"access_token=" in scope["query_string"]:
+            return TokenInUrl()
+        return None
+
+    def _watch(self, send: Send) -> Callable[[], None]:
+        """How to cut this connection at once. ASGI has no word for that; uvicorn's ``send`` knows its transport."""
+        transport = getattr(getattr(send, "__self__", None), "transport", None)
+        if transport is None:
+            return lambda: None
+        self._transports.add(transport)
+        abort: Callable[[], None] = transport.abort
+        return abort
+
+
+def _loggable(path: str) -> str:
+    """A path as it may stand in a log line: on one line, and not endless."""
+    return path[:200].encode("unicode_escape").decode()

@@ -1,0 +1,6 @@
+"""The front door of a checkout: ``python run_server.py --sandbox``."""
+
+from codegen_api.serve import main
+
+if __name__ == "__main__":
+    main()
