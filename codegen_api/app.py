@@ -41,8 +41,8 @@ LOG_SHARE = 0.8
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
 
-Every request bears a token of the hosted API: `Authorization: Bearer <token>`. `X-Organization-ID` picks the organization.
-Every answer carries `X-Request-ID`, and every error has the same shape.
+Every request bears a token of the hosted API: `Authorization: Bearer <token>`. `X-Organization-ID` picks the
+organization. Every answer carries `X-Request-ID`, and every error has the same shape.
 """
 
 
@@ -73,9 +73,9 @@ def create_app(
 ) -> FastAPI:
     """The gateway as an ASGI application.
 
-    ``settings`` are read from the environment unless they are given; where the environment is not valid the process ends
-    with status 2 and a line for each variable that is wrong. ``upstream`` and ``broker`` replace those that the settings
-    name. ``title`` and ``version`` are what the API calls itself.
+    ``settings`` are read from the environment unless they are given; where the environment is not valid the process
+    ends with status 2 and a line for each variable that is wrong. ``upstream`` and ``broker`` replace those that the
+    settings name. ``title`` and ``version`` are what the API calls itself.
     """
     if settings is None:
         settings = _settings_or_exit()

@@ -1,7 +1,8 @@
 """Leaving in good order: on SIGTERM every open stream is ended by the gateway before the server is told to stop.
 
-uvicorn tells the application of a signal only after the last connection has closed, which for streams would be never. So
-the application takes the signal itself, lets the streams end, and then hands the signal on to the server's own handler.
+uvicorn tells the application of a signal only after the last connection has closed, which for streams would be never.
+So the application takes the signal itself, lets the streams end, and then hands the signal on to the server's own
+handler.
 """
 
 import asyncio

@@ -12,7 +12,8 @@ SLOW = 10.0
 class Cadence:
     """How often one run is read: often after news, less and less often without.
 
-    ``share`` is the part of the host's budget that is ours: with four processes beside each other, each takes a quarter.
+    ``share`` is the part of the host's budget that is ours: with four processes beside each other, each takes a
+    quarter.
     """
 
     def __init__(self, *, fast: float = FAST, slow: float = SLOW, share: float = 1.0) -> None:

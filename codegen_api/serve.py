@@ -1,7 +1,8 @@
 """The front door: ``python run_server.py``, ``python -m codegen_api`` and ``codegen-api`` are the same.
 
-Settings come from the environment; what is given on the command line goes before them. With ``--sandbox`` the host is an
-emulation in a process of its own, which all workers share, which a reload leaves alone, and which dies with this one.
+Settings come from the environment; what is given on the command line goes before them. With ``--sandbox`` the host is
+an emulation in a process of its own, which all workers share, which a reload leaves alone, and which dies with this
+one.
 """
 
 import argparse

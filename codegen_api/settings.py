@@ -1,7 +1,7 @@
 """What can be set from outside: environment variables that begin with ``CODEGEN_``, and a ``.env`` file.
 
-Read by the composition root and the entry points only; everything else is handed what it needs. A secret can also be given
-as the path of a file that holds it, in the variable with ``_FILE`` behind its name.
+Read by the composition root and the entry points only; everything else is handed what it needs. A secret can also be
+given as the path of a file that holds it, in the variable with ``_FILE`` behind its name.
 """
 
 import os

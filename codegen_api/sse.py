@@ -1,7 +1,7 @@
 """Server-sent events and JSON lines: how a stream is written, and how a position in one is read.
 
-Only ``EventStream`` does I/O. It differs from Starlette's ``StreamingResponse`` on purpose: a write that the client does not
-take for ``stall_seconds`` aborts the connection instead of holding on, and the source is always closed.
+Only ``EventStream`` does I/O. It differs from Starlette's ``StreamingResponse`` on purpose: a write that the client
+does not take for ``stall_seconds`` aborts the connection instead of holding on, and the source is always closed.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """What every dialect shares on the wire: request ids, cross-origin rules, who is calling, and errors of every origin.
 
-``Edge`` is the outermost layer of the application: even an answer to a fault inside passes through it, so that it carries
-its request id and its cross-origin headers, and the text of an unexpected exception never leaves the process.
+``Edge`` is the outermost layer of the application: even an answer to a fault inside passes through it, so that it
+carries its request id and its cross-origin headers, and the text of an unexpected exception never leaves the process.
 """
 
 import re

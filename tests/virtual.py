@@ -12,17 +12,27 @@ class Deadlock(AssertionError):
     """Everybody waits, and nothing is ever going to happen."""
 
 
+class Livelock(AssertionError):
+    """Everybody is busy, and time stands still."""
+
+
 class _Jumping(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.rounds = 0
 
     def select(self, timeout: float | None = None) -> Any:
         events = super().select(0)
         if not events:
             if timeout is None:
                 raise Deadlock
-            self.now += max(0.0, timeout)
+            if timeout > 0:
+                self.now += timeout
+                self.rounds = 0
+            self.rounds += 1
+            if self.rounds > 100_000:
+                raise Livelock
         return events
 
 

@@ -36,9 +36,7 @@ class UpstreamTokens:
         self._key = secrets.token_bytes(32)
         self._good: TTLCache[str, Principal] = TTLCache(at_most, good_seconds, timer=loop_time)
         self._was_good: TTLCache[str, Principal] = TTLCache(at_most, OUTAGE_SECONDS, timer=loop_time)
-        self._refused: TTLCache[str, InvalidToken | Forbidden] = TTLCache(
-            at_most, REFUSED_SECONDS, timer=loop_time
-        )
+        self._refused: TTLCache[str, InvalidToken | Forbidden] = TTLCache(at_most, REFUSED_SECONDS, timer=loop_time)
         self._flights: Flights[str, Principal] = Flights()
 
     async def authenticate(self, token: str) -> Caller:

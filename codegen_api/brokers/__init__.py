@@ -38,7 +38,7 @@ class Tail:
     changed: Changed | None
 
 
-class Evicted(Exception):  # noqa: N818 - not an error: the answer "read that again from the host"
+class Evicted(Exception):
     """What was asked for is no longer in the window.
 
     ``first``: the first position that the window still holds (one past the tail when it holds none).
@@ -53,7 +53,7 @@ class Evicted(Exception):  # noqa: N818 - not an error: the answer "read that ag
         self.amended = amended
 
 
-class Forgotten(Exception):  # noqa: N818 - not an error: the answer "that log is no more"
+class Forgotten(Exception):
     """The log was replaced by another one: nothing that was read of it holds."""
 
 

@@ -9,12 +9,12 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import GatewayError
 from codegen_api.flights import Flights
+from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
 from codegen_api.pace import Cadence
@@ -46,16 +46,12 @@ class _Mark:
     open: bool
 
 
-class _Replaced(Exception):  # noqa: N818 - control flow inside this module
+class _Replaced(Exception):
     """The host has another log under this name."""
 
 
-class _Stale(Exception):  # noqa: N818 - control flow inside this module
+class _Stale(Exception):
     """This answer is older than one that came before it."""
-
-
-OldPages = MutableMapping[tuple[RunRef, int], tuple[LogEntry, ...]]
-"""Full pages from before the window, by run and number: nothing in them can change any more."""
 
 
 class Follower:
@@ -152,8 +148,8 @@ class Follower:
             await self._progress.wait()
 
     async def old_page(self, number: int) -> tuple[LogEntry, ...]:
-        """Page ``number`` (from 0, of the host's full size) of what lies before the window, read once for all viewers."""
-        held = self._old_pages.get((self.ref, number))
+        """Full page ``number`` (from 0) of what lies before the window, read once for all viewers."""
+        held = self._old_pages.get(self.ref, number)
         return held or await self._flights.share(number, lambda: self._fetch_old(number))
 
     async def aclose(self) -> None:
@@ -170,7 +166,7 @@ class Follower:
     def _keep_old(self, page: Page, tail: Cursor) -> None:
         size = self._upstream.page_size
         if len(page.entries) == size and page.last <= tail - SETTLING:  # nothing in it can be amended any more
-            self._old_pages[self.ref, page.after // size] = page.entries
+            self._old_pages.keep(self.ref, page.after // size, page.entries)
 
     async def _adopt(self) -> None:
         """Go on from the window that an earlier follower left."""
@@ -186,7 +182,7 @@ class Follower:
             self.run = tail.changed.run.updated(self.run) if newer else self.run.updated(tail.changed.run)
 
     async def _look(self) -> float | None:
-        """Read from the oldest entry that may have changed to the end. Seconds until the next look; None: when asked."""
+        """Read from the oldest entry that may have changed to the end; seconds to the next look (None: when asked)."""
         if (
             self._announced is not None
             and self._announced.length is not None
@@ -329,8 +325,7 @@ class Follower:
     async def _start_over(self) -> None:
         await self._flights.aclose()
         await self._broker.forget(self.ref)
-        for key in [key for key in self._old_pages if key[0] == self.ref]:
-            del self._old_pages[key]
+        self._old_pages.forget(self.ref)
         self._marks.clear()
         self.tail = self._near = self._missed = 0
         self._located = self.caught_up = False
@@ -343,7 +338,7 @@ class Follower:
         await self._broker.publish(self._announced)
 
     async def _rest(self, delay: float | None) -> None:
-        """Until it is time to read again: by the pace, because somebody's right wants renewing, or because of a call."""
+        """Until it is time to read again: by the pace, to renew somebody's right, or because of a call."""
         if delay is not None:
             renewal = self.readers.renewal()
             if renewal is not None:

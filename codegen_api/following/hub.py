@@ -4,17 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import ShuttingDown
 from codegen_api.following.follower import RESUME_DOUBT, Follower
+from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
-from codegen_api.runs import Cursor, LogEntry, Run, RunRef
+from codegen_api.runs import Cursor, Run, RunRef
 from codegen_api.upstreams import Upstream
 
 LINGER = 5.0
@@ -39,9 +40,7 @@ class Hub:
         self._rights = rights
         self._cadence = cadence
         self._linger = linger
-        self._old_pages: LRUCache[tuple[RunRef, int], tuple[LogEntry, ...]] = LRUCache(
-            old_pages_bytes, getsizeof=lambda entries: sum(entry.size for entry in entries)
-        )
+        self._old_pages = OldPages(old_pages_bytes)
         self._waits: TTLCache[str, float] = TTLCache(50_000, 3600, timer=loop_time)
         self._resumes: TTLCache[RunRef, tuple[float, Run | None]] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._followers: dict[RunRef, Follower] = {}
@@ -49,6 +48,8 @@ class Hub:
         self._retirements: dict[Follower, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._subscribers: set[Subscriber] = set()
+        self._empty = asyncio.Event()  # set while there is no viewer
+        self._empty.set()
         self._draining = False
 
     @property
@@ -74,10 +75,13 @@ class Hub:
         subscriber = Subscriber(follower, self._broker, credential, cursor, self._upstream.page_size, patrol)
         follower.readers.listeners.add(subscriber.poke)
         self._subscribers.add(subscriber)
+        self._empty.clear()
         try:
             yield subscriber
         finally:
             self._subscribers.discard(subscriber)
+            if not self._subscribers:
+                self._empty.set()
             follower.readers.listeners.discard(subscriber.poke)
             follower.readers.leave(credential)
             if not follower.readers.viewers and follower in self._tasks:
@@ -102,9 +106,11 @@ class Hub:
         subscribers = list(self._subscribers)
         for index, subscriber in enumerate(subscribers):
             loop.call_later(0.8 * seconds * index / len(subscribers), subscriber.leave)
-        deadline = loop.time() + seconds
-        while self._subscribers and loop.time() < deadline:
-            await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
 
     async def aclose(self) -> None:
         """Stop every follower."""

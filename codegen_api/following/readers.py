@@ -1,7 +1,7 @@
 """The readers of a run: the credentials of those who view it, with which the host is asked on their behalf.
 
-Reads rotate over them, so that each is shown to the host again and again: who loses the right to see the run is noticed,
-and only their own viewers have to go.
+Reads rotate over them, so that each is shown to the host again and again: who loses the right to see the run is
+noticed, and only their own viewers have to go.
 """
 
 import asyncio

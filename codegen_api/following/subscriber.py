@@ -1,7 +1,7 @@
 """The subscriber: one viewer's way through a log, a position and nothing else.
 
-It promises every entry behind its position once and in order, whether it comes from the window or is read again from the
-host; amendments of what was given before; and, when the run has ended and everything was given, one end.
+It promises every entry behind its position once and in order, whether it comes from the window or is read again from
+the host; amendments of what was given before; and, when the run has ended and everything was given, one end.
 """
 
 import asyncio
@@ -150,7 +150,7 @@ class Subscriber:
         await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
 
     async def _source(self) -> AsyncGenerator[Batch | Resync, None]:
-        follower, ref, cursor = self._follower, self._follower.ref, self.cursor
+        follower, cursor = self._follower, self.cursor
         revision: int | None = None
         await follower.reached(cursor)
         if cursor > follower.tail:
@@ -158,42 +158,51 @@ class Subscriber:
             cursor = follower.tail
         elif cursor > 0:
             # the viewer's copies may be older than the last amendment, and nobody knows how old
-            async for batch in self._again(max(0, cursor - AMENDABLE), cursor, all_of_them=False):
+            for batch in await self._again(max(0, cursor - AMENDABLE), cursor, all_of_them=False):
                 yield batch
         generation = follower.generation
         while True:
             try:
                 if generation != follower.generation:
                     raise Forgotten
-                async with aclosing(self._broker.subscribe(ref, cursor, revision)) as batches:
+                async with aclosing(self._broker.subscribe(follower.ref, cursor, revision)) as batches:
                     async for batch in batches:
                         cursor, revision = batch.cursor, batch.revision
                         yield batch
             except Evicted as evicted:
-                revision = evicted.revision
-                if evicted.amended is not None:
-                    async for batch in self._again(evicted.amended - 1, cursor, all_of_them=True):
+                async with aclosing(self._catch_up(cursor, evicted)) as batches:
+                    async for batch in batches:
+                        cursor = batch.cursor
                         yield batch
-                async for page in self._past(cursor, evicted.first - 1):
-                    cursor = page[-1].cursor
-                    for entries in _portions(page):
-                        yield Batch(entries, None, entries[-1].cursor, evicted.revision)
+                revision = evicted.revision
             except Forgotten:
-                requested, generation, revision = cursor, follower.generation, None
-                cursor = 0
                 while not follower.caught_up:
                     await follower.reached(follower.tail + 1)
-                yield Resync(requested, follower.tail, 0)
+                yield Resync(cursor, follower.tail, 0)
+                cursor, revision, generation = 0, None, follower.generation
 
-    async def _again(self, start: Cursor, stop: Cursor, *, all_of_them: bool) -> AsyncGenerator[Batch, None]:
+    async def _catch_up(self, cursor: Cursor, evicted: Evicted) -> AsyncGenerator[Batch, None]:
+        """What a viewer at ``cursor`` lacks of what the window no longer holds."""
+        if evicted.amended is not None:
+            for batch in await self._again(evicted.amended - 1, cursor, all_of_them=True):
+                yield batch
+        while cursor < evicted.first - 1:
+            page = await self._old(cursor, evicted.first - 1)
+            if not page:
+                return
+            for portion in _portions(page):
+                cursor = portion[-1].cursor
+                yield Batch(portion, None, cursor, evicted.revision)
+
+    async def _again(self, start: Cursor, stop: Cursor, *, all_of_them: bool) -> list[Batch]:
         """Entries ``start + 1`` to ``stop``, which the viewer has, as they are now."""
-        amended = []
         async with aclosing(self._stretch(start, stop)) as entries:
-            async for appended in entries:
-                if all_of_them or appended.entry.amendable:
-                    amended.append(Amended(appended.cursor, appended.entry))
-        for portion in _portions(amended):
-            yield Batch(portion, None, stop, 0)
+            amended = [
+                Amended(appended.cursor, appended.entry)
+                async for appended in entries
+                if all_of_them or appended.entry.amendable
+            ]
+        return [Batch(portion, None, stop, 0) for portion in _portions(amended)]
 
     async def _stretch(self, start: Cursor, stop: Cursor) -> AsyncGenerator[Appended, None]:
         """Entries ``start + 1`` to ``stop``, which are in the log, from wherever they are."""
@@ -209,26 +218,20 @@ class Subscriber:
                         if cursor >= stop:
                             return
             except Evicted as evicted:
-                async for page in self._past(cursor, min(stop, evicted.first - 1)):
-                    for appended in page:
-                        yield appended
-                        cursor = appended.cursor
+                for appended in await self._old(cursor, min(stop, evicted.first - 1)):
+                    yield appended
+                    cursor = appended.cursor
 
-    async def _past(self, cursor: Cursor, last: Cursor) -> AsyncGenerator[list[Appended], None]:
-        """Entries ``cursor + 1`` to ``last``, read again from the host in its own full pages."""
-        while cursor < last:
-            number, offset = divmod(cursor, self._page_size)
-            entries = await self._follower.old_page(number)
-            page = [
-                Appended(position, entry)
-                for position, entry in enumerate(entries[offset:], cursor + 1)
-                if position <= last
-            ]
-            if not page:  # the host shows less than it did: a stale answer, or another log, which the follower will see
-                await asyncio.sleep(1.0)
-                return
-            cursor = page[-1].cursor
-            yield page
+    async def _old(self, cursor: Cursor, last: Cursor) -> list[Appended]:
+        """The next entries of ``cursor + 1`` to ``last``, from one of the host's own full pages, read again."""
+        number, offset = divmod(cursor, self._page_size)
+        entries = await self._follower.old_page(number)
+        page = [
+            Appended(position, entry) for position, entry in enumerate(entries[offset:], cursor + 1) if position <= last
+        ]
+        if not page:  # the host shows less than it did: a stale answer, or another log, which the follower will see
+            await asyncio.sleep(1.0)
+        return page
 
 
 def _portions(entries: "list[Appended] | list[Amended]") -> list[tuple[Appended | Amended, ...]]:

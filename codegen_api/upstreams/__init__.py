@@ -1,9 +1,10 @@
 """The contract of an upstream: the hosted agent API behind the gateway, in the gateway's words.
 
-An adapter parses, names, and maps errors; it decides nothing. Every method raises errors of ``codegen_api.errors`` only:
-``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for what the host said,
-``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use. It repeats nothing by itself.
-A power that only some hosts have is a protocol of its own (``Cancels``), asked for with ``isinstance``.
+An adapter parses, names, and maps errors; it decides nothing. Every method raises errors of ``codegen_api.errors``
+only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for
+what the host said, ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use. It
+repeats nothing by itself. A power that only some hosts have is a protocol of its own (``Cancels``), asked for with
+``isinstance``.
 """
 
 from collections.abc import Mapping
@@ -124,7 +125,7 @@ class Upstream(Protocol):
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> Page:
-        """Up to ``limit`` entries behind position ``after``; with ``newest_first``, behind the ``after`` newest ones."""
+        """Up to ``limit`` entries behind position ``after`` (``newest_first``: behind the ``after`` newest ones)."""
         ...
 
     async def aclose(self) -> None:

@@ -142,7 +142,8 @@ async def list_runs(
     """Runs, newest first.
 
     The host cannot filter by `status`: the gateway reads on until `limit` runs match or it has looked far enough, and
-    `next_skip` says where to go on (`null` at the end of the list). `total` and `pages` are the host's, of the whole list.
+    `next_skip` says where to go on (`null` at the end of the list). `total` and `pages` are the host's, of the whole
+    list.
     """
     organization = await gateway.organization(caller, wanted)
     found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), status or None)
@@ -178,7 +179,8 @@ async def resume_run(
 async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """Stop a run, where the host can.
 
-    For Codegen this is its *ban*: besides stopping the run it stops the checks of the run's pull request. A resume lifts it.
+    For Codegen this is its *ban*: besides stopping the run it stops the checks of the run's pull request. A resume
+    lifts it.
     """
     organization = await gateway.organization(caller, wanted)
     return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
@@ -228,7 +230,8 @@ async def stream_logs(
     """The log from a position on, entry by entry as they come, until the run has ended and everything was sent.
 
     The position is given as `Last-Event-ID`, as `last_event_id` or as `skip`, in this order. A stream without `end` or
-    `failure` is unfinished: come back with the last id. `204` answers who was told the end already and has missed nothing.
+    `failure` is unfinished: come back with the last id. `204` answers who was told the end already and has missed
+    nothing.
     """
     asked = request.headers.get("last-event-id") or last_event_id or (None if skip is None else str(skip))
     position = Position(0) if asked is None else parse_position(asked)

@@ -1,7 +1,7 @@
 """What the native routes take and give, as the OpenAPI document tells it.
 
-Only the request models are used to parse; answers are written from the host's own data, so the models here describe them
-and never cut them down.
+Only the request models are used to parse; answers are written from the host's own data, so the models here describe
+them and never cut them down.
 """
 
 from typing import Annotated, Any
@@ -45,7 +45,8 @@ event: log
 data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":null,"position":1}
 
 event: log.amended
-data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":{"matches":1},"position":1}
+data:
+{"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":{"matches":1},"position":1}
 
 event: notice
 data: {"code":"upstream_unavailable","retry_in":2.1}

@@ -1,0 +1,263 @@
+"""A whole life of a run: created, watched live with a cut in the middle, read again by pages, and resumed.
+
+The log is followed once, and what came is written down; most of the checks then only look at the record.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from codegen_api.validate.events import Event, NotEvents, read_events
+from codegen_api.validate.remote import (
+    Failed,
+    Object,
+    Remote,
+    Skipped,
+    described,
+    error_of,
+    expect,
+    json_of,
+    run_of,
+    shown,
+)
+
+PROMPT = "This is a smoke test. Change nothing, and answer with the single word pong."
+PROMPT_AGAIN = "Still a smoke test. Change nothing, and answer with the single word pong again."
+CUT_AFTER = 2
+"""After so many entries the connection is cut, once."""
+FRUITLESS = 3
+"""So many connections in a row may end without anything new before the stream is given up."""
+LONGEST_PAUSE = 10.0
+"""Seconds; the gateway may ask for a longer one before a reconnect, but this is a check and not a browser."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What came over the wire of one log. ``ended`` is the whole ``end`` event, ``trouble`` why there is none."""
+
+    last_id: str | None = None
+    positions: list[int] = field(default_factory=list)
+    entries: dict[int, Object] = field(default_factory=dict)
+    connections: int = 0
+    told_ended: bool = False
+    live: bool = False
+    """Whether the run was still at work when the first entry had arrived."""
+    ended: Event | None = None
+    trouble: str = ""
+
+
+@dataclass(slots=True)
+class Found:
+    """What the checks hand on to each other."""
+
+    bodies: list[Object] = field(default_factory=list)
+    runs: list[Object] = field(default_factory=list)
+    run_id: int = 0
+    gone: bool = False
+    """Whether the gateway has stopped accepting connections."""
+    record: Record = field(default_factory=Record)
+
+
+async def create(remote: Remote, found: Found) -> str:
+    body: Object = {"prompt": PROMPT}
+    if remote.options.metadata is not None:
+        body["metadata"] = remote.options.metadata
+    answer = await remote.ask("POST", "/agent-runs", body=body)
+    run = run_of(json_of(answer, 201))
+    location = answer.headers.get("Location", "")
+    expect(location, "there is no Location")
+    run_of(json_of(await remote.ask("GET", remote.url(location))), run["id"])
+    found.run_id = run["id"]
+    return f"201, run {run['id']}, found where Location says"
+
+
+async def stream(remote: Remote, found: Found) -> str:
+    record = found.record
+    await _follow(remote, found.run_id, record, cut_after=CUT_AFTER)
+    return f"{len(record.positions)} entries over {record.connections} connections"
+
+
+async def live(_: Remote, found: Found) -> str:
+    expect(found.record.positions, "no entry came at all")
+    expect(found.record.live, "the first entry came only after the run had ended (held back, or a run too short)")
+    return "the first entry arrived while the run was at work"
+
+
+async def unbroken(_: Remote, found: Found) -> str:
+    record = found.record
+    _expect_whole(record, 1)
+    if record.connections == 1:
+        raise Skipped("the log ended before it could be cut")
+    return f"positions 1 to {len(record.positions)}, none lost and none doubled"
+
+
+async def end(_: Remote, found: Found) -> str:
+    return f"{_expect_end(found.record)} entries in all"
+
+
+async def pages(remote: Remote, found: Found) -> str:
+    entries = found.record.entries
+    limit = min(100, len(entries) // 3 + 1)
+    skip = read = 0
+    while skip < len(entries):
+        answer = await remote.ask("GET", f"/agent-runs/{found.run_id}/logs?skip={skip}&limit={limit}")
+        page = json_of(answer)
+        logs = page.get("logs")
+        expect(isinstance(logs, list) and logs, "a page has no `logs` although there are more")
+        expect(page.get("total_logs") == len(entries), f"`total_logs` is not {len(entries)}")
+        for position, entry in enumerate(logs or (), skip + 1):
+            expect(entries.get(position) == entry, f"entry {position} is not what the stream last said of it")
+        skip, read = skip + len(logs or ()), read + 1
+        expect(
+            ("next" in answer.links) == (skip < len(entries)), 'Link: rel="next" does not tell whether there is more'
+        )
+    return f"{read} pages, equal to what was streamed"
+
+
+async def told(remote: Remote, found: Found) -> str:
+    path, last = f"/agent-runs/{found.run_id}/logs/stream", found.record.last_id or ""
+    async with remote.stream(path, {"Accept": "text/event-stream", "Last-Event-ID": last}) as answer:
+        expect(answer.status_code == 204, f"Last-Event-ID {shown(last)} was answered {described(answer)}, not 204")
+    return f"Last-Event-ID {shown(last)} is answered 204"
+
+
+async def resume(remote: Remote, found: Found) -> str:
+    before = _expect_end(found.record)
+    answer = await remote.ask("POST", f"/agent-runs/{found.run_id}/resume", body={"prompt": PROMPT_AGAIN})
+    run_of(json_of(answer), found.run_id)
+    record = Record(last_id=found.record.last_id)
+    await _follow(remote, found.run_id, record)
+    expect(record.positions or record.trouble, f"the stream ended at {before} again")
+    _expect_whole(record, before + 1)
+    return f"positions {before + 1} to {_expect_end(record)}, and the end again"
+
+
+# -- following a log --------------------------------------------------------------------------------------------------
+
+
+async def _follow(remote: Remote, run_id: int, record: Record, cut_after: int | None = None) -> None:
+    """Follow the log to its end, and come back whenever a connection ends before that."""
+    seconds, fruitless = remote.options.stream_seconds, 0
+    try:
+        async with asyncio.timeout(seconds):
+            while record.ended is None and fruitless < FRUITLESS:
+                known = len(record.positions)
+                pause = await _connection(remote, run_id, record, cut_after)
+                cut_after = None
+                fruitless = 0 if len(record.positions) > known else fruitless + 1
+                if record.ended is None:
+                    await asyncio.sleep(min(pause, LONGEST_PAUSE))
+    except TimeoutError:
+        record.trouble = f"run {run_id} has not ended within {seconds:g} s (see --timeout)"
+    else:
+        record.trouble = f"{FRUITLESS} connections in a row ended without anything new, and without an end"
+
+
+async def _connection(remote: Remote, run_id: int, record: Record, cut_after: int | None) -> float:
+    """One connection, to its end or until it is cut. How many seconds to wait before the next."""
+    headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+    if record.last_id is not None:
+        headers["Last-Event-ID"] = record.last_id
+    record.connections += 1
+    pause = 2.0
+    async with remote.stream(f"/agent-runs/{run_id}/logs/stream", headers) as answer:
+        if answer.status_code >= 400:
+            await answer.aread()
+            error_of(answer, answer.status_code)
+        expect(answer.status_code == 200, f"a stream was answered {described(answer)}, not 200")
+        _expect_stream_headers(answer)
+        first = True
+        async with aclosing(_until_broken(answer)) as events:
+            async for event in events:
+                pause = pause if event.retry is None else event.retry / 1000
+                expect(not first or event.name in ("status", "notice"), f"a stream began with {shown(event.name)}")
+                first = False
+                _note(record, event)
+                if record.ended is not None:
+                    break
+                if event.name == "log" and len(record.positions) == 1:
+                    # not by the events' own order: one that holds all back until the end keeps it
+                    seen = run_of(json_of(await remote.ask("GET", f"/agent-runs/{run_id}")), run_id)
+                    record.live = not (seen["ended"] or record.told_ended)
+                if cut_after is not None and len(record.positions) >= cut_after:
+                    return 0.0
+    return pause
+
+
+async def _until_broken(answer: httpx.Response) -> AsyncGenerator[Event, None]:
+    """The events of a connection. That it breaks is no failure: the client comes back."""
+    try:
+        async with aclosing(read_events(answer.aiter_bytes())) as events:
+            async for event in events:
+                yield event
+    except httpx.TransportError:
+        return
+    except NotEvents:
+        raise Failed("what comes is not a stream of events") from None
+
+
+def _note(record: Record, event: Event) -> None:
+    """Write down what an event says."""
+    data = _data(event)
+    match event.name:
+        case "status":
+            record.told_ended = run_of(data)["ended"]
+        case "log":
+            position = data.get("position")
+            expect(isinstance(position, int) and str(position) == event.id, "`position` of an entry is not its id")
+            record.positions.append(data["position"])
+            record.entries[data["position"]] = data
+        case "log.amended":
+            expect(event.id is None, "an amended entry has an id")
+            record.entries[data.get("position", 0)] = data
+        case "end":
+            record.ended = event
+        case "resync":
+            raise Failed("the gateway does not know the position that it gave itself (resync)")
+        case "failure":
+            raise Failed(f"the gateway gave up: {shown(data.get('code'))}")
+        case _:
+            pass  # notices, and what later versions add
+    record.last_id = event.id or record.last_id
+
+
+def _data(event: Event) -> Object:
+    try:
+        data: Any = json.loads(event.data)
+    except ValueError:
+        data = None
+    expect(isinstance(data, dict), f"the data of {shown(event.name)} is no JSON object")
+    return data  # type: ignore[no-any-return]
+
+
+def _expect_stream_headers(answer: httpx.Response) -> None:
+    kind = answer.headers.get("Content-Type", "")
+    expect(kind.partition(";")[0] == "text/event-stream", f"a stream has the type {shown(kind or 'none')}")
+    expect("no-cache" in answer.headers.get("Cache-Control", ""), "a stream may be cached")
+    expect(answer.headers.get("Content-Encoding", "identity") == "identity", "a stream is compressed")
+
+
+def _expect_whole(record: Record, first: int) -> None:
+    """Every entry from position ``first`` on came once, and in its turn."""
+    for expected, position in enumerate(record.positions, first):
+        if position < expected:
+            raise Failed(f"position {position} came twice, or late")
+        expect(position == expected, f"position {expected} was lost")
+    strangers = [position for position in record.entries if position not in range(1, first + len(record.positions))]
+    expect(not strangers, "an entry was amended that had never come")
+
+
+def _expect_end(record: Record) -> int:
+    """The length of the log, by its end."""
+    if record.ended is None:
+        raise Failed(record.trouble)
+    data, last = _data(record.ended), max(record.positions, default=0)
+    expect(run_of(data)["ended"], "`end` shows a run that has not ended")
+    expect(data.get("total_logs") == last, f"`total_logs` of the end is not {last}, the last position")
+    expect(record.ended.id == f"{last}.end", f"the id of the end is not {last}.end")
+    return last

@@ -1,0 +1,194 @@
+"""The gateway that is checked, as a client sees it, and what every one of its answers has to be like.
+
+Nothing that is said about an answer quotes it: texts of errors and logs may hold prompts.
+"""
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+
+Object = dict[str, Any]
+
+PATIENCE = 3
+"""How often a read is tried that is answered 429."""
+LONGEST_WAIT = 60.0
+"""Seconds between two of these."""
+
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,60}")
+_HARMLESS = re.compile(r'[\w./:;=+" -]{1,80}', re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
+
+
+class Failed(Exception):
+    """A check has failed. The text says what was seen, and goes on after the name of the check."""
+
+
+class Skipped(Exception):
+    """A check could not be made. The text says why."""
+
+
+def expect(condition: object, otherwise: str) -> None:
+    """Fail the check with ``otherwise`` unless ``condition`` holds."""
+    if not condition:
+        raise Failed(otherwise)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is to be checked, and how. ``stream_seconds`` is how long a log may take to end."""
+
+    url: str
+    token: str = field(repr=False)
+    origin: str
+    stream_seconds: float
+    organization: str | None = None
+    metadata: Object | None = None
+
+
+class Remote:
+    """Sends requests to the gateway. Each bears an ``X-Request-ID`` of its own, and the token unless told otherwise."""
+
+    def __init__(self, client: httpx.AsyncClient, options: Options) -> None:
+        self.options = options
+        self._client = client
+        self._own = {"X-Organization-ID": options.organization} if options.organization else {}
+
+    def url(self, path: str, base: str = "") -> httpx.URL:
+        """Where ``path``, as an answer of the gateway gave it, leads.
+
+        Raises:
+            Failed: to another origin, where neither the token nor a browser without internet should go.
+        """
+        url = httpx.URL(urljoin(base or self.options.url, path))
+        own = httpx.URL(self.options.url)
+        same = (url.scheme, url.host, url.port) == (own.scheme, own.host, own.port)
+        expect(same, f"an address at another origin: {shown(url.host)}")
+        return url
+
+    async def ask(
+        self,
+        method: str,
+        path: str | httpx.URL,
+        *,
+        token: str | None = "",
+        headers: Mapping[str, str] | None = None,
+        body: Object | None = None,
+    ) -> httpx.Response:
+        """One request and its whole answer. ``token``: None for none, another than the caller's, else the caller's.
+
+        A read that is answered 429 is asked again, as a client should, but not for ever.
+        """
+        for _ in range(PATIENCE):
+            response = await self._client.request(
+                method, self._whole(path), headers=self._headers(token, headers), json=body
+            )
+            if response.status_code != 429 or method != "GET":
+                break
+            after = response.headers.get("Retry-After", "")
+            await asyncio.sleep(min(float(after) if after.isascii() and after.isdigit() else 1.0, LONGEST_WAIT))
+        return response
+
+    def stream(self, path: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[httpx.Response]:
+        """A GET whose answer is read as it comes."""
+        return self._client.stream("GET", self._whole(path), headers=self._headers("", headers))
+
+    def _whole(self, path: str | httpx.URL) -> str | httpx.URL:
+        return path if isinstance(path, httpx.URL) else self.options.url + path
+
+    def _headers(self, token: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+        authorization = {} if token is None else {"Authorization": f"Bearer {token or self.options.token}"}
+        return {"X-Request-ID": uuid.uuid4().hex, **self._own, **authorization, **(headers or {})}
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+def json_of(response: httpx.Response, status: int = 200) -> Object:
+    """The JSON object that the gateway answered with ``status``."""
+    expect(response.status_code == status, f"answered {described(response)}, not {status}")
+    return _object(response)
+
+
+def error_of(response: httpx.Response, status: int) -> Object:
+    """The body of an error, which has one shape wherever it comes from."""
+    expect(response.status_code == status, f"answered {described(response)}, not {status}")
+    body = _object(response)
+    expect(isinstance(body.get("error"), str) and body["error"], "the error body has no sentence in `error`")
+    expect(_CODE.fullmatch(str(body.get("code"))), "the error body has no snake_case `code`")
+    expect(body.get("status_code") == status, "`status_code` of the error body is not the status")
+    sent = response.request.headers["X-Request-ID"]
+    expect(response.headers.get("X-Request-ID") == sent, "X-Request-ID does not come back")
+    expect(body.get("request_id") == sent, "`request_id` of the error body is not the X-Request-ID that was sent")
+    return body
+
+
+def page_of(response: httpx.Response, limit: int) -> list[Object]:
+    """The items of a page of a list."""
+    body = json_of(response)
+    items = body.get("items")
+    expect(
+        isinstance(items, list) and all(isinstance(item, dict) for item in items), "`items` is not a list of objects"
+    )
+    absent = [name for name in ("total", "page", "size", "pages") if name not in body]
+    expect(not absent, f"the page lacks {', '.join(absent)}")
+    expect(len(items or ()) <= limit, f"more items than the {limit} asked for")
+    return items or []
+
+
+def run_of(body: Object, run_id: int | None = None) -> Object:
+    """``body``, if it is a run, and the right one."""
+    expect(isinstance(body.get("id"), int), "the run has no integer `id`")
+    expect(run_id in (None, body["id"]), f"this is run {body['id']}, not run {run_id}")
+    expect(isinstance(body.get("run_status"), str), "the run has no `run_status`")
+    expect(isinstance(body.get("ended"), bool), "the run does not say whether it has `ended`")
+    return body
+
+
+def times_of(body: Object) -> Iterator[object]:
+    """The times in a run, a page of its log or the state of health, where they are not null."""
+    for name in ("created_at", "timestamp", "checked_at"):
+        if body.get(name) is not None:
+            yield body[name]
+    for name in ("github_pull_requests", "logs", "upstream"):
+        for inner in body[name] if isinstance(body.get(name), list) else [body.get(name)]:
+            if isinstance(inner, dict):
+                yield from times_of(inner)
+
+
+def is_time(value: object) -> bool:
+    """Whether this is a time as RFC 3339 has it, in UTC and with ``Z``."""
+    return isinstance(value, str) and _TIME.fullmatch(value) is not None
+
+
+def described(response: httpx.Response) -> str:
+    """An answer in a few words: its status and the code of our errors, or what it is instead."""
+    try:
+        code = json.loads(response.content)["code"]
+    except (httpx.ResponseNotRead, ValueError, KeyError, TypeError):
+        code = response.headers.get("Content-Type", "without a type").partition(";")[0]
+    return f"{response.status_code} ({shown(code)})"
+
+
+def shown(value: object) -> str:
+    """A value from outside as it may stand in a report."""
+    text = str(value)
+    return text if _HARMLESS.fullmatch(text) else f"a strange {type(value).__name__}"
+
+
+def _object(response: httpx.Response) -> Object:
+    kind = response.headers.get("Content-Type", "").partition(";")[0]
+    expect(kind == "application/json", f"answered {response.status_code} with {shown(kind or 'no type')}, not JSON")
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        raise Failed(f"answered {response.status_code} with JSON that cannot be read") from None
+    expect(isinstance(body, dict), f"answered {response.status_code} with JSON that is no object")
+    return body  # type: ignore[no-any-return]

@@ -1,0 +1,54 @@
+"""Adapters to run each contract over, and hosts to run them against."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from codegen_api.upstreams.codegen import CodegenUpstream
+
+ROOT = Path(__file__).parents[2]
+STARTED = 30.0
+
+Connect = Callable[..., CodegenUpstream]
+
+ADAPTERS: dict[str, Connect] = {
+    "codegen-aiohttp": CodegenUpstream,
+    "codegen-httpx": lambda url, **more: CodegenUpstream(url, transport=httpx.AsyncHTTPTransport(), **more),
+}
+"""The adapters under contract, each over every transport it can be given: called with the host's URL."""
+
+
+@pytest.fixture(params=sorted(ADAPTERS))
+def connect(request: pytest.FixtureRequest) -> Connect:
+    return ADAPTERS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in ("NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def sandbox_url() -> Iterator[str]:
+    """A sandbox as a process of its own, without rate limits."""
+    command = [sys.executable, "-m", "codegen_api.sandbox", "--port", "0", "--announce", "--die-with-stdin"]
+    with subprocess.Popen(
+        [*command, "--limits", "off"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            ready, _, _ = select.select([process.stdout], [], [], STARTED)
+            assert ready, "the sandbox said nothing"
+            yield json.loads(process.stdout.readline())["url"]
+        finally:
+            process.kill()
+            process.wait(STARTED)
