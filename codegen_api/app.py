@@ -23,6 +23,7 @@ from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import native
 from codegen_api.draining import Drain
+from codegen_api.errors import Rejected
 from codegen_api.following import Patrol
 from codegen_api.gateway import Gateway
 from codegen_api.pace import Cadence
@@ -76,23 +77,31 @@ def create_app(
     ``settings`` are read from the environment unless they are given; where the environment is not valid the process
     ends with status 2 and a line for each variable that is wrong. ``upstream`` and ``broker`` replace those that the
     settings name. ``title`` and ``version`` are what the API calls itself.
+
+    Raises:
+        SettingsError: the settings that were given make no sense.
     """
-    if settings is None:
-        settings = _settings_or_exit()
+    try:
+        return _build(settings or read_settings(), title=title, version=version, upstream=upstream, broker=broker)
+    except SettingsError as error:
+        if settings is not None:
+            raise
+        warn_on_terminal(str(error))
+        raise SystemExit(2) from None
+
+
+def _build(
+    settings: Settings, *, title: str, version: str | None, upstream: Upstream | None, broker: Broker | None
+) -> FastAPI:
     set_up_logging(settings.log_level)
-    _report(settings)
     workers = _workers(settings)
-    upstream = upstream or CodegenUpstream(
-        settings.base_url,
-        connect_timeout=settings.upstream_connect_timeout_seconds,
-        read_timeout=settings.upstream_read_timeout_seconds,
-        via=_via(settings),
-    )
+    _report(settings, workers)
+    upstream = upstream or _upstream(settings)
     memory = settings.memory_mib * MIB
     gateway = Gateway(
         upstream,
         broker or MemoryBroker(max_bytes=memory * 3 // 4),
-        organization=settings.org_id,
+        organization=_organization(settings, upstream),
         patrol=lambda: Patrol(
             # jittered, so that streams that began together do not all come back together
             max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
@@ -146,19 +155,29 @@ async def _render(request: Request, error: Exception) -> Response:
     return response
 
 
-def _settings_or_exit() -> Settings:
+def _upstream(settings: Settings) -> Upstream:
     try:
-        return read_settings()
-    except SettingsError as error:
-        warn_on_terminal(str(error))
-        raise SystemExit(2) from None
+        return CodegenUpstream(
+            settings.base_url,
+            connect_timeout=settings.upstream_connect_timeout_seconds,
+            read_timeout=settings.upstream_read_timeout_seconds,
+            via=_via(settings),
+        )
+    except ValueError as error:
+        raise SettingsError(f"CODEGEN_BASE_URL: {error}") from error
 
 
-def _report(settings: Settings) -> None:
+def _organization(settings: Settings, upstream: Upstream) -> str | None:
+    try:
+        return None if settings.org_id is None else upstream.organization_id(settings.org_id)
+    except Rejected as error:
+        raise SettingsError("CODEGEN_ORG_ID: it is not the id of an organization") from error
+
+
+def _report(settings: Settings, workers: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
     for name in unknown_names():
         logger.warning("%s is not a setting", name)
-    workers = _workers(settings)
     if workers > 1:
         logger.info(
             "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",

@@ -17,11 +17,11 @@ from codegen_api.following import Ended, Hub, Notice, Patrol, Quiet, Resync, Rig
 from codegen_api.identity import Caller, Credential
 from codegen_api.pace import Cadence
 from codegen_api.runs import Appended, Cursor, Page, Run, RunRef
+from codegen_api.telemetry import Observation
 from codegen_api.upstreams import (
     Cancels,
     Listing,
     NewRun,
-    Observation,
     Organization,
     RunFilter,
     Upstream,
@@ -84,7 +84,7 @@ class Gateway:
     ) -> None:
         self._upstream = upstream
         self._broker = broker
-        self._organization = None if organization is None else upstream.organization_id(organization)
+        self._organization = organization
         self._patrol = patrol
         self._rights = Rights(self._get)
         self.hub = Hub(upstream, broker, self._rights, cadence=cadence, linger=linger, old_pages_bytes=old_pages_bytes)

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 import uvicorn
 
+from codegen_api.app import create_app
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
 
 SANDBOX_ORGANIZATION = "323"
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if arguments.reload and settings.workers > 1:
         _refuse("--reload and several workers do not go together.")
+    if settings.workers > 1:
+        create_app()  # what is wrong is said once, here, and not by every worker in turn
     with _sandbox() if arguments.sandbox else contextlib.nullcontext():
         _serve(settings, arguments)
 

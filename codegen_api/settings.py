@@ -40,7 +40,9 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 class Settings(BaseSettings):
     """Everything that can be set, with its default. Durations are in seconds, sizes in MiB, as the names say."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     base_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "https://api.codegen.com/v1", description="The hosted API, with or without /v1."

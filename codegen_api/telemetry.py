@@ -18,6 +18,14 @@ class Trace:
     passed_on: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Whether the host gave a usable answer, and when it was last asked (seconds since the epoch)."""
+
+    reachable: bool
+    checked_at: float
+
+
 trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)
 
 logger = logging.getLogger("codegen_api")

@@ -10,7 +10,8 @@ from typing import Any
 from codegen_api.errors import Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
-from codegen_api.upstreams import Listing, NewRun, Observation, Organization, RunFilter, User
+from codegen_api.telemetry import Observation
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User
 
 STATUSES = {
     "ACTIVE": RunStatus.RUNNING,
@@ -114,9 +115,7 @@ class FakeHost:
         items = tuple(self._run(hosted) for hosted in newest_first[skip : skip + limit])
         return Listing(items, Paging(len(newest_first), None, limit, None), at_end=len(items) < limit)
 
-    async def resume_run(
-        self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None
-    ) -> Run:
+    async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
         await self._called("resume", credential)
         hosted = self._hosted(credential, ref)
         hosted.append(prompt=prompt)

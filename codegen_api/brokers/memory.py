@@ -175,7 +175,7 @@ class _Window:
         missed = revision is not None and revision < self._lost and after > 0
         if after < self.base or missed:
             # the tail was at or beyond the viewer's cursor when it read that far, so older entries are settled
-            raise Evicted(self.base + 1, self.revision, max(1, after - RECENT + 1) if missed else None)
+            raise Evicted(self.base + 1, self._lost, max(1, after - RECENT + 1) if missed else None)
         key = (after, revision or 0)
         batch = self._batches.get(key)
         if batch is None:
@@ -234,7 +234,7 @@ class _Window:
         for position in [position for position in self._faded if position <= self.tail - RECENT]:
             del self._faded[position]
         for position in [position for position in self._amended if position <= self.base]:
-            self._lost = max(self._lost, self._amended.pop(position)[0])
+            self._lose(self._amended.pop(position)[0])
         self._batches.clear()
 
     def wake(self) -> None:
@@ -267,4 +267,12 @@ class _Window:
             self._amended[position] = (self.revision, entry)
         else:
             self._faded[position] = hash(entry.json)
-            self._lost = self.revision
+            self._lose(self.revision)
+
+    def _lose(self, revision: int) -> None:
+        """Nobody can be given the amendment of this revision any more."""
+        self._lost = max(self._lost, revision)
+        if self.changed is not None and self._changed_revision <= self._lost:
+            # who reads again goes on from what was lost, and must still hear of the run
+            self.revision += 1
+            self._changed_revision = self.revision

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, Page, Paging, Run, RunRef
+from codegen_api.telemetry import Observation
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -60,14 +61,6 @@ class Listing(Generic[T_co]):
     items: tuple[T_co, ...]
     paging: Paging
     at_end: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """Whether the host gave a usable answer, and when it was last asked (seconds since the epoch)."""
-
-    reachable: bool
-    checked_at: float
 
 
 class Upstream(Protocol):

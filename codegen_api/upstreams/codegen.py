@@ -4,35 +4,24 @@ Where a docstring says what the host does, it also says how that is known: from 
 October 2025, or from payloads seen on the wire in June and August 2025. Nothing is repeated, cached or decided here.
 """
 
-import asyncio
-import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib import metadata
 from typing import TypeVar
-from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 import httpx
-import orjson
-from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
 from codegen_api.identity import Credential
+from codegen_api.outbound import Outbound
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus, to_json
-from codegen_api.telemetry import trace
-from codegen_api.upstreams import Listing, NewRun, Observation, Organization, RunFilter, User
+from codegen_api.telemetry import Observation, trace
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User
 
 T = TypeVar("T")
 Object = Mapping[str, Json]
-
-MAX_ANSWER = 128 * 1024 * 1024
-"""Bytes of one answer, decompressed; a host that says more is not listened to any longer."""
 
 _WORDS = {
     RunStatus.PENDING: "PENDING QUEUED",
@@ -85,24 +74,19 @@ class CodegenUpstream:
         read_timeout: float = 30.0,
         via: str | None = None,
     ) -> None:
-        base = _base(base_url)
-        self._root = str(base).rstrip("/") + "/v1"
-        self._deadline = connect_timeout + 2 * read_timeout
-        self._observation: Observation | None = None
-        headers = {"Accept": "application/json", "User-Agent": f"codegen_api/{_version()}"}
-        self._client = httpx.AsyncClient(
-            transport=transport or _transport(base),
-            headers=headers if via is None else {**headers, "Via": f"1.1 {via}"},
-            # Many users share this client: a cookie set for one must not be sent for another.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout),
-            trust_env=False,
+        self._outbound = Outbound(
+            base_url.strip().rstrip("/").removesuffix("/v1"),
+            "/v1",
+            transport=transport,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            via=via,
         )
 
     @property
     def observation(self) -> Observation | None:
         """Whether the last exchange brought JSON and no 5xx; one that was cancelled does not count."""
-        return self._observation
+        return self._outbound.observation
 
     def organization_id(self, text: str) -> str:
         """``"0323"`` -> ``"323"``: the host's ids are JSON integers. Raises ``Rejected`` for anything else."""
@@ -174,7 +158,7 @@ class CodegenUpstream:
 
     async def aclose(self) -> None:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
-        await self._client.aclose()
+        await self._outbound.aclose()
 
     def _runs(self, organization: str) -> str:
         return f"/organizations/{self.organization_id(organization)}/agent/run"
@@ -195,130 +179,12 @@ class CodegenUpstream:
         body: Object | None = None,
     ) -> Json:
         """One exchange: the JSON of a good answer, or the error that a bad one means."""
-        headers, content = _headers(credential), None
-        if body is not None:
-            encoded = _encoded(body)
-            headers += [("Content-Type", "application/json"), ("Content-Length", str(len(encoded)))]
-            content = _pieces(encoded)
-        request = self._client.build_request(method, self._root + path, params=query, headers=headers, content=content)
-        try:
-            response, received = await self._exchange(request)
-        except errors.UpstreamFailure:
-            self._observation = Observation(reachable=False, checked_at=time.time())
-            raise
-        try:
-            answer, readable = _decoded(received), True
-        except ValueError:
-            answer, readable = None, False
-        status = response.status_code
-        self._observation = Observation(reachable=readable and status < 500, checked_at=time.time())
-        if readable and response.is_success:
-            return answer
-        raise _refusal(status, answer, response.headers.get("Retry-After"), credential.token)
-
-    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
-        if self._client.is_closed:
-            raise errors.UpstreamUnreachable
-        # The deadline is no luxury: aiohttp 3.14 waits for ever when a chunked body turns bad half-way.
-        with _faults(answered=False):
-            async with asyncio.timeout(self._deadline):
-                response = await self._client.send(request, stream=True)
-                try:
-                    with _faults(answered=True):
-                        return response, await _received(response)
-                finally:
-                    await response.aclose()
-
-
-def _base(text: str) -> httpx.URL:
-    """The host's address without ``/v1``."""
-    try:
-        url = httpx.URL(text.strip())
-        url.host.encode("idna")  # aiohttp does this later, where nobody expects an error
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise ValueError("The base URL is not a URL.") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("The base URL must begin with http:// or https:// and name a host.")
-    # httpx would send a user and password from here in the place of our own Authorization header.
-    if url.userinfo or url.query or url.fragment:
-        raise ValueError("The base URL must have neither user and password nor a query nor a fragment.")
-    return url.copy_with(path=url.path.rstrip("/").removesuffix("/v1").rstrip("/") or "/")
-
-
-def _version() -> str:
-    try:
-        return metadata.version("codegen-gateway")
-    except metadata.PackageNotFoundError:
-        return "0"
-
-
-def _proxy(base: httpx.URL) -> str | None:
-    # aiohttp's trust_env would also read ~/.netrc, and fail when that has a second credential for the host.
-    proxy = getproxies().get(base.scheme)
-    if not proxy or proxy_bypass(base.host) or proxy_bypass(base.netloc.decode()):
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    if not proxy.lower().startswith(("http://", "https://")):
-        raise ValueError("The proxy that the environment names for the host must be an http:// or https:// one.")
-    return proxy
-
-
-def _transport(base: httpx.URL) -> httpx.AsyncBaseTransport:
-    proxy = _proxy(base)
-    certificates = httpx.create_ssl_context()
-
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=500, ssl=certificates),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy,
-            middlewares=(_once,),
+        answer = await self._outbound.ask(
+            method, path, query, None if body is None else _encoded(body), _headers(credential)
         )
-
-    return AiohttpTransport(verify=certificates, client=session)
-
-
-async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a GET whose connection broke: it does so for exactly these two errors."""
-    try:
-        return await send(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(str(error)) from error
-
-
-@contextmanager
-def _faults(*, answered: bool) -> Iterator[None]:
-    """Raise what goes wrong on the way as errors of ours. ``answered``: the head of an answer has come."""
-    try:
-        yield
-    except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-        # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
-        fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-        if isinstance(fault, httpx.TimeoutException | TimeoutError):
-            raise errors.UpstreamTimeout from error
-        # Without a byte, httpx speaks of a violated protocol too; only its words tell.
-        silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
-        if answered or (isinstance(fault, httpx.ProtocolError | aiohttp.ClientResponseError) and not silent):
-            raise errors.UpstreamError("The host's answer broke off or cannot be read.") from error
-        raise errors.UpstreamUnreachable from error
-
-
-async def _received(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for piece in response.aiter_bytes():
-        content += piece
-        if len(content) > MAX_ANSWER:
-            raise errors.UpstreamError("The host's answer is too long.")
-    return bytes(content)
-
-
-async def _pieces(content: bytes) -> AsyncIterator[bytes]:
-    """Bodies are given in pieces: aiohttp warns of whole ones beyond 1 MiB, and images are larger."""
-    for start in range(0, len(content), 64 * 1024):
-        yield content[start : start + 64 * 1024]
+        if answer.readable and 200 <= answer.status < 300:
+            return answer.json
+        raise _refusal(answer.status, answer.json, answer.retry_after, credential.token)
 
 
 def _headers(credential: Credential) -> list[tuple[str, str]]:
@@ -347,18 +213,6 @@ def _window(skip: int, limit: int) -> dict[str, str | int]:
     if skip < 0 or not 1 <= limit <= CodegenUpstream.page_size:
         raise ValueError(f"skip must be at least 0 and limit from 1 to 100, not {skip} and {limit}")
     return {"skip": skip, "limit": limit}
-
-
-def _decoded(content: bytes) -> Json:
-    """Read JSON, also what Python alone calls so: NaN, 1e400, lone surrogates. Raises ``ValueError``."""
-    try:
-        answer: Json = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        try:
-            answer = json.loads(content)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-    return answer
 
 
 def _refusal(status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
