@@ -5,6 +5,7 @@ import importlib.metadata
 import multiprocessing
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import native
 from codegen_api.draining import Drain
-from codegen_api.errors import Rejected
+from codegen_api.errors import GatewayError, Rejected
 from codegen_api.following import Patrol
 from codegen_api.gateway import Gateway
 from codegen_api.pace import Cadence
@@ -95,8 +96,9 @@ def _build(
 ) -> FastAPI:
     set_up_logging(settings.log_level)
     workers = _workers(settings)
-    _report(settings, workers)
     upstream = upstream or _upstream(settings)
+    if _speaks_for_all(settings):
+        _report(settings, workers)
     memory = settings.memory_mib * MIB
     gateway = Gateway(
         upstream,
@@ -143,7 +145,7 @@ def _build(
     for dialect in DIALECTS:
         app.include_router(dialect.router)
     documentation.install(app)
-    for kind in (HTTPException, RequestValidationError, Exception):
+    for kind in (GatewayError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _render)
     return app
 
@@ -187,12 +189,20 @@ def _report(settings: Settings, workers: int) -> None:
         )
 
 
+def _speaks_for_all(settings: Settings) -> bool:
+    """Whether this process is the one of several beside each other that says how they were started."""
+    if multiprocessing.parent_process() is None:
+        return True
+    # a worker: the front door has spoken before it began, and uvicorn alone never does
+    return settings.workers == 1 and multiprocessing.current_process().name.endswith("-1")
+
+
 def _workers(settings: Settings) -> int:
     """How many processes share the host's budget. uvicorn does not tell its workers, but they see its command line."""
-    if settings.workers == 1 and multiprocessing.parent_process() is not None and "--workers" in sys.argv[:-1]:
-        given = sys.argv[sys.argv.index("--workers") + 1]
-        return int(given) if given.isdigit() else 1
-    return max(settings.workers, int(os.environ.get("WEB_CONCURRENCY") or 1))
+    if settings.workers > 1 or multiprocessing.parent_process() is None:
+        return settings.workers
+    given = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
+    return int(given[1] if given else os.environ.get("WEB_CONCURRENCY") or 1)
 
 
 def _via(settings: Settings) -> str:

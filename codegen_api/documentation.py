@@ -6,8 +6,9 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
+from starlette.responses import FileResponse, HTMLResponse
+
+from codegen_api.errors import NotFound
 
 ASSETS = "/docs/assets"
 
@@ -17,7 +18,13 @@ def install(app: FastAPI) -> None:
     package = importlib.util.find_spec("fastapi_offline")
     assert package is not None  # noqa: S101 - it is a dependency
     assert package.origin is not None  # noqa: S101 - and no namespace package
-    app.mount(ASSETS, StaticFiles(directory=Path(package.origin).parent / "static"))
+    assets = {path.name: path for path in (Path(package.origin).parent / "static").iterdir()}
+
+    @app.get(ASSETS + "/{name}", include_in_schema=False)
+    async def asset(name: str) -> FileResponse:
+        if name not in assets:
+            raise NotFound
+        return FileResponse(assets[name], headers={"Cache-Control": "public, max-age=3600"})
 
     @app.get("/docs", include_in_schema=False)
     async def swagger_ui(request: Request) -> HTMLResponse:

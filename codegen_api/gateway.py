@@ -16,7 +16,7 @@ from codegen_api.errors import OrganizationRequired, Unsupported, UpstreamError,
 from codegen_api.following import Ended, Hub, Notice, Patrol, Quiet, Resync, Rights, Update, loop_time
 from codegen_api.identity import Caller, Credential
 from codegen_api.pace import Cadence
-from codegen_api.runs import Appended, Cursor, Page, Run, RunRef
+from codegen_api.runs import Appended, Cursor, Page, Paging, Run, RunRef
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import (
     Cancels,
@@ -137,22 +137,23 @@ class Gateway:
         if status is None:
             return Found(await self._list(caller, organization, skip, limit, only), None)
         matching: list[Run] = []
-        first: Listing[Run] | None = None
-        position = skip
+        total: int | None = None
+        position, at_end = skip, False
         for _ in range(SEARCHED_PAGES):
             listing = await self._list(caller, organization, position, self._upstream.page_size, only)
-            first = first or listing
+            total = listing.paging.total
             for run in listing.items:
                 position += 1
                 if _has_status(run, status):
                     matching.append(run)
                     if len(matching) == limit:
-                        at_end = listing.at_end and run is listing.items[-1]
-                        return Found(Listing(tuple(matching), first.paging, at_end), None if at_end else position)
-            if listing.at_end:
-                return Found(Listing(tuple(matching), first.paging, at_end=True), None)
-        assert first is not None  # noqa: S101 - SEARCHED_PAGES is at least one
-        return Found(Listing(tuple(matching), first.paging, at_end=False), position)
+                        break
+            at_end = listing.at_end and (not listing.items or run is listing.items[-1])
+            if at_end or len(matching) == limit:
+                break
+        # a page of what matched has no number: nobody knows how many there are
+        found = Listing(tuple(matching), Paging(total, None, limit, None), at_end)
+        return Found(found, None if at_end else position)
 
     async def resume(
         self, caller: Caller, organization: str, run_id: str, prompt: str, images: tuple[str, ...] | None

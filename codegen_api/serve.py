@@ -105,6 +105,7 @@ def _sandbox() -> Iterator[None]:
         [sys.executable, "-m", "codegen_api.sandbox", "--port", "0", "--announce", "--die-with-stdin"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # a checkout need not be installed
     )
     with child:
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - both are pipes

@@ -5,11 +5,16 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
+from cachetools import LRUCache
+
 from codegen_api.brokers import BATCH_BYTES, Batch, Evicted, Forgotten, Tail
 from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Page, RunRef
 
 RECENT = 100
 """How far back from the tail an entry can still be amended, in entries."""
+
+SHARED_BATCHES = 8
+"""How many batches of a window are kept for viewers who come to the same position; each may hold its encoded form."""
 
 WINDOW_OVERHEAD = 4096
 """Bytes charged for a window beyond its entries."""
@@ -95,7 +100,8 @@ class MemoryBroker:
     def _drop(self, ref: RunRef) -> "_Window":
         window = self._windows.pop(ref)
         self._held -= window.size
-        self._revision = max(self._revision, window.revision)
+        # nobody can tell what changes between this window and the next: who knows this one has to read again
+        self._revision = max(self._revision, window.revision + 1)
         return window
 
     def _let_go(self, newest: RunRef) -> None:
@@ -137,7 +143,7 @@ class _Window:
         self._lost = revision
         # what entries that were let go looked like, as long as they can still be amended
         self._faded: dict[Cursor, int] = {}
-        self._batches: dict[tuple[Cursor, int], Batch] = {}
+        self._batches: LRUCache[tuple[Cursor, int], Batch] = LRUCache(SHARED_BATCHES)
         self._waiting: set[asyncio.Future[None]] = set()
 
     @property

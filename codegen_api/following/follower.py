@@ -113,7 +113,7 @@ class Follower:
             self._wake.set()
 
     def touched(self) -> None:
-        """Somebody has altered the run through this gateway: read now."""
+        """Read now: somebody has altered the run through this gateway, or waits for what was let go."""
         self._wake.set()
 
     def resumed(self, at: float, run: Run | None) -> None:

@@ -165,6 +165,8 @@ class Subscriber:
             try:
                 if generation != follower.generation:
                     raise Forgotten
+                if follower.caught_up and await self._broker.tail(follower.ref) is None:
+                    follower.touched()  # the window was let go while nobody was at it, and an ended run is not read
                 async with aclosing(self._broker.subscribe(follower.ref, cursor, revision)) as batches:
                     async for batch in batches:
                         cursor, revision = batch.cursor, batch.revision

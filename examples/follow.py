@@ -1,0 +1,49 @@
+"""Watch a run live: python follow.py http://127.0.0.1:8000 sandbox-alice 12345
+
+Reads the log as JSON lines, comes back after every cut with the last id it saw, and ends when the log has.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+
+TRY_AGAIN = (429, 502, 503, 504)
+CUT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+
+
+def follow(base: str, token: str, run: str, position: str = "") -> Iterator[dict[str, Any]]:
+    """Every event of the run's log behind ``position``, as it happens."""
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/x-ndjson"}
+    while True:
+        wait = 2.0
+        if position:
+            headers["Last-Event-ID"] = position
+        try:
+            # a heartbeat comes every 15 seconds: a minute of silence is a dead connection
+            with requests.get(
+                f"{base}/agent-runs/{run}/logs/stream", headers=headers, stream=True, timeout=(5, 60)
+            ) as response:
+                if response.status_code in TRY_AGAIN:
+                    wait = float(response.headers.get("Retry-After", wait))
+                else:
+                    response.raise_for_status()
+                    for line in response.iter_lines():
+                        event = json.loads(line)
+                        position = event.get("id") or position
+                        yield event
+                        if event["event"] in ("end", "failure"):
+                            return
+                        if event["event"] == "notice" and event["data"]["retry_in"]:
+                            wait = event["data"]["retry_in"]
+        except CUT:
+            pass
+        time.sleep(wait)
+
+
+if __name__ == "__main__":
+    for each in follow(*sys.argv[1:]):
+        print(json.dumps(each), flush=True)

@@ -1,0 +1,204 @@
+"""What only the broker in memory promises: its bound, and one encoding for all."""
+
+import asyncio
+import gc
+import weakref
+from contextlib import AsyncExitStack, aclosing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codegen_api.brokers import Batch, Evicted
+from codegen_api.brokers.memory import WINDOW_OVERHEAD, MemoryBroker
+from tests.brokers.logs import REF, changed, entries, page, ref
+from tests.virtual import run
+
+
+def size(*stretches: tuple[int, int, str]) -> int:
+    return WINDOW_OVERHEAD + sum(
+        entry.size for first, stop, text in stretches for entry in entries(first, stop, text=text)
+    )
+
+
+def test_what_is_held_is_known_to_the_byte() -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+        assert broker.held_bytes == 0
+        await broker.publish(page(0, 10))
+        assert broker.held_bytes == size((1, 11, ""))
+        await broker.publish(page(5, 10))
+        assert broker.held_bytes == size((1, 16, ""))
+        await broker.publish(page(0, 3, text="longer"))  # an amendment may be larger
+        assert broker.held_bytes == size((1, 4, "longer"), (4, 16, ""))
+        await broker.publish(changed())
+        await broker.publish(page(0, 1, ref=ref(2)))
+        assert broker.held_bytes == size((1, 4, "longer"), (4, 16, "")) + size((1, 2, ""))
+        await broker.forget(REF)
+        assert broker.held_bytes == size((1, 2, ""))
+        await broker.aclose()
+        assert broker.held_bytes == 0
+
+    run(main())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 6), st.integers(0, 30), st.integers(0, 20), st.booleans()), min_size=1, max_size=40
+    ),
+    st.integers(1, 120_000),
+)
+def test_all_windows_together_stay_within_the_bound(
+    pages: list[tuple[int, int, int, bool]], max_bytes: int
+) -> None:
+    async def main() -> None:
+        broker = MemoryBroker(max_bytes=max_bytes)
+        for number, count, back, large in pages:
+            tail = await broker.tail(ref(number))
+            after = max(0, tail.cursor - back) if tail else 0
+            await broker.publish(page(after, count, text="x" * 3000 * large, ref=ref(number)))
+            # nobody watches, so only the window that was just written to is ever kept beyond the bound, and empty
+            assert broker.held_bytes <= max(max_bytes, WINDOW_OVERHEAD)
+        await broker.aclose()
+        assert broker.held_bytes == 0
+
+    run(main())
+
+
+def test_windows_that_nobody_watches_go_first_and_the_oldest_of_them_before_the_others() -> None:
+    async def main() -> None:
+        one = size((1, 11, "x" * 1000))
+        broker = MemoryBroker(max_bytes=4 * one)
+        async with aclosing(broker.subscribe(ref(1), 0)) as batches:
+            for number in (1, 2, 3, 4):
+                await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
+            await anext(batches)
+            await broker.publish(page(10, 0, ref=ref(2)))  # used again
+            for number, gone in ((5, 3), (6, 4), (7, 2)):
+                await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
+                assert await broker.tail(ref(gone)) is None
+                assert broker.held_bytes == 4 * one
+            tail = await broker.tail(ref(1))
+            assert tail is not None
+            assert len(tail.recent) == 10
+        await broker.aclose()
+
+    run(main())
+
+
+def test_windows_that_are_watched_lose_their_oldest_entries_and_keep_their_viewers() -> None:
+    async def main() -> None:
+        broker = MemoryBroker(max_bytes=100_000)
+        async with AsyncExitStack() as stack:
+            watched = [
+                await stack.enter_async_context(aclosing(broker.subscribe(ref(number), 0))) for number in range(3)
+            ]
+            for number, batches in enumerate(watched):
+                await broker.publish(page(0, 1, ref=ref(number)))
+                await anext(batches)
+            for number, batches in enumerate(watched):
+                await broker.publish(page(1, 50, text="x" * 1000, ref=ref(number)))
+                assert broker.held_bytes <= 100_000
+                assert [event.cursor for event in (await anext(batches)).entries] == list(range(2, 52))
+        await broker.aclose()
+
+    run(main())
+
+
+def test_viewers_at_the_same_position_are_given_the_same_object() -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+        await broker.publish(page(0, 5))
+        async with AsyncExitStack() as stack:
+            watching = [await stack.enter_async_context(aclosing(broker.subscribe(REF, 0))) for _ in range(10)]
+            for news in (page(5, 5), page(7, 1, version=1), changed()):
+                given = [await anext(batches) for batches in watching]
+                assert all(batch is given[0] for batch in given)
+                await broker.publish(news)
+            given = [await anext(batches) for batches in watching]
+            assert all(batch is given[0] for batch in given)
+        await broker.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("stream-stall")
+def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> None:
+    """Each came at a position of its own, so that no two were given the same batches."""
+
+    async def main() -> None:
+        broker = MemoryBroker()
+        await broker.publish(page(0, 1000, text="x" * 1000))
+        await broker.publish(changed(length=1000))
+        given: list[weakref.ref[Batch]] = []
+        for after in range(60):
+            async with aclosing(broker.subscribe(REF, after)) as batches:
+                async for batch in batches:
+                    given.append(weakref.ref(batch))
+                    if batch.cursor == 1000:
+                        break
+        del batch
+        gc.collect()
+        held = sum(
+            sum(event.entry.size for event in batch.entries) for reference in given if (batch := reference()) is not None
+        )
+        # a batch is what encoded copies hang on: what is kept of them belongs within the bound of the broker
+        assert held <= 2 * broker.held_bytes
+        await broker.aclose()
+
+    run(main())
+
+
+def test_a_window_that_nobody_ever_wrote_to_goes_with_the_last_who_waited_for_it() -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+        waiting = [asyncio.create_task(anext(broker.subscribe(ref(number % 3), 0))) for number in range(9)]
+        await asyncio.sleep(1)
+        assert broker.held_bytes == 3 * WINDOW_OVERHEAD
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert broker.held_bytes == 0
+        await broker.aclose()
+
+    run(main())
+
+
+def test_a_subscriber_who_left_is_not_woken() -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+        await broker.publish(page(0, 1))
+        async with aclosing(broker.subscribe(REF, 0)) as batches:
+            await anext(batches)
+            waiting = asyncio.create_task(anext(batches))
+            await asyncio.sleep(1)
+            await broker.publish(page(1, 1))
+            waiting.cancel()  # woken and cancelled in the same breath
+            await asyncio.wait([waiting])
+        await broker.publish(page(2, 1))
+        await broker.aclose()
+
+    run(main())
+
+
+def test_who_closes_while_somebody_leads_lets_the_leader_end() -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+        async with broker.lead(REF):
+            await broker.aclose()
+
+    run(main())
+
+
+def test_how_far_an_evicted_viewer_reads_again_is_bounded() -> None:
+    async def main() -> None:
+        broker = MemoryBroker(max_bytes=1)
+        await broker.publish(page(0, 1000))
+        await broker.publish(page(950, 50, version=1))
+        with pytest.raises(Evicted) as evicted:
+            await anext(broker.subscribe(REF, 1000, 0))
+        await broker.aclose()
+        assert evicted.value.amended is None or evicted.value.amended > 900
+
+    run(main())

@@ -1,0 +1,159 @@
+"""Whatever is published, and however little of it is kept: who follows the rules of ``Evicted`` has the whole log."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from codegen_api.brokers import Batch, Broker, Evicted
+from codegen_api.runs import Amended, Appended, LogEntry, RunRef
+from tests.brokers.logs import changed, entry, made_page, ref
+from tests.brokers.test_contract import BROKERS
+from tests.virtual import run
+
+AMENDABLE = 100  # how far from the tail a log changes
+
+
+@dataclass
+class Log:
+    """A run's log as the host has it, published page by page."""
+
+    broker: Broker
+    ref: RunRef
+    entries: list[LogEntry] = field(default_factory=list)
+    descriptions: int = 0
+
+    async def publish(self, back: int, amended: list[int], grown: int, text: str) -> None:
+        """A page from ``back`` entries before the tail on, some of them changed, and ``grown`` new ones."""
+        after = max(0, len(self.entries) - back)
+        for offset in amended:
+            if after + offset < len(self.entries):
+                number = after + offset + 1
+                self.descriptions += 1  # any number that was not there before
+                self.entries[number - 1] = entry(number, self.descriptions, text)
+        self.entries += [entry(number, 0, text) for number in range(len(self.entries) + 1, len(self.entries) + grown + 1)]
+        await self.broker.publish(made_page(after, tuple(self.entries[after:]), self.ref))
+
+    async def describe(self) -> None:
+        self.descriptions += 1
+        await self.broker.publish(changed(ref=self.ref, n=self.descriptions))
+
+
+@dataclass
+class Viewer:
+    """Somebody who keeps a copy, one step at a time."""
+
+    log: Log
+    copy: dict[int, LogEntry] = field(default_factory=dict)
+    cursor: int = 0
+    revision: int | None = None
+    described: Any = None
+    _batches: AsyncGenerator[Batch, None] | None = None
+    _evicted: Evicted | None = None
+
+    async def step(self) -> bool:
+        """One batch, or one look at the host for what was evicted; whether there was anything to do."""
+        if self._evicted is not None:
+            evicted, self._evicted = self._evicted, None
+            amended = self.cursor + 1 if evicted.amended is None else evicted.amended
+            for number in range(amended, max(self.cursor + 1, evicted.first)):
+                self.copy[number] = self.log.entries[number - 1]
+            self.cursor, self.revision = max(self.cursor, evicted.first - 1), evicted.revision
+            return True
+        self._batches = self._batches or self.log.broker.subscribe(self.log.ref, self.cursor, self.revision)
+        try:
+            async with asyncio.timeout(1):
+                batch = await anext(self._batches)
+        except TimeoutError:
+            self._batches = None
+            return False
+        except Evicted as evicted:
+            self._evicted, self._batches = evicted, None
+            return True
+        self._take(batch)
+        return True
+
+    def _take(self, batch: Batch) -> None:
+        for event in batch.entries:
+            if isinstance(event, Appended):
+                assert event.cursor == self.cursor + 1
+                self.cursor = event.cursor
+            else:
+                assert isinstance(event, Amended)
+                assert event.cursor <= self.cursor
+            self.copy[event.cursor] = event.entry
+        assert batch.cursor == self.cursor
+        if batch.changed is not None:
+            assert not self.described or batch.changed.run.fields["n"] >= self.described  # type: ignore[operator]
+            self.described = batch.changed.run.fields["n"]
+        self.revision = batch.revision
+
+    async def go(self) -> None:
+        if self._batches is not None:
+            await self._batches.aclose()
+            self._batches = None
+
+    async def catch_up(self) -> None:
+        while await self.step():
+            pass
+
+
+numbers = st.integers(0, 1)
+publishing = st.tuples(
+    st.just("publish"),
+    numbers,
+    st.integers(0, AMENDABLE),
+    st.lists(st.integers(0, AMENDABLE - 1), max_size=3),
+    st.sampled_from([0, 1, 1, 3, 30, 150]),
+    st.sampled_from(["", "", "x" * 1000]),
+)
+steps = st.one_of(
+    publishing,
+    publishing,
+    st.tuples(st.just("describe"), numbers),
+    st.tuples(st.just("step"), st.integers(0, 3)),
+    st.tuples(st.just("step"), st.integers(0, 3)),
+    st.tuples(st.just("catch up"), st.integers(0, 3)),
+    st.tuples(st.just("go"), st.integers(0, 3)),
+)
+
+
+@pytest.mark.parametrize("name", sorted(BROKERS))
+@pytest.mark.wire("stream-same-for-all")
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(script=st.lists(steps, max_size=40), max_bytes=st.sampled_from([1, 9_000, 20_000, 60_000, 10**7]))
+def test_fast_and_slow_viewers_end_with_the_log_that_was_published(
+    name: str, script: list[Any], max_bytes: int
+) -> None:
+    make: Callable[..., Broker] = BROKERS[name]
+
+    async def main() -> None:
+        broker = make(max_bytes=max_bytes)
+        logs = [Log(broker, ref(1)), Log(broker, ref(2))]
+        viewers = [Viewer(logs[number % 2]) for number in range(4)]
+        for what, number, *more in script:
+            match what:
+                case "publish":
+                    await logs[number].publish(*more)
+                case "describe":
+                    await logs[number].describe()
+                case "step":
+                    await viewers[number].step()
+                case "catch up":
+                    await viewers[number].catch_up()
+                case "go":
+                    await viewers[number].go()
+        for log in logs:  # every log goes on, so that what was let go whole is there again
+            await log.publish(0, [], 0, "")
+            for viewer in viewers:
+                if viewer.log is log:
+                    await viewer.catch_up()
+                    assert viewer.copy == dict(enumerate(log.entries, 1))
+                    await viewer.go()
+        await broker.aclose()
+
+    run(main(), at_most=100_000)

@@ -1,0 +1,557 @@
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.errors import (
+    Forbidden,
+    GatewayError,
+    InvalidToken,
+    NotFound,
+    OrganizationRequired,
+    QuotaExhausted,
+    Rejected,
+    ShuttingDown,
+    Unsupported,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from codegen_api.following import Ended, Patrol, Quiet
+from codegen_api.gateway import Found, Gateway, Position
+from codegen_api.runs import Changed, Paging
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
+from tests.fakehost import FakeHost, caller
+from tests.following.viewing import Viewer
+from tests.virtual import run
+
+PASSING = [UpstreamError(), UpstreamUnreachable()]
+LASTING = [
+    UpstreamTimeout(),
+    UpstreamRateLimited(retry_after=1),
+    InvalidToken(),
+    Forbidden(),
+    NotFound(),
+    QuotaExhausted(),
+    Rejected(),
+]
+
+Ask = Callable[[Gateway], Any]
+READS: dict[str, Ask] = {
+    "identify": lambda gateway: gateway.identify(caller().credential),
+    "organizations": lambda gateway: gateway.organizations(caller(), 0, 100),
+    "get": lambda gateway: gateway.get(caller(), "9", "1"),
+    "list": lambda gateway: gateway.list(caller(), "9", 0, 100, RunFilter(), None),
+    "log": lambda gateway: gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False),
+}
+WRITES: dict[str, Ask] = {
+    "create": lambda gateway: gateway.create(caller(), "9", NewRun("Say hello")),
+    "resume": lambda gateway: gateway.resume(caller(), "9", "1", "Go on", None),
+    "cancel": lambda gateway: gateway.cancel(caller(), "9", "1"),
+}
+
+
+class Failing:
+    """Raises ``error`` for the first ``times`` calls."""
+
+    def __init__(self, error: GatewayError, times: int) -> None:
+        self.error = error
+        self.times = times
+
+    async def __call__(self, _: str) -> None:
+        if self.times:
+            self.times -= 1
+            raise self.error
+
+
+def gateway_to(host: FakeHost, **more: Any) -> Gateway:
+    return Gateway(host, MemoryBroker(), **more)
+
+
+# -- what is asked again ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("reads-retried")
+@pytest.mark.parametrize("error", PASSING)
+@pytest.mark.parametrize("operation", sorted(READS))
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_read_that_met_a_passing_fault_is_asked_again(operation: str, error: GatewayError, times: int) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(1)
+        host.before = Failing(error, times)
+        gateway = gateway_to(host)
+        await READS[operation](gateway)
+        assert host.calls == {operation: times + 1}
+        assert asyncio.get_running_loop().time() < 10
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("reads-retried")
+@pytest.mark.parametrize("error", PASSING)
+@pytest.mark.parametrize("operation", sorted(READS))
+def test_a_read_is_asked_three_times_at_most(operation: str, error: GatewayError) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add()
+        host.before = Failing(error, 99)
+        gateway = gateway_to(host)
+        with pytest.raises(type(error)):
+            await READS[operation](gateway)
+        assert host.calls == {operation: 3}
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("reads-retried")
+@pytest.mark.parametrize("error", LASTING)
+@pytest.mark.parametrize("operation", sorted(READS))
+def test_a_read_that_was_answered_or_timed_out_is_not_asked_again(operation: str, error: GatewayError) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add()
+        host.before = Failing(error, 1)
+        gateway = gateway_to(host)
+        with pytest.raises(type(error)):
+            await READS[operation](gateway)
+        assert host.calls == {operation: 1}
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("writes-once")
+@pytest.mark.parametrize("error", [*PASSING, *LASTING])
+@pytest.mark.parametrize("operation", sorted(WRITES))
+def test_what_does_something_is_sent_once(operation: str, error: GatewayError) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add()
+        host.before = Failing(error, 1)
+        gateway = gateway_to(host)
+        with pytest.raises(type(error)):
+            await WRITES[operation](gateway)
+        assert host.calls == {operation: 1}
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- organizations ----------------------------------------------------------------------------------------------------
+
+
+class Organizations(FakeHost):
+    """A host whose callers belong to ``ids``."""
+
+    def __init__(self, *ids: int) -> None:
+        super().__init__()
+        self.ids = ids
+
+    async def organizations(self, credential: Any, skip: int, limit: int) -> Listing[Organization]:
+        await self._called("organizations", credential)
+        items = tuple(Organization(str(number), {"id": number, "name": f"o{number}"}) for number in self.ids)
+        return Listing(items, Paging(len(items), 1, limit, 1), at_end=True)
+
+
+@pytest.mark.wire("org-choice")
+def test_the_organization_is_the_one_named_else_the_deployment_s_else_the_only_one() -> None:
+    async def main() -> None:
+        host = Organizations(7)
+        with_default, without = gateway_to(host, organization="5"), gateway_to(host)
+        assert await with_default.organization(caller(), "3") == "3"
+        assert await with_default.organization(caller(), None) == "5"
+        assert await without.organization(caller(), "3") == "3"
+        assert not host.calls
+        assert await without.organization(caller(), None) == "7"
+        await with_default.aclose()
+        await without.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("org-required")
+@pytest.mark.parametrize("ids", [(), (3, 4)])
+def test_where_there_are_none_or_several_somebody_has_to_choose(ids: tuple[int, ...]) -> None:
+    async def main() -> None:
+        gateway = gateway_to(Organizations(*ids))
+        with pytest.raises(OrganizationRequired) as raised:
+            await gateway.organization(caller(), None)
+        assert raised.value.details == tuple({"id": number, "name": f"o{number}"} for number in ids)
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_the_only_organization_is_remembered_for_a_minute_for_each_caller() -> None:
+    async def main() -> None:
+        host = Organizations(7)
+        gateway = gateway_to(host)
+        for who in ("alice", "bob", "alice", "bob"):
+            assert await gateway.organization(caller(who), None) == "7"
+        assert host.calls["organizations"] == 2
+        host.ids = (8,)
+        await asyncio.sleep(61)
+        assert await gateway.organization(caller(), None) == "8"
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_an_organization_that_cannot_be_one_is_refused_when_the_gateway_is_made() -> None:
+    with pytest.raises(Rejected):
+        gateway_to(FakeHost(), organization="acme")
+
+
+@pytest.mark.wire("id-form")
+@pytest.mark.parametrize("text", ["", "abc", "1/2", "-1", "1.0", "../1"])
+def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        for ask in (
+            gateway.organization(caller(), text),
+            gateway.get(caller(), "9", text),
+            gateway.resume(caller(), "9", text, "Go on", None),
+            gateway.cancel(caller(), "9", text),
+            gateway.read_log(caller(), "9", text, 0, 1, newest_first=True),
+            gateway.follow(caller(), "9", text, Position(0)),
+        ):
+            with pytest.raises(Rejected):
+                await ask
+        assert not host.calls
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+HOST_WORDS = ["ACTIVE", "COMPLETE", "PAUSED", "ERROR", "ODD"]
+OURS = {"ACTIVE": "running", "COMPLETE": "completed", "PAUSED": "paused", "ERROR": "failed", "ODD": "unknown"}
+
+
+def a_host_with(statuses: list[str]) -> FakeHost:
+    """Newest first they are ``statuses``."""
+    host = FakeHost()
+    host.latency = 0
+    for number, status in enumerate(reversed(statuses), 1):
+        host.add(str(number), status=status)
+    return host
+
+
+def ids(found: Found) -> list[str]:
+    return [run.ref.id for run in found.listing.items]
+
+
+@pytest.mark.wire("list-status")
+@settings(max_examples=150, deadline=None)
+@given(
+    statuses=st.lists(st.sampled_from(HOST_WORDS), max_size=60),
+    runs_of_one=st.lists(st.tuples(st.sampled_from(HOST_WORDS), st.sampled_from([0, 1, 99, 100, 101, 400])), max_size=4),
+    wanted=st.sampled_from(HOST_WORDS),
+    spelling=st.sampled_from(["host", "ours", "lower", "upper"]),
+    skip=st.sampled_from([0, 1, 7, 100, 150]),
+    limit=st.integers(1, 100),
+)
+def test_searching_page_after_page_gives_what_searching_the_whole_list_would(
+    statuses: list[str], runs_of_one: list[tuple[str, int]], wanted: str, spelling: str, skip: int, limit: int
+) -> None:
+    statuses = [*statuses, *(status for status, count in runs_of_one for _ in range(count))]
+    word = {"host": wanted, "ours": OURS[wanted], "lower": wanted.lower(), "upper": OURS[wanted].upper()}[spelling]
+    matching = [
+        str(len(statuses) - index) for index, status in enumerate(statuses) if index >= skip and status == wanted
+    ]
+
+    async def main() -> None:
+        host = a_host_with(statuses)
+        gateway = gateway_to(host)
+        seen: list[str] = []
+        position: int | None = skip
+        for _ in range(len(statuses) + 3):
+            before = host.calls["list"]
+            found = await gateway.list(caller(), "9", position, limit, RunFilter(), word)
+            assert host.calls["list"] - before <= 10
+            assert len(ids(found)) <= limit
+            assert found.listing.paging.total == len(statuses)
+            assert found.next_skip is None or found.next_skip > position
+            assert found.next_skip is not None or found.listing.at_end
+            seen += ids(found)
+            if found.next_skip is None:
+                break
+            position = found.next_skip
+        else:
+            raise AssertionError("the search has no end")
+        assert seen == matching
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("list-status")
+def test_a_search_reads_ten_pages_at_most_and_says_where_to_go_on() -> None:
+    async def main() -> None:
+        host = a_host_with(["COMPLETE"] * 1500 + ["ACTIVE"])
+        gateway = gateway_to(host)
+        found = await gateway.list(caller(), "9", 0, 10, RunFilter(), "running")
+        assert (ids(found), found.next_skip, host.calls["list"]) == ([], 1000, 10)
+        found = await gateway.list(caller(), "9", 1000, 10, RunFilter(), "running")
+        assert (ids(found), found.next_skip) == (["1"], None)
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_a_list_without_a_status_is_the_host_s_page() -> None:
+    async def main() -> None:
+        host = a_host_with(["ACTIVE"] * 30)
+        gateway = gateway_to(host)
+        found = await gateway.list(caller(), "9", 10, 5, RunFilter(), None)
+        assert ids(found) == ["20", "19", "18", "17", "16"]
+        assert found.next_skip is None
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- resume and cancel ------------------------------------------------------------------------------------------------
+
+
+class Powerless:
+    """A host that cannot stop a run."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "cancel_run":
+            raise AttributeError(name)
+        return getattr(self._host, name)
+
+
+@pytest.mark.wire("cancel")
+def test_where_the_host_cannot_stop_a_run_nobody_can() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add()
+        gateway = Gateway(Powerless(host), MemoryBroker())
+        with pytest.raises(Unsupported):
+            await gateway.cancel(caller(), "9", "1")
+        assert not host.calls
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("operation", ["resume", "cancel"])
+def test_who_views_a_run_sees_at_once_what_was_done_to_it(operation: str, failing: bool) -> None:
+    """Even when the answer was lost: the host may have acted all the same."""
+
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(1)
+        gateway = gateway_to(host)
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(120)  # it is read every ten seconds by now
+        host.runs["1"].append(1)
+
+        async def lost(called: str) -> None:
+            if failing and called == operation:
+                raise UpstreamTimeout
+
+        host.before = lost
+        last_read = max(at for at, called, _ in host.log if called == "log")
+        await asyncio.sleep(max(0, last_read + 4 - asyncio.get_running_loop().time()))
+        asked = asyncio.get_running_loop().time()
+        try:
+            await WRITES[operation](gateway)
+        except UpstreamTimeout:
+            assert failing
+        await asyncio.sleep(1)
+        assert viewer.arrivals[2] - asked < 0.5
+        host.runs["1"].status = "COMPLETE"
+        await watching
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- following --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("end-known")
+@pytest.mark.parametrize("status", ["COMPLETE", "ERROR", "CANCELLED"])
+def test_who_knows_the_end_is_told_that_it_still_is(status: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status=status).append(25)
+        gateway = gateway_to(host)
+        for _ in range(3):
+            assert await gateway.follow(caller(), "9", "1", Position(25, over=True)) is None
+        assert gateway.hub.viewers == 0
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("end-known")
+def test_who_has_seen_everything_but_not_the_end_is_given_the_end() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status="COMPLETE").append(25)
+        gateway = gateway_to(host)
+        stream = await gateway.follow(caller(), "9", "1", Position(25))
+        assert stream is not None
+        updates = [update async for update in stream]
+        assert isinstance(updates[0], Changed)
+        assert isinstance(updates[-1], Ended)
+        await stream.aclose()
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("resumed-streams-on")
+@pytest.mark.parametrize("known", [3, 24, 30])
+def test_who_knows_another_end_than_there_is_gets_a_stream(known: int) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status="COMPLETE").append(25)
+        gateway = gateway_to(host)
+        stream = await gateway.follow(caller(), "9", "1", Position(known, over=True))
+        assert stream is not None
+        updates = [update async for update in stream]
+        assert isinstance(updates[0], Changed)
+        assert isinstance(updates[-1], Ended)
+        assert updates[-1].length == 25
+        await stream.aclose()
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_who_knows_an_end_that_is_past_gets_a_stream_when_there_is_something_to_say() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(status="ACTIVE")
+        hosted.append(25)
+        gateway = gateway_to(host, patrol=lambda: Patrol(heartbeat=15))
+        following = asyncio.create_task(gateway.follow(caller(), "9", "1", Position(25, over=True)))
+        await asyncio.sleep(14)
+        assert not following.done()
+        stream = await following  # at the first sign of life
+        assert stream is not None
+        kinds = [type(await anext(stream)) for _ in range(2)]
+        assert kinds[0] is Changed
+        assert Quiet in kinds
+        await stream.aclose()
+        assert gateway.hub.viewers == 0
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_caller_who_leaves_while_the_stream_is_being_opened_leaves_nothing(over: bool) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(25)
+        gateway = gateway_to(host)
+        for patience in (0.01, 0.06, 0.2, 5):
+            try:
+                async with asyncio.timeout(patience):
+                    stream = await gateway.follow(caller(), "9", "1", Position(25, over))
+                    assert stream is not None
+                    await stream.aclose()
+            except TimeoutError:
+                pass
+            await asyncio.sleep(0)
+            assert gateway.hub.viewers == 0
+        await asyncio.sleep(30)
+        assert gateway.hub.runs_followed == 0
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("right-asked-first", "org-closed")
+def test_who_may_not_see_a_run_is_told_so_before_the_first_byte_while_others_watch() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(5)
+        host.barred.add(("bob", "1"))
+        gateway = gateway_to(host)
+        watching = asyncio.create_task(Viewer().watch(gateway, until=30))
+        await asyncio.sleep(5)
+        with pytest.raises(Forbidden):
+            await gateway.follow(caller("bob"), "9", "1", Position(0))
+        with pytest.raises(InvalidToken):
+            await gateway.follow(caller("mallory"), "9", "1", Position(0))
+        with pytest.raises(NotFound):
+            await gateway.follow(caller(), "9", "2", Position(0))
+        assert gateway.hub.viewers == 1
+        await watching
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("right-asked-first")
+def test_a_right_holds_for_a_minute() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status="COMPLETE").append(5)
+        gateway = gateway_to(host)
+        await Viewer().watch(gateway)
+        await asyncio.sleep(50)
+        gets = host.calls["get"]
+        host.barred.add(("alice", "1"))
+        host.before = Failing(UpstreamTimeout(), 0)
+        await asyncio.sleep(15)
+        with pytest.raises(Forbidden):
+            await Viewer().watch(gateway)
+        assert host.calls["get"] == gets + 1
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("drain-refuses")
+def test_nobody_is_let_in_while_the_process_is_about_to_stop() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add()
+        gateway = gateway_to(host)
+        await gateway.hub.drain(1)
+        with pytest.raises(ShuttingDown):
+            await gateway.follow(caller(), "9", "1", Position(0))
+        assert gateway.hub.viewers == 0
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_closing_closes_the_parts() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(1)
+        broker = MemoryBroker()
+        gateway = Gateway(host, broker)
+        await Viewer().watch(gateway, until=5)
+        await gateway.aclose()
+        assert host.closed
+        assert broker.held_bytes == 0
+        assert gateway.hub.runs_followed == 0
+        assert gateway.upstream_name == "fake"
+        assert gateway.observation is None
+
+    run(main())

@@ -1,0 +1,155 @@
+"""README says what is true: its tables are compared with the code, and its commands and examples are run."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from codegen_api import Settings, create_app, serve
+from codegen_api.sandbox.bodies import FaultKind
+from codegen_api.sandbox.scenarios import REFUSED, SCENARIOS
+from codegen_api.settings import PREFIX
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted(
+    path for path in ROOT.rglob("*.md") if not {".venv", "node_modules", ".git"} & set(path.relative_to(ROOT).parts)
+)
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row but the heads."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def shown(default: Any) -> str:
+    if default is None or default in ("", ()):
+        return "none"
+    if isinstance(default, float):
+        default = f"{default:g}"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def routes_of_the_app() -> set[str]:
+    app = create_app(Settings(_env_file=None))
+    described = {f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods}
+    return described | {"GET /docs", "GET /redoc", "GET /openapi.json"}
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    expected = [
+        [f"`{PREFIX}{name.upper()}`", shown(field.default), field.description]
+        for name, field in Settings.model_fields.items()
+    ]
+    assert rows(section("Settings")) == expected, "\n".join(" | ".join(row) for row in expected)
+
+
+def test_the_environment_example_names_settings_only() -> None:
+    named = set(re.findall(rf"^#?\s?({PREFIX}[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert named
+    assert named <= {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+
+def test_the_endpoints_table_holds_every_route_and_no_other() -> None:
+    assert {row[0].strip("`") for row in rows(section("Endpoints"))} == routes_of_the_app()
+
+
+def test_the_contract_holds_every_route_and_no_other() -> None:
+    text = (ROOT / "docs/wire.md").read_text().split("\n## Routes\n")[1].split("\n## ")[0]
+    assert {route for row in rows(text) for route in re.findall("`([A-Z]+ [^`]+)`", row[0])} == routes_of_the_app()
+
+
+def test_the_first_minute_is_what_the_server_prints() -> None:
+    printed = serve.TRY_IT.format(url="http://127.0.0.1:8000").splitlines()
+    commands = [line.strip() for line in printed if line.startswith("  ")]
+    assert blocks(section("The first minute"), "sh")[1].splitlines() == commands
+
+
+def test_the_options_of_the_front_door_exist() -> None:
+    text = section("Other ways to start").split("As an ASGI application")[0]
+    named = set(re.findall(r"`(--[a-z-]+)", text))
+    shown_by_help = serve._parser().format_help()
+    assert named
+    assert {option for option in named if option not in shown_by_help} == set()
+
+
+def test_the_programs_and_modules_named_exist() -> None:
+    programs = set(re.findall(r"\bpython (\w+\.py)", README))
+    assert programs == {"run_server.py", "validate_server.py"}
+    assert {name for name in programs if not (ROOT / name).is_file()} == set()
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"codegen-api": "codegen_api.serve:main"}
+    for module in ("codegen_api", "codegen_api.sandbox"):
+        assert (ROOT / module.replace(".", "/") / "__main__.py").is_file()
+
+
+def test_the_options_of_the_validator_exist() -> None:
+    helped = subprocess.run(
+        [sys.executable, ROOT / "validate_server.py", "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    for option in set(re.findall(r"--[a-z]+", section("Check a running gateway"))):
+        assert option in helped.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_to_files_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    missing = []
+    for target in targets:
+        name, _, anchor = target.partition("#")
+        file = document.parent / name if name else document
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
+            missing.append(target)
+    assert missing == []
+
+
+def anchors(text: str) -> set[str]:
+    """Headings, as links name them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def test_the_reader_shown_is_the_one_that_is_tested() -> None:
+    shown_reader = blocks(section("Examples"), "javascript")[1]
+    assert shown_reader in (ROOT / "examples/follow.js").read_text().replace("export async", "async")
+    assert len(shown_reader.splitlines()) <= 26
+
+
+OPERATING = (ROOT / "docs/operating.md").read_text().split("\n## The sandbox\n")[1]
+
+
+def first_cells(head: str) -> list[str]:
+    """What the first column of the sandbox's table with this head names."""
+    table = OPERATING.split(f"\n| {head} |")[1].split("\n\n")[0]
+    return [name for row in rows(table) for name in re.findall("`([^`]+)`", row[0])]
+
+
+def test_the_sandbox_tables_are_those_of_the_code() -> None:
+    assert first_cells("scenario") == [*SCENARIOS, *REFUSED]
+    assert first_cells("kind") == list(get_args(FaultKind))
+
+
+def test_the_options_of_the_sandbox_are_those_of_the_code() -> None:
+    helped = subprocess.run(
+        [sys.executable, "-m", "codegen_api.sandbox", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=ROOT,
+    )
+    assert set(first_cells("option")) == set(re.findall("--[a-z-]+", helped.stdout)) - {"--help"}

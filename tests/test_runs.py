@@ -1,0 +1,119 @@
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codegen_api.runs import ENTRY_OVERHEAD, LogEntry, Page, Paging, Run, RunRef, RunStatus, to_json
+
+REF = RunRef("9", "1")
+
+
+def a_run(run_status: RunStatus = RunStatus.RUNNING, **fields: Any) -> Run:
+    return Run(REF, run_status, run_status.name, fields)
+
+
+def page(after: int, count: int, *, total: int | None = None, newest_first: bool = False) -> Page:
+    entry = LogEntry(b"{}", None, False, False)
+    return Page(a_run(), after, (entry,) * count, False, Paging(total, None, None, None), newest_first)
+
+
+texts = st.text(st.characters(exclude_categories=()), max_size=30)  # every code point, lone surrogates too
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def as_sent(value: Any) -> Any:
+    """What a reader is to get for ``value``: itself, but for the numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: as_sent(item) for key, item in value.items()}
+    return [as_sent(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+@pytest.mark.wire("json-always-valid")
+@given(values)
+def test_whatever_is_encoded_is_one_line_of_strict_json_that_reads_back(value: Any) -> None:
+    encoded = to_json(value)
+    text = encoded.decode("utf-8")
+    assert not {"\n", "\r", "\0"} & set(text)
+    assert json.loads(text, parse_constant=refuse) == as_sent(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        ({"a": [1, "ü", None, True]}, '{"a":[1,"ü",null,true]}'.encode()),
+        ("\ud800", b'"\\ud800"'),
+        ([math.nan, math.inf, -math.inf], b"[null,null,null]"),
+        (["\ud800", math.nan, {"x": (math.inf,)}], b'["\\ud800",null,{"x":[null]}]'),
+        (2**80, b"1208925819614629174706176"),
+        ({"\udfff": 1.5}, b'{"\\udfff":1.5}'),
+    ],
+)
+def test_what_json_has_no_word_for_is_written_so_that_every_reader_accepts_it(value: Any, encoded: bytes) -> None:
+    assert to_json(value) == encoded
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        to_json(value)
+
+
+def test_what_is_nested_more_deeply_than_the_fast_encoder_goes_is_still_written() -> None:
+    value: list[Any] = []
+    for _ in range(300):
+        value = [value]
+    assert to_json(value) == b"[" * 301 + b"]" * 301
+
+
+@pytest.mark.wire("run-status")
+@pytest.mark.parametrize("status", list(RunStatus))
+def test_three_statuses_are_ends_and_no_others(status: RunStatus) -> None:
+    assert status.ended == (status in {"completed", "failed", "cancelled"})
+
+
+@pytest.mark.wire("stream-status")
+def test_an_updated_run_keeps_the_fields_that_the_newer_description_leaves_out() -> None:
+    older = a_run(id=1, summary="so far", status="ACTIVE")
+    updated = older.updated(a_run(RunStatus.COMPLETED, id=1, status="COMPLETE", result=None))
+    assert updated.fields == {"id": 1, "summary": "so far", "status": "COMPLETE", "result": None}
+    assert updated.status is RunStatus.COMPLETED
+    assert older.fields == {"id": 1, "summary": "so far", "status": "ACTIVE"}
+
+
+def test_an_entry_costs_its_text_and_what_is_around_it() -> None:
+    assert LogEntry(b'{"a":1}', None, False, False).size == 7 + ENTRY_OVERHEAD
+
+
+@pytest.mark.wire("entry-position")
+def test_positions_are_counted_from_one() -> None:
+    assert [page(0, 3).position(index) for index in range(3)] == [1, 2, 3]
+    assert [page(25, 2, total=99).position(index) for index in range(2)] == [26, 27]
+    assert page(25, 2).last == 27
+    assert page(25, 0).last == 25
+
+
+@given(total=st.integers(0, 500), skip=st.integers(0, 500), limit=st.integers(1, 100))
+def test_a_position_read_from_the_other_end_is_the_same_as_from_the_front(total: int, skip: int, limit: int) -> None:
+    positions = list(range(total, 0, -1))[skip : skip + limit]
+    backwards = page(skip, len(positions), total=total, newest_first=True)
+    assert [backwards.position(index) for index in range(len(positions))] == positions
+
+
+@pytest.mark.wire("logs-reverse")
+def test_nobody_guesses_a_position_from_the_end_of_a_log_of_unknown_length() -> None:
+    assert page(0, 1, newest_first=True).position(0) is None

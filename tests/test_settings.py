@@ -1,0 +1,246 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, unknown_names
+
+VALID: dict[str, tuple[str, Any]] = {
+    "BASE_URL": ("http://127.0.0.1:9/", "http://127.0.0.1:9/"),
+    "ORG_ID": ("323", "323"),
+    "API_TOKEN": ("sk-1", SecretStr("sk-1")),
+    "HOST": ("0.0.0.0", "0.0.0.0"),
+    "PORT": ("0", 0),
+    "WORKERS": ("4", 4),
+    "ROOT_PATH": ("/codegen", "/codegen"),
+    "CORS_ORIGINS": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
+    "LOG_LEVEL": ("debug", "DEBUG"),
+    "UPSTREAM_REQUESTS_PER_MINUTE": ("120", 120),
+    "UPSTREAM_CONNECT_TIMEOUT_SECONDS": ("1.5", 1.5),
+    "UPSTREAM_READ_TIMEOUT_SECONDS": ("10", 10.0),
+    "TOKEN_CACHE_SECONDS": ("5", 5.0),
+    "STREAM_MAX_AGE_SECONDS": ("60", 60.0),
+    "STREAM_HEARTBEAT_SECONDS": ("0.5", 0.5),
+    "STREAM_STALL_SECONDS": ("3", 3.0),
+    "FOLLOWER_LINGER_SECONDS": ("1", 1.0),
+    "DRAIN_SECONDS": ("2", 2.0),
+    "MEMORY_MIB": ("64", 64),
+    "SANDBOX": ("true", True),
+}
+INVALID = {
+    "BASE_URL": ["ftp://host", "api.codegen.com", ""],
+    "PORT": ["-1", "65536", "http", ""],
+    "WORKERS": ["0", "65", "many"],
+    "LOG_LEVEL": ["LOUD", ""],
+    "UPSTREAM_REQUESTS_PER_MINUTE": ["0", "1e9", "x"],
+    "UPSTREAM_CONNECT_TIMEOUT_SECONDS": ["0", "-1", "nan", "inf", "86401"],
+    "UPSTREAM_READ_TIMEOUT_SECONDS": ["0", "x"],
+    "TOKEN_CACHE_SECONDS": ["0", "nan"],
+    "STREAM_MAX_AGE_SECONDS": ["0"],
+    "STREAM_HEARTBEAT_SECONDS": ["0"],
+    "STREAM_STALL_SECONDS": ["0"],
+    "FOLLOWER_LINGER_SECONDS": ["0"],
+    "DRAIN_SECONDS": ["0"],
+    "MEMORY_MIB": ["0", "1.5", "9999999999"],
+    "SANDBOX": ["perhaps"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _a_bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_setting_is_covered_here() -> None:
+    assert {name.upper() for name in Settings.model_fields} == set(VALID)
+
+
+def test_without_an_environment_everything_has_its_default() -> None:
+    settings = read_settings()
+    assert settings.base_url == "https://api.codegen.com/v1"
+    assert (settings.host, settings.port, settings.workers, settings.root_path) == ("127.0.0.1", 8000, 1, "")
+    assert settings.cors_origins == ()
+    assert settings.stream_heartbeat_seconds == 15
+    assert settings.stream_max_age_seconds == 600
+    assert settings.drain_seconds == 20
+    assert settings.api_token is None
+
+
+@pytest.mark.parametrize("name", sorted(VALID))
+def test_every_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = VALID[name]
+    monkeypatch.setenv(PREFIX + name, text)
+    assert getattr(read_settings(), name.lower()) == value
+    assert unknown_names() == []
+
+
+@pytest.mark.parametrize("name", sorted(VALID))
+def test_every_setting_is_read_from_a_file_named_env(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = VALID[name]
+    (tmp_path / ".env").write_text(f"{PREFIX}{name}={text}\nSOMETHING_ELSE=1\n")
+    assert getattr(read_settings(), name.lower()) == value
+    other = {"ORG_ID": "7", "API_TOKEN": "sk-7", "HOST": "h"}.get(name, text)
+    monkeypatch.setenv(PREFIX + name, other)  # the environment goes first
+    assert getattr(read_settings(), name.lower()) == (value if other == text else read(name, other))
+
+
+def read(name: str, text: str) -> Any:
+    return SecretStr(text) if name == "API_TOKEN" else text
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in INVALID.items() for text in texts])
+def test_a_value_that_makes_no_sense_is_refused_by_the_name_of_its_variable(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + name, text)
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"{PREFIX}{name}: ")
+    assert len(line) > len(f"{PREFIX}{name}: ") + 5
+
+
+def test_everything_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PORT", "WORKERS", "MEMORY_MIB"):
+        monkeypatch.setenv(PREFIX + name, "x")
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    assert [line.split(":")[0] for line in str(raised.value).splitlines()] == [
+        "CODEGEN_PORT",
+        "CODEGEN_WORKERS",
+        "CODEGEN_MEMORY_MIB",
+    ]
+
+
+def test_what_was_set_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_API_TOKEN", "sk-secret")
+    monkeypatch.setenv("CODEGEN_PORT", "sk-pasted-in-the-wrong-place")
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    assert "sk-" not in str(raised.value)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_can_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("  sk-filed\n")
+    monkeypatch.setenv("CODEGEN_API_TOKEN_FILE", str(tmp_path / "token"))
+    token = read_settings().api_token
+    assert token is not None
+    assert token.get_secret_value() == "sk-filed"
+    assert unknown_names() == []
+
+
+def test_the_variable_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("sk-filed")
+    monkeypatch.setenv("CODEGEN_API_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("CODEGEN_API_TOKEN", "sk-set")
+    token = read_settings().api_token
+    assert token is not None
+    assert token.get_secret_value() == "sk-set"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\xfa"])
+def test_a_file_that_cannot_be_read_is_named_by_its_variable(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("CODEGEN_API_TOKEN_FILE", str(path))
+    with pytest.raises(SettingsError, match="CODEGEN_API_TOKEN_FILE"):
+        read_settings()
+
+
+def test_only_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "host").write_text("0.0.0.0")
+    monkeypatch.setenv("CODEGEN_HOST_FILE", str(tmp_path / "host"))
+    assert read_settings().host == "127.0.0.1"
+    assert unknown_names() == ["CODEGEN_HOST_FILE"]
+
+
+@pytest.mark.wire("logs-hold-no-secrets")
+def test_what_is_logged_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().redacted()["api_token"] == "not set"
+    monkeypatch.setenv("CODEGEN_API_TOKEN", "sk-secret")
+    settings = read_settings()
+    assert settings.redacted()["api_token"] == "set"
+    assert set(settings.redacted()) == set(Settings.model_fields)
+    for shown in (str(settings.redacted()), repr(settings), str(settings)):
+        assert "sk-secret" not in shown
+
+
+def test_a_password_in_the_base_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_BASE_URL", "https://user:hunter2@api.codegen.com/v1")
+    try:
+        shown = str(read_settings().redacted())
+    except SettingsError as error:
+        shown = str(error)
+    assert "hunter2" not in shown
+
+
+# -- forms ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("", ""), ("/", ""), ("//", ""), ("codegen", "/codegen"), ("/codegen/", "/codegen"), ("/a/b", "/a/b")],
+)
+def test_a_root_path_begins_with_a_slash_and_ends_without(
+    text: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEGEN_ROOT_PATH", text)
+    assert read_settings().root_path == path
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", ()),
+        (" , ,", ()),
+        ("https://a.example", ("https://a.example",)),
+        (" https://a.example , http://b.example:8080,", ("https://a.example", "http://b.example:8080")),
+    ],
+)
+def test_a_list_is_separated_by_commas(
+    text: str, origins: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEGEN_CORS_ORIGINS", text)
+    assert read_settings().cors_origins == origins
+
+
+def test_in_python_a_list_is_a_list() -> None:
+    assert Settings(_env_file=None, cors_origins=["https://a.example"]).cors_origins == ("https://a.example",)  # type: ignore[call-arg]
+
+
+def test_names_are_taken_in_either_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("codegen_port", "9")
+    assert read_settings().port == 9
+    assert unknown_names() == []
+
+
+def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_PROT", "9")
+    monkeypatch.setenv("CODEGEN_API_TOKENS", "9")
+    monkeypatch.setenv("CODEX_PORT", "9")
+    read_settings()
+    assert unknown_names() == ["CODEGEN_API_TOKENS", "CODEGEN_PROT"]
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings(_env_file=None).port = 1  # type: ignore[call-arg, misc]
+
+
+def test_the_example_file_names_every_setting_and_no_other() -> None:
+    lines = (Path(__file__).parent.parent / ".env.example").read_text().splitlines()
+    named = {line.lstrip("#").split("=")[0] for line in lines if line.lstrip("#").startswith(PREFIX) and "=" in line}
+    assert named == {PREFIX + name for name in VALID} - {"CODEGEN_SANDBOX"}  # that one is set by --sandbox
