@@ -64,8 +64,13 @@ class Run:
     fields: Mapping[str, Json]
 
     def updated(self, newer: "Run") -> "Run":
-        """This run as ``newer`` describes it; fields that ``newer`` does not mention keep their last value."""
-        return replace(newer, fields={**self.fields, **newer.fields})
+        """This run as ``newer`` describes it. What ``newer`` does not say, the status too, keeps its last value."""
+        fields = {**self.fields, **newer.fields}
+        if newer.raw_status is not None:
+            return replace(newer, fields=fields)
+        if "status" in self.fields:
+            fields["status"] = self.fields["status"]
+        return replace(self, fields=fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,11 +205,6 @@ def test_the_only_organization_is_remembered_for_a_minute_for_each_caller() -> N
     run(main())
 
 
-def test_an_organization_that_cannot_be_one_is_refused_when_the_gateway_is_made() -> None:
-    with pytest.raises(Rejected):
-        gateway_to(FakeHost(), organization="acme")
-
-
 @pytest.mark.wire("id-form")
 @pytest.mark.parametrize("text", ["", "abc", "1/2", "-1", "1.0", "../1"])
 def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> None:

@@ -30,10 +30,10 @@ VALID: dict[str, tuple[str, Any]] = {
     "SANDBOX": ("true", True),
 }
 INVALID = {
-    "BASE_URL": ["ftp://host", "api.codegen.com", ""],
-    "PORT": ["-1", "65536", "http", ""],
+    "BASE_URL": ["ftp://host", "api.codegen.com"],
+    "PORT": ["-1", "65536", "http"],
     "WORKERS": ["0", "65", "many"],
-    "LOG_LEVEL": ["LOUD", ""],
+    "LOG_LEVEL": ["LOUD"],
     "UPSTREAM_REQUESTS_PER_MINUTE": ["0", "1e9", "x"],
     "UPSTREAM_CONNECT_TIMEOUT_SECONDS": ["0", "-1", "nan", "inf", "86401"],
     "UPSTREAM_READ_TIMEOUT_SECONDS": ["0", "x"],
@@ -178,13 +178,10 @@ def test_what_is_logged_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None
         assert "sk-secret" not in shown
 
 
-def test_a_password_in_the_base_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CODEGEN_BASE_URL", "https://user:hunter2@api.codegen.com/v1")
-    try:
-        shown = str(read_settings().redacted())
-    except SettingsError as error:
-        shown = str(error)
-    assert "hunter2" not in shown
+@pytest.mark.parametrize("name", sorted(VALID))
+def test_an_empty_variable_is_one_that_is_not_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PREFIX + name, "")
+    assert read_settings() == Settings(_env_file=None)  # type: ignore[call-arg]
 
 
 # -- forms ------------------------------------------------------------------------------------------------------------

@@ -9,18 +9,23 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 import asyncio
 import uuid
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from codegen_api.brokers import Broker
-from codegen_api.errors import GatewayError
+from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
 from codegen_api.flights import Flights
 from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
-from codegen_api.pace import Cadence
+from codegen_api.identity import Credential
+from codegen_api.pace import SLOW, Cadence
 from codegen_api.runs import Changed, Cursor, LogEntry, Page, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
+
+T = TypeVar("T")
 
 AMENDABLE = 20
 """While a run goes on, entries this near the tail are read again as long as their output is missing."""
@@ -97,8 +102,8 @@ class Follower:
         self._missed = 0
         # what is known of the run
         self._asked = right.asked
-        self._whole_at = right.asked
-        self._whole_status = right.run.raw_status
+        self._whole_at = right.asked  # when all of it was asked for
+        self._whole_for = right.run.raw_status  # and what status led to that
         fresh = loop_time() - right.asked < BELIEVED
         self._end_seen = right.asked if fresh and right.run.status.ended else None
         self._settled: Cursor | None = None  # where the log ended when its end was last announced
@@ -158,9 +163,10 @@ class Follower:
         await self._flights.aclose()
 
     async def _fetch_old(self, number: int) -> tuple[LogEntry, ...]:
-        size = self._upstream.page_size
-        page = await self._read(number * size)
-        self._keep_old(page, self.tail)
+        generation = self.generation
+        page, _ = await self._read(number * self._upstream.page_size)
+        if generation == self.generation:
+            self._keep_old(page, self.tail)
         return page.entries
 
     def _keep_old(self, page: Page, tail: Cursor) -> None:
@@ -190,9 +196,8 @@ class Follower:
         ):
             await self._announce(None, self.resumed_at)  # the end that was announced is past
         grown_from, described, end_seen = self.tail, self.run, self._end_seen
-        began = sent = loop_time()
-        page = await (self._read(self._again_from()) if self._located else self._locate())
-        start, ended = page.after, page.run.status.ended
+        page, began = await (self._read(self._again_from()) if self._located else self._locate())
+        start, sent, ended = page.after, began, _may_have_ended(page.run)
         try:
             self._check(page)
         except _Stale:
@@ -202,9 +207,8 @@ class Follower:
             return 0
         await self._take_in(page)
         while not page.at_end:
-            sent = loop_time()
-            page = await self._read(self.tail)
-            ended = ended and page.run.status.ended
+            page, sent = await self._read(self.tail)
+            ended = ended and _may_have_ended(page.run)
             await self._take_in(page)
         self.caught_up = True
         self._looked = began
@@ -229,14 +233,16 @@ class Follower:
         self.run = self.run.updated(run)
         if self.run.status.ended and self._end_seen is None and self._settled != self.tail:
             self._end_seen = loop_time()
-        if run.raw_status != self._whole_status or (self._end_seen is not None and self._whole_at < self._end_seen):
-            await self._read_whole()
+        if self._whole_due(run):
+            await self._read_whole(run.raw_status)
         if not self.run.status.ended:
             self._end_seen = self._settled = None
             if self._announced is None or self._announced.run != self.run or self._announced.length is not None:
                 await self._announce(None, began)
             resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING)
             return self._cadence.next(news=news or self.run != described, resting=resting)
+        if self._whole_due(run):
+            return self._cadence.next(news=True)  # the host does not say; the log goes on without it
         if (drained or self._settled == self.tail) and began >= self.resumed_at:
             self._settled, self._end_seen = self.tail, None
             await self._announce(self.tail, began)
@@ -248,7 +254,7 @@ class Follower:
         if sent < self.resumed_at:
             return False
         if not run.status.ended:
-            self._active_since_resume = True
+            self._active_since_resume = self._active_since_resume or run.raw_status is not None
             return True
         if loop_time() - self.resumed_at >= RESUME_DOUBT:
             return True
@@ -256,33 +262,41 @@ class Follower:
         grown = self.tail - (self.tail if self._resumed_tail is None else self._resumed_tail)
         return grown > 1 or (grown == 1 and self._active_since_resume)
 
-    async def _read_whole(self) -> None:
-        """Log pages lack some fields of a run: ask for all of them."""
-        sent, run = loop_time(), await self.readers.ask(lambda credential: self._upstream.get_run(credential, self.ref))
+    def _whole_due(self, run: Run) -> bool:
+        """Whether to ask for the run itself: log pages lack some of its fields, and now and then even its status."""
+        if run.raw_status is None and not self._end_seen:
+            return loop_time() - self._whole_at >= SLOW
+        return run.raw_status != self._whole_for or (self._end_seen is not None and self._whole_at < self._end_seen)
+
+    async def _read_whole(self, raw_status: str | None) -> None:
+        try:
+            run, sent = await self._timed(lambda credential: self._upstream.get_run(credential, self.ref), once=True)
+        except (Unavailable, UpstreamFailure):
+            return  # it stays due, and the log does not wait for it
         if self._credible(run, sent):
             self.run = self.run.updated(run)
-            self._whole_at, self._whole_status = sent, run.raw_status
+            self._whole_at, self._whole_for = sent, raw_status
 
-    async def _locate(self) -> Page:
+    async def _locate(self) -> tuple[Page, float]:
         """The page at which the window opens: near the first viewer, or near the tail when that is far ahead.
 
         The host's own count of the entries is a hint here: where it misleads, the log is read from the start.
         """
         size = self._upstream.page_size
         start = max(0, self._near - AMENDABLE) // size * size
-        page = await self._read(start)
+        page, sent = await self._read(start)
         while not page.entries and start > 0:
             start = min(max(0, (page.paging.total or 0) - 1), start - 1) // size * size
-            page = await self._read(start)
+            page, sent = await self._read(start)
         ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
         if not page.at_end and ahead > page.after:
-            near_tail = await self._read(ahead)
+            near_tail, later = await self._read(ahead)
             if near_tail.entries:
                 self._keep_old(page, near_tail.last)
-                page = near_tail
+                page, sent = near_tail, later
         self._located = True
         self.tail = page.after
-        return page
+        return page, sent
 
     def _again_from(self) -> Cursor:
         """Behind which position to read so that late changes are seen."""
@@ -323,7 +337,6 @@ class Follower:
         self._advance()
 
     async def _start_over(self) -> None:
-        await self._flights.aclose()
         await self._broker.forget(self.ref)
         self._old_pages.forget(self.ref)
         self._marks.clear()
@@ -350,11 +363,24 @@ class Follower:
             pass
         self._wake.clear()
 
-    async def _read(self, after: Cursor) -> Page:
-        return await self.readers.ask(
+    async def _read(self, after: Cursor) -> tuple[Page, float]:
+        """A page of the log, and when the host was asked for it."""
+        return await self._timed(
             lambda credential: self._upstream.read_log(credential, self.ref, after, self._upstream.page_size)
         )
+
+    async def _timed(self, call: Callable[[Credential], Awaitable[T]], *, once: bool = False) -> tuple[T, float]:
+        async def timed(credential: Credential) -> tuple[T, float]:
+            sent = loop_time()
+            return await call(credential), sent
+
+        return await self.readers.ask(timed, once=once)
 
     def _advance(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
+
+
+def _may_have_ended(run: Run) -> bool:
+    """Whether an answer does not speak against an end."""
+    return run.status.ended or run.raw_status is None

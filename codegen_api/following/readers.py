@@ -81,11 +81,12 @@ class Readers:
         accepted = self._accepted()
         return min(self._shown[credential] for credential in accepted) + LIFETIME if len(accepted) > 1 else None
 
-    async def ask(self, call: Callable[[Credential], Awaitable[T]]) -> T:
+    async def ask(self, call: Callable[[Credential], Awaitable[T]], *, once: bool = False) -> T:
         """The host's answer to somebody who views the run, however long that takes.
 
         Raises:
             ShuttingDown: nobody will view this run any more.
+            Unavailable, UpstreamFailure: only with ``once``, and told to the viewers already: the host did not answer.
         """
         patience = Patience()
         while True:
@@ -97,9 +98,13 @@ class Readers:
                 self._waits[credential.digest] = loop_time() + delay
                 if all(self._waits.get(other.digest, 0.0) > loop_time() for other in self._accepted()):
                     self._set_trouble(Notice("rate_limited", round(delay, 1)))
+                if once:
+                    raise
             except (Unavailable, UpstreamFailure) as error:
                 delay = patience.next(error.retry_after)
                 self._set_trouble(Notice("upstream_unavailable", round(delay, 1)))
+                if once:
+                    raise
                 await asyncio.sleep(delay)
             except GatewayError as error:
                 self._refuse(credential, error)

@@ -134,6 +134,7 @@ class Subscriber:
                         if self._is_over(item.changed, opened):
                             yield Ended(run, self.cursor)
                             return
+                        self._follower.look()  # an end that is too old to be believed has to be seen again
                 elif loop_time() >= silent_since + self._patrol.heartbeat - TICK:
                     silent_since = loop_time()
                     yield Quiet()
@@ -227,7 +228,10 @@ class Subscriber:
     async def _old(self, cursor: Cursor, last: Cursor) -> list[Appended]:
         """The next entries of ``cursor + 1`` to ``last``, from one of the host's own full pages, read again."""
         number, offset = divmod(cursor, self._page_size)
+        generation = self._follower.generation
         entries = await self._follower.old_page(number)
+        if generation != self._follower.generation:
+            raise Forgotten
         page = [
             Appended(position, entry) for position, entry in enumerate(entries[offset:], cursor + 1) if position <= last
         ]
