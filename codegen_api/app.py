@@ -145,7 +145,8 @@ def _build(
     for dialect in DIALECTS:
         app.include_router(dialect.router)
     documentation.install(app)
-    for kind in (GatewayError, HTTPException, RequestValidationError):
+    # Exception as well, or Starlette would answer it in words of its own before it reaches the edge
+    for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     return app
 

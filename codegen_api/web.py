@@ -217,11 +217,12 @@ class Edge:
             trace.reset(token)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answered = False
+        answered = complete = False
 
         async def send_noted(message: Message) -> None:
-            nonlocal answered
+            nonlocal answered, complete
             answered = True
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
@@ -229,10 +230,10 @@ class Edge:
             await (self._render(refusal) if refusal else self._app)(scope, receive, send_noted)
         except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
             log_fault("answering a request", error)
-            if answered:
-                scope["abort"]()  # cut short, so that the client does not take this for the whole
-            else:
+            if not answered:
                 await self._render(GatewayError())(scope, receive, send)
+            elif not complete:
+                scope["abort"]()  # cut short, so that the client does not take this for the whole
 
     def abort_stuck(self) -> None:
         """Cut every connection that has not taken what was written to it: closing it politely would wait for that."""

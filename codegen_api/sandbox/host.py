@@ -120,7 +120,8 @@ class Host:
     async def resume_run(self, org_id: int, body: ResumeBody, user: Caller) -> Response:
         run = self._find(body.agent_run_id, org_id, user)
         self._world.resume(run, body.prompt, len(body.images or ()))
-        return self._show(run)
+        # who writes sees what was written; it is reads that may lag
+        return json_response({**run.to_wire(self._world.now()), "status": "ACTIVE"})
 
     async def ban_run(self, org_id: int, body: StopBody, user: Caller) -> Response:
         """Also remove-from-pr: the same under a friendlier name."""

@@ -21,7 +21,7 @@ class World:
     """The state behind the emulated API.
 
     `clock` gives monotonic seconds, `wall` seconds since the epoch. `speed` multiplies every script's; it must be
-    a positive number. `resume_lag` is how many seconds, at speed 1, a resumed run still shows its old status.
+    a positive number. `resume_lag` is how many seconds, at speed 1, a resumed run still reads with its old status.
     """
 
     def __init__(

@@ -186,7 +186,8 @@ def test_a_resumed_run_reads_as_ended_for_a_moment(options: dict[str, Any], lag:
     host = Host(options)
     run_id = host.create("quick")
     host.time.advance(5)
-    assert host.resume(run_id)["status"] == "COMPLETE"
+    assert host.resume(run_id)["status"] == "ACTIVE"
+    assert host.run(run_id)["status"] == "COMPLETE"
     host.time.advance(lag - 0.01)
     assert host.page(run_id)["status"] == "COMPLETE"
     host.time.advance(0.02)
