@@ -141,3 +141,79 @@ def test_every_viewer_ends_with_the_log_that_the_host_has(
         await gateway.aclose()
 
     run(main(), at_most=20_000)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    start=st.sampled_from([1, 30, 150]),
+    script=st.lists(
+        st.tuples(
+            st.sampled_from([0.5, 3.0, 40.0, 70.0]),
+            st.sampled_from(["append", "replace", "bar bob", "admit bob", "fault"]),
+            st.sampled_from([1, 3, 40, 120]),
+        ),
+        max_size=8,
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_replaced_logs_and_lost_rights_concern_those_whom_they_concern(
+    start: int, script: list[tuple[float, str, int]], seed: int
+) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(start)
+        faults: list[Exception] = []
+
+        async def before(operation: str) -> None:
+            if faults and operation == "log":
+                raise faults.pop()
+
+        host.before = before
+        gateway = Gateway(host, MemoryBroker())
+        alice, bob = Viewer(), Viewer()
+        refusals = 0
+
+        async def persist(viewer: Viewer, who: str) -> None:
+            nonlocal refusals
+            while not viewer.ends:
+                try:
+                    await viewer.watch(gateway, who=caller(who))
+                except Forbidden:
+                    assert who == "bob"
+                    refusals += 1
+                    await asyncio.sleep(5)
+
+        watching = [asyncio.create_task(persist(alice, "alice")), asyncio.create_task(persist(bob, "bob"))]
+        barred = False
+        for wait, what, count in script:
+            await asyncio.sleep(wait)
+            match what:
+                case "append":
+                    hosted.append(count)
+                case "replace":  # who is away meanwhile has a position that means something else now
+                    host.barred.clear()
+                    await asyncio.sleep(20)
+                    hosted.replace(count)
+                    await asyncio.sleep(60)  # until nobody can take it for a stale answer any more
+                case "bar bob":
+                    host.barred.add(("bob", "1"))
+                    barred = True
+                    before_that = refusals
+                    await asyncio.sleep(65)
+                    assert refusals > before_that
+                case "admit bob":
+                    host.barred.clear()
+                case "fault":
+                    faults.extend(rng.choice(FAULTS) for _ in range(3))
+        host.barred.clear()
+        await asyncio.sleep(60)
+        hosted.status = "COMPLETE"
+        await asyncio.gather(*watching)
+        assert alice.texts() == bob.texts() == hosted.encoded()
+        assert alice.ends == bob.ends == [len(hosted.entries)]
+        assert barred or not refusals
+        await gateway.aclose()
+
+    run(main(), at_most=20_000)
