@@ -312,7 +312,8 @@ class Follower:
         """Compare a page with what is known of the log it must belong to."""
         first = self.tail - len(self._marks)  # position before the first mark
         differs = any(
-            first < position <= self.tail and self._marks[position - first - 1].created_at != entry.created_at
+            first < position <= self.tail
+            and _tell_apart(self._marks[position - first - 1].created_at, entry.created_at)
             for position, entry in enumerate(page.entries, page.after + 1)
         )
         gone = page.at_end and page.last < self.tail
@@ -379,6 +380,11 @@ class Follower:
     def _advance(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
+
+
+def _tell_apart(one: str | None, other: str | None) -> bool:
+    """Whether these times cannot be those of one entry; an answer that lacks one tells nothing."""
+    return one is not None and other is not None and one != other
 
 
 def _may_have_ended(run: Run) -> bool:

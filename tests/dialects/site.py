@@ -1,0 +1,162 @@
+"""A gateway under test as its clients see it: the whole ASGI application in front of a host in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+from fastapi import FastAPI
+
+from codegen_api import Settings, create_app
+from tests.fakehost import FakeHost
+
+AUTHORIZED = {"Authorization": "Bearer alice"}
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run ``main`` in real time: the framework uses threads, for which virtual time does not wait."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(30):
+            return await main
+
+    return asyncio.run(bounded())
+
+
+def settings(**more: Any) -> Settings:
+    """Settings that come from the test alone."""
+    return Settings(_env_file=None, **more)  # type: ignore[call-arg]
+
+
+def gateway_app(host: Any = None, *, title: str = "codegen_api", version: str | None = None, **more: Any) -> FastAPI:
+    return create_app(settings(**more), title=title, version=version, upstream=host or FakeHost())
+
+
+@asynccontextmanager
+async def lifespan(app: Any) -> AsyncIterator[None]:
+    """The application's life as a server gives it: through the ASGI protocol."""
+    inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+    life = asyncio.ensure_future(app(scope, inbox.get, outbox.put))
+    try:
+        await inbox.put({"type": "lifespan.startup"})
+        assert (await outbox.get())["type"] == "lifespan.startup.complete"
+        yield
+    finally:
+        await inbox.put({"type": "lifespan.shutdown"})
+        await life
+    assert (await outbox.get())["type"] == "lifespan.shutdown.complete"
+
+
+@dataclass
+class Site:
+    """What a client can do."""
+
+    app: FastAPI
+    host: Any
+
+    async def ask(
+        self, method: str, path: str, *, token: str | None = "alice", headers: Any = None, **more: Any
+    ) -> httpx.Response:
+        given = httpx.Headers(headers)
+        if token is not None and "authorization" not in given:
+            given["Authorization"] = f"Bearer {token}"
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.request(method, path, headers=given, **more)
+
+    async def get(self, path: str, **more: Any) -> httpx.Response:
+        return await self.ask("GET", path, **more)
+
+    async def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        return await self.ask("POST", path, **({} if body is None else {"json": body}), **more)
+
+
+@asynccontextmanager
+async def serving(host: Any = None, **more: Any) -> AsyncIterator[Site]:
+    """A gateway that is up. ``more`` are settings, or ``title`` and ``version``."""
+    host = FakeHost() if host is None else host
+    app = gateway_app(host, **more)
+    async with lifespan(app):
+        yield Site(app, host)
+
+
+class Connection:
+    """One request whose answer is taken piece by piece, as a server's connection would take it.
+
+    ``transport`` stands in for the server's: the application looks for it behind ``send``, to be able to cut it.
+    """
+
+    def __init__(self, app: Any, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> None:
+        self.messages: list[Any] = []
+        self.transport = Transport()
+        self.blocked: asyncio.Event | None = None
+        self._gone = asyncio.Event()
+        self._asked = False
+        path, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or AUTHORIZED).items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("gateway", 80),
+        }
+        self.task = asyncio.ensure_future(app(scope, self.receive, self.send))
+
+    async def receive(self) -> dict[str, Any]:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if self.blocked is not None and message["type"] == "http.response.body":
+            await self.blocked.wait()
+        self.messages.append(message)
+
+    def leave(self) -> None:
+        self._gone.set()
+
+    @property
+    def status(self) -> int:
+        return int(self.messages[0]["status"])
+
+    @property
+    def headers(self) -> httpx.Headers:
+        return httpx.Headers(self.messages[0]["headers"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message["body"] for message in self.messages[1:])
+
+    @property
+    def complete(self) -> bool:
+        last = self.messages[-1] if self.messages else {"type": "nothing"}
+        return last["type"] == "http.response.body" and not last.get("more_body", False)
+
+
+class Transport:
+    """A server's transport, as far as it matters here."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self.waiting = 0
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting

@@ -1,0 +1,477 @@
+"""The live log on the wire. What it says and when is settled in tests/following; here it is how."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from codegen_api import errors
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.dialects.native.wire import EVENTS, LINES, frames, try_again
+from codegen_api.following import Patrol
+from codegen_api.gateway import Gateway, Position
+from tests import virtual
+from tests.dialects.eventsource import Event, parse
+from tests.dialects.rich import RichHost
+from tests.dialects.site import AUTHORIZED, Connection, run, serving
+from tests.fakehost import FakeHost, caller
+
+STREAM = "/agent-runs/1/logs/stream"
+
+
+def a_host(status: str = "COMPLETE", length: int = 3) -> RichHost:
+    host = RichHost()
+    host.add(status=status, result="42").append(length)
+    return host
+
+
+def summary(events: list[Event]) -> list[tuple[str, str]]:
+    return [(event.type, event.last_event_id) for event in events]
+
+
+def lines(body: bytes) -> list[Any]:
+    return [json.loads(line) for line in body.splitlines()]
+
+
+# -- over HTTP --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("stream-head", "stream-first-frame", "stream-events", "stream-log", "end-complete", "answer-json")
+def test_a_finished_run_is_a_status_its_entries_and_an_end() -> None:
+    async def main() -> None:
+        async with serving(a_host()) as site:
+            answer = await site.get(STREAM, headers={"Accept-Encoding": "gzip, br"})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-cache, no-transform"
+        assert answer.headers["x-accel-buffering"] == "no"
+        assert "content-encoding" not in answer.headers
+        assert "content-length" not in answer.headers
+        assert answer.content.startswith(b"retry: 2000\nevent: status\n")
+        events = parse(answer.content)
+        assert summary(events) == [("status", ""), ("log", "1"), ("log", "2"), ("log", "3"), ("end", "3.end")]
+        data = [json.loads(event.data) for event in events]
+        assert [entry["position"] for entry in data[1:4]] == [1, 2, 3]
+        assert [entry["n"] for entry in data[1:4]] == [1, 2, 3]
+        assert data[0]["run_status"] == "completed"
+        assert data[-1] == {
+            "id": 1, "status": "COMPLETE", "result": "42", "summary": "whole", "run_status": "completed", "ended": True,
+            "total_logs": 3,
+        }  # fmt: skip
+
+    run(main())
+
+
+@pytest.mark.wire("ndjson", "stream-head")
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "application/jsonl", "text/html, application/x-ndjson;q=0.9"])
+def test_the_same_comes_as_lines_for_who_asks_for_lines(accept: str) -> None:
+    async def main() -> None:
+        async with serving(a_host()) as site:
+            answer = await site.get(STREAM, headers={"Accept": accept})
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        assert answer.headers["cache-control"] == "no-cache, no-transform"
+        given = lines(answer.content)
+        assert [(line["event"], line["id"]) for line in given] == [
+            ("status", None), ("log", "1"), ("log", "2"), ("log", "3"), ("end", "3.end"),
+        ]  # fmt: skip
+        assert all(set(line) == {"event", "id", "data"} for line in given)
+        assert given[-1]["data"]["total_logs"] == 3
+
+    run(main())
+
+
+@pytest.mark.wire("ndjson-no-204", "end-known")
+def test_there_is_no_204_for_who_reads_lines() -> None:
+    async def main() -> None:
+        async with serving(a_host()) as site:
+            headers = {"Last-Event-ID": "3.end"}
+            answer = await site.get(STREAM, headers={**headers, "Accept": "application/x-ndjson"})
+            assert [line["event"] for line in lines(answer.content)] == ["status", "end"]
+            answer = await site.get(STREAM, headers=headers)
+            assert (answer.status_code, answer.content) == (204, b"")
+
+    run(main())
+
+
+@pytest.mark.wire("position-sources", "position-continues", "end-known")
+@pytest.mark.parametrize(
+    ("query", "header", "ids"),
+    [
+        ("", None, ["1", "2", "3", "3.end"]),
+        ("?skip=1", None, ["2", "3", "3.end"]),
+        ("?last_event_id=2&skip=1", None, ["3", "3.end"]),
+        ("?last_event_id=2&skip=1", "3", ["3.end"]),
+        ("?last_event_id=2", "", ["3", "3.end"]),
+        ("?last_event_id=&skip=2", None, ["3", "3.end"]),
+        ("?last_event_id=1.end", None, ["2", "3", "3.end"]),
+        ("?skip=3", None, ["3.end"]),
+    ],
+)
+def test_a_position_is_taken_from_the_header_else_from_the_url(query: str, header: str | None, ids: list[str]) -> None:
+    async def main() -> None:
+        async with serving(a_host()) as site:
+            answer = await site.get(STREAM + query, headers={} if header is None else {"Last-Event-ID": header})
+        assert [event.last_event_id for event in parse(answer.content) if event.type in ("log", "end")] == ids
+
+    run(main())
+
+
+@pytest.mark.wire("position-form")
+@pytest.mark.parametrize("text", ["x", "-1", "3.end.end", "9" * 19, "1 2"])
+@pytest.mark.parametrize("where", ["header", "query"])
+def test_a_position_that_is_none_is_400_before_anybody_is_asked(text: str, where: str) -> None:
+    async def main() -> None:
+        host = a_host()
+        async with serving(host) as site:
+            if where == "header":
+                answer = await site.get(STREAM, headers={"Last-Event-ID": text})
+            else:
+                answer = await site.get(STREAM, params={"last_event_id": text})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_last_event_id")
+        assert not host.calls
+
+    run(main())
+
+
+@pytest.mark.wire("position-ahead")
+def test_a_position_ahead_of_the_log_is_answered() -> None:
+    async def main() -> None:
+        async with serving(a_host()) as site:
+            answer = await site.get(STREAM, headers={"Last-Event-ID": "40"})
+        events = parse(answer.content)
+        assert summary(events) == [("status", ""), ("resync", "3"), ("end", "3.end")]
+        assert json.loads(events[1].data) == {"requested": 40, "log_length": 3}
+
+    run(main())
+
+
+TROUBLE = [
+    (errors.UpstreamError(), 502, "upstream_unavailable"),
+    (errors.UpstreamUnreachable(), 502, "upstream_unavailable"),
+    (errors.UpstreamTimeout(), 504, "upstream_unavailable"),
+    (errors.UpstreamRateLimited(retry_after=20), 429, "rate_limited"),
+]
+
+
+@pytest.mark.wire("trouble-on-connect", "trouble-on-reconnect")
+@pytest.mark.parametrize(("error", "status", "notice"), TROUBLE)
+def test_who_reconnects_into_trouble_is_told_to_come_back(error: errors.GatewayError, status: int, notice: str) -> None:
+    async def main() -> None:
+        host = a_host()
+
+        async def fail(operation: str) -> None:
+            if operation == "get":
+                raise error
+
+        host.before = fail
+        async with serving(host, cors_origins="https://a.example") as site:
+            answer = await site.get(STREAM)
+            assert answer.status_code == status
+            answer = await site.get(STREAM, headers={"Last-Event-ID": "2", "Origin": "https://a.example"})
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == "https://a.example"
+            (event,) = parse(answer.content)
+            assert event.type == "notice"
+            assert event.last_event_id == ""
+            data = json.loads(event.data)
+            assert data["code"] == notice
+            assert event.retry == pytest.approx(data["retry_in"] * 1000, abs=1)
+            assert data["retry_in"] >= (error.retry_after or 1)
+
+    run(main())
+
+
+@pytest.mark.wire("trouble-on-reconnect", "ndjson")
+@pytest.mark.parametrize("query", ["?last_event_id=2", "?skip=0", "?last_event_id=2.end"])
+def test_a_reconnect_is_known_by_any_position(query: str) -> None:
+    async def main() -> None:
+        host = a_host()
+
+        async def fail(operation: str) -> None:
+            if operation == "get":
+                raise errors.UpstreamTimeout
+
+        host.before = fail
+        async with serving(host) as site:
+            (event,) = parse((await site.get(STREAM + query)).content)
+            assert json.loads(event.data)["code"] == "upstream_unavailable"
+            answer = await site.get(STREAM + query, headers={"Accept": "application/x-ndjson"})
+            assert [line["data"]["code"] for line in lines(answer.content)] == ["upstream_unavailable"]
+
+    run(main())
+
+
+@pytest.mark.wire("trouble-on-reconnect", "auth-outage")
+def test_who_reconnects_while_tokens_cannot_be_checked_is_told_to_come_back() -> None:
+    async def main() -> None:
+        host = a_host()
+
+        async def fail(_: str) -> None:
+            raise errors.UpstreamTimeout
+
+        host.before = fail
+        async with serving(host) as site:
+            assert (await site.get(STREAM)).status_code == 503
+            (event,) = parse((await site.get(STREAM, headers={"Last-Event-ID": "2"})).content)
+            assert json.loads(event.data)["code"] == "upstream_unavailable"
+
+    run(main())
+
+
+@pytest.mark.wire("trouble-on-reconnect", "right-asked-first", "org-closed")
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(errors.InvalidToken(), 401), (errors.Forbidden(), 403), (errors.NotFound(), 404), (errors.Rejected(), 422)],
+)
+def test_a_refusal_is_a_refusal_also_for_who_reconnects(error: errors.GatewayError, status: int) -> None:
+    async def main() -> None:
+        host = a_host()
+
+        async def fail(operation: str) -> None:
+            if operation == "get":
+                raise error
+
+        host.before = fail
+        async with serving(host) as site:
+            for headers in ({}, {"Last-Event-ID": "2"}):
+                answer = await site.get(STREAM, headers=headers)
+                assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+
+    run(main())
+
+
+@pytest.mark.wire("drain-refuses", "trouble-on-connect")
+def test_while_draining_new_streams_are_refused_and_old_ones_sent_elsewhere() -> None:
+    async def main() -> None:
+        async with serving(a_host()) as site:
+            await site.app.state.gateway.hub.drain(0.01)
+            answer = await site.get(STREAM)
+            assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+            assert int(answer.headers["retry-after"]) >= 1
+            (event,) = parse((await site.get(STREAM, headers={"Last-Event-ID": "2"})).content)
+            assert event.type == "notice"
+
+    run(main())
+
+
+@pytest.mark.wire("stream-leaves-nothing", "stream-head")
+def test_the_head_and_the_first_frame_leave_at_once_and_a_viewer_who_leaves_is_gone() -> None:
+    async def main() -> None:
+        host = a_host("ACTIVE", 0)
+        async with serving(host, follower_linger_seconds=0.05) as site:
+            reading = asyncio.Event()
+
+            async def slow(operation: str) -> None:
+                if operation == "log":
+                    await reading.wait()
+
+            host.before = slow
+            connection = Connection(site.app, STREAM, {**AUTHORIZED, "Accept": "text/event-stream"})
+            while len(connection.messages) < 2:
+                await asyncio.sleep(0.01)
+            assert connection.status == 200
+            assert connection.body.startswith(b"retry: 2000\nevent: status\n")
+            health = (await site.get("/health")).json()
+            assert (health["viewers"], health["runs_followed"]) == (1, 1)
+            connection.leave()
+            await connection.task
+            await asyncio.sleep(0.2)
+            health = (await site.get("/health")).json()
+            assert (health["viewers"], health["runs_followed"]) == (0, 0)
+            assert not connection.transport.aborted
+
+    run(main())
+
+
+@pytest.mark.wire("stream-stall")
+def test_a_viewer_whose_connection_takes_nothing_is_cut() -> None:
+    async def main() -> None:
+        host = a_host("ACTIVE", 500)
+        async with serving(host, stream_stall_seconds=0.1) as site:
+            connection = Connection(site.app, STREAM)
+            connection.blocked = asyncio.Event()
+            await connection.task
+            assert connection.transport.aborted
+            assert (await site.get("/health")).json()["viewers"] == 0
+
+    run(main())
+
+
+# -- in virtual time --------------------------------------------------------------------------------------------------
+
+
+async def watch(gateway: Gateway, writer: Any, seconds: float, position: int = 0) -> tuple[bytes, list[tuple[float, bytes]]]:
+    """What a viewer is sent in so many seconds, and when."""
+    stream = await gateway.follow(caller(), "9", "1", Position(position))
+    assert stream is not None
+    pieces: list[tuple[float, bytes]] = []
+    sending: AsyncGenerator[bytes, None] = frames(stream, writer)
+    try:
+        async with asyncio.timeout(seconds):
+            async for piece in sending:
+                pieces.append((asyncio.get_running_loop().time(), piece))
+    except TimeoutError:
+        pass
+    finally:
+        await sending.aclose()
+    return b"".join(piece for _, piece in pieces), pieces
+
+
+def gateway_to(host: FakeHost, **patrol: float) -> Gateway:
+    return Gateway(host, MemoryBroker(), patrol=lambda: Patrol(**patrol))
+
+
+@pytest.mark.wire("stream-heartbeat", "stream-waits", "ndjson")
+@pytest.mark.parametrize("status", ["ACTIVE", "PAUSED", "UNHEARD_OF"])
+def test_a_silent_stream_gives_a_sign_of_life(status: str) -> None:
+    async def main() -> None:
+        for writer, sign in ((EVENTS, b":\n\n"), (LINES, b'{"event":"heartbeat"}\n')):
+            host = FakeHost()
+            host.add(status=status)
+            gateway = gateway_to(host)
+            _, pieces = await watch(gateway, writer, 100)
+            beats = [at for at, piece in pieces if piece == sign]
+            assert len(beats) == 6
+            assert all(14.9 < later - earlier < 15.1 for earlier, later in zip(beats, beats[1:], strict=False))
+            await gateway.aclose()
+
+    virtual.run(main())
+
+
+@pytest.mark.wire("stream-age", "stream-events")
+def test_an_old_stream_ends_with_a_way_back() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(5)
+        gateway = gateway_to(host, max_age=60, heartbeat=15)
+        body, pieces = await watch(gateway, EVENTS, 1000)
+        assert 59.9 < pieces[-1][0] < 60.5
+        event = parse(body)[-1]
+        data = json.loads(event.data)
+        assert (event.type, event.last_event_id) == ("notice", "5")
+        assert set(data) == {"code", "retry_in", "last_event_id"}
+        assert (data["code"], data["last_event_id"]) == ("reconnect", "5")
+        assert event.retry == pytest.approx(data["retry_in"] * 1000)
+        assert 1 <= data["retry_in"] <= 2
+        body, _ = await watch(gateway, LINES, 1000)
+        assert lines(body)[-1]["data"]["code"] == "reconnect"
+        assert lines(body)[-1]["id"] is None
+        await gateway.aclose()
+
+    virtual.run(main())
+
+
+@pytest.mark.wire("stream-amended", "position-amendments", "stream-status", "stream-events")
+def test_amendments_carry_no_id_and_the_same_position() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(3)
+        position = hosted.act()
+        gateway = gateway_to(host)
+        watching = asyncio.create_task(watch(gateway, EVENTS, 1000))
+        await asyncio.sleep(5)
+        hosted.append(2)
+        hosted.amend(position, output="done")
+        await asyncio.sleep(5)
+        hosted.status = "COMPLETE"
+        body, _ = await watching
+        events = parse(body)
+        assert [event.type for event in events] == ["status", *["log"] * 4, "log.amended", "log", "log", "status", "end"]
+        assert b"event: log.amended\nid:" not in body
+        assert b"id: 4\nevent: log.amended" not in body
+        amended = json.loads(events[5].data)
+        assert (amended["position"], amended["output"]) == (position, "done")
+        back, _ = await watch(gateway, EVENTS, 1000, position=6)
+        kinds = [event.type for event in parse(back)]
+        assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == ("status", {"log.amended"}, "end")
+        await gateway.aclose()
+
+    virtual.run(main())
+
+
+@pytest.mark.wire("fault-notice", "fault-recovered", "right-revoked")
+def test_trouble_is_told_and_a_lost_right_is_a_failure() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(2)
+        gateway = gateway_to(host)
+        faults: list[errors.GatewayError] = []
+
+        async def before(operation: str) -> None:
+            if operation == "log" and faults:
+                raise faults.pop(0)
+
+        host.before = before
+        watching = asyncio.create_task(watch(gateway, EVENTS, 1000))
+        await asyncio.sleep(5)
+        faults += [errors.UpstreamError(), errors.UpstreamRateLimited(retry_after=20)]
+        await asyncio.sleep(60)
+        host.barred.add(("alice", "1"))
+        body, _ = await watching
+        told = [(event.type, json.loads(event.data)) for event in parse(body) if event.type in ("notice", "failure")]
+        assert [(kind, data["code"]) for kind, data in told] == [
+            ("notice", "upstream_unavailable"), ("notice", "rate_limited"), ("notice", "recovered"), ("failure", "forbidden"),
+        ]  # fmt: skip
+        assert told[0][1]["retry_in"] > 0
+        assert told[1][1]["retry_in"] >= 20
+        assert told[2][1]["retry_in"] is None
+        assert told[3][1]["status_code"] == 403
+        assert body.endswith(b"\n\n")
+        assert gateway.hub.viewers == 0
+        await gateway.aclose()
+
+    virtual.run(main())
+
+
+@pytest.mark.wire("log-replaced")
+def test_a_replaced_log_is_announced_with_the_id_from_which_it_goes_on() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(8)
+        gateway = gateway_to(host)
+        watching = asyncio.create_task(watch(gateway, EVENTS, 1000))
+        await asyncio.sleep(5)
+        hosted.replace(3)
+        await asyncio.sleep(60)
+        hosted.status = "COMPLETE"
+        body, _ = await watching
+        events = parse(body)
+        at = [event.type for event in events].index("resync")
+        assert events[at].last_event_id == "0"
+        assert json.loads(events[at].data) == {"requested": 8, "log_length": 3}
+        assert [event.last_event_id for event in events[at + 1 :] if event.type == "log"] == ["1", "2", "3"]
+        await gateway.aclose()
+
+    virtual.run(main())
+
+
+def test_viewers_at_the_same_position_are_sent_the_same_bytes() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(50)
+        gateway = gateway_to(host)
+        first = asyncio.create_task(watch(gateway, EVENTS, 10))
+        second = asyncio.create_task(watch(gateway, EVENTS, 10))
+        (_, one), (_, other) = await asyncio.gather(first, second)
+        shared = [a is b for (_, a), (_, b) in zip(one, other, strict=True) if b"event: log" in a]
+        assert shared
+        assert all(shared)
+        await gateway.aclose()
+
+    virtual.run(main())
+
+
+@pytest.mark.wire("trouble-on-reconnect")
+def test_nobody_is_told_to_come_back_at_the_same_moment() -> None:
+    async def main() -> None:
+        waits = set()
+        for _ in range(20):
+            (event,) = parse(b"".join([piece async for piece in try_again(errors.UpstreamError(), EVENTS)]))
+            waits.add(event.retry)
+        assert len(waits) > 10
+
+    virtual.run(main())

@@ -1,0 +1,30 @@
+"""One host and one gateway for all tests that do not disturb each other."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.end_to_end import processes
+from tests.end_to_end.processes import Sandbox, Server
+
+BRISK = {"upstream_requests_per_minute": 600, "follower_linger_seconds": 0.3}
+"""A gateway that reads a busy run every 0.125 s."""
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Sandbox]:
+    with processes.sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def server(host: Sandbox) -> Iterator[Server]:
+    """A gateway as it is by default."""
+    with processes.gateway(host) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def brisk(host: Sandbox) -> Iterator[Server]:
+    with processes.gateway(host, **BRISK) as gateway:
+        yield gateway

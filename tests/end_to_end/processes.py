@@ -1,0 +1,271 @@
+"""Sandbox and gateway as processes of their own, on free ports; each is ended by its pid, whatever happens."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+WAIT = 20.0
+"""Seconds after which anything here has failed."""
+
+SERVER = [sys.executable, str(ROOT / "run_server.py"), "--port", "0"]
+ALICE = {"Authorization": "Bearer sandbox-alice"}
+BOB = {"Authorization": "Bearer sandbox-bob"}
+
+
+def environment(**settings: str | float) -> dict[str, str]:
+    """This process's environment with no settings but these, and no proxy."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("CODEGEN_") and not name.lower().endswith("_proxy")
+    }
+    named = {f"CODEGEN_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **named}
+
+
+def eventually(probe: Callable[[], T], wanted: Callable[[T], bool] = bool, within: float = WAIT) -> T:
+    """What ``probe`` finds once it is ``wanted``."""
+    deadline = time.monotonic() + within
+    while True:
+        found = probe()
+        if wanted(found):
+            return found
+        assert time.monotonic() < deadline, f"after {within} s it is still {found!r}"
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that ``pid`` started, and those that they did."""
+    found = []
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:  # gone meanwhile
+        return []
+    for child in children:
+        found += [child, *descendants(child)]
+    return found
+
+
+def running(pid: int) -> bool:
+    """Whether there is such a process; one that only waits to be buried is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def new_client() -> httpx.Client:
+    """A client with a new connection for each request: a kept one may be closed just when it is used again."""
+    return httpx.Client(timeout=WAIT, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A hosted API that is ours alone, and how to play with it."""
+
+    url: str
+    client: httpx.Client
+
+    def admin(self, method: str, path: str, body: object = None) -> Any:
+        answer = self.client.request(method, f"{self.url}/_sandbox/{path}", json=body)
+        answer.raise_for_status()
+        return answer.json()
+
+    def seed(self, **order: object) -> int:
+        """A run that stands still: its id."""
+        run: int = self.admin("POST", "runs", order)["id"]
+        return run
+
+    def patch(self, run: int, **order: object) -> None:
+        self.admin("PATCH", f"runs/{run}", order)
+
+    def append(self, run: int, *texts: str, **order: object) -> None:
+        self.patch(run, append=[entry(text) for text in texts], **order)
+
+    def fault(self, kind: str, operation: str | None = None, token: str | None = None, **more: object) -> None:
+        self.admin("POST", "faults", {"kind": kind, "match": {"operation": operation, "token": token}, **more})
+
+    def heal(self) -> None:
+        self.admin("DELETE", "faults")
+
+    def requests(self, operation: str) -> int:
+        """How often the host was asked for ``operation``."""
+        operations = self.admin("GET", "requests")["operations"]
+        total: int = operations.get(operation, {"total": 0})["total"]
+        return total
+
+    def forget_requests(self) -> None:
+        self.admin("DELETE", "requests")
+
+    def ask(self, method: str, path: str, body: object = None, headers: dict[str, str] = ALICE) -> Any:
+        """An ordinary request to the hosted API."""
+        answer = self.client.request(method, f"{self.url}/v1/{path}", json=body, headers=headers)
+        answer.raise_for_status()
+        return answer.json()
+
+    def create(self, scenario: str, speed: float = 1.0) -> int:
+        body = {"prompt": "Tidy up", "metadata": {"scenario": scenario, "speed": speed}}
+        run: int = self.ask("POST", "organizations/323/agent/run", body)["id"]
+        return run
+
+    def resume(self, run: int) -> None:
+        self.ask("POST", "organizations/323/agent/run/resume", {"agent_run_id": run, "prompt": "Go on"})
+
+    def log(self, run: int, organization: int = 323) -> list[dict[str, Any]]:
+        """The host's own log, as the gateway should tell it: times in UTC, positions."""
+        entries: list[dict[str, Any]] = []
+        while True:
+            path = f"alpha/organizations/{organization}/agent/run/{run}/logs?limit=100&skip={len(entries)}"
+            page = self.ask("GET", path)["logs"]
+            for item in page:
+                created_at = item["created_at"].replace(" ", "T") + "Z"
+                entries.append({**item, "created_at": created_at, "position": len(entries) + 1})
+            if len(page) < 100:
+                return entries
+
+
+def entry(text: str, **more: object) -> dict[str, object]:
+    """A tool call that is done."""
+    tool = {"tool_name": "run_command", "message_type": "ACTION", "thought": text, "tool_input": {}, "observation": ""}
+    return {**tool, "tool_output": {"exit_code": 0}, **more}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A gateway that serves."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    client: httpx.Client
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def get(self, path: str, headers: dict[str, str] = ALICE) -> httpx.Response:
+        return self.request("GET", path, headers=headers)
+
+    def request(
+        self, method: str, path: str, *, json: object = None, headers: dict[str, str] = ALICE
+    ) -> httpx.Response:
+        return self.client.request(method, self.url + path, json=json, headers=headers)
+
+    def health(self, name: str) -> Any:
+        return self.get("/health", headers={}).json()[name]
+
+    def files(self) -> int:
+        """How many file descriptors it holds."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+
+@contextmanager
+def sandbox(*arguments: str, limits: str = "off") -> Iterator[Sandbox]:
+    command = [sys.executable, "-m", "codegen_api.sandbox", "--port", "0", "--announce", "--die-with-stdin"]
+    with (
+        new_client() as client,
+        tempfile.TemporaryDirectory() as directory,
+        subprocess.Popen(
+            [*command, "--limits", limits, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            cwd=directory,
+            env=environment(),
+        ) as process,
+    ):
+        try:
+            yield Sandbox(json.loads(line(process))["url"], client)
+        finally:
+            process.kill()
+            process.wait(WAIT)
+
+
+def line(process: subprocess.Popen[bytes], within: float = WAIT) -> str:
+    """The next line on its standard output."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], within)
+    assert ready, "the process said nothing"
+    return process.stdout.readline().decode()
+
+
+@contextmanager
+def launched(command: Sequence[str], cwd: Path | None = None, **settings: str | float) -> Iterator[Server]:
+    """The process of ``command``; nobody has waited until it serves. It has no ``.env`` file and a log of its own."""
+    with new_client() as client, tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
+        with (
+            log.open("wb") as errors,
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,  # else a line that has been read may wait where select does not see it
+                cwd=cwd or directory,
+                env=environment(**settings),
+            ) as process,
+        ):
+            try:
+                yield Server("", process, log, client)
+            finally:
+                for pid in descendants(process.pid):
+                    kill(pid)
+                process.kill()
+                process.wait(WAIT)
+
+
+@contextmanager
+def gateway(
+    host: Sandbox | None, *arguments: str, cwd: Path | None = None, **settings: str | float
+) -> Iterator[Server]:
+    """``run_server.py``, serving, in front of ``host`` (or of what the arguments say)."""
+    if host is not None:
+        settings = {"base_url": host.url, "org_id": 323, **settings}
+    command = [sys.executable, str((cwd or ROOT) / "run_server.py"), "--port", "0", *arguments]
+    with launched(command, cwd, **settings) as server:
+        said = line(server.process)
+        assert said.startswith("codegen_api is at http://"), said + server.log.read_text()
+        yield replace(server, url=said.split()[-1])
+
+
+@contextmanager
+def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> Iterator[Server]:
+    """``uvicorn codegen_api:create_app``, serving."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", "--port", str(port), *arguments]
+    with launched(command, base_url=host.url, org_id=323, **settings) as server:
+        served = replace(server, url=f"http://127.0.0.1:{port}")
+
+        def answers() -> bool:
+            assert server.process.poll() is None, server.log.read_text()
+            try:
+                return served.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        eventually(answers)
+        yield served

@@ -1,0 +1,211 @@
+"""The command line: the promised first minute, reloading, dying, and refusing what makes no sense."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.end_to_end import processes
+from tests.end_to_end.processes import ALICE, ROOT, SERVER, WAIT, Server, descendants, environment, eventually, gateway
+from tests.end_to_end.viewing import Viewer
+
+CURL, BASH = shutil.which("curl"), shutil.which("bash")
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Server]:
+    with gateway(None, "--sandbox") as server:
+        yield server
+
+
+def curl(*arguments: str) -> str:
+    command = [CURL or "", "-sS", "--max-time", "20", *arguments]
+    done = subprocess.run(command, capture_output=True, timeout=WAIT, check=True, env=environment())
+    assert not done.stderr
+    return done.stdout.decode()
+
+
+RUN_MEMBERS = {"id", "organization_id", "status", "created_at", "web_url", "result", "metadata"}
+needs_curl = pytest.mark.skipif(CURL is None, reason="needs curl")
+
+
+@needs_curl
+@pytest.mark.wire("create", "run-status", "times-are-utc")
+def test_the_promised_curl_line_creates_a_run(door: Server) -> None:
+    answer = json.loads(
+        curl(
+            *("-X", "POST", f"{door.url}/agent-runs"),
+            *("-H", "Authorization: Bearer sandbox-alice", "-H", "Content-Type: application/json", "-d"),
+            '{"prompt": "Create a Python function to calculate fibonacci numbers",'
+            ' "metadata": {"priority": "high", "source": "api"}}',
+        )
+    )
+    assert answer.keys() >= RUN_MEMBERS
+    assert answer["organization_id"] == 323
+    assert answer["metadata"] == {"priority": "high", "source": "api"}
+    assert (answer["status"], answer["run_status"], answer["ended"]) == ("ACTIVE", "running", False)
+    assert answer["created_at"].endswith("Z")
+
+
+@needs_curl
+@pytest.mark.wire("logs-page", "entry-position")
+def test_the_promised_curl_line_reads_a_page_of_a_log(door: Server) -> None:
+    line = ["-X", "GET", f"{door.url}/agent-runs/12345/logs?limit=10", "-H", "Authorization: Bearer sandbox-alice"]
+    answer = json.loads(curl(*line))
+    assert answer.keys() >= {*RUN_MEMBERS, "logs", "total_logs", "page", "size", "pages"}
+    assert [entry["position"] for entry in answer["logs"]] == list(range(1, 11))
+    assert (answer["total_logs"], answer["page"], answer["size"]) == (28, 1, 10)
+    assert 'rel="next"' in curl("-D", "-", "-o", "/dev/null", *line)
+
+
+@needs_curl
+@pytest.mark.wire("stream-head", "stream-first-frame", "stream-events", "end-complete")
+def test_the_promised_curl_line_streams_a_log(door: Server) -> None:
+    answer = curl(
+        *("-i", "-X", "GET", f"{door.url}/agent-runs/12345/logs/stream"),
+        *("-H", "Authorization: Bearer sandbox-alice", "-H", "Accept: text/event-stream"),
+    )
+    head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
+    headers = dict(line.lower().split(": ", 1) for line in head.split("\n")[1:])
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert headers["cache-control"] == "no-cache, no-transform"
+    assert headers["x-accel-buffering"] == "no"
+    assert "content-encoding" not in headers
+    frames = body.strip("\n").split("\n\n")
+    assert frames[0].startswith("retry: 2000\nevent: status\ndata: {")
+    assert [frame.split("\n")[0] for frame in frames[1:-1]] == [f"id: {number}" for number in range(1, 29)]
+    assert frames[-1].startswith("id: 28.end\nevent: end\ndata: {")
+
+
+@pytest.mark.wire("create", "auth-challenge", "error-shape")
+def test_the_promised_python_client_creates_a_run(door: Server) -> None:
+    with requests.Session() as session:
+        session.trust_env = False
+        url, body = f"{door.url}/agent-runs", {"prompt": "Create a Python function"}
+        response = session.post(url, headers=ALICE, json=body, timeout=WAIT)
+        assert response.status_code == 201
+        assert response.headers["Location"] == f"/agent-runs/{response.json()['id']}"
+        refused = session.post(url, headers={"Authorization": "Bearer YOUR_TOKEN"}, json=body, timeout=WAIT)
+        assert refused.status_code == 401
+        assert refused.json().keys() == {"error", "code", "status_code", "request_id"}
+        health = session.get(f"{door.url}/health", timeout=WAIT).json()
+        assert health["status"] == "healthy"
+
+
+@needs_curl
+@pytest.mark.skipif(shutil.which("jq") is None or BASH is None, reason="needs bash and jq")
+@pytest.mark.wire("ndjson")
+def test_the_lines_that_the_front_door_prints_work_when_they_are_pasted() -> None:
+    with gateway(None, "--sandbox") as server:
+        printed = [processes.line(server.process) for _ in range(6)]
+        first, second, third = (text.strip() for text in printed if "curl" in text)
+        script = "\n".join([first, f"({second}) | head -n 2", f"({third}) | head -n 2"])
+        done = subprocess.run(
+            [BASH or "", "-c", script], capture_output=True, timeout=WAIT, check=True, env=environment(), text=True
+        )
+    run, *lines = done.stdout.splitlines()
+    assert int(run) > 12345
+    assert json.loads(lines[0])["event"] == "status"
+    assert json.loads(lines[1])["id"] == "1"
+    assert lines[2:] == ["retry: 2000", "event: status"]
+
+
+def test_the_sandbox_outlives_a_reload_and_dies_with_the_front_door(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "codegen_api", tmp_path / "codegen_api", ignore=ignored)
+    shutil.copy(ROOT / "run_server.py", tmp_path)
+
+    def sandbox_of(server: Server) -> int:
+        (pid,) = (
+            pid
+            for pid in descendants(server.pid)
+            if b"codegen_api.sandbox" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        return pid
+
+    def started(server: Server) -> float:
+        """When the process that answers was started; 0 while none does."""
+        try:
+            return round(time.time() - float(server.health("uptime_seconds")))
+        except (OSError, processes.httpx.TransportError):
+            return 0
+
+    async def come_back(server: Server, run: int) -> None:
+        viewer = Viewer(server.url, run)
+        watching = asyncio.create_task(viewer.watch())
+        await viewer.until("log")
+        first = await asyncio.to_thread(started, server)
+        touched = tmp_path / "codegen_api" / "runs.py"
+        touched.write_text(touched.read_text() + "\n# touched\n")
+        await watching  # a reload drains
+        assert viewer.events[-1].data["code"] == "reconnect"
+        await asyncio.to_thread(eventually, lambda: started(server), lambda when: when > first)
+        await viewer.connect()
+        await asyncio.wait_for(anext(viewer.connection.events()), WAIT)  # type: ignore[union-attr]
+        viewer.leave()
+
+    with gateway(None, "--sandbox", "--reload", cwd=tmp_path) as server:
+        made = server.request("POST", "/agent-runs", json={"prompt": "x", "metadata": {"scenario": "endless"}}).json()
+        sandbox = sandbox_of(server)
+        asyncio.run(come_back(server, made["id"]))
+        assert sandbox_of(server) == sandbox
+        assert server.get(f"/agent-runs/{made['id']}").json()["created_at"] == made["created_at"]
+        everybody = descendants(server.pid)
+        os.kill(server.pid, signal.SIGKILL)
+        try:
+            eventually(lambda: processes.running(sandbox), lambda alive: not alive, within=2)
+        finally:
+            for pid in everybody:
+                processes.kill(pid)
+
+
+def test_nothing_is_left_when_the_front_door_is_killed() -> None:
+    with gateway(None, "--sandbox") as server:
+        everybody = descendants(server.pid)
+        assert everybody
+        os.kill(server.pid, signal.SIGKILL)
+        try:
+            eventually(lambda: [pid for pid in everybody if processes.running(pid)], lambda left: not left, within=2)
+        finally:
+            for pid in everybody:
+                processes.kill(pid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "named"),
+    [
+        (["--sandbox", "--host", "0.0.0.0"], {}, "--sandbox-open"),
+        ([], {"port": "abc"}, "CODEGEN_PORT"),
+        ([], {"base_url": "ftp://x"}, "CODEGEN_BASE_URL"),
+        ([], {"base_url": "http://user:secret@x"}, "CODEGEN_BASE_URL"),
+        ([], {"org_id": "abc"}, "CODEGEN_ORG_ID"),
+        ([], {"api_token_file": "/nowhere"}, "CODEGEN_API_TOKEN_FILE"),
+        (["--reload", "--workers", "2"], {}, "--reload"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
+    tmp_path: Path, arguments: list[str], settings: dict[str, str], named: str
+) -> None:
+    done = subprocess.run(
+        [*SERVER, *arguments] if "port" not in settings else [sys.executable, *SERVER[1:2], *arguments],
+        capture_output=True,
+        timeout=WAIT,
+        cwd=tmp_path,
+        env=environment(**settings),
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert not done.stdout
+    assert named in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr

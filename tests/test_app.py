@@ -1,0 +1,181 @@
+"""The composition root: what settings make of the parts."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codegen_api import Settings, create_app
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.settings import PREFIX, SettingsError
+from tests.dialects.rich import RichHost
+from tests.dialects.site import Site, gateway_app, lifespan, run, serving, settings
+from tests.fakehost import FakeHost
+
+
+@pytest.fixture(autouse=True)
+def _a_bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_can_be_made_of_nothing_but_the_environment() -> None:
+    async def main() -> None:
+        app = create_app(title="My Codegen API", version="2.0.0")
+        async with lifespan(app):
+            site = Site(app, None)
+            health = (await site.get("/health", token=None)).json()
+            assert (health["version"], health["upstream"]["name"]) == ("2.0.0", "codegen")
+
+    run(main())
+
+
+def test_the_parts_can_be_handed_in() -> None:
+    async def main() -> None:
+        host, broker = FakeHost(), MemoryBroker()
+        host.latency = 0
+        host.add(status="COMPLETE").append(3)
+        app = create_app(settings(), upstream=host, broker=broker)
+        async with lifespan(app):
+            answer = await Site(app, host).get("/agent-runs/1/logs/stream")
+            assert answer.text.count("event: log\n") == 3
+            assert broker.held_bytes > 0
+        assert host.closed
+        assert broker.held_bytes == 0
+
+    run(main())
+
+
+def test_two_applications_in_one_process_share_nothing() -> None:
+    async def main() -> None:
+        async with serving(RichHost()) as one, serving(RichHost()) as other:
+            one.host.tokens = {"one": "1"}
+            assert (await one.get("/users/me", token="one")).status_code == 200
+            assert (await other.get("/users/me", token="one")).status_code == 401
+
+    run(main())
+
+
+def test_an_application_can_be_part_of_another_one_s_life() -> None:
+    async def main() -> None:
+        app = gateway_app(RichHost())
+        async with app.router.lifespan_context(app):
+            assert (await Site(app, None).get("/readyz", token=None)).status_code == 200
+
+    run(main())
+
+
+@pytest.mark.wire("auth-remembered", "stream-heartbeat")
+def test_settings_reach_the_parts() -> None:
+    async def main() -> None:
+        host = RichHost()
+        async with serving(host, token_cache_seconds=0.01, org_id="5") as site:
+            for _ in range(2):
+                await site.get("/users/me")
+                await asyncio_sleep(0.05)
+        assert host.calls["identify"] == 4  # each request checks the token, and asks
+
+    run(main())
+
+
+async def asyncio_sleep(seconds: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
+INVALID = [
+    ("CODEGEN_PORT", "x"),
+    ("CODEGEN_BASE_URL", "https://user:hunter2@api.example.com"),
+    ("CODEGEN_BASE_URL", "https://"),
+    ("CODEGEN_BASE_URL", "https://api.example.com/?key=hunter2"),
+    ("CODEGEN_BASE_URL", "http://[::1"),
+    ("CODEGEN_ORG_ID", "acme"),
+    ("CODEGEN_API_TOKEN_FILE", "/nowhere/at/all"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), INVALID)
+def test_an_environment_that_makes_no_sense_ends_the_process_with_a_readable_line(
+    name: str,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        create_app()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: ")
+    assert "hunter2" not in line + caplog.text
+
+
+@pytest.mark.parametrize(
+    "more", [{"base_url": "https://user:hunter2@api.example.com"}, {"org_id": "acme"}, {"base_url": "http://"}]
+)
+def test_settings_that_were_handed_in_and_make_no_sense_are_an_error(more: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError) as raised:
+        create_app(settings(**more))
+    assert str(raised.value).startswith(f"CODEGEN_{next(iter(more)).upper()}: ")
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.wire("logs-hold-no-secrets")
+def test_what_is_in_force_is_logged_once_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("CODEGEN_PROT", "9")
+    create_app(settings(api_token="sk-secret"), upstream=FakeHost())
+    lines = [record.getMessage() for record in caplog.records if record.name == "codegen_api"]
+    assert len([line for line in lines if "api_token=set" in line]) == 1
+    assert "CODEGEN_PROT is not a setting" in lines
+    assert "sk-secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("workers", "concurrency", "expected"), [(1, None, None), (4, None, "1/4"), (1, "3", "1/3"), (4, "2", "1/4")]
+)
+def test_processes_beside_each_other_share_the_budget(
+    workers: int,
+    concurrency: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    if concurrency:
+        monkeypatch.setenv("WEB_CONCURRENCY", concurrency)
+    app = create_app(settings(workers=workers), upstream=FakeHost())
+    fast = app.state.gateway.hub._cadence().fast
+    assert fast == pytest.approx(1.25 * int(expected.split("/")[1]) if expected else 1.25)
+    assert (f"each takes {expected} of" in caplog.text) == (expected is not None)
+
+
+def test_a_concurrency_of_the_server_that_is_none_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    create_app(settings(), upstream=FakeHost())
+
+
+@pytest.mark.wire("stream-age")
+def test_streams_that_began_together_do_not_all_end_together() -> None:
+    app = gateway_app(FakeHost(), stream_max_age_seconds=100, stream_heartbeat_seconds=7)
+    patrols = [app.state.gateway._patrol() for _ in range(50)]
+    assert all(90 <= patrol.max_age <= 100 for patrol in patrols)
+    assert len({patrol.max_age for patrol in patrols}) > 10
+    assert {patrol.heartbeat for patrol in patrols} == {7}
+
+
+def test_the_public_names_are_two() -> None:
+    import codegen_api
+
+    assert sorted(codegen_api.__all__) == ["Settings", "create_app"]
+    assert codegen_api.Settings is Settings

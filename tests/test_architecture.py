@@ -1,0 +1,123 @@
+"""The shape of the package. The directions of its imports are in pyproject.toml, and scripts/check looks after them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import codegen_api
+
+PACKAGE = Path(codegen_api.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+SHOWN = [str(path.relative_to(PACKAGE)) for path in MODULES]
+DRAWERS = {"utils", "helpers", "common", "core", "shared", "managers", "services", "models", "misc", "util", "base"}
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def fresh(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    said = ast.get_docstring(tree(path))
+    assert said
+    assert said.splitlines()[0].endswith((".", "?", ":")) or len(said.splitlines()) > 1
+
+
+@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
+def test_a_file_stays_short_enough_to_be_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500
+
+
+def test_there_are_no_drawers() -> None:
+    assert not [shown for shown in SHOWN if DRAWERS & set(Path(shown).with_suffix("").parts)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
+def test_nothing_is_imported_inside_a_function(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            assert not [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
+def test_nothing_is_changed_behind_the_back_of_a_module(path: Path) -> None:
+    assert not [node for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
+def test_whoever_catches_everything_says_why(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            if caught in ("Exception", "BaseException", "everything"):
+                assert "boundary" in lines[node.lineno - 1], f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
+def test_only_the_edges_of_the_process_read_the_environment(path: Path) -> None:
+    if path.name in ("settings.py", "serve.py", "app.py", "__main__.py", "codegen.py") or {"validate", "sandbox"} & set(path.parts):
+        return
+    assert "os.environ" not in path.read_text()
+    assert "getenv" not in path.read_text()
+
+
+def test_importing_does_nothing() -> None:
+    code = """
+import threading
+touched = []
+def watch(event, arguments):
+    if event.startswith(("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system")):
+        touched.append(event)
+    if event == "open" and isinstance(arguments[0], str) and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        touched.append(arguments[0])
+import asyncio, ssl, logging, signal, socket, uuid, multiprocessing
+import fastapi, httpx, aiohttp, uvicorn, pydantic_settings, httpx_aiohttp, cachetools, orjson, stamina, fastapi_offline
+handlers = list(logging.getLogger().handlers), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+sys.dont_write_bytecode = True
+sys.addaudithook(watch)
+import codegen_api, codegen_api.serve, codegen_api.app
+assert not touched, touched
+assert threading.active_count() == 1
+assert handlers == (list(logging.getLogger().handlers), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)])
+assert not logging.getLogger("codegen_api").handlers
+"""
+    done = fresh(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_core_needs_no_web_framework() -> None:
+    """The package itself opens the door to the application; the modules beneath must not."""
+    core = ["runs", "errors", "identity", "flights", "pace", "brokers", "upstreams", "following", "gateway", "auth"]
+    foreign = ("fastapi", "starlette", "httpx", "pydantic", "uvicorn", "redis", "aiohttp")
+    for name in core:
+        for path in [PACKAGE / f"{name}.py", *(PACKAGE / name).glob("__init__.py")]:
+            if path.exists():
+                for node in ast.walk(tree(path)):
+                    named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                    named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                    assert not [module for module in named if module.split(".")[0] in foreign]
+
+
+def test_the_public_names_are_those_of_the_readme() -> None:
+    assert sorted(codegen_api.__all__) == ["Settings", "create_app"]
+    done = fresh("from codegen_api import *; print(sorted(n for n in dir() if not n.startswith('_') and n != 'sys'))")
+    assert done.stdout.strip() == "['Settings', 'create_app']"
+
+
+def test_the_front_doors_are_the_same() -> None:
+    done = fresh("import codegen_api.__main__ as m, codegen_api.serve as s; assert m.main is s.main")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,475 @@
+"""The edge: what every answer has, whatever is inside."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from fastapi.exceptions import RequestValidationError
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.exceptions import HTTPException
+
+from codegen_api import errors
+from codegen_api.telemetry import trace
+from codegen_api.web import EXPOSED_HEADERS, REQUEST_HEADERS, MethodNotAllowed, PayloadTooLarge, understood
+from tests.dialects.rich import RichHost
+from tests.dialects.site import AUTHORIZED, Connection, run, serving
+
+APP = "https://app.example.com"
+OTHER = "https://other.example.com"
+
+
+# -- request ids ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("request-id")
+@pytest.mark.parametrize("given", ["a", "5f0c-0f2a", "x" * 128, "!~{}\"'", "%0d%0a"])
+def test_a_sane_request_id_comes_back(given: str) -> None:
+    async def main() -> None:
+        async with serving() as site:
+            for path in ("/health", "/nothing", "/users/me"):
+                assert (await site.get(path, headers={"X-Request-ID": given})).headers["x-request-id"] == given
+
+    run(main())
+
+
+@pytest.mark.wire("request-id")
+@pytest.mark.parametrize("given", [None, "", " ", "x" * 129, "a b", "a\tb", "ü".encode(), b"a\x00b", b"a\x0bb", b"\x7f", b"\xff"])
+def test_a_request_id_that_is_not_is_replaced(given: Any) -> None:
+    async def main() -> None:
+        async with serving() as site:
+            headers = [] if given is None else [("X-Request-ID", given)]
+            ids = {(await site.get("/health", headers=headers)).headers["x-request-id"] for _ in range(2)}
+        assert len(ids) == 2
+        for made_up in ids:
+            assert 16 <= len(made_up) <= 128
+            assert made_up.isascii()
+            assert made_up.isprintable()
+            assert made_up != given
+
+    run(main())
+
+
+@pytest.mark.wire("trace-travels")
+def test_the_request_id_and_the_tracing_headers_are_there_for_the_host_and_gone_afterwards() -> None:
+    seen = []
+
+    async def main() -> None:
+        host = RichHost()
+
+        async def look(_: str) -> None:
+            seen.append(trace.get())
+
+        host.before = look
+        async with serving(host) as site:
+            await site.get(
+                "/users/me",
+                headers={"X-Request-ID": "abc", "traceparent": "00-1", "tracestate": "a=b", "baggage": "c=d", "other": "e"},
+            )
+            await site.get("/users/me", token="bob")
+        assert trace.get() is None
+
+    run(main())
+    first, second = seen[0], seen[-1]
+    assert first is not None
+    assert second is not None
+    assert first.request_id == "abc"
+    assert dict(first.passed_on) == {"traceparent": "00-1", "tracestate": "a=b", "baggage": "c=d"}
+    assert second.request_id != "abc"
+    assert second.passed_on == ()
+
+
+@pytest.mark.wire("trace-travels", "logs-hold-no-secrets")
+def test_there_is_one_line_a_request_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        host = RichHost()
+        host.add()
+        async with serving(host) as site:
+            await site.get("/agent-runs/1/logs?skip=3&secret=prompt", headers={"X-Request-ID": "abc"})
+            await site.post("/agent-runs", {"prompt": "a-secret-prompt", "metadata": {"k": "secret"}})
+            await site.get("/line%0Abreak" + "x" * 5000)
+
+    run(main())
+    lines = [record.getMessage() for record in caplog.records if record.name == "codegen_api"][1:]
+    assert [line.split(" ")[:3] for line in lines[:2]] == [
+        ["GET", "/agent-runs/1/logs", "200"],
+        ["POST", "/agent-runs", "201"],
+    ]
+    assert len(lines) == 3
+    assert "\n" not in lines[2]
+    assert len(lines[2]) < 500
+    everything = "\n".join(record.getMessage() for record in caplog.records if record.name == "codegen_api")
+    for secret in ("secret", "alice"):
+        assert secret not in everything
+
+
+# -- origins ----------------------------------------------------------------------------------------------------------
+
+
+def preflight(origin: str, method: str = "GET", headers: str | None = None) -> dict[str, str]:
+    asked = {"Origin": origin, "Access-Control-Request-Method": method}
+    return asked if headers is None else {**asked, "Access-Control-Request-Headers": headers}
+
+
+@pytest.mark.wire("cors-origins", "cors-every-answer", "cors-headers")
+@pytest.mark.parametrize("path", ["/health", "/users/me", "/nothing", "/agent-runs/1/logs/stream", "/agent-runs/7", "/docs"])
+@pytest.mark.parametrize("origin", [APP, OTHER, "null", "http://localhost:3000", None])
+def test_only_the_origins_of_the_deployment_may_read_an_answer(path: str, origin: str | None) -> None:
+    async def main() -> None:
+        host = RichHost()
+        host.add(status="COMPLETE").append(1)
+        async with serving(host, cors_origins=f"{APP},https://second.example.com") as site:
+            answer = await site.get(path, headers={} if origin is None else {"Origin": origin})
+        assert answer.headers.get("access-control-allow-origin") == (APP if origin == APP else None)
+        assert "origin" in answer.headers["vary"].lower()
+        assert answer.headers["vary"].lower().count("origin") == 1
+        assert "access-control-allow-credentials" not in answer.headers
+        if origin == APP:
+            exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+            assert exposed == set(EXPOSED_HEADERS) >= {"X-Request-ID", "Retry-After", "Location", "Link"}
+
+    run(main())
+
+
+@pytest.mark.wire("cors-preflight", "cors-headers", "request-id")
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/agent-runs", "/nothing"])
+def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, path: str) -> None:
+    async def main() -> None:
+        async with serving(cors_origins=APP) as site:
+            wanted = ", ".join(name.lower() for name in REQUEST_HEADERS)
+            answer = await site.ask("OPTIONS", path, token=None, headers=preflight(APP, method, wanted))
+        assert answer.status_code in (200, 204)
+        assert answer.headers["access-control-allow-origin"] == APP
+        assert answer.headers["access-control-max-age"] == "600"
+        assert method in answer.headers["access-control-allow-methods"]
+        assert "access-control-allow-credentials" not in answer.headers
+        assert "origin" in answer.headers["vary"].lower()
+        assert answer.headers["x-request-id"]
+        allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+        assert allowed >= {
+            "authorization", "content-type", "cache-control", "idempotency-key", "last-event-id", "x-organization-id",
+            "x-request-id", "traceparent", "tracestate", "baggage",
+        }  # fmt: skip
+
+    run(main())
+
+
+@pytest.mark.wire("cors-preflight", "error-shape")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        preflight(OTHER),
+        preflight("null"),
+        preflight(APP + "/"),
+        preflight(APP.upper()),
+        preflight(APP + ":8443"),
+        preflight(APP, "TRACE"),
+        preflight(APP, "GET", "x-unheard-of"),
+        {**preflight(APP), "Access-Control-Request-Private-Network": "true"},
+    ],
+)
+def test_a_preflight_that_is_refused_is_refused_in_the_shape_of_every_error(headers: dict[str, str]) -> None:
+    async def main() -> None:
+        async with serving(cors_origins=APP) as site:
+            answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "cors_refused")
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        assert answer.headers["vary"].lower() == "origin"
+        if headers["Origin"] != APP:
+            assert "access-control-allow-origin" not in answer.headers
+
+    run(main())
+
+
+LOCAL = [
+    "http://localhost", "http://localhost:1", "http://localhost:3000", "http://127.0.0.1:65535", "http://127.0.0.1",
+]  # fmt: skip
+NOT_LOCAL = [
+    "https://localhost:3000", "http://localhost.evil.example", "http://localhost:3000.evil.example", "http://127.0.0.1evil",
+    "http://127a0a0a1:3000", "http://evil.example/http://localhost", "http://localhost:", "http://localhost:123456",
+    "http://user@localhost", "http://[::1]:3000", "http://0.0.0.0:3000", "null", "http://localhost:3000\u00b9",
+]  # fmt: skip
+
+
+@pytest.mark.wire("cors-origins")
+@pytest.mark.parametrize("origin", [*LOCAL, *NOT_LOCAL])
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_pages_of_this_machine_may_ask_the_sandbox(origin: str, sandbox: bool) -> None:
+    async def main() -> None:
+        async with serving(sandbox=sandbox) as site:
+            answer = await site.get("/health", headers=[(b"Origin", origin.encode())])
+        expected = origin if sandbox and origin in LOCAL else None
+        assert answer.headers.get("access-control-allow-origin") == expected
+
+    run(main())
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40))
+def test_no_other_origin_is_ever_let_in(origin: str) -> None:
+    async def main() -> None:
+        async with serving(cors_origins=APP, sandbox=True) as site:
+            answer = await site.get("/livez", headers={"Origin": origin})
+        assert answer.headers.get("access-control-allow-origin") in (None, APP, *LOCAL, origin)
+        if origin not in (APP, *LOCAL) and not origin.startswith(("http://localhost:", "http://127.0.0.1:")):
+            assert "access-control-allow-origin" not in answer.headers
+
+    run(main())
+
+
+@pytest.mark.wire("cors-every-answer")
+def test_a_204_and_a_stream_carry_the_permission_too() -> None:
+    async def main() -> None:
+        host = RichHost()
+        host.add(status="COMPLETE").append(3)
+        async with serving(host, cors_origins=APP) as site:
+            for last, status in (("3.end", 204), ("3", 200), ("1", 200)):
+                answer = await site.get("/agent-runs/1/logs/stream", headers={"Origin": APP, "Last-Event-ID": last})
+                assert answer.status_code == status
+                assert answer.headers["access-control-allow-origin"] == APP
+                assert answer.headers["x-request-id"]
+                assert "origin" in answer.headers["vary"].lower()
+
+    run(main())
+
+
+# -- who may not ask --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("auth-not-in-url")
+@pytest.mark.parametrize("path", ["/users/me", "/agent-runs/1/logs/stream", "/health", "/nothing", "/docs"])
+@pytest.mark.parametrize("query", ["access_token=sk-secret", "a=b&access_token=sk-secret", "access_token="])
+def test_a_token_in_the_url_is_refused(path: str, query: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        host = RichHost()
+        async with serving(host, cors_origins=APP) as site:
+            answer = await site.get(f"{path}?{query}", headers={"Origin": APP})
+        assert (answer.status_code, answer.json()["code"]) == (400, "token_in_url")
+        assert answer.headers["access-control-allow-origin"] == APP
+        assert "sk-secret" not in answer.text
+        assert not host.calls
+
+    run(main())
+    assert "sk-secret" not in caplog.text.replace(f"{path}?{query}", "")
+
+
+@pytest.mark.wire("loop-refused")
+def test_a_request_that_this_deployment_forwarded_is_refused() -> None:
+    async def main() -> None:
+        host = RichHost()
+        async with serving(host, base_url="https://one.example") as site, serving(base_url="https://two.example") as other:
+            via = site.app.edge._via
+            assert via != other.app.edge._via
+            for sent in (f"1.1 {via}", f"1.0 fred, 1.1 {via} (codegen_api)", f"1.1 x,1.1 {via}"):
+                answer = await site.get("/users/me", headers={"Via": sent})
+                assert (answer.status_code, answer.json()["code"]) == (508, "loop_detected")
+            answer = await site.get("/users/me", headers=[("Via", "1.1 a"), ("Via", f"1.1 {via}")])
+            assert answer.status_code == 508
+            assert not host.calls
+            for sent in ("1.1 fred", f"1.1 {other.app.edge._via}", ""):
+                assert (await site.get("/users/me", headers={"Via": sent})).status_code == 200
+
+    run(main())
+
+
+CREDENTIALS: list[tuple[Any, str, str]] = [
+    (None, "not_authenticated", "Bearer"),
+    ("", "not_authenticated", "Bearer"),
+    ("Basic YTpi", "not_authenticated", "Bearer"),
+    ("alice", "not_authenticated", "Bearer"),
+    ("Bearer sk-nobody", "invalid_token", 'Bearer error="invalid_token"'),
+    ("Bearer a b", "invalid_token", 'Bearer error="invalid_token"'),
+    ("Bearer " + "x" * 5000, "invalid_token", 'Bearer error="invalid_token"'),
+    (b"Bearer \xff\xfe", "invalid_token", 'Bearer error="invalid_token"'),
+    (b"Bearer a\x01b", "invalid_token", 'Bearer error="invalid_token"'),
+]
+
+
+@pytest.mark.wire("auth-bearer", "auth-challenge", "error-shape")
+@pytest.mark.parametrize(("sent", "code", "challenge"), CREDENTIALS)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/users/me"),
+        ("GET", "/organizations"),
+        ("GET", "/agent-runs"),
+        ("POST", "/agent-runs"),
+        ("GET", "/agent-runs/1"),
+        ("POST", "/agent-runs/1/resume"),
+        ("POST", "/agent-runs/1/cancel"),
+        ("GET", "/agent-runs/1/logs"),
+        ("GET", "/agent-runs/1/logs/stream"),
+    ],
+)
+def test_nobody_is_let_in_without_a_good_token(method: str, path: str, sent: Any, code: str, challenge: str) -> None:
+    async def main() -> None:
+        host = RichHost()
+        host.add()
+        async with serving(host) as site:
+            headers = [] if sent is None else [("Authorization", sent)]
+            more = {"json": {"prompt": "Say hello"}} if method == "POST" else {}
+            answer = await site.ask(method, path, token=None, headers=headers, **more)
+        assert (answer.status_code, answer.json()["code"]) == (401, code)
+        assert answer.headers["www-authenticate"] == challenge
+        assert set(host.calls) <= {"identify"}
+
+    run(main())
+
+
+@pytest.mark.wire("auth-bearer")
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_good_token_is_taken_whatever_the_case_of_its_scheme(scheme: str) -> None:
+    async def main() -> None:
+        async with serving(RichHost()) as site:
+            assert (await site.get("/users/me", headers={"Authorization": f"{scheme} alice"})).status_code == 200
+
+    run(main())
+
+
+@pytest.mark.wire("auth-bearer", "health")
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/docs", "/redoc", "/openapi.json"])
+def test_some_pages_are_for_everybody(path: str) -> None:
+    async def main() -> None:
+        host = RichHost()
+        async with serving(host) as site:
+            for headers in ({}, {"Authorization": "Bearer sk-nobody"}):
+                assert (await site.get(path, token=None, headers=headers)).status_code == 200
+        assert not host.calls
+
+    run(main())
+
+
+@pytest.mark.wire("auth-own-token")
+def test_the_host_is_called_with_the_caller_s_own_token_always() -> None:
+    async def main() -> None:
+        host = RichHost()
+        host.add(status="COMPLETE").append(1)
+        async with serving(host, api_token="sk-of-the-deployment") as site:
+            for path in ("/users/me", "/organizations", "/agent-runs", "/agent-runs/1/logs", "/agent-runs/1/logs/stream"):
+                await site.get(path, token="bob")
+        assert host.calls.total() > 5
+        assert {token for _, _, token in host.log} == {"bob"}
+
+    run(main())
+
+
+@pytest.mark.wire("auth-outage")
+@pytest.mark.parametrize(
+    ("error", "status", "code", "wait"),
+    [
+        (errors.UpstreamTimeout(), 503, "auth_unavailable", "5"),
+        (errors.UpstreamRateLimited(retry_after=17), 429, "upstream_rate_limited", "17"),
+    ],
+)
+def test_a_token_that_cannot_be_checked_is_nobody_s_fault(
+    error: errors.GatewayError, status: int, code: str, wait: str
+) -> None:
+    async def main() -> None:
+        host = RichHost()
+
+        async def fail(_: str) -> None:
+            raise error
+
+        host.before = fail
+        async with serving(host) as site:
+            answer = await site.get("/users/me")
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert answer.headers["retry-after"] == wait
+        assert "www-authenticate" not in answer.headers
+
+    run(main())
+
+
+# -- what the framework says ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (errors.Forbidden(), errors.Forbidden),
+        (HTTPException(404), errors.NotFound),
+        (HTTPException(405), MethodNotAllowed),
+        (HTTPException(413), PayloadTooLarge),
+        (HTTPException(400, "secret"), errors.InvalidRequest),
+        (HTTPException(418, "secret"), errors.InvalidRequest),
+        (HTTPException(503, "secret"), errors.GatewayError),
+        (RuntimeError("secret"), errors.GatewayError),
+        (RequestValidationError([{"loc": ("a",), "msg": "Bad", "type": "t", "input": "secret"}]), errors.Rejected),
+    ],
+)
+def test_what_the_framework_raises_is_said_in_our_words(error: Exception, kind: type[errors.GatewayError]) -> None:
+    ours = understood(error)
+    assert type(ours) is kind
+    assert "secret" not in f"{ours.message}{ours.details}"
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_whole_does_not_cost_the_connection() -> None:
+    async def main() -> None:
+        host = RichHost()
+        host.unexpected = RuntimeError("secret")
+        async with serving(host, org_id="9") as site:
+            for path in ("/agent-runs/1", "/users/me", "/nothing", "/agent-runs/x", "/agent-runs?limit=0"):
+                connection = Connection(site.app, path)
+                await connection.task
+                assert connection.complete
+                assert not connection.transport.aborted, path
+
+    run(main())
+
+
+@pytest.mark.wire("error-internal")
+def test_an_answer_that_broke_off_is_cut_so_that_nobody_takes_it_for_the_whole() -> None:
+    async def main() -> None:
+        async with serving(RichHost()) as site:
+            cut = []
+
+            async def broken(scope: Any, receive: Any, send: Any) -> None:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": b"half", "more_body": True})
+                raise RuntimeError("secret")
+
+            site.app.mount("/broken", broken)
+            connection = Connection(site.app, "/broken/x", AUTHORIZED)
+            await connection.task
+            cut.append(connection.transport.aborted)
+            assert connection.status == 200
+            assert not connection.complete
+            assert cut == [True]
+
+    run(main())
+
+
+def test_only_connections_that_have_not_taken_everything_are_cut_at_the_end() -> None:
+    async def main() -> None:
+        async with serving(RichHost()) as site:
+            idle, stuck = (Connection(site.app, "/health") for _ in range(2))
+            await asyncio.gather(idle.task, stuck.task)
+            stuck.transport.waiting = 1
+            site.app.edge.abort_stuck()
+            assert (idle.transport.aborted, stuck.transport.aborted) == (False, True)
+
+    run(main())
+
+
+def test_what_is_no_http_passes_the_edge_untouched() -> None:
+    async def main() -> None:
+        async with serving(RichHost()) as site:
+            sent: list[Any] = []
+
+            async def receive() -> Any:
+                return {"type": "websocket.connect"}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {"type": "websocket", "path": "/x", "headers": [], "query_string": b"", "subprotocols": []}
+            await site.app(scope, receive, send)
+            assert [message["type"] for message in sent] == ["websocket.close"]
+
+    run(main())
