@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from codegen_api import documentation
@@ -53,6 +55,9 @@ class Application(FastAPI):
 
     edge: Edge
 
+    def openapi(self) -> dict[str, Any]:
+        return native.describe(super().openapi())
+
     def build_middleware_stack(self) -> ASGIApp:
         settings: Settings = self.state.settings
         self.edge = Edge(
@@ -61,6 +66,7 @@ class Application(FastAPI):
             via=_via(settings),
             origins=settings.cors_origins,
             local_pages=settings.sandbox,
+            root_path=settings.root_path,
         )
         return self.edge
 
@@ -117,7 +123,8 @@ def _build(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        drain = Drain(gateway.hub.drain, app.edge.abort_stuck, settings.drain_seconds)
+        app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # which makes the edge
+        drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
         drain.take_signals()
         app.state.drain = drain
         yield
@@ -129,7 +136,6 @@ def _build(
         title=title,
         version=version or _version(),
         description=DESCRIPTION,
-        root_path=settings.root_path,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -153,9 +159,18 @@ def _build(
 
 async def _render(request: Request, error: Exception) -> Response:
     response = native.render_error(understood(error))
-    if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
+    if response.status_code == 405:
+        response.headers["Allow"] = ", ".join(_methods(request))
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done at this path. Starlette names the methods of the first route there, and there may be several."""
+    return [
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def _upstream(settings: Settings) -> Upstream:

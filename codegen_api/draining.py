@@ -13,6 +13,9 @@ from types import FrameType
 
 from codegen_api.telemetry import logger
 
+LAST_REQUESTS_SECONDS = 5.0
+"""How long requests that are no streams may take after the drain."""
+
 SIGINT_SECONDS = 2.0
 """Somebody at a keyboard does not wait longer."""
 
@@ -20,13 +23,21 @@ SIGINT_SECONDS = 2.0
 class Drain:
     """Takes SIGTERM and SIGINT for as long as the application runs.
 
-    ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts what is left.
+    ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
+    take nothing; ``give_up`` ends the requests that are still not answered a while later.
     """
 
-    def __init__(self, empty: Callable[[float], Awaitable[None]], cut: Callable[[], None], seconds: float) -> None:
+    def __init__(
+        self,
+        empty: Callable[[float], Awaitable[None]],
+        cut: Callable[[], None],
+        give_up: Callable[[], None],
+        seconds: float,
+    ) -> None:
         self.begun = False
         self._empty = empty
         self._cut = cut
+        self._give_up = give_up
         self._seconds = seconds
         self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -57,9 +68,14 @@ class Drain:
     async def _drain(self, number: int, seconds: float) -> None:
         self.begun = True
         logger.info("draining for up to %g s", seconds)
-        await self._empty(seconds)
-        self._cut()
-        self._hand_on(number)
+        try:
+            await self._empty(seconds)
+            self._cut()
+        finally:  # whatever went wrong, the server has to hear of the signal
+            self._hand_on(number)
+        # the server takes nothing new from here on, and waits for what it has: a host that hangs must not hold it
+        await asyncio.sleep(min(seconds, LAST_REQUESTS_SECONDS))
+        self._give_up()
 
     def _hand_on(self, number: int) -> None:
         self._previous[number](number, None)

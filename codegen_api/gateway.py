@@ -230,12 +230,8 @@ class Gateway:
 
 async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
     """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something."""
-    async for attempt in stamina.retry_context(
-        on=(UpstreamError, UpstreamUnreachable), attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0
-    ):
-        with attempt:
-            return await read()
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
+    return await caller((UpstreamError, UpstreamUnreachable), read)
 
 
 def _has_status(run: Run, wanted: str) -> bool:

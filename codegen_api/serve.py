@@ -26,9 +26,6 @@ from codegen_api.app import create_app
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
 
 SANDBOX_ORGANIZATION = "323"
-LAST_REQUESTS_SECONDS = 10
-"""How long requests that are no streams may take after the drain."""
-
 TRY_IT = """\
 The host is the sandbox: nothing leaves this machine. Tokens: sandbox-alice, sandbox-bob. Documentation: {url}/docs
 Start a run, watch it live, and come back to it in the middle:
@@ -135,7 +132,6 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
         reload=arguments.reload,
         log_level=settings.log_level.lower(),
         access_log=False,  # the gateway writes a line of its own, with the request's id and without its query
-        timeout_graceful_shutdown=LAST_REQUESTS_SECONDS,
     )
 
 

@@ -7,9 +7,10 @@ does not take for ``stall_seconds`` aborts the connection instead of holding on,
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from codegen_api.errors import InvalidCursor
 from codegen_api.gateway import Position
@@ -51,8 +52,17 @@ def parse_position(text: str) -> Position:
     return Position(int(match[1]), over=match[2] is not None)
 
 
+class Source(Protocol):
+    """What frames are made from."""
+
+    async def aclose(self) -> None: ...
+
+
 class EventStream(Response):
-    """A response that lasts: ``frames`` as they come, until they end, the client leaves, or it stops reading."""
+    """A response that lasts: ``frames`` as they come, until they end, the client leaves, or it stops reading.
+
+    ``source`` is closed afterwards, whatever happened.
+    """
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class EventStream(Response):
         headers: Mapping[str, str],
         stall_seconds: float,
         abort: Callable[[], None],
+        source: Source | None = None,
     ) -> None:
         self.status_code = 200
         self.media_type = media_type
@@ -71,6 +82,7 @@ class EventStream(Response):
         self._frames = frames
         self._stall_seconds = stall_seconds
         self._abort = abort
+        self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writing = asyncio.ensure_future(self._write(send))
@@ -82,22 +94,27 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.wait({writing, leaving})
             await self._frames.aclose()
+            if self._source is not None:  # frames that were never begun have closed nothing
+                await self._source.aclose()
         if not writing.cancelled():
             writing.result()
 
     async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        if not await self._taken(send, head):
+            return
         async for piece in self._frames:
             for start in range(0, len(piece), WRITE_BYTES):
-                if not await self._taken(send, piece[start : start + WRITE_BYTES], more=True):
+                body = piece[start : start + WRITE_BYTES]
+                if not await self._taken(send, {"type": "http.response.body", "body": body, "more_body": True}):
                     return
-        await self._taken(send, b"", more=False)
+        await self._taken(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _taken(self, send: Send, body: bytes, *, more: bool) -> bool:
+    async def _taken(self, send: Send, message: Message) -> bool:
         """Whether the client took this in time; else the connection is gone now."""
         try:
             async with asyncio.timeout(self._stall_seconds):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+                await send(message)
         except TimeoutError:
             self._abort()
             return False

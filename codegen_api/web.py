@@ -4,6 +4,7 @@
 carries its request id and its cross-origin headers, and the text of an unexpected exception never leaves the process.
 """
 
+import asyncio
 import re
 import time
 import uuid
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Annotated
 from weakref import WeakSet
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
@@ -30,6 +31,7 @@ from codegen_api.errors import (
     NotAuthenticated,
     NotFound,
     Rejected,
+    ShuttingDown,
     TokenInUrl,
 )
 from codegen_api.gateway import Gateway
@@ -86,7 +88,7 @@ class CorsRefused(InvalidRequest):
 # -- dependencies -----------------------------------------------------------------------------------------------------
 
 
-def gateway_of(request: Request) -> Gateway:
+async def gateway_of(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
@@ -109,9 +111,14 @@ async def authenticate(request: Request) -> Caller:
     return await tokens.authenticate(token)
 
 
-def wanted_organization(request: Request) -> str | None:
+async def wanted_organization(
+    name: Annotated[
+        str | None,
+        Header(alias="X-Organization-ID", description="The organization that is meant; else the deployment's."),
+    ] = None,
+) -> str | None:
     """The organization that the request names, if it names one."""
-    return request.headers.get("x-organization-id") or None
+    return name or None
 
 
 Door = Annotated[Gateway, Depends(gateway_of)]
@@ -179,13 +186,22 @@ class Edge:
     """
 
     def __init__(
-        self, app: ASGIApp, *, render: RenderError, via: str, origins: tuple[str, ...], local_pages: bool
+        self,
+        app: ASGIApp,
+        *,
+        render: RenderError,
+        via: str,
+        origins: tuple[str, ...],
+        local_pages: bool,
+        root_path: str,
     ) -> None:
         self._app = app
         self._cors = Cors(self._guarded, origins=origins, local_pages=local_pages, render=render)
         self._render = render
         self._via = via
+        self._root_path = root_path
         self._transports: WeakSet[object] = WeakSet()
+        self._requests: set[asyncio.Task[object]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -196,6 +212,7 @@ class Edge:
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         token = trace.set(Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers)))
         scope["abort"] = self._watch(send)
+        scope["root_path"] = self._root_path or scope.get("root_path", "")
         status = "-"
         started = time.monotonic()
 
@@ -225,15 +242,32 @@ class Edge:
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine of a server always runs in one
+        self._requests.add(task)
         try:
             refusal = self._refusal(scope)
             await (self._render(refusal) if refusal else self._app)(scope, receive, send_noted)
+        except asyncio.CancelledError:
+            # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
+            # the server would log it as a fault
+            if not answered:
+                await self._render(ShuttingDown(retry_after=1))(scope, receive, send)
+            elif not complete:
+                scope["abort"]()
         except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
             log_fault("answering a request", error)
             if not answered:
                 await self._render(GatewayError())(scope, receive, send)
             elif not complete:
                 scope["abort"]()  # cut short, so that the client does not take this for the whole
+        finally:
+            self._requests.discard(task)
+
+    def give_up(self) -> None:
+        """Answer whoever still waits that this process is about to stop."""
+        for task in list(self._requests):
+            task.cancel()
 
     def abort_stuck(self) -> None:
         """Cut every connection that has not taken what was written to it: closing it politely would wait for that."""

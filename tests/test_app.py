@@ -1,12 +1,16 @@
 """The composition root: what settings make of the parts."""
 
+import asyncio
 import logging
+import multiprocessing
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import codegen_api
 from codegen_api import Settings, create_app
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.settings import PREFIX, SettingsError
@@ -77,16 +81,10 @@ def test_settings_reach_the_parts() -> None:
         async with serving(host, token_cache_seconds=0.01, org_id="5") as site:
             for _ in range(2):
                 await site.get("/users/me")
-                await asyncio_sleep(0.05)
+                await asyncio.sleep(0.05)
         assert host.calls["identify"] == 4  # each request checks the token, and asks
 
     run(main())
-
-
-async def asyncio_sleep(seconds: float) -> None:
-    import asyncio
-
-    await asyncio.sleep(seconds)
 
 
 INVALID = [
@@ -141,28 +139,34 @@ def test_what_is_in_force_is_logged_once_without_its_secrets(
     assert "sk-secret" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("workers", "concurrency", "expected"), [(1, None, None), (4, None, "1/4"), (1, "3", "1/3"), (4, "2", "1/4")]
-)
-def test_processes_beside_each_other_share_the_budget(
-    workers: int,
-    concurrency: str | None,
-    expected: str | None,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.mark.parametrize("workers", [1, 4])
+def test_processes_beside_each_other_share_the_budget(workers: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+    app = create_app(settings(workers=workers), upstream=FakeHost())
+    assert app.state.gateway.hub._cadence().fast == pytest.approx(1.25 * workers)
+    assert ("each takes 1/4 of" in caplog.text) == (workers == 4)
+
+
+def _cadence_of_a_worker(answer: "multiprocessing.SimpleQueue[float]", arguments: list[str]) -> None:
+    sys.argv[1:] = arguments
+    answer.put(create_app(settings(), upstream=FakeHost()).state.gateway.hub._cadence().fast)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "arguments", "share"), [("3", [], 3), (None, ["--workers", "4"], 4), ("3", ["--workers=2"], 2)]
+)
+def test_a_worker_of_the_server_knows_how_many_it_has_beside_it(
+    concurrency: str | None, arguments: list[str], share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if concurrency:
         monkeypatch.setenv("WEB_CONCURRENCY", concurrency)
-    app = create_app(settings(workers=workers), upstream=FakeHost())
-    fast = app.state.gateway.hub._cadence().fast
-    assert fast == pytest.approx(1.25 * int(expected.split("/")[1]) if expected else 1.25)
-    assert (f"each takes {expected} of" in caplog.text) == (expected is not None)
-
-
-def test_a_concurrency_of_the_server_that_is_none_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
-    create_app(settings(), upstream=FakeHost())
+    context = multiprocessing.get_context("spawn")
+    answer: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
+    worker = context.Process(target=_cadence_of_a_worker, args=(answer, arguments))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert answer.get() == pytest.approx(1.25 * share)
 
 
 @pytest.mark.wire("stream-age")
@@ -175,7 +179,5 @@ def test_streams_that_began_together_do_not_all_end_together() -> None:
 
 
 def test_the_public_names_are_two() -> None:
-    import codegen_api
-
     assert sorted(codegen_api.__all__) == ["Settings", "create_app"]
     assert codegen_api.Settings is Settings

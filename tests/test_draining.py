@@ -34,6 +34,12 @@ class Server:
     def cut(self) -> None:
         self.happened.append("cut")
 
+    def give_up(self) -> None:
+        self.happened.append("give up")
+
+    def drain(self, seconds: float) -> Drain:
+        return Drain(self.empty, self.cut, self.give_up, seconds)
+
 
 @pytest.fixture(autouse=True)
 def _signals_as_they_were() -> "object":
@@ -48,7 +54,7 @@ def served(play: Callable[[Server, Drain], "asyncio.Future[None] | object"], sec
         server = Server()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle)
-        drain = Drain(server.empty, server.cut, seconds)
+        drain = server.drain(seconds)
         drain.take_signals()
         async with asyncio.timeout(10):
             await play(server, drain)  # type: ignore[misc]
@@ -61,7 +67,7 @@ def served(play: Callable[[Server, Drain], "asyncio.Future[None] | object"], sec
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for happens in a signal handler
         await asyncio.sleep(0.001)
 
 
@@ -87,6 +93,16 @@ def test_the_server_hears_of_a_signal_when_the_streams_have_ended(
         await server.stopped.wait()
 
     assert served(play, seconds).happened == [given, "empty", "cut", number]
+
+
+@pytest.mark.wire("drain-streams")
+def test_requests_that_are_not_answered_a_while_later_are_given_up() -> None:
+    async def play(server: Server, drain: Drain) -> None:
+        server.left.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: "give up" in server.happened)
+
+    assert served(play, 0.05).happened == [0.05, "empty", "cut", signal.SIGTERM, "give up"]
 
 
 def test_a_second_sigterm_changes_nothing() -> None:
@@ -125,7 +141,7 @@ def test_what_ends_badly_ends_all_the_same() -> None:
 
         complaints: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        drain = Drain(broken, server.cut, 20)
+        drain = Drain(broken, server.cut, server.give_up, 20)
         drain.take_signals()
         os.kill(os.getpid(), signal.SIGTERM)
         try:
@@ -140,7 +156,7 @@ def test_what_ends_badly_ends_all_the_same() -> None:
 def test_where_nobody_handles_a_signal_it_is_left_alone() -> None:
     async def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        drain = Drain(lambda _: asyncio.sleep(0), lambda: None, 20)
+        drain = Server().drain(20)
         drain.take_signals()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         drain.give_back()
@@ -155,7 +171,7 @@ def test_in_a_thread_signals_are_left_alone() -> None:
 
     def serve() -> None:
         async def main() -> None:
-            drain = Drain(lambda _: asyncio.sleep(0), lambda: None, 20)
+            drain = Server().drain(20)
             drain.take_signals()
             assert signal.getsignal(signal.SIGINT) is before
             drain.give_back()

@@ -250,7 +250,9 @@ def ids(found: Found) -> list[str]:
 @settings(max_examples=150, deadline=None)
 @given(
     statuses=st.lists(st.sampled_from(HOST_WORDS), max_size=60),
-    runs_of_one=st.lists(st.tuples(st.sampled_from(HOST_WORDS), st.sampled_from([0, 1, 99, 100, 101, 400])), max_size=4),
+    runs_of_one=st.lists(
+        st.tuples(st.sampled_from(HOST_WORDS), st.sampled_from([0, 1, 99, 100, 101, 400])), max_size=4
+    ),
     wanted=st.sampled_from(HOST_WORDS),
     spelling=st.sampled_from(["host", "ours", "lower", "upper"]),
     skip=st.sampled_from([0, 1, 7, 100, 150]),

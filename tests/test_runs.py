@@ -95,6 +95,16 @@ def test_an_updated_run_keeps_the_fields_that_the_newer_description_leaves_out()
     assert older.fields == {"id": 1, "summary": "so far", "status": "ACTIVE"}
 
 
+@pytest.mark.wire("stream-status")
+@pytest.mark.parametrize("with_status", [True, False])
+def test_a_description_without_a_status_changes_everything_but_the_status(with_status: bool) -> None:
+    fields = {"id": 1, "status": "ACTIVE"} if with_status else {"id": 1}
+    silent = Run(REF, RunStatus.UNKNOWN, None, {"id": 1, "status": None, "result": "42"})
+    updated = Run(REF, RunStatus.RUNNING, "ACTIVE", fields).updated(silent)
+    assert (updated.status, updated.raw_status) == (RunStatus.RUNNING, "ACTIVE")
+    assert updated.fields == {"id": 1, "status": "ACTIVE" if with_status else None, "result": "42"}
+
+
 def test_an_entry_costs_its_text_and_what_is_around_it() -> None:
     assert LogEntry(b'{"a":1}', None, False, False).size == 7 + ENTRY_OVERHEAD
 

@@ -80,7 +80,9 @@ def test_every_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
-def test_every_setting_is_read_from_a_file_named_env(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_is_read_from_a_file_named_env(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text, value = VALID[name]
     (tmp_path / ".env").write_text(f"{PREFIX}{name}={text}\nSOMETHING_ELSE=1\n")
     assert getattr(read_settings(), name.lower()) == value
@@ -207,9 +209,7 @@ def test_a_root_path_begins_with_a_slash_and_ends_without(
         (" https://a.example , http://b.example:8080,", ("https://a.example", "http://b.example:8080")),
     ],
 )
-def test_a_list_is_separated_by_commas(
-    text: str, origins: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_is_separated_by_commas(text: str, origins: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODEGEN_CORS_ORIGINS", text)
     assert read_settings().cors_origins == origins
 

@@ -132,6 +132,9 @@ class Source:
         finally:
             self.closed = True
 
+    async def aclose(self) -> None:
+        self.closed = True
+
 
 def stream(source: Source, client: Client, stall_seconds: float = 30) -> EventStream:
     return EventStream(
@@ -140,6 +143,7 @@ def stream(source: Source, client: Client, stall_seconds: float = 30) -> EventSt
         headers={"Cache-Control": "no-cache"},
         stall_seconds=stall_seconds,
         abort=client.abort,
+        source=source,
     )
 
 

@@ -1,6 +1,7 @@
 """The edge: what every answer has, whatever is inside."""
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_a_sane_request_id_comes_back(given: str) -> None:
 
 
 @pytest.mark.wire("request-id")
-@pytest.mark.parametrize("given", [None, "", " ", "x" * 129, "a b", "a\tb", "ü".encode(), b"a\x00b", b"a\x0bb", b"\x7f", b"\xff"])
+@pytest.mark.parametrize(
+    "given", [None, "", " ", "x" * 129, "a b", "a\tb", "ü".encode(), b"a\x00b", b"a\x0bb", b"\x7f", b"\xff"]
+)
 def test_a_request_id_that_is_not_is_replaced(given: Any) -> None:
     async def main() -> None:
         async with serving() as site:
@@ -65,7 +68,13 @@ def test_the_request_id_and_the_tracing_headers_are_there_for_the_host_and_gone_
         async with serving(host) as site:
             await site.get(
                 "/users/me",
-                headers={"X-Request-ID": "abc", "traceparent": "00-1", "tracestate": "a=b", "baggage": "c=d", "other": "e"},
+                headers={
+                    "X-Request-ID": "abc",
+                    "traceparent": "00-1",
+                    "tracestate": "a=b",
+                    "baggage": "c=d",
+                    "other": "e",
+                },
             )
             await site.get("/users/me", token="bob")
         assert trace.get() is None
@@ -115,7 +124,9 @@ def preflight(origin: str, method: str = "GET", headers: str | None = None) -> d
 
 
 @pytest.mark.wire("cors-origins", "cors-every-answer", "cors-headers")
-@pytest.mark.parametrize("path", ["/health", "/users/me", "/nothing", "/agent-runs/1/logs/stream", "/agent-runs/7", "/docs"])
+@pytest.mark.parametrize(
+    "path", ["/health", "/users/me", "/nothing", "/agent-runs/1/logs/stream", "/agent-runs/7", "/docs"]
+)
 @pytest.mark.parametrize("origin", [APP, OTHER, "null", "http://localhost:3000", None])
 def test_only_the_origins_of_the_deployment_may_read_an_answer(path: str, origin: str | None) -> None:
     async def main() -> None:
@@ -260,7 +271,10 @@ def test_a_token_in_the_url_is_refused(path: str, query: str, caplog: pytest.Log
 def test_a_request_that_this_deployment_forwarded_is_refused() -> None:
     async def main() -> None:
         host = RichHost()
-        async with serving(host, base_url="https://one.example") as site, serving(base_url="https://two.example") as other:
+        async with (
+            serving(host, base_url="https://one.example") as site,
+            serving(base_url="https://two.example") as other,
+        ):
             via = site.app.edge._via
             assert via != other.app.edge._via
             for sent in (f"1.1 {via}", f"1.0 fred, 1.1 {via} (codegen_api)", f"1.1 x,1.1 {via}"):
@@ -348,7 +362,13 @@ def test_the_host_is_called_with_the_caller_s_own_token_always() -> None:
         host = RichHost()
         host.add(status="COMPLETE").append(1)
         async with serving(host, api_token="sk-of-the-deployment") as site:
-            for path in ("/users/me", "/organizations", "/agent-runs", "/agent-runs/1/logs", "/agent-runs/1/logs/stream"):
+            for path in (
+                "/users/me",
+                "/organizations",
+                "/agent-runs",
+                "/agent-runs/1/logs",
+                "/agent-runs/1/logs/stream",
+            ):
                 await site.get(path, token="bob")
         assert host.calls.total() > 5
         assert {token for _, _, token in host.log} == {"bob"}
@@ -453,6 +473,32 @@ def test_only_connections_that_have_not_taken_everything_are_cut_at_the_end() ->
             stuck.transport.waiting = 1
             site.app.edge.abort_stuck()
             assert (idle.transport.aborted, stuck.transport.aborted) == (False, True)
+
+    run(main())
+
+
+@pytest.mark.wire("drain-streams", "error-shape")
+def test_who_still_waits_when_the_process_stops_is_told_so() -> None:
+    async def main() -> None:
+        host = RichHost()
+        waiting = asyncio.Event()
+
+        async def hang(_: str) -> None:
+            waiting.set()
+            await asyncio.Event().wait()
+
+        host.before = hang
+        async with serving(host, cors_origins=APP) as site:
+            connection = Connection(site.app, "/users/me", {**AUTHORIZED, "Origin": APP, "X-Request-ID": "abc"})
+            await waiting.wait()
+            site.app.edge.give_up()
+            await asyncio.wait([connection.task])
+            assert (connection.status, connection.complete) == (503, True)
+            body = json.loads(connection.body)
+            assert (body["code"], body["request_id"]) == ("shutting_down", "abc")
+            assert connection.headers["access-control-allow-origin"] == APP
+            assert int(connection.headers["retry-after"]) >= 1
+            assert not connection.transport.aborted
 
     run(main())
 

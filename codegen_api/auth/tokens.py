@@ -16,6 +16,9 @@ from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.upstreams import User
 
 REFUSED_SECONDS = 10.0
+EXCUSED_SECONDS = 5.0
+"""How long a host that could not be asked about a token is not asked again."""
+
 OUTAGE_SECONDS = 300.0
 """How long after its last confirmation a token is still taken while the host cannot be asked."""
 
@@ -36,7 +39,10 @@ class UpstreamTokens:
         self._key = secrets.token_bytes(32)
         self._good: TTLCache[str, Principal] = TTLCache(at_most, good_seconds, timer=loop_time)
         self._was_good: TTLCache[str, Principal] = TTLCache(at_most, OUTAGE_SECONDS, timer=loop_time)
-        self._refused: TTLCache[str, InvalidToken | Forbidden] = TTLCache(at_most, REFUSED_SECONDS, timer=loop_time)
+        self._excused: TTLCache[str, Principal] = TTLCache(at_most, EXCUSED_SECONDS, timer=loop_time)
+        self._refused: TTLCache[str, tuple[type[InvalidToken | Forbidden], str]] = TTLCache(
+            at_most, REFUSED_SECONDS, timer=loop_time
+        )
         self._flights: Flights[str, Principal] = Flights()
 
     async def authenticate(self, token: str) -> Caller:
@@ -50,8 +56,9 @@ class UpstreamTokens:
         credential = Credential.of(token, self._key)
         refusal = self._refused.get(credential.digest)
         if refusal is not None:
-            raise type(refusal)(refusal.message)
-        principal = self._good.get(credential.digest)
+            kind, message = refusal
+            raise kind(message)
+        principal = self._good.get(credential.digest) or self._excused.get(credential.digest)
         if principal is None:
             principal = await self._flights.share(credential.digest, lambda: self._ask(credential))
         return Caller(principal, credential)
@@ -64,11 +71,13 @@ class UpstreamTokens:
             user = await self._identify(credential)
         except (InvalidToken, Forbidden) as refusal:
             self._was_good.pop(credential.digest, None)
-            self._refused[credential.digest] = refusal
+            # not the exception itself: its traceback holds the token
+            self._refused[credential.digest] = (type(refusal), refusal.message)
             raise
         except (UpstreamFailure, UpstreamRateLimited) as error:
             principal = self._was_good.get(credential.digest)
             if principal is not None:
+                self._excused[credential.digest] = principal
                 return principal
             if isinstance(error, UpstreamRateLimited):
                 raise

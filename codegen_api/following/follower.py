@@ -338,14 +338,14 @@ class Follower:
         self._advance()
 
     async def _start_over(self) -> None:
-        await self._broker.forget(self.ref)
-        self._old_pages.forget(self.ref)
-        self._marks.clear()
-        self.tail = self._near = self._missed = 0
-        self._located = self.caught_up = False
-        self._end_seen = self._settled = self._announced = None
+        # first of all, so that nobody takes what follows for the old log
         self.generation += 1
-        self.readers.tell()
+        self._located = self.caught_up = False
+        self.tail = self._near = self._missed = 0
+        self._marks.clear()
+        self._end_seen = self._settled = self._announced = None
+        self._old_pages.forget(self.ref)
+        await self._broker.forget(self.ref)
 
     async def _announce(self, length: Cursor | None, seen: float) -> None:
         self._announced = Changed(self.run, length, seen)

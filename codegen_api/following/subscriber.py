@@ -77,6 +77,7 @@ class Subscriber:
         self._patrol = patrol
         self._poked: asyncio.Future[None] | None = None
         self._leaving = False
+        self._generation = follower.generation
 
     def poke(self) -> None:
         """There may be something to tell."""
@@ -107,11 +108,10 @@ class Subscriber:
                 fault = readers.refusal(self._credential) or self._follower.fault
                 if fault is not None:
                     raise fault
-                if readers.trouble is not told:
+                if readers.trouble is not None and readers.trouble is not told:
                     told = readers.trouble
-                    if told is not None:
-                        silent_since = loop_time()
-                        yield told
+                    silent_since = loop_time()
+                    yield told
                 now = loop_time()
                 if self._leaving or now >= opened + self._patrol.max_age - TICK:
                     yield Leaving(self.cursor)
@@ -153,19 +153,26 @@ class Subscriber:
     async def _source(self) -> AsyncGenerator[Batch | Resync, None]:
         follower, cursor = self._follower, self.cursor
         revision: int | None = None
+        behind: Evicted | None = None
         await follower.reached(cursor)
         if cursor > follower.tail:
             yield Resync(cursor, follower.tail, follower.tail)
             cursor = follower.tail
-        elif cursor > 0:
-            # the viewer's copies may be older than the last amendment, and nobody knows how old
-            for batch in await self._again(max(0, cursor - AMENDABLE), cursor, all_of_them=False):
-                yield batch
-        generation = follower.generation
+        # the viewer's copies may be older than the last amendment, and nobody knows how old
+        doubtful = range(max(0, cursor - AMENDABLE), cursor)
         while True:
             try:
-                if generation != follower.generation:
-                    raise Forgotten
+                self._same_log()
+                if doubtful:
+                    for batch in await self._again(doubtful.start, doubtful.stop, all_of_them=False):
+                        yield batch
+                    doubtful = range(0)
+                if behind is not None:
+                    async with aclosing(self._catch_up(cursor, behind)) as batches:
+                        async for batch in batches:
+                            cursor = batch.cursor
+                            yield batch
+                    revision, behind = behind.revision, None
                 if follower.caught_up and await self._broker.tail(follower.ref) is None:
                     follower.touched()  # the window was let go while nobody was at it, and an ended run is not read
                 async with aclosing(self._broker.subscribe(follower.ref, cursor, revision)) as batches:
@@ -173,16 +180,18 @@ class Subscriber:
                         cursor, revision = batch.cursor, batch.revision
                         yield batch
             except Evicted as evicted:
-                async with aclosing(self._catch_up(cursor, evicted)) as batches:
-                    async for batch in batches:
-                        cursor = batch.cursor
-                        yield batch
-                revision = evicted.revision
+                behind = evicted
             except Forgotten:
                 while not follower.caught_up:
                     await follower.reached(follower.tail + 1)
+                self._generation = follower.generation
                 yield Resync(cursor, follower.tail, 0)
-                cursor, revision, generation = 0, None, follower.generation
+                cursor, revision, behind, doubtful = 0, None, None, range(0)
+
+    def _same_log(self) -> None:
+        """Raise ``Forgotten`` when the host has another log by now."""
+        if self._generation != self._follower.generation:
+            raise Forgotten
 
     async def _catch_up(self, cursor: Cursor, evicted: Evicted) -> AsyncGenerator[Batch, None]:
         """What a viewer at ``cursor`` lacks of what the window no longer holds."""
@@ -211,6 +220,7 @@ class Subscriber:
         """Entries ``start + 1`` to ``stop``, which are in the log, from wherever they are."""
         cursor = start
         while cursor < stop:
+            self._same_log()
             try:
                 async with aclosing(self._broker.subscribe(self._follower.ref, cursor)) as batches:
                     async for batch in batches:
@@ -228,10 +238,8 @@ class Subscriber:
     async def _old(self, cursor: Cursor, last: Cursor) -> list[Appended]:
         """The next entries of ``cursor + 1`` to ``last``, from one of the host's own full pages, read again."""
         number, offset = divmod(cursor, self._page_size)
-        generation = self._follower.generation
         entries = await self._follower.old_page(number)
-        if generation != self._follower.generation:
-            raise Forgotten
+        self._same_log()
         page = [
             Appended(position, entry) for position, entry in enumerate(entries[offset:], cursor + 1) if position <= last
         ]

@@ -273,7 +273,7 @@ def test_what_is_kept_is_bounded() -> None:
             return_exceptions=True,
         )
         principals = sum(isinstance(each, Principal) for each in reachable(tokens))
-        refusals = sum(isinstance(each, InvalidToken) for each in reachable(tokens))
+        refusals = sum(isinstance(each, tuple) and each[:1] == (InvalidToken,) for each in reachable(tokens))
         assert 0 < principals <= 50
         assert 0 < refusals <= 50
         await tokens.aclose()

@@ -49,9 +49,7 @@ def test_what_is_held_is_known_to_the_byte() -> None:
     ),
     st.integers(1, 120_000),
 )
-def test_all_windows_together_stay_within_the_bound(
-    pages: list[tuple[int, int, int, bool]], max_bytes: int
-) -> None:
+def test_all_windows_together_stay_within_the_bound(pages: list[tuple[int, int, int, bool]], max_bytes: int) -> None:
     async def main() -> None:
         broker = MemoryBroker(max_bytes=max_bytes)
         for number, count, back, large in pages:
@@ -141,7 +139,9 @@ def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> None:
         del batch
         gc.collect()
         held = sum(
-            sum(event.entry.size for event in batch.entries) for reference in given if (batch := reference()) is not None
+            sum(event.entry.size for event in batch.entries)
+            for reference in given
+            if (batch := reference()) is not None
         )
         # a batch is what encoded copies hang on: what is kept of them belongs within the bound of the broker
         assert held <= 2 * broker.held_bytes
@@ -176,7 +176,14 @@ def test_a_subscriber_who_left_is_not_woken() -> None:
             await broker.publish(page(1, 1))
             waiting.cancel()  # woken and cancelled in the same breath
             await asyncio.wait([waiting])
-        await broker.publish(page(2, 1))
+        async with aclosing(broker.subscribe(REF, 2)) as batches:
+            waiting = asyncio.create_task(anext(batches))
+            await asyncio.sleep(1)
+            waiting.cancel()  # the other way round
+            await broker.publish(page(2, 1))
+            await asyncio.wait([waiting])
+            assert waiting.cancelled()
+        await broker.publish(page(3, 1))
         await broker.aclose()
 
     run(main())

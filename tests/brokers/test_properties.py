@@ -35,7 +35,9 @@ class Log:
                 number = after + offset + 1
                 self.descriptions += 1  # any number that was not there before
                 self.entries[number - 1] = entry(number, self.descriptions, text)
-        self.entries += [entry(number, 0, text) for number in range(len(self.entries) + 1, len(self.entries) + grown + 1)]
+        self.entries += [
+            entry(number, 0, text) for number in range(len(self.entries) + 1, len(self.entries) + grown + 1)
+        ]
         await self.broker.publish(made_page(after, tuple(self.entries[after:]), self.ref))
 
     async def describe(self) -> None:

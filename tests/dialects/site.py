@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from codegen_api import Settings, create_app
 from tests.fakehost import FakeHost
 
-AUTHORIZED = {"Authorization": "Bearer alice"}
+CALLER = "alice"
+AUTHORIZED = {"Authorization": f"Bearer {CALLER}"}
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class Site:
     host: Any
 
     async def ask(
-        self, method: str, path: str, *, token: str | None = "alice", headers: Any = None, **more: Any
+        self, method: str, path: str, *, token: str | None = CALLER, headers: Any = None, **more: Any
     ) -> httpx.Response:
         given = httpx.Headers(headers)
         if token is not None and "authorization" not in given:
@@ -97,6 +98,7 @@ class Connection:
         self.transport = Transport()
         self.blocked: asyncio.Event | None = None
         self._gone = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._asked = False
         path, _, query = path.partition("?")
         scope = {
@@ -126,6 +128,13 @@ class Connection:
         if self.blocked is not None and message["type"] == "http.response.body":
             await self.blocked.wait()
         self.messages.append(message)
+        self._arrived.set()
+
+    async def received(self, count: int) -> None:
+        """Until so many messages have come."""
+        while len(self.messages) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
 
     def leave(self) -> None:
         self._gone.set()

@@ -31,7 +31,11 @@ def a_host(status: str = "ACTIVE", length: int = 0, **more: Any) -> RichHost:
 @pytest.mark.wire("health", "answer-json", "times-are-utc")
 @pytest.mark.parametrize(
     ("seen", "status"),
-    [(None, "healthy"), (Observation(True, 1_800_000_000.25), "healthy"), (Observation(False, 1_800_000_000.25), "degraded")],
+    [
+        (None, "healthy"),
+        (Observation(True, 1_800_000_000.25), "healthy"),
+        (Observation(False, 1_800_000_000.25), "degraded"),
+    ],
 )
 def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation | None, status: str) -> None:
     async def main() -> None:
@@ -69,11 +73,19 @@ def test_it_is_ready_between_its_start_and_its_drain(path: str) -> None:
             assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
             drain, site.app.state.drain = site.app.state.drain, None
             answer = await site.get(path, token=None)
-            assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (503, "starting", "1")
+            assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (
+                503,
+                "starting",
+                "1",
+            )
             site.app.state.drain = drain
             drain.begun = True
             answer = await site.get(path, token=None)
-            assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (503, "draining", "1")
+            assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (
+                503,
+                "draining",
+                "1",
+            )
 
     run(main())
 
@@ -140,7 +152,13 @@ def test_a_new_run_is_answered_with_its_place(root_path: str) -> None:
             answer = await site.post("/agent-runs", body)
             assert answer.status_code == 201
             assert answer.headers["location"] == f"{root_path}/agent-runs/1"
-            assert answer.json() == {"id": 1, "status": "ACTIVE", "result": None, "run_status": "running", "ended": False}
+            assert answer.json() == {
+                "id": 1,
+                "status": "ACTIVE",
+                "result": None,
+                "run_status": "running",
+                "ended": False,
+            }
             await site.post("/agent-runs", {"prompt": "x"})
         images = ("data:image/png;base64,AA==",)
         assert host.created == [NewRun("Say hello", {"a": [1, {"b": None}]}, images, 7, "m", "t"), NewRun("x")]
@@ -318,7 +336,11 @@ def test_behind_the_end_there_is_nothing() -> None:
 
 @pytest.mark.wire("entry-position", "json-always-valid")
 @given(
-    st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=8), st.text(st.characters(exclude_categories=()), max_size=8), max_size=3),
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=()), max_size=8),
+        st.text(st.characters(exclude_categories=()), max_size=8),
+        max_size=3,
+    ),
     st.none() | st.integers(1, 10**18),
 )
 def test_a_position_is_added_to_an_entry_without_reading_it(fields: dict[str, str], position: int | None) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -65,7 +66,9 @@ def test_a_finished_run_is_a_status_its_entries_and_an_end() -> None:
 
 
 @pytest.mark.wire("ndjson", "stream-head")
-@pytest.mark.parametrize("accept", ["application/x-ndjson", "application/jsonl", "text/html, application/x-ndjson;q=0.9"])
+@pytest.mark.parametrize(
+    "accept", ["application/x-ndjson", "application/jsonl", "text/html, application/x-ndjson;q=0.9"]
+)
 def test_the_same_comes_as_lines_for_who_asks_for_lines(accept: str) -> None:
     async def main() -> None:
         async with serving(a_host()) as site:
@@ -269,8 +272,7 @@ def test_the_head_and_the_first_frame_leave_at_once_and_a_viewer_who_leaves_is_g
 
             host.before = slow
             connection = Connection(site.app, STREAM, {**AUTHORIZED, "Accept": "text/event-stream"})
-            while len(connection.messages) < 2:
-                await asyncio.sleep(0.01)
+            await connection.received(2)
             assert connection.status == 200
             assert connection.body.startswith(b"retry: 2000\nevent: status\n")
             health = (await site.get("/health")).json()
@@ -302,7 +304,9 @@ def test_a_viewer_whose_connection_takes_nothing_is_cut() -> None:
 # -- in virtual time --------------------------------------------------------------------------------------------------
 
 
-async def watch(gateway: Gateway, writer: Any, seconds: float, position: int = 0) -> tuple[bytes, list[tuple[float, bytes]]]:
+async def watch(
+    gateway: Gateway, writer: Any, seconds: float, position: int = 0
+) -> tuple[bytes, list[tuple[float, bytes]]]:
     """What a viewer is sent in so many seconds, and when."""
     stream = await gateway.follow(caller(), "9", "1", Position(position))
     assert stream is not None
@@ -311,7 +315,7 @@ async def watch(gateway: Gateway, writer: Any, seconds: float, position: int = 0
     try:
         async with asyncio.timeout(seconds):
             async for piece in sending:
-                pieces.append((asyncio.get_running_loop().time(), piece))
+                pieces += [(asyncio.get_running_loop().time(), piece)]
     except TimeoutError:
         pass
     finally:
@@ -334,7 +338,7 @@ def test_a_silent_stream_gives_a_sign_of_life(status: str) -> None:
             _, pieces = await watch(gateway, writer, 100)
             beats = [at for at, piece in pieces if piece == sign]
             assert len(beats) == 6
-            assert all(14.9 < later - earlier < 15.1 for earlier, later in zip(beats, beats[1:], strict=False))
+            assert all(14.9 < later - earlier < 15.1 for earlier, later in pairwise(beats))
             await gateway.aclose()
 
     virtual.run(main())
@@ -379,7 +383,15 @@ def test_amendments_carry_no_id_and_the_same_position() -> None:
         hosted.status = "COMPLETE"
         body, _ = await watching
         events = parse(body)
-        assert [event.type for event in events] == ["status", *["log"] * 4, "log.amended", "log", "log", "status", "end"]
+        assert [event.type for event in events] == [
+            "status",
+            *["log"] * 4,
+            "log.amended",
+            "log",
+            "log",
+            "status",
+            "end",
+        ]
         assert b"event: log.amended\nid:" not in body
         assert b"id: 4\nevent: log.amended" not in body
         amended = json.loads(events[5].data)
@@ -413,8 +425,11 @@ def test_trouble_is_told_and_a_lost_right_is_a_failure() -> None:
         body, _ = await watching
         told = [(event.type, json.loads(event.data)) for event in parse(body) if event.type in ("notice", "failure")]
         assert [(kind, data["code"]) for kind, data in told] == [
-            ("notice", "upstream_unavailable"), ("notice", "rate_limited"), ("notice", "recovered"), ("failure", "forbidden"),
-        ]  # fmt: skip
+            ("notice", "upstream_unavailable"),
+            ("notice", "rate_limited"),
+            ("notice", "recovered"),
+            ("failure", "forbidden"),
+        ]
         assert told[0][1]["retry_in"] > 0
         assert told[1][1]["retry_in"] >= 20
         assert told[2][1]["retry_in"] is None

@@ -189,3 +189,23 @@ def test_after_a_restart_a_viewer_goes_on_and_loses_nothing(host: Sandbox) -> No
         assert len(viewer.of("end")) == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("start", [gateway, plain_uvicorn])
+def test_a_request_that_waits_for_a_hanging_host_is_answered_and_holds_nobody(
+    host: Sandbox, start: Callable[..., AbstractContextManager[Server]]
+) -> None:
+    with start(host, drain_seconds=1) as server, ThreadPoolExecutor() as threads:
+        assert server.get("/users/me").status_code == 200
+        host.fault("hang", "get", for_seconds=30)
+        paths = ("/agent-runs/12345", "/agent-runs/12345/logs/stream")
+        waiting = [threads.submit(server.get, path) for path in paths]
+        eventually(lambda: host.requests("get") >= 1)
+        asked = time.monotonic()
+        server.process.terminate()
+        server.process.wait(WAIT)
+        assert time.monotonic() - asked < 1 + 3
+        for answer in (each.result() for each in waiting):
+            assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+        assert "Traceback" not in server.log.read_text()
+    host.heal()

@@ -58,9 +58,7 @@ def play(hosted: Hosted, host: FakeHost, step: Step, rng: random.Random, faults:
         case "act":
             hosted.act()
         case "fill":
-            waiting = [
-                n for n, e in enumerate(hosted.entries, 1) if e["type"] == "ACTION" and e.get("output") is None
-            ]
+            waiting = [n for n, e in enumerate(hosted.entries, 1) if e["type"] == "ACTION" and e.get("output") is None]
             # the host fills in what is near the tail; older ones only up to the end of the run
             for n in waiting[-step.count :]:
                 if n > len(hosted.entries) - 20:

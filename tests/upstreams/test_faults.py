@@ -12,8 +12,8 @@ from email.utils import format_datetime
 import pytest
 
 from codegen_api import errors
-from codegen_api.upstreams import NewRun
 from codegen_api.outbound import MAX_ANSWER
+from codegen_api.upstreams import NewRun
 from codegen_api.upstreams.codegen import CodegenUpstream
 
 from .asking import CREDENTIAL, REF, RUN, ask_raw, ask_upstream, asked, create_run, fault_of, get_run

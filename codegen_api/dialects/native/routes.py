@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
@@ -22,7 +22,7 @@ from codegen_api.dialects.native.wire import (
     run_fields,
     try_again,
 )
-from codegen_api.gateway import Position
+from codegen_api.gateway import Position, Stream
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import EventStream, parse_position
 from codegen_api.upstreams import NewRun, RunFilter
@@ -216,12 +216,16 @@ async def read_logs(
     summary="Follow the log live",
     tags=["Logs"],
     responses=schemas.STREAM,
+    response_class=Response,
 )
 async def stream_logs(
     request: Request,
     gateway: Door,
     wanted: WantedOrganization,
     run_id: RunId,
+    last_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="Where to go on: the last id seen, `25` or `25.end`.")
+    ] = None,
     last_event_id: Annotated[
         str | None, Query(description="Where to go on: the last id seen. For the first connect of an `EventSource`.")
     ] = None,
@@ -233,7 +237,7 @@ async def stream_logs(
     `failure` is unfinished: come back with the last id. `204` answers who was told the end already and has missed
     nothing.
     """
-    asked = request.headers.get("last-event-id") or last_event_id or (None if skip is None else str(skip))
+    asked = last_id or last_event_id or (None if skip is None else str(skip))
     position = Position(0) if asked is None else parse_position(asked)
     lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
     writer: Writer = LINES if lines else EVENTS
@@ -248,16 +252,19 @@ async def stream_logs(
         return _event_stream(request, try_again(error, writer), writer)
     if stream is None:
         return Response(status_code=204, headers={"Cache-Control": "no-cache"})
-    return _event_stream(request, frames(stream, writer), writer)
+    return _event_stream(request, frames(stream, writer), writer, stream)
 
 
-def _event_stream(request: Request, pieces: AsyncGenerator[bytes, None], writer: Writer) -> EventStream:
+def _event_stream(
+    request: Request, pieces: AsyncGenerator[bytes, None], writer: Writer, source: Stream | None = None
+) -> EventStream:
     return EventStream(
         pieces,
         media_type=writer.media_type,
         headers=STREAM_HEADERS,
         stall_seconds=request.app.state.stall_seconds,
         abort=request.scope["abort"],
+        source=source,
     )
 
 

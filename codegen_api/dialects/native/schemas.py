@@ -4,9 +4,10 @@ Only the request models are used to parse; answers are written from the host's o
 them and never cut them down.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
 
 from codegen_api.runs import RunStatus
 
@@ -45,8 +46,7 @@ event: log
 data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":null,"position":1}
 
 event: log.amended
-data:
-{"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":{"matches":1},"position":1}
+data: {"agent_run_id":12345,"message_type":"ACTION","tool_output":{"matches":1},"position":1}
 
 event: notice
 data: {"code":"upstream_unavailable","retry_in":2.1}
@@ -320,3 +320,17 @@ STREAM: Responses = {
     204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
     **{code: _error(code) for code in _COMMON},
 }
+
+
+def describe(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the data of the stream's events among its components, which no route gives as a
+    body.
+    """
+    kinds: list[tuple[type[BaseModel], Literal["serialization"]]] = [
+        (model, "serialization") for model in dict.fromkeys(STREAM_EVENTS.values())
+    ]
+    _, described = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name, schema in described.get("$defs", {}).items():
+        schemas.setdefault(name, schema)
+    return document

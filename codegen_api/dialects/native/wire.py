@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from typing import Protocol, assert_never
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
@@ -185,10 +185,10 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
                 case Ended():
                     data = {**run_fields(update.run), "total_logs": update.length}
                     yield writer.event("end", to_json(data), f"{update.length}.end")
+                case _:
+                    assert_never(update)
     except errors.GatewayError as error:
         yield writer.event("failure", error_body(error))
-    finally:
-        await stream.aclose()
 
 
 async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:

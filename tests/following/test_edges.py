@@ -1,0 +1,662 @@
+"""What seldom happens while a run is followed."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.errors import (
+    Forbidden,
+    GatewayError,
+    ShuttingDown,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+)
+from codegen_api.following import Patrol, Rights
+from codegen_api.following.pages import OldPages
+from codegen_api.following.readers import Readers
+from codegen_api.gateway import Gateway, Position
+from codegen_api.runs import LogEntry, Page, Paging, Run, RunRef, RunStatus
+from tests.fakehost import FakeHost, Sequence, caller
+from tests.following.viewing import Viewer
+from tests.virtual import run
+
+# -- leaving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("drain-streams")
+def test_a_drain_sends_every_viewer_away_spread_over_its_time() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(5)
+        gateway = Gateway(host, MemoryBroker())
+        loop = asyncio.get_running_loop()
+        left: list[float] = []
+
+        async def visit(viewer: Viewer) -> None:
+            await viewer.watch(gateway)
+            left.append(loop.time())
+
+        viewers = [Viewer() for _ in range(20)]
+        visiting = [asyncio.create_task(visit(viewer)) for viewer in viewers]
+        await asyncio.sleep(5)
+        began = loop.time()
+        await gateway.hub.drain(10)
+        assert loop.time() - began <= 8
+        await asyncio.gather(*visiting)
+        assert [viewer.left_at for viewer in viewers] == [5] * 20
+        assert all(at - began <= 8 for at in left)
+        assert max(left) - min(left) > 6
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("drain-streams")
+def test_a_drain_does_not_wait_for_who_takes_nothing() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(5)
+        gateway = Gateway(host, MemoryBroker())
+        stream = await gateway.follow(caller(), "9", "1", Position(0))
+        assert stream is not None
+        began = asyncio.get_running_loop().time()
+        await gateway.hub.drain(10)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10)
+        await stream.aclose()
+        with pytest.raises(ShuttingDown):
+            await gateway.follow(caller(), "9", "1", Position(0))
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_who_is_asked_to_leave_in_the_middle_of_something_leaves() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(5)
+        host.latency = 20
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(30)  # the first page is on its way
+        await gateway.hub.drain(1)
+        await watching
+        assert viewer.left_at == 0
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_closing_while_everybody_watches_leaves_nobody_waiting() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(5)
+        gateway = Gateway(host, MemoryBroker())
+        watching = [asyncio.create_task(Viewer().watch(gateway)) for _ in range(3)]
+        await asyncio.sleep(5)
+        await gateway.aclose()
+        done, pending = await asyncio.wait(watching, timeout=700)
+        assert not pending
+        assert gateway.hub.runs_followed == 0
+        for task in done:
+            task.exception()
+
+    run(main())
+
+
+# -- faults of our own ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), GatewayError("Known.")])
+def test_a_fault_of_the_reader_ends_the_streams_and_the_next_viewer_gets_another_reader(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker())
+        viewers = [Viewer() for _ in range(3)]
+        watching = [asyncio.create_task(viewer.watch(gateway)) for viewer in viewers]
+        await asyncio.sleep(5)
+        original = host.read_log
+        broken = True
+
+        async def read_log(*arguments: Any, **more: Any) -> Page:
+            if broken:
+                raise error if isinstance(error, RuntimeError) else RuntimeError
+            return await original(*arguments, **more)
+
+        host.read_log = read_log  # type: ignore[method-assign]
+        outcomes = await asyncio.gather(*watching, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {GatewayError}
+        assert "secret" not in str(outcomes)
+        broken = False
+        hosted.append(5)
+        hosted.status = "COMPLETE"
+        for viewer in viewers:
+            await viewer.watch(gateway)
+            assert viewer.texts() == hosted.encoded()
+            assert viewer.ends == [10]
+        await gateway.aclose()
+
+    run(main())
+    assert "secret" not in caplog.text
+
+
+def test_a_stream_of_a_reader_that_is_gone_ends_without_disturbing_the_next_one() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker())
+        idle = await gateway.follow(caller(), "9", "1", Position(0))  # takes nothing meanwhile
+        assert idle is not None
+        original = host.read_log
+
+        async def broken(*arguments: Any, **more: Any) -> Page:
+            raise RuntimeError
+
+        host.read_log = broken  # type: ignore[method-assign]
+        await asyncio.sleep(5)
+        host.read_log = original  # type: ignore[method-assign]
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(2)
+        await idle.aclose()
+        await asyncio.sleep(20)
+        assert gateway.hub.runs_followed == 1
+        hosted.append(5)
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.texts() == hosted.encoded()
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- the run itself ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("end-complete", "stream-status", "fault-notice")
+@pytest.mark.parametrize(
+    "errors",
+    [[UpstreamError()] * 3, [UpstreamTimeout()], [UpstreamRateLimited(retry_after=2)], [UpstreamTimeout()] * 4],
+)
+def test_the_end_waits_until_the_host_has_described_the_whole_run(errors: list[GatewayError]) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(5)
+        host.before = Sequence("get", *errors)
+        hosted.append(2)
+        hosted.status = "COMPLETE"
+        await asyncio.sleep(0.5)
+        hosted.append(1)
+        await watching
+        assert viewer.texts() == hosted.encoded()
+        assert viewer.ends == [8]
+        assert isinstance(viewer.last_run, Run)
+        assert viewer.last_run.fields["summary"] == "whole"
+        await gateway.aclose()
+
+    run(main())
+
+
+class Silent(FakeHost):
+    """Its log pages do not say the status of the run, as long as ``silent``."""
+
+    silent = True
+
+    async def read_log(self, *arguments: Any, **more: Any) -> Page:
+        page = await super().read_log(*arguments, **more)
+        fields = {key: value for key, value in page.run.fields.items() if key != "status"}
+        return replace(page, run=Run(page.run.ref, RunStatus.UNKNOWN, None, fields)) if self.silent else page
+
+
+@pytest.mark.wire("stream-status", "end-complete")
+def test_a_status_that_log_pages_leave_out_is_asked_for_now_and_then() -> None:
+    async def main() -> None:
+        host = Silent()
+        hosted = host.add()
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(30)
+        hosted.append(2)
+        hosted.status = "COMPLETE"
+        await asyncio.sleep(60)
+        assert watching.done()
+        await watching
+        assert viewer.texts() == hosted.encoded()
+        assert viewer.ends == [7]
+        assert isinstance(viewer.last_run, Run)
+        assert viewer.last_run.status is RunStatus.COMPLETED
+        assert host.calls["get"] <= 12
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("resumed-streams-on")
+def test_a_resume_that_is_answered_with_the_old_status_is_a_resume_all_the_same() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(status="COMPLETE")
+        hosted.append(5)
+        original = host.resume_run
+
+        async def resume_run(*arguments: Any) -> Run:
+            answered = await original(*arguments)
+            return replace(answered, status=RunStatus.COMPLETED, raw_status="COMPLETE")
+
+        host.resume_run = resume_run  # type: ignore[method-assign]
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        await viewer.watch(gateway)
+        await gateway.resume(caller(), "9", "1", "Go on", None)
+        watching = asyncio.create_task(viewer.watch(gateway, over=True))
+        await asyncio.sleep(10)
+        hosted.append(3)
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.ends == [5, 9]
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- the log ----------------------------------------------------------------------------------------------------------
+
+
+class Miscounting(FakeHost):
+    """Says that its logs are longer, or shorter, than they are."""
+
+    def __init__(self, wrong: Callable[[int], int]) -> None:
+        super().__init__()
+        self._wrong = wrong
+
+    async def read_log(self, *arguments: Any, **more: Any) -> Page:
+        page = await super().read_log(*arguments, **more)
+        total = page.paging.total
+        assert total is not None
+        return replace(page, paging=Paging(self._wrong(total), None, None, None))
+
+
+@pytest.mark.wire("stream-same-for-all", "end-complete")
+@pytest.mark.parametrize("wrong", [lambda n: n + 5000, lambda n: n // 2, lambda _: 0, lambda n: n + 1])
+@pytest.mark.parametrize("cursor", [0, 250, 900])
+def test_a_length_that_is_wrong_costs_nobody_an_entry(wrong: Callable[[int], int], cursor: int) -> None:
+    async def main() -> None:
+        host = Miscounting(wrong)
+        hosted = host.add(status="COMPLETE")
+        hosted.append(730)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer(cursor=cursor)
+        await viewer.watch(gateway)
+        assert [viewer.log[n].decode() for n in sorted(viewer.log)] == hosted.encoded()[cursor:]
+        assert viewer.ends == [730]
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("log-replaced")
+@pytest.mark.parametrize("length", [0, 50, 3000])
+def test_a_log_that_is_replaced_while_a_viewer_reads_its_past_is_given_anew(length: int) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(2000, text="x" * 200)
+        host.latency = 0.5
+        gateway = Gateway(host, MemoryBroker(max_bytes=60_000), old_pages_bytes=1)
+        early, late = Viewer(), Viewer()
+        watching = [asyncio.create_task(early.watch(gateway))]
+        await asyncio.sleep(30)
+        watching.append(asyncio.create_task(late.watch(gateway)))
+        await asyncio.sleep(4)
+        hosted.replace(length)
+        await asyncio.sleep(120)
+        hosted.append(3)
+        hosted.status = "COMPLETE"
+        await asyncio.gather(*watching)
+        for viewer in (early, late):
+            assert viewer.texts() == hosted.encoded()
+            assert viewer.ends == [length + 3]
+            assert [resync.cursor for resync in viewer.resyncs] == [0]
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("stream-same-for-all")
+def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(1000, text="x" * 200)
+        gateway = Gateway(host, MemoryBroker(max_bytes=30_000), old_pages_bytes=1)
+        first = Viewer()
+        watching = [asyncio.create_task(first.watch(gateway, until=30))]
+        await asyncio.gather(*watching)
+        original, hidden = host.read_log, 3
+
+        async def read_log(credential: Any, ref: Any, after: int, limit: int, **more: Any) -> Page:
+            nonlocal hidden
+            page = await original(credential, ref, after, limit, **more)
+            if after < 700 and hidden:
+                hidden -= 1
+                return replace(page, entries=())
+            return page
+
+        host.read_log = read_log  # type: ignore[method-assign]
+        for cursor in (0, 410):
+            hidden = 3
+            viewer = Viewer(cursor=cursor)
+            hosted.status = "COMPLETE"
+            await viewer.watch(gateway)
+            assert [viewer.log[n].decode() for n in sorted(viewer.log) if n > cursor] == hosted.encoded()[cursor:]
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_pages_larger_than_the_whole_cache_are_not_kept() -> None:
+    pages = OldPages(150)
+    small = (LogEntry(b"x" * 10, None, False, False),)
+    ref = RunRef("9", "1")
+    pages.keep(ref, 0, small)
+    pages.keep(ref, 1, small * 2)
+    assert pages.get(ref, 0) == small
+    assert pages.get(ref, 1) is None
+    pages.keep(RunRef("9", "2"), 0, small)
+    assert pages.get(ref, 0) is None  # the least recently used goes
+    pages.forget(ref)
+    assert pages.get(RunRef("9", "2"), 0) == small
+    pages.forget(RunRef("9", "2"))
+    assert pages.get(RunRef("9", "2"), 0) is None
+
+
+def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_next() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(2000, text="x" * 200)
+        gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+        first, second = Viewer(), Viewer()
+        await first.watch(gateway, until=30)
+        watching = asyncio.create_task(second.watch(gateway))
+        await asyncio.sleep(10)
+        hosted.replace(2100)
+        await asyncio.sleep(60)
+        hosted.status = "COMPLETE"
+        await watching
+        third = Viewer()
+        await third.watch(gateway)
+        assert second.texts() == third.texts() == hosted.encoded()
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- rights -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("right-revoked")
+def test_a_refusal_that_comes_after_its_viewer_has_left_concerns_nobody() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker())
+        stays = Viewer()
+        staying = asyncio.create_task(stays.watch(gateway, who=caller("bob")))
+        await asyncio.sleep(2)
+        host.latency = 3
+        going = asyncio.create_task(Viewer().watch(gateway, who=caller("alice")))
+        await asyncio.sleep(7)
+        host.barred.add(("alice", "1"))
+        going.cancel()
+        await asyncio.wait([going])
+        await asyncio.sleep(120)
+        hosted.append(5)
+        hosted.status = "COMPLETE"
+        await staying
+        assert stays.texts() == hosted.encoded()
+        with pytest.raises(Forbidden):
+            await Viewer().watch(gateway, who=caller("alice"))
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("right-revoked")
+def test_who_was_refused_and_let_in_again_may_view_again() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker())
+        watching = asyncio.create_task(Viewer().watch(gateway))
+        await asyncio.sleep(3)
+        host.barred.add(("alice", "1"))
+        with pytest.raises(Forbidden):
+            await watching
+        host.barred.clear()
+        hosted.status = "COMPLETE"
+        viewer = Viewer()
+        await viewer.watch(gateway)
+        assert viewer.texts() == hosted.encoded()
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_a_stream_that_ends_by_age_while_the_host_is_silent_leaves_in_time() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(5)
+        gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=50))
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(3)
+        host.latency = 1000
+        await watching
+        assert asyncio.get_running_loop().time() == pytest.approx(50, abs=1)
+        assert viewer.left_at == 5
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- readers ----------------------------------------------------------------------------------------------------------
+
+
+async def _allowed(*_: Any) -> Run:
+    return Run(RunRef("9", "1"), RunStatus.RUNNING, "ACTIVE", {})
+
+
+def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
+    async def main() -> None:
+        readers = Readers(RunRef("9", "1"), Rights(_allowed), {})
+        waiting = asyncio.create_task(readers.ask(_allowed))
+        await asyncio.sleep(100)
+        assert not waiting.done()
+        readers.close()
+        with pytest.raises(ShuttingDown):
+            await waiting
+
+    run(main())
+
+
+def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
+    async def main() -> None:
+        rights = Rights(_allowed)
+        readers = Readers(RunRef("9", "1"), rights, {})
+        alice, bob = caller("alice").credential, caller("bob").credential
+        readers.join(alice, await rights.require(alice, RunRef("9", "1")))
+
+        async def refuse(credential: Any) -> str:
+            await asyncio.sleep(1)
+            if credential == alice:
+                raise Forbidden
+            return "shown"
+
+        asking = asyncio.create_task(readers.ask(refuse))
+        await asyncio.sleep(0.5)
+        readers.leave(alice)
+        readers.join(bob, await rights.require(bob, RunRef("9", "1")))
+        assert await asking == "shown"
+        assert readers.refusal(alice) is None
+
+    run(main())
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_that_an_earlier_reader_left_without_a_description_is_taken_up() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(status="COMPLETE")
+        hosted.append(120)
+        broker = MemoryBroker()
+        gateway = Gateway(host, broker)
+        await broker.publish(await host.read_log(caller().credential, hosted.ref, 0, 60))
+        viewer = Viewer()
+        await viewer.watch(gateway)
+        assert viewer.texts() == hosted.encoded()
+        assert viewer.ends == [120]
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("position-amendments")
+def test_entries_before_the_position_are_looked_at_whatever_their_size() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(30, text="x" * 20_000)
+        for _ in range(15):
+            hosted.act()
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        await viewer.watch(gateway, until=3)
+        for position in range(31, 46):
+            hosted.amend(position, output="y" * 20_000)
+        hosted.status = "COMPLETE"
+        await viewer.watch(gateway)
+        assert viewer.texts() == hosted.encoded()
+        assert set(viewer.amended) >= set(range(31, 46))
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("log-replaced")
+@pytest.mark.parametrize("cursor", [100, 1000, 1990])
+@pytest.mark.parametrize("away", [0.2, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: int, away: float) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(2000, text="x" * 200)
+        host.latency = 0.7
+        gateway = Gateway(host, MemoryBroker(max_bytes=30_000), old_pages_bytes=1)
+        first, second = Viewer(cursor=1990), Viewer(cursor=cursor)
+        watching = [asyncio.create_task(first.watch(gateway))]
+        await asyncio.sleep(20)
+        hosted.replace(150)
+        await asyncio.sleep(away)
+        watching.append(asyncio.create_task(second.watch(gateway)))
+        await asyncio.sleep(60)
+        hosted.append(3)
+        hosted.status = "COMPLETE"
+        await asyncio.gather(*watching)
+        for viewer in (first, second):
+            assert viewer.ends == [153]
+            # who comes when another log is there already may have copies from before, which nobody can know
+            since = viewer.resyncs[-1].cursor if viewer.resyncs else cursor
+            assert sorted(viewer.log) == list(range(since + 1, 154))
+            assert all(text.decode() == hosted.encoded()[n - 1] for n, text in viewer.log.items())
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- resumes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("resume-doubt", "resumed-streams-on")
+def test_a_resume_is_remembered_for_a_reader_that_does_not_exist_yet() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(status="COMPLETE")
+        hosted.append(10)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        await viewer.watch(gateway)
+        await asyncio.sleep(60)
+        assert gateway.hub.runs_followed == 0
+        await gateway.resume(caller(), "9", "1", "Go on", None)
+        hosted.status = "COMPLETE"  # still, for the eyes of readers
+        watching = asyncio.create_task(viewer.watch(gateway, over=True))
+        await asyncio.sleep(5)
+        assert not watching.done()
+        hosted.status = "ACTIVE"
+        await asyncio.sleep(5)
+        hosted.append(2)
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.ends == [10, 13]
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("resume-doubt", "resumed-streams-on")
+@pytest.mark.parametrize("slow", ["log", "get"])
+def test_an_answer_that_was_on_its_way_during_a_resume_says_nothing_of_the_status(slow: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(10)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(5)
+        original = {"log": host.read_log, "get": host.get_run}[slow]
+        asked = asyncio.Event()
+
+        async def late(*arguments: Any, **more: Any) -> Any:
+            answer = await original(*arguments, **more)  # type: ignore[operator]
+            if not asked.is_set():
+                asked.set()
+                await asyncio.sleep(3)
+            return answer
+
+        setattr(host, "read_log" if slow == "log" else "get_run", late)
+        hosted.status = "COMPLETE"
+        await asked.wait()
+        await gateway.resume(caller(), "9", "1", "Go on", None)
+        await asyncio.sleep(20)
+        assert not watching.done()
+        hosted.append(3)
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.texts() == hosted.encoded()
+        assert viewer.ends == [14]
+        await gateway.aclose()
+
+    run(main())
