@@ -55,7 +55,7 @@ asked = st.none() | st.floats(0, 3600, allow_nan=False)
 def test_patience_stays_between_what_the_host_asked_for_and_the_longest_wait(
     failures: list[float | None], first: float, longest: float, seed: int
 ) -> None:
-    patience = Patience(first=first, longest=longest, rng=random.Random(seed))  # noqa: S311
+    patience = Patience(first=first, longest=longest, rng=random.Random(seed))
     for count, retry_after in enumerate(failures):
         least = min(first * 2.0**count, longest) if retry_after is None else max(retry_after, first)
         assert least * 0.999 <= patience.next(retry_after) <= least * 1.251
