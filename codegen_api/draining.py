@@ -13,9 +13,6 @@ from types import FrameType
 
 from codegen_api.telemetry import logger
 
-LAST_REQUESTS_SECONDS = 5.0
-"""How long requests that are no streams may take after the drain."""
-
 SIGINT_SECONDS = 2.0
 """Somebody at a keyboard does not wait longer."""
 
@@ -24,7 +21,7 @@ class Drain:
     """Takes SIGTERM and SIGINT for as long as the application runs.
 
     ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
-    take nothing; ``give_up`` ends the requests that are still not answered a while later.
+    take nothing; ``give_up`` ends the requests that are not answered when the ``seconds`` are over.
     """
 
     def __init__(
@@ -67,6 +64,8 @@ class Drain:
 
     async def _drain(self, number: int, seconds: float) -> None:
         self.begun = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         logger.info("draining for up to %g s", seconds)
         try:
             await self._empty(seconds)
@@ -74,7 +73,7 @@ class Drain:
         finally:  # whatever went wrong, the server has to hear of the signal
             self._hand_on(number)
         # the server takes nothing new from here on, and waits for what it has: a host that hangs must not hold it
-        await asyncio.sleep(min(seconds, LAST_REQUESTS_SECONDS))
+        await asyncio.sleep(max(0.0, deadline - loop.time()))
         self._give_up()
 
     def _hand_on(self, number: int) -> None:

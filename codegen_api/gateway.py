@@ -4,6 +4,7 @@ Policies: which organization is meant, what is asked of the host again after a f
 how far a filtered list is searched, who is let into a stream, and what a stream needs to know of a resume.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,10 +14,10 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import OrganizationRequired, Unsupported, UpstreamError, UpstreamUnreachable
-from codegen_api.following import Ended, Hub, Notice, Patrol, Quiet, Resync, Rights, Update, loop_time
+from codegen_api.following import Ended, Hub, Patrol, Rights, Update, close_running, loop_time
 from codegen_api.identity import Caller, Credential
 from codegen_api.pace import Cadence
-from codegen_api.runs import Appended, Cursor, Page, Paging, Run, RunRef
+from codegen_api.runs import Appended, Changed, Cursor, Page, Paging, Run, RunRef, RunStatus
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import (
     Cancels,
@@ -29,6 +30,11 @@ from codegen_api.upstreams import (
 )
 
 T = TypeVar("T")
+
+OVER_SECONDS = 2.0
+"""How long somebody who was told the end waits for the word that it is still the end, before a stream begins
+instead.
+"""
 
 SEARCHED_PAGES = 10
 """How many of the host's pages a filtered list reads at most before it answers with what it has."""
@@ -51,21 +57,29 @@ class Found:
 
 
 class Stream:
-    """The updates for one viewer. Whoever holds it closes it."""
+    """The updates for one viewer: ``first`` those that have come, then ``coming``, then the rest. To be closed after
+    use.
+    """
 
-    def __init__(self, first: list[Update], updates: AsyncGenerator[Update, None]) -> None:
+    def __init__(
+        self, first: list[Update], coming: asyncio.Task[Update] | None, updates: AsyncGenerator[Update, None]
+    ) -> None:
         self._first = first
+        self._coming = coming
         self._updates = updates
 
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> Update:
-        return self._first.pop(0) if self._first else await anext(self._updates)
+        if self._first:
+            return self._first.pop(0)
+        coming, self._coming = self._coming, None
+        return await (coming or anext(self._updates))
 
     async def aclose(self) -> None:
         """Leave the log."""
-        await self._updates.aclose()
+        await close_running(self._updates, self._coming)
 
 
 class Gateway:
@@ -128,7 +142,7 @@ class Gateway:
         return await self._upstream.create_run(caller.credential, organization, new)
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
-        return await self._get(caller.credential, self._ref(organization, run_id))
+        return (await self._rights.ask(caller.credential, self._ref(organization, run_id))).run
 
     async def list(
         self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
@@ -159,6 +173,9 @@ class Gateway:
         self, caller: Caller, organization: str, run_id: str, prompt: str, images: tuple[str, ...] | None
     ) -> Run:
         ref = self._ref(organization, run_id)
+        before = await self._get(caller.credential, ref)
+        if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
+            await self._upstream.uncancel_run(caller.credential, ref)
         try:
             run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
         finally:
@@ -176,9 +193,10 @@ class Gateway:
         if not isinstance(self._upstream, Cancels):
             raise Unsupported("The host cannot stop a run.")
         try:
-            return await self._upstream.cancel_run(caller.credential, ref)
+            await self._upstream.cancel_run(caller.credential, ref)
         finally:
             self.hub.touched(ref)
+        return await self._get(caller.credential, ref)
 
     async def read_log(
         self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
@@ -203,13 +221,24 @@ class Gateway:
                     yield update
 
         live = updates()
-        first = [await anext(live)]
-        while position.over and not _is_news(first[-1], position.cursor):
-            if isinstance(first[-1], Ended):
-                await live.aclose()
-                return None
-            first.append(await anext(live))
-        return Stream(first, live)
+        coming: asyncio.Task[Update] | None = None
+        try:
+            first = [await anext(live)]
+            deadline = loop_time() + OVER_SECONDS
+            while position.over and not _is_news(first[-1], position.cursor):
+                if isinstance(first[-1], Ended):
+                    await live.aclose()
+                    return None
+                coming = asyncio.ensure_future(anext(live))
+                await asyncio.wait({coming}, timeout=max(0.0, deadline - loop_time()))
+                if not coming.done():
+                    break
+                first.append(coming.result())
+                coming = None
+        except BaseException:  # whatever it was, the caller included who left: there will be no stream to close
+            await close_running(live, coming)
+            raise
+        return Stream(first, coming, live)
 
     async def aclose(self) -> None:
         """Stop everything that runs, and let go of every connection."""
@@ -244,4 +273,6 @@ def _is_news(update: Update, cursor: Cursor) -> bool:
         return any(isinstance(event, Appended) for event in update.entries)
     if isinstance(update, Ended):
         return update.length != cursor
-    return isinstance(update, Notice | Resync | Quiet)
+    if isinstance(update, Changed):
+        return not update.run.status.ended
+    return True

@@ -52,10 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if arguments.reload and settings.workers > 1:
         _refuse("--reload and several workers do not go together.")
-    if settings.workers > 1:
-        create_app()  # what is wrong is said once, here, and not by every worker in turn
+    if arguments.sandbox_open and not arguments.sandbox:
+        _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
+    port = _claim(settings.host, settings.port)
     with _sandbox() if arguments.sandbox else contextlib.nullcontext():
-        _serve(settings, arguments)
+        if settings.workers > 1:
+            create_app()  # what is wrong is said once, here, and not by every worker in turn
+        _serve(settings, port, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +114,8 @@ def _sandbox() -> Iterator[None]:
             _refuse("The sandbox did not start.")
         os.environ[PREFIX + "BASE_URL"] = json.loads(announcement)["url"]
         os.environ[PREFIX + "SANDBOX"] = "true"
+        for name in ("NO_PROXY", "no_proxy"):  # whatever proxy there is, it cannot reach the sandbox
+            os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
         if read_settings().org_id is None:
             os.environ[PREFIX + "ORG_ID"] = SANDBOX_ORGANIZATION
         try:
@@ -119,8 +124,7 @@ def _sandbox() -> Iterator[None]:
             child.stdin.close()
 
 
-def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
-    port = settings.port or _free_port(settings.host)
+def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None:
     url = _url(settings.host, port)
     threading.Thread(target=_announce, args=(url, arguments.sandbox), daemon=True).start()
     uvicorn.run(
@@ -135,13 +139,17 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
     )
 
 
-def _free_port(host: str) -> int:
-    """A port that is free now; it has to be known before uvicorn starts, so that it can be announced."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _claim(host: str, port: int) -> int:
+    """The port to serve on, which nobody else has. Port 0 is made a real one here, so that it can be announced."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            claimed: int = probe.getsockname()[1]
+            return claimed
+    except OSError as error:
+        _refuse(f"{host}:{port} cannot be served on: {error.strerror}.")
 
 
 def _url(host: str, port: int) -> str:
@@ -151,9 +159,10 @@ def _url(host: str, port: int) -> str:
 
 def _announce(url: str, sandbox: bool) -> None:
     """Say where we are once it is true."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for _ in range(600):
         try:
-            with urllib.request.urlopen(f"{url}/livez", timeout=5):  # noqa: S310 - our own address
+            with direct.open(f"{url}/livez", timeout=5):
                 break
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)

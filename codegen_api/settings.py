@@ -5,10 +5,12 @@ given as the path of a file that holds it, in the variable with ``_FILE`` behind
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -29,11 +31,17 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _origin(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"https?://[^/\s]+", value):
+        raise ValueError("an origin is http:// or https:// and a host, with nothing behind it")
+    return value
+
+
 def _root_path(value: str) -> str:
     return "/" + value.strip("/") if value.strip("/") else ""
 
 
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -57,7 +65,9 @@ class Settings(BaseSettings):
     root_path: Annotated[str, AfterValidator(_root_path)] = Field(
         "", description="The path under which a proxy serves the gateway."
     )
-    cors_origins: Listed = Field((), description="Origins of web pages that may call the gateway, separated by commas.")
+    cors_origins: Origins = Field(
+        (), description="Origins of web pages that may call the gateway, separated by commas; `*` for all."
+    )
     log_level: Annotated[str, BeforeValidator(str.upper)] = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="How much is logged."
     )
@@ -112,9 +122,11 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         # not the error's own text: it quotes what was set
-        raise SettingsError(
-            "\n".join(f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
-        ) from None
+        raise SettingsError("\n".join(_line(item["loc"], item["msg"]) for item in error.errors())) from None
+
+
+def _line(where: tuple[int | str, ...], what: str) -> str:
+    return f"{PREFIX}{str(where[0]).upper()}: {what.removeprefix('Value error, ')}"
 
 
 def unknown_names() -> list[str]:
@@ -124,15 +136,20 @@ def unknown_names() -> list[str]:
         known.add(f"{PREFIX}{name}".upper())
         if _is_secret(Settings, name):
             known.add(f"{PREFIX}{name}_FILE".upper())
-    return sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return sorted(name for name in _environment() if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def _environment() -> dict[str, str | None]:
+    """The environment, and behind it what ``.env`` says."""
+    return {**dotenv_values(".env"), **os.environ}
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
     """Secrets from the files that ``CODEGEN_..._FILE`` variables name."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{PREFIX}{field_name}_FILE".upper())
-        if path is None or not _is_secret(self.settings_cls, field_name):
+        path = _environment().get(f"{PREFIX}{field_name}_FILE".upper())
+        if not path or not _is_secret(self.settings_cls, field_name):
             return None, field_name, False
         try:
             return Path(path).read_text().strip(), field_name, False

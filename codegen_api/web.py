@@ -33,6 +33,7 @@ from codegen_api.errors import (
     Rejected,
     ShuttingDown,
     TokenInUrl,
+    UpstreamTimeout,
 )
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
@@ -174,7 +175,9 @@ class Cors(CORSMiddleware):
         if response.status_code < 400:
             return response
         refusal = self._render(CorsRefused())
-        refusal.headers["Vary"] = "Origin"
+        for name, value in response.headers.items():
+            if name == "vary" or name.startswith("access-control-"):
+                refusal.headers[name] = value
         return refusal
 
 
@@ -252,7 +255,8 @@ class Edge:
             # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
             # the server would log it as a fault
             if not answered:
-                await self._render(ShuttingDown(retry_after=1))(scope, receive, send)
+                harmless = scope["method"] in ("GET", "HEAD", "OPTIONS")
+                await self._render(ShuttingDown(retry_after=1) if harmless else UpstreamTimeout())(scope, receive, send)
             elif not complete:
                 scope["abort"]()
         except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside

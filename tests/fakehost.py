@@ -122,11 +122,13 @@ class FakeHost:
         hosted.status = "ACTIVE"
         return self._run(hosted)
 
-    async def cancel_run(self, credential: Credential, ref: RunRef) -> Run:
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         await self._called("cancel", credential)
-        hosted = self._hosted(credential, ref)
-        hosted.status = "CANCELLED"
-        return self._run(hosted)
+        self._hosted(credential, ref).status = "CANCELLED"
+
+    async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
+        await self._called("uncancel", credential)
+        self._hosted(credential, ref)
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False

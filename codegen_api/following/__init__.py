@@ -9,7 +9,7 @@ from codegen_api.following.follower import Follower
 from codegen_api.following.hub import Hub
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
-from codegen_api.following.subscriber import Ended, Leaving, Patrol, Quiet, Resync, Subscriber, Update
+from codegen_api.following.subscriber import Ended, Leaving, Patrol, Quiet, Resync, Subscriber, Update, close_running
 
 __all__ = [
     "Ended",
@@ -24,5 +24,6 @@ __all__ = [
     "Rights",
     "Subscriber",
     "Update",
+    "close_running",
     "loop_time",
 ]

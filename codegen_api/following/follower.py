@@ -10,7 +10,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from codegen_api.brokers import Broker
@@ -127,7 +127,7 @@ class Follower:
         self._resumed_tail = self.tail if self.caught_up else None
         self._active_since_resume = False
         self._end_seen = self._settled = None
-        if run is not None and not run.status.ended:
+        if run is not None and not run.status.ended and at > self._asked:
             self.run = self.run.updated(run)
         self._wake.set()
 
@@ -184,6 +184,8 @@ class Follower:
         self._marks.extend(_Mark(entry.created_at, entry.open) for entry in tail.recent)
         if tail.changed is not None:
             self._announced = tail.changed
+            if tail.changed.length is not None and tail.changed.seen < self.resumed_at:
+                self._resumed_tail = tail.cursor  # that end is the old one, whatever the log has grown by since
             newer = self._asked >= tail.changed.seen
             self.run = tail.changed.run.updated(self.run) if newer else self.run.updated(tail.changed.run)
 
@@ -230,7 +232,7 @@ class Follower:
         """Announce the run as it is now: over, or not."""
         if not self._credible(run, sent):
             return self._cadence.next(news=True)
-        self.run = self.run.updated(run)
+        self.run = self.run.updated(_without_nulls(run))
         if self.run.status.ended and self._end_seen is None and self._settled != self.tail:
             self._end_seen = loop_time()
         if self._whole_due(run):
@@ -385,6 +387,11 @@ class Follower:
 def _tell_apart(one: str | None, other: str | None) -> bool:
     """Whether these times cannot be those of one entry; an answer that lacks one tells nothing."""
     return one is not None and other is not None and one != other
+
+
+def _without_nulls(run: Run) -> Run:
+    """What a log page says of its run: it lacks some fields, and a null there is one of them."""
+    return replace(run, fields={name: value for name, value in run.fields.items() if value is not None})
 
 
 def _may_have_ended(run: Run) -> bool:

@@ -50,6 +50,7 @@ class Readers:
         self._shown: dict[Credential, float] = {}
         self._refused: dict[Credential, GatewayError] = {}
         self._present = asyncio.Event()
+        self._joined = asyncio.Event()
         self._closed = False
 
     @property
@@ -62,6 +63,7 @@ class Readers:
         self._shown.setdefault(credential, right.confirmed)
         self._viewers[credential] += 1
         self._present.set()
+        self._joined.set()
 
     def leave(self, credential: Credential) -> None:
         self._viewers[credential] -= 1
@@ -121,6 +123,7 @@ class Readers:
         """Let nobody wait for a viewer who will not come."""
         self._closed = True
         self._present.set()
+        self._joined.set()
 
     async def _next(self) -> Credential:
         """The credential that was not shown to the host for longest, of those that it does not ask for patience."""
@@ -133,7 +136,12 @@ class Readers:
             free = [credential for credential, wait in waits.items() if wait <= 0]
             if free:
                 return min(free, key=self._shown.__getitem__)
-            await asyncio.sleep(min(waits.values()))
+            self._joined.clear()
+            try:
+                async with asyncio.timeout(min(waits.values())):
+                    await self._joined.wait()  # somebody who is not asked for patience may come
+            except TimeoutError:
+                pass
 
     def _accepted(self) -> list[Credential]:
         return [credential for credential in self._viewers if credential not in self._refused]

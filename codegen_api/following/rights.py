@@ -33,10 +33,10 @@ def loop_time() -> float:
 
 
 class Rights:
-    """The rights that are good now. ``ask`` gets a run from the host with somebody's own credential."""
+    """The rights that are good now. ``get`` gets a run from the host with somebody's own credential."""
 
-    def __init__(self, ask: Callable[[Credential, RunRef], Awaitable[Run]], *, at_most: int = 50_000) -> None:
-        self._ask = ask
+    def __init__(self, get: Callable[[Credential, RunRef], Awaitable[Run]], *, at_most: int = 50_000) -> None:
+        self._get = get
         self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time)
         self._flights: Flights[tuple[str, RunRef], Right] = Flights()
 
@@ -46,8 +46,11 @@ class Rights:
         Raises:
             GatewayError: whatever the host answered instead.
         """
-        key = (credential.digest, ref)
-        return self._held.get(key) or await self._flights.share(key, lambda: self._fetch(credential, ref))
+        return self._held.get((credential.digest, ref)) or await self.ask(credential, ref)
+
+    async def ask(self, credential: Credential, ref: RunRef) -> Right:
+        """The same, asked for now."""
+        return await self._flights.share((credential.digest, ref), lambda: self._fetch(credential, ref))
 
     def renew(self, credential: Credential, ref: RunRef) -> None:
         """The host has just shown ``credential`` the log: as good as asking."""
@@ -64,7 +67,7 @@ class Rights:
 
     async def _fetch(self, credential: Credential, ref: RunRef) -> Right:
         asked = loop_time()
-        run = await self._ask(credential, ref)
+        run = await self._get(credential, ref)
         right = Right(run, asked, asked)
         # under the host's own name for the run as well, which is the one that the follower uses
         self._held[credential.digest, ref] = self._held[credential.digest, run.ref] = right

@@ -139,7 +139,7 @@ class Subscriber:
                     silent_since = loop_time()
                     yield Quiet()
         finally:
-            await _put_away(source, pull)
+            await close_running(source, pull)
 
     def _is_over(self, changed: Changed, opened: float) -> bool:
         """Whether this description ends the stream: an end that is behind us, and not from too long before we came."""
@@ -262,7 +262,7 @@ def _portions(entries: "list[Appended] | list[Amended]") -> list[tuple[Appended 
     return [*portions, tuple(portion)] if portion else portions
 
 
-async def _put_away(source: AsyncGenerator[T, None], pull: "asyncio.Task[T] | None") -> None:
+async def close_running(source: AsyncGenerator[T, None], pull: "asyncio.Task[T] | None") -> None:
     """Close a generator that may be running: closing it under its own step would raise, and hide what went wrong."""
     if pull is not None:
         pull.cancel()

@@ -130,6 +130,10 @@ class Upstream(Protocol):
 class Cancels(Protocol):
     """The power to stop a run."""
 
-    async def cancel_run(self, credential: Credential, ref: RunRef) -> Run:
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Stop a run; it can still be resumed."""
+        ...
+
+    async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
+        """Lift what a stop left behind, so that the run can go on."""
         ...

@@ -131,15 +131,16 @@ class CodegenUpstream:
         return _listing(await self._ask(credential, "GET", f"{self._runs(organization)}s", query), limit, _run)
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
-        """Go on with a run under the same id. Costs a GET before, to see whether a ban must be lifted first."""
-        if (await self.get_run(credential, ref)).status is RunStatus.CANCELLED:
-            await self._order(credential, ref, "unban")
+        """Go on with a run under the same id."""
         return _run(_object(await self._order(credential, ref, "resume", prompt=prompt, images=images)))
 
-    async def cancel_run(self, credential: Credential, ref: RunRef) -> Run:
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Ban the run, the only stop the host offers; it also stops the checks of the run's pull request."""
         await self._order(credential, ref, "ban")
-        return await self.get_run(credential, ref)
+
+    async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
+        """Lift the ban. The run stays stopped until it is resumed."""
+        await self._order(credential, ref, "unban")
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False

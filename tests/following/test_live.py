@@ -1,10 +1,12 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import Forbidden, UpstreamError, UpstreamRateLimited, UpstreamTimeout
 from codegen_api.gateway import Gateway
+from codegen_api.runs import Page, Run
 from tests.fakehost import FakeHost, Sequence, caller
 from tests.following.viewing import Viewer
 from tests.virtual import run
@@ -326,6 +328,77 @@ def test_the_last_viewer_s_leaving_stops_the_reader_after_a_while() -> None:
         await asyncio.sleep(30)
         assert host.calls.total() <= calls + 1
         assert gateway.hub.runs_followed == 0
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_what_a_log_page_leaves_null_is_kept_from_the_run_itself() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(result="42")
+        hosted.append(3)
+        original = host.read_log
+
+        async def without_result(*arguments: object, **more: object) -> Page:
+            page = await original(*arguments, **more)  # type: ignore[arg-type]
+            return replace(page, run=replace(page.run, fields={**page.run.fields, "result": None}))
+
+        host.read_log = without_result  # type: ignore[method-assign]
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(3)
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.statuses == ["ACTIVE", "COMPLETE"]
+        assert isinstance(viewer.last_run, Run)
+        assert viewer.last_run.fields["result"] == "42"
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_one_token_that_must_wait_does_not_make_a_newcomer_with_another_wait() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(3)
+        gateway = Gateway(host, MemoryBroker())
+        alice, bob = Viewer(), Viewer()
+        watching = [asyncio.create_task(alice.watch(gateway, until=60))]
+        await asyncio.sleep(3)
+        host.before = Sequence("log", UpstreamRateLimited(retry_after=40))
+        await asyncio.sleep(10)
+        hosted.append()
+        watching.append(asyncio.create_task(bob.watch(gateway, who=caller("bob"), until=40)))
+        came = asyncio.get_running_loop().time()
+        await asyncio.gather(*watching)
+        assert bob.arrivals[4] - came < 2
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_resume_that_is_over_before_anybody_looks_ends_without_doubt(over: bool) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(status="COMPLETE")
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        await viewer.watch(gateway)
+        await asyncio.sleep(6)  # the follower has gone, its window has not
+        await gateway.resume(caller(), "9", "1", "go on", None)
+        await asyncio.sleep(3)
+        hosted.append(3)
+        hosted.status = "COMPLETE"
+        await asyncio.sleep(4)
+        came = asyncio.get_running_loop().time()
+        await viewer.watch(gateway, over=over)
+        assert viewer.ends == [5, 9]
+        assert asyncio.get_running_loop().time() - came < 3
         await gateway.aclose()
 
     run(main())

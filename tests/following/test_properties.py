@@ -190,12 +190,15 @@ def test_replaced_logs_and_lost_rights_concern_those_whom_they_concern(
             match what:
                 case "append":
                     hosted.append(count)
-                case "replace":  # who is away meanwhile has a position that means something else now
+                case "replace":  # seen in time if the host answers; who is away would not see it
                     host.barred.clear()
-                    await asyncio.sleep(20)
+                    faults.clear()
+                    await asyncio.sleep(50)
                     hosted.replace(count)
                     await asyncio.sleep(60)  # until nobody can take it for a stale answer any more
                 case "bar bob":
+                    faults.clear()
+                    await asyncio.sleep(50)  # until the longest wait of before is over
                     host.barred.add(("bob", "1"))
                     barred = True
                     before_that = refusals

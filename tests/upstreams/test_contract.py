@@ -133,10 +133,11 @@ CALLS: list[Callable[[Any, RunRef], Awaitable[object]]] = [
     lambda upstream, ref: upstream.read_log(ALICE, ref, 0, 100),
     lambda upstream, ref: upstream.resume_run(ALICE, ref, "Go on", None),
     lambda upstream, ref: upstream.cancel_run(ALICE, ref),
+    lambda upstream, ref: upstream.uncancel_run(ALICE, ref),
 ]
 
 
-@pytest.mark.parametrize("call", CALLS, ids=["get", "read", "resume", "cancel"])
+@pytest.mark.parametrize("call", CALLS, ids=["get", "read", "resume", "cancel", "uncancel"])
 def test_a_run_that_is_not_there_or_not_for_the_caller_is_refused(
     world: World, call: Callable[[Any, RunRef], Awaitable[object]]
 ) -> None:
@@ -225,12 +226,14 @@ def test_no_oddity_costs_a_position(world: World) -> None:
 
 def test_a_cancelled_run_can_be_resumed_under_its_own_name(world: World) -> None:
     run = world.ask(lambda upstream: upstream.create_run(ALICE, ORGANIZATION, NewRun("Hi", {"scenario": "endless"})))
-    cancelled = world.ask(lambda upstream: upstream.cancel_run(ALICE, run.ref))
+    world.ask(lambda upstream: upstream.cancel_run(ALICE, run.ref))
+    cancelled = world.ask(lambda upstream: upstream.get_run(ALICE, run.ref))
     assert (cancelled.ref, cancelled.status) == (run.ref, RunStatus.CANCELLED)
+    world.ask(lambda upstream: upstream.uncancel_run(ALICE, run.ref))
     resumed = world.ask(lambda upstream: upstream.resume_run(ALICE, run.ref, "Go on", ("data:image/png;base64,AA==",)))
     assert resumed.ref == run.ref
     operations = [request["operation"] for request in world.admin("GET", "/requests")["recent"]]
-    assert operations == ["create", "ban", "get", "get", "unban", "resume"]
+    assert operations == ["create", "ban", "get", "unban", "resume"]
 
 
 def test_the_host_s_patience_is_passed_on(world: World) -> None:

@@ -75,9 +75,9 @@ def test_a_kept_connection_that_breaks_is_not_tried_again(
     assert asyncio.run(play()) == 2
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{unused_port()}", "http://no-such-host.invalid"])
-def test_a_host_that_is_not_there_is_unreachable(connect: Connect, url: str) -> None:
-    upstream = connect(url)
+@pytest.mark.parametrize("where", ["http://127.0.0.1:{port}", "http://no-such-host.invalid"])
+def test_a_host_that_is_not_there_is_unreachable(connect: Connect, where: str) -> None:
+    upstream = connect(where.format(port=unused_port()))
     with pytest.raises(errors.UpstreamUnreachable) as caught:
         ask_upstream(upstream, get_run)
     assert caught.value.__cause__ is not None

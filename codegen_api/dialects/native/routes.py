@@ -238,11 +238,11 @@ async def stream_logs(
     nothing.
     """
     asked = last_id or last_event_id or (None if skip is None else str(skip))
-    position = Position(0) if asked is None else parse_position(asked)
     lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
     writer: Writer = LINES if lines else EVENTS
     try:
         caller = await authenticate(request)
+        position = Position(0) if asked is None else parse_position(asked)
         organization = await gateway.organization(caller, wanted)
         stream = await gateway.follow(caller, organization, run_id, Position(position.cursor) if lines else position)
     except (errors.Unavailable, errors.UpstreamFailure) as error:

@@ -193,7 +193,8 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
 
 async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:
     limited = isinstance(error, errors.UpstreamRateLimited)
-    yield _leave(writer, "rate_limited" if limited else "upstream_unavailable", at_least=error.retry_after or 0)
+    at_least = _retry_after(error) if limited else error.retry_after or 0
+    yield _leave(writer, "rate_limited" if limited else "upstream_unavailable", at_least=at_least)
 
 
 def _leave(writer: Writer, code: str, *, at_least: float = 0, last_event_id: str | None = None) -> bytes:
