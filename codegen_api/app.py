@@ -67,6 +67,7 @@ class Application(FastAPI):
             origins=settings.cors_origins,
             local_pages=settings.sandbox,
             root_path=settings.root_path,
+            max_body=settings.max_body_mib * MIB,
         )
         return self.edge
 

@@ -6,7 +6,7 @@ does not take for ``stall_seconds`` aborts the connection instead of holding on,
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from starlette.responses import Response
@@ -52,6 +52,22 @@ def parse_position(text: str) -> Position:
     return Position(int(match[1]), over=match[2] is not None)
 
 
+class Connection(Protocol):
+    """What is known of a client's connection beyond ASGI."""
+
+    def unsent(self) -> int | None:
+        """How many bytes wait to be sent; None where nobody can tell."""
+        ...
+
+    def abort(self) -> None:
+        """Cut it, now."""
+        ...
+
+    def stream(self) -> None:
+        """It will carry a stream: hold little of it outside of our sight."""
+        ...
+
+
 class Source(Protocol):
     """What frames are made from."""
 
@@ -71,7 +87,7 @@ class EventStream(Response):
         media_type: str,
         headers: Mapping[str, str],
         stall_seconds: float,
-        abort: Callable[[], None],
+        connection: Connection,
         source: Source | None = None,
     ) -> None:
         self.status_code = 200
@@ -81,7 +97,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._frames = frames
         self._stall_seconds = stall_seconds
-        self._abort = abort
+        self._connection = connection
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +116,7 @@ class EventStream(Response):
             writing.result()
 
     async def _write(self, send: Send) -> None:
+        self._connection.stream()
         head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         if not await self._taken(send, head):
             return
@@ -111,14 +128,22 @@ class EventStream(Response):
         await self._taken(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _taken(self, send: Send, message: Message) -> bool:
-        """Whether the client took this in time; else the connection is gone now."""
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                await send(message)
-        except TimeoutError:
-            self._abort()
-            return False
-        return True
+        """Whether the client took this; one that takes nothing at all for too long loses its connection.
+
+        A server's ``send`` waits until there is room and writes only then, so one that timed out can be repeated.
+        """
+        while True:
+            unsent = self._connection.unsent()
+            try:
+                async with asyncio.timeout(self._stall_seconds):
+                    await send(message)
+            except TimeoutError:
+                left = self._connection.unsent()
+                if unsent is None or left is None or left >= unsent:
+                    self._connection.abort()
+                    return False
+            else:
+                return True
 
 
 async def _disconnected(receive: Receive) -> None:

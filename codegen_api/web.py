@@ -5,7 +5,10 @@ carries its request id and its cross-origin headers, and the text of an unexpect
 """
 
 import asyncio
+import os
 import re
+import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -38,6 +41,10 @@ from codegen_api.errors import (
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.telemetry import Trace, log_fault, logger, trace
+
+TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
+UNSENT_BYTES = 16 * 1024
+"""How much of a stream the kernel may hold that was not sent: so that a slow reader shows as slow, not as stuck."""
 
 REQUEST_HEADERS = (
     "Authorization",
@@ -197,12 +204,14 @@ class Edge:
         origins: tuple[str, ...],
         local_pages: bool,
         root_path: str,
+        max_body: int,
     ) -> None:
         self._app = app
         self._cors = Cors(self._guarded, origins=origins, local_pages=local_pages, render=render)
         self._render = render
         self._via = via
         self._root_path = root_path
+        self._max_body = max_body
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
 
@@ -214,7 +223,7 @@ class Edge:
         given = headers.get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         token = trace.set(Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers)))
-        scope["abort"] = self._watch(send)
+        scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
         status = "-"
         started = time.monotonic()
@@ -238,6 +247,15 @@ class Edge:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = complete = False
+        received = 0
+
+        async def receive_some() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body:
+                raise HTTPException(413)
+            return message
 
         async def send_noted(message: Message) -> None:
             nonlocal answered, complete
@@ -250,7 +268,7 @@ class Edge:
         self._requests.add(task)
         try:
             refusal = self._refusal(scope)
-            await (self._render(refusal) if refusal else self._app)(scope, receive, send_noted)
+            await (self._render(refusal) if refusal else self._app)(scope, receive_some, send_noted)
         except asyncio.CancelledError:
             # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
             # the server would log it as a fault
@@ -258,13 +276,13 @@ class Edge:
                 harmless = scope["method"] in ("GET", "HEAD", "OPTIONS")
                 await self._render(ShuttingDown(retry_after=1) if harmless else UpstreamTimeout())(scope, receive, send)
             elif not complete:
-                scope["abort"]()
+                scope["connection"].abort()
         except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
             log_fault("answering a request", error)
             if not answered:
                 await self._render(GatewayError())(scope, receive, send)
             elif not complete:
-                scope["abort"]()  # cut short, so that the client does not take this for the whole
+                scope["connection"].abort()  # cut short, so that the client does not take this for the whole
         finally:
             self._requests.discard(task)
 
@@ -284,16 +302,38 @@ class Edge:
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length[:19]) > self._max_body:
+            return PayloadTooLarge()
         return None
 
-    def _watch(self, send: Send) -> Callable[[], None]:
-        """How to cut this connection at once. ASGI has no word for that; uvicorn's ``send`` knows its transport."""
+    def _connection(self, send: Send) -> "Connection":
+        """ASGI has no word for a connection; uvicorn's ``send`` knows its transport."""
         transport = getattr(getattr(send, "__self__", None), "transport", None)
-        if transport is None:
-            return lambda: None
-        self._transports.add(transport)
-        abort: Callable[[], None] = transport.abort
-        return abort
+        if transport is not None:
+            self._transports.add(transport)
+        return Connection(transport)
+
+
+class Connection:
+    """A client's connection, as far as the server lets us know it."""
+
+    def __init__(self, transport: asyncio.Transport | None) -> None:
+        self._transport = transport
+
+    def unsent(self) -> int | None:
+        return None if self._transport is None else self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def stream(self) -> None:
+        """Keep what waits to be sent with us instead of in the kernel, which takes megabytes and tells nobody."""
+        given = None if self._transport is None else self._transport.get_extra_info("socket")
+        if given is not None and TCP_NOTSENT_LOWAT is not None and given.family in (socket.AF_INET, socket.AF_INET6):
+            with socket.socket(fileno=os.dup(given.fileno())) as connection:  # uvloop's own object cannot do this
+                connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def _loggable(path: str) -> str:

@@ -26,6 +26,7 @@ VALID: dict[str, tuple[str, Any]] = {
     "STREAM_STALL_SECONDS": ("3", 3.0),
     "FOLLOWER_LINGER_SECONDS": ("1", 1.0),
     "DRAIN_SECONDS": ("2", 2.0),
+    "MAX_BODY_MIB": ("2", 2),
     "MEMORY_MIB": ("64", 64),
     "SANDBOX": ("true", True),
 }
@@ -43,6 +44,7 @@ INVALID = {
     "STREAM_STALL_SECONDS": ["0"],
     "FOLLOWER_LINGER_SECONDS": ["0"],
     "DRAIN_SECONDS": ["0"],
+    "MAX_BODY_MIB": ["0", "1.5", "9999999999"],
     "MEMORY_MIB": ["0", "1.5", "9999999999"],
     "SANDBOX": ["perhaps"],
 }

@@ -95,6 +95,7 @@ class Client:
     def __init__(self) -> None:
         self.sent: list[Any] = []
         self.aborted = 0
+        self.waiting: list[int | None] = []
         self.stuck = asyncio.Event()
         self.stuck.set()
         self.gone = asyncio.Event()
@@ -111,6 +112,13 @@ class Client:
 
     def abort(self) -> None:
         self.aborted += 1
+
+    def unsent(self) -> int | None:
+        """How much waits, by a script: it shrinks for as long as there is some of it left."""
+        return self.waiting.pop(0) if self.waiting else 0
+
+    def stream(self) -> None:
+        pass
 
     @property
     def body(self) -> bytes:
@@ -142,7 +150,7 @@ def stream(source: Source, client: Client, stall_seconds: float = 30) -> EventSt
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache"},
         stall_seconds=stall_seconds,
-        abort=client.abort,
+        connection=client,
         source=source,
     )
 
@@ -292,5 +300,33 @@ def test_a_source_that_was_never_asked_is_closed_as_well() -> None:
         await answer(source, client)
         del source
         gc.collect()  # a generator left open would complain here
+
+    run(main())
+
+
+@pytest.mark.wire("stream-stall")
+def test_a_client_who_takes_little_at_a_time_is_not_cut() -> None:
+    async def main() -> None:
+        client, source = Client(), Source(two)
+        client.stuck.clear()
+        client.waiting = [500, 400, 400, 300, 300, 200]  # seen at the start and at the end of each wait
+        answering = asyncio.create_task(answer(source, client, stall_seconds=30))
+        await asyncio.sleep(80)
+        assert not client.aborted
+        client.stuck.set()
+        await answering
+        assert client.body == b"onetwo"
+
+    run(main())
+
+
+@pytest.mark.wire("stream-stall")
+def test_where_nobody_can_tell_what_a_client_takes_the_time_alone_counts() -> None:
+    async def main() -> None:
+        client, source = Client(), Source(endless)
+        client.waiting = [None, None]
+        client.stuck.clear()
+        await answer(source, client, stall_seconds=30)
+        assert client.aborted == 1
 
     run(main())

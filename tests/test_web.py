@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -517,5 +518,31 @@ def test_what_is_no_http_passes_the_edge_untouched() -> None:
             scope = {"type": "websocket", "path": "/x", "headers": [], "query_string": b"", "subprotocols": []}
             await site.app(scope, receive, send)
             assert [message["type"] for message in sent] == ["websocket.close"]
+
+    run(main())
+
+
+@pytest.mark.wire("body-limit")
+@pytest.mark.parametrize("says_its_length", [True, False])
+@pytest.mark.parametrize(("size", "status"), [(1024 * 1024 - 1, 201), (1024 * 1024 + 1, 413)])
+def test_a_request_that_is_too_large_is_refused(says_its_length: bool, size: int, status: int) -> None:
+    async def main() -> None:
+        content = b'{"prompt":"' + b"x" * (size - 13) + b'"}'
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(content), 65536):
+                yield content[start : start + 65536]
+
+        async with serving(max_body_mib=1) as site:
+            answer = await site.ask(
+                "POST",
+                "/agent-runs",
+                content=content if says_its_length else pieces(),
+                headers={"Content-Type": "application/json"},
+            )
+            assert answer.status_code == status
+            if status == 413:
+                assert answer.json()["code"] == "payload_too_large"
+                assert not site.host.calls["create"]
 
     run(main())

@@ -164,6 +164,12 @@ class Transport:
         self.aborted = False
         self.waiting = 0
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
     def abort(self) -> None:
         self.aborted = True
 

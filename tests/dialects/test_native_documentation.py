@@ -196,7 +196,6 @@ def test_the_contract_s_codes_are_those_that_are_raised() -> None:
     }
     abstract = {"unavailable", "upstream_failure"}  # only their children are raised
     raised = {kind.code: TABLE[kind] for kind in KINDS if kind.code not in abstract}
-    del raised["payload_too_large"]  # no limit of our own yet
     assert promised == raised
 
 

@@ -75,6 +75,20 @@ def test_a_viewer_who_reads_nothing_is_cut_and_can_come_back(host: Sandbox) -> N
         asyncio.run(main(server))
 
 
+@pytest.mark.wire("stream-stall")
+def test_a_viewer_who_reads_slowly_but_steadily_is_not_taken_for_one_who_reads_nothing(host: Sandbox) -> None:
+    async def main(server: Server) -> None:
+        run = host.seed(entries=[entry("x" * 40_000) for _ in range(100)], status="COMPLETE")
+        viewer = Viewer(server.url, run, receive_buffer=8192, rate=500_000)
+        async with asyncio.timeout(30):
+            await viewer.watch()
+        assert viewer.entries == await asyncio.to_thread(host.log, run)
+        assert len(viewer.of("end")) == 1
+
+    with gateway(host, stream_stall_seconds=1) as server:
+        asyncio.run(main(server))
+
+
 @pytest.mark.wire("auth-remembered", "auth-own-token")
 def test_a_hundred_simultaneous_first_requests_with_one_token_cause_one_check_of_it() -> None:
     async def ask(server: Server, token: str) -> int:

@@ -263,7 +263,7 @@ def _event_stream(
         media_type=writer.media_type,
         headers=STREAM_HEADERS,
         stall_seconds=request.app.state.stall_seconds,
-        abort=request.scope["abort"],
+        connection=request.scope["connection"],
         source=source,
     )
 
