@@ -164,9 +164,6 @@ class Transport:
         self.aborted = False
         self.waiting = 0
 
-    def get_write_buffer_size(self) -> int:
-        return 0
-
     def get_extra_info(self, name: str) -> None:
         return None
 
