@@ -8,14 +8,14 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 
 import asyncio
 import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
 from codegen_api.flights import Flights
+from codegen_api.following.known import AMENDABLE, SETTLING, Known, Replaced, Stale
 from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
@@ -27,36 +27,11 @@ from codegen_api.upstreams import Upstream
 
 T = TypeVar("T")
 
-AMENDABLE = 20
-"""While a run goes on, entries this near the tail are read again as long as their output is missing."""
-
-SETTLING = 100
-"""After the end, this many last entries are read once more."""
-
 BELIEVED = 5.0
 """Seconds for which an end is believed before the host is asked again."""
 
 RESUME_DOUBT = 30.0
 """Seconds after a resume in which the host may still report the end before it."""
-
-GONE_LOOKS = 3
-"""How many looks in a row must miss the tail before the log counts as replaced, and not as a stale answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What is remembered of an entry near the tail."""
-
-    created_at: str | None
-    open: bool
-
-
-class _Replaced(Exception):
-    """The host has another log under this name."""
-
-
-class _Stale(Exception):
-    """This answer is older than one that came before it."""
 
 
 class Follower:
@@ -76,7 +51,6 @@ class Follower:
         self.ref: RunRef = right.run.ref
         self.readers = readers
         self.run = right.run
-        self.tail: Cursor = 0
         self.caught_up = False
         """Whether the end of the log has been seen, so that ``tail`` is its length."""
         self.generation = 0
@@ -97,9 +71,8 @@ class Follower:
 
         # what is known of the log
         self._located = False
-        self._marks: deque[_Mark] = deque(maxlen=SETTLING)  # of the last entries
+        self._known = Known()
         self._looked = float("-inf")
-        self._missed = 0
         # what is known of the run
         self._asked = right.asked
         self._whole_at = right.asked  # when all of it was asked for
@@ -110,6 +83,11 @@ class Follower:
         self._announced: Changed | None = None
         self._resumed_tail: Cursor | None = None
         self._active_since_resume = False
+
+    @property
+    def tail(self) -> Cursor:
+        """The position of the last entry that was seen."""
+        return self._known.tail
 
     def look(self) -> None:
         """Somebody new has come: look again if the log had ended, unless that was a moment ago."""
@@ -180,8 +158,7 @@ class Follower:
         if tail is None:
             return
         self._located = True
-        self.tail = tail.cursor
-        self._marks.extend(_Mark(entry.created_at, entry.open) for entry in tail.recent)
+        self._known.adopt(tail)
         if tail.changed is not None:
             self._announced = tail.changed
             if tail.changed.length is not None and tail.changed.seen < self.resumed_at:
@@ -201,10 +178,10 @@ class Follower:
         page, began = await (self._read(self._again_from()) if self._located else self._locate())
         start, sent, ended = page.after, began, _may_have_ended(page.run)
         try:
-            self._check(page)
-        except _Stale:
+            self._known.compare(page, in_doubt=loop_time() - self.resumed_at < RESUME_DOUBT)
+        except Stale:
             return self._cadence.next(news=True)
-        except _Replaced:
+        except Replaced:
             await self._start_over()
             return 0
         await self._take_in(page)
@@ -222,7 +199,7 @@ class Follower:
             sent,
             began,
             news=self.tail > grown_from,
-            drained=ended and end_seen is not None and start <= max(0, self.tail - SETTLING),
+            drained=ended and end_seen is not None and start <= self._known.settling(),
             described=described,
         )
 
@@ -297,54 +274,25 @@ class Follower:
                 self._keep_old(page, near_tail.last)
                 page, sent = near_tail, later
         self._located = True
-        self.tail = page.after
+        self._known.begin(page.after)
         return page, sent
 
     def _again_from(self) -> Cursor:
         """Behind which position to read so that late changes are seen."""
-        if self._end_seen is not None or not self.caught_up:
-            return max(0, self.tail - SETTLING)
-        recent = list(self._marks)[-AMENDABLE:]
-        for back, mark in enumerate(recent):
-            if mark.open:
-                return self.tail - len(recent) + back
-        return max(0, self.tail - 1)
-
-    def _check(self, page: Page) -> None:
-        """Compare a page with what is known of the log it must belong to."""
-        first = self.tail - len(self._marks)  # position before the first mark
-        differs = any(
-            first < position <= self.tail
-            and _tell_apart(self._marks[position - first - 1].created_at, entry.created_at)
-            for position, entry in enumerate(page.entries, page.after + 1)
-        )
-        gone = page.at_end and page.last < self.tail
-        if not differs and not gone:
-            self._missed = 0
-            return
-        self._missed += 1
-        in_doubt = loop_time() - self.resumed_at < RESUME_DOUBT
-        if self._missed >= (2 if differs else GONE_LOOKS) and not (gone and in_doubt):
-            raise _Replaced
-        raise _Stale
+        whole = self._end_seen is not None or not self.caught_up
+        return self._known.settling() if whole else self._known.unsettled()
 
     async def _take_in(self, page: Page) -> None:
         await self._broker.publish(page)
-        for position, entry in enumerate(page.entries, page.after + 1):
-            mark = _Mark(entry.created_at, entry.open)
-            if position > self.tail:
-                self._marks.append(mark)
-                self.tail = position
-            elif position > self.tail - len(self._marks):
-                self._marks[position - self.tail - 1] = mark
+        self._known.take_in(page)
         self._advance()
 
     async def _start_over(self) -> None:
         # first of all, so that nobody takes what follows for the old log
         self.generation += 1
         self._located = self.caught_up = False
-        self.tail = self._near = self._missed = 0
-        self._marks.clear()
+        self._near = 0
+        self._known.begin(0)
         self._end_seen = self._settled = self._announced = None
         self._old_pages.forget(self.ref)
         await self._broker.forget(self.ref)
@@ -382,11 +330,6 @@ class Follower:
     def _advance(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
-
-
-def _tell_apart(one: str | None, other: str | None) -> bool:
-    """Whether these times cannot be those of one entry; an answer that lacks one tells nothing."""
-    return one is not None and other is not None and one != other
 
 
 def _without_nulls(run: Run) -> Run:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
-from codegen_api.following.follower import AMENDABLE, BELIEVED, Follower
+from codegen_api.following.follower import BELIEVED, Follower
+from codegen_api.following.known import AMENDABLE
 from codegen_api.following.readers import RECOVERED, Notice
 from codegen_api.following.rights import loop_time
 from codegen_api.identity import Credential

@@ -1,0 +1,104 @@
+"""What a follower knows of the log it reads: how long it is, and what its last entries looked like.
+
+From that it tells what has to be read again, and whether an answer is of this log at all: an answer may be older than
+the one before it, and a host may have put another log under the same name.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from codegen_api.brokers import Tail
+from codegen_api.runs import Cursor, Page
+
+AMENDABLE = 20
+"""While a run goes on, entries this near the tail are read again as long as their output is missing."""
+
+SETTLING = 100
+"""After the end, this many last entries are read once more."""
+
+GONE_LOOKS = 3
+"""How many looks in a row must miss the tail before the log counts as replaced, and not as a stale answer."""
+
+
+class Replaced(Exception):
+    """The host has another log under this name."""
+
+
+class Stale(Exception):
+    """This answer is older than one that came before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What is remembered of an entry near the tail."""
+
+    created_at: str | None
+    open: bool
+
+
+class Known:
+    """The log as it was last seen; ``tail`` is the position of its last entry."""
+
+    def __init__(self) -> None:
+        self.tail: Cursor = 0
+        self._marks: deque[_Mark] = deque(maxlen=SETTLING)
+        self._missed = 0
+
+    def adopt(self, tail: Tail) -> None:
+        """Take over what an earlier follower has seen."""
+        self.tail = tail.cursor
+        self._marks.extend(_Mark(entry.created_at, entry.open) for entry in tail.recent)
+
+    def begin(self, tail: Cursor) -> None:
+        """Know nothing but that the log is at least this long."""
+        self.tail, self._missed = tail, 0
+        self._marks.clear()
+
+    def unsettled(self) -> Cursor:
+        """Behind which position to read so that outputs which came late are seen, and the last entry again."""
+        recent = list(self._marks)[-AMENDABLE:]
+        for back, mark in enumerate(recent):
+            if mark.open:
+                return self.tail - len(recent) + back
+        return max(0, self.tail - 1)
+
+    def settling(self) -> Cursor:
+        """Behind which position to read so that late changes of what is older are seen as well."""
+        return max(0, self.tail - SETTLING)
+
+    def compare(self, page: Page, *, in_doubt: bool) -> None:
+        """Hold a page against what is known. ``in_doubt``: stale answers are likely just now.
+
+        Raises:
+            Stale: it does not fit, and that may pass.
+            Replaced: it has not fitted for so long that it must be another log.
+        """
+        first = self.tail - len(self._marks)  # position before the first mark
+        differs = any(
+            first < position <= self.tail
+            and _tell_apart(self._marks[position - first - 1].created_at, entry.created_at)
+            for position, entry in enumerate(page.entries, page.after + 1)
+        )
+        gone = page.at_end and page.last < self.tail
+        if not differs and not gone:
+            self._missed = 0
+            return
+        self._missed += 1
+        if self._missed >= (2 if differs else GONE_LOOKS) and not (gone and in_doubt):
+            raise Replaced
+        raise Stale
+
+    def take_in(self, page: Page) -> None:
+        """Remember what this page shows, which begins at or before the tail."""
+        for position, entry in enumerate(page.entries, page.after + 1):
+            mark = _Mark(entry.created_at, entry.open)
+            if position > self.tail:
+                self._marks.append(mark)
+                self.tail = position
+            elif position > self.tail - len(self._marks):
+                self._marks[position - self.tail - 1] = mark
+
+
+def _tell_apart(one: str | None, other: str | None) -> bool:
+    """Whether these times cannot be those of one entry; an answer that lacks one tells nothing."""
+    return one is not None and other is not None and one != other
