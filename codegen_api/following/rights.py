@@ -46,11 +46,17 @@ class Rights:
         Raises:
             GatewayError: whatever the host answered instead.
         """
-        return self._held.get((credential.digest, ref)) or await self.ask(credential, ref)
+        key = (credential.digest, ref)
+        return self._held.get(key) or await self._flights.share(key, lambda: self.ask(credential, ref))
 
     async def ask(self, credential: Credential, ref: RunRef) -> Right:
-        """The same, asked for now."""
-        return await self._flights.share((credential.digest, ref), lambda: self._fetch(credential, ref))
+        """The same, asked for now, and for this caller alone: an answer on its way may be older than what they know."""
+        asked = loop_time()
+        run = await self._get(credential, ref)
+        right = Right(run, asked, asked)
+        # under the host's own name for the run as well, which is the one that the follower uses
+        self._held[credential.digest, ref] = self._held[credential.digest, run.ref] = right
+        return right
 
     def renew(self, credential: Credential, ref: RunRef) -> None:
         """The host has just shown ``credential`` the log: as good as asking."""
@@ -64,11 +70,3 @@ class Rights:
 
     async def aclose(self) -> None:
         await self._flights.aclose()
-
-    async def _fetch(self, credential: Credential, ref: RunRef) -> Right:
-        asked = loop_time()
-        run = await self._get(credential, ref)
-        right = Right(run, asked, asked)
-        # under the host's own name for the run as well, which is the one that the follower uses
-        self._held[credential.digest, ref] = self._held[credential.digest, run.ref] = right
-        return right
