@@ -6,6 +6,7 @@ Nothing is repeated, no redirect is followed, no cookie is kept, and no answer o
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
 from codegen_api.runs import Json
-from codegen_api.telemetry import Observation
+from codegen_api.telemetry import Allowance, Observation
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of one answer, decompressed; a host that says more is not listened to any longer."""
@@ -35,6 +36,7 @@ class Answer:
     json: Json
     readable: bool
     retry_after: str | None
+    allowance: Allowance | None
 
 
 class Outbound:
@@ -98,7 +100,8 @@ class Outbound:
         except ValueError:
             answer, readable = None, False
         self.observation = Observation(readable and response.status_code < 500, time.time())
-        return Answer(response.status_code, answer, readable, response.headers.get("Retry-After"))
+        said = response.headers
+        return Answer(response.status_code, answer, readable, said.get("Retry-After"), _allowance(said))
 
     async def aclose(self) -> None:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
@@ -219,3 +222,21 @@ def _decoded(content: bytes) -> Json:
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
     return answer
+
+
+def _allowance(headers: httpx.Headers) -> Allowance | None:
+    """What is left, as hosts say it: ``RateLimit`` (both drafts of the IETF), ``RateLimit-*`` or ``X-RateLimit-*``."""
+    said = headers.get("RateLimit", "")
+    policies = re.findall(r"r(?:emaining)?=([0-9]{1,9}).*?(?:t|reset)=([0-9]{1,9})", said)
+    if not policies:
+        left, reset = (
+            headers.get(f"RateLimit-{name}") or headers.get(f"X-RateLimit-{name}", "")
+            for name in ("Remaining", "Reset")
+        )
+        policies = [(left, reset)] if re.fullmatch("[0-9]{1,9}", left) and re.fullmatch("[0-9]{1,12}", reset) else []
+    if not policies:
+        return None
+    remaining, seconds = min((int(left), float(reset)) for left, reset in policies)
+    if seconds > 1_000_000_000:  # some say when instead of in how long
+        seconds -= time.time()
+    return Allowance(remaining, min(max(seconds, 0.0), 3600.0))

@@ -1,4 +1,4 @@
-"""What the gateway tells its operator: log lines, each with the id of the request it belongs to.
+"""What the gateway tells its operator: log lines, each with the id of the request it belongs to, and observers.
 
 Prompts, log texts and tokens never come here; a traceback is written without the text of its exception.
 """
@@ -8,6 +8,7 @@ import sys
 import traceback
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,52 @@ class Observation:
 
     reachable: bool
     checked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What the host says a credential has left: so many requests for so many seconds."""
+
+    remaining: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request to the host and what came of it.
+
+    ``credential`` is its digest, ``operation`` a method of ``Upstream``. ``outcome`` is ``ok``, the code of the error
+    that the answer meant, or ``cancelled`` when nobody waited for it; ``seconds`` is how long it took.
+    """
+
+    credential: str
+    operation: str
+    outcome: str
+    seconds: float
+    retry_after: float | None = None
+    allowance: Allowance | None = None
+
+
+class Observer(Protocol):
+    """Somebody who is told what happens, while it happens: to count it, and never to wait."""
+
+    def asking(self, credential: str, operation: str) -> None:
+        """A request to the host begins; one ``asked`` follows, whatever becomes of it."""
+        ...
+
+    def asked(self, exchange: Exchange) -> None:
+        """A request to the host is over."""
+        ...
+
+
+class Quiet:
+    """An observer who keeps it to himself."""
+
+    def asking(self, credential: str, operation: str) -> None:
+        pass
+
+    def asked(self, exchange: Exchange) -> None:
+        pass
 
 
 trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)

@@ -10,8 +10,8 @@ from typing import Any
 from codegen_api.errors import Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
-from codegen_api.telemetry import Observation
-from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User
+from codegen_api.telemetry import Observation, Observer, Quiet
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
 
 STATUSES = {
     "ACTIVE": RunStatus.RUNNING,
@@ -20,6 +20,17 @@ STATUSES = {
     "CANCELLED": RunStatus.CANCELLED,
     "ERROR": RunStatus.FAILED,
 }
+
+OPERATIONS = {
+    "create": "create_run",
+    "get": "get_run",
+    "list": "list_runs",
+    "resume": "resume_run",
+    "cancel": "cancel_run",
+    "uncancel": "uncancel_run",
+    "log": "read_log",
+}
+"""What the contract calls that for which the tests have shorter words."""
 
 
 @dataclass
@@ -65,6 +76,7 @@ class FakeHost:
     page_size = 100
 
     def __init__(self, *, with_totals: bool = True) -> None:
+        self.observer: Observer = Quiet()
         self.runs: dict[str, Hosted] = {}
         self.tokens: dict[str, str] = {"alice": "1", "bob": "2"}
         self.barred: set[tuple[str, str]] = set()
@@ -161,10 +173,11 @@ class FakeHost:
     async def _called(self, operation: str, credential: Credential) -> None:
         self.calls[operation] += 1
         self.log.append((asyncio.get_running_loop().time(), operation, credential.token))
-        await asyncio.sleep(self.latency)
-        await self.before(operation)
-        if credential.token not in self.tokens:
-            raise InvalidToken
+        with observed(self.observer, credential, OPERATIONS.get(operation, operation)):
+            await asyncio.sleep(self.latency)
+            await self.before(operation)
+            if credential.token not in self.tokens:
+                raise InvalidToken
 
     def _hosted(self, credential: Credential, ref: RunRef) -> Hosted:
         if (credential.token, ref.id) in self.barred:

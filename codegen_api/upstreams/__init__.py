@@ -7,13 +7,16 @@ repeats nothing by itself. A power that only some hosts have is a protocol of it
 ``isinstance``.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from codegen_api.errors import GatewayError
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, Page, Paging, Run, RunRef
-from codegen_api.telemetry import Observation
+from codegen_api.telemetry import Allowance, Exchange, Observation, Observer
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -64,7 +67,9 @@ class Listing(Generic[T_co]):
 
 
 class Upstream(Protocol):
-    """A hosted agent API."""
+    """A hosted agent API. ``observer`` is told of every exchange, through ``observed``."""
+
+    observer: Observer
 
     @property
     def name(self) -> str:
@@ -137,3 +142,27 @@ class Cancels(Protocol):
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Lift what a stop left behind, so that the run can go on."""
         ...
+
+
+@dataclass(slots=True)
+class Heard:
+    """What an answer said of the host's limits."""
+
+    allowance: Allowance | None = None
+
+
+@contextmanager
+def observed(observer: Observer, credential: Credential, operation: str) -> Iterator[Heard]:
+    """Tell ``observer`` of the exchange inside; the adapter notes what it heard."""
+    started = time.monotonic()
+    heard, outcome, retry_after = Heard(), "cancelled", None
+    observer.asking(credential.digest, operation)
+    try:
+        yield heard
+        outcome = "ok"
+    except GatewayError as error:
+        outcome, retry_after = error.code, error.retry_after
+        raise
+    finally:
+        seconds = time.monotonic() - started
+        observer.asked(Exchange(credential.digest, operation, outcome, seconds, retry_after, heard.allowance))

@@ -17,8 +17,8 @@ from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus, to_json
-from codegen_api.telemetry import Observation, trace
-from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User
+from codegen_api.telemetry import Observation, Observer, Quiet, trace
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
 
 T = TypeVar("T")
 Object = Mapping[str, Json]
@@ -74,6 +74,7 @@ class CodegenUpstream:
         read_timeout: float = 30.0,
         via: str | None = None,
     ) -> None:
+        self.observer: Observer = Quiet()
         self._outbound = Outbound(
             base_url.strip().rstrip("/").removesuffix("/v1"),
             "/v1",
@@ -98,12 +99,12 @@ class CodegenUpstream:
 
     async def identify(self, credential: Credential) -> User:
         """The user to whom the token belongs: the host's tokens are a user's, not an organization's."""
-        answer = _object(await self._ask(credential, "GET", "/users/me"))
+        answer = _object(await self._ask(credential, "identify", "GET", "/users/me"))
         return User(_id(answer), answer)
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         """The user's organizations; ``limit`` from 1 to 100."""
-        answer = await self._ask(credential, "GET", "/organizations", _window(skip, limit))
+        answer = await self._ask(credential, "organizations", "GET", "/organizations", _window(skip, limit))
         return _listing(answer, limit, lambda item: Organization(_id(item), item))
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
@@ -116,11 +117,11 @@ class CodegenUpstream:
             "model": new.model,
             "agent_type": new.agent_type,
         }
-        return _run(_object(await self._ask(credential, "POST", self._runs(organization), body=body)))
+        return _run(_object(await self._ask(credential, "create_run", "POST", self._runs(organization), body=body)))
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The run with every field that the host has."""
-        return _run(_object(await self._ask(credential, "GET", self._path(ref))))
+        return _run(_object(await self._ask(credential, "get_run", "GET", self._path(ref))))
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -128,19 +129,20 @@ class CodegenUpstream:
         """Runs, newest first; ``limit`` from 1 to 100. Only here is the path a plural (OpenAPI document)."""
         filters = {"source_type": only.source_type, "user_id": only.user_id}
         query = {**_window(skip, limit), **{key: value for key, value in filters.items() if value is not None}}
-        return _listing(await self._ask(credential, "GET", f"{self._runs(organization)}s", query), limit, _run)
+        answer = await self._ask(credential, "list_runs", "GET", f"{self._runs(organization)}s", query)
+        return _listing(answer, limit, _run)
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
         """Go on with a run under the same id."""
-        return _run(_object(await self._order(credential, ref, "resume", prompt=prompt, images=images)))
+        return _run(_object(await self._order(credential, "resume_run", ref, "resume", prompt=prompt, images=images)))
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Ban the run, the only stop the host offers; it also stops the checks of the run's pull request."""
-        await self._order(credential, ref, "ban")
+        await self._order(credential, "cancel_run", ref, "ban")
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Lift the ban. The run stays stopped until it is resumed."""
-        await self._order(credential, ref, "unban")
+        await self._order(credential, "uncancel_run", ref, "unban")
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
@@ -150,7 +152,7 @@ class CodegenUpstream:
         Logs are the one thing under ``/v1/alpha`` (OpenAPI document; the host's prose leaves it out, and is wrong).
         """
         query = _window(after, limit) | ({"reverse": "true"} if newest_first else {})
-        answer = _object(await self._ask(credential, "GET", f"/alpha{self._path(ref)}/logs", query))
+        answer = _object(await self._ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", query))
         logs = _member(answer, "logs", list)
         beyond = ("logs", "total_logs", "page", "size", "pages")
         run = _run({key: value for key, value in answer.items() if key not in beyond})
@@ -167,25 +169,27 @@ class CodegenUpstream:
     def _path(self, ref: RunRef) -> str:
         return f"{self._runs(ref.organization)}/{self.run_id(ref.id)}"
 
-    async def _order(self, credential: Credential, ref: RunRef, order: str, **more: Json) -> Json:
+    async def _order(self, credential: Credential, operation: str, ref: RunRef, order: str, **more: Json) -> Json:
         body = {"agent_run_id": int(self.run_id(ref.id)), **more}
-        return await self._ask(credential, "POST", f"{self._runs(ref.organization)}/{order}", body=body)
+        return await self._ask(credential, operation, "POST", f"{self._runs(ref.organization)}/{order}", body=body)
 
     async def _ask(
         self,
         credential: Credential,
+        operation: str,
         method: str,
         path: str,
         query: Mapping[str, str | int] | None = None,
         body: Object | None = None,
     ) -> Json:
         """One exchange: the JSON of a good answer, or the error that a bad one means."""
-        answer = await self._outbound.ask(
-            method, path, query, None if body is None else _encoded(body), _headers(credential)
-        )
-        if answer.readable and 200 <= answer.status < 300:
-            return answer.json
-        raise _refusal(answer.status, answer.json, answer.retry_after, credential.token)
+        content, headers = None if body is None else _encoded(body), _headers(credential)
+        with observed(self.observer, credential, operation) as heard:
+            answer = await self._outbound.ask(method, path, query, content, headers)
+            heard.allowance = answer.allowance
+            if answer.readable and 200 <= answer.status < 300:
+                return answer.json
+            raise _refusal(answer.status, answer.json, answer.retry_after, credential.token)
 
 
 def _headers(credential: Credential) -> list[tuple[str, str]]:
