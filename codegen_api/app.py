@@ -27,9 +27,9 @@ from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import native
 from codegen_api.draining import Drain
 from codegen_api.errors import GatewayError, Rejected
-from codegen_api.following import Patrol
+from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
-from codegen_api.pace import Cadence
+from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.settings import Settings, SettingsError, read_settings, unknown_names
 from codegen_api.telemetry import logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
@@ -39,8 +39,8 @@ from codegen_api.web import Edge, understood
 DISTRIBUTION = "codegen-gateway"
 DIALECTS = (native,)
 MIB = 1024 * 1024
-LOG_SHARE = 0.8
-"""The part of the host's budget that reading logs may take; the rest is for callers who wait."""
+BRISKEST = 0.1
+"""Seconds between two reads of one log, at least, however much the host allows."""
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
@@ -107,6 +107,7 @@ def _build(
     if _speaks_for_all(settings):
         _report(settings, workers)
     memory = settings.memory_mib * MIB
+    limit = settings.upstream_requests_per_minute / workers
     gateway = Gateway(
         upstream,
         broker or MemoryBroker(max_bytes=memory * 3 // 4),
@@ -116,7 +117,8 @@ def _build(
             max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
             heartbeat=settings.stream_heartbeat_seconds,
         ),
-        cadence=lambda: Cadence(fast=60 / (settings.upstream_requests_per_minute * LOG_SHARE), share=1 / workers),
+        turns=Turns(limit=limit, together=settings.upstream_budget == "gateway"),
+        cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
         linger=settings.follower_linger_seconds,
         old_pages_bytes=memory // 4,
     )

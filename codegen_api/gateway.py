@@ -14,7 +14,7 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import OrganizationRequired, Unsupported, UpstreamError, UpstreamUnreachable
-from codegen_api.following import Ended, Hub, Patrol, Rights, Update, close_running, loop_time
+from codegen_api.following import Ended, Hub, Patrol, Rights, Turns, Update, close_running, loop_time
 from codegen_api.identity import Caller, Credential
 from codegen_api.pace import Cadence
 from codegen_api.runs import Appended, Changed, Cursor, Page, Paging, Run, RunRef, RunStatus
@@ -91,6 +91,7 @@ class Gateway:
         broker: Broker,
         *,
         organization: str | None = None,
+        turns: Turns | None = None,
         patrol: Callable[[], Patrol] = Patrol,
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = 5.0,
@@ -101,7 +102,10 @@ class Gateway:
         self._organization = organization
         self._patrol = patrol
         self._rights = Rights(self._get)
-        self.hub = Hub(upstream, broker, self._rights, cadence=cadence, linger=linger, old_pages_bytes=old_pages_bytes)
+        upstream.observer = turns = turns or Turns()
+        self.hub = Hub(
+            upstream, broker, self._rights, turns, cadence=cadence, linger=linger, old_pages_bytes=old_pages_bytes
+        )
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
@@ -139,7 +143,10 @@ class Gateway:
         return only
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
-        return await self._upstream.create_run(caller.credential, organization, new)
+        asked = loop_time()
+        run = await self._upstream.create_run(caller.credential, organization, new)
+        self._rights.grant(caller.credential, run, asked)  # whoever starts a run is about to view it
+        return run
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
         return (await self._rights.ask(caller.credential, self._ref(organization, run_id))).run

@@ -1,32 +1,58 @@
-"""When to read next: how often a quiet log is worth a look, and how long to wait after a failure. No I/O, no clock."""
+"""When to read next: how often a log is worth a look, and what the host's limit leaves for it. No I/O, no clock.
 
+Times are in seconds; ``now`` is whatever clock the caller goes by, always the same.
+"""
+
+import math
 import random
+from collections import deque
+from dataclasses import dataclass
 
-FAST = 1.25
-"""Seconds between reads of a log that has news: 48 a minute, four fifths of the 60 that the host allows."""
+LIMIT = 60.0
+"""Requests that the host allows one credential in any ``WINDOW``."""
+
+WINDOW = 60.0
+
+READING = 0.8
+"""The part of a limit that reading logs may take, whoever else asks for anything."""
+
+RESERVE = 0.05
+"""The part that reading leaves free at any moment, for callers who wait for an answer."""
+
+FAST = WINDOW / (LIMIT * READING)
+"""Seconds between reads of a log that has news."""
 
 SLOW = 10.0
 """Seconds between reads of a log that has none."""
 
+RESTING = 20.0
+"""Seconds between reads of a run that waits for somebody."""
+
+OVERDUE = 60.0
+"""After this long without a read a run comes before all that were read since, whatever they need."""
+
+BURST = 0.25
+"""The part of a limit that may be read at once, when it was quiet before; beyond that reads keep an even pace."""
+
+MARGIN = 0.05
+"""Seconds by which clocks may differ in how long a window is."""
+
 
 class Cadence:
-    """How often one run is read: often after news, less and less often without.
+    """How often one run is worth reading: often after news, less and less often without."""
 
-    ``share`` is the part of the host's budget that is ours: with four processes beside each other, each takes a
-    quarter.
-    """
-
-    def __init__(self, *, fast: float = FAST, slow: float = SLOW, share: float = 1.0) -> None:
-        self.fast = fast / share
-        self._slow = max(slow, self.fast)
-        self._delay = self.fast
+    def __init__(self, *, fast: float = FAST, slow: float = SLOW, resting: float = RESTING) -> None:
+        self.fast = fast
+        self._slow = max(slow, fast)
+        self._resting = max(resting, fast)
+        self._delay = fast
 
     def next(self, *, news: bool, resting: bool = False) -> float:
         """Seconds until the next read. ``news``: the last one brought some. ``resting``: the run waits for somebody."""
         if news:
             self._delay = self.fast
         elif resting:
-            self._delay = self._slow
+            self._delay = self._resting
         else:
             self._delay = min(self._delay * 1.5, self._slow)
         return self._delay
@@ -48,3 +74,159 @@ class Patience:
         if retry_after is not None:
             delay = max(retry_after, self._first)
         return delay * (1 + 0.25 * self._rng.random())
+
+    def reset(self) -> None:
+        """It went well again."""
+        self._failures = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Why somebody wants to read: the run was last read at ``since`` and is worth a read every ``interval``."""
+
+    since: float
+    interval: float
+
+    def urgency(self, now: float) -> tuple[bool, float]:
+        """What comes first, the greatest: what was not read for long, then what is latest by its own measure."""
+        waited = now - self.since
+        return (True, waited) if waited >= OVERDUE else (False, waited / self.interval)
+
+
+class Budget:
+    """What may still be asked of the host with one credential.
+
+    The host counts requests in any ``WINDOW``, so ours are counted from the moment of their answers, which is later
+    than the host's own. Reading asks first (``wait``, ``begin``, ``finish``); everything else only reports itself
+    (``asking``, ``asked``) and is never held up. Answers of 429 teach that the limit is lower than it was thought; it
+    grows again slowly. What the host says is left (``told``) holds as far as it is less.
+    """
+
+    def __init__(self, limit: float = LIMIT, *, rng: random.Random | None = None) -> None:
+        self._limit = self._allowed = max(limit, 1.0)
+        self._patience = Patience(first=10.0, longest=60.0, rng=rng)
+        self._all: deque[float] = deque()
+        self._reads: deque[float] = deque()
+        self._asking = self._reading = 0
+        self._began = -math.inf
+        self._even = -math.inf  # when the reads so far would have ended at an even pace
+        self._closed_until = -math.inf
+        self._told_left, self._told_until = math.inf, -math.inf
+
+    # -- every request to the host ------------------------------------------------------------------------------------
+
+    def asking(self) -> None:
+        """A request begins."""
+        self._asking += 1
+
+    def asked(self, now: float) -> None:
+        """A request is over, whatever came of it."""
+        self._asking -= 1
+        self._all.append(now)
+        self._told_left -= 1
+
+    def told(self, now: float, remaining: int, seconds: float) -> None:
+        """The host says how many requests are left for how long."""
+        self._told_left, self._told_until = remaining, now + seconds + MARGIN
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def wait(self, now: float, *, waiting: int = 1, late: bool = False) -> float:
+        """Seconds until a read may begin; infinite when that depends on an answer which is still to come.
+
+        ``waiting``: how many want to read. ``late``: one of them must not wait for the sake of an even pace.
+        """
+        self._forget(now)
+        under_way = self._asking + self._reading
+        waits = [
+            self._closed_until - now,
+            _room(self._all, under_way, self._cap(1 - RESERVE), now),
+            _room(self._reads, self._reading, self._cap(READING), now),
+        ]
+        remains = self._told_until - now
+        scarce = self._told_left - under_way <= self._allowed * RESERVE * min(1.0, max(remains, 0.0) / WINDOW)
+        if scarce and remains > -WINDOW:
+            # what there is afterwards, the next answer will tell: one at a time until then
+            waits.append(remains if remains > 0 or not under_way else math.inf)
+        if not late:
+            waits.append(self._pace(waiting) - now)
+        return max(0.0, *waits)
+
+    def begin(self, now: float) -> None:
+        """A read begins, as ``wait`` allowed."""
+        self._reading += 1
+        self._began = now
+        latest = now + self._cap(BURST) * self._gap()  # whoever had to hurry is not made to wait for it
+        self._even = min(max(self._even, now), latest) + max(self._gap(), self._share(now))
+
+    def finish(self, now: float) -> None:
+        """It is over."""
+        self._reading -= 1
+        self._reads.append(now)
+
+    def accepted(self) -> None:
+        """A read was answered: the host has no objections."""
+        self._allowed = min(self._limit, self._allowed + self._limit / 500)
+        self._patience.reset()
+
+    def refused(self, now: float, retry_after: float | None) -> None:
+        """A read was answered with 429: nobody reads until the host wants to be asked again."""
+        if now < self._closed_until and retry_after is None:
+            return  # it was under way with the one that taught us
+        if now >= self._closed_until:
+            self._allowed = max(self._limit / 10, self._allowed * 0.75)
+        self._closed_until = max(self._closed_until, now + self._patience.next(retry_after))
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    def closed(self, now: float) -> float:
+        """Seconds for which the host wants to be left alone."""
+        return max(0.0, self._closed_until - now)
+
+    def left(self, now: float) -> float:
+        """How many reads there is room for."""
+        self._forget(now)
+        return 0.0 if self.closed(now) else max(0.0, self._left())
+
+    def idle(self, now: float) -> bool:
+        """Whether there is nothing to remember."""
+        self._forget(now)
+        return not (self._all or self._reads or self._asking or self._reading or self.closed(now))
+
+    def _left(self) -> float:
+        under_way = self._asking + self._reading
+        return min(
+            self._cap(1 - RESERVE) - len(self._all) - under_way, self._cap(READING) - len(self._reads) - self._reading
+        )
+
+    def _pace(self, waiting: int) -> float:
+        """When the next read may begin so that what is left lasts until there is more."""
+        burst = self._cap(BURST)
+        even = self._even - burst * self._gap()
+        return max(even, self._began + self._share(self._began)) if self._left() < max(waiting, burst) else even
+
+    def _share(self, since: float) -> float:
+        """The time from ``since`` until there is more, by the number of reads that it has to do for."""
+        left = self._left()
+        scarce = self._reads if self._cap(READING) - len(self._reads) - self._reading <= left else self._all
+        return (scarce[0] + WINDOW - since) / (max(left, 0) + 1) if scarce and since > -math.inf else 0.0
+
+    def _gap(self) -> float:
+        """Seconds between reads at an even pace."""
+        return WINDOW / self._cap(READING)
+
+    def _cap(self, part: float) -> int:
+        return max(1, int(self._allowed * part))
+
+    def _forget(self, now: float) -> None:
+        for times in (self._all, self._reads):
+            while times and times[0] <= now - WINDOW - MARGIN:
+                times.popleft()
+
+
+def _room(times: deque[float], under_way: int, cap: int, now: float) -> float:
+    """Seconds until one more is within ``cap``."""
+    excess = len(times) + under_way - cap + 1
+    if excess <= 0:
+        return 0.0
+    return times[excess - 1] + WINDOW + MARGIN - now if excess <= len(times) else math.inf

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     )
     upstream_requests_per_minute: int = Field(
         60, ge=1, le=1_000_000, description="What the host allows one token. Reading logs takes four fifths at most."
+    )
+    upstream_budget: Literal["token", "gateway"] = Field(
+        "token", description="What the host's limit holds for: each `token`, or the whole `gateway` (by its address)."
     )
     upstream_connect_timeout_seconds: Seconds = Field(5.0, description="How long a connection to the host may take.")
     upstream_read_timeout_seconds: Seconds = Field(30.0, description="How long the host may be silent.")

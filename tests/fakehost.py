@@ -10,7 +10,7 @@ from typing import Any
 from codegen_api.errors import Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
-from codegen_api.telemetry import Observation, Observer, Quiet
+from codegen_api.telemetry import Allowance, Observation, Observer, Quiet
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
 
 STATUSES = {
@@ -170,11 +170,23 @@ class FakeHost:
     async def aclose(self) -> None:
         self.closed = True
 
+    def refusal(self, operation: str, credential: Credential) -> GatewayError | None:
+        """What a request is answered with that comes now, instead of what it asks for."""
+        return None
+
+    def allowance(self, credential: Credential) -> Allowance | None:
+        """What an answer says of the host's limits."""
+        return None
+
     async def _called(self, operation: str, credential: Credential) -> None:
         self.calls[operation] += 1
         self.log.append((asyncio.get_running_loop().time(), operation, credential.token))
-        with observed(self.observer, credential, OPERATIONS.get(operation, operation)):
+        refusal = self.refusal(operation, credential)
+        with observed(self.observer, credential, OPERATIONS.get(operation, operation)) as heard:
             await asyncio.sleep(self.latency)
+            heard.allowance = self.allowance(credential)
+            if refusal is not None:
+                raise refusal
             await self.before(operation)
             if credential.token not in self.tokens:
                 raise InvalidToken

@@ -4,21 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.pace import FAST, SLOW, Cadence, Patience
+from codegen_api.pace import FAST, RESTING, Cadence, Patience
 
 looks = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=50)
 
 
-@given(looks, st.sampled_from([0.1, 0.25, 0.5, 1.0]))
-def test_a_log_is_never_read_more_often_than_its_share_of_the_budget_allows(
-    seen: list[tuple[bool, bool]], share: float
+@given(looks, st.sampled_from([0.1, 1.25, 15.0, 40.0]))
+def test_a_log_is_never_read_more_often_than_is_fast_nor_less_often_than_is_slow(
+    seen: list[tuple[bool, bool]], fast: float
 ) -> None:
-    cadence = Cadence(share=share)
+    cadence = Cadence(fast=fast)
     for news, resting in seen:
         delay = cadence.next(news=news, resting=resting)
-        assert FAST / share <= delay <= max(SLOW, FAST / share)
+        assert fast <= delay <= max(RESTING, fast)
         if news:
-            assert delay == FAST / share
+            assert delay == fast
 
 
 def test_four_fifths_of_the_host_s_sixty_a_minute_are_for_logs() -> None:
@@ -32,13 +32,13 @@ def test_a_quiet_log_is_read_less_and_less_often() -> None:
 
 
 def test_a_run_that_waits_for_somebody_is_read_slowly_at_once() -> None:
-    cadence = Cadence(fast=1, slow=5)
-    assert cadence.next(news=False, resting=True) == 5
+    cadence = Cadence(fast=1, slow=5, resting=9)
+    assert cadence.next(news=False, resting=True) == 9
     assert cadence.next(news=True, resting=True) == 1
 
 
 def test_what_is_fast_for_a_small_share_may_be_slower_than_slow() -> None:
-    cadence = Cadence(fast=1, slow=5, share=0.1)
+    cadence = Cadence(fast=10, slow=5)
     assert cadence.next(news=True) == 10
     assert cadence.next(news=False) == 10
 

@@ -1,8 +1,8 @@
 """Following a run: one reader of the host's pages, any number of viewers of one live log.
 
-``Follower`` reads and publishes, ``Readers`` are those on whose behalf it asks the host, ``Subscriber`` is one viewer's
-position, ``Hub`` brings them together, and ``Rights`` says who may view what. Brokers only store; when to read, what to
-believe and when a log has ended is decided here.
+``Follower`` reads and publishes, ``Readers`` are those on whose behalf it asks the host, ``Turns`` says who may ask it
+next, ``Subscriber`` is one viewer's position, ``Hub`` brings them together, and ``Rights`` says who may view what.
+Brokers only store; when to read, what to believe and when a log has ended is decided here.
 """
 
 from codegen_api.following.follower import Follower
@@ -10,6 +10,7 @@ from codegen_api.following.hub import Hub
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Ended, Leaving, Patrol, Quiet, Resync, Subscriber, Update, close_running
+from codegen_api.following.turns import Turns
 
 __all__ = [
     "Ended",
@@ -23,6 +24,7 @@ __all__ = [
     "Right",
     "Rights",
     "Subscriber",
+    "Turns",
     "Update",
     "close_running",
     "loop_time",

@@ -20,7 +20,7 @@ from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
 from codegen_api.identity import Credential
-from codegen_api.pace import SLOW, Cadence
+from codegen_api.pace import SLOW, Cadence, Need
 from codegen_api.runs import Changed, Cursor, LogEntry, Page, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
@@ -65,6 +65,8 @@ class Follower:
         self._old_pages = old_pages
         self._cadence = cadence
         self._near = near
+        self._interval = cadence.fast
+        self._last_read = right.asked
         self._flights: Flights[int, tuple[LogEntry, ...]] = Flights()
         self._progress = asyncio.Event()
         self._wake = asyncio.Event()
@@ -142,7 +144,7 @@ class Follower:
 
     async def _fetch_old(self, number: int) -> tuple[LogEntry, ...]:
         generation = self.generation
-        page, _ = await self._read(number * self._upstream.page_size)
+        page, _ = await self._read(number * self._upstream.page_size, Need(loop_time(), self._cadence.fast))
         if generation == self.generation:
             self._keep_old(page, self.tail)
         return page.entries
@@ -303,6 +305,7 @@ class Follower:
 
     async def _rest(self, delay: float | None) -> None:
         """Until it is time to read again: by the pace, to renew somebody's right, or because of a call."""
+        self._interval = max(delay or 0.0, self._cadence.fast)
         if delay is not None:
             renewal = self.readers.renewal()
             if renewal is not None:
@@ -314,18 +317,23 @@ class Follower:
             pass
         self._wake.clear()
 
-    async def _read(self, after: Cursor) -> tuple[Page, float]:
+    async def _read(self, after: Cursor, need: Need | None = None) -> tuple[Page, float]:
         """A page of the log, and when the host was asked for it."""
         return await self._timed(
-            lambda credential: self._upstream.read_log(credential, self.ref, after, self._upstream.page_size)
+            lambda credential: self._upstream.read_log(credential, self.ref, after, self._upstream.page_size), need
         )
 
-    async def _timed(self, call: Callable[[Credential], Awaitable[T]], *, once: bool = False) -> tuple[T, float]:
+    async def _timed(
+        self, call: Callable[[Credential], Awaitable[T]], need: Need | None = None, *, once: bool = False
+    ) -> tuple[T, float]:
         async def timed(credential: Credential) -> tuple[T, float]:
             sent = loop_time()
             return await call(credential), sent
 
-        return await self.readers.ask(timed, once=once)
+        answer = await self.readers.ask(timed, need or Need(self._last_read, self._interval), once=once)
+        if need is None:
+            self._last_read = loop_time()
+        return answer
 
     def _advance(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()

@@ -13,6 +13,7 @@ from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
+from codegen_api.following.turns import Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.runs import Cursor, Run, RunRef
@@ -30,6 +31,7 @@ class Hub:
         upstream: Upstream,
         broker: Broker,
         rights: Rights,
+        turns: Turns,
         *,
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = LINGER,
@@ -38,10 +40,10 @@ class Hub:
         self._upstream = upstream
         self._broker = broker
         self._rights = rights
+        self._turns = turns
         self._cadence = cadence
         self._linger = linger
         self._old_pages = OldPages(old_pages_bytes)
-        self._waits: TTLCache[str, float] = TTLCache(50_000, 3600, timer=loop_time)
         self._resumes: TTLCache[RunRef, tuple[float, Run | None]] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._followers: dict[RunRef, Follower] = {}
         self._tasks: dict[Follower, asyncio.Task[None]] = {}
@@ -128,7 +130,7 @@ class Hub:
         if follower is None:
             follower = Follower(
                 right,
-                Readers(right.run.ref, self._rights, self._waits),
+                Readers(right.run.ref, self._rights, self._turns),
                 upstream=self._upstream,
                 broker=self._broker,
                 old_pages=self._old_pages,

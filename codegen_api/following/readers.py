@@ -6,23 +6,19 @@ noticed, and only their own viewers have to go.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
 from codegen_api.errors import GatewayError, ShuttingDown, Unavailable, UpstreamFailure, UpstreamRateLimited
 from codegen_api.following.rights import LIFETIME, Right, Rights, loop_time
+from codegen_api.following.turns import Turn, Turns
 from codegen_api.identity import Credential
-from codegen_api.pace import Patience
+from codegen_api.pace import Need, Patience
 from codegen_api.runs import RunRef
 
 T = TypeVar("T")
-
-RATE_LIMIT_WAIT = 10.0
-"""Seconds to wait after a 429 that does not say how long."""
-
-Waits = MutableMapping[str, float]
-"""Until when (the event loop's time) the host has asked for patience, by the digest of the credential."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +35,17 @@ RECOVERED = "recovered"
 class Readers:
     """Who views one run, by credential, and asking the host with theirs."""
 
-    def __init__(self, ref: RunRef, rights: Rights, waits: Waits) -> None:
+    def __init__(self, ref: RunRef, rights: Rights, turns: Turns) -> None:
         self.trouble: Notice | None = None
         self.listeners: set[Callable[[], None]] = set()
         """Called when a viewer has something to hear that does not come through the broker."""
         self._ref = ref
         self._rights = rights
-        self._waits = waits
+        self._turns = turns
+        self._wanted: set[Turn] = set()
         self._viewers: Counter[Credential] = Counter()
         self._shown: dict[Credential, float] = {}
         self._refused: dict[Credential, GatewayError] = {}
-        self._present = asyncio.Event()
-        self._joined = asyncio.Event()
         self._closed = False
 
     @property
@@ -62,8 +57,8 @@ class Readers:
         self._refused.pop(credential, None)
         self._shown.setdefault(credential, right.confirmed)
         self._viewers[credential] += 1
-        self._present.set()
-        self._joined.set()
+        for turn in self._wanted:
+            turn.offer((credential, self._shown[credential]))
 
     def leave(self, credential: Credential) -> None:
         self._viewers[credential] -= 1
@@ -71,8 +66,7 @@ class Readers:
             del self._viewers[credential]
             self._shown.pop(credential, None)
             self._refused.pop(credential, None)
-        if not self._accepted():
-            self._present.clear()
+            self._withdraw(credential)
 
     def refusal(self, credential: Credential) -> GatewayError | None:
         """Why viewers with this credential may not go on."""
@@ -83,8 +77,8 @@ class Readers:
         accepted = self._accepted()
         return min(self._shown[credential] for credential in accepted) + LIFETIME if len(accepted) > 1 else None
 
-    async def ask(self, call: Callable[[Credential], Awaitable[T]], *, once: bool = False) -> T:
-        """The host's answer to somebody who views the run, however long that takes.
+    async def ask(self, call: Callable[[Credential], Awaitable[T]], need: Need, *, once: bool = False) -> T:
+        """The host's answer to somebody who views the run, however long that takes; ``need`` says how it is wanted.
 
         Raises:
             ShuttingDown: nobody will view this run any more.
@@ -92,27 +86,27 @@ class Readers:
         """
         patience = Patience()
         while True:
-            credential = await self._next()
-            try:
-                answer = await call(credential)
-            except UpstreamRateLimited as error:
-                delay = patience.next(RATE_LIMIT_WAIT if error.retry_after is None else error.retry_after)
-                self._waits[credential.digest] = loop_time() + delay
-                if all(self._waits.get(other.digest, 0.0) > loop_time() for other in self._accepted()):
-                    self._set_trouble(Notice("rate_limited", round(delay, 1)))
-                if once:
-                    raise
-            except (Unavailable, UpstreamFailure) as error:
-                delay = patience.next(error.retry_after)
-                self._set_trouble(Notice("upstream_unavailable", round(delay, 1)))
-                if once:
-                    raise
-                await asyncio.sleep(delay)
-            except GatewayError as error:
-                self._refuse(credential, error)
-            else:
-                self._confirm(credential)
-                return answer
+            with closing(self._turns.want(need, self._tell_of_waiting)) as turn:
+                credential = await self._granted(turn)
+                try:
+                    answer = await call(credential)
+                except UpstreamRateLimited as error:
+                    turn.refused(error.retry_after)
+                    if once:
+                        raise
+                except (Unavailable, UpstreamFailure) as error:
+                    delay = patience.next(error.retry_after)
+                    self._set_trouble(Notice("upstream_unavailable", round(delay, 1)))
+                    if once:
+                        raise
+                    turn.close()
+                    await asyncio.sleep(delay)
+                except GatewayError as error:
+                    self._refuse(credential, error)
+                else:
+                    turn.accepted()
+                    self._confirm(credential)
+                    return answer
 
     def tell(self) -> None:
         """Wake every viewer: there is something to hear."""
@@ -122,26 +116,30 @@ class Readers:
     def close(self) -> None:
         """Let nobody wait for a viewer who will not come."""
         self._closed = True
-        self._present.set()
-        self._joined.set()
+        for turn in self._wanted:
+            turn.give_up()
 
-    async def _next(self) -> Credential:
-        """The credential that was not shown to the host for longest, of those that it does not ask for patience."""
-        while True:
-            await self._present.wait()
-            if self._closed:
-                raise ShuttingDown
-            now = loop_time()
-            waits = {credential: self._waits.get(credential.digest, 0.0) - now for credential in self._accepted()}
-            free = [credential for credential, wait in waits.items() if wait <= 0]
-            if free:
-                return min(free, key=self._shown.__getitem__)
-            self._joined.clear()
-            try:
-                async with asyncio.timeout(min(waits.values())):
-                    await self._joined.wait()  # somebody who is not asked for patience may come
-            except TimeoutError:
-                pass
+    async def _granted(self, turn: Turn) -> Credential:
+        if self._closed:
+            raise ShuttingDown
+        self._wanted.add(turn)
+        try:
+            turn.offer(*((credential, self._shown[credential]) for credential in self._accepted()))
+            if not turn.ready and (self.trouble is None or self.trouble.code == RECOVERED):
+                self._tell_of_waiting()
+            return await turn.granted()
+        finally:
+            self._wanted.discard(turn)
+
+    def _tell_of_waiting(self) -> None:
+        """Say so when the host wants patience from everybody who views this run."""
+        seconds = min((self._turns.closed(credential) for credential in self._accepted()), default=0.0)
+        if seconds > 0:
+            self._set_trouble(Notice("rate_limited", round(seconds, 1)))
+
+    def _withdraw(self, credential: Credential) -> None:
+        for turn in self._wanted:
+            turn.withdraw(credential)
 
     def _accepted(self) -> list[Credential]:
         return [credential for credential in self._viewers if credential not in self._refused]
@@ -158,8 +156,7 @@ class Readers:
         self._rights.revoke(credential, self._ref)
         if credential in self._viewers:
             self._refused[credential] = error
-            if not self._accepted():
-                self._present.clear()
+            self._withdraw(credential)
             self.tell()
 
     def _set_trouble(self, notice: Notice) -> None:

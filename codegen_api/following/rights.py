@@ -17,6 +17,9 @@ from codegen_api.runs import Run, RunRef
 LIFETIME = 60.0
 """Seconds for which an answer of the host is good."""
 
+TICK = 0.001
+"""Seconds by which a timer may be early: a sum of floats need not reach its own deadline."""
+
 
 @dataclass(frozen=True, slots=True)
 class Right:
@@ -53,9 +56,13 @@ class Rights:
         """The same, asked for now, and for this caller alone: an answer on its way may be older than what they know."""
         asked = loop_time()
         run = await self._get(credential, ref)
-        right = Right(run, asked, asked)
-        # under the host's own name for the run as well, which is the one that the follower uses
-        self._held[credential.digest, ref] = self._held[credential.digest, run.ref] = right
+        right = self.grant(credential, run, asked)
+        self._held[credential.digest, ref] = right  # under the name that was used as well
+        return right
+
+    def grant(self, credential: Credential, run: Run, asked: float) -> Right:
+        """The host has shown ``run`` to ``credential``, which was ``asked`` then (the event loop's time)."""
+        right = self._held[credential.digest, run.ref] = Right(run, asked, asked)
         return right
 
     def renew(self, credential: Credential, ref: RunRef) -> None:

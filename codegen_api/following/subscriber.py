@@ -14,14 +14,11 @@ from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
 from codegen_api.following.follower import BELIEVED, Follower
 from codegen_api.following.known import AMENDABLE
 from codegen_api.following.readers import RECOVERED, Notice
-from codegen_api.following.rights import loop_time
+from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential
 from codegen_api.runs import Amended, Appended, Changed, Cursor, Run
 
 T = TypeVar("T")
-
-TICK = 0.001
-"""Seconds by which a timer may be early: a sum of floats need not reach its own deadline."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ from codegen_api.errors import (
 from codegen_api.following import Patrol, Rights
 from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
+from codegen_api.following.turns import Turns
 from codegen_api.gateway import Gateway, Position
+from codegen_api.pace import Need
 from codegen_api.runs import LogEntry, Page, Paging, Run, RunRef, RunStatus
 from tests.fakehost import FakeHost, Sequence, caller
 from tests.following.viewing import Viewer
@@ -488,8 +490,8 @@ async def _allowed(*_: Any) -> Run:
 
 def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
     async def main() -> None:
-        readers = Readers(RunRef("9", "1"), Rights(_allowed), {})
-        waiting = asyncio.create_task(readers.ask(_allowed))
+        readers = Readers(RunRef("9", "1"), Rights(_allowed), Turns())
+        waiting = asyncio.create_task(readers.ask(_allowed, Need(0, 1)))
         await asyncio.sleep(100)
         assert not waiting.done()
         readers.close()
@@ -502,7 +504,7 @@ def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
 def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
     async def main() -> None:
         rights = Rights(_allowed)
-        readers = Readers(RunRef("9", "1"), rights, {})
+        readers = Readers(RunRef("9", "1"), rights, Turns())
         alice, bob = caller("alice").credential, caller("bob").credential
         readers.join(alice, await rights.require(alice, RunRef("9", "1")))
 
@@ -512,7 +514,7 @@ def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
                 raise Forbidden
             return "shown"
 
-        asking = asyncio.create_task(readers.ask(refuse))
+        asking = asyncio.create_task(readers.ask(refuse, Need(0, 1)))
         await asyncio.sleep(0.5)
         readers.leave(alice)
         readers.join(bob, await rights.require(bob, RunRef("9", "1")))

@@ -1,0 +1,230 @@
+"""The host's limit is kept, and what it leaves is shared by need."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.errors import UpstreamRateLimited
+from codegen_api.following import Turns
+from codegen_api.gateway import Gateway
+from codegen_api.upstreams import NewRun
+from tests.fakehost import Hosted, caller
+from tests.following.strict import StrictHost
+from tests.following.viewing import Viewer
+from tests.virtual import run
+
+FIVE_MINUTES = 300.0
+
+
+async def work(hosted: Hosted, every: float, until: float) -> None:
+    """The run makes an entry every so often, and then completes."""
+    while asyncio.get_running_loop().time() + every < until:
+        await asyncio.sleep(every)
+        hosted.append()
+    await asyncio.sleep(until - asyncio.get_running_loop().time())
+    hosted.status = "COMPLETE"
+
+
+@pytest.mark.parametrize("runs", [1, 10, 50])
+@pytest.mark.parametrize("every", [2.0, 20.0, 1000.0])
+def test_runs_followed_at_once_are_all_read_in_time_and_nobody_is_refused(runs: int, every: float) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        host = StrictHost()
+        gateway = Gateway(host, MemoryBroker())
+        viewers = [Viewer() for _ in range(runs)]
+        for number in range(1, runs + 1):
+            host.add(str(number)).append(5)
+        working = [asyncio.create_task(work(hosted, every, FIVE_MINUTES)) for hosted in host.runs.values()]
+        watching = [
+            asyncio.create_task(viewer.watch(gateway, run=str(number), until=FIVE_MINUTES))
+            for number, viewer in enumerate(viewers, 1)
+        ]
+        await gateway.identify(caller().credential)
+        for moment in (30.0, 110.0, 215.0):
+            await asyncio.sleep(moment - loop.time())
+            asked = loop.time()
+            await gateway.create(caller(), "9", NewRun("in the middle"))
+            assert loop.time() - asked <= host.latency + 0.001
+        await asyncio.gather(*working, *watching)
+        gaps = [host.longest_gap(str(number), 0, FIVE_MINUTES) for number in range(1, runs + 1)]
+        assert not host.refused
+        assert max(gaps) <= 90
+        await gateway.aclose()
+
+    run(main())
+
+
+def requests_for(viewers: int) -> tuple[int, int]:
+    """What it costs the host when so many follow one run, each of whom reconnects once; and how many it refused."""
+
+    async def main() -> tuple[int, int]:
+        host = StrictHost()
+        hosted = host.add()
+        hosted.append(250)
+        gateway = Gateway(host, MemoryBroker())
+        working = asyncio.create_task(work(hosted, 3.0, FIVE_MINUTES))
+
+        async def come(viewer: Viewer, number: int) -> None:
+            await asyncio.sleep(20 * number / viewers)
+            await viewer.watch(gateway, until=60 + 120 * number / viewers)
+            await viewer.watch(gateway)
+
+        watching = [Viewer() for _ in range(viewers)]
+        await asyncio.gather(*(come(viewer, number) for number, viewer in enumerate(watching)), working)
+        assert all(viewer.texts() == hosted.encoded() and viewer.ends for viewer in watching)
+        await gateway.aclose()
+        return len(host.log), len(host.refused)
+
+    return run(main())
+
+
+def test_five_hundred_viewers_of_a_run_cost_the_host_what_one_costs() -> None:
+    one, refused_to_one = requests_for(1)
+    many, refused_to_many = requests_for(500)
+    assert refused_to_one == refused_to_many == 0
+    assert abs(many - one) <= 0.05 * one + 2
+
+
+def test_news_comes_first_and_what_rests_comes_last() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        gateway = Gateway(host, MemoryBroker())
+        busy, quiet, resting = ("1", "2"), tuple(map(str, range(3, 11))), tuple(map(str, range(11, 21)))
+        for number in (*busy, *quiet, *resting):
+            host.add(number, status="PAUSED" if number in resting else "ACTIVE").append(5)
+        working = [asyncio.create_task(work(host.runs[number], 2.0, FIVE_MINUTES)) for number in busy]
+        watching = [
+            asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs
+        ]
+        await asyncio.gather(*working, *watching)
+        reads = {
+            kind: sum(len(host.reads[number]) for number in numbers) / len(numbers)
+            for kind, numbers in (("busy", busy), ("quiet", quiet), ("resting", resting))
+        }
+        assert reads["busy"] > 2 * reads["quiet"] > 3 * reads["resting"]
+        assert max(host.longest_gap(number, 0, FIVE_MINUTES) for number in host.runs) <= 90
+        assert not host.refused
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_reading_gives_way_to_callers_who_wait(together: bool) -> None:
+    async def main() -> None:
+        host = StrictHost(together=together)
+        gateway = Gateway(host, MemoryBroker(), turns=Turns(together=together))
+        for number in "123":
+            host.add(number).append(5)
+        working = [asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES)) for hosted in host.runs.values()]
+        watching = [
+            asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs
+        ]
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(60)
+        while loop.time() < FIVE_MINUTES - 2:  # more than their fifth, for minutes
+            asked = loop.time()
+            await gateway.get(caller("bob" if together else "alice"), "9", "1")
+            assert loop.time() - asked <= host.latency + 0.001
+            await asyncio.sleep(2)
+        await asyncio.gather(*working, *watching)
+        assert not host.refused
+        assert len(host.log) > 4 * 50  # and what there is, is used
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_reads_rotate_over_the_credentials_by_what_each_has_left() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        hosted = host.add()
+        gateway = Gateway(host, MemoryBroker())
+        working = asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES))
+        watching = [
+            asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=FIVE_MINUTES))
+            for name in ("alice", "bob")
+        ]
+        for _ in range(140):  # bob has other things to do as well
+            await asyncio.sleep(2)
+            await gateway.get(caller("bob"), "9", "1")
+        await asyncio.gather(working, *watching)
+        shown = {
+            name: [moment for moment, operation, token in host.log if (operation, token) == ("log", name)]
+            for name in ("alice", "bob")
+        }
+        assert len(shown["alice"]) > 2 * len(shown["bob"]) > 0
+        moments = [0.0, *(moment for moment, _, token in host.log if token == "bob"), FIVE_MINUTES]
+        assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 70
+        assert len(shown["alice"]) + len(shown["bob"]) > 200  # together they read as fast as is worth while
+        assert not host.refused
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("says", [False, True])
+def test_a_limit_that_is_lower_than_was_thought_is_learned(says: bool) -> None:
+    async def main() -> None:
+        host = StrictHost(limit=20, says=says)
+        gateway = Gateway(host, MemoryBroker())
+        viewers = [Viewer() for _ in range(3)]
+        for number in "123":
+            host.add(number).append(5)
+        working = [asyncio.create_task(work(hosted, 1.0, 500)) for hosted in host.runs.values()]
+        watching = [
+            asyncio.create_task(viewer.watch(gateway, run=number))
+            for number, viewer in zip(host.runs, viewers, strict=True)
+        ]
+        await asyncio.gather(*working, *watching)
+        assert [viewer.texts() for viewer in viewers] == [hosted.encoded() for hosted in host.runs.values()]
+        if says:
+            assert not host.refused
+        else:
+            assert 0 < len(host.refused) <= 2 * 9  # one too many twice a minute, and no more
+        assert len(host.log) > 12 * 9
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("retry_after", [None, 5.0, 45.0])
+def test_after_a_429_all_readers_of_that_credential_wait_and_come_back_one_by_one(retry_after: float | None) -> None:
+    async def main() -> None:
+        host = StrictHost()
+        gateway = Gateway(host, MemoryBroker())
+        for number in "123456":
+            host.add(number).append(5)
+        working = [asyncio.create_task(work(hosted, 1.0, 150)) for hosted in host.runs.values()]
+        viewers = {number: Viewer() for number in host.runs}
+        watching = [
+            asyncio.create_task(viewer.watch(gateway, who=caller("bob" if number == "6" else "alice"), run=number))
+            for number, viewer in viewers.items()
+        ]
+        await asyncio.sleep(30)
+        refused_at: list[float] = []
+
+        async def refuse(operation: str) -> None:
+            if operation == "log" and not refused_at and host.log[-1][2] == "alice":
+                refused_at.append(asyncio.get_running_loop().time())
+                raise UpstreamRateLimited(retry_after=retry_after)
+
+        host.before = refuse
+        await asyncio.gather(*working, *watching)
+        wait = retry_after or 10.0
+        (since,) = refused_at
+        reads = [moment - since for moment, operation, token in host.log if (operation, token) == ("log", "alice")]
+        back = [moment for moment in reads if moment > 0.5]
+        assert wait <= back[0] <= 1.25 * wait + 10
+        told = {number for number, viewer in viewers.items() if "rate_limited" in viewer.notices}
+        assert told == {"1", "2", "3", "4", "5"}  # bob's budget is another one
+        assert all(
+            viewer.notices.count("rate_limited") == viewer.notices.count("recovered") for viewer in viewers.values()
+        )
+        assert all(viewer.texts() == host.runs[number].encoded() for number, viewer in viewers.items())
+        await gateway.aclose()
+
+    run(main())
