@@ -121,6 +121,8 @@ def _build(
         cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
         linger=settings.follower_linger_seconds,
         old_pages_bytes=memory // 4,
+        max_streams=settings.streams_per_process,
+        max_streams_each=settings.streams_per_caller,
     )
     tokens = UpstreamTokens(gateway.identify, upstream.name, good_seconds=settings.token_cache_seconds)
 

@@ -16,6 +16,8 @@
     ├── Unavailable                 not now; ``retry_after`` says when
     │   ├── AuthUnavailable         the host could not say whether a token is good
     │   ├── ShuttingDown            this process is about to stop
+    │   ├── AtCapacity              this process has as much to do as it may
+    │   ├── RateLimited             the caller has as much open as they may
     │   └── UpstreamRateLimited     the host asks for patience
     └── UpstreamFailure             the host did not do its part
         ├── UpstreamError           it answered, and the answer is no use
@@ -139,6 +141,16 @@ class AuthUnavailable(Unavailable):
 class ShuttingDown(Unavailable):
     code = "shutting_down"
     default_message = "This instance is about to stop; ask again."
+
+
+class AtCapacity(Unavailable):
+    code = "at_capacity"
+    default_message = "This instance has as many live logs open as it may."
+
+
+class RateLimited(Unavailable):
+    code = "rate_limited"
+    default_message = "You have as many live logs open as you may."
 
 
 class UpstreamRateLimited(Unavailable):

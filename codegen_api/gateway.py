@@ -5,7 +5,9 @@ how far a filtered list is searched, who is let into a stream, and what a stream
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,9 +15,16 @@ import stamina
 from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
-from codegen_api.errors import OrganizationRequired, Unsupported, UpstreamError, UpstreamUnreachable
+from codegen_api.errors import (
+    AtCapacity,
+    OrganizationRequired,
+    RateLimited,
+    Unsupported,
+    UpstreamError,
+    UpstreamUnreachable,
+)
 from codegen_api.following import Ended, Hub, Patrol, Rights, Turns, Update, close_running, loop_time
-from codegen_api.identity import Caller, Credential
+from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.pace import Cadence
 from codegen_api.runs import Appended, Changed, Cursor, Page, Paging, Run, RunRef, RunStatus
 from codegen_api.telemetry import Observation
@@ -83,7 +92,11 @@ class Stream:
 
 
 class Gateway:
-    """What a deployment can do for its callers. ``organization``: the one that is meant when nobody says which."""
+    """What a deployment can do for its callers.
+
+    ``organization`` is the one that is meant when nobody says which. At most ``max_streams`` live logs are open at a
+    time, and ``max_streams_each`` for one principal.
+    """
 
     def __init__(
         self,
@@ -96,11 +109,16 @@ class Gateway:
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = 5.0,
         old_pages_bytes: int = 32 * 1024 * 1024,
+        max_streams: int = 10_000,
+        max_streams_each: int = 100,
     ) -> None:
         self._upstream = upstream
         self._broker = broker
         self._organization = organization
         self._patrol = patrol
+        self._max_streams = max_streams
+        self._max_streams_each = max_streams_each
+        self._streams: Counter[Principal] = Counter()
         self._rights = Rights(self._get)
         upstream.observer = turns = turns or Turns()
         self.hub = Hub(
@@ -217,15 +235,17 @@ class Gateway:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
 
         Raises:
+            AtCapacity, RateLimited: too many streams are open here, or for this caller.
             GatewayError: the caller may not see the run, or nobody can say so just now.
         """
-        right = await self._rights.require(caller.credential, self._ref(organization, run_id))
-        subscription = self.hub.subscribe(caller.credential, right, position.cursor, self._patrol())
+        ref = self._ref(organization, run_id)
 
         async def updates() -> AsyncGenerator[Update, None]:
-            async with subscription as subscriber:
-                async for update in subscriber.updates():
-                    yield update
+            with self._seat(caller.principal):
+                right = await self._rights.require(caller.credential, ref)
+                async with self.hub.subscribe(caller.credential, right, position.cursor, self._patrol()) as subscriber:
+                    async for update in subscriber.updates():
+                        yield update
 
         live = updates()
         coming: asyncio.Task[Update] | None = None
@@ -253,6 +273,21 @@ class Gateway:
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
+
+    @contextmanager
+    def _seat(self, principal: Principal) -> Iterator[None]:
+        """A place for one more stream."""
+        if self._streams[principal] >= self._max_streams_each:
+            raise RateLimited(retry_after=5)
+        if self._streams.total() >= self._max_streams:
+            raise AtCapacity(retry_after=5)
+        self._streams[principal] += 1
+        try:
+            yield
+        finally:
+            self._streams[principal] -= 1
+            if not self._streams[principal]:
+                del self._streams[principal]
 
     def _ref(self, organization: str, run_id: str) -> RunRef:
         return RunRef(organization, self._upstream.run_id(run_id))

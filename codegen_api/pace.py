@@ -34,6 +34,9 @@ OVERDUE = 60.0
 BURST = 0.25
 """The part of a limit that may be read at once, when it was quiet before; beyond that reads keep an even pace."""
 
+LEAST = 1.0
+"""Seconds to wait at least, even where the host says that it need not be."""
+
 MARGIN = 0.05
 """Seconds by which clocks may differ in how long a window is."""
 
@@ -72,7 +75,7 @@ class Patience:
         delay = min(self._first * 2.0**self._failures, self._longest)
         self._failures = min(self._failures + 1, 16)
         if retry_after is not None:
-            delay = max(retry_after, self._first)
+            delay = max(retry_after, LEAST)
         return delay * (1 + 0.25 * self._rng.random())
 
     def reset(self) -> None:

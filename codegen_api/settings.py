@@ -87,6 +87,12 @@ class Settings(BaseSettings):
     stream_stall_seconds: Seconds = Field(
         30.0, description="A client that takes nothing for this long is disconnected."
     )
+    streams_per_caller: int = Field(
+        100, ge=1, le=1_000_000, description="How many live logs one user may have open at a time."
+    )
+    streams_per_process: int = Field(
+        10_000, ge=1, le=1_000_000, description="How many live logs one process serves at a time."
+    )
     follower_linger_seconds: Seconds = Field(
         5.0, description="How long a run is still read after its last viewer left."
     )

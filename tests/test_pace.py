@@ -1,10 +1,24 @@
+import itertools
+import math
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.pace import FAST, RESTING, Cadence, Patience
+from codegen_api.pace import (
+    FAST,
+    LEAST,
+    OVERDUE,
+    READING,
+    RESERVE,
+    RESTING,
+    WINDOW,
+    Budget,
+    Cadence,
+    Need,
+    Patience,
+)
 
 looks = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=50)
 
@@ -57,7 +71,7 @@ def test_patience_stays_between_what_the_host_asked_for_and_the_longest_wait(
 ) -> None:
     patience = Patience(first=first, longest=longest, rng=random.Random(seed))
     for count, retry_after in enumerate(failures):
-        least = min(first * 2.0**count, longest) if retry_after is None else max(retry_after, first)
+        least = min(first * 2.0**count, longest) if retry_after is None else max(retry_after, LEAST)
         assert least * 0.999 <= patience.next(retry_after) <= least * 1.251
 
 
@@ -69,3 +83,170 @@ def test_two_who_failed_together_do_not_come_back_together() -> None:
 def test_patience_is_bounded_however_long_it_goes_on() -> None:
     patience = Patience(longest=30)
     assert max(patience.next() for _ in range(5000)) <= 30 * 1.25
+
+
+# -- the budget -------------------------------------------------------------------------------------------------------
+
+
+class Spender:
+    """Asks the host as a budget allows, and remembers when."""
+
+    def __init__(self, limit: float, latency: float) -> None:
+        self.budget = Budget(limit, rng=random.Random(1))
+        self.now = 0.0
+        self.latency = latency
+        self.calls: list[float] = []
+        self.reads: list[float] = []
+        self.loads: list[int] = []
+        """How many requests of any kind there had been within the window, at each read, itself included."""
+
+    def call(self) -> None:
+        """Somebody asks who waits for the answer: at once."""
+        self.calls.append(self.now)
+        self.budget.asking()
+        self.now += self.latency
+        self.budget.asked(self.now)
+
+    def read(self, waiting: int = 1, late: bool = False) -> None:
+        """Read as soon as that is allowed."""
+        while (wait := self.budget.wait(self.now, waiting=waiting, late=late)) > 0:
+            self.now += max(wait, 1e-6)
+        self.reads.append(self.now)
+        self.loads.append(sum(self.now - WINDOW < moment for moment in self.calls + self.reads))
+        self.budget.begin(self.now)
+        self.budget.asking()
+        self.now += self.latency
+        self.budget.asked(self.now)
+        self.budget.finish(self.now)
+        self.budget.accepted()
+
+
+spending = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 0.3, 5.0, 40.0]), st.sampled_from(["call", "read", "late"]), st.integers(1, 30)
+    ),
+    max_size=25,
+)
+
+
+@given(spending, st.sampled_from([1.0, 7.5, 60.0, 600.0]), st.sampled_from([0.0, 0.05, 2.0]))
+def test_reading_takes_its_part_in_no_window_and_leaves_room(
+    steps: list[tuple[float, str, int]], limit: float, latency: float
+) -> None:
+    spender = Spender(limit, latency)
+    for pause, what, count in steps:
+        spender.now += pause
+        for _ in range(count):
+            if what == "call":
+                spender.call()
+            else:
+                spender.read(waiting=count, late=what == "late")
+    for moment in spender.reads:
+        reads = [each for each in spender.reads if moment - WINDOW < each <= moment]
+        assert len(reads) <= max(1, limit * READING)
+    assert all(load <= max(1, limit * (1 - RESERVE)) for load in spender.loads)
+
+
+def test_a_burst_is_read_at_once_and_what_follows_at_an_even_pace() -> None:
+    spender = Spender(60, 0.0)
+    for _ in range(96):
+        spender.read()
+    at_once = spender.reads.count(0)
+    assert 10 <= at_once <= 15
+    assert spender.reads[48] >= WINDOW
+    pauses = [later - earlier for earlier, later in itertools.pairwise(spender.reads[at_once:])]
+    assert max(pauses) < 2
+
+
+def test_what_calls_have_left_is_spread_over_the_window() -> None:
+    spender = Spender(60, 0.0)
+    for _ in range(52):
+        spender.call()
+    for _ in range(5):
+        spender.read(waiting=20)
+    assert spender.reads[0] == 0
+    assert spender.reads == pytest.approx([0, 12, 24, 36, 48])
+    spender.read(waiting=20)
+    assert spender.reads[5] >= WINDOW
+
+
+def test_who_is_late_does_not_wait_for_an_even_pace() -> None:
+    spender = Spender(60, 0.0)
+    for _ in range(48):
+        spender.read(waiting=50, late=True)
+    assert spender.reads[-1] == 0
+    spender.read(late=True)
+    assert spender.reads[-1] >= WINDOW
+
+
+def test_while_answers_are_under_way_a_read_waits_for_them_where_they_decide() -> None:
+    budget = Budget(2)
+    budget.asking()
+    assert budget.wait(0) == math.inf
+    budget.asked(1)
+    assert budget.wait(1) == pytest.approx(WINDOW, abs=0.1)
+    assert budget.wait(62) == 0
+
+
+def test_a_refusal_closes_the_budget_for_as_long_as_the_host_says_and_is_remembered() -> None:
+    budget = Budget(60, rng=random.Random(1))
+    before = budget.left(0)
+    budget.refused(0, 7)
+    assert 7 <= budget.closed(0) <= 7 * 1.25
+    assert budget.wait(0) == budget.closed(0)
+    assert budget.left(0) == 0
+    assert not budget.idle(0)
+    budget.refused(0.1, None)  # it was under way at the same time
+    assert budget.closed(0) <= 7 * 1.25
+    budget.refused(0.2, 30)  # and so was this one, but it says more
+    assert 30 <= budget.closed(0.2) <= 30 * 1.25
+    assert 0.5 * before < budget.left(60) < 0.9 * before
+    for _ in range(200):
+        budget.accepted()
+    assert budget.left(60) == before
+    assert budget.idle(60)
+
+
+def test_refusals_that_say_nothing_are_waited_for_longer_and_longer_until_it_goes_well() -> None:
+    budget = Budget(60, rng=random.Random(1))
+    waits, now = [], 0.0
+    for _ in range(5):
+        budget.refused(now, None)
+        waits.append(budget.closed(now))
+        now += waits[-1]
+    assert [10 * 2**n <= wait <= 10 * 2**n * 1.25 for n, wait in enumerate(waits[:3])] == [True] * 3
+    assert max(waits) <= 75
+    budget.accepted()
+    budget.refused(now, None)
+    assert budget.closed(now) <= 12.5
+
+
+def test_a_limit_never_falls_below_a_tenth() -> None:
+    budget, now = Budget(60), 0.0
+    for _ in range(50):
+        budget.refused(now, 1)
+        now += 2
+    assert budget.left(now) >= 4
+
+
+def test_what_the_host_says_is_left_holds_as_far_as_it_is_less() -> None:
+    budget = Budget(60)
+    budget.told(0, 100, 60)
+    assert budget.wait(0) == 0
+    budget.told(0, 3, 30)
+    assert budget.wait(0) == 0
+    budget.told(0, 1, 30)
+    assert budget.wait(0) == pytest.approx(30, abs=0.1)
+    assert budget.wait(31) == 0
+    budget.asking()
+    assert budget.wait(31) == math.inf  # its answer will tell
+    budget.asked(31)
+    assert budget.wait(31) == 0
+    assert budget.wait(31 + WINDOW) == 0
+
+
+def test_what_was_not_read_for_long_comes_first_and_then_what_is_latest_by_its_own_measure() -> None:
+    now = 100.0
+    busy, quiet, long_ago = Need(now - 5, 1.25), Need(now - 20, 10), Need(now - OVERDUE, 20)
+    assert sorted([busy, quiet, long_ago], key=lambda need: need.urgency(now)) == [quiet, busy, long_ago]
+    assert Need(now - OVERDUE - 1, 1.25).urgency(now) > long_ago.urgency(now)

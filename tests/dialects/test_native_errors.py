@@ -31,6 +31,8 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.Unavailable: 503,
     errors.AuthUnavailable: 503,
     errors.ShuttingDown: 503,
+    errors.AtCapacity: 503,
+    errors.RateLimited: 429,
     errors.UpstreamRateLimited: 429,
     errors.UpstreamFailure: 502,
     errors.UpstreamError: 502,

@@ -490,3 +490,67 @@ def test_nobody_is_told_to_come_back_at_the_same_moment() -> None:
         assert len(waits) > 10
 
     virtual.run(main())
+
+
+# -- how many there may be --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("stream-limits", "trouble-on-connect", "trouble-on-reconnect")
+@pytest.mark.parametrize(
+    ("limit", "whose", "status", "code"),
+    [("streams_per_caller", "alice", 429, "rate_limited"), ("streams_per_process", "bob", 503, "at_capacity")],
+)
+def test_one_stream_too_many_is_refused_until_another_ends(limit: str, whose: str, status: int, code: str) -> None:
+    async def main() -> None:
+        async with serving(a_host("ACTIVE"), **{limit: 2}) as site:
+            opened = [Connection(site.app, STREAM) for _ in range(2)]
+            for connection in opened:
+                await connection.received(2)
+            answer = await site.get(STREAM, token=whose)
+            assert answer.status_code == status
+            assert answer.json()["code"] == code
+            assert answer.headers["retry-after"] == "5"
+            (event,) = parse((await site.get(f"{STREAM}?skip=1", token=whose)).content)
+            assert event.type == "notice"
+            assert event.retry is not None
+            assert event.retry >= 5000
+            opened[0].leave()
+            await opened[0].task
+            again = Connection(site.app, STREAM, {"Authorization": f"Bearer {whose}"})
+            await again.received(2)
+            assert again.status == 200
+            for connection in (opened[1], again):
+                connection.leave()
+                await connection.task
+            assert site.app.state.gateway._streams.total() == 0
+
+    run(main())
+
+
+@pytest.mark.wire("stream-limits")
+def test_who_is_at_the_limit_keeps_nobody_else_out_and_can_do_everything_else() -> None:
+    async def main() -> None:
+        async with serving(a_host("ACTIVE"), streams_per_caller=1) as site:
+            alice = Connection(site.app, STREAM)
+            bob = Connection(site.app, STREAM, {"Authorization": "Bearer bob"})
+            for connection in (alice, bob):
+                await connection.received(2)
+                assert connection.status == 200
+            assert (await site.get("/agent-runs/1")).status_code == 200
+            site.host.tokens["alice-too"] = site.host.tokens["alice"]
+            assert (await site.get(STREAM, token="alice-too")).status_code == 429  # another token, the same user
+            for connection in (alice, bob):
+                connection.leave()
+                await connection.task
+
+    run(main())
+
+
+def test_a_stream_that_could_not_begin_takes_no_place() -> None:
+    async def main() -> None:
+        async with serving(a_host(), streams_per_caller=1) as site:
+            for _ in range(3):
+                assert (await site.get("/agent-runs/99/logs/stream")).status_code == 404
+            assert (await site.get(STREAM)).status_code == 200
+
+    run(main())

@@ -27,6 +27,7 @@ async def work(hosted: Hosted, every: float, until: float) -> None:
     hosted.status = "COMPLETE"
 
 
+@pytest.mark.wire("budget-kept", "budget-first", "budget-shared")
 @pytest.mark.parametrize("runs", [1, 10, 50])
 @pytest.mark.parametrize("every", [2.0, 20.0, 1000.0])
 def test_runs_followed_at_once_are_all_read_in_time_and_nobody_is_refused(runs: int, every: float) -> None:
@@ -81,6 +82,7 @@ def requests_for(viewers: int) -> tuple[int, int]:
     return run(main())
 
 
+@pytest.mark.wire("stream-shared")
 def test_five_hundred_viewers_of_a_run_cost_the_host_what_one_costs() -> None:
     one, refused_to_one = requests_for(1)
     many, refused_to_many = requests_for(500)
@@ -88,6 +90,7 @@ def test_five_hundred_viewers_of_a_run_cost_the_host_what_one_costs() -> None:
     assert abs(many - one) <= 0.05 * one + 2
 
 
+@pytest.mark.wire("budget-shared")
 def test_news_comes_first_and_what_rests_comes_last() -> None:
     async def main() -> None:
         host = StrictHost()
@@ -112,6 +115,7 @@ def test_news_comes_first_and_what_rests_comes_last() -> None:
     run(main())
 
 
+@pytest.mark.wire("budget-kept", "budget-first")
 @pytest.mark.parametrize("together", [False, True])
 def test_reading_gives_way_to_callers_who_wait(together: bool) -> None:
     async def main() -> None:

@@ -32,6 +32,7 @@ STATUSES: Mapping[type[errors.GatewayError], int] = {
     errors.Unsupported: 501,
     errors.LoopDetected: 508,
     errors.Unavailable: 503,
+    errors.RateLimited: 429,
     errors.UpstreamRateLimited: 429,
     errors.UpstreamFailure: 502,
     errors.UpstreamTimeout: 504,
@@ -192,7 +193,7 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
 
 
 async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:
-    limited = isinstance(error, errors.UpstreamRateLimited)
+    limited = isinstance(error, errors.RateLimited | errors.UpstreamRateLimited)
     at_least = _retry_after(error) if limited else error.retry_after or 0
     yield _leave(writer, "rate_limited" if limited else "upstream_unavailable", at_least=at_least)
 
