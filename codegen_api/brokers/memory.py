@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from cachetools import LRUCache
 
 from codegen_api.brokers import BATCH_BYTES, Batch, Evicted, Forgotten, Tail
-from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Page, RunRef
+from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Page, RunRef, to_json
 
 RECENT = 100
 """How far back from the tail an entry can still be amended, in entries."""
@@ -51,6 +51,7 @@ class MemoryBroker:
 
     async def subscribe(self, ref: RunRef, after: Cursor, revision: int | None = None) -> AsyncGenerator[Batch, None]:
         window = self._window(ref)
+        self._windows.move_to_end(ref)
         window.subscribers += 1
         try:
             while True:
@@ -167,6 +168,7 @@ class _Window:
         self._batches.clear()
 
     def change(self, changed: Changed) -> None:
+        self.size += _size(changed) - _size(self.changed)
         self.changed = changed
         self.revision += 1
         self._changed_revision = self.revision
@@ -282,3 +284,13 @@ class _Window:
             # who reads again goes on from what was lost, and must still hear of the run
             self.revision += 1
             self._changed_revision = self.revision
+
+
+def _size(changed: Changed | None) -> int:
+    """About what holding this costs, in bytes: objects take a multiple of their text."""
+    if changed is None:
+        return 0
+    try:
+        return 3 * len(to_json(changed.run.fields))
+    except ValueError:  # nested too deeply: it is small, and cannot be sent either
+        return 0

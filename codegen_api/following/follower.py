@@ -177,6 +177,7 @@ class Follower:
         ):
             await self._announce(None, self.resumed_at)  # the end that was announced is past
         grown_from, described, end_seen = self.tail, self.run, self._end_seen
+        self._looked = loop_time()  # whoever comes meanwhile need not ask for another look
         page, began = await (self._read(self._again_from()) if self._located else self._locate())
         start, sent, ended = page.after, began, _may_have_ended(page.run)
         try:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from codegen_api.brokers import Batch, Evicted
 from codegen_api.brokers.memory import WINDOW_OVERHEAD, MemoryBroker
+from codegen_api.runs import to_json
 from tests.brokers.logs import REF, changed, entries, page, ref
 from tests.virtual import run
 
@@ -31,9 +33,13 @@ def test_what_is_held_is_known_to_the_byte() -> None:
         assert broker.held_bytes == size((1, 16, ""))
         await broker.publish(page(0, 3, text="longer"))  # an amendment may be larger
         assert broker.held_bytes == size((1, 4, "longer"), (4, 16, ""))
-        await broker.publish(changed())
+        described = changed()
+        for _ in range(2):
+            await broker.publish(described)
+        run_size = broker.held_bytes - size((1, 4, "longer"), (4, 16, ""))
+        assert run_size >= len(to_json(described.run.fields))  # only the latest is held
         await broker.publish(page(0, 1, ref=ref(2)))
-        assert broker.held_bytes == size((1, 4, "longer"), (4, 16, "")) + size((1, 2, ""))
+        assert broker.held_bytes == size((1, 4, "longer"), (4, 16, "")) + size((1, 2, "")) + run_size
         await broker.forget(REF)
         assert broker.held_bytes == size((1, 2, ""))
         await broker.aclose()
@@ -207,5 +213,38 @@ def test_how_far_an_evicted_viewer_reads_again_is_bounded() -> None:
             await anext(broker.subscribe(REF, 1000, 0))
         await broker.aclose()
         assert evicted.value.amended is None or evicted.value.amended > 900
+
+    run(main())
+
+
+def test_a_window_that_somebody_viewed_lately_stays_longer_than_one_that_was_only_written_lately() -> None:
+    async def main() -> None:
+        one = size((1, 11, "x" * 1000))
+        broker = MemoryBroker(max_bytes=2 * one)
+        for number in (1, 2):
+            await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
+        async with aclosing(broker.subscribe(ref(1), 0)) as batches:
+            await anext(batches)
+        await broker.publish(page(0, 10, text="x" * 1000, ref=ref(3)))
+        assert [await broker.tail(ref(number)) is not None for number in (1, 2, 3)] == [True, False, True]
+        await broker.aclose()
+
+    run(main())
+
+
+def test_a_description_that_cannot_be_written_is_held_all_the_same() -> None:
+    async def main() -> None:
+        nested: list[object] = []
+        for _ in range(100_000):
+            nested = [nested]
+        broker = MemoryBroker()
+        described = changed()
+        deep = replace(described, run=replace(described.run, fields={"metadata": nested}))  # type: ignore[dict-item]
+        await broker.publish(page(0, 1))
+        await broker.publish(deep)
+        tail = await broker.tail(REF)
+        assert tail is not None
+        assert tail.changed is deep
+        await broker.aclose()
 
     run(main())

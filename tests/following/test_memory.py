@@ -3,6 +3,7 @@ import asyncio
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.gateway import Gateway
 from tests.fakehost import FakeHost
+from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 from tests.virtual import run
 
@@ -28,6 +29,50 @@ def test_a_viewer_who_reads_what_was_evicted_is_not_left_alone_when_the_window_i
         assert slow.texts() == long.encoded()
         assert slow.ends == [3000]
         assert loop.time() < 100
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_a_thousand_people_who_open_one_finished_run_cost_one_set_of_pages() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        finished = host.add("1", status="COMPLETE")
+        finished.append(1050)
+        gateway = Gateway(host, MemoryBroker())
+
+        async def open_it(number: int) -> None:
+            await asyncio.sleep(0.6 * number)
+            viewer = Viewer()
+            await viewer.watch(gateway)
+            assert viewer.texts() == finished.encoded()
+            assert viewer.ends == [1050]
+
+        await asyncio.gather(*(open_it(number) for number in range(1000)))
+        seconds = asyncio.get_running_loop().time()
+        # eleven pages, and then a look at the tail every five seconds at most, with the run itself
+        assert host.calls["log"] <= 11 + 1 + seconds / 5
+        assert host.calls["get"] <= seconds / 5 + seconds / 60 + 2
+        assert not host.refused
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_a_finished_run_is_shown_from_memory_when_its_follower_is_long_gone() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        finished = host.add("1", status="COMPLETE")
+        finished.append(1050)
+        gateway = Gateway(host, MemoryBroker())
+        for _ in range(3):
+            before = host.calls["log"]
+            viewer = Viewer()
+            await viewer.watch(gateway)
+            assert viewer.texts() == finished.encoded()
+            await asyncio.sleep(600)
+            assert gateway.hub.runs_followed == 0
+        assert host.calls["log"] - before <= 2  # a look at its tail
         await gateway.aclose()
 
     run(main())
