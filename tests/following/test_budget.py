@@ -65,7 +65,7 @@ def requests_for(viewers: int) -> tuple[int, int]:
         host = StrictHost()
         hosted = host.add()
         hosted.append(250)
-        gateway = Gateway(host, MemoryBroker())
+        gateway = Gateway(host, MemoryBroker(), max_streams_each=viewers)
         working = asyncio.create_task(work(hosted, 3.0, FIVE_MINUTES))
 
         async def come(viewer: Viewer, number: int) -> None:
