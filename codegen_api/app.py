@@ -21,6 +21,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from codegen_api import documentation
+from codegen_api.auth.tickets import Tickets
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
@@ -30,7 +31,7 @@ from codegen_api.errors import GatewayError, Rejected
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.pace import READING, WINDOW, Cadence
-from codegen_api.settings import Settings, SettingsError, read_settings, unknown_names
+from codegen_api.settings import Settings, SettingsError, read_settings, secret_keys, unknown_names
 from codegen_api.telemetry import logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
@@ -150,6 +151,7 @@ def _build(
     app.state.settings = settings
     app.state.gateway = gateway
     app.state.tokens = tokens
+    app.state.tickets = _tickets(settings)
     app.state.stall_seconds = settings.stream_stall_seconds
     app.state.started = time.time()
     app.state.drain = None
@@ -195,6 +197,12 @@ def _organization(settings: Settings, upstream: Upstream) -> str | None:
         return None if settings.org_id is None else upstream.organization_id(settings.org_id)
     except Rejected as error:
         raise SettingsError("CODEGEN_ORG_ID: it is not the id of an organization") from error
+
+
+def _tickets(settings: Settings) -> Tickets | None:
+    if settings.secret_key is None:
+        return None
+    return Tickets(secret_keys(settings.secret_key), settings.stream_max_age_seconds)
 
 
 def _report(settings: Settings, workers: int) -> None:

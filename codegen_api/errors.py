@@ -7,11 +7,13 @@
     │   ├── TokenInUrl              a token came where tokens must not come
     │   └── Rejected                the shape is wrong: ``details`` says where
     ├── NotAuthenticated            no credentials came
-    │   └── InvalidToken            they came, and are not good
+    │   ├── InvalidToken            they came, and are not good
+    │   └── InvalidTicket           a stream ticket came, and is not good
     ├── Forbidden                   the caller may not do this
     ├── QuotaExhausted              the plan behind the token has no runs left
     ├── NotFound                    there is no such thing, or not for this caller
     ├── Unsupported                 the host cannot do this
+    │   └── TicketsNotConfigured    this deployment has no key to seal tickets with
     ├── LoopDetected                the gateway was asked by itself
     ├── Unavailable                 not now; ``retry_after`` says when
     │   ├── AuthUnavailable         the host could not say whether a token is good
@@ -84,7 +86,8 @@ class OrganizationRequired(InvalidRequest):
 class TokenInUrl(InvalidRequest):
     code = "token_in_url"
     default_message = (
-        "Access tokens are not taken from the URL, where logs would keep them: send Authorization: Bearer."
+        "Access tokens are not taken from the URL, where logs would keep them: send Authorization: Bearer,"
+        " or ask for a stream ticket."
     )
 
 
@@ -101,6 +104,11 @@ class NotAuthenticated(GatewayError):
 class InvalidToken(NotAuthenticated):
     code = "invalid_token"
     default_message = "Authentication failed: the token is not valid."
+
+
+class InvalidTicket(NotAuthenticated):
+    code = "invalid_ticket"
+    default_message = "The ticket is not good for this, or no longer: ask for a new one."
 
 
 class Forbidden(GatewayError):
@@ -121,6 +129,11 @@ class NotFound(GatewayError):
 class Unsupported(GatewayError):
     code = "unsupported"
     default_message = "The host cannot do this."
+
+
+class TicketsNotConfigured(Unsupported):
+    code = "tickets_not_configured"
+    default_message = "This gateway gives no stream tickets: its operator has set no secret key."
 
 
 class LoopDetected(GatewayError):

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
     port = _claim(settings.host, settings.port)
     with _sandbox() if arguments.sandbox else contextlib.nullcontext():
+        if settings.secret_key is None:  # one for all workers and reloads: it lasts as long as this process
+            os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
         if settings.workers > 1:
             create_app()  # what is wrong is said once, here, and not by every worker in turn
         _serve(settings, port, arguments)

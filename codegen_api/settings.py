@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "CODEGEN_"
+KEY_CHARACTERS = 32
 
 
 class SettingsError(Exception):
@@ -41,6 +42,17 @@ def _root_path(value: str) -> str:
     return "/" + value.strip("/") if value.strip("/") else ""
 
 
+def _long_keys(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and min(map(len, secret_keys(value)), default=0) < KEY_CHARACTERS:
+        raise ValueError(f"a key needs {KEY_CHARACTERS} characters or more; `openssl rand -hex 32` makes one")
+    return value
+
+
+def secret_keys(value: SecretStr) -> list[str]:
+    """The keys of ``secret_key``: the first one seals, all of them open."""
+    return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]
+
+
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -58,6 +70,9 @@ class Settings(BaseSettings):
     org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
     api_token: SecretStr | None = Field(
         None, description="A token of the host. Only validate_server.py uses it: callers bring their own."
+    )
+    secret_key: Annotated[SecretStr | None, AfterValidator(_long_keys)] = Field(
+        None, description="Seals stream tickets. Several, separated by commas: the first seals, all open."
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")

@@ -81,7 +81,8 @@ logger = logging.getLogger("codegen_api")
 def set_up_logging(level: str) -> None:
     """Write the gateway's own lines to standard error, unless the application has set up handlers of its own."""
     logger.setLevel(level)
-    logging.getLogger("uvicorn.access").addFilter(_without_query)
+    for name in ("uvicorn.access", "uvicorn.error"):  # the latter writes of WebSockets, with their URLs
+        logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(_Line("%(asctime)s %(levelname)s %(message)s"))
@@ -98,9 +99,11 @@ def log_fault(doing: str, error: BaseException) -> None:
 
 
 def _without_query(record: logging.LogRecord) -> bool:
-    """Uvicorn's own access log prints whole URLs, and somebody may have put a secret into one."""
+    """Uvicorn's own log prints whole URLs, and there may be a ticket or some other secret in one."""
     if isinstance(record.args, tuple):
-        record.args = tuple(each.partition("?")[0] if isinstance(each, str) else each for each in record.args)
+        record.args = tuple(
+            each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each for each in record.args
+        )
     return True
 
 

@@ -109,14 +109,17 @@ async def authenticate(request: Request) -> Caller:
         InvalidToken: somebody does, and it is not true.
         AuthUnavailable: it cannot be found out just now.
     """
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
+    if not bears_token(request):
         raise NotAuthenticated
-    token = token.strip()
+    token = request.headers["authorization"].partition(" ")[2].strip()
     if not _TOKEN.fullmatch(token):
         raise InvalidToken
     tokens: UpstreamTokens = request.app.state.tokens
     return await tokens.authenticate(token)
+
+
+def bears_token(request: Request) -> bool:
+    return request.headers.get("authorization", "").partition(" ")[0].lower() == "bearer"
 
 
 async def wanted_organization(

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, unknown_names
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
 
+KEY = "0123456789abcdef" * 2
 VALID: dict[str, tuple[str, Any]] = {
     "BASE_URL": ("http://127.0.0.1:9/", "http://127.0.0.1:9/"),
     "ORG_ID": ("323", "323"),
     "API_TOKEN": ("sk-1", SecretStr("sk-1")),
+    "SECRET_KEY": (KEY, SecretStr(KEY)),
     "HOST": ("0.0.0.0", "0.0.0.0"),
     "PORT": ("0", 0),
     "WORKERS": ("4", 4),
@@ -35,6 +37,7 @@ VALID: dict[str, tuple[str, Any]] = {
 }
 INVALID = {
     "BASE_URL": ["ftp://host", "api.codegen.com"],
+    "SECRET_KEY": [KEY[1:], f"{KEY},{KEY[1:]}", f"{KEY[1:]},{KEY}", " , ,", "," * 40],
     "PORT": ["-1", "65536", "http"],
     "WORKERS": ["0", "65", "many"],
     "LOG_LEVEL": ["LOUD"],
@@ -128,6 +131,7 @@ def test_everything_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_was_set_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_SECRET_KEY", "sk-short")
     monkeypatch.setenv("CODEGEN_API_TOKEN", "sk-secret")
     monkeypatch.setenv("CODEGEN_PORT", "sk-pasted-in-the-wrong-place")
     with pytest.raises(SettingsError) as raised:
@@ -156,6 +160,14 @@ def test_the_variable_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.M
     token = read_settings().api_token
     assert token is not None
     assert token.get_secret_value() == "sk-set"
+
+
+def test_keys_are_separated_by_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text(f"{KEY} ,{KEY[::-1]},\n")
+    monkeypatch.setenv("CODEGEN_SECRET_KEY_FILE", str(tmp_path / "keys"))
+    keys = read_settings().secret_key
+    assert keys is not None
+    assert secret_keys(keys) == [KEY, KEY[::-1]]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\xfa"])

@@ -98,8 +98,8 @@ def test_there_is_one_line_a_request_without_its_query(caplog: pytest.LogCapture
         host = RichHost()
         host.add()
         async with serving(host) as site:
-            await site.get("/agent-runs/1/logs?skip=3&secret=prompt", headers={"X-Request-ID": "abc"})
-            await site.post("/agent-runs", {"prompt": "a-secret-prompt", "metadata": {"k": "secret"}})
+            await site.get("/agent-runs/1/logs?skip=3&hunter2=prompt", headers={"X-Request-ID": "abc"})
+            await site.post("/agent-runs", {"prompt": "a-hunter2-prompt", "metadata": {"k": "hunter2"}})
             await site.get("/line%0Abreak" + "x" * 5000)
 
     run(main())
@@ -112,7 +112,7 @@ def test_there_is_one_line_a_request_without_its_query(caplog: pytest.LogCapture
     assert "\n" not in lines[2]
     assert len(lines[2]) < 500
     everything = "\n".join(record.getMessage() for record in caplog.records if record.name == "codegen_api")
-    for secret in ("secret", "alice"):
+    for secret in ("hunter2", "alice"):
         assert secret not in everything
 
 

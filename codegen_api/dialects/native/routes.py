@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
+from codegen_api.auth.tickets import Tickets
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.wire import (
     EVENTS,
@@ -23,10 +24,11 @@ from codegen_api.dialects.native.wire import (
     try_again,
 )
 from codegen_api.gateway import Position, Stream
-from codegen_api.runs import Json, to_json
+from codegen_api.identity import Caller
+from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.sse import EventStream, parse_position
 from codegen_api.upstreams import NewRun, RunFilter
-from codegen_api.web import Asker, Door, WantedOrganization, authenticate, bearer
+from codegen_api.web import Asker, Door, WantedOrganization, authenticate, bearer, bears_token
 
 runs = APIRouter(dependencies=[Depends(bearer)])
 
@@ -78,8 +80,8 @@ def _readiness(request: Request) -> Response:
     return json_response(b'{"status":"ready"}')
 
 
-def _timestamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _timestamp(seconds: float, precision: str = "milliseconds") -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 RunId = Annotated[str, Path(alias="id", description="The run's id, an integer.", examples=["12345"])]
@@ -211,12 +213,39 @@ async def read_logs(
     return json_response(b'%b,"logs":[%b]}' % (rest[:-1], entries), headers=headers)
 
 
+@runs.post(
+    "/agent-runs/{id}/logs/stream-ticket",
+    status_code=201,
+    summary="Get a ticket for the live log",
+    tags=["Logs"],
+    responses=schemas.TICKET,
+)
+async def create_stream_ticket(
+    request: Request, gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId
+) -> Response:
+    """A URL under which the caller's `EventSource`, which cannot send headers, reads this run's live log for an hour.
+
+    Keep it as secret as a token: whoever has it can read that log.
+    """
+    tickets = _tickets(request)
+    organization = await gateway.organization(caller, wanted)
+    run = (await gateway.get(caller, organization, run_id)).ref
+    ticket, expires = tickets.seal(run, caller, time.time())
+    body: dict[str, Json] = {
+        "ticket": ticket,
+        "url": f"{request.scope.get('root_path', '')}/agent-runs/{run.id}/logs/stream?ticket={ticket}",
+        "expires_at": _timestamp(expires, "seconds"),
+    }
+    return json_response(to_json(body), 201, {"Cache-Control": "no-store"})
+
+
 @runs.get(
     "/agent-runs/{id}/logs/stream",
     summary="Follow the log live",
     tags=["Logs"],
     responses=schemas.STREAM,
     response_class=Response,
+    openapi_extra={"security": [{}]},  # or none but a ticket
 )
 async def stream_logs(
     request: Request,
@@ -230,29 +259,57 @@ async def stream_logs(
         str | None, Query(description="Where to go on: the last id seen. For the first connect of an `EventSource`.")
     ] = None,
     skip: Annotated[int | None, Query(ge=0, le=10**18, description="Where to go on: how many entries to skip.")] = None,
+    ticket: Annotated[
+        str | None, Query(description="A ticket for this run's live log, in place of the `Authorization` header.")
+    ] = None,
 ) -> Response:
     """The log from a position on, entry by entry as they come, until the run has ended and everything was sent.
 
     The position is given as `Last-Event-ID`, as `last_event_id` or as `skip`, in this order. A stream without `end` or
     `failure` is unfinished: come back with the last id. `204` answers who was told the end already and has missed
     nothing.
+
+    A browser's `EventSource` comes with a `ticket`. A bearer token goes before it.
     """
     asked = last_id or last_event_id or (None if skip is None else str(skip))
     lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
     writer: Writer = LINES if lines else EVENTS
+    if bears_token(request):
+        ticket = None
     try:
-        caller = await authenticate(request)
+        if ticket is None:
+            caller = await authenticate(request)
+        else:
+            caller, wanted = await _admitted(request, ticket, wanted, run_id)
         position = Position(0) if asked is None else parse_position(asked)
         organization = await gateway.organization(caller, wanted)
         stream = await gateway.follow(caller, organization, run_id, Position(position.cursor) if lines else position)
     except (errors.Unavailable, errors.UpstreamFailure) as error:
-        if asked is None:
+        if asked is None and ticket is None:
             raise
         # a browser that reconnects gives up for good at any other status
         return _event_stream(request, try_again(error, writer), writer)
     if stream is None:
         return Response(status_code=204, headers={"Cache-Control": "no-cache"})
     return _event_stream(request, frames(stream, writer), writer, stream)
+
+
+async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: str) -> tuple[Caller, str]:
+    """Whose ticket this is, and in which organization it lets them read the run."""
+    opened = _tickets(request).open(ticket, time.time())
+    if RunRef(wanted or opened.run.organization, run_id) != opened.run:
+        raise errors.InvalidTicket
+    caller = await request.app.state.tokens.authenticate(opened.token)
+    if caller.principal != opened.principal:
+        raise errors.InvalidTicket
+    return caller, opened.run.organization
+
+
+def _tickets(request: Request) -> Tickets:
+    tickets: Tickets | None = request.app.state.tickets
+    if tickets is None:
+        raise errors.TicketsNotConfigured
+    return tickets
 
 
 def _event_stream(

@@ -241,6 +241,17 @@ class ReadyOut(BaseModel):
     status: str = Field(examples=["ready"])
 
 
+class TicketOut(BaseModel):
+    """What an `EventSource` needs to read one run's live log."""
+
+    ticket: str = Field(examples=["q0c2Wq3cM5y6mYb5RlDnqk6kNfZlPnC"])
+    url: str = Field(
+        description="The path to open, ticket included.",
+        examples=["/agent-runs/12345/logs/stream?ticket=q0c2Wq3cM5y6mYb5RlDnqk6kNfZlPnC"],
+    )
+    expires_at: str = Field(examples=["2026-11-20T13:00:00Z"])
+
+
 STREAM_EVENTS: dict[str, type[BaseModel]] = {
     "status": RunOut,
     "log": EntryOut,
@@ -255,7 +266,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 _ERRORS = {
     400: ("invalid_request", "The request cannot be understood."),
-    401: ("invalid_token", "There are no credentials, or they are not good."),
+    401: ("invalid_token", "There are no credentials, or they (or the ticket) are not good."),
     402: ("quota_exhausted", "The plan behind the token has no runs left."),
     403: ("forbidden", "The caller may not do this."),
     404: ("not_found", "There is no such thing, or not for this caller."),
@@ -271,6 +282,7 @@ _ERRORS = {
     504: ("upstream_timeout", "The host did not answer in time."),
     508: ("loop_detected", "The gateway was asked by itself."),
 }
+_NO_TICKETS = ("tickets_not_configured", "This deployment has no key to seal and open tickets with.")
 _COMMON = (400, 401, 403, 404, 422, 429, 500, 502, 503, 504, 508)
 
 
@@ -281,8 +293,8 @@ def _responses(status: int, model: type[BaseModel], description: str, *errors: i
     }
 
 
-def _error(status: int) -> dict[str, Any]:
-    code, sentence = _ERRORS[status]
+def _error(status: int, said: tuple[str, str] | None = None) -> dict[str, Any]:
+    code, sentence = said or _ERRORS[status]
     example: dict[str, Any] = {"error": sentence, "code": code, "status_code": status, "request_id": "5f0c0f2a2f6f"}
     headers = {}
     if status == 401:
@@ -303,6 +315,8 @@ LOGS = _responses(200, LogsOut, "The run and the stretch of its log.")
 LOGS[200]["headers"] = {
     "Link": {"schema": {"type": "string"}, "description": '`<path>; rel="next"` while there is more.'}
 }
+TICKET = _responses(201, TicketOut, "The ticket.")
+TICKET[501] = _error(501, _NO_TICKETS)
 CREATED = _responses(201, RunOut, "The run.", 402)
 CREATED[201]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
 HEALTH: Responses = {200: {"model": HealthOut, "description": "How the process is."}}
@@ -322,6 +336,7 @@ STREAM: Responses = {
     },
     204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
     **{code: _error(code) for code in _COMMON},
+    501: _error(501, _NO_TICKETS),
 }
 
 
