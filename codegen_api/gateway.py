@@ -238,11 +238,14 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             GatewayError: the caller may not see the run, or nobody can say so just now.
         """
-        ref = self._ref(organization, run_id)
+        ref, begun = self._ref(organization, run_id), loop_time()
+        held: Run | None = None  # a description of the run from before this call
 
         async def updates() -> AsyncGenerator[Update, None]:
+            nonlocal held
             with self._seat(caller.principal):
                 right = await self._rights.require(caller.credential, ref)
+                held = right.run if right.asked < begun else None
                 async with self.hub.subscribe(caller.credential, right, position.cursor, self._patrol()) as subscriber:
                     async for update in subscriber.updates():
                         yield update
@@ -252,7 +255,7 @@ class Gateway:
         try:
             first = [await anext(live)]
             deadline = loop_time() + OVER_SECONDS
-            while position.over and not _is_news(first[-1], position.cursor):
+            while position.over and not _is_news(first[-1], position.cursor, held):
                 if isinstance(first[-1], Ended):
                     await live.aclose()
                     return None
@@ -309,12 +312,15 @@ def _has_status(run: Run, wanted: str) -> bool:
     return wanted.lower() == run.status or (run.raw_status is not None and wanted.upper() == run.raw_status.upper())
 
 
-def _is_news(update: Update, cursor: Cursor) -> bool:
-    """Whether a viewer who was told that the log ended at ``cursor`` has to hear this."""
+def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:
+    """Whether a viewer who was told that the log ended at ``cursor`` has to hear this.
+
+    ``held`` is a description of the run that may be from before that end.
+    """
     if isinstance(update, Batch):
         return any(isinstance(event, Appended) for event in update.entries)
     if isinstance(update, Ended):
         return update.length != cursor
     if isinstance(update, Changed):
-        return not update.run.status.ended
+        return not update.run.status.ended and update.run is not held
     return True

@@ -407,6 +407,37 @@ def test_who_knows_the_end_is_told_that_it_still_is(status: str) -> None:
 
 
 @pytest.mark.wire("end-known")
+def test_who_knows_the_end_is_told_so_although_the_run_was_held_from_before_it() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(25)
+        gateway = gateway_to(host)
+        stream = await gateway.follow(caller(), "9", "1", Position(0))
+        assert stream is not None
+        await anext(stream)
+        hosted.status = "COMPLETE"
+        assert [type(update) async for update in stream][-1] is Ended
+        await stream.aclose()
+        await asyncio.sleep(20)
+        assert gateway.hub.runs_followed == 0  # so that nothing but the right, which still holds, tells of the run
+        asked = host.calls["log"]
+        assert await gateway.follow(caller(), "9", "1", Position(25, over=True)) is None
+        assert host.calls["log"] > asked
+        hosted.status = "ACTIVE"
+        await asyncio.sleep(20)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        stream = await gateway.follow(caller(), "9", "1", Position(25, over=True))
+        assert stream is not None
+        assert loop.time() - begun < 3
+        await stream.aclose()
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("end-known")
 def test_who_has_seen_everything_but_not_the_end_is_given_the_end() -> None:
     async def main() -> None:
         host = FakeHost()
