@@ -188,9 +188,9 @@ class Quietly(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def pages() -> Iterator[str]:
-    """The folder of examples, as ``python -m http.server`` shows it."""
-    handler = functools.partial(Quietly, directory=str(EXAMPLES))
+def pages(directory: Path = EXAMPLES) -> Iterator[str]:
+    """A folder, as ``python -m http.server`` shows it."""
+    handler = functools.partial(Quietly, directory=str(directory))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -230,7 +230,9 @@ def browser(profile: Path) -> Iterator[Callable[[str], Any]]:
             def evaluate(expression: str) -> Any:
                 parameters = {"expression": expression, "returnByValue": True, "awaitPromise": True}
                 devtools.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": parameters}))
-                return json.loads(devtools.recv(timeout=30))["result"]["result"].get("value")
+                answer = json.loads(devtools.recv(timeout=30))
+                # there is no result while one page makes way for another
+                return answer["result"]["result"].get("value") if "result" in answer else None
 
             yield evaluate
     finally:

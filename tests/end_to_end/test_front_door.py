@@ -16,7 +16,7 @@ import requests
 
 from tests.end_to_end import processes
 from tests.end_to_end.processes import ALICE, ROOT, SERVER, WAIT, Server, descendants, environment, eventually, gateway
-from tests.end_to_end.viewing import Viewer
+from tests.end_to_end.viewing import Connection, Viewer
 
 CURL, BASH = shutil.which("curl"), shutil.which("bash")
 
@@ -147,6 +147,8 @@ def test_the_sandbox_outlives_a_reload_and_dies_with_the_front_door(tmp_path: Pa
         watching = asyncio.create_task(viewer.watch())
         await viewer.until("log")
         first = await asyncio.to_thread(started, server)
+        path = f"/agent-runs/{run}/logs/stream-ticket"
+        ticket = (await asyncio.to_thread(server.request, "POST", path)).json()["ticket"]
         touched = tmp_path / "codegen_api" / "runs.py"
         touched.write_text(touched.read_text() + "\n# touched\n")
         await watching  # a reload drains
@@ -155,6 +157,9 @@ def test_the_sandbox_outlives_a_reload_and_dies_with_the_front_door(tmp_path: Pa
         await viewer.connect()
         await asyncio.wait_for(anext(viewer.connection.events()), WAIT)  # type: ignore[union-attr]
         viewer.leave()
+        with_ticket = await Connection.open(server.url, f"/agent-runs/{run}/logs/stream?ticket={ticket}", {})
+        assert (await with_ticket.head()).status == 200  # the key is that of the front door
+        with_ticket.close()
 
     with gateway(None, "--sandbox", "--reload", cwd=tmp_path) as server:
         made = server.request("POST", "/agent-runs", json={"prompt": "x", "metadata": {"scenario": "endless"}}).json()
@@ -189,9 +194,10 @@ def test_nothing_is_left_when_the_front_door_is_killed() -> None:
         (["--sandbox", "--host", "0.0.0.0"], {}, "--sandbox-open"),
         ([], {"port": "abc"}, "CODEGEN_PORT"),
         ([], {"base_url": "ftp://x"}, "CODEGEN_BASE_URL"),
-        ([], {"base_url": "http://user:secret@x"}, "CODEGEN_BASE_URL"),
+        ([], {"base_url": "http://user:hunter2@x"}, "CODEGEN_BASE_URL"),
         ([], {"org_id": "abc"}, "CODEGEN_ORG_ID"),
         ([], {"api_token_file": "/nowhere"}, "CODEGEN_API_TOKEN_FILE"),
+        ([], {"secret_key": "hunter2"}, "CODEGEN_SECRET_KEY"),
         (["--reload", "--workers", "2"], {}, "--reload"),
     ],
 )
@@ -211,4 +217,4 @@ def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
     assert not done.stdout
     assert named in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert "secret" not in done.stderr
+    assert "hunter2" not in done.stderr
