@@ -114,6 +114,7 @@ class Stub:
                 Route("/agent-runs/{id:int}", self.run),
                 Route("/agent-runs/{id:int}/logs", self.logs),
                 Route("/agent-runs/{id:int}/logs/stream", self.stream),
+                Route("/agent-runs/{id:int}/logs/stream-ticket", self.ticket, methods=["POST"]),
                 Route("/agent-runs/{id:int}/resume", self.resume, methods=["POST"]),
                 Route("/{path:path}", self.nothing),
             ]
@@ -259,8 +260,17 @@ class Stub:
             return HTMLResponse("<h1>Not found</h1>", 404)
         return self.error(request, 404, "not_found")
 
+    async def ticket(self, request: Request) -> Response:
+        if self.broken == "no key":
+            return self.error(request, 501, "tickets_not_configured")
+        url = {} if self.broken == "ticket without url" else {"url": "/agent-runs/7/logs/stream?ticket=good"}
+        return self.answer(request, {"ticket": "good", "expires_at": self.time, **url}, 201)
+
     async def stream(self, request: Request) -> Response:
-        last = request.headers.get("last-event-id", "0")
+        good = request.query_params.get("ticket") == "good" and self.broken != "ticket opens nothing"
+        if "authorization" not in request.headers and not good and self.broken != "any ticket will do":
+            return self.error(request, 401, "invalid_ticket", {"WWW-Authenticate": "Bearer"})
+        last = request.headers.get("last-event-id", request.query_params.get("last_event_id", "0"))
         position = int(last.removesuffix(".end"))
         done = last.endswith(".end") and self.ended and position == self.length
         if done and self.broken != "no 204" and not (self.resumed and self.broken == "resume does nothing"):
@@ -393,7 +403,7 @@ def check(served: Serving, broken: str, capsys: pytest.CaptureFixture[str], *mor
 
 # -- what fails -------------------------------------------------------------------------------------------------------
 
-ERRORS = {"no token", "bad token", "unknown run", "unknown route"}
+ERRORS = {"no token", "bad token", "unknown run", "unknown route", "ticket"}
 
 BROKEN = {
     "health lacks something": {"health"},
@@ -433,6 +443,9 @@ BROKEN = {
     "pages without Link": {"log by pages"},
     "amendment withheld": {"log by pages"},
     "no 204": {"nothing after the end"},
+    "ticket without url": {"ticket"},
+    "ticket opens nothing": {"ticket"},
+    "any ticket will do": {"ticket"},
     "resume does nothing": {"resume"},
     "resume unnoticed": {"resume"},
 }
@@ -481,6 +494,7 @@ def test_a_check_without_what_it_needs_is_skipped_with_the_reason(
     [
         ("no runs", {"one run"}),
         ("no origins", {"preflight"}),
+        ("no key", {"ticket"}),
         ("too short to be cut", {"cut and reconnect", "log by pages"}),
     ],
 )

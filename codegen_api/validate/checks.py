@@ -203,5 +203,6 @@ CHECKS = (
     Check("end", life.end, needs=("stream",), creates=True),
     Check("log by pages", life.pages, needs=("cut and reconnect", "end"), creates=True),
     Check("nothing after the end", life.told, needs=("end",), creates=True),
+    Check("ticket", life.ticket, needs=("end",), creates=True),
     Check("resume", life.resume, needs=("end",), creates=True),
 )

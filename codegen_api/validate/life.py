@@ -139,6 +139,18 @@ async def _is_late(answer: httpx.Response) -> bool:
     return False
 
 
+async def ticket(remote: Remote, found: Found) -> str:
+    answer = await remote.ask("POST", f"/agent-runs/{found.run_id}/logs/stream-ticket")
+    if answer.status_code == 501:
+        raise Skipped(f"not configured ({error_of(answer, 501)['code']})")
+    url = json_of(answer, 201).get("url")
+    expect(isinstance(url, str) and "?ticket=" in url, "the ticket has no `url`")
+    followed = await remote.ask("GET", remote.url(f"{url}&last_event_id={found.record.last_id}"), token=None)
+    expect(followed.status_code in (200, 204), f"without a token the ticket's URL answered {described(followed)}")
+    refused = error_of(await remote.ask("GET", remote.url(f"{url}x"), token=None), 401)
+    return f"opens the log without a token; a false one is 401 ({refused['code']})"
+
+
 async def resume(remote: Remote, found: Found) -> str:
     before = _expect_end(found.record)
     answer = await remote.ask("POST", f"/agent-runs/{found.run_id}/resume", body={"prompt": PROMPT_AGAIN})
