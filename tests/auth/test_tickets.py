@@ -1,4 +1,5 @@
 import base64
+import string
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -83,6 +84,14 @@ def test_a_ticket_with_any_character_changed_is_refused(data: st.DataObject, tok
     changed = data.draw(st.sampled_from("ABCwxyz019-_") | st.characters())
     tampered = text[:at] + changed + text[at + 1 :]
     assert refused(tampered) == (tampered != text)
+
+
+@pytest.mark.wire("ticket-invalid")
+@pytest.mark.parametrize("token", ["a", "ab", "abc"])  # so that each number of bits is left over at the end
+def test_there_is_no_other_text_for_the_same_ticket(token: str) -> None:
+    text = sealed(caller=Caller(ALICE.principal, Credential.of(token, b"key")))
+    letters = string.ascii_letters + string.digits + "-_"
+    assert [last for last in letters if not refused(text[:-1] + last)] == [text[-1]]
 
 
 @pytest.mark.wire("ticket-invalid")
