@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp
 
-from codegen_api import documentation
+from codegen_api import documentation, workers
 from codegen_api.auth.tickets import Tickets
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.brokers import Broker
@@ -32,16 +33,21 @@ from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.settings import Settings, SettingsError, read_settings, secret_keys, unknown_names
-from codegen_api.telemetry import logger, set_up_logging, warn_on_terminal
+from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
 from codegen_api.web import Edge, understood
+
+if TYPE_CHECKING:
+    from codegen_api.metrics import Metrics
 
 DISTRIBUTION = "codegen-gateway"
 DIALECTS = (native,)
 MIB = 1024 * 1024
 BRISKEST = 0.1
 """Seconds between two reads of one log, at least, however much the host allows."""
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""What prometheus_client looks for when it is imported."""
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
@@ -55,6 +61,7 @@ class Application(FastAPI):
     """FastAPI with our edge outside of everything, where middleware cannot be put."""
 
     edge: Edge
+    observer: Observer
 
     def openapi(self) -> dict[str, Any]:
         return native.describe(super().openapi())
@@ -69,6 +76,7 @@ class Application(FastAPI):
             local_pages=settings.sandbox,
             root_path=settings.root_path,
             max_body=settings.max_body_mib * MIB,
+            observer=self.observer,
         )
         return self.edge
 
@@ -103,12 +111,15 @@ def _build(
     settings: Settings, *, title: str, version: str | None, upstream: Upstream | None, broker: Broker | None
 ) -> FastAPI:
     set_up_logging(settings.log_level)
-    workers = _workers(settings)
+    beside = _workers(settings)
     upstream = upstream or _upstream(settings)
     if _speaks_for_all(settings):
-        _report(settings, workers)
+        _report(settings, beside)
+    shared = _join(beside) if settings.metrics else None
+    metrics = _metrics() if settings.metrics else None
+    observer: Observer = metrics or Quiet()
     memory = settings.memory_mib * MIB
-    limit = settings.upstream_requests_per_minute / workers
+    limit = settings.upstream_requests_per_minute / beside
     gateway = Gateway(
         upstream,
         broker or MemoryBroker(max_bytes=memory * 3 // 4),
@@ -124,6 +135,7 @@ def _build(
         old_pages_bytes=memory // 4,
         max_streams=settings.streams_per_process,
         max_streams_each=settings.streams_per_caller,
+        observer=observer,
     )
     tokens = UpstreamTokens(gateway.identify, upstream.name, good_seconds=settings.token_cache_seconds)
 
@@ -137,6 +149,8 @@ def _build(
         drain.give_back()
         await tokens.aclose()
         await gateway.aclose()
+        if shared:
+            shared.leave()
 
     app = Application(
         title=title,
@@ -148,6 +162,7 @@ def _build(
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
     )
+    app.observer = observer
     app.state.settings = settings
     app.state.gateway = gateway
     app.state.tokens = tokens
@@ -158,6 +173,8 @@ def _build(
     for dialect in DIALECTS:
         app.include_router(dialect.router)
     documentation.install(app)
+    if metrics:
+        metrics.install(app)
     # Exception as well, or Starlette would answer it in words of its own before it reaches the edge
     for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
@@ -232,6 +249,30 @@ def _workers(settings: Settings) -> int:
         return settings.workers
     given = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
     return int(given[1] if given else os.environ.get("WEB_CONCURRENCY") or 1)
+
+
+def _join(beside: int) -> workers.Shared | None:
+    """What this worker shares with those beside it, unless the operator has named a directory for them."""
+    if beside == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
+        return None
+    try:
+        shared = workers.join()
+    except OSError as error:
+        logger.warning("/metrics gives the numbers of single workers: %s", error)
+        return None
+    os.environ[METRICS_DIRECTORY] = str(shared.path)
+    return shared
+
+
+def _metrics() -> "Metrics":
+    # not before the directory is named: prometheus_client decides for good when it is imported
+    from codegen_api.metrics import Metrics  # noqa: PLC0415
+
+    directory = os.environ.get(METRICS_DIRECTORY)
+    try:
+        return Metrics(Path(directory) if directory else None)
+    except OSError as error:
+        raise SettingsError(f"{METRICS_DIRECTORY}: {error.strerror}") from error
 
 
 def _via(settings: Settings) -> str:

@@ -5,6 +5,7 @@ how far a filtered list is searched, who is let into a stream, and what a stream
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from codegen_api.following import Ended, Hub, Patrol, Rights, Turns, Update, clo
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.pace import Cadence
 from codegen_api.runs import Appended, Changed, Cursor, Page, Paging, Run, RunRef, RunStatus
-from codegen_api.telemetry import Observation
+from codegen_api.telemetry import Observation, Observer, Observers, Quiet
 from codegen_api.upstreams import (
     Cancels,
     Listing,
@@ -111,6 +112,8 @@ class Gateway:
         old_pages_bytes: int = 32 * 1024 * 1024,
         max_streams: int = 10_000,
         max_streams_each: int = 100,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._upstream = upstream
         self._broker = broker
@@ -120,9 +123,19 @@ class Gateway:
         self._max_streams_each = max_streams_each
         self._streams: Counter[Principal] = Counter()
         self._rights = Rights(self._get)
-        upstream.observer = turns = turns or Turns()
+        self._observer = observer or Quiet()
+        self._clock = clock
+        turns = turns or Turns()
+        upstream.observer = Observers(turns, self._observer)
         self.hub = Hub(
-            upstream, broker, self._rights, turns, cadence=cadence, linger=linger, old_pages_bytes=old_pages_bytes
+            upstream,
+            broker,
+            self._rights,
+            turns,
+            cadence=cadence,
+            linger=linger,
+            old_pages_bytes=old_pages_bytes,
+            observer=self._observer,
         )
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
@@ -240,6 +253,7 @@ class Gateway:
         """
         ref, begun = self._ref(organization, run_id), loop_time()
         held: Run | None = None  # a description of the run from before this call
+        opened = self._clock()
 
         async def updates() -> AsyncGenerator[Update, None]:
             nonlocal held
@@ -248,6 +262,8 @@ class Gateway:
                 held = right.run if right.asked < begun else None
                 async with self.hub.subscribe(caller.credential, right, position.cursor, self._patrol()) as subscriber:
                     async for update in subscriber.updates():
+                        if isinstance(update, Batch):
+                            self._note_age(update, opened)
                         yield update
 
         live = updates()
@@ -291,6 +307,13 @@ class Gateway:
             self._streams[principal] -= 1
             if not self._streams[principal]:
                 del self._streams[principal]
+
+    def _note_age(self, batch: Batch, opened: float) -> None:
+        """Tell how old the newest entry is; what was there before the viewer came is not late, it is old."""
+        newest = next((event.entry for event in reversed(batch.entries) if isinstance(event, Appended)), None)
+        created = None if newest is None else newest.created
+        if created is not None and created >= opened:
+            self._observer.delivered(max(0.0, self._clock() - created))
 
     def _ref(self, organization: str, run_id: str) -> RunRef:
         return RunRef(organization, self._upstream.run_id(run_id))

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
@@ -90,6 +91,15 @@ class LogEntry:
     def size(self) -> int:
         """What holding this entry costs, in bytes."""
         return len(self.json) + ENTRY_OVERHEAD
+
+    @property
+    def created(self) -> float | None:
+        """When the host made it, in seconds since the epoch; None when the host does not say so in a way we know."""
+        try:
+            moment = datetime.fromisoformat(self.created_at or "")
+            return moment.timestamp() if moment.tzinfo is not None else None
+        except (ValueError, OverflowError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     drain_seconds: Seconds = Field(20.0, description="How long open streams are given after SIGTERM.")
     max_body_mib: int = Field(25, ge=1, le=1024, description="The largest request that is read, images included.")
     memory_mib: int = Field(128, ge=1, le=1_048_576, description="What all logs held in memory may take together.")
+    metrics: bool = Field(True, description="Serves `/metrics`, to anybody who can reach it.")
     sandbox: bool = Field(
         False, description="The host is the sandbox: pages on localhost may call the gateway. Set by --sandbox."
     )

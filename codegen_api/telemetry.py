@@ -62,6 +62,18 @@ class Observer(Protocol):
         """A request to the host is over."""
         ...
 
+    def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
+        """A client's request is over. ``route`` is the template of its path; None where there is no such thing."""
+        ...
+
+    def serving(self, viewers: int, runs: int) -> None:
+        """So many viewers are here now, and so many runs are followed."""
+        ...
+
+    def delivered(self, age: float) -> None:
+        """A viewer who was waiting is given an entry that the host made so many seconds ago."""
+        ...
+
 
 class Quiet:
     """An observer who keeps it to himself."""
@@ -71,6 +83,42 @@ class Quiet:
 
     def asked(self, exchange: Exchange) -> None:
         pass
+
+    def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
+        pass
+
+    def serving(self, viewers: int, runs: int) -> None:
+        pass
+
+    def delivered(self, age: float) -> None:
+        pass
+
+
+class Observers:
+    """Several observers as one."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def asking(self, credential: str, operation: str) -> None:
+        for observer in self._observers:
+            observer.asking(credential, operation)
+
+    def asked(self, exchange: Exchange) -> None:
+        for observer in self._observers:
+            observer.asked(exchange)
+
+    def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
+        for observer in self._observers:
+            observer.answered(route, method, status, seconds)
+
+    def serving(self, viewers: int, runs: int) -> None:
+        for observer in self._observers:
+            observer.serving(viewers, runs)
+
+    def delivered(self, age: float) -> None:
+        for observer in self._observers:
+            observer.delivered(age)
 
 
 trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)

@@ -40,7 +40,7 @@ from codegen_api.errors import (
 )
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.telemetry import Trace, log_fault, logger, trace
+from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
 
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 UNSENT_BYTES = 16 * 1024
@@ -195,7 +195,8 @@ class Edge:
     """The outermost layer: request ids, one log line a request, and inside of the cross-origin rules the last line of
     defence.
 
-    ``via`` is the name under which the gateway forwards, so that it knows itself again.
+    ``via`` is the name under which the gateway forwards, so that it knows itself again; ``observer`` hears of each
+    answer.
     """
 
     def __init__(
@@ -208,6 +209,7 @@ class Edge:
         local_pages: bool,
         root_path: str,
         max_body: int,
+        observer: Observer,
     ) -> None:
         self._app = app
         self._cors = Cors(self._guarded, origins=origins, local_pages=local_pages, render=render)
@@ -215,6 +217,7 @@ class Edge:
         self._via = via
         self._root_path = root_path
         self._max_body = max_body
+        self._observer = observer
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
 
@@ -228,13 +231,13 @@ class Edge:
         token = trace.set(Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers)))
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        status = "-"
+        status: int | None = None
         started = time.monotonic()
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 nonlocal status
-                status = str(message["status"])
+                status = message["status"]
                 marked = MutableHeaders(scope=message)
                 marked["X-Request-ID"] = request_id
                 if "origin" not in marked.get("vary", "").lower():
@@ -244,8 +247,10 @@ class Edge:
         try:
             await self._cors(scope, receive, send_marked)
         finally:
-            milliseconds = (time.monotonic() - started) * 1000
-            logger.info("%s %s %s %.0f ms", scope["method"], _loggable(scope["path"]), status, milliseconds)
+            seconds = time.monotonic() - started
+            shown = (scope["method"], _loggable(scope["path"]), status or "-", seconds * 1000)
+            logger.info("%s %s %s %.0f ms", *shown)
+            self._observer.answered(getattr(scope.get("route"), "path", None), scope["method"], status, seconds)
             trace.reset(token)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -156,8 +156,9 @@ def _cadence_of_a_worker(answer: "multiprocessing.SimpleQueue[float]", arguments
     ("concurrency", "arguments", "share"), [("3", [], 3), (None, ["--workers", "4"], 4), ("3", ["--workers=2"], 2)]
 )
 def test_a_worker_of_the_server_knows_how_many_it_has_beside_it(
-    concurrency: str | None, arguments: list[str], share: int, monkeypatch: pytest.MonkeyPatch
+    concurrency: str | None, arguments: list[str], share: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the worker ends without tidying up
     if concurrency:
         monkeypatch.setenv("WEB_CONCURRENCY", concurrency)
     context = multiprocessing.get_context("spawn")

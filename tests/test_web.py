@@ -345,7 +345,7 @@ def test_a_good_token_is_taken_whatever_the_case_of_its_scheme(scheme: str) -> N
 
 
 @pytest.mark.wire("auth-bearer", "health")
-@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/docs", "/redoc", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"])
 def test_some_pages_are_for_everybody(path: str) -> None:
     async def main() -> None:
         host = RichHost()

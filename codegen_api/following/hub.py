@@ -17,6 +17,7 @@ from codegen_api.following.turns import Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.runs import Cursor, Run, RunRef
+from codegen_api.telemetry import Observer, Quiet
 from codegen_api.upstreams import Upstream
 
 LINGER = 5.0
@@ -36,6 +37,7 @@ class Hub:
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = LINGER,
         old_pages_bytes: int = 32 * 1024 * 1024,
+        observer: Observer | None = None,
     ) -> None:
         self._upstream = upstream
         self._broker = broker
@@ -43,6 +45,7 @@ class Hub:
         self._turns = turns
         self._cadence = cadence
         self._linger = linger
+        self._observer = observer or Quiet()
         self._old_pages = OldPages(old_pages_bytes)
         self._resumes: TTLCache[RunRef, tuple[float, Run | None]] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._followers: dict[RunRef, Follower] = {}
@@ -78,12 +81,14 @@ class Hub:
         follower.readers.listeners.add(subscriber.poke)
         self._subscribers.add(subscriber)
         self._empty.clear()
+        self._observer.serving(self.viewers, self.runs_followed)
         try:
             yield subscriber
         finally:
             self._subscribers.discard(subscriber)
             if not self._subscribers:
                 self._empty.set()
+            self._observer.serving(self.viewers, self.runs_followed)
             follower.readers.listeners.discard(subscriber.poke)
             follower.readers.leave(credential)
             if not follower.readers.viewers and follower in self._tasks:
@@ -154,6 +159,7 @@ class Hub:
             retirement.cancel()
         if self._followers.get(follower.ref) is follower:
             del self._followers[follower.ref]
+            self._observer.serving(self.viewers, self.runs_followed)
         task = self._tasks.pop(follower)
         task.cancel()
         closing = asyncio.ensure_future(_finish(follower, task))

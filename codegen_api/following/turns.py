@@ -12,13 +12,13 @@ from codegen_api.errors import ShuttingDown
 from codegen_api.following.rights import LIFETIME, TICK, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import LIMIT, OVERDUE, Budget, Need
-from codegen_api.telemetry import Exchange
+from codegen_api.telemetry import Exchange, Quiet
 
 LATE = OVERDUE + 5
 """Seconds without a read after which somebody is not held back for the sake of an even pace."""
 
 
-class Turns:
+class Turns(Quiet):
     """The budgets of all credentials, each of ``limit`` requests a minute; one for all of them when ``together``.
 
     An ``Observer`` of the upstream: that is how it learns what is spent.

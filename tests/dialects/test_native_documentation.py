@@ -16,7 +16,7 @@ from tests.dialects.site import gateway_app, run, serving
 from tests.dialects.test_native_errors import KINDS, TABLE
 
 CONTRACT = (Path(__file__).parents[2] / "docs/wire.md").read_text()
-OPEN = {"/health", "/livez", "/readyz"}
+OPEN = {"/health", "/livez", "/readyz", "/metrics"}
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 

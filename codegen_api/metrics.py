@@ -1,0 +1,165 @@
+"""The numbers of the gateway in the form of Prometheus: how much happens and how long it takes, never for whom.
+
+No label holds anything that a client or the host made up: they are templates of routes, names of operations, codes.
+
+With several workers each writes into files that all can read, and any of them gives the sum. ``prometheus_client`` does
+that when it finds a directory named in the environment at the moment it is imported, so whoever has workers imports
+this module after having named one.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+from prometheus_client.values import MutexValue, ValueClass
+from starlette.responses import Response
+
+from codegen_api.telemetry import Exchange, logger
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+OTHER = "other"
+"""The label of whatever a client made up."""
+
+AGES = (0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300)
+DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
+EXAMPLE = """\
+# HELP codegen_api_viewers Live logs that are open.
+# TYPE codegen_api_viewers gauge
+codegen_api_viewers 3.0
+"""
+
+
+class Metrics:
+    """An observer that counts. ``directory`` is where all workers write, None where there is one process.
+
+    What it counts is its own, whatever else in this process counts with the same library.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        if directory is not None and ValueClass is MutexValue:
+            logger.warning("/metrics gives the numbers of single workers: prometheus_client was imported too early")
+            directory = None
+        registry = CollectorRegistry()
+        self._directory = directory
+        self._requests = Counter(
+            "codegen_api_requests",
+            "Requests that were answered, streams when they ended.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "codegen_api_request_duration_seconds",
+            "From a request to the end of its answer.",
+            ("route", "method"),
+            registry=registry,
+            buckets=DURATIONS,
+        )
+        self._upstream = Histogram(
+            "codegen_api_upstream_request_duration_seconds",
+            "Requests to the host: from asking to the answer.",
+            ("operation", "outcome"),
+            registry=registry,
+            buckets=DURATIONS,
+        )
+        self._limited = Counter(
+            "codegen_api_upstream_rate_limited",
+            "Requests that the host answered with 429.",
+            ("operation",),
+            registry=registry,
+        )
+        self._viewers = Gauge(
+            "codegen_api_viewers", "Live logs that are open.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._runs = Gauge(
+            "codegen_api_runs_followed",
+            "Runs that are read from the host, by each worker that does.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._ages = Histogram(
+            "codegen_api_entry_age_seconds",
+            "From when the host made a log entry to when a viewer who was waiting was given it.",
+            registry=registry,
+            buckets=AGES,
+        )
+        self._shown = CollectorRegistry()
+        if directory is None:
+            self._shown.register(_WithoutBirthdays(registry))
+        else:
+            MultiProcessCollector(self._shown, str(directory))  # type: ignore[no-untyped-call]
+        self.serving(0, 0)  # a worker before us may have had our number
+
+    def asking(self, credential: str, operation: str) -> None:
+        pass
+
+    def asked(self, exchange: Exchange) -> None:
+        self._upstream.labels(exchange.operation, exchange.outcome).observe(exchange.seconds)
+        if exchange.outcome == "upstream_rate_limited":
+            self._limited.labels(exchange.operation).inc()
+
+    def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
+        route, method = route or OTHER, method if method in METHODS else OTHER
+        self._requests.labels(route, method, status or "none").inc()
+        self._durations.labels(route, method).observe(seconds)
+
+    def serving(self, viewers: int, runs: int) -> None:
+        self._viewers.set(viewers)
+        self._runs.set(runs)
+
+    def delivered(self, age: float) -> None:
+        self._ages.observe(age)
+
+    def render(self) -> bytes:
+        """Everything as text: with several workers the sum over all of them."""
+        if self._directory is not None:
+            _bury_the_dead(self._directory)
+        return generate_latest(self._shown)
+
+    def install(self, app: FastAPI) -> None:
+        """Serve it."""
+
+        @app.get(
+            "/metrics",
+            summary="How much happens",
+            tags=["System"],
+            response_class=Response,
+            responses={200: {"description": "The numbers.", "content": {"text/plain": {"example": EXAMPLE}}}},
+        )
+        async def metrics() -> Response:
+            """Counts and durations, in the text format of Prometheus. They say nothing of anybody."""
+            return Response(self.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+class _WithoutBirthdays(Collector):
+    """Our series alone: not when each of them began, which the sum over several workers does not give either."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+def _bury_the_dead(directory: Path) -> None:
+    """What a worker counted stays when it dies; what it was doing does not."""
+    for file in directory.glob("gauge_live*.db"):
+        number = re.search("[0-9]+", file.stem)
+        if number and not _lives(int(number[0])):
+            mark_process_dead(int(number[0]), str(directory))  # type: ignore[no-untyped-call]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # this ends nobody: it only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # the number is somebody else's by now
+        return False
+    return True

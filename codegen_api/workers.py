@@ -1,0 +1,69 @@
+"""What the processes beside each other have in common: a directory, for as long as one of them serves.
+
+Workers know nothing of each other but their parent. It gives each of them the same random key, so each finds the same
+directory by itself, every start of the parent has a fresh one, and nobody else can guess its name. Each worker holds a
+shared lock on it, which ends with the worker, however that ends. The last one to leave in good order removes it.
+"""
+
+import hmac
+import multiprocessing
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class Shared:
+    """The directory at ``path``, joined.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if sys.platform == "win32":
+            raise OSError("there are no locks on directories here")
+        self.path = path
+        while True:
+            path.mkdir(mode=0o700, exist_ok=True)
+            self._held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found = os.fstat(self._held)
+                if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                    raise PermissionError(f"{path} is not ours alone")
+                fcntl.flock(self._held, fcntl.LOCK_SH)
+                if path.exists() and found.st_ino == path.stat().st_ino:
+                    return
+            except BaseException:
+                os.close(self._held)
+                raise
+            os.close(self._held)  # it was removed while we waited for it
+
+    def leave(self) -> None:
+        """Let go of it. The last one removes it."""
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.path, ignore_errors=True)
+        except BlockingIOError:
+            pass  # somebody else is still there
+        finally:
+            os.close(self._held)
+
+
+def join() -> Shared:
+    """The directory of this worker and of those beside it.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    parent = multiprocessing.parent_process()
+    key = bytes(multiprocessing.current_process().authkey)
+    name = hmac.digest(key, f"codegen_api {parent.pid if parent else os.getpid()}".encode(), "sha256").hex()
+    return Shared(Path(tempfile.gettempdir()) / f"codegen-api-{name[:32]}")
