@@ -7,14 +7,15 @@ that when it finds a directory named in the environment at the moment it is impo
 this module after having named one.
 """
 
+import contextlib
 import os
-import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.values import MutexValue, ValueClass
 from starlette.responses import Response
@@ -45,7 +46,6 @@ class Metrics:
             logger.warning("/metrics gives the numbers of single workers: prometheus_client was imported too early")
             directory = None
         registry = CollectorRegistry()
-        self._directory = directory
         self._requests = Counter(
             "codegen_api_requests",
             "Requests that were answered, streams when they ended.",
@@ -88,10 +88,7 @@ class Metrics:
             buckets=AGES,
         )
         self._shown = CollectorRegistry()
-        if directory is None:
-            self._shown.register(_WithoutBirthdays(registry))
-        else:
-            MultiProcessCollector(self._shown, str(directory))  # type: ignore[no-untyped-call]
+        self._shown.register(Own(registry) if directory is None else Sum(directory))
         self.serving(0, 0)  # a worker before us may have had our number
 
     def asking(self, credential: str, operation: str) -> None:
@@ -116,8 +113,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything as text: with several workers the sum over all of them."""
-        if self._directory is not None:
-            _bury_the_dead(self._directory)
         return generate_latest(self._shown)
 
     def install(self, app: FastAPI) -> None:
@@ -135,8 +130,8 @@ class Metrics:
             return Response(self.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-class _WithoutBirthdays(Collector):
-    """Our series alone: not when each of them began, which the sum over several workers does not give either."""
+class Own(Collector):
+    """The series of this process, without those that say when each began: a sum has no such thing."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -147,15 +142,31 @@ class _WithoutBirthdays(Collector):
             yield metric
 
 
-def _bury_the_dead(directory: Path) -> None:
-    """What a worker counted stays when it dies; what it was doing does not."""
-    for file in directory.glob("gauge_live*.db"):
-        number = re.search("[0-9]+", file.stem)
-        if number and not _lives(int(number[0])):
-            mark_process_dead(int(number[0]), str(directory))  # type: ignore[no-untyped-call]
+class Sum(Collector):
+    """The series of all workers that write into ``directory``, added up.
+
+    What a worker counted stays when it dies; what it was doing does not.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        files = []
+        for file in self._directory.glob("*.db"):
+            kind, _, worker = file.stem.rpartition("_")
+            if kind.startswith("gauge_live") and worker.isdecimal() and not _lives(int(worker)):
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_size:  # a file that a worker is just making is empty, and would not be understood
+                    files.append(str(file))
+        summed: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return summed
 
 
 def _lives(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # to ask would be to end it
     try:
         os.kill(pid, 0)  # this ends nobody: it only asks
     except ProcessLookupError:

@@ -1,9 +1,11 @@
 """The composition root: what settings make of the parts."""
 
 import asyncio
+import importlib
 import logging
 import multiprocessing
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ from typing import Any
 import pytest
 
 import codegen_api
-from codegen_api import Settings, create_app
+from codegen_api import Settings, create_app, workers
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.settings import PREFIX, SettingsError
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Site, gateway_app, lifespan, run, serving, settings
 from tests.fakehost import FakeHost
+
+ROOT = Path(codegen_api.__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +172,58 @@ def test_a_worker_of_the_server_knows_how_many_it_has_beside_it(
     worker.join(60)
     assert worker.exitcode == 0
     assert answer.get() == pytest.approx(1.25 * share)
+
+
+def _metrics_of_a_worker(answer: "multiprocessing.SimpleQueue[tuple[str, int]]", hindrance: str) -> None:
+    async def scrape() -> str:
+        app = create_app(settings(workers=3), upstream=FakeHost())
+        async with lifespan(app):
+            return (await Site(app, None).get("/metrics", token=None)).text
+
+    shared = workers.join()
+    shared.leave()
+    if hindrance == "another's directory":
+        shared.path.mkdir()
+        shared.path.chmod(0o755)
+    if hindrance == "an early import":
+        importlib.import_module("prometheus_client")
+    text = asyncio.run(scrape())
+    answer.put((text, len(list(shared.path.glob("*.db"))) if shared.path.exists() else 0))
+
+
+@pytest.mark.wire("metrics")
+@pytest.mark.parametrize("hindrance", ["another's directory", "an early import"])
+def test_a_worker_that_cannot_share_gives_its_own_numbers_and_says_so(
+    hindrance: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    context = multiprocessing.get_context("spawn")
+    answer: multiprocessing.SimpleQueue[tuple[str, int]] = context.SimpleQueue()
+    worker = context.Process(target=_metrics_of_a_worker, args=(answer, hindrance))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    text, files = answer.get()
+    assert "codegen_api_viewers 0.0" in text
+    assert files == 0
+    assert capfd.readouterr().err.count("/metrics gives the numbers of single workers") == 1
+
+
+def test_a_directory_that_the_operator_names_is_used_or_refused_by_name(tmp_path: Path) -> None:
+    code = "from codegen_api import create_app; create_app(); import os; print(os.listdir(os.environ['WHERE']))"
+    for path, status in ((tmp_path, 0), (tmp_path / "missing", 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(path), "WHERE": str(path), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        assert ("gauge_livesum_" in done.stdout) == (status == 0)
+        assert ("PROMETHEUS_MULTIPROC_DIR: No such file" in done.stderr) == (status == 2)
+    assert list(tmp_path.glob("gauge_livesum_*.db"))  # what the operator named is not ours to remove
 
 
 @pytest.mark.wire("stream-age")

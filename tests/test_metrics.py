@@ -1,6 +1,8 @@
 """The numbers: what is counted, by what, and what never is."""
 
 import asyncio
+import multiprocessing
+import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 
 from codegen_api import errors
 from codegen_api.brokers import Batch
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.gateway import Gateway, Position
-from codegen_api.metrics import METHODS, Metrics
+from codegen_api.metrics import METHODS, Metrics, Sum
 from codegen_api.runs import LogEntry
 from codegen_api.telemetry import Exchange, Observers, Quiet
 from tests import virtual
@@ -119,6 +123,30 @@ def test_several_observers_are_all_told_everything() -> None:
     observers.delivered(0.25)
     for witness in witnesses:
         assert witness.told == [("digest", "get_run"), (over,), ("/health", "GET", 200, 0.5), (2, 1), (0.25,)]
+
+
+def key(name: str) -> str:
+    return mmap_key(f"codegen_api_{name}", f"codegen_api_{name}", [], [], "Help.")
+
+
+@pytest.mark.wire("metrics")
+def test_what_a_dead_worker_counted_stays_and_what_it_was_doing_does_not(tmp_path: Path) -> None:
+    gone = multiprocessing.get_context("spawn").Process()
+    gone.start()
+    gone.join(60)
+    assert gone.pid is not None
+    for pid in (gone.pid, os.getpid()):
+        for kind, name, number in (("counter", "requests_total", 5), ("gauge_livesum", "viewers", 2)):
+            file = MmapedDict(str(tmp_path / f"{kind}_{pid}.db"))
+            file.write_value(key(name), number, 0)
+            file.close()
+    (tmp_path / "counter_1.db").touch()  # somebody is just making it
+    registry = CollectorRegistry()
+    registry.register(Sum(tmp_path))
+    text = generate_latest(registry).decode()
+    assert value(text, "requests_total") == 10
+    assert value(text, "viewers") == 2
+    assert not (tmp_path / f"gauge_livesum_{gone.pid}.db").exists()
 
 
 # -- how old entries are ----------------------------------------------------------------------------------------------
