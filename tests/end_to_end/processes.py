@@ -224,7 +224,7 @@ def launched(command: Sequence[str], cwd: Path | None = None, **settings: str | 
                 stderr=errors,
                 bufsize=0,  # else a line that has been read may wait where select does not see it
                 cwd=cwd or directory,
-                env=environment(**settings),
+                env={"TMPDIR": directory, **environment(**settings)},  # workers that are killed leave files
             ) as process,
         ):
             try:
