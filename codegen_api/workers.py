@@ -5,6 +5,7 @@ directory by itself, every start of the parent has a fresh one, and nobody else 
 shared lock on it, which ends with the worker, however that ends. The last one to leave in good order removes it.
 """
 
+import contextlib
 import hmac
 import multiprocessing
 import os
@@ -29,25 +30,13 @@ class Shared:
         if sys.platform == "win32":
             raise OSError("there are no locks on directories here")
         self.path = path
-        while True:
-            path.mkdir(mode=0o700, exist_ok=True)
-            self._held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                found = os.fstat(self._held)
-                if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                    raise PermissionError(f"{path} is not ours alone")
-                fcntl.flock(self._held, fcntl.LOCK_SH)
-                if path.exists() and found.st_ino == path.stat().st_ino:
-                    return
-            except BaseException:
-                os.close(self._held)
-                raise
-            os.close(self._held)  # it was removed while we waited for it
+        held = None
+        while held is None:  # else it was removed just when we came
+            held = _entered(path)
+        self._held = held
 
     def leave(self) -> None:
         """Let go of it. The last one removes it."""
-        if sys.platform == "win32":
-            return
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.path, ignore_errors=True)
@@ -55,6 +44,28 @@ class Shared:
             pass  # somebody else is still there
         finally:
             os.close(self._held)
+
+
+def _entered(path: Path) -> int | None:
+    """The directory, open and locked; None when what was locked is no longer what is found there."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    kept = False
+    try:
+        found = os.fstat(held)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise PermissionError(f"{path} is not ours alone")
+        fcntl.flock(held, fcntl.LOCK_SH)
+        with contextlib.suppress(FileNotFoundError):
+            kept = os.path.samestat(found, path.stat())
+    finally:
+        if not kept:
+            os.close(held)
+    return held if kept else None
 
 
 def join() -> Shared:

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import stat
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -31,6 +33,20 @@ def test_whoever_comes_after_the_last_one_left_finds_it_empty(tmp_path: Path) ->
     other = Shared(path)
     assert list(path.iterdir()) == []
     other.leave()
+
+
+def test_nobody_loses_the_directory_while_others_come_and_go(tmp_path: Path) -> None:
+    def come_and_go(number: int) -> None:
+        for _ in range(100):
+            shared = Shared(tmp_path / "shared")
+            (shared.path / str(number)).touch()
+            assert (shared.path / str(number)).exists()
+            shared.leave()
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(come_and_go, number) for number in range(6)]:
+            done.result(60)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_that_dies_holds_nothing(tmp_path: Path) -> None:
@@ -87,6 +103,13 @@ def _name(answer: "multiprocessing.SimpleQueue[str]") -> None:
     shared = workers.join()
     answer.put(shared.path.name)
     shared.leave()
+
+
+def test_it_is_among_the_temporary_files() -> None:
+    shared = workers.join()
+    assert shared.path.parent == Path(tempfile.gettempdir())
+    shared.leave()
+    assert not shared.path.exists()
 
 
 def test_workers_of_one_parent_find_the_same_and_its_name_tells_nothing_of_the_key(
