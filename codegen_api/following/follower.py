@@ -181,17 +181,17 @@ class Follower:
         page, began = await (self._read(self._again_from()) if self._located else self._locate())
         start, sent, ended = page.after, began, _may_have_ended(page.run)
         try:
-            self._known.compare(page, in_doubt=loop_time() - self.resumed_at < RESUME_DOUBT)
+            await self._take_in(page)
+            while not page.at_end:
+                page, sent = await self._read(page.last)
+                ended = ended and _may_have_ended(page.run)
+                await self._take_in(page)
         except Stale:
             return self._cadence.next(news=True)
         except Replaced:
             await self._start_over()
             return 0
-        await self._take_in(page)
-        while not page.at_end:
-            page, sent = await self._read(self.tail)
-            ended = ended and _may_have_ended(page.run)
-            await self._take_in(page)
+        self._known.agreed()
         self.caught_up = True
         self._looked = began
         self._advance()
@@ -286,6 +286,7 @@ class Follower:
         return self._known.settling() if whole else self._known.unsettled()
 
     async def _take_in(self, page: Page) -> None:
+        self._known.compare(page, in_doubt=loop_time() - self.resumed_at < RESUME_DOUBT)
         await self._broker.publish(page)
         self._known.take_in(page)
         self._advance()

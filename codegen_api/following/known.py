@@ -81,12 +81,15 @@ class Known:
         )
         gone = page.at_end and page.last < self.tail
         if not differs and not gone:
-            self._missed = 0
             return
         self._missed += 1
         if self._missed >= (2 if differs else GONE_LOOKS) and not (gone and in_doubt):
             raise Replaced
         raise Stale
+
+    def agreed(self) -> None:
+        """The whole look fitted."""
+        self._missed = 0
 
     def take_in(self, page: Page) -> None:
         """Remember what this page shows, which begins at or before the tail."""

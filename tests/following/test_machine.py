@@ -1,0 +1,303 @@
+"""Everything that can happen to a log and its viewers, in any order, on one clock that jumps.
+
+Whatever happens, each viewer sees each entry once and in order, its last copy of each is the host's, each life of the
+run ends once for it, reading is never refused for want of patience, and nothing is left running.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.errors import (
+    Forbidden,
+    GatewayError,
+    Unavailable,
+    UpstreamError,
+    UpstreamFailure,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from codegen_api.following.known import AMENDABLE
+from codegen_api.gateway import Gateway
+from tests.fakehost import caller
+from tests.following.strict import StrictHost
+from tests.following.viewing import Viewer
+from tests.virtual import VirtualLoop
+
+LARGE = 96 * 1024 * 1024
+FAULTS: list[GatewayError] = [
+    UpstreamError(),
+    UpstreamTimeout(),
+    UpstreamUnreachable(),
+    UpstreamRateLimited(),
+    UpstreamRateLimited(retry_after=3),
+]
+
+waits = st.sampled_from([0.0, 0.1, 0.7, 1.3, 4.0, 11.0, 40.0])
+counts = st.sampled_from([1, 1, 2, 5, 30, 130])
+who = st.sampled_from(["alice", "bob"])
+
+
+class Watcher:
+    """Somebody who wants to see the log, and comes back whatever happens."""
+
+    def __init__(self, gateway: Gateway, name: str) -> None:
+        self.viewer = Viewer()
+        self.name = name
+        self.refusals = 0
+        self._gateway = gateway
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def present(self) -> bool:
+        return self._task is not None
+
+    def come(self) -> None:
+        self._task = asyncio.ensure_future(self._watch())
+
+    async def go(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self) -> None:
+        viewer = self.viewer
+        while True:
+            over = bool(viewer.ends) and viewer.ends[-1] == viewer.cursor
+            try:
+                await viewer.watch(self._gateway, who=caller(self.name), over=over)
+            except Forbidden:
+                self.refusals += 1
+                await asyncio.sleep(5)
+            except (Unavailable, UpstreamFailure):
+                await asyncio.sleep(2)
+            else:
+                await asyncio.sleep(4)  # and then see whether it goes on
+
+
+class Life(RuleBasedStateMachine):
+    @initialize(
+        start=st.sampled_from([0, 0, 3, 99, 100, 120, 450]),
+        memory=st.sampled_from([LARGE, LARGE, 60_000, 9_000]),
+        page_size=st.sampled_from([7, 30, 100, 100]),
+        with_totals=st.booleans(),
+        seed=st.integers(0, 1000),
+    )
+    def begin(self, start: int, memory: int, page_size: int, with_totals: bool, seed: int) -> None:
+        self.loop = VirtualLoop()
+        self.random = random.Random(seed)
+        self.memory = memory
+        self.host = StrictHost(with_totals=with_totals)
+        self.host.page_size = page_size
+        self.hosted = self.host.add()
+        self.hosted.append(start)
+        self.faults: list[GatewayError] = []
+        self.troubled = False
+        self.host.before = self.fail
+        self.gateway = Gateway(self.host, MemoryBroker(max_bytes=memory), old_pages_bytes=50_000)
+        self.watchers: list[Watcher] = []
+
+    async def fail(self, operation: str) -> None:
+        if self.faults and operation == "log":
+            raise self.faults.pop()
+
+    def do(self, what: Coroutine[Any, Any, None]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(20_000):
+                await what
+
+        self.loop.run_until_complete(bounded())
+
+    def wait(self, seconds: float) -> None:
+        self.do(asyncio.sleep(seconds))
+
+    # -- time and trouble ---------------------------------------------------------------------------------------------
+
+    @rule(seconds=waits)
+    def time_passes(self, seconds: float) -> None:
+        self.wait(seconds)
+
+    @rule(fault=st.sampled_from(FAULTS), count=st.integers(1, 4))
+    def the_host_will_fail(self, fault: GatewayError, count: int) -> None:
+        self.faults.extend([fault] * count)
+        self.troubled = True
+
+    # -- the log ------------------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        return self.hosted.status == "COMPLETE"
+
+    @precondition(lambda self: not self.ended)
+    @rule(count=counts, large=st.booleans(), seconds=waits)
+    def the_run_makes_entries(self, count: int, large: bool, seconds: float) -> None:
+        self.hosted.append(count, text="x" * (1000 if large else 1))
+        self.wait(seconds)
+
+    @precondition(lambda self: not self.ended)
+    @rule()
+    def the_run_calls_a_tool(self) -> None:
+        self.hosted.act()
+
+    @precondition(lambda self: not self.ended)
+    @rule(seconds=waits)
+    def outputs_are_filled_in(self, seconds: float) -> None:
+        for position, each in enumerate(self.hosted.entries, 1):
+            waiting = each["type"] == "ACTION" and each.get("output") is None
+            if waiting and position > len(self.hosted.entries) - AMENDABLE and self.random.random() < 0.7:
+                self.hosted.amend(position, output="done")
+        self.wait(seconds)
+
+    @precondition(lambda self: not self.ended and self.hosted.entries)
+    @rule()
+    def the_last_entry_changes(self) -> None:
+        self.hosted.amend(len(self.hosted.entries), note=self.random.random())
+
+    @precondition(lambda self: not self.ended)
+    @rule(paused=st.booleans())
+    def the_run_rests_or_goes_on(self, paused: bool) -> None:
+        self.hosted.status = "PAUSED" if paused else "ACTIVE"
+
+    @precondition(lambda self: not self.ended)
+    @rule(seconds=waits)
+    def the_run_ends(self, seconds: float) -> None:
+        self.hosted.status = "COMPLETE"
+        self.wait(seconds)
+
+    @precondition(lambda self: not self.ended and self.memory == LARGE)
+    @rule(backs=st.lists(st.integers(0, 90), max_size=5))
+    def older_entries_change_and_the_run_ends(self, backs: list[int]) -> None:
+        for back in backs:
+            if back < len(self.hosted.entries):
+                self.hosted.amend(len(self.hosted.entries) - back, note=self.random.random())
+        self.hosted.status = "COMPLETE"
+
+    @precondition(lambda self: self.ended)
+    @rule(stale=st.booleans(), seconds=waits)
+    def somebody_resumes_it_here(self, stale: bool, seconds: float) -> None:
+        async def resume() -> None:
+            with contextlib.suppress(Unavailable):
+                await self.gateway.resume(caller(), "9", "1", "on", None)
+                if stale:
+                    await self.lag()
+
+        self.do(resume())
+        self.wait(seconds)
+
+    async def lag(self) -> None:
+        """For a moment the host still answers as before."""
+        self.hosted.status = "COMPLETE"
+        await asyncio.sleep(1.5)
+        self.hosted.status = "ACTIVE"
+
+    @precondition(lambda self: self.ended)
+    @rule(stale=st.booleans(), seconds=waits)
+    def somebody_resumes_it_elsewhere(self, stale: bool, seconds: float) -> None:
+        self.hosted.append(prompt="on")
+        self.hosted.status = "ACTIVE"
+        self.wait(seconds)
+
+    @precondition(lambda self: self.hosted.status == "ACTIVE" and all(each.present for each in self.watchers))
+    @rule(count=counts)
+    def the_log_is_replaced(self, count: int) -> None:
+        """It can be told only by who watches, and only when the answers cannot be old ones."""
+        self.admit()
+        self.faults.clear()
+        self.wait(150)
+        self.hosted.replace(count)
+        for watcher in self.watchers:
+            watcher.viewer.ends.clear()
+        self.wait(150)
+
+    # -- the viewers --------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.watchers) < 4)
+    @rule(name=who, seconds=waits)
+    def somebody_comes(self, name: str, seconds: float) -> None:
+        self.watchers.append(Watcher(self.gateway, name))
+        self.loop.call_soon(self.watchers[-1].come)
+        self.wait(seconds)
+
+    @precondition(lambda self: any(each.present for each in self.watchers))
+    @rule(which=st.integers(0, 3))
+    def somebody_goes(self, which: int) -> None:
+        self.do(self.watchers[which % len(self.watchers)].go())
+
+    @precondition(lambda self: any(not each.present for each in self.watchers))
+    @rule(which=st.integers(0, 3), part=st.sampled_from([1.0, 1.0, 0.9, 0.5, 0.0]), seconds=waits)
+    def somebody_comes_back(self, which: int, part: float, seconds: float) -> None:
+        away = [each for each in self.watchers if not each.present]
+        watcher = away[which % len(away)]
+        viewer = watcher.viewer
+        viewer.cursor = int(viewer.cursor * part)
+        viewer.log = {position: entry for position, entry in viewer.log.items() if position <= viewer.cursor}
+        viewer.ends = [end for end in viewer.ends if end <= viewer.cursor]
+        self.loop.call_soon(watcher.come)
+        self.wait(seconds)
+
+    @precondition(lambda self: not self.host.barred)
+    @rule()
+    def bob_loses_his_right(self) -> None:
+        bobs = [each for each in self.watchers if each.name == "bob" and each.present and not self.ended]
+        refusals = sum(each.refusals for each in bobs)
+        self.faults.clear()
+        self.host.barred.add(("bob", "1"))
+        if bobs and not self.ended:
+            self.wait(150)  # his own minute, and what the patience of before adds to it
+            assert sum(each.refusals for each in bobs) > refusals
+
+    @rule()
+    def admit(self) -> None:
+        self.host.barred.clear()
+
+    # -- what it comes to ---------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        if not hasattr(self, "loop"):
+            return
+        try:
+            self.settle()
+        finally:
+            self.loop.close()
+
+    def settle(self) -> None:
+        self.admit()
+        self.wait(1)
+        for watcher in self.watchers:
+            if not watcher.present:
+                self.loop.call_soon(watcher.come)
+        self.wait(60)
+        self.hosted.status = "COMPLETE"
+        self.wait(900)
+        for watcher in self.watchers:
+            self.do(watcher.go())
+        for watcher in self.watchers:
+            viewer = watcher.viewer
+            assert viewer.texts() == self.hosted.encoded()
+            assert viewer.ends[-1] == len(self.hosted.entries)
+            # who asks again about an end while the host is in trouble may be told the same end again, never an older one
+            assert viewer.ends == sorted(viewer.ends)
+            assert self.troubled or len(viewer.ends) == len(set(viewer.ends)), "an end was told twice"
+        assert "log" not in {operation for _, operation in self.host.refused}
+        self.do(self.gateway.aclose())
+        left = asyncio.all_tasks(self.loop)
+        assert not left, f"still running: {left}"
+
+
+def test_whatever_happens_every_viewer_sees_the_whole_log_once() -> None:
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
