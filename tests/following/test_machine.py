@@ -74,6 +74,7 @@ class Watcher:
         viewer = self.viewer
         while True:
             over = bool(viewer.ends) and viewer.ends[-1] == viewer.cursor
+            viewer.left_at = None
             try:
                 await viewer.watch(self._gateway, who=caller(self.name), over=over)
             except Forbidden:
@@ -82,7 +83,8 @@ class Watcher:
             except (Unavailable, UpstreamFailure):
                 await asyncio.sleep(2)
             else:
-                await asyncio.sleep(4)  # and then see whether it goes on
+                if viewer.left_at is None:  # it has ended
+                    await asyncio.sleep(4)  # and then see whether it goes on
 
 
 class Life(RuleBasedStateMachine):
