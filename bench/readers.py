@@ -1,0 +1,286 @@
+"""Viewers that cost little: all in one process, over raw sockets. Most only count; some parse and check every event."""
+
+import asyncio
+import resource
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+import orjson
+import uvloop
+
+from bench.host import RUN
+from codegen_api.dialects.native.wire import entry_json
+from codegen_api.sse import frame
+
+PATIENCE = 3600.0
+"""Seconds after which a benchmark has failed, whatever it measures."""
+
+LIVE_EVERY = 0.1
+"""Seconds between two entries while the run grows."""
+
+_buffer = bytearray(256 * 1024)  # one for all: nothing is kept of what is only counted
+
+
+class Wrong(Exception):
+    """A viewer was not given what it should have been."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be viewed, by whom."""
+
+    gateway: str
+    host: str
+    readers: int
+    stuck: int
+    checked: int
+    tokens: int
+    entries: int
+    size: int
+    live: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Seconds that each reader needed for the backlog, and that each live entry needed to each checked reader."""
+
+    needed: list[float]
+    together: float
+    latencies: list[float]
+    received_bytes: int
+    cpu: float
+
+
+class Reader(asyncio.BufferedProtocol):
+    """Takes a chunked answer as fast as it comes and counts it. ``backlog``: how many bytes of events the log is."""
+
+    def __init__(self, request: bytes, backlog: int, changed: Callable[[], None]) -> None:
+        self.received = 0
+        self.caught_up: float | None = None
+        self.ended = False
+        self.fault: str | None = None
+        self._request = request
+        self._backlog = backlog
+        self._changed = changed
+        self._view = memoryview(_buffer)
+        self._in_head = True
+        self._status = b""
+        self._line = b""
+        self._left = 0
+        self._last = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self.began = time.monotonic()
+        transport.write(self._request)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        at = 0
+        while at < nbytes:
+            if self._left:
+                piece = self._view[at : min(at + self._left, nbytes)]
+                self._left -= len(piece)
+                at += len(piece)
+                self._take(piece)
+                continue
+            stop = _buffer.find(b"\n", at, nbytes)
+            if stop < 0:
+                self._line += _buffer[at:nbytes]
+                return
+            line, self._line, at = (self._line + _buffer[at:stop]).strip(), b"", stop + 1
+            self._take_line(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended:
+            self.fault = self.fault or f"cut after {self.received} bytes: {exc!r}"
+        self._changed()
+
+    def _take_line(self, line: bytes) -> None:
+        """A line between the pieces of the body: of the head, the length of a chunk, or nothing."""
+        if self._in_head:
+            self._status = self._status or line
+            self._in_head = bool(line)
+        elif line:
+            self._left = int(line, 16)
+            if not self._left:
+                self._finish()
+
+    def _take(self, piece: memoryview) -> None:
+        self.received += len(piece)
+        if self.received >= self._backlog:
+            self._last = (self._last + bytes(piece))[-4096:]
+            if self.caught_up is None:
+                self.caught_up = time.monotonic()
+                self._changed()
+
+    def _finish(self) -> None:
+        self.ended = b"event: end\n" in self._last and b" 200 " in self._status
+        self._transport.close()
+
+
+class CheckedReader(Reader):
+    """Parses every event: each position once, in order, then one end. Knows how late each live entry was."""
+
+    def __init__(self, request: bytes, backlog: int, changed: Callable[[], None]) -> None:
+        super().__init__(request, backlog, changed)
+        self.position = 0
+        self.latencies: dict[int, float] = {}
+        self._text = b""
+        self._end_seen = False
+
+    def _take(self, piece: memoryview) -> None:
+        *events, self._text = (self._text + bytes(piece)).split(b"\n\n")
+        now = time.monotonic_ns()
+        for event in events:
+            try:
+                self._check(event, now)
+            except (Wrong, ValueError, KeyError) as error:
+                self.fault = self.fault or f"{error!r} at {event[:200]!r}"
+        super()._take(piece)
+
+    def _check(self, event: bytes, now: int) -> None:
+        if event.startswith(b":"):
+            return
+        fields = dict(line.split(b": ", 1) for line in event.split(b"\n"))
+        data = orjson.loads(fields[b"data"])
+        name = fields[b"event"]
+        if self._end_seen or name not in (b"status", b"log", b"end"):
+            raise Wrong(name)
+        if name == b"log":
+            number, appeared = map(int, data["thought"].split())
+            if not self.position + 1 == number == data["position"] == int(fields[b"id"]):
+                raise Wrong(self.position)
+            self.position = number
+            if appeared:
+                self.latencies[number] = (now - appeared) / 1e9
+                self._changed()
+        elif name == b"end":
+            self._end_seen = True
+            if data["total_logs"] != self.position or fields[b"id"] != b"%d.end" % self.position:
+                raise Wrong(data)
+
+    def _finish(self) -> None:
+        super()._finish()
+        self.ended = self.ended and self._end_seen and not self._text
+
+
+def event_bytes(entry_bytes: int, entries: int) -> int:
+    """How long the events of a log are whose entries are this long at the host."""
+    start = b'{"created_at":"'
+    entry = start + b"x" * (entry_bytes + 1 - len(start) - 2) + b'"}'  # the gateway writes a Z behind the time
+    first = len(frame("log", entry_json(entry, 1), 1))
+    digits = sum(len(str(number)) - 1 for number in range(1, entries + 1))
+    return first * entries + 2 * digits  # the position is in it twice
+
+
+def view(plan: Plan) -> Outcome:
+    """Have the run viewed as planned. The stuck ones stay until this process ends.
+
+    Raises:
+        Wrong: somebody was not given the whole log.
+    """
+    return uvloop.run(_view(plan))
+
+
+async def _view(plan: Plan) -> Outcome:
+    news = asyncio.Event()
+    stuck = [await _stick(plan, number) for number in range(plan.stuck)]
+    _forever.extend(stuck)
+    await _until_viewed_by(plan, plan.stuck)
+
+    backlog = event_bytes(plan.size, plan.entries)
+    address = urlsplit(plan.gateway)
+    loop = asyncio.get_running_loop()
+    spacing = max(1, plan.readers // max(1, plan.checked))
+    readers: list[Reader] = []
+    for number in range(plan.readers):
+        kind = CheckedReader if number % spacing == 0 and number // spacing < plan.checked else Reader
+        _, reader = await loop.create_connection(
+            lambda kind=kind, number=number: kind(_request(plan, number), backlog, news.set),  # type: ignore[misc]
+            address.hostname,
+            address.port,
+        )
+        readers.append(reader)
+    checked = [reader for reader in readers if isinstance(reader, CheckedReader)]
+
+    async def until(ready: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not ready():
+                if faults := [reader.fault for reader in readers if reader.fault]:
+                    raise Wrong(f"{len(faults)} readers, the first: {faults[0]}")
+                news.clear()
+                await news.wait()
+
+    await until(lambda: all(reader.caught_up is not None for reader in readers))
+    if plan.live:
+        # the first one ends the pause that a quiet log is given, and is not counted
+        for count in (1, plan.live):
+            reached = checked[0].position + count
+            await _tell(plan.host, f"grow?count={count}&every={LIVE_EVERY}")
+            await until(lambda reached=reached: all(reader.position >= reached for reader in checked))  # type: ignore[misc]
+    await _tell(plan.host, "end")
+    await until(lambda: all(reader.ended for reader in readers))
+
+    total = plan.entries + (1 + plan.live if plan.live else 0)
+    least = event_bytes(plan.size, total)
+    for reader in readers:
+        if not least < reader.received < least + 8192:
+            raise Wrong(f"{reader.received} bytes of events, where the log alone is {least}")
+    if any(reader.position != total for reader in checked):
+        raise Wrong("an entry is missing")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return Outcome(
+        needed=[(reader.caught_up or 0) - reader.began for reader in readers],
+        together=max(reader.caught_up or 0 for reader in readers) - min(reader.began for reader in readers),
+        latencies=[late for reader in checked for number, late in reader.latencies.items() if number > total - plan.live],
+        received_bytes=sum(reader.received for reader in readers),
+        cpu=used.ru_utime + used.ru_stime,
+    )
+
+
+_forever: list[socket.socket] = []
+"""The stuck connections: to drop one would close it."""
+
+
+async def _stick(plan: Plan, number: int) -> socket.socket:
+    """A viewer who asks and never reads."""
+    address = urlsplit(plan.gateway)
+    stuck = socket.socket()
+    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stuck.setblocking(False)  # noqa: FBT003 - the socket's own interface
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(stuck, (address.hostname, address.port))
+    await loop.sock_sendall(stuck, _request(plan, number))
+    return stuck
+
+
+def _request(plan: Plan, number: int) -> bytes:
+    return (
+        f"GET /agent-runs/{RUN}/logs/stream HTTP/1.1\r\nHost: {urlsplit(plan.gateway).netloc}\r\n"
+        f"Authorization: Bearer bench-{number % plan.tokens}\r\n\r\n"
+    ).encode()
+
+
+async def _until_viewed_by(plan: Plan, viewers: int) -> None:
+    async with asyncio.timeout(60):
+        while orjson.loads(await asyncio.to_thread(_get, f"{plan.gateway}/health"))["viewers"] < viewers:
+            await asyncio.sleep(0.1)
+
+
+async def _tell(host: str, what: str) -> None:
+    await asyncio.to_thread(_get, f"{host}/bench/{what}")
+
+
+def _get(url: str) -> bytes:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=60) as answer:
+        content: bytes = answer.read()
+        return content
