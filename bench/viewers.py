@@ -126,19 +126,21 @@ def _watch(client: httpx.Client, url: str, plan: Plan, future: "Future[Outcome]"
     """Until everybody is done: when the last stuck viewer was cut, and the slowest answer to a bystander."""
     began: float | None = None
     cut: float | None = None
+    all_came = False
     slowest = 0.0
     while not future.done() or (plan.stuck and cut is None):
         if future.done():
             future.result()  # so that what went wrong is said, and not waited for
-        asked = time.monotonic()
+        done, asked = future.done(), time.monotonic()
         viewers = client.get(f"{url}/health").json()["viewers"]
         slowest = max(slowest, time.monotonic() - asked)
         if began is None and viewers >= plan.stuck:
             began = asked
-        if plan.stuck and began is not None and cut is None and asked > began + 1 and viewers <= (0 if future.done() else plan.readers):
+        all_came = all_came or viewers == plan.readers + plan.stuck
+        if began is not None and cut is None and (not viewers if done else all_came and viewers <= plan.readers):
             cut = asked - began
         time.sleep(0.2)
-    return cut, slowest
+    return cut if plan.stuck else None, slowest
 
 
 def _memory(pid: int, name: str) -> int:
