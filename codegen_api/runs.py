@@ -19,8 +19,8 @@ Cursor: TypeAlias = int
 
 T = TypeVar("T")
 
-ENTRY_OVERHEAD = 100
-"""Bytes charged for a held entry beyond its text: the objects around it."""
+ENTRY_OVERHEAD = 200
+"""Bytes charged for a held entry beyond its text: the objects around it, as measured."""
 
 
 class RunStatus(StrEnum):
@@ -180,7 +180,8 @@ def to_json(value: Json) -> bytes:
         ValueError: the value cannot be written at all (nested too deeply).
     """
     try:
-        return orjson.dumps(value)
+        # copied, because orjson leaves room behind what it wrote, often more than that takes, and entries are held
+        return memoryview(orjson.dumps(value)).tobytes()
     except TypeError:  # orjson knows neither lone surrogates nor integers beyond 64 bits
         try:
             return json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()

@@ -1,5 +1,6 @@
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -107,6 +108,19 @@ def test_a_description_without_a_status_changes_everything_but_the_status(with_s
 
 def test_an_entry_costs_its_text_and_what_is_around_it() -> None:
     assert LogEntry(b'{"a":1}', None, False, False).size == 7 + ENTRY_OVERHEAD
+
+
+@pytest.mark.parametrize("length", [0, 500, 1000, 10_000])
+def test_an_entry_takes_no_more_memory_than_it_is_charged_with(length: int) -> None:
+    """An encoder may leave a lot of room behind what it wrote."""
+    fields = {"text": "x" * length}
+    tracemalloc.start()
+    try:
+        entry = LogEntry(to_json(fields), "-".join(("2026", "11", "01T12:00:00.000000Z")), False, True)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(entry.json) < taken <= entry.size
 
 
 @pytest.mark.wire("entry-position")

@@ -205,7 +205,8 @@ class _Window:
             room -= entry.size
             seen = altered
         cursor = after
-        for entry in self._entries[max(0, after - self.base) :]:
+        for index in range(max(0, after - self.base), len(self._entries)):  # a slice would copy the rest of the log
+            entry = self._entries[index]
             if pieces and room < entry.size:
                 return Batch(tuple(pieces), None, cursor, seen)
             cursor += 1

@@ -374,7 +374,7 @@ def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() -> None:
 
 
 def test_pages_larger_than_the_whole_cache_are_not_kept() -> None:
-    pages = OldPages(150)
+    pages = OldPages(300)
     small = (LogEntry(b"x" * 10, None, False, False),)
     ref = RunRef("9", "1")
     pages.keep(ref, 0, small)
