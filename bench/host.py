@@ -1,7 +1,7 @@
 """A stand-in for the hosted API that costs next to nothing: one run, whose log is made up as it is asked for.
 
-Only the routes that a live log needs, for any token, without limits. ``/bench/...`` makes the log grow and end, and says
-what was asked.
+Only the routes that a live log needs, for any token, without limits. ``/bench/...`` makes the log grow and end, and
+says what was asked.
 """
 
 import argparse

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ import uvloop
 from bench.host import RUN
 from codegen_api.dialects.native.wire import entry_json
 from codegen_api.sse import frame
+from tests.end_to_end.processes import eventually
 
 PATIENCE = 3600.0
 """Seconds after which a benchmark has failed, whatever it measures."""
@@ -77,7 +79,7 @@ class Reader(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self.began = time.monotonic()
-        transport.write(self._request)
+        self._transport.write(self._request)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return _buffer
@@ -194,20 +196,16 @@ async def _view(plan: Plan) -> Outcome:
     news = asyncio.Event()
     stuck = [await _stick(plan, number) for number in range(plan.stuck)]
     _forever.extend(stuck)
-    await _until_viewed_by(plan, plan.stuck)
+    await asyncio.to_thread(eventually, partial(_viewers, plan), lambda viewers: viewers == plan.stuck, 60)
 
     backlog = event_bytes(plan.size, plan.entries)
-    address = urlsplit(plan.gateway)
     loop = asyncio.get_running_loop()
     spacing = max(1, plan.readers // max(1, plan.checked))
     readers: list[Reader] = []
     for number in range(plan.readers):
         kind = CheckedReader if number % spacing == 0 and number // spacing < plan.checked else Reader
-        _, reader = await loop.create_connection(
-            lambda kind=kind, number=number: kind(_request(plan, number), backlog, news.set),  # type: ignore[misc]
-            address.hostname,
-            address.port,
-        )
+        make = partial(kind, _request(plan, number), backlog, news.set)
+        _, reader = await loop.create_connection(make, *_address(plan))
         readers.append(reader)
     checked = [reader for reader in readers if isinstance(reader, CheckedReader)]
 
@@ -225,7 +223,7 @@ async def _view(plan: Plan) -> Outcome:
         for count in (1, plan.live):
             reached = checked[0].position + count
             await _tell(plan.host, f"grow?count={count}&every={LIVE_EVERY}")
-            await until(lambda reached=reached: all(reader.position >= reached for reader in checked))  # type: ignore[misc]
+            await until(partial(_are_at, checked, reached))
     await _tell(plan.host, "end")
     await until(lambda: all(reader.ended for reader in readers))
 
@@ -240,10 +238,16 @@ async def _view(plan: Plan) -> Outcome:
     return Outcome(
         needed=[(reader.caught_up or 0) - reader.began for reader in readers],
         together=max(reader.caught_up or 0 for reader in readers) - min(reader.began for reader in readers),
-        latencies=[late for reader in checked for number, late in reader.latencies.items() if number > total - plan.live],
+        latencies=[
+            late for reader in checked for number, late in reader.latencies.items() if number > total - plan.live
+        ],
         received_bytes=sum(reader.received for reader in readers),
         cpu=used.ru_utime + used.ru_stime,
     )
+
+
+def _are_at(readers: list[CheckedReader], position: int) -> bool:
+    return all(reader.position >= position for reader in readers)
 
 
 _forever: list[socket.socket] = []
@@ -252,14 +256,18 @@ _forever: list[socket.socket] = []
 
 async def _stick(plan: Plan, number: int) -> socket.socket:
     """A viewer who asks and never reads."""
-    address = urlsplit(plan.gateway)
     stuck = socket.socket()
     stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    stuck.setblocking(False)  # noqa: FBT003 - the socket's own interface
+    stuck.setblocking(False)
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(stuck, (address.hostname, address.port))
+    await loop.sock_connect(stuck, _address(plan))
     await loop.sock_sendall(stuck, _request(plan, number))
     return stuck
+
+
+def _address(plan: Plan) -> tuple[str, int]:
+    url = urlsplit(plan.gateway)
+    return url.hostname or "", url.port or 80
 
 
 def _request(plan: Plan, number: int) -> bytes:
@@ -269,10 +277,9 @@ def _request(plan: Plan, number: int) -> bytes:
     ).encode()
 
 
-async def _until_viewed_by(plan: Plan, viewers: int) -> None:
-    async with asyncio.timeout(60):
-        while orjson.loads(await asyncio.to_thread(_get, f"{plan.gateway}/health"))["viewers"] < viewers:
-            await asyncio.sleep(0.1)
+def _viewers(plan: Plan) -> int:
+    viewers: int = orjson.loads(_get(f"{plan.gateway}/health"))["viewers"]
+    return viewers
 
 
 async def _tell(host: str, what: str) -> None:

@@ -5,7 +5,6 @@ real sockets; once without the stuck viewers, once with them. It prints a table.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -24,13 +23,6 @@ from bench.readers import Outcome, Plan, view
 from tests.end_to_end import processes
 
 MIB = 1024 * 1024
-SETTINGS: dict[str, str | float] = {
-    "org_id": 1,
-    "upstream_requests_per_minute": 60_000,
-    "stream_max_age_seconds": 86_400,
-    "log_level": "WARNING",
-}
-"""The host's budget is lifted, which also has a run read each 1.25 ms after news; and no stream ends by its age."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +65,17 @@ def _parser() -> argparse.ArgumentParser:
 def _round(given: argparse.Namespace, stuck: int) -> Result:
     spawn = multiprocessing.get_context("spawn")
     with (
-        _host(given.entries, given.size, totals=not given.no_totals) as (url, _),
-        processes.gateway(None, base_url=url, memory_mib=given.memory_mib, **SETTINGS) as gateway,
+        _host(given.entries, given.size, totals=not given.no_totals) as url,
+        processes.gateway(
+            None,
+            base_url=url,
+            org_id=1,
+            memory_mib=given.memory_mib,
+            # the host's budget is lifted, so the run is read each 1.25 ms after news; and no stream ends by its age
+            upstream_requests_per_minute=60_000,
+            stream_max_age_seconds=86_400,
+            log_level="WARNING",
+        ) as gateway,
         ProcessPoolExecutor(1, mp_context=spawn) as pool,
         httpx.Client(timeout=60, trust_env=False) as client,
     ):
@@ -107,7 +108,7 @@ def _round(given: argparse.Namespace, stuck: int) -> Result:
 
 
 @contextmanager
-def _host(entries: int, size: int, *, totals: bool) -> Iterator[tuple[str, int]]:
+def _host(entries: int, size: int, *, totals: bool) -> Iterator[str]:
     command = [sys.executable, "-m", "bench.host", "--entries", str(entries), "--size", str(size)]
     with subprocess.Popen(
         command if totals else [*command, "--no-totals"],
@@ -117,7 +118,7 @@ def _host(entries: int, size: int, *, totals: bool) -> Iterator[tuple[str, int]]
         env=processes.environment(),
     ) as process:
         try:
-            yield processes.line(process).strip(), process.pid
+            yield processes.line(process).strip()
         finally:
             process.kill()
 
