@@ -1,11 +1,10 @@
 """The broker inside one process: one shared window per run, all windows together within a number of bytes."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-
-from cachetools import LRUCache
+from weakref import WeakValueDictionary
 
 from codegen_api.brokers import BATCH_BYTES, Batch, Evicted, Forgotten, Tail
 from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Page, RunRef, to_json
@@ -14,7 +13,9 @@ RECENT = 100
 """How far back from the tail an entry can still be amended, in entries."""
 
 SHARED_BATCHES = 8
-"""How many batches of a window are kept for viewers who come to the same position; each may hold its encoded form."""
+"""How many batches of a window are kept although nobody holds them, for viewers who come to the same position; each may
+hold its encoded form.
+"""
 
 WINDOW_OVERHEAD = 4096
 """Bytes charged for a window beyond its entries."""
@@ -144,7 +145,9 @@ class _Window:
         self._lost = revision
         # what entries that were let go looked like, as long as they can still be amended
         self._faded: dict[Cursor, int] = {}
-        self._batches: LRUCache[tuple[Cursor, int], Batch] = LRUCache(SHARED_BATCHES)
+        # those that somebody holds: to share them costs nothing, however far apart the viewers are
+        self._batches: WeakValueDictionary[tuple[Cursor, int], Batch] = WeakValueDictionary()
+        self._kept: deque[Batch] = deque(maxlen=SHARED_BATCHES)
         self._waiting: set[asyncio.Future[None]] = set()
 
     @property
@@ -159,20 +162,22 @@ class _Window:
             self.opened, self.base = True, after
         if after > self.tail:
             raise ValueError(f"a page behind position {after} leaves a gap: the window ends at {self.tail}")
+        before = self.tail, self.revision
         for position, entry in enumerate(entries, after + 1):
             if position > self.tail:
                 self._entries.append(entry)
                 self.size += entry.size
             elif self._differs(position, entry):
                 self._amend(position, entry)
-        self._batches.clear()
+        if (self.tail, self.revision) != before:
+            self._begin_batches()
 
     def change(self, changed: Changed) -> None:
         self.size += _size(changed) - _size(self.changed)
         self.changed = changed
         self.revision += 1
         self._changed_revision = self.revision
-        self._batches.clear()
+        self._begin_batches()
 
     def batch(self, after: Cursor, revision: int | None) -> Batch | None:
         """What a viewer at this position lacks; None when it lacks nothing."""
@@ -190,7 +195,13 @@ class _Window:
             batch = self._build(after, revision or 0)
             if batch is not None:
                 self._batches[key] = batch
+                self._kept.append(batch)
         return batch
+
+    def _begin_batches(self) -> None:
+        """What was built before is no longer what a viewer lacks."""
+        self._batches.clear()
+        self._kept.clear()
 
     def _build(self, after: Cursor, revision: int) -> Batch | None:
         pieces: list[Appended | Amended] = []
@@ -244,7 +255,7 @@ class _Window:
             del self._faded[position]
         for position in [position for position in self._amended if position <= self.base]:
             self._lose(self._amended.pop(position)[0])
-        self._batches.clear()
+        self._begin_batches()
 
     def wake(self) -> None:
         waiting, self._waiting = self._waiting, set()

@@ -127,6 +127,28 @@ def test_viewers_at_the_same_position_are_given_the_same_object() -> None:
     run(main())
 
 
+def test_what_one_viewer_still_holds_is_given_to_the_next_however_many_were_elsewhere_meanwhile() -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+        await broker.publish(page(0, 1000, text="x" * 1000))
+
+        async def first(after: int) -> Batch:
+            async with aclosing(broker.subscribe(REF, after)) as batches:
+                return await anext(batches)
+
+        held = await first(0)
+        for after in range(1, 50):
+            await first(after)
+        assert await first(0) is held
+        await broker.publish(page(999, 1, text="x" * 1000))  # read again, and the same
+        assert await first(0) is held
+        await broker.publish(page(1000, 1))
+        assert await first(0) is not held
+        await broker.aclose()
+
+    run(main())
+
+
 @pytest.mark.wire("stream-stall")
 def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> None:
     """Each came at a position of its own, so that no two were given the same batches."""
