@@ -49,12 +49,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seconds that each reader needed for the backlog, and that each live entry needed to each checked reader."""
+    """Seconds that each reader needed for the backlog, and that each live entry needed to each checked reader.
+
+    ``cut``: seconds until the last stuck viewer was cut.
+    """
 
     needed: list[float]
     together: float
     latencies: list[float]
     received_bytes: int
+    cut: float | None
     cpu: float
 
 
@@ -184,7 +188,7 @@ def event_bytes(entry_bytes: int, entries: int) -> int:
 
 
 def view(plan: Plan) -> Outcome:
-    """Have the run viewed as planned. The stuck ones stay until this process ends.
+    """Have the run viewed as planned, until everybody has the whole and the stuck ones were cut.
 
     Raises:
         Wrong: somebody was not given the whole log.
@@ -195,13 +199,14 @@ def view(plan: Plan) -> Outcome:
 async def _view(plan: Plan) -> Outcome:
     news = asyncio.Event()
     stuck = [await _stick(plan, number) for number in range(plan.stuck)]
-    _forever.extend(stuck)
+    stuck_since = time.monotonic()
     await asyncio.to_thread(eventually, partial(_viewers, plan), lambda viewers: viewers == plan.stuck, 60)
 
     backlog = event_bytes(plan.size, plan.entries)
     loop = asyncio.get_running_loop()
-    spacing = max(1, plan.readers // max(1, plan.checked))
     readers: list[Reader] = []
+    cutting = asyncio.ensure_future(_until_cut(plan, readers))
+    spacing = max(1, plan.readers // max(1, plan.checked))
     for number in range(plan.readers):
         kind = CheckedReader if number % spacing == 0 and number // spacing < plan.checked else Reader
         make = partial(kind, _request(plan, number), backlog, news.set)
@@ -234,6 +239,9 @@ async def _view(plan: Plan) -> Outcome:
             raise Wrong(f"{reader.received} bytes of events, where the log alone is {least}")
     if any(reader.position != total for reader in checked):
         raise Wrong("an entry is missing")
+    cut = await cutting - stuck_since if stuck else None
+    for connection in stuck:
+        connection.close()
     used = resource.getrusage(resource.RUSAGE_SELF)
     return Outcome(
         needed=[(reader.caught_up or 0) - reader.began for reader in readers],
@@ -242,16 +250,13 @@ async def _view(plan: Plan) -> Outcome:
             late for reader in checked for number, late in reader.latencies.items() if number > total - plan.live
         ],
         received_bytes=sum(reader.received for reader in readers),
+        cut=cut,
         cpu=used.ru_utime + used.ru_stime,
     )
 
 
 def _are_at(readers: list[CheckedReader], position: int) -> bool:
     return all(reader.position >= position for reader in readers)
-
-
-_forever: list[socket.socket] = []
-"""The stuck connections: to drop one would close it."""
 
 
 async def _stick(plan: Plan, number: int) -> socket.socket:
@@ -263,6 +268,16 @@ async def _stick(plan: Plan, number: int) -> socket.socket:
     await loop.sock_connect(stuck, _address(plan))
     await loop.sock_sendall(stuck, _request(plan, number))
     return stuck
+
+
+async def _until_cut(plan: Plan, readers: list[Reader]) -> float:
+    """When the gateway had no viewers but ``readers``: one who reads nothing does not see that it was cut."""
+    while True:
+        # counted first: whoever comes meanwhile makes the gateway's number larger, not this one
+        reading = sum(reader.received > 0 and not reader.ended for reader in readers)
+        if await asyncio.to_thread(_viewers, plan) <= reading:
+            return time.monotonic()
+        await asyncio.sleep(0.5)
 
 
 def _address(plan: Plan) -> tuple[str, int]:

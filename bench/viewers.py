@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Result:
-    """What one round cost. Memory is in bytes, time in seconds; ``cut``: until the last stuck viewer was cut."""
+    """What one round cost. Memory is in bytes, time in seconds."""
 
     plan: Plan
     outcome: Outcome
@@ -36,7 +36,6 @@ class Result:
     peak: int
     cpu: float
     requests: dict[str, int]
-    cut: float | None
     slowest_health: float
 
 
@@ -95,7 +94,7 @@ def _round(given: argparse.Namespace, stuck: int) -> Result:
         client.get(f"{gateway.url}/health")
         idle, cpu = _memory(gateway.pid, "VmRSS"), _cpu(gateway.pid)
         future = pool.submit(view, plan)
-        cut, slowest_health = _watch(client, gateway.url, plan, future)
+        slowest_health = _slowest_health(client, gateway.url, future)
         return Result(
             plan=plan,
             outcome=future.result(),
@@ -103,7 +102,6 @@ def _round(given: argparse.Namespace, stuck: int) -> Result:
             peak=_memory(gateway.pid, "VmHWM"),
             cpu=_cpu(gateway.pid) - cpu,
             requests=client.get(f"{url}/bench/requests").json(),
-            cut=cut,
             slowest_health=slowest_health,
         )
 
@@ -124,25 +122,15 @@ def _host(entries: int, size: int, *, totals: bool) -> Iterator[str]:
             process.kill()
 
 
-def _watch(client: httpx.Client, url: str, plan: Plan, future: "Future[Outcome]") -> tuple[float | None, float]:
-    """Until everybody is done: when the last stuck viewer was cut, and the slowest answer to a bystander."""
-    began: float | None = None
-    cut: float | None = None
-    all_came = False
+def _slowest_health(client: httpx.Client, url: str, future: "Future[Outcome]") -> float:
+    """The slowest answer to a bystander until everybody is done."""
     slowest = 0.0
-    while not future.done() or (plan.stuck and cut is None):
-        if future.done():
-            future.result()  # so that what went wrong is said, and not waited for
-        done, asked = future.done(), time.monotonic()
-        viewers = client.get(f"{url}/health").json()["viewers"]
+    while not future.done():
+        asked = time.monotonic()
+        client.get(f"{url}/health")
         slowest = max(slowest, time.monotonic() - asked)
-        if began is None and viewers >= plan.stuck:
-            began = asked
-        all_came = all_came or viewers == plan.readers + plan.stuck
-        if began is not None and cut is None and (not viewers if done else all_came and viewers <= plan.readers):
-            cut = asked - began
         time.sleep(0.2)
-    return cut if plan.stuck else None, slowest
+    return slowest
 
 
 def _memory(pid: int, name: str) -> int:
@@ -175,7 +163,7 @@ def _report(given: argparse.Namespace, *results: Result) -> None:
         ("peak", [f"{result.peak / MIB:.0f} MiB" for result in results]),
         (f"the log, {given.memory_mib} MiB at most", [f"{_log_bytes(given) / MIB:.0f} MiB" for _ in results]),
         ("peak - idle - log, per viewer", [f"{_per_viewer(given, result) / 1024:.0f} KiB" for result in results]),
-        ("last stuck viewer cut after", ["-" if result.cut is None else f"{result.cut:.0f} s" for result in results]),
+        ("last stuck viewer cut after", [_seconds(result.outcome.cut) for result in results]),
     ]
     print("| |" + " |" * len(results))
     print("|---|" + "---|" * len(results))
@@ -208,6 +196,10 @@ def _counted(requests: dict[str, int]) -> str:
 
 def _ms(result: Result, summary: Callable[[list[float]], float]) -> str:
     return f"{summary(result.outcome.latencies) * 1000:.0f} ms" if result.outcome.latencies else "-"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} s"
 
 
 def _p99(values: list[float]) -> float:
