@@ -47,7 +47,7 @@ class Bill:
 
 def new_gateway(host: FakeHost) -> Gateway:
     """A gateway as it comes: every setting has its default."""
-    return Gateway(host, MemoryBroker())
+    return Gateway(host, MemoryBroker(), max_streams_each=1_000_000)
 
 
 def main() -> None:
