@@ -8,11 +8,12 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
-from codegen_api.brokers import Broker
+from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
 from codegen_api.flights import Flights
 from codegen_api.following.known import AMENDABLE, SETTLING, Known, Replaced, Stale
@@ -59,6 +60,8 @@ class Follower:
         """What broke the reading down for good."""
         self.resumed_at = float("-inf")
         """When (the event loop's time) the host last answered a resume through this gateway."""
+        self.old_batches: WeakValueDictionary[Hashable, Batch] = WeakValueDictionary()
+        """What viewers who read again hold just now, for others at the same place: built and encoded once for all."""
 
         self._upstream = upstream
         self._broker = broker

@@ -197,12 +197,19 @@ class Subscriber:
             for batch in await self._again(evicted.amended - 1, cursor, all_of_them=True):
                 yield batch
         while cursor < evicted.first - 1:
-            page = await self._old(cursor, evicted.first - 1)
-            if not page:
-                return
-            for portion in _portions(page):
-                cursor = portion[-1].cursor
-                yield Batch(portion, None, cursor, evicted.revision)
+            self._same_log()
+            # the window is part of it: what reaches into a later one may lack amendments of which that one speaks
+            key = (self._generation, cursor, evicted.first, evicted.revision)
+            shared = self._follower.old_batches.get(key)
+            if shared is None:
+                page = await self._old(cursor, evicted.first - 1)
+                if not page:
+                    return
+                portion = _portions(page)[0]
+                shared = Batch(portion, None, portion[-1].cursor, evicted.revision)
+                self._follower.old_batches[key] = shared
+            cursor = shared.cursor
+            yield shared
 
     async def _again(self, start: Cursor, stop: Cursor, *, all_of_them: bool) -> list[Batch]:
         """Entries ``start + 1`` to ``stop``, which the viewer has, as they are now."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from codegen_api.brokers import Batch
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     Forbidden,
@@ -16,7 +17,7 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
-from codegen_api.following import Patrol, Rights
+from codegen_api.following import Ended, Patrol, Rights
 from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.turns import Turns
@@ -368,6 +369,27 @@ def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() -> None:
             hosted.status = "COMPLETE"
             await viewer.watch(gateway)
             assert [viewer.log[n].decode() for n in sorted(viewer.log) if n > cursor] == hosted.encoded()[cursor:]
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_viewers_who_read_again_at_the_same_place_are_given_the_same_objects() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add("1", status="COMPLETE").append(1000, text="x" * 1000)
+        gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+        streams = [await gateway.follow(caller(), "9", "1", Position(0)) for _ in range(5)]
+        while True:
+            given = [await anext(stream) for stream in streams if stream is not None]
+            if isinstance(given[0], Ended):
+                break
+            if isinstance(given[0], Batch):
+                assert all(batch is given[0] for batch in given)
+        assert given[0].length == 1000
+        for stream in streams:
+            assert stream is not None
+            await stream.aclose()
         await gateway.aclose()
 
     run(main())
