@@ -196,13 +196,14 @@ class Subscriber:
         if evicted.amended is not None:
             for batch in await self._again(evicted.amended - 1, cursor, all_of_them=True):
                 yield batch
+        page: list[Appended] = []
         while cursor < evicted.first - 1:
             self._same_log()
             # the window is part of it: what reaches into a later one may lack amendments of which that one speaks
             key = (self._generation, cursor, evicted.first, evicted.revision)
             shared = self._follower.old_batches.get(key)
             if shared is None:
-                page = await self._old(cursor, evicted.first - 1)
+                page = [each for each in page if each.cursor > cursor] or await self._old(cursor, evicted.first - 1)
                 if not page:
                     return
                 portion = _portions(page)[0]
