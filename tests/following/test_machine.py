@@ -287,7 +287,7 @@ class Life(RuleBasedStateMachine):
             viewer = watcher.viewer
             assert viewer.texts() == self.hosted.encoded()
             assert viewer.ends[-1] == len(self.hosted.entries)
-            # who asks again about an end while the host is in trouble may be told the same end again, never an older one
+            # who asks again about an end while the host is in trouble may be told the same one again, never an older
             assert viewer.ends == sorted(viewer.ends)
             assert self.troubled or len(viewer.ends) == len(set(viewer.ends)), "an end was told twice"
         assert "log" not in {operation for _, operation in self.host.refused}
