@@ -34,6 +34,9 @@ OVERDUE = 60.0
 BURST = 0.25
 """The part of a limit that may be read at once, when it was quiet before; beyond that reads keep an even pace."""
 
+REGROWTH = 600.0
+"""Seconds in which what is believed of a limit grows from nothing to all of it, while the host has no objections."""
+
 LEAST = 1.0
 """Seconds to wait at least, even where the host says that it need not be."""
 
@@ -114,6 +117,7 @@ class Budget:
         self._began = -math.inf
         self._even = -math.inf  # when the reads so far would have ended at an even pace
         self._closed_until = -math.inf
+        self._learned = -math.inf
         self._told_left, self._told_until = math.inf, -math.inf
 
     # -- every request to the host ------------------------------------------------------------------------------------
@@ -167,9 +171,11 @@ class Budget:
         self._reading -= 1
         self._reads.append(now)
 
-    def accepted(self) -> None:
+    def accepted(self, now: float) -> None:
         """A read was answered: the host has no objections."""
-        self._allowed = min(self._limit, self._allowed + self._limit / 500)
+        if self._allowed < self._limit:
+            self._allowed = min(self._limit, self._allowed + self._limit * (now - self._learned) / REGROWTH)
+            self._learned = now
         self._patience.reset()
 
     def refused(self, now: float, retry_after: float | None) -> None:
@@ -178,6 +184,7 @@ class Budget:
             return  # it was under way with the one that taught us
         if now >= self._closed_until:
             self._allowed = max(self._limit / 10, self._allowed * 0.75)
+        self._learned = now
         self._closed_until = max(self._closed_until, now + self._patience.next(retry_after))
 
     # -- what there is ------------------------------------------------------------------------------------------------

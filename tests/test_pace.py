@@ -118,7 +118,7 @@ class Spender:
         self.now += self.latency
         self.budget.asked(self.now)
         self.budget.finish(self.now)
-        self.budget.accepted()
+        self.budget.accepted(self.now)
 
 
 spending = st.lists(
@@ -201,10 +201,10 @@ def test_a_refusal_closes_the_budget_for_as_long_as_the_host_says_and_is_remembe
     budget.refused(0.2, 30)  # and so was this one, but it says more
     assert 30 <= budget.closed(0.2) <= 30 * 1.25
     assert 0.5 * before < budget.left(60) < 0.9 * before
-    for _ in range(200):
-        budget.accepted()
-    assert budget.left(60) == before
-    assert budget.idle(60)
+    for now in range(60, 240):
+        budget.accepted(now)
+    assert budget.left(240) == before
+    assert budget.idle(240)
 
 
 def test_refusals_that_say_nothing_are_waited_for_longer_and_longer_until_it_goes_well() -> None:
@@ -216,7 +216,7 @@ def test_refusals_that_say_nothing_are_waited_for_longer_and_longer_until_it_goe
         now += waits[-1]
     assert [10 * 2**n <= wait <= 10 * 2**n * 1.25 for n, wait in enumerate(waits[:3])] == [True] * 3
     assert max(waits) <= 75
-    budget.accepted()
+    budget.accepted(now)
     budget.refused(now, None)
     assert budget.closed(now) <= 12.5
 

@@ -124,7 +124,7 @@ class Turn:
     def accepted(self) -> None:
         """The host answered."""
         if self._queue is not None:
-            self._queue.budget.accepted()
+            self._queue.budget.accepted(loop_time())
 
     def refused(self, retry_after: float | None) -> None:
         """The host answered with 429."""

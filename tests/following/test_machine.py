@@ -280,7 +280,7 @@ class Life(RuleBasedStateMachine):
                 self.loop.call_soon(watcher.come)
         self.wait(60)
         self.hosted.status = "COMPLETE"
-        self.wait(900)
+        self.wait(3000)  # small pages, a small memory and a host that often said no: then it takes its time
         for watcher in self.watchers:
             self.do(watcher.go())
         for watcher in self.watchers:
