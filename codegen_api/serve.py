@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def _sandbox() -> Iterator[None]:
 def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None:
     url = _url(settings.host, port)
     threading.Thread(target=_announce, args=(url, arguments.sandbox), daemon=True).start()
+    # uvicorn raises the signal once more when it has stopped in good order: that is no failure
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         "codegen_api:create_app",
         factory=True,

@@ -48,6 +48,7 @@ class Report:
     viewers: list[Viewer]
     asked: float
     exited: float = 0.0
+    status: int | None = None
     cut: int = 0
     ready: list[int] = field(default_factory=list)
     refused: tuple[int, str] | None = None
@@ -78,7 +79,7 @@ async def stop(host: Sandbox, server: Server, run: int, large: int, number: sign
             except (httpx.TransportError, OSError, Broken):
                 pass  # the last of it is gone, or about to go
             await asyncio.sleep(0.05)
-    report.exited = time.monotonic() - report.asked
+    report.exited, report.status = time.monotonic() - report.asked, server.process.returncode
     results = await asyncio.gather(*watching, return_exceptions=True)
     report.cut = sum(isinstance(result, Broken | OSError) for result in results)
     left = [pid for pid in everybody if processes.running(pid)]
@@ -133,6 +134,8 @@ def test_a_signal_ends_every_stream_with_the_id_to_come_back_with(
         assert last.at - report.asked < drain + 0.5
         assert [event.id for event in viewer.of("log")] == ["1", "2", "3"]
     assert report.exited < drain + (1.5 if WAYS[way].number == signal.SIGINT else 3), f"it took {report.exited:.1f} s"
+    # uvicorn by itself dies of the signal that it was asked to stop with
+    assert report.status == 0 or way.startswith("uvicorn")
     assert 503 in report.ready
     assert report.ready[-1] == 503
     assert report.refused == (503, "shutting_down")
