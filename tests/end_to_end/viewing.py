@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from tests.end_to_end.processes import WAIT
@@ -15,7 +16,7 @@ from tests.end_to_end.processes import WAIT
 ALICE, BOB = "sandbox-alice", "sandbox-bob"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """One event of a stream; ``name`` is empty for a comment. ``at``: when it was read, in monotonic seconds."""
 
@@ -100,7 +101,7 @@ class Connection:
         async for piece in self.pieces():
             *blocks, text = (text + piece).split(b"\n\n")
             for block in blocks:
-                yield _event(block.decode())
+                yield Event(*_parsed(block), time.monotonic())
         assert not text, f"half an event: {text[:200]!r}"
 
     def hurry(self) -> None:
@@ -137,9 +138,11 @@ class Connection:
         self._pending += piece
 
 
-def _event(block: str) -> Event:
+@lru_cache(1 << 14)
+def _parsed(block: bytes) -> tuple[str, str | None, Any, int | None]:
+    """The name, id, data and retry of an event. Hundreds of viewers get the same bytes; they share what is in them."""
     name, id_, data, retry = "", None, [], None
-    for each in block.split("\n"):
+    for each in block.decode().split("\n"):
         key, _, value = each.partition(":")
         value = value.removeprefix(" ")
         match key:
@@ -155,17 +158,21 @@ def _event(block: str) -> Event:
                 assert not value
             case _:
                 raise AssertionError(f"no field of an event: {each!r}")
-    return Event(name, id_, json.loads("\n".join(data)) if data else None, retry, time.monotonic())
+    return name, id_, json.loads("\n".join(data)) if data else None, retry
 
 
 @dataclass
 class Viewer:
-    """What one viewer has of a log, over as many connections as it took. It checks the order as it goes."""
+    """What one viewer has of a log, over as many connections as it took. It checks the order as it goes.
+
+    ``skip`` stays in the URL, as it does in that of an ``EventSource``; what lies before is empty in ``entries``.
+    """
 
     url: str
     run: int
     token: str = ALICE
     organization: int | None = None
+    skip: int = 0
     receive_buffer: int | None = None
     rate: float | None = None
     last_id: str | None = None
@@ -173,6 +180,9 @@ class Viewer:
     events: list[Event] = field(default_factory=list)
     connection: Connection | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.entries += [{} for _ in range(self.skip)]
 
     async def connect(self, **headers: str) -> Connection:
         """Come, or come back with the last id; the head of the answer has been read."""
@@ -183,7 +193,7 @@ class Viewer:
             sent["Last-Event-ID"] = self.last_id
         self.connection = await Connection.open(
             self.url,
-            f"/agent-runs/{self.run}/logs/stream",
+            f"/agent-runs/{self.run}/logs/stream" + (f"?skip={self.skip}" if self.skip else ""),
             sent,
             receive_buffer=self.receive_buffer,
             rate=self.rate,
