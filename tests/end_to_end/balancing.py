@@ -1,63 +1,82 @@
 """What stands before several gateways: one address for clients, whichever gateway is in service."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 
 class Balancer:
-    """Carries new connections to the gateway in service, at ``url``; those that are open stay where they are."""
+    """Carries new connections to the gateway in service; those that are open stay where they are."""
 
     def __init__(self) -> None:
-        self.url = ""
-        self._port = 0
-        self._target = ""
-        self._listening: asyncio.Server | None = None
-        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._address = ("127.0.0.1", 0)
+        self._gateway = ("", 0)
+        self._listening: socket.socket | None = None
+        self._open: dict[asyncio.Task[None], socket.socket] = {}
 
-    async def send_to(self, gateway: str) -> None:
+    @property
+    def url(self) -> str:
+        return "http://{}:{}".format(*self._address)
+
+    def send_to(self, gateway: str) -> None:
         """From now on, new connections go to this one."""
-        self._target = gateway
+        host, _, port = gateway.removeprefix("http://").partition(":")
+        self._gateway = host, int(port)
         if self._listening is None:
-            self._listening = await asyncio.start_server(self._carry, "127.0.0.1", self._port, backlog=1024)
-            self._port = self._listening.sockets[0].getsockname()[1]
-            self.url = f"http://127.0.0.1:{self._port}"
+            self._listening = socket.create_server(self._address, backlog=1024)
+            self._listening.setblocking(False)
+            self._address = self._listening.getsockname()
+            asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
     def refuse(self) -> None:
         """From now on, new connections are refused."""
         if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
             self._listening.close()
             self._listening = None
 
     def cut(self, every: int = 1) -> None:
-        """Cut each so-many-th of the open connections, wherever they are."""
-        for writer in list(self._open.values())[::every]:
-            writer.transport.abort()
+        """Cut each so-many-th of the open connections, whatever is under way there."""
+        for client in list(self._open.values())[::every]:
+            with suppress(OSError):  # its client has left just now
+                client.shutdown(socket.SHUT_RDWR)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open[task] = writer
-        host, _, port = self._target.removeprefix("http://").partition(":")
-        try:
-            there, back = await asyncio.open_connection(host, int(port))
-        except OSError:
-            writer.transport.abort()
-        else:
-            await asyncio.gather(_pump(reader, back), _pump(there, writer))
-        finally:
-            del self._open[task]
+    async def aclose(self) -> None:
+        self.refuse()
+        self.cut()
+        if self._open:
+            await asyncio.wait(self._open)
+
+    def _accept(self) -> None:
+        assert self._listening is not None
+        with suppress(BlockingIOError):  # its client has left just now
+            client, _ = self._listening.accept()
+            client.setblocking(False)
+            carrying = asyncio.ensure_future(self._carry(client))
+            self._open[carrying] = client
+            carrying.add_done_callback(self._open.pop)
+
+    async def _carry(self, client: socket.socket) -> None:
+        with client, socket.socket() as gateway:
+            gateway.setblocking(False)
+            try:
+                await asyncio.get_running_loop().sock_connect(gateway, self._gateway)
+            except ConnectionError:
+                return
+            ways = [asyncio.ensure_future(_pump(*way)) for way in ((client, gateway), (gateway, client))]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in ways:
+                way.cancel()
+            await asyncio.wait(ways)
 
 
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _pump(source: socket.socket, sink: socket.socket) -> None:
     """What comes from one side, to the other, until either is closed."""
-    try:
-        with suppress(ConnectionError):
-            while piece := await source.read(1 << 16):
-                sink.write(piece)
-                await sink.drain()
-    finally:
-        sink.close()
+    loop = asyncio.get_running_loop()
+    with suppress(ConnectionError):
+        while piece := await loop.sock_recv(source, 1 << 16):
+            await loop.sock_sendall(sink, piece)
 
 
 @asynccontextmanager
@@ -67,8 +86,4 @@ async def balancer() -> AsyncIterator[Balancer]:
     try:
         yield made
     finally:
-        made.refuse()
-        carrying = list(made._open)
-        made.cut()
-        if carrying:
-            await asyncio.wait(carrying)
+        await made.aclose()

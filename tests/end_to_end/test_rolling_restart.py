@@ -95,7 +95,7 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
                 await asyncio.sleep(ROUND / 3 / (VIEWERS / ROUNDS))
 
         servers: list[Server] = []
-        await address.send_to((await start()).url)
+        address.send_to((await start()).url)
         standing = host.seed(entries=[entry("first", tool_output=None), entry("second", tool_output=None)])
         bursts = host.create("bursts", speed=10.5 / (ROUNDS * ROUND))
         long = host.create("long", speed=1.5 / (ROUNDS * ROUND))
@@ -107,7 +107,7 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
                 group.create_task(come(newcomers[len(newcomers) // 2 + 1 :]))  # some of them in the midst of it
                 old = servers[-1]
                 if this_round % 2:
-                    await address.send_to((await start()).url)
+                    address.send_to((await start()).url)
                 filled = {"position": this_round + 1, "fields": {"tool_output": {"round": this_round}}}
                 news = entry(f"round {this_round}", tool_output=None)
                 await asyncio.to_thread(host.patch, standing, append=[news], amend=[filled])
@@ -115,7 +115,7 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
                 await stop(old)
                 if this_round % 2 == 0:
                     address.refuse()
-                    await address.send_to((await start()).url)
+                    address.send_to((await start()).url)
             await asyncio.to_thread(host.append, standing, "last", status="COMPLETE")
         for server in servers:
             said = server.log.read_text()
