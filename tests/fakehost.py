@@ -12,6 +12,7 @@ from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
 from codegen_api.telemetry import Allowance, Observation, Observer, Quiet
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
+from tests.leaks import WATCH
 
 STATUSES = {
     "ACTIVE": RunStatus.RUNNING,
@@ -45,6 +46,8 @@ class Hosted:
     organizationless: bool = False
 
     def append(self, count: int = 1, **fields: Any) -> None:
+        for name in ("text", "prompt"):
+            WATCH.secret(f"a {name} of a log", fields.get(name, ""))
         for _ in range(count):
             number = len(self.entries) + 1
             self.entries.append(
@@ -179,6 +182,7 @@ class FakeHost:
         return None
 
     async def _called(self, operation: str, credential: Credential) -> None:
+        WATCH.secret("a token", credential.token)
         self.calls[operation] += 1
         self.log.append((asyncio.get_running_loop().time(), operation, credential.token))
         refusal = self.refusal(operation, credential)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +20,8 @@ import pytest
 import requests
 from websockets.sync.client import connect
 
+from tests.end_to_end import processes
+from tests.leaks import WATCH
 from tests.test_readme import blocks, section
 
 ROOT = Path(__file__).parents[1]
@@ -39,49 +40,17 @@ def program(name: str) -> str:
     return path
 
 
-@contextmanager
-def served(log: Path, **settings: str) -> Iterator[str]:
-    """A gateway with its sandbox, until the context ends; its address."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CODEGEN_")}
-    environment |= {"CODEGEN_DRAIN_SECONDS": "1", **settings}
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "run_server.py", "--sandbox", "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-        )
-    with process:
-        assert process.stdout is not None
-        overdue = threading.Timer(30, process.kill)
-        overdue.start()
-        try:
-            said = process.stdout.readline()
-            overdue.cancel()
-            assert said.startswith("codegen_api is at http://"), log.read_text()
-            yield said.split()[-1]
-        finally:
-            overdue.cancel()
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[str]:
+    with processes.gateway(None, "--sandbox") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("gateway") / "log") as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def restless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def restless() -> Iterator[str]:
     """A gateway that sends its viewers away every second."""
-    with served(tmp_path_factory.mktemp("restless") / "log", CODEGEN_STREAM_MAX_AGE_SECONDS="1") as url:
-        yield url
+    with processes.gateway(None, "--sandbox", stream_max_age_seconds=1) as server:
+        yield server.url
 
 
 def ran(*command: str | Path, text: str | None = None, cwd: Path = EXAMPLES) -> str:
@@ -92,12 +61,9 @@ def ran(*command: str | Path, text: str | None = None, cwd: Path = EXAMPLES) -> 
 
 
 def create(gateway: str, **metadata: Any) -> str:
-    answer = requests.post(
-        f"{gateway}/agent-runs",
-        json={"prompt": "Write a haiku", "metadata": metadata},
-        headers={"Authorization": "Bearer sandbox-bob"},
-        timeout=30,
-    )
+    headers, body = {"Authorization": "Bearer sandbox-bob"}, {"prompt": "Write a haiku", "metadata": metadata}
+    WATCH.sent(headers, body)
+    answer = requests.post(f"{gateway}/agent-runs", json=body, headers=headers, timeout=30)
     assert answer.status_code == 201
     return str(answer.json()["id"])
 

@@ -1,11 +1,8 @@
 """The smoke checks, against a real gateway on a sandbox, and against a stub that is right unless told to be wrong."""
 
 import asyncio
-import contextlib
 import json
 import os
-import select
-import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from codegen_api.validate import main
 from codegen_api.validate.checks import CHECKS
 from codegen_api.validate.events import Event, NotEvents, read_events
+from tests.end_to_end import processes
 
 ROOT = Path(__file__).parents[1]
 WAIT = 60.0
@@ -40,34 +38,9 @@ FIRST, WHOLE, AFTER_RESUME = 3, 6, 9
 # -- against the real thing -------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def gateway() -> Iterator[str]:
-    """A gateway on a sandbox; its address."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CODEGEN_")}
-    with subprocess.Popen(
-        [sys.executable, "run_server.py", "--sandbox", "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-        env=environment,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert select.select([process.stdout], [], [], WAIT)[0], "the gateway said nothing"
-            announcement = process.stdout.readline().decode()
-            assert announcement.startswith("codegen_api is at http://")
-            yield announcement.split()[-1]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(WAIT)
-            finally:
-                process.kill()
-
-
 def test_a_real_gateway_passes_every_check() -> None:
-    with gateway() as url:
-        command = [sys.executable, "-W", "error", "validate_server.py", url, "--create", "--json"]
+    with processes.gateway(None, "--sandbox") as server:
+        command = [sys.executable, "-W", "error", "validate_server.py", server.url, "--create", "--json"]
         # slow enough to be seen at work, fast enough to be waited for
         command += ["--metadata", '{"speed": 3}', "--timeout", "45"]
         environment = {**os.environ, "CODEGEN_API_TOKEN": "sandbox-alice"}
@@ -77,7 +50,7 @@ def test_a_real_gateway_passes_every_check() -> None:
     report = json.loads(done.stdout)
     assert [check for check in report["checks"] if not check.get("ok")] == []
     assert {check["name"] for check in report["checks"]} == {check.name for check in CHECKS}
-    assert (report["url"], report["ok"], done.returncode, done.stderr) == (url, True, 0, "")
+    assert (report["url"], report["ok"], done.returncode, done.stderr) == (server.url, True, 0, "")
     assert "sandbox-alice" not in done.stdout
 
 

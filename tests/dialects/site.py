@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from codegen_api import Settings, create_app
 from tests.fakehost import FakeHost
+from tests.leaks import WATCH
 
 CALLER = "alice"
 AUTHORIZED = {"Authorization": f"Bearer {CALLER}"}
@@ -69,7 +70,10 @@ class Site:
             given["Authorization"] = f"Bearer {token}"
         transport = httpx.ASGITransport(self.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            return await client.request(method, path, headers=given, **more)
+            WATCH.sent(given, more.get("json"))
+            answer = await client.request(method, path, headers=given, **more)
+            WATCH.answer(answer.status_code, answer.text)
+            return answer
 
     async def get(self, path: str, **more: Any) -> httpx.Response:
         return await self.ask("GET", path, **more)
@@ -149,7 +153,9 @@ class Connection:
 
     @property
     def body(self) -> bytes:
-        return b"".join(message["body"] for message in self.messages[1:])
+        body = b"".join(message["body"] for message in self.messages[1:])
+        WATCH.answer(self.status, body.decode())
+        return body
 
     @property
     def complete(self) -> bool:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.leaks import WATCH
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +123,7 @@ class Sandbox:
 
     def ask(self, method: str, path: str, body: object = None, headers: dict[str, str] = ALICE) -> Any:
         """An ordinary request to the hosted API."""
+        WATCH.sent(headers, body)
         answer = self.client.request(method, f"{self.url}/v1/{path}", json=body, headers=headers)
         answer.raise_for_status()
         return answer.json()
@@ -148,6 +151,7 @@ class Sandbox:
 
 def entry(text: str, **more: object) -> dict[str, object]:
     """A tool call that is done."""
+    WATCH.secret("a text of a log", text)
     tool = {"tool_name": "run_command", "message_type": "ACTION", "thought": text, "tool_input": {}, "observation": ""}
     return {**tool, "tool_output": {"exit_code": 0}, **more}
 
@@ -171,7 +175,10 @@ class Server:
     def request(
         self, method: str, path: str, *, json: object = None, headers: dict[str, str] = ALICE
     ) -> httpx.Response:
-        return self.client.request(method, self.url + path, json=json, headers=headers)
+        WATCH.sent(headers, json)
+        answer = self.client.request(method, self.url + path, json=json, headers=headers)
+        WATCH.answer(answer.status_code, answer.text)
+        return answer
 
     def health(self, name: str) -> Any:
         return self.get("/health", headers={}).json()[name]
@@ -187,10 +194,12 @@ def sandbox(*arguments: str, limits: str = "off") -> Iterator[Sandbox]:
     with (
         new_client() as client,
         tempfile.TemporaryDirectory() as directory,
+        tempfile.TemporaryFile() as log,
         subprocess.Popen(
             [*command, "--limits", limits, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=log,
             bufsize=0,
             cwd=directory,
             env=environment(),
@@ -201,6 +210,8 @@ def sandbox(*arguments: str, limits: str = "off") -> Iterator[Sandbox]:
         finally:
             process.kill()
             process.wait(WAIT)
+            log.seek(0)
+            collect(process, log.read())
 
 
 def line(process: subprocess.Popen[bytes], within: float = WAIT) -> str:
@@ -208,7 +219,17 @@ def line(process: subprocess.Popen[bytes], within: float = WAIT) -> str:
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], within)
     assert ready, "the process said nothing"
-    return process.stdout.readline().decode()
+    said = process.stdout.readline().decode()
+    WATCH.output("output of a process", said)
+    return said
+
+
+def collect(process: subprocess.Popen[bytes], log: bytes) -> None:
+    """Hand in what a process that has ended wrote and nobody has read."""
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)  # one that it started, and that is about to end, may hold it open
+    WATCH.output("output of a process", (process.stdout.read() or b"").decode())
+    WATCH.log("log of a process", log.decode())
 
 
 @contextmanager
@@ -234,6 +255,7 @@ def launched(command: Sequence[str], cwd: Path | None = None, **settings: str | 
                     kill(pid)
                 process.kill()
                 process.wait(WAIT)
+                collect(process, log.read_bytes())
 
 
 @contextmanager

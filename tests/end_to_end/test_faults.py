@@ -167,7 +167,7 @@ def test_each_fault_before_a_stream_and_on_plain_requests_is_the_documented_erro
     host.heal()
 
     def ask(token: str, run: int, method: str, path: str) -> httpx.Response:
-        body = {"prompt": "x"} if method == "POST" else None
+        body = {"prompt": "Mend the fence"} if method == "POST" else None
         headers = {"Authorization": f"Bearer {token}"}
         return server.request(method, path.format(run=run), json=body, headers=headers)
 

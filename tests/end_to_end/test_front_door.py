@@ -17,6 +17,7 @@ import requests
 from tests.end_to_end import processes
 from tests.end_to_end.processes import ALICE, ROOT, SERVER, WAIT, Server, descendants, environment, eventually, gateway
 from tests.end_to_end.viewing import Connection, Viewer
+from tests.leaks import WATCH
 
 CURL, BASH = shutil.which("curl"), shutil.which("bash")
 
@@ -28,12 +29,14 @@ def door() -> Iterator[Server]:
 
 
 def curl(*arguments: str) -> str:
+    WATCH.secret("a prompt", FIBONACCI)
     command = [CURL or "", "-sS", "--max-time", "20", *arguments]
     done = subprocess.run(command, capture_output=True, timeout=WAIT, check=True, env=environment())
     assert not done.stderr
     return done.stdout.decode()
 
 
+FIBONACCI = "Create a Python function to calculate fibonacci numbers"
 RUN_MEMBERS = {"id", "organization_id", "status", "created_at", "web_url", "result", "metadata"}
 IN_CI = os.environ.get("CI") == "true"  # where a program that is missing is a failure
 needs_curl = pytest.mark.skipif(CURL is None and not IN_CI, reason="install curl to run this")
@@ -46,8 +49,7 @@ def test_the_promised_curl_line_creates_a_run(door: Server) -> None:
         curl(
             *("-X", "POST", f"{door.url}/agent-runs"),
             *("-H", "Authorization: Bearer sandbox-alice", "-H", "Content-Type: application/json", "-d"),
-            '{"prompt": "Create a Python function to calculate fibonacci numbers",'
-            ' "metadata": {"priority": "high", "source": "api"}}',
+            json.dumps({"prompt": FIBONACCI, "metadata": {"priority": "high", "source": "api"}}),
         )
     )
     assert answer.keys() >= RUN_MEMBERS
@@ -95,7 +97,10 @@ def test_the_promised_python_client_creates_a_run(door: Server) -> None:
         response = session.post(url, headers=ALICE, json=body, timeout=WAIT)
         assert response.status_code == 201
         assert response.headers["Location"] == f"/agent-runs/{response.json()['id']}"
-        refused = session.post(url, headers={"Authorization": "Bearer YOUR_TOKEN"}, json=body, timeout=WAIT)
+        stranger = {"Authorization": "Bearer YOUR_TOKEN"}
+        refused = session.post(url, headers=stranger, json=body, timeout=WAIT)
+        WATCH.sent(stranger, body)
+        WATCH.answer(refused.status_code, refused.text)
         assert refused.status_code == 401
         assert refused.json().keys() == {"error", "code", "status_code", "request_id"}
         health = session.get(f"{door.url}/health", timeout=WAIT).json()
@@ -115,6 +120,7 @@ def test_the_lines_that_the_front_door_prints_work_when_they_are_pasted() -> Non
         done = subprocess.run(
             [BASH or "", "-c", script], capture_output=True, timeout=WAIT, check=True, env=environment(), text=True
         )
+    WATCH.secret("a prompt", "Write a haiku about logs")
     run, *lines = done.stdout.splitlines()
     assert int(run) > 12345
     assert json.loads(lines[0])["event"] == "status"
@@ -213,6 +219,7 @@ def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
         text=True,
         check=False,
     )
+    WATCH.log("log of a front door", done.stderr)
     assert done.returncode == 2, done.stderr
     assert not done.stdout
     assert named in done.stderr.splitlines()[-1]

@@ -99,6 +99,6 @@ def test_no_spelling_of_the_organization_opens_it(brisk: Server, secret: int, sp
 )
 def test_nobody_gets_in_without_a_good_token(brisk: Server, secret: int, headers: dict[str, str], code: str) -> None:
     for method, path in (*ROUTES, ("GET", "/agent-runs"), ("POST", "/agent-runs"), ("GET", "/users/me")):
-        answer = brisk.request(method, path.format(run=secret), json={"prompt": "x"}, headers=headers)
+        answer = brisk.request(method, path.format(run=secret), json={"prompt": "Mend the fence"}, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, code), (method, path)
         assert answer.headers["www-authenticate"].startswith("Bearer")

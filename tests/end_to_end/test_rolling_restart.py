@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Crowd:
                 connection = await viewer.connect()
                 if connection.status == 503:
                     wait = float(connection.headers["retry-after"])
-                    self.sent_back["503"] += 1
+                    self.sent_back[json.loads(await connection.body())["code"]] += 1
                     viewer.leave()
                 else:
                     assert connection.status == 200, connection.status
@@ -96,7 +97,9 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
 
         servers: list[Server] = []
         address.send_to((await start()).url)
-        standing = host.seed(entries=[entry("first", tool_output=None), entry("second", tool_output=None)])
+        standing = host.seed(
+            entries=[entry("the first to stand", tool_output=None), entry("the next", tool_output=None)]
+        )
         bursts = host.create("bursts", speed=10.5 / (ROUNDS * ROUND))
         long = host.create("long", speed=1.5 / (ROUNDS * ROUND))
         crowd = Crowd(address, [standing, bursts, long])
@@ -135,7 +138,7 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
             assert viewer.events[-1].name == "end"
             assert not viewer.of("resync") + viewer.of("failure")
         assert len(crowd.viewers) == VIEWERS
-        assert crowd.sent_back.keys() == {"reconnect", "upstream_unavailable", "503", "cut", "refused"}
+        assert crowd.sent_back.keys() == {"reconnect", "upstream_unavailable", "shutting_down", "cut", "refused"}
         assert crowd.sent_back["reconnect"] > VIEWERS, crowd.sent_back
 
     async def everything(stack: ExitStack) -> None:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from tests.end_to_end.processes import WAIT
+from tests.leaks import WATCH
 
 ALICE, BOB = "sandbox-alice", "sandbox-bob"
 
@@ -53,6 +54,7 @@ class Connection:
         rate: float | None = None,
     ) -> "Connection":
         """Send the request; the head of its answer is still to be read."""
+        WATCH.sent(headers)
         host, _, port = url.removeprefix("http://").partition(":")
         sock = socket.socket()
         try:
@@ -93,7 +95,9 @@ class Connection:
             await self._until(b"\r\n")
 
     async def body(self) -> bytes:
-        return b"".join([piece async for piece in self.pieces()])
+        whole = b"".join([piece async for piece in self.pieces()])
+        WATCH.answer(self.status, whole.decode())
+        return whole
 
     async def events(self) -> AsyncIterator[Event]:
         """The events of the stream, until it ends as it should. Raises Broken where it is cut."""
@@ -242,6 +246,8 @@ class Viewer:
                 self.entries[event.data["position"] - 1] = event.data
             case "resync":
                 self.entries = self.entries[: int(event.id or 0)]
+            case "failure":
+                WATCH.answer(event.data["status_code"], json.dumps(event.data))
 
     def of(self, name: str) -> list[Event]:
         return [event for event in self.events if event.name == name]

@@ -15,6 +15,8 @@ import codegen_api_client
 import httpx
 import pytest
 
+from tests.leaks import WATCH
+
 ROOT = Path(__file__).parents[2]
 WAIT = 20.0
 """Seconds after which anything here has failed."""
@@ -48,6 +50,9 @@ def sandbox(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         finally:
             process.kill()
             process.wait(WAIT)
+            assert process.stderr is not None
+            if not process.stderr.closed:  # else the test itself has read it
+                WATCH.log("log of the sandbox", process.stderr.read().decode())
 
 
 @pytest.fixture(scope="module")

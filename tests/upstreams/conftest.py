@@ -1,20 +1,13 @@
 """Adapters to run each contract over, and hosts to run them against."""
 
-import json
 import os
-import select
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from codegen_api.upstreams.codegen import CodegenUpstream
-
-ROOT = Path(__file__).parents[2]
-STARTED = 30.0
+from tests.end_to_end import processes
 
 Connect = Callable[..., CodegenUpstream]
 
@@ -40,15 +33,5 @@ def _no_proxies_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def sandbox_url() -> Iterator[str]:
     """A sandbox as a process of its own, without rate limits."""
-    command = [sys.executable, "-m", "codegen_api.sandbox", "--port", "0", "--announce", "--die-with-stdin"]
-    with subprocess.Popen(
-        [*command, "--limits", "off"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-    ) as process:
-        try:
-            assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], STARTED)
-            assert ready, "the sandbox said nothing"
-            yield json.loads(process.stdout.readline())["url"]
-        finally:
-            process.kill()
-            process.wait(STARTED)
+    with processes.sandbox() as host:
+        yield host.url

@@ -1,0 +1,117 @@
+"""Whether anything secret stands where it must not: in a log, or in the body of an error.
+
+Whoever starts a process, serves an application or sends a request here hands in what was secret and what was written;
+``tests/conftest.py`` compares the two when all tests have run, and fails the run for what it finds.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from codegen_api.sandbox.example import EXAMPLE_PROMPT, example_script
+from codegen_api.sandbox.scenarios import SCENARIOS, Cue
+from codegen_api.serve import TRY_IT
+
+SHORTEST, KINDS = 5, 4
+"""What has fewer characters, or fewer different ones, may stand anywhere by chance."""
+
+LONGEST = 60
+"""Of a longer secret, this much is looked for: a part of it is as bad as the whole."""
+
+PLAIN = re.compile(r"[A-Za-z0-9 _.,:;!?#+*=<>-]+")
+"""What looks the same in JSON, in a ``repr`` and in plain text."""
+
+IN_URL = re.compile(r"""(?<!\w)(?:ticket|token|access_token)=[^\s"'&]+""")
+"""A secret in a URL, whatever it is."""
+
+ANNOUNCED = frozenset(TRY_IT.format(url="URL").splitlines())
+"""What the front door says on its standard output, with the sandbox's tokens in it, to whoever started it."""
+
+
+@dataclass
+class Watch:
+    """What is secret, and what it is; what was written, and where."""
+
+    secrets: dict[str, str] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+
+    def secret(self, what: str, text: str) -> None:
+        """This must not be found anywhere."""
+        plain = max(PLAIN.findall(text), key=len, default="").strip()[:LONGEST]
+        if len(plain) >= SHORTEST and len(set(plain)) >= KINDS:
+            self.secrets.setdefault(plain, what)
+
+    def sent(self, headers: Mapping[str, str], body: object = None) -> None:
+        """A request is made: its token and its prompt are secret."""
+        scheme, _, token = dict(headers).get("Authorization", "").partition(" ")
+        if scheme == "Bearer":
+            self.secret("a token", token)
+        if isinstance(body, dict) and isinstance(body.get("prompt"), str):
+            self.secret("a prompt", body["prompt"])
+
+    def log(self, source: str, text: str) -> None:
+        """``source`` logged this. Each test's name is noted, so that what is found can be found again."""
+        self.written.setdefault(text, f"{source}, {os.environ.get('PYTEST_CURRENT_TEST', 'between tests')}")
+
+    def output(self, source: str, text: str) -> None:
+        """A front door or a sandbox printed this: what it is to say, and nothing else, may name a token."""
+        lines = re.sub(r"http://127\.0\.0\.1:[0-9]+", "URL", text).splitlines()
+        self.log(source, "\n".join(line for line in lines if line not in ANNOUNCED))
+
+    def answer(self, status: int, text: str) -> None:
+        """A client got this: the body of an error is for everybody's eyes."""
+        if status >= 400:
+            self.log(f"body of a {status}", text)
+
+    def found(self) -> list[str]:
+        """Each secret that stands somewhere, with the line it stands in."""
+        whole = "\n".join(self.written)
+        suspects = {secret: what for secret, what in self.secrets.items() if secret in whole}
+        return [
+            f"{what} in the {where}: {line.strip()[:300]}"
+            for text, where in self.written.items()
+            for line in text.splitlines()
+            for what in _in_line(line, suspects)
+        ]
+
+
+def _in_line(line: str, secrets: Mapping[str, str]) -> Iterator[str]:
+    yield from (f"{what} ({secret!r})" for secret, what in secrets.items() if secret in line)
+    yield from (f"a secret in a URL ({each!r})" for each in IN_URL.findall(line))
+
+
+class Handler(logging.Handler):
+    """Hands in what the applications in this process log, each text once, with what Python adds to it."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] not in ("httpx", "httpcore"):  # the tests' own clients tell where they went
+            self._watch.log(f"log of {record.name}", self.format(record))
+
+
+def sandbox_texts() -> Iterator[str]:
+    """What the agents in the sandbox write, as far as it is a sentence of its own."""
+    scripts = [example_script(), *(play(Cue(1, "PROMPT", segment=n)) for play in SCENARIOS.values() for n in (0, 1))]
+    yield EXAMPLE_PROMPT
+    for script in scripts:
+        for index in range(min(script.times.count(1e9), 30)):
+            for amendment in script.amendments_by(index, 1e9):
+                yield from _sentences(amendment.fields)
+            yield from _sentences(script.entry(index))
+
+
+def _sentences(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _sentences(each)
+    elif isinstance(value, str) and value.count(" ") >= 2 and "PROMPT" not in value:
+        yield value
+
+
+WATCH = Watch()
+"""That of this test run."""
