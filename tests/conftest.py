@@ -1,12 +1,16 @@
-"""Holds for all tests: nothing secret is written anywhere. See ``tests/leaks.py``."""
+"""Holds for all tests: nothing secret is written anywhere (see ``tests/leaks.py``). And the profile of long runs."""
 
 import logging
 
 import pytest
+from hypothesis import settings
 
 from tests.leaks import WATCH, Handler, sandbox_texts
 
 HANDLER = Handler(WATCH)
+
+# for tests that leave the number to the profile; whatever CI chooses, each night tries other examples
+settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False, print_blob=True)
 
 
 def pytest_sessionstart() -> None:
