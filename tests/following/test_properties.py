@@ -74,7 +74,7 @@ def play(hosted: Hosted, host: FakeHost, step: Step, rng: random.Random, faults:
             hosted.status = "ACTIVE"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     start=st.sampled_from([0, 0, 3, 99, 100, 120, 450]),
     script=st.lists(steps, max_size=12),
@@ -141,7 +141,7 @@ def test_every_viewer_ends_with_the_log_that_the_host_has(
     run(main(), at_most=20_000)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     start=st.sampled_from([1, 30, 150]),
     script=st.lists(
