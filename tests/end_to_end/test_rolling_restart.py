@@ -86,7 +86,7 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
     async def main(stack: ExitStack, address: Balancer) -> Crowd:
         async def start() -> Server:
             # so little memory that most of a log has to be read again for those who begin at its start
-            starting = gateway(host, drain_seconds=DRAIN, memory_mib=4, **BRISK)
+            starting = gateway(host, drain_seconds=DRAIN, memory_mib=4, streams_per_caller=VIEWERS, **BRISK)
             servers.append(await asyncio.to_thread(stack.enter_context, starting))
             return servers[-1]
 

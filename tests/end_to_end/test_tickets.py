@@ -27,8 +27,9 @@ def test_no_line_of_plain_uvicorn_holds_a_ticket(host: Sandbox, level: str) -> N
         with pytest.raises(InvalidStatus), connect(server.url.replace("http", "ws") + url, proxy=None):
             pass
         server.process.terminate()
-        said, _ = server.process.communicate(timeout=WAIT)
-        printed = said.decode() + server.log.read_text()
+        server.process.wait(WAIT)
+        assert server.process.stdout is not None
+        printed = server.process.stdout.read().decode() + server.log.read_text()
     stream = '"GET /agent-runs/12345/logs/stream HTTP/1.1" '
     assert f"{stream}200" in printed  # uvicorn's own line,
     assert f"{stream}401" in printed
