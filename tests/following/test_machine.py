@@ -83,6 +83,8 @@ class Watcher:
             except (Unavailable, UpstreamFailure):
                 await asyncio.sleep(2)
             else:
+                if over and viewer.ends[-2:] == [viewer.cursor] * 2:
+                    viewer.ends.pop()  # nobody could say in time that this is still the end, so it was told again
                 if viewer.left_at is None:  # it has ended
                     await asyncio.sleep(4)  # and then see whether it goes on
 
@@ -104,7 +106,6 @@ class Life(RuleBasedStateMachine):
         self.hosted = self.host.add()
         self.hosted.append(start)
         self.faults: list[GatewayError] = []
-        self.troubled = False
         self.host.before = self.fail
         self.gateway = Gateway(self.host, MemoryBroker(max_bytes=memory), old_pages_bytes=50_000)
         self.watchers: list[Watcher] = []
@@ -132,7 +133,6 @@ class Life(RuleBasedStateMachine):
     @rule(fault=st.sampled_from(FAULTS), count=st.integers(1, 4))
     def the_host_will_fail(self, fault: GatewayError, count: int) -> None:
         self.faults.extend([fault] * count)
-        self.troubled = True
 
     # -- the log ------------------------------------------------------------------------------------------------------
 
@@ -176,13 +176,17 @@ class Life(RuleBasedStateMachine):
         self.hosted.status = "COMPLETE"
         self.wait(seconds)
 
-    @precondition(lambda self: not self.ended and self.memory == LARGE)
-    @rule(backs=st.lists(st.integers(0, 90), max_size=5))
+    @precondition(lambda self: not self.ended and self.memory == LARGE and any(each.present for each in self.watchers))
+    @rule(backs=st.lists(st.integers(0, 90), min_size=1, max_size=5))
     def older_entries_change_and_the_run_ends(self, backs: list[int]) -> None:
+        """Which is seen when the last hundred are read once more, unless the run goes on before that."""
+        self.admit()
+        self.faults.clear()
         for back in backs:
             if back < len(self.hosted.entries):
                 self.hosted.amend(len(self.hosted.entries) - back, note=self.random.random())
         self.hosted.status = "COMPLETE"
+        self.wait(300)
 
     @precondition(lambda self: self.ended)
     @rule(stale=st.booleans(), seconds=waits)
@@ -287,9 +291,7 @@ class Life(RuleBasedStateMachine):
             viewer = watcher.viewer
             assert viewer.texts() == self.hosted.encoded()
             assert viewer.ends[-1] == len(self.hosted.entries)
-            # who asks again about an end while the host is in trouble may be told the same one again, never an older
-            assert viewer.ends == sorted(viewer.ends)
-            assert self.troubled or len(viewer.ends) == len(set(viewer.ends)), "an end was told twice"
+            assert viewer.ends == sorted(set(viewer.ends)), "an end was told twice"
         assert "log" not in {operation for _, operation in self.host.refused}
         self.do(self.gateway.aclose())
         left = asyncio.all_tasks(self.loop)
