@@ -8,21 +8,19 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
-from codegen_api.brokers import Batch, Broker
+from codegen_api.brokers import Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
-from codegen_api.flights import Flights
 from codegen_api.following.known import AMENDABLE, SETTLING, Known, Replaced, Stale
-from codegen_api.following.pages import OldPages
+from codegen_api.following.pages import OldPages, Past
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import SLOW, Cadence, Need
-from codegen_api.runs import Changed, Cursor, LogEntry, Page, Run, RunRef, RunStatus
+from codegen_api.runs import Changed, Cursor, Page, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
 
@@ -60,17 +58,14 @@ class Follower:
         """What broke the reading down for good."""
         self.resumed_at = float("-inf")
         """When (the event loop's time) the host last answered a resume through this gateway."""
-        self.old_batches: WeakValueDictionary[Hashable, Batch] = WeakValueDictionary()
-        """What viewers who read again hold just now, for others at the same place: built and encoded once for all."""
+        self.past = Past(self.ref, old_pages, size=upstream.page_size, read=self._read_old, tail=lambda: self.tail)
 
         self._upstream = upstream
         self._broker = broker
-        self._old_pages = old_pages
         self._cadence = cadence
         self._near = near
         self._interval = cadence.fast
         self._last_read = right.asked
-        self._flights: Flights[int, tuple[LogEntry, ...]] = Flights()
         self._progress = asyncio.Event()
         self._wake = asyncio.Event()
 
@@ -135,27 +130,10 @@ class Follower:
         while not self.caught_up and self.tail < cursor:
             await self._progress.wait()
 
-    async def old_page(self, number: int) -> tuple[LogEntry, ...]:
-        """Full page ``number`` (from 0) of what lies before the window, read once for all viewers."""
-        held = self._old_pages.get(self.ref, number)
-        return held or await self._flights.share(number, lambda: self._fetch_old(number))
-
     async def aclose(self) -> None:
         """Let nobody wait for a page that will not come."""
         self.readers.close()
-        await self._flights.aclose()
-
-    async def _fetch_old(self, number: int) -> tuple[LogEntry, ...]:
-        generation = self.generation
-        page, _ = await self._read(number * self._upstream.page_size, Need(loop_time(), self._cadence.fast))
-        if generation == self.generation:
-            self._keep_old(page, self.tail)
-        return page.entries
-
-    def _keep_old(self, page: Page, tail: Cursor) -> None:
-        size = self._upstream.page_size
-        if len(page.entries) == size and page.last <= tail - SETTLING:  # nothing in it can be amended any more
-            self._old_pages.keep(self.ref, page.after // size, page.entries)
+        await self.past.aclose()
 
     async def _adopt(self) -> None:
         """Go on from the window that an earlier follower left."""
@@ -277,7 +255,7 @@ class Follower:
         if not page.at_end and ahead > page.after:
             near_tail, later = await self._read(ahead)
             if near_tail.entries:
-                self._keep_old(page, near_tail.last)
+                self.past.keep(page, near_tail.last)
                 page, sent = near_tail, later
         self._located = True
         self._known.begin(page.after)
@@ -301,7 +279,7 @@ class Follower:
         self._near = 0
         self._known.begin(0)
         self._end_seen = self._settled = self._announced = None
-        self._old_pages.forget(self.ref)
+        self.past.forget()
         await self._broker.forget(self.ref)
 
     async def _announce(self, length: Cursor | None, seen: float) -> None:
@@ -327,6 +305,9 @@ class Follower:
         return await self._timed(
             lambda credential: self._upstream.read_log(credential, self.ref, after, self._upstream.page_size), need
         )
+
+    async def _read_old(self, after: Cursor) -> Page:
+        return (await self._read(after, Need(loop_time(), self._cadence.fast)))[0]
 
     async def _timed(
         self, call: Callable[[Credential], Awaitable[T]], need: Need | None = None, *, once: bool = False

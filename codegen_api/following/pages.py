@@ -1,8 +1,14 @@
 """What was read again of logs from before their windows, kept for the next viewer who comes late."""
 
+from collections.abc import Awaitable, Callable, Hashable
+from weakref import WeakValueDictionary
+
 from cachetools import LRUCache
 
-from codegen_api.runs import LogEntry, RunRef
+from codegen_api.brokers import Batch
+from codegen_api.flights import Flights
+from codegen_api.following.known import SETTLING
+from codegen_api.runs import Cursor, LogEntry, Page, RunRef
 
 Entries = tuple[LogEntry, ...]
 
@@ -24,6 +30,57 @@ class OldPages:
         """The host has another log under this name."""
         for key in [key for key in self._held if key[0] == ref]:
             del self._held[key]
+
+
+class Past:
+    """What lies before the window of one log, in the host's own full pages of ``size``, read once for all viewers.
+
+    ``read`` reads a page behind a position, ``tail`` says how long the log is.
+    """
+
+    def __init__(
+        self,
+        ref: RunRef,
+        pages: OldPages,
+        *,
+        size: int,
+        read: Callable[[Cursor], Awaitable[Page]],
+        tail: Callable[[], Cursor],
+    ) -> None:
+        self.batches: WeakValueDictionary[Hashable, Batch] = WeakValueDictionary()
+        """What viewers who read again hold just now, for others at the same place: built and encoded once for all."""
+        self._ref = ref
+        self._pages = pages
+        self._size = size
+        self._read = read
+        self._tail = tail
+        self._forgotten = 0
+        self._flights: Flights[int, Entries] = Flights()
+
+    async def page(self, number: int) -> Entries:
+        """Page ``number``, counted from 0."""
+        return self._pages.get(self._ref, number) or await self._flights.share(number, lambda: self._fetch(number))
+
+    def keep(self, page: Page, tail: Cursor) -> None:
+        """Keep what was read, if nothing in it can be amended any more in a log of this length."""
+        if len(page.entries) == self._size and page.last <= tail - SETTLING:
+            self._pages.keep(self._ref, page.after // self._size, page.entries)
+
+    def forget(self) -> None:
+        """The host has another log under this name."""
+        self._forgotten += 1
+        self._pages.forget(self._ref)
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        await self._flights.aclose()
+
+    async def _fetch(self, number: int) -> Entries:
+        forgotten = self._forgotten
+        page = await self._read(number * self._size)
+        if forgotten == self._forgotten:
+            self.keep(page, self._tail())
+        return page.entries
 
 
 def _size(entries: Entries) -> int:

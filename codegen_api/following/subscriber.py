@@ -201,14 +201,14 @@ class Subscriber:
             self._same_log()
             # the window is part of it: what reaches into a later one may lack amendments of which that one speaks
             key = (self._generation, cursor, evicted.first, evicted.revision)
-            shared = self._follower.old_batches.get(key)
+            shared = self._follower.past.batches.get(key)
             if shared is None:
                 page = [each for each in page if each.cursor > cursor] or await self._old(cursor, evicted.first - 1)
                 if not page:
                     return
                 portion = _portions(page)[0]
                 shared = Batch(portion, None, portion[-1].cursor, evicted.revision)
-                self._follower.old_batches[key] = shared
+                self._follower.past.batches[key] = shared
             cursor = shared.cursor
             yield shared
 
@@ -244,7 +244,7 @@ class Subscriber:
     async def _old(self, cursor: Cursor, last: Cursor) -> list[Appended]:
         """The next entries of ``cursor + 1`` to ``last``, from one of the host's own full pages, read again."""
         number, offset = divmod(cursor, self._page_size)
-        entries = await self._follower.old_page(number)
+        entries = await self._follower.past.page(number)
         self._same_log()
         page = [
             Appended(position, entry) for position, entry in enumerate(entries[offset:], cursor + 1) if position <= last
