@@ -19,6 +19,10 @@ from tests.end_to_end.viewing import Broken, Viewer
 
 DRAIN = 3.0
 VIEWERS = 8
+SLACK = 10.0
+"""Seconds more that a busy machine may take when a score of processes stop together; Ctrl-C that does not shorten the
+drain takes twenty.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,9 @@ def test_a_signal_ends_every_stream_with_the_id_to_come_back_with(
         assert (last.name, last.data["code"], last.data["last_event_id"]) == ("notice", "reconnect", "3")
         assert last.data["retry_in"] > 0
         assert last.retry is not None
-        assert last.at - report.asked < drain + 0.5
+        assert last.at - report.asked < drain + SLACK / 2
         assert [event.id for event in viewer.of("log")] == ["1", "2", "3"]
-    assert report.exited < drain + (1.5 if WAYS[way].number == signal.SIGINT else 3), f"it took {report.exited:.1f} s"
+    assert report.exited < drain + SLACK, f"it took {report.exited:.1f} s"
     # uvicorn by itself dies of the signal that it was asked to stop with
     assert report.status == 0 or way.startswith("uvicorn")
     assert 503 in report.ready
