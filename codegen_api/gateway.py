@@ -257,9 +257,10 @@ class Gateway:
 
         async def updates() -> AsyncGenerator[Update, None]:
             nonlocal held
-            with self._seat(caller.principal):
-                right = await self._rights.require(caller.credential, ref)
-                held = right.run if right.asked < begun else None
+            self._make_sure_of_room(caller.principal)
+            right = await self._rights.require(caller.credential, ref)
+            held = right.run if right.asked < begun else None
+            with self._seat(caller.principal):  # not before: who waits for the host, or leaves meanwhile, has no stream
                 async with self.hub.subscribe(caller.credential, right, position.cursor, self._patrol()) as subscriber:
                     async for update in subscriber.updates():
                         if isinstance(update, Batch):
@@ -293,13 +294,16 @@ class Gateway:
         await self._broker.aclose()
         await self._upstream.aclose()
 
-    @contextmanager
-    def _seat(self, principal: Principal) -> Iterator[None]:
-        """A place for one more stream."""
+    def _make_sure_of_room(self, principal: Principal) -> None:
         if self._streams[principal] >= self._max_streams_each:
             raise RateLimited(retry_after=5)
         if self._streams.total() >= self._max_streams:
             raise AtCapacity(retry_after=5)
+
+    @contextmanager
+    def _seat(self, principal: Principal) -> Iterator[None]:
+        """A place for one more stream."""
+        self._make_sure_of_room(principal)
         self._streams[principal] += 1
         try:
             yield

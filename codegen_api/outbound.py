@@ -227,7 +227,11 @@ def _decoded(content: bytes) -> Json:
 def _allowance(headers: httpx.Headers) -> Allowance | None:
     """What is left, as hosts say it: ``RateLimit`` (both drafts of the IETF), ``RateLimit-*`` or ``X-RateLimit-*``."""
     said = headers.get("RateLimit", "")
-    policies = re.findall(r"r(?:emaining)?=([0-9]{1,9}).*?(?:t|reset)=([0-9]{1,9})", said)
+    if "remaining=" in said:  # an earlier draft, in which commas stand between the parts of the one policy
+        policies = re.findall(r"remaining=([0-9]{1,9}).*?reset=([0-9]{1,9})", said)
+    else:
+        items = [dict(re.findall(r";\s*(r|t)=([0-9]{1,9})", item)) for item in said.split(",")]
+        policies = [(item["r"], item["t"]) for item in items if len(item) == 2]
     if not policies:
         left, reset = (
             headers.get(f"RateLimit-{name}") or headers.get(f"X-RateLimit-{name}", "")

@@ -6,6 +6,7 @@ Times are in seconds; ``now`` is whatever clock the caller goes by, always the s
 import math
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 LIMIT = 60.0
@@ -33,6 +34,9 @@ OVERDUE = 60.0
 
 BURST = 0.25
 """The part of a limit that may be read at once, when it was quiet before; beyond that reads keep an even pace."""
+
+HEEDED = 300.0
+"""Seconds for which a host that says that nothing is left is taken at its word, before it is asked again."""
 
 REGROWTH = 600.0
 """Seconds in which what is believed of a limit grows from nothing to all of it, while the host has no objections."""
@@ -67,10 +71,12 @@ class Cadence:
 class Patience:
     """How long to wait after one failure after another: doubling, jittered so that nobody comes back together."""
 
-    def __init__(self, *, first: float = 1.0, longest: float = 30.0, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, *, first: float = 1.0, longest: float = 30.0, chance: Callable[[], float] = random.random
+    ) -> None:
         self._first = first
         self._longest = longest
-        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._chance = chance  # from 0 to 1: it spreads load, and guards nothing
         self._failures = 0
 
     def next(self, retry_after: float | None = None) -> float:
@@ -79,7 +85,7 @@ class Patience:
         self._failures = min(self._failures + 1, 16)
         if retry_after is not None:
             delay = max(retry_after, LEAST)
-        return delay * (1 + 0.25 * self._rng.random())
+        return delay * (1 + 0.25 * self._chance())
 
     def reset(self) -> None:
         """It went well again."""
@@ -108,12 +114,12 @@ class Budget:
     grows again slowly. What the host says is left (``told``) holds as far as it is less.
     """
 
-    def __init__(self, limit: float = LIMIT, *, rng: random.Random | None = None) -> None:
+    def __init__(self, limit: float = LIMIT, *, chance: Callable[[], float] = random.random) -> None:
         self._limit = self._allowed = max(limit, 1.0)
-        self._patience = Patience(first=10.0, longest=60.0, rng=rng)
+        self._patience = Patience(first=10.0, longest=60.0, chance=chance)
         self._all: deque[float] = deque()
         self._reads: deque[float] = deque()
-        self._asking = self._reading = 0
+        self._asking = self._reading = self._promised = 0
         self._began = -math.inf
         self._even = -math.inf  # when the reads so far would have ended at an even pace
         self._closed_until = -math.inf
@@ -134,7 +140,7 @@ class Budget:
 
     def told(self, now: float, remaining: int, seconds: float) -> None:
         """The host says how many requests are left for how long."""
-        self._told_left, self._told_until = remaining, now + seconds + MARGIN
+        self._told_left, self._told_until = remaining, now + min(seconds, HEEDED) + MARGIN
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -144,27 +150,27 @@ class Budget:
         ``waiting``: how many want to read. ``late``: one of them must not wait for the sake of an even pace.
         """
         self._forget(now)
-        under_way = self._asking + self._reading
         waits = [
             self._closed_until - now,
-            _room(self._all, under_way, self._cap(1 - RESERVE), now),
+            _room(self._all, self._asking + self._promised, self._cap(1 - RESERVE), now),
             _room(self._reads, self._reading, self._cap(READING), now),
+            self._scarcity(now),
+            # those who are late keep apart as well, but not as far
+            (self._began + self._gap() / 2 if late else self._pace(waiting)) - now,
         ]
-        remains = self._told_until - now
-        scarce = self._told_left - under_way <= self._allowed * RESERVE * min(1.0, max(remains, 0.0) / WINDOW)
-        if scarce and remains > -WINDOW:
-            # what there is afterwards, the next answer will tell: one at a time until then
-            waits.append(remains if remains > 0 or not under_way else math.inf)
-        if not late:
-            waits.append(self._pace(waiting) - now)
         return max(0.0, *waits)
 
     def begin(self, now: float) -> None:
-        """A read begins, as ``wait`` allowed."""
+        """A read may begin, as ``wait`` allowed; it is about to be ``sent``."""
         self._reading += 1
+        self._promised += 1
         self._began = now
         latest = now + self._cap(BURST) * self._gap()  # whoever had to hurry is not made to wait for it
         self._even = min(max(self._even, now), latest) + max(self._gap(), self._share(now))
+
+    def sent(self) -> None:
+        """It is a request like any other from here on."""
+        self._promised -= 1
 
     def finish(self, now: float) -> None:
         """It is over."""
@@ -191,7 +197,8 @@ class Budget:
 
     def closed(self, now: float) -> float:
         """Seconds for which the host wants to be left alone."""
-        return max(0.0, self._closed_until - now)
+        scarcity = self._scarcity(now)
+        return max(0.0, self._closed_until - now, scarcity if scarcity < math.inf else 0.0)
 
     def left(self, now: float) -> float:
         """How many reads there is room for."""
@@ -204,10 +211,19 @@ class Budget:
         return not (self._all or self._reads or self._asking or self._reading or self.closed(now))
 
     def _left(self) -> float:
-        under_way = self._asking + self._reading
         return min(
-            self._cap(1 - RESERVE) - len(self._all) - under_way, self._cap(READING) - len(self._reads) - self._reading
+            self._cap(1 - RESERVE) - len(self._all) - self._asking - self._promised,
+            self._cap(READING) - len(self._reads) - self._reading,
         )
+
+    def _scarcity(self, now: float) -> float:
+        """Seconds to wait because of what the host said is left."""
+        remains, under_way = self._told_until - now, self._asking + self._promised
+        reserve = self._allowed * RESERVE * min(1.0, max(remains, 0.0) / WINDOW)
+        if self._told_left - under_way > reserve or remains <= -WINDOW:
+            return 0.0
+        # what there is afterwards, the next answer will tell: one at a time until then
+        return remains if remains > 0 else math.inf if under_way else 0.0
 
     def _pace(self, waiting: int) -> float:
         """When the next read may begin so that what is left lasts until there is more."""

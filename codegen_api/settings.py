@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         10_000, ge=1, le=1_000_000, description="How many live logs one process serves at a time."
     )
     follower_linger_seconds: Seconds = Field(
-        5.0, description="How long a run is still read after its last viewer left."
+        5.0, description="How long what is known of a run is kept ready after its last viewer left."
     )
     drain_seconds: Seconds = Field(20.0, description="How long open streams are given after SIGTERM.")
     max_body_mib: int = Field(25, ge=1, le=1024, description="The largest request that is read, images included.")

@@ -69,7 +69,7 @@ asked = st.none() | st.floats(0, 3600, allow_nan=False)
 def test_patience_stays_between_what_the_host_asked_for_and_the_longest_wait(
     failures: list[float | None], first: float, longest: float, seed: int
 ) -> None:
-    patience = Patience(first=first, longest=longest, rng=random.Random(seed))
+    patience = Patience(first=first, longest=longest, chance=random.Random(seed).random)
     for count, retry_after in enumerate(failures):
         least = min(first * 2.0**count, longest) if retry_after is None else max(retry_after, LEAST)
         assert least * 0.999 <= patience.next(retry_after) <= least * 1.251
@@ -92,7 +92,7 @@ class Spender:
     """Asks the host as a budget allows, and remembers when."""
 
     def __init__(self, limit: float, latency: float) -> None:
-        self.budget = Budget(limit, rng=random.Random(1))
+        self.budget = Budget(limit, chance=random.Random(1).random)
         self.now = 0.0
         self.latency = latency
         self.calls: list[float] = []
@@ -110,10 +110,12 @@ class Spender:
     def read(self, waiting: int = 1, late: bool = False) -> None:
         """Read as soon as that is allowed."""
         while (wait := self.budget.wait(self.now, waiting=waiting, late=late)) > 0:
+            assert wait < math.inf
             self.now += max(wait, 1e-6)
         self.reads.append(self.now)
         self.loads.append(sum(self.now - WINDOW < moment for moment in self.calls + self.reads))
         self.budget.begin(self.now)
+        self.budget.sent()
         self.budget.asking()
         self.now += self.latency
         self.budget.asked(self.now)
@@ -170,13 +172,25 @@ def test_what_calls_have_left_is_spread_over_the_window() -> None:
     assert spender.reads[5] >= WINDOW
 
 
-def test_who_is_late_does_not_wait_for_an_even_pace() -> None:
+def test_who_is_late_keeps_half_the_distance_and_only_that() -> None:
     spender = Spender(60, 0.0)
     for _ in range(48):
         spender.read(waiting=50, late=True)
-    assert spender.reads[-1] == 0
+    pauses = [later - earlier for earlier, later in itertools.pairwise(spender.reads)]
+    assert pauses == pytest.approx([WINDOW / 48 / 2] * 47)
     spender.read(late=True)
     assert spender.reads[-1] >= WINDOW
+
+
+def test_a_read_that_is_under_way_counts_once() -> None:
+    budget = Budget(60)
+    for number in range(40):
+        now = 10.0 * number
+        assert budget.wait(now) == 0
+        budget.begin(now)
+        budget.sent()
+        budget.asking()
+    assert budget.left(400) == 8
 
 
 def test_while_answers_are_under_way_a_read_waits_for_them_where_they_decide() -> None:
@@ -189,7 +203,7 @@ def test_while_answers_are_under_way_a_read_waits_for_them_where_they_decide() -
 
 
 def test_a_refusal_closes_the_budget_for_as_long_as_the_host_says_and_is_remembered() -> None:
-    budget = Budget(60, rng=random.Random(1))
+    budget = Budget(60, chance=random.Random(1).random)
     before = budget.left(0)
     budget.refused(0, 7)
     assert 7 <= budget.closed(0) <= 7 * 1.25
@@ -208,7 +222,7 @@ def test_a_refusal_closes_the_budget_for_as_long_as_the_host_says_and_is_remembe
 
 
 def test_refusals_that_say_nothing_are_waited_for_longer_and_longer_until_it_goes_well() -> None:
-    budget = Budget(60, rng=random.Random(1))
+    budget = Budget(60, chance=random.Random(1).random)
     waits, now = [], 0.0
     for _ in range(5):
         budget.refused(now, None)
@@ -236,7 +250,7 @@ def test_what_the_host_says_is_left_holds_as_far_as_it_is_less() -> None:
     budget.told(0, 3, 30)
     assert budget.wait(0) == 0
     budget.told(0, 1, 30)
-    assert budget.wait(0) == pytest.approx(30, abs=0.1)
+    assert budget.wait(0) == budget.closed(0) == pytest.approx(30, abs=0.1)
     assert budget.wait(31) == 0
     budget.asking()
     assert budget.wait(31) == math.inf  # its answer will tell
@@ -250,3 +264,9 @@ def test_what_was_not_read_for_long_comes_first_and_then_what_is_latest_by_its_o
     busy, quiet, long_ago = Need(now - 5, 1.25), Need(now - 20, 10), Need(now - OVERDUE, 20)
     assert sorted([busy, quiet, long_ago], key=lambda need: need.urgency(now)) == [quiet, busy, long_ago]
     assert Need(now - OVERDUE - 1, 1.25).urgency(now) > long_ago.urgency(now)
+
+
+def test_a_host_that_says_that_nothing_is_left_for_an_hour_is_asked_again_before() -> None:
+    budget = Budget(60)
+    budget.told(0, 0, 3600)
+    assert 200 < budget.wait(0) < 400

@@ -1,7 +1,7 @@
 """The broker inside one process: one shared window per run, all windows together within a number of bytes."""
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
@@ -12,7 +12,7 @@ from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Page,
 RECENT = 100
 """How far back from the tail an entry can still be amended, in entries."""
 
-SHARED_BATCHES = 8
+SHARED_BATCHES = 2
 """How many batches of a window are kept although nobody holds them, for viewers who come to the same position; each may
 hold its encoded form.
 """
@@ -30,6 +30,7 @@ class MemoryBroker:
         self._revision = 0  # no window begins below it, so that a revision never names two different things
         self._windows: OrderedDict[RunRef, _Window] = OrderedDict()
         self._leads: dict[RunRef, asyncio.Lock] = {}
+        self._candidates: Counter[RunRef] = Counter()
 
     async def publish(self, news: Page | Changed) -> None:
         ref = news.run.ref
@@ -64,6 +65,8 @@ class MemoryBroker:
                     yield batch
         finally:
             window.subscribers -= 1
+            if not window.subscribers:
+                window.kept.clear()
             if not window.opened and not window.subscribers and self._windows.get(ref) is window:
                 self._drop(ref)  # nobody ever published
 
@@ -76,12 +79,14 @@ class MemoryBroker:
     @asynccontextmanager
     async def lead(self, ref: RunRef) -> AsyncIterator[None]:
         lock = self._leads.setdefault(ref, asyncio.Lock())
+        self._candidates[ref] += 1
         try:
             async with lock:
                 yield
         finally:
-            if not lock.locked() and self._leads.get(ref) is lock:
-                del self._leads[ref]
+            self._candidates[ref] -= 1
+            if not self._candidates[ref]:
+                del self._candidates[ref], self._leads[ref]
 
     async def aclose(self) -> None:
         for ref in list(self._windows):
@@ -147,7 +152,7 @@ class _Window:
         self._faded: dict[Cursor, int] = {}
         # those that somebody holds: to share them costs nothing, however far apart the viewers are
         self._batches: WeakValueDictionary[tuple[Cursor, int], Batch] = WeakValueDictionary()
-        self._kept: deque[Batch] = deque(maxlen=SHARED_BATCHES)
+        self.kept: deque[Batch] = deque(maxlen=SHARED_BATCHES)
         self._waiting: set[asyncio.Future[None]] = set()
 
     @property
@@ -170,14 +175,14 @@ class _Window:
             elif self._differs(position, entry):
                 self._amend(position, entry)
         if (self.tail, self.revision) != before:
-            self._begin_batches()
+            self.let_go_batches()
 
     def change(self, changed: Changed) -> None:
         self.size += _size(changed) - _size(self.changed)
         self.changed = changed
         self.revision += 1
         self._changed_revision = self.revision
-        self._begin_batches()
+        self.let_go_batches()
 
     def batch(self, after: Cursor, revision: int | None) -> Batch | None:
         """What a viewer at this position lacks; None when it lacks nothing."""
@@ -195,13 +200,13 @@ class _Window:
             batch = self._build(after, revision or 0)
             if batch is not None:
                 self._batches[key] = batch
-                self._kept.append(batch)
+                self.kept.append(batch)
         return batch
 
-    def _begin_batches(self) -> None:
-        """What was built before is no longer what a viewer lacks."""
+    def let_go_batches(self) -> None:
+        """What was built before is of no use any more."""
         self._batches.clear()
-        self._kept.clear()
+        self.kept.clear()
 
     def _build(self, after: Cursor, revision: int) -> Batch | None:
         pieces: list[Appended | Amended] = []
@@ -255,7 +260,7 @@ class _Window:
             del self._faded[position]
         for position in [position for position in self._amended if position <= self.base]:
             self._lose(self._amended.pop(position)[0])
-        self._begin_batches()
+        self.let_go_batches()
 
     def wake(self) -> None:
         waiting, self._waiting = self._waiting, set()

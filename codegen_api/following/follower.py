@@ -26,6 +26,12 @@ from codegen_api.upstreams import Upstream
 
 T = TypeVar("T")
 
+CATCHING_UP = 4.0
+"""How much less urgent it is to read an old page again than to look for news."""
+
+DESCRIBED_WITHIN = 60.0
+"""Seconds for which an end waits for the host to describe the whole run."""
+
 BELIEVED = 5.0
 """Seconds for which an end is believed before the host is asked again."""
 
@@ -114,6 +120,9 @@ class Follower:
     async def follow(self) -> None:
         """Read and publish, until cancelled."""
         trace.set(Trace(request_id=f"follower-{uuid.uuid4().hex}"))
+        renewing = asyncio.ensure_future(
+            self.readers.renew(lambda credential: self._upstream.get_run(credential, self.ref))
+        )
         try:
             async with self._broker.lead(self.ref):
                 await self._adopt()
@@ -124,6 +133,9 @@ class Follower:
             log_fault("following a run", error)
             self.fault = error if isinstance(error, GatewayError) else GatewayError()
             self.readers.tell()
+        finally:
+            renewing.cancel()
+            await asyncio.wait({renewing})
 
     async def reached(self, cursor: Cursor) -> None:
         """Until the log is known up to ``cursor``, or known to be shorter."""
@@ -204,7 +216,8 @@ class Follower:
                 await self._announce(None, began)
             resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING)
             return self._cadence.next(news=news or self.run != described, resting=resting)
-        if self._whole_due(run):
+        patient = self._end_seen is None or loop_time() - self._end_seen < DESCRIBED_WITHIN
+        if self._whole_due(run) and patient:
             return self._cadence.next(news=True)  # the host does not say; the log goes on without it
         if (drained or self._settled == self.tail) and began >= self.resumed_at:
             self._settled, self._end_seen = self.tail, None
@@ -287,12 +300,8 @@ class Follower:
         await self._broker.publish(self._announced)
 
     async def _rest(self, delay: float | None) -> None:
-        """Until it is time to read again: by the pace, to renew somebody's right, or because of a call."""
+        """Until it is time to read again, by the pace or because of a call."""
         self._interval = max(delay or 0.0, self._cadence.fast)
-        if delay is not None:
-            renewal = self.readers.renewal()
-            if renewal is not None:
-                delay = min(delay, max(renewal - loop_time(), self._cadence.fast))
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
@@ -307,7 +316,7 @@ class Follower:
         )
 
     async def _read_old(self, after: Cursor) -> Page:
-        return (await self._read(after, Need(loop_time(), self._cadence.fast)))[0]
+        return (await self._read(after, Need(loop_time(), CATCHING_UP * self._cadence.fast)))[0]
 
     async def _timed(
         self, call: Callable[[Credential], Awaitable[T]], need: Need | None = None, *, once: bool = False

@@ -55,11 +55,16 @@ class Past:
         self._read = read
         self._tail = tail
         self._forgotten = 0
-        self._flights: Flights[int, Entries] = Flights()
+        self._flights: Flights[tuple[int, int], Entries] = Flights()
 
-    async def page(self, number: int) -> Entries:
-        """Page ``number``, counted from 0."""
-        return self._pages.get(self._ref, number) or await self._flights.share(number, lambda: self._fetch(number))
+    async def page(self, number: int, revision: int) -> Entries:
+        """Page ``number``, counted from 0, as it was when the window had come to ``revision``, or later."""
+        held = self._pages.get(self._ref, number)
+        return held or await self._flights.share((number, revision), lambda: self._fetch(number))
+
+    def holds(self, number: int) -> bool:
+        """Whether that page is there without being read."""
+        return self._pages.get(self._ref, number) is not None
 
     def keep(self, page: Page, tail: Cursor) -> None:
         """Keep what was read, if nothing in it can be amended any more in a log of this length."""

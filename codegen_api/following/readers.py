@@ -8,11 +8,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from codegen_api.errors import GatewayError, ShuttingDown, Unavailable, UpstreamFailure, UpstreamRateLimited
-from codegen_api.following.rights import LIFETIME, Right, Rights, loop_time
+from codegen_api.following.rights import LIFETIME, TICK, Right, Rights, loop_time
 from codegen_api.following.turns import Turn, Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Need, Patience
@@ -30,6 +30,9 @@ class Notice:
 
 
 RECOVERED = "recovered"
+
+LOOK_ROUND = 5.0
+"""Seconds after which those whose rights are to be renewed are looked for again."""
 
 
 class Readers:
@@ -72,11 +75,6 @@ class Readers:
         """Why viewers with this credential may not go on."""
         return self._refused.get(credential)
 
-    def renewal(self) -> float | None:
-        """When (the event loop's time) somebody's right wants to be asked for again; None while one alone is shown."""
-        accepted = self._accepted()
-        return min(self._shown[credential] for credential in accepted) + LIFETIME if len(accepted) > 1 else None
-
     async def ask(self, call: Callable[[Credential], Awaitable[T]], need: Need, *, once: bool = False) -> T:
         """The host's answer to somebody who views the run, however long that takes; ``need`` says how it is wanted.
 
@@ -88,14 +86,16 @@ class Readers:
         while True:
             with closing(self._turns.want(need, self._tell_of_waiting)) as turn:
                 credential = await self._granted(turn)
+                turn.begun()
                 try:
                     answer = await call(credential)
                 except UpstreamRateLimited as error:
-                    turn.refused(error.retry_after)
-                    if once:
+                    if once:  # the limit of another operation, for all that is known
                         raise
+                    turn.refused(error.retry_after)
                 except (Unavailable, UpstreamFailure) as error:
                     delay = patience.next(error.retry_after)
+                    need = replace(need, since=loop_time())  # it has had its turn
                     self._set_trouble(Notice("upstream_unavailable", round(delay, 1)))
                     if once:
                         raise
@@ -107,6 +107,38 @@ class Readers:
                     turn.accepted()
                     self._confirm(credential)
                     return answer
+
+    async def renew(self, ask: Callable[[Credential], Awaitable[object]]) -> None:
+        """Ask for the rights of those who were not shown to the host for long, for ever.
+
+        Reading shows everybody in turn, but those with much else to do less often, and it does not wait for them.
+        """
+        while True:
+            now, accepted = loop_time(), self._accepted()
+            due = [(each, self._shown[each]) for each in accepted if now - self._shown[each] >= LIFETIME - TICK]
+            if len(accepted) < 2 or not due:
+                soonest = min((self._shown[each] + LIFETIME - now for each in accepted), default=LOOK_ROUND)
+                await asyncio.sleep(min(max(soonest, TICK), LOOK_ROUND) if len(accepted) > 1 else LOOK_ROUND)
+                continue
+            with closing(self._turns.want(Need(min(shown for _, shown in due), LIFETIME), _nothing)) as turn:
+                turn.offer(*due)
+                try:
+                    async with asyncio.timeout(LOOK_ROUND):  # and then see who else is due
+                        credential = await turn.granted()
+                except TimeoutError:
+                    continue
+                if credential not in self._viewers:
+                    continue
+                turn.begun()
+                try:
+                    await ask(credential)
+                except (Unavailable, UpstreamFailure):
+                    turn.close()
+                    await asyncio.sleep(LOOK_ROUND)
+                except GatewayError as error:
+                    self._refuse(credential, error)
+                else:
+                    self._confirm(credential)
 
     def tell(self) -> None:
         """Wake every viewer: there is something to hear."""
@@ -162,3 +194,7 @@ class Readers:
     def _set_trouble(self, notice: Notice) -> None:
         self.trouble = notice
         self.tell()
+
+
+def _nothing() -> None:
+    return None

@@ -203,12 +203,16 @@ class Subscriber:
             key = (self._generation, cursor, evicted.first, evicted.revision)
             shared = self._follower.past.batches.get(key)
             if shared is None:
-                page = [each for each in page if each.cursor > cursor] or await self._old(cursor, evicted.first - 1)
+                page = [each for each in page if each.cursor > cursor] or await self._old(
+                    cursor, evicted.first - 1, evicted.revision
+                )
                 if not page:
                     return
                 portion = _portions(page)[0]
                 shared = Batch(portion, None, portion[-1].cursor, evicted.revision)
                 self._follower.past.batches[key] = shared
+                if self._follower.past.holds(cursor // self._page_size):
+                    page = []  # a slow viewer must not hold on to all of it
             cursor = shared.cursor
             yield shared
 
@@ -237,14 +241,14 @@ class Subscriber:
                         if cursor >= stop:
                             return
             except Evicted as evicted:
-                for appended in await self._old(cursor, min(stop, evicted.first - 1)):
+                for appended in await self._old(cursor, min(stop, evicted.first - 1), evicted.revision):
                     yield appended
                     cursor = appended.cursor
 
-    async def _old(self, cursor: Cursor, last: Cursor) -> list[Appended]:
+    async def _old(self, cursor: Cursor, last: Cursor, revision: int) -> list[Appended]:
         """The next entries of ``cursor + 1`` to ``last``, from one of the host's own full pages, read again."""
         number, offset = divmod(cursor, self._page_size)
-        entries = await self._follower.past.page(number)
+        entries = await self._follower.past.page(number, revision)
         self._same_log()
         page = [
             Appended(position, entry) for position, entry in enumerate(entries[offset:], cursor + 1) if position <= last

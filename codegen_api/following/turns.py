@@ -9,13 +9,17 @@ import math
 from collections.abc import Callable
 
 from codegen_api.errors import ShuttingDown
-from codegen_api.following.rights import LIFETIME, TICK, loop_time
+from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential
-from codegen_api.pace import LIMIT, OVERDUE, Budget, Need
+from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
 from codegen_api.telemetry import Exchange, Quiet
 
 LATE = OVERDUE + 5
 """Seconds without a read after which somebody is not held back for the sake of an even pace."""
+
+
+FEW = 1000
+"""So many credentials are remembered whether they ask for anything or not."""
 
 
 class Turns(Quiet):
@@ -28,7 +32,7 @@ class Turns(Quiet):
         self._limit = limit
         self._together = together
         self._queues: dict[str, _Queue] = {}
-        self._sweep_at = 1000
+        self._swept = 0.0
 
     def want(self, need: Need, refused: Callable[[], None]) -> "Turn":
         """Want to read; to be closed after use. ``refused`` is called when the host refuses others meanwhile."""
@@ -49,21 +53,20 @@ class Turns(Quiet):
         queue.serve()
 
     def queue(self, digest: str) -> "_Queue":
+        if len(self._queues) > FEW and loop_time() >= self._swept + WINDOW:
+            self._sweep()
         key = "" if self._together else digest
         queue = self._queues.get(key)
         if queue is None:
-            if len(self._queues) >= self._sweep_at:
-                self._sweep()
             queue = self._queues[key] = _Queue(Budget(self._limit))
         return queue
 
     def _sweep(self) -> None:
         """Forget credentials that have asked for nothing lately."""
-        now = loop_time()
+        self._swept = now = loop_time()
         self._queues = {
             digest: queue for digest, queue in self._queues.items() if queue.waiting or not queue.budget.idle(now)
         }
-        self._sweep_at = max(1000, 2 * len(self._queues))
 
 
 class Turn:
@@ -76,6 +79,7 @@ class Turn:
         self._shown: dict[Credential, float] = {}
         self._granted: asyncio.Future[Credential] = asyncio.get_running_loop().create_future()
         self._queue: _Queue | None = None
+        self._begun = False
 
     def offer(self, *credentials: tuple[Credential, float]) -> None:
         """It may be read with these; the times say when the host was last shown each."""
@@ -121,6 +125,12 @@ class Turn:
         queue.budget.begin(loop_time())
         self._granted.set_result(min(credentials, key=self._shown.__getitem__))
 
+    def begun(self) -> None:
+        """The host is asked now."""
+        if self._queue is not None and not self._begun:
+            self._begun = True
+            self._queue.budget.sent()
+
     def accepted(self) -> None:
         """The host answered."""
         if self._queue is not None:
@@ -138,6 +148,7 @@ class Turn:
         """The read is over, or not wanted any more."""
         self._leave()
         if self._queue is not None:
+            self.begun()
             queue, self._queue = self._queue, None
             queue.budget.finish(loop_time())
             queue.serve()
@@ -146,11 +157,10 @@ class Turn:
         for credential in self._shown:
             self._turns.queue(credential.digest).leave(self)
 
-    def _preference(self, credential: Credential) -> tuple[bool, float, float]:
-        """Rights that have to be asked for again first, then who has most left, then who was not shown for longest."""
-        now, shown = loop_time(), self._shown[credential]
-        left = self._turns.queue(credential.digest).budget.left(now)
-        return (now - shown < LIFETIME, -round(left / 10), shown)
+    def _preference(self, credential: Credential) -> tuple[float, float]:
+        """First who has most left, then who was not shown for longest."""
+        left = self._turns.queue(credential.digest).budget.left(loop_time())
+        return (-round(left / 10), self._shown[credential])
 
 
 class _Queue:

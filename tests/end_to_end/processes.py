@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 WAIT = 20.0
+"""Seconds after which anything here has failed."""
 STARTING = 60.0
 """Seconds that a start may take on a busy machine, with several others at the same time."""
-"""Seconds after which anything here has failed."""
 
 SERVER = [sys.executable, str(ROOT / "run_server.py"), "--port", "0"]
 ALICE = {"Authorization": "Bearer sandbox-alice"}

@@ -6,10 +6,13 @@ import itertools
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.errors import UpstreamRateLimited
+from codegen_api.errors import Forbidden, UpstreamRateLimited, UpstreamTimeout
 from codegen_api.following import Turns
 from codegen_api.gateway import Gateway
-from codegen_api.upstreams import NewRun
+from codegen_api.identity import Credential
+from codegen_api.runs import Cursor, Page, RunRef
+from codegen_api.telemetry import Exchange
+from codegen_api.upstreams import NewRun, observed
 from tests.fakehost import Hosted, caller
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
@@ -229,6 +232,153 @@ def test_after_a_429_all_readers_of_that_credential_wait_and_come_back_one_by_on
             viewer.notices.count("rate_limited") == viewer.notices.count("recovered") for viewer in viewers.values()
         )
         assert all(viewer.texts() == host.runs[number].encoded() for number, viewer in viewers.items())
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("right-revoked")
+@pytest.mark.parametrize("of_his_own", [1, 2, 20])
+def test_a_lost_right_is_noticed_although_others_have_more_left(of_his_own: int) -> None:
+    async def main() -> None:
+        host = StrictHost()
+        gateway = Gateway(host, MemoryBroker())
+        for number in range(1, of_his_own + 2):
+            host.add(str(number)).append(3)
+        working = [asyncio.create_task(work(hosted, 2.0, 400)) for hosted in host.runs.values()]
+        alone = [
+            asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), run=str(number), until=400))
+            for number in range(2, of_his_own + 2)
+        ]
+        alice = Viewer()
+        watching = asyncio.create_task(alice.watch(gateway, who=caller("alice"), until=400))
+        barred = asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), until=400))
+        await asyncio.sleep(100)
+        host.barred.add(("bob", "1"))
+        await asyncio.wait({barred}, timeout=90)
+        assert isinstance(barred.exception(), Forbidden)
+        await asyncio.gather(watching, *alone, *working)
+        assert host.longest_gap("1", 0, 400) < 5  # nobody waited for that
+        assert not host.refused
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("right-revoked")
+def test_however_many_tokens_view_a_quiet_run_each_is_shown_to_the_host_every_minute() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        host.add().append(3)
+        names = [f"user-{number}" for number in range(200)]
+        host.tokens = {name: name for name in names}
+        gateway = Gateway(host, MemoryBroker())
+        watching = {name: asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=400)) for name in names}
+        await asyncio.sleep(100)
+        for name in names[::2]:
+            host.barred.add((name, "1"))
+        await asyncio.sleep(90)
+        assert all(isinstance(watching[name].exception(), Forbidden) for name in names[::2])
+        assert not any(watching[name].done() for name in names[1::2])
+        await asyncio.gather(*watching.values(), return_exceptions=True)
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("budget-shared", "fault-notice")
+def test_runs_that_the_host_cannot_show_hold_up_no_other() -> None:
+    async def main() -> None:
+        class Broken(StrictHost):
+            async def read_log(
+                self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+            ) -> Page:
+                if int(ref.id) > 5:
+                    with observed(self.observer, credential, "read_log"):
+                        await asyncio.sleep(30)
+                        raise UpstreamTimeout
+                return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
+
+        host = Broken()
+        gateway = Gateway(host, MemoryBroker())
+        for number in range(1, 36):
+            host.add(str(number)).append(3)
+        viewers = {number: Viewer() for number in host.runs}
+        working = [asyncio.create_task(work(host.runs[str(number)], 2.0, 400)) for number in range(1, 6)]
+        watching = [
+            asyncio.create_task(viewer.watch(gateway, run=number, until=400)) for number, viewer in viewers.items()
+        ]
+        await asyncio.gather(*watching, *working)
+        assert max(host.longest_gap(str(number), 0, 400) for number in range(1, 6)) <= 90
+        assert all("upstream_unavailable" in viewers[str(number)].notices for number in range(6, 36))
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("fault-notice")
+def test_after_a_long_wait_nobody_rushes() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        gateway = Gateway(host, MemoryBroker())
+        for number in range(1, 41):
+            host.add(str(number)).append(3)
+        watching = [
+            asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs
+        ]
+        await asyncio.sleep(100)
+        told: list[float] = []
+
+        async def refuse(operation: str) -> None:
+            if operation == "log" and not told:
+                told.append(asyncio.get_running_loop().time())
+                raise UpstreamRateLimited(retry_after=70)
+
+        host.before = refuse
+        await asyncio.gather(*watching)
+        reads = sorted(moment for moment, operation, _ in host.log if operation == "log" and moment > told[0] + 1)
+        assert reads[0] >= told[0] + 70
+        assert min(reads[tenth + 10] - reads[tenth] for tenth in range(len(reads) - 10)) > 5
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_credentials_that_are_never_seen_again_are_forgotten() -> None:
+    async def main() -> None:
+        turns = Turns()
+        for number in range(5000):
+            turns.asking(f"digest {number}", "identify")
+            turns.asked(Exchange(f"digest {number}", "identify", "invalid_token", 0.0))
+        await asyncio.sleep(100)
+        turns.asking("another", "identify")
+        assert len(turns._queues) == 1
+        turns.asked(Exchange("another", "identify", "ok", 0.0))
+
+    run(main())
+
+
+def test_what_the_host_says_of_a_single_operation_s_limit_does_not_stop_the_logs() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        hosted = host.add()
+        hosted.append(3)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(5)
+
+        async def refuse(operation: str) -> None:
+            if operation == "get":
+                raise UpstreamRateLimited(retry_after=600)
+
+        host.before = refuse
+        hosted.append(3)
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.texts() == hosted.encoded()
+        assert viewer.ends == [6]  # although the host never described the whole run
+        assert asyncio.get_running_loop().time() < 100
         await gateway.aclose()
 
     run(main())

@@ -22,8 +22,9 @@ from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.turns import Turns
 from codegen_api.gateway import Gateway, Position
+from codegen_api.identity import Credential
 from codegen_api.pace import Need
-from codegen_api.runs import LogEntry, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus
 from tests.fakehost import FakeHost, Sequence, caller
 from tests.following.viewing import Viewer
 from tests.virtual import run
@@ -369,6 +370,47 @@ def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() -> None:
             hosted.status = "COMPLETE"
             await viewer.watch(gateway)
             assert [viewer.log[n].decode() for n in sorted(viewer.log) if n > cursor] == hosted.encoded()[cursor:]
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_an_old_page_that_was_asked_for_before_an_amendment_is_not_given_to_who_came_after_it() -> None:
+    class Slow(FakeHost):
+        slow = 0.0
+
+        async def read_log(
+            self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+        ) -> Page:
+            page = await super().read_log(credential, ref, after, limit, newest_first=newest_first)
+            if after == 0:
+                await asyncio.sleep(self.slow)  # what was true when it was asked comes late
+            return page
+
+    async def main() -> None:
+        host = Slow()
+        hosted = host.add()
+        hosted.append(92, text="x" * 600)
+        acted = hosted.act()
+        hosted.append(13, text="x" * 6000)
+        gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+        near_the_tail, first, second = Viewer(cursor=106), Viewer(), Viewer()
+        watching = [asyncio.create_task(near_the_tail.watch(gateway))]
+        await asyncio.sleep(5)
+        host.slow = 20.0
+        watching.append(asyncio.create_task(first.watch(gateway)))
+        await asyncio.sleep(5)
+        hosted.amend(acted, output="done")
+        await asyncio.sleep(12)
+        watching.append(asyncio.create_task(second.watch(gateway)))
+        await asyncio.sleep(60)
+        host.slow = 0.0
+        for _ in range(3):  # beyond what is looked at again at the end
+            hosted.append(90)
+            await asyncio.sleep(30)
+        hosted.status = "COMPLETE"
+        await asyncio.gather(*watching)
+        assert first.texts() == second.texts() == hosted.encoded()
         await gateway.aclose()
 
     run(main())

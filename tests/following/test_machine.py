@@ -160,9 +160,16 @@ class Life(RuleBasedStateMachine):
                 self.hosted.amend(position, output="done")
         self.wait(seconds)
 
-    @precondition(lambda self: not self.ended and self.hosted.entries)
+    @precondition(
+        lambda self: (
+            not self.ended
+            and self.hosted.entries
+            and (self.memory == LARGE or self.hosted.entries[-1]["type"] == "ACTION")
+        )
+    )
     @rule()
     def the_last_entry_changes(self) -> None:
+        """Of what is not held, only entries of a kind that changes are sent again to who comes back."""
         self.hosted.amend(len(self.hosted.entries), note=self.random.random())
 
     @precondition(lambda self: not self.ended)

@@ -86,6 +86,8 @@ def test_what_went_wrong_is_observed_by_the_code_of_its_error(
     [
         ({"RateLimit": '"default";r=50;t=30'}, Allowance(50, 30)),
         ({"RateLimit": '"burst";r=9;t=1, "day";r=3;t=900'}, Allowance(3, 900)),
+        ({"RateLimit": '"burst";r=5, "daily";r=1000;t=86400'}, Allowance(1000, 3600)),
+        ({"RateLimit": '"default";t=30;pk=:abc=:;r=50'}, Allowance(50, 30)),
         ({"RateLimit": "limit=100, remaining=20, reset=5"}, Allowance(20, 5)),
         ({"RateLimit-Remaining": "0", "RateLimit-Reset": "12"}, Allowance(0, 12)),
         ({"X-RateLimit-Remaining": "8", "X-RateLimit-Reset": "60"}, Allowance(8, 60)),
