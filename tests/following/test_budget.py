@@ -382,3 +382,19 @@ def test_what_the_host_says_of_a_single_operation_s_limit_does_not_stop_the_logs
         await gateway.aclose()
 
     run(main())
+
+
+@pytest.mark.wire("right-asked-first")
+def test_who_has_just_started_a_run_may_see_it_and_nobody_else_may_unasked() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        gateway = Gateway(host, MemoryBroker())
+        started = await gateway.create(caller(), "9", NewRun("go"))
+        await Viewer().watch(gateway, run=started.ref.id, until=3)
+        assert host.calls["get"] == 0
+        host.barred.add(("bob", started.ref.id))
+        with pytest.raises(Forbidden):
+            await Viewer().watch(gateway, who=caller("bob"), run=started.ref.id, until=3)
+        await gateway.aclose()
+
+    run(main())
