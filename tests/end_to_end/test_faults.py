@@ -70,8 +70,8 @@ def test_a_stream_lives_through_each_fault_of_the_host_and_loses_nothing(pair: t
     host.heal()
 
     async def main() -> None:
-        alice = Viewer(server.url, host.seed(entries=[entry("first")]))
-        bob = Viewer(server.url, host.seed(entries=[entry("first")]), token="sandbox-bob")
+        alice = Viewer(server.url, host.seed(entries=[entry("the first of them")]))
+        bob = Viewer(server.url, host.seed(entries=[entry("the first of them")]), token="sandbox-bob")
         await asyncio.gather(suffer(host, alice, FAULTS), suffer(host, bob, [PATIENT]))
 
     asyncio.run(main())
@@ -173,7 +173,7 @@ def test_each_fault_before_a_stream_and_on_plain_requests_is_the_documented_erro
 
     def suffer_all(token: str, faults: list[Fault]) -> None:
         for fault in faults:
-            run = host.seed(entries=[entry("first")])
+            run = host.seed(entries=[entry("the first of them")])
             for operation, method, _ in PLAIN:  # as often as it will be asked for, no more and no less
                 asked = 3 if fault[2] == 502 and method == "GET" else 1
                 host.fault(fault[0], operation, token, times=asked, **fault[1])
@@ -216,7 +216,7 @@ def test_a_reconnect_that_meets_a_fault_is_told_to_come_back(pair: tuple[Sandbox
 
     async def lane(token: str, faults: list[Fault]) -> None:
         for fault in faults:
-            runs = [host.seed(entries=[entry("first")], status="COMPLETE") for _ in range(2)]
+            runs = [host.seed(entries=[entry("the first of them")], status="COMPLETE") for _ in range(2)]
             asked = 6 if fault[2] == 502 else 2
             await asyncio.to_thread(host.fault, fault[0], "get", token, times=asked, **fault[1])
             viewer, _ = await asyncio.gather(
@@ -252,7 +252,7 @@ def test_viewers_whose_token_is_refused_are_told_and_the_others_go_on(pair: tupl
     host.heal()
 
     async def main(server: Server) -> None:
-        run = host.seed(entries=[entry("first")])
+        run = host.seed(entries=[entry("the first of them")])
         alice, bob = Viewer(server.url, run), Viewer(server.url, run, token="sandbox-bob")
         watching = [asyncio.create_task(viewer.watch()) for viewer in (alice, bob)]
         await asyncio.gather(alice.until("log"), bob.until("log"))

@@ -73,7 +73,7 @@ def test_a_viewer_who_reads_2_kib_a_second_of_a_large_busy_log_loses_nothing(hos
     """Once the run has ended it reads on as fast as it can, so that this comes to an end."""
 
     async def main() -> None:
-        run = host.seed(entries=[entry("first")])
+        run = host.seed(entries=[entry("the first of them")])
         slow = Viewer(server.url, run, receive_buffer=1024, rate=2048)
         fast = Viewer(server.url, run)
         watching = [asyncio.create_task(viewer.watch()) for viewer in (slow, fast)]
@@ -99,7 +99,7 @@ def test_a_viewer_who_reads_2_kib_a_second_of_a_large_busy_log_loses_nothing(hos
 
 def test_an_entry_reaches_a_connected_viewer_within_one_poll(host: Sandbox, server: Server) -> None:
     async def main() -> None:
-        run = host.seed(entries=[entry("first")])
+        run = host.seed(entries=[entry("the first of them")])
         viewer = Viewer(server.url, run)
         watching = asyncio.create_task(viewer.watch())
         await viewer.until("log")
@@ -147,7 +147,7 @@ def test_viewers_who_are_killed_leave_nothing_behind() -> None:
 
 
 def check_nothing_is_left(host: Sandbox, server: Server) -> None:
-    runs = [host.seed(entries=[entry("first")]) for _ in range(3)]
+    runs = [host.seed(entries=[entry("the first of them")]) for _ in range(3)]
 
     def is_empty() -> bool:
         return server.health("viewers") == 0 and server.health("runs_followed") == 0
