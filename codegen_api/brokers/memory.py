@@ -175,14 +175,14 @@ class _Window:
             elif self._differs(position, entry):
                 self._amend(position, entry)
         if (self.tail, self.revision) != before:
-            self.let_go_batches()
+            self._let_go_batches()
 
     def change(self, changed: Changed) -> None:
         self.size += _size(changed) - _size(self.changed)
         self.changed = changed
         self.revision += 1
         self._changed_revision = self.revision
-        self.let_go_batches()
+        self._let_go_batches()
 
     def batch(self, after: Cursor, revision: int | None) -> Batch | None:
         """What a viewer at this position lacks; None when it lacks nothing."""
@@ -203,7 +203,7 @@ class _Window:
                 self.kept.append(batch)
         return batch
 
-    def let_go_batches(self) -> None:
+    def _let_go_batches(self) -> None:
         """What was built before is of no use any more."""
         self._batches.clear()
         self.kept.clear()
@@ -260,7 +260,7 @@ class _Window:
             del self._faded[position]
         for position in [position for position in self._amended if position <= self.base]:
             self._lose(self._amended.pop(position)[0])
-        self.let_go_batches()
+        self._let_go_batches()
 
     def wake(self) -> None:
         waiting, self._waiting = self._waiting, set()

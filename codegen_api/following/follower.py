@@ -120,9 +120,7 @@ class Follower:
     async def follow(self) -> None:
         """Read and publish, until cancelled."""
         trace.set(Trace(request_id=f"follower-{uuid.uuid4().hex}"))
-        renewing = asyncio.ensure_future(
-            self.readers.renew(lambda credential: self._upstream.get_run(credential, self.ref))
-        )
+        renewing = asyncio.ensure_future(self._renew_rights())
         try:
             async with self._broker.lead(self.ref):
                 await self._adopt()
@@ -130,12 +128,21 @@ class Follower:
                     delay = await self._look()
                     await self._rest(delay)
         except Exception as error:  # task boundary: a fault here must end the streams, not leave them hanging
-            log_fault("following a run", error)
-            self.fault = error if isinstance(error, GatewayError) else GatewayError()
-            self.readers.tell()
+            self._break_down("following a run", error)
         finally:
             renewing.cancel()
             await asyncio.wait({renewing})
+
+    async def _renew_rights(self) -> None:
+        try:
+            await self.readers.renew(lambda credential: self._upstream.get_run(credential, self.ref))
+        except Exception as error:  # task boundary: nobody may go on viewing by a right that is asked for no more
+            self._break_down("renewing rights", error)
+
+    def _break_down(self, doing: str, error: Exception) -> None:
+        log_fault(doing, error)
+        self.fault = error if isinstance(error, GatewayError) else GatewayError()
+        self.readers.tell()
 
     async def reached(self, cursor: Cursor) -> None:
         """Until the log is known up to ``cursor``, or known to be shorter."""

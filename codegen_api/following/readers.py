@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from codegen_api.errors import GatewayError, ShuttingDown, Unavailable, UpstreamFailure, UpstreamRateLimited
-from codegen_api.following.rights import LIFETIME, TICK, Right, Rights, loop_time
+from codegen_api.following.rights import LIFETIME, Right, Rights, loop_time
 from codegen_api.following.turns import Turn, Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Need, Patience
@@ -114,11 +114,10 @@ class Readers:
         Reading shows everybody in turn, but those with much else to do less often, and it does not wait for them.
         """
         while True:
-            now, accepted = loop_time(), self._accepted()
-            due = [(each, self._shown[each]) for each in accepted if now - self._shown[each] >= LIFETIME - TICK]
-            if len(accepted) < 2 or not due:
-                soonest = min((self._shown[each] + LIFETIME - now for each in accepted), default=LOOK_ROUND)
-                await asyncio.sleep(min(max(soonest, TICK), LOOK_ROUND) if len(accepted) > 1 else LOOK_ROUND)
+            accepted, long_ago = self._accepted(), loop_time() - LIFETIME + LOOK_ROUND
+            due = [(each, self._shown[each]) for each in accepted if self._shown[each] <= long_ago]
+            if len(accepted) < 2 or not due:  # one alone is shown at each read
+                await asyncio.sleep(LOOK_ROUND)
                 continue
             with closing(self._turns.want(Need(min(shown for _, shown in due), LIFETIME), _nothing)) as turn:
                 turn.offer(*due)

@@ -375,6 +375,29 @@ def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() -> None:
     run(main())
 
 
+def test_when_rights_can_be_renewed_no_more_nobody_goes_on_viewing() -> None:
+    class Odd(FakeHost):
+        async def get_run(self, credential: Credential, ref: RunRef) -> Run:
+            if asyncio.get_running_loop().time() > 10:
+                raise RuntimeError("not in the contract")
+            return await super().get_run(credential, ref)
+
+    async def main() -> None:
+        host = Odd()
+        host.add().append(3)
+        gateway = Gateway(host, MemoryBroker(), turns=Turns(limit=6))
+        watching = [asyncio.create_task(Viewer().watch(gateway, who=caller(name))) for name in ("alice", "bob")]
+        # alice is asked for much else, so that only bob's token is read with
+        for _ in range(100):
+            await asyncio.sleep(1)
+            await gateway.identify(caller("alice").credential)
+        results = await asyncio.gather(*watching, return_exceptions=True)
+        assert [type(result) for result in results] == [GatewayError, GatewayError]
+        await gateway.aclose()
+
+    run(main())
+
+
 def test_an_old_page_that_was_asked_for_before_an_amendment_is_not_given_to_who_came_after_it() -> None:
     class Slow(FakeHost):
         slow = 0.0
