@@ -3,17 +3,22 @@
     GatewayError
     ├── InvalidRequest              the request cannot be understood
     │   ├── InvalidCursor           a position in a log that is none
+    │   ├── InvalidIdempotencyKey   an Idempotency-Key that cannot be one
     │   ├── OrganizationRequired    nobody said which organization, and there is more than one
     │   ├── TokenInUrl              a token came where tokens must not come
     │   └── Rejected                the shape is wrong: ``details`` says where
+    │       └── IdempotencyKeyReused    another request came with this Idempotency-Key before
     ├── NotAuthenticated            no credentials came
     │   ├── InvalidToken            they came, and are not good
     │   └── InvalidTicket           a stream ticket came, and is not good
     ├── Forbidden                   the caller may not do this
+    │   └── InsufficientScope       their token or key does not allow it
     ├── QuotaExhausted              the plan behind the token has no runs left
     ├── NotFound                    there is no such thing, or not for this caller
     ├── Unsupported                 the host cannot do this
     │   └── TicketsNotConfigured    this deployment has no key to seal tickets with
+    ├── InProgress                  a request with this Idempotency-Key is under way
+    │   └── OutcomeUnknown          one broke off; whether the host acted is being found out
     ├── LoopDetected                the gateway was asked by itself
     ├── Unavailable                 not now; ``retry_after`` says when
     │   ├── AuthUnavailable         the host could not say whether a token is good
@@ -78,6 +83,11 @@ class InvalidCursor(InvalidRequest):
     default_message = "The last event id is neither a position, such as 25, nor an end, such as 25.end."
 
 
+class InvalidIdempotencyKey(InvalidRequest):
+    code = "invalid_idempotency_key"
+    default_message = "The Idempotency-Key must be 1 to 255 visible ASCII characters."
+
+
 class OrganizationRequired(InvalidRequest):
     code = "organization_required"
     default_message = "Say which organization is meant with X-Organization-ID; the choices are in details."
@@ -94,6 +104,11 @@ class TokenInUrl(InvalidRequest):
 class Rejected(InvalidRequest):
     code = "validation_error"
     default_message = "The request is not valid; details says where."
+
+
+class IdempotencyKeyReused(Rejected):
+    code = "idempotency_key_reused"
+    default_message = "This Idempotency-Key was used for another request; take a new one."
 
 
 class NotAuthenticated(GatewayError):
@@ -116,6 +131,20 @@ class Forbidden(GatewayError):
     default_message = "You may not do this."
 
 
+class InsufficientScope(Forbidden):
+    """``scope`` is the missing one."""
+
+    code = "insufficient_scope"
+    default_message = "Your token or key lacks the scope for this."
+    scope: str | None = None
+
+    @classmethod
+    def lacking(cls, scope: str) -> "InsufficientScope":
+        error = cls(f"This needs the scope {scope}, which your token or key does not have.", details=[scope])
+        error.scope = scope
+        return error
+
+
 class QuotaExhausted(GatewayError):
     code = "quota_exhausted"
     default_message = "The plan behind this token has no agent runs left."
@@ -134,6 +163,18 @@ class Unsupported(GatewayError):
 class TicketsNotConfigured(Unsupported):
     code = "tickets_not_configured"
     default_message = "This gateway gives no stream tickets: its operator has set no secret key."
+
+
+class InProgress(GatewayError):
+    code = "idempotency_in_progress"
+    default_message = "A request with this Idempotency-Key is under way; ask again."
+
+
+class OutcomeUnknown(InProgress):
+    code = "outcome_unknown"
+    default_message = (
+        "A request with this Idempotency-Key broke off, and whether the host acted on it is not known yet; ask again."
+    )
 
 
 class LoopDetected(GatewayError):

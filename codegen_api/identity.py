@@ -1,15 +1,26 @@
-"""Who asks, and what is sent to the host on their behalf."""
+"""Who asks, what they may do, and what is sent to the host on their behalf."""
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+READ = "runs:read"
+WRITE = "runs:write"
+ALL = ":all"
+"""Behind a scope: the same for runs of others, and for runs that nobody owns."""
+
+SCOPES = frozenset({READ, WRITE, READ + ALL, WRITE + ALL})
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody, by the host that vouches for them and their id there: the same whatever token they use."""
+    """Somebody, by who vouches for them and their id there: the same whatever token they use.
 
-    upstream: str
+    ``authority`` is the host's name (``codegen``), ``jwt:`` and the issuer of a JWT, or ``key`` for our own API keys.
+    """
+
+    authority: str
     user: str
 
 
@@ -26,9 +37,29 @@ class Credential:
         return cls(token, hmac.new(key, token.encode(), hashlib.sha256).hexdigest())
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One request's asker: who it is, and with what the host is asked for them."""
+    """One request's asker: who it is, with what the host is asked for them, and what they may do.
+
+    ``shown`` is the token that they came with. ``shared``: the credential is the deployment's, the same for all, so the
+    host cannot tell whose a run is and the gateway does. ``organization`` is the only one they may enter, if there is
+    such a one. What they showed is good until ``expires`` (epoch seconds), and ``confirm`` raises ``InvalidToken`` when
+    it was revoked before that.
+    """
 
     principal: Principal
     credential: Credential
+    shown: str = field(repr=False, compare=False)
+    scopes: frozenset[str] = SCOPES
+    shared: bool = False
+    organization: str | None = None
+    expires: float | None = None
+    confirm: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
+
+    def may(self, scope: str) -> bool:
+        """Whether they may do this, be it only to what is their own."""
+        return scope in self.scopes or scope + ALL in self.scopes

@@ -208,7 +208,7 @@ class FakeHost:
 
 
 def caller(name: str = "alice") -> Caller:
-    return Caller(Principal("fake", name), Credential.of(name, b"key"))
+    return Caller(Principal("fake", name), Credential.of(name, b"key"), name)
 
 
 async def _nothing(_: str) -> None:

@@ -34,7 +34,7 @@ _FORM = re.compile(r"[A-Za-z0-9_-]{40,16384}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket says: which log may be read, by whom, with which token of the host, until when (epoch seconds)."""
+    """What a ticket says: which log may be read, by whom, with which token, until when (epoch seconds)."""
 
     run: RunRef
     principal: Principal
@@ -55,7 +55,7 @@ class Tickets:
         """A ticket for ``caller`` to read the log of ``run``, and when it expires."""
         expires = math.ceil(now + self._lifetime)
         who = caller.principal
-        said = [run.organization, run.id, who.upstream, who.user, caller.credential.token, expires]
+        said = [run.organization, run.id, who.authority, who.user, caller.shown, expires]
         nonce = os.urandom(_NONCE_BYTES)
         return _encoded(nonce + self._boxes[0].encrypt(nonce, json.dumps(said).encode(), None)), expires
 
@@ -65,10 +65,10 @@ class Tickets:
         Raises:
             InvalidTicket: it says nothing, or no longer.
         """
-        organization, run, upstream, user, token, expires = json.loads(self._opened(_decoded(text)))
+        organization, run, authority, user, token, expires = json.loads(self._opened(_decoded(text)))
         if now >= expires:
             raise InvalidTicket
-        return Ticket(RunRef(organization, run), Principal(upstream, user), token, expires)
+        return Ticket(RunRef(organization, run), Principal(authority, user), token, expires)
 
     def _opened(self, sealed: bytes) -> bytes:
         for box in self._boxes:

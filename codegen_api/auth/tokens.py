@@ -61,7 +61,7 @@ class UpstreamTokens:
         principal = self._good.get(credential.digest) or self._excused.get(credential.digest)
         if principal is None:
             principal = await self._flights.share(credential.digest, lambda: self._ask(credential))
-        return Caller(principal, credential)
+        return Caller(principal, credential, token)
 
     async def aclose(self) -> None:
         await self._flights.aclose()

@@ -15,7 +15,7 @@ from codegen_api.runs import RunRef
 NOW = 1_800_000_000.25
 OLD, NEW = "an old key of many characters....", "a new key of many characters....."
 RUN = RunRef("323", "12345")
-ALICE = Caller(Principal("codegen", "7"), Credential.of("sk-alice", b"key"))
+ALICE = Caller(Principal("codegen", "7"), Credential.of("sk-alice", b"key"), "sk-alice")
 TICKETS = Tickets([NEW], 600)
 
 
@@ -78,7 +78,7 @@ def test_keys_are_changed_without_a_gap() -> None:
 @pytest.mark.wire("ticket-invalid")
 @given(data=st.data(), token=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60))
 def test_a_ticket_with_any_character_changed_is_refused(data: st.DataObject, token: str) -> None:
-    text = sealed(caller=Caller(ALICE.principal, Credential.of(token, b"key")))
+    text = sealed(caller=Caller(ALICE.principal, Credential.of(token, b"key"), token))
     assert TICKETS.open(text, NOW).token == token
     at = data.draw(st.integers(0, len(text) - 1) | st.just(len(text) - 1))
     changed = data.draw(st.sampled_from("ABCwxyz019-_") | st.characters())
@@ -89,7 +89,7 @@ def test_a_ticket_with_any_character_changed_is_refused(data: st.DataObject, tok
 @pytest.mark.wire("ticket-invalid")
 @pytest.mark.parametrize("token", ["a", "ab", "abc"])  # so that each number of bits is left over at the end
 def test_there_is_no_other_text_for_the_same_ticket(token: str) -> None:
-    text = sealed(caller=Caller(ALICE.principal, Credential.of(token, b"key")))
+    text = sealed(caller=Caller(ALICE.principal, Credential.of(token, b"key"), token))
     letters = string.ascii_letters + string.digits + "-_"
     assert [last for last in letters if not refused(text[:-1] + last)] == [text[-1]]
 
@@ -127,7 +127,7 @@ def test_no_length_is_too_odd_to_be_refused(text: str) -> None:
 
 
 def test_the_longest_token_that_is_taken_fits() -> None:
-    caller = Caller(ALICE.principal, Credential.of("\\" * 4096, b"key"))
+    caller = Caller(ALICE.principal, Credential.of("\\" * 4096, b"key"), "\\" * 4096)
     assert TICKETS.open(sealed(caller=caller), NOW).token == "\\" * 4096
 
 

@@ -18,17 +18,22 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.GatewayError: 500,
     errors.InvalidRequest: 400,
     errors.InvalidCursor: 400,
+    errors.InvalidIdempotencyKey: 400,
     errors.OrganizationRequired: 400,
     errors.TokenInUrl: 400,
     errors.Rejected: 422,
+    errors.IdempotencyKeyReused: 422,
     errors.NotAuthenticated: 401,
     errors.InvalidToken: 401,
     errors.InvalidTicket: 401,
     errors.Forbidden: 403,
+    errors.InsufficientScope: 403,
     errors.QuotaExhausted: 402,
     errors.NotFound: 404,
     errors.Unsupported: 501,
     errors.TicketsNotConfigured: 501,
+    errors.InProgress: 409,
+    errors.OutcomeUnknown: 409,
     errors.LoopDetected: 508,
     errors.Unavailable: 503,
     errors.AuthUnavailable: 503,
@@ -78,7 +83,7 @@ def test_an_error_becomes_a_status_headers_and_the_one_body(
         "code": kind.code,
         "status_code": TABLE[kind],
     }
-    waits = TABLE[kind] in (429, 503)
+    waits = TABLE[kind] in (409, 429, 503)
     assert ("retry-after" in response.headers) == waits
     assert ("retry_after" in body) == waits
     if waits:

@@ -206,7 +206,7 @@ def test_a_ticket_means_nothing_anywhere_else(method: str, path: str) -> None:
 
 def sealed(site: Site, *, now: float | None = None, name: str = "alice", user: str = "1") -> str:
     """The URL of a ticket as this gateway would have made it."""
-    caller = Caller(Principal("fake", user), Credential.of(name, b"key"))
+    caller = Caller(Principal("fake", user), Credential.of(name, b"key"), name)
     ticket, _ = site.app.state.tickets.seal(RunRef("9", "1"), caller, time.time() if now is None else now)
     return f"{STREAM}?ticket={ticket}"
 

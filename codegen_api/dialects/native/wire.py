@@ -30,6 +30,7 @@ STATUSES: Mapping[type[errors.GatewayError], int] = {
     errors.QuotaExhausted: 402,
     errors.NotFound: 404,
     errors.Unsupported: 501,
+    errors.InProgress: 409,
     errors.LoopDetected: 508,
     errors.Unavailable: 503,
     errors.RateLimited: 429,
@@ -40,6 +41,9 @@ STATUSES: Mapping[type[errors.GatewayError], int] = {
     PayloadTooLarge: 413,
     CorsRefused: 400,
 }
+
+WAITS = (409, 429, 503)
+"""Statuses at which it helps to ask again later: they say when."""
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -64,7 +68,7 @@ def error_body(error: errors.GatewayError) -> bytes:
             {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, errors.Detail) else item
             for item in error.details
         ]
-    if status_of(error) in (429, 503):
+    if status_of(error) in WAITS:
         body["retry_after"] = _retry_after(error)
     return to_json(body)
 
@@ -77,7 +81,9 @@ def render_error(error: errors.GatewayError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
     elif status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status in (429, 503):
+    elif isinstance(error, errors.InsufficientScope) and error.scope is not None:
+        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    if status in WAITS:
         headers["Retry-After"] = str(_retry_after(error))
     return json_response(error_body(error), status, headers)
 
