@@ -14,8 +14,8 @@ from functools import partial
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import UpstreamRateLimited
-from codegen_api.following import Ended, Update
-from codegen_api.gateway import Gateway, Position
+from codegen_api.following import Ended, Position, Update
+from codegen_api.gateway import Gateway
 from codegen_api.sandbox.limits import SHARED, Limits
 from tests.fakehost import FakeHost, Hosted, caller
 from tests.virtual import run

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp
 
-from codegen_api import documentation, workers
+from codegen_api import authorities, documentation, workers
 from codegen_api.auth.tickets import Tickets
-from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import native
@@ -52,8 +51,8 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
 
-Every request bears a token of the hosted API: `Authorization: Bearer <token>`. `X-Organization-ID` picks the
-organization. Every answer carries `X-Request-ID`, and every error has the same shape.
+Every request bears a token of the hosted API, or one of the deployment's own users: `Authorization: Bearer <token>`.
+`X-Organization-ID` picks the organization. Every answer carries `X-Request-ID`, and every error has the same shape.
 """
 
 
@@ -124,6 +123,7 @@ def _build(
         upstream,
         broker or MemoryBroker(max_bytes=memory * 3 // 4),
         organization=_organization(settings, upstream),
+        ownership=authorities.ownership(settings),
         patrol=lambda: Patrol(
             # jittered, so that streams that began together do not all come back together
             max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
@@ -137,7 +137,8 @@ def _build(
         max_streams_each=settings.streams_per_caller,
         observer=observer,
     )
-    tokens = UpstreamTokens(gateway.identify, upstream.name, good_seconds=settings.token_cache_seconds)
+    closing = AsyncExitStack()
+    callers = authorities.callers(settings, gateway, closing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -147,7 +148,7 @@ def _build(
         app.state.drain = drain
         yield
         drain.give_back()
-        await tokens.aclose()
+        await closing.aclose()
         await gateway.aclose()
         if shared:
             shared.leave()
@@ -165,7 +166,7 @@ def _build(
     app.observer = observer
     app.state.settings = settings
     app.state.gateway = gateway
-    app.state.tokens = tokens
+    app.state.callers = callers
     app.state.tickets = _tickets(settings)
     app.state.stall_seconds = settings.stream_stall_seconds
     app.state.started = time.time()

@@ -1,15 +1,15 @@
 """The one door for dialects: every call of a client passes here, and every policy that is not about following does.
 
-Policies: which organization is meant, what is asked of the host again after a fault (reads, a little; writes, never),
-how far a filtered list is searched, who is let into a stream, and what a stream needs to know of a resume.
+Policies: which organization is meant, whose a run is (``ownership``), what is asked of the host again after a fault
+(reads, a little; writes, never), how far a filtered list is searched, who is let into a stream, and what a stream needs
+to know of a resume. Nothing here reaches a run but by ``_admit``, which asks whether it is the caller's to reach.
 """
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import stamina
@@ -18,16 +18,19 @@ from cachetools import TTLCache
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import (
     AtCapacity,
+    Forbidden,
     OrganizationRequired,
     RateLimited,
     Unsupported,
     UpstreamError,
     UpstreamUnreachable,
 )
-from codegen_api.following import Ended, Hub, Patrol, Rights, Turns, Update, close_running, loop_time
-from codegen_api.identity import Caller, Credential, Principal
+from codegen_api.following import Hub, Patrol, Position, Right, Rights, Stream, Turns, Update, loop_time
+from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
+from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
-from codegen_api.runs import Appended, Changed, Cursor, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Appended, Cursor, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.searching import SEARCHED_PAGES, has_status, search
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
 from codegen_api.upstreams import (
     Cancels,
@@ -41,62 +44,29 @@ from codegen_api.upstreams import (
 
 T = TypeVar("T")
 
-OVER_SECONDS = 2.0
-"""How long somebody who was told the end waits for the word that it is still the end, before a stream begins
-instead.
+PLACES = 10**12
+"""A ``skip`` from here on is a place in the host's list, not a number of runs: where a search for the caller's own runs
+goes on.
 """
-
-SEARCHED_PAGES = 10
-"""How many of the host's pages a filtered list reads at most before it answers with what it has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a viewer is in a log; ``over``: it was told that the log ended there."""
-
-    cursor: Cursor
-    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Runs that matched, the host's own account of the (unfiltered) list, and where to go on; None at its end."""
-
-    listing: Listing[Run]
-    next_skip: int | None
-
-
-class Stream:
-    """The updates for one viewer: ``first`` those that have come, then ``coming``, then the rest. To be closed after
-    use.
+    """Runs of a list, with an account of it. Where it was ``searched`` for them, ``next_skip`` says where to go on;
+    None at its end.
     """
 
-    def __init__(
-        self, first: list[Update], coming: asyncio.Task[Update] | None, updates: AsyncGenerator[Update, None]
-    ) -> None:
-        self._first = first
-        self._coming = coming
-        self._updates = updates
-
-    def __aiter__(self) -> "Stream":
-        return self
-
-    async def __anext__(self) -> Update:
-        if self._first:
-            return self._first.pop(0)
-        coming, self._coming = self._coming, None
-        return await (coming or anext(self._updates))
-
-    async def aclose(self) -> None:
-        """Leave the log."""
-        await close_running(self._updates, self._coming)
+    listing: Listing[Run]
+    next_skip: int | None = None
+    searched: bool = False
 
 
 class Gateway:
     """What a deployment can do for its callers.
 
     ``organization`` is the one that is meant when nobody says which. At most ``max_streams`` live logs are open at a
-    time, and ``max_streams_each`` for one principal.
+    time, and ``max_streams_each`` for one principal. ``ownership`` says whose a run is where callers share a
+    credential.
     """
 
     def __init__(
@@ -105,6 +75,7 @@ class Gateway:
         broker: Broker,
         *,
         organization: str | None = None,
+        ownership: Ownership | None = None,
         turns: Turns | None = None,
         patrol: Callable[[], Patrol] = Patrol,
         cadence: Callable[[], Cadence] = Cadence,
@@ -118,6 +89,7 @@ class Gateway:
         self._upstream = upstream
         self._broker = broker
         self._organization = organization
+        self._ownership = ownership or Ownership()
         self._patrol = patrol
         self._max_streams = max_streams
         self._max_streams_each = max_streams_each
@@ -152,72 +124,109 @@ class Gateway:
         """Whose credential this is, by the host's word."""
         return await _patiently(lambda: self._upstream.identify(credential))
 
+    async def me(self, caller: Caller) -> User:
+        """Who is calling: as the host knows them, or as whoever vouches for them does."""
+        if not caller.shared:
+            return await self.identify(caller.credential)
+        who, scopes = caller.principal, sorted(caller.scopes)
+        return User(who.user, {"id": who.user, "authority": who.authority, "scopes": scopes})
+
     async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
-        return await _patiently(lambda: self._upstream.organizations(caller.credential, skip, limit))
+        """The organizations that the caller may enter."""
+        only = self._confinement(caller)
+        with heard(caller, of_a_run=False):
+            if only is None:
+                return await self._organizations(caller, skip, limit)
+            position, found = 0, []
+            for _ in range(SEARCHED_PAGES):
+                listing = await self._organizations(caller, position, self._upstream.page_size)
+                found += [each for each in listing.items if each.id == only]
+                position += len(listing.items)
+                if found or listing.at_end:
+                    break
+        items = tuple(found[skip : skip + limit])
+        return Listing(items, Paging(len(found), None, limit, None), at_end=True)
 
     async def organization(self, caller: Caller, wanted: str | None) -> str:
         """The organization that is meant: the one named, the deployment's, or the caller's only one.
 
         Raises:
             OrganizationRequired: there are several to choose from, or none.
+            Forbidden: the caller may not enter the one that they named.
         """
+        only = self._confinement(caller)
         if wanted is not None:
-            return self._upstream.organization_id(wanted)
-        if self._organization is not None:
-            return self._organization
-        only = self._only_organization.get(caller.credential.digest)
-        if only is None:
+            named = self._upstream.organization_id(wanted)
+            if only not in (None, named):
+                raise Forbidden("You may not enter this organization.")
+            return named
+        if only is not None or self._organization is not None:
+            return only or str(self._organization)
+        known = self._only_organization.get(caller.credential.digest)
+        if known is None:
             choices = await self.organizations(caller, 0, self._upstream.page_size)
             if len(choices.items) != 1:
                 raise OrganizationRequired(details=[choice.fields for choice in choices.items])
-            only = self._only_organization[caller.credential.digest] = choices.items[0].id
-        return only
+            known = self._only_organization[caller.credential.digest] = choices.items[0].id
+        return known
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         asked = loop_time()
-        run = await self._upstream.create_run(caller.credential, organization, new)
+        with heard(caller, of_a_run=False):
+            run = await self._upstream.create_run(
+                caller.credential, organization, replace(new, marks={**new.marks, **self._ownership.marks(caller)})
+            )
+        self._ownership.created(caller, run)
         self._rights.grant(caller.credential, run, asked)  # whoever starts a run is about to view it
         return run
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
-        return (await self._rights.ask(caller.credential, self._ref(organization, run_id))).run
+        asked = loop_time()
+        ref = await self._admit(caller, organization, run_id, READ)
+        with heard(caller):
+            return (await self._rights.ask(caller.credential, ref, since=asked)).run
 
     async def list(
         self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
     ) -> Found:
-        """Runs, newest first; with ``status`` (the host's word or ours) only those, searched for up to a bound."""
-        if status is None:
-            return Found(await self._list(caller, organization, skip, limit, only), None)
-        matching: list[Run] = []
-        total: int | None = None
-        position, at_end = skip, False
-        for _ in range(SEARCHED_PAGES):
-            listing = await self._list(caller, organization, position, self._upstream.page_size, only)
-            total = listing.paging.total
-            for run in listing.items:
-                position += 1
-                if _has_status(run, status):
-                    matching.append(run)
-                    if len(matching) == limit:
-                        break
-            at_end = listing.at_end and (not listing.items or run is listing.items[-1])
-            if at_end or len(matching) == limit:
-                break
-        # a page of what matched has no number: nobody knows how many there are
-        found = Listing(tuple(matching), Paging(total, None, limit, None), at_end)
-        return Found(found, None if at_end else position)
+        """Runs, newest first; with ``status`` (the host's word or ours) only those.
+
+        What the host cannot filter is searched for, up to a bound: a status, and the caller's own runs.
+        """
+        own = caller.shared and READ + ALL not in caller.scopes
+        with heard(caller):
+            if not own and status is None:
+                return Found(await self._list(caller, organization, skip, limit, only))
+
+            def wanted(run: Run) -> bool:
+                return self._ownership.sees(caller, run) and (status is None or has_status(run, status))
+
+            # runs of one's own are counted from the front of the list, others by their place in it
+            place, passing = (skip, 0) if not own else (skip - PLACES, 0) if skip >= PLACES else (0, skip)
+            found = await search(
+                lambda place: self._list(caller, organization, place, self._upstream.page_size, only),
+                wanted,
+                place=place,
+                passing=passing,
+                limit=limit,
+            )
+        # a page of what matched has no number: nobody knows how many there are; and what others have is theirs
+        listing = Listing(found.runs, Paging(None if own else found.total, None, limit, None), found.next_place is None)
+        next_skip = None if found.next_place is None else found.next_place + (PLACES if own else 0)
+        return Found(listing, next_skip, searched=True)
 
     async def resume(
         self, caller: Caller, organization: str, run_id: str, prompt: str, images: tuple[str, ...] | None
     ) -> Run:
-        ref = self._ref(organization, run_id)
-        before = await self._get(caller.credential, ref)
-        if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
-            await self._upstream.uncancel_run(caller.credential, ref)
-        try:
-            run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
-        finally:
-            self.hub.touched(ref)  # whatever was answered, the log may have grown
+        ref = await self._admit(caller, organization, run_id, WRITE)
+        with heard(caller):
+            before = await self._get(caller.credential, ref)
+            if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
+                await self._upstream.uncancel_run(caller.credential, ref)
+            try:
+                run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
+            finally:
+                self.hub.touched(ref)  # whatever was answered, the log may have grown
         self.hub.resumed(run.ref, run)
         return run
 
@@ -227,22 +236,24 @@ class Gateway:
         Raises:
             Unsupported: this host cannot.
         """
-        ref = self._ref(organization, run_id)
+        ref = await self._admit(caller, organization, run_id, WRITE)
         if not isinstance(self._upstream, Cancels):
             raise Unsupported("The host cannot stop a run.")
-        try:
-            await self._upstream.cancel_run(caller.credential, ref)
-        finally:
-            self.hub.touched(ref)
-        return await self._get(caller.credential, ref)
+        with heard(caller):
+            try:
+                await self._upstream.cancel_run(caller.credential, ref)
+            finally:
+                self.hub.touched(ref)
+            return await self._get(caller.credential, ref)
 
     async def read_log(
         self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
     ) -> Page:
-        ref = self._ref(organization, run_id)
-        return await _patiently(
-            lambda: self._upstream.read_log(caller.credential, ref, after, limit, newest_first=newest_first)
-        )
+        ref = await self._admit(caller, organization, run_id, READ)
+        with heard(caller):
+            return await _patiently(
+                lambda: self._upstream.read_log(caller.credential, ref, after, limit, newest_first=newest_first)
+            )
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
@@ -251,41 +262,13 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             GatewayError: the caller may not see the run, or nobody can say so just now.
         """
-        ref, begun = self._ref(organization, run_id), loop_time()
-        held: Run | None = None  # a description of the run from before this call
-        opened = self._clock()
-
-        async def updates() -> AsyncGenerator[Update, None]:
-            nonlocal held
-            self._make_sure_of_room(caller.principal)
+        self._make_sure_of_room(caller.principal)
+        asked = loop_time()
+        ref = await self._admit(caller, organization, run_id, READ)
+        with heard(caller):
             right = await self._rights.require(caller.credential, ref)
-            held = right.run if right.asked < begun else None
-            with self._seat(caller.principal):  # not before: who waits for the host, or leaves meanwhile, has no stream
-                async with self.hub.subscribe(caller.credential, right, position.cursor, self._patrol()) as subscriber:
-                    async for update in subscriber.updates():
-                        if isinstance(update, Batch):
-                            self._note_age(update, opened)
-                        yield update
-
-        live = updates()
-        coming: asyncio.Task[Update] | None = None
-        try:
-            first = [await anext(live)]
-            deadline = loop_time() + OVER_SECONDS
-            while position.over and not _is_news(first[-1], position.cursor, held):
-                if isinstance(first[-1], Ended):
-                    await live.aclose()
-                    return None
-                coming = asyncio.ensure_future(anext(live))
-                await asyncio.wait({coming}, timeout=max(0.0, deadline - loop_time()))
-                if not coming.done():
-                    break
-                first.append(coming.result())
-                coming = None
-        except BaseException:  # whatever it was, the caller included who left: there will be no stream to close
-            await close_running(live, coming)
-            raise
-        return Stream(first, coming, live)
+        held = right.run if right.asked < asked else None  # a description of the run from before this call
+        return await Stream.begin(self._updates(caller, right, position.cursor), position, held, caller.confirm)
 
     async def aclose(self) -> None:
         """Stop everything that runs, and let go of every connection."""
@@ -293,6 +276,18 @@ class Gateway:
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
+
+    async def _updates(self, caller: Caller, right: Right, cursor: Cursor) -> AsyncGenerator[Update, None]:
+        opened, patrol = self._clock(), self._patrol()
+        if caller.expires is not None:  # what they showed is good no longer than this
+            patrol = replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - opened)))
+        # no seat before this: who waits for the host, or leaves meanwhile, has no stream
+        with heard(caller), self._seat(caller.principal):
+            async with self.hub.subscribe(caller.credential, right, cursor, patrol) as subscriber:
+                async for update in subscriber.updates():
+                    if isinstance(update, Batch):
+                        self._note_age(update, opened)
+                    yield update
 
     def _make_sure_of_room(self, principal: Principal) -> None:
         if self._streams[principal] >= self._max_streams_each:
@@ -319,11 +314,28 @@ class Gateway:
         if created is not None and created >= opened:
             self._observer.delivered(max(0.0, self._clock() - created))
 
-    def _ref(self, organization: str, run_id: str) -> RunRef:
-        return RunRef(organization, self._upstream.run_id(run_id))
+    async def _admit(self, caller: Caller, organization: str, run_id: str, scope: str) -> RunRef:
+        """The run that is meant, if this caller may reach it. With a credential of their own the host says so."""
+        ref = RunRef(organization, self._upstream.run_id(run_id))
+        if caller.shared:
+            deed = self._ownership.deed(ref)
+            if deed is None:
+                with heard(caller):
+                    deed = self._ownership.learned(ref, (await self._rights.require(caller.credential, ref)).run)
+            self._ownership.require(caller, deed, scope)
+        return ref
+
+    def _confinement(self, caller: Caller) -> str | None:
+        """The only organization that the caller may enter; None when that is for the host to say."""
+        if caller.organization is not None:
+            return self._upstream.organization_id(caller.organization)
+        return self._organization if caller.shared else None
 
     async def _get(self, credential: Credential, ref: RunRef) -> Run:
         return await _patiently(lambda: self._upstream.get_run(credential, ref))
+
+    async def _organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
+        return await _patiently(lambda: self._upstream.organizations(caller.credential, skip, limit))
 
     async def _list(self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter) -> Listing[Run]:
         return await _patiently(lambda: self._upstream.list_runs(caller.credential, organization, skip, limit, only))
@@ -333,21 +345,3 @@ async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
     """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something."""
     caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
     return await caller((UpstreamError, UpstreamUnreachable), read)
-
-
-def _has_status(run: Run, wanted: str) -> bool:
-    return wanted.lower() == run.status or (run.raw_status is not None and wanted.upper() == run.raw_status.upper())
-
-
-def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:
-    """Whether a viewer who was told that the log ended at ``cursor`` has to hear this.
-
-    ``held`` is a description of the run that may be from before that end.
-    """
-    if isinstance(update, Batch):
-        return any(isinstance(event, Appended) for event in update.entries)
-    if isinstance(update, Ended):
-        return update.length != cursor
-    if isinstance(update, Changed):
-        return not update.run.status.ended and update.run is not held
-    return True

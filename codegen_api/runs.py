@@ -57,21 +57,25 @@ class Run:
     """A run as the host last described it.
 
     ``fields`` are the host's own names and values, unknown ones too; only times are rewritten (RFC 3339, UTC).
+    ``marks`` are what the gateway wrote on the run when it created it, which clients never see; None when this
+    description leaves them out.
     """
 
     ref: RunRef
     status: RunStatus
     raw_status: str | None
     fields: Mapping[str, Json]
+    marks: Mapping[str, str] | None = None
 
     def updated(self, newer: "Run") -> "Run":
         """This run as ``newer`` describes it. What ``newer`` does not say, the status too, keeps its last value."""
         fields = {**self.fields, **newer.fields}
+        marks = self.marks if newer.marks is None else newer.marks
         if newer.raw_status is not None:
-            return replace(newer, fields=fields)
+            return replace(newer, fields=fields, marks=marks)
         if "status" in self.fields:
             fields["status"] = self.fields["status"]
-        return replace(self, fields=fields)
+        return replace(self, fields=fields, marks=marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +84,19 @@ class LogEntry:
 
     ``open``: its output is still to come, so the host will fill it in later.
     ``amendable``: it is of a kind that the host fills in, so an older copy of it may differ.
+    ``said``: the texts in it, if it is what a user said: the prompt of a run, or that of a resume.
     """
 
     json: bytes
     created_at: str | None
     open: bool
     amendable: bool
+    said: str | None = None
 
     @property
     def size(self) -> int:
         """What holding this entry costs, in bytes."""
-        return len(self.json) + ENTRY_OVERHEAD
+        return len(self.json) + len(self.said or "") + ENTRY_OVERHEAD
 
     @property
     def created(self) -> float | None:

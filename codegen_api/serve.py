@@ -25,9 +25,12 @@ from typing import NoReturn
 import uvicorn
 
 from codegen_api.app import create_app
+from codegen_api.auth.keys import new_key
+from codegen_api.identity import SCOPES
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
 
 SANDBOX_ORGANIZATION = "323"
+SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
 TRY_IT = """\
 The host is the sandbox: nothing leaves this machine. Tokens: sandbox-alice, sandbox-bob. Documentation: {url}/docs
 Start a run, watch it live, and come back to it in the middle:
@@ -42,7 +45,11 @@ Start a run, watch it live, and come back to it in the middle:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the gateway until a signal comes. Exits with status 2 when it was told something that makes no sense."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["keys"]:
+        _keys(given[1:])
+        return
+    arguments = _parser().parse_args(given)
     _set_environment(arguments)
     try:
         settings = read_settings()
@@ -58,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
     port = _claim(settings.host, settings.port)
     with _sandbox() if arguments.sandbox else contextlib.nullcontext():
-        if settings.secret_key is None:  # one for all workers and reloads: it lasts as long as this process
+        # one for all workers and reloads: it lasts as long as this process, and so must what is made with it
+        if settings.secret_key is None and (arguments.sandbox or settings.auth == ("token",)):
             os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
         if settings.workers > 1:
             create_app()  # what is wrong is said once, here, and not by every worker in turn
@@ -69,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="codegen-api",
         description="A thin authenticated gateway in front of a hosted agent API.",
-        epilog="Everything else is set with environment variables that begin with CODEGEN_; the README lists them.",
+        epilog="Everything else is set with environment variables that begin with CODEGEN_; the README lists them."
+        " `keys new --help` says how to make a key for a machine.",
     )
     parser.add_argument(
         "--sandbox", action="store_true", help="serve an embedded emulation of the host: no account needed"
@@ -82,6 +91,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="how many processes (CODEGEN_WORKERS, else 1)")
     parser.add_argument("--reload", action="store_true", help="start again when the code changes")
     return parser
+
+
+def _keys(argv: Sequence[str]) -> None:
+    """``keys new NAME --scopes ...``: print a new key, and the line to store."""
+    parser = argparse.ArgumentParser(prog="codegen-api keys", description="Keys of the gateway's own, for machines.")
+    new = parser.add_subparsers(required=True, metavar="new").add_parser(
+        "new",
+        help="make a key",
+        description="Print a new key, behind `key: `, and behind `store: ` the line for the file that"
+        " CODEGEN_API_KEYS_FILE names (or for CODEGEN_API_KEYS). The key is kept nowhere: this is the only time that it is seen.",
+    )
+    new.add_argument("name", help="whose it is; runs belong to the name, so a new key under the old name keeps them")
+    new.add_argument("--scopes", required=True, nargs="+", help=f"what it may do, of {', '.join(sorted(SCOPES))}")
+    new.add_argument("--organization", help="the only organization that it enters")
+    new.add_argument("--expires", help="until when it is good: a date, or a moment with its zone")
+    wanted = new.parse_args(argv[1:]) if argv[:1] == ["new"] else parser.parse_args(argv)
+    scopes = [scope for group in wanted.scopes for scope in group.split(",") if scope]
+    try:
+        key, line = new_key(wanted.name, scopes, wanted.organization, wanted.expires)
+    except ValueError as error:
+        _refuse(str(error).removeprefix("line 1: "))
+    print(f"key: {key}\nstore: {line}")
 
 
 def _set_environment(arguments: argparse.Namespace) -> None:
@@ -122,6 +153,8 @@ def _sandbox() -> Iterator[None]:
             os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
         if read_settings().org_id is None:
             os.environ[PREFIX + "ORG_ID"] = SANDBOX_ORGANIZATION
+        if read_settings().api_token is None:
+            os.environ[PREFIX + "API_TOKEN"] = SANDBOX_TOKEN
         try:
             yield
         finally:

@@ -26,8 +26,14 @@ def _split(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-def _http_url(value: str) -> str:
-    if not value.lower().startswith(("http://", "https://")):
+def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("it names nothing")
+    return value
+
+
+def _http_url(value: str | None) -> str | None:
+    if value is not None and not value.lower().startswith(("http://", "https://")):
         raise ValueError("it must begin with http:// or https://")
     return value
 
@@ -54,6 +60,10 @@ def secret_keys(value: SecretStr) -> list[str]:
 
 
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+Modes = Annotated[
+    tuple[Literal["token", "jwt", "key"], ...], NoDecode, BeforeValidator(_split), AfterValidator(_not_empty)
+]
+Algorithm = Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -68,11 +78,35 @@ class Settings(BaseSettings):
         "https://api.codegen.com/v1", description="The hosted API, with or without /v1."
     )
     org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
+    auth: Modes = Field(
+        ("token",),
+        description="What callers show, one or several: a `token` of the host, a `jwt`, a `key` of the gateway's own.",
+    )
     api_token: SecretStr | None = Field(
-        None, description="A token of the host. Only validate_server.py uses it: callers bring their own."
+        None, description="A token of the host: the one that callers with a JWT or a key share. Else unused here."
     )
     secret_key: Annotated[SecretStr | None, AfterValidator(_long_keys)] = Field(
-        None, description="Seals stream tickets. Several, separated by commas: the first seals, all open."
+        None,
+        description="Seals stream tickets, signs whose a run is. Of several, by commas, the first is used.",
+    )
+    jwt_issuer: str | None = Field(None, description="The `iss` of JWTs.")
+    jwt_audience: str | None = Field(None, description="What the `aud` of JWTs must be, or hold.")
+    jwt_jwks_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
+        None, description="Where the issuer publishes its keys."
+    )
+    jwt_key: SecretStr | None = Field(
+        None, description="In place of that: its public key or certificate (PEM), or a secret shared with it."
+    )
+    jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Which may sign; else RS256 and ES256, and HS256 for a shared secret."
+    )
+    jwt_leeway_seconds: float = Field(30.0, ge=0, le=600, description="How far the issuer's clock and ours may differ.")
+    api_keys: SecretStr | None = Field(
+        None,
+        description="Keys of the gateway's own, a line for each, as `keys new` prints it; `;` separates them, too.",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="A file of such lines. It is read again when it changes, so a key can be taken out."
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")
@@ -160,7 +194,7 @@ def unknown_names() -> list[str]:
     known = set()
     for name in Settings.model_fields:
         known.add(f"{PREFIX}{name}".upper())
-        if _is_secret(Settings, name):
+        if _has_file(Settings, name):
             known.add(f"{PREFIX}{name}_FILE".upper())
     return sorted(name for name in _environment() if name.upper().startswith(PREFIX) and name.upper() not in known)
 
@@ -175,7 +209,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         path = _environment().get(f"{PREFIX}{field_name}_FILE".upper())
-        if not path or not _is_secret(self.settings_cls, field_name):
+        if not path or not _has_file(self.settings_cls, field_name):
             return None, field_name, False
         try:
             return Path(path).read_text().strip(), field_name, False
@@ -189,6 +223,10 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
 def _is_secret(settings: type[BaseSettings], name: str) -> bool:
     return SecretStr in _parts(settings.model_fields[name].annotation)
+
+
+def _has_file(settings: type[BaseSettings], name: str) -> bool:
+    return _is_secret(settings, name) and f"{name}_file" not in settings.model_fields
 
 
 def _parts(annotation: Any) -> Iterable[Any]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from codegen_api.errors import InvalidCursor
-from codegen_api.gateway import Position
+from codegen_api.following import Position
 
 WRITE_BYTES = 64 * 1024
 """The most that is handed to a connection at once: what a viewer who does not read can hold."""

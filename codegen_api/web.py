@@ -24,10 +24,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codegen_api.auth.tokens import UpstreamTokens
+from codegen_api.auth.callers import Callers
 from codegen_api.errors import (
     Detail,
     GatewayError,
+    InsufficientScope,
     InvalidRequest,
     InvalidToken,
     LoopDetected,
@@ -70,12 +71,17 @@ EXPOSED_HEADERS = (
 LOCAL_PAGES = r"http://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?"
 
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 _PASSED_ON = ("traceparent", "tracestate", "baggage")
 
 RenderError = Callable[[GatewayError], Response]
 
-bearer = HTTPBearer(auto_error=False, description="A token of the hosted API. In the sandbox: `sandbox-alice`.")
+bearer = HTTPBearer(
+    auto_error=False,
+    description="A token of the hosted API; in the sandbox `sandbox-alice`. Where the deployment has its own users, a"
+    " JWT or a key.",
+)
+SCOPE = "x-required-scope"
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -107,6 +113,7 @@ async def authenticate(request: Request) -> Caller:
     Raises:
         NotAuthenticated: nobody says who.
         InvalidToken: somebody does, and it is not true.
+        InsufficientScope: this route is not for them.
         AuthUnavailable: it cannot be found out just now.
     """
     if not bears_token(request):
@@ -114,8 +121,22 @@ async def authenticate(request: Request) -> Caller:
     token = request.headers["authorization"].partition(" ")[2].strip()
     if not _TOKEN.fullmatch(token):
         raise InvalidToken
-    tokens: UpstreamTokens = request.app.state.tokens
-    return await tokens.authenticate(token)
+    return await identify(request, token)
+
+
+async def identify(request: Request, token: str) -> Caller:
+    """Whose token this is, who may do what the route does."""
+    callers: Callers = request.app.state.callers
+    caller = await callers.authenticate(token)
+    scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route that says nothing is open to nobody
+    if scope is not None and not caller.may(scope):
+        raise InsufficientScope.lacking(scope)
+    return caller
+
+
+def needs(scope: str | None) -> dict[str, str | None]:
+    """What each route that wants to know its caller says of itself: which scope they need, if any."""
+    return {SCOPE: scope}
 
 
 def bears_token(request: Request) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Hosted:
     serial: int = 0
     result: str | None = None
     organizationless: bool = False
+    marks: Mapping[str, str] | None = field(default_factory=dict)
 
     def append(self, count: int = 1, **fields: Any) -> None:
         for name in ("text", "prompt"):
@@ -114,7 +115,7 @@ class FakeHost:
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         await self._called("create", credential)
-        hosted = self.add(str(len(self.runs) + 1))
+        hosted = self.add(str(len(self.runs) + 1), marks=new.marks)
         hosted.append(prompt=new.prompt)
         return self._run(hosted)
 
@@ -162,6 +163,7 @@ class FakeHost:
                     entry["created_at"],
                     entry["type"] == "ACTION" and entry.get("output") is None,
                     entry["type"] == "ACTION",
+                    entry.get("prompt"),
                 )
                 for entry in given
             ),
@@ -204,7 +206,7 @@ class FakeHost:
 
     def _run(self, hosted: Hosted, **more: Json) -> Run:
         fields: dict[str, Json] = {"id": int(hosted.ref.id), "status": hosted.status, "result": hosted.result, **more}
-        return Run(hosted.ref, STATUSES.get(hosted.status, RunStatus.UNKNOWN), hosted.status, fields)
+        return Run(hosted.ref, STATUSES.get(hosted.status, RunStatus.UNKNOWN), hosted.status, fields, hosted.marks)
 
 
 def caller(name: str = "alice") -> Caller:

@@ -22,8 +22,8 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.following import Ended, Patrol
-from codegen_api.gateway import Found, Gateway, Position
+from codegen_api.following import Ended, Patrol, Position
+from codegen_api.gateway import Found, Gateway
 from codegen_api.runs import Changed, Paging
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.fakehost import FakeHost, caller

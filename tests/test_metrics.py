@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from codegen_api import errors
 from codegen_api.brokers import Batch
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.gateway import Gateway, Position
+from codegen_api.following import Position
+from codegen_api.gateway import Gateway
 from codegen_api.metrics import METHODS, Metrics, Sum
 from codegen_api.runs import LogEntry
 from codegen_api.telemetry import Exchange, Observers, Quiet

@@ -38,6 +38,8 @@ def rows(text: str) -> list[list[str]]:
 def shown(default: Any) -> str:
     if default is None or default in ("", ()):
         return "none"
+    if isinstance(default, tuple):
+        default = ",".join(default)
     if isinstance(default, float):
         default = f"{default:g}"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.errors import InvalidCursor
-from codegen_api.gateway import Position
+from codegen_api.following import Position
 from codegen_api.runs import to_json
 from codegen_api.sse import HEARTBEAT, WRITE_BYTES, EventStream, frame, line, parse_position, retry
 from tests.dialects.eventsource import parse

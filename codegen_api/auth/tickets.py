@@ -29,7 +29,7 @@ LIFETIME = 3600.0
 """Seconds for which a ticket is good at least."""
 
 _NONCE_BYTES = 12
-_FORM = re.compile(r"[A-Za-z0-9_-]{40,16384}", re.ASCII)
+_FORM = re.compile(r"[A-Za-z0-9_-]{40,32768}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,10 @@ class Tickets:
 
     def seal(self, run: RunRef, caller: Caller, now: float) -> tuple[str, int]:
         """A ticket for ``caller`` to read the log of ``run``, and when it expires."""
-        expires = math.ceil(now + self._lifetime)
+        good_until = now + self._lifetime
+        if caller.expires is not None:  # and no longer than what they showed
+            good_until = min(good_until, caller.expires)
+        expires = math.ceil(good_until)
         who = caller.principal
         said = [run.organization, run.id, who.authority, who.user, caller.shown, expires]
         nonce = os.urandom(_NONCE_BYTES)

@@ -24,19 +24,22 @@ OUTAGE_SECONDS = 300.0
 
 
 class UpstreamTokens:
-    """Callers by their token of the host. ``identify`` asks the host; ``upstream`` is its name."""
+    """Callers by their token of the host. ``identify`` asks the host; ``upstream`` is its name. ``digest_key`` makes
+    the digests of credentials.
+    """
 
     def __init__(
         self,
         identify: Callable[[Credential], Awaitable[User]],
         upstream: str,
         *,
+        digest_key: bytes | None = None,
         good_seconds: float = 60.0,
         at_most: int = 50_000,
     ) -> None:
         self._identify = identify
         self._upstream = upstream
-        self._key = secrets.token_bytes(32)
+        self._key = digest_key or secrets.token_bytes(32)
         self._good: TTLCache[str, Principal] = TTLCache(at_most, good_seconds, timer=loop_time)
         self._was_good: TTLCache[str, Principal] = TTLCache(at_most, OUTAGE_SECONDS, timer=loop_time)
         self._excused: TTLCache[str, Principal] = TTLCache(at_most, EXCUSED_SECONDS, timer=loop_time)

@@ -9,6 +9,7 @@ from codegen_api.following.follower import Follower
 from codegen_api.following.hub import Hub
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
+from codegen_api.following.stream import Position, Stream
 from codegen_api.following.subscriber import Ended, Leaving, Patrol, Quiet, Resync, Subscriber, Update, close_running
 from codegen_api.following.turns import Turns
 
@@ -19,10 +20,12 @@ __all__ = [
     "Leaving",
     "Notice",
     "Patrol",
+    "Position",
     "Quiet",
     "Resync",
     "Right",
     "Rights",
+    "Stream",
     "Subscriber",
     "Turns",
     "Update",

@@ -10,7 +10,7 @@ repeats nothing by itself. A power that only some hosts have is a protocol of it
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from codegen_api.errors import GatewayError
@@ -39,7 +39,10 @@ class Organization:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What to start. ``images`` are base64 data URIs."""
+    """What to start. ``images`` are base64 data URIs.
+
+    ``marks`` are the gateway's own: kept with the run at the host, given back in ``Run.marks`` and nowhere else.
+    """
 
     prompt: str
     metadata: Mapping[str, Json] | None = None
@@ -47,6 +50,7 @@ class NewRun:
     repo_id: int | None = None
     model: str | None = None
     agent_type: str | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class Upstream(Protocol):
         ...
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
-        """Start a run."""
+        """Start a run, with its marks. Raises ``Rejected`` for metadata that would pass for marks."""
         ...
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:

@@ -6,7 +6,7 @@ October 2025, or from payloads seen on the wire in June and August 2025. Nothing
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -48,6 +48,9 @@ _REFUSALS: Mapping[int, type[errors.GatewayError]] = {
     404: errors.NotFound,
     422: errors.Rejected,
 }
+
+MARKS = "codegen_gateway"
+"""The key of a run's metadata under which the gateway's marks are kept; clients neither set nor see it."""
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
 
@@ -108,10 +111,13 @@ class CodegenUpstream:
         return _listing(answer, limit, lambda item: Organization(_id(item), item))
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
-        """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document)."""
+        """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
+
+        Metadata is kept as it is and comes back with every description of the run (OpenAPI document).
+        """
         body: dict[str, Json] = {
             "prompt": new.prompt,
-            "metadata": new.metadata,
+            "metadata": _marked(new.metadata, new.marks),
             "images": new.images,
             "repo_id": new.repo_id,
             "model": new.model,
@@ -305,7 +311,25 @@ def _run(answer: Object) -> Run:
     raw = raw if isinstance(raw, str) else None
     word = (raw or "").strip().upper()
     status = RunStatus.WAITING if word.startswith("WAITING") else _STATUSES.get(word, RunStatus.UNKNOWN)
-    return Run(RunRef(_id(answer, "organization_id"), _id(answer)), status, raw, fields)
+    marks = _unmarked(fields) if "metadata" in fields else None
+    return Run(RunRef(_id(answer, "organization_id"), _id(answer)), status, raw, fields, marks)
+
+
+def _marked(metadata: Mapping[str, Json] | None, marks: Mapping[str, str]) -> Mapping[str, Json] | None:
+    if metadata is not None and MARKS in metadata:
+        where = ("body", "metadata", MARKS)
+        raise errors.Rejected(details=[errors.Detail(where, "This key is reserved for the gateway.", "reserved_key")])
+    return {**(metadata or {}), MARKS: marks} if marks else metadata
+
+
+def _unmarked(fields: dict[str, Json]) -> Mapping[str, str]:
+    """Take the marks out of the metadata in ``fields``. A run whose client gave none has none again."""
+    metadata = fields["metadata"]
+    if not isinstance(metadata, dict) or MARKS not in metadata:
+        return {}
+    fields["metadata"] = {key: value for key, value in metadata.items() if key != MARKS} or None
+    marks = metadata[MARKS]
+    return {key: mark for key, mark in marks.items() if isinstance(mark, str)} if isinstance(marks, dict) else {}
 
 
 def _entry(item: Json, ref: RunRef) -> LogEntry:
@@ -323,7 +347,21 @@ def _entry(item: Json, ref: RunRef) -> LogEntry:
     if encoded is None:
         unreadable = {"agent_run_id": int(ref.id), "created_at": created_at, "message_type": "UNREADABLE"}
         encoded = to_json({**unreadable, "observation": "The gateway could not read this entry."})
-    return LogEntry(encoded, created_at, amendable and entry.get("tool_output") is None, amendable)
+    said = "\n".join(_texts(entry)) if word == "USER_MESSAGE" else None
+    return LogEntry(encoded, created_at, amendable and entry.get("tool_output") is None, amendable, said)
+
+
+def _texts(entry: Object) -> Iterator[str]:
+    """Every text in what a user said: where exactly it stands is not known (one payload, June 2025, cut short)."""
+    waiting: list[Json] = [entry.get(key) for key in ("observation", "thought", "tool_input", "tool_output")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _with_times(fields: Object) -> dict[str, Json]:

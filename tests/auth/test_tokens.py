@@ -18,7 +18,8 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.gateway import Gateway, Position
+from codegen_api.following import Position
+from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.upstreams import User
 from tests.fakehost import FakeHost

@@ -11,8 +11,8 @@ import pytest
 from codegen_api import errors
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects.native.wire import EVENTS, LINES, frames, try_again
-from codegen_api.following import Patrol
-from codegen_api.gateway import Gateway, Position
+from codegen_api.following import Patrol, Position
+from codegen_api.gateway import Gateway
 from tests import virtual
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.rich import RichHost

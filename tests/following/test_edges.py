@@ -17,11 +17,11 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
-from codegen_api.following import Ended, Patrol, Rights
+from codegen_api.following import Ended, Patrol, Position, Rights
 from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.turns import Turns
-from codegen_api.gateway import Gateway, Position
+from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
 from codegen_api.runs import Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus

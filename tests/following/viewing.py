@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from codegen_api.brokers import Batch
-from codegen_api.following import Ended, Leaving, Notice, Quiet, Resync
-from codegen_api.gateway import Gateway, Position
+from codegen_api.following import Ended, Leaving, Notice, Position, Quiet, Resync
+from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Amended, Appended, Changed
 from tests.fakehost import caller

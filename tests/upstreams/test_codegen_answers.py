@@ -76,7 +76,30 @@ def test_a_run_keeps_the_names_and_values_of_the_host() -> None:
                 None,
             ],
         },
+        marks={},
     )
+
+
+@pytest.mark.wire("metadata-reserved")
+@pytest.mark.parametrize(
+    ("given", "shown", "marks"),
+    [
+        ({"a": 1, "codegen_gateway": {"owner": "x", "n": 1}}, {"a": 1}, {"owner": "x"}),
+        ({"codegen_gateway": {"owner": "x"}}, None, {"owner": "x"}),
+        ({"a": 1, "codegen_gateway": "x"}, {"a": 1}, {}),
+        ({"a": {"codegen_gateway": 1}}, {"a": {"codegen_gateway": 1}}, {}),
+        ({}, {}, {}),
+        (None, None, {}),
+        ("odd", "odd", {}),
+    ],
+)
+def test_the_gateways_marks_are_taken_out_of_the_metadata(given: object, shown: object, marks: object) -> None:
+    found = run_of({"id": 7, "organization_id": 8, "metadata": given})
+    assert (found.fields["metadata"], found.marks) == (shown, marks)
+
+
+def test_a_description_without_metadata_says_nothing_of_marks() -> None:
+    assert run_of({"id": 7, "organization_id": 8}).marks is None
 
 
 def test_a_run_is_named_by_the_answer_and_not_by_the_question() -> None:

@@ -185,6 +185,27 @@ def test_nothing_given_is_not_the_same_as_something_empty(router: respx.MockRout
     }
 
 
+def test_marks_are_kept_in_the_metadata(router: respx.MockRouter) -> None:
+    for metadata in (None, {}, {"a": 1}):
+        new = NewRun("Say hello", metadata, marks={"owner": "x"})
+        body = body_sent(router, RUNS, lambda upstream, new=new: upstream.create_run(CREDENTIAL, "323", new))
+        assert body["metadata"] == {**(metadata or {}), "codegen_gateway": {"owner": "x"}}
+
+
+@pytest.mark.wire("metadata-reserved")
+@pytest.mark.parametrize("marks", [{}, {"owner": "x"}])
+def test_metadata_that_would_pass_for_marks_is_rejected_and_not_sent(
+    router: respx.MockRouter, marks: dict[str, str]
+) -> None:
+    new = NewRun("Say hello", {"a": 1, "codegen_gateway": {"owner": "me"}}, marks=marks)
+    with pytest.raises(errors.Rejected) as caught:
+        ask_upstream(upstream(router), lambda each: each.create_run(CREDENTIAL, "323", new))
+    (detail,) = caught.value.details
+    assert isinstance(detail, errors.Detail)
+    assert detail.loc == ("body", "metadata", "codegen_gateway")
+    assert not router.calls
+
+
 def test_a_prompt_that_is_no_unicode_is_sent_escaped(router: respx.MockRouter) -> None:
     new = NewRun("half a pair: \ud800")
     assert body_sent(router, RUNS, lambda upstream: upstream.create_run(CREDENTIAL, "323", new)) == {

@@ -23,12 +23,12 @@ from codegen_api.dialects.native.wire import (
     run_fields,
     try_again,
 )
-from codegen_api.gateway import Position, Stream
-from codegen_api.identity import Caller
+from codegen_api.following import Position, Stream
+from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.sse import EventStream, parse_position
 from codegen_api.upstreams import NewRun, RunFilter
-from codegen_api.web import Asker, Door, WantedOrganization, authenticate, bearer, bears_token
+from codegen_api.web import Asker, Door, WantedOrganization, authenticate, bearer, bears_token, identify, needs
 
 runs = APIRouter(dependencies=[Depends(bearer)])
 
@@ -89,14 +89,20 @@ Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
 
-@runs.get("/users/me", summary="Who am I", tags=["Users and organizations"], responses=schemas.ME)
+@runs.get(
+    "/users/me", summary="Who am I", tags=["Users and organizations"], responses=schemas.ME, openapi_extra=needs(None)
+)
 async def me(gateway: Door, caller: Asker) -> Response:
-    """The user behind the token, as the host knows them."""
-    return json_response(to_json((await gateway.identify(caller.credential)).fields))
+    """The user behind the token, as the host knows them, or as whoever gave it out does."""
+    return json_response(to_json((await gateway.me(caller)).fields))
 
 
 @runs.get(
-    "/organizations", summary="List organizations", tags=["Users and organizations"], responses=schemas.ORGANIZATIONS
+    "/organizations",
+    summary="List organizations",
+    tags=["Users and organizations"],
+    responses=schemas.ORGANIZATIONS,
+    openapi_extra=needs(READ),
 )
 async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
@@ -104,7 +110,14 @@ async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Lim
     return json_response(to_json({"items": [item.fields for item in listing.items], **paging_fields(listing.paging)}))
 
 
-@runs.post("/agent-runs", status_code=201, summary="Start a run", tags=["Runs"], responses=schemas.CREATED)
+@runs.post(
+    "/agent-runs",
+    status_code=201,
+    summary="Start a run",
+    tags=["Runs"],
+    responses=schemas.CREATED,
+    openapi_extra=needs(WRITE),
+)
 async def create_run(
     request: Request,
     gateway: Door,
@@ -130,7 +143,7 @@ async def create_run(
     return json_response(to_json(run_fields(run)), 201, {"Location": location})
 
 
-@runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS)
+@runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
 async def list_runs(
     gateway: Door,
     caller: Asker,
@@ -149,18 +162,24 @@ async def list_runs(
     """
     organization = await gateway.organization(caller, wanted)
     found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), status or None)
-    extra: dict[str, Json] = {"next_skip": found.next_skip} if status else {}
+    extra: dict[str, Json] = {"next_skip": found.next_skip} if found.searched else {}
     return json_response(to_json({**listing_fields(found.listing), **extra}))
 
 
-@runs.get("/agent-runs/{id}", summary="Get a run", tags=["Runs"], responses=schemas.RUN)
+@runs.get("/agent-runs/{id}", summary="Get a run", tags=["Runs"], responses=schemas.RUN, openapi_extra=needs(READ))
 async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """A run as it is now."""
     organization = await gateway.organization(caller, wanted)
     return json_response(to_json(run_fields(await gateway.get(caller, organization, run_id))))
 
 
-@runs.post("/agent-runs/{id}/resume", summary="Go on with a run", tags=["Runs"], responses=schemas.RUN)
+@runs.post(
+    "/agent-runs/{id}/resume",
+    summary="Go on with a run",
+    tags=["Runs"],
+    responses=schemas.RUN,
+    openapi_extra=needs(WRITE),
+)
 async def resume_run(
     gateway: Door,
     caller: Asker,
@@ -177,7 +196,13 @@ async def resume_run(
     return json_response(to_json(run_fields(await gateway.resume(caller, organization, run_id, body.prompt, images))))
 
 
-@runs.post("/agent-runs/{id}/cancel", summary="Stop a run", tags=["Runs"], responses=schemas.CANCELLED)
+@runs.post(
+    "/agent-runs/{id}/cancel",
+    summary="Stop a run",
+    tags=["Runs"],
+    responses=schemas.CANCELLED,
+    openapi_extra=needs(WRITE),
+)
 async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """Stop a run, where the host can.
 
@@ -188,7 +213,9 @@ async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, r
     return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
 
 
-@runs.get("/agent-runs/{id}/logs", summary="Read the log", tags=["Logs"], responses=schemas.LOGS)
+@runs.get(
+    "/agent-runs/{id}/logs", summary="Read the log", tags=["Logs"], responses=schemas.LOGS, openapi_extra=needs(READ)
+)
 async def read_logs(
     request: Request,
     gateway: Door,
@@ -219,6 +246,7 @@ async def read_logs(
     summary="Get a ticket for the live log",
     tags=["Logs"],
     responses=schemas.TICKET,
+    openapi_extra=needs(READ),
 )
 async def create_stream_ticket(
     request: Request, gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId
@@ -245,7 +273,7 @@ async def create_stream_ticket(
     tags=["Logs"],
     responses=schemas.STREAM,
     response_class=Response,
-    openapi_extra={"security": [{}]},  # or none but a ticket
+    openapi_extra={"security": [{}], **needs(READ)},  # no security but a ticket will do, too
 )
 async def stream_logs(
     request: Request,
@@ -299,7 +327,7 @@ async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: s
     opened = _tickets(request).open(ticket, time.time())
     if RunRef(wanted or opened.run.organization, run_id) != opened.run:
         raise errors.InvalidTicket
-    caller = await request.app.state.tokens.authenticate(opened.token)
+    caller = await identify(request, opened.token)
     if caller.principal != opened.principal:
         raise errors.InvalidTicket
     return caller, opened.run.organization

@@ -163,7 +163,7 @@ class OrganizationsOut(Page):
 
 
 class UserOut(_Open):
-    id: int
+    id: int | str = Field(description="The host's number, or a JWT's `sub`, or a key's name.")
     github_user_id: str | None = None
     github_username: str | None = None
     email: str | None = None

@@ -10,8 +10,7 @@ from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.brokers import Batch
-from codegen_api.following import Ended, Leaving, Notice, Quiet, Resync
-from codegen_api.gateway import Stream
+from codegen_api.following import Ended, Leaving, Notice, Quiet, Resync, Stream
 from codegen_api.runs import Appended, Changed, Json, Paging, Run, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.telemetry import trace

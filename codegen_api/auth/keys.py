@@ -1,0 +1,182 @@
+"""Authentication by keys of our own, for machines: a list that the operator keeps, a line for each key.
+
+    nightly digest=sha256:... scopes=runs:read,runs:write organization=323 expires=2027-01-01
+
+A line holds the SHA-256 of a key and not the key: keys are random and long, so that is enough. ``organization`` and
+``expires`` (a date, or a moment with its zone) may be left out. ``;`` separates lines as well, and ``#`` begins a
+comment. What belongs to a key belongs to its name, so two lines may bear the same one while a key is being replaced.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from codegen_api.errors import InvalidToken
+from codegen_api.following import loop_time
+from codegen_api.identity import SCOPES, Caller, Credential, Principal
+from codegen_api.telemetry import logger
+
+PREFIX = "cgk_"
+LOOK_SECONDS = 1.0
+"""How long the list is not looked at again."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+_ORGANIZATION = re.compile(r"[!-~]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a line says; ``expires`` in seconds since the epoch."""
+
+    name: str
+    digest: str
+    scopes: frozenset[str]
+    organization: str | None = None
+    expires: float | None = None
+
+
+class Keys:
+    """Callers by the keys that the list has which ``read`` reads, now and whenever it is looked at again; the host is
+    shown ``credential`` for all of them.
+
+    Raises ``ValueError``, which names the line, or whatever ``read`` raises, when there is no list to begin with.
+    """
+
+    def __init__(
+        self, read: Callable[[], str], *, credential: Credential, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._read = read
+        self._credential = credential
+        self._clock = clock
+        self._text: str | None = read()
+        self._listed = listed(self._text)
+        self._trouble = ""
+        self._looked = -LOOK_SECONDS
+
+    async def authenticate(self, key: str) -> Caller:
+        """Whose key this is.
+
+        Raises:
+            InvalidToken: it is not in the list, or has expired.
+        """
+        found = self._find(hashlib.sha256(key.encode()).hexdigest())
+        caller = Caller(
+            Principal("key", found.name),
+            self._credential,
+            key,
+            scopes=found.scopes,
+            shared=True,
+            organization=found.organization,
+            expires=found.expires,
+        )
+        return replace(caller, confirm=lambda: self._confirm(found))
+
+    def _confirm(self, then: Listed) -> None:
+        if self._find(then.digest) != then:  # another line for the same key is another right
+            raise InvalidToken
+
+    def _find(self, digest: str) -> Listed:
+        self._look()
+        # all of them are compared, whichever it is: how long that takes says nothing
+        same = [each for each in self._listed if hmac.compare_digest(each.digest, digest)]
+        if not same:
+            raise InvalidToken
+        if same[0].expires is not None and same[0].expires <= self._clock():
+            raise InvalidToken("Authentication failed: the key has expired.")
+        return same[0]
+
+    def _look(self) -> None:
+        """Take over what has changed in the list. What cannot be read changes nothing, and is said once."""
+        now = loop_time()
+        if now < self._looked + LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            text = self._read()
+            if text != self._text:
+                self._listed = listed(text)
+                self._text = text
+            trouble = ""
+        except (OSError, ValueError) as error:
+            trouble = str(error) if isinstance(error, ValueError) else "it cannot be read"
+        if trouble and trouble != self._trouble:
+            logger.warning("the list of keys stays as it was: %s", trouble)
+        self._trouble = trouble
+
+
+def looks_like_key(token: str) -> bool:
+    """Whether this has the shape of a key of ours."""
+    return token.startswith(PREFIX)
+
+
+def new_key(
+    name: str, scopes: Collection[str], organization: str | None = None, expires: str | None = None
+) -> tuple[str, str]:
+    """A new key, which is not kept anywhere, and the line for it. Raises ``ValueError`` for what no line can say."""
+    key = PREFIX + secrets.token_urlsafe(32)
+    fields = {
+        "digest": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}",
+        "scopes": ",".join(scopes),
+        "organization": organization,
+        "expires": expires,
+    }
+    line = " ".join([name, *(f"{field}={value}" for field, value in fields.items() if value is not None)])
+    if [each.name for each in listed(line)] != [name]:
+        raise ValueError("a name is one word")
+    return key, line
+
+
+def listed(text: str) -> Sequence[Listed]:
+    """The keys of a list. Raises ``ValueError``, which names the line and never a digest."""
+    found: dict[str, Listed] = {}
+    for number, line in enumerate(re.split(r"[\n;]", text), 1):
+        said = line.partition("#")[0].split()
+        if not said:
+            continue
+        try:
+            item = _listed(said[0], said[1:])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        if item.digest in found:
+            raise ValueError(f"line {number}: this key is in the list already")
+        found[item.digest] = item
+    return tuple(found.values())
+
+
+def _listed(name: str, said: Sequence[str]) -> Listed:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "a name is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit"
+        )
+    fields = dict(each.partition("=")[::2] for each in said)
+    if len(fields) != len(said) or not fields.keys() <= {"digest", "scopes", "organization", "expires"}:
+        raise ValueError("behind the name stand digest=, scopes=, organization= and expires=, each once at most")
+    digest = _DIGEST.fullmatch(fields.get("digest", ""))
+    if digest is None:
+        raise ValueError("digest= must be sha256: and 64 hexadecimal digits")
+    scopes = frozenset(fields.get("scopes", "").split(","))
+    if not scopes <= SCOPES:
+        raise ValueError(f"scopes= must be some of {', '.join(sorted(SCOPES))}, separated by commas")
+    organization = fields.get("organization")
+    if organization is not None and not _ORGANIZATION.fullmatch(organization):
+        raise ValueError("organization= must be the id of an organization")
+    expires = fields.get("expires")
+    return Listed(name, digest[1], scopes, organization, None if expires is None else _moment(expires))
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None and len(text) > len("2027-01-01"):
+            raise ValueError
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "expires= must be a date, 2027-01-01, or a moment with its zone, 2027-01-01T08:00:00Z"
+        ) from None

@@ -1,0 +1,78 @@
+"""An issuer of JWTs that tests have for themselves: its keys, what it signs, and what others forge in its name."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jose import jwk, jwt
+
+ISSUER = "https://issuer.example/"
+AUDIENCE = "gateway"
+SCOPES = "runs:read runs:write"
+
+
+def _new_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+@dataclass
+class Issuer:
+    """Signs with ``private``, whose public half is known as ``kid``."""
+
+    kid: str = "first"
+    private: rsa.RSAPrivateKey = field(default_factory=_new_key)
+    name: str = ISSUER
+
+    @property
+    def secret_pem(self) -> str:
+        kind, form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        return self.private.private_bytes(serialization.Encoding.PEM, kind, form).decode()
+
+    @property
+    def public_pem(self) -> str:
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self.private.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+    @property
+    def jwks(self) -> dict[str, Any]:
+        """The key set that it publishes."""
+        public = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in jwk.construct(self.public_pem, "RS256").to_dict().items()
+        }
+        return {"keys": [{**public, "kid": self.kid, "use": "sig"}]}
+
+    def claims(self, user: str, **more: Any) -> dict[str, Any]:
+        """What a token for ``user`` says; a claim that is given as None is left out."""
+        now = int(time.time())
+        said = {"iss": self.name, "aud": AUDIENCE, "sub": user, "iat": now, "exp": now + 300, "scope": SCOPES, **more}
+        return {name: value for name, value in said.items() if value is not None}
+
+    def token(self, user: str, *, headers: dict[str, Any] | None = None, **more: Any) -> str:
+        """A token for ``user``."""
+        signed: str = jwt.encode(
+            self.claims(user, **more), self.secret_pem, "RS256", headers={"kid": self.kid, **(headers or {})}
+        )
+        return signed
+
+    def unsigned(self, user: str, algorithm: str = "none") -> str:
+        return f"{_part({'alg': algorithm, 'typ': 'JWT', 'kid': self.kid})}.{_part(self.claims(user))}."
+
+    def signed_with_public_key(self, user: str) -> str:
+        """As if the public key, which everybody has, were a secret shared with the issuer."""
+        said = f"{_part({'alg': 'HS256', 'typ': 'JWT', 'kid': self.kid})}.{_part(self.claims(user))}"
+        return f"{said}.{_text(hmac.digest(self.public_pem.encode(), said.encode(), hashlib.sha256))}"
+
+
+def _part(value: dict[str, Any]) -> str:
+    return _text(json.dumps(value).encode())
+
+
+def _text(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()

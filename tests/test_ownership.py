@@ -1,0 +1,428 @@
+"""Whose a run is, where all callers share the deployment's own credential: through the gateway, on a host in memory."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.errors import (
+    Forbidden,
+    GatewayError,
+    InsufficientScope,
+    InvalidToken,
+    NotFound,
+    UpstreamError,
+)
+from codegen_api.following import Position
+from codegen_api.gateway import PLACES, Gateway
+from codegen_api.identity import ALL, READ, SCOPES, WRITE, Caller, Credential, Principal
+from codegen_api.ownership import OWNER, Ownership
+from codegen_api.runs import Run, RunRef, RunStatus
+from codegen_api.upstreams import NewRun, RunFilter
+from tests.fakehost import FakeHost, caller
+from tests.virtual import run
+
+SECRET = "a key that is long enough to be one"
+OTHER_SECRET = "another key, long enough to be one"
+SHARED = Credential.of("alice", b"key")
+OWN = frozenset({READ, WRITE})
+
+Ask = Callable[[Gateway, Caller], Any]
+ON_A_RUN: dict[str, Ask] = {
+    "get": lambda gateway, who: gateway.get(who, "9", "1"),
+    "resume": lambda gateway, who: gateway.resume(who, "9", "1", "Go on", None),
+    "cancel": lambda gateway, who: gateway.cancel(who, "9", "1"),
+    "read_log": lambda gateway, who: gateway.read_log(who, "9", "1", 0, 100, newest_first=False),
+    "follow": lambda gateway, who: gateway.follow(who, "9", "1", Position(0)),
+}
+
+
+def user(name: str, scopes: frozenset[str] = OWN, **more: Any) -> Caller:
+    return Caller(
+        Principal("jwt:https://issuer.example", name), SHARED, f"shown-by-{name}", scopes, shared=True, **more
+    )
+
+
+def gateway_to(host: FakeHost, *secrets: str, **more: Any) -> Gateway:
+    return Gateway(host, MemoryBroker(), ownership=Ownership(secrets or (SECRET,)), **more)
+
+
+async def finish(gateway: Gateway, answer: Any) -> None:
+    if hasattr(answer, "aclose"):
+        await answer.aclose()
+    await gateway.aclose()
+
+
+def test_every_call_that_takes_a_run_is_covered_here() -> None:
+    takes_a_run = {
+        name
+        for name, method in inspect.getmembers(Gateway, inspect.iscoroutinefunction)
+        if "run_id" in inspect.signature(method).parameters and not name.startswith("_")
+    }
+    assert takes_a_run == set(ON_A_RUN)
+
+
+@pytest.mark.wire("owner-checked")
+@pytest.mark.parametrize("call", sorted(ON_A_RUN))
+@pytest.mark.parametrize("fresh", [False, True], ids=["the same process", "another process"])
+def test_the_owner_reaches_their_run_and_a_stranger_does_not(call: str, fresh: bool) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        await gateway.create(user("ann"), "9", NewRun("Say hello"))
+        host.runs["1"].status = "COMPLETE"
+        if fresh:
+            gateway = gateway_to(host)
+        with pytest.raises(NotFound) as strange:
+            await ON_A_RUN[call](gateway, user("eve"))
+        kept = host.runs.pop("1")
+        with pytest.raises(NotFound) as missing:
+            await ON_A_RUN[call](gateway_to(host), user("eve"))
+        assert (strange.value.message, strange.value.details) == (missing.value.message, missing.value.details)
+        host.runs["1"] = kept
+        await finish(gateway, await ON_A_RUN[call](gateway, user("ann")))
+
+    run(main())
+
+
+@pytest.mark.wire("owner-checked")
+@pytest.mark.parametrize("call", sorted(ON_A_RUN))
+def test_a_run_without_an_owner_is_for_those_who_may_reach_all(call: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status="COMPLETE")
+        gateway = gateway_to(host)
+        with pytest.raises(NotFound):
+            await ON_A_RUN[call](gateway, user("ann"))
+        await finish(gateway, await ON_A_RUN[call](gateway, user("ann", SCOPES)))
+
+    run(main())
+
+
+@pytest.mark.wire("owner-checked")
+@pytest.mark.parametrize("call", ["resume", "cancel"])
+def test_who_may_only_see_all_runs_is_told_what_they_lack_to_touch_them(call: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        await gateway.create(user("ann"), "9", NewRun("Say hello"))
+        with pytest.raises(InsufficientScope) as raised:
+            await ON_A_RUN[call](gateway, user("eve", OWN | {READ + ALL}))
+        assert raised.value.scope == WRITE + ALL
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("owner-signed")
+@pytest.mark.parametrize("call", sorted(ON_A_RUN))
+def test_a_mark_that_was_not_made_with_the_key_is_no_owner(call: str) -> None:
+    async def main() -> None:
+        forged = gateway_to(FakeHost(), OTHER_SECRET)._ownership.marks(user("eve"))[OWNER]
+        for mark in ("", "eve", "jwt:https://issuer.example|eve", forged, "\udcff", "é"):
+            host = FakeHost()
+            host.add(status="COMPLETE", marks={OWNER: mark})
+            gateway = gateway_to(host)
+            with pytest.raises(NotFound):
+                await ON_A_RUN[call](gateway, user("eve"))
+            await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("owner-signed")
+def test_a_new_key_in_front_leaves_everybody_their_runs_as_long_as_the_old_one_is_kept() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        await gateway_to(host, SECRET).create(user("ann"), "9", NewRun("Say hello"))
+        both = gateway_to(host, OTHER_SECRET, SECRET)
+        assert (await both.get(user("ann"), "9", "1")).ref == RunRef("9", "1")
+        await both.create(user("ann"), "9", NewRun("Say hello again"))
+        new = gateway_to(host, OTHER_SECRET)
+        assert (await new.get(user("ann"), "9", "2")).ref == RunRef("9", "2")
+        with pytest.raises(NotFound):
+            await new.get(user("ann"), "9", "1")
+
+    run(main())
+
+
+NAMES = st.text(max_size=5)
+
+
+@pytest.mark.wire("owner-signed")
+@given(NAMES, NAMES, NAMES, NAMES)
+def test_two_users_never_share_a_mark(authority: str, name: str, other_authority: str, other: str) -> None:
+    rules = Ownership([SECRET])
+    one, two = (
+        Caller(Principal(*who), SHARED, "shown", OWN, shared=True)
+        for who in [(authority, name), (other_authority, other)]
+    )
+    assert (rules.marks(one) == rules.marks(two)) == (one.principal == two.principal)
+    assert not name or len(name) < 3 or name not in rules.marks(one)[OWNER]
+
+
+def test_with_a_credential_of_their_own_everything_is_for_the_host_to_say() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        await gateway.create(user("ann"), "9", NewRun("Say hello"))
+        assert (await gateway.get(caller("bob"), "9", "1")).ref.id == "1"
+        assert (await gateway.create(caller("bob"), "9", NewRun("Mine"))).marks == {}
+        assert len((await gateway.list(caller("bob"), "9", 0, 100, RunFilter(), None)).listing.items) == 2
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_the_host_is_asked_once_for_the_owner_of_a_run() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(marks=Ownership([SECRET]).marks(user("ann")))
+        gateway = gateway_to(host)
+        for _ in range(20):
+            with pytest.raises(NotFound):
+                await gateway.get(user("eve"), "9", "1")
+        assert host.calls == {"get": 1}
+        for _ in range(3):
+            await gateway.read_log(user("ann"), "9", "1", 0, 100, newest_first=False)
+        assert host.calls == {"get": 1, "log": 3}
+        await gateway.get(user("ann"), "9", "1")  # fresh, every time
+        assert host.calls["get"] == 2
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_getting_a_run_that_nobody_knows_yet_takes_one_call() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(marks=Ownership([SECRET]).marks(user("ann")))
+        gateway = gateway_to(host)
+        await gateway.get(user("ann"), "9", "1")
+        assert host.calls == {"get": 1}
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_a_host_that_forgets_the_owner_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        create = host.create_run
+
+        async def forgetful(credential: Credential, organization: str, new: NewRun) -> Run:
+            return await create(credential, organization, replace(new, marks={}))
+
+        host.create_run = forgetful  # type: ignore[method-assign]
+        with caplog.at_level(logging.WARNING):
+            await gateway.create(user("ann"), "9", NewRun("Say hello"))
+        assert "has not kept the owner" in caplog.text
+        with pytest.raises(NotFound):
+            await gateway_to(host).get(user("ann"), "9", "1")
+        assert (
+            await gateway.read_log(user("ann"), "9", "1", 0, 9, newest_first=False)
+        ).run.ref.id == "1"  # still known
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_a_description_without_marks_takes_nothing_from_what_is_known() -> None:
+    rules = Ownership([SECRET])
+    ref = RunRef("9", "1")
+    bare = Run(ref, RunStatus.RUNNING, "ACTIVE", {}, None)
+    assert not rules.sees(user("ann"), bare)
+    assert rules.deed(ref) is None
+    rules.created(user("ann"), bare)
+    assert rules.sees(user("ann"), bare)
+    assert not rules.sees(user("eve"), bare)
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+async def crowd(gateway: Gateway, host: FakeHost, runs: int) -> list[str]:
+    """Runs of two users and of nobody, mixed; those of ann, newest first."""
+    owner = {0: "ann", 1: "bob"}
+    for number in range(runs):
+        name = owner.get(number % 7)
+        if name is None:
+            host.add(str(number + 1))
+        else:
+            await gateway.create(user(name), "9", NewRun("Say hello"))
+    return [str(number + 1) for number in reversed(range(runs)) if number % 7 == 0]
+
+
+@pytest.mark.wire("owner-lists")
+def test_a_list_holds_the_callers_own_runs_in_full_pages() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        own = await crowd(gateway, host, 700)
+        for ask, skip, limit in [
+            (user("ann"), 0, 30),
+            (user("ann"), 30, 30),
+            (user("ann"), 95, 30),
+            (user("eve"), 0, 5),
+        ]:
+            found = await gateway.list(ask, "9", skip, limit, RunFilter(), None)
+            expected = own[skip : skip + limit] if ask == user("ann") else []
+            assert [run.ref.id for run in found.listing.items] == expected
+            assert (found.listing.paging.total, found.listing.paging.pages) == (None, None)
+        everybody = await gateway.list(user("root", SCOPES), "9", 0, 100, RunFilter(), None)
+        assert len(everybody.listing.items) == 100
+        assert everybody.listing.paging.total == 700
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("owner-lists")
+def test_a_search_that_went_far_enough_says_where_to_go_on() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        own = await crowd(gateway, host, 2_500)
+        seen: list[str] = []
+        skip: int | None = 0
+        rounds = 0
+        while skip is not None:
+            found = await gateway.list(user("ann"), "9", skip, 100, RunFilter(), None)
+            seen += [run.ref.id for run in found.listing.items]
+            skip, rounds = found.next_skip, rounds + 1
+            assert skip is None or skip >= PLACES
+            assert rounds < 20
+        assert seen == own
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("owner-lists")
+def test_a_status_narrows_a_list_of_ones_own() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        own = await crowd(gateway, host, 70)
+        host.runs[own[3]].status = "COMPLETE"
+        host.runs["2"].status = "COMPLETE"
+        found = await gateway.list(user("ann"), "9", 0, 100, RunFilter(), "completed")
+        assert [run.ref.id for run in found.listing.items] == [own[3]]
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- organizations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("org-confined")
+def test_who_shares_the_credential_stays_in_the_organization_of_the_deployment() -> None:
+    async def main() -> None:
+        gateway = gateway_to(FakeHost(), organization="9")
+        assert await gateway.organization(user("ann"), None) == "9"
+        assert await gateway.organization(user("ann"), "9") == "9"
+        for scopes in (OWN, SCOPES):
+            with pytest.raises(Forbidden):
+                await gateway.organization(user("ann", scopes), "8")
+        assert await gateway.organization(caller("bob"), "8") == "8"
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("org-confined")
+def test_who_is_given_an_organization_stays_in_it() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host, organization="9")
+        assert await gateway.organization(user("ann", organization="8"), None) == "8"
+        with pytest.raises(Forbidden):
+            await gateway.organization(user("ann", organization="8"), "9")
+        assert [each.id for each in (await gateway.organizations(user("ann"), 0, 100)).items] == ["9"]
+        assert (await gateway.organizations(user("ann"), 1, 100)).items == ()
+        assert (await gateway.organizations(user("ann", organization="8"), 0, 100)).items == ()
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("org-confined", "owner-checked")
+@pytest.mark.parametrize("call", sorted(ON_A_RUN))
+def test_a_run_that_turns_out_to_be_elsewhere_is_closed_to_who_is_confined(call: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status="COMPLETE")  # which is in organization 9, whatever it is asked for as
+        gateway = gateway_to(host)
+        with pytest.raises(NotFound):
+            await ON_A_RUN[call](gateway, user("root", SCOPES, organization="8"))
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_without_either_the_organization_is_the_only_one_of_the_credential() -> None:
+    async def main() -> None:
+        gateway = gateway_to(FakeHost())
+        assert await gateway.organization(user("ann"), None) == "9"
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- what the host says to the deployment's own credential ------------------------------------------------------------
+
+
+def refusing(error: GatewayError) -> Callable[[str], Any]:
+    async def refuse(_: str) -> None:
+        raise error
+
+    return refuse
+
+
+@pytest.mark.wire("owner-checked")
+@pytest.mark.parametrize("call", sorted(ON_A_RUN))
+@pytest.mark.parametrize("error", [NotFound("Run 1 of Ann is gone."), Forbidden("Not in Ann's team.", details=["x"])])
+def test_what_the_host_does_not_show_is_not_there(call: str, error: GatewayError) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        await gateway.create(user("ann"), "9", NewRun("Say hello"))
+        host.before = refusing(error)
+        await asyncio.sleep(100)  # what the host said of the run is not good any longer
+        with pytest.raises(NotFound) as raised:
+            await ON_A_RUN[call](gateway, user("ann"))
+        assert (raised.value.message, raised.value.details) == (NotFound.default_message, ())
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("call", [*sorted(ON_A_RUN), "create", "list", "organizations"])
+def test_a_refusal_of_the_shared_credential_is_not_the_callers_fault(call: str) -> None:
+    calls: dict[str, Ask] = {
+        **ON_A_RUN,
+        "create": lambda gateway, who: gateway.create(who, "9", NewRun("Say hello")),
+        "list": lambda gateway, who: gateway.list(who, "9", 0, 100, RunFilter(), None),
+        "organizations": lambda gateway, who: gateway.organizations(who, 0, 100),
+    }
+
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        await gateway.create(user("ann"), "9", NewRun("Say hello"))
+        host.before = refusing(InvalidToken())
+        await asyncio.sleep(100)
+        with pytest.raises(UpstreamError):
+            await calls[call](gateway, user("ann"))
+        await gateway.aclose()
+
+    run(main())
