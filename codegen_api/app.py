@@ -22,6 +22,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from codegen_api import authorities, documentation, workers
+from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
@@ -168,6 +169,7 @@ def _build(
     app.state.gateway = gateway
     app.state.callers = callers
     app.state.tickets = _tickets(settings)
+    app.state.quota = None if settings.requests_per_minute is None else Quota(settings.requests_per_minute)
     app.state.stall_seconds = settings.stream_stall_seconds
     app.state.started = time.time()
     app.state.drain = None

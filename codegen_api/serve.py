@@ -100,7 +100,7 @@ def _keys(argv: Sequence[str]) -> None:
         "new",
         help="make a key",
         description="Print a new key, behind `key: `, and behind `store: ` the line for the file that"
-        " CODEGEN_API_KEYS_FILE names (or for CODEGEN_API_KEYS). The key is kept nowhere: this is the only time that it is seen.",
+        " CODEGEN_API_KEYS_FILE names (or for CODEGEN_API_KEYS). The key is kept nowhere, and never shown again.",
     )
     new.add_argument("name", help="whose it is; runs belong to the name, so a new key under the old name keeps them")
     new.add_argument("--scopes", required=True, nargs="+", help=f"what it may do, of {', '.join(sorted(SCOPES))}")

@@ -136,6 +136,9 @@ class Settings(BaseSettings):
     stream_stall_seconds: Seconds = Field(
         30.0, description="A client that takes nothing for this long is disconnected."
     )
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="How many requests one user may make in a minute, to each process."
+    )
     streams_per_caller: int = Field(
         100, ge=1, le=1_000_000, description="How many live logs one user may have open at a time."
     )

@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api.auth.callers import Callers
+from codegen_api.auth.quota import WINDOW, Left, Quota
 from codegen_api.errors import (
     Detail,
     GatewayError,
@@ -34,6 +35,7 @@ from codegen_api.errors import (
     LoopDetected,
     NotAuthenticated,
     NotFound,
+    RateLimited,
     Rejected,
     ShuttingDown,
     TokenInUrl,
@@ -115,6 +117,7 @@ async def authenticate(request: Request) -> Caller:
         InvalidToken: somebody does, and it is not true.
         InsufficientScope: this route is not for them.
         AuthUnavailable: it cannot be found out just now.
+        RateLimited: they have asked often enough.
     """
     if not bears_token(request):
         raise NotAuthenticated
@@ -128,6 +131,7 @@ async def identify(request: Request, token: str) -> Caller:
     """Whose token this is, who may do what the route does."""
     callers: Callers = request.app.state.callers
     caller = await callers.authenticate(token)
+    await _count(request, caller)
     scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route that says nothing is open to nobody
     if scope is not None and not caller.may(scope):
         raise InsufficientScope.lacking(scope)
@@ -137,6 +141,19 @@ async def identify(request: Request, token: str) -> Caller:
 def needs(scope: str | None) -> dict[str, str | None]:
     """What each route that wants to know its caller says of itself: which scope they need, if any."""
     return {SCOPE: scope}
+
+
+async def _count(request: Request, caller: Caller) -> None:
+    """Count this request of ``caller``, where the deployment counts; the edge will say in the answer what is left.
+
+    Raises:
+        RateLimited: they have asked often enough.
+    """
+    quota: Quota | None = request.app.state.quota
+    if quota is not None:
+        left = request.scope["quota_left"] = await quota.take(caller.principal)
+        if not left.granted:
+            raise RateLimited("You have made as many requests as you may in a minute.", retry_after=left.seconds)
 
 
 def bears_token(request: Request) -> bool:
@@ -263,6 +280,10 @@ class Edge:
                 marked["X-Request-ID"] = request_id
                 if "origin" not in marked.get("vary", "").lower():
                     marked.add_vary_header("Origin")
+                left: Left | None = scope.get("quota_left")
+                if left is not None:
+                    marked["RateLimit-Policy"] = f'"default";q={left.quota};w={WINDOW}'
+                    marked["RateLimit"] = f'"default";r={left.remaining};t={left.seconds}'
             await send(message)
 
         try:

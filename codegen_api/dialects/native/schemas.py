@@ -271,7 +271,7 @@ _ERRORS = {
     403: ("forbidden", "The caller may not do this."),
     404: ("not_found", "There is no such thing, or not for this caller."),
     422: ("validation_error", "The request has the wrong shape; `details` says where."),
-    429: ("upstream_rate_limited", "The host asks for patience, or the caller has as many live logs open as they may."),
+    429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
     500: ("internal_error", "The gateway failed."),
     501: ("unsupported", "The host cannot do this."),
     502: ("upstream_error", "The host answered with an error, or cannot be reached."),
