@@ -71,6 +71,7 @@ class Application(FastAPI):
         self.edge = Edge(
             super().build_middleware_stack(),
             render=native.render_error,
+            hosts=settings.trusted_hosts,
             via=_via(settings),
             origins=settings.cors_origins,
             local_pages=settings.sandbox,

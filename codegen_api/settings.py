@@ -44,6 +44,12 @@ def _origin(value: str) -> str:
     return value
 
 
+def _trusted_host(value: str) -> str:
+    if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", value.lower()):
+        raise ValueError("a host is a name or an address without a port, or *. and a domain")
+    return value.lower()
+
+
 def _root_path(value: str) -> str:
     return "/" + value.strip("/") if value.strip("/") else ""
 
@@ -64,6 +70,7 @@ Modes = Annotated[
     tuple[Literal["token", "jwt", "key"], ...], NoDecode, BeforeValidator(_split), AfterValidator(_not_empty)
 ]
 Algorithm = Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512"]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_trusted_host)], ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -116,6 +123,10 @@ class Settings(BaseSettings):
     )
     cors_origins: Origins = Field(
         (), description="Origins of web pages that may call the gateway, separated by commas; `*` for all."
+    )
+    trusted_hosts: Hosts = Field(
+        ("*",),
+        description="Names the gateway may be called by, separated by commas; `*.` in front: subdomains.",
     )
     log_level: Annotated[str, BeforeValidator(str.upper)] = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="How much is logged."

@@ -72,7 +72,11 @@ EXPOSED_HEADERS = (
 )
 LOCAL_PAGES = r"http://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?"
 
+PROBES = ("/livez", "/readyz")
+"""Asked for under any name: probes and load balancers call a machine by its address."""
+
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 _PASSED_ON = ("traceparent", "tracestate", "baggage")
 
@@ -94,6 +98,11 @@ class MethodNotAllowed(InvalidRequest):
 class PayloadTooLarge(InvalidRequest):
     code = "payload_too_large"
     default_message = "The request is too large."
+
+
+class UntrustedHost(InvalidRequest):
+    code = "untrusted_host"
+    default_message = "The gateway is not called by this name."
 
 
 class CorsRefused(InvalidRequest):
@@ -204,7 +213,10 @@ def understood(error: Exception) -> GatewayError:
 
 
 class Cors(CORSMiddleware):
-    """Starlette's cross-origin rules, with refused preflights answered in the gateway's own shape."""
+    """Starlette's cross-origin rules, with refused preflights answered in the gateway's own shape.
+
+    What the edge refuses (``refusal`` in the scope) is refused as a preflight too.
+    """
 
     def __init__(self, app: ASGIApp, *, origins: tuple[str, ...], local_pages: bool, render: RenderError) -> None:
         super().__init__(
@@ -217,6 +229,13 @@ class Cors(CORSMiddleware):
             max_age=600,
         )
         self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        if scope["refusal"] and "origin" in headers:
+            await self.simple_response(scope, receive, send, request_headers=headers)
+        else:
+            await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -233,8 +252,8 @@ class Edge:
     """The outermost layer: request ids, one log line a request, and inside of the cross-origin rules the last line of
     defence.
 
-    ``via`` is the name under which the gateway forwards, so that it knows itself again; ``observer`` hears of each
-    answer.
+    ``hosts`` are the names it may be called by. ``via`` is the name under which the gateway forwards, so that it knows
+    itself again; ``observer`` hears of each answer.
     """
 
     def __init__(
@@ -242,6 +261,7 @@ class Edge:
         app: ASGIApp,
         *,
         render: RenderError,
+        hosts: tuple[str, ...],
         via: str,
         origins: tuple[str, ...],
         local_pages: bool,
@@ -252,6 +272,7 @@ class Edge:
         self._app = app
         self._cors = Cors(self._guarded, origins=origins, local_pages=local_pages, render=render)
         self._render = render
+        self._hosts = hosts
         self._via = via
         self._root_path = root_path
         self._max_body = max_body
@@ -269,6 +290,7 @@ class Edge:
         token = trace.set(Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers)))
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
+        scope["refusal"] = self._refusal(scope)
         status: int | None = None
         started = time.monotonic()
 
@@ -317,7 +339,7 @@ class Edge:
         assert task is not None  # noqa: S101 - a coroutine of a server always runs in one
         self._requests.add(task)
         try:
-            refusal = self._refusal(scope)
+            refusal: GatewayError | None = scope["refusal"]
             await (self._render(refusal) if refusal else self._app)(scope, receive_some, send_noted)
         except asyncio.CancelledError:
             # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
@@ -348,14 +370,25 @@ class Edge:
                 transport.abort()  # type: ignore[attr-defined]
 
     def _refusal(self, scope: Scope) -> GatewayError | None:
-        if any(self._via in value for value in Headers(scope=scope).getlist("via")):
+        headers = Headers(scope=scope)
+        if not self._is_trusted(headers.getlist("host")) and scope["path"].removeprefix(self._root_path) not in PROBES:
+            return UntrustedHost()
+        if any(self._via in value for value in headers.getlist("via")):
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
-        length = Headers(scope=scope).get("content-length", "")
+        length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:19]) > self._max_body:
             return PayloadTooLarge()
         return None
+
+    def _is_trusted(self, given: list[str]) -> bool:
+        if "*" in self._hosts:
+            return True
+        found = _HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
+        return found is not None and any(
+            found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self._hosts
+        )
 
     def _connection(self, send: Send) -> "Connection":
         """ASGI has no word for a connection; uvicorn's ``send`` knows its transport."""

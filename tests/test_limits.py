@@ -8,7 +8,7 @@ import pytest
 from tests.auth.clock import Clock
 from tests.dialects.eventsource import parse
 from tests.dialects.rich import RichHost
-from tests.dialects.site import run, serving
+from tests.dialects.site import Connection, run, serving
 
 KEY = "k" * 32
 STREAM = "/agent-runs/1/logs/stream"
@@ -121,5 +121,104 @@ def test_pages_of_other_origins_may_read_what_is_left() -> None:
             more: dict[str, Any] = {"headers": {"Origin": "https://app.example.com"}}
             exposed = (await site.get("/users/me", **more)).headers["access-control-expose-headers"]
             assert {"RateLimit", "RateLimit-Policy"} <= {name.strip() for name in exposed.split(",")}
+
+    run(main())
+
+
+# -- under which name -------------------------------------------------------------------------------------------------
+
+HOSTS = "agents.example.com, *.internal.example, 10.0.0.7, [::1]"
+OURS = [
+    "agents.example.com", "Agents.Example.COM:8443", "agents.example.com.", "agents.example.com:", "a.internal.example",
+    "a.b.INTERNAL.example:80", "10.0.0.7:8000", "[::1]", "[::1]:8000",
+]  # fmt: skip
+NOT_OURS = [
+    "", "gateway", "internal.example", ".internal.example", "evil.example", "xagents.example.com",
+    "agents.example.com.evil", "evil/agents.example.com", "evil@agents.example.com", "agents.example.com:80:80",
+    "agents.example.com, evil.example", "agents.example.com evil", "x.internal.example\u00e9", "xinternal.example",
+    "[::2]", "::1", "10.0.0.70", "*", "*.internal.example", "evil?.internal.example", "evil#.internal.example",
+    "evil/.internal.example", "agents.example.com..",
+]  # fmt: skip
+PATHS = ["/health", "/users/me", STREAM, "/nothing", "/docs", "/openapi.json", "/metrics"]
+
+
+def named(*hosts: str) -> list[tuple[bytes, bytes]]:
+    return [(b"Host", host.encode("latin-1")) for host in hosts]
+
+
+@pytest.mark.wire("trusted-hosts")
+@pytest.mark.parametrize("name", OURS)
+def test_the_gateway_answers_to_its_names(name: str) -> None:
+    async def main() -> None:
+        async with serving(a_host(), trusted_hosts=HOSTS) as site:
+            for path in PATHS:
+                assert (await site.get(path, headers=named(name))).status_code in (200, 404), path
+
+    run(main())
+
+
+@pytest.mark.wire("trusted-hosts", "error-shape")
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_the_gateway_answers_to_no_other_name(name: str) -> None:
+    async def main() -> None:
+        async with serving(a_host(), trusted_hosts=HOSTS) as site:
+            for path in PATHS:
+                answer = await site.get(path, headers=named(name))
+                assert (answer.status_code, answer.json()["code"]) == (400, "untrusted_host")
+                assert answer.json()["error"] == "The gateway is not called by this name."
+            assert not site.host.calls
+
+    run(main())
+
+
+@pytest.mark.wire("trusted-hosts")
+def test_a_request_with_two_names_or_none_is_refused_and_so_is_a_preflight() -> None:
+    async def main() -> None:
+        app = "https://app.example.com"
+        async with serving(a_host(), trusted_hosts=HOSTS, cors_origins=app) as site:
+            both = await site.get("/health", headers=named("agents.example.com", "agents.example.com"))
+            assert (both.status_code, both.json()["code"]) == (400, "untrusted_host")
+            asked = [*named("evil.example"), (b"Origin", app.encode()), (b"Access-Control-Request-Method", b"GET")]
+            preflight = await site.ask("OPTIONS", "/users/me", token=None, headers=asked)
+            assert (preflight.status_code, preflight.json()["code"]) == (400, "untrusted_host")
+            assert preflight.headers["access-control-allow-origin"] == app
+            for path, status in (("/health", 400), ("/livez", 200)):
+                nameless = Connection(site.app, path, {"X-Request-ID": "abc"})
+                await nameless.task
+                assert nameless.status == status
+
+    run(main())
+
+
+@pytest.mark.wire("trusted-hosts", "readiness")
+@pytest.mark.parametrize("root_path", ["", "/codegen"])
+@pytest.mark.filterwarnings("default:The `root_path`")
+def test_probes_may_call_it_by_its_address(root_path: str) -> None:
+    async def main() -> None:
+        async with serving(a_host(), trusted_hosts=HOSTS, root_path=root_path) as site:
+            for path in ("/livez", "/readyz", f"{root_path}/livez", f"{root_path}/readyz"):
+                assert (await site.get(path, headers=named("10.1.2.3:8000"))).status_code == 200
+            for path in ("/livez/", "/readyz/x", "/x/livez", "/LIVEZ"):
+                assert (await site.get(path, headers=named("10.1.2.3:8000"))).status_code == 400
+
+    run(main())
+
+
+@pytest.mark.wire("trusted-hosts")
+@pytest.mark.parametrize("trusted", ["*", HOSTS])
+def test_no_answer_holds_what_the_host_header_said(trusted: str) -> None:
+    async def main() -> None:
+        async with serving(a_host(), trusted_hosts=trusted, secret_key=KEY) as site:
+            headers = [
+                *named("evil.example"),
+                (b"X-Forwarded-Host", b"evil.example"),
+                (b"Forwarded", b"host=evil.example"),
+            ]
+            for path in [*PATHS, "/redoc", "/agent-runs/1/logs?limit=1", "/agent-runs/", "/livez/"]:
+                answer = await site.get(path, headers=headers)
+                assert "evil" not in answer.text + str(answer.headers)
+            for path in ("/agent-runs", STREAM + "-ticket"):
+                answer = await site.post(path, {"prompt": "Say hello"}, headers=headers)
+                assert "evil" not in answer.text + str(answer.headers)
 
     run(main())

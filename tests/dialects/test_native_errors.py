@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from codegen_api import errors
 from codegen_api.dialects.native import render_error
 from codegen_api.dialects.native.wire import status_of
-from codegen_api.web import CorsRefused, MethodNotAllowed, PayloadTooLarge
+from codegen_api.web import CorsRefused, MethodNotAllowed, PayloadTooLarge, UntrustedHost
 from tests.dialects.rich import RichHost
 from tests.dialects.site import run, serving
 
@@ -48,6 +48,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     MethodNotAllowed: 405,
     PayloadTooLarge: 413,
     CorsRefused: 400,
+    UntrustedHost: 400,
 }
 KINDS = sorted(TABLE, key=lambda kind: kind.__name__)
 
