@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -166,16 +166,19 @@ def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None
     threading.Thread(target=_announce, args=(url, arguments.sandbox), daemon=True).start()
     # uvicorn raises the signal once more when it has stopped in good order: that is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        "codegen_api:create_app",
-        factory=True,
-        host=settings.host,
-        port=port,
-        workers=settings.workers,
-        reload=arguments.reload,
-        log_level=settings.log_level.lower(),
-        access_log=False,  # the gateway writes a line of its own, with the request's id and without its query
-    )
+    uvicorn.run("codegen_api:create_app", factory=True, port=port, reload=arguments.reload, **_options(settings))
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """What uvicorn is told of the settings."""
+    return {
+        "host": settings.host,
+        "workers": settings.workers,
+        "log_level": settings.log_level.lower(),
+        "access_log": False,  # the gateway writes a line of its own, with the request's id and without its query
+        "proxy_headers": bool(settings.trusted_proxies),  # uvicorn by itself believes whatever is on this machine
+        "forwarded_allow_ips": list(settings.trusted_proxies),
+    }
 
 
 def _claim(host: str, port: int) -> int:

@@ -7,6 +7,7 @@ given as the path of a file that holds it, in the variable with ``_FILE`` behind
 import os
 import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -50,6 +51,11 @@ def _trusted_host(value: str) -> str:
     return value.lower()
 
 
+def _network(value: str) -> str:
+    ip_network(value)  # whose errors are sentences
+    return value
+
+
 def _root_path(value: str) -> str:
     return "/" + value.strip("/") if value.strip("/") else ""
 
@@ -71,6 +77,7 @@ Modes = Annotated[
 ]
 Algorithm = Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512"]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_trusted_host)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -127,6 +134,9 @@ class Settings(BaseSettings):
     trusted_hosts: Hosts = Field(
         ("*",),
         description="Names the gateway may be called by, separated by commas; `*.` in front: subdomains.",
+    )
+    trusted_proxies: Networks = Field(
+        (), description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed, by commas."
     )
     log_level: Annotated[str, BeforeValidator(str.upper)] = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="How much is logged."
