@@ -49,6 +49,10 @@ TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.p
 UNSENT_BYTES = 16 * 1024
 """How much of a stream the kernel may hold that was not sent: so that a slow reader shows as slow, not as stuck."""
 
+MOST_URI, MOST_HEADERS = 16 * 1024, 64 * 1024
+"""Bytes of a request's target, with its query, and of all its headers."""
+MOST_FIELDS = 200
+
 REQUEST_HEADERS = (
     "Authorization",
     "Content-Type",
@@ -98,6 +102,16 @@ class MethodNotAllowed(InvalidRequest):
 class PayloadTooLarge(InvalidRequest):
     code = "payload_too_large"
     default_message = "The request is too large."
+
+
+class UriTooLong(InvalidRequest):
+    code = "uri_too_long"
+    default_message = "The URL of the request is too long."
+
+
+class HeadersTooLarge(InvalidRequest):
+    code = "headers_too_large"
+    default_message = "The headers of the request are too many or too large."
 
 
 class UntrustedHost(InvalidRequest):
@@ -371,6 +385,11 @@ class Edge:
 
     def _refusal(self, scope: Scope) -> GatewayError | None:
         headers = Headers(scope=scope)
+        if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MOST_URI:
+            return UriTooLong()
+        size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
+        if size > MOST_HEADERS or len(headers.raw) > MOST_FIELDS:
+            return HeadersTooLarge()
         if not self._is_trusted(headers.getlist("host")) and scope["path"].removeprefix(self._root_path) not in PROBES:
             return UntrustedHost()
         if any(self._via in value for value in headers.getlist("via")):

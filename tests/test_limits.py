@@ -222,3 +222,56 @@ def test_no_answer_holds_what_the_host_header_said(trusted: str) -> None:
                 assert "evil" not in answer.text + str(answer.headers)
 
     run(main())
+
+
+# -- how much ---------------------------------------------------------------------------------------------------------
+
+LONGEST = 16 * 1024
+APP = "https://app.example.com"
+
+
+def target(size: int, kind: str) -> str:
+    return "/health?x=".ljust(size, "x") if kind == "query" else "/".ljust(size, "x")
+
+
+@pytest.mark.wire("head-limit", "error-shape", "cors-every-answer")
+@pytest.mark.parametrize(("kind", "status"), [("path", 404), ("query", 200)])
+def test_a_url_may_have_16_kib(kind: str, status: int) -> None:
+    async def main() -> None:
+        async with serving(a_host(), cors_origins=APP) as site:
+            assert (await site.get(target(LONGEST, kind))).status_code == status
+            for size in (LONGEST + 2, 60_000):
+                answer = await site.get(target(size, kind), headers={"Origin": APP, "X-Request-ID": "abc"})
+                assert (answer.status_code, answer.json()["code"]) == (414, "uri_too_long")
+                assert answer.json()["request_id"] == "abc"
+                assert answer.headers["access-control-allow-origin"] == APP
+
+    run(main())
+
+
+@pytest.mark.wire("head-limit", "error-shape", "cors-every-answer")
+@pytest.mark.parametrize(
+    ("more", "fits"),
+    [
+        ([("X-Long", "x" * 60_000)], True),
+        ([("X-Long", "x" * 65_536)], False),
+        ([("x" * 65_536, "")], False),
+        ([(f"X-{number}", "x" * 1000) for number in range(60)], True),
+        ([(f"X-{number}", "x" * 1000) for number in range(66)], False),
+        ([("X-Same", "")] * 190, True),
+        ([("X-Same", "")] * 201, False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/health", "/livez", "/users/me", "/nothing"])
+def test_headers_may_have_64_kib_and_be_200(path: str, more: list[tuple[str, str]], fits: bool) -> None:
+    async def main() -> None:
+        async with serving(a_host(), cors_origins=APP) as site:
+            answer = await site.get(path, headers=[*more, ("Origin", APP)])
+            assert answer.headers["access-control-allow-origin"] == APP
+            if fits:
+                assert answer.status_code in (200, 404)
+            else:
+                assert (answer.status_code, answer.json()["code"]) == (431, "headers_too_large")
+                assert not site.host.calls
+
+    run(main())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from codegen_api import errors
 from codegen_api.dialects.native import render_error
 from codegen_api.dialects.native.wire import status_of
-from codegen_api.web import CorsRefused, MethodNotAllowed, PayloadTooLarge, UntrustedHost
+from codegen_api.web import CorsRefused, HeadersTooLarge, MethodNotAllowed, PayloadTooLarge, UntrustedHost, UriTooLong
 from tests.dialects.rich import RichHost
 from tests.dialects.site import run, serving
 
@@ -47,6 +47,8 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.UpstreamTimeout: 504,
     MethodNotAllowed: 405,
     PayloadTooLarge: 413,
+    UriTooLong: 414,
+    HeadersTooLarge: 431,
     CorsRefused: 400,
     UntrustedHost: 400,
 }

@@ -75,6 +75,11 @@ def running(pid: int) -> bool:
         return False
 
 
+def memory(pid: int) -> int:
+    """Bytes that the process has in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def kill(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

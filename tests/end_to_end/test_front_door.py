@@ -1,19 +1,23 @@
 """The command line: the promised first minute, reloading, dying, and refusing what makes no sense."""
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import requests
 
+from codegen_api.serve import MOST_UNREAD
 from tests.end_to_end import processes
 from tests.end_to_end.processes import ALICE, ROOT, SERVER, WAIT, Server, descendants, environment, eventually, gateway
 from tests.end_to_end.viewing import Connection, Viewer
@@ -180,6 +184,39 @@ def test_the_sandbox_outlives_a_reload_and_dies_with_the_front_door(tmp_path: Pa
         finally:
             for pid in everybody:
                 processes.kill(pid)
+
+
+@pytest.mark.wire("head-limit", "error-shape")
+@pytest.mark.parametrize("endless", [b"x-a: b\r\n" * 8192, b"x-long: " + b"x" * 65528, b"x" * 65536])
+def test_a_head_without_an_end_costs_no_memory(server: Server, endless: bytes) -> None:
+    before = processes.memory(server.pid)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), WAIT) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: gateway\r\n")
+        with suppress(ConnectionError):  # it hangs up on us
+            for _ in range(16 * 64):  # 64 MiB, which would take ten times as much
+                connection.sendall(endless)
+            pytest.fail("it takes everything")
+    assert processes.memory(server.pid) < before + 16 * 1024 * 1024
+    assert server.get("/health").status_code == 200
+
+
+@pytest.mark.wire("head-limit", "error-shape", "request-id")
+def test_a_head_that_is_too_large_is_told_so(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    for head, status, code in (
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri_too_long"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"x-a: b\r\n" * 300 + b"\r\n", 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nx-long: " + b"x" * MOST_UNREAD, 431, "headers_too_large"),
+        (b"no request\r\n\r\n", 400, "invalid_request"),
+    ):
+        with socket.create_connection((host, int(port)), WAIT) as connection, connection.makefile("rb") as answer:
+            connection.sendall(head)
+            said, headers = answer.readline(), http.client.parse_headers(answer)
+            body = json.loads(answer.read(int(headers["content-length"])))
+        assert int(said.split()[1]) == body["status_code"] == status
+        assert body["code"] == code
+        assert body["request_id"] == headers["x-request-id"]
 
 
 def test_nothing_is_left_when_the_front_door_is_killed() -> None:

@@ -270,8 +270,11 @@ _ERRORS = {
     402: ("quota_exhausted", "The plan behind the token has no runs left."),
     403: ("forbidden", "The caller may not do this."),
     404: ("not_found", "There is no such thing, or not for this caller."),
+    413: ("payload_too_large", "The body of the request is too large."),
+    414: ("uri_too_long", "The URL of the request is too long."),
     422: ("validation_error", "The request has the wrong shape; `details` says where."),
     429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
+    431: ("headers_too_large", "The headers of the request are too many or too large."),
     500: ("internal_error", "The gateway failed."),
     501: ("unsupported", "The host cannot do this."),
     502: ("upstream_error", "The host answered with an error, or cannot be reached."),
@@ -283,7 +286,8 @@ _ERRORS = {
     508: ("loop_detected", "The gateway was asked by itself."),
 }
 _NO_TICKETS = ("tickets_not_configured", "This deployment has no key to seal and open tickets with.")
-_COMMON = (400, 401, 403, 404, 422, 429, 500, 502, 503, 504, 508)
+_ANYWHERE = (400, 413, 414, 431, 500, 508)
+_COMMON = (*_ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
 
 
 def _responses(status: int, model: type[BaseModel], description: str, *errors: int) -> Responses:
@@ -319,9 +323,13 @@ TICKET = _responses(201, TicketOut, "The ticket.")
 TICKET[501] = _error(501, _NO_TICKETS)
 CREATED = _responses(201, RunOut, "The run.", 402)
 CREATED[201]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
-HEALTH: Responses = {200: {"model": HealthOut, "description": "How the process is."}}
+HEALTH: Responses = {
+    200: {"model": HealthOut, "description": "How the process is."},
+    **{code: _error(code) for code in _ANYWHERE},
+}
 READY: Responses = {
     200: {"model": ReadyOut, "description": "Yes."},
+    **{code: _error(code) for code in _ANYWHERE},
     503: {"model": ReadyOut, "description": "Not yet, or not any more."},
 }
 STREAM: Responses = {
@@ -335,7 +343,7 @@ STREAM: Responses = {
         },
     },
     204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
-    **{code: _error(code) for code in _COMMON},
+    **{code: _error(code) for code in sorted(_COMMON)},
     501: _error(501, _NO_TICKETS),
 }
 

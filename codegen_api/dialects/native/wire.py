@@ -15,7 +15,7 @@ from codegen_api.runs import Appended, Changed, Json, Paging, Run, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.telemetry import trace
 from codegen_api.upstreams import Listing
-from codegen_api.web import CorsRefused, MethodNotAllowed, PayloadTooLarge
+from codegen_api.web import CorsRefused, HeadersTooLarge, MethodNotAllowed, PayloadTooLarge, UriTooLong
 
 RETRY_MS = 2000
 """How long a client of a stream that broke is to wait before it comes back."""
@@ -38,6 +38,8 @@ STATUSES: Mapping[type[errors.GatewayError], int] = {
     errors.UpstreamTimeout: 504,
     MethodNotAllowed: 405,
     PayloadTooLarge: 413,
+    UriTooLong: 414,
+    HeadersTooLarge: 431,
     CorsRefused: 400,
 }
 
