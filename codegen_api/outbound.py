@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import time
+import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Outbound:
         self.observation: Observation | None = None
         self._root = str(base).rstrip("/") + prefix
         self._deadline = connect_timeout + 2 * read_timeout
-        headers = {"Accept": "application/json", "User-Agent": f"codegen_api/{_version()}"}
+        # nothing but gzip: httpx would unpack each piece of an answer whole, and "gzip, gzip" makes gigabytes of one
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"codegen_api/{_version()}"}
         self._client = httpx.AsyncClient(
             transport=transport or _transport(base),
             headers=headers if via is None else {**headers, "Via": f"1.1 {via}"},
@@ -107,7 +109,7 @@ class Outbound:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
         await self._client.aclose()
 
-    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytearray]:
         if self._client.is_closed:
             raise errors.UpstreamUnreachable
         # The deadline is no luxury: aiohttp 3.14 waits for ever when a chunked body turns bad half-way.
@@ -185,7 +187,7 @@ def _faults(*, answered: bool) -> Iterator[None]:
     """Raise what goes wrong on the way as errors of ours. ``answered``: the head of an answer has come."""
     try:
         yield
-    except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+    except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
         # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
         fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
         if isinstance(fault, httpx.TimeoutException | TimeoutError):
@@ -197,13 +199,19 @@ def _faults(*, answered: bool) -> Iterator[None]:
         raise errors.UpstreamUnreachable from error
 
 
-async def _received(response: httpx.Response) -> bytes:
+async def _received(response: httpx.Response) -> bytearray:
+    """What the host said, unpacked no further than it may be long."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip"):
+        raise errors.UpstreamError("The host's answer is packed in a way that was not asked for.")
+    unpack = zlib.decompressobj(wbits=31).decompress if encoding == "gzip" else None
     content = bytearray()
-    async for piece in response.aiter_bytes():
-        content += piece
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous client's always is
+    async for piece in response.stream:
+        content += unpack(piece, MAX_ANSWER + 1 - len(content)) if unpack else piece
         if len(content) > MAX_ANSWER:
             raise errors.UpstreamError("The host's answer is too long.")
-    return bytes(content)
+    return content
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
@@ -212,7 +220,7 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + 64 * 1024]
 
 
-def _decoded(content: bytes) -> Json:
+def _decoded(content: bytearray) -> Json:
     """Read JSON, also what Python alone calls so: NaN, 1e400, lone surrogates. Raises ``ValueError``."""
     try:
         answer: Json = orjson.loads(content)

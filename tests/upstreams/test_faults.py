@@ -5,18 +5,19 @@ import contextlib
 import gzip
 import socket
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
-from codegen_api import errors
+from codegen_api import errors, outbound
 from codegen_api.outbound import MAX_ANSWER
 from codegen_api.upstreams import NewRun
 from codegen_api.upstreams.codegen import CodegenUpstream
 
-from .asking import CREDENTIAL, REF, RUN, ask_raw, ask_upstream, asked, create_run, fault_of, get_run
+from .asking import CREDENTIAL, REF, RUN, Ask, ask_raw, ask_upstream, asked, create_run, fault_of, get_run
 from .conftest import Connect
 from .rawhost import ANSWERED, Conversation, Script, answer, raw_host, saying, silence, unused_port
 
@@ -236,11 +237,24 @@ def test_a_page_for_people_is_an_error_of_the_host_and_is_not_quoted(connect: Co
     assert upstream.observation.reachable is False
 
 
-@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
-def test_a_redirect_is_not_followed(connect: Connect, status: str) -> None:
-    error, host, _ = fault_of(connect, saying(answer(b"", "Location: /elsewhere", status=status)))
-    assert type(error) is errors.UpstreamError
-    assert len(host.requests) == 1
+@pytest.mark.parametrize(
+    "status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
+)
+@pytest.mark.parametrize("ask", [get_run, create_run])
+def test_a_redirect_is_not_followed_and_takes_no_token_elsewhere(
+    connect: Connect, status: str, ask: Ask[object]
+) -> None:
+    async def play() -> None:
+        async with raw_host(saying(answer(RUN))) as elsewhere:
+            for location in ("/elsewhere", elsewhere.url, f"//{elsewhere.url.removeprefix('http://')}/x"):
+                headers = (f"Location: {location}", f"Content-Location: {location}", f"Refresh: 0; url={location}")
+                async with raw_host(saying(answer(b"{}", *headers, status=status))) as host:
+                    with pytest.raises(errors.UpstreamError):
+                        await asked(connect(host.url), ask)
+                assert len(host.requests) == 1
+            assert elsewhere.connections == 0
+
+    asyncio.run(play())
 
 
 @pytest.mark.parametrize(
@@ -262,6 +276,11 @@ def test_a_redirect_is_not_followed(connect: Connect, status: str) -> None:
         ("200 OK", b'{"id":1'),
         ("200 OK", b'\xff\xfe\x00"'),
         ("200 OK", b"[" * 200_000),
+        ("200 OK", b"[" * 200_000 + b"]" * 200_000),
+        ("200 OK", b'{"id":1,"organization_id":2,"n":NaN,"x":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"),
+        ("200 OK", b'{"id":' + b"9" * 3_000_000 + b',"organization_id":2}'),
+        ("200 OK", b'{"id":1,"organization_id":2,"n":[NaN,-' + b"9" * 3_000_000 + b"]}"),
+        ("404 No", b'{"message":' + b"9" * 5_000 + b"}"),
     ],
 )
 def test_any_other_answer_is_an_error_of_the_host_and_is_not_quoted(connect: Connect, status: str, body: bytes) -> None:
@@ -341,6 +360,31 @@ def test_an_answer_without_end_is_cut_off_even_when_it_is_compressed(connect: Co
     error, _, _ = fault_of(connect, saying(answer(bomb, "Content-Encoding: gzip")))
     assert type(error) is errors.UpstreamError
     assert error.__cause__ is None
+
+
+def test_a_small_answer_cannot_become_a_large_one_in_memory(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbound, "MAX_ANSWER", 1024 * 1024)
+    once = gzip.compress(b" " * 64 * 1024 * 1024, compresslevel=9)
+    scripts = [
+        saying(answer(gzip.compress(once), "Content-Encoding: gzip, gzip")),
+        saying(answer(gzip.compress(once), "Content-Encoding: gzip", "Content-Encoding: gzip")),
+        saying(answer(once, "Content-Encoding: gzip")),
+    ]
+    for script in scripts:
+        tracemalloc.start()
+        try:
+            error, _, _ = fault_of(connect, script)
+            assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
+        assert type(error) is errors.UpstreamError
+
+
+@pytest.mark.parametrize("encoding", ["deflate", "br", "zstd", "gzip, deflate", "x" * 1000])
+def test_an_answer_that_is_packed_as_nobody_asked_is_an_error_of_the_host(connect: Connect, encoding: str) -> None:
+    error, host, _ = fault_of(connect, saying(answer(RUN, f"Content-Encoding: {encoding}")))
+    assert type(error) is errors.UpstreamError
+    assert host.requests[0].headers["accept-encoding"] == "gzip"
 
 
 def test_a_compressed_answer_is_read(connect: Connect) -> None:
