@@ -85,7 +85,12 @@ class Settings(BaseSettings):
     """Everything that can be set, with its default. Durations are in seconds, sizes in MiB, as the names say."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # a key that is too short is a secret all the same
     )
 
     base_url: Annotated[str, AfterValidator(_http_url)] = Field(

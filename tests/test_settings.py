@@ -1,10 +1,13 @@
 import os
+import re
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from codegen_api import create_app
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
 
 KEY = "0123456789abcdef" * 2
@@ -219,6 +222,57 @@ def test_what_is_logged_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(settings.redacted()) == set(Settings.model_fields)
     for shown in (str(settings.redacted()), repr(settings), str(settings)):
         assert "sk-secret" not in shown
+
+
+SECRETS = [name for name, field in Settings.model_fields.items() if SecretStr in (get_args(field.annotation) or ())]
+NO_SECRETS = {"token_cache_seconds", "upstream_budget"}
+"""Named like secrets, and none."""
+
+
+def test_what_is_named_like_a_secret_is_one() -> None:
+    named = {name for name in Settings.model_fields if re.search("token|key|secret|password|credential|redis", name)}
+    assert named - NO_SECRETS <= set(SECRETS)
+    assert {"api_token", "secret_key"} <= set(SECRETS)
+
+
+@pytest.mark.wire("logs-hold-no-secrets")
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("source", ["environment", "file", "argument"])
+def test_no_secret_is_ever_shown(
+    name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    secret = "xyzzy-0123456789-0123456789-0123456789"
+    if source == "environment":
+        monkeypatch.setenv(PREFIX + name.upper(), secret)
+    elif source == "file":
+        (tmp_path / "secret").write_text(secret)
+        monkeypatch.setenv(f"{PREFIX}{name.upper()}_FILE", str(tmp_path / "secret"))
+    settings = Settings(**{name: secret}) if source == "argument" else read_settings()
+    assert getattr(settings, name).get_secret_value() == secret
+    create_app(settings)
+    assert f" {name}=set " in caplog.text  # the line with all the settings
+    shown = [repr(settings), str(settings), str(settings.redacted()), settings.model_dump_json(), caplog.text]
+    shown += [f"{settings.model_dump()}", f"{vars(settings)}"]
+    for text in shown:
+        assert "xyzzy" not in text
+
+
+@pytest.mark.wire("logs-hold-no-secrets")
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("wrong", ["xyzzy", "xyzzy-0123456789-0123456789-0123456789"])
+def test_no_secret_is_shown_by_an_error_either(name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it wrong itself, or beside something that is."""
+    monkeypatch.setenv(PREFIX + name.upper(), wrong)
+    monkeypatch.setenv(PREFIX + "PORT", "x")
+    with pytest.raises(SettingsError) as raised:
+        read_settings()
+    chain = traceback.format_exception(raised.value)
+    assert "xyzzy" not in "".join(chain)
+    monkeypatch.delenv(PREFIX + name.upper())
+    with pytest.raises(ValidationError) as invalid:
+        Settings(**{name: wrong})
+    assert "xyzzy" not in f"{invalid.value}{invalid.value!r}"
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
