@@ -245,7 +245,7 @@ def test_whatever_is_wrong_with_a_ticket_the_answer_is_the_same() -> None:
 @pytest.mark.wire("ticket-invalid", "logs-hold-no-secrets")
 @pytest.mark.parametrize(
     "query",
-    ["ticket=%ff%fe%00", "ticket=%F0%9F%8E%AB" * 50, "ticket=" + "A" * 60_000, "ticket=a&ticket=%2e%2e", "ticket=" * 9],
+    ["ticket=%ff%fe%00", "ticket=%F0%9F%8E%AB" * 50, "ticket=" + "A" * 16_000, "ticket=a&ticket=%2e%2e", "ticket=" * 9],
 )
 def test_no_text_is_too_odd_to_be_refused(query: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
