@@ -31,7 +31,9 @@ from codegen_api.draining import Drain
 from codegen_api.errors import GatewayError, Rejected
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
+from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.pace import READING, WINDOW, Cadence
+from codegen_api.repeats import Repeats
 from codegen_api.settings import Settings, SettingsError, read_settings, secret_keys, unknown_names
 from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
@@ -140,6 +142,8 @@ def _build(
         observer=observer,
     )
     closing = AsyncExitStack()
+    repeats = Repeats(gateway, MemoryOutcomes())
+    closing.push_async_callback(repeats.aclose)
     callers = authorities.callers(settings, gateway, closing)
 
     @asynccontextmanager
@@ -169,6 +173,7 @@ def _build(
     app.state.settings = settings
     app.state.gateway = gateway
     app.state.callers = callers
+    app.state.repeats = repeats
     app.state.tickets = _tickets(settings)
     app.state.quota = None if settings.requests_per_minute is None else Quota(settings.requests_per_minute)
     app.state.stall_seconds = settings.stream_stall_seconds

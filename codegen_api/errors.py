@@ -85,7 +85,7 @@ class InvalidCursor(InvalidRequest):
 
 class InvalidIdempotencyKey(InvalidRequest):
     code = "invalid_idempotency_key"
-    default_message = "The Idempotency-Key must be 1 to 255 visible ASCII characters."
+    default_message = "The Idempotency-Key must be 1 to 255 printable ASCII characters."
 
 
 class OrganizationRequired(InvalidRequest):
@@ -213,6 +213,9 @@ class UpstreamRateLimited(Unavailable):
 
 
 class UpstreamFailure(GatewayError):
+    """``may_have_acted``: the host may have heard what it was asked for, and may have done it."""
+
+    may_have_acted = True
     code = "upstream_failure"
     default_message = "The host did not do its part."
 

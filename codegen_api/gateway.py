@@ -23,6 +23,7 @@ from codegen_api.errors import (
     RateLimited,
     Unsupported,
     UpstreamError,
+    UpstreamFailure,
     UpstreamUnreachable,
 )
 from codegen_api.following import Hub, Patrol, Position, Right, Rights, Stream, Turns, Update, loop_time
@@ -220,9 +221,13 @@ class Gateway:
     ) -> Run:
         ref = await self._admit(caller, organization, run_id, WRITE)
         with heard(caller):
-            before = await self._get(caller.credential, ref)
-            if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
-                await self._upstream.uncancel_run(caller.credential, ref)
+            try:
+                before = await self._get(caller.credential, ref)
+                if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
+                    await self._upstream.uncancel_run(caller.credential, ref)
+            except UpstreamFailure as error:
+                error.may_have_acted = False  # the resume itself was not asked for
+                raise
             try:
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
             finally:

@@ -111,7 +111,7 @@ class Outbound:
 
     async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytearray]:
         if self._client.is_closed:
-            raise errors.UpstreamUnreachable
+            raise _unheard(errors.UpstreamUnreachable())
         # The deadline is no luxury: aiohttp 3.14 waits for ever when a chunked body turns bad half-way.
         with _faults(answered=False):
             async with asyncio.timeout(self._deadline):
@@ -182,6 +182,22 @@ async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType)
         raise aiohttp.ClientConnectionError(str(error)) from error
 
 
+_NOT_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+)
+"""There was no connection: the only faults after which the host has surely heard nothing."""
+
+
+def _unheard(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
+    error.may_have_acted = False
+    return error
+
+
 @contextmanager
 def _faults(*, answered: bool) -> Iterator[None]:
     """Raise what goes wrong on the way as errors of ours. ``answered``: the head of an answer has come."""
@@ -190,6 +206,9 @@ def _faults(*, answered: bool) -> Iterator[None]:
     except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
         # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
         fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+        if isinstance(fault, _NOT_CONNECTED):
+            slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
+            raise _unheard(errors.UpstreamTimeout() if slow else errors.UpstreamUnreachable()) from error
         if isinstance(fault, httpx.TimeoutException | TimeoutError):
             raise errors.UpstreamTimeout from error
         # Without a byte, httpx speaks of a violated protocol too; only its words tell.

@@ -103,7 +103,9 @@ def heard(caller: Caller, *, of_a_run: bool = True) -> Iterator[None]:
     except InvalidToken as error:
         if not caller.shared:
             raise
-        raise UpstreamError("The host does not accept the gateway's own token.") from error
+        refused = UpstreamError("The host does not accept the gateway's own token.")
+        refused.may_have_acted = False
+        raise refused from error
     except InsufficientScope:
         raise
     except (NotFound, Forbidden) as error:

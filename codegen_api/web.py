@@ -67,6 +67,7 @@ REQUEST_HEADERS = (
 )
 EXPOSED_HEADERS = (
     "X-Request-ID",
+    "Idempotent-Replayed",
     "Retry-After",
     "RateLimit",
     "RateLimit-Policy",

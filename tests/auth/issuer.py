@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
@@ -49,10 +50,14 @@ class Issuer:
         return {"keys": [{**public, "kid": self.kid, "use": "sig"}]}
 
     def claims(self, user: str, **more: Any) -> dict[str, Any]:
-        """What a token for ``user`` says; a claim that is given as None is left out."""
+        """What a token for ``user`` says; a claim that is given as None is left out, and a span is counted from now."""
         now = int(time.time())
         said = {"iss": self.name, "aud": AUDIENCE, "sub": user, "iat": now, "exp": now + 300, "scope": SCOPES, **more}
-        return {name: value for name, value in said.items() if value is not None}
+        return {
+            name: now + int(value.total_seconds()) if isinstance(value, timedelta) else value
+            for name, value in said.items()
+            if value is not None
+        }
 
     def token(self, user: str, *, headers: dict[str, Any] | None = None, **more: Any) -> str:
         """A token for ``user``."""

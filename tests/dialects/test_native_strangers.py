@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from tests.fakehost import FakeHost
 ISSUER = Issuer()
 PUBLIC = {"/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
 MISSING = "999"
-NOW = time.time
 
 
 def routes(within: Any = None) -> list[APIRoute]:
@@ -68,8 +68,8 @@ INTRUDERS = {
     "a stranger for another organization": Intruder(signed("eve"), {"X-Organization-ID": "8"}, 403),
     "the owner without a scope": Intruder(signed("ann", scope=None), status=403),
     "the owner with scopes of something else": Intruder(signed("ann", scope="openid runs:readall runs"), status=403),
-    "the owner's expired token": Intruder(signed("ann", exp=int(NOW()) - 120)),
-    "the owner's token that is not good yet": Intruder(signed("ann", nbf=int(NOW()) + 300)),
+    "the owner's expired token": Intruder(signed("ann", exp=timedelta(seconds=-120))),
+    "the owner's token that is not good yet": Intruder(signed("ann", nbf=timedelta(seconds=300))),
     "the owner's token without an end": Intruder(signed("ann", exp=None)),
     "the owner's token for another audience": Intruder(signed("ann", aud="billing")),
     "the owner's token for no audience": Intruder(signed("ann", aud=None)),

@@ -25,6 +25,8 @@ from codegen_api.dialects.native.wire import (
 )
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.once import Done
+from codegen_api.repeats import Repeats
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.sse import EventStream, parse_position
 from codegen_api.upstreams import NewRun, RunFilter
@@ -88,6 +90,15 @@ RunId = Annotated[str, Path(alias="id", description="The run's id, an integer.",
 Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1 to 255 printable characters of the client's choice: what is repeated with it within a day is"
+        " done once, and answered as the first time.",
+    ),
+]
+
 
 @runs.get(
     "/users/me", summary="Who am I", tags=["Users and organizations"], responses=schemas.ME, openapi_extra=needs(None)
@@ -124,10 +135,11 @@ async def create_run(
     caller: Asker,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateRun, Body()],
+    key: IdempotencyKey = None,
 ) -> Response:
     """Start an agent run."""
     organization = await gateway.organization(caller, wanted)
-    run = await gateway.create(
+    done = await _repeats(request).create(
         caller,
         organization,
         NewRun(
@@ -138,9 +150,10 @@ async def create_run(
             body.model,
             body.agent_type,
         ),
+        key,
     )
-    location = f"{request.scope.get('root_path', '')}/agent-runs/{run.ref.id}"
-    return json_response(to_json(run_fields(run)), 201, {"Location": location})
+    location = f"{request.scope.get('root_path', '')}/agent-runs/{done.run.ref.id}"
+    return json_response(to_json(run_fields(done.run)), 201, {"Location": location, **_replayed(done)})
 
 
 @runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
@@ -181,11 +194,13 @@ async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_
     openapi_extra=needs(WRITE),
 )
 async def resume_run(
+    request: Request,
     gateway: Door,
     caller: Asker,
     wanted: WantedOrganization,
     run_id: RunId,
     body: Annotated[schemas.ResumeRun, Body()],
+    key: IdempotencyKey = None,
 ) -> Response:
     """Give a run another prompt. It goes on under the same id, and its log behind the last entry.
 
@@ -193,7 +208,8 @@ async def resume_run(
     """
     organization = await gateway.organization(caller, wanted)
     images = None if body.images is None else tuple(body.images)
-    return json_response(to_json(run_fields(await gateway.resume(caller, organization, run_id, body.prompt, images))))
+    done = await _repeats(request).resume(caller, organization, run_id, body.prompt, images, key)
+    return json_response(to_json(run_fields(done.run)), headers=_replayed(done))
 
 
 @runs.post(
@@ -331,6 +347,15 @@ async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: s
     if caller.principal != opened.principal:
         raise errors.InvalidTicket
     return caller, opened.run.organization
+
+
+def _repeats(request: Request) -> Repeats:
+    repeats: Repeats = request.app.state.repeats
+    return repeats
+
+
+def _replayed(done: Done) -> dict[str, str]:
+    return {"Idempotent-Replayed": "true"} if done.replayed else {}
 
 
 def _tickets(request: Request) -> Tickets:

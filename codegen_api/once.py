@@ -1,0 +1,160 @@
+"""Once, however often it is asked for: what an Idempotency-Key promises.
+
+The first request under a key does it, and its result is kept for whoever asks again. A refusal, which surely did
+nothing, frees the key. When it broke off and the host may have acted, a repeat first looks for what the host did.
+"""
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import orjson
+
+from codegen_api.errors import (
+    GatewayError,
+    IdempotencyKeyReused,
+    InProgress,
+    InvalidIdempotencyKey,
+    OutcomeUnknown,
+    UpstreamError,
+    UpstreamFailure,
+    UpstreamUnreachable,
+)
+from codegen_api.identity import Principal
+from codegen_api.outcomes import Outcome, Outcomes, State
+from codegen_api.runs import Json, Run, RunRef, RunStatus, to_json
+
+CUT_GRACE = 5.0
+"""Seconds for which a host whose connection broke may still act on what it heard."""
+
+SILENT_GRACE = 60.0
+"""The same for a host that did not answer in time."""
+
+SECOND_LOOK = 1.0
+"""Seconds after which is looked once more for what a host did that answered, and said nothing of use."""
+
+_FORM = re.compile(r"[ -~]{1,255}", re.ASCII)
+
+
+class Action(Protocol):
+    """Something to be done once."""
+
+    async def prepare(self) -> str:
+        """Before the host is asked for it: a note for ``look``."""
+        ...
+
+    async def act(self) -> Run:
+        """Ask the host for it."""
+        ...
+
+    async def look(self, note: str, since: float) -> Run | None:
+        """What the host did about it after ``since`` (seconds since the epoch); None if nothing is to be seen."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of it, now or before."""
+
+    run: Run
+    replayed: bool = False
+
+
+class Once:
+    """Does things once for each principal, route and key."""
+
+    def __init__(self, outcomes: Outcomes, *, clock: Callable[[], float] = time.time) -> None:
+        self._outcomes = outcomes
+        self._clock = clock
+
+    async def do(self, principal: Principal, route: str, key: str, body: Mapping[str, Json], action: Action) -> Done:
+        """Do it, or say what came of it. ``body`` is all that makes it another request.
+
+        Raises:
+            InvalidIdempotencyKey: the key cannot be one.
+            IdempotencyKeyReused: it was used for something else.
+            InProgress: it is being done.
+            OutcomeUnknown: it was tried, and the host may still be about to do it.
+            GatewayError: what went wrong with it.
+        """
+        if not _FORM.fullmatch(key):
+            raise InvalidIdempotencyKey
+        name = _digest([principal.authority, principal.user, route, key])
+        now = self._clock()
+        ours = Outcome(_digest(body), State.UNDER_WAY, now, now)
+        there = await self._outcomes.begin(name, ours)
+        if there is None:
+            return Done(await self._first(name, ours, action))
+        if there.fingerprint != ours.fingerprint:
+            raise IdempotencyKeyReused
+        if there.state is State.DONE:
+            return Done(_decoded(there.result), replayed=True)
+        ours = replace(there, state=State.UNDER_WAY, at=now)
+        if there.state is State.UNDER_WAY or not await self._outcomes.change(name, there, ours):
+            raise InProgress(retry_after=1)
+        return await self._again(name, there, ours, action)
+
+    async def _first(self, name: str, ours: Outcome, action: Action) -> Run:
+        try:
+            noted = replace(ours, note=await action.prepare())
+            await self._outcomes.change(name, ours, noted)
+        except BaseException:  # whatever it was, nothing was asked for yet
+            await self._outcomes.forget(name, ours)
+            raise
+        return await self._act(name, noted, action)
+
+    async def _again(self, name: str, there: Outcome, ours: Outcome, action: Action) -> Done:
+        """It is unknown what came of it, and it is for us to find out."""
+        try:
+            run = await action.look(there.note, there.since)
+            if run is None and not there.grace:
+                await asyncio.sleep(SECOND_LOOK)
+                run = await action.look(there.note, there.since)
+            if run is None and self._clock() < there.at + there.grace:
+                raise OutcomeUnknown(retry_after=2)
+            result = b"" if run is None else _encoded(run)
+        except BaseException:  # whatever it was, we know no more than before
+            await self._outcomes.change(name, ours, there)
+            raise
+        if run is None:
+            return Done(await self._act(name, ours, action))
+        await self._outcomes.change(name, ours, replace(ours, state=State.DONE, at=self._clock(), result=result))
+        return Done(run, replayed=True)
+
+    async def _act(self, name: str, ours: Outcome, action: Action) -> Run:
+        try:
+            run = await action.act()
+            result = _encoded(run)
+        except BaseException as error:  # whatever it was, the caller included who had to go: what came of it is kept
+            if isinstance(error, GatewayError) and not (isinstance(error, UpstreamFailure) and error.may_have_acted):
+                await self._outcomes.forget(name, ours)
+            else:
+                unknown = replace(ours, state=State.UNKNOWN, at=self._clock(), grace=_grace(error))
+                await self._outcomes.change(name, ours, unknown)
+            raise
+        await self._outcomes.change(name, ours, replace(ours, state=State.DONE, at=self._clock(), result=result))
+        return run
+
+
+def _grace(error: BaseException) -> float:
+    if isinstance(error, UpstreamError):
+        return 0.0
+    return CUT_GRACE if isinstance(error, UpstreamUnreachable) else SILENT_GRACE
+
+
+def _digest(value: Json) -> str:
+    return hashlib.sha256(to_json(value)).hexdigest()
+
+
+def _encoded(run: Run) -> bytes:
+    marks = None if run.marks is None else dict(run.marks)
+    return to_json([run.ref.organization, run.ref.id, run.status.value, run.raw_status, dict(run.fields), marks])
+
+
+def _decoded(result: bytes) -> Run:
+    organization, run_id, status, raw_status, fields, marks = orjson.loads(result)
+    return Run(RunRef(organization, run_id), RunStatus(status), raw_status, fields, marks)

@@ -1,0 +1,468 @@
+"""Idempotency-Key: what is asked for again is done once, whatever happened to it the first time."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.errors import (
+    GatewayError,
+    IdempotencyKeyReused,
+    InProgress,
+    InsufficientScope,
+    InvalidIdempotencyKey,
+    InvalidToken,
+    NotFound,
+    OutcomeUnknown,
+    QuotaExhausted,
+    UpstreamError,
+    UpstreamFailure,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from codegen_api.gateway import Gateway
+from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
+from codegen_api.once import CUT_GRACE, SILENT_GRACE, Done, Once
+from codegen_api.outcomes.memory import MemoryOutcomes
+from codegen_api.ownership import Ownership
+from codegen_api.repeats import Repeats
+from codegen_api.runs import Run
+from codegen_api.searching import SEARCHED_PAGES
+from codegen_api.upstreams import NewRun
+from tests.fakehost import FakeHost, Sequence, caller
+from tests.virtual import run
+
+SECRET = "a key that is long enough to be one"
+KEY = "the client's choice"
+
+
+def now() -> float:
+    """The wall clock of a simulation."""
+    return 1e9 + asyncio.get_running_loop().time()
+
+
+class Faulty(FakeHost):
+    """A host that acts, or not, and then fails to say so: ``faults`` are what happens to the next creates and resumes.
+
+    Each is the error to raise, and how long after it the host acts nevertheless; None for never, 0 for before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[tuple[BaseException, float | None]] = []
+        self.acted = 0
+        self.late: list[asyncio.Task[None]] = []
+
+    async def _disturbed(self, act: Callable[[], Any]) -> Run:
+        if not self.faults:
+            found: Run = await act()
+            self.acted += 1
+            return found
+        error, delay = self.faults.pop(0)
+        if delay == 0:
+            await act()
+            self.acted += 1
+        elif delay is not None:
+            self.late.append(asyncio.ensure_future(self._later(delay, act)))
+        raise error
+
+    async def _later(self, delay: float, act: Callable[[], Any]) -> None:
+        await asyncio.sleep(delay)
+        await act()
+        self.acted += 1
+
+    async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
+        return await self._disturbed(lambda: super(Faulty, self).create_run(credential, organization, new))
+
+    async def resume_run(self, credential: Credential, ref: Any, prompt: str, images: Any) -> Run:
+        return await self._disturbed(lambda: super(Faulty, self).resume_run(credential, ref, prompt, images))
+
+
+class Site:
+    """A gateway in front of a faulty host, and a user of it."""
+
+    def __init__(self, who: Caller | None = None) -> None:
+        self.host = Faulty()
+        self.gateway = Gateway(self.host, MemoryBroker(), ownership=Ownership([SECRET]))
+        self.repeats = Repeats(self.gateway, MemoryOutcomes())
+        self.repeats._once._clock = now
+        self.who = who or caller()
+
+    async def create(self, prompt: str = "Say hello", key: str | None = KEY, who: Caller | None = None) -> Done:
+        return await self.repeats.create(who or self.who, "9", NewRun(prompt), key)
+
+    async def resume(self, prompt: str = "Go on now", key: str | None = KEY, who: Caller | None = None) -> Done:
+        return await self.repeats.resume(who or self.who, "9", "1", prompt, None, key)
+
+
+ASKS: dict[str, Callable[[Site], Any]] = {"create": Site.create, "resume": Site.resume}
+SHARED = Caller(Principal("jwt:https://issuer.example", "ann"), Credential.of("alice", b"key"), "x", shared=True)
+USERS = {"with a token of the host": caller(), "with a JWT": replace(SHARED, scopes=frozenset({READ, WRITE}))}
+
+
+def site_for(ask: str, who: Caller) -> Site:
+    site = Site(who)
+    if ask == "resume":
+        marks = site.gateway._ownership.marks(who)
+        site.host.add(status="COMPLETE", marks=marks).append(3, prompt="Go on now and before")
+    return site
+
+
+CASES = [pytest.param(ask, who, id=f"{ask} {name}") for ask in ASKS for name, who in USERS.items()]
+each_case = pytest.mark.parametrize(("ask", "who"), CASES)
+
+
+@pytest.mark.wire("idempotency-replayed")
+@each_case
+def test_the_first_result_is_given_again_for_a_day(ask: str, who: Caller) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        first = await ASKS[ask](site)
+        assert not first.replayed
+        site.host.runs[first.run.ref.id].status = "COMPLETE"
+        for pause in (1, 3600, 22 * 3600):
+            await asyncio.sleep(pause)
+            assert await ASKS[ask](site) == Done(first.run, replayed=True)
+        assert site.host.acted == 1
+        await asyncio.sleep(2 * 3600)
+        assert not (await ASKS[ask](site)).replayed
+        assert site.host.acted == 2
+        await site.repeats.aclose()
+
+    run(main(), at_most=10**6)
+
+
+@pytest.mark.wire("idempotency-replayed")
+def test_without_a_key_everything_is_done_as_it_comes() -> None:
+    async def main() -> None:
+        site = Site()
+        assert len({(await site.create(key=None)).run.ref.id for _ in range(3)}) == 3
+        await site.resume(key=None)
+        await site.resume(key=None)
+        assert site.host.acted == 5
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-reused")
+@each_case
+def test_a_key_goes_with_one_request_one_route_and_one_user(ask: str, who: Caller) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        first = await ASKS[ask](site)
+        for other in ("Something else", "Say hello ", ""):
+            with pytest.raises(IdempotencyKeyReused):
+                await ASKS[ask](site, other)  # type: ignore[call-arg]
+        assert site.host.acted == 1
+        another = replace(who, principal=Principal(who.principal.authority, "another"))
+        assert not (await site.create(who=another)).replayed
+        if ask == "create":
+            site.host.runs[first.run.ref.id].status = "COMPLETE"
+            assert not (await site.resume()).replayed
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-under-way")
+@each_case
+def test_of_two_hundred_at_once_one_is_done(ask: str, who: Caller) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        found = await asyncio.gather(*(ASKS[ask](site) for _ in range(200)), return_exceptions=True)
+        assert len([each for each in found if isinstance(each, Done)]) == 1
+        assert len([each for each in found if isinstance(each, InProgress)]) == 199
+        assert site.host.acted == 1
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-released")
+@pytest.mark.parametrize(
+    "error", [QuotaExhausted(), NotFound(), UpstreamRateLimited(retry_after=1), InvalidToken()], ids=repr
+)
+@each_case
+def test_a_refusal_frees_the_key(ask: str, who: Caller, error: GatewayError) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        site.host.faults = [(error, None)]
+        with pytest.raises(GatewayError):
+            await ASKS[ask](site)
+        assert not (await ASKS[ask](site)).replayed
+        assert site.host.acted == 1
+
+    run(main())
+
+
+def unheard(error: UpstreamFailure) -> UpstreamFailure:
+    error.may_have_acted = False
+    return error
+
+
+@pytest.mark.wire("idempotency-released")
+@pytest.mark.parametrize("error", [unheard(UpstreamUnreachable()), unheard(UpstreamTimeout())], ids=repr)
+@each_case
+def test_a_host_that_was_not_reached_frees_the_key(ask: str, who: Caller, error: UpstreamFailure) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        site.host.faults = [(error, None)]
+        with pytest.raises(type(error)):
+            await ASKS[ask](site)
+        calls = site.host.calls["list"]
+        assert not (await ASKS[ask](site)).replayed
+        assert (site.host.acted, site.host.calls["list"]) == (1, calls)
+
+    run(main())
+
+
+def test_what_goes_wrong_before_the_host_is_asked_for_it_frees_the_key() -> None:
+    async def main() -> None:
+        site = site_for("resume", caller())
+        for operation in ("log", "get"):
+            site.host.before = Sequence(operation, UpstreamTimeout())
+            with pytest.raises(UpstreamTimeout):
+                await site.resume(key=operation)
+            site.host.runs["1"].status = "COMPLETE"
+            assert not (await site.resume(key=operation)).replayed
+        assert site.host.acted == 2
+
+    run(main())
+
+
+BROKEN = [UpstreamError(), UpstreamUnreachable(), UpstreamTimeout(), RuntimeError("x"), asyncio.CancelledError()]
+
+
+@pytest.mark.wire("idempotency-unknown")
+@pytest.mark.parametrize("error", BROKEN, ids=repr)
+@each_case
+def test_what_the_host_did_and_did_not_say_is_found(ask: str, who: Caller, error: BaseException) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        site.host.faults = [(error, 0)]
+        with pytest.raises(type(error)):
+            await ASKS[ask](site)
+        with pytest.raises(IdempotencyKeyReused):
+            await ASKS[ask](site, "Something else")  # type: ignore[call-arg]
+        found = await ASKS[ask](site)
+        assert found.replayed
+        assert found.run.ref.id == "1"
+        assert await ASKS[ask](site) == found
+        assert site.host.acted == 1
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-unknown")
+@pytest.mark.parametrize(
+    ("error", "late"), [(UpstreamTimeout(), 40), (UpstreamUnreachable(), 4), (UpstreamError(), 0.5)]
+)
+@each_case
+def test_what_the_host_does_late_is_waited_for(ask: str, who: Caller, error: GatewayError, late: float) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        site.host.faults = [(error, late)]
+        with pytest.raises(type(error)):
+            await ASKS[ask](site)
+        found = await patiently(lambda: ASKS[ask](site))
+        assert found.replayed
+        assert site.host.acted == 1
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-unknown")
+@pytest.mark.parametrize(
+    ("error", "grace"), [(UpstreamTimeout(), SILENT_GRACE), (UpstreamUnreachable(), CUT_GRACE), (UpstreamError(), 0)]
+)
+@each_case
+def test_what_the_host_never_did_is_done_in_the_end(ask: str, who: Caller, error: GatewayError, grace: float) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        site.host.faults = [(error, None), (error, None)]
+        for _ in range(2):
+            begun = now()
+            with pytest.raises(type(error)):
+                await patiently(lambda: ASKS[ask](site))
+        assert now() >= begun + grace
+        assert not (await patiently(lambda: ASKS[ask](site))).replayed
+        assert site.host.acted == 1
+
+    run(main())
+
+
+async def patiently(ask: Callable[[], Any]) -> Done:
+    """Ask again for as long as it is not known what came of it."""
+    async with asyncio.timeout(200):
+        while True:
+            try:
+                found: Done = await ask()
+            except InProgress as error:
+                await asyncio.sleep(error.retry_after or 1)
+            else:
+                return found
+
+
+@pytest.mark.wire("idempotency-unknown")
+@each_case
+def test_only_one_looks_at_a_time_and_a_look_that_fails_changes_nothing(ask: str, who: Caller) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        site.host.faults = [(UpstreamTimeout(), 0)]
+        with pytest.raises(UpstreamTimeout):
+            await ASKS[ask](site)
+
+        async def fail(_: str) -> None:
+            raise UpstreamRateLimited(retry_after=3)
+
+        site.host.before = fail
+        with pytest.raises(UpstreamRateLimited):
+            await ASKS[ask](site)
+        site.host.before = Site().host.before
+        found = await asyncio.gather(*(ASKS[ask](site) for _ in range(50)), return_exceptions=True)
+        assert [each.replayed for each in found if isinstance(each, Done)] == [True]
+        assert len([each for each in found if isinstance(each, InProgress)]) == 49
+        assert site.host.acted == 1
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-unknown")
+def test_among_many_newer_runs_an_old_one_is_found_or_nothing_is_started() -> None:
+    async def main() -> None:
+        for others, found in [(250, True), (100 * SEARCHED_PAGES + 5, False)]:
+            site = Site()
+            site.host.faults = [(UpstreamError(), 0)]
+            with pytest.raises(UpstreamError):
+                await site.create()
+            for number in range(others):
+                site.host.add(str(number + 2))
+            if found:
+                assert (await site.create()).run.ref.id == "1"
+            else:
+                with pytest.raises(OutcomeUnknown):
+                    await site.create()
+            assert site.host.acted == 1
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-unknown")
+def test_a_log_that_has_grown_is_looked_through_as_far_as_it_was_known_and_no_further() -> None:
+    async def main() -> None:
+        for grown, found in [(350, True), (100 * SEARCHED_PAGES + 5, False)]:
+            site = site_for("resume", caller())
+            site.host.faults = [(UpstreamError(), 0)]
+            with pytest.raises(UpstreamError):
+                await site.resume()
+            site.host.runs["1"].append(grown)
+            if found:
+                assert (await site.resume()).replayed
+            else:
+                with pytest.raises(OutcomeUnknown):
+                    await site.resume()
+            assert site.host.acted == 1
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-unknown")
+def test_what_somebody_else_said_is_not_taken_for_ours() -> None:
+    async def main() -> None:
+        site = site_for("resume", caller())
+        site.host.runs["1"].entries.clear()
+        site.host.faults = [(UpstreamError(), None)]
+        with pytest.raises(UpstreamError):
+            await site.resume()
+        site.host.runs["1"].append(prompt="Something else altogether")
+        assert not (await site.resume()).replayed
+        assert site.host.acted == 1
+
+    run(main())
+
+
+def test_what_may_be_written_may_be_looked_for() -> None:
+    async def main() -> None:
+        for scopes in ({WRITE}, {WRITE + ALL}):
+            who = replace(SHARED, scopes=frozenset(scopes))
+            for ask, request in ASKS.items():
+                site = site_for(ask, who)
+                site.host.faults = [(UpstreamError(), 0)]
+                with pytest.raises(UpstreamError):
+                    await request(site)
+                assert (await request(site)).replayed
+                with pytest.raises((InsufficientScope, NotFound)):
+                    await site.gateway.get(who, "9", "1")
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-form")
+@pytest.mark.parametrize("key", ["", "x" * 256, "é", "a\nb", "a\x7f"])
+def test_a_key_that_cannot_be_one_is_refused(key: str) -> None:
+    async def main() -> None:
+        site = Site()
+        with pytest.raises(InvalidIdempotencyKey):
+            await site.create(key=key)
+        assert site.host.acted == 0
+
+    run(main())
+
+
+def test_what_is_kept_tells_neither_the_key_nor_the_prompt() -> None:
+    async def main() -> None:
+        outcomes = MemoryOutcomes()
+        once = Once(outcomes)
+        site = Site()
+        repeats = Repeats(site.gateway, outcomes)
+        await repeats.create(site.who, "9", NewRun("a prompt of its own"), "a-key-of-its-own")
+        kept = json.dumps([(name, str(outcome)) for name, outcome in outcomes._kept.items()])
+        assert "of-its-own" not in kept
+        assert "of its own" not in kept
+        assert once is not repeats
+
+    run(main())
+
+
+FAULTS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from([QuotaExhausted(), UpstreamRateLimited(retry_after=1)]), st.none()),
+        st.tuples(st.just(UpstreamTimeout()), st.sampled_from([None, 0, 1, 30, 55])),
+        st.tuples(st.just(UpstreamUnreachable()), st.sampled_from([None, 0, 1, 4])),
+        st.tuples(st.just(UpstreamError()), st.sampled_from([None, 0, 0.5])),
+        st.tuples(st.just(asyncio.CancelledError()), st.sampled_from([None, 0, 30])),
+    ),
+    max_size=4,
+)
+PAUSES = st.lists(st.sampled_from([0.0, 0.02, 0.1, 1.0, 3.0, 20.0]), min_size=1, max_size=12)
+
+
+@pytest.mark.wire("idempotency-unknown", "idempotency-replayed")
+@settings(deadline=None)
+@given(st.sampled_from(sorted(ASKS)), st.sampled_from(list(USERS.values())), FAULTS, PAUSES)
+def test_whatever_goes_wrong_it_is_done_once(ask: str, who: Caller, faults: Any, pauses: list[float]) -> None:
+    async def main() -> None:
+        site = site_for(ask, who)
+        site.host.faults = list(faults)
+        asking: list[asyncio.Task[Done]] = []
+        for pause in pauses:
+            asking.append(asyncio.ensure_future(ASKS[ask](site)))
+            await asyncio.sleep(pause)
+        heard = [each for each in await asyncio.gather(*asking, return_exceptions=True) if isinstance(each, Done)]
+        for _ in range(100):
+            try:
+                heard.append(await ASKS[ask](site))
+                break
+            except (GatewayError, asyncio.CancelledError):
+                await asyncio.sleep(3)
+        await asyncio.sleep(100)
+        heard.append(await ASKS[ask](site))
+        assert site.host.acted == 1
+        assert len({each.run.ref for each in heard}) == 1
+
+    run(main())
