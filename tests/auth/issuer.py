@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
@@ -29,6 +30,10 @@ class Issuer:
     kid: str = "first"
     private: rsa.RSAPrivateKey = field(default_factory=_new_key)
     name: str = ISSUER
+
+    @cached_property
+    def _signing(self) -> Any:
+        return jwk.construct(self.secret_pem, "RS256")
 
     @property
     def secret_pem(self) -> str:
@@ -62,7 +67,7 @@ class Issuer:
     def token(self, user: str, *, headers: dict[str, Any] | None = None, **more: Any) -> str:
         """A token for ``user``."""
         signed: str = jwt.encode(
-            self.claims(user, **more), self.secret_pem, "RS256", headers={"kid": self.kid, **(headers or {})}
+            self.claims(user, **more), self._signing, "RS256", headers={"kid": self.kid, **(headers or {})}
         )
         return signed
 

@@ -5,6 +5,7 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ class Relay:
     cuts: int = 0
     cut_before: re.Pattern[bytes] | None = None
     """Where in an answer the next cut is made, once."""
+    hold: float = 0
+    """Seconds for which the next answer is held back, once."""
     _down: bool = False
     _open: set[socket.socket] = field(default_factory=set)
 
@@ -63,6 +66,8 @@ class Relay:
 
     def _back(self, server: socket.socket, client: socket.socket) -> None:
         while data := server.recv(1 << 16):
+            hold, self.hold = self.hold, 0
+            time.sleep(hold)
             cut = self.cut_before and self.cut_before.search(data)
             if cut:
                 self.cut_before = None
