@@ -28,6 +28,7 @@ from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import native
 from codegen_api.draining import Drain
+from codegen_api.edge import Edge
 from codegen_api.errors import GatewayError, Rejected
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
@@ -38,7 +39,7 @@ from codegen_api.settings import Settings, SettingsError, read_settings, secret_
 from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
-from codegen_api.web import Edge, understood
+from codegen_api.web import understood
 
 if TYPE_CHECKING:
     from codegen_api.metrics import Metrics

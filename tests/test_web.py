@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from codegen_api import errors
+from codegen_api.edge import EXPOSED_HEADERS, REQUEST_HEADERS
 from codegen_api.telemetry import trace
-from codegen_api.web import EXPOSED_HEADERS, REQUEST_HEADERS, MethodNotAllowed, PayloadTooLarge, understood
+from codegen_api.web import MethodNotAllowed, PayloadTooLarge, understood
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, run, serving
 
