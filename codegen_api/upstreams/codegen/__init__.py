@@ -1,0 +1,209 @@
+"""The hosted Codegen agent API, spoken over httpx: parses what it says, names it in our words, maps its errors.
+
+Where a docstring says what the host does, it also says how that is known: from the host's OpenAPI document of
+October 2025, or from payloads seen on the wire in June and August 2025. Nothing is repeated, cached or decided here.
+"""
+
+import re
+from collections.abc import Mapping
+
+import httpx
+
+from codegen_api import errors
+from codegen_api.identity import Credential
+from codegen_api.outbound import Outbound
+from codegen_api.runs import Cursor, Json, Page, Run, RunRef, to_json
+from codegen_api.telemetry import Observation, Observer, Quiet, trace
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
+from codegen_api.upstreams.codegen.answers import (
+    MARKS,
+    Object,
+    as_object,
+    entry_of,
+    id_of,
+    listing_of,
+    member,
+    paging_of,
+    refusal,
+    run_of,
+)
+
+
+class CodegenUpstream:
+    """The Codegen API as an ``Upstream`` that also ``Cancels``.
+
+    ``base_url`` may end in ``/v1`` and slashes or not. Times are in seconds: ``connect_timeout`` until there is a
+    connection, ``read_timeout`` between two pieces of an answer; a whole exchange has ``connect_timeout + 2 *
+    read_timeout``. ``via`` names this gateway in a ``Via`` header, so that it can tell when it asks itself. Proxies and
+    certificates of the environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE``) hold unless a
+    ``transport`` is given. Raises ``ValueError``, which quotes neither, when ``base_url`` or the proxy cannot be used.
+    """
+
+    name = "codegen"
+    page_size = 100
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 30.0,
+        via: str | None = None,
+    ) -> None:
+        self.observer: Observer = Quiet()
+        self._outbound = Outbound(
+            base_url.strip().rstrip("/").removesuffix("/v1"),
+            "/v1",
+            transport=transport,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            via=via,
+        )
+
+    @property
+    def observation(self) -> Observation | None:
+        """Whether the last exchange brought JSON and no 5xx; one that was cancelled does not count."""
+        return self._outbound.observation
+
+    def organization_id(self, text: str) -> str:
+        """``"0323"`` -> ``"323"``: the host's ids are JSON integers. Raises ``Rejected`` for anything else."""
+        return _identifier(text, "organization_id")
+
+    def run_id(self, text: str) -> str:
+        """As ``organization_id``, for runs."""
+        return _identifier(text, "run_id")
+
+    async def identify(self, credential: Credential) -> User:
+        """The user to whom the token belongs: the host's tokens are a user's, not an organization's."""
+        answer = as_object(await self._ask(credential, "identify", "GET", "/users/me"))
+        return User(id_of(answer), answer)
+
+    async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
+        """The user's organizations; ``limit`` from 1 to 100."""
+        answer = await self._ask(credential, "organizations", "GET", "/organizations", _window(skip, limit))
+        return listing_of(answer, limit, lambda item: Organization(id_of(item), item))
+
+    async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
+        """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
+
+        Metadata is kept as it is and comes back with every description of the run (OpenAPI document).
+        """
+        body: dict[str, Json] = {
+            "prompt": new.prompt,
+            "metadata": _marked(new.metadata, new.marks),
+            "images": new.images,
+            "repo_id": new.repo_id,
+            "model": new.model,
+            "agent_type": new.agent_type,
+        }
+        return run_of(as_object(await self._ask(credential, "create_run", "POST", self._runs(organization), body=body)))
+
+    async def get_run(self, credential: Credential, ref: RunRef) -> Run:
+        """The run with every field that the host has."""
+        return run_of(as_object(await self._ask(credential, "get_run", "GET", self._path(ref))))
+
+    async def list_runs(
+        self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
+    ) -> Listing[Run]:
+        """Runs, newest first; ``limit`` from 1 to 100. Only here is the path a plural (OpenAPI document)."""
+        filters = {"source_type": only.source_type, "user_id": only.user_id}
+        query = {**_window(skip, limit), **{key: value for key, value in filters.items() if value is not None}}
+        answer = await self._ask(credential, "list_runs", "GET", f"{self._runs(organization)}s", query)
+        return listing_of(answer, limit, run_of)
+
+    async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
+        """Go on with a run under the same id."""
+        return run_of(
+            as_object(await self._order(credential, "resume_run", ref, "resume", prompt=prompt, images=images))
+        )
+
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
+        """Ban the run, the only stop the host offers; it also stops the checks of the run's pull request."""
+        await self._order(credential, "cancel_run", ref, "ban")
+
+    async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
+        """Lift the ban. The run stays stopped until it is resumed."""
+        await self._order(credential, "uncancel_run", ref, "unban")
+
+    async def read_log(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+    ) -> Page:
+        """A page of the log, ``limit`` from 1 to 100. Its run lacks summary, source_type and github_pull_requests.
+
+        Logs are the one thing under ``/v1/alpha`` (OpenAPI document; the host's prose leaves it out, and is wrong).
+        """
+        query = _window(after, limit) | ({"reverse": "true"} if newest_first else {})
+        answer = as_object(await self._ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", query))
+        logs = member(answer, "logs", list)
+        beyond = ("logs", "total_logs", "page", "size", "pages")
+        run = run_of({key: value for key, value in answer.items() if key not in beyond})
+        entries = tuple(entry_of(item, run.ref) for item in logs[:limit])
+        return Page(run, after, entries, len(logs) < limit, paging_of(answer, "total_logs"), newest_first)
+
+    async def aclose(self) -> None:
+        """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
+        await self._outbound.aclose()
+
+    def _runs(self, organization: str) -> str:
+        return f"/organizations/{self.organization_id(organization)}/agent/run"
+
+    def _path(self, ref: RunRef) -> str:
+        return f"{self._runs(ref.organization)}/{self.run_id(ref.id)}"
+
+    async def _order(self, credential: Credential, operation: str, ref: RunRef, order: str, **more: Json) -> Json:
+        body = {"agent_run_id": int(self.run_id(ref.id)), **more}
+        return await self._ask(credential, operation, "POST", f"{self._runs(ref.organization)}/{order}", body=body)
+
+    async def _ask(
+        self,
+        credential: Credential,
+        operation: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int] | None = None,
+        body: Object | None = None,
+    ) -> Json:
+        """One exchange: the JSON of a good answer, or the error that a bad one means."""
+        content, headers = None if body is None else _encoded(body), _headers(credential)
+        with observed(self.observer, credential, operation) as heard:
+            answer = await self._outbound.ask(method, path, query, content, headers)
+            heard.allowance = answer.allowance
+            if answer.readable and 200 <= answer.status < 300:
+                return answer.json
+            raise refusal(answer.status, answer.json, answer.retry_after, credential.token)
+
+
+def _headers(credential: Credential) -> list[tuple[str, str]]:
+    if not re.fullmatch(r"[!-~]+", credential.token):
+        raise errors.InvalidToken  # no header can carry it, so no host can know it
+    current = trace.get()
+    passed_on = (("X-Request-ID", current.request_id), *current.passed_on) if current else ()
+    safe = [(name, value) for name, value in passed_on if value.isascii() and value.isprintable()]
+    return [("Authorization", f"Bearer {credential.token}"), *safe]
+
+
+def _encoded(body: Object) -> bytes:
+    try:
+        return to_json({key: value for key, value in body.items() if value is not None})
+    except ValueError as error:
+        raise errors.Rejected(details=[errors.Detail(("body",), "Nested too deeply.", "recursion_loop")]) from error
+
+
+def _identifier(text: str, what: str) -> str:
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return str(int(text))
+    raise errors.Rejected(details=[errors.Detail((what,), "Must be a number of 1 to 18 digits.", "int_parsing")])
+
+
+def _window(skip: int, limit: int) -> dict[str, str | int]:
+    if skip < 0 or not 1 <= limit <= CodegenUpstream.page_size:
+        raise ValueError(f"skip must be at least 0 and limit from 1 to 100, not {skip} and {limit}")
+    return {"skip": skip, "limit": limit}
+
+
+def _marked(metadata: Mapping[str, Json] | None, marks: Mapping[str, str]) -> Mapping[str, Json] | None:
+    if metadata is not None and MARKS in metadata:
+        where = ("body", "metadata", MARKS)
+        raise errors.Rejected(details=[errors.Detail(where, "This key is reserved for the gateway.", "reserved_key")])
+    return {**(metadata or {}), MARKS: marks} if marks else metadata
