@@ -71,7 +71,7 @@ def test_alices_organization_is_closed_to_bob_on_every_route_while_she_is_stream
         watching = asyncio.create_task(alice.watch())
         await alice.until("log")
         await asyncio.to_thread(try_all)
-        await asyncio.to_thread(host.append, secret, "and on", status="COMPLETE")
+        await asyncio.to_thread(host.append, secret, "Half of it is done, on it goes.", status="COMPLETE")
         await watching
         assert alice.entries == await asyncio.to_thread(host.log, secret, 401)
         assert len(alice.of("end")) == 1

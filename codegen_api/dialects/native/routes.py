@@ -190,7 +190,7 @@ async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_
     "/agent-runs/{id}/resume",
     summary="Go on with a run",
     tags=["Runs"],
-    responses=schemas.RUN,
+    responses=schemas.RESUMED,
     openapi_extra=needs(WRITE),
 )
 async def resume_run(

@@ -262,6 +262,17 @@ STREAM_EVENTS: dict[str, type[BaseModel]] = {
     "end": EndOut,
 }
 
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One event. `data` is JSON, of the shape that goes with the event.",
+    "properties": {
+        "event": {"type": "string", "enum": list(STREAM_EVENTS)},
+        "id": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+}
+
 Responses = dict[int | str, dict[str, Any]]
 
 _ERRORS = {
@@ -272,6 +283,10 @@ _ERRORS = {
     404: ("not_found", "There is no such thing, or not for this caller."),
     413: ("payload_too_large", "The body of the request is too large."),
     414: ("uri_too_long", "The URL of the request is too long."),
+    409: (
+        "idempotency_in_progress",
+        "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
+    ),
     422: ("validation_error", "The request has the wrong shape; `details` says where."),
     429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
     431: ("headers_too_large", "The headers of the request are too many or too large."),
@@ -303,7 +318,7 @@ def _error(status: int, said: tuple[str, str] | None = None) -> dict[str, Any]:
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
-    if status in (429, 503):
+    if status in (409, 429, 503):
         example["retry_after"] = 10
         headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
     content = {"application/json": {"example": example}}
@@ -314,6 +329,9 @@ ME = _responses(200, UserOut, "The user.")
 ORGANIZATIONS = _responses(200, OrganizationsOut, "The organizations.")
 RUNS = _responses(200, RunsOut, "The runs.")
 RUN = _responses(200, RunOut, "The run.", 402)
+_REPLAYED = {"schema": {"type": "string"}, "description": "`true` where a repeat is answered as the first time."}
+RESUMED = _responses(200, RunOut, "The run.", 402, 409)
+RESUMED[200]["headers"] = {"Idempotent-Replayed": _REPLAYED}
 CANCELLED = _responses(200, RunOut, "The run, stopped.", 501)
 LOGS = _responses(200, LogsOut, "The run and the stretch of its log.")
 LOGS[200]["headers"] = {
@@ -321,8 +339,11 @@ LOGS[200]["headers"] = {
 }
 TICKET = _responses(201, TicketOut, "The ticket.")
 TICKET[501] = _error(501, _NO_TICKETS)
-CREATED = _responses(201, RunOut, "The run.", 402)
-CREATED[201]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
+CREATED = _responses(201, RunOut, "The run.", 402, 409)
+CREATED[201]["headers"] = {
+    "Location": {"schema": {"type": "string"}, "description": "The run's path."},
+    "Idempotent-Replayed": _REPLAYED,
+}
 HEALTH: Responses = {
     200: {"model": HealthOut, "description": "How the process is."},
     **{code: _error(code) for code in _ANYWHERE},
@@ -338,7 +359,7 @@ STREAM: Responses = {
         + ", ".join(f"`{name}` (`{model.__name__}`)" for name, model in STREAM_EVENTS.items())
         + ". A comment line is a sign of life. With `Accept: application/x-ndjson` each event is a line of JSON.",
         "content": {
-            "text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE},
+            "text/event-stream": {"schema": EVENT, "example": STREAM_EXAMPLE},
             "application/x-ndjson": {"schema": {"type": "string"}, "example": LINES_EXAMPLE},
         },
     },
