@@ -1,0 +1,270 @@
+"""The contract of a store: what dialects with conversations have to remember beside what the host keeps.
+
+Agents, conversations, their turns, and small values (*items*). Everything belongs to an *owner*, a name that stands for
+one principal; to other owners it does not exist, and ids are the owner's own: two owners may use the same ones. Plain
+data, each operation whole, and no decision: what a turn is for and when it has ended is settled elsewhere.
+
+Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable`` tells).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+from codegen_api.runs import Cursor, Json, RunRef
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class TurnState(StrEnum):
+    """Where a turn is. From all but the first two nothing more comes of it."""
+
+    STARTING = "starting"
+    """Written down; the host may have heard of it or not."""
+    RUNNING = "running"
+    WAITING = "waiting"
+    """The host waits for a human: an answer is another turn."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    """It broke off while the host was asked, and nothing of it was found there."""
+
+    @property
+    def active(self) -> bool:
+        return self in (TurnState.STARTING, TurnState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Somebody to talk to. ``configuration`` is the dialects' own. ``version`` counts from 1."""
+
+    id: str
+    name: str
+    created: float
+    updated: float
+    description: str | None = None
+    system_prompt: str | None = None
+    model: str | None = None
+    tags: tuple[str, ...] = ()
+    configuration: Mapping[str, Json] = field(default_factory=dict)
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    archived: bool = False
+    version: int = 1
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns with one agent. ``parent`` is the checkpoint that it was forked from."""
+
+    id: str
+    created: float
+    updated: float
+    agent: str | None = None
+    title: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    parent: str | None = None
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a user said, and the stretch of a run's log that came of it: entries ``begin + 1`` to ``end``.
+
+    ``messages`` are what they said: objects with an ``id`` and ``content``, a list of parts. ``prompt`` is what the
+    host is told. ``parent`` is the checkpoint that it goes on from, None at the beginning of a conversation. ``number``
+    counts from 1 within the conversation; the store gives it. ``mark`` is written on a run that is created for it.
+    ``resumes``: the run was there before, and goes on. ``answer`` is what the host said at the end and its log does not
+    tell. ``options`` are the dialects' own.
+    """
+
+    id: str
+    conversation: str
+    created: float
+    updated: float
+    state: TurnState = TurnState.STARTING
+    number: int = 0
+    agent: str | None = None
+    messages: Sequence[Mapping[str, Json]] = ()
+    parent: str | None = None
+    mark: str = ""
+    resumes: bool = False
+    prompt: str = ""
+    organization: str = ""
+    run: RunRef | None = None
+    begin: Cursor = 0
+    end: Cursor | None = None
+    answer: str | None = None
+    error: str | None = None
+    options: Mapping[str, Json] = field(default_factory=dict)
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value under a key in a namespace, which is a path of labels."""
+
+    namespace: tuple[str, ...]
+    key: str
+    value: Mapping[str, Json]
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which agents or conversations, and which stretch of them.
+
+    ``metadata`` holds for those whose own has all of it (objects are entered, all else is compared); ``configuration``
+    likewise, for agents. ``name`` is part of the name or title, in either case; ``tag`` is one of the tags. ``agent`` is
+    a conversation's. ``states``: the latest turn's (None: there is none). ``archived`` is for agents. ``sort`` is ``id``,
+    ``created``, ``updated`` or ``name``; what is equal there is in the order of ids.
+    """
+
+    limit: int = 10
+    offset: int = 0
+    ids: tuple[str, ...] | None = None
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+    configuration: Mapping[str, Json] = field(default_factory=dict)
+    name: str | None = None
+    tag: str | None = None
+    agent: str | None = None
+    states: tuple[TurnState | None, ...] | None = None
+    archived: bool | None = None
+    sort: str = "created"
+    descending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T_co]):
+    """A stretch of what was asked for, and how much there is in all."""
+
+    items: tuple[T_co, ...]
+    total: int
+
+
+class Busy(Exception):
+    """The conversation has an active turn, ``turn``."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
+        self.turn = turn
+
+
+class Store(Protocol):
+    """Where agents, conversations, turns and items are kept.
+
+    ``change_...`` puts ``now`` in the place of ``then`` and gives it back with its new revision; None, and nothing is
+    changed, when there is no such thing or another revision of it by now.
+    """
+
+    async def open(self) -> None:
+        """Make ready: once, before anything else, and by any number of processes at the same time."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+    async def add_agent(self, owner: str, agent: Agent) -> bool:
+        """Keep it; False, and nothing is changed, when the id is taken."""
+        ...
+
+    async def agent(self, owner: str, id: str) -> Agent | None: ...  # noqa: A002 - as everywhere
+
+    async def agents(self, owner: str, query: Query) -> Found[Agent]: ...
+
+    async def change_agent(self, owner: str, then: Agent, now: Agent) -> Agent | None: ...
+
+    async def remove_agent(self, owner: str, id: str) -> bool:  # noqa: A002
+        """Whether there was one. Its conversations stay."""
+        ...
+
+    async def add_conversation(self, owner: str, conversation: Conversation) -> bool:
+        """Keep it; False, and nothing is changed, when the id is taken."""
+        ...
+
+    async def conversation(self, owner: str, id: str) -> Conversation | None: ...  # noqa: A002
+
+    async def conversations(self, owner: str, query: Query) -> Found[Conversation]: ...
+
+    async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None: ...
+
+    async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
+        """Whether there was one. Its turns go with it."""
+        ...
+
+    async def add_turn(self, owner: str, turn: Turn) -> Turn:
+        """Keep it, as the latest of its conversation, which is updated then too; given back with its number.
+
+        Raises:
+            KeyError: there is no such conversation, or the id is taken.
+            Busy: the latest turn is active. Of two that are added at once, one meets the other.
+        """
+        ...
+
+    async def turn(self, owner: str, id: str) -> Turn | None: ...  # noqa: A002
+
+    async def turns(
+        self,
+        owner: str,
+        conversation: str | None = None,
+        *,
+        states: Sequence[TurnState] | None = None,
+        limit: int = 1000,
+        offset: int = 0,
+        newest_first: bool = True,
+    ) -> Sequence[Turn]:
+        """Those of one conversation, by number; or of all, by when they were made."""
+        ...
+
+    async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
+        """The first and the latest turn of each of these that has any."""
+        ...
+
+    async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None: ...
+
+    async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
+        """Whether there was one."""
+        ...
+
+    async def put_item(self, owner: str, item: Item) -> None:
+        """Keep it, in the place of one with the same namespace and key, whose ``created`` stays."""
+        ...
+
+    async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None: ...
+
+    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Sequence[Item]:
+        """Those whose namespace begins with ``prefix``, the last changed first."""
+        ...
+
+    async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
+        """Whether there was one."""
+        ...
+
+    async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
+        """Each that holds an item, in order."""
+        ...
+
+    async def expire(self, before: float) -> int:
+        """Remove the conversations of all owners that were last updated before that and have no active turn.
+
+        How many there were.
+        """
+        ...
+
+
+def storable(value: Json) -> bool:
+    """Whether every text in ``value`` can be kept by every database: with neither NUL nor lone surrogates."""
+    waiting: list[Json] = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            if "\0" in part or any("\ud800" <= letter <= "\udfff" for letter in part):
+                return False
+        elif isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, Sequence):
+            waiting += part
+    return True
