@@ -9,7 +9,7 @@ from typing import Any
 
 from codegen_api.errors import Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
-from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step, StepKind
 from codegen_api.telemetry import Allowance, Observation, Observer, Quiet
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
 from tests.leaks import WATCH
@@ -104,6 +104,19 @@ class FakeHost:
 
     def run_id(self, text: str) -> str:
         return _digits(text)
+
+    def step(self, entry: LogEntry) -> Step:
+        fields = json.loads(entry.json)
+        if entry.said is not None:
+            return Step(StepKind.USER, fields["type"], entry.said)
+        if fields["type"] == "ACTION":
+            tool, given = fields.get("tool", "look"), fields.get("input", {})
+            return Step(StepKind.ACTION, "ACTION", "", tool, given, fields.get("output"), not entry.open)
+        kind = StepKind.ANSWER if fields["type"] == "ANSWER" else StepKind.THOUGHT
+        return Step(kind, fields["type"], fields.get("text", f"note {fields['n']}"))
+
+    def answer(self, run: Run) -> str | None:
+        return run.fields.get("result")  # type: ignore[return-value]
 
     async def identify(self, credential: Credential) -> User:
         await self._called("identify", credential)

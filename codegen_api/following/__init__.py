@@ -10,10 +10,21 @@ from codegen_api.following.hub import Hub
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.stream import Position, Stream
-from codegen_api.following.subscriber import Ended, Leaving, Patrol, Quiet, Resync, Subscriber, Update, close_running
+from codegen_api.following.subscriber import (
+    Current,
+    Ended,
+    Leaving,
+    Patrol,
+    Quiet,
+    Resync,
+    Subscriber,
+    Update,
+    close_running,
+)
 from codegen_api.following.turns import Turns
 
 __all__ = [
+    "Current",
     "Ended",
     "Follower",
     "Hub",

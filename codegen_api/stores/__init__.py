@@ -119,9 +119,9 @@ class Query:
     """Which agents or conversations, and which stretch of them.
 
     ``metadata`` holds for those whose own has all of it (objects are entered, all else is compared); ``configuration``
-    likewise, for agents. ``name`` is part of the name or title, in either case; ``tag`` is one of the tags. ``agent`` is
-    a conversation's. ``states``: the latest turn's (None: there is none). ``archived`` is for agents. ``sort`` is ``id``,
-    ``created``, ``updated`` or ``name``; what is equal there is in the order of ids.
+    likewise, for agents. ``name`` is part of the name or title, in either case; ``tag`` is one of the tags. ``agent``
+    is a conversation's. ``states``: the latest turn's (None: there is none). ``archived`` is for agents. ``sort`` is
+    ``id``, ``created``, ``updated`` or ``name``; what is equal there is in the order of ids.
     """
 
     limit: int = 10

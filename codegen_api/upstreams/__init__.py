@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from codegen_api.errors import GatewayError
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, Page, Paging, Run, RunRef
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, Step
 from codegen_api.telemetry import Allowance, Exchange, Observation, Observer
 
 T_co = TypeVar("T_co", covariant=True)
@@ -96,6 +96,14 @@ class Upstream(Protocol):
 
     def run_id(self, text: str) -> str:
         """``text`` in the host's own form of a run's id. Raises ``Rejected`` when it is none."""
+        ...
+
+    def step(self, entry: LogEntry) -> Step:
+        """What a log entry of this host means, in the words of all hosts."""
+        ...
+
+    def answer(self, run: Run) -> str | None:
+        """What the agent answered, as far as a description of the run says so."""
         ...
 
     async def identify(self, credential: Credential) -> User:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.brokers import Batch
-from codegen_api.following import Ended, Leaving, Notice, Quiet, Resync, Stream
+from codegen_api.following import Current, Ended, Leaving, Notice, Quiet, Resync, Stream
 from codegen_api.runs import Appended, Changed, Json, Paging, Run, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.telemetry import trace
@@ -188,6 +188,8 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
                     yield writer.event("resync", to_json(data), update.cursor)
                 case Quiet():
                     yield writer.heartbeat
+                case Current():
+                    pass
                 case Leaving():
                     yield _leave(writer, "reconnect", last_event_id=str(update.cursor))
                 case Ended():

@@ -12,7 +12,7 @@ import httpx
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
-from codegen_api.runs import Cursor, Json, Page, Run, RunRef, to_json
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Run, RunRef, Step, to_json
 from codegen_api.telemetry import Observation, Observer, Quiet, trace
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
 from codegen_api.upstreams.codegen.answers import (
@@ -26,6 +26,7 @@ from codegen_api.upstreams.codegen.answers import (
     paging_of,
     refusal,
     run_of,
+    step_of,
 )
 
 
@@ -65,6 +66,15 @@ class CodegenUpstream:
     def observation(self) -> Observation | None:
         """Whether the last exchange brought JSON and no 5xx; one that was cancelled does not count."""
         return self._outbound.observation
+
+    def step(self, entry: LogEntry) -> Step:
+        """What an entry means, by the fields that the host's prose names for its kind."""
+        return step_of(entry)
+
+    def answer(self, run: Run) -> str | None:
+        """``result``: the answer in Markdown (wire, June 2025)."""
+        result = run.fields.get("result")
+        return result if isinstance(result, str) and result else None
 
     def organization_id(self, text: str) -> str:
         """``"0323"`` -> ``"323"``: the host's ids are JSON integers. Raises ``Rejected`` for anything else."""
