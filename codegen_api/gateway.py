@@ -30,7 +30,7 @@ from codegen_api.following import Hub, Patrol, Position, Right, Rights, Stream, 
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
-from codegen_api.runs import Appended, Cursor, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.searching import SEARCHED_PAGES, has_status, search
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
 from codegen_api.upstreams import (
@@ -120,6 +120,24 @@ class Gateway:
     def observation(self) -> Observation | None:
         """What was last seen of the host."""
         return self._upstream.observation
+
+    @property
+    def page_size(self) -> int:
+        """How many log entries can be read at once."""
+        return self._upstream.page_size
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether the host can stop a run."""
+        return isinstance(self._upstream, Cancels)
+
+    def step(self, entry: LogEntry) -> Step:
+        """What a log entry means."""
+        return self._upstream.step(entry)
+
+    def answer(self, run: Run) -> str | None:
+        """What the agent answered, as far as a description of the run says so."""
+        return self._upstream.answer(run)
 
     async def identify(self, credential: Credential) -> User:
         """Whose credential this is, by the host's word."""
@@ -259,6 +277,12 @@ class Gateway:
             return await _patiently(
                 lambda: self._upstream.read_log(caller.credential, ref, after, limit, newest_first=newest_first)
             )
+
+    async def view(self, caller: Caller, organization: str, run_id: str) -> Run:
+        """The run as the host described it a moment ago: the caller may see it, and its log."""
+        ref = await self._admit(caller, organization, run_id, READ)
+        with heard(caller):
+            return (await self._rights.require(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.

@@ -29,6 +29,7 @@ STATUSES: Mapping[type[errors.GatewayError], int] = {
     errors.QuotaExhausted: 402,
     errors.NotFound: 404,
     errors.Unsupported: 501,
+    errors.Conflict: 409,
     errors.InProgress: 409,
     errors.LoopDetected: 508,
     errors.Unavailable: 503,
