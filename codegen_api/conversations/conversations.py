@@ -50,10 +50,10 @@ class Ask:
     """What a turn is to be.
 
     ``messages`` are what the user said, as it is shown; ``text`` and ``images`` what the host is told of it. Without a
-    text, what the user said last is said again. ``agent``'s system prompt goes before the first prompt of a run;
-    ``system_prompt`` replaces it. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy`` says
-    what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has what
-    else a new run is to have. ``options`` are the dialect's.
+    text, what the user said last is said again. ``agent``'s system prompt goes before the first prompt of a run, or
+    ``system_prompt`` in its place. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy``
+    says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
+    what else a new run is to have. ``options`` are the dialect's.
     """
 
     messages: Sequence[Mapping[str, Json]]
