@@ -1,12 +1,14 @@
 """The one door for dialects: every call of a client passes here, and every policy that is not about following does.
 
 Policies: which organization is meant, whose a run is (``ownership``), what is asked of the host again after a fault
-(reads, a little; writes, never), how far a filtered list is searched, who is let into a stream, and what a stream needs
-to know of a resume. Nothing here reaches a run but by ``_admit``, which asks whether it is the caller's to reach.
+(reads, a little; writes, never), which reads are one for all who ask, how far a filtered list is searched, who is let
+into a stream, and what a stream needs to know of a resume. Nothing here reaches a run but by ``_admit``, which asks
+whether it is the caller's to reach.
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ from codegen_api.errors import (
     UpstreamFailure,
     UpstreamUnreachable,
 )
+from codegen_api.flights import Flights
 from codegen_api.following import Hub, Patrol, Position, Right, Rights, Seats, Stream, Turns, Update, loop_time
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.ownership import Ownership, heard
@@ -104,6 +107,9 @@ class Gateway:
             old_pages_bytes=old_pages_bytes,
             observer=self._observer,
         )
+        self._writes = 0
+        self._gets: Flights[tuple[int, str, RunRef], Right] = Flights()
+        self._log_reads: Flights[tuple[int, str, RunRef, Cursor, int, bool], Page] = Flights()
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
@@ -167,7 +173,7 @@ class Gateway:
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         asked = loop_time()
-        with heard(caller, of_a_run=False):
+        with heard(caller, of_a_run=False), self._writing():
             run = await self._upstream.create_run(
                 caller.credential, organization, replace(new, marks={**new.marks, **self._ownership.marks(caller)})
             )
@@ -176,10 +182,13 @@ class Gateway:
         return run
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
-        asked = loop_time()
+        asked, writes, credential = loop_time(), self._writes, caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
-            return (await self._rights.ask(caller.credential, ref, since=asked)).run
+            right = await self._gets.share(
+                (writes, credential.digest, ref), lambda: self._rights.ask(credential, ref, since=asked)
+            )
+        return right.run
 
     async def list(
         self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
@@ -222,10 +231,8 @@ class Gateway:
             except UpstreamFailure as error:
                 error.may_have_acted = False  # the resume itself was not asked for
                 raise
-            try:
+            with self._writing(ref):
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
-            finally:
-                self.hub.touched(ref)  # whatever was answered, the log may have grown
         self.hub.resumed(run.ref, run)
         return run
 
@@ -239,20 +246,22 @@ class Gateway:
         if not isinstance(self._upstream, Cancels):
             raise Unsupported("The host cannot stop a run.")
         with heard(caller):
-            try:
+            with self._writing(ref):
                 await self._upstream.cancel_run(caller.credential, ref)
-            finally:
-                self.hub.touched(ref)
             return await self._get(caller.credential, ref)
 
     async def read_log(
         self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
     ) -> Page:
+        writes, credential = self._writes, caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
+
+        def read() -> Awaitable[Page]:
+            return self._upstream.read_log(credential, ref, after, limit, newest_first=newest_first)
+
         with heard(caller):
-            return await _patiently(
-                lambda: self._upstream.read_log(caller.credential, ref, after, limit, newest_first=newest_first)
-            )
+            key = (writes, credential.digest, ref, after, limit, newest_first)
+            return await self._log_reads.share(key, lambda: _patiently(read))
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
@@ -272,9 +281,23 @@ class Gateway:
     async def aclose(self) -> None:
         """Stop everything that runs, and let go of every connection."""
         await self.hub.aclose()
+        await self._gets.aclose()
+        await self._log_reads.aclose()
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
+
+    @contextmanager
+    def _writing(self, ref: RunRef | None = None) -> Iterator[None]:
+        """Afterwards, whatever was answered, things may not be as they were: what was asked for before is no answer to
+        who asks from now on, and whoever follows the run looks again.
+        """
+        try:
+            yield
+        finally:
+            self._writes += 1
+            if ref is not None:
+                self.hub.touched(ref)
 
     async def _updates(self, caller: Caller, right: Right, cursor: Cursor) -> AsyncGenerator[Update, None]:
         opened, patrol = self._clock(), self._patrol()
