@@ -66,6 +66,7 @@ WRITES: dict[str, Read] = {
     "create": lambda gateway: gateway.create(caller(), "9", NewRun("Say hello")),
     "resume": lambda gateway: gateway.resume(caller(), "9", "1", "Go on", None),
     "cancel": lambda gateway: gateway.cancel(caller(), "9", "1"),
+    "uncancel": lambda gateway: gateway.uncancel(caller(), "9", "1"),
 }
 
 
