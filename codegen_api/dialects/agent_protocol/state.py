@@ -8,7 +8,7 @@ from codegen_api.dialects.agent_protocol.messages import Message, answer, human,
 from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
-from codegen_api.telemetry import timestamp
+from codegen_api.web import timestamp
 
 
 async def thread_values(conversations: Conversations, caller: Caller, thread: str) -> Mapping[str, Json]:
@@ -26,9 +26,7 @@ async def messages_before(conversations: Conversations, caller: Caller, turn: Tu
     return await messages_of(conversations, caller, (await _leading_to(conversations, caller, turn))[:-1])
 
 
-async def messages_of(
-    conversations: Conversations, caller: Caller, stretches: Sequence[Stretch]
-) -> list[Message]:
+async def messages_of(conversations: Conversations, caller: Caller, stretches: Sequence[Stretch]) -> list[Message]:
     """What was said in these stretches."""
     messages: list[Message] = []
     for stretch in stretches:
@@ -51,8 +49,8 @@ async def current_state(conversations: Conversations, caller: Caller, thread: st
     last = path[-1]
     messages = await messages_of(conversations, caller, path)
     offset = len(await conversations.entries(caller, last))
-    failed = latest is not None and latest.id != last.turn.id
-    return state_fields(thread, last.turn, messages, Checkpoint(last.turn.id, offset), failed=latest if failed else None)
+    never_begun = latest if latest is not None and latest.id != last.turn.id else None
+    return state_fields(thread, last.turn, messages, Checkpoint(last.turn.id, offset), failed=never_begun)
 
 
 async def state_at(
@@ -114,7 +112,12 @@ async def history(
 
 
 def state_fields(
-    thread: str, turn: Turn | None, messages: list[Message], checkpoint: Checkpoint | None, *, failed: Turn | None = None
+    thread: str,
+    turn: Turn | None,
+    messages: list[Message],
+    checkpoint: Checkpoint | None,
+    *,
+    failed: Turn | None = None,
 ) -> Mapping[str, Json]:
     """A state as clients know it. ``failed``: a later turn that the host never began."""
     at_end = turn is not None and checkpoint is not None and _is_end(turn, checkpoint)
@@ -126,14 +129,15 @@ def state_fields(
         following = ["__start__"]
     elif going_on or waiting:
         following = ["agent"]
-    fault = failed or (turn if at_end and turn is not None and turn.state in (TurnState.FAILED, TurnState.UNKNOWN) else None)
+    if turn is not None and at_end and turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
+        failed = failed or turn
     tasks: list[Json] = []
-    if turn is not None and (waiting or fault is not None):
+    if turn is not None and (waiting or failed is not None):
         tasks = [
             {
                 "id": f"{turn.id}-task",
                 "name": "agent",
-                "error": None if fault is None else fault.error or "The run has failed.",
+                "error": None if failed is None else failed.error or "The run has failed.",
                 "interrupts": interrupts,
                 "checkpoint": None,
                 "state": None,
@@ -150,7 +154,7 @@ def state_fields(
         "tasks": tasks,
         "interrupts": interrupts,
         "metadata": _metadata(thread, turn, checkpoint),
-        "created_at": None if turn is None else timestamp(turn.created if checkpoint and checkpoint.offset < 1 else turn.updated),
+        "created_at": None if turn is None else timestamp(turn.updated if at_end else turn.created),
         "checkpoint": None if checkpoint is None else checkpoint_fields(thread, checkpoint),
         "parent_checkpoint": None if parent is None else checkpoint_fields(thread, parent),
         "checkpoint_id": None if checkpoint is None else str(checkpoint),
