@@ -185,6 +185,10 @@ class Conversations:
         """
         return await self._turns.stop(caller, owner_of(caller), turn, wait=wait)
 
+    def abandon(self, caller: Caller, turn: Turn) -> None:
+        """Stop a turn for which nobody waits any more; whoever asked is gone."""
+        self._turns.abandon(caller, owner_of(caller), turn)
+
     # -- what was said ------------------------------------------------------------------------------------------------
 
     async def path(self, caller: Caller, conversation: str, checkpoint: Checkpoint | None = None) -> list[Stretch]:
@@ -224,6 +228,14 @@ class Conversations:
             if _size((good_until, entries)) <= KEPT_BYTES:
                 self._kept[turn.id] = (good_until, entries)
         return entries if stretch.upto is None else entries[: stretch.upto]
+
+    async def has(self, caller: Caller, turn: Turn, offset: int) -> bool:
+        """Whether the host has such an entry of a turn, by its own word."""
+        if turn.run is None:
+            return False
+        after = turn.begin + offset - 1
+        page = await self.gateway.read_log(caller, turn.run.organization, turn.run.id, after, 1, newest_first=False)
+        return bool(page.entries)
 
     async def steps(self, caller: Caller, stretch: Stretch) -> list[Step]:
         """The same, in the words of all hosts."""
