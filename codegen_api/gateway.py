@@ -6,9 +6,7 @@ to know of a resume. Nothing here reaches a run but by ``_admit``, which asks wh
 """
 
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,17 +15,15 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import (
-    AtCapacity,
     Forbidden,
     OrganizationRequired,
-    RateLimited,
     Unsupported,
     UpstreamError,
     UpstreamFailure,
     UpstreamUnreachable,
 )
-from codegen_api.following import Hub, Patrol, Position, Right, Rights, Stream, Turns, Update, loop_time
-from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
+from codegen_api.following import Hub, Patrol, Position, Right, Rights, Seats, Stream, Turns, Update, loop_time
+from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
 from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
@@ -92,9 +88,7 @@ class Gateway:
         self._organization = organization
         self._ownership = ownership or Ownership()
         self._patrol = patrol
-        self._max_streams = max_streams
-        self._max_streams_each = max_streams_each
-        self._streams: Counter[Principal] = Counter()
+        self._seats = Seats(max_streams, max_streams_each)
         self._rights = Rights(self._get)
         self._observer = observer or Quiet()
         self._clock = clock
@@ -291,7 +285,7 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             GatewayError: the caller may not see the run, or nobody can say so just now.
         """
-        self._make_sure_of_room(caller.principal)
+        self._seats.make_sure_of_room(caller.principal)
         asked = loop_time()
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
@@ -311,30 +305,12 @@ class Gateway:
         if caller.expires is not None:  # what they showed is good no longer than this
             patrol = replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - opened)))
         # no seat before this: who waits for the host, or leaves meanwhile, has no stream
-        with heard(caller), self._seat(caller.principal):
+        with heard(caller), self._seats.take(caller.principal):
             async with self.hub.subscribe(caller.credential, right, cursor, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
                         self._note_age(update, opened)
                     yield update
-
-    def _make_sure_of_room(self, principal: Principal) -> None:
-        if self._streams[principal] >= self._max_streams_each:
-            raise RateLimited(retry_after=5)
-        if self._streams.total() >= self._max_streams:
-            raise AtCapacity(retry_after=5)
-
-    @contextmanager
-    def _seat(self, principal: Principal) -> Iterator[None]:
-        """A place for one more stream."""
-        self._make_sure_of_room(principal)
-        self._streams[principal] += 1
-        try:
-            yield
-        finally:
-            self._streams[principal] -= 1
-            if not self._streams[principal]:
-                del self._streams[principal]
 
     def _note_age(self, batch: Batch, opened: float) -> None:
         """Tell how old the newest entry is; what was there before the viewer came is not late, it is old."""

@@ -1,28 +1,44 @@
 """What every dialect shares on the wire: who is calling and what a route needs of them, and errors of every origin."""
 
+import math
 import re
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.errors import (
+    Conflict,
     Detail,
+    Forbidden,
     GatewayError,
+    InProgress,
     InsufficientScope,
     InvalidRequest,
     InvalidToken,
+    LoopDetected,
     NotAuthenticated,
     NotFound,
+    QuotaExhausted,
     RateLimited,
     Rejected,
+    Unavailable,
+    Unsupported,
+    UpstreamFailure,
+    UpstreamRateLimited,
+    UpstreamTimeout,
 )
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
+from codegen_api.once import Done
+from codegen_api.repeats import Repeats
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 
@@ -32,6 +48,8 @@ bearer = HTTPBearer(
     " JWT or a key.",
 )
 SCOPE = "x-required-scope"
+
+RenderError = Callable[[GatewayError], Response]
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -62,6 +80,33 @@ class UntrustedHost(InvalidRequest):
 class CorsRefused(InvalidRequest):
     code = "cors_refused"
     default_message = "Pages of this origin may not send this request here."
+
+
+STATUSES: Mapping[type[GatewayError], int] = {
+    GatewayError: 500,
+    InvalidRequest: 400,
+    Rejected: 422,
+    NotAuthenticated: 401,
+    Forbidden: 403,
+    QuotaExhausted: 402,
+    NotFound: 404,
+    Unsupported: 501,
+    Conflict: 409,
+    InProgress: 409,
+    LoopDetected: 508,
+    Unavailable: 503,
+    RateLimited: 429,
+    UpstreamRateLimited: 429,
+    UpstreamFailure: 502,
+    UpstreamTimeout: 504,
+    MethodNotAllowed: 405,
+    PayloadTooLarge: 413,
+    UriTooLong: 414,
+    HeadersTooLarge: 431,
+}
+
+WAITS = (409, 429, 503)
+"""Statuses at which it helps to ask again later: they say when."""
 
 
 # -- dependencies -----------------------------------------------------------------------------------------------------
@@ -133,9 +178,35 @@ async def wanted_organization(
     return name or None
 
 
+async def repeats_of(request: Request) -> Repeats:
+    repeats: Repeats = request.app.state.repeats
+    return repeats
+
+
 Door = Annotated[Gateway, Depends(gateway_of)]
+Repeater = Annotated[Repeats, Depends(repeats_of)]
 Asker = Annotated[Caller, Depends(authenticate)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1 to 255 printable characters of the client's choice: what is repeated with it within a day is"
+        " done once, and answered as the first time.",
+    ),
+]
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content, status, headers, "application/json")
+
+
+def replayed(done: Done) -> dict[str, str]:
+    """The header of what is answered as the first time."""
+    return {"Idempotent-Replayed": "true"} if done.replayed else {}
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -161,3 +232,50 @@ def understood(error: Exception) -> GatewayError:
             return InvalidRequest()
         case _:
             return GatewayError()
+
+
+def status_of(error: GatewayError) -> int:
+    """The HTTP status for an error: that of the nearest ancestor in the table."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def retry_after(error: GatewayError) -> int:
+    """Whole seconds until it helps to ask again."""
+    return 10 if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
+def error_headers(error: GatewayError) -> dict[str, str]:
+    """What an answer says of an error beside its body, in any dialect."""
+    status, headers = status_of(error), {}
+    if isinstance(error, InvalidToken):
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    elif status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, InsufficientScope) and error.scope is not None:
+        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    if status in WAITS:
+        headers["Retry-After"] = str(retry_after(error))
+    return headers
+
+
+class Shapes:
+    """In which shape an error is told: that of the longest of ``prefixes`` (whole segments) that its path begins with,
+    also where no route is there or none was looked for; else that of ``otherwise``.
+    """
+
+    def __init__(self, otherwise: RenderError, prefixes: Mapping[str, RenderError]) -> None:
+        self._otherwise = otherwise
+        self._longest_first = sorted(prefixes.items(), key=lambda each: len(each[0]), reverse=True)
+
+    def render(self, scope: Scope, error: GatewayError) -> Response:
+        """The answer to a request that failed."""
+        path = f"{_route_path(scope)}/"
+        render = next((render for prefix, render in self._longest_first if path.startswith(f"{prefix}/")), None)
+        return (render or self._otherwise)(error)
+
+
+def _route_path(scope: Scope) -> str:
+    """The path below that under which a proxy serves the gateway; the proxy may have cut that off, or not."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path

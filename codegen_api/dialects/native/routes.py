@@ -17,7 +17,6 @@ from codegen_api.dialects.native.wire import (
     Writer,
     entry_json,
     frames,
-    json_response,
     listing_fields,
     paging_fields,
     run_fields,
@@ -25,12 +24,23 @@ from codegen_api.dialects.native.wire import (
 )
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.once import Done
-from codegen_api.repeats import Repeats
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.sse import EventStream, parse_position
 from codegen_api.upstreams import NewRun, RunFilter
-from codegen_api.web import Asker, Door, WantedOrganization, authenticate, bearer, bears_token, identify, needs
+from codegen_api.web import (
+    Asker,
+    Door,
+    IdempotencyKey,
+    Repeater,
+    WantedOrganization,
+    authenticate,
+    bearer,
+    bears_token,
+    identify,
+    json_response,
+    needs,
+    replayed,
+)
 
 runs = APIRouter(dependencies=[Depends(bearer)])
 
@@ -90,15 +100,6 @@ RunId = Annotated[str, Path(alias="id", description="The run's id, an integer.",
 Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="1 to 255 printable characters of the client's choice: what is repeated with it within a day is"
-        " done once, and answered as the first time.",
-    ),
-]
-
 
 @runs.get(
     "/users/me", summary="Who am I", tags=["Users and organizations"], responses=schemas.ME, openapi_extra=needs(None)
@@ -132,6 +133,7 @@ async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Lim
 async def create_run(
     request: Request,
     gateway: Door,
+    repeats: Repeater,
     caller: Asker,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateRun, Body()],
@@ -139,7 +141,7 @@ async def create_run(
 ) -> Response:
     """Start an agent run."""
     organization = await gateway.organization(caller, wanted)
-    done = await _repeats(request).create(
+    done = await repeats.create(
         caller,
         organization,
         NewRun(
@@ -153,7 +155,7 @@ async def create_run(
         key,
     )
     location = f"{request.scope.get('root_path', '')}/agent-runs/{done.run.ref.id}"
-    return json_response(to_json(run_fields(done.run)), 201, {"Location": location, **_replayed(done)})
+    return json_response(to_json(run_fields(done.run)), 201, {"Location": location, **replayed(done)})
 
 
 @runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
@@ -194,8 +196,8 @@ async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_
     openapi_extra=needs(WRITE),
 )
 async def resume_run(
-    request: Request,
     gateway: Door,
+    repeats: Repeater,
     caller: Asker,
     wanted: WantedOrganization,
     run_id: RunId,
@@ -208,8 +210,8 @@ async def resume_run(
     """
     organization = await gateway.organization(caller, wanted)
     images = None if body.images is None else tuple(body.images)
-    done = await _repeats(request).resume(caller, organization, run_id, body.prompt, images, key)
-    return json_response(to_json(run_fields(done.run)), headers=_replayed(done))
+    done = await repeats.resume(caller, organization, run_id, body.prompt, images, key)
+    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
 
 
 @runs.post(
@@ -347,15 +349,6 @@ async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: s
     if caller.principal != opened.principal:
         raise errors.InvalidTicket
     return caller, opened.run.organization
-
-
-def _repeats(request: Request) -> Repeats:
-    repeats: Repeats = request.app.state.repeats
-    return repeats
-
-
-def _replayed(done: Done) -> dict[str, str]:
-    return {"Idempotent-Replayed": "true"} if done.replayed else {}
 
 
 def _tickets(request: Request) -> Tickets:
