@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -207,6 +208,11 @@ def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] 
 def replayed(done: Done) -> dict[str, str]:
     """The header of what is answered as the first time."""
     return {"Idempotent-Replayed": "true"} if done.replayed else {}
+
+
+def timestamp(seconds: float, precision: str = "milliseconds") -> str:
+    """A time as it goes over the wire: RFC 3339, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

@@ -126,6 +126,19 @@ class FakeHost:
         await self._called("organizations", credential)
         return Listing((Organization("9", {"id": 9}),), Paging(1, 1, limit, 1), at_end=True)
 
+    async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
+        await self._called("users", credential)
+        items = [User(number, {"id": int(number), "github_username": name}) for name, number in self.tokens.items()]
+        return Listing(tuple(items[skip : skip + limit]), Paging(len(items), 1, limit, 1), skip + limit >= len(items))
+
+    async def user(self, credential: Credential, organization: str, user_id: str) -> User:
+        wanted = _digits(user_id)
+        await self._called("user", credential)
+        for name, number in self.tokens.items():
+            if number == wanted:
+                return User(number, {"id": int(number), "github_username": name})
+        raise NotFound
+
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         await self._called("create", credential)
         hosted = self.add(str(len(self.runs) + 1), marks=new.marks)

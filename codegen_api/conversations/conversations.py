@@ -204,6 +204,10 @@ class Conversations:
             raise NotFound("There is no such checkpoint.")
         return await checkpoints.path(self.store, owner, checkpoint, known)
 
+    async def leading_to(self, caller: Caller, checkpoint: Checkpoint) -> list[Stretch]:
+        """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in."""
+        return await checkpoints.path(self.store, owner_of(caller), checkpoint)
+
     async def entries(self, caller: Caller, stretch: Stretch) -> tuple[LogEntry, ...]:
         """What has come of a turn by now, up to where the stretch goes."""
         turn = stretch.turn

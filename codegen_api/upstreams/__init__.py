@@ -3,8 +3,8 @@
 An adapter parses, names, and maps errors; it decides nothing. Every method raises errors of ``codegen_api.errors``
 only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for
 what the host said, ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use. It
-repeats nothing by itself. A power that only some hosts have is a protocol of its own (``Cancels``), asked for with
-``isinstance``.
+repeats nothing by itself. A power that only some hosts have is a protocol of its own (``Cancels``, ``Members``), asked
+for with ``isinstance``.
 """
 
 import time
@@ -153,6 +153,19 @@ class Cancels(Protocol):
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Lift what a stop left behind, so that the run can go on."""
+        ...
+
+
+@runtime_checkable
+class Members(Protocol):
+    """The power to tell who is in an organization."""
+
+    async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
+        """The users of an organization."""
+        ...
+
+    async def user(self, credential: Credential, organization: str, user_id: str) -> User:
+        """One of them. Raises ``Rejected`` when ``user_id`` cannot be an id."""
         ...
 
 

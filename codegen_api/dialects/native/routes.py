@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncGenerator
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
@@ -40,6 +39,7 @@ from codegen_api.web import (
     json_response,
     needs,
     replayed,
+    timestamp,
 )
 
 runs = APIRouter(dependencies=[Depends(bearer)])
@@ -57,12 +57,12 @@ async def health(request: Request, gateway: Door) -> Response:
     body: dict[str, Json] = {
         "status": "healthy" if seen is None or seen.reachable else "degraded",
         "version": request.app.version,
-        "timestamp": _timestamp(now),
+        "timestamp": timestamp(now),
         "uptime_seconds": round(now - request.app.state.started, 3),
         "upstream": {
             "name": gateway.upstream_name,
             "reachable": seen.reachable if seen else None,
-            "checked_at": _timestamp(seen.checked_at) if seen else None,
+            "checked_at": timestamp(seen.checked_at) if seen else None,
         },
         "redis": "not configured",
         "runs_followed": gateway.hub.runs_followed,
@@ -90,10 +90,6 @@ def _readiness(request: Request) -> Response:
     if drain.begun:
         return json_response(b'{"status":"draining"}', 503, {"Retry-After": "1"})
     return json_response(b'{"status":"ready"}')
-
-
-def _timestamp(seconds: float, precision: str = "milliseconds") -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 RunId = Annotated[str, Path(alias="id", description="The run's id, an integer.", examples=["12345"])]
@@ -280,7 +276,7 @@ async def create_stream_ticket(
     body: dict[str, Json] = {
         "ticket": ticket,
         "url": f"{request.scope.get('root_path', '')}/agent-runs/{run.id}/logs/stream?ticket={ticket}",
-        "expires_at": _timestamp(expires, "seconds"),
+        "expires_at": timestamp(expires, "seconds"),
     }
     return json_response(to_json(body), 201, {"Cache-Control": "no-store"})
 

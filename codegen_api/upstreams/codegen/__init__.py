@@ -31,7 +31,7 @@ from codegen_api.upstreams.codegen.answers import (
 
 
 class CodegenUpstream:
-    """The Codegen API as an ``Upstream`` that also ``Cancels``.
+    """The Codegen API as an ``Upstream`` that also ``Cancels`` and tells ``Members``.
 
     ``base_url`` may end in ``/v1`` and slashes or not. Times are in seconds: ``connect_timeout`` until there is a
     connection, ``read_timeout`` between two pieces of an answer; a whole exchange has ``connect_timeout + 2 *
@@ -94,6 +94,17 @@ class CodegenUpstream:
         answer = await self._ask(credential, "organizations", "GET", "/organizations", _window(skip, limit))
         return listing_of(answer, limit, lambda item: Organization(id_of(item), item))
 
+    async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
+        """Everybody in the organization; ``limit`` from 1 to 100."""
+        answer = await self._ask(credential, "users", "GET", self._users(organization), _window(skip, limit))
+        return listing_of(answer, limit, lambda item: User(id_of(item), item))
+
+    async def user(self, credential: Credential, organization: str, user_id: str) -> User:
+        """One of them; somebody who is in another organization is not found."""
+        path = f"{self._users(organization)}/{_identifier(user_id, 'user_id')}"
+        answer = as_object(await self._ask(credential, "user", "GET", path))
+        return User(id_of(answer), answer)
+
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
 
@@ -155,8 +166,14 @@ class CodegenUpstream:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
         await self._outbound.aclose()
 
+    def _organization(self, organization: str) -> str:
+        return f"/organizations/{self.organization_id(organization)}"
+
+    def _users(self, organization: str) -> str:
+        return f"{self._organization(organization)}/users"
+
     def _runs(self, organization: str) -> str:
-        return f"/organizations/{self.organization_id(organization)}/agent/run"
+        return f"{self._organization(organization)}/agent/run"
 
     def _path(self, ref: RunRef) -> str:
         return f"{self._runs(ref.organization)}/{self.run_id(ref.id)}"
