@@ -62,6 +62,8 @@ async def path(store: Store, owner: str, checkpoint: Checkpoint | None, known: S
     found: list[Stretch] = []
     while checkpoint is not None:
         turn = turns.get(checkpoint.turn) or await store.turn(owner, checkpoint.turn)
+        if turn is None and found:
+            break  # it was removed: what was said before it is not known any more
         if turn is None or (turn.end is not None and checkpoint.offset > turn.end - turn.begin):
             raise NotFound("There is no such checkpoint.")
         if checkpoint.offset != BEFORE:

@@ -19,7 +19,7 @@ from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Checkpoint, Stretch, end_of
 from codegen_api.conversations.progress import Caught, Over, Progress
 from codegen_api.conversations.prompts import with_system_prompt, with_transcript
-from codegen_api.conversations.turns import Turns
+from codegen_api.conversations.turns import LOOK_EVERY, Turns
 from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
 from codegen_api.following import Leaving, loop_time
 from codegen_api.gateway import Gateway
@@ -106,6 +106,7 @@ class Conversations:
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, clock=clock)
         self._kept: LRUCache[str, tuple[float, tuple[LogEntry, ...]]] = LRUCache(KEPT_BYTES, getsizeof=_size)
+        self._begun = asyncio.Event()
         self._tidying: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -147,6 +148,8 @@ class Conversations:
             raise ConversationBusy from busy
         except KeyError as gone:
             raise NotFound("There is no such conversation.") from gone
+        begun, self._begun = self._begun, asyncio.Event()
+        begun.set()
         return await self._turns.start(caller, owner, turn, new)
 
     async def turn(self, caller: Caller, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
@@ -167,6 +170,30 @@ class Conversations:
         turns = await self.store.turns(owner, conversation, limit=1)
         return await self._turns.settled(caller, owner, turns[0]) if turns else None
 
+    async def turn_after(self, caller: Caller, conversation: str, number: int, *, within: float) -> Turn | None:
+        """The first turn of a conversation behind number ``number``; None when there is none ``within`` seconds.
+
+        Raises:
+            NotFound: there is no such conversation (any more).
+        """
+        owner, deadline = owner_of(caller), loop_time() + within
+        while True:
+            begun = self._begun
+            if await self.store.conversation(owner, conversation) is None:
+                raise NotFound("There is no such conversation.")
+            turns = await self.store.turns(owner, conversation, limit=1)
+            if turns and turns[0].number > number:
+                turns = await self.store.turns(owner, conversation, newest_first=False)
+                return next((turn for turn in turns if turn.number > number), None)
+            left = deadline - loop_time()
+            if left <= 0:
+                return None
+            try:  # another instance may begin one
+                async with asyncio.timeout(min(left, LOOK_EVERY)):
+                    await begun.wait()
+            except TimeoutError:
+                pass
+
     def ask_after(self, caller: Caller, turn: Turn) -> None:
         """Look how a turn is, for whoever asks next; nobody waits."""
         if turn.state is TurnState.RUNNING:
@@ -184,6 +211,10 @@ class Conversations:
             ConversationBusy: it is not known yet whether the host has begun it.
         """
         return await self._turns.stop(caller, owner_of(caller), turn, wait=wait)
+
+    def abandon(self, caller: Caller, turn: Turn) -> None:
+        """Stop a turn for which nobody waits any more; whoever asked is gone."""
+        self._turns.abandon(caller, owner_of(caller), turn)
 
     # -- what was said ------------------------------------------------------------------------------------------------
 
@@ -224,6 +255,14 @@ class Conversations:
             if _size((good_until, entries)) <= KEPT_BYTES:
                 self._kept[turn.id] = (good_until, entries)
         return entries if stretch.upto is None else entries[: stretch.upto]
+
+    async def has(self, caller: Caller, turn: Turn, offset: int) -> bool:
+        """Whether the host has such an entry of a turn, by its own word."""
+        if turn.run is None:
+            return False
+        after = turn.begin + offset - 1
+        page = await self.gateway.read_log(caller, turn.run.organization, turn.run.id, after, 1, newest_first=False)
+        return bool(page.entries)
 
     async def steps(self, caller: Caller, stretch: Stretch) -> list[Step]:
         """The same, in the words of all hosts."""

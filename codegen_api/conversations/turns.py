@@ -22,7 +22,7 @@ from codegen_api.once import SECOND_LOOK, grace
 from codegen_api.repeats import find_marked, looking, says
 from codegen_api.runs import Cursor, Run, RunRef
 from codegen_api.stores import Store, Turn, TurnState
-from codegen_api.telemetry import log_fault
+from codegen_api.telemetry import log_fault, logger
 from codegen_api.upstreams import NewRun
 
 MARK = "turn"
@@ -64,6 +64,7 @@ class Turns:
         self._store = store
         self._clock = clock
         self._starting: dict[str, asyncio.Task[Turn]] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, str], _Watch] = {}
         self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
@@ -144,12 +145,22 @@ class Turns:
             await asyncio.wait({watch.task}, timeout=STOPPING)
         return await self._store.turn(owner, turn.id) or turn
 
+    def abandon(self, caller: Caller, owner: str, turn: Turn) -> None:
+        """Stop a turn for which nobody waits any more."""
+        task = asyncio.ensure_future(self._stop_abandoned(caller, owner, turn))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
     async def aclose(self) -> None:
         """Wait for what is being told to the host, and let go of the rest."""
         for watch in self._watches.values():
             if watch.task is not None:
                 watch.task.cancel()
-        waiting = [*self._starting.values(), *(watch.task for watch in self._watches.values() if watch.task)]
+        waiting = [
+            *self._starting.values(),
+            *self._stopping,
+            *(watch.task for watch in self._watches.values() if watch.task),
+        ]
         if waiting:
             _, pending = await asyncio.wait(waiting, timeout=CLOSING)
             for task in pending:
@@ -254,6 +265,14 @@ class Turns:
             return changed
         there = await self._store.turn(owner, turn.id)
         return over if there is None or there.end is None else there
+
+    async def _stop_abandoned(self, caller: Caller, owner: str, turn: Turn) -> None:
+        try:
+            await self.stop(caller, owner, turn, wait=False)
+        except GatewayError as error:
+            logger.warning("a turn whose client left could not be stopped: %s", error.code)
+        except Exception as error:  # task boundary: nobody else would hear of it
+            log_fault("stopping a turn", error)
 
     async def _see(self, caller: Caller, owner: str, turn: Turn, watch: _Watch) -> None:
         try:
