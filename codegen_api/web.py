@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
+from codegen_api.conversations import Conversations
 from codegen_api.errors import (
     Conflict,
     Detail,
@@ -163,16 +164,16 @@ async def authenticate(request: Request) -> Caller:
         AuthUnavailable: it cannot be found out just now.
         RateLimited: they have asked often enough.
     """
-    if not bears_token(request):
+    token = bearer_token(request)
+    if token is None:
         raise NotAuthenticated
-    token = request.headers["authorization"].partition(" ")[2].strip()
-    if not _TOKEN.fullmatch(token):
-        raise InvalidToken
     return await identify(request, token)
 
 
 async def identify(request: Request, token: str) -> Caller:
     """Whose token this is, who may do what the route does."""
+    if not _TOKEN.fullmatch(token):
+        raise InvalidToken
     callers: Callers = request.app.state.callers
     caller = await callers.authenticate(token)
     await _count(request, caller)
@@ -180,6 +181,18 @@ async def identify(request: Request, token: str) -> Caller:
     if scope is not None and not caller.may(scope):
         raise InsufficientScope.lacking(scope)
     return caller
+
+
+async def identify_lenient(request: Request, token: str | None) -> Caller:
+    """The same; who shows nothing at all is let in as the deployment's demo user, if it has one.
+
+    For dialects whose clients come without credentials when they try something out.
+    """
+    if token is None and not request.headers.get("authorization"):
+        token = request.app.state.demo_token
+    if token is None:
+        raise NotAuthenticated
+    return await identify(request, token)
 
 
 def needs(scope: str | None) -> dict[str, str | None]:
@@ -204,6 +217,11 @@ def bears_token(request: Request) -> bool:
     return request.headers.get("authorization", "").partition(" ")[0].lower() == "bearer"
 
 
+def bearer_token(request: Request) -> str | None:
+    """What came as a bearer token, if anything did."""
+    return request.headers["authorization"].partition(" ")[2].strip() if bears_token(request) else None
+
+
 async def wanted_organization(
     name: Annotated[
         str | None,
@@ -219,7 +237,13 @@ async def repeats_of(request: Request) -> Repeats:
     return repeats
 
 
+async def conversations_of(request: Request) -> Conversations:
+    conversations: Conversations = request.app.state.conversations
+    return conversations
+
+
 Door = Annotated[Gateway, Depends(gateway_of)]
+Keeper = Annotated[Conversations, Depends(conversations_of)]
 Repeater = Annotated[Repeats, Depends(repeats_of)]
 Asker = Annotated[Caller, Depends(authenticate)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]
