@@ -8,7 +8,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.dialects import native
+from codegen_api.dialects import Dialect, native
 from codegen_api.draining import Drain
 from codegen_api.edge import Edge
 from codegen_api.errors import GatewayError, Rejected
@@ -39,13 +39,13 @@ from codegen_api.settings import Settings, SettingsError, read_settings, secret_
 from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
-from codegen_api.web import understood
+from codegen_api.web import Shapes, understood
 
 if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
 
 DISTRIBUTION = "codegen-gateway"
-DIALECTS = (native,)
+DIALECTS: Mapping[str, Dialect] = {"native": native}
 MIB = 1024 * 1024
 BRISKEST = 0.1
 """Seconds between two reads of one log, at least, however much the host allows."""
@@ -65,6 +65,8 @@ class Application(FastAPI):
 
     edge: Edge
     observer: Observer
+    dialects: Mapping[str, Dialect]
+    shapes: Shapes
 
     def openapi(self) -> dict[str, Any]:
         return native.describe(super().openapi())
@@ -73,11 +75,13 @@ class Application(FastAPI):
         settings: Settings = self.state.settings
         self.edge = Edge(
             super().build_middleware_stack(),
-            render=native.render_error,
+            render=self.shapes.render,
             hosts=settings.trusted_hosts,
             via=_via(settings),
             origins=settings.cors_origins,
             local_pages=settings.sandbox,
+            request_headers=_headers(self.dialects, "REQUEST_HEADERS"),
+            exposed_headers=_headers(self.dialects, "EXPOSED_HEADERS"),
             root_path=settings.root_path,
             max_body=settings.max_body_mib * MIB,
             observer=self.observer,
@@ -116,6 +120,7 @@ def _build(
 ) -> FastAPI:
     set_up_logging(settings.log_level)
     beside = _workers(settings)
+    dialects = DIALECTS
     upstream = upstream or _upstream(settings)
     if _speaks_for_all(settings):
         _report(settings, beside)
@@ -171,6 +176,11 @@ def _build(
         redirect_slashes=False,
     )
     app.observer = observer
+    app.dialects = dialects
+    app.shapes = Shapes(
+        native.render_error,
+        {prefix: dialect.render_error for dialect in dialects.values() for prefix in dialect.PREFIXES},
+    )
     app.state.settings = settings
     app.state.gateway = gateway
     app.state.callers = callers
@@ -180,7 +190,7 @@ def _build(
     app.state.stall_seconds = settings.stream_stall_seconds
     app.state.started = time.time()
     app.state.drain = None
-    for dialect in DIALECTS:
+    for dialect in app.dialects.values():
         app.include_router(dialect.router)
     documentation.install(app)
     if metrics:
@@ -191,8 +201,13 @@ def _build(
     return app
 
 
+def _headers(dialects: Mapping[str, Dialect], which: str) -> tuple[str, ...]:
+    """What the dialects say of the headers that are their own."""
+    return tuple(name for dialect in dialects.values() for name in getattr(dialect, which, ()))
+
+
 async def _render(request: Request, error: Exception) -> Response:
-    response = native.render_error(understood(error))
+    response: Response = request.app.shapes.render(request.scope, understood(error))
     if response.status_code == 405:
         response.headers["Allow"] = ", ".join(_methods(request))
     return response

@@ -70,7 +70,8 @@ _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
 _PASSED_ON = ("traceparent", "tracestate", "baggage")
 
-RenderError = Callable[[GatewayError], Response]
+Render = Callable[[Scope, GatewayError], Response]
+"""Makes the answer to a request (its scope) that failed."""
 
 
 class Cors(CORSMiddleware):
@@ -79,14 +80,23 @@ class Cors(CORSMiddleware):
     What the edge refuses (``refusal`` in the scope) is refused as a preflight too.
     """
 
-    def __init__(self, app: ASGIApp, *, origins: tuple[str, ...], local_pages: bool, render: RenderError) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        origins: tuple[str, ...],
+        local_pages: bool,
+        request_headers: tuple[str, ...],
+        exposed_headers: tuple[str, ...],
+        render: Render,
+    ) -> None:
         super().__init__(
             app,
             allow_origins=origins,
             allow_origin_regex=LOCAL_PAGES if local_pages else None,
             allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
-            allow_headers=REQUEST_HEADERS,
-            expose_headers=EXPOSED_HEADERS,
+            allow_headers=(*REQUEST_HEADERS, *request_headers),
+            expose_headers=(*EXPOSED_HEADERS, *exposed_headers),
             max_age=600,
         )
         self._render = render
@@ -95,14 +105,16 @@ class Cors(CORSMiddleware):
         headers = Headers(scope=scope)
         if scope["refusal"] and "origin" in headers:
             await self.simple_response(scope, receive, send, request_headers=headers)
+        elif scope["method"] == "OPTIONS" and {"origin", "access-control-request-method"} <= set(headers):
+            await self._preflight(scope, headers)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
-    def preflight_response(self, request_headers: Headers) -> Response:
-        response = super().preflight_response(request_headers)
+    def _preflight(self, scope: Scope, headers: Headers) -> Response:
+        response = self.preflight_response(headers)
         if response.status_code < 400:
             return response
-        refusal = self._render(CorsRefused())
+        refusal = self._render(scope, CorsRefused())
         for name, value in response.headers.items():
             if name == "vary" or name.startswith("access-control-"):
                 refusal.headers[name] = value
@@ -113,25 +125,35 @@ class Edge:
     """The outermost layer: request ids, one log line a request, and inside of the cross-origin rules the last line of
     defence.
 
-    ``hosts`` are the names it may be called by. ``via`` is the name under which the gateway forwards, so that it knows
-    itself again; ``observer`` hears of each answer.
+    ``render`` answers what failed. ``hosts`` are the names it may be called by. ``request_headers`` and
+    ``exposed_headers`` are what pages of other origins may send and read besides what they always may. ``via`` is the
+    name under which the gateway forwards, so that it knows itself again; ``observer`` hears of each answer.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        render: RenderError,
+        render: Render,
         hosts: tuple[str, ...],
         via: str,
         origins: tuple[str, ...],
         local_pages: bool,
+        request_headers: tuple[str, ...],
+        exposed_headers: tuple[str, ...],
         root_path: str,
         max_body: int,
         observer: Observer,
     ) -> None:
         self._app = app
-        self._cors = Cors(self._guarded, origins=origins, local_pages=local_pages, render=render)
+        self._cors = Cors(
+            self._guarded,
+            origins=origins,
+            local_pages=local_pages,
+            request_headers=request_headers,
+            exposed_headers=exposed_headers,
+            render=render,
+        )
         self._render = render
         self._hosts = hosts
         self._via = via
@@ -201,19 +223,20 @@ class Edge:
         self._requests.add(task)
         try:
             refusal: GatewayError | None = scope["refusal"]
-            await (self._render(refusal) if refusal else self._app)(scope, receive_some, send_noted)
+            await (self._render(scope, refusal) if refusal else self._app)(scope, receive_some, send_noted)
         except asyncio.CancelledError:
             # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
             # the server would log it as a fault
             if not answered:
                 harmless = scope["method"] in ("GET", "HEAD", "OPTIONS")
-                await self._render(ShuttingDown(retry_after=1) if harmless else UpstreamTimeout())(scope, receive, send)
+                error = ShuttingDown(retry_after=1) if harmless else UpstreamTimeout()
+                await self._render(scope, error)(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()
         except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
             log_fault("answering a request", error)
             if not answered:
-                await self._render(GatewayError())(scope, receive, send)
+                await self._render(scope, GatewayError())(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()  # cut short, so that the client does not take this for the whole
         finally:

@@ -7,7 +7,8 @@
     │   ├── OrganizationRequired    nobody said which organization, and there is more than one
     │   ├── TokenInUrl              a token came where tokens must not come
     │   └── Rejected                the shape is wrong: ``details`` says where
-    │       └── IdempotencyKeyReused    another request came with this Idempotency-Key before
+    │       ├── IdempotencyKeyReused    another request came with this Idempotency-Key before
+    │       └── NotOffered              it is understood, and not done here
     ├── NotAuthenticated            no credentials came
     │   ├── InvalidToken            they came, and are not good
     │   └── InvalidTicket           a stream ticket came, and is not good
@@ -17,6 +18,9 @@
     ├── NotFound                    there is no such thing, or not for this caller
     ├── Unsupported                 the host cannot do this
     │   └── TicketsNotConfigured    this deployment has no key to seal tickets with
+    ├── Conflict                    the state of things is against it
+    │   ├── AlreadyExists           the id is taken
+    │   └── ConversationBusy        a turn of this conversation is under way
     ├── InProgress                  a request with this Idempotency-Key is under way
     │   └── OutcomeUnknown          one broke off; whether the host acted is being found out
     ├── LoopDetected                the gateway was asked by itself
@@ -112,6 +116,11 @@ class IdempotencyKeyReused(Rejected):
     default_message = "This Idempotency-Key was used for another request; take a new one."
 
 
+class NotOffered(Rejected):
+    code = "unsupported"
+    default_message = "The gateway does not do this."
+
+
 class NotAuthenticated(GatewayError):
     code = "not_authenticated"
     default_message = "Authentication is required: send Authorization: Bearer <token>."
@@ -164,6 +173,21 @@ class Unsupported(GatewayError):
 class TicketsNotConfigured(Unsupported):
     code = "tickets_not_configured"
     default_message = "This gateway gives no stream tickets: its operator has set no secret key."
+
+
+class Conflict(GatewayError):
+    code = "conflict"
+    default_message = "This does not go together with how things are."
+
+
+class AlreadyExists(Conflict):
+    code = "already_exists"
+    default_message = "There is one with this id already."
+
+
+class ConversationBusy(Conflict):
+    code = "conversation_busy"
+    default_message = "A turn of this conversation is under way: wait for its end, or stop it."
 
 
 class InProgress(GatewayError):

@@ -1,15 +1,15 @@
 """The one door for dialects: every call of a client passes here, and every policy that is not about following does.
 
 Policies: which organization is meant, whose a run is (``ownership``), what is asked of the host again after a fault
-(reads, a little; writes, never), how far a filtered list is searched, who is let into a stream, and what a stream needs
-to know of a resume. Nothing here reaches a run but by ``_admit``, which asks whether it is the caller's to reach.
+(reads, a little; writes, never), which reads are one for all who ask, how far a filtered list is searched, who is let
+into a stream, and what a stream needs to know of a resume. Nothing here reaches a run but by ``_admit``, which asks
+whether it is the caller's to reach.
 """
 
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import stamina
@@ -17,25 +17,25 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import (
-    AtCapacity,
     Forbidden,
     OrganizationRequired,
-    RateLimited,
     Unsupported,
     UpstreamError,
     UpstreamFailure,
     UpstreamUnreachable,
 )
-from codegen_api.following import Hub, Patrol, Position, Right, Rights, Stream, Turns, Update, loop_time
-from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
+from codegen_api.flights import Flights
+from codegen_api.following import Hub, Patrol, Position, Right, Rights, Seats, Stream, Turns, Update, loop_time
+from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
-from codegen_api.runs import Appended, Cursor, Page, Paging, Run, RunRef, RunStatus
-from codegen_api.searching import SEARCHED_PAGES, has_status, search
+from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
+from codegen_api.searching import SEARCHED_PAGES, Found, find, has_status
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
 from codegen_api.upstreams import (
     Cancels,
     Listing,
+    Members,
     NewRun,
     Organization,
     RunFilter,
@@ -44,22 +44,6 @@ from codegen_api.upstreams import (
 )
 
 T = TypeVar("T")
-
-PLACES = 10**12
-"""A ``skip`` from here on is a place in the host's list, not a number of runs: where a search for the caller's own runs
-goes on.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Runs of a list, with an account of it. Where it was ``searched`` for them, ``next_skip`` says where to go on;
-    None at its end.
-    """
-
-    listing: Listing[Run]
-    next_skip: int | None = None
-    searched: bool = False
 
 
 class Gateway:
@@ -92,9 +76,7 @@ class Gateway:
         self._organization = organization
         self._ownership = ownership or Ownership()
         self._patrol = patrol
-        self._max_streams = max_streams
-        self._max_streams_each = max_streams_each
-        self._streams: Counter[Principal] = Counter()
+        self._seats = Seats(max_streams, max_streams_each)
         self._rights = Rights(self._get)
         self._observer = observer or Quiet()
         self._clock = clock
@@ -110,6 +92,9 @@ class Gateway:
             old_pages_bytes=old_pages_bytes,
             observer=self._observer,
         )
+        self._writes = 0
+        self._gets: Flights[tuple[int, str, RunRef], Right] = Flights()
+        self._log_reads: Flights[tuple[int, str, RunRef, Cursor, int, bool], Page] = Flights()
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
@@ -120,6 +105,24 @@ class Gateway:
     def observation(self) -> Observation | None:
         """What was last seen of the host."""
         return self._upstream.observation
+
+    @property
+    def page_size(self) -> int:
+        """How many log entries can be read at once."""
+        return self._upstream.page_size
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether the host can stop a run."""
+        return isinstance(self._upstream, Cancels)
+
+    def step(self, entry: LogEntry) -> Step:
+        """What a log entry means."""
+        return self._upstream.step(entry)
+
+    def answer(self, run: Run) -> str | None:
+        """What the agent answered, as far as a description of the run says so."""
+        return self._upstream.answer(run)
 
     async def identify(self, credential: Credential) -> User:
         """Whose credential this is, by the host's word."""
@@ -171,9 +174,24 @@ class Gateway:
             known = self._only_organization[caller.credential.digest] = choices.items[0].id
         return known
 
+    async def users(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[User]:
+        """Who is in an organization.
+
+        Raises:
+            Forbidden: the host would tell of the deployment's account, and that is not the caller's.
+            Unsupported: this host does not tell.
+        """
+        members = self._members(caller)
+        return await _patiently(lambda: members.users(caller.credential, organization, skip, limit))
+
+    async def user(self, caller: Caller, organization: str, user_id: str) -> User:
+        """One of them; raises as ``users``."""
+        members = self._members(caller)
+        return await _patiently(lambda: members.user(caller.credential, organization, user_id))
+
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         asked = loop_time()
-        with heard(caller, of_a_run=False):
+        with heard(caller, of_a_run=False), self._writing():
             run = await self._upstream.create_run(
                 caller.credential, organization, replace(new, marks={**new.marks, **self._ownership.marks(caller)})
             )
@@ -182,18 +200,24 @@ class Gateway:
         return run
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
-        asked = loop_time()
+        asked, writes, credential = loop_time(), self._writes, caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
-            return (await self._rights.ask(caller.credential, ref, since=asked)).run
+            right = await self._gets.share(
+                (writes, credential.digest, ref), lambda: self._rights.ask(credential, ref, since=asked)
+            )
+        return right.run
 
     async def list(
         self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
     ) -> Found:
         """Runs, newest first; with ``status`` (the host's word or ours) only those.
 
-        What the host cannot filter is searched for, up to a bound: a status, and the caller's own runs.
+        What the host cannot filter is searched for, up to a bound: a status, and the caller's own runs. They are what
+        a shared caller means by the user with their own number; the host knows no such user.
         """
+        if caller.shared and only.user_id == caller.principal.number:
+            caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
         own = caller.shared and READ + ALL not in caller.scopes
         with heard(caller):
             if not own and status is None:
@@ -202,19 +226,13 @@ class Gateway:
             def wanted(run: Run) -> bool:
                 return self._ownership.sees(caller, run) and (status is None or has_status(run, status))
 
-            # runs of one's own are counted from the front of the list, others by their place in it
-            place, passing = (skip, 0) if not own else (skip - PLACES, 0) if skip >= PLACES else (0, skip)
-            found = await search(
+            return await find(
                 lambda place: self._list(caller, organization, place, self._upstream.page_size, only),
                 wanted,
-                place=place,
-                passing=passing,
+                skip=skip,
                 limit=limit,
+                own=own,
             )
-        # a page of what matched has no number: nobody knows how many there are; and what others have is theirs
-        listing = Listing(found.runs, Paging(None if own else found.total, None, limit, None), found.next_place is None)
-        next_skip = None if found.next_place is None else found.next_place + (PLACES if own else 0)
-        return Found(listing, next_skip, searched=True)
 
     async def resume(
         self, caller: Caller, organization: str, run_id: str, prompt: str, images: tuple[str, ...] | None
@@ -228,10 +246,8 @@ class Gateway:
             except UpstreamFailure as error:
                 error.may_have_acted = False  # the resume itself was not asked for
                 raise
-            try:
+            with self._writing(ref):
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
-            finally:
-                self.hub.touched(ref)  # whatever was answered, the log may have grown
         self.hub.resumed(run.ref, run)
         return run
 
@@ -242,23 +258,41 @@ class Gateway:
             Unsupported: this host cannot.
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
-        if not isinstance(self._upstream, Cancels):
-            raise Unsupported("The host cannot stop a run.")
+        cancels = self._cancels()
         with heard(caller):
-            try:
-                await self._upstream.cancel_run(caller.credential, ref)
-            finally:
-                self.hub.touched(ref)
+            with self._writing(ref):
+                await cancels.cancel_run(caller.credential, ref)
             return await self._get(caller.credential, ref)
+
+    async def uncancel(self, caller: Caller, organization: str, run_id: str) -> None:
+        """Lift what a cancel left behind. The run stays stopped until it is resumed, which lifts it as well.
+
+        Raises:
+            Unsupported: this host cannot.
+        """
+        ref = await self._admit(caller, organization, run_id, WRITE)
+        cancels = self._cancels()
+        with heard(caller), self._writing(ref):
+            await cancels.uncancel_run(caller.credential, ref)
 
     async def read_log(
         self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
     ) -> Page:
+        writes, credential = self._writes, caller.credential
+        ref = await self._admit(caller, organization, run_id, READ)
+
+        def read() -> Awaitable[Page]:
+            return self._upstream.read_log(credential, ref, after, limit, newest_first=newest_first)
+
+        with heard(caller):
+            key = (writes, credential.digest, ref, after, limit, newest_first)
+            return await self._log_reads.share(key, lambda: _patiently(read))
+
+    async def view(self, caller: Caller, organization: str, run_id: str) -> Run:
+        """The run as the host described it a moment ago: the caller may see it, and its log."""
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
-            return await _patiently(
-                lambda: self._upstream.read_log(caller.credential, ref, after, limit, newest_first=newest_first)
-            )
+            return (await self._rights.require(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
@@ -267,7 +301,7 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             GatewayError: the caller may not see the run, or nobody can say so just now.
         """
-        self._make_sure_of_room(caller.principal)
+        self._seats.make_sure_of_room(caller.principal)
         asked = loop_time()
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
@@ -278,39 +312,35 @@ class Gateway:
     async def aclose(self) -> None:
         """Stop everything that runs, and let go of every connection."""
         await self.hub.aclose()
+        await self._gets.aclose()
+        await self._log_reads.aclose()
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
+
+    @contextmanager
+    def _writing(self, ref: RunRef | None = None) -> Iterator[None]:
+        """Afterwards, whatever was answered, things may not be as they were: what was asked for before is no answer to
+        who asks from now on, and whoever follows the run looks again.
+        """
+        try:
+            yield
+        finally:
+            self._writes += 1
+            if ref is not None:
+                self.hub.touched(ref)
 
     async def _updates(self, caller: Caller, right: Right, cursor: Cursor) -> AsyncGenerator[Update, None]:
         opened, patrol = self._clock(), self._patrol()
         if caller.expires is not None:  # what they showed is good no longer than this
             patrol = replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - opened)))
         # no seat before this: who waits for the host, or leaves meanwhile, has no stream
-        with heard(caller), self._seat(caller.principal):
+        with heard(caller), self._seats.take(caller.principal):
             async with self.hub.subscribe(caller.credential, right, cursor, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
                         self._note_age(update, opened)
                     yield update
-
-    def _make_sure_of_room(self, principal: Principal) -> None:
-        if self._streams[principal] >= self._max_streams_each:
-            raise RateLimited(retry_after=5)
-        if self._streams.total() >= self._max_streams:
-            raise AtCapacity(retry_after=5)
-
-    @contextmanager
-    def _seat(self, principal: Principal) -> Iterator[None]:
-        """A place for one more stream."""
-        self._make_sure_of_room(principal)
-        self._streams[principal] += 1
-        try:
-            yield
-        finally:
-            self._streams[principal] -= 1
-            if not self._streams[principal]:
-                del self._streams[principal]
 
     def _note_age(self, batch: Batch, opened: float) -> None:
         """Tell how old the newest entry is; what was there before the viewer came is not late, it is old."""
@@ -329,6 +359,18 @@ class Gateway:
                     deed = self._ownership.learned(ref, (await self._rights.require(caller.credential, ref)).run)
             self._ownership.require(caller, deed, scope)
         return ref
+
+    def _cancels(self) -> Cancels:
+        if not isinstance(self._upstream, Cancels):
+            raise Unsupported("The host cannot stop a run.")
+        return self._upstream
+
+    def _members(self, caller: Caller) -> Members:
+        if caller.shared:
+            raise Forbidden("The users of the account that this gateway uses are not shown.")
+        if not isinstance(self._upstream, Members):
+            raise Unsupported("The host does not tell who is in an organization.")
+        return self._upstream
 
     def _confinement(self, caller: Caller) -> str | None:
         """The only organization that the caller may enter; None when that is for the host to say."""

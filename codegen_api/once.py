@@ -133,14 +133,15 @@ class Once:
             if isinstance(error, GatewayError) and not (isinstance(error, UpstreamFailure) and error.may_have_acted):
                 await self._outcomes.forget(name, ours)
             else:
-                unknown = replace(ours, state=State.UNKNOWN, at=self._clock(), grace=_grace(error))
+                unknown = replace(ours, state=State.UNKNOWN, at=self._clock(), grace=grace(error))
                 await self._outcomes.change(name, ours, unknown)
             raise
         await self._outcomes.change(name, ours, replace(ours, state=State.DONE, at=self._clock(), result=result))
         return run
 
 
-def _grace(error: BaseException) -> float:
+def grace(error: BaseException) -> float:
+    """Seconds for which the host may still act on what ended in this error."""
     if isinstance(error, UpstreamError):
         return 0.0
     return CUT_GRACE if isinstance(error, UpstreamUnreachable) else SILENT_GRACE

@@ -88,19 +88,7 @@ class _Create:
         return await self.gateway.create(self.caller, self.organization, self.new)
 
     async def look(self, note: str, since: float) -> Run | None:
-        """The run that bears our mark. The list is newest first, so what is older than the request ends the search."""
-        skip = 0
-        for _ in range(SEARCHED_PAGES):
-            found = await self.gateway.list(_looking(self.caller), self.organization, skip, PAGE, RunFilter(), None)
-            for run in found.listing.items:
-                if (run.marks or {}).get(REQUEST) == self.new.marks[REQUEST]:
-                    return run
-                if _created(run) < since - CLOCKS:
-                    return None
-            if found.listing.at_end:
-                return None
-            skip = found.next_skip or skip + len(found.listing.items)
-        raise OutcomeUnknown("There are too many newer runs to find out whether this one was started.", retry_after=60)
+        return await find_marked(self.gateway, self.caller, self.organization, self.new.marks, since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +114,49 @@ class _Resume:
             for entry in newest:
                 if _name(entry) == note:
                     return None
-                if entry.said is not None and self.prompt.strip()[:PROMPT] in entry.said:
-                    return await self.gateway.get(_looking(self.caller), self.organization, self.run_id)
+                if says(entry, self.prompt):
+                    return await self.gateway.get(looking(self.caller), self.organization, self.run_id)
             if len(newest) < PAGE:
                 return None
         raise OutcomeUnknown("The log has grown too long to find out whether the run was resumed.", retry_after=60)
 
     async def _newest(self, skip: int, limit: int) -> tuple[LogEntry, ...]:
         page = await self.gateway.read_log(
-            _looking(self.caller), self.organization, self.run_id, skip, limit, newest_first=True
+            looking(self.caller), self.organization, self.run_id, skip, limit, newest_first=True
         )
         return page.entries
 
 
-def _looking(caller: Caller) -> Caller:
+async def find_marked(
+    gateway: Gateway, caller: Caller, organization: str, marks: Mapping[str, str], since: float
+) -> Run | None:
+    """The run that bears ``marks`` and was created after ``since`` (seconds since the epoch).
+
+    The list is newest first, so what is older than that ends the search.
+
+    Raises:
+        OutcomeUnknown: there are too many newer ones to tell.
+    """
+    skip = 0
+    for _ in range(SEARCHED_PAGES):
+        found = await gateway.list(looking(caller), organization, skip, PAGE, RunFilter(), None)
+        for run in found.listing.items:
+            if marks.items() <= (run.marks or {}).items():
+                return run
+            if _created(run) < since - CLOCKS:
+                return None
+        if found.listing.at_end:
+            return None
+        skip = found.next_skip or skip + len(found.listing.items)
+    raise OutcomeUnknown("There are too many newer runs to find out whether this one was started.", retry_after=60)
+
+
+def says(entry: LogEntry, prompt: str) -> bool:
+    """Whether this entry is the user's message with that prompt."""
+    return entry.said is not None and prompt.strip()[:PROMPT] in entry.said
+
+
+def looking(caller: Caller) -> Caller:
     """Who looks for what the caller did: they need no right to read what they may write."""
     reading = {READ, READ + ALL} if WRITE + ALL in caller.scopes else {READ}
     return replace(caller, scopes=caller.scopes | reading)

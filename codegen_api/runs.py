@@ -108,6 +108,37 @@ class LogEntry:
             return None
 
 
+class StepKind(StrEnum):
+    """What a log entry tells, in the words of all hosts."""
+
+    USER = "user"
+    """What a user said."""
+    THOUGHT = "thought"
+    ACTION = "action"
+    """The agent uses a tool."""
+    ANSWER = "answer"
+    ERROR = "error"
+    """Something went wrong; the run may go on."""
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a log entry means. ``raw_kind`` is the host's own word for its kind.
+
+    ``text`` is what it says to people, empty where it says nothing. An action has the name of its ``tool``, its
+    ``input``, and its ``output`` when that is there (``closed``).
+    """
+
+    kind: StepKind
+    raw_kind: str | None
+    text: str
+    tool: str | None = None
+    input: Json = None
+    output: Json = None
+    closed: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Paging:
     """The host's own account of a listing; any of it may be unknown, and ``total`` is a hint, never a proof."""

@@ -3,13 +3,29 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from codegen_api.runs import Run
+from codegen_api.runs import Paging, Run
 from codegen_api.upstreams import Listing
 
 SEARCHED_PAGES = 10
 """How many of the host's pages are read at most for one answer."""
 
+PLACES = 10**12
+"""A ``skip`` from here on is a place in the host's list, not a number of runs: where a search for the caller's own runs
+goes on.
+"""
+
 Wanted = Callable[[Run], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Runs of a list, with an account of it. Where it was ``searched`` for them, ``next_skip`` says where to go on;
+    None at its end.
+    """
+
+    listing: Listing[Run]
+    next_skip: int | None = None
+    searched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +69,20 @@ async def search(
         if listing.at_end:
             return Search(tuple(found), None, listing.paging.total)
     return Search(tuple(found), place, listing.paging.total)
+
+
+async def find(
+    read: Callable[[int], Awaitable[Listing[Run]]], wanted: Wanted, *, skip: int, limit: int, own: bool
+) -> Found:
+    """A page of what is wanted: runs of one's ``own``, which are counted from the front of the list, or others, which
+    are counted by their place in it.
+    """
+    place, passing = (skip, 0) if not own else (skip - PLACES, 0) if skip >= PLACES else (0, skip)
+    found = await search(read, wanted, place=place, passing=passing, limit=limit)
+    # a page of what matched has no number: nobody knows how many there are; and what others have is theirs
+    listing = Listing(found.runs, Paging(None if own else found.total, None, limit, None), found.next_place is None)
+    next_skip = None if found.next_place is None else found.next_place + (PLACES if own else 0)
+    return Found(listing, next_skip, searched=True)
 
 
 def has_status(run: Run, wanted: str) -> bool:

@@ -52,6 +52,10 @@ def parse_position(text: str) -> Position:
     return Position(int(match[1]), over=match[2] is not None)
 
 
+class Cut(Exception):
+    """Raised by frames that break off: the client must not take what it has for the whole, and is to come back."""
+
+
 class Connection(Protocol):
     """What is known of a client's connection beyond ASGI."""
 
@@ -77,7 +81,8 @@ class Source(Protocol):
 class EventStream(Response):
     """A response that lasts: ``frames`` as they come, until they end, the client leaves, or it stops reading.
 
-    ``source`` is closed afterwards, whatever happened.
+    ``source`` is closed afterwards, whatever happened. Frames that raise ``Cut`` end with the connection, so that what
+    was sent is not taken for all.
     """
 
     def __init__(
@@ -113,7 +118,10 @@ class EventStream(Response):
             if self._source is not None:  # frames that were never begun have closed nothing
                 await self._source.aclose()
         if not writing.cancelled():
-            writing.result()
+            try:
+                writing.result()
+            except Cut:
+                self._connection.abort()
 
     async def _write(self, send: Send) -> None:
         self._connection.stream()

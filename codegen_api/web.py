@@ -1,28 +1,48 @@
 """What every dialect shares on the wire: who is calling and what a route needs of them, and errors of every origin."""
 
+import math
 import re
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
+from codegen_api.conversations import Conversations
 from codegen_api.errors import (
+    Conflict,
     Detail,
+    Forbidden,
     GatewayError,
+    InProgress,
     InsufficientScope,
     InvalidRequest,
     InvalidToken,
+    LoopDetected,
     NotAuthenticated,
     NotFound,
+    QuotaExhausted,
     RateLimited,
     Rejected,
+    Unavailable,
+    Unsupported,
+    UpstreamFailure,
+    UpstreamRateLimited,
+    UpstreamTimeout,
 )
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
+from codegen_api.once import Done
+from codegen_api.repeats import Repeats
+from codegen_api.runs import Json
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 
@@ -32,6 +52,8 @@ bearer = HTTPBearer(
     " JWT or a key.",
 )
 SCOPE = "x-required-scope"
+
+RenderError = Callable[[GatewayError], Response]
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -64,6 +86,66 @@ class CorsRefused(InvalidRequest):
     default_message = "Pages of this origin may not send this request here."
 
 
+STATUSES: Mapping[type[GatewayError], int] = {
+    GatewayError: 500,
+    InvalidRequest: 400,
+    Rejected: 422,
+    NotAuthenticated: 401,
+    Forbidden: 403,
+    QuotaExhausted: 402,
+    NotFound: 404,
+    Unsupported: 501,
+    Conflict: 409,
+    InProgress: 409,
+    LoopDetected: 508,
+    Unavailable: 503,
+    RateLimited: 429,
+    UpstreamRateLimited: 429,
+    UpstreamFailure: 502,
+    UpstreamTimeout: 504,
+    MethodNotAllowed: 405,
+    PayloadTooLarge: 413,
+    UriTooLong: 414,
+    HeadersTooLarge: 431,
+}
+
+WAITS = (409, 429, 503)
+"""Statuses at which it helps to ask again later: they say when."""
+
+MEANINGS: Mapping[int, tuple[str, str]] = {
+    400: ("invalid_request", "The request cannot be understood."),
+    401: ("invalid_token", "There are no credentials, or they (or the ticket) are not good."),
+    402: ("quota_exhausted", "The plan behind the token has no runs left."),
+    403: ("forbidden", "The caller may not do this."),
+    404: ("not_found", "There is no such thing, or not for this caller."),
+    409: (
+        "idempotency_in_progress",
+        "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
+    ),
+    413: ("payload_too_large", "The body of the request is too large."),
+    414: ("uri_too_long", "The URL of the request is too long."),
+    422: ("validation_error", "The request has the wrong shape; the body says where."),
+    429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
+    431: ("headers_too_large", "The headers of the request are too many or too large."),
+    500: ("internal_error", "The gateway failed."),
+    501: ("unsupported", "The host cannot do this."),
+    502: ("upstream_error", "The host answered with an error, or cannot be reached."),
+    503: (
+        "auth_unavailable",
+        "The host cannot say whether the token is good, or this process is about to stop, or has enough to do.",
+    ),
+    504: ("upstream_timeout", "The host did not answer in time."),
+    508: ("loop_detected", "The gateway was asked by itself."),
+}
+"""What a status means, as the OpenAPI document tells it, with one of its codes for an example."""
+
+ANYWHERE = (400, 413, 414, 431, 500, 508)
+"""Statuses that any request may be refused with."""
+
+COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
+"""And those of requests that ask the host for somebody."""
+
+
 # -- dependencies -----------------------------------------------------------------------------------------------------
 
 
@@ -82,16 +164,16 @@ async def authenticate(request: Request) -> Caller:
         AuthUnavailable: it cannot be found out just now.
         RateLimited: they have asked often enough.
     """
-    if not bears_token(request):
+    token = bearer_token(request)
+    if token is None:
         raise NotAuthenticated
-    token = request.headers["authorization"].partition(" ")[2].strip()
-    if not _TOKEN.fullmatch(token):
-        raise InvalidToken
     return await identify(request, token)
 
 
 async def identify(request: Request, token: str) -> Caller:
     """Whose token this is, who may do what the route does."""
+    if not _TOKEN.fullmatch(token):
+        raise InvalidToken
     callers: Callers = request.app.state.callers
     caller = await callers.authenticate(token)
     await _count(request, caller)
@@ -99,6 +181,18 @@ async def identify(request: Request, token: str) -> Caller:
     if scope is not None and not caller.may(scope):
         raise InsufficientScope.lacking(scope)
     return caller
+
+
+async def identify_lenient(request: Request, token: str | None) -> Caller:
+    """The same; who shows nothing at all is let in as the deployment's demo user, if it has one.
+
+    For dialects whose clients come without credentials when they try something out.
+    """
+    if token is None and not request.headers.get("authorization"):
+        token = request.app.state.demo_token
+    if token is None:
+        raise NotAuthenticated
+    return await identify(request, token)
 
 
 def needs(scope: str | None) -> dict[str, str | None]:
@@ -123,6 +217,11 @@ def bears_token(request: Request) -> bool:
     return request.headers.get("authorization", "").partition(" ")[0].lower() == "bearer"
 
 
+def bearer_token(request: Request) -> str | None:
+    """What came as a bearer token, if anything did."""
+    return request.headers["authorization"].partition(" ")[2].strip() if bears_token(request) else None
+
+
 async def wanted_organization(
     name: Annotated[
         str | None,
@@ -133,9 +232,46 @@ async def wanted_organization(
     return name or None
 
 
+async def repeats_of(request: Request) -> Repeats:
+    repeats: Repeats = request.app.state.repeats
+    return repeats
+
+
+async def conversations_of(request: Request) -> Conversations:
+    conversations: Conversations = request.app.state.conversations
+    return conversations
+
+
 Door = Annotated[Gateway, Depends(gateway_of)]
+Keeper = Annotated[Conversations, Depends(conversations_of)]
+Repeater = Annotated[Repeats, Depends(repeats_of)]
 Asker = Annotated[Caller, Depends(authenticate)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="1 to 255 printable characters of the client's choice: what is repeated with it within a day is"
+        " done once, and answered as the first time.",
+    ),
+]
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content, status, headers, "application/json")
+
+
+def replayed(done: Done) -> dict[str, str]:
+    """The header of what is answered as the first time."""
+    return {"Idempotent-Replayed": "true"} if done.replayed else {}
+
+
+def timestamp(seconds: float, precision: str = "milliseconds") -> str:
+    """A time as it goes over the wire: RFC 3339, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -161,3 +297,61 @@ def understood(error: Exception) -> GatewayError:
             return InvalidRequest()
         case _:
             return GatewayError()
+
+
+def status_of(error: GatewayError) -> int:
+    """The HTTP status for an error: that of the nearest ancestor in the table."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def retry_after(error: GatewayError) -> int:
+    """Whole seconds until it helps to ask again."""
+    return 10 if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
+def error_headers(error: GatewayError) -> dict[str, str]:
+    """What an answer says of an error beside its body, in any dialect."""
+    status, headers = status_of(error), {}
+    if isinstance(error, InvalidToken):
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+    elif status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, InsufficientScope) and error.scope is not None:
+        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    if status in WAITS:
+        headers["Retry-After"] = str(retry_after(error))
+    return headers
+
+
+def described_error(status: int, model: type[BaseModel], sentence: str, example: Json) -> dict[str, Any]:
+    """An error in the OpenAPI document, in a dialect's own shape."""
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
+    if status in WAITS:
+        headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
+    content = {"application/json": {"example": example}}
+    return {"model": model, "description": sentence, "content": content, "headers": headers}
+
+
+class Shapes:
+    """In which shape an error is told: that of the longest of ``prefixes`` (whole segments) that its path begins with,
+    also where no route is there or none was looked for; else that of ``otherwise``.
+    """
+
+    def __init__(self, otherwise: RenderError, prefixes: Mapping[str, RenderError]) -> None:
+        self._otherwise = otherwise
+        self._longest_first = sorted(prefixes.items(), key=lambda each: len(each[0]), reverse=True)
+
+    def render(self, scope: Scope, error: GatewayError) -> Response:
+        """The answer to a request that failed."""
+        path = f"{_route_path(scope)}/"
+        render = next((render for prefix, render in self._longest_first if path.startswith(f"{prefix}/")), None)
+        return (render or self._otherwise)(error)
+
+
+def _route_path(scope: Scope) -> str:
+    """The path below that under which a proxy serves the gateway; the proxy may have cut that off, or not."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path

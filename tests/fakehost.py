@@ -9,7 +9,7 @@ from typing import Any
 
 from codegen_api.errors import Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
-from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step, StepKind
 from codegen_api.telemetry import Allowance, Observation, Observer, Quiet
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
 from tests.leaks import WATCH
@@ -105,6 +105,19 @@ class FakeHost:
     def run_id(self, text: str) -> str:
         return _digits(text)
 
+    def step(self, entry: LogEntry) -> Step:
+        fields = json.loads(entry.json)
+        if entry.said is not None:
+            return Step(StepKind.USER, fields["type"], entry.said)
+        if fields["type"] == "ACTION":
+            tool, given = fields.get("tool", "look"), fields.get("input", {})
+            return Step(StepKind.ACTION, "ACTION", "", tool, given, fields.get("output"), not entry.open)
+        kind = StepKind.ANSWER if fields["type"] == "ANSWER" else StepKind.THOUGHT
+        return Step(kind, fields["type"], fields.get("text", f"note {fields['n']}"))
+
+    def answer(self, run: Run) -> str | None:
+        return run.fields.get("result")  # type: ignore[return-value]
+
     async def identify(self, credential: Credential) -> User:
         await self._called("identify", credential)
         return User(self.tokens[credential.token], {"id": self.tokens[credential.token]})
@@ -112,6 +125,19 @@ class FakeHost:
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         await self._called("organizations", credential)
         return Listing((Organization("9", {"id": 9}),), Paging(1, 1, limit, 1), at_end=True)
+
+    async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
+        await self._called("users", credential)
+        items = [User(number, {"id": int(number), "github_username": name}) for name, number in self.tokens.items()]
+        return Listing(tuple(items[skip : skip + limit]), Paging(len(items), 1, limit, 1), skip + limit >= len(items))
+
+    async def user(self, credential: Credential, organization: str, user_id: str) -> User:
+        wanted = _digits(user_id)
+        await self._called("user", credential)
+        for name, number in self.tokens.items():
+            if number == wanted:
+                return User(number, {"id": int(number), "github_username": name})
+        raise NotFound
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         await self._called("create", credential)

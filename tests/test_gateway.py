@@ -23,8 +23,9 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.following import Ended, Patrol, Position
-from codegen_api.gateway import Found, Gateway
+from codegen_api.gateway import Gateway
 from codegen_api.runs import Changed, Paging
+from codegen_api.searching import Found
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer
@@ -48,11 +49,14 @@ READS: dict[str, Ask] = {
     "get": lambda gateway: gateway.get(caller(), "9", "1"),
     "list": lambda gateway: gateway.list(caller(), "9", 0, 100, RunFilter(), None),
     "log": lambda gateway: gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False),
+    "users": lambda gateway: gateway.users(caller(), "9", 0, 100),
+    "user": lambda gateway: gateway.user(caller(), "9", "2"),
 }
 WRITES: dict[str, Ask] = {
     "create": lambda gateway: gateway.create(caller(), "9", NewRun("Say hello")),
     "resume": lambda gateway: gateway.resume(caller(), "9", "1", "Go on", None),
     "cancel": lambda gateway: gateway.cancel(caller(), "9", "1"),
+    "uncancel": lambda gateway: gateway.uncancel(caller(), "9", "1"),
 }
 
 
@@ -222,12 +226,30 @@ def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> None:
             gateway.get(caller(), "9", text),
             gateway.resume(caller(), "9", text, "Go on", None),
             gateway.cancel(caller(), "9", text),
+            gateway.uncancel(caller(), "9", text),
+            gateway.user(caller(), "9", text),
             gateway.read_log(caller(), "9", text, 0, 1, newest_first=True),
             gateway.follow(caller(), "9", text, Position(0)),
         ):
             with pytest.raises(Rejected):
                 await ask
         assert not host.calls
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- users ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_users_of_an_organization_are_the_host_s() -> None:
+    async def main() -> None:
+        gateway = gateway_to(FakeHost())
+        listing = await gateway.users(caller(), "9", 1, 5)
+        assert [(each.id, each.fields["github_username"]) for each in listing.items] == [("2", "bob")]
+        assert (await gateway.user(caller("bob"), "9", "1")).fields["github_username"] == "alice"
+        with pytest.raises(NotFound):
+            await gateway.user(caller(), "9", "3")
         await gateway.aclose()
 
     run(main())
@@ -328,25 +350,26 @@ def test_a_list_without_a_status_is_the_host_s_page() -> None:
 
 
 class Powerless:
-    """A host that cannot stop a run."""
+    """A host that can neither stop a run nor tell who is in an organization."""
 
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
     def __getattr__(self, name: str) -> Any:
-        if name == "cancel_run":
+        if name in ("cancel_run", "users"):
             raise AttributeError(name)
         return getattr(self._host, name)
 
 
 @pytest.mark.wire("cancel")
-def test_where_the_host_cannot_stop_a_run_nobody_can() -> None:
+@pytest.mark.parametrize("operation", ["cancel", "uncancel", "users", "user"])
+def test_what_the_host_cannot_do_nobody_can(operation: str) -> None:
     async def main() -> None:
         host = FakeHost()
         host.add()
         gateway = Gateway(Powerless(host), MemoryBroker())
         with pytest.raises(Unsupported):
-            await gateway.cancel(caller(), "9", "1")
+            await {**READS, **WRITES}[operation](gateway)
         assert not host.calls
         await gateway.aclose()
 
@@ -354,7 +377,7 @@ def test_where_the_host_cannot_stop_a_run_nobody_can() -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-@pytest.mark.parametrize("operation", ["resume", "cancel"])
+@pytest.mark.parametrize("operation", ["resume", "cancel", "uncancel"])
 def test_who_views_a_run_sees_at_once_what_was_done_to_it(operation: str, failing: bool) -> None:
     """Even when the answer was lost: the host may have acted all the same."""
 

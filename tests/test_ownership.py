@@ -21,11 +21,13 @@ from codegen_api.errors import (
     UpstreamError,
 )
 from codegen_api.following import Position
-from codegen_api.gateway import PLACES, Gateway
+from codegen_api.gateway import Gateway
 from codegen_api.identity import ALL, READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.ownership import OWNER, Ownership
 from codegen_api.runs import Run, RunRef, RunStatus
+from codegen_api.searching import PLACES
 from codegen_api.upstreams import NewRun, RunFilter
+from tests.dialects.rich import RichHost
 from tests.fakehost import FakeHost, caller
 from tests.virtual import run
 
@@ -39,7 +41,9 @@ ON_A_RUN: dict[str, Ask] = {
     "get": lambda gateway, who: gateway.get(who, "9", "1"),
     "resume": lambda gateway, who: gateway.resume(who, "9", "1", "Go on", None),
     "cancel": lambda gateway, who: gateway.cancel(who, "9", "1"),
+    "uncancel": lambda gateway, who: gateway.uncancel(who, "9", "1"),
     "read_log": lambda gateway, who: gateway.read_log(who, "9", "1", 0, 100, newest_first=False),
+    "view": lambda gateway, who: gateway.view(who, "9", "1"),
     "follow": lambda gateway, who: gateway.follow(who, "9", "1", Position(0)),
 }
 
@@ -316,6 +320,53 @@ def test_a_status_narrows_a_list_of_ones_own() -> None:
         host.runs["2"].status = "COMPLETE"
         found = await gateway.list(user("ann"), "9", 0, 100, RunFilter(), "completed")
         assert [run.ref.id for run in found.listing.items] == [own[3]]
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("owner-lists")
+@pytest.mark.parametrize("scopes", [OWN, SCOPES, frozenset({READ + ALL})])
+def test_a_shared_caller_s_own_number_means_their_own_runs(scopes: frozenset[str]) -> None:
+    async def main() -> None:
+        host = RichHost()
+        gateway = gateway_to(host)
+        own = await crowd(gateway, host, 70)
+        ann = user("ann", scopes)
+        found = await gateway.list(ann, "9", 0, 100, RunFilter("API", ann.principal.number), None)
+        assert [run.ref.id for run in found.listing.items] == own
+        assert host.filters == [RunFilter("API", None)]
+        for asker, number in [(ann, 7), (user("eve"), ann.principal.number), (caller(), caller().principal.number)]:
+            await gateway.list(asker, "9", 0, 100, RunFilter(None, number), None)
+            assert host.filters[-1] == RunFilter(None, number)
+        await gateway.aclose()
+
+    run(main())
+
+
+@given(*[st.text()] * 4)
+def test_the_number_of_a_user_is_theirs_alone_and_no_host_s(one: str, name: str, other: str, another: str) -> None:
+    first, second = Principal(one, name), Principal(other, another)
+    assert (first.number == second.number) == (first == second)
+    assert 2**52 <= first.number < 2**53
+    assert Principal("key", "ci").number == 5039340423043151
+
+
+# -- users ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_users_of_the_account_are_not_shown_to_those_who_share_it() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        for ask in (
+            gateway.users(user("ann", SCOPES), "9", 0, 100),
+            gateway.user(user("ann", SCOPES), "9", "1"),
+            gateway.user(user("ann", SCOPES), "9", "777"),
+        ):
+            with pytest.raises(Forbidden):
+                await ask
+        assert not host.calls
         await gateway.aclose()
 
     run(main())

@@ -11,11 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.edge import EXPOSED_HEADERS, REQUEST_HEADERS
 from codegen_api.telemetry import trace
-from codegen_api.web import MethodNotAllowed, PayloadTooLarge, understood
+from codegen_api.web import MethodNotAllowed, PayloadTooLarge, Shapes, understood
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, run, serving
 
@@ -426,6 +427,35 @@ def test_what_the_framework_raises_is_said_in_our_words(error: Exception, kind: 
     ours = understood(error)
     assert type(ours) is kind
     assert "secret" not in f"{ours.message}{ours.details}"
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/users", b"users"),
+        ("/v1/users/", b"users"),
+        ("/v1/users/me", b"users"),
+        ("/v1/usersx", b"v1"),
+        ("/v1/user", b"v1"),
+        ("/v1", b"v1"),
+        ("/v2", b"else"),
+        ("/", b"else"),
+        ("", b"else"),
+        ("*", b"else"),
+        ("//v1/users", b"else"),
+        ("/x/v1/users", b"else"),
+    ],
+)
+@pytest.mark.parametrize("root", [None, "", "/codegen", "/v1"])
+def test_an_error_has_the_shape_of_the_longest_prefix_of_its_path(path: str, shape: bytes, root: str | None) -> None:
+    def saying(what: str) -> Any:
+        return lambda error: Response(what.encode())
+
+    shapes = Shapes(saying("else"), {"/v1": saying("v1"), "/v1/users": saying("users")})
+    scope = {"path": path} if root is None else {"path": f"{root}{path}", "root_path": root}
+    assert shapes.render(scope, errors.NotFound()).body == shape
+    if root == "/codegen":  # a proxy may have cut it off
+        assert shapes.render({**scope, "path": path}, errors.NotFound()).body == shape
 
 
 # -- connections ------------------------------------------------------------------------------------------------------

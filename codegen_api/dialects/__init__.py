@@ -1,3 +1,28 @@
-"""What clients speak. Each dialect is a module with a ``router`` and a ``render_error``; it translates and
-decides nothing.
+"""What clients speak. A dialect translates and decides nothing.
+
+It is a module that meets ``Dialect``. It may also have ``REQUEST_HEADERS`` and ``EXPOSED_HEADERS``: what web pages of
+other origins may send to it, and read of its answers, besides what holds for all.
 """
+
+from typing import Protocol
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from codegen_api.errors import GatewayError
+
+
+class Dialect(Protocol):
+    """A module here. ``PREFIXES`` are the beginnings of its paths, in whole segments: below them every error is told in
+    its shape, also that there is no such path.
+    """
+
+    @property
+    def router(self) -> APIRouter: ...
+
+    @property
+    def PREFIXES(self) -> tuple[str, ...]: ...  # noqa: N802 - a module's constant
+
+    def render_error(self, error: GatewayError) -> Response:
+        """Any error, in the dialect's shape."""
+        ...

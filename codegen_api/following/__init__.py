@@ -1,7 +1,8 @@
 """Following a run: one reader of the host's pages, any number of viewers of one live log.
 
 ``Follower`` reads and publishes, ``Readers`` are those on whose behalf it asks the host, ``Turns`` says who may ask it
-next, ``Subscriber`` is one viewer's position, ``Hub`` brings them together, and ``Rights`` says who may view what.
+next, ``Subscriber`` is one viewer's position, ``Hub`` brings them together, ``Rights`` says who may view what, and
+``Seats`` how many at a time.
 Brokers only store; when to read, what to believe and when a log has ended is decided here.
 """
 
@@ -9,11 +10,23 @@ from codegen_api.following.follower import Follower
 from codegen_api.following.hub import Hub
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
+from codegen_api.following.seats import Seats
 from codegen_api.following.stream import Position, Stream
-from codegen_api.following.subscriber import Ended, Leaving, Patrol, Quiet, Resync, Subscriber, Update, close_running
+from codegen_api.following.subscriber import (
+    Current,
+    Ended,
+    Leaving,
+    Patrol,
+    Quiet,
+    Resync,
+    Subscriber,
+    Update,
+    close_running,
+)
 from codegen_api.following.turns import Turns
 
 __all__ = [
+    "Current",
     "Ended",
     "Follower",
     "Hub",
@@ -25,6 +38,7 @@ __all__ = [
     "Resync",
     "Right",
     "Rights",
+    "Seats",
     "Stream",
     "Subscriber",
     "Turns",

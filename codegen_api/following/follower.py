@@ -192,7 +192,9 @@ class Follower:
             await self._start_over()
             return 0
         self._known.agreed()
-        self.caught_up = True
+        if not self.caught_up:
+            self.caught_up = True
+            self.readers.tell()
         self._looked = began
         self._advance()
         if self._resumed_tail is None:

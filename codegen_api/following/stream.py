@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from codegen_api.brokers import Batch
 from codegen_api.following.rights import loop_time
-from codegen_api.following.subscriber import Ended, Update, close_running
+from codegen_api.following.subscriber import Current, Ended, Update, close_running
 from codegen_api.runs import Appended, Changed, Cursor, Run
 
 OVER_SECONDS = 2.0
@@ -96,6 +96,8 @@ def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:
         return any(isinstance(event, Appended) for event in update.entries)
     if isinstance(update, Ended):
         return update.length != cursor
+    if isinstance(update, Current):
+        return False
     if isinstance(update, Changed):
         return not update.run.status.ended and update.run is not held
     return True

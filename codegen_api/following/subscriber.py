@@ -36,6 +36,13 @@ class Quiet:
 
 
 @dataclass(frozen=True, slots=True)
+class Current:
+    """Everything that was there when this viewer came has been given: ``cursor`` was the end of the log."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """The gateway ends this stream, not the log: come back with ``cursor``."""
 
@@ -50,7 +57,7 @@ class Ended:
     length: Cursor
 
 
-Update: TypeAlias = Batch | Changed | Notice | Resync | Quiet | Leaving | Ended
+Update: TypeAlias = Batch | Changed | Notice | Resync | Quiet | Current | Leaving | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,7 @@ class Subscriber:
         """
         opened = loop_time()
         silent_since = opened
+        current = False
         readers, run = self._follower.readers, self._follower.run
         trouble = readers.trouble
         told = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
@@ -110,6 +118,9 @@ class Subscriber:
                     told = readers.trouble
                     silent_since = loop_time()
                     yield told
+                if not current and self._follower.caught_up and self.cursor == self._follower.tail:
+                    current = True
+                    yield Current(self.cursor)
                 now = loop_time()
                 if self._leaving or now >= opened + self._patrol.max_age - TICK:
                     yield Leaving(self.cursor)

@@ -3,8 +3,8 @@
 An adapter parses, names, and maps errors; it decides nothing. Every method raises errors of ``codegen_api.errors``
 only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for
 what the host said, ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use. It
-repeats nothing by itself. A power that only some hosts have is a protocol of its own (``Cancels``), asked for with
-``isinstance``.
+repeats nothing by itself. A power that only some hosts have is a protocol of its own (``Cancels``, ``Members``), asked
+for with ``isinstance``.
 """
 
 import time
@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from codegen_api.errors import GatewayError
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, Page, Paging, Run, RunRef
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, Step
 from codegen_api.telemetry import Allowance, Exchange, Observation, Observer
 
 T_co = TypeVar("T_co", covariant=True)
@@ -98,6 +98,14 @@ class Upstream(Protocol):
         """``text`` in the host's own form of a run's id. Raises ``Rejected`` when it is none."""
         ...
 
+    def step(self, entry: LogEntry) -> Step:
+        """What a log entry of this host means, in the words of all hosts."""
+        ...
+
+    def answer(self, run: Run) -> str | None:
+        """What the agent answered, as far as a description of the run says so."""
+        ...
+
     async def identify(self, credential: Credential) -> User:
         """Whose credential this is."""
         ...
@@ -145,6 +153,19 @@ class Cancels(Protocol):
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Lift what a stop left behind, so that the run can go on."""
+        ...
+
+
+@runtime_checkable
+class Members(Protocol):
+    """The power to tell who is in an organization."""
+
+    async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
+        """The users of an organization."""
+        ...
+
+    async def user(self, credential: Credential, organization: str, user_id: str) -> User:
+        """One of them. Raises ``Rejected`` when ``user_id`` cannot be an id."""
         ...
 
 

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from codegen_api import errors
 from codegen_api.dialects.native import render_error
-from codegen_api.dialects.native.wire import status_of
-from codegen_api.web import CorsRefused, HeadersTooLarge, MethodNotAllowed, PayloadTooLarge, UntrustedHost, UriTooLong
+from codegen_api.web import (
+    CorsRefused,
+    HeadersTooLarge,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    UntrustedHost,
+    UriTooLong,
+    status_of,
+)
 from tests.dialects.rich import RichHost
 from tests.dialects.site import run, serving
 

@@ -522,7 +522,7 @@ def test_one_stream_too_many_is_refused_until_another_ends(limit: str, whose: st
             for connection in (opened[1], again):
                 connection.leave()
                 await connection.task
-            assert site.app.state.gateway._streams.total() == 0
+            assert site.app.state.gateway._seats.taken == 0
 
     run(main())
 

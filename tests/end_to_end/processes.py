@@ -286,7 +286,7 @@ def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> It
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", "--port", str(port), *arguments]
-    with launched(command, base_url=host.url, org_id=323, **settings) as server:
+    with launched(command, None, base_url=host.url, org_id=323, **settings) as server:
         served = replace(server, url=f"http://127.0.0.1:{port}")
 
         def answers() -> bool:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from codegen_api.brokers import Batch
-from codegen_api.following import Ended, Leaving, Notice, Position, Quiet, Resync
+from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Amended, Appended, Changed
@@ -48,6 +48,8 @@ class Viewer:
             case Leaving(cursor=cursor):
                 assert cursor == self.cursor
                 self.left_at = cursor
+            case Current(cursor=cursor):
+                assert cursor == self.cursor
             case Quiet():
                 pass
             case _:

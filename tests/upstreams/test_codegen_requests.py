@@ -287,6 +287,15 @@ def test_organizations_are_asked_for_in_pages(router: respx.MockRouter) -> None:
     assert sent(router) == [f"GET {HOST}/v1/organizations?skip=5&limit=10"]
 
 
+def test_users_are_asked_for_below_their_organization(router: respx.MockRouter) -> None:
+    router.get(f"{HOST}/v1/organizations/323/users").respond(json=PAGE)
+    router.get(f"{HOST}/v1/organizations/323/users/7").respond(json={"id": 7})
+    ask_upstream(upstream(router), lambda upstream: upstream.users(CREDENTIAL, "0323", 5, 10))
+    ask_upstream(upstream(router), lambda upstream: upstream.user(CREDENTIAL, "323", "007"))
+    users = f"GET {HOST}/v1/organizations/323/users"
+    assert sent(router) == [f"{users}?skip=5&limit=10", f"{users}/7"]
+
+
 @pytest.mark.parametrize(("skip", "limit"), [(0, 101), (0, 0), (0, -1), (-1, 10)])
 def test_a_page_beyond_the_host_s_bounds_is_the_caller_s_mistake(
     router: respx.MockRouter, skip: int, limit: int
@@ -295,6 +304,7 @@ def test_a_page_beyond_the_host_s_bounds_is_the_caller_s_mistake(
         lambda upstream: upstream.read_log(CREDENTIAL, REF, skip, limit),
         lambda upstream: upstream.list_runs(CREDENTIAL, "323", skip, limit, RunFilter()),
         lambda upstream: upstream.organizations(CREDENTIAL, skip, limit),
+        lambda upstream: upstream.users(CREDENTIAL, "323", skip, limit),
     )
     for call in calls:
         with pytest.raises(ValueError, match="limit from 1 to 100"):
@@ -326,6 +336,9 @@ def test_anything_else_is_no_id_and_never_becomes_part_of_a_url(router: respx.Mo
         for ask in (CodegenUpstream.get_run, CodegenUpstream.cancel_run):
             with pytest.raises(errors.Rejected):
                 ask_upstream(upstream(router), partial(ask, credential=CREDENTIAL, ref=ref))
+    for organization, user in ((text, "1"), ("1", text)):
+        with pytest.raises(errors.Rejected):
+            ask_upstream(upstream(router), lambda each, o=organization, u=user: each.user(CREDENTIAL, o, u))
     assert sent(router) == []
 
 

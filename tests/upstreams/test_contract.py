@@ -16,7 +16,7 @@ from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.runs import Page, RunRef, RunStatus
 from codegen_api.telemetry import Trace, trace
-from codegen_api.upstreams import Cancels, NewRun, RunFilter, Upstream
+from codegen_api.upstreams import Cancels, Members, NewRun, RunFilter, Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
 
 from .asking import asked
@@ -68,11 +68,13 @@ def world(connect: Connect, sandbox_url: str) -> World:
     return world
 
 
-def test_an_adapter_is_an_upstream_with_a_power() -> None:
+def test_an_adapter_is_an_upstream_with_powers() -> None:
     upstream: Upstream = CodegenUpstream("https://host.example")
     cancels: Cancels = CodegenUpstream("https://host.example")
+    members: Members = CodegenUpstream("https://host.example")
     assert isinstance(upstream, Cancels)
-    assert isinstance(cancels, Cancels)
+    assert isinstance(cancels, Members)
+    assert isinstance(members, Cancels)
     assert (upstream.name, upstream.page_size, upstream.observation) == ("codegen", 100, None)
 
 
@@ -97,6 +99,22 @@ def test_organizations_are_those_of_the_caller_in_pages(world: World) -> None:
     assert ([each.id for each in first.items], first.at_end) == ([ORGANIZATION], False)
     beyond = world.ask(lambda upstream: upstream.organizations(ALICE, 2, 1))
     assert (beyond.items, beyond.at_end) == ((), True)
+
+
+def test_the_users_of_an_organization_are_told_in_pages_and_one_by_one(world: World) -> None:
+    whole = world.ask(lambda upstream: upstream.users(ALICE, ORGANIZATION, 0, 100))
+    assert [each.fields["github_username"] for each in whole.items] == ["alice", "bob"]
+    assert (whole.at_end, whole.paging.total) == (True, 2)
+    first = world.ask(lambda upstream: upstream.users(ALICE, ORGANIZATION, 0, 1))
+    assert ([each.id for each in first.items], first.at_end) == ([whole.items[0].id], False)
+    for each in whole.items:
+        assert world.ask(lambda upstream, who=each.id: upstream.user(ALICE, ORGANIZATION, who)) == each
+    with pytest.raises(errors.NotFound):
+        world.ask(lambda upstream: upstream.user(ALICE, ORGANIZATION, "7"))
+    with pytest.raises(errors.Forbidden):
+        world.ask(lambda upstream: upstream.users(ALICE, FOREIGN, 0, 100))
+    with pytest.raises(errors.Forbidden):
+        world.ask(lambda upstream: upstream.user(ALICE, FOREIGN, whole.items[1].id))
 
 
 def test_a_new_run_has_a_name_and_is_found_under_it(world: World) -> None:

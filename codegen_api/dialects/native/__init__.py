@@ -4,4 +4,7 @@ from codegen_api.dialects.native.routes import router
 from codegen_api.dialects.native.schemas import describe
 from codegen_api.dialects.native.wire import render_error
 
-__all__ = ["describe", "render_error", "router"]
+PREFIXES: tuple[str, ...] = ()
+"""Its errors are those of every path that is nobody else's."""
+
+__all__ = ["PREFIXES", "describe", "render_error", "router"]

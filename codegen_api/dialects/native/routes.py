@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncGenerator
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
@@ -17,7 +16,6 @@ from codegen_api.dialects.native.wire import (
     Writer,
     entry_json,
     frames,
-    json_response,
     listing_fields,
     paging_fields,
     run_fields,
@@ -25,12 +23,24 @@ from codegen_api.dialects.native.wire import (
 )
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.once import Done
-from codegen_api.repeats import Repeats
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.sse import EventStream, parse_position
 from codegen_api.upstreams import NewRun, RunFilter
-from codegen_api.web import Asker, Door, WantedOrganization, authenticate, bearer, bears_token, identify, needs
+from codegen_api.web import (
+    Asker,
+    Door,
+    IdempotencyKey,
+    Repeater,
+    WantedOrganization,
+    authenticate,
+    bearer,
+    bears_token,
+    identify,
+    json_response,
+    needs,
+    replayed,
+    timestamp,
+)
 
 runs = APIRouter(dependencies=[Depends(bearer)])
 
@@ -47,12 +57,12 @@ async def health(request: Request, gateway: Door) -> Response:
     body: dict[str, Json] = {
         "status": "healthy" if seen is None or seen.reachable else "degraded",
         "version": request.app.version,
-        "timestamp": _timestamp(now),
+        "timestamp": timestamp(now),
         "uptime_seconds": round(now - request.app.state.started, 3),
         "upstream": {
             "name": gateway.upstream_name,
             "reachable": seen.reachable if seen else None,
-            "checked_at": _timestamp(seen.checked_at) if seen else None,
+            "checked_at": timestamp(seen.checked_at) if seen else None,
         },
         "redis": "not configured",
         "runs_followed": gateway.hub.runs_followed,
@@ -82,22 +92,9 @@ def _readiness(request: Request) -> Response:
     return json_response(b'{"status":"ready"}')
 
 
-def _timestamp(seconds: float, precision: str = "milliseconds") -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
-
-
 RunId = Annotated[str, Path(alias="id", description="The run's id, an integer.", examples=["12345"])]
 Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="1 to 255 printable characters of the client's choice: what is repeated with it within a day is"
-        " done once, and answered as the first time.",
-    ),
-]
 
 
 @runs.get(
@@ -132,6 +129,7 @@ async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Lim
 async def create_run(
     request: Request,
     gateway: Door,
+    repeats: Repeater,
     caller: Asker,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateRun, Body()],
@@ -139,7 +137,7 @@ async def create_run(
 ) -> Response:
     """Start an agent run."""
     organization = await gateway.organization(caller, wanted)
-    done = await _repeats(request).create(
+    done = await repeats.create(
         caller,
         organization,
         NewRun(
@@ -153,7 +151,7 @@ async def create_run(
         key,
     )
     location = f"{request.scope.get('root_path', '')}/agent-runs/{done.run.ref.id}"
-    return json_response(to_json(run_fields(done.run)), 201, {"Location": location, **_replayed(done)})
+    return json_response(to_json(run_fields(done.run)), 201, {"Location": location, **replayed(done)})
 
 
 @runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
@@ -194,8 +192,8 @@ async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_
     openapi_extra=needs(WRITE),
 )
 async def resume_run(
-    request: Request,
     gateway: Door,
+    repeats: Repeater,
     caller: Asker,
     wanted: WantedOrganization,
     run_id: RunId,
@@ -208,8 +206,8 @@ async def resume_run(
     """
     organization = await gateway.organization(caller, wanted)
     images = None if body.images is None else tuple(body.images)
-    done = await _repeats(request).resume(caller, organization, run_id, body.prompt, images, key)
-    return json_response(to_json(run_fields(done.run)), headers=_replayed(done))
+    done = await repeats.resume(caller, organization, run_id, body.prompt, images, key)
+    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
 
 
 @runs.post(
@@ -278,7 +276,7 @@ async def create_stream_ticket(
     body: dict[str, Json] = {
         "ticket": ticket,
         "url": f"{request.scope.get('root_path', '')}/agent-runs/{run.id}/logs/stream?ticket={ticket}",
-        "expires_at": _timestamp(expires, "seconds"),
+        "expires_at": timestamp(expires, "seconds"),
     }
     return json_response(to_json(body), 201, {"Cache-Control": "no-store"})
 
@@ -347,15 +345,6 @@ async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: s
     if caller.principal != opened.principal:
         raise errors.InvalidTicket
     return caller, opened.run.organization
-
-
-def _repeats(request: Request) -> Repeats:
-    repeats: Repeats = request.app.state.repeats
-    return repeats
-
-
-def _replayed(done: Done) -> dict[str, str]:
-    return {"Idempotent-Replayed": "true"} if done.replayed else {}
 
 
 def _tickets(request: Request) -> Tickets:

@@ -1,8 +1,7 @@
 """The native dialect on the wire: pure functions from the gateway's data to bytes. docs/wire.md is the contract."""
 
-import math
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Protocol, assert_never
 from weakref import WeakKeyDictionary
 
@@ -10,49 +9,18 @@ from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.brokers import Batch
-from codegen_api.following import Ended, Leaving, Notice, Quiet, Resync, Stream
+from codegen_api.following import Current, Ended, Leaving, Notice, Quiet, Resync, Stream
 from codegen_api.runs import Appended, Changed, Json, Paging, Run, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.telemetry import trace
 from codegen_api.upstreams import Listing
-from codegen_api.web import CorsRefused, HeadersTooLarge, MethodNotAllowed, PayloadTooLarge, UriTooLong
+from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
 """How long a client of a stream that broke is to wait before it comes back."""
 
-STATUSES: Mapping[type[errors.GatewayError], int] = {
-    errors.GatewayError: 500,
-    errors.InvalidRequest: 400,
-    errors.Rejected: 422,
-    errors.NotAuthenticated: 401,
-    errors.Forbidden: 403,
-    errors.QuotaExhausted: 402,
-    errors.NotFound: 404,
-    errors.Unsupported: 501,
-    errors.InProgress: 409,
-    errors.LoopDetected: 508,
-    errors.Unavailable: 503,
-    errors.RateLimited: 429,
-    errors.UpstreamRateLimited: 429,
-    errors.UpstreamFailure: 502,
-    errors.UpstreamTimeout: 504,
-    MethodNotAllowed: 405,
-    PayloadTooLarge: 413,
-    UriTooLong: 414,
-    HeadersTooLarge: 431,
-    CorsRefused: 400,
-}
-
-WAITS = (409, 429, 503)
-"""Statuses at which it helps to ask again later: they say when."""
-
 
 # -- errors -----------------------------------------------------------------------------------------------------------
-
-
-def status_of(error: errors.GatewayError) -> int:
-    """The HTTP status for an error: that of the nearest ancestor in the table."""
-    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def error_body(error: errors.GatewayError) -> bytes:
@@ -70,27 +38,13 @@ def error_body(error: errors.GatewayError) -> bytes:
             for item in error.details
         ]
     if status_of(error) in WAITS:
-        body["retry_after"] = _retry_after(error)
+        body["retry_after"] = retry_after(error)
     return to_json(body)
 
 
 def render_error(error: errors.GatewayError) -> Response:
     """The answer to a request that failed."""
-    status = status_of(error)
-    headers = {}
-    if isinstance(error, errors.InvalidToken):
-        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
-    elif status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    elif isinstance(error, errors.InsufficientScope) and error.scope is not None:
-        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
-    if status in WAITS:
-        headers["Retry-After"] = str(_retry_after(error))
-    return json_response(error_body(error), status, headers)
-
-
-def _retry_after(error: errors.GatewayError) -> int:
-    return 10 if error.retry_after is None else max(1, math.ceil(error.retry_after))
+    return json_response(error_body(error), status_of(error), error_headers(error))
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -113,10 +67,6 @@ def paging_fields(paging: Paging) -> dict[str, Json]:
 
 def listing_fields(listing: Listing[Run]) -> dict[str, Json]:
     return {"items": [run_fields(run) for run in listing.items], **paging_fields(listing.paging)}
-
-
-def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(content, status, headers, "application/json")
 
 
 # -- the stream -------------------------------------------------------------------------------------------------------
@@ -188,6 +138,8 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
                     yield writer.event("resync", to_json(data), update.cursor)
                 case Quiet():
                     yield writer.heartbeat
+                case Current():
+                    pass
                 case Leaving():
                     yield _leave(writer, "reconnect", last_event_id=str(update.cursor))
                 case Ended():
@@ -201,7 +153,7 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
 
 async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:
     limited = isinstance(error, errors.RateLimited | errors.UpstreamRateLimited)
-    at_least = _retry_after(error) if limited else error.retry_after or 0
+    at_least = retry_after(error) if limited else error.retry_after or 0
     yield _leave(writer, "rate_limited" if limited else "upstream_unavailable", at_least=at_least)
 
 

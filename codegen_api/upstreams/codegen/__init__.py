@@ -12,7 +12,7 @@ import httpx
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
-from codegen_api.runs import Cursor, Json, Page, Run, RunRef, to_json
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Run, RunRef, Step, to_json
 from codegen_api.telemetry import Observation, Observer, Quiet, trace
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
 from codegen_api.upstreams.codegen.answers import (
@@ -26,11 +26,12 @@ from codegen_api.upstreams.codegen.answers import (
     paging_of,
     refusal,
     run_of,
+    step_of,
 )
 
 
 class CodegenUpstream:
-    """The Codegen API as an ``Upstream`` that also ``Cancels``.
+    """The Codegen API as an ``Upstream`` that also ``Cancels`` and tells ``Members``.
 
     ``base_url`` may end in ``/v1`` and slashes or not. Times are in seconds: ``connect_timeout`` until there is a
     connection, ``read_timeout`` between two pieces of an answer; a whole exchange has ``connect_timeout + 2 *
@@ -66,6 +67,15 @@ class CodegenUpstream:
         """Whether the last exchange brought JSON and no 5xx; one that was cancelled does not count."""
         return self._outbound.observation
 
+    def step(self, entry: LogEntry) -> Step:
+        """What an entry means, by the fields that the host's prose names for its kind."""
+        return step_of(entry)
+
+    def answer(self, run: Run) -> str | None:
+        """``result``: the answer in Markdown (wire, June 2025)."""
+        result = run.fields.get("result")
+        return result if isinstance(result, str) and result else None
+
     def organization_id(self, text: str) -> str:
         """``"0323"`` -> ``"323"``: the host's ids are JSON integers. Raises ``Rejected`` for anything else."""
         return _identifier(text, "organization_id")
@@ -83,6 +93,17 @@ class CodegenUpstream:
         """The user's organizations; ``limit`` from 1 to 100."""
         answer = await self._ask(credential, "organizations", "GET", "/organizations", _window(skip, limit))
         return listing_of(answer, limit, lambda item: Organization(id_of(item), item))
+
+    async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
+        """Everybody in the organization; ``limit`` from 1 to 100."""
+        answer = await self._ask(credential, "users", "GET", self._users(organization), _window(skip, limit))
+        return listing_of(answer, limit, lambda item: User(id_of(item), item))
+
+    async def user(self, credential: Credential, organization: str, user_id: str) -> User:
+        """One of them; somebody who is in another organization is not found."""
+        path = f"{self._users(organization)}/{_identifier(user_id, 'user_id')}"
+        answer = as_object(await self._ask(credential, "user", "GET", path))
+        return User(id_of(answer), answer)
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
@@ -145,8 +166,14 @@ class CodegenUpstream:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
         await self._outbound.aclose()
 
+    def _organization(self, organization: str) -> str:
+        return f"/organizations/{self.organization_id(organization)}"
+
+    def _users(self, organization: str) -> str:
+        return f"{self._organization(organization)}/users"
+
     def _runs(self, organization: str) -> str:
-        return f"/organizations/{self.organization_id(organization)}/agent/run"
+        return f"{self._organization(organization)}/agent/run"
 
     def _path(self, ref: RunRef) -> str:
         return f"{self._runs(ref.organization)}/{self.run_id(ref.id)}"

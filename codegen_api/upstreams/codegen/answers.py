@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+import orjson
+
 from codegen_api import errors
-from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, RunStatus, to_json
+from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, RunStatus, Step, StepKind, to_json
 from codegen_api.upstreams import Listing
 
 T = TypeVar("T")
@@ -38,6 +40,14 @@ _REFUSALS: Mapping[int, type[errors.GatewayError]] = {
     403: errors.Forbidden,
     404: errors.NotFound,
     422: errors.Rejected,
+}
+
+_KINDS = {
+    "USER_MESSAGE": StepKind.USER,
+    "PLAN_EVALUATION": StepKind.THOUGHT,
+    "ACTION": StepKind.ACTION,
+    "FINAL_ANSWER": StepKind.ANSWER,
+    "ERROR": StepKind.ERROR,
 }
 
 MARKS = "codegen_gateway"
@@ -162,6 +172,37 @@ def entry_of(item: Json, ref: RunRef) -> LogEntry:
         encoded = to_json({**unreadable, "observation": "The gateway could not read this entry."})
     said = "\n".join(_texts(entry)) if word == "USER_MESSAGE" else None
     return LogEntry(encoded, created_at, amendable and entry.get("tool_output") is None, amendable, said)
+
+
+def step_of(entry: LogEntry) -> Step:
+    """What an entry means. By the host's prose a plan has a thought, an answer and an error an observation, and an
+    action names its tool; none of it is certain, so whatever has a text is heard.
+    """
+    fields = as_object(orjson.loads(entry.json))
+    known = {key: value for key, value in fields.items() if isinstance(value, str)}
+    raw, tool = known.get("message_type"), known.get("tool_name")
+    thought, observation = fields.get("thought"), fields.get("observation")
+    kind = _KINDS.get((raw or "").strip().upper(), StepKind.ACTION if entry.amendable else StepKind.OTHER)
+    if kind is StepKind.USER:
+        return Step(kind, raw, entry.said or "")
+    if kind is StepKind.ACTION:
+        output = fields.get("tool_output")
+        output = observation if output is None else output
+        return Step(
+            kind, raw, _text(thought), tool or "unknown", fields.get("tool_input"), output, closed=not entry.open
+        )
+    first, second = (thought, observation) if kind is StepKind.THOUGHT else (observation, thought)
+    return Step(kind, raw, _text(first) or _text(second), tool)
+
+
+def _text(value: Json) -> str:
+    """What a field says: its text, the message in it, or all of it as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        message = value.get("message")
+        return message if isinstance(message, str) and message else to_json(value).decode() if value else ""
+    return "" if value is None else to_json(value).decode()
 
 
 def _texts(entry: Object) -> Iterator[str]:

@@ -1,0 +1,27 @@
+"""Agents, conversations and their turns, between the dialects that keep state and the gateway.
+
+``Conversations`` is the door, ``Ask`` what a turn is to be, ``Checkpoint`` a place in a conversation. What comes of a
+turn comes as ``Progress``.
+"""
+
+from codegen_api.conversations.checkpoints import BEFORE, Checkpoint, Stretch, end_of
+from codegen_api.conversations.conversations import Conversations, checked, owner_of
+from codegen_api.conversations.planning import Ask, new_id, text_of
+from codegen_api.conversations.progress import Came, Caught, Over, Progress
+
+__all__ = [
+    "BEFORE",
+    "Ask",
+    "Came",
+    "Caught",
+    "Checkpoint",
+    "Conversations",
+    "Over",
+    "Progress",
+    "Stretch",
+    "checked",
+    "end_of",
+    "new_id",
+    "owner_of",
+    "text_of",
+]

@@ -1,0 +1,73 @@
+"""Checkpoints: places in a conversation to which one can come back.
+
+A checkpoint is a cursor in a turn: so many entries of the turn's stretch of the log have come. Nothing is stored for
+it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from codegen_api.errors import NotFound
+from codegen_api.stores import Store, Turn
+
+BEFORE = -1
+"""The offset of the checkpoint before the user has said anything."""
+
+_FORM = re.compile(r"(.{1,200})\.(input|[0-9]{1,15})", re.ASCII | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Behind entry ``offset`` of the turn's stretch, counted from 1; at 0 the user has spoken and nothing has come."""
+
+    turn: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.turn}.{'input' if self.offset == BEFORE else self.offset}"
+
+    @classmethod
+    def of(cls, text: str) -> "Checkpoint":
+        """
+        Raises:
+            NotFound: there can be no such checkpoint.
+        """
+        found = _FORM.fullmatch(text)
+        if found is None:
+            raise NotFound("There is no such checkpoint.")
+        return cls(found[1], BEFORE if found[2] == "input" else int(found[2]))
+
+
+def end_of(turn: Turn) -> Checkpoint:
+    """The last checkpoint of a turn that is over."""
+    return Checkpoint(turn.id, 0 if turn.end is None else turn.end - turn.begin)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Of a turn, what a checkpoint in it or behind it holds: all that has come (None), or so many entries."""
+
+    turn: Turn
+    upto: int | None
+
+
+async def path(store: Store, owner: str, checkpoint: Checkpoint | None, known: Sequence[Turn] = ()) -> list[Stretch]:
+    """The turns that lead to a checkpoint, the first one first. ``known`` need not be looked up.
+
+    Raises:
+        NotFound: there is no such checkpoint.
+    """
+    turns = {turn.id: turn for turn in known}
+    found: list[Stretch] = []
+    while checkpoint is not None:
+        turn = turns.get(checkpoint.turn) or await store.turn(owner, checkpoint.turn)
+        if turn is None and found:
+            break  # it was removed: what was said before it is not known any more
+        if turn is None or (turn.end is not None and checkpoint.offset > turn.end - turn.begin):
+            raise NotFound("There is no such checkpoint.")
+        if checkpoint.offset != BEFORE:
+            at_end = turn.end is not None and checkpoint.offset == turn.end - turn.begin
+            found.append(Stretch(turn, None if at_end else checkpoint.offset))
+        checkpoint = None if turn.parent is None else Checkpoint.of(turn.parent)
+    return found[::-1]

@@ -1,0 +1,236 @@
+"""Conversations for dialects that keep state: with whom, what was said, and where each turn is in the log of a run.
+
+The first turn creates a run at the host, later ones resume it. Nothing that the host keeps is stored: what came of a
+turn is a stretch of that run's log, read when somebody wants it. Everything belongs to a principal, and to others it
+does not exist; on the way to a log the gateway asks for the caller's right besides.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Callable
+
+from codegen_api.conversations import checkpoints
+from codegen_api.conversations.checkpoints import Checkpoint, Stretch
+from codegen_api.conversations.planning import Ask, Planning, latest_end
+from codegen_api.conversations.progress import Progress
+from codegen_api.conversations.reading import Reading
+from codegen_api.conversations.turns import LOOK_EVERY, Turns
+from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
+from codegen_api.following import loop_time
+from codegen_api.gateway import Gateway
+from codegen_api.identity import Caller
+from codegen_api.runs import Json, LogEntry, Step, to_json
+from codegen_api.stores import Busy, Store, Turn, TurnState, storable
+from codegen_api.telemetry import log_fault, logger
+
+TIDY_EVERY = 3600.0
+
+
+def owner_of(caller: Caller) -> str:
+    """To whom things belong: the same whatever token they use, and it tells nobody who that is."""
+    return hashlib.sha256(to_json([caller.principal.authority, caller.principal.user])).hexdigest()
+
+
+def checked(value: Json) -> None:
+    """
+    Raises:
+        Rejected: no database can keep this.
+    """
+    if not storable(value):
+        raise Rejected("A text holds a character that cannot be kept: NUL, or half of a surrogate pair.")
+
+
+class Conversations:
+    """The one door for dialects to turns and what was said in them. Agents, conversations and items are in ``store``.
+
+    Conversations that nobody touched for ``kept_days`` are removed; None keeps them. ``clock`` gives seconds since the
+    epoch.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        store: Store,
+        *,
+        kept_days: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.gateway = gateway
+        self.store = store
+        self.clock = clock
+        self._kept_days = kept_days
+        self._turns = Turns(gateway, store, clock=clock)
+        self._begun = asyncio.Event()
+        self._reading = Reading(gateway, self._turns, clock=clock)
+        self._planning = Planning(gateway, store, self._reading, clock=clock)
+        self._tidying: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Make ready: once, before anything else."""
+        await self.store.open()
+        if self._kept_days is not None:
+            self._tidying = asyncio.ensure_future(self._tidy(self._kept_days * 86400))
+
+    async def aclose(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.wait({self._tidying})
+        await self._turns.aclose()
+        await self.store.aclose()
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    async def begin(self, caller: Caller, wanted: str | None, conversation: str, ask: Ask) -> Turn:
+        """A new turn: written down, and told to the host. ``wanted`` is the organization that a new run is to be in.
+
+        Raises:
+            NotFound: there is no such conversation or checkpoint.
+            ConversationBusy: a turn is under way.
+            NotOffered: what is to be done about that cannot be done here.
+            GatewayError: the host has not begun it, and the turn has failed.
+        """
+        owner = owner_of(caller)
+        checked([*ask.messages, ask.text, ask.options])
+        if await self.store.conversation(owner, conversation) is None:
+            raise NotFound("There is no such conversation.")
+        known = await self.store.turns(owner, conversation)
+        if known and known[0].state.active:
+            known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
+        turn, new = await self._planning.plan(caller, owner, wanted, conversation, ask, known)
+        try:
+            turn = await self.store.add_turn(owner, turn)
+        except Busy as busy:
+            raise ConversationBusy from busy
+        except KeyError as gone:
+            raise NotFound("There is no such conversation.") from gone
+        begun, self._begun = self._begun, asyncio.Event()
+        begun.set()
+        return await self._turns.start(caller, owner, turn, new)
+
+    async def turn(self, caller: Caller, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
+        """A turn; as it is now (``settled``), or as it was when somebody last looked.
+
+        Raises:
+            NotFound: there is none.
+        """
+        owner = owner_of(caller)
+        turn = await self.store.turn(owner, id)
+        if turn is None:
+            raise NotFound("There is no such turn.")
+        return await self._turns.settled(caller, owner, turn) if settled and turn.state.active else turn
+
+    async def latest(self, caller: Caller, conversation: str) -> Turn | None:
+        """The latest turn of a conversation, as it is now."""
+        owner = owner_of(caller)
+        turns = await self.store.turns(owner, conversation, limit=1)
+        return await self._turns.settled(caller, owner, turns[0]) if turns else None
+
+    async def turn_after(self, caller: Caller, conversation: str, number: int, *, within: float) -> Turn | None:
+        """The first turn of a conversation behind number ``number``; None when there is none ``within`` seconds.
+
+        Raises:
+            NotFound: there is no such conversation (any more).
+        """
+        owner, deadline = owner_of(caller), loop_time() + within
+        while True:
+            begun = self._begun
+            if await self.store.conversation(owner, conversation) is None:
+                raise NotFound("There is no such conversation.")
+            turns = await self.store.turns(owner, conversation, limit=1)
+            if turns and turns[0].number > number:
+                turns = await self.store.turns(owner, conversation, newest_first=False)
+                return next((turn for turn in turns if turn.number > number), None)
+            left = deadline - loop_time()
+            if left <= 0:
+                return None
+            try:  # another instance may begin one
+                async with asyncio.timeout(min(left, LOOK_EVERY)):
+                    await begun.wait()
+            except TimeoutError:
+                pass
+
+    def ask_after(self, caller: Caller, turn: Turn) -> None:
+        """Look how a turn is, for whoever asks next; nobody waits."""
+        if turn.state is TurnState.RUNNING:
+            self._turns.watch(caller, owner_of(caller), turn)
+
+    def follow(self, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
+        """A turn from its beginning to its end, as it comes. It goes on when nobody follows it."""
+        return self._turns.follow(caller, owner_of(caller), turn)
+
+    async def stop(self, caller: Caller, turn: Turn, *, wait: bool = False) -> Turn:
+        """Stop a turn, if it is not over; ``wait`` until it is.
+
+        Raises:
+            Unsupported: the host cannot stop a run.
+            ConversationBusy: it is not known yet whether the host has begun it.
+        """
+        return await self._turns.stop(caller, owner_of(caller), turn, wait=wait)
+
+    def abandon(self, caller: Caller, turn: Turn) -> None:
+        """Stop a turn for which nobody waits any more; whoever asked is gone."""
+        self._turns.abandon(caller, owner_of(caller), turn)
+
+    # -- what was said ------------------------------------------------------------------------------------------------
+
+    async def path(self, caller: Caller, conversation: str, checkpoint: Checkpoint | None = None) -> list[Stretch]:
+        """The stretches of turns that lead to a checkpoint of a conversation, else to its end.
+
+        Raises:
+            NotFound: there is no such checkpoint.
+        """
+        owner = owner_of(caller)
+        known = await self.store.turns(owner, conversation)
+        if checkpoint is None and known and known[0].state.active:
+            parent = None if known[0].parent is None else Checkpoint.of(known[0].parent)
+            return [*await checkpoints.path(self.store, owner, parent, known), Stretch(known[0], None)]
+        if checkpoint is None:
+            checkpoint = latest_end(known)
+        elif not any(turn.id == checkpoint.turn for turn in known):
+            raise NotFound("There is no such checkpoint.")
+        return await checkpoints.path(self.store, owner, checkpoint, known)
+
+    async def leading_to(self, caller: Caller, checkpoint: Checkpoint) -> list[Stretch]:
+        """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in."""
+        return await checkpoints.path(self.store, owner_of(caller), checkpoint)
+
+    async def entries(self, caller: Caller, stretch: Stretch) -> tuple[LogEntry, ...]:
+        """What has come of a turn by now, up to where the stretch goes."""
+        return await self._reading.entries(caller, owner_of(caller), stretch)
+
+    async def has(self, caller: Caller, turn: Turn, offset: int) -> bool:
+        """Whether the host has such an entry of a turn, by its own word."""
+        if turn.run is None:
+            return False
+        after = turn.begin + offset - 1
+        page = await self.gateway.read_log(caller, turn.run.organization, turn.run.id, after, 1, newest_first=False)
+        return bool(page.entries)
+
+    async def steps(self, caller: Caller, stretch: Stretch) -> list[Step]:
+        """The same, in the words of all hosts."""
+        return [self.gateway.step(entry) for entry in await self.entries(caller, stretch)]
+
+    async def _out_of_the_way(self, caller: Caller, owner: str, turn: Turn, if_busy: str) -> Turn:
+        """The turn that was under way, now over."""
+        turn = await self._turns.settled(caller, owner, turn)
+        if not turn.state.active:
+            return turn
+        if if_busy == "reject":
+            raise ConversationBusy
+        if if_busy != "interrupt" or not self.gateway.can_cancel:
+            raise NotOffered(f"A turn is under way, and the gateway cannot do this about it: {if_busy}.")
+        turn = await self._turns.stop(caller, owner, turn, wait=True)
+        if turn.state.active:
+            raise ConversationBusy("The turn that is under way was stopped, and has not ended yet; ask again.")
+        return turn
+
+    async def _tidy(self, seconds: float) -> None:
+        while True:
+            try:
+                removed = await self.store.expire(self.clock() - seconds)
+                if removed:
+                    logger.info("%d conversations were removed: nobody touched them for long", removed)
+            except Exception as error:  # task boundary: the next time it may work
+                log_fault("removing old conversations", error)
+            await asyncio.sleep(TIDY_EVERY)

@@ -1,0 +1,162 @@
+"""What was said in a turn, as LangChain's messages: pure functions from steps and stored messages to JSON and back.
+
+Ids are made of the turn's and the entry's number, so whoever reads a turn again gets the same ones.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from codegen_api.errors import Detail, Rejected
+from codegen_api.runs import Json, Step, StepKind, to_json
+
+Message = dict[str, Json]
+
+_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one entry amounts to: what the agent said, and what the tool that it called answered."""
+
+    ai: Message | None
+    tool: Message | None
+
+
+def said(turn_id: str, offset: int, step: Step) -> Said:
+    """The messages of an entry, the ``offset``-th of its turn."""
+    if step.kind is StepKind.USER:
+        # the first one is the turn's own, which is shown as the user wrote it
+        return Said(None if offset == 1 else human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None)
+    if step.kind is not StepKind.ACTION:
+        return Said(_ai(turn_id, offset, step, []) if step.text else None, None)
+    call = f"call_{turn_id}_{offset}"
+    args = step.input if isinstance(step.input, dict) else {} if step.input is None else {"input": step.input}
+    ai = _ai(turn_id, offset, step, [{"name": step.tool, "args": args, "id": call, "type": "tool_call"}])
+    tool: Message = {
+        "id": f"{turn_id}-{offset}-tool",
+        "type": "tool",
+        "content": step.output if isinstance(step.output, str) else _json(step.output),
+        "name": step.tool,
+        "tool_call_id": call,
+        "status": "success",
+        "artifact": None,
+        "additional_kwargs": {},
+        "response_metadata": {},
+    }
+    return Said(ai, tool)
+
+
+def answer(turn_id: str, text: str) -> Message:
+    """What the host says at the end of a turn, and its log does not tell."""
+    return _ai(turn_id, "answer", Step(StepKind.ANSWER, None, text), [])
+
+
+def chunk(message: Message) -> Message:
+    """A message as a stream of pieces gives it: here each comes in one."""
+    if message["type"] != "ai":
+        return message
+    calls = message["tool_calls"]
+    pieces: list[Json] = [
+        {"name": call["name"], "args": _json(call["args"]), "id": call["id"], "index": 0, "type": "tool_call_chunk"}
+        for call in (calls if isinstance(calls, list) else [])
+        if isinstance(call, dict)
+    ]
+    return {**message, "type": "AIMessageChunk", "tool_call_chunks": pieces}
+
+
+def human(message: Mapping[str, Json]) -> Message:
+    """What a user said, as it is kept, for clients."""
+    parts = message.get("content")
+    shown: list[Json] = [
+        {"type": "image_url", "image_url": {"url": part.get("url")}} if part.get("type") == "image" else dict(part)
+        for part in (parts if isinstance(parts, list | tuple) else [])
+        if isinstance(part, Mapping)
+    ]
+    only = shown[0] if len(shown) == 1 else None
+    return {
+        "id": message.get("id"),
+        "type": "human",
+        "content": only["text"] if isinstance(only, dict) and only.get("type") == "text" else shown,
+        "additional_kwargs": {},
+        "response_metadata": {},
+        "name": None,
+        "example": False,
+    }
+
+
+def heard(content: Json, where: tuple[str | int, ...]) -> list[Json]:
+    """What a client sent as the content of a message, as it is kept: parts with a text, or the data URI of an image.
+
+    Raises:
+        Rejected: a part is nothing that the host could be told.
+    """
+    if isinstance(content, str):
+        return _parts(content)
+    if not isinstance(content, list):
+        raise _unheard(where)
+    return [part for index, item in enumerate(content) for part in _heard_part(item, (*where, index))]
+
+
+def images_of(messages: Sequence[Mapping[str, Json]]) -> tuple[str, ...]:
+    """The images in what is kept of a user's messages."""
+    urls = [
+        part.get("url")
+        for message in messages
+        for part in _list(message.get("content"))
+        if isinstance(part, Mapping) and part.get("type") == "image"
+    ]
+    return tuple(url for url in urls if isinstance(url, str))
+
+
+def _heard_part(item: Json, where: tuple[str | int, ...]) -> list[Json]:
+    if isinstance(item, str):
+        return _parts(item)
+    if not isinstance(item, Mapping):
+        raise _unheard(where)
+    match item.get("type"):
+        case "text" if isinstance(item.get("text"), str):
+            return _parts(str(item["text"]))
+        case "image_url":
+            given = item.get("image_url")
+            url = given.get("url") if isinstance(given, Mapping) else given
+        case "image":
+            kind = item.get("mime_type") or item.get("mimeType") or item.get("media_type")
+            data = item.get("data") or item.get("base64")
+            url = f"data:{kind};base64,{data}" if data else item.get("url")
+        case _:
+            raise _unheard(where)
+    if not isinstance(url, str) or not _DATA_URI.match(url):
+        raise Rejected(details=[Detail(where, "An image must come as a base64 data URI.", "image_not_inline")])
+    return [{"type": "image", "url": url}]
+
+
+def _unheard(where: tuple[str | int, ...]) -> Rejected:
+    return Rejected(details=[Detail(where, "Must be text, or an image as a data URI.", "content_not_supported")])
+
+
+def _parts(text: str) -> list[Json]:
+    return [{"type": "text", "text": text}]
+
+
+def _list(value: Json) -> Sequence[Json]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _ai(turn_id: str, offset: int | str, step: Step, calls: list[Json]) -> Message:
+    return {
+        "id": f"{turn_id}-{offset}",
+        "type": "ai",
+        "content": step.text,
+        "additional_kwargs": {},
+        "response_metadata": {"kind": step.kind.value, "host_kind": step.raw_kind},
+        "name": None,
+        "tool_calls": calls,
+        "invalid_tool_calls": [],
+        "usage_metadata": None,
+        "example": False,
+    }
+
+
+def _json(value: Json) -> str:
+    return "" if value is None else to_json(value).decode()
