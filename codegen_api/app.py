@@ -26,7 +26,7 @@ from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.dialects import Dialect, native
+from codegen_api.dialects import Dialect, codegen, native
 from codegen_api.draining import Drain
 from codegen_api.edge import Edge
 from codegen_api.errors import GatewayError, Rejected
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
 
 DISTRIBUTION = "codegen-gateway"
-DIALECTS: Mapping[str, Dialect] = {"native": native}
+DIALECTS: Mapping[str, Dialect] = {"native": native, "codegen": codegen}
+"""By their names in the settings. The native one is always on."""
 MIB = 1024 * 1024
 BRISKEST = 0.1
 """Seconds between two reads of one log, at least, however much the host allows."""
@@ -120,7 +121,7 @@ def _build(
 ) -> FastAPI:
     set_up_logging(settings.log_level)
     beside = _workers(settings)
-    dialects = DIALECTS
+    dialects = _dialects(settings)
     upstream = upstream or _upstream(settings)
     if _speaks_for_all(settings):
         _report(settings, beside)
@@ -199,6 +200,12 @@ def _build(
     for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     return app
+
+
+def _dialects(settings: Settings) -> Mapping[str, Dialect]:
+    if not set(settings.dialects) <= set(DIALECTS):
+        raise SettingsError(f"CODEGEN_DIALECTS: there are {', '.join(DIALECTS)}, and no others")
+    return {name: dialect for name, dialect in DIALECTS.items() if dialect is native or name in settings.dialects}
 
 
 def _headers(dialects: Mapping[str, Dialect], which: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from codegen_api.app import create_app
+from codegen_api.app import DIALECTS, create_app
 from codegen_api.auth.keys import new_key
 from codegen_api.dialects.native import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
@@ -168,6 +168,8 @@ def _sandbox() -> Iterator[None]:
             os.environ[PREFIX + "ORG_ID"] = SANDBOX_ORGANIZATION
         if read_settings().api_token is None:
             os.environ[PREFIX + "API_TOKEN"] = SANDBOX_TOKEN
+        if "dialects" not in read_settings().model_fields_set:
+            os.environ[PREFIX + "DIALECTS"] = ",".join(DIALECTS)
         try:
             yield
         finally:

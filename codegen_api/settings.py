@@ -78,6 +78,7 @@ Modes = Annotated[
 Algorithm = Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512"]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_trusted_host)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -97,6 +98,10 @@ class Settings(BaseSettings):
         "https://api.codegen.com/v1", description="The hosted API, with or without /v1."
     )
     org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
+    dialects: Names = Field(
+        ("native",),
+        description="What is spoken here, by commas: `native`, always; `codegen`, the hosted API's own paths.",
+    )
     auth: Modes = Field(
         ("token",),
         description="What callers show, one or several: a `token` of the host, a `jwt`, a `key` of the gateway's own.",
