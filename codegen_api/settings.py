@@ -100,7 +100,8 @@ class Settings(BaseSettings):
     org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
     dialects: Names = Field(
         ("native",),
-        description="What is spoken here, by commas: `native`, always; `agent_protocol`, as in LangGraph's SDKs.",
+        description="What is spoken here, by commas: `native`, always; `codegen`, the hosted API's own paths;"
+        " `agent_protocol`, as LangGraph's SDKs speak it.",
     )
     auth: Modes = Field(
         ("token",),
