@@ -20,7 +20,7 @@ from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, LogEntry, Step, to_json
-from codegen_api.stores import Busy, Store, Turn, TurnState, storable
+from codegen_api.stores import Store, Turn, TurnState, storable
 from codegen_api.telemetry import log_fault, logger
 
 TIDY_EVERY = 3600.0
@@ -96,13 +96,7 @@ class Conversations:
         if known and known[0].state.active:
             known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
         turn, new = await self._planning.plan(caller, owner, wanted, conversation, ask, known)
-        try:
-            turn = await self.store.add_turn(owner, turn)
-        except Busy as busy:
-            raise ConversationBusy from busy
-        except KeyError as gone:
-            raise NotFound("There is no such conversation.") from gone
-        return await self._turns.start(caller, owner, turn, new)
+        return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
 
     async def turn(self, caller: Caller, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
         """A turn; as it is now (``settled``), or as it was when somebody last looked.
