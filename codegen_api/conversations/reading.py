@@ -1,5 +1,6 @@
 """What came of turns, for whoever reads a conversation: each time by the caller's right, and kept when it is over."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -8,11 +9,12 @@ from cachetools import LRUCache
 from codegen_api.conversations.checkpoints import Stretch
 from codegen_api.conversations.progress import Caught, Over
 from codegen_api.conversations.turns import Turns
+from codegen_api.errors import Unavailable, UpstreamTimeout
 from codegen_api.following import Leaving, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import LogEntry
-from codegen_api.stores import Turn
+from codegen_api.stores import Turn, TurnState
 
 KEPT_BYTES = 32 * 1024 * 1024
 """What is kept of turns that are over, for whoever reads a conversation again."""
@@ -22,6 +24,9 @@ SETTLING = 60.0
 
 FRESH = 5.0
 """Seconds for which such a turn is not read again."""
+
+PATIENCE = 30.0
+"""Seconds that somebody waits for what has come of a turn that is under way."""
 
 
 class Reading:
@@ -34,12 +39,20 @@ class Reading:
         self._kept: LRUCache[str, tuple[float, tuple[LogEntry, ...]]] = LRUCache(KEPT_BYTES, getsizeof=_size)
 
     async def entries(self, caller: Caller, owner: str, stretch: Stretch) -> tuple[LogEntry, ...]:
-        """What has come of a turn by now, up to where the stretch goes."""
+        """What has come of a turn by now, up to where the stretch goes.
+
+        Raises:
+            GatewayError: the caller may not see it, or the host does not show it just now.
+        """
         turn = stretch.turn
-        if turn.run is None:
+        if turn.run is None or stretch.upto == 0 or (turn.end is None and turn.state is not TurnState.RUNNING):
             return ()
         if turn.end is None:
-            return await self._so_far(caller, owner, turn, stretch.upto)
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return await self._so_far(caller, owner, turn, stretch.upto)
+            except TimeoutError as error:
+                raise UpstreamTimeout("The host has not shown in time what has come of this turn.") from error
         await self._gateway.view(caller, turn.run.organization, turn.run.id)
         good_until, entries = self._kept.get(turn.id) or (float("-inf"), ())
         if len(entries) != turn.end - turn.begin or loop_time() >= good_until:
@@ -56,7 +69,9 @@ class Reading:
             async for news in progress:
                 if isinstance(news, tuple):
                     entries.update((came.offset, came.entry) for came in news)
-                if isinstance(news, Caught | Over | Leaving) or (upto is not None and len(entries) >= upto):
+                if isinstance(news, Leaving):
+                    raise Unavailable(retry_after=1)
+                if isinstance(news, Caught | Over) or (upto is not None and len(entries) >= upto):
                     break
         return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
 
