@@ -183,6 +183,7 @@ def _build(
     app.state.repeats = repeats
     app.state.conversations = conversations
     app.state.tickets = _tickets(settings)
+    app.state.documented_statuses = settings.agent_protocol_statuses == "documented"
     app.state.demo_token = None if settings.demo_token is None else settings.demo_token.get_secret_value()
     app.state.quota = None if settings.requests_per_minute is None else Quota(settings.requests_per_minute)
     app.state.stall_seconds = settings.stream_stall_seconds

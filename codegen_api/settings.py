@@ -192,6 +192,9 @@ class Settings(BaseSettings):
     conversation_days: float | None = Field(
         None, gt=0, le=36_500, description="Conversations that nobody has touched for so long are removed; else kept."
     )
+    agent_protocol_statuses: Literal["current", "documented"] = Field(
+        "current", description="How the Agent Protocol calls the ends of runs: `success`, or as once `completed`."
+    )
     demo_token: SecretStr | None = Field(
         None,
         description="Dialects with conversations let requests without credentials in with this token. For trying out.",

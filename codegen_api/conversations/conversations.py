@@ -15,7 +15,8 @@ from codegen_api.conversations.checkpoints import Checkpoint, Stretch
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import Progress
 from codegen_api.conversations.reading import Reading
-from codegen_api.conversations.turns import LOOK_EVERY, Turns
+from codegen_api.conversations.starting import LOOK_EVERY
+from codegen_api.conversations.turns import Turns
 from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway

@@ -32,7 +32,7 @@ def places_of(turn: Turn, kind: str) -> dict[str, str]:
 
 
 def statuses_of(request: Request) -> Mapping[TurnState, str]:
-    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if request.app.state.documentedstatuses_of else STATUSES
+    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if request.app.state.documented_statuses else STATUSES
     return words
 
 
