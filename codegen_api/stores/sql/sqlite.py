@@ -43,7 +43,7 @@ class SqliteDatabase:
         self._engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
             connect_args={"timeout": WAIT},
-            pool_size=5,
+            pool_size=16,
             max_overflow=0,
             pool_timeout=WAIT,
             hide_parameters=True,
