@@ -190,7 +190,7 @@ class Settings(BaseSettings):
         " conversations.",
     )
     conversation_days: float | None = Field(
-        None, gt=0, le=36_500, description="Conversations that nobody has touched for so long are removed; else kept."
+        None, gt=0, le=36_500, description="Conversations that nobody has touched for so many days are removed."
     )
     demo_token: SecretStr | None = Field(
         None,
