@@ -4,8 +4,8 @@ Agents, conversations, their turns, and small values (*items*). Everything belon
 one principal; to other owners it does not exist, and ids are the owner's own: two owners may use the same ones. Plain
 data, each operation whole, and no decision: what a turn is for and when it has ended is settled elsewhere.
 
-Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable`` tells), and names are not too
-long (``LONGEST``); what else is to be kept is refused with ValueError, and asking for it finds nothing.
+Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable`` tells), and names are not
+too long (``LONGEST``); what else is to be kept is refused with ValueError, and asking for it finds nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -158,7 +158,7 @@ class Busy(Exception):
     """The conversation has an active turn, ``turn``."""
 
     def __init__(self, turn: Turn) -> None:
-        super().__init__(turn)
+        super().__init__(turn.id)
         self.turn = turn
 
 
