@@ -108,7 +108,7 @@ class TokenInUrl(InvalidRequest):
 
 class Rejected(InvalidRequest):
     code = "validation_error"
-    default_message = "The request is not valid; details says where."
+    default_message = "The request is not valid; the details say where."
 
 
 class IdempotencyKeyReused(Rejected):
