@@ -7,6 +7,7 @@ there before its host is asked.
 
 import asyncio
 import json
+import logging
 import os
 import sqlite3
 import sys
@@ -39,6 +40,7 @@ class SqliteDatabase:
     insert = staticmethod(insert)
 
     def __init__(self, path: Path) -> None:
+        logging.getLogger("aiosqlite").setLevel(logging.INFO)  # below, it tells all that is written or read
         self._path = path.absolute()
         self._engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
@@ -96,11 +98,15 @@ class SqliteDatabase:
 
 def _set_up(connection: DBAPIConnection, _: Any) -> None:
     """A new connection. Without an isolation level, sqlite3 leaves it to us to begin transactions."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
+    try:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+    except BaseException:
+        connection.close()  # nobody knows of it yet, and it has a thread
+        raise
 
 
 def _begin(connection: Connection) -> None:
