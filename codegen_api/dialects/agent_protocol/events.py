@@ -1,8 +1,8 @@
 """A turn as the events of the stream modes: which events there are, in which order, with which ids.
 
 Everything is a function of the turn's log, so that each instance tells the same, live or again. An id is
-``{turn}_event_{n}`` with n = 16 x the entry's number in the turn + the event's place among those of the entry; metadata
-comes before the first entry, ``end`` behind the last.
+``{turn}_event_{n}`` with n = 32 x the entry's number in the turn + twice the event's place among those of the entry, and
+one more for what ``debug`` tells of it; metadata comes before the first entry, ``end`` behind the last.
 
 An action is closed when its output is there, a later entry has come, or the turn is over. What its tool answered comes
 then, before anything of the next entry.
@@ -18,7 +18,7 @@ from codegen_api.dialects.agent_protocol.rendering import Rendered, Renderings
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
 
-PLACES = 16
+PLACES = 32
 """How many events an entry can have."""
 
 FREE, EARNED = 10_000, 16
@@ -85,7 +85,7 @@ _ID = re.compile(r"_event_([0-9]{1,18})", re.ASCII)
 
 
 def number(offset: int, place: int) -> int:
-    return offset * PLACES + place
+    return offset * PLACES + 2 * place
 
 
 def position(turn: Turn, text: str | None) -> int:
@@ -302,12 +302,11 @@ class Teller:
         return self._both("tasks", "task_result", payload, offset, ended)
 
     def _both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[bytes]:
-        """An event of a mode, and the same for ``debug``: asked for together they have one id, which comes last."""
-        wrapped = b'{"step":%d,"timestamp":null,"type":"%b","payload":%b}' % (offset, kind.encode(), payload)
-        frames = [(name, data) for name, data in ((mode, payload), ("debug", wrapped)) if name in self._modes]
-        out = [self._frame(name, data, offset, place) for name, data in frames]
-        if len(out) == 2 and out[0]:
-            out[0] = out[0][: out[0].rindex(b"id: ")] + b"\n"
+        """An event of a mode, and the same for ``debug``."""
+        out = [self._frame(mode, payload, offset, place)] if mode in self._modes else []
+        if "debug" in self._modes:
+            wrapped = b'{"step":%d,"timestamp":null,"type":"%b","payload":%b}' % (offset, kind.encode(), payload)
+            out.append(self._frame("debug", wrapped, offset, place, again=1))
         return out
 
     # -- frames -------------------------------------------------------------------------------------------------------
@@ -315,8 +314,8 @@ class Teller:
     def _about(self, offset: int, node: str) -> bytes:
         return to_json({**self._context, "langgraph_node": node, "langgraph_step": offset})
 
-    def _frame(self, event: str, data: bytes, offset: int, place: int) -> bytes:
-        n = number(offset, place)
+    def _frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> bytes:
+        n = number(offset, place) + again
         if n <= self.after:
             return b""
         return b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
