@@ -4,17 +4,19 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
+from codegen_api.conversations import Conversations
 from codegen_api.errors import (
     Conflict,
     Detail,
@@ -40,6 +42,7 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.once import Done
 from codegen_api.repeats import Repeats
+from codegen_api.runs import Json
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 
@@ -109,6 +112,39 @@ STATUSES: Mapping[type[GatewayError], int] = {
 WAITS = (409, 429, 503)
 """Statuses at which it helps to ask again later: they say when."""
 
+MEANINGS: Mapping[int, tuple[str, str]] = {
+    400: ("invalid_request", "The request cannot be understood."),
+    401: ("invalid_token", "There are no credentials, or they (or the ticket) are not good."),
+    402: ("quota_exhausted", "The plan behind the token has no runs left."),
+    403: ("forbidden", "The caller may not do this."),
+    404: ("not_found", "There is no such thing, or not for this caller."),
+    409: (
+        "idempotency_in_progress",
+        "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
+    ),
+    413: ("payload_too_large", "The body of the request is too large."),
+    414: ("uri_too_long", "The URL of the request is too long."),
+    422: ("validation_error", "The request has the wrong shape; the body says where."),
+    429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
+    431: ("headers_too_large", "The headers of the request are too many or too large."),
+    500: ("internal_error", "The gateway failed."),
+    501: ("unsupported", "The host cannot do this."),
+    502: ("upstream_error", "The host answered with an error, or cannot be reached."),
+    503: (
+        "auth_unavailable",
+        "The host cannot say whether the token is good, or this process is about to stop, or has enough to do.",
+    ),
+    504: ("upstream_timeout", "The host did not answer in time."),
+    508: ("loop_detected", "The gateway was asked by itself."),
+}
+"""What a status means, as the OpenAPI document tells it, with one of its codes for an example."""
+
+ANYWHERE = (400, 413, 414, 431, 500, 508)
+"""Statuses that any request may be refused with."""
+
+COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
+"""And those of requests that ask the host for somebody."""
+
 
 # -- dependencies -----------------------------------------------------------------------------------------------------
 
@@ -128,16 +164,16 @@ async def authenticate(request: Request) -> Caller:
         AuthUnavailable: it cannot be found out just now.
         RateLimited: they have asked often enough.
     """
-    if not bears_token(request):
+    token = bearer_token(request)
+    if token is None:
         raise NotAuthenticated
-    token = request.headers["authorization"].partition(" ")[2].strip()
-    if not _TOKEN.fullmatch(token):
-        raise InvalidToken
     return await identify(request, token)
 
 
 async def identify(request: Request, token: str) -> Caller:
     """Whose token this is, who may do what the route does."""
+    if not _TOKEN.fullmatch(token):
+        raise InvalidToken
     callers: Callers = request.app.state.callers
     caller = await callers.authenticate(token)
     await _count(request, caller)
@@ -145,6 +181,18 @@ async def identify(request: Request, token: str) -> Caller:
     if scope is not None and not caller.may(scope):
         raise InsufficientScope.lacking(scope)
     return caller
+
+
+async def identify_lenient(request: Request, token: str | None) -> Caller:
+    """The same; who shows nothing at all is let in as the deployment's demo user, if it has one.
+
+    For dialects whose clients come without credentials when they try something out.
+    """
+    if token is None and not request.headers.get("authorization"):
+        token = request.app.state.demo_token
+    if token is None:
+        raise NotAuthenticated
+    return await identify(request, token)
 
 
 def needs(scope: str | None) -> dict[str, str | None]:
@@ -169,6 +217,11 @@ def bears_token(request: Request) -> bool:
     return request.headers.get("authorization", "").partition(" ")[0].lower() == "bearer"
 
 
+def bearer_token(request: Request) -> str | None:
+    """What came as a bearer token, if anything did."""
+    return request.headers["authorization"].partition(" ")[2].strip() if bears_token(request) else None
+
+
 async def wanted_organization(
     name: Annotated[
         str | None,
@@ -184,7 +237,13 @@ async def repeats_of(request: Request) -> Repeats:
     return repeats
 
 
+async def conversations_of(request: Request) -> Conversations:
+    conversations: Conversations = request.app.state.conversations
+    return conversations
+
+
 Door = Annotated[Gateway, Depends(gateway_of)]
+Keeper = Annotated[Conversations, Depends(conversations_of)]
 Repeater = Annotated[Repeats, Depends(repeats_of)]
 Asker = Annotated[Caller, Depends(authenticate)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]
@@ -262,6 +321,17 @@ def error_headers(error: GatewayError) -> dict[str, str]:
     if status in WAITS:
         headers["Retry-After"] = str(retry_after(error))
     return headers
+
+
+def described_error(status: int, model: type[BaseModel], sentence: str, example: Json) -> dict[str, Any]:
+    """An error in the OpenAPI document, in a dialect's own shape."""
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
+    if status in WAITS:
+        headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
+    content = {"application/json": {"example": example}}
+    return {"model": model, "description": sentence, "content": content, "headers": headers}
 
 
 class Shapes:

@@ -15,8 +15,10 @@ from codegen_api.conversations.checkpoints import Checkpoint, Stretch
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import Progress
 from codegen_api.conversations.reading import Reading
+from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.turns import Turns
 from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
+from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, LogEntry, Step, to_json
@@ -116,6 +118,30 @@ class Conversations:
         owner = owner_of(caller)
         turns = await self.store.turns(owner, conversation, limit=1)
         return await self._turns.settled(caller, owner, turns[0]) if turns else None
+
+    async def turn_after(self, caller: Caller, conversation: str, number: int, *, within: float) -> Turn | None:
+        """The first turn of a conversation behind number ``number``; None when there is none ``within`` seconds.
+
+        Raises:
+            NotFound: there is no such conversation (any more).
+        """
+        owner, deadline = owner_of(caller), loop_time() + within
+        while True:
+            begun = self._turns.next_begun
+            if await self.store.conversation(owner, conversation) is None:
+                raise NotFound("There is no such conversation.")
+            turns = await self.store.turns(owner, conversation, limit=1)
+            if turns and turns[0].number > number:
+                turns = await self.store.turns(owner, conversation, newest_first=False)
+                return next((turn for turn in turns if turn.number > number), None)
+            left = deadline - loop_time()
+            if left <= 0:
+                return None
+            try:  # another instance may begin one
+                async with asyncio.timeout(min(left, LOOK_EVERY)):
+                    await begun.wait()
+            except TimeoutError:
+                pass
 
     def ask_after(self, caller: Caller, turn: Turn) -> None:
         """Look how a turn is, for whoever asks next; nobody waits."""

@@ -41,6 +41,8 @@ class Starting:
     """Begins turns, and finds out which have begun. ``clock`` gives seconds since the epoch."""
 
     def __init__(self, gateway: Gateway, store: Store, *, clock: Callable[[], float]) -> None:
+        self.next_begun = asyncio.Event()
+        """Set as soon as the next turn is written down by this process."""
         self._gateway = gateway
         self._store = store
         self._clock = clock
@@ -114,6 +116,8 @@ class Starting:
         if not await self._follows(owner, turn, latest):
             await self._store.remove_turn(owner, turn.id)
             raise ConversationBusy("There has been another turn in the meantime; ask again.")
+        begun, self.next_begun = self.next_begun, asyncio.Event()
+        begun.set()
         return await self._tell(caller, owner, turn, new)
 
     async def _follows(self, owner: str, turn: Turn, latest: Turn | None) -> bool:

@@ -18,8 +18,8 @@ from codegen_api.runs import Page, Run, RunRef
 from codegen_api.stores import Conversation, Turn, TurnState
 from codegen_api.telemetry import Observer, Quiet
 from codegen_api.upstreams import NewRun, observed
-from tests.conversations.memory import MemoryStore
 from tests.fakehost import FakeHost, Hosted, caller
+from tests.stores.model import ModelStore
 
 EPOCH = 1e9
 SECRET = "a key that is long enough to be one"
@@ -218,7 +218,7 @@ class World:
 
     def __init__(self, host: Host | None = None) -> None:
         self.host = host or Host()
-        self.store = MemoryStore()
+        self.store = ModelStore()
         self.lines: type[HostLine] = HostLine
 
     def process(self, trap: Trap | None = None, **more: Any) -> "Process":
@@ -243,7 +243,7 @@ class World:
         """What is written down, the oldest first."""
         owner = owner_of(who)
         found = [
-            turn for (its, _), turn in self.store.said.items() if (its, turn.conversation) == (owner, conversation)
+            turn for (its, _), turn in self.store._turns.items() if (its, turn.conversation) == (owner, conversation)
         ]
         return sorted(found, key=lambda turn: turn.number)
 

@@ -74,6 +74,7 @@ async def history(
     limit: int,
     before: Checkpoint | None = None,
     at: Checkpoint | None = None,
+    metadata: Mapping[str, Json] | None = None,
 ) -> list[Mapping[str, Json]]:
     """The states of a thread, the newest first: those of abandoned branches, too. ``before`` is not among them."""
     await conversations.latest(caller, thread)
@@ -105,7 +106,10 @@ async def history(
             if at is not None and checkpoint != at:
                 continue
             held = earlier if offset == BEFORE else messages[: lengths[offset]]
-            found.append(state_fields(thread, turn, held, checkpoint))
+            state = state_fields(thread, turn, held, checkpoint)
+            if not (metadata or {}).items() <= dict(_metadata(thread, turn, checkpoint)).items():
+                continue
+            found.append(state)
             if len(found) == limit:
                 return found
     return found
@@ -166,7 +170,7 @@ def checkpoint_fields(thread: str, checkpoint: Checkpoint) -> Json:
     return {"thread_id": thread, "checkpoint_ns": "", "checkpoint_id": str(checkpoint)}
 
 
-def _metadata(thread: str, turn: Turn | None, checkpoint: Checkpoint | None) -> Json:
+def _metadata(thread: str, turn: Turn | None, checkpoint: Checkpoint | None) -> Mapping[str, Json]:
     if turn is None or checkpoint is None:
         return {"thread_id": thread}
     source = "input" if checkpoint.offset == BEFORE else "loop"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from codegen_api.runs import RunStatus
+from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
 
 RUN_EXAMPLE: dict[str, Any] = {
     "id": 12345,
@@ -275,54 +276,22 @@ EVENT: dict[str, Any] = {
 
 Responses = dict[int | str, dict[str, Any]]
 
-_ERRORS = {
-    400: ("invalid_request", "The request cannot be understood."),
-    401: ("invalid_token", "There are no credentials, or they (or the ticket) are not good."),
-    402: ("quota_exhausted", "The plan behind the token has no runs left."),
-    403: ("forbidden", "The caller may not do this."),
-    404: ("not_found", "There is no such thing, or not for this caller."),
-    413: ("payload_too_large", "The body of the request is too large."),
-    414: ("uri_too_long", "The URL of the request is too long."),
-    409: (
-        "idempotency_in_progress",
-        "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
-    ),
-    422: ("validation_error", "The request has the wrong shape; `details` says where."),
-    429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
-    431: ("headers_too_large", "The headers of the request are too many or too large."),
-    500: ("internal_error", "The gateway failed."),
-    501: ("unsupported", "The host cannot do this."),
-    502: ("upstream_error", "The host answered with an error, or cannot be reached."),
-    503: (
-        "auth_unavailable",
-        "The host cannot say whether the token is good, or this process is about to stop, or has enough to do.",
-    ),
-    504: ("upstream_timeout", "The host did not answer in time."),
-    508: ("loop_detected", "The gateway was asked by itself."),
-}
 _NO_TICKETS = ("tickets_not_configured", "This deployment has no key to seal and open tickets with.")
-_ANYWHERE = (400, 413, 414, 431, 500, 508)
-_COMMON = (*_ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
 
 
 def _responses(status: int, model: type[BaseModel], description: str, *errors: int) -> Responses:
     return {
         status: {"model": model, "description": description},
-        **{code: _error(code) for code in sorted({*_COMMON, *errors})},
+        **{code: _error(code) for code in sorted({*COMMON, *errors})},
     }
 
 
 def _error(status: int, said: tuple[str, str] | None = None) -> dict[str, Any]:
-    code, sentence = said or _ERRORS[status]
+    code, sentence = said or MEANINGS[status]
     example: dict[str, Any] = {"error": sentence, "code": code, "status_code": status, "request_id": "5f0c0f2a2f6f"}
-    headers = {}
-    if status == 401:
-        headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
-    if status in (409, 429, 503):
+    if status in WAITS:
         example["retry_after"] = 10
-        headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
-    content = {"application/json": {"example": example}}
-    return {"model": ErrorOut, "description": sentence, "content": content, "headers": headers}
+    return described_error(status, ErrorOut, sentence, example)
 
 
 ME = _responses(200, UserOut, "The user.")
@@ -346,11 +315,11 @@ CREATED[201]["headers"] = {
 }
 HEALTH: Responses = {
     200: {"model": HealthOut, "description": "How the process is."},
-    **{code: _error(code) for code in _ANYWHERE},
+    **{code: _error(code) for code in ANYWHERE},
 }
 READY: Responses = {
     200: {"model": ReadyOut, "description": "Yes."},
-    **{code: _error(code) for code in _ANYWHERE},
+    **{code: _error(code) for code in ANYWHERE},
     503: {"model": ReadyOut, "description": "Not yet, or not any more."},
 }
 STREAM: Responses = {
@@ -364,7 +333,7 @@ STREAM: Responses = {
         },
     },
     204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
-    **{code: _error(code) for code in sorted(_COMMON)},
+    **{code: _error(code) for code in sorted(COMMON)},
     501: _error(501, _NO_TICKETS),
 }
 

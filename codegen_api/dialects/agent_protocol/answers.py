@@ -1,0 +1,251 @@
+"""What clients get, as the OpenAPI document tells it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from codegen_api.dialects.agent_protocol.wire import KINDS
+from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
+
+Responses = dict[int | str, dict[str, Any]]
+
+NEXT = {
+    "X-Pagination-Next": {
+        "schema": {"type": "string"},
+        "description": "The offset of what follows, if there is more.",
+    },
+    "X-Pagination-Total": {"schema": {"type": "string"}, "description": "How many there are in all."},
+}
+
+
+class _Selected(BaseModel):
+    """Any field may be missing where a client has selected others."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Assistant(_Selected):
+    """Somebody to talk to."""
+
+    assistant_id: str = ""
+    graph_id: str = "agent"
+    name: str = ""
+    description: str | None = None
+    config: dict[str, Any] = {}
+    context: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    version: int = Field(1, description="Counts the changes. Only the latest version is kept.")
+    created_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
+    updated_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
+
+
+class Assistants(BaseModel):
+    """A list of assistants."""
+
+    assistants: list[Assistant]
+    total: int
+
+
+class Schemas(BaseModel):
+    """What a graph takes and gives, as JSON schemas."""
+
+    graph_id: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    state_schema: dict[str, Any]
+    config_schema: dict[str, Any]
+    context_schema: dict[str, Any]
+
+
+class Graph(BaseModel):
+    """The parts of a graph and what leads from one to the other."""
+
+    nodes: list[dict[str, Any]]
+    edges: list[dict[str, Any]]
+
+
+class Thread(_Selected):
+    """A conversation."""
+
+    thread_id: str = ""
+    created_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
+    updated_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
+    metadata: dict[str, Any] = {}
+    status: str = Field("idle", pattern="^(idle|busy|interrupted|error)$")
+    values: dict[str, Any] | None = Field(
+        None,
+        description="What was said, `{messages: [...]}`. In lists, only what the user said first and last.",
+    )
+    interrupts: dict[str, list[Any]] = {}
+
+
+class State(BaseModel):
+    """What a thread is at a checkpoint."""
+
+    values: dict[str, Any] = Field(description="What was said, `{messages: [...]}`.")
+    next: list[str] = Field(description="What comes next; nothing when the thread waits for its user.")
+    tasks: list[dict[str, Any]]
+    interrupts: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    created_at: str | None = Field(examples=["2026-11-20T12:00:00.000Z"])
+    checkpoint: dict[str, Any] | None
+    parent_checkpoint: dict[str, Any] | None
+    checkpoint_id: str | None
+    parent_checkpoint_id: str | None
+
+
+class Run(BaseModel):
+    """A turn of a thread."""
+
+    run_id: str
+    thread_id: str
+    assistant_id: str | None
+    status: str = Field(
+        description="`pending`, `running`, `success`, `error` or `interrupted`; where the deployment says so, the words"
+        " of older documents: `completed`, `failed` and `cancelled`."
+    )
+    created_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+    updated_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+    metadata: dict[str, Any]
+    multitask_strategy: str
+    input: dict[str, Any]
+    output: dict[str, Any] | None = Field(description="The state at its end; told of single runs only.")
+    error_message: str | None
+    config: dict[str, Any]
+    context: dict[str, Any]
+
+
+class Pruned(BaseModel):
+    """How many threads are gone."""
+
+    pruned_count: int
+
+
+class StoreItem(BaseModel):
+    """A value under a key in a namespace."""
+
+    namespace: list[str]
+    key: str
+    value: dict[str, Any]
+    created_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+    updated_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+
+
+class StoreItems(BaseModel):
+    """A list of items."""
+
+    items: list[StoreItem]
+
+
+class Namespaces(BaseModel):
+    """A list of namespaces."""
+
+    namespaces: list[list[str]]
+
+
+class Info(BaseModel):
+    """What this is."""
+
+    name: str
+    version: str
+    description: str
+    status: str = Field(examples=["running"])
+    flags: dict[str, bool]
+
+
+class Ok(BaseModel):
+    """Yes."""
+
+    ok: bool
+
+
+class AgentProtocolError(BaseModel):
+    """The one shape of every error."""
+
+    error: str = Field(description="What kind of error it is.", examples=["unauthorized"])
+    message: str = Field(description="A sentence for people.")
+    detail: str = Field(description="The same, for clients that look for it here.")
+    details: list[Any] | None = Field(description="Where a request was wrong, or what it could choose from.")
+    code: str = Field(description="Stable, for machines.", examples=["invalid_token"])
+    status_code: int = Field(examples=[401])
+    request_id: str | None = Field(examples=["5f0c0f2a2f6f4d3e9b7e"])
+    retry_after: int | None = Field(None, description="Seconds.")
+
+
+_SENTENCES = {
+    409: ("already_exists", "The id is taken, or a run is under way that is in the way."),
+    501: ("unsupported", "Neither the host nor the gateway does this."),
+}
+
+
+def answers(status: int, model: Any, description: str, *errors: int) -> Responses:
+    """What may be answered: if all is well, and else."""
+    return {
+        status: {"description": description, **({} if model is None else {"model": model})},
+        **{code: _error(code) for code in sorted({*COMMON, *errors})},
+    }
+
+
+def not_offered(why: str) -> Responses:
+    """The same for what is never done."""
+    return {**answers(501, AgentProtocolError, why), 501: {**_error(501), "description": why}}
+
+
+def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors: int) -> Responses:
+    """The same for an answer that lasts."""
+    found = answers(200, None, description, *errors)
+    found[200] = {"description": description, "content": {media_type: {"schema": schema}}}
+    return found
+
+
+def listed(model: Any, description: str) -> Responses:
+    """The same for a stretch of a list."""
+    found = answers(200, list[model], description)
+    found[200]["headers"] = NEXT
+    return found
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, sentence = _SENTENCES.get(status) or MEANINGS[status]
+    example: dict[str, Any] = {
+        "error": KINDS[status],
+        "message": sentence,
+        "detail": sentence,
+        "details": None,
+        "code": code,
+        "status_code": status,
+        "request_id": "5f0c0f2a2f6f",
+    }
+    if status in WAITS:
+        example["retry_after"] = 10
+    return described_error(status, AgentProtocolError, sentence, example)
+
+
+PUBLIC_ERRORS: Responses = {status: _error(status) for status in ANYWHERE}
+
+_PLACES = {
+    "Location": {"schema": {"type": "string"}, "description": "Where to follow it, without the gateway's own prefix."},
+    "Content-Location": {"schema": {"type": "string"}, "description": "The run, without the gateway's own prefix."},
+}
+_EVENT = {
+    "type": "object",
+    "description": "One event: `metadata` first, then those of the stream modes, then `end`. `data` is JSON.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}, "id": {"type": "string"}},
+}
+
+STATE = answers(200, State, "The state.")
+HISTORY = answers(200, list[State], "The states, the newest first.")
+RUN = answers(200, Run, "The run.")
+STARTED = answers(200, Run, "The run.", 402, 409)
+STARTED[200]["headers"] = _PLACES
+BATCH = answers(200, list[Run], "The runs.", 402, 409)
+RUNS = answers(200, list[Run], "The runs, the newest first.")
+FOLLOWED = _lasting("The events.", "text/event-stream", _EVENT)
+STREAMED = _lasting("The events.", "text/event-stream", _EVENT, 402, 409)
+STREAMED[200]["headers"] = FOLLOWED[200]["headers"] = _PLACES
+_OUTCOME = {"type": "object", "description": "The state of the thread, or `__error__`."}
+JOINED = _lasting("The outcome.", "application/json", _OUTCOME)
+WAITED = _lasting("The outcome.", "application/json", _OUTCOME, 402, 409)
+STOPPED = answers(200, Run, "The run.", 409, 501)
+ALL_STOPPED = answers(204, None, "They are stopped.", 409, 501)
+FORGOTTEN = answers(204, None, "It is forgotten.", 409, 501)

@@ -1,0 +1,43 @@
+"""Who is calling: by a bearer token, or by ``x-api-key``, in which the SDKs of this protocol send what they have."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader
+
+from codegen_api.errors import InvalidToken
+from codegen_api.identity import Caller
+from codegen_api.web import bearer_token, identify, identify_lenient
+
+api_key = APIKeyHeader(
+    name="x-api-key",
+    scheme_name="ApiKey",
+    auto_error=False,
+    description="The same token, for clients that send it here. Keys for LangSmith are ignored.",
+)
+
+_FOREIGN = re.compile(r"lsv2_|ls__")
+"""How keys for LangSmith begin. SDKs take them from the environment and send them wherever they go."""
+
+
+async def asking(request: Request) -> Caller:
+    """Who is calling. A key for LangSmith in ``x-api-key`` counts as none, and no such key is ever shown to a host.
+
+    Raises:
+        NotAuthenticated: nobody says who.
+        InvalidToken: somebody does, and it is not true.
+        InsufficientScope: this route is not for them.
+        AuthUnavailable: it cannot be found out just now.
+        RateLimited: they have asked often enough.
+    """
+    token = bearer_token(request)
+    if token is not None:
+        if _FOREIGN.match(token):
+            raise InvalidToken
+        return await identify(request, token)
+    key = request.headers.get("x-api-key", "").strip()
+    return await identify_lenient(request, None if not key or _FOREIGN.match(key) else key)
+
+
+Asker = Annotated[Caller, Depends(asking)]

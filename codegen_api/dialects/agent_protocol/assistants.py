@@ -1,0 +1,359 @@
+"""Assistants: how somebody wants to be answered, under a name. The host has one agent, and it works for all of them."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations, new_id, owner_of
+from codegen_api.dialects.agent_protocol import answers, schemas
+from codegen_api.dialects.agent_protocol.agents import BUILT_IN, agent_for, is_built_in, told
+from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.conditions import same
+from codegen_api.dialects.agent_protocol.keeping import change, keepable, nameable
+from codegen_api.dialects.agent_protocol.threads import remove_threads_of
+from codegen_api.dialects.agent_protocol.wire import GRAPH, assistant_fields, paged, selected
+from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
+from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent, Found
+from codegen_api.stores import Query as Wanted
+from codegen_api.web import Keeper, json_response, needs
+
+router = APIRouter(tags=["Agent Protocol: assistants"])
+
+UNNAMED = "Untitled"
+
+SORTS = {"assistant_id": "id", "name": "name", "created_at": "created", "updated_at": "updated", None: "created"}
+
+Xray = Annotated[str | None, Query(description="Ignored: there is nothing inside the one node.")]
+Recurse = Annotated[str | None, Query(description="Ignored: there are no subgraphs.")]
+
+MESSAGES: dict[str, Json] = {
+    "type": "array",
+    "description": "LangChain messages.",
+    "items": {"type": "object", "properties": {"id": {"type": "string"}, "type": {"type": "string"}, "content": {}}},
+}
+STATE: dict[str, Json] = {"title": "State", "type": "object", "properties": {"messages": MESSAGES}}
+OPTIONS: dict[str, Json] = {
+    "type": "object",
+    "properties": {
+        "system_prompt": {"type": "string", "description": "Goes before what the user says first."},
+        "model": {"type": "string", "description": "A model that the host knows."},
+    },
+}
+
+
+@router.post(
+    "/assistants",
+    summary="Create an assistant",
+    responses=answers.answers(200, answers.Assistant, "The assistant.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_assistant(
+    conversations: Keeper, caller: Asker, body: Annotated[schemas.CreateAssistant, Body()]
+) -> Response:
+    """Keep how somebody wants to be answered: `system_prompt` and `model`, and whatever else they have configured."""
+    now = conversations.clock()
+    agent = _configured(
+        Agent(
+            body.assistant_id or new_id(),
+            body.name or UNNAMED,
+            now,
+            now,
+            description=body.description,
+            metadata=body.metadata or {},
+        ),
+        graph_id=body.graph_id,
+        config=body.config or {},
+        context=body.context or {},
+    )
+    _check(agent)
+    taken = is_built_in(agent.id) or not await conversations.store.add_agent(owner_of(caller), agent)
+    if taken and body.if_exists != "do_nothing":
+        raise AlreadyExists("There is an assistant with this id already.")
+    if taken:
+        agent = await agent_for(conversations, caller, agent.id)
+    return json_response(to_json(assistant_fields(agent)))
+
+
+@router.get(
+    "/assistants",
+    summary="List assistants",
+    responses=answers.answers(200, answers.Assistants, "The assistants."),
+    openapi_extra=needs(READ),
+)
+async def list_assistants(
+    conversations: Keeper,
+    caller: Asker,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=schemas.MOST)] = 0,
+) -> Response:
+    """All assistants, newest first, behind the one that is built in."""
+    found = await _found(conversations, caller, Wanted(limit, offset))
+    return json_response(
+        to_json({"assistants": [assistant_fields(agent) for agent in found.items], "total": found.total})
+    )
+
+
+@router.post(
+    "/assistants/search",
+    summary="Search assistants",
+    responses=answers.listed(answers.Assistant, "The assistants."),
+    openapi_extra=needs(READ),
+)
+async def search_assistants(
+    conversations: Keeper, caller: Asker, body: Annotated[schemas.SearchAssistants | None, Body()] = None
+) -> Response:
+    """Those that have all that is asked for. Where it does, too, the one that is built in comes first in any order."""
+    asked = body or schemas.SearchAssistants()
+    if asked.sort_by not in SORTS:
+        raise NotOffered(f"Assistants cannot be sorted by {asked.sort_by} here.")
+    wanted = replace(
+        _wanted(asked),
+        limit=asked.limit,
+        offset=asked.offset,
+        sort=SORTS[asked.sort_by],
+        descending=asked.sort_order != "asc",
+    )
+    found = await _found(conversations, caller, wanted)
+    items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
+    return paged(items, asked.offset, found.total)
+
+
+@router.post(
+    "/assistants/count",
+    summary="Count assistants",
+    responses=answers.answers(200, int, "How many there are."),
+    openapi_extra=needs(READ),
+)
+async def count_assistants(
+    conversations: Keeper, caller: Asker, body: Annotated[schemas.CountAssistants | None, Body()] = None
+) -> Response:
+    """How many a search would find in all."""
+    found = await _found(conversations, caller, _wanted(body or schemas.CountAssistants()))
+    return json_response(to_json(found.total))
+
+
+@router.get(
+    "/assistants/{assistant_id}",
+    summary="Get an assistant",
+    responses=answers.answers(200, answers.Assistant, "The assistant."),
+    openapi_extra=needs(READ),
+)
+async def get_assistant(conversations: Keeper, caller: Asker, assistant_id: str) -> Response:
+    """An assistant by its id; the one that is built in by `agent`, too."""
+    return json_response(to_json(assistant_fields(await agent_for(conversations, caller, assistant_id))))
+
+
+@router.patch(
+    "/assistants/{assistant_id}",
+    summary="Change an assistant",
+    responses=answers.answers(200, answers.Assistant, "The assistant.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def update_assistant(
+    conversations: Keeper, caller: Asker, assistant_id: str, body: Annotated[schemas.UpdateAssistant, Body()]
+) -> Response:
+    """Change an assistant. Runs that have begun are not affected. This makes a new version; the old one is not kept."""
+
+    async def look() -> Agent:
+        return await _own(conversations, caller, assistant_id)
+
+    async def put(then: Agent, now: Agent) -> Agent | None:
+        _check(now)
+        return await conversations.store.change_agent(owner_of(caller), then, now)
+
+    def to(then: Agent) -> Agent:
+        given = {"graph_id": body.graph_id, "config": body.config, "context": body.context}
+        return _configured(
+            replace(
+                then,
+                name=body.name or then.name,
+                description=then.description if body.description is None else body.description,
+                metadata={**then.metadata, **(body.metadata or {})},
+                version=then.version + 1,
+                updated=conversations.clock(),
+            ),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+    return json_response(to_json(assistant_fields(await change(look, put, to))))
+
+
+@router.delete(
+    "/assistants/{assistant_id}",
+    status_code=204,
+    summary="Delete an assistant",
+    responses=answers.answers(204, None, "It is gone."),
+    openapi_extra=needs(WRITE),
+)
+async def delete_assistant(
+    conversations: Keeper,
+    caller: Asker,
+    assistant_id: str,
+    delete_threads: Annotated[
+        bool, Query(description="Delete the threads whose metadata names it as `assistant_id`, too.")
+    ] = False,
+) -> Response:
+    """Delete an assistant. Its threads stay, unless their deletion is asked for."""
+    agent = await _own(conversations, caller, assistant_id)
+    if delete_threads:
+        await remove_threads_of(conversations, caller, agent)
+    await conversations.store.remove_agent(owner_of(caller), agent.id)
+    return Response(status_code=204)
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/assistants/{assistant_id}/versions",
+    summary="List the versions of an assistant",
+    responses=answers.answers(200, list[answers.Assistant], "The latest version, which is the only one kept."),
+    openapi_extra=needs(READ),
+)
+async def list_assistant_versions(
+    conversations: Keeper, caller: Asker, assistant_id: str, body: Annotated[schemas.Versions | None, Body()] = None
+) -> Response:
+    """The latest version: earlier ones are not kept."""
+    agent = await agent_for(conversations, caller, assistant_id)
+    shown = body is None or body.offset == 0
+    return json_response(to_json([assistant_fields(agent)] if shown else []))
+
+
+@router.post(
+    "/assistants/{assistant_id}/latest",
+    summary="Go back to a version of an assistant",
+    responses=answers.answers(200, answers.Assistant, "The assistant."),
+    openapi_extra=needs(WRITE),
+)
+async def set_latest_assistant_version(
+    conversations: Keeper, caller: Asker, assistant_id: str, body: Annotated[schemas.Latest, Body()]
+) -> Response:
+    """Make a version the latest. As earlier ones are not kept, only the latest one can be named."""
+    agent = await agent_for(conversations, caller, assistant_id)
+    if body.version != agent.version:
+        raise NotFound("There is no such version: only the latest one is kept.")
+    return json_response(to_json(assistant_fields(agent)))
+
+
+# -- what is inside ---------------------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/assistants/{assistant_id}/schemas",
+    summary="Get the schemas of an assistant",
+    responses=answers.answers(200, answers.Schemas, "The schemas."),
+    openapi_extra=needs(READ),
+)
+async def get_assistant_schemas(conversations: Keeper, caller: Asker, assistant_id: str) -> Response:
+    """What an assistant takes and gives."""
+    agent = await agent_for(conversations, caller, assistant_id)
+    body: dict[str, Json] = {
+        "graph_id": assistant_fields(agent)["graph_id"],
+        "input_schema": {**STATE, "title": "Input", "required": ["messages"]},
+        "output_schema": {**STATE, "title": "Output"},
+        "state_schema": STATE,
+        "config_schema": {**OPTIONS, "title": "Config"},
+        "context_schema": {**OPTIONS, "title": "Context"},
+    }
+    return json_response(to_json(body))
+
+
+@router.get(
+    "/assistants/{assistant_id}/graph",
+    summary="Get the graph of an assistant",
+    responses=answers.answers(200, answers.Graph, "The graph."),
+    openapi_extra=needs(READ),
+)
+async def get_assistant_graph(conversations: Keeper, caller: Asker, assistant_id: str, xray: Xray = None) -> Response:
+    """The graph of an assistant: one node, which is the agent at the host."""
+    await agent_for(conversations, caller, assistant_id)
+    ends: list[Json] = [{"id": name, "type": "schema", "data": name} for name in ("__start__", "__end__")]
+    body: dict[str, Json] = {
+        "nodes": [ends[0], {"id": GRAPH, "type": "runnable", "data": {"id": [GRAPH], "name": GRAPH}}, ends[1]],
+        "edges": [{"source": "__start__", "target": GRAPH}, {"source": GRAPH, "target": "__end__"}],
+    }
+    return json_response(to_json(body))
+
+
+@router.get(
+    "/assistants/{assistant_id}/subgraphs",
+    summary="Get the subgraphs of an assistant",
+    responses=answers.answers(200, dict[str, answers.Schemas], "The subgraphs."),
+    openapi_extra=needs(READ),
+)
+async def get_assistant_subgraphs(
+    conversations: Keeper, caller: Asker, assistant_id: str, recurse: Recurse = None
+) -> Response:
+    """There are none."""
+    await agent_for(conversations, caller, assistant_id)
+    return json_response(b"{}")
+
+
+@router.get(
+    "/assistants/{assistant_id}/subgraphs/{namespace}",
+    summary="Get a subgraph of an assistant",
+    responses=answers.answers(200, dict[str, answers.Schemas], "The subgraphs."),
+    openapi_extra=needs(READ),
+)
+async def get_assistant_subgraph(
+    conversations: Keeper, caller: Asker, assistant_id: str, namespace: str, recurse: Recurse = None
+) -> Response:
+    """There are none."""
+    await agent_for(conversations, caller, assistant_id)
+    return json_response(b"{}")
+
+
+# -- beneath ----------------------------------------------------------------------------------------------------------
+
+
+def _configured(agent: Agent, **given: Json) -> Agent:
+    """The agent with this in its configuration, and with what the host is told of it."""
+    agent = replace(agent, configuration={**agent.configuration, **given})
+    if not {"config", "context"} & given.keys():
+        return agent
+    config, context = agent.configuration.get("config"), agent.configuration.get("context")
+    prompt, model = told("system_prompt", config, context), told("model", config, context)
+    return replace(agent, system_prompt=prompt, model=model)
+
+
+def _check(agent: Agent) -> None:
+    nameable(assistant_id=agent.id)
+    keepable(
+        name=agent.name,
+        description=agent.description,
+        metadata=agent.metadata,
+        **{name: agent.configuration.get(name) for name in ("graph_id", "config", "context")},
+    )
+
+
+async def _own(conversations: Conversations, caller: Caller, assistant_id: str) -> Agent:
+    """An assistant that the caller may change."""
+    if is_built_in(assistant_id):
+        raise Forbidden("This assistant is built in: make one of your own.")
+    return await agent_for(conversations, caller, assistant_id)
+
+
+def _wanted(asked: schemas.CountAssistants) -> Wanted:
+    configuration: dict[str, Json] = {} if asked.graph_id is None else {"graph_id": asked.graph_id}
+    return Wanted(1, 0, metadata=asked.metadata or {}, configuration=configuration, name=asked.name or None)
+
+
+async def _found(conversations: Conversations, caller: Caller, wanted: Wanted) -> Found[Agent]:
+    """What is asked for, with the one that is built in as the first, if it is among that."""
+    wanted = replace(wanted, archived=False)
+    if not _has_built_in(wanted):
+        return await conversations.store.agents(owner_of(caller), wanted)
+    first = () if wanted.offset else (BUILT_IN,)
+    rest = replace(wanted, limit=wanted.limit - len(first), offset=max(0, wanted.offset - 1))
+    found = await conversations.store.agents(owner_of(caller), rest)
+    return Found((*first, *found.items), found.total + 1)
+
+
+def _has_built_in(wanted: Wanted) -> bool:
+    asked = ((BUILT_IN.metadata, wanted.metadata), (BUILT_IN.configuration, wanted.configuration))
+    named = wanted.name is None or wanted.name.casefold() in BUILT_IN.name
+    return named and all(same(part, own.get(name)) for own, parts in asked for name, part in parts.items())

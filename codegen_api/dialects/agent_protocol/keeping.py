@@ -1,0 +1,70 @@
+"""What is kept for clients: how large it may be, and how it is changed while others may be changing it, too."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from codegen_api.conversations import checked
+from codegen_api.errors import Conflict, Detail, NotOffered, Rejected
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import LONGEST
+
+T = TypeVar("T")
+
+LARGEST = 256 * 1024
+"""Bytes of an object that is kept, as JSON: many of them are read at a time."""
+
+TRIES = 10
+
+
+def keepable(**given: Json) -> None:
+    """What a client wants kept, by the name of its field.
+
+    Raises:
+        Rejected: it cannot be, or it is too large.
+    """
+    for name, value in given.items():
+        checked(value)
+        if isinstance(value, Mapping) and len(to_json(value)) > LARGEST:
+            raise Rejected(details=[Detail(("body", name), f"Must have at most {LARGEST} bytes as JSON.", "too_long")])
+
+
+def nameable(**given: str) -> None:
+    """Ids and keys that a client has chosen, by the name of their field.
+
+    Raises:
+        Rejected: one cannot be kept, or is too long.
+    """
+    for name, text in given.items():
+        checked(text)
+        if len(text.encode()) > LONGEST:
+            raise Rejected(details=[Detail(("body", name), f"Must have at most {LONGEST} bytes.", "string_too_long")])
+
+
+def not_offered(**given: object) -> None:
+    """What a client may ask for elsewhere, by the name of its field.
+
+    Raises:
+        NotOffered: one of these is given.
+    """
+    for name, value in given.items():
+        if value:
+            raise NotOffered(
+                f"The gateway does not do what `{name}` asks for.",
+                details=[Detail(("body", name), "Is not offered here.", "unsupported")],
+            )
+
+
+async def change(
+    look: Callable[[], Awaitable[T]], put: Callable[[T, T], Awaitable[T | None]], to: Callable[[T], T]
+) -> T:
+    """What ``look`` finds, changed ``to`` what it is to be. ``put`` says None when it was changed in between.
+
+    Raises:
+        Conflict: others change it all the time.
+    """
+    for _ in range(TRIES):
+        then = await look()
+        changed = await put(then, to(then))
+        if changed is not None:
+            return changed
+    raise Conflict("Others are changing this, too; try again.")

@@ -1,0 +1,75 @@
+"""What the protocol has and this gateway does not do, said by name instead of as a route that is not there."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from codegen_api.dialects.agent_protocol import answers
+from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.threads import thread_of
+from codegen_api.errors import Unsupported
+from codegen_api.identity import READ, WRITE
+from codegen_api.web import Keeper, needs
+
+router = APIRouter(tags=["Agent Protocol: not offered"])
+
+NO_COPIES = "Threads cannot be copied: the host has no copies of runs."
+NO_UPDATES = "The state of a thread cannot be changed: the host keeps it, and only adds to it."
+NO_CRONS = "Nothing is run by the clock here."
+
+
+def _never(why: str, scope: str) -> dict[str, Any]:
+    """What the document says of such a route."""
+    return {"status_code": 501, "responses": answers.not_offered(why), "openapi_extra": needs(scope)}
+
+
+@router.post("/threads/{thread_id}/copy", summary="Copy a thread", **_never(NO_COPIES, WRITE))
+async def copy_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+    """Not offered."""
+    await thread_of(conversations, caller, thread_id)
+    raise Unsupported(NO_COPIES)
+
+
+@router.post("/threads/{thread_id}/state", summary="Change the state of a thread", **_never(NO_UPDATES, WRITE))
+async def update_thread_state(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+    """Not offered."""
+    await thread_of(conversations, caller, thread_id)
+    raise Unsupported(NO_UPDATES)
+
+
+@router.post("/threads/{thread_id}/runs/crons", summary="Run in a thread by the clock", **_never(NO_CRONS, WRITE))
+async def create_cron_for_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+    """Not offered."""
+    await thread_of(conversations, caller, thread_id)
+    raise Unsupported(NO_CRONS)
+
+
+@router.post("/runs/crons", summary="Run by the clock", **_never(NO_CRONS, WRITE))
+async def create_cron(caller: Asker) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_CRONS)
+
+
+@router.post("/runs/crons/search", summary="Search what runs by the clock", **_never(NO_CRONS, READ))
+async def search_crons(caller: Asker) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_CRONS)
+
+
+@router.post("/runs/crons/count", summary="Count what runs by the clock", **_never(NO_CRONS, READ))
+async def count_crons(caller: Asker) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_CRONS)
+
+
+@router.patch("/runs/crons/{cron_id}", summary="Change what runs by the clock", **_never(NO_CRONS, WRITE))
+async def update_cron(caller: Asker, cron_id: str) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_CRONS)
+
+
+@router.delete("/runs/crons/{cron_id}", summary="Delete what runs by the clock", **_never(NO_CRONS, WRITE))
+async def delete_cron(caller: Asker, cron_id: str) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_CRONS)

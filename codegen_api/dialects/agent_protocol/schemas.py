@@ -1,0 +1,182 @@
+"""What clients send. Unknown fields are ignored: each SDK sends some that mean nothing to this gateway."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST = 10**18
+
+Object = dict[str, Any]
+Id = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^/]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Limit = Annotated[int, Field(ge=1, le=1000, description="How many to give at most.")]
+Offset = Annotated[int, Field(ge=0, le=MOST, description="How many to pass over.")]
+Order = Annotated[Literal["asc", "desc"] | None, Field(description="`desc` by default.")]
+IfExists = Annotated[
+    Literal["raise", "do_nothing"] | None,
+    Field(description="What to do when the id is taken: answer 409, or give what is there."),
+]
+Labels = Annotated[list[str], Field(max_length=100)]
+
+
+# -- assistants -------------------------------------------------------------------------------------------------------
+
+
+class CreateAssistant(BaseModel):
+    """A new assistant. Of its context, and of `config.configurable`, the host is told `system_prompt` and `model`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"graph_id": "agent", "context": {"system_prompt": "Answer in rhymes."}}]}
+    )
+
+    graph_id: Name = Field(description="Any name will do: the host has one agent, which works for all of them.")
+    config: Object | None = None
+    context: Object | None = None
+    metadata: Object | None = None
+    assistant_id: Id | None = None
+    if_exists: IfExists = None
+    name: Name | None = None
+    description: str | None = None
+
+
+class UpdateAssistant(BaseModel):
+    """What is to be different. `metadata` is merged into what is there, all else takes its place."""
+
+    graph_id: Name | None = None
+    config: Object | None = None
+    context: Object | None = None
+    metadata: Object | None = None
+    name: Name | None = None
+    description: str | None = None
+
+
+class CountAssistants(BaseModel):
+    """Which assistants."""
+
+    metadata: Object | None = Field(None, description="What their own has to have.")
+    graph_id: str | None = None
+    name: str | None = Field(None, description="A part of the name, in either case.")
+
+
+class SearchAssistants(CountAssistants):
+    """Which assistants, and which stretch of them."""
+
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"] | None = None
+    sort_order: Order = None
+    select: list[str] | None = Field(None, description="The fields that are wanted; all by default.")
+
+
+class Versions(BaseModel):
+    """Which versions."""
+
+    metadata: Object | None = None
+    limit: Limit = 10
+    offset: Offset = 0
+
+
+class Latest(BaseModel):
+    """The version that is to be the latest."""
+
+    version: int
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+
+class CreateThread(BaseModel):
+    """A new thread."""
+
+    thread_id: Id | None = None
+    metadata: Object | None = None
+    if_exists: IfExists = None
+    graph_id: str | None = Field(None, description="Goes into the metadata.")
+    supersteps: list[Any] | None = Field(None, description="Not offered: a thread begins empty.")
+    ttl: Any = Field(None, description="Not offered: how long threads are kept is the deployment's to say.")
+
+
+class UpdateThread(BaseModel):
+    """What is to be merged into the thread's metadata."""
+
+    metadata: Object | None = None
+    ttl: Any = Field(None, description="Not offered.")
+
+
+class CountThreads(BaseModel):
+    """Which threads."""
+
+    metadata: Object | None = Field(None, description="What their own has to have.")
+    values: Object | None = Field(None, description="Not offered: the host keeps what was said.")
+    status: Literal["idle", "busy", "interrupted", "error"] | None = None
+
+
+class SearchThreads(CountThreads):
+    """Which threads, and which stretch of them."""
+
+    ids: Annotated[list[str], Field(max_length=1000)] | None = None
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
+    sort_order: Order = None
+    select: list[str] | None = Field(None, description="The fields that are wanted; all by default.")
+    extract: Object | None = Field(None, description="Not offered: the host keeps what was said.")
+
+
+class PruneThreads(BaseModel):
+    """Which threads are to go."""
+
+    thread_ids: Annotated[list[str], Field(max_length=1000)]
+    strategy: str = Field("delete", description="Only `delete` is offered.")
+
+
+# -- items ------------------------------------------------------------------------------------------------------------
+
+
+class PutItem(BaseModel):
+    """A value to keep."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"namespace": ["users", "ann"], "key": "tea", "value": {"likes": "green"}}]}
+    )
+
+    namespace: Labels = Field(min_length=1, description="Labels of 1 to 100 characters, without dots.")
+    key: Name
+    value: Object
+    index: bool | list[str] | None = Field(None, description="Not offered, but for false: nothing is indexed.")
+    ttl: Any = Field(None, description="Not offered: an item is kept until it is deleted.")
+
+
+class DeleteItem(BaseModel):
+    """Which item is to go."""
+
+    namespace: Labels
+    key: str
+
+
+class SearchItems(BaseModel):
+    """Which items, and which stretch of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"namespace_prefix": ["users"], "filter": {"likes": "green"}}]}
+    )
+
+    namespace_prefix: Labels = []
+    filter: Object | None = Field(
+        None,
+        description="What their values have to have: `{field: value}`, or `{field: {operator: value}}` with the"
+        " operators `$eq`, `$ne`, `$gt`, `$gte`, `$lt` and `$lte`.",
+    )
+    query: str | None = Field(None, description="Words that have to occur in the texts of the value, in either case.")
+    limit: Limit = 10
+    offset: Offset = 0
+
+
+class ListNamespaces(BaseModel):
+    """Which namespaces, and which stretch of them. A label `*` stands for any."""
+
+    prefix: Labels | None = None
+    suffix: Labels | None = None
+    max_depth: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Cut longer ones to this.")
+    limit: Limit = 100
+    offset: Offset = 0

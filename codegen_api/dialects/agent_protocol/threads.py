@@ -1,0 +1,291 @@
+"""Threads: conversations, and how they are. What was said in them is asked of the host, but for what the user said."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations, new_id, owner_of, text_of
+from codegen_api.dialects.agent_protocol import answers, schemas
+from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.keeping import change, keepable, nameable, not_offered
+from codegen_api.dialects.agent_protocol.state import thread_values
+from codegen_api.dialects.agent_protocol.wire import STATUSES, paged, said_by_user, selected, thread_fields
+from codegen_api.errors import AlreadyExists, NotFound, NotOffered
+from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent, Conversation, Query
+from codegen_api.web import Keeper, json_response, needs
+
+router = APIRouter(tags=["Agent Protocol: threads"])
+
+ASKED_AFTER = 10
+"""So many busy threads of a list are looked after, for whoever asks again."""
+
+AT_A_TIME = 100
+
+NAME_CHARACTERS = 100
+
+SORTS = {
+    "thread_id": "id",
+    "created_at": "created",
+    "updated_at": "updated",
+    "state_updated_at": "updated",
+    None: "created",
+}
+
+
+@router.post(
+    "/threads",
+    summary="Create a thread",
+    responses=answers.answers(200, answers.Thread, "The thread.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_thread(
+    conversations: Keeper, caller: Asker, body: Annotated[schemas.CreateThread | None, Body()] = None
+) -> Response:
+    """Begin a thread. Others may have threads under the same id."""
+    asked = body or schemas.CreateThread()
+    not_offered(supersteps=asked.supersteps, ttl=asked.ttl)
+    metadata = {**(asked.metadata or {}), **({} if asked.graph_id is None else {"graph_id": asked.graph_id})}
+    thread, is_new = await begin_thread(conversations, caller, asked.thread_id, metadata)
+    if not is_new and asked.if_exists != "do_nothing":
+        raise AlreadyExists("There is a thread with this id already.")
+    (fields,) = await _in_short(conversations, caller, [thread])
+    return json_response(to_json(fields))
+
+
+@router.post(
+    "/threads/search",
+    summary="Search threads",
+    responses=answers.listed(answers.Thread, "The threads."),
+    openapi_extra=needs(READ),
+)
+async def search_threads(
+    conversations: Keeper, caller: Asker, body: Annotated[schemas.SearchThreads | None, Body()] = None
+) -> Response:
+    """Those that have all that is asked for. Of what was said, `values` has what the user said first and last.
+
+    The status of a thread is as of when somebody last looked: who searches again a little later gets it as it is.
+    """
+    asked = body or schemas.SearchThreads()
+    not_offered(values=asked.values, extract=asked.extract)
+    if asked.sort_by not in SORTS:
+        raise NotOffered(f"Threads cannot be sorted by {asked.sort_by} here.")
+    wanted = replace(
+        _wanted(asked),
+        limit=asked.limit,
+        offset=asked.offset,
+        ids=None if asked.ids is None else tuple(asked.ids),
+        sort=SORTS[asked.sort_by],
+        descending=asked.sort_order != "asc",
+    )
+    found = await conversations.store.conversations(owner_of(caller), wanted)
+    items: list[Json] = [selected(each, asked.select) for each in await _in_short(conversations, caller, found.items)]
+    return paged(items, asked.offset, found.total)
+
+
+@router.post(
+    "/threads/count",
+    summary="Count threads",
+    responses=answers.answers(200, int, "How many there are."),
+    openapi_extra=needs(READ),
+)
+async def count_threads(
+    conversations: Keeper, caller: Asker, body: Annotated[schemas.CountThreads | None, Body()] = None
+) -> Response:
+    """How many a search would find in all."""
+    asked = body or schemas.CountThreads()
+    not_offered(values=asked.values)
+    found = await conversations.store.conversations(owner_of(caller), _wanted(asked))
+    return json_response(to_json(found.total))
+
+
+@router.post(
+    "/threads/prune",
+    summary="Delete several threads",
+    responses=answers.answers(200, answers.Pruned, "How many are gone.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def prune_threads(
+    conversations: Keeper, caller: Asker, body: Annotated[schemas.PruneThreads, Body()]
+) -> Response:
+    """Delete those of these threads that there are."""
+    if body.strategy != "delete":
+        raise NotOffered("Threads can be deleted here (`delete`), and in no other way be made smaller.")
+    removed = [await _remove(conversations, caller, thread_id) for thread_id in dict.fromkeys(body.thread_ids)]
+    return json_response(to_json({"pruned_count": sum(removed)}))
+
+
+@router.get(
+    "/threads/{thread_id}",
+    summary="Get a thread",
+    responses=answers.answers(200, answers.Thread, "The thread."),
+    openapi_extra=needs(READ),
+)
+async def get_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+    """A thread as it is now, with all that was said in it."""
+    thread = await thread_of(conversations, caller, thread_id)
+    latest = await conversations.latest(caller, thread.id)
+    values = None if latest is None else await thread_values(conversations, caller, thread.id)
+    return json_response(to_json(thread_fields(thread, latest, values)))
+
+
+@router.patch(
+    "/threads/{thread_id}",
+    summary="Change a thread's metadata",
+    responses={
+        **answers.answers(200, answers.Thread, "The thread.", 409),
+        204: {"description": "Done, and the thread was not asked for."},
+    },
+    openapi_extra=needs(WRITE),
+)
+async def update_thread(
+    conversations: Keeper,
+    caller: Asker,
+    thread_id: str,
+    body: Annotated[schemas.UpdateThread, Body()],
+    prefer: Annotated[str | None, Header(description="`return=minimal` for an empty answer.")] = None,
+) -> Response:
+    """Put fields into a thread's metadata, in the place of those with the same names."""
+    not_offered(ttl=body.ttl)
+    thread = await _put_metadata(conversations, caller, thread_id, body.metadata or {})
+    if prefer is not None and "return=minimal" in prefer.replace(" ", "").lower():
+        return Response(status_code=204, headers={"Preference-Applied": "return=minimal"})
+    (fields,) = await _in_short(conversations, caller, [thread])
+    return json_response(to_json(fields))
+
+
+@router.delete(
+    "/threads/{thread_id}",
+    status_code=204,
+    summary="Delete a thread",
+    responses=answers.answers(204, None, "It is gone.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def delete_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+    """Delete a thread. A run of it that is under way is stopped, where the host can; there, its log stays."""
+    if not await _remove(conversations, caller, thread_id):
+        raise _missing()
+    return Response(status_code=204)
+
+
+# -- for runs ---------------------------------------------------------------------------------------------------------
+
+
+async def thread_of(conversations: Conversations, caller: Caller, thread_id: str) -> Conversation:
+    """The thread that a client means.
+
+    Raises:
+        NotFound: there is none, or it is somebody else's.
+    """
+    thread = await conversations.store.conversation(owner_of(caller), thread_id)
+    if thread is None:
+        raise _missing()
+    return thread
+
+
+async def begin_thread(
+    conversations: Conversations, caller: Caller, thread_id: str | None, metadata: Mapping[str, Json]
+) -> tuple[Conversation, bool]:
+    """A thread, and whether it is new; else it is the one that has this id, as it is.
+
+    Raises:
+        Rejected: the id or the metadata cannot be kept.
+    """
+    now = conversations.clock()
+    thread = Conversation(thread_id or new_id(), now, now, title=_name(metadata), metadata=metadata)
+    nameable(thread_id=thread.id)
+    keepable(metadata=metadata)
+    is_new = await conversations.store.add_conversation(owner_of(caller), thread)
+    return (thread if is_new else await thread_of(conversations, caller, thread.id)), is_new
+
+
+async def remember_assistant(
+    conversations: Conversations,
+    caller: Caller,
+    thread: Conversation,
+    agent: Agent,
+    messages: Sequence[Mapping[str, Json]],
+) -> None:
+    """Write into a thread's metadata which assistant it is with, by which clients look for their threads, and give it
+    the first message for a name.
+    """
+    first = next((text for text in map(text_of, messages) if text.strip()), "")
+    name = {"thread_name": first.strip()[:NAME_CHARACTERS]} if first and "thread_name" not in thread.metadata else {}
+    graph = agent.configuration.get("graph_id")
+    remembered: dict[str, Json] = {**name, **({} if graph is None else {"graph_id": graph}), "assistant_id": agent.id}
+    if any(thread.metadata.get(field) != value for field, value in remembered.items()):
+        await _put_metadata(conversations, caller, thread.id, remembered)
+
+
+async def remove_threads_of(conversations: Conversations, caller: Caller, agent: Agent) -> None:
+    """Delete the threads whose metadata names this assistant."""
+    wanted = Query(AT_A_TIME, metadata={"assistant_id": agent.id})
+    while found := (await conversations.store.conversations(owner_of(caller), wanted)).items:
+        for thread in found:
+            await _remove(conversations, caller, thread.id)
+
+
+# -- beneath ----------------------------------------------------------------------------------------------------------
+
+
+def _missing() -> NotFound:
+    return NotFound("There is no such thread.")
+
+
+def _name(metadata: Mapping[str, Json]) -> str | None:
+    name = metadata.get("thread_name")
+    return name if isinstance(name, str) else None
+
+
+def _wanted(asked: schemas.CountThreads) -> Query:
+    states = None if asked.status is None else STATUSES[asked.status]
+    return Query(1, 0, metadata=asked.metadata or {}, states=states)
+
+
+async def _in_short(
+    conversations: Conversations, caller: Caller, threads: Sequence[Conversation]
+) -> list[dict[str, Json]]:
+    """Threads as far as they are known here, without a call to the host for each."""
+    ends = await conversations.store.ends(owner_of(caller), [thread.id for thread in threads])
+    active = [latest for _, latest in ends.values() if latest.state.active]
+    for turn in active[:ASKED_AFTER]:
+        conversations.ask_after(caller, turn)
+    found: list[dict[str, Json]] = []
+    for thread in threads:
+        if thread.id in ends:
+            first, latest = ends[thread.id]
+            turns = (first,) if first.id == latest.id else (first, latest)
+            found.append(thread_fields(thread, latest, said_by_user(turns)))
+        else:
+            found.append(thread_fields(thread, None, None))
+    return found
+
+
+async def _put_metadata(
+    conversations: Conversations, caller: Caller, thread_id: str, metadata: Mapping[str, Json]
+) -> Conversation:
+    async def look() -> Conversation:
+        return await thread_of(conversations, caller, thread_id)
+
+    async def put(then: Conversation, now: Conversation) -> Conversation | None:
+        keepable(metadata=now.metadata)
+        return await conversations.store.change_conversation(owner_of(caller), then, now)
+
+    def to(then: Conversation) -> Conversation:
+        merged = {**then.metadata, **metadata}
+        return replace(then, metadata=merged, title=_name(merged) or then.title, updated=conversations.clock())
+
+    return await change(look, put, to)
+
+
+async def _remove(conversations: Conversations, caller: Caller, thread_id: str) -> bool:
+    """Whether there was such a thread. What is under way in it is stopped, where the host can."""
+    owner = owner_of(caller)
+    for turn in await conversations.store.turns(owner, thread_id, limit=1):
+        if turn.state.active and conversations.gateway.can_cancel:
+            await conversations.stop(caller, turn)
+    return await conversations.store.remove_conversation(owner, thread_id)

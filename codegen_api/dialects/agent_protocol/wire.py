@@ -1,0 +1,150 @@
+"""What goes over the wire, but for turns: errors, assistants, threads and items as JSON. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+
+from starlette.responses import Response
+
+from codegen_api.dialects.agent_protocol.events import interrupt
+from codegen_api.dialects.agent_protocol.messages import human
+from codegen_api.errors import Detail, GatewayError
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent, Conversation, Item, Turn, TurnState
+from codegen_api.telemetry import trace
+from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
+
+GRAPH = "agent"
+"""The one graph that there is: the host's agent."""
+
+KINDS: Mapping[int, str] = {
+    400: "bad_request",
+    401: "unauthorized",
+    402: "payment_required",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "payload_too_large",
+    414: "uri_too_long",
+    422: "validation_error",
+    429: "rate_limited",
+    431: "headers_too_large",
+    500: "internal_error",
+    501: "not_implemented",
+    502: "bad_gateway",
+    503: "service_unavailable",
+    504: "gateway_timeout",
+    508: "loop_detected",
+}
+"""What clients of this protocol call a status."""
+
+STATUSES: Mapping[str, tuple[TurnState | None, ...]] = {
+    "idle": (None, TurnState.COMPLETED, TurnState.CANCELLED),
+    "busy": (TurnState.STARTING, TurnState.RUNNING),
+    "interrupted": (TurnState.WAITING,),
+    "error": (TurnState.FAILED, TurnState.UNKNOWN),
+}
+"""What a thread is, by its latest turn (None: there is none)."""
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def error_fields(error: GatewayError) -> dict[str, Json]:
+    """An error for all generations of clients: some read ``message``, some ``detail``, and some ``error``."""
+    current = trace.get()
+    status = status_of(error)
+    fields: dict[str, Json] = {
+        "error": KINDS[status],
+        "message": error.message,
+        "detail": error.message,
+        "details": [_detail(item) for item in error.details] or None,
+        "code": error.code,
+        "status_code": status,
+        "request_id": current.request_id if current else None,
+    }
+    if status in WAITS:
+        fields["retry_after"] = retry_after(error)
+    return fields
+
+
+def render_error(error: GatewayError) -> Response:
+    """The answer to a request that failed."""
+    return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
+
+
+def _detail(item: "Detail | Json") -> Json:
+    return {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, Detail) else item
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def assistant_fields(agent: Agent) -> dict[str, Json]:
+    """An agent as an assistant. Those that another dialect has made belong to the one graph, too."""
+    return {
+        "assistant_id": agent.id,
+        "graph_id": agent.configuration.get("graph_id", GRAPH),
+        "name": agent.name,
+        "description": agent.description,
+        "config": agent.configuration.get("config", {}),
+        "context": agent.configuration.get("context", {}),
+        "metadata": agent.metadata,
+        "version": agent.version,
+        "created_at": moment(agent.created),
+        "updated_at": moment(agent.updated),
+    }
+
+
+def thread_fields(thread: Conversation, latest: Turn | None, values: Json) -> dict[str, Json]:
+    """A conversation as a thread, with its latest turn and what is to be told of its state."""
+    waiting = latest is not None and latest.state is TurnState.WAITING
+    return {
+        "thread_id": thread.id,
+        "created_at": moment(thread.created),
+        "updated_at": moment(thread.updated),
+        "metadata": thread.metadata,
+        "status": status(None if latest is None else latest.state),
+        "values": values,
+        "interrupts": {task_id(latest): [interrupt(latest)]} if latest is not None and waiting else {},
+    }
+
+
+def status(latest: TurnState | None) -> str:
+    return next(name for name, states in STATUSES.items() if latest in states)
+
+
+def task_id(turn: Turn) -> str:
+    return f"{turn.id}-task"
+
+
+def said_by_user(turns: Sequence[Turn]) -> Json:
+    """Of a thread's state, what was said in these turns by the user."""
+    return {"messages": [human(message) for turn in turns for message in turn.messages]}
+
+
+def item_fields(item: Item) -> dict[str, Json]:
+    return {
+        "namespace": list(item.namespace),
+        "key": item.key,
+        "value": item.value,
+        "created_at": moment(item.created),
+        "updated_at": moment(item.updated),
+    }
+
+
+def moment(seconds: float) -> str:
+    return timestamp(seconds, "microseconds")
+
+
+def selected(fields: Mapping[str, Json], select: Sequence[str] | None) -> Mapping[str, Json]:
+    """Of ``fields`` those that a client wants, or all."""
+    return fields if select is None else {name: value for name, value in fields.items() if name in select}
+
+
+def paged(items: Sequence[Json], offset: int, total: int) -> Response:
+    """A stretch of a list, and in the headers where it goes on and how much there is in all."""
+    headers = {"X-Pagination-Total": str(total)}
+    behind = offset + len(items)
+    if items and behind < total:
+        headers["X-Pagination-Next"] = str(behind)
+    return json_response(to_json(items), headers=headers)
