@@ -3,19 +3,18 @@
 import asyncio
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Ask, Came, Caught, Checkpoint, Conversations, Over, owner_of
+from codegen_api.conversations import Ask, Came, Caught, Checkpoint, Conversations, Over, Stretch, owner_of
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Page, Run, RunRef
-from codegen_api.stores import Conversation, Turn, TurnState
+from codegen_api.stores import Conversation, Turn
 from codegen_api.telemetry import Observer, Quiet
 from codegen_api.upstreams import NewRun, observed
 from tests.fakehost import FakeHost, Hosted, caller
@@ -57,6 +56,7 @@ class Host(FakeHost):
         self.script = script
         self.prompts: list[tuple[str, str]] = []
         self.news: list[NewRun] = []
+        self.images: list[tuple[str, ...] | None] = []
         self.reads: list[tuple[str, int, int]] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -95,6 +95,7 @@ class Host(FakeHost):
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
         await self._called("resume", credential)
         hosted = self._hosted(credential, ref)
+        self.images.append(images)
         self.hear(hosted, prompt)
         return self._run(hosted)
 
@@ -287,8 +288,7 @@ class Process:
         return seen.over
 
     async def told(self, turn: Turn, upto: int | None = None, who: Caller = ALICE) -> list[str]:
-        from codegen_api.conversations import Stretch
-
+        """What has come of a turn, for whoever reads the conversation."""
         entries = await self.conversations.entries(who, Stretch(turn, upto))
         return [entry.json.decode() for entry in entries]
 
@@ -319,8 +319,9 @@ class Seen:
                     for came in each:
                         self._take(came)
 
-    def of(self, kind: Any) -> list[Any]:
-        return [each for each in self.news if isinstance(each, kind)]
+    def kinds(self) -> list[str]:
+        """What came, in order: the names of it."""
+        return [type(each).__name__ for each in self.news]
 
     def texts(self) -> list[str]:
         return [self.log[offset] for offset in sorted(self.log)]
@@ -355,10 +356,6 @@ async def kill() -> None:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-def count(host: Host) -> Counter[str]:
-    return Counter(host.calls)
-
-
 __all__ = [
     "ALICE",
     "EPOCH",
@@ -371,7 +368,6 @@ __all__ = [
     "World",
     "ask",
     "at",
-    "count",
     "kill",
     "now",
     "replace",
@@ -379,4 +375,3 @@ __all__ = [
     "works",
     "works_for_ever",
 ]
-_ = TurnState

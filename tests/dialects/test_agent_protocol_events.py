@@ -89,7 +89,9 @@ def logs(draw: Any) -> list[LogEntry]:
     for n, kind in enumerate(draw(st.lists(KINDS, max_size=8)), 1):
         if kind == "ACTION":
             output = draw(st.sampled_from([None, {"done": n}, "text"]))
-            made.append(entry(n, "ACTION", tool="run", input={"n": n}, **({} if output is None else {"output": output})))
+            made.append(
+                entry(n, "ACTION", tool="run", input={"n": n}, **({} if output is None else {"output": output}))
+            )
         elif kind == "USER" or n == 1:
             made.append(entry(n, "NOTE", prompt=f"say {n}"))
         else:
