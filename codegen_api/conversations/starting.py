@@ -169,17 +169,16 @@ class Starting:
 
     async def _running(self, owner: str, turn: Turn, ref: RunRef) -> Turn:
         """It runs: whatever anybody thought of it meanwhile."""
-        then: Turn | None = turn
-        while then is not None and then.state in (TurnState.STARTING, TurnState.UNKNOWN):
+        then = turn
+        while then.state in (TurnState.STARTING, TurnState.UNKNOWN):
             running = replace(then, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
             try:
                 changed = await self._store.change_turn(owner, then, running)
             except Busy:
                 return then  # it was given up, and another turn has begun since
-            if changed is not None:
-                return changed
-            then = await self._store.turn(owner, turn.id)
-        return then or turn
+            # it may have been removed: then nothing is written down any more
+            then = changed or await self._store.turn(owner, turn.id) or running
+        return then
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from tests.stores.model import ModelStore
 EPOCH = 1e9
 SECRET = "a key that is long enough to be one"
 ALICE = caller()
+CANCELS = ("cancel_run", "uncancel_run")
 
 Step = tuple[float, Callable[[Hosted], None]]
 
@@ -177,9 +178,18 @@ class _Line:
 
 
 class HostLine(_Line):
-    """An ``Upstream`` that can cancel."""
+    """An ``Upstream``."""
 
     observer: Observer = Quiet()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CANCELS:
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+
+class CancellingLine(HostLine):
+    """One that can stop a run."""
 
 
 class StoreLine(_Line):
@@ -203,15 +213,9 @@ def _wire(line: type, prefix: str, *names: str) -> None:
 
 
 _wire(HostLine, "host", "identify", "organizations", "create_run", "get_run", "list_runs", "resume_run", "read_log")
-_wire(HostLine, "host", "cancel_run", "uncancel_run")
+_wire(CancellingLine, "host", *CANCELS)
 _wire(StoreLine, "store", "add_conversation", "conversation", "remove_conversation", "expire")
 _wire(StoreLine, "store", "add_turn", "turn", "turns", "change_turn", "remove_turn")
-
-
-class Uncancelling(HostLine):
-    """A host that cannot stop a run."""
-
-    cancel_run = property()  # type: ignore[assignment]
 
 
 class World:
@@ -220,7 +224,7 @@ class World:
     def __init__(self, host: Host | None = None) -> None:
         self.host = host or Host()
         self.store = ModelStore()
-        self.lines: type[HostLine] = HostLine
+        self.lines: type[HostLine] = CancellingLine
 
     def process(self, trap: Trap | None = None, **more: Any) -> "Process":
         return Process(self, trap or Trap(), **more)
@@ -361,10 +365,10 @@ __all__ = [
     "EPOCH",
     "Crashed",
     "Host",
+    "HostLine",
     "Process",
     "Seen",
     "Trap",
-    "Uncancelling",
     "World",
     "ask",
     "at",
