@@ -107,7 +107,7 @@ class _Watch:
         self._turn = turn
         self._shared = shared
         self._run: Run | None = None
-        self._active_seen = not turn.resumes
+        self._active_seen = False
         self._doubted_until = loop_time() + doubt
         self._resting_at: Cursor | None = None
         self._ended = False
@@ -146,7 +146,9 @@ class _Watch:
         cursor = self._turn.begin + self.offset
         if self._resting_at is None or self._resting_at < cursor:
             page = await self._read(cursor)
-            self._resting_at = page.last if page.at_end else None
+            # what was said of the run here may be from before the resume
+            rests = page.run.status in RESTING or page.run.raw_status is None
+            self._resting_at = page.last if page.at_end and rests else None
         return self._resting_at == cursor
 
     def has_caught_up(self) -> bool:
@@ -193,7 +195,8 @@ class _Watch:
 
     def _doubtful(self) -> bool:
         """Whether this may be the state from before the resume: the prompt itself is one entry."""
-        return not self._active_seen and self.offset <= 1 and loop_time() < self._doubted_until
+        believed = self._active_seen and self.run.status not in RESTING
+        return not believed and self.offset <= 1 and loop_time() < self._doubted_until
 
 
 def state_of(run: Run) -> TurnState:

@@ -56,6 +56,11 @@ class Turns:
         self._stopping: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, str], _Watch] = {}
 
+    @property
+    def next_begun(self) -> asyncio.Event:
+        """Set as soon as the next turn is written down by this process."""
+        return self._starting.next_begun
+
     async def begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
         """As ``Starting.begin``."""
         return await self._starting.begin(caller, owner, turn, new, latest)
