@@ -17,7 +17,7 @@ from codegen_api.stores.sql import migrating
 from codegen_api.stores.sql.migrating import migrate
 from codegen_api.stores.sql.tables import TABLES
 from tests.stores.postgres import Postgres
-from tests.stores.things import ME, agent, opened, run
+from tests.stores.things import ME, agent, conversation, opened, run, turn
 
 T = TypeVar("T")
 
@@ -170,6 +170,27 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(bare: str, ahead: Call
     ahead("pass")
     open_(bare)
     assert within(bare, left) == (True, "0002x")
+
+
+COPIED = """with op.batch_alter_table("conversations", recreate="always" if sqlite else "auto") as batch:
+        batch.drop_column("parent")"""
+
+
+def test_altering_a_table_keeps_what_refers_to_it(bare: str, ahead: Callable[[str], None]) -> None:
+    async def fill() -> None:
+        async with opened(bare) as store:
+            await store.add_conversation(ME, conversation())
+            await store.add_turn(ME, turn())
+
+    async def look() -> None:
+        async with opened(bare) as store:
+            assert await store.turn(ME, "t") == turn(number=1)
+            assert await store.remove_conversation(ME, "c")
+            assert await store.turn(ME, "t") is None
+
+    run(fill())
+    ahead(COPIED.replace("sqlite", str(bare.startswith("sqlite"))))
+    run(look())
 
 
 def test_two_databases_may_be_opened_at_the_same_time_in_one_process(tmp_path: Path, postgres: Postgres) -> None:

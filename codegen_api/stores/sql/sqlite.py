@@ -62,8 +62,9 @@ class SqliteDatabase:
             async with _alone(self._path.with_name(self._path.name + ".lock")):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
                 await asyncio.to_thread(_keep_a_log, self._path)
-                async with self.writing() as connection:
+                async with self._writer.execution_options(migrates=True).begin() as connection:
                     await connection.run_sync(migrate)
+                await self._engine.dispose()  # of the connection that does not look after foreign keys
 
     async def aclose(self) -> None:
         await self._engine.dispose()
@@ -110,8 +111,12 @@ def _set_up(connection: DBAPIConnection, _: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """One that reads first and writes then would be refused when another one has written in between, without a wait."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    options = connection.get_execution_options()
+    if options.get("migrates"):
+        # SQLite alters a table by copying it, and with the old one would remove all that refers to it
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+    # one that reads first and writes then would be refused when another has written in between, without a wait
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
 def _keep_a_log(path: Path) -> None:
