@@ -76,7 +76,7 @@ def test_where_it_serves_is_said_however_long_the_start_took(
     with server:
         server.server_bind()
         monkeypatch.setattr("codegen_api.serve.time.sleep", sleep)
-        _announce(f"http://127.0.0.1:{server.server_port}", False)
+        _announce(f"http://127.0.0.1:{server.server_port}", [])
         server.shutdown()
         serving.join()
     assert capsys.readouterr().out == f"codegen_api is at http://127.0.0.1:{server.server_port}\n"

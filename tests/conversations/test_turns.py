@@ -537,7 +537,9 @@ def test_an_unexpected_fault_while_a_turn_is_watched_is_logged_and_told_to_nobod
             def broken(_: Any) -> Any:
                 raise RuntimeError(TEXT)
 
+            assert turn.run is not None
             world.host.step = broken  # type: ignore[method-assign]
+            world.host.runs[turn.run.id].append(type="ANSWER", text="Hello.")
             assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
 
     run(main())

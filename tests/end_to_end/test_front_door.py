@@ -126,7 +126,7 @@ def test_the_promised_python_client_creates_a_run(door: Server) -> None:
 @pytest.mark.wire("ndjson")
 def test_the_lines_that_the_front_door_prints_work_when_they_are_pasted() -> None:
     with gateway(None, "--sandbox") as server:
-        printed = [processes.line(server.process) for _ in range(6)]
+        printed = [processes.line(server.process) for _ in range(7)]
         first, second, third = (text.strip() for text in printed if "curl" in text)
         script = "\n".join([first, f"({second}) | head -n 2", f"({third}) | head -n 2"])
         done = subprocess.run(
