@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from codegen_api.sandbox.example import EXAMPLE_PROMPT, example_script
 from codegen_api.sandbox.scenarios import SCENARIOS, Cue
-from codegen_api.serve import TRY_IT
+from codegen_api.serve import LET_IN, SANDBOX_TOKEN, TRY_IT
 
 SHORTEST, KINDS = 5, 4
 """What has fewer characters, or fewer different ones, may stand anywhere by chance."""
@@ -27,7 +27,7 @@ PLAIN = re.compile(r"[A-Za-z0-9 _.,:;!?#+*=<>-]+")
 IN_URL = re.compile(r"""(?<!\w)(?:ticket|token|access_token)=[^\s"'&]+""")
 """A secret in a URL, whatever it is."""
 
-ANNOUNCED = frozenset(TRY_IT.format(url="URL").splitlines())
+ANNOUNCED = frozenset([*TRY_IT.format(url="URL").splitlines(), LET_IN.format(who=SANDBOX_TOKEN)])
 """What the front door says on its standard output, with the sandbox's tokens in it, to whoever started it."""
 
 
