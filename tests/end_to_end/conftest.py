@@ -9,6 +9,8 @@ from tests.end_to_end.processes import Sandbox, Server
 
 BRISK = {"upstream_requests_per_minute": 600, "follower_linger_seconds": 0.3}
 """A gateway that reads a busy run every 0.125 s."""
+TALKING = {**BRISK, "dialects": "native,agent_protocol", "stream_heartbeat_seconds": 0.3}
+"""One that speaks the Agent Protocol, too, and says often that it is there."""
 
 
 @pytest.fixture(scope="session")
@@ -27,4 +29,10 @@ def server(host: Sandbox) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def brisk(host: Sandbox) -> Iterator[Server]:
     with processes.gateway(host, **BRISK) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def talking(host: Sandbox) -> Iterator[Server]:
+    with processes.gateway(host, **TALKING) as gateway:
         yield gateway
