@@ -90,6 +90,6 @@ async def watch(server: Server, modes: list[str]) -> None:
         last = await client.get(url, headers={**ALICE, "Last-Event-ID": f"{run}_event_{again[-1]}"})
     assert last.text == f'event: end\ndata: {{"status":"success"}}\nid: {run}_event_{again[-1]}\n\n'
     assert again == sorted(set(again))
-    assert len({number // 16 for number in again}) >= 3500
+    assert len({number // 32 for number in again}) >= 3500
     assert all(one == again for one in told), [len(one) for one in told if one != again]
     assert len(state["values"]["messages"]) > 3500

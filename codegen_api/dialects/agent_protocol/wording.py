@@ -14,7 +14,7 @@ from codegen_api.dialects.agent_protocol.messages import Message, chunk, said
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn
 
-PLACES = 16
+PLACES = 32
 """How many events an entry can have."""
 
 KEPT_BYTES = 64 * 1024 * 1024
@@ -42,7 +42,7 @@ class Place(IntEnum):
 
 
 def number(offset: int, place: int) -> int:
-    return offset * PLACES + place
+    return offset * PLACES + 2 * place
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ class Wording:
             self.size += kept.size
         return kept
 
-    def frame(self, event: str, data: bytes, offset: int, place: int) -> tuple[int, bytes]:
-        n = number(offset, place)
+    def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> tuple[int, bytes]:
+        n = number(offset, place) + again
         return n, b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
 
     def message(self, offset: int, message: Message) -> list[tuple[int, bytes]]:
@@ -137,13 +137,13 @@ class Wording:
         return out + self._task(offset, "agent", written)
 
     def both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[tuple[int, bytes]]:
-        """An event of a mode, and the same for ``debug``: asked for together they have one id, which comes last."""
-        wrapped = b'{"step":%d,"timestamp":null,"type":"%b","payload":%b}' % (offset, kind.encode(), payload)
-        named = [(name, data) for name, data in ((mode, payload), ("debug", wrapped)) if name in self._modes]
-        out = [self.frame(name, data, offset, place) for name, data in named]
-        if len(out) == 2:
-            n, first = out[0]
-            out[0] = (n, first[: first.rindex(b"id: ")] + b"\n")
+        """An event of a mode, and the same for ``debug``: each has an id of its own, or it would come again to whoever
+        was cut off in between.
+        """
+        out = [self.frame(mode, payload, offset, place)] if mode in self._modes else []
+        if "debug" in self._modes:
+            wrapped = b'{"step":%d,"timestamp":null,"type":"%b","payload":%b}' % (offset, kind.encode(), payload)
+            out.append(self.frame("debug", wrapped, offset, place, again=1))
         return out
 
     def _tell(self, offset: int, entry: LogEntry) -> Told:
