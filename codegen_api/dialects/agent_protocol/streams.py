@@ -158,7 +158,7 @@ def response(
     return EventStream(
         pieces if abandoning is None else abandoning.watched(pieces),
         media_type=media_type,
-        headers={**STREAM_HEADERS, **headers},
+        headers={"Content-Type": media_type, **STREAM_HEADERS, **headers},  # or a charset would be added to it
         stall_seconds=request.app.state.stall_seconds,
         connection=request.scope["connection"],
         source=abandoning,
