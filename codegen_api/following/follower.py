@@ -223,7 +223,8 @@ class Follower:
             self._end_seen = self._settled = None
             if self._announced is None or self._announced.run != self.run or self._announced.length is not None:
                 await self._announce(None, began)
-            resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING)
+            doubted = loop_time() - self.resumed_at < RESUME_DOUBT  # then it may rest no more
+            resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING) and not doubted
             return self._cadence.next(news=news or self.run != described, resting=resting)
         patient = self._end_seen is None or loop_time() - self._end_seen < DESCRIBED_WITHIN
         if self._whole_due(run) and patient:

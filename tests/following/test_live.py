@@ -207,6 +207,31 @@ def test_a_status_that_lags_behind_a_resume_is_not_taken_for_the_end() -> None:
     run(main())
 
 
+def test_a_run_that_rested_is_looked_at_often_after_its_resume_whatever_the_host_still_says() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(status="PAUSED")
+        hosted.append(10)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(60)
+        await gateway.resume(caller(), "9", "1", "go on", None)
+        hosted.status = "PAUSED"  # still, for the eyes of readers
+        await asyncio.sleep(1.5)
+        hosted.status = "ACTIVE"
+        hosted.append()
+        written = asyncio.get_running_loop().time()
+        await asyncio.sleep(10)
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.ends == [12]
+        assert viewer.arrivals[12] - written < 3
+        await gateway.aclose()
+
+    run(main())
+
+
 def test_a_run_resumed_elsewhere_is_noticed_although_its_end_is_still_in_memory() -> None:
     async def main() -> None:
         host = FakeHost()
