@@ -112,6 +112,12 @@ async def until(probe: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], 
     return found
 
 
+async def grown(host: Sandbox, number: int) -> None:
+    """Until the agent has done some more in a run."""
+    length = len(host.log(number))
+    await until(lambda: asyncio.to_thread(host.log, number), lambda log: len(log) > length + 5)
+
+
 class Methods:
     """Calls methods of an SDK, of its asynchronous kind or of the other, and notes which."""
 
