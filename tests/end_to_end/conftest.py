@@ -9,8 +9,14 @@ from tests.end_to_end.processes import Sandbox, Server
 
 BRISK = {"upstream_requests_per_minute": 600, "follower_linger_seconds": 0.3}
 """A gateway that reads a busy run every 0.125 s."""
-TALKING = {**BRISK, "dialects": "native,agent_protocol", "stream_heartbeat_seconds": 0.3}
-"""One that speaks the Agent Protocol, too, and says often that it is there."""
+PAGE = "https://chat.example"
+TALKING = {
+    **BRISK,
+    "dialects": "native,agent_protocol",
+    "stream_heartbeat_seconds": 0.3,
+    "cors_origins": PAGE,
+}
+"""One that speaks the Agent Protocol, too, also to pages at ``PAGE``, and says often that it is there."""
 
 
 @pytest.fixture(scope="session")
