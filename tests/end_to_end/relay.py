@@ -23,6 +23,8 @@ class Relay:
     cuts: int = 0
     cut_before: re.Pattern[bytes] | None = None
     """Where in an answer the next cut is made, once."""
+    lengths: list[int] = field(default_factory=list)
+    """After how many bytes each of the next answers is cut that say where to come back (by ``Location``)."""
     hold: float = 0
     """Seconds for which the next answer is held back, once."""
     _down: bool = False
@@ -65,9 +67,18 @@ class Relay:
             server.shutdown(socket.SHUT_WR)
 
     def _back(self, server: socket.socket, client: socket.socket) -> None:
+        left: int | None = None
         while data := server.recv(1 << 16):
             hold, self.hold = self.hold, 0
             time.sleep(hold)
+            if left is None and self.lengths and b"\r\nlocation: " in data.lower():
+                left = self.lengths.pop(0)
+            if left is not None:
+                left -= len(data)
+                if left <= 0:
+                    self.cuts += 1
+                    client.sendall(data[: len(data) + left])
+                    return
             cut = self.cut_before and self.cut_before.search(data)
             if cut:
                 self.cut_before = None

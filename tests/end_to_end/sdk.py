@@ -13,7 +13,7 @@ from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 from langgraph_sdk.errors import APIStatusError
 from langgraph_sdk.schema import StreamPart
 
-from tests.end_to_end.processes import WAIT, Sandbox
+from tests.end_to_end.processes import WAIT, Sandbox, eventually
 from tests.leaks import WATCH
 
 T = TypeVar("T")
@@ -93,10 +93,13 @@ def hosted(host: Sandbox) -> list[dict[str, Any]]:
 
 
 def run_of(host: Sandbox, text: str) -> int:
-    """The host's newest run that began with these words of the user."""
-    return next(
-        each["id"] for each in hosted(host) if any(prompt.endswith(text) for prompt in prompts(host, each["id"])[:1])
-    )
+    """The host's newest run that began with these words of the user, as soon as they stand in its log."""
+
+    def found() -> int | None:
+        numbers = [each["id"] for each in hosted(host)]
+        return next((number for number in numbers if (prompts(host, number) or [""])[0].endswith(text)), None)
+
+    return eventually(found) or 0
 
 
 def status_at(host: Sandbox, number: int) -> str:
@@ -112,10 +115,10 @@ async def until(probe: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], 
     return found
 
 
-async def grown(host: Sandbox, number: int) -> None:
+async def grown(host: Sandbox, number: int, by: int = 5) -> None:
     """Until the agent has done some more in a run."""
     length = len(host.log(number))
-    await until(lambda: asyncio.to_thread(host.log, number), lambda log: len(log) > length + 5)
+    await until(lambda: asyncio.to_thread(host.log, number), lambda log: len(log) >= length + by)
 
 
 class Methods:
