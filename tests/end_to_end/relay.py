@@ -27,6 +27,8 @@ class Relay:
     """After how many bytes each of the next answers is cut that say where to come back (by ``Location``)."""
     hold: float = 0
     """Seconds for which the next answer is held back, once."""
+    late: float = 0
+    """Seconds for which each answer to a POST is held back: what was asked for has happened, and nobody knows."""
     _down: bool = False
     _open: set[socket.socket] = field(default_factory=set)
 
@@ -44,33 +46,36 @@ class Relay:
             _reset(client)
             return
         with client, socket.create_connection(target) as server:
-            ends = {client, server}
+            ends, posted = {client, server}, threading.Event()
             self._open |= ends
-            forth = threading.Thread(target=self._forth, args=(client, server), daemon=True)
+            forth = threading.Thread(target=self._forth, args=(client, server, posted), daemon=True)
             forth.start()
             with suppress(OSError):
-                self._back(server, client)
+                self._back(server, client, posted)
             for end in ends:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
             forth.join()
             self._open -= ends
 
-    def _forth(self, client: socket.socket, server: socket.socket) -> None:
+    def _forth(self, client: socket.socket, server: socket.socket, posted: threading.Event) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 16):
                 for method, path, headers in REQUEST.findall(data):
                     if method == b"GET":
                         last = LAST_ID.search(headers.decode())
                         self.asked.append((path.decode().partition("?")[0], last and last[1]))
+                    elif method == b"POST":
+                        posted.set()
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
 
-    def _back(self, server: socket.socket, client: socket.socket) -> None:
+    def _back(self, server: socket.socket, client: socket.socket, posted: threading.Event) -> None:
         left: int | None = None
         while data := server.recv(1 << 16):
             hold, self.hold = self.hold, 0
-            time.sleep(hold)
+            time.sleep(hold + (self.late if posted.is_set() else 0))
+            posted.clear()
             if left is None and self.lengths and b"\r\nlocation: " in data.lower():
                 left = self.lengths.pop(0)
             if left is not None:

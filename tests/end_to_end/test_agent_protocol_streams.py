@@ -66,7 +66,6 @@ def test_a_reader_who_is_cut_off_again_and_again_gets_every_event_once(talking: 
                 events = await stream(client, thread, "Mend the roof", metadata=BUSY, stream_mode=MODES)
                 await check_whole(direct, thread, events)
                 assert between.cuts == 5
-                run_id = events[0].data["run_id"]
                 place = f"/threads/{thread}/runs/{events[0].data['run_id']}/stream"
                 back = [last for path, last in between.asked if path == place]
                 assert len(back) >= 5
