@@ -64,7 +64,9 @@ class Ask:
 
 
 def new_client(server: Server) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, headers=ALICE, timeout=WAIT, trust_env=False)
+    """A client that asks for so many things at a time."""
+    limits = httpx.Limits(max_connections=20)
+    return httpx.AsyncClient(base_url=server.url, headers=ALICE, timeout=2 * WAIT, trust_env=False, limits=limits)
 
 
 async def one_round(

@@ -1,8 +1,8 @@
 """A turn as the events of the stream modes: which events there are, in which order, with which ids.
 
 Everything is a function of the turn's log, so that each instance tells the same, live or again. An id is
-``{turn}_event_{n}`` with n = 32 x the entry's number in the turn + twice the event's place among those of the entry, and
-one more for what ``debug`` tells of it; metadata comes before the first entry, ``end`` behind the last.
+``{turn}_event_{n}`` with n = 32 x the entry's number in the turn + twice the event's place among those of the entry,
+and one more for what ``debug`` tells of it; metadata comes before the first entry, ``end`` behind the last.
 
 An action is closed when its output is there, a later entry has come, or the turn is over. What its tool answered comes
 then, before anything of the next entry.
