@@ -19,6 +19,10 @@ HANDED_OVER = "what must not leak, and what was written"
 SILENT = pytest.StashKey[list[str]]()
 """Processes that ended without handing over what they had seen."""
 
+# how long an example takes is the machine's affair: no test is timed
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
 # for tests that leave the number to the profile; whatever CI chooses, each night tries other examples
 settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False, print_blob=True)
 
