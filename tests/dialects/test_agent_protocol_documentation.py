@@ -14,8 +14,27 @@ DOCUMENT = (Path(__file__).parents[2] / "docs/clients.md").read_text()
 CLIENTS = DOCUMENT.split("\n## The Agent Protocol\n")[1].split("\n## ")[0]
 PUBLIC = ("/info", "/ok")
 SECURITY = {frozenset({"HTTPBearer"}), frozenset({"ApiKey"})}
-REFUSED = "after_seconds extract index interrupt_after interrupt_before supersteps ttl values webhook".split()
-IGNORED = "durability feedback_keys include recurse refresh_ttl stream_resumable stream_subgraphs xray".split()
+REFUSED = [
+    "after_seconds",
+    "extract",
+    "index",
+    "interrupt_after",
+    "interrupt_before",
+    "supersteps",
+    "ttl",
+    "values",
+    "webhook",
+]
+IGNORED = [
+    "durability",
+    "feedback_keys",
+    "include",
+    "recurse",
+    "refresh_ttl",
+    "stream_resumable",
+    "stream_subgraphs",
+    "xray",
+]
 
 
 def ours() -> list[tuple[str, str, Any]]:
