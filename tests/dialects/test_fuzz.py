@@ -148,7 +148,7 @@ def test_nothing_that_is_sent_breaks_anything_or_comes_back_in_a_header(
     given = [*headers, (b"authorization", f"Bearer {TOKENS[mode]}".encode())] if signed else headers
     head, *rest = asyncio.run(answered(new_app(mode), method, path, said, given))
     status = head["status"]
-    assert status < 500, rest
+    assert status < 500 or status == 501, rest  # what is never done is said so whatever else was sent
     for name, value in head["headers"]:
         assert b"\r" not in value
         assert b"\n" not in value

@@ -167,7 +167,7 @@ async def update_assistant(
     "/assistants/{assistant_id}",
     status_code=204,
     summary="Delete an assistant",
-    responses=answers.answers(204, None, "It is gone."),
+    responses=answers.answers(204, None, "It is gone.", 409),
     openapi_extra=needs(WRITE),
 )
 async def delete_assistant(

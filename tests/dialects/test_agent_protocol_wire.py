@@ -1,0 +1,202 @@
+"""The Agent Protocol's errors, in the words of all its clients; and whatever is sent, an answer of that shape."""
+
+import json
+import re
+from typing import Any, get_args
+
+import pytest
+from langgraph_sdk.errors import _extract_error_message
+
+from codegen_api import errors
+from codegen_api.dialects.agent_protocol.wire import KINDS, STATUSES, render_error
+from codegen_api.stores import TurnState
+from codegen_api.web import STATUSES as HTTP_STATUSES
+from tests.dialects.routes import routes
+from tests.dialects.sdk import speaking
+from tests.dialects.site import Site, gateway_app, run
+from tests.dialects.test_native_errors import KINDS as EVERY
+from tests.dialects.test_native_errors import TABLE
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_every_error_can_be_read_by_every_client(kind: type[errors.GatewayError]) -> None:
+    response = render_error(kind("Just so.", retry_after=3))
+    body = json.loads(bytes(response.body))
+    status = TABLE[kind]
+    assert response.status_code == body["status_code"] == status
+    assert (body["error"], body["code"]) == (KINDS[status], kind.code)
+    assert body["message"] == body["detail"] == _extract_error_message(body, "") == "Just so."
+    assert body["details"] is None
+    assert ("retry_after" in body) == ("retry-after" in response.headers) == (status in (409, 429, 503))
+    assert ("www-authenticate" in response.headers) >= (status == 401)
+
+
+def test_every_status_that_there_is_has_a_name() -> None:
+    assert set(HTTP_STATUSES.values()) <= set(KINDS)
+    assert len(set(KINDS.values())) == len(KINDS)
+
+
+def test_every_state_of_a_turn_is_a_status_of_its_thread() -> None:
+    told = [state for states in STATUSES.values() for state in states]
+    assert sorted(told, key=str) == sorted([None, *TurnState], key=str)
+
+
+def test_the_places_that_are_wrong_are_told_without_what_was_there() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            answer = await site.post("/assistants", {"graph_id": 5, "metadata": "sk-pasted-here"})
+            body = answer.json()
+            assert (answer.status_code, body["error"]) == (422, "validation_error")
+            assert [item["loc"] for item in body["details"]] == [["body", "graph_id"], ["body", "metadata"]]
+            assert "sk-pasted" not in answer.text
+
+    run(main())
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/threads"), ("GET", "/runs/x/y"), ("DELETE", "/store/nothing")])
+def test_below_its_paths_errors_have_its_shape_also_where_nothing_is(method: str, path: str) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            body = (await site.ask(method, path)).json()
+            assert body["error"] in ("not_found", "method_not_allowed")
+            assert body["detail"] == body["message"]
+
+    run(main())
+
+
+# -- odd input --------------------------------------------------------------------------------------------------------
+
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    10**30,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "a\0b",
+    "\ud800",
+    "\U0001f600",
+    "../..",
+    "x" * 2000,
+    [],
+    [None],
+    [[["a"]]],
+    {},
+    {"\0": 1},
+    {"a": "\ud800"},
+    {"a": 10**400, "b": float("nan")},
+]
+
+
+def nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+FITTING: dict[str, Any] = {
+    "graph_id": "agent",
+    "version": 1,
+    "namespace": ["a"],
+    "key": "k",
+    "value": {"a": 1},
+    "thread_ids": ["t"],
+}
+"""What makes every body here whole."""
+
+MINE = ("assistants", "threads", "store", "not offered")
+
+
+def mine() -> dict[tuple[str, str], list[str]]:
+    """The routes but those for runs and states, whose bodies are others; and the fields of their bodies."""
+    tags = {f"Agent Protocol: {name}" for name in MINE}
+    found = [route for route in routes(gateway_app(dialects=("agent_protocol",))) if tags & set(route.tags or ())]
+    return {
+        (method, route.path): sorted(
+            field
+            for body in route.dependant.body_params
+            for model in (body.field_info.annotation, *get_args(body.field_info.annotation))
+            for field in getattr(model, "model_fields", ())
+        )
+        for route in found
+        for method in sorted(route.methods)
+        if "/state" not in route.path and "/history" not in route.path
+    }
+
+
+ROUTES = mine()
+BODIES = sorted(route for route, fields in ROUTES.items() if fields and route[1] not in ("/store", "/store/search"))
+
+
+async def sent(site: Site, method: str, path: str, body: Any) -> Any:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = await site.ask(method, path, content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code < 500 or answer.status_code == 501, (method, path, content[:200], answer.text)
+    if answer.status_code >= 400:
+        assert {"error", "message", "detail", "code", "status_code", "request_id"} <= answer.json().keys()
+    return answer
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+def test_no_field_breaks_anything_whatever_is_in_it(method: str, path: str) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            fields = ROUTES[method, path]
+            asked = re.sub("{.*?}", "t", path)
+            for odd in (*ODD, nested(90), nested(110), nested(300)):
+                if asked != path:
+                    await site.post("/threads", {"thread_id": "t", "if_exists": "do_nothing"})
+                    given = {"graph_id": "agent", "assistant_id": "t", "if_exists": "do_nothing"}
+                    await site.post("/assistants", given)
+                await sent(site, method, asked, {**FITTING, **dict.fromkeys(fields, odd)})
+                for name in fields:
+                    await sent(site, method, asked, {**FITTING, name: odd})
+            for kept in ("/threads/search", "/assistants/search", "/store/items/search", "/store/namespaces"):
+                assert (await site.post(kept, {"limit": 1000})).status_code == 200
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"null", b"[]", b'"a"', b"\xff\xfe", b'{"a":' + b"9" * 5000 + b"}", b"[" * 50_000, b"{}" * 2],
+)
+def test_no_body_breaks_anything(body: bytes) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            for method, path in ROUTES:
+                await sent(site, method, path.replace("{", "").replace("}", ""), body)
+
+    run(main())
+
+
+@pytest.mark.parametrize("id", ["%00", "a%00b", "%ED%A0%80", "%FF", "x" * 2000, "%F0%9F%98%80", "%20", "-1"])
+def test_no_id_in_a_path_breaks_anything(id: str) -> None:  # noqa: A002
+    async def main() -> None:
+        async with speaking() as site:
+            for method, path in ROUTES:
+                if "{" in path:
+                    asked = path.replace("{namespace}", "x").replace("{cron_id}", id)
+                    for name in ("{thread_id}", "{assistant_id}"):
+                        asked = asked.replace(name, id)
+                    answer = await sent(site, method, asked, FITTING)
+                    assert answer.status_code in (404, 405, 501), (method, asked, answer.text)
+
+    run(main())
+
+
+@pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=99999999999999999999", "offset=1e9"])
+def test_no_query_breaks_anything(query: str) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            for path in (f"/assistants?{query}", f"/store/items?key=%00&namespace=%ED%A0%80&{query}", "/store/items"):
+                await sent(site, "GET", path, b"")
+
+    run(main())
