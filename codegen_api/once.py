@@ -10,9 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import orjson
+from typing import Any, Protocol
 
 from codegen_api.errors import (
     GatewayError,
@@ -26,7 +24,7 @@ from codegen_api.errors import (
 )
 from codegen_api.identity import Principal
 from codegen_api.outcomes import Outcome, Outcomes, State
-from codegen_api.runs import Json, Run, RunRef, RunStatus, to_json
+from codegen_api.runs import Json, Run, RunRef, RunStatus, from_json, to_json
 
 CUT_GRACE = 5.0
 """Seconds for which a host whose connection broke may still act on what it heard."""
@@ -157,5 +155,6 @@ def _encoded(run: Run) -> bytes:
 
 
 def _decoded(result: bytes) -> Run:
-    organization, run_id, status, raw_status, fields, marks = orjson.loads(result)
+    kept: Any = from_json(result)
+    organization, run_id, status, raw_status, fields, marks = kept
     return Run(RunRef(organization, run_id), RunStatus(status), raw_status, fields, marks)

@@ -228,6 +228,15 @@ def to_json(value: Json) -> bytes:
             raise ValueError("nested too deeply to be written as JSON") from error
 
 
+def from_json(text: bytes) -> Json:
+    """What ``to_json`` was given."""
+    try:
+        value: Json = orjson.loads(text)
+    except orjson.JSONDecodeError:  # lone surrogates again
+        value = json.loads(text)
+    return value
+
+
 def _finite(value: Json) -> Json:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

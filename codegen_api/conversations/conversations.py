@@ -62,7 +62,6 @@ class Conversations:
         self.clock = clock
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, clock=clock)
-        self._begun = asyncio.Event()
         self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._tidying: asyncio.Task[None] | None = None
@@ -100,11 +99,7 @@ class Conversations:
         if known and known[0].state.active:
             known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
         turn, new = await self._planning.plan(caller, owner, wanted, there, ask, known)
-        try:
-            return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
-        finally:  # also a turn that has failed at once is one
-            begun, self._begun = self._begun, asyncio.Event()
-            begun.set()
+        return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
 
     async def turn(self, caller: Caller, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
         """A turn; as it is now (``settled``), or as it was when somebody last looked.

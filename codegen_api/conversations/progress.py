@@ -22,6 +22,8 @@ from codegen_api.stores import Turn, TurnState
 RESUME_DOUBT = 30.0
 """Seconds after a resume in which the host may still tell of the end before it."""
 
+MOMENT = 0.01
+
 DOUBTED_SECONDS = 1.0
 """How long an end that is not believed is left alone."""
 
@@ -124,8 +126,12 @@ class _Watch:
         match update:
             case Batch():
                 return self._take(update) or None
-            case Changed(run=run):
+            case Changed(run=run, seen=seen):
                 self._describe(run)
+                # the answer to the resume counts, which came a moment before the turn was written down as running
+                since = self._doubted_until - RESUME_DOUBT - MOMENT
+                resting = run.status.ended or run.status in RESTING
+                self._active_seen = self._active_seen or (seen >= since and not resting)
             case Current():
                 self._current = True
             case Ended(run=run):
@@ -170,7 +176,6 @@ class _Watch:
         self._run = run
         self._ended = False
         self._resting_at = None
-        self._active_seen = self._active_seen or not (run.status.ended or run.status in RESTING)
 
     def _take(self, batch: Batch) -> tuple[Came, ...]:
         begin = self._turn.begin

@@ -56,6 +56,8 @@ class Follower:
         self.ref: RunRef = right.run.ref
         self.readers = readers
         self.run = right.run
+        self.described = right.asked
+        """When (the event loop's time) the host was asked for what ``run`` says of the status."""
         self.caught_up = False
         """Whether the end of the log has been seen, so that ``tail`` is its length."""
         self.generation = 0
@@ -112,7 +114,7 @@ class Follower:
         self._active_since_resume = False
         self._end_seen = self._settled = None
         if run is not None and not run.status.ended and at > self._asked:
-            self.run = self.run.updated(run)
+            self.run, self.described = self.run.updated(run), at
         self._wake.set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -167,6 +169,7 @@ class Follower:
                 self._resumed_tail = tail.cursor  # that end is the old one, whatever the log has grown by since
             newer = self._asked >= tail.changed.seen
             self.run = tail.changed.run.updated(self.run) if newer else self.run.updated(tail.changed.run)
+            self.described = max(self.described, tail.changed.seen)
 
     async def _look(self) -> float | None:
         """Read from the oldest entry that may have changed to the end; seconds to the next look (None: when asked)."""
@@ -215,6 +218,8 @@ class Follower:
         if not self._credible(run, sent):
             return self._cadence.next(news=True)
         self.run = self.run.updated(_without_nulls(run))
+        if run.raw_status is not None:
+            self.described = sent
         if self.run.status.ended and self._end_seen is None and self._settled != self.tail:
             self._end_seen = loop_time()
         if self._whole_due(run):
@@ -260,7 +265,7 @@ class Follower:
         except (Unavailable, UpstreamFailure):
             return  # it stays due, and the log does not wait for it
         if self._credible(run, sent):
-            self.run = self.run.updated(run)
+            self.run, self.described = self.run.updated(run), sent
             self._whole_at, self._whole_for = sent, raw_status
 
     async def _locate(self) -> tuple[Page, float]:

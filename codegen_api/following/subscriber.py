@@ -37,7 +37,9 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """Everything that was there when this viewer came has been given: ``cursor`` was the end of the log."""
+    """Everything that was there when this viewer came has been given, and how the run is: ``cursor`` was the end of the
+    log.
+    """
 
     cursor: Cursor
 
@@ -106,7 +108,7 @@ class Subscriber:
         readers, run = self._follower.readers, self._follower.run
         trouble = readers.trouble
         told = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
-        yield Changed(run, None, opened)
+        yield Changed(run, None, self._follower.described)
         source = self._source()
         pull: asyncio.Task[Batch | Resync] | None = None
         try:
@@ -118,7 +120,7 @@ class Subscriber:
                     told = readers.trouble
                     silent_since = loop_time()
                     yield told
-                if not current and self._follower.caught_up and self.cursor == self._follower.tail:
+                if not current and self._is_current(run):
                     current = True
                     yield Current(self.cursor)
                 now = loop_time()
@@ -149,6 +151,11 @@ class Subscriber:
                     yield Quiet()
         finally:
             await close_running(source, pull)
+
+    def _is_current(self, run: Run) -> bool:
+        """Whether the viewer has all that the follower has seen, of which ``run`` is the last description."""
+        follower = self._follower
+        return follower.caught_up and self.cursor == follower.tail and run == follower.run
 
     def _is_over(self, changed: Changed, opened: float) -> bool:
         """Whether this description ends the stream: an end that is behind us, and not from too long before we came."""

@@ -1,7 +1,7 @@
 """A process that dies at any moment of a turn: no turn starts twice, none is busy for ever, and none is lost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,11 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.stores import Turn, TurnState
-from tests.conversations.world import ALICE, Process, Trap, World, at, kill, works, works_for_ever
+from tests.conversations.world import ALICE, Crashed, Process, Trap, World, at, kill, works, works_for_ever
 from tests.virtual import run
 
 FIRST, SECOND, LAST = "Build me a small house", "Now paint the house blue", "And on we go"
-AT_LEAST, AT_MOST = 4, 200
+AT_LEAST, AT_MOST = 4, 1000
 """Calls in a life: what has less was not lived, what has more never ends."""
 
 Live = Callable[[Process], Awaitable[object]]
@@ -171,6 +171,64 @@ def test_a_crash_at_any_call_starts_no_turn_twice_and_leaves_none_busy(life: Lif
         trap = Trap(number, before)
         trap.spring = trap.crash
         crashed = await dies(world, life, trap)
+        async with world.serving() as process:
+            await asked_again(process)
+            await all_is_well(process, life)
+        return crashed
+
+    at_any_call(main)
+
+
+class Steps:
+    """Counts how often anything in a process waits, whatever for, and kills the process at number ``at``."""
+
+    def __init__(self, trap: Trap, at: int) -> None:
+        self._trap = trap
+        self._left = at
+
+    def task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **more: Any) -> "asyncio.Task[Any]":
+        """Makes the tasks of a loop."""
+        return asyncio.Task(_Waits(coroutine, self._is_last), loop=loop, **more)
+
+    def _is_last(self) -> bool:
+        self._left -= 1
+        if self._left == 0:
+            self._trap.dead = True
+            self._trap.died.set()
+        return self._left == 0
+
+
+class _Waits(Coroutine[Any, Any, Any]):
+    """A coroutine that is told of each time that it waits, and stops where ``is_last`` says so."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], is_last: Callable[[], bool]) -> None:
+        self._coroutine = coroutine
+        self._is_last = is_last
+
+    def send(self, value: Any) -> Any:
+        return self._until_the_last(self._coroutine.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        return self._until_the_last(self._coroutine.throw(*error))
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+    def _until_the_last(self, awaited: Any) -> Any:
+        return self._coroutine.throw(Crashed()) if self._is_last() else awaited
+
+
+@each_life
+def test_a_crash_wherever_anything_waits_starts_no_turn_twice_and_leaves_none_busy(life: Life) -> None:
+    async def main(number: int) -> bool:
+        world = await began(life)
+        trap = Trap()
+        asyncio.get_running_loop().set_task_factory(Steps(trap, number).task)
+        crashed = await dies(world, life, trap)
+        asyncio.get_running_loop().set_task_factory(None)
         async with world.serving() as process:
             await asked_again(process)
             await all_is_well(process, life)

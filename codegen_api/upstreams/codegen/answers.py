@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-import orjson
-
 from codegen_api import errors
-from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, RunStatus, Step, StepKind, to_json
+from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, RunStatus, Step, StepKind, from_json, to_json
 from codegen_api.upstreams import Listing
 
 T = TypeVar("T")
@@ -180,7 +178,7 @@ def step_of(entry: LogEntry) -> Step:
     """What an entry means. By the host's prose a plan has a thought, an answer and an error an observation, and an
     action names its tool; none of it is certain, so whatever has a text is heard.
     """
-    fields = as_object(orjson.loads(entry.json))
+    fields = as_object(from_json(entry.json))
     known = {key: value for key, value in fields.items() if isinstance(value, str)}
     raw, tool = known.get("message_type"), known.get("tool_name")
     thought, observation = fields.get("thought"), fields.get("observation")
