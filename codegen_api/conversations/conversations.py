@@ -8,72 +8,29 @@ does not exist; on the way to a log the gateway asks for the caller's right besi
 import asyncio
 import hashlib
 import time
-import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-
-from cachetools import LRUCache
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from codegen_api.conversations import checkpoints
-from codegen_api.conversations.checkpoints import Checkpoint, Stretch, end_of
-from codegen_api.conversations.progress import Caught, Over, Progress
-from codegen_api.conversations.prompts import with_system_prompt, with_transcript
-from codegen_api.conversations.turns import LOOK_EVERY, Turns
+from codegen_api.conversations.checkpoints import Checkpoint, Stretch
+from codegen_api.conversations.planning import Ask, Planning, latest_end
+from codegen_api.conversations.progress import Progress
+from codegen_api.conversations.reading import Reading
+from codegen_api.conversations.starting import LOOK_EVERY
+from codegen_api.conversations.turns import Turns
 from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
-from codegen_api.following import Leaving, loop_time
+from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Cursor, Json, LogEntry, Step, StepKind, to_json
-from codegen_api.stores import Agent, Busy, Store, Turn, TurnState, storable
+from codegen_api.runs import Json, LogEntry, Step, to_json
+from codegen_api.stores import Store, Turn, TurnState, storable
 from codegen_api.telemetry import log_fault, logger
-from codegen_api.upstreams import NewRun
-
-KEPT_BYTES = 32 * 1024 * 1024
-"""What is kept of turns that are over, for whoever reads a conversation again."""
-
-SETTLING = 60.0
-"""Seconds after its end in which the host may still fill in entries of a turn."""
-
-FRESH = 5.0
-"""Seconds for which such a turn is not read again."""
 
 TIDY_EVERY = 3600.0
-
-USER = "User"
-GO_ON = "Go on."
-"""What the host is told when nothing is said and there is nothing to be said again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a turn is to be.
-
-    ``messages`` are what the user said, as it is shown; ``text`` and ``images`` what the host is told of it. Without a
-    text, what the user said last is said again. ``agent``'s system prompt goes before the first prompt of a run, or
-    ``system_prompt`` in its place. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy``
-    says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
-    what else a new run is to have. ``options`` are the dialect's.
-    """
-
-    messages: Sequence[Mapping[str, Json]]
-    text: str
-    images: tuple[str, ...] = ()
-    agent: Agent | None = None
-    system_prompt: str | None = None
-    checkpoint: Checkpoint | None = None
-    if_busy: str = "reject"
-    run: NewRun = field(default_factory=lambda: NewRun(""))
-    options: Mapping[str, Json] = field(default_factory=dict)
 
 
 def owner_of(caller: Caller) -> str:
     """To whom things belong: the same whatever token they use, and it tells nobody who that is."""
     return hashlib.sha256(to_json([caller.principal.authority, caller.principal.user])).hexdigest()
-
-
-def new_id() -> str:
-    return str(uuid.uuid4())
 
 
 def checked(value: Json) -> None:
@@ -105,8 +62,9 @@ class Conversations:
         self.clock = clock
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, clock=clock)
-        self._kept: LRUCache[str, tuple[float, tuple[LogEntry, ...]]] = LRUCache(KEPT_BYTES, getsizeof=_size)
         self._begun = asyncio.Event()
+        self._reading = Reading(gateway, self._turns, clock=clock)
+        self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._tidying: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -134,23 +92,19 @@ class Conversations:
             GatewayError: the host has not begun it, and the turn has failed.
         """
         owner = owner_of(caller)
-        checked([*ask.messages, ask.text, ask.options])
-        if await self.store.conversation(owner, conversation) is None:
+        checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
+        there = await self.store.conversation(owner, conversation)
+        if there is None:
             raise NotFound("There is no such conversation.")
         known = await self.store.turns(owner, conversation)
         if known and known[0].state.active:
             known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
-        checkpoint = ask.checkpoint or _latest(known)
-        turn, new = await self._planned(caller, wanted, conversation, ask, checkpoint, known)
+        turn, new = await self._planning.plan(caller, owner, wanted, there, ask, known)
         try:
-            turn = await self.store.add_turn(owner, turn)
-        except Busy as busy:
-            raise ConversationBusy from busy
-        except KeyError as gone:
-            raise NotFound("There is no such conversation.") from gone
-        begun, self._begun = self._begun, asyncio.Event()
-        begun.set()
-        return await self._turns.start(caller, owner, turn, new)
+            return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
+        finally:  # also a turn that has failed at once is one
+            begun, self._begun = self._begun, asyncio.Event()
+            begun.set()
 
     async def turn(self, caller: Caller, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
         """A turn; as it is now (``settled``), or as it was when somebody last looked.
@@ -226,35 +180,23 @@ class Conversations:
         """
         owner = owner_of(caller)
         known = await self.store.turns(owner, conversation)
-        if checkpoint is None and known and known[0].state.active:
+        if checkpoint is not None:
+            return await self._path_to(caller, conversation, checkpoint, known)
+        if known and known[0].state.active:
             parent = None if known[0].parent is None else Checkpoint.of(known[0].parent)
             return [*await checkpoints.path(self.store, owner, parent, known), Stretch(known[0], None)]
-        if checkpoint is None:
-            checkpoint = _latest(known)
-        elif not any(turn.id == checkpoint.turn for turn in known):
-            raise NotFound("There is no such checkpoint.")
-        return await checkpoints.path(self.store, owner, checkpoint, known)
+        there = None if known else await self.store.conversation(owner, conversation)
+        return await checkpoints.path(self.store, owner, latest_end(there, known), known)
 
     async def leading_to(self, caller: Caller, checkpoint: Checkpoint) -> list[Stretch]:
-        """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in."""
+        """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in, as far as they are
+        still there.
+        """
         return await checkpoints.path(self.store, owner_of(caller), checkpoint)
 
     async def entries(self, caller: Caller, stretch: Stretch) -> tuple[LogEntry, ...]:
         """What has come of a turn by now, up to where the stretch goes."""
-        turn = stretch.turn
-        if turn.run is None:
-            return ()
-        if turn.end is None:
-            return await self._so_far(caller, turn, stretch.upto)
-        await self.gateway.view(caller, turn.run.organization, turn.run.id)
-        good_until, entries = self._kept.get(turn.id) or (float("-inf"), ())
-        if len(entries) != turn.end - turn.begin or loop_time() >= good_until:
-            settled = self.clock() - turn.updated > SETTLING
-            good_until = float("inf") if settled else loop_time() + FRESH
-            entries = await self._so_far(caller, turn, None)
-            if _size((good_until, entries)) <= KEPT_BYTES:
-                self._kept[turn.id] = (good_until, entries)
-        return entries if stretch.upto is None else entries[: stretch.upto]
+        return await self._reading.entries(caller, owner_of(caller), stretch)
 
     async def has(self, caller: Caller, turn: Turn, offset: int) -> bool:
         """Whether the host has such an entry of a turn, by its own word."""
@@ -268,17 +210,30 @@ class Conversations:
         """The same, in the words of all hosts."""
         return [self.gateway.step(entry) for entry in await self.entries(caller, stretch)]
 
-    async def _so_far(self, caller: Caller, turn: Turn, upto: int | None) -> tuple[LogEntry, ...]:
-        entries: dict[int, LogEntry] = {}
-        async with aclosing(self.follow(caller, turn)) as progress:
-            async for news in progress:
-                if isinstance(news, tuple):
-                    entries.update((came.offset, came.entry) for came in news)
-                if isinstance(news, Caught | Over | Leaving) or (upto is not None and len(entries) >= upto):
-                    break
-        return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
+    async def _path_to(
+        self, caller: Caller, conversation: str, checkpoint: Checkpoint, known: Sequence[Turn]
+    ) -> list[Stretch]:
+        owner = owner_of(caller)
+        path = await checkpoints.path(self.store, owner, checkpoint, known, asked_for=True)
+        if any(turn.id == checkpoint.turn for turn in known):
+            turn = path[-1].turn if checkpoint.offset > 0 else None
+            if turn is not None and turn.end is None and not await self.has(caller, turn, checkpoint.offset):
+                raise NotFound("There is no such checkpoint.")
+        elif not await self._inherits(owner, conversation, checkpoint, known):
+            raise NotFound("There is no such checkpoint.")
+        return path
 
-    # -- planning -----------------------------------------------------------------------------------------------------
+    async def _inherits(self, owner: str, conversation: str, checkpoint: Checkpoint, known: Sequence[Turn]) -> bool:
+        """Whether a checkpoint of another conversation is one that leads to this one, which is a fork of it."""
+        there, ids = await self.store.conversation(owner, conversation), {turn.id for turn in known}
+        parents = {turn.parent for turn in known} | {None if there is None else there.parent}
+        for parent in (Checkpoint.of(each) for each in parents if each is not None):
+            if parent == checkpoint:
+                return True
+            for stretch in await checkpoints.path(self.store, owner, parent) if parent.turn not in ids else []:
+                if stretch.turn.id == checkpoint.turn and (stretch.upto is None or checkpoint.offset <= stretch.upto):
+                    return True
+        return False
 
     async def _out_of_the_way(self, caller: Caller, owner: str, turn: Turn, if_busy: str) -> Turn:
         """The turn that was under way, now over."""
@@ -294,66 +249,6 @@ class Conversations:
             raise ConversationBusy("The turn that is under way was stopped, and has not ended yet; ask again.")
         return turn
 
-    async def _planned(
-        self,
-        caller: Caller,
-        wanted: str | None,
-        conversation: str,
-        ask: Ask,
-        checkpoint: Checkpoint | None,
-        known: Sequence[Turn],
-    ) -> tuple[Turn, NewRun]:
-        owner, now = owner_of(caller), self.clock()
-        turn = Turn(
-            new_id(),
-            conversation,
-            now,
-            now,
-            agent=None if ask.agent is None else ask.agent.id,
-            messages=ask.messages,
-            parent=None if checkpoint is None else str(checkpoint),
-            mark=new_id(),
-            prompt=ask.text,
-            options=ask.options,
-        )
-        said = await checkpoints.path(self.store, owner, checkpoint, known)
-        last = said[-1].turn if said else None
-        if last is not None and last.run is not None and _goes_on(last, checkpoint, conversation, known):
-            organization, run_id = last.run.organization, last.run.id
-            begin = await self._length(caller, organization, run_id, last.begin if last.end is None else last.end)
-            resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
-            return replace(resumed, prompt=ask.text or GO_ON), replace(ask.run, images=ask.images or None)
-        organization = await self.gateway.organization(caller, wanted)
-        system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
-        told = [line for stretch in said for line in await self._told(caller, stretch)]
-        text = ask.text or (told.pop()[1] if told and told[-1][0] == USER else GO_ON)
-        prompt = with_system_prompt(system_prompt, with_transcript(told, text))
-        model = ask.run.model or (None if ask.agent is None else ask.agent.model)
-        new = replace(ask.run, prompt=prompt, images=ask.images or None, model=model)
-        return replace(turn, organization=organization, prompt=prompt), new
-
-    async def _length(self, caller: Caller, organization: str, run_id: str, after: Cursor) -> Cursor:
-        """How long a log is by now, which has ``after`` entries at least."""
-        while True:
-            page = await self.gateway.read_log(
-                caller, organization, run_id, after, self.gateway.page_size, newest_first=False
-            )
-            after = page.last
-            if page.at_end:
-                return after
-
-    async def _told(self, caller: Caller, stretch: Stretch) -> list[tuple[str, str]]:
-        """What was said in a stretch, for a host that has not heard it."""
-        told = [(USER, text_of(message)) for message in stretch.turn.messages]
-        for step in await self.steps(caller, stretch):
-            if step.kind is StepKind.ACTION:
-                told.append((f"Tool {step.tool}", f"{step.text}\n{_json(step.input)} -> {_json(step.output)}"))
-            elif step.kind is not StepKind.USER:
-                told.append(("Assistant", step.text))
-        if stretch.upto is None and stretch.turn.answer:
-            told.append(("Assistant", stretch.turn.answer))
-        return told
-
     async def _tidy(self, seconds: float) -> None:
         while True:
             try:
@@ -363,35 +258,3 @@ class Conversations:
             except Exception as error:  # task boundary: the next time it may work
                 log_fault("removing old conversations", error)
             await asyncio.sleep(TIDY_EVERY)
-
-
-def _latest(known: Sequence[Turn]) -> Checkpoint | None:
-    """The end of a conversation: that of its latest turn, unless the host never began it."""
-    if not known:
-        return None
-    latest = known[0]
-    if latest.end is not None:
-        return end_of(latest)
-    return None if latest.parent is None else Checkpoint.of(latest.parent)
-
-
-def _goes_on(last: Turn, checkpoint: Checkpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
-    """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
-    later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)
-    return checkpoint == end_of(last) and last.conversation == conversation and last.end is not None and not later
-
-
-def text_of(message: Mapping[str, Json]) -> str:
-    """The text of what a user said."""
-    content = message.get("content")
-    parts = content if isinstance(content, list | tuple) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _json(value: Json) -> str:
-    return value if isinstance(value, str) else to_json(value).decode()
-
-
-def _size(kept: tuple[float, tuple[LogEntry, ...]]) -> int:
-    return 100 + sum(entry.size for entry in kept[1])
