@@ -7,6 +7,7 @@ anything of the next entry.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from codegen_api.conversations import Came
 from codegen_api.dialects.everruns.families import FLAT, heard_of
@@ -29,6 +30,8 @@ from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import timestamp
 
+T = TypeVar("T")
+
 DELTA = "output.message.delta"
 
 
@@ -47,12 +50,35 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class Happened(Generic[T]):
     """What one entry amounts to: what is told at once, and what when it is closed."""
 
-    at_once: tuple[Event, ...]
-    at_close: tuple[Event, ...]
+    at_once: tuple[T, ...]
+    at_close: tuple[T, ...]
     closed: bool
+
+
+class Telling(Protocol[T]):
+    """In what form events are told."""
+
+    def event(self, event: Event) -> T: ...
+
+    def entry(self, turn: Turn, came: Came) -> Happened[T]:
+        """What an entry amounts to."""
+        ...
+
+
+class Plainly:
+    """As they are. ``step`` says what an entry means."""
+
+    def __init__(self, step: Callable[[LogEntry], Step]) -> None:
+        self._step = step
+
+    def event(self, event: Event) -> Event:
+        return event
+
+    def entry(self, turn: Turn, came: Came) -> Happened[Event]:
+        return happened(turn, came.offset, came.entry, self._step(came.entry))
 
 
 def begun(turn: Turn) -> list[Event]:
@@ -70,7 +96,7 @@ def begun(turn: Turn) -> list[Event]:
     ]
 
 
-def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened:
+def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[Event]:
     """What an entry amounts to, the ``offset``-th of its turn."""
     heard = said(turn, offset, entry, step)
     if heard.message is None:
@@ -133,30 +159,30 @@ def last_spot(turn: Turn) -> Spot:
     return Spot(turn.number, length(turn) + 1, Place.IDLED)
 
 
-class Teller:
-    """Tells the events of a turn in order, as its log comes. ``step`` says what an entry means."""
+class Teller(Generic[T]):
+    """Tells the events of a turn in order, as its log comes."""
 
-    def __init__(self, turn: Turn, step: Callable[[LogEntry], Step]) -> None:
+    def __init__(self, turn: Turn, telling: Telling[T]) -> None:
         self._turn = turn
-        self._step = step
+        self._telling = telling
         self._offset = 0
         self._begun = False
-        self._open: tuple[Event, ...] = ()
+        self._open: tuple[T, ...] = ()
 
-    def begin(self) -> Iterator[Event]:
+    def begin(self) -> Iterator[T]:
         """What comes before the first entry, if that has not been told."""
         if not self._begun:
             self._begun = True
-            yield from begun(self._turn)
+            yield from map(self._telling.event, begun(self._turn))
 
-    def take(self, news: Sequence[Came]) -> Iterator[Event]:
+    def take(self, news: Sequence[Came]) -> Iterator[T]:
         """What these entries amount to."""
         yield from self.begin()
         for came in news:
             new = came.offset > self._offset
             if not new and not (self._open and came.offset == self._offset):
                 continue  # it was told, and what is told stays as it is
-            found = happened(self._turn, came.offset, came.entry, self._step(came.entry))
+            found = self._telling.entry(self._turn, came)
             if new:
                 yield from self._close()
                 self._offset = came.offset
@@ -165,14 +191,14 @@ class Teller:
             if found.closed:
                 yield from self._close()
 
-    def over(self, turn: Turn) -> Iterator[Event]:
+    def over(self, turn: Turn) -> Iterator[T]:
         """What comes behind the last entry. Of a turn that the host never began there is nothing to tell."""
         if heard_of(turn):
             yield from self.begin()
             yield from self._close()
-            yield from over(turn, self._offset)
+            yield from map(self._telling.event, over(turn, self._offset))
 
-    def _close(self) -> Iterator[Event]:
+    def _close(self) -> Iterator[T]:
         """The open action, if there is one, has had its time."""
         told, self._open = self._open, ()
         yield from told

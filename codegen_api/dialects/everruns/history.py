@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from codegen_api.conversations import Came, Conversations, Stretch, owner_of
-from codegen_api.dialects.everruns.events import Event, Teller, last_spot
+from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import Message
 from codegen_api.identity import Caller
@@ -71,7 +71,7 @@ async def _events(conversations: Conversations, caller: Caller, turn: Turn, want
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
     ):
         return ()  # nobody need be asked
-    teller = Teller(turn, conversations.gateway.step)
+    teller = Teller(turn, Plainly(conversations.gateway.step))
     entries = await conversations.entries(caller, Stretch(turn, None))
     events = list(teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)]))
     return [*events, *teller.over(turn)] if is_over else events

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch, owner_of
-from codegen_api.dialects.everruns.events import Event, Teller, last_spot
+from codegen_api.dialects.everruns.events import Teller, last_spot
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.history import turns_behind
 from codegen_api.dialects.everruns.ids import START, Spot
-from codegen_api.dialects.everruns.wire import event_fields, told_of_message
+from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written
 from codegen_api.errors import GatewayError, NotFound, ShuttingDown
 from codegen_api.following import Attendant, Leaving, Notice, Quiet, loop_time
 from codegen_api.identity import Caller
@@ -46,6 +46,10 @@ class _Gone(Exception):
         self.error = error
 
 
+class _Removed(Exception):
+    """The turn is not there any more, and never began."""
+
+
 class _Ahead(Exception):
     """A client says that it has events which nobody can have sent."""
 
@@ -70,10 +74,12 @@ class Listener:
         return (not self.types or kind in self.types) and kind not in self.exclude
 
 
-async def frames(conversations: Conversations, listener: Listener) -> AsyncGenerator[bytes, None]:
+async def frames(
+    conversations: Conversations, renderings: Renderings, listener: Listener
+) -> AsyncGenerator[bytes, None]:
     """The events of a session behind the listener's last one, as server-sent events."""
     yield retry(RETRY_MS) + frame("connected", b'{"status":"connected"}')
-    stream = _Stream(conversations, listener)
+    stream = _Stream(conversations, renderings, listener)
     try:
         async with aclosing(stream.told()) as pieces:
             async for piece in pieces:
@@ -88,8 +94,9 @@ async def frames(conversations: Conversations, listener: Listener) -> AsyncGener
 
 
 class _Stream:
-    def __init__(self, conversations: Conversations, listener: Listener) -> None:
+    def __init__(self, conversations: Conversations, renderings: Renderings, listener: Listener) -> None:
         self._conversations = conversations
+        self._telling = Framed(listener.family, renderings)
         self._listener = listener
         self._caller = listener.caller
         self._session = listener.session.id
@@ -100,10 +107,13 @@ class _Stream:
         done, after = await self._beginning()
         while True:
             for turn in await turns_behind(self._conversations, self._caller, self._session, done):
-                async with aclosing(self._turn(turn, after)) as pieces:
-                    async for piece in pieces:
-                        if piece:
-                            yield piece
+                try:
+                    async with aclosing(self._turn(turn, after)) as pieces:
+                        async for piece in pieces:
+                            if piece:
+                                yield piece
+                except _Removed:
+                    break
                 done = turn.number
                 self._stay()
             if not await self._another(done):
@@ -152,7 +162,7 @@ class _Stream:
     async def _turn(self, turn: Turn, after: Spot) -> AsyncGenerator[bytes, None]:
         """The events of a turn behind ``after``; all of them, when there can be no such event."""
         for start in dict.fromkeys((after, START)):
-            teller = Teller(turn, self._conversations.gateway.step)
+            teller = Teller(turn, self._telling)
             source = self._live(turn, teller, start) if turn.state.active else self._whole(turn, teller, start)
             try:
                 async with aclosing(source) as pieces:
@@ -162,7 +172,7 @@ class _Stream:
                 continue
             return
 
-    async def _whole(self, turn: Turn, teller: Teller, after: Spot) -> AsyncGenerator[bytes, None]:
+    async def _whole(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
         """A turn that is over."""
         last = last_spot(turn)
         if after.turn == turn.number and after > last:
@@ -175,7 +185,7 @@ class _Stream:
             yield self._written(teller.take([Came(n, entry) for n, entry in enumerate(portion, start + 1)]), after)
         yield self._written(teller.over(turn), after)
 
-    async def _live(self, turn: Turn, teller: Teller, after: Spot) -> AsyncGenerator[bytes, None]:
+    async def _live(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
         """A turn whose end has not been seen."""
         if turn.state is TurnState.RUNNING:
             yield self._written(teller.begin(), after)
@@ -193,7 +203,7 @@ class _Stream:
                         raise _Gone("connection_cycle")
                     case Quiet() | Notice():
                         yield HEARTBEAT
-                        await self._be_there()
+                        await self._look_for(turn)
                     case _:
                         yield self._written(teller.take(news), after)
                 self._stay()
@@ -208,25 +218,20 @@ class _Stream:
         if ahead and not await self._conversations.has(self._caller, turn, after.offset):
             raise _Ahead
 
-    async def _be_there(self) -> None:
+    async def _look_for(self, turn: Turn) -> None:
         """
         Raises:
             _Gone: the session was deleted.
+            _Removed: the turn was taken back, because another one had come before it.
         """
-        if await self._conversations.store.conversation(owner_of(self._caller), self._session) is None:
-            raise _Gone("session_deleted", FAULT_RETRY_MS)
+        owner, store = owner_of(self._caller), self._conversations.store
+        if await store.turn(owner, turn.id) is None:
+            if await store.conversation(owner, self._session) is None:
+                raise _Gone("session_deleted", FAULT_RETRY_MS)
+            raise _Removed
 
-    def _written(self, events: Iterable[Event], after: Spot) -> bytes:
-        return b"".join(self._frame(event) for event in events if event.spot > after)
-
-    def _frame(self, event: Event) -> bytes:
-        if self._listener.family is NESTED:
-            known = told_of_message(event)
-            return b"" if known is None else frame(known[0], to_json(known[1]), event.spot.number)
-        if not self._listener.wants(event.kind):
-            return b""
-        fields = event_fields(event)
-        return frame(event.kind, to_json(fields), str(fields["id"]))
+    def _written(self, events: Iterable[Written], after: Spot) -> bytes:
+        return b"".join(event.frame for event in events if event.spot > after and self._listener.wants(event.kind))
 
 
 async def _either(coming: "asyncio.Task[Turn | None]", attendant: Attendant) -> None:

@@ -14,6 +14,7 @@ from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
 from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
+from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.dialects.everruns.sessions import Here
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.dialects.everruns.wire import event_fields, listed, nested_event_fields, own, told
@@ -124,12 +125,21 @@ def listen(
         frozenset(query.exclude),
     )
     return EventStream(
-        frames(conversations, listener),
+        frames(conversations, _renderings(request, conversations), listener),
         media_type=f"{EVENT_STREAM}; charset=utf-8",
         headers=STREAM_HEADERS,
         stall_seconds=request.app.state.stall_seconds,
         connection=request.scope["connection"],
     )
+
+
+def _renderings(request: Request, conversations: Conversations) -> Renderings:
+    """The application's own, which all who listen share."""
+    state = request.app.state
+    if not hasattr(state, "everruns_renderings"):
+        state.everruns_renderings = Renderings(conversations.gateway.step)
+    renderings: Renderings = state.everruns_renderings
+    return renderings
 
 
 def wants_stream(request: Request) -> bool:
