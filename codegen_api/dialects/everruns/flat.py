@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
@@ -10,15 +10,14 @@ from codegen_api.dialects.everruns.agents import Limit, Offset, agent_of
 from codegen_api.dialects.everruns.asking import Asker, WantedOrganization
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
+from codegen_api.dialects.everruns.keeping import not_offered
+from codegen_api.dialects.everruns.schemas import LastEventId, Wait
 from codegen_api.identity import READ, WRITE
-from codegen_api.web import Keeper, needs
+from codegen_api.web import IdempotencyKey, Keeper, needs
 
 router = APIRouter(prefix="/v1/sessions", tags=["Everruns: sessions"])
 
 SessionId = Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")]
-LastEventId = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="The id of the last event seen, whatever its form.")
-]
 
 
 async def session_here(conversations: Keeper, caller: Asker, session_id: SessionId) -> sessions.Here:
@@ -41,6 +40,7 @@ async def create_session(
     caller: Asker,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateSession, Body()],
+    key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session, with an agent or with the host's own. The host is not told until something is said."""
     agent = None
@@ -48,7 +48,7 @@ async def create_session(
         agent = await agent_of(conversations, caller, body.agent_id)
     elif body.agent_name is not None:
         agent = await sessions.agent_called(conversations, caller, body.agent_name)
-    return await sessions.begin_session(conversations, caller, FLAT, wanted, body, agent)
+    return await sessions.begin_session(conversations, caller, FLAT, wanted, body, agent, key)
 
 
 @router.get(
@@ -114,10 +114,16 @@ async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Re
     openapi_extra=needs(WRITE),
 )
 async def create_message(
-    conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.CreateMessage, Body()]
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    body: Annotated[schemas.CreateMessage, Body()],
+    wait: Wait = False,
+    key: IdempotencyKey = None,
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
-    return await talk.say(conversations, caller, here, body)
+    not_offered(wait=wait)
+    return await talk.say(conversations, caller, here, body, key)
 
 
 @router.get(

@@ -49,8 +49,8 @@ def not_offered(**given: object) -> None:
     for name, value in given.items():
         if value:
             raise NotOffered(
-                f"The gateway does not do what `{name}` asks for: the host's agent has tools of its own.",
-                details=[Detail(("body", name), "Is not offered here.", "unsupported")],
+                f"The gateway does not do what `{name}` asks for.",
+                details=[Detail((name,), "Is not offered here.", "unsupported")],
             )
 
 

@@ -2,22 +2,21 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
 from codegen_api.dialects.everruns.asking import Asker, WantedOrganization
 from codegen_api.dialects.everruns.families import NESTED
+from codegen_api.dialects.everruns.keeping import not_offered
+from codegen_api.dialects.everruns.schemas import LastEventId, Wait
 from codegen_api.identity import READ, WRITE
-from codegen_api.web import Keeper, needs
+from codegen_api.web import IdempotencyKey, Keeper, needs
 
 router = APIRouter(prefix="/v1/agents/{agent_id}/sessions", tags=["Everruns: sessions below agents"])
 
 SessionId = Annotated[str, Path(description="A UUID, or `session_` and 32 hexadecimal digits.")]
-LastEventId = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="The id of the last event seen, whatever its form.")
-]
 
 
 async def session_here(conversations: Keeper, caller: Asker, agent_id: AgentId, session_id: SessionId) -> sessions.Here:
@@ -41,10 +40,11 @@ async def create_session_below(
     wanted: WantedOrganization,
     agent_id: AgentId,
     body: Annotated[schemas.CreateSessionBelow, Body()],
+    key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
     agent = await agent_of(conversations, caller, agent_id)
-    return await sessions.begin_session(conversations, caller, NESTED, wanted, body, agent, agent_id)
+    return await sessions.begin_session(conversations, caller, NESTED, wanted, body, agent, key, agent_id)
 
 
 @router.get(
@@ -105,10 +105,16 @@ async def delete_session_below(conversations: Keeper, caller: Asker, here: Here)
     openapi_extra=needs(WRITE),
 )
 async def create_message_below(
-    conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.CreateMessage, Body()]
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    body: Annotated[schemas.CreateMessage, Body()],
+    wait: Wait = False,
+    key: IdempotencyKey = None,
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
-    return await talk.say(conversations, caller, here, body)
+    not_offered(wait=wait)
+    return await talk.say(conversations, caller, here, body, key)
 
 
 @router.get(

@@ -2,12 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 MOST = 10**18
 
 Object = dict[str, Any]
 Tags = Annotated[list[str], Field(max_length=100)]
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="The id of the last event seen, whatever its form.")
+]
+Wait = Annotated[bool, Query(description="Not offered: follow the events, or ask for the session until it is idle.")]
 Offered = Annotated[Any, Field(description="Not offered: the host's agent has what it has.")]
 
 

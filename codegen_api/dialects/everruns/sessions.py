@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, new_id, owner_of
+from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import change, keepable, not_offered
+from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
 from codegen_api.dialects.everruns.wire import OWN, listed, session_fields, told
 from codegen_api.errors import Conflict, NotFound
 from codegen_api.identity import Caller
@@ -53,12 +54,14 @@ async def begin_session(
     wanted: str | None,
     body: schemas.CreateSessionBelow,
     agent: Agent | None,
+    key: str | None,
     agent_id: str | None = None,
 ) -> Response:
     """Begin a session with an agent. Its runs are going to be in the organization that is ``wanted``, or meant.
 
     Raises:
         Conflict: the agent is archived.
+        IdempotencyKeyReused: another one was begun with this key.
     """
     not_offered(
         capabilities=body.capabilities,
@@ -71,9 +74,9 @@ async def begin_session(
     if agent is not None and agent.archived:
         raise Conflict("This agent is archived: begin no sessions with it, or take it back first.")
     organization = await conversations.gateway.organization(caller, wanted)
-    now = conversations.clock()
+    now, owner = conversations.clock(), owner_of(caller)
     session = Conversation(
-        new_id(),
+        id_for(key, "session", owner),
         created=now,
         updated=now,
         agent=None if agent is None else agent.id,
@@ -81,7 +84,11 @@ async def begin_session(
         tags=tuple(body.tags),
         metadata={OWN: told({"organization": organization, "model_id": body.model_id, "system_prompt": system_prompt})},
     )
-    await conversations.store.add_conversation(owner_of(caller), session)
+    if not await conversations.store.add_conversation(owner, session):
+        there = await session_at(conversations, caller, family, session.id)
+        same_session(session, there.session)
+        again = await get_session(conversations, caller, replace(there, agent=agent_id))
+        return json_response(bytes(again.body), 201, REPLAYED)
     return json_response(to_json(session_fields(family, session, agent_id, None, None)), 201)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Ask, Conversations, new_id, owner_of, text_of
+from codegen_api.conversations import Ask, Conversations, owner_of, text_of
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.answers import EVENT_STREAM
 from codegen_api.dialects.everruns.events import DELTA, Event
@@ -15,6 +15,7 @@ from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
 from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import Renderings
+from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, said_before
 from codegen_api.dialects.everruns.sessions import Here
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.dialects.everruns.wire import event_fields, listed, nested_event_fields, own, told
@@ -22,6 +23,7 @@ from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import EventStream
+from codegen_api.stores import Turn
 from codegen_api.upstreams import NewRun
 from codegen_api.web import json_response
 
@@ -34,15 +36,23 @@ NOT_OFFERED = frozenset({"around", "window", "from_ts", "to_ts", "exec_id", "tra
 """By what else events can be filtered elsewhere."""
 
 
-async def say(conversations: Conversations, caller: Caller, here: Here, body: schemas.CreateMessage) -> Response:
+async def say(
+    conversations: Conversations, caller: Caller, here: Here, body: schemas.CreateMessage, key: str | None
+) -> Response:
     """Say something to the agent. When this is answered the host has heard it, or may have.
 
     Raises:
         ConversationBusy: a turn is under way.
+        IdempotencyKeyReused: something else was said with this key.
     """
     content = heard(body.message.content)
     keepable(controls=body.controls, metadata=body.metadata)
-    message = {"id": new_id(), "content": content, **told({"controls": body.controls, "metadata": body.metadata})}
+    id = id_for(key, "message", owner_of(caller), here.session.id)  # noqa: A001 - as everywhere
+    message = {"id": id, "content": content, **told({"controls": body.controls, "metadata": body.metadata})}
+    if key is not None:
+        turn = await said_before(conversations, caller, here.session.id, message)
+        if turn is not None:
+            return _heard(here, turn, REPLAYED)
     kept = own(here.session.metadata)
     agent = None
     if here.session.agent is not None:
@@ -57,7 +67,7 @@ async def say(conversations: Conversations, caller: Caller, here: Here, body: sc
         run=NewRun("", model=_model(body.controls) or _text(kept, "model_id")),
     )
     turn = await conversations.begin(caller, _text(kept, "organization"), here.session.id, ask)
-    return json_response(to_json(message_fields(here.family, here.session.id, inputs(turn)[0])), 201)
+    return _heard(here, turn)
 
 
 async def list_messages(conversations: Conversations, caller: Caller, here: Here) -> Response:
@@ -166,6 +176,10 @@ async def cancel(conversations: Conversations, caller: Caller, here: Here) -> Re
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session."}))
     await conversations.stop(caller, latest)
     return json_response(to_json({"status": "cancelled", "message": "The turn was stopped."}))
+
+
+def _heard(here: Here, turn: Turn, headers: Mapping[str, str] | None = None) -> Response:
+    return json_response(to_json(message_fields(here.family, here.session.id, inputs(turn)[0])), 201, headers)
 
 
 def _text(kept: Mapping[str, Json], name: str) -> str | None:
