@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from codegen_api.conversations import Came, Conversations, Stretch, owner_of
 from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
+from codegen_api.dialects.everruns.families import heard_of
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import Message
 from codegen_api.identity import Caller
@@ -66,6 +67,8 @@ async def events_of(conversations: Conversations, caller: Caller, session: str, 
 
 
 async def _events(conversations: Conversations, caller: Caller, turn: Turn, wanted: Wanted) -> Sequence[Event]:
+    if not heard_of(turn):
+        return ()
     is_over = not turn.state.active
     if (is_over and last_spot(turn) <= wanted.after) or (
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
