@@ -63,7 +63,7 @@ class Conversations:
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, clock=clock)
         self._begun = asyncio.Event()
-        self._reading = Reading(gateway, self._turns, clock=clock)
+        self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._tidying: asyncio.Task[None] | None = None
 

@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from codegen_api.brokers import Batch
 from codegen_api.errors import UpstreamError
 from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync, Update, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Appended, Changed, Cursor, LogEntry, Page, Run, RunStatus, StepKind
+from codegen_api.runs import Appended, Changed, Cursor, LogEntry, Page, Run, RunStatus
 from codegen_api.stores import Turn, TurnState
 
 RESUME_DOUBT = 30.0
@@ -28,8 +28,7 @@ RESTING = (RunStatus.WAITING, RunStatus.PAUSED)
 """The host does nothing until somebody answers: that ends a turn, though not the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
+class Came(NamedTuple):  # many are made, and this is how they are made fastest
     """Entry ``offset``, new or, if ``amended``, as it is now."""
 
     offset: int
@@ -53,12 +52,15 @@ class Over:
 
 Progress: TypeAlias = "tuple[Came, ...] | Caught | Notice | Quiet | Leaving | Over"
 
+Rest = Callable[[Turn, int], AsyncGenerator[tuple[Came, ...], None]]
+"""Read what comes behind an offset in a turn that is over."""
+
 Finish = Callable[[Turn, Run, Cursor, str | None], Awaitable[Turn]]
 """Write down that a turn is over: with the run as it is, where its log ended, and the last answer in it."""
 
 
 async def live(
-    gateway: Gateway, caller: Caller, turn: Turn, finish: Finish, *, doubt: float
+    gateway: Gateway, caller: Caller, turn: Turn, finish: Finish, rest_of: Rest, *, doubt: float
 ) -> AsyncGenerator[Progress, None]:
     """A turn whose end is not known. For ``doubt`` more seconds the host may tell of the end before it."""
     assert turn.run is not None  # noqa: S101 - or it would not be running
@@ -79,7 +81,7 @@ async def live(
                     return
                 if await watch.is_over():
                     over = await finish(turn, watch.run, turn.begin + watch.offset, watch.answer)
-                    async for rest in _rest(gateway, caller, over, watch.offset):
+                    async for rest in rest_of(over, watch.offset):
                         yield rest
                     yield Over(over)
                     return
@@ -88,31 +90,6 @@ async def live(
         # an end that is not believed, because it may be the one from before the resume, or a reader that is behind
         yield Quiet()
         await asyncio.sleep(DOUBTED_SECONDS)
-
-
-async def whole(gateway: Gateway, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
-    """A turn that is over."""
-    async for rest in _rest(gateway, caller, turn, 0):
-        yield rest
-    yield Over(turn)
-
-
-async def _rest(gateway: Gateway, caller: Caller, turn: Turn, offset: int) -> AsyncGenerator[tuple[Came, ...], None]:
-    """What comes behind ``offset`` in a turn that is over, read in the host's own full pages."""
-    end = turn.begin if turn.end is None else turn.end
-    size = gateway.page_size
-    while turn.run is not None and (cursor := turn.begin + offset) < end:
-        start = cursor // size * size
-        page = await gateway.read_log(caller, turn.run.organization, turn.run.id, start, size, newest_first=False)
-        came = tuple(
-            Came(position - turn.begin, entry)
-            for position, entry in enumerate(page.entries, start + 1)
-            if cursor < position <= end
-        )
-        if not came:
-            raise UpstreamError("The host shows less of this log than it did.")
-        offset = came[-1].offset
-        yield came
 
 
 class _Watch:
@@ -196,9 +173,8 @@ class _Watch:
         )
         for each in came:
             self.offset = max(self.offset, each.offset)
-            step = self._gateway.step(each.entry)
-            if step.kind is StepKind.ANSWER:
-                self.answer = step.text
+            if each.entry.answers:
+                self.answer = self._gateway.step(each.entry).text
         return came
 
     async def _read(self, after: Cursor) -> Page:

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 
-from codegen_api.conversations.progress import RESUME_DOUBT, Caught, Over, Progress, live, state_of, whole
+from codegen_api.conversations.pages import Pages
+from codegen_api.conversations.progress import RESUME_DOUBT, Came, Caught, Over, Progress, live, state_of
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
 from codegen_api.errors import ConversationBusy, GatewayError
@@ -49,6 +50,7 @@ class Turns:
         self._store = store
         self._clock = clock
         self._starting = Starting(gateway, store, clock=clock)
+        self._pages = Pages(gateway, clock=clock)
         self._stopping: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, str], _Watch] = {}
 
@@ -92,11 +94,14 @@ class Turns:
         async def finish(then: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
             return await self._finish(owner, then, run, end, answer)
 
+        def rest_of(over: Turn, offset: int) -> AsyncGenerator[tuple[Came, ...], None]:
+            return self._pages.read(caller, over, offset)
+
         if turn.state.active:
             doubt = turn.updated + RESUME_DOUBT - self._clock() if turn.resumes else 0.0
-            source = live(self._gateway, caller, turn, finish, doubt=min(doubt, RESUME_DOUBT))
+            source = live(self._gateway, caller, turn, finish, rest_of, doubt=min(doubt, RESUME_DOUBT))
         else:
-            source = whole(self._gateway, caller, turn)
+            source = self._whole(caller, turn)
         async with aclosing(source):
             async for progress in source:
                 yield progress
@@ -135,6 +140,12 @@ class Turns:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pages.aclose()
+
+    async def _whole(self, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
+        async for page in self._pages.read(caller, turn):
+            yield page
+        yield Over(turn)
 
     async def _finish(self, owner: str, turn: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
         state, told = state_of(run), self._gateway.answer(run)
