@@ -132,7 +132,7 @@ class Conversations:
         """
         owner, deadline = owner_of(caller), loop_time() + within
         while True:
-            begun = self._begun
+            begun = self._turns.next_begun
             if await self.store.conversation(owner, conversation) is None:
                 raise NotFound("There is no such conversation.")
             turns = await self.store.turns(owner, conversation, limit=1)

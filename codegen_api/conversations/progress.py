@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 from codegen_api.brokers import Batch
 from codegen_api.errors import UpstreamError
@@ -55,16 +56,19 @@ Progress: TypeAlias = "tuple[Came, ...] | Caught | Notice | Quiet | Leaving | Ov
 Rest = Callable[[Turn, int], AsyncGenerator[tuple[Came, ...], None]]
 """Read what comes behind an offset in a turn that is over."""
 
+Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, tuple[Came, ...]]]"
+"""What batches amount to in turns that begin somewhere, made once for all who are given the same one."""
+
 Finish = Callable[[Turn, Run, Cursor, str | None], Awaitable[Turn]]
 """Write down that a turn is over: with the run as it is, where its log ended, and the last answer in it."""
 
 
 async def live(
-    gateway: Gateway, caller: Caller, turn: Turn, finish: Finish, rest_of: Rest, *, doubt: float
+    gateway: Gateway, caller: Caller, turn: Turn, finish: Finish, rest_of: Rest, shared: Shared, *, doubt: float
 ) -> AsyncGenerator[Progress, None]:
     """A turn whose end is not known. For ``doubt`` more seconds the host may tell of the end before it."""
     assert turn.run is not None  # noqa: S101 - or it would not be running
-    ref, watch = turn.run, _Watch(gateway, caller, turn, doubt)
+    ref, watch = turn.run, _Watch(gateway, caller, turn, shared, doubt)
     while True:
         position = Position(turn.begin + watch.offset)
         stream = await gateway.follow(caller, ref.organization, ref.id, position)
@@ -95,14 +99,15 @@ async def live(
 class _Watch:
     """What has been seen of a turn, and whether that is all."""
 
-    def __init__(self, gateway: Gateway, caller: Caller, turn: Turn, doubt: float) -> None:
+    def __init__(self, gateway: Gateway, caller: Caller, turn: Turn, shared: Shared, doubt: float) -> None:
         self.offset = 0
         self.answer: str | None = None
         self._gateway = gateway
         self._caller = caller
         self._turn = turn
+        self._shared = shared
         self._run: Run | None = None
-        self._active_seen = not turn.resumes
+        self._active_seen = False
         self._doubted_until = loop_time() + doubt
         self._resting_at: Cursor | None = None
         self._ended = False
@@ -141,7 +146,9 @@ class _Watch:
         cursor = self._turn.begin + self.offset
         if self._resting_at is None or self._resting_at < cursor:
             page = await self._read(cursor)
-            self._resting_at = page.last if page.at_end else None
+            # what was said of the run here may be from before the resume
+            rests = page.run.status in RESTING or page.run.raw_status is None
+            self._resting_at = page.last if page.at_end and rests else None
         return self._resting_at == cursor
 
     def has_caught_up(self) -> bool:
@@ -166,11 +173,15 @@ class _Watch:
         self._active_seen = self._active_seen or not (run.status.ended or run.status in RESTING)
 
     def _take(self, batch: Batch) -> tuple[Came, ...]:
-        came = tuple(
-            Came(event.cursor - self._turn.begin, event.entry, amended=not isinstance(event, Appended))
-            for event in batch.entries
-            if event.cursor > self._turn.begin
-        )
+        begin = self._turn.begin
+        made = self._shared.setdefault(batch, {})
+        came = made.get(begin)
+        if came is None:
+            came = made[begin] = tuple(
+                Came(event.cursor - begin, event.entry, amended=not isinstance(event, Appended))
+                for event in batch.entries
+                if event.cursor > begin
+            )
         for each in came:
             self.offset = max(self.offset, each.offset)
             if each.entry.answers:
@@ -184,7 +195,8 @@ class _Watch:
 
     def _doubtful(self) -> bool:
         """Whether this may be the state from before the resume: the prompt itself is one entry."""
-        return not self._active_seen and self.offset <= 1 and loop_time() < self._doubted_until
+        believed = self._active_seen and self.run.status not in RESTING
+        return not believed and self.offset <= 1 and loop_time() < self._doubted_until
 
 
 def state_of(run: Run) -> TurnState:

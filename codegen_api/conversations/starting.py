@@ -41,6 +41,8 @@ class Starting:
     """Begins turns, and finds out which have begun. ``clock`` gives seconds since the epoch."""
 
     def __init__(self, gateway: Gateway, store: Store, *, clock: Callable[[], float]) -> None:
+        self.next_begun = asyncio.Event()
+        """Set as soon as the next turn is written down by this process."""
         self._gateway = gateway
         self._store = store
         self._clock = clock
@@ -114,6 +116,8 @@ class Starting:
         if not await self._follows(owner, turn, latest):
             await self._store.remove_turn(owner, turn.id)
             raise ConversationBusy("There has been another turn in the meantime; ask again.")
+        begun, self.next_begun = self.next_begun, asyncio.Event()
+        begun.set()
         return await self._tell(caller, owner, turn, new)
 
     async def _follows(self, owner: str, turn: Turn, latest: Turn | None) -> bool:
@@ -165,17 +169,16 @@ class Starting:
 
     async def _running(self, owner: str, turn: Turn, ref: RunRef) -> Turn:
         """It runs: whatever anybody thought of it meanwhile."""
-        then: Turn | None = turn
-        while then is not None and then.state in (TurnState.STARTING, TurnState.UNKNOWN):
+        then = turn
+        while then.state in (TurnState.STARTING, TurnState.UNKNOWN):
             running = replace(then, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
             try:
                 changed = await self._store.change_turn(owner, then, running)
             except Busy:
                 return then  # it was given up, and another turn has begun since
-            if changed is not None:
-                return changed
-            then = await self._store.turn(owner, turn.id)
-        return then or turn
+            # it may have been removed: then nothing is written down any more
+            then = changed or await self._store.turn(owner, turn.id) or running
+        return then
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from codegen_api.conversations.pages import Pages
-from codegen_api.conversations.progress import RESUME_DOUBT, Came, Caught, Over, Progress, live, state_of
+from codegen_api.conversations.progress import RESUME_DOUBT, Came, Caught, Over, Progress, Shared, live, state_of
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
 from codegen_api.errors import ConversationBusy, GatewayError
@@ -51,8 +52,14 @@ class Turns:
         self._clock = clock
         self._starting = Starting(gateway, store, clock=clock)
         self._pages = Pages(gateway, clock=clock)
+        self._shared: Shared = WeakKeyDictionary()
         self._stopping: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, str], _Watch] = {}
+
+    @property
+    def next_begun(self) -> asyncio.Event:
+        """Set as soon as the next turn is written down by this process."""
+        return self._starting.next_begun
 
     async def begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
         """As ``Starting.begin``."""
@@ -99,7 +106,7 @@ class Turns:
 
         if turn.state.active:
             doubt = turn.updated + RESUME_DOUBT - self._clock() if turn.resumes else 0.0
-            source = live(self._gateway, caller, turn, finish, rest_of, doubt=min(doubt, RESUME_DOUBT))
+            source = live(self._gateway, caller, turn, finish, rest_of, self._shared, doubt=min(doubt, RESUME_DOUBT))
         else:
             source = self._whole(caller, turn)
         async with aclosing(source):

@@ -96,7 +96,7 @@ async def began(life: Life) -> World:
 
 
 def conversations(world: World) -> set[str]:
-    return {conversation for _, conversation in world.store.kept}
+    return {conversation for _, conversation in world.store._conversations}
 
 
 async def asked_again(process: Process) -> None:

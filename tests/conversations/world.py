@@ -3,27 +3,27 @@
 import asyncio
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Ask, Came, Caught, Checkpoint, Conversations, Over, owner_of
+from codegen_api.conversations import Ask, Came, Caught, Checkpoint, Conversations, Over, Stretch, owner_of
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Page, Run, RunRef
-from codegen_api.stores import Conversation, Turn, TurnState
+from codegen_api.stores import Conversation, Turn
 from codegen_api.telemetry import Observer, Quiet
 from codegen_api.upstreams import NewRun, observed
-from tests.conversations.memory import MemoryStore
 from tests.fakehost import FakeHost, Hosted, caller
+from tests.stores.model import ModelStore
 
 EPOCH = 1e9
 SECRET = "a key that is long enough to be one"
 ALICE = caller()
+CANCELS = ("cancel_run", "uncancel_run")
 
 Step = tuple[float, Callable[[Hosted], None]]
 
@@ -57,6 +57,7 @@ class Host(FakeHost):
         self.script = script
         self.prompts: list[tuple[str, str]] = []
         self.news: list[NewRun] = []
+        self.images: list[tuple[str, ...] | None] = []
         self.reads: list[tuple[str, int, int]] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -95,6 +96,7 @@ class Host(FakeHost):
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
         await self._called("resume", credential)
         hosted = self._hosted(credential, ref)
+        self.images.append(images)
         self.hear(hosted, prompt)
         return self._run(hosted)
 
@@ -176,9 +178,18 @@ class _Line:
 
 
 class HostLine(_Line):
-    """An ``Upstream`` that can cancel."""
+    """An ``Upstream``."""
 
     observer: Observer = Quiet()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CANCELS:
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+
+class CancellingLine(HostLine):
+    """One that can stop a run."""
 
 
 class StoreLine(_Line):
@@ -202,15 +213,9 @@ def _wire(line: type, prefix: str, *names: str) -> None:
 
 
 _wire(HostLine, "host", "identify", "organizations", "create_run", "get_run", "list_runs", "resume_run", "read_log")
-_wire(HostLine, "host", "cancel_run", "uncancel_run")
+_wire(CancellingLine, "host", *CANCELS)
 _wire(StoreLine, "store", "add_conversation", "conversation", "remove_conversation", "expire")
 _wire(StoreLine, "store", "add_turn", "turn", "turns", "change_turn", "remove_turn")
-
-
-class Uncancelling(HostLine):
-    """A host that cannot stop a run."""
-
-    cancel_run = property()  # type: ignore[assignment]
 
 
 class World:
@@ -218,8 +223,8 @@ class World:
 
     def __init__(self, host: Host | None = None) -> None:
         self.host = host or Host()
-        self.store = MemoryStore()
-        self.lines: type[HostLine] = HostLine
+        self.store = ModelStore()
+        self.lines: type[HostLine] = CancellingLine
 
     def process(self, trap: Trap | None = None, **more: Any) -> "Process":
         return Process(self, trap or Trap(), **more)
@@ -243,7 +248,7 @@ class World:
         """What is written down, the oldest first."""
         owner = owner_of(who)
         found = [
-            turn for (its, _), turn in self.store.said.items() if (its, turn.conversation) == (owner, conversation)
+            turn for (its, _), turn in self.store._turns.items() if (its, turn.conversation) == (owner, conversation)
         ]
         return sorted(found, key=lambda turn: turn.number)
 
@@ -287,8 +292,7 @@ class Process:
         return seen.over
 
     async def told(self, turn: Turn, upto: int | None = None, who: Caller = ALICE) -> list[str]:
-        from codegen_api.conversations import Stretch
-
+        """What has come of a turn, for whoever reads the conversation."""
         entries = await self.conversations.entries(who, Stretch(turn, upto))
         return [entry.json.decode() for entry in entries]
 
@@ -319,8 +323,9 @@ class Seen:
                     for came in each:
                         self._take(came)
 
-    def of(self, kind: Any) -> list[Any]:
-        return [each for each in self.news if isinstance(each, kind)]
+    def kinds(self) -> list[str]:
+        """What came, in order: the names of it."""
+        return [type(each).__name__ for each in self.news]
 
     def texts(self) -> list[str]:
         return [self.log[offset] for offset in sorted(self.log)]
@@ -355,23 +360,18 @@ async def kill() -> None:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-def count(host: Host) -> Counter[str]:
-    return Counter(host.calls)
-
-
 __all__ = [
     "ALICE",
     "EPOCH",
     "Crashed",
     "Host",
+    "HostLine",
     "Process",
     "Seen",
     "Trap",
-    "Uncancelling",
     "World",
     "ask",
     "at",
-    "count",
     "kill",
     "now",
     "replace",
@@ -379,4 +379,3 @@ __all__ = [
     "works",
     "works_for_ever",
 ]
-_ = TurnState
