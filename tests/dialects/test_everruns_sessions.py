@@ -9,7 +9,7 @@ import pytest
 from codegen_api import errors
 from codegen_api.conversations import owner_of
 from codegen_api.stores import Conversation
-from tests.dialects.everruns import NOBODY, Talk, a_talk, an_agent, caller_of, speaking
+from tests.dialects.everruns import NOBODY, Listening, Talk, a_talk, an_agent, caller_of, speaking
 from tests.dialects.site import Site, run
 from tests.fakehost import FakeHost
 
@@ -600,3 +600,88 @@ class Unstoppable(FakeHost):
     """A host that cannot stop a run."""
 
     cancel_run = None  # type: ignore[assignment]
+
+
+# -- streams over HTTP ------------------------------------------------------------------------------------------------
+
+
+def test_events_come_live_for_who_accepts_a_stream_and_as_a_list_for_others() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            talk = await two_turns(site)
+            for path, kinds in (
+                (f"{talk.nested}/events", ["message.user", "message.assistant"] * 2),
+                (f"{talk.nested}/sse", ["message.user", "message.assistant"] * 2),
+                (f"{talk.flat}/events", None),
+                (f"{talk.flat}/sse", None),
+            ):
+                listening = Listening(site, path, Accept="text/html, text/event-stream;q=0.9")
+                await listening.until(
+                    "session.idled" if kinds is None else "message.assistant", 1 if kinds is None else 2
+                )
+                head = listening.connection
+                assert head.status == 200
+                assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
+                assert head.headers["cache-control"] == "no-cache, no-transform"
+                assert "content-length" not in head.headers
+                assert head.body.startswith(b'retry: 1000\nevent: connected\ndata: {"status":"connected"}\n\n')
+                assert kinds is None or listening.kinds[1:] == kinds
+                assert not head.complete
+                await listening.leave()
+            assert (await site.get(f"{talk.nested}/events", headers={"Accept": "*/*"})).json()["total"] == 4
+
+    run(main())
+
+
+def test_a_browser_that_comes_back_says_in_the_header_what_it_has() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            talk = await two_turns(site)
+            every = (await talk.get("/events"))["data"]
+            path = f"{talk.flat}/sse?since_id={every[1]['id']}&types=turn.started&types=session.idled"
+            first = Listening(site, path)
+            await first.until("session.idled", 2)
+            expected = [every[2]["id"], every[6]["id"], every[9]["id"], every[13]["id"]]
+            assert [event.last_event_id for event in first.events[1:]] == expected
+            again = Listening(site, path, **{"Last-Event-ID": expected[1]})
+            await again.until("session.idled")
+            assert [event.last_event_id for event in again.events[1:]] == expected[2:]
+            everything = Listening(site, f"{talk.flat}/sse?after_sequence=0")
+            await everything.until("session.idled", 2)
+            assert everything.kinds.count("turn.started") == 2
+            below = Listening(
+                site,
+                f"{talk.nested}/events",
+                **{"Accept": "text/event-stream", "Last-Event-ID": str(every[4]["sequence"])},
+            )
+            await below.until("message.assistant")
+            assert below.kinds == ["connected", "message.user", "message.assistant"]
+            for listening in (first, again, everything, below):
+                await listening.leave()
+
+    run(main())
+
+
+def test_a_listener_is_told_of_turns_as_they_come() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            talk = await a_talk(site)
+            listening = Listening(site, f"{talk.flat}/sse")
+            await listening.until("connected")
+            for index in (1, 2):
+                await talk.answered(f"Message {index}", f"Answer {index}")
+                await listening.until("session.idled", index)
+            texts = [
+                part["text"]
+                for event in listening.events
+                if event.type in ("input.message", "output.message.completed")
+                for part in json.loads(event.data)["data"]["message"]["content"]
+            ]
+            assert texts == ["Message 1", "Answer 1", "Message 2", "Answer 2"]
+            await site.ask("DELETE", talk.flat)
+            await listening.connection.task
+            assert listening.events[-1].type == "disconnecting"
+            assert json.loads(listening.events[-1].data)["reason"] == "session_deleted"
+            assert listening.connection.complete
+
+    run(main())
