@@ -102,7 +102,9 @@ class CreateMessage(BaseModel):
 
     message: Input
     controls: Object | None = Field(None, description="`model_id` counts for the first message of a session.")
-    metadata: Object | None = Field(None, description="Given back with the message.")
+    metadata: Object | None = Field(
+        None, description="Given back with the message. That of a session's first message the host keeps with the run."
+    )
     tags: Tags | None = Field(None, description="Is not kept.")
 
 

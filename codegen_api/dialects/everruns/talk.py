@@ -64,7 +64,7 @@ async def say(
         images=images_of(content),
         agent=agent,
         system_prompt="\n\n".join(prompt for prompt in prompts if prompt) or None,
-        run=NewRun("", model=_model(body.controls) or _text(kept, "model_id")),
+        run=NewRun("", body.metadata, model=_model(body.controls) or _text(kept, "model_id")),
     )
     turn = await conversations.begin(caller, _text(kept, "organization"), here.session.id, ask)
     return _heard(here, turn)
