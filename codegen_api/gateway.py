@@ -25,7 +25,19 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.flights import Flights
-from codegen_api.following import Hub, Patrol, Position, Right, Rights, Seats, Stream, Turns, Update, loop_time
+from codegen_api.following import (
+    Attendant,
+    Hub,
+    Patrol,
+    Position,
+    Right,
+    Rights,
+    Seats,
+    Stream,
+    Turns,
+    Update,
+    loop_time,
+)
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
@@ -309,6 +321,25 @@ class Gateway:
         held = right.run if right.asked < asked else None  # a description of the run from before this call
         return await Stream.begin(self._updates(caller, right, position.cursor), position, held, caller.confirm)
 
+    def patrol(self, caller: Caller) -> Patrol:
+        """How long a stream of this caller lives, and how long it may be silent."""
+        patrol = self._patrol()
+        if caller.expires is None:
+            return patrol
+        # what they showed is good no longer than this
+        return replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - self._clock())))
+
+    @contextmanager
+    def attend(self, caller: Caller) -> Iterator[Attendant]:
+        """A viewer's seat for as long as the context lasts, for who waits until there is a run to follow.
+
+        Raises:
+            AtCapacity, RateLimited: too many streams are open here, or for this caller.
+            ShuttingDown: this process takes no new viewers.
+        """
+        with self._seats.take(caller.principal), self.hub.attend() as attendant:
+            yield attendant
+
     async def aclose(self) -> None:
         """Stop everything that runs, and let go of every connection."""
         await self.hub.aclose()
@@ -331,9 +362,7 @@ class Gateway:
                 self.hub.touched(ref)
 
     async def _updates(self, caller: Caller, right: Right, cursor: Cursor) -> AsyncGenerator[Update, None]:
-        opened, patrol = self._clock(), self._patrol()
-        if caller.expires is not None:  # what they showed is good no longer than this
-            patrol = replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - opened)))
+        opened, patrol = self._clock(), self.patrol(caller)
         # no seat before this: who waits for the host, or leaves meanwhile, has no stream
         with heard(caller), self._seats.take(caller.principal):
             async with self.hub.subscribe(caller.credential, right, cursor, patrol) as subscriber:

@@ -7,7 +7,7 @@ Brokers only store; when to read, what to believe and when a log has ended is de
 """
 
 from codegen_api.following.follower import Follower
-from codegen_api.following.hub import Hub
+from codegen_api.following.hub import Attendant, Hub
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.seats import Seats
@@ -26,6 +26,7 @@ from codegen_api.following.subscriber import (
 from codegen_api.following.turns import Turns
 
 __all__ = [
+    "Attendant",
     "Current",
     "Ended",
     "Follower",

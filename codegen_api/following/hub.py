@@ -1,8 +1,8 @@
 """The hub: one follower per run, shared by all its viewers, kept a little longer than the last of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from cachetools import TTLCache
 
@@ -22,6 +22,17 @@ from codegen_api.upstreams import Upstream
 
 LINGER = 5.0
 """Seconds for which a follower outlives its last viewer: long enough for a browser to come back."""
+
+
+class Attendant:
+    """Somebody who waits for the next thing to follow. ``leaving``: they are to come back elsewhere."""
+
+    def __init__(self) -> None:
+        self.leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """End the stream soon, politely."""
+        self.leaving.set()
 
 
 class Hub:
@@ -52,7 +63,7 @@ class Hub:
         self._tasks: dict[Follower, asyncio.Task[None]] = {}
         self._retirements: dict[Follower, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._subscribers: set[Subscriber] = set()
+        self._viewers: set[Subscriber | Attendant] = set()
         self._empty = asyncio.Event()  # set while there is no viewer
         self._empty.set()
         self._draining = False
@@ -63,7 +74,7 @@ class Hub:
 
     @property
     def viewers(self) -> int:
-        return len(self._subscribers)
+        return len(self._viewers)
 
     @asynccontextmanager
     async def subscribe(
@@ -79,21 +90,32 @@ class Hub:
         follower = self._join(credential, right, cursor)
         subscriber = Subscriber(follower, self._broker, credential, cursor, self._upstream.page_size, patrol)
         follower.readers.listeners.add(subscriber.poke)
-        self._subscribers.add(subscriber)
-        self._empty.clear()
-        self._observer.serving(self.viewers, self.runs_followed)
+        self._come(subscriber)
         try:
             yield subscriber
         finally:
-            self._subscribers.discard(subscriber)
-            if not self._subscribers:
-                self._empty.set()
-            self._observer.serving(self.viewers, self.runs_followed)
+            self._go(subscriber)
             follower.readers.listeners.discard(subscriber.poke)
             follower.readers.leave(credential)
             if not follower.readers.viewers and follower in self._tasks:
                 loop = asyncio.get_running_loop()
                 self._retirements[follower] = loop.call_later(self._linger, self._retire, follower)
+
+    @contextmanager
+    def attend(self) -> Iterator[Attendant]:
+        """Be counted as a viewer, and told when to leave, while there is no run to view.
+
+        Raises:
+            ShuttingDown: this process takes no new viewers.
+        """
+        if self._draining:
+            raise ShuttingDown(retry_after=1)
+        attendant = Attendant()
+        self._come(attendant)
+        try:
+            yield attendant
+        finally:
+            self._go(attendant)
 
     def resumed(self, ref: RunRef, run: Run | None) -> None:
         """The host has just answered a resume of this run (with ``run``, if it said anything of use)."""
@@ -110,9 +132,9 @@ class Hub:
         """Ask every viewer to come back elsewhere, spread over ``seconds``; returns when all have left, or then."""
         self._draining = True
         loop = asyncio.get_running_loop()
-        subscribers = list(self._subscribers)
-        for index, subscriber in enumerate(subscribers):
-            loop.call_later(0.8 * seconds * index / len(subscribers), subscriber.leave)
+        viewers = list(self._viewers)
+        for index, viewer in enumerate(viewers):
+            loop.call_later(0.8 * seconds * index / len(viewers), viewer.leave)
         try:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
@@ -126,6 +148,17 @@ class Hub:
             self._retire(follower)
         while self._closing:
             await asyncio.wait(self._closing)
+
+    def _come(self, viewer: Subscriber | Attendant) -> None:
+        self._viewers.add(viewer)
+        self._empty.clear()
+        self._observer.serving(self.viewers, self.runs_followed)
+
+    def _go(self, viewer: Subscriber | Attendant) -> None:
+        self._viewers.discard(viewer)
+        if not self._viewers:
+            self._empty.set()
+        self._observer.serving(self.viewers, self.runs_followed)
 
     def _join(self, credential: Credential, right: Right, cursor: Cursor) -> Follower:
         follower = self._followers.get(right.run.ref)

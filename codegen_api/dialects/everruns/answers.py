@@ -1,0 +1,236 @@
+"""What clients get, as the OpenAPI document tells it."""
+
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from codegen_api.dialects.everruns.wire import PROBLEM
+from codegen_api.runs import Json
+from codegen_api.web import COMMON, MEANINGS, WAITS, described_error
+
+Responses = dict[int | str, dict[str, Any]]
+
+TIME = "2026-11-20T12:00:00.000000Z"
+EVENT_STREAM = "text/event-stream"
+
+
+class _Told(BaseModel):
+    """What is null is left out."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class EverrunsAgent(_Told):
+    """Somebody to talk to."""
+
+    id: str = Field(examples=["agent_0190a5b0c0de7000800000000000cafe"])
+    name: str
+    display_name: str | None = None
+    description: str | None = None
+    system_prompt: str
+    default_model_id: str | None = None
+    tags: list[str]
+    status: str = Field(pattern="^(active|archived)$")
+    harness_id: str = Field(description="The same for all: the host has one agent at work.")
+    capabilities: list[Any]
+    created_at: str = Field(examples=[TIME])
+    updated_at: str = Field(examples=[TIME])
+    archived_at: str | None = None
+
+
+class _Listed(BaseModel):
+    total: int
+
+
+class _Paged(_Listed):
+    offset: int
+    limit: int
+
+
+class EverrunsAgents(_Paged):
+    """A list of agents, twice, for both generations of clients."""
+
+    data: list[EverrunsAgent]
+    items: list[EverrunsAgent]
+
+
+class _Session(_Told):
+    id: str
+    agent_id: str | None = None
+    title: str | None = None
+    tags: list[str]
+    model_id: str | None = None
+    created_at: str = Field(examples=[TIME])
+    updated_at: str = Field(examples=[TIME])
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+class SessionBelow(_Session):
+    """A session, as the older generation of clients knows it."""
+
+    id: str = Field(examples=["0190a5b0-c0de-7000-8000-00000000cafe"])
+    status: str = Field(pattern="^(pending|running|failed)$")
+
+
+class EverrunsSession(_Session):
+    """A session."""
+
+    id: str = Field(examples=["session_0190a5b0c0de7000800000000000cafe"])
+    status: str = Field(pattern="^(started|active|idle)$")
+    organization_id: str
+    harness_id: str
+    capabilities: list[Any]
+    features: list[Any]
+
+
+class SessionsBelow(_Paged):
+    """A list of sessions, twice."""
+
+    data: list[SessionBelow]
+    items: list[SessionBelow]
+
+
+class EverrunsSessions(_Paged):
+    """A list of sessions, twice."""
+
+    data: list[EverrunsSession]
+    items: list[EverrunsSession]
+
+
+class EverrunsMessage(_Told):
+    """What the user, the agent or a tool said."""
+
+    id: str
+    session_id: str
+    sequence: int
+    role: str = Field(pattern="^(user|agent|assistant|tool_result)$")
+    content: list[dict[str, Any]]
+    created_at: str = Field(examples=[TIME])
+    controls: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class EverrunsMessages(_Listed):
+    """What was said in a session by now, twice."""
+
+    data: list[EverrunsMessage]
+    items: list[EverrunsMessage]
+
+
+class EverrunsEvent(_Told):
+    """Something that happened in a session."""
+
+    id: str = Field(examples=["event_0000000100000203bd0b53c1a6a9a0a1"])
+    type: str = Field(examples=["output.message.completed"])
+    ts: str = Field(examples=[TIME])
+    session_id: str
+    sequence: int
+    context: dict[str, Any]
+    data: dict[str, Any]
+
+
+class EverrunsEvents(_Listed):
+    """A stretch of what happened, twice."""
+
+    data: list[EverrunsEvent]
+    items: list[EverrunsEvent]
+
+
+class EventBelow(_Told):
+    """A message, as the older generation of clients is told of it."""
+
+    id: str
+    session_id: str
+    sequence: int
+    event_type: str = Field(pattern="^message[.](user|assistant|tool_result)$")
+    data: dict[str, Any]
+    created_at: str = Field(examples=[TIME])
+
+
+class EventsBelow(_Listed):
+    """What was said, as events, twice."""
+
+    data: list[EventBelow]
+    items: list[EventBelow]
+
+
+class Cancelled(BaseModel):
+    """What came of it."""
+
+    status: str = Field(pattern="^(cancelled|no_op)$")
+    message: str
+
+
+class Coded(BaseModel):
+    """An error for clients that look for it in `error`."""
+
+    code: str = Field(description="Stable, for machines.", examples=["not_found"])
+    message: str
+
+
+class EverrunsProblem(_Told):
+    """The one shape of every error, for both generations of clients."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(description="A sentence for people.")
+    code: str = Field(description="Stable, for machines.", examples=["not_found"])
+    error: Coded
+    status_code: int = Field(description="The same as `status`.", examples=[404])
+    request_id: str | None = Field(examples=["5f0c0f2a2f6f4d3e9b7e"])
+    details: list[Any] | None = Field(None, description="Where a request was wrong, or what it could choose from.")
+    retry_after_seconds: int | None = None
+
+
+_STREAM_EXAMPLE = """\
+retry: 1000
+event: connected
+data: {"status":"connected"}
+
+id: event_0000000100000000bd0b53c1a6a9a0a1
+event: input.message
+data: {"id":"event_0000000100000000bd0b53c1a6a9a0a1","type":"input.message",...}
+
+"""
+
+STREAMED = {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}
+
+_CONFLICT = ("conversation_busy", "A turn of the session is under way, or others are changing the same.")
+
+
+def answers(status: int, model: type[BaseModel] | None, description: str, *errors: int) -> Responses:
+    """What may be answered: if all is well, and else."""
+    return {
+        status: {"description": description, **({} if model is None else {"model": model})},
+        **{code: _error(code) for code in sorted({*COMMON, *errors})},
+    }
+
+
+def streamed(description: str, model: type[BaseModel] | None = None) -> Responses:
+    """The same for live events; with a ``model``, for a list of them where no stream is asked for."""
+    found = answers(200, model, description)
+    found[200]["content"] = {EVENT_STREAM: STREAMED}
+    return found
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, sentence = _CONFLICT if status == 409 else MEANINGS[status]
+    example: dict[str, Json] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": sentence,
+        "code": code,
+        "error": {"code": code, "message": sentence},
+        "status_code": status,
+        "request_id": "5f0c0f2a2f6f",
+    }
+    if status in WAITS:
+        example["retry_after_seconds"] = 10
+    described = described_error(status, EverrunsProblem, sentence, example)
+    schema = {"$ref": "#/components/schemas/EverrunsProblem"}
+    described["content"] = {PROBLEM: {"schema": schema, "example": example}}
+    return described

@@ -1,0 +1,68 @@
+"""Who is calling: what these clients have comes with ``Bearer``, with ``ApiKey``, or with no scheme at all."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+from fastapi.security import APIKeyHeader
+
+from codegen_api.dialects.everruns.wire import heard_organization
+from codegen_api.errors import InvalidToken
+from codegen_api.identity import Caller
+from codegen_api.web import identify_lenient
+
+credentials = APIKeyHeader(
+    name="Authorization",
+    scheme_name="Authorization",
+    auto_error=False,
+    description="The token, with `Bearer` or `ApiKey` before it, or as it is. Keys of Everruns are not taken.",
+)
+
+SCHEMES = ("bearer", "apikey")
+
+FOREIGN = "evr_"
+"""How keys for Everruns begin. Its SDKs take them from the environment and send them wherever they go."""
+
+
+async def asking(request: Request) -> Caller:
+    """Who is calling. A key for Everruns is shown to no host.
+
+    Raises:
+        NotAuthenticated: nobody says who.
+        InvalidToken: somebody does, and it is not true.
+        InsufficientScope: this route is not for them.
+        AuthUnavailable: it cannot be found out just now.
+        RateLimited: they have asked often enough.
+    """
+    token = _token(request.headers.get("authorization", ""))
+    if token is not None and token.startswith(FOREIGN):
+        raise InvalidToken("This is a key for Everruns, which the host behind this gateway does not know.")
+    return await identify_lenient(request, token)
+
+
+async def wanted_organization(
+    name: Annotated[
+        str | None,
+        Header(alias="X-Org-Id", description="The organization that is meant; else the deployment's."),
+    ] = None,
+    same: Annotated[str | None, Header(alias="X-Organization-ID", description="The same.")] = None,
+) -> str | None:
+    """The organization that the request names, if it names one."""
+    named = name or same
+    return heard_organization(named) if named else None
+
+
+def _token(given: str) -> str | None:
+    """
+    Raises:
+        InvalidToken: it came with a scheme that nobody knows here.
+    """
+    scheme, _, rest = given.strip().partition(" ")
+    if scheme.lower() in SCHEMES:
+        return rest.strip() or None
+    if rest:
+        raise InvalidToken
+    return scheme or None
+
+
+Asker = Annotated[Caller, Depends(asking)]
+WantedOrganization = Annotated[str | None, Depends(wanted_organization)]

@@ -1,0 +1,235 @@
+"""A turn as events: which there are, in which order, and with which ids. Pure functions.
+
+Everything is made of the turn and its log, so that each instance tells the same, live or again. An action is closed
+when its output is there, a later entry has come, or the turn is over; what its tool answered is told then, before
+anything of the next entry.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from codegen_api.conversations import Came
+from codegen_api.dialects.everruns.families import FLAT, heard_of
+from codegen_api.dialects.everruns.ids import Spot
+from codegen_api.dialects.everruns.messages import (
+    OPEN,
+    Message,
+    Place,
+    Role,
+    answer,
+    as_text,
+    inputs,
+    length,
+    message_fields,
+    moment,
+    plain_text,
+    said,
+)
+from codegen_api.runs import Json, LogEntry, Step, StepKind
+from codegen_api.stores import Turn, TurnState
+from codegen_api.web import timestamp
+
+T = TypeVar("T")
+
+DELTA = "output.message.delta"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a turn. ``at`` is a time as it goes over the wire. ``kind`` and ``data`` are the flat
+    family's; the nested one is only told of messages, by ``message``.
+    """
+
+    turn: Turn
+    spot: Spot
+    kind: str
+    at: str
+    data: Mapping[str, Json]
+    message: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Generic[T]):
+    """What one entry amounts to: what is told at once, and what when it is closed."""
+
+    at_once: tuple[T, ...]
+    at_close: tuple[T, ...]
+    closed: bool
+
+
+class Telling(Protocol[T]):
+    """In what form events are told."""
+
+    def event(self, event: Event) -> T: ...
+
+    def entry(self, turn: Turn, came: Came) -> Happened[T]:
+        """What an entry amounts to."""
+        ...
+
+
+class Plainly:
+    """As they are. ``step`` says what an entry means."""
+
+    def __init__(self, step: Callable[[LogEntry], Step]) -> None:
+        self._step = step
+
+    def event(self, event: Event) -> Event:
+        return event
+
+    def entry(self, turn: Turn, came: Came) -> Happened[Event]:
+        return happened(turn, came.offset, came.entry, self._step(came.entry))
+
+
+def begun(turn: Turn) -> list[Event]:
+    """What comes before the first entry."""
+    at = timestamp(turn.created)
+    about = _about(turn)
+    told = [
+        Event(turn, message.spot, "input.message", at, {"message": _flat(turn, message)}, message)
+        for message in inputs(turn)
+    ]
+    return [
+        *told,
+        Event(turn, Spot(turn.number, 0, Place.ACTIVATED), "session.activated", at, about),
+        Event(turn, Spot(turn.number, 0, Place.TURN_STARTED), "turn.started", at, about),
+    ]
+
+
+def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[Event]:
+    """What an entry amounts to, the ``offset``-th of its turn."""
+    heard = said(turn, offset, entry, step)
+    if heard.message is None:
+        return Happened((), (), closed=True)
+    at = moment(turn, entry)
+    if heard.message.role is Role.USER:
+        data: dict[str, Json] = {"message": _flat(turn, heard.message)}
+        return Happened((Event(turn, heard.message.spot, "input.message", at, data, heard.message),), (), closed=True)
+    told = list(_output(turn, at, heard.message))
+    if heard.result is None:
+        return Happened(tuple(told), (), closed=True)
+    call = heard.message.content[-1]
+    assert step.kind is StepKind.ACTION  # noqa: S101 - nothing else has a result
+    assert isinstance(call, Mapping)  # noqa: S101 - it is made there
+    made = {name: call[name] for name in ("id", "name", "arguments")}
+    started = Spot(turn.number, offset, Place.TOOL_STARTED)
+    told.append(Event(turn, started, "tool.started", at, {"turn_id": _turn_id(turn), "tool_call": made}))
+    completed: dict[str, Json] = {
+        "turn_id": _turn_id(turn),
+        "tool_call_id": made["id"],
+        "tool_name": step.tool,
+        "success": step.closed,
+        "status": "success" if step.closed else "timeout",
+        "result": [{"type": "text", "text": as_text(step.output)}] if step.closed else [],
+    }
+    if not step.closed:
+        completed["error"] = OPEN
+    result = Event(turn, heard.result.spot, "tool.completed", at, completed, heard.result)
+    return Happened(tuple(told), (result,), step.closed)
+
+
+def over(turn: Turn, offset: int) -> list[Event]:
+    """What comes behind the last entry, the ``offset``-th, of a turn that is over."""
+    at, last = timestamp(turn.updated), offset + 1
+    told: list[Event] = []
+    message = answer(turn)
+    if message is not None:
+        told += _output(turn, at, message)
+    data: dict[str, Json] = {"turn_id": _turn_id(turn)}
+    match turn.state:
+        case TurnState.FAILED | TurnState.UNKNOWN:
+            kind = "turn.failed"
+            code = "outcome_unknown" if turn.state is TurnState.UNKNOWN else "run_failed"
+            data |= {"error": turn.error or "The run has failed.", "error_code": code}
+        case TurnState.CANCELLED:
+            kind = "turn.cancelled"
+            data["reason"] = "The run was stopped."
+        case _:
+            kind = "turn.completed"
+            data |= {"iterations": offset, "duration_ms": max(0, round((turn.updated - turn.created) * 1000))}
+    return [
+        *told,
+        Event(turn, Spot(turn.number, last, Place.TURN_OVER), kind, at, data),
+        Event(turn, Spot(turn.number, last, Place.IDLED), "session.idled", at, {"turn_id": _turn_id(turn)}),
+    ]
+
+
+def last_spot(turn: Turn) -> Spot:
+    """Where the last event of a turn that is over stands."""
+    return Spot(turn.number, length(turn) + 1, Place.IDLED)
+
+
+class Teller(Generic[T]):
+    """Tells the events of a turn in order, as its log comes."""
+
+    def __init__(self, turn: Turn, telling: Telling[T]) -> None:
+        self._turn = turn
+        self._telling = telling
+        self._offset = 0
+        self._begun = False
+        self._open: tuple[T, ...] = ()
+
+    def begin(self) -> Iterator[T]:
+        """What comes before the first entry, if that has not been told."""
+        if not self._begun:
+            self._begun = True
+            yield from map(self._telling.event, begun(self._turn))
+
+    def take(self, news: Sequence[Came]) -> Iterator[T]:
+        """What these entries amount to."""
+        yield from self.begin()
+        for came in news:
+            new = came.offset > self._offset
+            if not new and not (self._open and came.offset == self._offset):
+                continue  # it was told, and what is told stays as it is
+            found = self._telling.entry(self._turn, came)
+            if new:
+                yield from self._close()
+                self._offset = came.offset
+                yield from found.at_once
+            self._open = found.at_close
+            if found.closed:
+                yield from self._close()
+
+    def over(self, turn: Turn) -> Iterator[T]:
+        """What comes behind the last entry. Of a turn that the host never began there is nothing to tell."""
+        if heard_of(turn):
+            yield from self.begin()
+            yield from self._close()
+            yield from map(self._telling.event, over(turn, self._offset))
+
+    def _close(self) -> Iterator[T]:
+        """The open action, if there is one, has had its time."""
+        told, self._open = self._open, ()
+        yield from told
+
+
+def _output(turn: Turn, at: str, message: Message) -> Iterator[Event]:
+    """The agent says something: it comes whole, in one piece."""
+    fields = _flat(turn, message)
+    ids: dict[str, Json] = {"turn_id": _turn_id(turn), "message_id": fields["id"]}
+    turn_number, offset, _ = message.spot
+    yield Event(turn, Spot(turn_number, offset, Place.MESSAGE_STARTED), "output.message.started", at, ids)
+    text = plain_text(message)
+    if text:
+        data: dict[str, Json] = {**ids, "delta": text, "accumulated": text}
+        yield Event(turn, Spot(turn_number, offset, Place.MESSAGE_DELTA), DELTA, at, data)
+    completed: dict[str, Json] = {"turn_id": _turn_id(turn), "message": fields}
+    yield Event(turn, message.spot, "output.message.completed", at, completed, message)
+
+
+def _about(turn: Turn) -> dict[str, Json]:
+    """The turn and what the user said, as they are named in events."""
+    said_first = next(iter(inputs(turn)), None)
+    about: dict[str, Json] = {"turn_id": _turn_id(turn)}
+    if said_first is not None:
+        about["input_message_id"] = FLAT.id("message", said_first.id)
+    return about
+
+
+def _turn_id(turn: Turn) -> str:
+    return FLAT.id("turn", turn.id)
+
+
+def _flat(turn: Turn, message: Message) -> dict[str, Json]:
+    return message_fields(FLAT, turn.conversation, message)

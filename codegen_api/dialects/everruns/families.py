@@ -1,0 +1,69 @@
+"""The two generations of clients, each with words of its own for the same things.
+
+The *nested* family has its sessions below their agents; the present one, *flat*, has them beside. What they share is
+the agents.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from codegen_api.stores import Turn, TurnState
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """``statuses`` are a session's, by its latest turn (None: there is none). ``prefixed``: ids say what of."""
+
+    name: str
+    agent_role: str
+    statuses: Mapping[TurnState | None, str]
+    prefixed: bool
+
+    def id(self, kind: str, kept: str) -> str:
+        """An id as these clients know it. ``kept`` is a UUID."""
+        return f"{kind}_{uuid.UUID(kept).hex}" if self.prefixed else kept
+
+    def status(self, latest: Turn | None) -> str:
+        """What a session is. A turn that the host never began leaves it as ready as it was."""
+        if latest is not None and not heard_of(latest):
+            return self.statuses[TurnState.COMPLETED]
+        return self.statuses[None if latest is None else latest.state]
+
+
+NESTED = Family(
+    "nested",
+    "assistant",
+    {
+        None: "pending",
+        TurnState.STARTING: "running",
+        TurnState.RUNNING: "running",
+        TurnState.WAITING: "pending",
+        TurnState.COMPLETED: "pending",
+        TurnState.CANCELLED: "pending",
+        TurnState.FAILED: "failed",
+        TurnState.UNKNOWN: "failed",
+    },
+    prefixed=False,
+)
+
+FLAT = Family(
+    "flat",
+    "agent",
+    {
+        None: "started",
+        TurnState.STARTING: "active",
+        TurnState.RUNNING: "active",
+        TurnState.WAITING: "idle",
+        TurnState.COMPLETED: "idle",
+        TurnState.CANCELLED: "idle",
+        TurnState.FAILED: "idle",
+        TurnState.UNKNOWN: "idle",
+    },
+    prefixed=True,
+)
+
+
+def heard_of(turn: Turn) -> bool:
+    """Whether the host has heard of a turn, or may have. Of one that it refused the client was told at once."""
+    return turn.state is not TurnState.FAILED or turn.end is not None

@@ -1,0 +1,207 @@
+"""The routes of the present generation of clients: sessions beside their agents."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from starlette.responses import Response
+
+from codegen_api.dialects.everruns import answers, schemas, sessions, talk
+from codegen_api.dialects.everruns.agents import Limit, Offset, agent_of
+from codegen_api.dialects.everruns.asking import Asker, WantedOrganization
+from codegen_api.dialects.everruns.families import FLAT
+from codegen_api.dialects.everruns.ids import kept_id
+from codegen_api.dialects.everruns.keeping import not_offered
+from codegen_api.dialects.everruns.schemas import LastEventId, Wait
+from codegen_api.identity import READ, WRITE
+from codegen_api.web import IdempotencyKey, Keeper, needs
+
+router = APIRouter(prefix="/v1/sessions", tags=["Everruns: sessions"])
+
+SessionId = Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")]
+
+
+async def session_here(conversations: Keeper, caller: Asker, session_id: SessionId) -> sessions.Here:
+    """The session that the path names."""
+    return await sessions.session_at(conversations, caller, FLAT, session_id)
+
+
+Here = Annotated[sessions.Here, Depends(session_here)]
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Begin a session",
+    responses=answers.answers(201, answers.EverrunsSession, "The session.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_session(
+    conversations: Keeper,
+    caller: Asker,
+    wanted: WantedOrganization,
+    body: Annotated[schemas.CreateSession, Body()],
+    key: IdempotencyKey = None,
+) -> Response:
+    """Begin a session, with an agent or with the host's own. The host is not told until something is said."""
+    agent = None
+    if body.agent_id is not None:
+        agent = await agent_of(conversations, caller, body.agent_id)
+    elif body.agent_name is not None:
+        agent = await sessions.agent_called(conversations, caller, body.agent_name)
+    return await sessions.begin_session(conversations, caller, FLAT, wanted, body, agent, key)
+
+
+@router.get(
+    "",
+    summary="List sessions",
+    responses=answers.answers(200, answers.EverrunsSessions, "The sessions, newest first."),
+    openapi_extra=needs(READ),
+)
+async def list_sessions(
+    conversations: Keeper,
+    caller: Asker,
+    offset: Offset = 0,
+    limit: Limit = 100,
+    agent_id: Annotated[str | None, Query(description="Only those with this agent.")] = None,
+    search: Annotated[str | None, Query(description="A part of the title, in either case.")] = None,
+) -> Response:
+    """Sessions, newest first; each as of when somebody last looked at it."""
+    agent = kept_id(agent_id, "agent") if agent_id else None
+    return await sessions.list_sessions(conversations, caller, FLAT, offset, limit, agent=agent, search=search)
+
+
+@router.get(
+    "/{session_id}",
+    summary="Get a session",
+    responses=answers.answers(200, answers.EverrunsSession, "The session."),
+    openapi_extra=needs(READ),
+)
+async def get_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """A session as it is now: `active` from before a message is answered until its answer can be read."""
+    return await sessions.get_session(conversations, caller, here)
+
+
+@router.patch(
+    "/{session_id}",
+    summary="Change a session",
+    responses=answers.answers(200, answers.EverrunsSession, "The session.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def update_session(
+    conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.UpdateSession, Body()]
+) -> Response:
+    """Give a session another title, or other tags."""
+    return await sessions.update_session(conversations, caller, here, body)
+
+
+@router.delete(
+    "/{session_id}",
+    status_code=204,
+    summary="Delete a session",
+    responses=answers.answers(204, None, "It is gone.", 409, 501),
+    openapi_extra=needs(WRITE),
+)
+async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
+    return await sessions.delete_session(conversations, caller, here)
+
+
+@router.post(
+    "/{session_id}/messages",
+    status_code=201,
+    summary="Say something",
+    responses=answers.answers(201, answers.EverrunsMessage, "What was said.", 402, 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_message(
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    body: Annotated[schemas.CreateMessage, Body()],
+    wait: Wait = False,
+    key: IdempotencyKey = None,
+) -> Response:
+    """Say something to the agent, whose turn it then is. While it is, 409."""
+    not_offered(wait=wait)
+    return await talk.say(conversations, caller, here, body, key)
+
+
+@router.get(
+    "/{session_id}/messages",
+    summary="List messages",
+    responses=answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first."),
+    openapi_extra=needs(READ),
+)
+async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """What the user, the agent and its tools have said by now."""
+    return await talk.list_messages(conversations, caller, here)
+
+
+@router.get(
+    "/{session_id}/export",
+    summary="Export messages",
+    responses={
+        **answers.answers(200, None, "The messages, each on a line."),
+        200: {"description": "The messages, each on a line.", "content": {"application/x-ndjson": {}}},
+    },
+    response_class=Response,
+    openapi_extra=needs(READ),
+)
+async def export_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """The same as lines of JSON."""
+    return await talk.export(conversations, caller, here)
+
+
+@router.get(
+    "/{session_id}/events",
+    summary="List events",
+    responses=answers.streamed(
+        "What has happened by now; with `Accept: text/event-stream` live.", answers.EverrunsEvents
+    ),
+    openapi_extra=needs(READ),
+)
+async def list_events(
+    request: Request,
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    query: Annotated[schemas.EventsQuery, Query()],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """What has happened by now, a list; live events for who accepts `text/event-stream`."""
+    if talk.wants_stream(request):
+        return talk.listen(request, conversations, caller, here, query, last_event_id)
+    return await talk.list_events(request, conversations, caller, here, query)
+
+
+@router.get(
+    "/{session_id}/sse",
+    summary="Follow events live",
+    responses=answers.streamed("Events, live."),
+    response_class=Response,
+    openapi_extra=needs(READ),
+)
+async def stream_events(
+    request: Request,
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    query: Annotated[schemas.StreamQuery, Query()],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Events behind `since_id`, and then as they come, turn after turn. Without it those of the last turn come first.
+
+    An id that nobody knows gets everything from the beginning. `disconnecting` says that the gateway ends the stream.
+    """
+    return talk.listen(request, conversations, caller, here, query, last_event_id)
+
+
+@router.post(
+    "/{session_id}/cancel",
+    summary="Stop the agent",
+    responses=answers.answers(200, answers.Cancelled, "What came of it.", 409, 501),
+    openapi_extra=needs(WRITE),
+)
+async def cancel_turn(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """Stop what the agent does, if it does anything."""
+    return await talk.cancel(conversations, caller, here)

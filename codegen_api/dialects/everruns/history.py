@@ -1,0 +1,80 @@
+"""What has happened in a session by now: its turns, their events, and the messages among those."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from codegen_api.conversations import Came, Conversations, Stretch, owner_of
+from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
+from codegen_api.dialects.everruns.families import heard_of
+from codegen_api.dialects.everruns.ids import START, Spot
+from codegen_api.dialects.everruns.messages import Message
+from codegen_api.identity import Caller
+from codegen_api.stores import Turn
+
+TURNS_AT_A_TIME = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events: behind ``after`` and before ``before``, and those that ``suits``. Of these ``most``, the first or
+    the ``newest``.
+    """
+
+    after: Spot = START
+    before: Spot | None = None
+    suits: Callable[[Event], bool] = lambda _: True
+    most: int | None = None
+    newest: bool = False
+
+    def has(self, event: Event) -> bool:
+        return self.after < event.spot and (self.before is None or event.spot < self.before) and self.suits(event)
+
+
+async def turns_behind(conversations: Conversations, caller: Caller, session: str, number: int) -> list[Turn]:
+    """The turns of a session behind number ``number``, in order: as many are read as there are to tell."""
+    owner, store = owner_of(caller), conversations.store
+    found: list[Turn] = list(await store.turns(owner, session, limit=1))
+    while found and found[-1].number > number + 1:
+        more = await store.turns(owner, session, limit=TURNS_AT_A_TIME, offset=len(found))
+        seen = {turn.id for turn in found}  # one that has begun meanwhile has shifted them
+        found += [turn for turn in more if turn.id not in seen]
+        if len(more) < TURNS_AT_A_TIME:
+            break
+    return [turn for turn in reversed(found) if turn.number > number]
+
+
+async def messages_of(conversations: Conversations, caller: Caller, session: str) -> list[Message]:
+    """What was said in a session by now."""
+    events = await events_of(conversations, caller, session, Wanted())
+    return [event.message for event in events if event.message is not None]
+
+
+async def events_of(conversations: Conversations, caller: Caller, session: str, wanted: Wanted) -> list[Event]:
+    """What has happened in a session by now, in order."""
+    turns = await turns_behind(conversations, caller, session, max(0, wanted.after.turn - 1))
+    stretches: list[list[Event]] = []
+    count = 0
+    for turn in reversed(turns) if wanted.newest else turns:
+        found = [event for event in await _events(conversations, caller, turn, wanted) if wanted.has(event)]
+        stretches.append(found)
+        count += len(found)
+        if wanted.most is not None and count >= wanted.most:
+            break
+    events = [event for found in (reversed(stretches) if wanted.newest else stretches) for event in found]
+    if wanted.most is None:
+        return events
+    return events[max(0, len(events) - wanted.most) :] if wanted.newest else events[: wanted.most]
+
+
+async def _events(conversations: Conversations, caller: Caller, turn: Turn, wanted: Wanted) -> Sequence[Event]:
+    if not heard_of(turn):
+        return ()
+    is_over = not turn.state.active
+    if (is_over and last_spot(turn) <= wanted.after) or (
+        wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
+    ):
+        return ()  # nobody need be asked
+    teller = Teller(turn, Plainly(conversations.gateway.step))
+    entries = await conversations.entries(caller, Stretch(turn, None))
+    events = list(teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)]))
+    return [*events, *teller.over(turn)] if is_over else events

@@ -1,0 +1,70 @@
+"""What is kept for clients: how large it may be, and how it is changed while others may be changing it, too."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from codegen_api.conversations import checked
+from codegen_api.errors import Conflict, Detail, InvalidRequest, NotOffered
+from codegen_api.runs import Json, to_json
+
+T = TypeVar("T")
+
+SIZES: Mapping[str, int] = {
+    "name": 2 * 1024,
+    "display_name": 2 * 1024,
+    "title": 2 * 1024,
+    "model_id": 2 * 1024,
+    "default_model_id": 2 * 1024,
+    "description": 10 * 1024,
+    "system_prompt": 1024 * 1024,
+    "tags": 16 * 1024,
+    "controls": 64 * 1024,
+    "metadata": 64 * 1024,
+}
+"""Bytes that a field may have: of its text, or of its JSON."""
+
+TRIES = 10
+
+
+def keepable(**given: Json) -> None:
+    """What a client wants kept, by the name of its field.
+
+    Raises:
+        InvalidRequest: it is too large.
+        Rejected: it cannot be kept.
+    """
+    for name, value in given.items():
+        checked(value)
+        size = len(value.encode()) if isinstance(value, str) else 0 if value is None else len(to_json(value))
+        if size > SIZES[name]:
+            raise InvalidRequest(f"{name} must have at most {SIZES[name]} bytes.")
+
+
+def not_offered(**given: object) -> None:
+    """What a client may ask for elsewhere, by the name of its field.
+
+    Raises:
+        NotOffered: one of these is given.
+    """
+    for name, value in given.items():
+        if value:
+            raise NotOffered(
+                f"The gateway does not do what `{name}` asks for.",
+                details=[Detail((name,), "Is not offered here.", "unsupported")],
+            )
+
+
+async def change(
+    look: Callable[[], Awaitable[T]], put: Callable[[T, T], Awaitable[T | None]], to: Callable[[T], T]
+) -> T:
+    """What ``look`` finds, changed ``to`` what it is to be. ``put`` says None when it was changed in between.
+
+    Raises:
+        Conflict: others change it all the time.
+    """
+    for _ in range(TRIES):
+        then = await look()
+        changed = await put(then, to(then))
+        if changed is not None:
+            return changed
+    raise Conflict("Others are changing this, too; try again.")

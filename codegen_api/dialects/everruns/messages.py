@@ -1,0 +1,196 @@
+"""What was said in a session, as messages: pure functions from steps and stored messages to JSON and back.
+
+Ids and numbers are made of the turn and the entry, so whoever reads a turn again gets the same ones.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from codegen_api.dialects.everruns.families import Family
+from codegen_api.dialects.everruns.ids import Spot, as_uuid, derived_id
+from codegen_api.errors import Detail, Rejected
+from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
+from codegen_api.stores import Turn
+from codegen_api.web import timestamp
+
+_DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,", re.ASCII)
+
+OPEN = "The host shows no output of this call yet."
+
+
+class Role(StrEnum):
+    USER = "user"
+    AGENT = "agent"
+    TOOL_RESULT = "tool_result"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """``id`` is a UUID, ``created`` a time as it goes over the wire. ``extra`` is what else it carries."""
+
+    id: str
+    role: Role
+    content: Sequence[Json]
+    created: str
+    spot: Spot
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one entry amounts to: a message, and what the tool that was called answered."""
+
+    message: Message | None
+    result: Message | None
+
+
+class Place:
+    """Where an event stands among those of its entry. Before the first entry stand the user's messages."""
+
+    MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED, TOOL_COMPLETED = range(5)
+    MOST_INPUTS = 250
+    ACTIVATED, TURN_STARTED = 251, 252
+    TURN_OVER, IDLED = 254, 255
+
+
+def inputs(turn: Turn) -> list[Message]:
+    """What the user said in a turn."""
+    return [_input(turn, message, place) for place, message in enumerate(turn.messages[: Place.MOST_INPUTS])]
+
+
+def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Said:
+    """The messages of an entry, the ``offset``-th of its turn."""
+    created = moment(turn, entry)
+    if step.kind is StepKind.USER:
+        # the first one is the turn's own, which is shown as the user wrote it
+        content = [_text(step.text)]
+        return Said(None if offset == 1 else _message(turn, offset, Role.USER, content, created), None)
+    about: Json = {"kind": step.kind.value, "host_kind": step.raw_kind}
+    texts = [_text(step.text)] if step.text else []
+    if step.kind is not StepKind.ACTION:
+        message = _message(turn, offset, Role.AGENT, texts, created, metadata=about) if texts else None
+        return Said(message, None)
+    call = call_id(turn, offset)
+    arguments = step.input if isinstance(step.input, Mapping) else {} if step.input is None else {"input": step.input}
+    made: Json = {"type": "tool_call", "id": call, "name": step.tool, "arguments": arguments}
+    # always with a result: clients look for it without asking whether there is one
+    answered: dict[str, Json] = {"type": "tool_result", "tool_call_id": call, "result": step.output}
+    if not step.closed:
+        answered["error"] = OPEN
+    return Said(
+        _message(turn, offset, Role.AGENT, [*texts, made], created, metadata=about),
+        Message(
+            derived_id(turn.id, offset, "result"),
+            Role.TOOL_RESULT,
+            [answered],
+            created,
+            Spot(turn.number, offset, Place.TOOL_COMPLETED),
+        ),
+    )
+
+
+def answer(turn: Turn) -> Message | None:
+    """What the host says at the end of a turn, and its log does not tell."""
+    if not turn.answer:
+        return None
+    about: Json = {"kind": StepKind.ANSWER.value, "host_kind": None}
+    return _message(turn, length(turn) + 1, Role.AGENT, [_text(turn.answer)], timestamp(turn.updated), metadata=about)
+
+
+def length(turn: Turn) -> int:
+    """How many entries a turn that is over has."""
+    return 0 if turn.end is None else turn.end - turn.begin
+
+
+def call_id(turn: Turn, offset: int) -> str:
+    return f"call_{derived_id(turn.id, offset, 'call').replace('-', '')}"
+
+
+def moment(turn: Turn, entry: LogEntry) -> str:
+    """When an entry was made; where the host does not say so in a way we know, when its turn was."""
+    return timestamp(turn.created) if entry.created is None else timestamp(entry.created, "microseconds")
+
+
+def message_fields(family: Family, session: str, message: Message) -> dict[str, Json]:
+    """A message as it goes over the wire."""
+    return {
+        "id": family.id("message", message.id),
+        "session_id": family.id("session", session),
+        "sequence": message.spot.number,
+        "role": family.agent_role if message.role is Role.AGENT else message.role.value,
+        "content": message.content,
+        "created_at": message.created,
+        **message.extra,
+    }
+
+
+def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
+    """What a client sent as the content of a message, as it is kept: parts with a text, or the data URI of an image.
+
+    Raises:
+        Rejected: a part is nothing that the host could be told, or there is none.
+    """
+    parts = [_heard_part(part, index) for index, part in enumerate(content)]
+    if not any(part.get("url") or str(part.get("text", "")).strip() for part in parts):
+        raise Rejected(details=[Detail(("body", "message", "content"), "Must say something.", "too_short")])
+    return list(parts)
+
+
+def images_of(parts: Sequence[Json]) -> tuple[str, ...]:
+    """The images in what is kept of a user's message."""
+    return tuple(str(part["url"]) for part in parts if isinstance(part, Mapping) and part.get("type") == "image")
+
+
+def plain_text(message: Message) -> str:
+    """The text of a message."""
+    texts = [part.get("text") for part in message.content if isinstance(part, Mapping)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def as_text(value: Json) -> str:
+    """What a tool answered, for clients that show it."""
+    return value if isinstance(value, str) else "" if value is None else to_json(value).decode()
+
+
+def _input(turn: Turn, message: Mapping[str, Json], place: int) -> Message:
+    parts = message.get("content")
+    shown = [_shown(part) for part in (parts if isinstance(parts, list | tuple) else []) if isinstance(part, Mapping)]
+    extra = {name: message[name] for name in ("controls", "metadata") if message.get(name) is not None}
+    spot = Spot(turn.number, 0, place)
+    return Message(as_uuid(str(message.get("id"))), Role.USER, shown, timestamp(turn.created), spot, extra)
+
+
+def _shown(part: Mapping[str, Json]) -> Json:
+    url = part.get("url")
+    if part.get("type") != "image" or not isinstance(url, str):
+        return part
+    found = _DATA_URI.match(url)
+    if found is None:
+        return {"type": "image", "url": url}
+    return {"type": "image", "base64": url[found.end() :], "media_type": found[1]}
+
+
+def _heard_part(part: Mapping[str, Json], index: int) -> dict[str, Json]:
+    where = ("body", "message", "content", index)
+    match part.get("type"):
+        case "text" if isinstance(part.get("text"), str):
+            return dict(_text(str(part["text"])))
+        case "image":
+            data, kind = part.get("base64"), part.get("media_type") or "image/png"
+            url = f"data:{kind};base64,{data}" if isinstance(data, str) and data else part.get("url")
+            if not isinstance(url, str) or not _DATA_URI.match(url):
+                raise Rejected(details=[Detail(where, "An image must come as base64.", "image_not_inline")])
+            return {"type": "image", "url": url}
+        case _:
+            raise Rejected(details=[Detail(where, "Must be a text or an image.", "content_not_supported")])
+
+
+def _message(turn: Turn, offset: int, role: Role, content: Sequence[Json], created: str, **extra: Json) -> Message:
+    spot = Spot(turn.number, offset, Place.MESSAGE)
+    return Message(derived_id(turn.id, offset, "message"), role, content, created, spot, extra)
+
+
+def _text(text: str) -> Mapping[str, Json]:
+    return {"type": "text", "text": text}

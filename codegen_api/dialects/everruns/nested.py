@@ -1,0 +1,195 @@
+"""The routes of the older generation of clients: sessions below their agents."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from starlette.responses import Response
+
+from codegen_api.dialects.everruns import answers, schemas, sessions, talk
+from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
+from codegen_api.dialects.everruns.asking import Asker, WantedOrganization
+from codegen_api.dialects.everruns.families import NESTED
+from codegen_api.dialects.everruns.keeping import not_offered
+from codegen_api.dialects.everruns.schemas import LastEventId, Wait
+from codegen_api.identity import READ, WRITE
+from codegen_api.web import IdempotencyKey, Keeper, needs
+
+router = APIRouter(prefix="/v1/agents/{agent_id}/sessions", tags=["Everruns: sessions below agents"])
+
+SessionId = Annotated[str, Path(description="A UUID, or `session_` and 32 hexadecimal digits.")]
+
+
+async def session_here(conversations: Keeper, caller: Asker, agent_id: AgentId, session_id: SessionId) -> sessions.Here:
+    """The session that the path names, if it has this agent."""
+    return await sessions.session_at(conversations, caller, NESTED, session_id, agent_id)
+
+
+Here = Annotated[sessions.Here, Depends(session_here)]
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Begin a session with an agent",
+    responses=answers.answers(201, answers.SessionBelow, "The session.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_session_below(
+    conversations: Keeper,
+    caller: Asker,
+    wanted: WantedOrganization,
+    agent_id: AgentId,
+    body: Annotated[schemas.CreateSessionBelow, Body()],
+    key: IdempotencyKey = None,
+) -> Response:
+    """Begin a session. The host is not told until something is said."""
+    agent = await agent_of(conversations, caller, agent_id)
+    return await sessions.begin_session(conversations, caller, NESTED, wanted, body, agent, key, agent_id)
+
+
+@router.get(
+    "",
+    summary="List the sessions with an agent",
+    responses=answers.answers(200, answers.SessionsBelow, "The sessions, newest first."),
+    openapi_extra=needs(READ),
+)
+async def list_sessions_below(
+    conversations: Keeper, caller: Asker, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
+) -> Response:
+    """Sessions, newest first; each as of when somebody last looked at it."""
+    agent = await agent_of(conversations, caller, agent_id)
+    return await sessions.list_sessions(conversations, caller, NESTED, offset, limit, agent=agent.id, agent_id=agent_id)
+
+
+@router.get(
+    "/{session_id}",
+    summary="Get a session below its agent",
+    responses=answers.answers(200, answers.SessionBelow, "The session."),
+    openapi_extra=needs(READ),
+)
+async def get_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """A session as it is now: `running` from before a message is answered until its answer can be read."""
+    return await sessions.get_session(conversations, caller, here)
+
+
+@router.patch(
+    "/{session_id}",
+    summary="Change a session below its agent",
+    responses=answers.answers(200, answers.SessionBelow, "The session.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def update_session_below(
+    conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.UpdateSession, Body()]
+) -> Response:
+    """Give a session another title, or other tags."""
+    return await sessions.update_session(conversations, caller, here, body)
+
+
+@router.delete(
+    "/{session_id}",
+    status_code=204,
+    summary="Delete a session below its agent",
+    responses=answers.answers(204, None, "It is gone.", 409, 501),
+    openapi_extra=needs(WRITE),
+)
+async def delete_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
+    return await sessions.delete_session(conversations, caller, here)
+
+
+@router.post(
+    "/{session_id}/messages",
+    status_code=201,
+    summary="Say something in a session below its agent",
+    responses=answers.answers(201, answers.EverrunsMessage, "What was said.", 402, 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_message_below(
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    body: Annotated[schemas.CreateMessage, Body()],
+    wait: Wait = False,
+    key: IdempotencyKey = None,
+) -> Response:
+    """Say something to the agent, whose turn it then is. While it is, 409."""
+    not_offered(wait=wait)
+    return await talk.say(conversations, caller, here, body, key)
+
+
+@router.get(
+    "/{session_id}/messages",
+    summary="List messages of a session below its agent",
+    responses=answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first."),
+    openapi_extra=needs(READ),
+)
+async def list_messages_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """What the user, the assistant and its tools have said by now."""
+    return await talk.list_messages(conversations, caller, here)
+
+
+@router.get(
+    "/{session_id}/events",
+    summary="Follow or list events of a session below its agent",
+    responses=answers.streamed("What was said by now; with `Accept: text/event-stream` live.", answers.EventsBelow),
+    openapi_extra=needs(READ),
+)
+async def events_below(
+    request: Request,
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    query: Annotated[schemas.EventsQuery, Query()],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Live events for who accepts `text/event-stream`: everything from the beginning, then as it comes. Else a list."""
+    if talk.wants_stream(request):
+        return talk.listen(request, conversations, caller, here, query, last_event_id)
+    return await talk.list_events(request, conversations, caller, here, query)
+
+
+@router.get(
+    "/{session_id}/events/list",
+    summary="List events of a session below its agent",
+    responses=answers.answers(200, answers.EventsBelow, "What was said by now, as events."),
+    openapi_extra=needs(READ),
+)
+async def list_events_below(
+    request: Request,
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    query: Annotated[schemas.EventsQuery, Query()],
+) -> Response:
+    """What was said by now, as events."""
+    return await talk.list_events(request, conversations, caller, here, query)
+
+
+@router.get(
+    "/{session_id}/sse",
+    summary="Follow events of a session below its agent",
+    responses=answers.streamed("Events, live."),
+    response_class=Response,
+    openapi_extra=needs(READ),
+)
+async def stream_events_below(
+    request: Request,
+    conversations: Keeper,
+    caller: Asker,
+    here: Here,
+    query: Annotated[schemas.StreamQuery, Query()],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Everything from the beginning, or from behind the last event seen, then as it comes."""
+    return talk.listen(request, conversations, caller, here, query, last_event_id)
+
+
+@router.post(
+    "/{session_id}/cancel",
+    summary="Stop the agent of a session below it",
+    responses=answers.answers(200, answers.Cancelled, "What came of it.", 409, 501),
+    openapi_extra=needs(WRITE),
+)
+async def cancel_turn_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+    """Stop what the agent does, if it does anything."""
+    return await talk.cancel(conversations, caller, here)

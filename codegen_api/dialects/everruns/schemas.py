@@ -1,0 +1,132 @@
+"""What clients send. Fields that are unknown here are ignored: each generation of clients sends some of its own."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Header, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST = 10**18
+
+Object = dict[str, Any]
+Tags = Annotated[list[str], Field(max_length=100)]
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="The id of the last event seen, whatever its form.")
+]
+Wait = Annotated[bool, Query(description="Not offered: follow the events, or ask for the session until it is idle.")]
+Offered = Annotated[Any, Field(description="Not offered: the host's agent has what it has.")]
+
+
+class _NotOffered(BaseModel):
+    """What the host's agent cannot be given."""
+
+    capabilities: Offered = None
+    tools: Offered = None
+    initial_files: Offered = None
+    mcp_servers: Annotated[Any, Field(alias="mcpServers", description="Not offered.")] = None
+
+
+class CreateAgent(_NotOffered):
+    """A new agent, or with the `id` of one that there is, what it is to be."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "assistant", "system_prompt": "You are concise.", "tags": ["example"]}]
+        }
+    )
+
+    id: str | None = Field(None, description="`agent_` and 32 hexadecimal digits; one is made up by default.")
+    name: Annotated[str, Field(min_length=1, description="Any name will do; several agents may have the same.")]
+    system_prompt: str = Field(description="The host is told it at the beginning of a session.")
+    display_name: str | None = None
+    description: str | None = None
+    default_model_id: str | None = Field(None, description="The name of a model, as the host knows it.")
+    tags: Tags = []
+
+
+class UpdateAgent(_NotOffered):
+    """What is to be different; what is null stays."""
+
+    name: Annotated[str, Field(min_length=1)] | None = None
+    system_prompt: str | None = None
+    display_name: str | None = None
+    description: str | None = None
+    default_model_id: str | None = None
+    tags: Tags | None = None
+    status: Literal["active", "archived"] | None = None
+
+
+class CreateSessionBelow(_NotOffered):
+    """A new session with the agent that the path names."""
+
+    title: str | None = None
+    tags: Tags = []
+    model_id: str | None = Field(None, description="The name of a model, as the host knows it; else the agent's.")
+
+
+class CreateSession(CreateSessionBelow):
+    """A new session, with an agent or with the host's own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"agent_id": "agent_0190a5b0c0de7000800000000000cafe", "title": "A question"}]}
+    )
+
+    agent_id: str | None = None
+    agent_name: str | None = Field(None, description="In its place; of several with this name the newest.")
+    system_prompt: str | None = Field(None, description="Goes behind the agent's.")
+
+
+class UpdateSession(BaseModel):
+    """What is to be different; what is null stays."""
+
+    title: str | None = None
+    tags: Tags | None = None
+
+
+class Input(BaseModel):
+    """What the user says."""
+
+    role: str | None = Field(None, description="Is not looked at: the user speaks.")
+    content: list[Object] = Field(
+        min_length=1,
+        max_length=100,
+        description='`{"type": "text", "text"}` and `{"type": "image", "base64", "media_type"}`.',
+    )
+
+
+class CreateMessage(BaseModel):
+    """A message to the agent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"message": {"content": [{"type": "text", "text": "What is 2 + 2?"}]}}]}
+    )
+
+    message: Input
+    controls: Object | None = Field(None, description="`model_id` counts for the first message of a session.")
+    metadata: Object | None = Field(
+        None, description="Given back with the message. That of a session's first message the host keeps with the run."
+    )
+    tags: Tags | None = Field(None, description="Is not kept.")
+
+
+class StreamQuery(BaseModel):
+    """Which live events."""
+
+    since_id: str | None = Field(
+        None, description="The id of the last event seen. The header `Last-Event-ID` goes before it."
+    )
+    after_sequence: Annotated[int, Field(ge=0, le=MOST)] | None = Field(
+        None, description="The same by number; 0 for everything from the beginning."
+    )
+    types: Annotated[list[str], Field(max_length=100)] = Field([], description="Only these; may be repeated.")
+    exclude: Annotated[list[str], Field(max_length=100)] = Field([], description="Not these; may be repeated.")
+
+
+class EventsQuery(StreamQuery):
+    """Which events, of those that there are by now."""
+
+    before_sequence: Annotated[int, Field(ge=0, le=MOST)] | None = Field(None, description="Only those before this.")
+    limit: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="At most so many: the last, or behind `since_id` or `after_sequence` the first."
+    )
+    turn_id: str | None = Field(None, description="Only those of this turn.")
+    order_desc: bool = Field(False, description="Newest first.")

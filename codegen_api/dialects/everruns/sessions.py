@@ -1,0 +1,175 @@
+"""Sessions: conversations with an agent, and how they are. What was said in them is asked of the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations, owner_of
+from codegen_api.dialects.everruns import schemas
+from codegen_api.dialects.everruns.families import Family
+from codegen_api.dialects.everruns.ids import kept_id
+from codegen_api.dialects.everruns.keeping import change, keepable, not_offered
+from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
+from codegen_api.dialects.everruns.wire import OWN, listed, session_fields, told
+from codegen_api.errors import Conflict, NotFound
+from codegen_api.identity import Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent, Conversation, Query, Turn
+from codegen_api.web import json_response
+
+ASKED_AFTER = 10
+"""So many busy sessions of a list are looked after, for whoever asks again."""
+
+SAME_NAME = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A session as a client came to it. ``agent`` is what they call its agent, where they name it."""
+
+    family: Family
+    session: Conversation
+    agent: str | None = None
+
+
+async def session_at(
+    conversations: Conversations, caller: Caller, family: Family, session_id: str, agent_id: str | None = None
+) -> Here:
+    """The session that a client means, below the agent that they name.
+
+    Raises:
+        NotFound: there is none, or it is somebody else's, or it has another agent.
+    """
+    session = await conversations.store.conversation(owner_of(caller), kept_id(session_id, "session"))
+    if session is None or (agent_id is not None and session.agent != kept_id(agent_id, "agent")):
+        raise _missing()
+    return Here(family, session, agent_id)
+
+
+async def begin_session(
+    conversations: Conversations,
+    caller: Caller,
+    family: Family,
+    wanted: str | None,
+    body: schemas.CreateSessionBelow,
+    agent: Agent | None,
+    key: str | None,
+    agent_id: str | None = None,
+) -> Response:
+    """Begin a session with an agent. Its runs are going to be in the organization that is ``wanted``, or meant.
+
+    Raises:
+        Conflict: the agent is archived.
+        IdempotencyKeyReused: another one was begun with this key.
+    """
+    not_offered(
+        capabilities=body.capabilities,
+        tools=body.tools,
+        initial_files=body.initial_files,
+        mcpServers=body.mcp_servers,
+    )
+    system_prompt = body.system_prompt if isinstance(body, schemas.CreateSession) else None
+    keepable(title=body.title, tags=body.tags, model_id=body.model_id, system_prompt=system_prompt)
+    if agent is not None and agent.archived:
+        raise Conflict("This agent is archived: begin no sessions with it, or take it back first.")
+    organization = await conversations.gateway.organization(caller, wanted)
+    now, owner = conversations.clock(), owner_of(caller)
+    session = Conversation(
+        id_for(key, "session", owner),
+        created=now,
+        updated=now,
+        agent=None if agent is None else agent.id,
+        title=body.title,
+        tags=tuple(body.tags),
+        metadata={OWN: told({"organization": organization, "model_id": body.model_id, "system_prompt": system_prompt})},
+    )
+    if not await conversations.store.add_conversation(owner, session):
+        there = await session_at(conversations, caller, family, session.id)
+        same_session(session, there.session)
+        again = await get_session(conversations, caller, replace(there, agent=agent_id))
+        return json_response(bytes(again.body), 201, REPLAYED)
+    return json_response(to_json(session_fields(family, session, agent_id, None, None)), 201)
+
+
+async def agent_called(conversations: Conversations, caller: Caller, name: str) -> Agent:
+    """The newest agent with this name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    wanted = Query(SAME_NAME, configuration={OWN: {}}, name=name, archived=False)
+    found = await conversations.store.agents(owner_of(caller), wanted)
+    agent = next((agent for agent in found.items if agent.name == name), None)
+    if agent is None:
+        raise NotFound("There is no agent with this name.")
+    return agent
+
+
+async def list_sessions(
+    conversations: Conversations,
+    caller: Caller,
+    family: Family,
+    offset: int,
+    limit: int,
+    *,
+    agent: str | None = None,
+    agent_id: str | None = None,
+    search: str | None = None,
+) -> Response:
+    """Sessions, newest first. Each is told as of when somebody last looked: who asks again soon gets it as it is."""
+    wanted = Query(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
+    found = await conversations.store.conversations(owner_of(caller), wanted)
+    ends = await conversations.store.ends(owner_of(caller), [session.id for session in found.items])
+    for turn in [latest for _, latest in ends.values() if latest.state.active][:ASKED_AFTER]:
+        conversations.ask_after(caller, turn)
+    items: list[Json] = [
+        session_fields(family, session, agent_id, *ends.get(session.id, (None, None))) for session in found.items
+    ]
+    return listed(items, found.total, offset=offset, limit=limit)
+
+
+async def get_session(conversations: Conversations, caller: Caller, here: Here) -> Response:
+    """A session as it is now."""
+    latest = await conversations.latest(caller, here.session.id)
+    first = latest
+    if latest is not None and latest.number > 1:
+        first, _ = (await conversations.store.ends(owner_of(caller), [here.session.id])).get(here.session.id, (None, 0))
+    return json_response(to_json(session_fields(here.family, here.session, here.agent, first, latest)))
+
+
+async def update_session(
+    conversations: Conversations, caller: Caller, here: Here, body: schemas.UpdateSession
+) -> Response:
+    """Give a session another title, or other tags."""
+    keepable(title=body.title, tags=body.tags)
+    owner = owner_of(caller)
+
+    async def look() -> Conversation:
+        session = await conversations.store.conversation(owner, here.session.id)
+        if session is None:
+            raise _missing()
+        return session
+
+    def to(then: Conversation) -> Conversation:
+        title = then.title if body.title is None else body.title
+        tags = then.tags if body.tags is None else tuple(body.tags)
+        return replace(then, title=title, tags=tags, updated=conversations.clock())
+
+    session = await change(look, lambda then, now: conversations.store.change_conversation(owner, then, now), to)
+    return await get_session(conversations, caller, replace(here, session=session))
+
+
+async def delete_session(conversations: Conversations, caller: Caller, here: Here) -> Response:
+    """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
+    owner = owner_of(caller)
+    turns: Sequence[Turn] = await conversations.store.turns(owner, here.session.id, limit=1)
+    if turns and turns[0].state.active and conversations.gateway.can_cancel:
+        await conversations.stop(caller, turns[0])
+    if not await conversations.store.remove_conversation(owner, here.session.id):
+        raise _missing()
+    return Response(status_code=204)
+
+
+def _missing() -> NotFound:
+    return NotFound("There is no such session.")

@@ -1,0 +1,261 @@
+"""The live events of a session: turn after turn, for as long as somebody listens.
+
+Between turns the stream stays open. When the gateway ends it (it is old, this process is about to stop, the session was
+deleted, the host fails) it says ``disconnecting``, why, and when to come back.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch, owner_of
+from codegen_api.dialects.everruns.events import Teller, last_spot
+from codegen_api.dialects.everruns.families import NESTED, Family
+from codegen_api.dialects.everruns.history import turns_behind
+from codegen_api.dialects.everruns.ids import START, Spot
+from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written
+from codegen_api.errors import GatewayError, NotFound, ShuttingDown
+from codegen_api.following import Attendant, Leaving, Notice, Quiet, loop_time
+from codegen_api.identity import Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.sse import frame, retry
+from codegen_api.stores import Conversation, Turn, TurnState
+
+HEARTBEAT = b": heartbeat\n\n"
+
+RETRY_MS = 1000
+"""How long a client is to wait before it comes back."""
+
+FAULT_RETRY_MS = 5000
+"""The same when the host, or the gateway, has failed: it may fail again at once."""
+
+PORTION = 100
+"""Entries of a turn that is over, told at a time."""
+
+
+class _Gone(Exception):
+    """The gateway ends the stream, and says why."""
+
+    def __init__(self, reason: str, retry_ms: int = RETRY_MS, error: GatewayError | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_ms = retry_ms
+        self.error = error
+
+
+class _Removed(Exception):
+    """The turn is not there any more, and never began."""
+
+
+class _Ahead(Exception):
+    """A client says that it has events which nobody can have sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who listens to what. ``after`` is the last event that they have; None: they name none.
+
+    Without one the nested family is told everything, and the flat one of the last turn: who says something and listens
+    then misses nothing, and whoever does so again does not take an old answer for the new one. ``types`` (none: all)
+    and ``exclude`` are the kinds of events that they want and do not want.
+    """
+
+    caller: Caller
+    family: Family
+    session: Conversation
+    after: Spot | None
+    types: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
+
+    def wants(self, kind: str) -> bool:
+        return (not self.types or kind in self.types) and kind not in self.exclude
+
+
+async def frames(
+    conversations: Conversations, renderings: Renderings, listener: Listener
+) -> AsyncGenerator[bytes, None]:
+    """The events of a session behind the listener's last one, as server-sent events."""
+    yield retry(RETRY_MS) + frame("connected", b'{"status":"connected"}')
+    stream = _Stream(conversations, renderings, listener)
+    try:
+        async with aclosing(stream.told()) as pieces:
+            async for piece in pieces:
+                yield piece
+    except _Gone as gone:
+        yield _disconnecting(gone)
+    except ShuttingDown:
+        yield _disconnecting(_Gone("shutdown"))
+    except GatewayError as error:
+        at_least = int(max(FAULT_RETRY_MS, (error.retry_after or 0) * 1000))
+        yield _disconnecting(_Gone("error", at_least, error))
+
+
+class _Stream:
+    def __init__(self, conversations: Conversations, renderings: Renderings, listener: Listener) -> None:
+        self._conversations = conversations
+        self._telling = Framed(listener.family, renderings)
+        self._listener = listener
+        self._caller = listener.caller
+        self._session = listener.session.id
+        self._patrol = conversations.gateway.patrol(listener.caller)
+        self._until = loop_time() + self._patrol.max_age
+
+    async def told(self) -> AsyncGenerator[bytes, None]:
+        done, after = await self._beginning()
+        while True:
+            for turn in await turns_behind(self._conversations, self._caller, self._session, done):
+                try:
+                    async with aclosing(self._turn(turn, after)) as pieces:
+                        async for piece in pieces:
+                            if piece:
+                                yield piece
+                except _Removed:
+                    break
+                done = turn.number
+                self._stay()
+            if not await self._another(done):
+                yield HEARTBEAT
+            self._stay()
+
+    async def _beginning(self) -> tuple[int, Spot]:
+        """The number of the turn behind which to begin, and the spot behind which events are told."""
+        after, owner = self._listener.after, owner_of(self._caller)
+        turns = await self._conversations.store.turns(owner, self._session, limit=1)
+        latest = turns[0].number if turns else 0
+        if after is None:
+            return (0 if self._listener.family is NESTED else latest - 1), START
+        # whoever has something that is not there has lost their place: they get all of it
+        return (after.turn - 1, after) if after > START and after.turn <= latest else (0, START)
+
+    def _stay(self) -> None:
+        """
+        Raises:
+            _Gone: the stream is old.
+            InvalidToken: what the listener came with is good no longer.
+        """
+        self._caller.confirm()
+        if loop_time() >= self._until:
+            raise _Gone("connection_cycle")
+
+    async def _another(self, number: int) -> bool:
+        """Wait for the turn behind ``number``; whether there is one, after a while."""
+        within = max(0.0, min(self._patrol.heartbeat, self._until - loop_time()))
+        with self._conversations.gateway.attend(self._caller) as attendant:
+            coming = asyncio.ensure_future(
+                self._conversations.turn_after(self._caller, self._session, number, within=within)
+            )
+            try:
+                await _either(coming, attendant)
+                if attendant.leaving.is_set():
+                    raise _Gone("shutdown")
+                return coming.result() is not None
+            except NotFound as error:
+                raise _Gone("session_deleted", FAULT_RETRY_MS) from error
+            finally:
+                await _dropped(coming)
+
+    # -- one turn -----------------------------------------------------------------------------------------------------
+
+    async def _turn(self, turn: Turn, after: Spot) -> AsyncGenerator[bytes, None]:
+        """The events of a turn behind ``after``; all of them, when there can be no such event."""
+        for start in dict.fromkeys((after, START)):
+            teller = Teller(turn, self._telling)
+            source = self._live(turn, teller, start) if turn.state.active else self._whole(turn, teller, start)
+            try:
+                async with aclosing(source) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            except _Ahead:
+                continue
+            return
+
+    async def _whole(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
+        """A turn that is over."""
+        last = last_spot(turn)
+        if after.turn == turn.number and after > last:
+            raise _Ahead
+        if after == last:
+            return  # nobody need be asked
+        entries = await self._conversations.entries(self._caller, Stretch(turn, None))
+        for start in range(0, len(entries), PORTION):
+            portion = entries[start : start + PORTION]
+            yield self._written(teller.take([Came(n, entry) for n, entry in enumerate(portion, start + 1)]), after)
+        yield self._written(teller.over(turn), after)
+
+    async def _live(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
+        """A turn whose end has not been seen."""
+        if turn.state is TurnState.RUNNING:
+            yield self._written(teller.begin(), after)
+        async with aclosing(self._conversations.follow(self._caller, turn)) as progress:
+            async for news in progress:
+                match news:
+                    case Caught(offset=offset):
+                        await self._check(turn, after, offset)
+                        yield self._written(teller.begin(), after)
+                    case Over(turn=over):
+                        if after.turn == turn.number and after > last_spot(over):
+                            raise _Ahead
+                        yield self._written(teller.over(over), after)
+                    case Leaving():
+                        raise _Gone("connection_cycle")
+                    case Quiet() | Notice():
+                        yield HEARTBEAT
+                        await self._look_for(turn)
+                    case _:
+                        yield self._written(teller.take(news), after)
+                self._stay()
+
+    async def _check(self, turn: Turn, after: Spot, offset: int) -> None:
+        """
+        Raises:
+            _Ahead: ``after`` is in a part of the turn that does not exist.
+        """
+        # another instance may have read further than this one
+        ahead = after.turn == turn.number and after.offset > offset
+        if ahead and not await self._conversations.has(self._caller, turn, after.offset):
+            raise _Ahead
+
+    async def _look_for(self, turn: Turn) -> None:
+        """
+        Raises:
+            _Gone: the session was deleted.
+            _Removed: the turn was taken back, because another one had come before it.
+        """
+        owner, store = owner_of(self._caller), self._conversations.store
+        if await store.turn(owner, turn.id) is None:
+            if await store.conversation(owner, self._session) is None:
+                raise _Gone("session_deleted", FAULT_RETRY_MS)
+            raise _Removed
+
+    def _written(self, events: Iterable[Written], after: Spot) -> bytes:
+        return b"".join(event.frame for event in events if event.spot > after and self._listener.wants(event.kind))
+
+
+async def _either(coming: "asyncio.Task[Turn | None]", attendant: Attendant) -> None:
+    """Until something has come, or it is time to leave."""
+    leaving = asyncio.ensure_future(attendant.leaving.wait())
+    try:
+        either: set[asyncio.Future[Any]] = {coming, leaving}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _dropped(leaving)
+
+
+async def _dropped(task: "asyncio.Task[Any]") -> None:
+    """A task that nobody waits for any more, whatever became of it."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+
+
+def _disconnecting(gone: _Gone) -> bytes:
+    """The last words of a stream, jittered, so that not all come back together."""
+    milliseconds = int(gone.retry_ms * random.uniform(1, 2))  # noqa: S311 - spreads load only
+    data: dict[str, Json] = {"reason": gone.reason, "retry_ms": milliseconds}
+    if gone.error is not None:
+        data["error"] = {"code": gone.error.code, "message": gone.error.message}
+    return retry(milliseconds) + frame("disconnecting", to_json(data))

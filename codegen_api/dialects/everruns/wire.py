@@ -1,0 +1,203 @@
+"""What goes over the wire, but for messages: errors, agents, sessions and events as JSON. Pure functions."""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+from codegen_api.dialects.everruns.events import Event
+from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
+from codegen_api.dialects.everruns.ids import as_uuid, derived_id, event_hex
+from codegen_api.dialects.everruns.messages import Role, message_fields
+from codegen_api.errors import Detail, GatewayError
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent, Conversation, Turn
+from codegen_api.telemetry import trace
+from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
+
+OWN = "everruns"
+"""Under this name stands what this dialect keeps with an agent or a conversation, and that it has made it."""
+
+PROBLEM = "application/problem+json"
+
+HARNESS_ID = FLAT.id("harness", derived_id("harness"))
+"""The one harness that there is: the host's own."""
+
+_SHOWN_ORGANIZATION = re.compile(r"org_0*([0-9]{1,32})", re.ASCII)
+
+_MESSAGES = {Role.USER: "message.user", Role.AGENT: "message.assistant", Role.TOOL_RESULT: "message.tool_result"}
+"""What the nested family calls the events that it knows."""
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def error_fields(error: GatewayError) -> dict[str, Json]:
+    """An error for both generations of clients: a problem of RFC 9457, with a code and a message in ``error``."""
+    current = trace.get()
+    status = status_of(error)
+    fields: dict[str, Json] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.message,
+        "code": error.code,
+        "error": {"code": error.code, "message": error.message},
+        "status_code": status,
+        "request_id": current.request_id if current else None,
+    }
+    if error.details:
+        fields["details"] = [_detail(item) for item in error.details]
+    if status in WAITS:
+        fields["retry_after_seconds"] = retry_after(error)
+    return fields
+
+
+def render_error(error: GatewayError) -> Response:
+    """The answer to a request that failed."""
+    return Response(to_json(error_fields(error)), status_of(error), error_headers(error), PROBLEM)
+
+
+def _detail(item: "Detail | Json") -> Json:
+    return {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, Detail) else item
+
+
+# -- agents and sessions ----------------------------------------------------------------------------------------------
+
+
+def agent_fields(agent: Agent) -> dict[str, Json]:
+    """An agent, which both families share. Those of other dialects have no settings of this one."""
+    fields: dict[str, Json] = {
+        "id": FLAT.id("agent", as_uuid(agent.id)),
+        "name": agent.name,
+        "display_name": own(agent.configuration).get("display_name"),
+        "description": agent.description,
+        "system_prompt": agent.system_prompt or "",
+        "default_model_id": agent.model,
+        "tags": list(agent.tags),
+        "status": "archived" if agent.archived else "active",
+        "harness_id": HARNESS_ID,
+        "capabilities": [],
+        "created_at": moment(agent.created),
+        "updated_at": moment(agent.updated),
+        "archived_at": moment(agent.updated) if agent.archived else None,
+    }
+    return told(fields)
+
+
+def session_fields(
+    family: Family, session: Conversation, agent: str | None, first: Turn | None, latest: Turn | None
+) -> dict[str, Json]:
+    """A conversation as a session, with its first and its latest turn. ``agent`` is what the client calls its agent."""
+    if agent is None and session.agent is not None:
+        agent = family.id("agent", as_uuid(session.agent))
+    status = family.status(latest)
+    fields: dict[str, Json] = {
+        "id": family.id("session", session.id),
+        "agent_id": agent,
+        "title": session.title,
+        "tags": list(session.tags),
+        "model_id": own(session.metadata).get("model_id"),
+        "status": status,
+        "created_at": moment(session.created),
+        "updated_at": moment(session.updated),
+        "started_at": None if first is None else moment(first.created),
+        "finished_at": moment(latest.updated) if latest is not None and status == "failed" else None,
+    }
+    if family is FLAT:
+        organization = own(session.metadata).get("organization")
+        fields |= {
+            "organization_id": shown_organization(str(organization or "0")),
+            "harness_id": HARNESS_ID,
+            "capabilities": [],
+            "features": [],
+        }
+    return told(fields)
+
+
+def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
+    """What this dialect keeps with an agent or a conversation."""
+    found = kept.get(OWN)
+    return found if isinstance(found, Mapping) else {}
+
+
+def told(fields: Mapping[str, Json]) -> dict[str, Json]:
+    """Without what is null: these clients look for names that are not there."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def moment(seconds: float) -> str:
+    return timestamp(seconds, "microseconds")
+
+
+def shown_organization(kept: str) -> str:
+    """An organization's id in the form that these clients know; of a number it can be read back."""
+    if kept.isascii() and kept.isdecimal() and len(kept) <= len(uuid.UUID(int=0).hex):
+        return f"org_{kept:0>32}"
+    return f"org_{hashlib.sha256(kept.encode()).hexdigest()[:32]}"
+
+
+def heard_organization(text: str) -> str:
+    """The organization that a client means: the host's own id, or that in the form above."""
+    found = _SHOWN_ORGANIZATION.fullmatch(text)
+    return text if found is None else found[1]
+
+
+def listed(items: Sequence[Json], total: int, **more: Json) -> Response:
+    """A list for all generations of clients: some read ``data``, and some ``items``."""
+    encoded = to_json(items)
+    rest = to_json({"total": total, **more})[1:-1]
+    return json_response(b'{"data":%b,"items":%b,%b}' % (encoded, encoded, rest))
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+def event_fields(event: Event) -> dict[str, Json]:
+    """An event as the flat family knows it, in streams and in lists."""
+    turn = event.turn
+    context = {name: event.data[name] for name in ("turn_id", "input_message_id") if name in event.data}
+    return {
+        "id": f"event_{event_hex(turn.conversation, event.spot)}",
+        "type": event.kind,
+        "ts": event.at,
+        "session_id": FLAT.id("session", turn.conversation),
+        "sequence": event.spot.number,
+        "context": {"turn_id": FLAT.id("turn", turn.id), **context},
+        "data": event.data,
+    }
+
+
+def told_of_message(event: Event) -> tuple[str, Json] | None:
+    """What the nested family calls an event, and what it is told of it; None for one that it does not know."""
+    if event.message is None:
+        return None
+    fields = message_fields(NESTED, event.turn.conversation, event.message)
+    payload: Json = {
+        "message_id": fields["id"],
+        "role": fields["role"],
+        "content": fields["content"],
+        "controls": fields.get("controls"),
+        "metadata": fields.get("metadata"),
+        "tags": [],
+    }
+    return _MESSAGES[event.message.role], payload
+
+
+def nested_event_fields(event: Event) -> dict[str, Json] | None:
+    """An event as the nested family has it in lists."""
+    known = told_of_message(event)
+    if known is None:
+        return None
+    kind, payload = known
+    return {
+        "id": str(uuid.UUID(event_hex(event.turn.conversation, event.spot))),
+        "session_id": NESTED.id("session", event.turn.conversation),
+        "sequence": event.spot.number,
+        "event_type": kind,
+        "data": payload,
+        "created_at": event.at,
+    }

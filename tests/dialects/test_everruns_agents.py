@@ -1,0 +1,323 @@
+"""Agents of the Everruns API, credentials, and the shape of errors."""
+
+from typing import Any
+
+import pytest
+
+from codegen_api import errors
+from codegen_api.dialects.everruns import render_error
+from codegen_api.dialects.everruns.keeping import SIZES, change
+from codegen_api.stores import Agent
+from tests.dialects.everruns import NOBODY, a_talk, an_agent, caller_of, speaking
+from tests.dialects.site import run
+
+
+def test_an_agent_is_created_read_changed_archived_and_taken_back() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            made = await an_agent(site, name="Python Example Agent", description="An example", tags=["a", "b"])
+            assert made["id"].startswith("agent_")
+            assert (made["name"], made["description"], made["tags"]) == (
+                "Python Example Agent",
+                "An example",
+                ["a", "b"],
+            )
+            assert (made["system_prompt"], made["status"]) == ("You are concise.", "active")
+            assert made["created_at"] == made["updated_at"]
+            assert not {"default_model_id", "display_name", "archived_at"} & set(made)
+            path = f"/v1/agents/{made['id']}"
+            assert (await site.get(path)).json() == made
+            hexadecimal = made["id"].removeprefix("agent_")
+            parts = [hexadecimal[:8], hexadecimal[8:12], hexadecimal[12:16], hexadecimal[16:20], hexadecimal[20:]]
+            for form in (hexadecimal, hexadecimal.upper(), "-".join(parts)):
+                assert (await site.get(f"/v1/agents/{form}")).json() == made
+            body = {"description": "Better", "default_model_id": "large", "display_name": "Py", "name": None}
+            changed = (await site.ask("PATCH", path, json=body)).json()
+            assert changed["description"] == "Better"
+            assert changed["default_model_id"] == "large"
+            assert changed["display_name"] == "Py"
+            assert changed["name"] == "Python Example Agent"
+            assert (await site.ask("PATCH", path, json={})).json()["display_name"] == "Py"
+            gone = await site.ask("DELETE", path)
+            assert (gone.status_code, gone.content) == (204, b"")
+            assert (await site.get("/v1/agents")).json()["data"] == []
+            archived = (await site.get(path)).json()
+            assert archived["status"] == "archived"
+            assert archived["archived_at"] == archived["updated_at"]
+            assert (await site.ask("DELETE", path)).status_code == 404
+            assert (await site.ask("PATCH", path, json={"status": "active"})).json()["status"] == "active"
+            assert (await site.get("/v1/agents")).json()["total"] == 1
+
+    run(main())
+
+
+def test_agents_are_listed_for_both_generations_of_clients_newest_first() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            made = [await an_agent(site, name=f"Agent {n}") for n in range(5)]
+            listed = (await site.get("/v1/agents")).json()
+            assert listed["data"] == listed["items"] == made[::-1]
+            assert (listed["total"], listed["offset"], listed["limit"]) == (5, 0, 100)
+            some = (await site.get("/v1/agents?offset=1&limit=2")).json()
+            assert some["data"] == made[::-1][1:3]
+            assert some["total"] == 5
+            assert (await site.get("/v1/agents?search=GENT%203")).json()["data"] == [made[3]]
+            assert (await site.get("/v1/agents?limit=101")).status_code == 422
+            assert (await site.get("/v1/agents", token="bob")).json()["data"] == []
+
+    run(main())
+
+
+def test_with_the_id_of_one_that_there_is_an_agent_is_changed() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            wanted = "agent_" + "0a" * 16
+            first = await site.post(
+                "/v1/agents", {"id": wanted, "name": "a", "system_prompt": "b", "display_name": "A"}
+            )
+            assert (first.status_code, first.json()["id"]) == (201, wanted)
+            await site.ask("DELETE", f"/v1/agents/{wanted}")
+            again = await site.post("/v1/agents", {"id": wanted, "name": "c", "system_prompt": "d"})
+            assert again.status_code == 200
+            assert (again.json()["name"], again.json()["status"]) == ("c", "active")
+            assert again.json()["created_at"] == first.json()["created_at"]
+            assert (await site.post("/v1/agents", {"id": "x", "name": "c", "system_prompt": "d"})).status_code == 404
+            theirs = await site.post("/v1/agents", {"id": wanted, "name": "e", "system_prompt": "f"}, token="bob")
+            assert (theirs.status_code, theirs.json()["name"]) == (201, "e")
+            assert (await site.get(f"/v1/agents/{wanted}")).json()["name"] == "c"
+
+    run(main())
+
+
+def test_agents_of_other_dialects_can_be_read_and_are_not_listed() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            conversations = site.app.state.conversations
+            from codegen_api.conversations import owner_of
+
+            owner = owner_of(await caller_of(site))
+            await conversations.store.add_agent(owner, Agent(NOBODY, "theirs", 1.0, 1.0))
+            assert (await site.get("/v1/agents")).json()["data"] == []
+            found = (await site.get(f"/v1/agents/{NOBODY}")).json()
+            assert (found["name"], found["system_prompt"]) == ("theirs", "")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"name": "x"}, 422),
+        ({"system_prompt": "x"}, 422),
+        ({"name": "", "system_prompt": "x"}, 422),
+        ({"name": "x", "system_prompt": "x", "tags": "x"}, 422),
+        ({"name": "x\0", "system_prompt": "x"}, 422),
+        ({"name": "x" * (SIZES["name"] + 1), "system_prompt": "x"}, 400),
+        ({"name": "ß" * (SIZES["name"] // 2 + 1), "system_prompt": "x"}, 400),
+        ({"name": "x", "system_prompt": "x" * (SIZES["system_prompt"] + 1)}, 400),
+        ({"name": "x", "system_prompt": "x", "description": "x" * (SIZES["description"] + 1)}, 400),
+        ({"name": "x", "system_prompt": "x", "tags": ["x" * SIZES["tags"]]}, 400),
+        ({"name": "x", "system_prompt": "x", "tools": [{"name": "t"}]}, 422),
+        ({"name": "x", "system_prompt": "x", "capabilities": [{"ref": "c"}]}, 422),
+        ({"name": "x", "system_prompt": "x", "initial_files": [{"path": "/a"}]}, 422),
+        ({"name": "x", "system_prompt": "x", "mcpServers": {"a": {}}}, 422),
+    ],
+)
+def test_what_cannot_be_kept_or_done_is_refused(body: Any, status: int) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            answer = await site.post("/v1/agents", body)
+            assert answer.status_code == status, answer.text
+            made = await an_agent(site)
+            if {"name", "system_prompt"} <= set(body):
+                assert (await site.ask("PATCH", f"/v1/agents/{made['id']}", json=body)).status_code == status
+            assert (await site.get("/v1/agents")).json()["data"] == [made]
+
+    run(main())
+
+
+def test_empty_lists_and_unknown_fields_are_nothing_to_refuse() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            more = {
+                "tools": [],
+                "capabilities": [],
+                "initial_files": [],
+                "harness_name": "generic",
+                "max_iterations": 3,
+            }
+            assert (await an_agent(site, **more))["capabilities"] == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("id", [NOBODY, "agent_x", "x", "..%2f", "agent_" + "0" * 32])
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_an_agent_that_is_not_there_is_404(id: str, method: str) -> None:  # noqa: A002
+    async def main() -> None:
+        async with speaking() as site:
+            answer = await site.ask(method, f"/v1/agents/{id}", **({"json": {}} if method == "PATCH" else {}))
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+    run(main())
+
+
+def test_who_changes_what_others_change_all_the_time_is_told_so() -> None:
+    async def main() -> None:
+        async def look() -> int:
+            return 1
+
+        async def put(then: int, now: int) -> int | None:
+            return None
+
+        with pytest.raises(errors.Conflict):
+            await change(look, put, lambda then: then + 1)
+
+    run(main())
+
+
+# -- credentials ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["Bearer alice", "alice", "ApiKey alice", "bearer  alice ", "apikey alice"])
+def test_credentials_come_with_a_scheme_or_without(given: str) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            made = await an_agent(site)
+            answer = await site.get("/v1/agents", token=None, headers={"Authorization": given})
+            assert answer.json()["data"] == [made]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("Bearer nobody", "invalid_token"),
+        ("nobody", "invalid_token"),
+        ("Basic alice", "invalid_token"),
+        ("Bearer", "not_authenticated"),
+        ("Bearer al ice", "invalid_token"),
+        ("evr_pat_0123456789", "invalid_token"),
+        ("Bearer evr_ak_0123456789", "invalid_token"),
+    ],
+)
+def test_credentials_that_are_none_are_401_also_where_there_is_a_demo_user(given: str, code: str) -> None:
+    async def main() -> None:
+        async with speaking(demo_token="alice") as site:
+            answer = await site.get("/v1/agents", token=None, headers={"Authorization": given})
+            assert (answer.status_code, answer.json()["code"]) == (401, code)
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+    run(main())
+
+
+def test_a_key_for_everruns_is_shown_to_no_host() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            answer = await site.get("/v1/agents", token=None, headers={"Authorization": "evr_pat_0123456789"})
+            assert answer.status_code == 401
+            assert site.host.calls["identify"] == 0
+
+    run(main())
+
+
+def test_who_shows_nothing_is_the_demo_user_or_nobody() -> None:
+    async def main() -> None:
+        async with speaking(demo_token="alice") as site:
+            made = await an_agent(site)
+            assert (await site.get("/v1/agents", token=None)).json()["data"] == [made]
+        async with speaking() as site:
+            assert (await site.get("/v1/agents", token=None)).status_code == 401
+
+    run(main())
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_can_be_read_by_both_generations_of_clients() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            for path in ("/v1/agents/x", "/v1/agents/a/b/c", "/v1/sessions/x", "/v1/agents", "/v1/sessions"):
+                answer = await site.ask("PUT" if path.count("/") == 2 else "GET", path)
+                body = answer.json()
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert body["status"] == body["status_code"] == answer.status_code in (404, 405)
+                assert body["type"] == "about:blank"
+                assert body["title"] in ("Not Found", "Method Not Allowed")
+                assert body["error"] == {"code": body["code"], "message": body["detail"]}
+                assert body["request_id"] == answer.headers["x-request-id"]
+            answer = await site.post("/v1/agents", {})
+            assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+            assert [item["loc"] for item in answer.json()["details"]] == [["body", "name"], ["body", "system_prompt"]]
+
+    run(main())
+
+
+def test_an_error_says_when_to_come_back() -> None:
+    answer = render_error(errors.ConversationBusy())
+    assert answer.status_code == 409
+    assert b'"retry_after_seconds":10' in bytes(answer.body)
+    assert answer.headers["retry-after"] == "10"
+
+
+def test_every_error_has_a_status_and_a_shape() -> None:
+    for name in dir(errors):
+        kind = getattr(errors, name)
+        if isinstance(kind, type) and issubclass(kind, errors.GatewayError):
+            answer = render_error(kind())
+            assert 400 <= answer.status_code < 600
+            assert answer.media_type == "application/problem+json"
+
+
+def test_the_documents_of_this_api_lead_to_ours() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            for path in ("/swagger-ui", "/swagger-ui/"):
+                answer = await site.get(path, token=None)
+                assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+        async with speaking(root_path="/gateway") as site:
+            assert (await site.get("/swagger-ui/", token=None)).headers["location"] == "/gateway/docs"
+
+    run(main())
+
+
+def test_pages_of_other_origins_may_send_what_these_clients_send() -> None:
+    async def main() -> None:
+        origin = "https://app.example"
+        asked = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization, x-org-id, content-type",
+        }
+        async with speaking(cors_origins=origin) as site:
+            assert (await site.ask("OPTIONS", "/v1/agents", token=None, headers=asked)).status_code == 200
+
+    run(main())
+
+
+def test_a_session_belongs_to_the_organization_that_is_named() -> None:
+    async def main() -> None:
+        async with speaking(org_id=None) as site:
+            for headers, shown in (
+                ({"X-Org-Id": "9"}, "9"),
+                ({"X-Organization-ID": "9"}, "9"),
+                ({"X-Org-Id": f"org_{'9':0>32}"}, "9"),
+                ({}, "9"),
+            ):
+                answer = await site.post("/v1/sessions", {}, headers=headers)
+                assert answer.json()["organization_id"] == f"org_{shown:0>32}", answer.text
+            refused = await site.post("/v1/sessions", {}, headers={"X-Org-Id": "org_0190a5b0c0de70008000000000cafe00"})
+            assert refused.status_code == 422
+
+    run(main())
+
+
+def test_nothing_of_the_host_is_asked_for_an_agent() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            await a_talk(site)
+            assert set(site.host.calls) == {"identify"}
+
+    run(main())

@@ -1,0 +1,382 @@
+"""Ids, messages and events of Everruns' dialect: pure functions."""
+
+import json
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codegen_api.conversations import Came
+from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
+from codegen_api.dialects.everruns.families import FLAT, NESTED
+from codegen_api.dialects.everruns.ids import MOST_NUMBER, START, Spot, as_uuid, event_hex, kept_id, spot_of
+from codegen_api.dialects.everruns.messages import OPEN, heard, images_of, message_fields
+from codegen_api.dialects.everruns.rendering import CACHED_BYTES, Renderings, written
+from codegen_api.dialects.everruns.wire import event_fields, heard_organization, nested_event_fields, shown_organization
+from codegen_api.errors import NotFound, Rejected
+from codegen_api.runs import LogEntry, RunRef, Step, StepKind
+from codegen_api.stores import Turn, TurnState
+
+SESSION = "6f1d4a58-2c0e-4d53-9a0c-0a3b6d3f7e11"
+OTHER = "6f1d4a58-2c0e-4d53-9a0c-0a3b6d3f7e12"
+TURN = Turn(
+    "0d9f5c66-77c8-4f42-8d43-6b7b0a6f1c01",
+    SESSION,
+    1_000.0,
+    1_010.5,
+    TurnState.COMPLETED,
+    3,
+    messages=({"id": "5b8e1f1e-4b7d-4f0c-9c7e-0f3f1d2b3c4d", "content": [{"type": "text", "text": "Hello"}]},),
+    run=RunRef("9", "1"),
+    begin=7,
+    end=12,
+)
+SPOTS = st.builds(Spot, st.integers(1, (1 << 21) - 1), st.integers(0, (1 << 24) - 1), st.integers(0, 255))
+
+
+def entry(**fields: Any) -> LogEntry:
+    return LogEntry(json.dumps(fields).encode(), "1970-01-01T00:17:00Z", open=False, amendable=False)
+
+
+def step(each: LogEntry) -> Step:
+    fields = json.loads(each.json)
+    return Step(**{"raw_kind": "PLAN", "text": "", **fields, "kind": StepKind(fields.get("kind", "thought"))})
+
+
+LOG = [
+    entry(kind="user", text="told to the host"),
+    entry(text="a plan"),
+    entry(kind="action", text="a look", tool="ls", input={"path": "."}, output={"files": 2}),
+    entry(kind="action", tool="run", input="make", output=None, closed=False),
+    entry(kind="answer", text="done"),
+]
+
+
+def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[Event]:
+    """What a teller tells when ``by`` entries come at a time."""
+    teller = Teller(turn, Plainly(step))
+    came = [Came(offset, each) for offset, each in enumerate(log, 1)]
+    events = list(teller.begin())
+    for start in range(0, len(came), by):
+        events += teller.take(came[start : start + by])
+    return [*events, *teller.over(turn)]
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+@given(spot=SPOTS)
+def test_every_id_of_an_event_leads_back_in_each_of_its_forms(spot: Spot) -> None:
+    bare = event_hex(SESSION, spot)
+    for text in (f"event_{bare}", bare, bare.upper(), str(uuid.UUID(bare)), str(spot.number)):
+        assert spot_of(SESSION, text) == spot
+    assert spot_of(OTHER, f"event_{bare}") is None
+    assert spot.number < MOST_NUMBER
+
+
+@given(one=SPOTS, other=SPOTS)
+def test_ids_are_in_the_order_of_events(one: Spot, other: Spot) -> None:
+    assert (one < other) == (one.number < other.number) == (event_hex(SESSION, one) < event_hex(SESSION, other))
+
+
+@given(text=st.text(max_size=40) | st.from_regex(r"\A(event_)?[0-9a-f-]{30,38}\Z"))
+def test_an_id_that_nobody_has_sent_leads_nowhere(text: str) -> None:
+    assert spot_of(SESSION, text) is None or text.isdecimal()
+
+
+@pytest.mark.parametrize("number", [MOST_NUMBER, 10**15 * 9 + 8 * 10**15 + 10**15])
+def test_a_number_that_no_event_can_have_leads_nowhere(number: int) -> None:
+    assert spot_of(SESSION, str(number)) is None
+
+
+def test_ids_are_understood_in_the_forms_of_both_families() -> None:
+    bare = uuid.UUID(SESSION).hex
+    for text in (SESSION, SESSION.upper(), bare, f"session_{bare}", f"session_{SESSION}"):
+        assert kept_id(text, "session") == SESSION
+    assert (NESTED.id("session", SESSION), FLAT.id("session", SESSION)) == (SESSION, f"session_{bare}")
+    for text in (
+        "",
+        "x",
+        f"agent_{bare}",
+        f"{bare}0",
+        bare[:-1],
+        f"session_{bare}\n",
+        "..",
+        "\N{FULLWIDTH DIGIT ONE}" * 32,
+    ):
+        with pytest.raises(NotFound, match="There is no such session"):
+            kept_id(text, "session")
+
+
+def test_what_has_another_id_gets_one_made_of_it() -> None:
+    assert as_uuid(SESSION) == SESSION
+    assert as_uuid("m-1") == as_uuid("m-1") != as_uuid("m-2")
+    assert uuid.UUID(as_uuid("m-1")).version == 5
+
+
+@pytest.mark.parametrize(
+    ("kept", "shown"),
+    [("323", f"org_{'323':0>32}"), ("0", f"org_{'0' * 32}"), ("9" * 32, f"org_{'9' * 32}")],
+)
+def test_an_organization_s_number_can_be_read_back(kept: str, shown: str) -> None:
+    assert shown_organization(kept) == shown
+    assert heard_organization(shown) == heard_organization(kept) == kept
+
+
+def test_an_organization_without_a_number_has_an_id_of_that_form_too() -> None:
+    shown = shown_organization("acme")
+    assert shown.startswith("org_")
+    assert len(shown) == 36
+    assert heard_organization("acme") == "acme"
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_said_is_told_as_messages_in_the_words_of_each_family() -> None:
+    messages = [event.message for event in told(TURN, LOG) if event.message is not None]
+    flat = [message_fields(FLAT, SESSION, message) for message in messages]
+    below = [message_fields(NESTED, SESSION, message) for message in messages]
+    assert [each["role"] for each in flat] == ["user", "agent", "agent", "tool_result", "agent", "tool_result", "agent"]
+    roles = ["user", "assistant", "assistant", "tool_result", "assistant", "tool_result", "assistant"]
+    assert [each["role"] for each in below] == roles
+    assert [each["sequence"] for each in flat] == sorted({each["sequence"] for each in flat})
+    assert flat[0]["id"] == "message_5b8e1f1e4b7d4f0c9c7e0f3f1d2b3c4d"
+    assert below[0]["id"] == "5b8e1f1e-4b7d-4f0c-9c7e-0f3f1d2b3c4d"
+    assert [uuid.UUID(str(each["id"])).hex for each in below] == [str(each["id"])[-32:] for each in flat]
+    assert flat[1]["content"] == [{"type": "text", "text": "a plan"}]
+    assert flat[1]["metadata"] == {"kind": "thought", "host_kind": "PLAN"}
+    said, call = flat[2]["content"]
+    assert said == {"type": "text", "text": "a look"}
+    assert call == {"type": "tool_call", "id": call["id"], "name": "ls", "arguments": {"path": "."}}
+    assert flat[3]["content"] == [{"type": "tool_result", "tool_call_id": call["id"], "result": {"files": 2}}]
+    (made,) = flat[4]["content"]
+    assert made["arguments"] == {"input": "make"}
+    missing = {"type": "tool_result", "tool_call_id": made["id"], "result": None, "error": OPEN}
+    assert flat[5]["content"] == [missing]
+    assert {each["created_at"] for each in flat[1:]} == {"1970-01-01T00:17:00.000000Z"}
+
+
+def test_a_message_of_the_user_in_the_middle_of_a_turn_is_told() -> None:
+    log = [LOG[0], entry(kind="user", text="and hurry")]
+    messages = [event.message for event in told(TURN, log) if event.message is not None]
+    assert [message.role for message in messages] == ["user", "user"]
+    assert messages[1].content == [{"type": "text", "text": "and hurry"}]
+
+
+def test_what_the_log_does_not_tell_of_the_answer_is_a_message_at_the_end() -> None:
+    turn = replace(TURN, end=8, answer="42")
+    events = told(turn, LOG[:1])
+    kinds = [event.kind for event in events]
+    assert kinds[-5:] == [
+        "output.message.started",
+        "output.message.delta",
+        "output.message.completed",
+        "turn.completed",
+        "session.idled",
+    ]
+    assert events[-3].message is not None
+    assert events[-3].message.content == [{"type": "text", "text": "42"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ([{"type": "text", "text": "Hi"}], [{"type": "text", "text": "Hi"}]),
+        (
+            [{"type": "image", "base64": "QUJD", "media_type": "image/gif"}],
+            [{"type": "image", "url": "data:image/gif;base64,QUJD"}],
+        ),
+        ([{"type": "image", "base64": "QUJD"}], [{"type": "image", "url": "data:image/png;base64,QUJD"}]),
+        (
+            [{"type": "image", "url": "data:image/png;base64,QUJD", "more": 1}, {"type": "text", "text": " "}],
+            [{"type": "image", "url": "data:image/png;base64,QUJD"}, {"type": "text", "text": " "}],
+        ),
+    ],
+)
+def test_what_a_user_says_is_kept_as_the_host_can_be_told(content: list[Any], kept: list[Any]) -> None:
+    assert heard(content) == kept
+    assert images_of(kept) == tuple(part["url"] for part in kept if part["type"] == "image")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ([{"type": "text", "text": " \n"}], "too_short"),
+        ([{"type": "text", "text": 1}], "content_not_supported"),
+        ([{"type": "tool_result", "tool_call_id": "1", "result": 1}], "content_not_supported"),
+        ([{}], "content_not_supported"),
+        ([{"type": "image", "url": "https://example.com/a.png"}], "image_not_inline"),
+        ([{"type": "image", "base64": "QUJD", "media_type": "image png"}], "image_not_inline"),
+        ([{"type": "image", "base64": 1}], "image_not_inline"),
+    ],
+)
+def test_what_the_host_cannot_be_told_is_refused(content: list[Any], kind: str) -> None:
+    with pytest.raises(Rejected) as refused:
+        heard(content)
+    assert refused.value.details[0].type == kind  # type: ignore[union-attr]
+
+
+def test_an_image_is_shown_as_it_was_sent() -> None:
+    kept: Any = [{"type": "image", "url": "data:image/gif;base64,QUJD"}, {"type": "image", "url": "cid:1"}]
+    turn = replace(TURN, messages=({"id": "m", "content": kept, "metadata": {"a": 1}},))
+    (message, *_) = [event.message for event in told(turn, []) if event.message is not None]
+    fields = message_fields(FLAT, SESSION, message)
+    shown = [{"type": "image", "base64": "QUJD", "media_type": "image/gif"}, {"type": "image", "url": "cid:1"}]
+    assert fields["content"] == shown
+    assert fields["metadata"] == {"a": 1}
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_turn_is_told_in_the_documented_order() -> None:
+    said = ["output.message.started", "output.message.delta", "output.message.completed"]
+    called = ["output.message.started", "output.message.completed", "tool.started", "tool.completed"]
+    assert [event.kind for event in told(TURN, LOG)] == [
+        "input.message",
+        "session.activated",
+        "turn.started",
+        *said,
+        *said,
+        *called[2:],
+        *called,
+        *said,
+        "turn.completed",
+        "session.idled",
+    ]
+
+
+def test_events_carry_what_clients_look_for() -> None:
+    by_kind = {event.kind: event_fields(event) for event in told(TURN, LOG)}
+    turn_id = "turn_0d9f5c6677c84f428d436b7b0a6f1c01"
+    input_id = "message_5b8e1f1e4b7d4f0c9c7e0f3f1d2b3c4d"
+    for fields in by_kind.values():
+        assert set(fields) == {"id", "type", "ts", "session_id", "sequence", "context", "data"}
+        assert fields["context"]["turn_id"] == turn_id  # type: ignore[index,call-overload]
+        assert spot_of(SESSION, str(fields["id"])) == Spot.of(int(str(fields["sequence"])))
+    assert by_kind["turn.started"]["data"] == {"turn_id": turn_id, "input_message_id": input_id}
+    assert by_kind["turn.started"]["context"] == {"turn_id": turn_id, "input_message_id": input_id}
+    assert by_kind["turn.completed"]["data"] == {"turn_id": turn_id, "iterations": 5, "duration_ms": 10_500}
+    completed: Any = by_kind["output.message.completed"]["data"]
+    assert completed["message"]["content"] == [{"type": "text", "text": "done"}]
+    delta: Any = by_kind["output.message.delta"]["data"]
+    assert delta == {
+        "turn_id": turn_id,
+        "message_id": completed["message"]["id"],
+        "delta": "done",
+        "accumulated": "done",
+    }
+    tool: Any = by_kind["tool.completed"]["data"]
+    assert (tool["success"], tool["status"], tool["result"], tool["error"]) == (False, "timeout", [], OPEN)
+    first: Any = next(event.data for event in told(TURN, LOG) if event.kind == "tool.completed")
+    assert (first["success"], first["status"], first["tool_name"]) == (True, "success", "ls")
+    assert first["result"] == [{"type": "text", "text": '{"files":2}'}]
+    started: Any = next(event.data for event in told(TURN, LOG) if event.kind == "tool.started")
+    assert started["tool_call"] == {"id": first["tool_call_id"], "name": "ls", "arguments": {"path": "."}}
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "kind", "data"),
+    [
+        (TurnState.FAILED, "The run ended as ERROR.", "turn.failed", {"error_code": "run_failed"}),
+        (TurnState.UNKNOWN, "outcome_unknown", "turn.failed", {"error_code": "outcome_unknown"}),
+        (TurnState.CANCELLED, None, "turn.cancelled", {"reason": "The run was stopped."}),
+        (TurnState.WAITING, None, "turn.completed", {"iterations": 5}),
+    ],
+)
+def test_the_end_of_a_turn_says_how_it_ended(state: TurnState, error: str | None, kind: str, data: Any) -> None:
+    *_, end, idled = told(replace(TURN, state=state, error=error), LOG)
+    assert (end.kind, idled.kind) == (kind, "session.idled")
+    assert data.items() <= dict(end.data).items()
+    assert end.data.get("error") == error
+
+
+def test_of_a_turn_that_the_host_never_began_nothing_is_told() -> None:
+    turn = replace(TURN, state=TurnState.FAILED, end=None, run=None)
+    assert list(Teller(turn, Plainly(step)).over(turn)) == []
+    assert (NESTED.status(turn), FLAT.status(turn)) == ("pending", "idle")
+
+
+@given(by=st.integers(1, 6))
+def test_the_same_is_told_however_the_log_comes(by: int) -> None:
+    events = told(TURN, LOG, by=by)
+    assert events == told(TURN, LOG)
+    spots = [event.spot for event in events]
+    assert spots == sorted(set(spots))
+    assert spots[-1] == last_spot(TURN)
+    assert min(spots) > START
+
+
+def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_entry() -> None:
+    teller = Teller(TURN, Plainly(step))
+    open_call = entry(kind="action", tool="run", closed=False)
+    closed = entry(kind="action", tool="run", output="ok")
+    assert [event.kind for event in teller.take([Came(1, open_call)])][-1] == "tool.started"
+    assert [event.kind for event in teller.take([Came(1, open_call, amended=True)])] == []
+    (completed,) = teller.take([Came(1, closed, amended=True)])
+    assert completed.data["result"] == [{"type": "text", "text": "ok"}]
+    assert list(teller.take([Came(1, closed, amended=True)])) == []
+    teller = Teller(TURN, Plainly(step))
+    list(teller.take([Came(1, open_call)]))
+    assert next(event.kind for event in teller.take([Came(2, LOG[1])])) == "tool.completed"
+    assert list(teller.take([Came(1, closed, amended=True)])) == []
+
+
+def test_a_step_that_says_nothing_is_no_message() -> None:
+    assert [event.kind for event in told(TURN, [LOG[0], entry(kind="other")])][3:] == [
+        "turn.completed",
+        "session.idled",
+    ]
+
+
+# -- as they are written ----------------------------------------------------------------------------------------------
+
+
+def test_the_older_family_is_told_of_messages_only_and_counts_them() -> None:
+    events = told(TURN, LOG)
+    frames = [written(NESTED, event) for event in events]
+    kinds = [each.kind for each in frames if each.frame]
+    assert kinds == [
+        "message.user",
+        "message.assistant",
+        "message.assistant",
+        "message.tool_result",
+        "message.assistant",
+        "message.tool_result",
+        "message.assistant",
+    ]
+    shown = next(each for each in frames if each.kind == "message.user").frame.decode()
+    assert shown.startswith(f"id: {events[0].spot.number}\nevent: message.user\ndata: ")
+    payload = json.loads(shown.splitlines()[2].removeprefix("data: "))
+    assert set(payload) == {"message_id", "role", "content", "controls", "metadata", "tags"}
+    assert sum(not each.frame for each in frames) == len(events) - len(kinds)
+    lists = [nested_event_fields(event) for event in events]
+    listed = [fields for fields in lists if fields is not None]
+    assert [fields["event_type"] for fields in listed] == kinds
+    assert set(listed[0]) == {"id", "session_id", "sequence", "event_type", "data", "created_at"}
+    assert spot_of(SESSION, str(listed[0]["id"])) == events[0].spot
+
+
+def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
+    asked: list[LogEntry] = []
+
+    def counted(each: LogEntry) -> Step:
+        asked.append(each)
+        return step(each)
+
+    renderings = Renderings(counted)
+    first = renderings.of(FLAT, TURN, Came(2, LOG[1]))
+    assert renderings.of(FLAT, TURN, Came(2, LOG[1])) is first
+    assert len(asked) == 1
+    assert renderings.of(NESTED, TURN, Came(2, LOG[1])) is not first
+    assert renderings.of(FLAT, TURN, Came(2, LOG[2])) != first
+    assert len(asked) == 3
+    huge = Came(9, entry(text="x" * 200))
+    small = Renderings(counted, max_bytes=100)
+    assert small.of(FLAT, TURN, huge) == small.of(FLAT, TURN, huge)
+    assert len(asked) == 5
+    assert CACHED_BYTES > 1024
