@@ -251,20 +251,24 @@ class Turns:
 
     async def _finish(self, owner: str, turn: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
         state, told = state_of(run), self._gateway.answer(run)
-        over = replace(
-            turn,
-            state=state,
-            end=end,
-            # what the log tells is not kept twice
-            answer=told if state is TurnState.COMPLETED and told is not None and told != answer else None,
-            error=f"The run ended as {run.raw_status}." if state is TurnState.FAILED else None,
-            updated=self._clock(),
-        )
-        changed = await self._store.change_turn(owner, turn, over)
-        if changed is not None:
-            return changed
-        there = await self._store.turn(owner, turn.id)
-        return over if there is None or there.end is None else there
+        then = turn
+        while True:
+            over = replace(
+                then,
+                state=state,
+                end=end,
+                # what the log tells is not kept twice
+                answer=told if state is TurnState.COMPLETED and told is not None and told != answer else None,
+                error=f"The run ended as {run.raw_status}." if state is TurnState.FAILED else None,
+                updated=self._clock(),
+            )
+            changed = await self._store.change_turn(owner, then, over)
+            if changed is not None:
+                return changed
+            there = await self._store.turn(owner, turn.id)
+            if there is None or there.end is not None:
+                return there or over
+            then = there  # a dialect has written on it meanwhile, and that stays
 
     async def _stop_abandoned(self, caller: Caller, owner: str, turn: Turn) -> None:
         try:
