@@ -26,16 +26,18 @@ from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.dialects import Dialect, native
+from codegen_api.conversations import Conversations
+from codegen_api.dialects import Dialect, agent_protocol, codegen, native
 from codegen_api.draining import Drain
 from codegen_api.edge import Edge
-from codegen_api.errors import GatewayError, Rejected
+from codegen_api.errors import GatewayError, Rejected, StoreUnavailable
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.repeats import Repeats
-from codegen_api.settings import Settings, SettingsError, read_settings, secret_keys, unknown_names
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
+from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
 
 DISTRIBUTION = "codegen-gateway"
-DIALECTS: Mapping[str, Dialect] = {"native": native}
+DIALECTS: Mapping[str, Dialect] = {"native": native, "codegen": codegen, "agent_protocol": agent_protocol}
+"""By their names in the settings. The native one is always on."""
+DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024
 BRISKEST = 0.1
 """Seconds between two reads of one log, at least, however much the host allows."""
@@ -96,18 +100,19 @@ def create_app(
     version: str | None = None,
     upstream: Upstream | None = None,
     broker: Broker | None = None,
+    store: Store | None = None,
 ) -> FastAPI:
     """The gateway as an ASGI application.
 
     ``settings`` are read from the environment unless they are given; where the environment is not valid the process
-    ends with status 2 and a line for each variable that is wrong. ``upstream`` and ``broker`` replace those that the
-    settings name. ``title`` and ``version`` are what the API calls itself.
+    ends with status 2 and a line for each variable that is wrong. ``upstream``, ``broker`` and ``store`` replace those
+    that the settings name. ``title`` and ``version`` are what the API calls itself.
 
     Raises:
         SettingsError: the settings that were given make no sense.
     """
     try:
-        return _build(settings or read_settings(), title=title, version=version, upstream=upstream, broker=broker)
+        return _build(settings or read_settings(), title, version, upstream, broker, store)
     except SettingsError as error:
         if settings is not None:
             raise
@@ -116,50 +121,41 @@ def create_app(
 
 
 def _build(
-    settings: Settings, *, title: str, version: str | None, upstream: Upstream | None, broker: Broker | None
+    settings: Settings,
+    title: str,
+    version: str | None,
+    upstream: Upstream | None,
+    broker: Broker | None,
+    store: Store | None,
 ) -> FastAPI:
     set_up_logging(settings.log_level)
     beside = _workers(settings)
-    dialects = DIALECTS
+    dialects = _dialects(settings)
     upstream = upstream or _upstream(settings)
     if _speaks_for_all(settings):
         _report(settings, beside)
     shared = _join(beside) if settings.metrics else None
     metrics = _metrics() if settings.metrics else None
     observer: Observer = metrics or Quiet()
-    memory = settings.memory_mib * MIB
-    limit = settings.upstream_requests_per_minute / beside
-    gateway = Gateway(
-        upstream,
-        broker or MemoryBroker(max_bytes=memory * 3 // 4),
-        organization=_organization(settings, upstream),
-        ownership=authorities.ownership(settings),
-        patrol=lambda: Patrol(
-            # jittered, so that streams that began together do not all come back together
-            max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
-            heartbeat=settings.stream_heartbeat_seconds,
-        ),
-        turns=Turns(limit=limit, together=settings.upstream_budget == "gateway"),
-        cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
-        linger=settings.follower_linger_seconds,
-        old_pages_bytes=memory // 4,
-        max_streams=settings.streams_per_process,
-        max_streams_each=settings.streams_per_caller,
-        observer=observer,
-    )
+    gateway = _gateway(settings, beside, upstream, broker, observer)
     closing = AsyncExitStack()
     repeats = Repeats(gateway, MemoryOutcomes())
     closing.push_async_callback(repeats.aclose)
     callers = authorities.callers(settings, gateway, closing)
+    conversations = _conversations(settings, gateway, store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # which makes the edge
+        if conversations is not None:
+            await _open(conversations)
         drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
         drain.take_signals()
         app.state.drain = drain
         yield
         drain.give_back()
+        if conversations is not None:
+            await conversations.aclose()
         await closing.aclose()
         await gateway.aclose()
         if shared:
@@ -185,7 +181,9 @@ def _build(
     app.state.gateway = gateway
     app.state.callers = callers
     app.state.repeats = repeats
+    app.state.conversations = conversations
     app.state.tickets = _tickets(settings)
+    app.state.demo_token = None if settings.demo_token is None else settings.demo_token.get_secret_value()
     app.state.quota = None if settings.requests_per_minute is None else Quota(settings.requests_per_minute)
     app.state.stall_seconds = settings.stream_stall_seconds
     app.state.started = time.time()
@@ -199,6 +197,40 @@ def _build(
     for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     return app
+
+
+def _gateway(settings: Settings, beside: int, upstream: Upstream, broker: Broker | None, observer: Observer) -> Gateway:
+    memory = settings.memory_mib * MIB
+    limit = settings.upstream_requests_per_minute / beside
+    return Gateway(
+        upstream,
+        broker or MemoryBroker(max_bytes=memory * 3 // 4),
+        organization=_organization(settings, upstream),
+        ownership=authorities.ownership(settings),
+        patrol=lambda: Patrol(
+            # jittered, so that streams that began together do not all come back together
+            max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
+            heartbeat=settings.stream_heartbeat_seconds,
+        ),
+        turns=Turns(limit=limit, together=settings.upstream_budget == "gateway"),
+        cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
+        linger=settings.follower_linger_seconds,
+        old_pages_bytes=memory // 4,
+        max_streams=settings.streams_per_process,
+        max_streams_each=settings.streams_per_caller,
+        observer=observer,
+    )
+
+
+def _dialects(settings: Settings) -> Mapping[str, Dialect]:
+    if not set(settings.dialects) <= set(DIALECTS):
+        raise SettingsError(f"CODEGEN_DIALECTS: there are {', '.join(DIALECTS)}, and no others")
+    return {name: dialect for name, dialect in DIALECTS.items() if dialect is native or name in settings.dialects}
+
+
+def with_conversations(settings: Settings) -> tuple[str, ...]:
+    """The dialects that are on and keep conversations. The demo token is for them, too."""
+    return tuple(name for name, dialect in _dialects(settings).items() if getattr(dialect, "CONVERSATIONS", False))
 
 
 def _headers(dialects: Mapping[str, Dialect], which: str) -> tuple[str, ...]:
@@ -234,6 +266,33 @@ def _upstream(settings: Settings) -> Upstream:
         raise SettingsError(f"CODEGEN_BASE_URL: {error}") from error
 
 
+def _conversations(settings: Settings, gateway: Gateway, store: Store | None) -> Conversations | None:
+    """What is kept for dialects that keep any, if there are such ones."""
+    if not with_conversations(settings):
+        return None
+    return Conversations(gateway, store or _store(settings), kept_days=settings.conversation_days)
+
+
+async def _open(conversations: Conversations) -> None:
+    try:
+        await conversations.open()
+    except StoreUnavailable as error:
+        raise StoreUnavailable(error.message) from None  # whoever serves us logs this, and drivers tell too much
+
+
+def _store(settings: Settings) -> Store:
+    # not before it is wanted: the native dialect alone opens no database, and does without what that would take
+    from codegen_api.stores.sql import SqlStore  # noqa: PLC0415
+
+    name, url = "DATA_DIR", f"sqlite:///{(settings.data_dir / DATABASE).absolute()}"
+    if settings.database_url is not None:
+        name, url = "DATABASE_URL", settings.database_url.get_secret_value()
+    try:
+        return SqlStore(url)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}{name}: {error}") from error
+
+
 def _organization(settings: Settings, upstream: Upstream) -> str | None:
     try:
         return None if settings.org_id is None else upstream.organization_id(settings.org_id)
@@ -251,6 +310,8 @@ def _report(settings: Settings, workers: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
     for name in unknown_names():
         logger.warning("%s is not a setting", name)
+    if settings.demo_token is not None and with_conversations(settings):
+        logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
     if workers > 1:
         logger.info(
             "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",

@@ -26,6 +26,7 @@
     ├── LoopDetected                the gateway was asked by itself
     ├── Unavailable                 not now; ``retry_after`` says when
     │   ├── AuthUnavailable         the host could not say whether a token is good
+    │   ├── StoreUnavailable        what the gateway has to remember cannot be read or written
     │   ├── ShuttingDown            this process is about to stop
     │   ├── AtCapacity              this process has as much to do as it may
     │   ├── RateLimited             the caller has as much open as they may
@@ -107,7 +108,7 @@ class TokenInUrl(InvalidRequest):
 
 class Rejected(InvalidRequest):
     code = "validation_error"
-    default_message = "The request is not valid; details says where."
+    default_message = "The request is not valid; the details say where."
 
 
 class IdempotencyKeyReused(Rejected):
@@ -214,6 +215,11 @@ class Unavailable(GatewayError):
 class AuthUnavailable(Unavailable):
     code = "auth_unavailable"
     default_message = "The host cannot say just now whether this token is good."
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
+    default_message = "What the gateway has to remember cannot be read or written just now."
 
 
 class ShuttingDown(Unavailable):

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -28,7 +29,7 @@ from typing import Any, NoReturn
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from codegen_api.app import create_app
+from codegen_api.app import DIALECTS, create_app, with_conversations
 from codegen_api.auth.keys import new_key
 from codegen_api.dialects.native import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
@@ -55,6 +56,8 @@ Start a run, watch it live, and come back to it in the middle:
   curl -sN {url}/agent-runs/$ID/logs/stream -H 'Authorization: Bearer sandbox-alice' -H 'Last-Event-ID: 3'
 """
 
+LET_IN = "Requests without credentials are let in as {who} by the dialects that keep conversations."
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the gateway until a signal comes. Exits with status 2 when it was told something that makes no sense."""
@@ -77,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.sandbox_open and not arguments.sandbox:
         _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
     port = _claim(settings.host, settings.port)
-    with _sandbox() if arguments.sandbox else contextlib.nullcontext():
+    with contextlib.ExitStack() as beside:
+        if arguments.sandbox:
+            beside.enter_context(_sandbox())
+            beside.enter_context(_data())
         # one for all workers and reloads: it lasts as long as this process, and so must what is made with it
         if settings.secret_key is None and (arguments.sandbox or settings.auth == ("token",)):
             os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
@@ -168,15 +174,36 @@ def _sandbox() -> Iterator[None]:
             os.environ[PREFIX + "ORG_ID"] = SANDBOX_ORGANIZATION
         if read_settings().api_token is None:
             os.environ[PREFIX + "API_TOKEN"] = SANDBOX_TOKEN
+        if "dialects" not in read_settings().model_fields_set:
+            os.environ[PREFIX + "DIALECTS"] = ",".join(DIALECTS)
+        if read_settings().demo_token is None and "token" in read_settings().auth:
+            os.environ[PREFIX + "DEMO_TOKEN"] = SANDBOX_TOKEN
         try:
             yield
         finally:
             child.stdin.close()
 
 
+@contextlib.contextmanager
+def _data() -> Iterator[None]:
+    """Keep conversations for no longer than the sandbox keeps its runs, unless somebody has said where."""
+    settings = read_settings()
+    if settings.database_url is not None or "data_dir" in settings.model_fields_set:
+        yield
+        return
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="codegen-api-", ignore_cleanup_errors=True)
+    except OSError as error:
+        _refuse(f"There is no place for temporary files ({error.strerror}): set {PREFIX}DATA_DIR.")
+    with directory as path:
+        os.environ[PREFIX + "DATA_DIR"] = path
+        yield
+
+
 def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None:
     url = _url(settings.host, port)
-    threading.Thread(target=_announce, args=(url, arguments.sandbox), daemon=True).start()
+    said = [TRY_IT.format(url=url)] if arguments.sandbox else []
+    threading.Thread(target=_announce, args=(url, [*_let_in(read_settings()), *said]), daemon=True).start()
     # uvicorn raises the signal once more when it has stopped in good order: that is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run("codegen_api:create_app", factory=True, port=port, reload=arguments.reload, **_options(settings))
@@ -275,8 +302,16 @@ def _url(host: str, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
-def _announce(url: str, sandbox: bool) -> None:
-    """Say where we are once it is true."""
+def _let_in(settings: Settings) -> list[str]:
+    """Who comes in without credentials, if anybody does. A token that is no secret may be named."""
+    if settings.demo_token is None or not with_conversations(settings):
+        return []
+    public = settings.demo_token.get_secret_value() == SANDBOX_TOKEN
+    return [LET_IN.format(who=SANDBOX_TOKEN if public else f"the user of {PREFIX}DEMO_TOKEN")]
+
+
+def _announce(url: str, said: Sequence[str]) -> None:
+    """Say where we are once it is true, and then what else there is to say."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for _ in range(600):
         try:
@@ -287,8 +322,8 @@ def _announce(url: str, sandbox: bool) -> None:
     else:
         return
     print(f"codegen_api is at {url}", flush=True)
-    if sandbox:
-        print(TRY_IT.format(url=url), flush=True)
+    for each in said:
+        print(each, flush=True)
 
 
 def _refuse(text: str) -> NoReturn:

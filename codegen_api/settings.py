@@ -78,6 +78,7 @@ Modes = Annotated[
 Algorithm = Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512"]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_trusted_host)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -97,6 +98,11 @@ class Settings(BaseSettings):
         "https://api.codegen.com/v1", description="The hosted API, with or without /v1."
     )
     org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
+    dialects: Names = Field(
+        ("native",),
+        description="What is spoken here, by commas: `native`, always; `codegen`, the hosted API's own paths;"
+        " `agent_protocol`, as LangGraph's SDKs speak it.",
+    )
     auth: Modes = Field(
         ("token",),
         description="What callers show, one or several: a `token` of the host, a `jwt`, a `key` of the gateway's own.",
@@ -177,6 +183,19 @@ class Settings(BaseSettings):
     drain_seconds: Seconds = Field(20.0, description="How long open streams are given after SIGTERM.")
     max_body_mib: int = Field(25, ge=1, le=1024, description="The largest request that is read, images included.")
     memory_mib: int = Field(128, ge=1, le=1_048_576, description="What all logs held in memory may take together.")
+    data_dir: Path = Field(Path("data"), description="Where conversations are kept, unless a database is named.")
+    database_url: SecretStr | None = Field(
+        None,
+        description="Where instead: `postgresql://user:password@host/name`, or `sqlite:///path`. Only for dialects with"
+        " conversations.",
+    )
+    conversation_days: float | None = Field(
+        None, gt=0, le=36_500, description="Conversations that nobody has touched for so long are removed; else kept."
+    )
+    demo_token: SecretStr | None = Field(
+        None,
+        description="Dialects with conversations let requests without credentials in with this token. For trying out.",
+    )
     metrics: bool = Field(True, description="Serves `/metrics`, to anybody who can reach it.")
     sandbox: bool = Field(
         False, description="The host is the sandbox: pages on localhost may call the gateway. Set by --sandbox."

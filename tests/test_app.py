@@ -98,6 +98,7 @@ INVALID = [
     ("CODEGEN_BASE_URL", "https://api.example.com/?key=hunter2"),
     ("CODEGEN_BASE_URL", "http://[::1"),
     ("CODEGEN_ORG_ID", "acme"),
+    ("CODEGEN_DIALECTS", "codegen,hunter2"),
     ("CODEGEN_API_TOKEN_FILE", "/nowhere/at/all"),
 ]
 

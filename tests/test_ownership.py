@@ -43,6 +43,7 @@ ON_A_RUN: dict[str, Ask] = {
     "cancel": lambda gateway, who: gateway.cancel(who, "9", "1"),
     "uncancel": lambda gateway, who: gateway.uncancel(who, "9", "1"),
     "read_log": lambda gateway, who: gateway.read_log(who, "9", "1", 0, 100, newest_first=False),
+    "view": lambda gateway, who: gateway.view(who, "9", "1"),
     "follow": lambda gateway, who: gateway.follow(who, "9", "1", Position(0)),
 }
 

@@ -15,6 +15,7 @@ VALID: dict[str, tuple[str, Any]] = {
     "BASE_URL": ("http://127.0.0.1:9/", "http://127.0.0.1:9/"),
     "ORG_ID": ("323", "323"),
     "API_TOKEN": ("sk-1", SecretStr("sk-1")),
+    "DIALECTS": ("native, codegen,", ("native", "codegen")),
     "AUTH": ("token, jwt,key", ("token", "jwt", "key")),
     "JWT_ISSUER": ("https://issuer.example/", "https://issuer.example/"),
     "JWT_AUDIENCE": ("gateway", "gateway"),

@@ -5,7 +5,8 @@ turn comes as ``Progress``.
 """
 
 from codegen_api.conversations.checkpoints import BEFORE, Checkpoint, Stretch, end_of
-from codegen_api.conversations.conversations import Ask, Conversations, checked, new_id, owner_of, text_of
+from codegen_api.conversations.conversations import Conversations, checked, owner_of
+from codegen_api.conversations.planning import Ask, new_id, text_of
 from codegen_api.conversations.progress import Came, Caught, Over, Progress
 
 __all__ = [

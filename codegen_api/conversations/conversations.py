@@ -8,72 +8,28 @@ does not exist; on the way to a log the gateway asks for the caller's right besi
 import asyncio
 import hashlib
 import time
-import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-
-from cachetools import LRUCache
+from collections.abc import AsyncGenerator, Callable
 
 from codegen_api.conversations import checkpoints
-from codegen_api.conversations.checkpoints import Checkpoint, Stretch, end_of
-from codegen_api.conversations.progress import Caught, Over, Progress
-from codegen_api.conversations.prompts import with_system_prompt, with_transcript
+from codegen_api.conversations.checkpoints import Checkpoint, Stretch
+from codegen_api.conversations.planning import Ask, Planning, latest_end
+from codegen_api.conversations.progress import Progress
+from codegen_api.conversations.reading import Reading
 from codegen_api.conversations.turns import LOOK_EVERY, Turns
 from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
-from codegen_api.following import Leaving, loop_time
+from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Cursor, Json, LogEntry, Step, StepKind, to_json
-from codegen_api.stores import Agent, Busy, Store, Turn, TurnState, storable
+from codegen_api.runs import Json, LogEntry, Step, to_json
+from codegen_api.stores import Busy, Store, Turn, TurnState, storable
 from codegen_api.telemetry import log_fault, logger
-from codegen_api.upstreams import NewRun
-
-KEPT_BYTES = 32 * 1024 * 1024
-"""What is kept of turns that are over, for whoever reads a conversation again."""
-
-SETTLING = 60.0
-"""Seconds after its end in which the host may still fill in entries of a turn."""
-
-FRESH = 5.0
-"""Seconds for which such a turn is not read again."""
 
 TIDY_EVERY = 3600.0
-
-USER = "User"
-GO_ON = "Go on."
-"""What the host is told when nothing is said and there is nothing to be said again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a turn is to be.
-
-    ``messages`` are what the user said, as it is shown; ``text`` and ``images`` what the host is told of it. Without a
-    text, what the user said last is said again. ``agent``'s system prompt goes before the first prompt of a run, or
-    ``system_prompt`` in its place. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy``
-    says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
-    what else a new run is to have. ``options`` are the dialect's.
-    """
-
-    messages: Sequence[Mapping[str, Json]]
-    text: str
-    images: tuple[str, ...] = ()
-    agent: Agent | None = None
-    system_prompt: str | None = None
-    checkpoint: Checkpoint | None = None
-    if_busy: str = "reject"
-    run: NewRun = field(default_factory=lambda: NewRun(""))
-    options: Mapping[str, Json] = field(default_factory=dict)
 
 
 def owner_of(caller: Caller) -> str:
     """To whom things belong: the same whatever token they use, and it tells nobody who that is."""
     return hashlib.sha256(to_json([caller.principal.authority, caller.principal.user])).hexdigest()
-
-
-def new_id() -> str:
-    return str(uuid.uuid4())
 
 
 def checked(value: Json) -> None:
@@ -105,8 +61,9 @@ class Conversations:
         self.clock = clock
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, clock=clock)
-        self._kept: LRUCache[str, tuple[float, tuple[LogEntry, ...]]] = LRUCache(KEPT_BYTES, getsizeof=_size)
         self._begun = asyncio.Event()
+        self._reading = Reading(gateway, self._turns, clock=clock)
+        self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._tidying: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -140,8 +97,7 @@ class Conversations:
         known = await self.store.turns(owner, conversation)
         if known and known[0].state.active:
             known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
-        checkpoint = ask.checkpoint or _latest(known)
-        turn, new = await self._planned(caller, wanted, conversation, ask, checkpoint, known)
+        turn, new = await self._planning.plan(caller, owner, wanted, conversation, ask, known)
         try:
             turn = await self.store.add_turn(owner, turn)
         except Busy as busy:
@@ -230,7 +186,7 @@ class Conversations:
             parent = None if known[0].parent is None else Checkpoint.of(known[0].parent)
             return [*await checkpoints.path(self.store, owner, parent, known), Stretch(known[0], None)]
         if checkpoint is None:
-            checkpoint = _latest(known)
+            checkpoint = latest_end(known)
         elif not any(turn.id == checkpoint.turn for turn in known):
             raise NotFound("There is no such checkpoint.")
         return await checkpoints.path(self.store, owner, checkpoint, known)
@@ -241,20 +197,7 @@ class Conversations:
 
     async def entries(self, caller: Caller, stretch: Stretch) -> tuple[LogEntry, ...]:
         """What has come of a turn by now, up to where the stretch goes."""
-        turn = stretch.turn
-        if turn.run is None:
-            return ()
-        if turn.end is None:
-            return await self._so_far(caller, turn, stretch.upto)
-        await self.gateway.view(caller, turn.run.organization, turn.run.id)
-        good_until, entries = self._kept.get(turn.id) or (float("-inf"), ())
-        if len(entries) != turn.end - turn.begin or loop_time() >= good_until:
-            settled = self.clock() - turn.updated > SETTLING
-            good_until = float("inf") if settled else loop_time() + FRESH
-            entries = await self._so_far(caller, turn, None)
-            if _size((good_until, entries)) <= KEPT_BYTES:
-                self._kept[turn.id] = (good_until, entries)
-        return entries if stretch.upto is None else entries[: stretch.upto]
+        return await self._reading.entries(caller, owner_of(caller), stretch)
 
     async def has(self, caller: Caller, turn: Turn, offset: int) -> bool:
         """Whether the host has such an entry of a turn, by its own word."""
@@ -267,18 +210,6 @@ class Conversations:
     async def steps(self, caller: Caller, stretch: Stretch) -> list[Step]:
         """The same, in the words of all hosts."""
         return [self.gateway.step(entry) for entry in await self.entries(caller, stretch)]
-
-    async def _so_far(self, caller: Caller, turn: Turn, upto: int | None) -> tuple[LogEntry, ...]:
-        entries: dict[int, LogEntry] = {}
-        async with aclosing(self.follow(caller, turn)) as progress:
-            async for news in progress:
-                if isinstance(news, tuple):
-                    entries.update((came.offset, came.entry) for came in news)
-                if isinstance(news, Caught | Over | Leaving) or (upto is not None and len(entries) >= upto):
-                    break
-        return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
-
-    # -- planning -----------------------------------------------------------------------------------------------------
 
     async def _out_of_the_way(self, caller: Caller, owner: str, turn: Turn, if_busy: str) -> Turn:
         """The turn that was under way, now over."""
@@ -294,66 +225,6 @@ class Conversations:
             raise ConversationBusy("The turn that is under way was stopped, and has not ended yet; ask again.")
         return turn
 
-    async def _planned(
-        self,
-        caller: Caller,
-        wanted: str | None,
-        conversation: str,
-        ask: Ask,
-        checkpoint: Checkpoint | None,
-        known: Sequence[Turn],
-    ) -> tuple[Turn, NewRun]:
-        owner, now = owner_of(caller), self.clock()
-        turn = Turn(
-            new_id(),
-            conversation,
-            now,
-            now,
-            agent=None if ask.agent is None else ask.agent.id,
-            messages=ask.messages,
-            parent=None if checkpoint is None else str(checkpoint),
-            mark=new_id(),
-            prompt=ask.text,
-            options=ask.options,
-        )
-        said = await checkpoints.path(self.store, owner, checkpoint, known)
-        last = said[-1].turn if said else None
-        if last is not None and last.run is not None and _goes_on(last, checkpoint, conversation, known):
-            organization, run_id = last.run.organization, last.run.id
-            begin = await self._length(caller, organization, run_id, last.begin if last.end is None else last.end)
-            resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
-            return replace(resumed, prompt=ask.text or GO_ON), replace(ask.run, images=ask.images or None)
-        organization = await self.gateway.organization(caller, wanted)
-        system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
-        told = [line for stretch in said for line in await self._told(caller, stretch)]
-        text = ask.text or (told.pop()[1] if told and told[-1][0] == USER else GO_ON)
-        prompt = with_system_prompt(system_prompt, with_transcript(told, text))
-        model = ask.run.model or (None if ask.agent is None else ask.agent.model)
-        new = replace(ask.run, prompt=prompt, images=ask.images or None, model=model)
-        return replace(turn, organization=organization, prompt=prompt), new
-
-    async def _length(self, caller: Caller, organization: str, run_id: str, after: Cursor) -> Cursor:
-        """How long a log is by now, which has ``after`` entries at least."""
-        while True:
-            page = await self.gateway.read_log(
-                caller, organization, run_id, after, self.gateway.page_size, newest_first=False
-            )
-            after = page.last
-            if page.at_end:
-                return after
-
-    async def _told(self, caller: Caller, stretch: Stretch) -> list[tuple[str, str]]:
-        """What was said in a stretch, for a host that has not heard it."""
-        told = [(USER, text_of(message)) for message in stretch.turn.messages]
-        for step in await self.steps(caller, stretch):
-            if step.kind is StepKind.ACTION:
-                told.append((f"Tool {step.tool}", f"{step.text}\n{_json(step.input)} -> {_json(step.output)}"))
-            elif step.kind is not StepKind.USER:
-                told.append(("Assistant", step.text))
-        if stretch.upto is None and stretch.turn.answer:
-            told.append(("Assistant", stretch.turn.answer))
-        return told
-
     async def _tidy(self, seconds: float) -> None:
         while True:
             try:
@@ -363,35 +234,3 @@ class Conversations:
             except Exception as error:  # task boundary: the next time it may work
                 log_fault("removing old conversations", error)
             await asyncio.sleep(TIDY_EVERY)
-
-
-def _latest(known: Sequence[Turn]) -> Checkpoint | None:
-    """The end of a conversation: that of its latest turn, unless the host never began it."""
-    if not known:
-        return None
-    latest = known[0]
-    if latest.end is not None:
-        return end_of(latest)
-    return None if latest.parent is None else Checkpoint.of(latest.parent)
-
-
-def _goes_on(last: Turn, checkpoint: Checkpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
-    """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
-    later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)
-    return checkpoint == end_of(last) and last.conversation == conversation and last.end is not None and not later
-
-
-def text_of(message: Mapping[str, Json]) -> str:
-    """The text of what a user said."""
-    content = message.get("content")
-    parts = content if isinstance(content, list | tuple) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _json(value: Json) -> str:
-    return value if isinstance(value, str) else to_json(value).decode()
-
-
-def _size(kept: tuple[float, tuple[LogEntry, ...]]) -> int:
-    return 100 + sum(entry.size for entry in kept[1])

@@ -1,7 +1,8 @@
 """What clients speak. A dialect translates and decides nothing.
 
 It is a module that meets ``Dialect``. It may also have ``REQUEST_HEADERS`` and ``EXPOSED_HEADERS``: what web pages of
-other origins may send to it, and read of its answers, besides what holds for all.
+other origins may send to it, and read of its answers, besides what holds for all. And ``CONVERSATIONS = True``: it
+keeps some, so the deployment needs a database; and it lets the demo token in.
 """
 
 from typing import Protocol

@@ -4,7 +4,8 @@ Agents, conversations, their turns, and small values (*items*). Everything belon
 one principal; to other owners it does not exist, and ids are the owner's own: two owners may use the same ones. Plain
 data, each operation whole, and no decision: what a turn is for and when it has ended is settled elsewhere.
 
-Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable`` tells).
+Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable`` tells), and names are not
+too long (``LONGEST``); what else is to be kept is refused with ValueError, and asking for it finds nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,12 @@ from typing import Generic, Protocol, TypeVar
 from codegen_api.runs import Cursor, Json, RunRef
 
 T_co = TypeVar("T_co", covariant=True)
+
+DEEPEST = 100
+"""Objects and lists within each other, in what is kept."""
+
+LONGEST = 600
+"""Bytes of an owner, an id or a key; a namespace may have twice as many. No index holds much more."""
 
 
 class TurnState(StrEnum):
@@ -118,10 +125,11 @@ class Item:
 class Query:
     """Which agents or conversations, and which stretch of them.
 
-    ``metadata`` holds for those whose own has all of it (objects are entered, all else is compared); ``configuration``
-    likewise, for agents. ``name`` is part of the name or title, in either case; ``tag`` is one of the tags. ``agent``
-    is a conversation's. ``states``: the latest turn's (None: there is none). ``archived`` is for agents. ``sort`` is
-    ``id``, ``created``, ``updated`` or ``name``; what is equal there is in the order of ids.
+    ``metadata`` holds for those whose own has all of it: objects are entered, all else is compared, and true, 1 and 1.0
+    are not the same. ``configuration`` likewise, for agents. ``name`` is part of the name or title, in either case;
+    ``tag`` is one of the tags. ``agent`` is a conversation's. ``states``: the latest turn's (None: there is none).
+    ``archived`` is for agents. ``sort`` is ``id``, ``created``, ``updated`` or ``name``; what is equal there is in the
+    order of ids.
     """
 
     limit: int = 10
@@ -158,7 +166,10 @@ class Store(Protocol):
     """Where agents, conversations, turns and items are kept.
 
     ``change_...`` puts ``now`` in the place of ``then`` and gives it back with its new revision; None, and nothing is
-    changed, when there is no such thing or another revision of it by now.
+    changed, when there is no such thing or another revision of it by now. Its id stays as it was, and so does the
+    place of a turn.
+
+    When the database cannot be had, or cannot do it just now, each of these raises ``errors.StoreUnavailable``.
     """
 
     async def open(self) -> None:
@@ -198,9 +209,11 @@ class Store(Protocol):
     async def add_turn(self, owner: str, turn: Turn) -> Turn:
         """Keep it, as the latest of its conversation, which is updated then too; given back with its number.
 
+        The conversation's ``updated`` becomes the turn's; its revision stays.
+
         Raises:
             KeyError: there is no such conversation, or the id is taken.
-            Busy: the latest turn is active. Of two that are added at once, one meets the other.
+            Busy: there is an active turn. Of two that are added at once, one meets the other.
         """
         ...
 
@@ -223,7 +236,13 @@ class Store(Protocol):
         """The first and the latest turn of each of these that has any."""
         ...
 
-    async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None: ...
+    async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
+        """As above.
+
+        Raises:
+            Busy: it would become active, beside another one of its conversation.
+        """
+        ...
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
         """Whether there was one."""
@@ -256,15 +275,27 @@ class Store(Protocol):
 
 
 def storable(value: Json) -> bool:
-    """Whether every text in ``value`` can be kept by every database: with neither NUL nor lone surrogates."""
-    waiting: list[Json] = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, str):
-            if "\0" in part or any("\ud800" <= letter <= "\udfff" for letter in part):
-                return False
-        elif isinstance(part, Mapping):
-            waiting += [*part.keys(), *part.values()]
-        elif isinstance(part, Sequence):
-            waiting += part
-    return True
+    """Whether every database can keep ``value``: no text in it has NUL or lone surrogates, nor does it go too deep."""
+    level: Sequence[Json] = [value]
+    for _ in range(DEEPEST + 1):
+        inside: list[Json] = []
+        for part in level:
+            if isinstance(part, str):
+                if not _whole(part):
+                    return False
+            elif isinstance(part, Mapping):
+                inside += [*part.keys(), *part.values()]
+            elif isinstance(part, Sequence):
+                inside += part
+        if not inside:
+            return True
+        level = inside
+    return False
+
+
+def _whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

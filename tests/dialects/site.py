@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from codegen_api import Settings, create_app
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
+from tests.stores.model import ModelStore
 
 CALLER = "alice"
 AUTHORIZED = {"Authorization": f"Bearer {CALLER}"}
@@ -34,8 +35,12 @@ def settings(**more: Any) -> Settings:
     return Settings(_env_file=None, **more)  # type: ignore[call-arg]
 
 
-def gateway_app(host: Any = None, *, title: str = "codegen_api", version: str | None = None, **more: Any) -> FastAPI:
-    return create_app(settings(**more), title=title, version=version, upstream=host or FakeHost())
+def gateway_app(
+    host: Any = None, *, title: str = "codegen_api", version: str | None = None, store: Any = None, **more: Any
+) -> FastAPI:
+    return create_app(
+        settings(**more), title=title, version=version, upstream=host or FakeHost(), store=store or ModelStore()
+    )
 
 
 @asynccontextmanager
@@ -84,7 +89,7 @@ class Site:
 
 @asynccontextmanager
 async def serving(host: Any = None, **more: Any) -> AsyncIterator[Site]:
-    """A gateway that is up. ``more`` are settings, or ``title`` and ``version``."""
+    """A gateway that is up. ``more`` are settings, or ``title``, ``version`` and ``store``."""
     host = FakeHost() if host is None else host
     app = gateway_app(host, **more)
     async with lifespan(app):

@@ -44,6 +44,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.LoopDetected: 508,
     errors.Unavailable: 503,
     errors.AuthUnavailable: 503,
+    errors.StoreUnavailable: 503,
     errors.ShuttingDown: 503,
     errors.AtCapacity: 503,
     errors.RateLimited: 429,

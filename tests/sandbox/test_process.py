@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import codegen_api_client
 import httpx
 import pytest
 
@@ -68,30 +67,6 @@ def arm(url: str, kind: str, **more: object) -> None:
 def test_it_announces_its_url_once_it_answers(url: str) -> None:
     assert url.startswith("http://127.0.0.1:")
     assert httpx.get(f"{url}/v1/users/me", headers=ALICE, timeout=WAIT).json()["github_username"] == "alice"
-
-
-def test_the_official_generated_client_works(url: str) -> None:
-    bearer = "Bearer sandbox-alice"
-    configuration = codegen_api_client.Configuration(host=url, access_token="sandbox-alice")
-    with codegen_api_client.ApiClient(configuration) as client:
-        agents = codegen_api_client.AgentsApi(client)
-        body = codegen_api_client.CreateAgentRunInput(prompt="What is 2+2?")
-        made = agents.create_agent_run_v1_organizations_org_id_agent_run_post(323, body, authorization=bearer)
-        assert made.status == "ACTIVE"
-        seen = agents.get_agent_run_v1_organizations_org_id_agent_run_agent_run_id_get(
-            agent_run_id=made.id, org_id=323, authorization=bearer
-        )
-        assert (seen.id, seen.organization_id, seen.web_url) == (made.id, 323, made.web_url)
-        organizations = codegen_api_client.OrganizationsApi(client)
-        page = organizations.get_organizations_v1_organizations_get(authorization=bearer)
-        assert [each.id for each in page.items] == [323, 401]
-        users = codegen_api_client.UsersApi(client)
-        members = users.get_users_v1_organizations_org_id_users_get("323", authorization=bearer)
-        assert [each.github_username for each in members.items] == ["alice", "bob"]
-        with pytest.raises(codegen_api_client.exceptions.UnauthorizedException, match="Invalid or expired"):
-            organizations.get_organizations_v1_organizations_get(authorization="Bearer sk-nobody")
-        # The client leaves its pool of connections open to the garbage collector.
-        client.rest_client.pool_manager.clear()
 
 
 def test_a_reset_comes_without_a_byte(url: str) -> None:

@@ -2,6 +2,9 @@
 
 import uuid
 from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import Path
 
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.agent_protocol.wire import GRAPH
@@ -9,6 +12,8 @@ from codegen_api.errors import Detail, NotFound, Rejected
 from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Agent
+
+AssistantId = Annotated[str, Path(description="The id of an assistant, or `agent`.")]
 
 NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 """That of all servers of this protocol for the assistant that each graph has from the start."""
@@ -29,7 +34,7 @@ def is_built_in(assistant_id: str) -> bool:
     return assistant_id in (BUILT_IN.id, GRAPH)
 
 
-async def agent_for(conversations: Conversations, caller: Caller, assistant_id: str) -> Agent:
+async def agent_for(talk: Conversations, caller: Caller, assistant_id: str) -> Agent:
     """The agent that a client means.
 
     Raises:
@@ -37,7 +42,7 @@ async def agent_for(conversations: Conversations, caller: Caller, assistant_id: 
     """
     if is_built_in(assistant_id):
         return BUILT_IN
-    agent = await conversations.store.agent(owner_of(caller), assistant_id)
+    agent = await talk.store.agent(owner_of(caller), assistant_id)
     if agent is None or agent.archived:
         raise NotFound("There is no such assistant.")
     return agent

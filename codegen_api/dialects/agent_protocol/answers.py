@@ -79,6 +79,42 @@ class Thread(_Selected):
     interrupts: dict[str, list[Any]] = {}
 
 
+class State(BaseModel):
+    """What a thread is at a checkpoint."""
+
+    values: dict[str, Any] = Field(description="What was said, `{messages: [...]}`.")
+    next: list[str] = Field(description="What comes next; nothing when the thread waits for its user.")
+    tasks: list[dict[str, Any]]
+    interrupts: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    created_at: str | None = Field(examples=["2026-11-20T12:00:00.000Z"])
+    checkpoint: dict[str, Any] | None
+    parent_checkpoint: dict[str, Any] | None
+    checkpoint_id: str | None
+    parent_checkpoint_id: str | None
+
+
+class Run(BaseModel):
+    """A turn of a thread."""
+
+    run_id: str
+    thread_id: str
+    assistant_id: str | None
+    status: str = Field(
+        description="`pending`, `running`, `success`, `error` or `interrupted`; where the deployment says so, the words"
+        " of older documents: `completed`, `failed` and `cancelled`."
+    )
+    created_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+    updated_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+    metadata: dict[str, Any]
+    multitask_strategy: str
+    input: dict[str, Any]
+    output: dict[str, Any] | None = Field(description="The state at its end; told of single runs only.")
+    error_message: str | None
+    config: dict[str, Any]
+    context: dict[str, Any]
+
+
 class Pruned(BaseModel):
     """How many threads are gone."""
 
@@ -155,6 +191,13 @@ def not_offered(why: str) -> Responses:
     return {**answers(501, AgentProtocolError, why), 501: {**_error(501), "description": why}}
 
 
+def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors: int) -> Responses:
+    """The same for an answer that lasts."""
+    found = answers(200, None, description, *errors)
+    found[200] = {"description": description, "content": {media_type: {"schema": schema}}}
+    return found
+
+
 def listed(model: Any, description: str) -> Responses:
     """The same for a stretch of a list."""
     found = answers(200, list[model], description)
@@ -179,3 +222,30 @@ def _error(status: int) -> dict[str, Any]:
 
 
 PUBLIC_ERRORS: Responses = {status: _error(status) for status in ANYWHERE}
+
+_PLACES = {
+    "Location": {"schema": {"type": "string"}, "description": "Where to follow it, without the gateway's own prefix."},
+    "Content-Location": {"schema": {"type": "string"}, "description": "The run, without the gateway's own prefix."},
+}
+_EVENT = {
+    "type": "object",
+    "description": "One event: `metadata` first, then those of the stream modes, then `end`. `data` is JSON.",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}, "id": {"type": "string"}},
+}
+
+STATE = answers(200, State, "The state.")
+HISTORY = answers(200, list[State], "The states, the newest first.")
+RUN = answers(200, Run, "The run.")
+STARTED = answers(200, Run, "The run.", 402, 409)
+STARTED[200]["headers"] = _PLACES
+BATCH = answers(200, list[Run], "The runs.", 402, 409)
+RUNS = answers(200, list[Run], "The runs, the newest first.")
+FOLLOWED = _lasting("The events.", "text/event-stream", _EVENT)
+STREAMED = _lasting("The events.", "text/event-stream", _EVENT, 402, 409)
+STREAMED[200]["headers"] = FOLLOWED[200]["headers"] = _PLACES
+_OUTCOME = {"type": "object", "description": "The state of the thread, or `__error__`."}
+JOINED = _lasting("The outcome.", "application/json", _OUTCOME)
+WAITED = _lasting("The outcome.", "application/json", _OUTCOME, 402, 409)
+STOPPED = answers(200, Run, "The run.", 409, 501)
+ALL_STOPPED = answers(204, None, "They are stopped.", 409, 501)
+FORGOTTEN = answers(204, None, "It is forgotten.", 409, 501)

@@ -8,12 +8,12 @@ from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, new_id, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas
-from codegen_api.dialects.agent_protocol.agents import BUILT_IN, agent_for, is_built_in, told
+from codegen_api.dialects.agent_protocol.agents import BUILT_IN, AssistantId, agent_for, is_built_in, told
 from codegen_api.dialects.agent_protocol.asking import Asker
 from codegen_api.dialects.agent_protocol.conditions import same
 from codegen_api.dialects.agent_protocol.keeping import change, keepable, nameable
 from codegen_api.dialects.agent_protocol.threads import remove_threads_of
-from codegen_api.dialects.agent_protocol.wire import GRAPH, assistant_fields, paged, selected
+from codegen_api.dialects.agent_protocol.wire import assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
@@ -27,23 +27,6 @@ UNNAMED = "Untitled"
 
 SORTS = {"assistant_id": "id", "name": "name", "created_at": "created", "updated_at": "updated", None: "created"}
 
-Xray = Annotated[str | None, Query(description="Ignored: there is nothing inside the one node.")]
-Recurse = Annotated[str | None, Query(description="Ignored: there are no subgraphs.")]
-
-MESSAGES: dict[str, Json] = {
-    "type": "array",
-    "description": "LangChain messages.",
-    "items": {"type": "object", "properties": {"id": {"type": "string"}, "type": {"type": "string"}, "content": {}}},
-}
-STATE: dict[str, Json] = {"title": "State", "type": "object", "properties": {"messages": MESSAGES}}
-OPTIONS: dict[str, Json] = {
-    "type": "object",
-    "properties": {
-        "system_prompt": {"type": "string", "description": "Goes before what the user says first."},
-        "model": {"type": "string", "description": "A model that the host knows."},
-    },
-}
-
 
 @router.post(
     "/assistants",
@@ -51,11 +34,9 @@ OPTIONS: dict[str, Json] = {
     responses=answers.answers(200, answers.Assistant, "The assistant.", 409),
     openapi_extra=needs(WRITE),
 )
-async def create_assistant(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.CreateAssistant, Body()]
-) -> Response:
+async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.CreateAssistant, Body()]) -> Response:
     """Keep how somebody wants to be answered: `system_prompt` and `model`, and whatever else they have configured."""
-    now = conversations.clock()
+    now = talk.clock()
     agent = _configured(
         Agent(
             body.assistant_id or new_id(),
@@ -70,11 +51,11 @@ async def create_assistant(
         context=body.context or {},
     )
     _check(agent)
-    taken = is_built_in(agent.id) or not await conversations.store.add_agent(owner_of(caller), agent)
+    taken = is_built_in(agent.id) or not await talk.store.add_agent(owner_of(caller), agent)
     if taken and body.if_exists != "do_nothing":
         raise AlreadyExists("There is an assistant with this id already.")
     if taken:
-        agent = await agent_for(conversations, caller, agent.id)
+        agent = await agent_for(talk, caller, agent.id)
     return json_response(to_json(assistant_fields(agent)))
 
 
@@ -85,13 +66,13 @@ async def create_assistant(
     openapi_extra=needs(READ),
 )
 async def list_assistants(
-    conversations: Keeper,
+    talk: Keeper,
     caller: Asker,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=schemas.MOST)] = 0,
 ) -> Response:
     """All assistants, newest first, behind the one that is built in."""
-    found = await _found(conversations, caller, Wanted(limit, offset))
+    found = await _found(talk, caller, Wanted(limit, offset))
     return json_response(
         to_json({"assistants": [assistant_fields(agent) for agent in found.items], "total": found.total})
     )
@@ -104,7 +85,7 @@ async def list_assistants(
     openapi_extra=needs(READ),
 )
 async def search_assistants(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.SearchAssistants | None, Body()] = None
+    talk: Keeper, caller: Asker, body: Annotated[schemas.SearchAssistants | None, Body()] = None
 ) -> Response:
     """Those that have all that is asked for. Where it does, too, the one that is built in comes first in any order."""
     asked = body or schemas.SearchAssistants()
@@ -117,7 +98,7 @@ async def search_assistants(
         sort=SORTS[asked.sort_by],
         descending=asked.sort_order != "asc",
     )
-    found = await _found(conversations, caller, wanted)
+    found = await _found(talk, caller, wanted)
     items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
     return paged(items, asked.offset, found.total)
 
@@ -129,10 +110,10 @@ async def search_assistants(
     openapi_extra=needs(READ),
 )
 async def count_assistants(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.CountAssistants | None, Body()] = None
+    talk: Keeper, caller: Asker, body: Annotated[schemas.CountAssistants | None, Body()] = None
 ) -> Response:
     """How many a search would find in all."""
-    found = await _found(conversations, caller, _wanted(body or schemas.CountAssistants()))
+    found = await _found(talk, caller, _wanted(body or schemas.CountAssistants()))
     return json_response(to_json(found.total))
 
 
@@ -142,9 +123,9 @@ async def count_assistants(
     responses=answers.answers(200, answers.Assistant, "The assistant."),
     openapi_extra=needs(READ),
 )
-async def get_assistant(conversations: Keeper, caller: Asker, assistant_id: str) -> Response:
+async def get_assistant(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
     """An assistant by its id; the one that is built in by `agent`, too."""
-    return json_response(to_json(assistant_fields(await agent_for(conversations, caller, assistant_id))))
+    return json_response(to_json(assistant_fields(await agent_for(talk, caller, assistant_id))))
 
 
 @router.patch(
@@ -154,16 +135,16 @@ async def get_assistant(conversations: Keeper, caller: Asker, assistant_id: str)
     openapi_extra=needs(WRITE),
 )
 async def update_assistant(
-    conversations: Keeper, caller: Asker, assistant_id: str, body: Annotated[schemas.UpdateAssistant, Body()]
+    talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.UpdateAssistant, Body()]
 ) -> Response:
     """Change an assistant. Runs that have begun are not affected. This makes a new version; the old one is not kept."""
 
     async def look() -> Agent:
-        return await _own(conversations, caller, assistant_id)
+        return await _own(talk, caller, assistant_id)
 
     async def put(then: Agent, now: Agent) -> Agent | None:
         _check(now)
-        return await conversations.store.change_agent(owner_of(caller), then, now)
+        return await talk.store.change_agent(owner_of(caller), then, now)
 
     def to(then: Agent) -> Agent:
         given = {"graph_id": body.graph_id, "config": body.config, "context": body.context}
@@ -174,7 +155,7 @@ async def update_assistant(
                 description=then.description if body.description is None else body.description,
                 metadata={**then.metadata, **(body.metadata or {})},
                 version=then.version + 1,
-                updated=conversations.clock(),
+                updated=talk.clock(),
             ),
             **{name: value for name, value in given.items() if value is not None},
         )
@@ -190,18 +171,18 @@ async def update_assistant(
     openapi_extra=needs(WRITE),
 )
 async def delete_assistant(
-    conversations: Keeper,
+    talk: Keeper,
     caller: Asker,
-    assistant_id: str,
+    assistant_id: AssistantId,
     delete_threads: Annotated[
         bool, Query(description="Delete the threads whose metadata names it as `assistant_id`, too.")
     ] = False,
 ) -> Response:
     """Delete an assistant. Its threads stay, unless their deletion is asked for."""
-    agent = await _own(conversations, caller, assistant_id)
+    agent = await _own(talk, caller, assistant_id)
     if delete_threads:
-        await remove_threads_of(conversations, caller, agent)
-    await conversations.store.remove_agent(owner_of(caller), agent.id)
+        await remove_threads_of(talk, caller, agent)
+    await talk.store.remove_agent(owner_of(caller), agent.id)
     return Response(status_code=204)
 
 
@@ -215,10 +196,10 @@ async def delete_assistant(
     openapi_extra=needs(READ),
 )
 async def list_assistant_versions(
-    conversations: Keeper, caller: Asker, assistant_id: str, body: Annotated[schemas.Versions | None, Body()] = None
+    talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.Versions | None, Body()] = None
 ) -> Response:
     """The latest version: earlier ones are not kept."""
-    agent = await agent_for(conversations, caller, assistant_id)
+    agent = await agent_for(talk, caller, assistant_id)
     shown = body is None or body.offset == 0
     return json_response(to_json([assistant_fields(agent)] if shown else []))
 
@@ -230,81 +211,13 @@ async def list_assistant_versions(
     openapi_extra=needs(WRITE),
 )
 async def set_latest_assistant_version(
-    conversations: Keeper, caller: Asker, assistant_id: str, body: Annotated[schemas.Latest, Body()]
+    talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.Latest, Body()]
 ) -> Response:
     """Make a version the latest. As earlier ones are not kept, only the latest one can be named."""
-    agent = await agent_for(conversations, caller, assistant_id)
+    agent = await agent_for(talk, caller, assistant_id)
     if body.version != agent.version:
         raise NotFound("There is no such version: only the latest one is kept.")
     return json_response(to_json(assistant_fields(agent)))
-
-
-# -- what is inside ---------------------------------------------------------------------------------------------------
-
-
-@router.get(
-    "/assistants/{assistant_id}/schemas",
-    summary="Get the schemas of an assistant",
-    responses=answers.answers(200, answers.Schemas, "The schemas."),
-    openapi_extra=needs(READ),
-)
-async def get_assistant_schemas(conversations: Keeper, caller: Asker, assistant_id: str) -> Response:
-    """What an assistant takes and gives."""
-    agent = await agent_for(conversations, caller, assistant_id)
-    body: dict[str, Json] = {
-        "graph_id": assistant_fields(agent)["graph_id"],
-        "input_schema": {**STATE, "title": "Input", "required": ["messages"]},
-        "output_schema": {**STATE, "title": "Output"},
-        "state_schema": STATE,
-        "config_schema": {**OPTIONS, "title": "Config"},
-        "context_schema": {**OPTIONS, "title": "Context"},
-    }
-    return json_response(to_json(body))
-
-
-@router.get(
-    "/assistants/{assistant_id}/graph",
-    summary="Get the graph of an assistant",
-    responses=answers.answers(200, answers.Graph, "The graph."),
-    openapi_extra=needs(READ),
-)
-async def get_assistant_graph(conversations: Keeper, caller: Asker, assistant_id: str, xray: Xray = None) -> Response:
-    """The graph of an assistant: one node, which is the agent at the host."""
-    await agent_for(conversations, caller, assistant_id)
-    ends: list[Json] = [{"id": name, "type": "schema", "data": name} for name in ("__start__", "__end__")]
-    body: dict[str, Json] = {
-        "nodes": [ends[0], {"id": GRAPH, "type": "runnable", "data": {"id": [GRAPH], "name": GRAPH}}, ends[1]],
-        "edges": [{"source": "__start__", "target": GRAPH}, {"source": GRAPH, "target": "__end__"}],
-    }
-    return json_response(to_json(body))
-
-
-@router.get(
-    "/assistants/{assistant_id}/subgraphs",
-    summary="Get the subgraphs of an assistant",
-    responses=answers.answers(200, dict[str, answers.Schemas], "The subgraphs."),
-    openapi_extra=needs(READ),
-)
-async def get_assistant_subgraphs(
-    conversations: Keeper, caller: Asker, assistant_id: str, recurse: Recurse = None
-) -> Response:
-    """There are none."""
-    await agent_for(conversations, caller, assistant_id)
-    return json_response(b"{}")
-
-
-@router.get(
-    "/assistants/{assistant_id}/subgraphs/{namespace}",
-    summary="Get a subgraph of an assistant",
-    responses=answers.answers(200, dict[str, answers.Schemas], "The subgraphs."),
-    openapi_extra=needs(READ),
-)
-async def get_assistant_subgraph(
-    conversations: Keeper, caller: Asker, assistant_id: str, namespace: str, recurse: Recurse = None
-) -> Response:
-    """There are none."""
-    await agent_for(conversations, caller, assistant_id)
-    return json_response(b"{}")
 
 
 # -- beneath ----------------------------------------------------------------------------------------------------------
@@ -330,11 +243,11 @@ def _check(agent: Agent) -> None:
     )
 
 
-async def _own(conversations: Conversations, caller: Caller, assistant_id: str) -> Agent:
+async def _own(talk: Conversations, caller: Caller, assistant_id: str) -> Agent:
     """An assistant that the caller may change."""
     if is_built_in(assistant_id):
         raise Forbidden("This assistant is built in: make one of your own.")
-    return await agent_for(conversations, caller, assistant_id)
+    return await agent_for(talk, caller, assistant_id)
 
 
 def _wanted(asked: schemas.CountAssistants) -> Wanted:
@@ -342,14 +255,14 @@ def _wanted(asked: schemas.CountAssistants) -> Wanted:
     return Wanted(1, 0, metadata=asked.metadata or {}, configuration=configuration, name=asked.name or None)
 
 
-async def _found(conversations: Conversations, caller: Caller, wanted: Wanted) -> Found[Agent]:
+async def _found(talk: Conversations, caller: Caller, wanted: Wanted) -> Found[Agent]:
     """What is asked for, with the one that is built in as the first, if it is among that."""
     wanted = replace(wanted, archived=False)
     if not _has_built_in(wanted):
-        return await conversations.store.agents(owner_of(caller), wanted)
+        return await talk.store.agents(owner_of(caller), wanted)
     first = () if wanted.offset else (BUILT_IN,)
     rest = replace(wanted, limit=wanted.limit - len(first), offset=max(0, wanted.offset - 1))
-    found = await conversations.store.agents(owner_of(caller), rest)
+    found = await talk.store.agents(owner_of(caller), rest)
     return Found((*first, *found.items), found.total + 1)
 
 

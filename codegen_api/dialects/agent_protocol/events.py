@@ -9,15 +9,13 @@ then, before anything of the next entry.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 
-from cachetools import LRUCache
-
 from codegen_api.conversations import Came, Checkpoint
-from codegen_api.dialects.agent_protocol.messages import Message, answer, chunk, human, said
-from codegen_api.runs import Json, LogEntry, Step, to_json
+from codegen_api.dialects.agent_protocol.messages import Message, answer, chunk, human
+from codegen_api.dialects.agent_protocol.rendering import Rendered, Renderings
+from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
 
 PLACES = 16
@@ -27,8 +25,6 @@ FREE, EARNED = 10_000, 16
 """Whole states are told behind each entry until they have held FREE messages together, then as often as EARNED messages
 for each entry allow: a long log would else cost its square.
 """
-
-CACHED_BYTES = 32 * 1024 * 1024
 
 MODES = (
     "values",
@@ -98,50 +94,6 @@ def position(turn: Turn, text: str | None) -> int:
         return 0
     found = _ID.fullmatch(text[len(turn.id) :])
     return 0 if found is None else int(found[1])
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """An entry's messages as JSON, and as its log has it."""
-
-    entry: LogEntry
-    closed: bool
-    ai: bytes | None
-    ai_chunk: bytes | None
-    ai_id: bytes
-    tool: bytes | None
-    tool_id: bytes
-
-
-class Renderings:
-    """What entries amount to, encoded once for all who read them. ``step`` says what an entry means."""
-
-    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int = CACHED_BYTES) -> None:
-        self._step = step
-        self._kept: LRUCache[tuple[str, int], Rendered] = LRUCache(max_bytes, getsizeof=_size)
-
-    def of(self, turn: Turn, came: Came) -> Rendered:
-        key = (turn.id, came.offset)
-        kept = self._kept.get(key)
-        if kept is None or kept.entry != came.entry:
-            kept = self._render(turn, came)
-            if _size(kept) <= self._kept.maxsize:
-                self._kept[key] = kept
-        return kept
-
-    def _render(self, turn: Turn, came: Came) -> Rendered:
-        step = self._step(came.entry)
-        messages = said(turn.id, came.offset, step)
-        ai, tool = messages.ai, messages.tool
-        return Rendered(
-            came.entry,
-            step.closed,
-            None if ai is None else to_json(ai),
-            None if ai is None else to_json(chunk(ai)),
-            b"" if ai is None else to_json(ai["id"]),
-            None if tool is None else to_json(tool),
-            b"" if tool is None else to_json(tool["id"]),
-        )
 
 
 class Teller:
@@ -388,8 +340,3 @@ def encoded(messages: Iterable[Message]) -> list[bytes]:
 def _with_position(entry: bytes, offset: int) -> bytes:
     comma = b"" if entry == b"{}" else b","
     return b'%b%b"position":%d}' % (entry[:-1], comma, offset)
-
-
-def _size(rendered: Rendered) -> int:
-    parts = (rendered.ai, rendered.ai_chunk, rendered.tool)
-    return 400 + rendered.entry.size + sum(len(part) for part in parts if part is not None)

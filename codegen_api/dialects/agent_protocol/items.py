@@ -42,7 +42,7 @@ MOST_LOOKED_AT = 10_000
     responses=answers.answers(204, None, "It is kept."),
     openapi_extra=needs(WRITE),
 )
-async def put_item(conversations: Keeper, caller: Asker, body: Annotated[schemas.PutItem, Body()]) -> Response:
+async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem, Body()]) -> Response:
     """Keep a value, in the place of one that is there."""
     not_offered(index=body.index, ttl=body.ttl)
     for index, label in enumerate(body.namespace):
@@ -51,10 +51,10 @@ async def put_item(conversations: Keeper, caller: Asker, body: Annotated[schemas
             raise Rejected(details=[Detail(("body", "namespace", index), said, "label")])
     keepable(namespace=body.namespace, value=body.value)
     nameable(key=body.key)
-    now = conversations.clock()
+    now = talk.clock()
     try:
         item = Item(tuple(body.namespace), body.key, body.value, now, now)
-        await conversations.store.put_item(owner_of(caller), item)
+        await talk.store.put_item(owner_of(caller), item)
     except ValueError as error:  # all else was looked at
         said = "Its labels are too many or too long together."
         raise Rejected(details=[Detail(("body", "namespace"), said, "too_long")]) from error
@@ -68,14 +68,14 @@ async def put_item(conversations: Keeper, caller: Asker, body: Annotated[schemas
     openapi_extra=needs(READ),
 )
 async def get_item(
-    conversations: Keeper,
+    talk: Keeper,
     caller: Asker,
     key: Annotated[str, Query()],
     namespace: Annotated[list[str] | None, Query(description="Labels with dots between them, or one by one.")] = None,
 ) -> Response:
     """The value under a key in a namespace."""
     labels = [label for part in namespace or () for label in part.split(".")]
-    item = await conversations.store.item(owner_of(caller), labels, key)
+    item = await talk.store.item(owner_of(caller), labels, key)
     if item is None:
         raise NotFound("There is no such item.")
     return json_response(to_json(item_fields(item)))
@@ -88,9 +88,9 @@ async def get_item(
     responses=answers.answers(204, None, "It is gone, or was never there."),
     openapi_extra=needs(WRITE),
 )
-async def delete_item(conversations: Keeper, caller: Asker, body: Annotated[schemas.DeleteItem, Body()]) -> Response:
+async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.DeleteItem, Body()]) -> Response:
     """Delete the value under a key in a namespace."""
-    await conversations.store.remove_item(owner_of(caller), body.namespace, body.key)
+    await talk.store.remove_item(owner_of(caller), body.namespace, body.key)
     return Response(status_code=204)
 
 
@@ -108,7 +108,7 @@ async def delete_item(conversations: Keeper, caller: Asker, body: Annotated[sche
     openapi_extra=needs(READ),
 )
 async def search_items(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.SearchItems | None, Body()] = None
+    talk: Keeper, caller: Asker, body: Annotated[schemas.SearchItems | None, Body()] = None
 ) -> Response:
     """Items whose namespace begins with these labels, the last changed first.
 
@@ -117,13 +117,13 @@ async def search_items(
     asked = body or schemas.SearchItems()
     words = (asked.query or "").casefold().split()
     if not asked.filter and not words:
-        found = await conversations.store.items(owner_of(caller), asked.namespace_prefix, asked.limit, asked.offset)
+        found = await talk.store.items(owner_of(caller), asked.namespace_prefix, asked.limit, asked.offset)
         return json_response(to_json({"items": [item_fields(item) for item in found]}))
     condition = asked.filter or {}
     keepable(filter=condition)
     understood(condition, ("body", "filter"))
     matching = []
-    async for item in _below(conversations, owner_of(caller), asked.namespace_prefix):
+    async for item in _below(talk, owner_of(caller), asked.namespace_prefix):
         if holds(condition, item.value) and mentions(item.value, words):
             matching.append(item)
         if len(matching) == asked.offset + asked.limit:
@@ -138,27 +138,27 @@ async def search_items(
     openapi_extra=needs(READ),
 )
 async def list_namespaces(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.ListNamespaces | None, Body()] = None
+    talk: Keeper, caller: Asker, body: Annotated[schemas.ListNamespaces | None, Body()] = None
 ) -> Response:
     """The namespaces that hold items, in order."""
     asked = body or schemas.ListNamespaces()
     prefix, suffix = asked.prefix or (), (asked.suffix or ())[::-1]
     found = dict.fromkeys(
         labels[: asked.max_depth]
-        for labels in await conversations.store.namespaces(owner_of(caller))
+        for labels in await talk.store.namespaces(owner_of(caller))
         if begins(prefix, labels) and begins(suffix, labels[::-1])
     )
     shown = list(found)[asked.offset : asked.offset + asked.limit]
     return json_response(to_json({"namespaces": [list(labels) for labels in shown]}))
 
 
-async def _below(conversations: Conversations, owner: str, prefix: Sequence[str]) -> AsyncIterator[Item]:
+async def _below(talk: Conversations, owner: str, prefix: Sequence[str]) -> AsyncIterator[Item]:
     """
     Raises:
         NotOffered: these are more than can be looked through.
     """
     for offset in range(0, MOST_LOOKED_AT, AT_A_TIME):
-        found = await conversations.store.items(owner, prefix, AT_A_TIME, offset)
+        found = await talk.store.items(owner, prefix, AT_A_TIME, offset)
         for item in found:
             yield item
         if len(found) < AT_A_TIME:

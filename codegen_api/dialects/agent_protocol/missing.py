@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol import answers
 from codegen_api.dialects.agent_protocol.asking import Asker
-from codegen_api.dialects.agent_protocol.threads import thread_of
+from codegen_api.dialects.agent_protocol.threads import ThreadId, thread_of
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
 from codegen_api.web import Keeper, needs
@@ -25,23 +25,23 @@ def _never(why: str, scope: str) -> dict[str, Any]:
 
 
 @router.post("/threads/{thread_id}/copy", summary="Copy a thread", **_never(NO_COPIES, WRITE))
-async def copy_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+async def copy_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
     """Not offered."""
-    await thread_of(conversations, caller, thread_id)
+    await thread_of(talk, caller, thread_id)
     raise Unsupported(NO_COPIES)
 
 
 @router.post("/threads/{thread_id}/state", summary="Change the state of a thread", **_never(NO_UPDATES, WRITE))
-async def update_thread_state(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+async def update_thread_state(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
     """Not offered."""
-    await thread_of(conversations, caller, thread_id)
+    await thread_of(talk, caller, thread_id)
     raise Unsupported(NO_UPDATES)
 
 
 @router.post("/threads/{thread_id}/runs/crons", summary="Run in a thread by the clock", **_never(NO_CRONS, WRITE))
-async def create_cron_for_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+async def create_cron_for_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
     """Not offered."""
-    await thread_of(conversations, caller, thread_id)
+    await thread_of(talk, caller, thread_id)
     raise Unsupported(NO_CRONS)
 
 

@@ -6,7 +6,8 @@ from contextlib import aclosing
 from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over
-from codegen_api.dialects.agent_protocol.events import PLACES, Renderings, Teller, encoded, interrupt
+from codegen_api.dialects.agent_protocol.events import PLACES, Teller, encoded, interrupt
+from codegen_api.dialects.agent_protocol.rendering import Renderings
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.errors import GatewayError
 from codegen_api.following import Leaving, Notice, Quiet

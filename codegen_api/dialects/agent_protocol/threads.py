@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header
+from fastapi import APIRouter, Body, Header, Path
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, new_id, owner_of, text_of
@@ -12,7 +12,7 @@ from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.asking import Asker
 from codegen_api.dialects.agent_protocol.keeping import change, keepable, nameable, not_offered
 from codegen_api.dialects.agent_protocol.state import thread_values
-from codegen_api.dialects.agent_protocol.wire import STATUSES, paged, said_by_user, selected, thread_fields
+from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
@@ -20,6 +20,8 @@ from codegen_api.stores import Agent, Conversation, Query
 from codegen_api.web import Keeper, json_response, needs
 
 router = APIRouter(tags=["Agent Protocol: threads"])
+
+ThreadId = Annotated[str, Path(description="The id of a thread.")]
 
 ASKED_AFTER = 10
 """So many busy threads of a list are looked after, for whoever asks again."""
@@ -44,16 +46,16 @@ SORTS = {
     openapi_extra=needs(WRITE),
 )
 async def create_thread(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.CreateThread | None, Body()] = None
+    talk: Keeper, caller: Asker, body: Annotated[schemas.CreateThread | None, Body()] = None
 ) -> Response:
     """Begin a thread. Others may have threads under the same id."""
     asked = body or schemas.CreateThread()
     not_offered(supersteps=asked.supersteps, ttl=asked.ttl)
     metadata = {**(asked.metadata or {}), **({} if asked.graph_id is None else {"graph_id": asked.graph_id})}
-    thread, is_new = await begin_thread(conversations, caller, asked.thread_id, metadata)
+    thread, is_new = await begin_thread(talk, caller, asked.thread_id, metadata)
     if not is_new and asked.if_exists != "do_nothing":
         raise AlreadyExists("There is a thread with this id already.")
-    (fields,) = await _in_short(conversations, caller, [thread])
+    (fields,) = await _in_short(talk, caller, [thread])
     return json_response(to_json(fields))
 
 
@@ -64,7 +66,7 @@ async def create_thread(
     openapi_extra=needs(READ),
 )
 async def search_threads(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.SearchThreads | None, Body()] = None
+    talk: Keeper, caller: Asker, body: Annotated[schemas.SearchThreads | None, Body()] = None
 ) -> Response:
     """Those that have all that is asked for. Of what was said, `values` has what the user said first and last.
 
@@ -82,8 +84,8 @@ async def search_threads(
         sort=SORTS[asked.sort_by],
         descending=asked.sort_order != "asc",
     )
-    found = await conversations.store.conversations(owner_of(caller), wanted)
-    items: list[Json] = [selected(each, asked.select) for each in await _in_short(conversations, caller, found.items)]
+    found = await talk.store.conversations(owner_of(caller), wanted)
+    items: list[Json] = [selected(each, asked.select) for each in await _in_short(talk, caller, found.items)]
     return paged(items, asked.offset, found.total)
 
 
@@ -94,12 +96,12 @@ async def search_threads(
     openapi_extra=needs(READ),
 )
 async def count_threads(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.CountThreads | None, Body()] = None
+    talk: Keeper, caller: Asker, body: Annotated[schemas.CountThreads | None, Body()] = None
 ) -> Response:
     """How many a search would find in all."""
     asked = body or schemas.CountThreads()
     not_offered(values=asked.values)
-    found = await conversations.store.conversations(owner_of(caller), _wanted(asked))
+    found = await talk.store.conversations(owner_of(caller), _wanted(asked))
     return json_response(to_json(found.total))
 
 
@@ -109,13 +111,11 @@ async def count_threads(
     responses=answers.answers(200, answers.Pruned, "How many are gone.", 409),
     openapi_extra=needs(WRITE),
 )
-async def prune_threads(
-    conversations: Keeper, caller: Asker, body: Annotated[schemas.PruneThreads, Body()]
-) -> Response:
+async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.PruneThreads, Body()]) -> Response:
     """Delete those of these threads that there are."""
     if body.strategy != "delete":
         raise NotOffered("Threads can be deleted here (`delete`), and in no other way be made smaller.")
-    removed = [await _remove(conversations, caller, thread_id) for thread_id in dict.fromkeys(body.thread_ids)]
+    removed = [await _remove(talk, caller, thread_id) for thread_id in dict.fromkeys(body.thread_ids)]
     return json_response(to_json({"pruned_count": sum(removed)}))
 
 
@@ -125,11 +125,11 @@ async def prune_threads(
     responses=answers.answers(200, answers.Thread, "The thread."),
     openapi_extra=needs(READ),
 )
-async def get_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+async def get_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
     """A thread as it is now, with all that was said in it."""
-    thread = await thread_of(conversations, caller, thread_id)
-    latest = await conversations.latest(caller, thread.id)
-    values = None if latest is None else await thread_values(conversations, caller, thread.id)
+    thread = await thread_of(talk, caller, thread_id)
+    latest = await talk.latest(caller, thread.id)
+    values = None if latest is None else await thread_values(talk, caller, thread.id)
     return json_response(to_json(thread_fields(thread, latest, values)))
 
 
@@ -143,18 +143,18 @@ async def get_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Re
     openapi_extra=needs(WRITE),
 )
 async def update_thread(
-    conversations: Keeper,
+    talk: Keeper,
     caller: Asker,
-    thread_id: str,
+    thread_id: ThreadId,
     body: Annotated[schemas.UpdateThread, Body()],
     prefer: Annotated[str | None, Header(description="`return=minimal` for an empty answer.")] = None,
 ) -> Response:
     """Put fields into a thread's metadata, in the place of those with the same names."""
     not_offered(ttl=body.ttl)
-    thread = await _put_metadata(conversations, caller, thread_id, body.metadata or {})
+    thread = await _put_metadata(talk, caller, thread_id, body.metadata or {})
     if prefer is not None and "return=minimal" in prefer.replace(" ", "").lower():
         return Response(status_code=204, headers={"Preference-Applied": "return=minimal"})
-    (fields,) = await _in_short(conversations, caller, [thread])
+    (fields,) = await _in_short(talk, caller, [thread])
     return json_response(to_json(fields))
 
 
@@ -165,9 +165,9 @@ async def update_thread(
     responses=answers.answers(204, None, "It is gone.", 409),
     openapi_extra=needs(WRITE),
 )
-async def delete_thread(conversations: Keeper, caller: Asker, thread_id: str) -> Response:
+async def delete_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
     """Delete a thread. A run of it that is under way is stopped, where the host can; there, its log stays."""
-    if not await _remove(conversations, caller, thread_id):
+    if not await _remove(talk, caller, thread_id):
         raise _missing()
     return Response(status_code=204)
 
@@ -175,58 +175,58 @@ async def delete_thread(conversations: Keeper, caller: Asker, thread_id: str) ->
 # -- for runs ---------------------------------------------------------------------------------------------------------
 
 
-async def thread_of(conversations: Conversations, caller: Caller, thread_id: str) -> Conversation:
+async def thread_of(talk: Conversations, caller: Caller, thread_id: str) -> Conversation:
     """The thread that a client means.
 
     Raises:
         NotFound: there is none, or it is somebody else's.
     """
-    thread = await conversations.store.conversation(owner_of(caller), thread_id)
+    thread = await talk.store.conversation(owner_of(caller), thread_id)
     if thread is None:
         raise _missing()
     return thread
 
 
 async def begin_thread(
-    conversations: Conversations, caller: Caller, thread_id: str | None, metadata: Mapping[str, Json]
+    talk: Conversations, caller: Caller, thread_id: str | None, metadata: Mapping[str, Json]
 ) -> tuple[Conversation, bool]:
     """A thread, and whether it is new; else it is the one that has this id, as it is.
 
     Raises:
         Rejected: the id or the metadata cannot be kept.
     """
-    now = conversations.clock()
+    now = talk.clock()
     thread = Conversation(thread_id or new_id(), now, now, title=_name(metadata), metadata=metadata)
     nameable(thread_id=thread.id)
     keepable(metadata=metadata)
-    is_new = await conversations.store.add_conversation(owner_of(caller), thread)
-    return (thread if is_new else await thread_of(conversations, caller, thread.id)), is_new
+    is_new = await talk.store.add_conversation(owner_of(caller), thread)
+    return (thread if is_new else await thread_of(talk, caller, thread.id)), is_new
 
 
 async def remember_assistant(
-    conversations: Conversations,
+    talk: Conversations,
     caller: Caller,
     thread: Conversation,
     agent: Agent,
     messages: Sequence[Mapping[str, Json]],
 ) -> None:
     """Write into a thread's metadata which assistant it is with, by which clients look for their threads, and give it
-    the first message for a name.
+    what the user says for a name, if it has none.
     """
-    first = next((text for text in map(text_of, messages) if text.strip()), "")
-    name = {"thread_name": first.strip()[:NAME_CHARACTERS]} if first and "thread_name" not in thread.metadata else {}
-    graph = agent.configuration.get("graph_id")
-    remembered: dict[str, Json] = {**name, **({} if graph is None else {"graph_id": graph}), "assistant_id": agent.id}
-    if any(thread.metadata.get(field) != value for field, value in remembered.items()):
-        await _put_metadata(conversations, caller, thread.id, remembered)
+    remembered = {"graph_id": agent.configuration.get("graph_id", GRAPH), "assistant_id": agent.id}
+    text = "\n".join(map(text_of, messages)).strip()
+    if text and "thread_name" not in thread.metadata:
+        remembered["thread_name"] = text[:NAME_CHARACTERS]
+    if any(thread.metadata.get(name) != value for name, value in remembered.items()):
+        await _put_metadata(talk, caller, thread.id, remembered)
 
 
-async def remove_threads_of(conversations: Conversations, caller: Caller, agent: Agent) -> None:
+async def remove_threads_of(talk: Conversations, caller: Caller, agent: Agent) -> None:
     """Delete the threads whose metadata names this assistant."""
     wanted = Query(AT_A_TIME, metadata={"assistant_id": agent.id})
-    while found := (await conversations.store.conversations(owner_of(caller), wanted)).items:
+    while found := (await talk.store.conversations(owner_of(caller), wanted)).items:
         for thread in found:
-            await _remove(conversations, caller, thread.id)
+            await _remove(talk, caller, thread.id)
 
 
 # -- beneath ----------------------------------------------------------------------------------------------------------
@@ -246,14 +246,12 @@ def _wanted(asked: schemas.CountThreads) -> Query:
     return Query(1, 0, metadata=asked.metadata or {}, states=states)
 
 
-async def _in_short(
-    conversations: Conversations, caller: Caller, threads: Sequence[Conversation]
-) -> list[dict[str, Json]]:
+async def _in_short(talk: Conversations, caller: Caller, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
     """Threads as far as they are known here, without a call to the host for each."""
-    ends = await conversations.store.ends(owner_of(caller), [thread.id for thread in threads])
+    ends = await talk.store.ends(owner_of(caller), [thread.id for thread in threads])
     active = [latest for _, latest in ends.values() if latest.state.active]
     for turn in active[:ASKED_AFTER]:
-        conversations.ask_after(caller, turn)
+        talk.ask_after(caller, turn)
     found: list[dict[str, Json]] = []
     for thread in threads:
         if thread.id in ends:
@@ -266,26 +264,26 @@ async def _in_short(
 
 
 async def _put_metadata(
-    conversations: Conversations, caller: Caller, thread_id: str, metadata: Mapping[str, Json]
+    talk: Conversations, caller: Caller, thread_id: str, metadata: Mapping[str, Json]
 ) -> Conversation:
     async def look() -> Conversation:
-        return await thread_of(conversations, caller, thread_id)
+        return await thread_of(talk, caller, thread_id)
 
     async def put(then: Conversation, now: Conversation) -> Conversation | None:
         keepable(metadata=now.metadata)
-        return await conversations.store.change_conversation(owner_of(caller), then, now)
+        return await talk.store.change_conversation(owner_of(caller), then, now)
 
     def to(then: Conversation) -> Conversation:
         merged = {**then.metadata, **metadata}
-        return replace(then, metadata=merged, title=_name(merged) or then.title, updated=conversations.clock())
+        return replace(then, metadata=merged, title=_name(merged) or then.title, updated=talk.clock())
 
     return await change(look, put, to)
 
 
-async def _remove(conversations: Conversations, caller: Caller, thread_id: str) -> bool:
+async def _remove(talk: Conversations, caller: Caller, thread_id: str) -> bool:
     """Whether there was such a thread. What is under way in it is stopped, where the host can."""
     owner = owner_of(caller)
-    for turn in await conversations.store.turns(owner, thread_id, limit=1):
-        if turn.state.active and conversations.gateway.can_cancel:
-            await conversations.stop(caller, turn)
-    return await conversations.store.remove_conversation(owner, thread_id)
+    for turn in await talk.store.turns(owner, thread_id, limit=1):
+        if turn.state.active and talk.gateway.can_cancel:
+            await talk.stop(caller, turn)
+    return await talk.store.remove_conversation(owner, thread_id)

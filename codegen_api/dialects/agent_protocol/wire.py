@@ -72,7 +72,7 @@ def render_error(error: GatewayError) -> Response:
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
 
 
-def _detail(item: Detail | Json) -> Json:
+def _detail(item: "Detail | Json") -> Json:
     return {"loc": list(item.loc), "msg": item.msg, "type": item.type} if isinstance(item, Detail) else item
 
 

@@ -1,12 +1,11 @@
-"""Every route that takes a run, asked by everybody who may not know of it: nothing tells that there is such a run.
-
-The routes come from the application's own table, so one that is added is asked here without anybody thinking of it.
+"""Every route of every dialect that takes a run, asked by everybody who may not know of it: nothing tells that there is
+such a run.
 """
 
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,32 +18,12 @@ from codegen_api.auth.keys import new_key
 from codegen_api.identity import SCOPES
 from codegen_api.web import SCOPE
 from tests.auth.issuer import AUDIENCE, Issuer
-from tests.dialects.site import Site, gateway_app, run, serving
+from tests.dialects.routes import EVERY, ON_A_RUN, ask, routes, wants_caller
+from tests.dialects.site import Site, run, serving
 from tests.fakehost import FakeHost
 
 ISSUER = Issuer()
-PUBLIC = {"/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
 MISSING = "999"
-
-
-def routes(within: Any = None) -> list[APIRoute]:
-    """All that the application answers to; newer versions of the framework keep included routers whole."""
-    found: list[APIRoute] = []
-    for route in (within or gateway_app()).routes:
-        if isinstance(route, APIRoute):
-            found.append(route)
-        elif hasattr(route, "original_router"):
-            found += routes(route.original_router)
-    return found
-
-
-def wants_caller(route: APIRoute) -> bool:
-    return route.path not in PUBLIC and route.include_in_schema
-
-
-ON_A_RUN = sorted(
-    (method, route.path) for route in routes() for method in sorted(route.methods) if "{id}" in route.path
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +31,7 @@ class Intruder:
     """Who asks, with what, and what they may hear."""
 
     token: Callable[[], str | None]
-    headers: dict[str, str] = field(default_factory=dict)
+    organization: str | None = None
     status: int = 401
     key: bool = False
 
@@ -64,8 +43,8 @@ def signed(user: str, **more: Any) -> Callable[[], str]:
 INTRUDERS = {
     "a stranger": Intruder(signed("eve"), status=404),
     "a stranger who calls himself the owner elsewhere": Intruder(signed("ann "), status=404),
-    "the owner for another organization": Intruder(signed("ann"), {"X-Organization-ID": "8"}, 403),
-    "a stranger for another organization": Intruder(signed("eve"), {"X-Organization-ID": "8"}, 403),
+    "the owner for another organization": Intruder(signed("ann"), "8", 403),
+    "a stranger for another organization": Intruder(signed("eve"), "8", 403),
     "the owner without a scope": Intruder(signed("ann", scope=None), status=403),
     "the owner with scopes of something else": Intruder(signed("ann", scope="openid runs:readall runs"), status=403),
     "the owner's expired token": Intruder(signed("ann", exp=timedelta(seconds=-120))),
@@ -84,7 +63,7 @@ INTRUDERS = {
     "the deployment's own token": Intruder(lambda: "alice"),
     "somebody without a token": Intruder(lambda: None),
     "another key": Intruder(lambda: "", key=True, status=404),
-    "another key, with another organization": Intruder(lambda: "", {"X-Organization-ID": "9"}, key=True, status=403),
+    "another key, with another organization": Intruder(lambda: "", "9", key=True, status=403),
     "a revoked key": Intruder(lambda: "", key=True),
     "an expired key": Intruder(lambda: "", key=True),
 }
@@ -120,16 +99,11 @@ async def place(tmp_path: Path) -> AsyncIterator[tuple[Site, dict[str, str]]]:
         "jwt_key": ISSUER.public_pem,
         "api_keys_file": file,
     }
-    async with serving(FakeHost(), **more) as site:
+    async with serving(FakeHost(), dialects=EVERY, **more) as site:
         created = await site.post("/agent-runs", {"prompt": "Say hello"}, token=ISSUER.token("ann"))
         assert created.status_code == 201, created.text
         site.host.runs["1"].status = "COMPLETE"
         yield site, {name: key for name, (key, _) in keys.items()}
-
-
-async def ask(site: Site, method: str, path: str, run_id: str, token: str | None, headers: Any) -> httpx.Response:
-    body = {"json": {"prompt": "Go on"}} if method == "POST" else {}
-    return await site.ask(method, path.replace("{id}", run_id), token=token, headers=headers, **body)
 
 
 def told(answer: httpx.Response) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -147,9 +121,8 @@ def test_nothing_tells_a_stranger_that_there_is_such_a_run(method: str, path: st
             intruder = INTRUDERS[who]
             token = keys[who] if intruder.key else intruder.token()
             for headers in ASKED:
-                given = {**headers, **intruder.headers}
-                there = await ask(site, method, path, "1", token, given)
-                not_there = await ask(site, method, path, MISSING, token, given)
+                there = await ask(site, method, path, "1", token, headers, intruder.organization)
+                not_there = await ask(site, method, path, MISSING, token, headers, intruder.organization)
                 assert there.status_code == intruder.status, there.text
                 assert told(there) == told(not_there)
             assert len(site.host.runs["1"].entries) == 1
@@ -170,7 +143,7 @@ def test_the_owner_and_who_may_reach_all_get_an_answer(method: str, path: str, t
                 ISSUER.token("eve", scp=list(SCOPES)),
             ):
                 site.host.runs["1"].status = "COMPLETE"
-                answer = await ask(site, method, path, "1", token, {})
+                answer = await ask(site, method, path, "1", token)
                 assert answer.status_code in (200, 201), answer.text
                 assert "codegen_gateway" not in answer.text
                 assert "owner" not in answer.text
@@ -188,7 +161,8 @@ def test_every_route_says_which_scope_it_needs() -> None:
     }
     assert declared
     for (method, path), scope in declared.items():
-        expected = None if path == "/users/me" else "runs:read" if method == "GET" or "ticket" in path else "runs:write"
+        reads = method == "GET" or path.endswith("/stream-ticket")
+        expected = None if path.endswith("/users/me") else "runs:read" if reads else "runs:write"
         assert scope == expected, (method, path)
 
 
@@ -196,9 +170,9 @@ def test_every_route_says_which_scope_it_needs() -> None:
 @pytest.mark.parametrize("route", [route for route in routes() if wants_caller(route)], ids=lambda route: route.path)
 def test_every_route_that_says_so_wants_to_know_its_caller(route: APIRoute) -> None:
     async def main() -> None:
-        async with serving() as site:
+        async with serving(dialects=EVERY) as site:
             (method,) = route.methods
-            answer = await ask(site, method, route.path, "1", None, {})
+            answer = await ask(site, method, route.path, "1", None)
             assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
 
     run(main())
@@ -211,7 +185,7 @@ def test_a_missing_scope_is_named(scope: str, tmp_path: Path) -> None:
         other = {"runs:read": "runs:write", "runs:write": "runs:read"}[scope]
         method, path = ("GET", "/agent-runs") if scope == "runs:read" else ("POST", "/agent-runs/{id}/cancel")
         async with place(tmp_path) as (site, _):
-            answer = await ask(site, method, path, "1", ISSUER.token("ann", scope=other), {})
+            answer = await ask(site, method, path, "1", ISSUER.token("ann", scope=other))
             assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
             assert answer.json()["details"] == [scope]
             assert answer.headers["www-authenticate"] == f'Bearer error="insufficient_scope", scope="{scope}"'

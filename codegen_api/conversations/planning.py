@@ -1,0 +1,148 @@
+"""What a turn is to be: where it goes on, in which run, and what the host is told."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from codegen_api.conversations import checkpoints
+from codegen_api.conversations.checkpoints import Checkpoint, Stretch, end_of
+from codegen_api.conversations.prompts import with_system_prompt, with_transcript
+from codegen_api.conversations.reading import Reading
+from codegen_api.gateway import Gateway
+from codegen_api.identity import Caller
+from codegen_api.runs import Cursor, Json, StepKind, to_json
+from codegen_api.stores import Agent, Store, Turn
+from codegen_api.upstreams import NewRun
+
+USER = "User"
+GO_ON = "Go on."
+"""What the host is told when nothing is said and there is nothing to be said again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a turn is to be.
+
+    ``messages`` are what the user said, as it is shown; ``text`` and ``images`` what the host is told of it. Without a
+    text, what the user said last is said again. ``agent``'s system prompt goes before the first prompt of a run, or
+    ``system_prompt`` in its place. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy``
+    says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
+    what else a new run is to have. ``options`` are the dialect's.
+    """
+
+    messages: Sequence[Mapping[str, Json]]
+    text: str
+    images: tuple[str, ...] = ()
+    agent: Agent | None = None
+    system_prompt: str | None = None
+    checkpoint: Checkpoint | None = None
+    if_busy: str = "reject"
+    run: NewRun = field(default_factory=lambda: NewRun(""))
+    options: Mapping[str, Json] = field(default_factory=dict)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Planning:
+    """Plans turns; nothing is written down or begun. ``clock`` gives seconds since the epoch."""
+
+    def __init__(self, gateway: Gateway, store: Store, reading: Reading, *, clock: Callable[[], float]) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._reading = reading
+        self._clock = clock
+
+    async def plan(
+        self,
+        caller: Caller,
+        owner: str,
+        wanted: str | None,
+        conversation: str,
+        ask: Ask,
+        known: Sequence[Turn],
+    ) -> tuple[Turn, NewRun]:
+        """The turn, and the run that is to be created for it. ``known`` are the turns of the conversation.
+
+        Raises:
+            NotFound: there is no such checkpoint.
+        """
+        now, checkpoint = self._clock(), ask.checkpoint or latest_end(known)
+        turn = Turn(
+            new_id(),
+            conversation,
+            now,
+            now,
+            agent=None if ask.agent is None else ask.agent.id,
+            messages=ask.messages,
+            parent=None if checkpoint is None else str(checkpoint),
+            mark=new_id(),
+            prompt=ask.text,
+            options=ask.options,
+        )
+        said = await checkpoints.path(self._store, owner, checkpoint, known)
+        last = said[-1].turn if said else None
+        if last is not None and last.run is not None and _goes_on(last, checkpoint, conversation, known):
+            organization, run_id = last.run.organization, last.run.id
+            begin = await self._length(caller, organization, run_id, last.begin if last.end is None else last.end)
+            resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
+            return replace(resumed, prompt=ask.text or GO_ON), replace(ask.run, images=ask.images or None)
+        organization = await self._gateway.organization(caller, wanted)
+        system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
+        told = [line for stretch in said for line in await self._told(caller, owner, stretch)]
+        text = ask.text or (told.pop()[1] if told and told[-1][0] == USER else GO_ON)
+        prompt = with_system_prompt(system_prompt, with_transcript(told, text))
+        model = ask.run.model or (None if ask.agent is None else ask.agent.model)
+        new = replace(ask.run, prompt=prompt, images=ask.images or None, model=model)
+        return replace(turn, organization=organization, prompt=prompt), new
+
+    async def _length(self, caller: Caller, organization: str, run_id: str, after: Cursor) -> Cursor:
+        """How long a log is by now, which has ``after`` entries at least."""
+        while True:
+            page = await self._gateway.read_log(
+                caller, organization, run_id, after, self._gateway.page_size, newest_first=False
+            )
+            after = page.last
+            if page.at_end:
+                return after
+
+    async def _told(self, caller: Caller, owner: str, stretch: Stretch) -> list[tuple[str, str]]:
+        """What was said in a stretch, for a host that has not heard it."""
+        told = [(USER, text_of(message)) for message in stretch.turn.messages]
+        for step in map(self._gateway.step, await self._reading.entries(caller, owner, stretch)):
+            if step.kind is StepKind.ACTION:
+                told.append((f"Tool {step.tool}", f"{step.text}\n{_json(step.input)} -> {_json(step.output)}"))
+            elif step.kind is not StepKind.USER:
+                told.append(("Assistant", step.text))
+        if stretch.upto is None and stretch.turn.answer:
+            told.append(("Assistant", stretch.turn.answer))
+        return told
+
+
+def latest_end(known: Sequence[Turn]) -> Checkpoint | None:
+    """The end of a conversation: that of its latest turn, unless the host never began it."""
+    if not known:
+        return None
+    latest = known[0]
+    if latest.end is not None:
+        return end_of(latest)
+    return None if latest.parent is None else Checkpoint.of(latest.parent)
+
+
+def text_of(message: Mapping[str, Json]) -> str:
+    """The text of what a user said."""
+    content = message.get("content")
+    parts = content if isinstance(content, list | tuple) else []
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _goes_on(last: Turn, checkpoint: Checkpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
+    """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
+    later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)
+    return checkpoint == end_of(last) and last.conversation == conversation and last.end is not None and not later
+
+
+def _json(value: Json) -> str:
+    return value if isinstance(value, str) else to_json(value).decode()

@@ -1,0 +1,112 @@
+"""How a turn is answered: described as a run, told in events, or by its outcome when that is there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations
+from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
+from codegen_api.dialects.agent_protocol.messages import human
+from codegen_api.dialects.agent_protocol.rendering import Renderings
+from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome, response
+from codegen_api.dialects.agent_protocol.wire import moment
+from codegen_api.identity import Caller
+from codegen_api.runs import Json
+from codegen_api.stores import Turn, TurnState
+
+EVENTS_TYPE = "text/event-stream"
+"""Without a charset, as SDKs know it."""
+
+
+async def nothing(_: Turn) -> None:
+    """What most runs want done at their end."""
+
+
+def places_of(turn: Turn, kind: str) -> dict[str, str]:
+    """Where the run is. SDKs put these behind their base URL, so the gateway's own prefix must not stand in them."""
+    place = f"/threads/{quote(turn.conversation, safe='')}/runs/{turn.id}"
+    return {"Location": f"{place}/{kind}", "Content-Location": place}
+
+
+def statuses_of(request: Request) -> Mapping[TurnState, str]:
+    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if request.app.state.documentedstatuses_of else STATUSES
+    return words
+
+
+def events_of(
+    request: Request,
+    talk: Conversations,
+    caller: Caller,
+    turn: Turn,
+    *,
+    modes: Sequence[str] = (),
+    last_event_id: str | None = None,
+    at_end: Ending = nothing,
+    abandoning: Abandoning | None = None,
+) -> Response:
+    remembered = turn.options.get("stream_mode")
+    chosen = modes or [str(mode) for mode in (remembered if isinstance(remembered, list) else ["values"])]
+    context: dict[str, Json] = {
+        "run_id": turn.id,
+        "thread_id": turn.conversation,
+        "assistant_id": turn.options.get("assistant_id"),
+        "graph_id": "agent",
+        "tags": [],
+    }
+    pieces = events(
+        talk,
+        caller,
+        turn,
+        modes=chosen,
+        after=position(turn, last_event_id),
+        renderings=_renderings(request, talk),
+        context=context,
+        statuses=statuses_of(request),
+        at_end=at_end,
+    )
+    return response(request, pieces, EVENTS_TYPE, places_of(turn, "stream"), abandoning)
+
+
+def outcome_of(
+    request: Request,
+    talk: Conversations,
+    caller: Caller,
+    turn: Turn,
+    *,
+    at_end: Ending = nothing,
+    abandoning: Abandoning | None = None,
+) -> Response:
+    pieces = outcome(talk, caller, turn, at_end)
+    return response(request, pieces, "application/json", places_of(turn, "join"), abandoning)
+
+
+def _renderings(request: Request, talk: Conversations) -> Renderings:
+    """What this process has rendered for anybody, made by the first who asks."""
+    state = request.app.state
+    if not hasattr(state, "renderings"):
+        state.renderings = Renderings(talk.gateway.step)
+    renderings: Renderings = state.renderings
+    return renderings
+
+
+def run_fields(turn: Turn, statuses: Mapping[TurnState, str]) -> dict[str, Json]:
+    """A run as clients know it."""
+    options: dict[str, Any] = dict(turn.options)
+    return {
+        "run_id": turn.id,
+        "thread_id": turn.conversation,
+        "assistant_id": options.get("assistant_id") or turn.agent,
+        "status": statuses[turn.state],
+        "created_at": moment(turn.created),
+        "updated_at": moment(turn.updated),
+        "metadata": options.get("metadata") or {},
+        "multitask_strategy": options.get("multitask_strategy") or "reject",
+        "input": {"messages": [human(message) for message in turn.messages]},
+        "output": None,
+        "error_message": turn.error,
+        "config": options.get("config") or {},
+        "context": options.get("context") or {},
+    }

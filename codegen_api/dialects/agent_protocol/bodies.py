@@ -1,0 +1,196 @@
+"""What clients send to start a run: how it is read, and what of it is refused by name.
+
+What SDKs always send and means nothing here is ignored: docs/clients.md has the list.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from codegen_api.conversations import Ask, Checkpoint, new_id, text_of
+from codegen_api.dialects.agent_protocol.events import MODES
+from codegen_api.dialects.agent_protocol.messages import heard, images_of
+from codegen_api.errors import Detail, InvalidRequest, NotOffered, Rejected
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent, Turn, TurnState
+from codegen_api.upstreams import NewRun
+
+HUMAN = ("human", "user", "HumanMessage")
+SYSTEM = ("system", "SystemMessage")
+LOOK = "See the image."
+"""What the host is told where a user sends an image and no word."""
+
+
+def _modes(value: object) -> object:
+    """One mode, a list of them, or such a list as JSON, as browsers put it into a query. Nothing is none."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return [value]
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and value[0].startswith("["):
+        return _modes(value[0])
+    if value is None:
+        return []
+    return [each for each in (value if isinstance(value, list) else [value]) if each != ""]
+
+
+Modes = Annotated[list[str], BeforeValidator(_modes)]
+Object = dict[str, Any]
+
+
+class RunBody(BaseModel):
+    """What starts a run."""
+
+    assistant_id: Annotated[str, Field(description="The id of an assistant, or `agent`.", examples=["agent"])]
+    input: Object | None = Field(
+        default=None,
+        description="`messages`: what the user says.",
+        examples=[{"messages": [{"role": "user", "content": "What is the weather in San Francisco?"}]}],
+    )
+    command: Object | None = Field(default=None, description="`resume`: the answer to an interrupt.")
+    stream_mode: Modes = Field(
+        default=[], description=f"Of {', '.join(MODES)}.", examples=[["values", "messages-tuple"]]
+    )
+    metadata: Object | None = Field(default=None, description="Goes to the host with a new run.")
+    config: Object | None = Field(
+        default=None, description="`configurable` may have `model`, `repo_id`, `agent_type` and `system_prompt`."
+    )
+    context: Object | None = Field(default=None, description="The same as `config.configurable`.")
+    checkpoint: Object | None = Field(default=None, description="Where to go on: its `checkpoint_id`.")
+    checkpoint_id: str | None = None
+    multitask_strategy: str | None = Field(default=None, description="`reject` or `interrupt`.")
+    if_not_exists: str | None = Field(default=None, description="`reject`: do not make the thread.")
+    on_disconnect: str | None = Field(default=None, description="`cancel`: stop the run when the client leaves.")
+    on_completion: str | None = Field(default=None, description="`keep`: keep the thread of a stateless run.")
+    webhook: Any = None
+    after_seconds: Any = None
+    interrupt_before: Any = None
+    interrupt_after: Any = None
+
+
+def refuse_what_is_not_offered(body: RunBody) -> None:
+    """
+    Raises:
+        NotOffered: it asks for something by name that the gateway cannot do.
+    """
+    command = body.command or {}
+    asked = {
+        "webhook": body.webhook,
+        "after_seconds": body.after_seconds,
+        "interrupt_before": body.interrupt_before,
+        "interrupt_after": body.interrupt_after,
+        "command.goto": command.get("goto"),
+        "command.update": command.get("update"),
+    }
+    refused = [name for name, value in asked.items() if value]
+    refused += [f"stream_mode {mode}" for mode in body.stream_mode if mode not in MODES]
+    if body.multitask_strategy not in (None, "", "reject", "interrupt", "enqueue", "rollback"):
+        refused.append(f"multitask_strategy {body.multitask_strategy}")
+    if refused:
+        raise NotOffered(f"The gateway cannot do this: {', '.join(refused)[:500]}.")
+
+
+def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
+    """What a run is to be. ``known``: the turns of the thread, the newest first.
+
+    Raises:
+        Rejected: there is nothing in it that the host could be told.
+        InvalidRequest: it answers an interrupt, and there is none.
+    """
+    refuse_what_is_not_offered(body)
+    settings = _settings(body)
+    system, messages = _said(body, known)
+    checkpoint = _checkpoint(body)
+    text = "\n\n".join(text for text in map(text_of, messages) if text)
+    images = images_of(messages)
+    if not messages and checkpoint is None:
+        where = ("body", "input", "messages")
+        raise Rejected(details=[Detail(where, "There must be a message of the user in it.", "missing")])
+    return Ask(
+        messages,
+        text or (LOOK if images else ""),
+        images,
+        agent,
+        system_prompt=_text(settings, "system_prompt") or system,
+        checkpoint=checkpoint,
+        if_busy=body.multitask_strategy or "reject",
+        run=NewRun(
+            "",
+            metadata=body.metadata or None,
+            repo_id=_repository(settings),
+            model=_text(settings, "model"),
+            agent_type=_text(settings, "agent_type"),
+        ),
+        options={
+            "assistant_id": agent.id,
+            "stream_mode": body.stream_mode or ["values"],
+            "metadata": body.metadata or {},
+            "config": body.config or {},
+            "context": body.context or {},
+            "multitask_strategy": body.multitask_strategy or "reject",
+        },
+    )
+
+
+def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mapping[str, Json]]]:
+    """The system prompt among the messages, and those of the user that are new."""
+    answer = (body.command or {}).get("resume")
+    if answer is not None:
+        if body.input:
+            raise Rejected("A run has an input or a command, not both.")
+        if not known or known[0].state is not TurnState.WAITING:
+            raise InvalidRequest("Cannot resume: the thread is not interrupted.")
+        text = answer if isinstance(answer, str) else to_json(answer).decode()
+        return None, [{"id": new_id(), "content": [{"type": "text", "text": text}]}]
+    given = (body.input or {}).get("messages") or []
+    if not isinstance(given, list):
+        given = [given]
+    told = {message.get("id") for turn in known for message in turn.messages}
+    system: list[str] = []
+    messages: list[Mapping[str, Json]] = []
+    for index, item in enumerate(given):
+        where = ("body", "input", "messages", index)
+        kind, id, content = _message(item, where)  # noqa: A001 - the wire's own word
+        if kind in SYSTEM:
+            system.append(text_of({"content": heard(content, where)}))
+        elif kind in HUMAN and (id is None or id not in told):
+            messages.append({"id": id or new_id(), "content": heard(content, where)})
+    return "\n\n".join(system) or None, messages
+
+
+def _message(item: Any, where: tuple[str | int, ...]) -> tuple[str, str | None, Json]:
+    """A message in any of the forms that LangChain takes: who, its id, what."""
+    match item:
+        case str():
+            return "human", None, item
+        case [str(kind), content]:
+            return kind, None, content
+        case dict():
+            kind, id = item.get("type") or item.get("role") or "human", item.get("id")  # noqa: A001
+            content = item.get("content")
+            if isinstance(kind, str) and (id is None or isinstance(id, str)):
+                return kind, id or None, "" if content is None else content
+    raise Rejected(details=[Detail(where, "Must be a message.", "message_type")])
+
+
+def _checkpoint(body: RunBody) -> Checkpoint | None:
+    given = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
+    return Checkpoint.of(given) if isinstance(given, str) and given else None
+
+
+def _settings(body: RunBody) -> Mapping[str, Json]:
+    configurable = (body.config or {}).get("configurable")
+    return {**(configurable if isinstance(configurable, dict) else {}), **(body.context or {})}
+
+
+def _text(settings: Mapping[str, Json], name: str) -> str | None:
+    value = settings.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _repository(settings: Mapping[str, Json]) -> int | None:
+    value = settings.get("repo_id")
+    return value if type(value) is int else None

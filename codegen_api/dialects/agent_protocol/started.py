@@ -1,0 +1,222 @@
+"""Runs that were started: listed, described, joined, stopped, forgotten."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Body, Header, Query, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations, owner_of
+from codegen_api.dialects.agent_protocol import answers
+from codegen_api.dialects.agent_protocol.answering import events_of, outcome_of, run_fields, statuses_of
+from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.bodies import Modes
+from codegen_api.dialects.agent_protocol.events import MODES
+from codegen_api.dialects.agent_protocol.state import turn_values
+from codegen_api.dialects.agent_protocol.streams import Abandoning
+from codegen_api.dialects.agent_protocol.threads import thread_of
+from codegen_api.errors import Conflict, NotFound, NotOffered
+from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Turn, TurnState
+from codegen_api.web import Keeper, json_response, needs
+
+router = APIRouter(tags=["Agent Protocol: runs"])
+
+LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event seen.")]
+Flag = Annotated[str | None, Query()]
+SET = ("1", "true", "True")
+
+
+async def _find(talk: Conversations, caller: Caller, thread: str | None, run: str, *, settled: bool = True) -> Turn:
+    turn = await talk.turn(caller, run, settled=settled)
+    if thread is not None and turn.conversation != thread:
+        raise NotFound("There is no such run in this thread.")
+    return turn
+
+
+@router.get("/threads/{thread_id}/runs", summary="List runs", responses=answers.RUNS, openapi_extra=needs(READ))
+async def list_runs(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    thread_id: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    status: Annotated[str | None, Query(description="Only runs with this status.")] = None,
+) -> Response:
+    """The runs of a thread, newest first. What came of them is told by `GET` of each."""
+    await thread_of(talk, caller, thread_id)
+    await talk.latest(caller, thread_id)
+    words = statuses_of(request)
+    states = [state for state in TurnState if words[state] == status] if status else None
+    turns = await talk.store.turns(owner_of(caller), thread_id, states=states, limit=limit, offset=offset)
+    return json_response(to_json([run_fields(turn, words) for turn in turns]))
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}", summary="Get a run", responses=answers.RUN, openapi_extra=needs(READ))
+async def get_run(request: Request, talk: Keeper, caller: Asker, thread_id: str, run_id: str) -> Response:
+    """A run as it is now; with the state of its thread at its end as `output`."""
+    turn = await _find(talk, caller, thread_id, run_id)
+    output: Json = None
+    if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
+        output = await turn_values(talk, caller, turn)
+    elif not turn.state.active:
+        output = {}
+    return json_response(to_json({**run_fields(turn, statuses_of(request)), "output": output}))
+
+
+@router.get(
+    "/threads/{thread_id}/runs/{run_id}/join",
+    summary="Wait for a run",
+    responses=answers.JOINED,
+    openapi_extra=needs(READ),
+)
+async def join_run(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    thread_id: str,
+    run_id: str,
+    cancel_on_disconnect: Flag = None,
+) -> Response:
+    """The thread's state at the end of a run."""
+    turn = await _find(talk, caller, thread_id, run_id, settled=False)
+    return outcome_of(request, talk, caller, turn, abandoning=_joined(talk, caller, turn, cancel_on_disconnect))
+
+
+@router.get(
+    "/threads/{thread_id}/runs/{run_id}/stream",
+    summary="Follow a run",
+    responses=answers.FOLLOWED,
+    openapi_extra=needs(READ),
+)
+async def join_stream(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    thread_id: str,
+    run_id: str,
+    stream_mode: Annotated[list[str] | None, Query(description="Else those that the run was started with.")] = None,
+    cancel_on_disconnect: Flag = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
+    of this run, all of them; also when the run is over, for as long as the host keeps it.
+    """
+    turn = await _find(talk, caller, thread_id, run_id, settled=False)
+    return events_of(
+        request,
+        talk,
+        caller,
+        turn,
+        modes=_wanted_modes(stream_mode),
+        last_event_id=last_event_id,
+        abandoning=_joined(talk, caller, turn, cancel_on_disconnect),
+    )
+
+
+@router.post(
+    "/runs/{run_id}/stream", summary="Follow a run by its id", responses=answers.FOLLOWED, openapi_extra=needs(READ)
+)
+async def follow_run(
+    request: Request, talk: Keeper, caller: Asker, run_id: str, last_event_id: LastEventId = None
+) -> Response:
+    """The events of a run, for who does not know its thread."""
+    turn = await _find(talk, caller, None, run_id, settled=False)
+    return events_of(request, talk, caller, turn, last_event_id=last_event_id)
+
+
+def _wanted_modes(given: list[str] | None) -> list[str]:
+    modes = ModeList.model_validate({"modes": given}).modes
+    unknown = [mode for mode in modes if mode not in (*MODES, "run_modes")]
+    if unknown:
+        raise NotOffered(f"The gateway does not know the stream mode {unknown[0][:100]}.")
+    return [mode for mode in modes if mode in MODES]
+
+
+class ModeList(BaseModel):
+    modes: Modes
+
+
+def _joined(talk: Conversations, caller: Caller, turn: Turn, asked: str | None) -> Abandoning | None:
+    return Abandoning(talk, caller, turn) if asked in SET else None
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/threads/{thread_id}/runs/{run_id}/cancel",
+    summary="Stop a run",
+    responses=answers.STOPPED,
+    openapi_extra=needs(WRITE),
+)
+async def cancel_run(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    thread_id: str,
+    run_id: str,
+    wait: Flag = None,
+    action: Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")] = "interrupt",
+) -> Response:
+    """Stop a run, where the host can; one that is over stays as it is."""
+    _refuse_rollback(action)
+    turn = await _find(talk, caller, thread_id, run_id)
+    turn = await talk.stop(caller, turn, wait=wait in SET)
+    return json_response(to_json(run_fields(turn, statuses_of(request))))
+
+
+class ManyRuns(BaseModel):
+    """Which runs to stop."""
+
+    thread_id: str | None = None
+    run_ids: list[str] | None = None
+    status: Literal["pending", "running", "all"] | None = None
+
+
+@router.post(
+    "/runs/cancel", status_code=204, summary="Stop runs", responses=answers.ALL_STOPPED, openapi_extra=needs(WRITE)
+)
+async def cancel_runs(
+    talk: Keeper,
+    caller: Asker,
+    body: Annotated[ManyRuns, Body()],
+    action: Annotated[str, Query()] = "interrupt",
+) -> Response:
+    """Stop the named runs of a thread, or all that are under way."""
+    _refuse_rollback(action)
+    if body.run_ids is not None:
+        turns: Sequence[Turn] = [await _find(talk, caller, body.thread_id, run) for run in body.run_ids[:100]]
+    else:
+        states = {"pending": [TurnState.STARTING], "running": [TurnState.RUNNING]}
+        wanted = states.get(body.status or "all", [TurnState.STARTING, TurnState.RUNNING])
+        turns = await talk.store.turns(owner_of(caller), body.thread_id, states=wanted, limit=100)
+    await asyncio.gather(*(talk.stop(caller, turn) for turn in turns))
+    return Response(status_code=204)
+
+
+@router.delete(
+    "/threads/{thread_id}/runs/{run_id}",
+    status_code=204,
+    summary="Forget a run",
+    responses=answers.FORGOTTEN,
+    openapi_extra=needs(WRITE),
+)
+async def delete_run(talk: Keeper, caller: Asker, thread_id: str, run_id: str, force: Flag = None) -> Response:
+    """Forget a run that is over; with `force` it is stopped before."""
+    turn = await _find(talk, caller, thread_id, run_id)
+    if turn.state.active and force in SET:
+        turn = await talk.stop(caller, turn, wait=True)
+    if turn.state.active:
+        raise Conflict("The run is under way: stop it first.")
+    await talk.store.remove_turn(owner_of(caller), turn.id)
+    return Response(status_code=204)
+
+
+def _refuse_rollback(action: str) -> None:
+    if action != "interrupt":
+        raise NotOffered(f"The gateway cannot do this when it stops a run: {action[:100]}.")

@@ -1,0 +1,188 @@
+"""The hosted API's routes, at its paths and under its names, with the gateway behind them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Query
+from starlette.responses import Response
+
+from codegen_api.dialects.codegen import schemas
+from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
+from codegen_api.identity import READ, WRITE
+from codegen_api.runs import to_json
+from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.web import Asker, Door, IdempotencyKey, Repeater, bearer, json_response, needs, replayed
+
+router = APIRouter(tags=["Hosted API"], dependencies=[Depends(bearer)])
+
+BELOW = "/v1/organizations/{org_id}"
+"""Where an organization's things are; but for logs."""
+
+RunId = Annotated[int, Path(alias="agent_run_id", ge=0, lt=10**18, description="Which run.", examples=[12345])]
+Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
+
+
+async def entered(
+    gateway: Door,
+    caller: Asker,
+    org_id: Annotated[int, Path(ge=0, lt=10**18, description="Which organization.", examples=[323])],
+) -> str:
+    """The organization that the path names, if the caller may enter it."""
+    return await gateway.organization(caller, str(org_id))
+
+
+Organization = Annotated[str, Depends(entered)]
+
+
+@router.get("/v1/users/me", summary="Who am I", responses=schemas.ME, openapi_extra=needs(None))
+async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
+    """The user behind the token. Who is no user of the host has a number here all the same, which stays theirs."""
+    fields = user_fields(caller.principal) if caller.shared else (await gateway.me(caller)).fields
+    return json_response(to_json(fields))
+
+
+@router.get(
+    "/v1/organizations", summary="List organizations", responses=schemas.ORGANIZATIONS, openapi_extra=needs(READ)
+)
+async def get_organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
+    """The organizations that the token opens."""
+    listing = await gateway.organizations(caller, skip, limit)
+    return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
+
+
+@router.get(BELOW + "/users", summary="List users", responses=schemas.USERS, openapi_extra=needs(READ))
+async def get_users(
+    gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
+) -> Response:
+    """Who is in the organization; not for those who share the deployment's account."""
+    listing = await gateway.users(caller, organization, skip, limit)
+    return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
+
+
+@router.get(BELOW + "/users/{user_id}", summary="Get a user", responses=schemas.USER, openapi_extra=needs(READ))
+async def get_user(
+    gateway: Door,
+    caller: Asker,
+    organization: Organization,
+    user_id: Annotated[int, Path(ge=0, lt=10**18, description="Which user.")],
+) -> Response:
+    """Somebody in the organization; not for those who share the deployment's account."""
+    return json_response(to_json((await gateway.user(caller, organization, str(user_id))).fields))
+
+
+@router.post(BELOW + "/agent/run", summary="Start a run", responses=schemas.DONE, openapi_extra=needs(WRITE))
+async def create_agent_run(
+    gateway: Door,
+    repeats: Repeater,
+    caller: Asker,
+    organization: Organization,
+    body: Annotated[schemas.CreateAgentRunInput, Body()],
+    key: IdempotencyKey = None,
+) -> Response:
+    """Start an agent run."""
+    images = None if body.images is None else tuple(body.images)
+    new = NewRun(body.prompt, body.metadata, images, body.repo_id, body.model, body.agent_type)
+    done = await repeats.create(caller, organization, new, key)
+    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+
+
+@router.get(BELOW + "/agent/runs", summary="List runs", responses=schemas.RUNS, openapi_extra=needs(READ))
+async def list_agent_runs(
+    gateway: Door,
+    caller: Asker,
+    organization: Organization,
+    user_id: Annotated[int | None, Query(description="Only runs that this user started.")] = None,
+    source_type: Annotated[str | None, Query(description="Only runs from this source, `API` for instance.")] = None,
+    skip: Skip = 0,
+    limit: Limit = 100,
+) -> Response:
+    """Runs, newest first. Who shares the deployment's account is shown their own, and means them with their own number.
+
+    How many these are is not known: `total` then counts what was passed over and what is here, and one more when there
+    is more.
+    """
+    found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), None)
+    return json_response(runs_page(found, skip, limit))
+
+
+@router.get(BELOW + "/agent/run/{agent_run_id}", summary="Get a run", responses=schemas.RUN, openapi_extra=needs(READ))
+async def get_agent_run(gateway: Door, caller: Asker, organization: Organization, run_id: RunId) -> Response:
+    """A run as it is now."""
+    return json_response(to_json(run_fields(await gateway.get(caller, organization, str(run_id)))))
+
+
+@router.post(
+    BELOW + "/agent/run/resume", summary="Go on with a run", responses=schemas.DONE, openapi_extra=needs(WRITE)
+)
+async def resume_agent_run(
+    gateway: Door,
+    repeats: Repeater,
+    caller: Asker,
+    organization: Organization,
+    body: Annotated[schemas.ResumeAgentRunInput, Body()],
+    key: IdempotencyKey = None,
+) -> Response:
+    """Give a run another prompt. It goes on under the same id; the ban of a cancelled run is lifted."""
+    images = None if body.images is None else tuple(body.images)
+    done = await repeats.resume(caller, organization, str(body.agent_run_id), body.prompt, images, key)
+    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+
+
+@router.post(BELOW + "/agent/run/ban", summary="Ban a run", responses=schemas.BAN, openapi_extra=needs(WRITE))
+async def ban_all_checks_for_agent_run(
+    gateway: Door,
+    caller: Asker,
+    organization: Organization,
+    body: Annotated[schemas.StopAgentRunInput, Body()],
+) -> Response:
+    """Stop a run, and the checks of its pull request."""
+    await gateway.cancel(caller, organization, str(body.agent_run_id))
+    return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": True}))
+
+
+@router.post(BELOW + "/agent/run/unban", summary="Lift a ban", responses=schemas.BAN, openapi_extra=needs(WRITE))
+async def unban_all_checks_for_agent_run(
+    gateway: Door,
+    caller: Asker,
+    organization: Organization,
+    body: Annotated[schemas.StopAgentRunInput, Body()],
+) -> Response:
+    """Let the checks of a run's pull request go on. The run itself stays stopped until it is resumed."""
+    await gateway.uncancel(caller, organization, str(body.agent_run_id))
+    return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": False}))
+
+
+@router.post(
+    BELOW + "/agent/run/remove-from-pr",
+    summary="Remove the agent from a pull request",
+    responses=schemas.BAN,
+    openapi_extra=needs(WRITE),
+)
+async def remove_codegen_from_pr(
+    gateway: Door,
+    caller: Asker,
+    organization: Organization,
+    body: Annotated[schemas.StopAgentRunInput, Body()],
+) -> Response:
+    """The same as a ban, under a friendlier name."""
+    return await ban_all_checks_for_agent_run(gateway, caller, organization, body)
+
+
+@router.get(
+    "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs",
+    summary="Read the log",
+    responses=schemas.LOGS,
+    openapi_extra=needs(READ),
+)
+async def get_agent_run_logs(
+    gateway: Door,
+    caller: Asker,
+    organization: Organization,
+    run_id: RunId,
+    skip: Skip = 0,
+    limit: Limit = 100,
+    reverse: Annotated[bool, Query(description="Newest first; `skip` then counts from the end.")] = False,
+) -> Response:
+    """A stretch of the log, with the run as it is now."""
+    page = await gateway.read_log(caller, organization, str(run_id), skip, limit, newest_first=reverse)
+    return json_response(log_page(page))

@@ -1,0 +1,271 @@
+"""What the hosted API's routes take and give, as the OpenAPI document tells it, under the names of the host's own.
+
+Only the request models are used to parse; answers are the host's own data, so the models here describe them and never
+cut them down.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from codegen_api.web import COMMON, MEANINGS, described_error
+
+RUN_EXAMPLE: dict[str, Any] = {
+    "id": 12345,
+    "organization_id": 323,
+    "status": "ACTIVE",
+    "created_at": "2025-06-21 11:20:04.338398",
+    "web_url": "https://codegen.com/agent/trace/12345",
+    "result": None,
+    "summary": None,
+    "source_type": "API",
+    "github_pull_requests": [],
+    "metadata": {"source": "api"},
+}
+ENTRY_EXAMPLE: dict[str, Any] = {
+    "agent_run_id": 12345,
+    "created_at": "2025-06-21 11:20:09.108894",
+    "tool_name": "ripgrep_search",
+    "message_type": "ACTION",
+    "thought": "Look for the function first.",
+    "observation": None,
+    "tool_input": {"query": "def fibonacci"},
+    "tool_output": {"matches": 1},
+}
+LOG_EXAMPLE: dict[str, Any] = {
+    **{key: RUN_EXAMPLE[key] for key in ("id", "organization_id", "status", "created_at", "web_url", "result")},
+    "metadata": None,
+    "logs": [ENTRY_EXAMPLE],
+    "total_logs": 25,
+    "page": 1,
+    "size": 100,
+    "pages": 1,
+}
+USER_EXAMPLE: dict[str, Any] = {
+    "id": 1001,
+    "email": "alice@example.com",
+    "github_user_id": "583231",
+    "github_username": "alice",
+    "avatar_url": None,
+    "full_name": "Alice Archer",
+    "role": "ADMIN",
+    "is_admin": True,
+}
+ORGANIZATION_EXAMPLE: dict[str, Any] = {
+    "id": 323,
+    "name": "Shared Works",
+    "settings": {"enable_pr_creation": True, "enable_rules_detection": True},
+}
+
+
+def _shown(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="allow", json_schema_extra={"examples": list(examples)})
+
+
+def _page(item: dict[str, Any]) -> ConfigDict:
+    return _shown({"items": [item], "total": 1, "page": 1, "size": 100, "pages": 1})
+
+
+RUN_ID = Field(ge=0, lt=10**18, description="Which run.")
+
+
+class CreateAgentRunInput(BaseModel):
+    """What to start."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "Create a Python function", "metadata": {"source": "api"}}]}
+    )
+
+    prompt: str = Field(description="What the agent is to do.")
+    images: list[str] | None = Field(None, description="Base64 data URIs.")
+    metadata: dict[str, Any] | None = Field(None, description="Anything; it comes back with the run.")
+    repo_id: int | None = Field(None, description="The repository to work in.")
+    model: str | None = Field(None, description="The model; else the organization's default.")
+    agent_type: str | None = Field(None, description="`codegen` or `claude_code`; else the organization's default.")
+
+
+class ResumeAgentRunInput(BaseModel):
+    """Which run is to go on, and how."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"agent_run_id": 12345, "prompt": "Now add tests."}]})
+
+    agent_run_id: int = RUN_ID
+    prompt: str = Field(description="What the agent is to do next.")
+    images: list[str] | None = Field(None, description="Base64 data URIs.")
+
+
+class StopAgentRunInput(BaseModel):
+    """Which run is meant. Where the host is to put its card is not passed on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"agent_run_id": 12345}]})
+
+    agent_run_id: int = RUN_ID
+
+
+class AgentRunResponse(BaseModel):
+    """A run, as the host gives it."""
+
+    model_config = _shown(RUN_EXAMPLE)
+
+    id: int
+    organization_id: int
+    status: str | None = None
+    created_at: str | None = None
+    web_url: str | None = None
+    result: str | None = None
+    summary: str | None = None
+    source_type: str | None = None
+    github_pull_requests: list[dict[str, Any]] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class AgentRunLogResponse(BaseModel):
+    """One thing the agent did, as the host gives it."""
+
+    model_config = _shown(ENTRY_EXAMPLE)
+
+    agent_run_id: int
+    created_at: str | None = None
+    tool_name: str | None = None
+    message_type: str | None = None
+    thought: str | None = None
+    observation: Any = None
+    tool_input: Any = None
+    tool_output: Any = None
+
+
+class AgentRunWithLogsResponse(BaseModel):
+    """A run with a stretch of its log."""
+
+    model_config = _shown(LOG_EXAMPLE)
+
+    id: int
+    organization_id: int
+    status: str | None = None
+    created_at: str | None = None
+    web_url: str | None = None
+    result: str | None = None
+    metadata: dict[str, Any] | None = None
+    logs: list[AgentRunLogResponse]
+    total_logs: int | None
+    page: int | None
+    size: int | None
+    pages: int | None
+
+
+class UserResponse(BaseModel):
+    """A user."""
+
+    model_config = _shown(USER_EXAMPLE)
+
+    id: int
+    github_user_id: str
+    github_username: str
+    email: str | None = None
+    avatar_url: str | None = None
+    full_name: str | None = None
+    role: str | None = None
+    is_admin: bool | None = None
+
+
+class OrganizationResponse(BaseModel):
+    """An organization."""
+
+    model_config = _shown(ORGANIZATION_EXAMPLE)
+
+    id: int
+    name: str
+    settings: dict[str, Any]
+
+
+class _Page(BaseModel):
+    total: int
+    page: int
+    size: int
+    pages: int
+
+
+class PageOfAgentRuns(_Page):
+    model_config = _page(RUN_EXAMPLE)
+
+    items: list[AgentRunResponse]
+
+
+class PageOfUsers(_Page):
+    model_config = _page(USER_EXAMPLE)
+
+    items: list[UserResponse]
+
+
+class PageOfOrganizations(_Page):
+    model_config = _page(ORGANIZATION_EXAMPLE)
+
+    items: list[OrganizationResponse]
+
+
+class BanResponse(BaseModel):
+    """Whether the run is banned now. The host's own answer has no known shape; this one is the gateway's."""
+
+    model_config = _shown({"agent_run_id": 12345, "banned": True})
+
+    agent_run_id: int
+    banned: bool
+
+
+class Place(BaseModel):
+    """Where a request was wrong."""
+
+    loc: list[int | str]
+    msg: str
+    type: str
+
+
+class HostedError(BaseModel):
+    """Any error: what the host's clients look for under either of its names, and two fields of the gateway's."""
+
+    detail: str | list[Place] = Field(description="The same as `message`; with 422 a list of places.")
+    message: str = Field(description="A sentence for people.")
+    status_code: int
+    code: str = Field(description="Stable, for machines.")
+    request_id: str | None
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def _responses(model: type[BaseModel], description: str, *errors: int) -> Responses:
+    """The host answers 200 whatever it did."""
+    return {
+        200: {"model": model, "description": description},
+        **{status: _error(status) for status in sorted({*COMMON, *errors})},
+    }
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, sentence = MEANINGS[status]
+    places = [{"loc": ["body", "prompt"], "msg": "Field required", "type": "missing"}]
+    example: dict[str, Any] = {
+        "detail": places if status == 422 else sentence,
+        "message": sentence,
+        "status_code": status,
+        "code": code,
+        "request_id": "5f0c0f2a2f6f",
+    }
+    return described_error(status, HostedError, sentence, example)
+
+
+ME = _responses(UserResponse, "The user.")
+USER = _responses(UserResponse, "The user.", 501)
+USERS = _responses(PageOfUsers, "The users.", 501)
+ORGANIZATIONS = _responses(PageOfOrganizations, "The organizations.")
+RUN = _responses(AgentRunResponse, "The run.")
+RUNS = _responses(PageOfAgentRuns, "The runs.")
+LOGS = _responses(AgentRunWithLogsResponse, "The run and the stretch of its log.")
+BAN = _responses(BanResponse, "It is done.", 501)
+DONE = _responses(AgentRunResponse, "The run.", 402, 409)
+DONE[200]["headers"] = {
+    "Idempotent-Replayed": {
+        "schema": {"type": "string"},
+        "description": "`true` where a repeat is answered as the first time.",
+    }
+}

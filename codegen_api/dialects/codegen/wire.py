@@ -1,0 +1,120 @@
+"""The host's shapes: pure functions from the gateway's data to the bytes that the host would have sent.
+
+What the gateway adds for others is left out here, and what it rewrites, times, is written back.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from starlette.responses import Response
+
+from codegen_api.errors import Detail, GatewayError, Rejected
+from codegen_api.identity import Principal
+from codegen_api.runs import Json, LogEntry, Page, Paging, Run, to_json
+from codegen_api.searching import Found
+from codegen_api.telemetry import trace
+from codegen_api.web import error_headers, json_response, status_of
+
+_OURS = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d(?:\.\d+)?)Z", re.ASCII)
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def render_error(error: GatewayError) -> Response:
+    """The answer to a request that failed. The host has three shapes, and each of its clients reads some of them: here
+    all find what they look for, ``message`` as well as ``detail``, which is a list where the host has a list.
+    """
+    current = trace.get()
+    body: dict[str, Json] = {
+        "detail": _places(error) if isinstance(error, Rejected) else error.message,
+        "message": error.message,
+        "status_code": status_of(error),
+        "code": error.code,
+        "request_id": current.request_id if current else None,
+    }
+    return json_response(to_json(body), status_of(error), error_headers(error))
+
+
+def _places(error: Rejected) -> Json:
+    places = [item for item in error.details if isinstance(item, Detail)] or [Detail((), error.message, error.code)]
+    return [{"loc": list(place.loc), "msg": place.msg, "type": place.type} for place in places]
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def host_time(value: Json) -> Json:
+    """A time as the host writes it, with a space and no zone, from ours, which is in UTC and says so. What is no time
+    stays.
+    """
+    ours = _OURS.fullmatch(value) if isinstance(value, str) else None
+    return value if ours is None else f"{ours[1]} {ours[2]}"
+
+
+def run_fields(run: Run) -> dict[str, Json]:
+    """A run with the host's fields and no other."""
+    fields = _with_times(run.fields)
+    pulls = fields.get("github_pull_requests")
+    if isinstance(pulls, list):
+        fields["github_pull_requests"] = [_with_times(pull) if isinstance(pull, dict) else pull for pull in pulls]
+    return fields
+
+
+def _with_times(fields: Mapping[str, Json]) -> dict[str, Json]:
+    return {key: host_time(value) if key.endswith("_at") else value for key, value in fields.items()}
+
+
+def entry_json(entry: LogEntry) -> bytes:
+    """A log entry: its bytes as they are, but for its time."""
+    theirs = host_time(entry.created_at)
+    if theirs == entry.created_at:
+        return entry.json
+    before, after = (f'"created_at":"{time}"'.encode() for time in (entry.created_at, theirs))
+    if entry.json.count(before) == 1:
+        return entry.json.replace(before, after)
+    # what a tool was told holds the same time
+    return to_json({**json.loads(entry.json), "created_at": theirs})
+
+
+def log_page(page: Page) -> bytes:
+    """A stretch of the log, with the run as the host describes it there."""
+    entries = b",".join(entry_json(entry) for entry in page.entries)
+    paging = page.paging
+    rest = to_json({"total_logs": paging.total, "page": paging.page, "size": paging.size, "pages": paging.pages})
+    return b'%b,"logs":[%b],%b' % (to_json(run_fields(page.run))[:-1], entries, rest[1:])
+
+
+def runs_page(found: Found, skip: int, limit: int) -> bytes:
+    """A page of runs. Of a search it says that there is more when it is full and the search was not at its end."""
+    runs = [run_fields(run) for run in found.listing.items]
+    return page_of(runs, found.listing.paging, skip, limit, more=len(runs) == limit and found.next_skip is not None)
+
+
+def page_of(items: Sequence[Json], paging: Paging, skip: int, limit: int, *, more: bool = False) -> bytes:
+    """A page with all four numbers, which the host always gives. Where it was not asked for just this page, they are
+    reckoned: the total is what was passed over and what is here, and one more if there is ``more``.
+    """
+    total = skip + len(items) + more if paging.total is None else paging.total
+    numbers: dict[str, Json] = {
+        "total": total,
+        "page": skip // limit + 1 if paging.page is None else paging.page,
+        "size": limit if paging.size is None else paging.size,
+        "pages": -(-total // limit) if paging.pages is None else paging.pages,
+    }
+    return to_json({"items": items, **numbers})
+
+
+def user_fields(principal: Principal) -> dict[str, Json]:
+    """Somebody whom the host does not know, as if it did: its clients want a number and two texts."""
+    return {
+        "id": principal.number,
+        "email": None,
+        "github_user_id": principal.user,
+        "github_username": principal.user,
+        "avatar_url": None,
+        "full_name": None,
+        "role": None,
+        "is_admin": None,
+    }

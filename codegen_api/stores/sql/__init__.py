@@ -1,0 +1,261 @@
+"""Agents, conversations, turns and items in a SQL database: a SQLite file, or PostgreSQL.
+
+Each operation is one transaction, and no connection is held between two. What goes wrong in the database comes out as
+``StoreUnavailable``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from codegen_api.stores import Agent, Busy, Conversation, Found, Item, Query, Turn, TurnState
+from codegen_api.stores.sql.database import database_at
+from codegen_api.stores.sql.migrating import migrate
+from codegen_api.stores.sql.queries import among, below, cut, exactly, matching, stretch
+from codegen_api.stores.sql.tables import (
+    AGENTS,
+    CONVERSATIONS,
+    ITEMS,
+    TURNS,
+    Kind,
+    active,
+    conversations,
+    items,
+    labels_of,
+    path_of,
+    turns,
+)
+
+T = TypeVar("T")
+Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
+
+_AT_ONCE = 200
+"""Conversations that are removed in one transaction, for which all other writers wait."""
+
+
+class SqlStore:
+    """``Store`` in the database that ``url`` names: ``sqlite:///path`` or ``postgresql://...``, as libpq has them.
+
+    Raises:
+        ValueError: the URL names no database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._database = database_at(url)
+
+    async def open(self) -> None:
+        await self._database.open(migrate)
+
+    async def aclose(self) -> None:
+        await self._database.aclose()
+
+    # -- agents -------------------------------------------------------------------------------------------------------
+
+    async def add_agent(self, owner: str, agent: Agent) -> bool:
+        return await self._add(AGENTS, owner, agent)
+
+    async def agent(self, owner: str, id: str) -> Agent | None:  # noqa: A002
+        return await self._one(AGENTS, owner=owner, id=id)
+
+    async def agents(self, owner: str, query: Query) -> Found[Agent]:
+        return await self._found(AGENTS, owner, query)
+
+    async def change_agent(self, owner: str, then: Agent, now: Agent) -> Agent | None:
+        return await self._change(AGENTS, owner, then, now)
+
+    async def remove_agent(self, owner: str, id: str) -> bool:  # noqa: A002
+        return await self._remove(AGENTS, owner=owner, id=id)
+
+    # -- conversations ------------------------------------------------------------------------------------------------
+
+    async def add_conversation(self, owner: str, conversation: Conversation) -> bool:
+        return await self._add(CONVERSATIONS, owner, conversation)
+
+    async def conversation(self, owner: str, id: str) -> Conversation | None:  # noqa: A002
+        return await self._one(CONVERSATIONS, owner=owner, id=id)
+
+    async def conversations(self, owner: str, query: Query) -> Found[Conversation]:
+        return await self._found(CONVERSATIONS, owner, query)
+
+    async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None:
+        return await self._change(CONVERSATIONS, owner, then, now)
+
+    async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
+        return await self._remove(CONVERSATIONS, owner=owner, id=id)
+
+    async def expire(self, before: float) -> int:
+        busy = exists().where(
+            turns.c.owner == conversations.c.owner, turns.c.conversation == conversations.c.id, active
+        )
+        key = [conversations.c.owner, conversations.c.id]
+        idle = select(*key).where(conversations.c.updated < before, ~busy).limit(_AT_ONCE)
+        removed = 0
+        while True:
+            async with self._database.writing() as connection:
+                # one that somebody adds a turn to just now is not idle; with SQLite nobody does
+                found = (await connection.execute(idle.with_for_update(skip_locked=True))).all()
+                for owner, id_ in found:
+                    await connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
+            removed += len(found)
+            if len(found) < _AT_ONCE:
+                return removed
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    async def add_turn(self, owner: str, turn: Turn) -> Turn:
+        row = TURNS.row_of(owner, turn)
+        its = exactly(conversations, owner=owner, id=turn.conversation)
+        async with self._database.writing() as connection:
+            # whoever comes at the same time waits here
+            touched = await connection.execute(update(conversations).where(its).values(updated=turn.updated))
+            if not touched.rowcount:
+                raise KeyError(turn.conversation)
+            other = await self._active(connection, owner, turn.conversation)
+            if other is not None:
+                raise Busy(other)
+            theirs = exactly(turns, owner=owner, conversation=turn.conversation)
+            last = await connection.scalar(select(func.max(turns.c.number)).where(theirs))
+            row["number"] = (last or 0) + 1
+            insert = self._database.insert(turns).values(row)
+            if not (await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))).rowcount:
+                raise KeyError(turn.id)
+        return replace(turn, number=row["number"])
+
+    async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002
+        return await self._one(TURNS, owner=owner, id=id)
+
+    async def turns(
+        self,
+        owner: str,
+        conversation: str | None = None,
+        *,
+        states: Sequence[TurnState] | None = None,
+        limit: int = 1000,
+        offset: int = 0,
+        newest_first: bool = True,
+    ) -> Sequence[Turn]:
+        statement = select(*TURNS.shown).where(exactly(turns, owner=owner))
+        order = [turns.c.number]
+        if conversation is None:
+            order = [turns.c.created, turns.c.conversation, turns.c.number]
+        else:
+            statement = statement.where(exactly(turns, conversation=conversation))
+        if states is not None:
+            statement = statement.where(turns.c.state.in_([state.value for state in states]))
+        statement = statement.order_by(*(column.desc() if newest_first else column.asc() for column in order))
+        return await self._some(TURNS, cut(statement, limit, offset))
+
+    async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
+        theirs = and_(exactly(turns, owner=owner), among(self._database, turns.c.conversation, conversations))
+        spans = select(
+            turns.c.conversation, func.min(turns.c.number).label("first"), func.max(turns.c.number).label("last")
+        )
+        span = spans.where(theirs).group_by(turns.c.conversation).subquery()
+        at_an_end = or_(turns.c.number == span.c.first, turns.c.number == span.c.last)
+        joined = turns.join(span, and_(turns.c.conversation == span.c.conversation, at_an_end))
+        statement = select(*TURNS.shown).select_from(joined).where(exactly(turns, owner=owner)).order_by(turns.c.number)
+        found: dict[str, tuple[Turn, Turn]] = {}
+        for turn in await self._some(TURNS, statement):
+            first, _ = found.get(turn.conversation, (turn, turn))
+            found[turn.conversation] = first, turn
+        return found
+
+    async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
+        changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
+        row = TURNS.row(changed)
+        async with self._database.writing() as connection:
+            if changed.state.active and not then.state.active:
+                its = exactly(conversations, owner=owner, id=then.conversation)
+                await connection.execute(select(conversations.c.id).where(its).with_for_update())
+                other = await self._active(connection, owner, then.conversation)
+                there = select(turns.c.revision).where(exactly(turns, owner=owner, id=then.id))
+                if other is not None and await connection.scalar(there) == then.revision:
+                    raise Busy(other)
+            return changed if await _put(connection, TURNS, owner, then, row) else None
+
+    async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
+        return await self._remove(TURNS, owner=owner, id=id)
+
+    async def _active(self, connection: AsyncConnection, owner: str, conversation: str) -> Turn | None:
+        theirs = and_(exactly(turns, owner=owner, conversation=conversation), active)
+        row = (await connection.execute(select(*TURNS.shown).where(theirs))).mappings().one_or_none()
+        return TURNS.thing(row) if row else None
+
+    # -- items --------------------------------------------------------------------------------------------------------
+
+    async def put_item(self, owner: str, item: Item) -> None:
+        insert = self._database.insert(items).values(ITEMS.row_of(owner, item))
+        key = ["owner", "namespace", "key"]
+        changes = {name: insert.excluded[name] for name in ("value", "updated")}
+        async with self._database.writing() as connection:
+            await connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changes))
+
+    async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
+        return await self._one(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
+
+    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Sequence[Item]:
+        statement = select(*ITEMS.shown).where(exactly(items, owner=owner), below(prefix))
+        ordered = statement.order_by(items.c.updated.desc(), items.c.namespace, items.c.key)
+        return await self._some(ITEMS, cut(ordered, limit, offset))
+
+    async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
+        return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
+
+    async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
+        statement = select(items.c.namespace).where(exactly(items, owner=owner)).distinct()
+        async with self._database.reading() as connection:
+            paths = (await connection.scalars(statement)).all()
+        return tuple(sorted(map(labels_of, paths)))
+
+    # -- what is the same for all of them -----------------------------------------------------------------------------
+
+    async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
+        insert = self._database.insert(kind.table).values(kind.row_of(owner, thing))
+        async with self._database.writing() as connection:
+            added = await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))
+        return added.rowcount == 1
+
+    async def _one(self, kind: Kind[T], **key: str) -> T | None:
+        statement = select(*kind.shown).where(exactly(kind.table, **key))
+        async with self._database.reading() as connection:
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        return kind.thing(row) if row else None
+
+    async def _some(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        return tuple(kind.thing(row) for row in rows)
+
+    async def _found(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
+        wanted = and_(*matching(self._database, kind, owner, query))
+        async with self._database.reading() as connection:
+            total = await connection.scalar(select(func.count()).select_from(kind.table).where(wanted))
+            rows = (await connection.execute(stretch(select(*kind.shown).where(wanted), kind, query))).mappings().all()
+        return Found(tuple(kind.thing(row) for row in rows), total or 0)
+
+    async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
+        changed = _next(then, now)
+        row = kind.row(changed)
+        async with self._database.writing() as connection:
+            return changed if await _put(connection, kind, owner, then, row) else None
+
+    async def _remove(self, kind: Kind[Any], **key: str) -> bool:
+        async with self._database.writing() as connection:
+            removed = await connection.execute(delete(kind.table).where(exactly(kind.table, **key)))
+        return removed.rowcount == 1
+
+
+def _next(then: Versioned, now: Versioned) -> Versioned:
+    """What comes in the place of ``then``."""
+    return replace(now, id=then.id, revision=then.revision + 1)
+
+
+async def _put(
+    connection: AsyncConnection, kind: Kind[Versioned], owner: str, then: Versioned, row: Mapping[str, Any]
+) -> bool:
+    """Put ``row`` in the place of ``then``, if that is there."""
+    there = and_(exactly(kind.table, owner=owner, id=then.id), kind.table.c.revision == then.revision)
+    return (await connection.execute(update(kind.table).where(there).values(row))).rowcount == 1

@@ -1,0 +1,58 @@
+"""Where the tables are. What differs between one database and another is behind this protocol, and nowhere else."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import ColumnElement, Connection, FromClause, Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from codegen_api.stores.sql.postgres import PostgresDatabase
+from codegen_api.stores.sql.sqlite import SqliteDatabase
+
+
+class Database(Protocol):
+    """No connection is held beyond a ``reading()`` or ``writing()``.
+
+    In both, and in ``open``, what goes wrong in the database comes out as ``StoreUnavailable``.
+    """
+
+    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert: ...
+
+    async def open(self, migrate: Callable[[Connection], None]) -> None:
+        """Call ``migrate`` within a transaction, while no other process does."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
+        """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
+        ...
+
+    def each(self, texts: Sequence[str]) -> FromClause:
+        """A table of these, in the column ``value``. However many there are, they are one parameter."""
+        ...
+
+
+def database_at(url: str) -> Database:
+    """The database that ``url`` names, not yet opened.
+
+    Raises:
+        ValueError: it names none. The text does not quote it, as there may be a password in it.
+    """
+    scheme, _, rest = url.partition("://")
+    match scheme.lower():
+        case "sqlite" | "sqlite+aiosqlite":
+            path = rest.removeprefix("/")
+            if path == rest or path in ("", ":memory:") or path.startswith("file:") or {"?", "#", "\0"} & set(path):
+                raise ValueError("A SQLite database is a file: sqlite:///relative/path or sqlite:////absolute/path.")
+            return SqliteDatabase(Path(path))
+        case "postgresql" | "postgres" | "postgresql+asyncpg":
+            return PostgresDatabase(f"postgresql://{rest}")
+    raise ValueError("The URL of a database begins with sqlite:/// or postgresql://.")

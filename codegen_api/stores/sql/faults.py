@@ -1,0 +1,31 @@
+"""What goes wrong in a database, as an error of ours."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
+
+from codegen_api.errors import StoreUnavailable
+from codegen_api.telemetry import logger
+
+_FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError)
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Raise it as ``StoreUnavailable``. What the drivers say may quote what was to be stored, so it is not repeated."""
+    try:
+        yield
+    except _FAULTS as error:
+        logger.warning("the database failed: %s", _kind(error))
+        raise StoreUnavailable from error
+
+
+def _kind(error: BaseException) -> str:
+    """What happened, without the text: the type of the first cause, and what its maker calls it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    name = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or getattr(error, "errno", None)
+    return f"{type(error).__name__} {name}" if name else type(error).__name__

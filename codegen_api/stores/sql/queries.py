@@ -1,0 +1,86 @@
+"""What is asked for, as conditions and an order. Whatever clients write into a ``Query``, no database refuses it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Table, and_, exists, false, func, or_, select, true
+
+from codegen_api.stores import Query, TurnState, storable
+from codegen_api.stores.sql.database import Database
+from codegen_api.stores.sql.facts import wanted
+from codegen_api.stores.sql.tables import AGENTS, Kind, agents, conversations, items, path_of, turns
+
+_MOST = 2**31 - 1
+
+
+def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> Iterator[ColumnElement[bool]]:
+    """Those of ``owner`` that ``query`` asks for."""
+    columns = kind.table.c
+    yield exactly(kind.table, owner=owner)
+    if query.ids is not None:
+        yield among(database, columns.id, query.ids)
+    if query.name is not None:
+        yield database.find(query.name.casefold(), columns.folded) > 0 if storable(query.name) else false()
+    yield _having(database, kind, query)
+    if kind is AGENTS:
+        if query.archived is not None:
+            yield agents.c.archived == query.archived
+    else:
+        if query.agent is not None:
+            yield exactly(conversations, agent=query.agent)
+        if query.states is not None:
+            yield _latest_in(query.states)
+
+
+def stretch(statement: Select[Any], kind: Kind[Any], query: Query) -> Select[Any]:
+    columns = kind.table.c
+    named = columns.name if kind is AGENTS else func.coalesce(conversations.c.title, "")
+    by = {"id": columns.id, "created": columns.created, "updated": columns.updated, "name": named}[query.sort]
+    ordered = statement.order_by(by.desc() if query.descending else by.asc(), columns.id)
+    return cut(ordered, query.limit, query.offset)
+
+
+def cut(statement: Select[Any], limit: int, offset: int) -> Select[Any]:
+    return statement.limit(min(max(limit, 0), _MOST)).offset(min(max(offset, 0), _MOST))
+
+
+def exactly(table: Table, **texts: str) -> ColumnElement[bool]:
+    """Whether the columns of these names are these texts. What cannot be kept is nowhere, and no database is asked."""
+    if not storable(texts):
+        return false()
+    return and_(*(table.c[name] == text for name, text in texts.items()))
+
+
+def among(database: Database, column: ColumnElement[str], texts: Sequence[str]) -> ColumnElement[bool]:
+    """Whether it is one of these."""
+    each = database.each([text for text in texts if storable(text)])
+    return column.in_(select(each.c.value))
+
+
+def below(prefix: Sequence[str]) -> ColumnElement[bool]:
+    """Whether an item's namespace begins with these labels."""
+    if not storable(prefix):
+        return false()
+    path, its = path_of(prefix), items.c.namespace
+    # a path ends with a comma; what begins with it stands between it and the same with the character after the comma
+    return and_(its >= path, its < path[:-1] + "-") if path else true()
+
+
+def _having(database: Database, kind: Kind[Any], query: Query) -> ColumnElement[bool]:
+    """Whether all facts that are asked for are among its own."""
+    objects = {"metadata": query.metadata, **({"configuration": query.configuration} if kind is AGENTS else {})}
+    if not all(storable(each) for each in objects.values()):
+        return false()
+    facts = wanted(tags=() if query.tag is None else (query.tag,), **objects)
+    if not facts:
+        return true()
+    each = database.each(facts)
+    return ~exists(select(1).select_from(each).where(database.find(each.c.value, kind.table.c.facts) == 0))
+
+
+def _latest_in(states: Sequence[TurnState | None]) -> ColumnElement[bool]:
+    """Whether the state of a conversation's latest turn is one of these."""
+    theirs = (turns.c.owner == conversations.c.owner) & (turns.c.conversation == conversations.c.id)
+    latest = select(turns.c.state).where(theirs).order_by(turns.c.number.desc()).limit(1).scalar_subquery()
+    among_them = latest.in_([state.value for state in states if state is not None])
+    return or_(among_them, latest.is_(None)) if None in states else among_them

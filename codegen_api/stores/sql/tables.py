@@ -1,0 +1,263 @@
+"""The tables, and how what is kept becomes a row and a row what is kept.
+
+Texts are compared by their bytes everywhere, so that both databases find and sort alike. What has no shape of ours is
+JSON in a text. A database of an earlier version is brought here by what is in ``migrations``.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+)
+from sqlalchemy.dialects import postgresql
+
+from codegen_api.runs import Json, RunRef, to_json
+from codegen_api.stores import LONGEST, Agent, Conversation, Item, Turn, TurnState, storable
+from codegen_api.stores.sql.facts import facts_of
+
+T = TypeVar("T")
+
+TEXT = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+TABLES = MetaData()
+
+
+def _key(name: str) -> Column[Any]:
+    return Column(name, TEXT, primary_key=True, nullable=False)
+
+
+def _text(name: str) -> Column[Any]:
+    return Column(name, TEXT, nullable=False)
+
+
+def _maybe(name: str) -> Column[Any]:
+    return Column(name, TEXT)
+
+
+def _time(name: str) -> Column[Any]:
+    return Column(name, Double, nullable=False)
+
+
+def _number(name: str) -> Column[Any]:
+    return Column(name, BigInteger, nullable=False)
+
+
+def _flag(name: str) -> Column[Any]:
+    return Column(name, Boolean, nullable=False)
+
+
+# Long texts come last: SQLite reads a row from its beginning, as far as it has to.
+
+agents = Table(
+    "agents",
+    TABLES,
+    _key("owner"),
+    _key("id"),
+    _number("revision"),
+    _time("created"),
+    _time("updated"),
+    _number("version"),
+    _flag("archived"),
+    _text("name"),
+    _text("folded"),
+    _maybe("model"),
+    _text("facts"),
+    _text("tags"),
+    _text("metadata"),
+    _text("configuration"),
+    _maybe("description"),
+    _maybe("system_prompt"),
+)
+
+conversations = Table(
+    "conversations",
+    TABLES,
+    _key("owner"),
+    _key("id"),
+    _number("revision"),
+    _time("created"),
+    _time("updated"),
+    _maybe("agent"),
+    _maybe("parent"),
+    _maybe("title"),
+    _text("folded"),
+    _text("facts"),
+    _text("tags"),
+    _text("metadata"),
+    Index("conversations_by_age", "updated"),
+)
+
+turns = Table(
+    "turns",
+    TABLES,
+    _key("owner"),
+    _key("id"),
+    _number("revision"),
+    _time("created"),
+    _time("updated"),
+    _text("conversation"),
+    _number("number"),
+    _text("state"),
+    _maybe("agent"),
+    _maybe("parent"),
+    _text("mark"),
+    _flag("resumes"),
+    _text("organization"),
+    _maybe("run_organization"),
+    _maybe("run_id"),
+    _number("begin"),
+    Column("end", BigInteger),
+    _maybe("error"),
+    _text("options"),
+    _text("prompt"),
+    _text("messages"),
+    _maybe("answer"),
+    ForeignKeyConstraint(
+        ["owner", "conversation"],
+        ["conversations.owner", "conversations.id"],
+        name="turns_of_a_conversation",
+        ondelete="CASCADE",
+    ),
+    UniqueConstraint("owner", "conversation", "number", name="turns_in_order"),
+    Index("turns_by_age", "owner", "created"),
+)
+
+# Written out, not as parameters: only then does a database see that the index below is the one to look into.
+active = turns.c.state.in_([literal_column(f"'{state}'") for state in TurnState if state.active])
+
+Index(
+    "one_active_turn",
+    turns.c.owner,
+    turns.c.conversation,
+    unique=True,
+    sqlite_where=active,
+    postgresql_where=active,
+)
+
+items = Table(
+    "items",
+    TABLES,
+    _key("owner"),
+    _key("namespace"),
+    _key("key"),
+    _time("created"),
+    _time("updated"),
+    _text("value"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """What is kept in a table. ``row`` gives the columns, without the owner, and ``thing`` takes those ``shown``."""
+
+    table: Table
+    row: Callable[[T], dict[str, Any]]
+    thing: Callable[[Mapping[Any, Any]], T]
+
+    def row_of(self, owner: str, thing: T) -> dict[str, Any]:
+        """All columns.
+
+        Raises:
+            ValueError: something in it cannot be kept.
+        """
+        row = {"owner": owner, **self.row(thing)}
+        for column in self.table.primary_key:
+            longest = LONGEST * 2 if column.name == "namespace" else LONGEST
+            if not storable(row[column.name]) or len(row[column.name].encode()) > longest:
+                raise ValueError(f"{column.name} cannot be stored")
+        return row
+
+    @property
+    def shown(self) -> list[Column[Any]]:
+        return [column for column in self.table.columns if column.name not in ("owner", "folded", "facts")]
+
+
+def _agent_row(agent: Agent) -> dict[str, Any]:
+    row = _plain(agent)
+    facts = facts_of(tags=agent.tags, metadata=agent.metadata, configuration=agent.configuration)
+    return {**row, "folded": agent.name.casefold(), "facts": facts}
+
+
+def _conversation_row(conversation: Conversation) -> dict[str, Any]:
+    row = _plain(conversation)
+    facts = facts_of(tags=conversation.tags, metadata=conversation.metadata)
+    return {**row, "folded": (conversation.title or "").casefold(), "facts": facts}
+
+
+def _turn_row(turn: Turn) -> dict[str, Any]:
+    row = _plain(turn)
+    run = row.pop("run")
+    return {**row, "run_organization": run and run.organization, "run_id": run and run.id}
+
+
+def _turn(row: Mapping[Any, Any]) -> Turn:
+    values = _parsed(row)
+    organization, id_ = values.pop("run_organization"), values.pop("run_id")
+    values["run"] = None if id_ is None else RunRef(organization, id_)
+    values["state"] = TurnState(values["state"])
+    return Turn(**values)
+
+
+def _item_row(item: Item) -> dict[str, Any]:
+    return {**_plain(item), "namespace": path_of(item.namespace)}
+
+
+def _item(row: Mapping[Any, Any]) -> Item:
+    values = _parsed(row)
+    return Item(**{**values, "namespace": labels_of(values["namespace"])})
+
+
+AGENTS = Kind(agents, _agent_row, lambda row: Agent(**_parsed(row)))
+CONVERSATIONS = Kind(conversations, _conversation_row, lambda row: Conversation(**_parsed(row)))
+TURNS = Kind(turns, _turn_row, _turn)
+ITEMS = Kind(items, _item_row, _item)
+
+
+def path_of(labels: Sequence[str]) -> str:
+    """A namespace as a text. That of ``("a", "b")`` begins with that of ``("a",)``, that of ``("ab",)`` does not."""
+    return "".join(json.dumps(label, ensure_ascii=False) + "," for label in labels)
+
+
+def labels_of(path: str) -> tuple[str, ...]:
+    return tuple(json.loads(f"[{path[:-1]}]"))
+
+
+_ENCODED = {"tags", "metadata", "configuration", "messages", "options", "value"}
+_TUPLES = {"tags", "messages"}
+
+
+def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
+    """The fields, as a database takes them.
+
+    Raises:
+        ValueError: one of them cannot be kept.
+    """
+    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    for name, value in values.items():
+        if not storable([value.organization, value.id] if isinstance(value, RunRef) else value):
+            raise ValueError(f"{name} cannot be stored")
+        if name in _ENCODED:
+            values[name] = to_json(value).decode()
+    return values
+
+
+def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The fields, as they were. Python's own parser keeps integers beyond 64 bits as they are."""
+    values = dict(row)
+    for name in _ENCODED & values.keys():
+        value: Json = json.loads(values[name])
+        values[name] = tuple(value) if name in _TUPLES and isinstance(value, list) else value
+    return values

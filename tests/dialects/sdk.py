@@ -1,0 +1,62 @@
+"""The SDK of the Agent Protocol, in front of a gateway in this process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from langgraph_sdk.client import LangGraphClient
+
+from codegen_api.conversations import Ask, Conversations, Over, new_id
+from codegen_api.identity import Caller
+from codegen_api.stores import Turn
+from tests.dialects.site import CALLER, Site, serving
+from tests.leaks import WATCH
+
+
+@asynccontextmanager
+async def client_of(site: Site, token: str | None = CALLER, **headers: str) -> AsyncIterator[LangGraphClient]:
+    """The SDK as ``get_client(url=..., api_key=token)`` gives it."""
+    given = {**headers, **({} if token is None else {"x-api-key": token})}
+    if token is not None:
+        WATCH.secret("a token", token)
+
+    async def watched(answer: httpx.Response) -> None:
+        await answer.aread()
+        WATCH.answer(answer.status_code, answer.text)
+
+    transport = httpx.ASGITransport(site.app)
+    hooks: dict[str, list[Any]] = {"response": [watched]}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://gateway", headers=given, event_hooks=hooks, timeout=30
+    ) as http:
+        yield LangGraphClient(http)
+
+
+@asynccontextmanager
+async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
+    """A gateway that speaks the Agent Protocol."""
+    hurry = {"upstream_requests_per_minute": 1_000_000}
+    async with serving(host, **{"dialects": ("agent_protocol",), **hurry, **more}) as site:
+        site.host.latency = 0
+        yield site
+
+
+async def caller_of(site: Site, token: str = CALLER) -> Caller:
+    caller: Caller = await site.app.state.callers.authenticate(token)
+    return caller
+
+
+async def over(site: Site, turn: Turn, token: str = CALLER) -> Turn:
+    """The turn, when it has ended."""
+    async for news in site.app.state.conversations.follow(await caller_of(site, token), turn):
+        if isinstance(news, Over):
+            return news.turn
+    raise AssertionError("it never ended")
+
+
+async def say(site: Site, thread: str, text: str, token: str = CALLER, **more: Any) -> Turn:
+    """A turn in a thread."""
+    conversations: Conversations = site.app.state.conversations
+    message = {"id": new_id(), "content": [{"type": "text", "text": text}]}
+    return await conversations.begin(await caller_of(site, token), None, thread, Ask((message,), text, **more))

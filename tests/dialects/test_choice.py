@@ -1,0 +1,136 @@
+"""Which dialects are spoken, and which of them tells an error."""
+
+from typing import Any
+
+import pytest
+
+from codegen_api import Settings, app
+from codegen_api.settings import SettingsError
+from tests.dialects.rich import RichHost
+from tests.dialects.routes import EVERY
+from tests.dialects.site import Connection, gateway_app, run, serving, settings
+
+APP = "https://app.example.com"
+NATIVE = {"error", "code", "status_code", "request_id"}
+HOSTED = {"detail", "message", "code", "status_code", "request_id"}
+PATHS = [
+    ("/v1/users/me", HOSTED),
+    ("/v1/users/x/y", HOSTED),
+    ("/v1/usersx", NATIVE),
+    ("/v1", NATIVE),
+    ("/users/me", NATIVE),
+]
+
+
+def shape(answer: Any) -> set[str]:
+    return set(answer.json()) - {"details", "retry_after"}
+
+
+def test_by_default_the_gateway_speaks_for_itself_only() -> None:
+    async def main() -> None:
+        async with serving(RichHost()) as site:
+            answer = await site.get("/v1/users/me")
+            assert (answer.status_code, shape(answer)) == (404, NATIVE)
+
+    run(main())
+
+
+@pytest.mark.parametrize("named", [("codegen",), ("codegen", "native"), EVERY, "codegen , native,"])
+def test_the_native_dialect_is_always_on(named: Any) -> None:
+    async def main() -> None:
+        async with serving(RichHost(), dialects=named) as site:
+            assert (await site.get("/users/me")).status_code == 200
+            assert (await site.get("/v1/users/me")).status_code == 200
+
+    run(main())
+
+
+def test_nothing_named_is_the_native_dialect_alone() -> None:
+    assert list(gateway_app(RichHost(), dialects=",").dialects) == ["native"]  # type: ignore[attr-defined]
+
+
+def test_a_dialect_that_is_none_is_refused_by_its_setting() -> None:
+    with pytest.raises(SettingsError, match=r"^CODEGEN_DIALECTS: there are native, .*codegen"):
+        app.create_app(settings(dialects="native,esperanto"), upstream=RichHost())
+
+
+def test_every_dialect_has_paths_of_its_own() -> None:
+    prefixes = [prefix for dialect in app.DIALECTS.values() for prefix in dialect.PREFIXES]
+    assert len(prefixes) == len(set(prefixes))
+    assert all(prefix.startswith("/") and not prefix.endswith("/") for prefix in prefixes)
+    assert Settings.model_fields["dialects"].default == ("native",)
+
+
+@pytest.mark.parametrize(("path", "expected"), PATHS)
+@pytest.mark.parametrize(
+    ("method", "more", "status"),
+    [
+        ("GET", {"token": None}, {401, 404}),
+        ("GET", {"token": "sk-nobody"}, {401, 404}),
+        ("DELETE", {}, {404, 405}),
+        ("GET", {"headers": {"Host": "evil.example"}}, {400}),
+        ("GET", {"params": {"access_token": "x"}}, {400}),
+        ("GET", {"params": {"x": "y" * 20_000}}, {414}),
+        ("GET", {"headers": {"X-Long": "y" * 70_000}}, {431}),
+        ("POST", {"content": b"x" * 2_000_000}, {413}),
+        ("OPTIONS", {"headers": {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}}, {400}),
+    ],
+)
+@pytest.mark.parametrize("root_path", ["", "/codegen"])
+@pytest.mark.filterwarnings("default:The `root_path`")
+def test_an_error_is_told_in_the_shape_of_the_path_it_is_about(
+    path: str, expected: set[str], method: str, more: Any, status: set[int], root_path: str
+) -> None:
+    async def main() -> None:
+        names = {"trusted_hosts": "gateway", "cors_origins": APP, "max_body_mib": 1, "root_path": root_path}
+        async with serving(RichHost(), dialects=EVERY, **names) as site:
+            for asked in {path, root_path + path}:
+                answer = await site.ask(method, asked, **more)
+                assert answer.status_code in status, answer.text
+                assert shape(answer) == expected
+                assert answer.json()["request_id"] == answer.headers["x-request-id"]
+                assert ("allow" in answer.headers) == (answer.status_code == 405)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/v1/organizations/9/agent/run/1", HOSTED), ("/agent-runs/1", NATIVE)])
+def test_a_fault_inside_is_told_in_that_shape_too(path: str, expected: set[str]) -> None:
+    async def main() -> None:
+        host = RichHost()
+        host.add()
+        host.unexpected = RuntimeError("secret-prompt")
+        async with serving(host, dialects=EVERY, org_id="9") as site:
+            answer = await site.get(path)
+            assert (answer.status_code, shape(answer)) == (500, expected)
+            assert "secret-" not in answer.text
+
+    run(main())
+
+
+def test_who_still_waits_when_the_process_stops_is_told_in_that_shape() -> None:
+    async def main() -> None:
+        host = RichHost()
+        async with serving(host, dialects=EVERY) as site:
+
+            async def stop(_: str) -> None:
+                site.app.edge.give_up()
+
+            host.before = stop
+            connection = Connection(site.app, "/v1/users/me")
+            await connection.task
+            assert connection.status == 503
+            assert b'"detail":"This instance is about to stop' in connection.body
+
+    run(main())
+
+
+def test_pages_of_other_origins_may_send_what_a_dialect_s_clients_send() -> None:
+    async def main() -> None:
+        asked = {"Origin": APP, "Access-Control-Request-Method": "GET"}
+        wanted = {**asked, "Access-Control-Request-Headers": "authorization, x-codegen-client"}
+        async with serving(dialects=EVERY, cors_origins=APP) as on, serving(cors_origins=APP) as off:
+            assert (await on.ask("OPTIONS", "/v1/users/me", token=None, headers=wanted)).status_code == 200
+            assert (await off.ask("OPTIONS", "/v1/users/me", token=None, headers=wanted)).status_code == 400
+
+    run(main())

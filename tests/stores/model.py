@@ -1,0 +1,236 @@
+"""The contract of a store, in as few words as possible: everything in dictionaries, everything looked through."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from codegen_api.runs import Json
+from codegen_api.stores import (
+    LONGEST,
+    Agent,
+    Busy,
+    Conversation,
+    Found,
+    Item,
+    Query,
+    Turn,
+    TurnState,
+    storable,
+)
+
+T = TypeVar("T")
+Kept = dict[tuple[str, str], T]
+
+
+class ModelStore:
+    """``Store`` in the memory of one process."""
+
+    def __init__(self) -> None:
+        self._agents: Kept[Agent] = {}
+        self._conversations: Kept[Conversation] = {}
+        self._turns: Kept[Turn] = {}
+        self._items: dict[tuple[str, tuple[str, ...], str], Item] = {}
+
+    async def open(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    async def add_agent(self, owner: str, agent: Agent) -> bool:
+        return _added(self._agents, owner, agent)
+
+    async def agent(self, owner: str, id: str) -> Agent | None:  # noqa: A002
+        return self._agents.get((owner, id))
+
+    async def agents(self, owner: str, query: Query) -> Found[Agent]:
+        def asked_for(agent: Agent) -> bool:
+            return (
+                _matches(query, agent, agent.name)
+                and has(agent.configuration, query.configuration)
+                and query.archived in (None, agent.archived)
+            )
+
+        return _found(query, filter(asked_for, _of(owner, self._agents)), lambda agent: agent.name)
+
+    async def change_agent(self, owner: str, then: Agent, now: Agent) -> Agent | None:
+        return _changed(self._agents, owner, then, now)
+
+    async def remove_agent(self, owner: str, id: str) -> bool:  # noqa: A002
+        return self._agents.pop((owner, id), None) is not None
+
+    async def add_conversation(self, owner: str, conversation: Conversation) -> bool:
+        return _added(self._conversations, owner, conversation)
+
+    async def conversation(self, owner: str, id: str) -> Conversation | None:  # noqa: A002
+        return self._conversations.get((owner, id))
+
+    async def conversations(self, owner: str, query: Query) -> Found[Conversation]:
+        def asked_for(conversation: Conversation) -> bool:
+            theirs = self._in(owner, conversation.id)
+            return (
+                _matches(query, conversation, conversation.title or "")
+                and query.agent in (None, conversation.agent)
+                and (query.states is None or (theirs[-1].state if theirs else None) in query.states)
+            )
+
+        kept = filter(asked_for, _of(owner, self._conversations))
+        return _found(query, kept, lambda conversation: conversation.title or "")
+
+    async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None:
+        return _changed(self._conversations, owner, then, now)
+
+    async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
+        for turn in self._in(owner, id):
+            del self._turns[owner, turn.id]
+        return self._conversations.pop((owner, id), None) is not None
+
+    async def add_turn(self, owner: str, turn: Turn) -> Turn:
+        _check(turn)
+        conversation = self._conversations[owner, turn.conversation]
+        self._be_alone(owner, turn.conversation)
+        if (owner, turn.id) in self._turns:
+            raise KeyError(turn.id)
+        number = max((other.number for other in self._in(owner, turn.conversation)), default=0) + 1
+        self._turns[owner, turn.id] = replace(turn, number=number)
+        self._conversations[owner, turn.conversation] = replace(conversation, updated=turn.updated)
+        return self._turns[owner, turn.id]
+
+    async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002
+        return self._turns.get((owner, id))
+
+    async def turns(
+        self,
+        owner: str,
+        conversation: str | None = None,
+        *,
+        states: Sequence[TurnState] | None = None,
+        limit: int = 1000,
+        offset: int = 0,
+        newest_first: bool = True,
+    ) -> Sequence[Turn]:
+        kept = [
+            turn
+            for turn in _of(owner, self._turns)
+            if conversation in (None, turn.conversation) and (states is None or turn.state in states)
+        ]
+        if conversation is None:
+            kept.sort(key=lambda turn: (turn.created, turn.conversation, turn.number), reverse=newest_first)
+        else:
+            kept.sort(key=lambda turn: turn.number, reverse=newest_first)
+        return tuple(kept[offset : offset + limit])
+
+    async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
+        theirs = {conversation: self._in(owner, conversation) for conversation in conversations}
+        return {conversation: (turns[0], turns[-1]) for conversation, turns in theirs.items() if turns}
+
+    async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
+        _check(now)
+        there = self._turns.get((owner, then.id))
+        if there is None or there.revision != then.revision:
+            return None
+        if now.state.active and not there.state.active:
+            self._be_alone(owner, there.conversation)
+        return _changed(self._turns, owner, then, replace(now, conversation=there.conversation, number=there.number))
+
+    async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
+        return self._turns.pop((owner, id), None) is not None
+
+    async def put_item(self, owner: str, item: Item) -> None:
+        _check(item)
+        name = owner, item.namespace, item.key
+        there = self._items.get(name)
+        self._items[name] = replace(item, created=there.created) if there else item
+
+    async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
+        return self._items.get((owner, tuple(namespace), key))
+
+    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Sequence[Item]:
+        kept = [
+            item
+            for (its, namespace, _), item in self._items.items()
+            if its == owner and namespace[: len(prefix)] == tuple(prefix)
+        ]
+        kept.sort(key=lambda item: (-item.updated, item.namespace, item.key))
+        return tuple(kept[offset : offset + limit])
+
+    async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
+        return self._items.pop((owner, tuple(namespace), key), None) is not None
+
+    async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
+        return tuple(sorted({namespace for its, namespace, _ in self._items if its == owner}))
+
+    async def expire(self, before: float) -> int:
+        idle = [
+            name
+            for name, conversation in self._conversations.items()
+            if conversation.updated < before and not any(turn.state.active for turn in self._in(*name))
+        ]
+        for name in idle:
+            await self.remove_conversation(*name)
+        return len(idle)
+
+    def _in(self, owner: str, conversation: str) -> list[Turn]:
+        theirs = (turn for turn in _of(owner, self._turns) if turn.conversation == conversation)
+        return sorted(theirs, key=lambda turn: turn.number)
+
+    def _be_alone(self, owner: str, conversation: str) -> None:
+        for turn in self._in(owner, conversation):
+            if turn.state.active:
+                raise Busy(turn)
+
+
+def _check(thing: Any) -> None:
+    run = getattr(thing, "run", None)
+    texts = [run.organization, run.id] if run else []
+    texts += [getattr(thing, name) for name in thing.__dataclass_fields__ if name != "run"]
+    names = (getattr(thing, "id", ""), getattr(thing, "key", ""))
+    if not all(map(storable, texts)) or any(len(name.encode()) > LONGEST for name in names):
+        raise ValueError
+
+
+def _of(owner: str, kept: Kept[T]) -> Iterable[T]:
+    return (thing for (its, _), thing in kept.items() if its == owner)
+
+
+def _added(kept: Kept[Any], owner: str, thing: Any) -> bool:
+    _check(thing)
+    return kept.setdefault((owner, thing.id), thing) is thing
+
+
+def _changed(kept: Kept[Any], owner: str, then: Any, now: Any) -> Any:
+    _check(now)
+    there = kept.get((owner, then.id))
+    if there is None or there.revision != then.revision:
+        return None
+    kept[owner, then.id] = replace(now, id=then.id, revision=then.revision + 1)
+    return kept[owner, then.id]
+
+
+def _found(query: Query, kept: Iterable[Any], name: Callable[[Any], str]) -> Found[Any]:
+    found = sorted(kept, key=lambda thing: thing.id)
+    by = name if query.sort == "name" else lambda thing: getattr(thing, query.sort)
+    found.sort(key=by, reverse=query.descending)
+    return Found(tuple(found[query.offset : query.offset + query.limit]), len(found))
+
+
+def _matches(query: Query, thing: Agent | Conversation, name: str) -> bool:
+    return (
+        (query.ids is None or thing.id in query.ids)
+        and has(thing.metadata, query.metadata)
+        and (query.name is None or query.name.casefold() in name.casefold())
+        and (query.tag is None or query.tag in thing.tags)
+    )
+
+
+def has(own: Json, asked: Json) -> bool:
+    """Whether ``own`` has all of ``asked``."""
+    if isinstance(own, Mapping) and isinstance(asked, Mapping):
+        return all(key in own and has(own[key], value) for key, value in asked.items())
+    return same(own, asked)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
