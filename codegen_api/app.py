@@ -27,7 +27,7 @@ from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations import Conversations
-from codegen_api.dialects import Dialect, agent_protocol, codegen, native
+from codegen_api.dialects import Dialect, agent_protocol, agio, codegen, native
 from codegen_api.draining import Drain
 from codegen_api.edge import Edge
 from codegen_api.errors import GatewayError, Rejected, StoreUnavailable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
 
 DISTRIBUTION = "codegen-gateway"
-DIALECTS: Mapping[str, Dialect] = {"native": native, "codegen": codegen, "agent_protocol": agent_protocol}
+DIALECTS: Mapping[str, Dialect] = {"native": native, "codegen": codegen, "agent_protocol": agent_protocol, "agio": agio}
 """By their names in the settings. The native one is always on."""
 DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024

@@ -18,7 +18,7 @@ from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
-from codegen_api.web import Talk, json_response, needs
+from codegen_api.web import Keeper, json_response, needs
 
 router = APIRouter(tags=["Agio: agents"])
 
@@ -55,6 +55,13 @@ class Agents:
             raise NotFound(f"Agent '{agent_id}' not found.")
         return agent
 
+    async def known(self, agent_id: str | None) -> Agent | None:
+        """The same; None where there is none any more."""
+        try:
+            return None if agent_id is None else await self.get(agent_id)
+        except NotFound:
+            return None
+
     async def list(self, tag: str | None, limit: int, offset: int) -> Found[Agent]:
         """Those with a tag, or all, the oldest first."""
         ids = tuple(self._built_in)
@@ -64,9 +71,7 @@ class Agents:
             agent for agent in self._built_in.values() if agent.id not in kept and (tag is None or tag in agent.tags)
         ]
         first = built_in[offset : offset + limit]
-        rest = Wanted(
-            limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False
-        )
+        rest = Wanted(limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False)
         found = await self._talk.store.agents(self._owner, rest)
         return Found((*first, *found.items), len(built_in) + found.total)
 
@@ -118,7 +123,12 @@ class Agents:
             await self._talk.store.remove_agent(self._owner, agent_id)
 
 
-async def agents_of(request: Request, talk: Talk, caller: Asker) -> Agents:
+def is_enabled(agent: Agent) -> bool:
+    own = agent.configuration.get(OWN)
+    return not isinstance(own, Mapping) or own.get("enabled") is not False
+
+
+async def agents_of(request: Request, talk: Keeper, caller: Asker) -> Agents:
     return Agents(talk, caller, SANDBOX if request.app.state.settings.sandbox else ())
 
 
@@ -137,7 +147,7 @@ Offset = Annotated[int, Query(ge=0, le=10**18, description="How many to pass ove
     responses=answers.answers(200, answers.AgentPage, "The agents."),
     openapi_extra=needs(READ),
 )
-async def agio_list_agents(
+async def list_agents(
     agents: Known,
     limit: Limit = 20,
     offset: Offset = 0,
@@ -155,7 +165,7 @@ async def agio_list_agents(
     responses=answers.answers(201, answers.Agent, "The agent.", 409),
     openapi_extra=needs(WRITE),
 )
-async def agio_create_agent(talk: Talk, agents: Known, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
+async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
     """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
     now = talk.clock()
     agent_id = body.id or (body.name if re.fullmatch(schemas.ID, body.name) else new_id())
@@ -169,7 +179,7 @@ async def agio_create_agent(talk: Talk, agents: Known, body: Annotated[schemas.C
     responses=answers.answers(200, answers.Agent, "The agent."),
     openapi_extra=needs(READ),
 )
-async def agio_get_agent(agents: Known, agent_id: AgentId) -> Response:
+async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     """One of the caller's agents."""
     return json_response(to_json(agent_fields(await agents.get(agent_id))))
 
@@ -180,8 +190,8 @@ async def agio_get_agent(agents: Known, agent_id: AgentId) -> Response:
     responses=answers.answers(200, answers.Agent, "The agent.", 409),
     openapi_extra=needs(WRITE),
 )
-async def agio_update_agent(
-    talk: Talk, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]
+async def update_agent(
+    talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]
 ) -> Response:
     """Change what is sent, and leave the rest. It holds for what is said from now on; the id stays."""
     given, now = body.model_dump(exclude_unset=True), talk.clock()
@@ -199,7 +209,7 @@ async def agio_update_agent(
     responses=answers.answers(204, None, "It is gone; its runs stay.", 409),
     openapi_extra=needs(WRITE),
 )
-async def agio_delete_agent(agents: Known, agent_id: AgentId) -> Response:
+async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
     """Forget an agent."""
     await agents.remove(agent_id)
     return Response(status_code=204)

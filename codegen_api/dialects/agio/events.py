@@ -25,7 +25,7 @@ MOST_OPEN = 20
 
 NEVER = "The run stopped before the tool had answered."
 
-_POSITION = re.compile(r"([0-9]{1,18})((?:-[0-9]{1,18}){0,%d})" % (MOST_OPEN + 1), re.ASCII)
+_POSITION = re.compile(rf"([0-9]{{1,18}})((?:-[0-9]{{1,18}}){{0,{MOST_OPEN + 1}}})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Executions, which clients call runs: a turn, and the turns that went on with it after a pause or from one of its checkpoints.
+"""Executions, which clients call runs: a turn, and those that went on with it, after a pause or from a checkpoint.
 
 The run has the id of its first turn. Turns that another dialect began are runs, too.
 """
@@ -69,10 +69,12 @@ class Execution:
     @property
     def status(self) -> str:
         latest = self.latest
-        paused = latest.state is TurnState.WAITING or (latest.state is TurnState.CANCELLED and is_paused(latest))
-        if paused and not self.superseded:
-            return PAUSED
-        return COMPLETED if latest.state is TurnState.WAITING else _OF[latest.state]
+        if latest.state is TurnState.WAITING:
+            if own(latest).get("cancelled") is True:
+                return CANCELLED
+            return COMPLETED if self.superseded else PAUSED
+        paused = latest.state is TurnState.CANCELLED and is_paused(latest)
+        return PAUSED if paused and not self.superseded else _OF[latest.state]
 
     @property
     def query(self) -> str:
@@ -82,15 +84,20 @@ class Execution:
     @property
     def stretches(self) -> list[Stretch]:
         """The stretches of its turns that lead to where it is."""
+        return self.leading_to(self.latest)
+
+    def leading_to(self, turn: Turn) -> list[Stretch]:
+        """The stretches of its turns that lead to one of them, that turn's own the last."""
         turns = {turn.id: turn for turn in self.turns}
-        turn: Turn | None = self.latest
-        found = [Stretch(self.latest, None)]
-        while turn is not None and continued(turn) is not None and turn.parent is not None:
-            checkpoint = Checkpoint.of(turn.parent)
-            turn = turns.get(checkpoint.turn)
-            if turn is not None and checkpoint.offset != BEFORE:
-                whole = turn.end is not None and checkpoint == end_of(turn)
-                found.append(Stretch(turn, None if whole else checkpoint.offset))
+        found, then = [Stretch(turn, None)], turn
+        while continued(then) is not None and then.parent is not None:
+            checkpoint = Checkpoint.of(then.parent)
+            if checkpoint.turn not in turns:
+                break  # all of the run was taken back
+            then = turns[checkpoint.turn]
+            if checkpoint.offset != BEFORE:
+                whole = then.end is not None and checkpoint == end_of(then)
+                found.append(Stretch(then, None if whole else checkpoint.offset))
         return found[::-1]
 
     def as_now(self, turn: Turn) -> "Execution":
@@ -156,6 +163,14 @@ async def note(conversations: Conversations, caller: Caller, turn_id: str, **val
         if changed is not None:
             return changed
     raise Conflict("Others are changing this, too; try again.")
+
+
+def length_of(stretch: Stretch) -> int | None:
+    """How many entries it has; None while that grows."""
+    turn = stretch.turn
+    if stretch.upto is not None or turn.end is None:
+        return stretch.upto if turn.state.active or stretch.upto is not None else 0
+    return turn.end - turn.begin
 
 
 # -- finding them -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ class CreateAgent(BaseModel):
     )
     name: Name
     description: Text | None = None
-    model: Name | None = Field(None, description="A model that the host knows; `default` or none leaves it to the host.")
+    model: Name | None = Field(
+        None, description="A model that the host knows; `default` or none leaves it to the host."
+    )
     tools: Words = Field([], description="Kept and given back. Which tools an agent has is the host's business.")
     system_prompt: Text | None = Field(None, description="Told before what the user says first.")
     tags: Words = []

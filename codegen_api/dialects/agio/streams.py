@@ -1,7 +1,7 @@
 """A run as a response that lasts: its events as they come, or, for who only waits, signs of life and then the outcome.
 
-A run that is paused is silent until it goes on, and so is its stream. A stream that breaks off before its end was told is
-not the whole: the client comes back with the last id.
+A run that is paused is silent until it goes on, and so is its stream. A stream that breaks off before its end was told
+is not the whole: the client comes back with the last id.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from codegen_api.errors import Conflict, GatewayError
 from codegen_api.following import Leaving, Notice, Quiet, close_running, loop_time
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import WRITE_BYTES, Cut, EventStream, frame
+from codegen_api.sse import WRITE_BYTES, Cut, EventStream
 from codegen_api.stores import Turn, TurnState
 
 BEAT = 3.0
@@ -34,7 +34,7 @@ STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering"
 T = TypeVar("T")
 
 Told = AsyncGenerator[Sequence[Event] | None, None]
-"""Events as they come; None is a sign of life."""
+"""Events as they come; none are a sign of life."""
 
 
 class Reader:
@@ -141,11 +141,14 @@ class Reader:
             number = number if begun is None else begun.number
             self.run = await find_run(self._talk, self._caller, self.run.id)
         leading = self.run.stretches[:-1]
-        if self.run.latest.id != last.id and (not leading or leading[-1].turn.id != last.id or leading[-1].upto is not None):
+        if self.run.latest.id != last.id and (
+            not leading or leading[-1].turn.id != last.id or leading[-1].upto is not None
+        ):
             raise Conflict("The run was taken back to an earlier checkpoint: read it from its beginning.")
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
+
 
 def ending(run: Execution, teller: Teller) -> Event:
     """What comes last. A host that waits for its user has said all that it will until they answer."""
@@ -183,7 +186,7 @@ async def frames(events: Told) -> AsyncGenerator[bytes, None]:
     """Events as server-sent ones, each in one write where it fits."""
     async with aclosing(events):
         async for some in events:
-            for piece in [HEARTBEAT] if some is None else _packed(some):
+            for piece in _packed(some) if some else [HEARTBEAT]:
                 yield piece
 
 
@@ -192,9 +195,8 @@ async def outcome(events: Told) -> AsyncGenerator[bytes, None]:
     last: Mapping[str, Json] = {}
     async with aclosing(events):
         async for some in events:
-            if some is None:
-                yield SIGN_OF_LIFE
-            elif some:
+            yield SIGN_OF_LIFE
+            if some:
                 last = some[-1].data
     yield to_json(last)
 
@@ -218,7 +220,7 @@ def staying(request: Request, caller: Caller) -> Callable[[], bool]:
 
     def overstayed() -> bool:
         expired = caller.expires is not None and state.conversations.clock() >= caller.expires
-        return expired or loop_time() >= until or state.drain.begun
+        return expired or loop_time() >= until or bool(state.drain.begun)
 
     return overstayed
 
@@ -227,7 +229,7 @@ def _packed(events: Sequence[Event]) -> Iterator[bytes]:
     """Frames together, in pieces that are written at once."""
     piece = b""
     for event in events:
-        more = frame(event.name, to_json(event.data), event.id)
+        more = _frame(event)
         if piece and len(piece) + len(more) > WRITE_BYTES:
             yield piece
             piece = b""
@@ -236,7 +238,13 @@ def _packed(events: Sequence[Event]) -> Iterator[bytes]:
         yield piece
 
 
-async def _beating(source: AsyncGenerator[Progress, None]) -> AsyncGenerator[Progress | None, None]:
+def _frame(event: Event) -> bytes:
+    """One event. The id comes last: there are clients that take the first two lines for name and data."""
+    id_line = b"" if event.id is None else b"id: %b\n" % event.id.encode()
+    return b"event: %b\ndata: %b\n%b\n" % (event.name.encode(), to_json(event.data), id_line)
+
+
+async def _beating(source: AsyncGenerator[Progress, None]) -> AsyncGenerator["Progress | None", None]:
     """The same, with None for each BEAT of silence."""
     coming: asyncio.Task[Progress] | None = None
     try:

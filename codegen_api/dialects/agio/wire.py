@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
+from codegen_api.dialects.agio.events import Event
 from codegen_api.dialects.agio.executions import OWN, Execution, user_of
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
@@ -109,3 +110,24 @@ def metrics_fields(
         "total_steps": steps,
         "total_tokens": total_tokens,
     }
+
+
+def event_fields(event: Event) -> dict[str, Json]:
+    """An event as an item of a list."""
+    return {
+        "id": event.id,
+        "type": event.name,
+        "timestamp": None if event.created is None else timestamp(event.created),
+        "data": event.data,
+    }
+
+
+def done(what: str, run: Execution) -> Response:
+    """The run is as it was to be."""
+    body: dict[str, Json] = {
+        "success": True,
+        "message": f"Run '{run.id}' {what} successfully",
+        "run_id": run.id,
+        "status": run.status,
+    }
+    return json_response(to_json(body))
