@@ -182,10 +182,7 @@ def _build(
     app.state.callers = callers
     app.state.repeats = repeats
     app.state.conversations = conversations
-    app.state.tickets = _tickets(settings)
-    app.state.demo_token = None if settings.demo_token is None else settings.demo_token.get_secret_value()
-    app.state.quota = None if settings.requests_per_minute is None else Quota(settings.requests_per_minute)
-    app.state.stall_seconds = settings.stream_stall_seconds
+    _tell_dialects(app, settings)
     app.state.started = time.time()
     app.state.drain = None
     for dialect in app.dialects.values():
@@ -197,6 +194,15 @@ def _build(
     for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     return app
+
+
+def _tell_dialects(app: FastAPI, settings: Settings) -> None:
+    """What of the settings the dialects have to know."""
+    app.state.tickets = _tickets(settings)
+    app.state.documented_statuses = settings.agent_protocol_statuses == "documented"
+    app.state.demo_token = None if settings.demo_token is None else settings.demo_token.get_secret_value()
+    app.state.quota = None if settings.requests_per_minute is None else Quota(settings.requests_per_minute)
+    app.state.stall_seconds = settings.stream_stall_seconds
 
 
 def _gateway(settings: Settings, beside: int, upstream: Upstream, broker: Broker | None, observer: Observer) -> Gateway:

@@ -85,6 +85,7 @@ class LogEntry:
     ``open``: its output is still to come, so the host will fill it in later.
     ``amendable``: it is of a kind that the host fills in, so an older copy of it may differ.
     ``said``: the texts in it, if it is what a user said: the prompt of a run, or that of a resume.
+    ``answers``: it is what the agent answered.
     """
 
     json: bytes
@@ -92,6 +93,7 @@ class LogEntry:
     open: bool
     amendable: bool
     said: str | None = None
+    answers: bool = False
 
     @property
     def size(self) -> int:

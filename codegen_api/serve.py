@@ -42,6 +42,8 @@ MOST_UNREAD = 128 * 1024
 """Bytes that are taken without the request getting on: more than the edge lets pass."""
 HEAD_SECONDS = 30.0
 """How long the head of a request may take."""
+START_SECONDS = 30
+"""How long a worker may take to start, or be silent. uvicorn by itself replaces it after five, again and again."""
 
 SANDBOX_ORGANIZATION = "323"
 SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
@@ -214,6 +216,7 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {
         "host": settings.host,
         "workers": settings.workers,
+        "timeout_worker_healthcheck": START_SECONDS,
         "log_level": settings.log_level.lower(),
         "access_log": False,  # the gateway writes a line of its own, with the request's id and without its query
         "proxy_headers": bool(settings.trusted_proxies),  # uvicorn by itself believes whatever is on this machine
@@ -313,14 +316,12 @@ def _let_in(settings: Settings) -> list[str]:
 def _announce(url: str, said: Sequence[str]) -> None:
     """Say where we are once it is true, and then what else there is to say."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(600):
+    while True:  # for as long as this process starts
         try:
             with direct.open(f"{url}/livez", timeout=5):
                 break
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    else:
-        return
     print(f"codegen_api is at {url}", flush=True)
     for each in said:
         print(each, flush=True)

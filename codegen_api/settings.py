@@ -190,7 +190,10 @@ class Settings(BaseSettings):
         " conversations.",
     )
     conversation_days: float | None = Field(
-        None, gt=0, le=36_500, description="Conversations that nobody has touched for so long are removed; else kept."
+        None, gt=0, le=36_500, description="Conversations that nobody has touched for so many days are removed."
+    )
+    agent_protocol_statuses: Literal["current", "documented"] = Field(
+        "current", description="How the Agent Protocol calls the ends of runs: `success`, or as once `completed`."
     )
     demo_token: SecretStr | None = Field(
         None,

@@ -1,6 +1,13 @@
-"""Holds for all tests: nothing secret is written anywhere (see ``tests/leaks.py``). And the profile of long runs."""
+"""Holds for all tests: nothing secret is written anywhere (see ``tests/leaks.py``), and in CI nothing is left out.
+
+Both hold for tests that run beside each other, too (``pytest -n 4``): what each process has seen is put together. And
+here is the profile of long runs.
+"""
 
 import logging
+import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -8,28 +15,76 @@ from hypothesis import settings
 from tests.leaks import WATCH, Handler, sandbox_texts
 
 HANDLER = Handler(WATCH)
+HANDED_OVER = "what must not leak, and what was written"
+SILENT = pytest.StashKey[list[str]]()
+"""Processes that ended without handing over what they had seen."""
 
 # for tests that leave the number to the profile; whatever CI chooses, each night tries other examples
 settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False, print_blob=True)
 
 
-def pytest_sessionstart() -> None:
+# -- nothing secret is written ----------------------------------------------------------------------------------------
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[SILENT] = []
     logging.getLogger().addHandler(HANDLER)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of the processes that ran tests for this one has ended."""
+    output = getattr(node, "workeroutput", {})
+    if HANDED_OVER in output:
+        WATCH.take_over(output[HANDED_OVER])
+    else:
+        node.config.stash[SILENT].append(node.gateway.id)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """By now every process has ended: fixtures of the session too have been torn down."""
     logging.getLogger().removeHandler(HANDLER)
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[HANDED_OVER] = WATCH.handed_over()
+        return
     for text in sandbox_texts():
         WATCH.secret("a text of the sandbox's logs", text)
-    if WATCH.found() and session.exitstatus == pytest.ExitCode.OK:
+    if (WATCH.found() or session.config.stash[SILENT]) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     found = WATCH.found()
     if found:
         terminalreporter.section("secrets in logs and error bodies", red=True)
         for each in found[:50]:
             terminalreporter.line(each)
         terminalreporter.line(f"{len(found)} in all. This run has failed.", red=True)
+    for each in config.stash[SILENT]:
+        terminalreporter.line(f"Nobody knows what {each} has written. This run has failed.", red=True)
+
+
+# -- in CI nothing is left out ----------------------------------------------------------------------------------------
+
+
+def nothing_is_left_out(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In CI, where every program has to be there, what would be skipped has failed."""
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        report.outcome, report.longrepr = "failed", f"{report.nodeid}: in CI nothing is left out. {reason}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    nothing_is_left_out(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    nothing_is_left_out(report)
+    return report

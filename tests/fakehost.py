@@ -190,6 +190,7 @@ class FakeHost:
                     entry["type"] == "ACTION" and entry.get("output") is None,
                     entry["type"] == "ACTION",
                     entry.get("prompt"),
+                    entry["type"] == "ANSWER",
                 )
                 for entry in given
             ),

@@ -4,6 +4,7 @@ Whoever starts a process, serves an application or sends a request here hands in
 ``tests/conftest.py`` compares the two when all tests have run, and fails the run for what it finds.
 """
 
+import json
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 from codegen_api.sandbox.example import EXAMPLE_PROMPT, example_script
 from codegen_api.sandbox.scenarios import SCENARIOS, Cue
-from codegen_api.serve import TRY_IT
+from codegen_api.serve import LET_IN, SANDBOX_TOKEN, TRY_IT
 
 SHORTEST, KINDS = 5, 4
 """What has fewer characters, or fewer different ones, may stand anywhere by chance."""
@@ -26,7 +27,7 @@ PLAIN = re.compile(r"[A-Za-z0-9 _.,:;!?#+*=<>-]+")
 IN_URL = re.compile(r"""(?<!\w)(?:ticket|token|access_token)=[^\s"'&]+""")
 """A secret in a URL, whatever it is."""
 
-ANNOUNCED = frozenset(TRY_IT.format(url="URL").splitlines())
+ANNOUNCED = frozenset([*TRY_IT.format(url="URL").splitlines(), LET_IN.format(who=SANDBOX_TOKEN)])
 """What the front door says on its standard output, with the sandbox's tokens in it, to whoever started it."""
 
 
@@ -64,6 +65,16 @@ class Watch:
         """A client got this: the body of an error is for everybody's eyes."""
         if status >= 400:
             self.log(f"body of a {status}", text)
+
+    def handed_over(self) -> str:
+        """All of it, for the watch of another process: secrets of this one may stand in what that one wrote."""
+        return json.dumps([self.secrets, self.written])  # in ASCII: a text may hold what UTF-8 has no bytes for
+
+    def take_over(self, handed_over: str) -> None:
+        """What the watch of another process has seen is as if seen by this one."""
+        secrets, written = json.loads(handed_over)
+        self.secrets = {**secrets, **self.secrets}
+        self.written = {**written, **self.written}
 
     def found(self) -> list[str]:
         """Each secret that stands somewhere, with the line it stands in."""

@@ -145,7 +145,7 @@ def test_what_ends_badly_ends_all_the_same() -> None:
         drain.take_signals()
         os.kill(os.getpid(), signal.SIGTERM)
         try:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await server.stopped.wait()
         finally:
             drain.give_back()

@@ -1,9 +1,7 @@
 """The check that nothing secret is written finds what it is there to find."""
 
 import json
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from codegen_api.serve import TRY_IT
 from tests.end_to_end import processes
 from tests.leaks import WATCH, Watch, sandbox_texts
+from tests.nested import ALONE, BESIDE, run_of_tests
 
 URL = "http://127.0.0.1:8123"
 
@@ -77,30 +76,58 @@ def test_the_sandbox_s_own_words_are_known() -> None:
     assert any("failed, as expected before the change" in each for each in texts), "what is filled in late"
 
 
-@pytest.mark.parametrize(("level", "passes"), [("error", False), ("debug", True)])
-def test_a_run_of_the_tests_fails_for_a_secret_in_a_log(tmp_path: Path, level: str, passes: bool) -> None:
-    test = tmp_path / "test_it.py"
-    test.write_text(f"""\
-import logging
-from tests.leaks import WATCH
+def test_what_one_process_knows_is_found_in_what_another_wrote() -> None:
+    first, second = watching(), Watch()
+    second.log("log of a gateway", "WARNING refused sandbox-alice \ud800")
+    second.take_over(first.handed_over())
+    (found,) = second.found()
+    first.take_over(second.handed_over())
+    assert first.found() == [found]
+    assert "a token ('sandbox-alice') in the log of a gateway" in found
+    assert test_what_one_process_knows_is_found_in_what_another_wrote.__name__ in found
 
-def test_it():
+
+ASKS = """
+def test_asks():
+    from tests.leaks import WATCH
     WATCH.secret("a token", "sk-of-somebody")
+"""
+WRITES = """
+def test_writes():
+    import logging
     logging.getLogger("codegen_api").{level}("refused sk-of-somebody")
-""")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull]
-    done = subprocess.run(
-        [*command, "--rootdir", tmp_path, test],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        env=processes.environment(),
-        check=False,
-    )
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+"""
+
+
+@pytest.mark.parametrize(("level", "passes"), [("error", False), ("debug", True)])
+@pytest.mark.parametrize("processes", [ALONE, BESIDE], ids=["alone", "beside each other"])
+def test_a_run_of_the_tests_fails_for_a_secret_in_a_log(
+    tmp_path: Path, processes: list[str], level: str, passes: bool
+) -> None:
+    (tmp_path / "test_asks.py").write_text(ASKS)
+    (tmp_path / "test_writes.py").write_text(WRITES.format(level=level))
+    done = run_of_tests(tmp_path, "-v", *processes)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert len(set(re.findall(r"^\[gw[01]\]", done.stdout, re.MULTILINE))) == (2 if processes else 0)
     assert (done.returncode == 0) is passes, done.stdout
-    assert ("a token ('sk-of-somebody') in the log of codegen_api, test_it.py::test_it" in done.stdout) is not passes
+    found = "a token ('sk-of-somebody') in the log of codegen_api, test_writes.py::test_writes"
+    assert (found in done.stdout) is not passes
+
+
+def test_a_run_of_the_tests_fails_for_a_process_that_hands_over_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_asks.py").write_text(ASKS)
+    (tmp_path / "test_writes.py").write_text(WRITES.format(level="debug"))
+    (tmp_path / "conftest.py").write_text("""\
+import os
+
+def pytest_sessionfinish():
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
+        os._exit(0)
+""")
+    done = run_of_tests(tmp_path, *BESIDE)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "Nobody knows what gw1 has written" in done.stdout
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.mark.wire("logs-hold-no-secrets")

@@ -1,7 +1,9 @@
 """The front door's part in a request, before the application is asked. As a process it is in tests/end_to_end."""
 
 import asyncio
+import http.server
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from codegen_api.serve import HEAD_SECONDS, MOST_UNREAD, Requests, _options
+from codegen_api.serve import HEAD_SECONDS, MOST_UNREAD, START_SECONDS, Requests, _announce, _options
 from tests import virtual
 from tests.dialects.site import settings
 
@@ -47,6 +49,45 @@ def test_what_a_stranger_says_was_forwarded_changes_nothing(
 def test_what_a_trusted_proxy_says_was_forwarded_is_believed(proxies: str, client: str) -> None:
     scope = seen(client, trusted_proxies=proxies)
     assert (scope["client"], scope["scheme"]) == (("192.0.2.9", 0), "https")
+
+
+# -- slow starts ------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_starts_slowly_is_not_taken_for_dead() -> None:
+    config = uvicorn.Config("codegen_api:create_app", **{**_options(settings(workers=4)), "log_config": None})
+    assert config.timeout_worker_healthcheck == START_SECONDS
+    assert START_SECONDS >= 20
+
+
+def test_where_it_serves_is_said_however_long_the_start_took(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Livez, bind_and_activate=False)
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if sum(waits) > 40 and not serving.is_alive():
+            server.server_activate()
+            serving.start()
+
+    with server:
+        server.server_bind()
+        monkeypatch.setattr("codegen_api.serve.time.sleep", sleep)
+        _announce(f"http://127.0.0.1:{server.server_port}", [])
+        server.shutdown()
+        serving.join()
+    assert capsys.readouterr().out == f"codegen_api is at http://127.0.0.1:{server.server_port}\n"
+
+
+class Livez(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/livez" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
 
 
 # -- heads that do not end --------------------------------------------------------------------------------------------

@@ -49,6 +49,11 @@ VALID: dict[str, tuple[str, Any]] = {
     "DRAIN_SECONDS": ("2", 2.0),
     "MAX_BODY_MIB": ("2", 2),
     "MEMORY_MIB": ("64", 64),
+    "DATA_DIR": ("/var/lib/gateway", Path("/var/lib/gateway")),
+    "DATABASE_URL": ("postgresql://u:p@db/gateway", SecretStr("postgresql://u:p@db/gateway")),
+    "CONVERSATION_DAYS": ("0.5", 0.5),
+    "AGENT_PROTOCOL_STATUSES": ("documented", "documented"),
+    "DEMO_TOKEN": ("sk-demo", SecretStr("sk-demo")),
     "METRICS": ("false", False),
     "SANDBOX": ("true", True),
 }
@@ -79,6 +84,8 @@ INVALID = {
     "DRAIN_SECONDS": ["0"],
     "MAX_BODY_MIB": ["0", "1.5", "9999999999"],
     "MEMORY_MIB": ["0", "1.5", "9999999999"],
+    "AGENT_PROTOCOL_STATUSES": ["old", "Current"],
+    "CONVERSATION_DAYS": ["0", "-1", "never", "nan"],
     "METRICS": ["perhaps"],
     "SANDBOX": ["perhaps"],
 }

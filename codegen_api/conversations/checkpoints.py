@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codegen_api.errors import NotFound
-from codegen_api.stores import Store, Turn
+from codegen_api.stores import Store, Turn, TurnState
 
 BEFORE = -1
 """The offset of the checkpoint before the user has said anything."""
@@ -52,22 +52,38 @@ class Stretch:
     upto: int | None
 
 
-async def path(store: Store, owner: str, checkpoint: Checkpoint | None, known: Sequence[Turn] = ()) -> list[Stretch]:
-    """The turns that lead to a checkpoint, the first one first. ``known`` need not be looked up.
+async def path(
+    store: Store,
+    owner: str,
+    checkpoint: Checkpoint | None,
+    known: Sequence[Turn] = (),
+    *,
+    asked_for: bool = False,
+) -> list[Stretch]:
+    """The turns that lead to a checkpoint, the first one first. ``known`` need not be looked up. What a conversation is
+    a fork of may be no more: then that is missing at the front.
 
     Raises:
-        NotFound: there is no such checkpoint.
+        NotFound: there is no such checkpoint, and somebody has ``asked_for`` it.
     """
     turns = {turn.id: turn for turn in known}
     found: list[Stretch] = []
     while checkpoint is not None:
         turn = turns.get(checkpoint.turn) or await store.turn(owner, checkpoint.turn)
-        if turn is None and found:
-            break  # it was removed: what was said before it is not known any more
-        if turn is None or (turn.end is not None and checkpoint.offset > turn.end - turn.begin):
-            raise NotFound("There is no such checkpoint.")
+        if turn is None or not _reaches(turn, checkpoint.offset):
+            if asked_for:
+                raise NotFound("There is no such checkpoint.")
+            break
+        asked_for = False
         if checkpoint.offset != BEFORE:
             at_end = turn.end is not None and checkpoint.offset == turn.end - turn.begin
             found.append(Stretch(turn, None if at_end else checkpoint.offset))
         checkpoint = None if turn.parent is None else Checkpoint.of(turn.parent)
     return found[::-1]
+
+
+def _reaches(turn: Turn, offset: int) -> bool:
+    """Whether so much has come of a turn, or may have by now."""
+    if turn.end is None:
+        return turn.state is TurnState.RUNNING or offset <= 0
+    return offset <= turn.end - turn.begin

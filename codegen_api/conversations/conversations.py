@@ -8,20 +8,21 @@ does not exist; on the way to a log the gateway asks for the caller's right besi
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Checkpoint, Stretch
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import Progress
 from codegen_api.conversations.reading import Reading
-from codegen_api.conversations.turns import LOOK_EVERY, Turns
+from codegen_api.conversations.starting import LOOK_EVERY
+from codegen_api.conversations.turns import Turns
 from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, LogEntry, Step, to_json
-from codegen_api.stores import Busy, Store, Turn, TurnState, storable
+from codegen_api.stores import Store, Turn, TurnState, storable
 from codegen_api.telemetry import log_fault, logger
 
 TIDY_EVERY = 3600.0
@@ -62,7 +63,7 @@ class Conversations:
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, clock=clock)
         self._begun = asyncio.Event()
-        self._reading = Reading(gateway, self._turns, clock=clock)
+        self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._tidying: asyncio.Task[None] | None = None
 
@@ -91,22 +92,19 @@ class Conversations:
             GatewayError: the host has not begun it, and the turn has failed.
         """
         owner = owner_of(caller)
-        checked([*ask.messages, ask.text, ask.options])
-        if await self.store.conversation(owner, conversation) is None:
+        checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
+        there = await self.store.conversation(owner, conversation)
+        if there is None:
             raise NotFound("There is no such conversation.")
         known = await self.store.turns(owner, conversation)
         if known and known[0].state.active:
             known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
-        turn, new = await self._planning.plan(caller, owner, wanted, conversation, ask, known)
+        turn, new = await self._planning.plan(caller, owner, wanted, there, ask, known)
         try:
-            turn = await self.store.add_turn(owner, turn)
-        except Busy as busy:
-            raise ConversationBusy from busy
-        except KeyError as gone:
-            raise NotFound("There is no such conversation.") from gone
-        begun, self._begun = self._begun, asyncio.Event()
-        begun.set()
-        return await self._turns.start(caller, owner, turn, new)
+            return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
+        finally:  # also a turn that has failed at once is one
+            begun, self._begun = self._begun, asyncio.Event()
+            begun.set()
 
     async def turn(self, caller: Caller, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
         """A turn; as it is now (``settled``), or as it was when somebody last looked.
@@ -134,7 +132,7 @@ class Conversations:
         """
         owner, deadline = owner_of(caller), loop_time() + within
         while True:
-            begun = self._begun
+            begun = self._turns.next_begun
             if await self.store.conversation(owner, conversation) is None:
                 raise NotFound("There is no such conversation.")
             turns = await self.store.turns(owner, conversation, limit=1)
@@ -182,17 +180,18 @@ class Conversations:
         """
         owner = owner_of(caller)
         known = await self.store.turns(owner, conversation)
-        if checkpoint is None and known and known[0].state.active:
+        if checkpoint is not None:
+            return await self._path_to(caller, conversation, checkpoint, known)
+        if known and known[0].state.active:
             parent = None if known[0].parent is None else Checkpoint.of(known[0].parent)
             return [*await checkpoints.path(self.store, owner, parent, known), Stretch(known[0], None)]
-        if checkpoint is None:
-            checkpoint = latest_end(known)
-        elif not any(turn.id == checkpoint.turn for turn in known):
-            raise NotFound("There is no such checkpoint.")
-        return await checkpoints.path(self.store, owner, checkpoint, known)
+        there = None if known else await self.store.conversation(owner, conversation)
+        return await checkpoints.path(self.store, owner, latest_end(there, known), known)
 
     async def leading_to(self, caller: Caller, checkpoint: Checkpoint) -> list[Stretch]:
-        """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in."""
+        """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in, as far as they are
+        still there.
+        """
         return await checkpoints.path(self.store, owner_of(caller), checkpoint)
 
     async def entries(self, caller: Caller, stretch: Stretch) -> tuple[LogEntry, ...]:
@@ -210,6 +209,31 @@ class Conversations:
     async def steps(self, caller: Caller, stretch: Stretch) -> list[Step]:
         """The same, in the words of all hosts."""
         return [self.gateway.step(entry) for entry in await self.entries(caller, stretch)]
+
+    async def _path_to(
+        self, caller: Caller, conversation: str, checkpoint: Checkpoint, known: Sequence[Turn]
+    ) -> list[Stretch]:
+        owner = owner_of(caller)
+        path = await checkpoints.path(self.store, owner, checkpoint, known, asked_for=True)
+        if any(turn.id == checkpoint.turn for turn in known):
+            turn = path[-1].turn if checkpoint.offset > 0 else None
+            if turn is not None and turn.end is None and not await self.has(caller, turn, checkpoint.offset):
+                raise NotFound("There is no such checkpoint.")
+        elif not await self._inherits(owner, conversation, checkpoint, known):
+            raise NotFound("There is no such checkpoint.")
+        return path
+
+    async def _inherits(self, owner: str, conversation: str, checkpoint: Checkpoint, known: Sequence[Turn]) -> bool:
+        """Whether a checkpoint of another conversation is one that leads to this one, which is a fork of it."""
+        there, ids = await self.store.conversation(owner, conversation), {turn.id for turn in known}
+        parents = {turn.parent for turn in known} | {None if there is None else there.parent}
+        for parent in (Checkpoint.of(each) for each in parents if each is not None):
+            if parent == checkpoint:
+                return True
+            for stretch in await checkpoints.path(self.store, owner, parent) if parent.turn not in ids else []:
+                if stretch.turn.id == checkpoint.turn and (stretch.upto is None or checkpoint.offset <= stretch.upto):
+                    return True
+        return False
 
     async def _out_of_the_way(self, caller: Caller, owner: str, turn: Turn, if_busy: str) -> Turn:
         """The turn that was under way, now over."""

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Checkpoint, Stretch, end_of
-from codegen_api.conversations.prompts import with_system_prompt, with_transcript
+from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
 from codegen_api.conversations.reading import Reading
+from codegen_api.errors import NotFound
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, Json, StepKind, to_json
-from codegen_api.stores import Agent, Store, Turn
+from codegen_api.stores import Agent, Conversation, Store, Turn
 from codegen_api.upstreams import NewRun
 
 USER = "User"
@@ -61,41 +62,42 @@ class Planning:
         caller: Caller,
         owner: str,
         wanted: str | None,
-        conversation: str,
+        conversation: Conversation,
         ask: Ask,
         known: Sequence[Turn],
     ) -> tuple[Turn, NewRun]:
-        """The turn, and the run that is to be created for it. ``known`` are the turns of the conversation.
+        """The turn, and the run that is to be created for it. ``known`` are the conversation's turns, newest first.
 
         Raises:
             NotFound: there is no such checkpoint.
         """
-        now, checkpoint = self._clock(), ask.checkpoint or latest_end(known)
+        now, checkpoint = self._clock(), ask.checkpoint or latest_end(conversation, known)
         turn = Turn(
             new_id(),
-            conversation,
+            conversation.id,
             now,
             now,
             agent=None if ask.agent is None else ask.agent.id,
             messages=ask.messages,
             parent=None if checkpoint is None else str(checkpoint),
             mark=new_id(),
-            prompt=ask.text,
+            prompt=ask.text if ask.text.strip() else "",
             options=ask.options,
         )
-        said = await checkpoints.path(self._store, owner, checkpoint, known)
+        said = await checkpoints.path(self._store, owner, checkpoint, known, asked_for=ask.checkpoint is not None)
         last = said[-1].turn if said else None
-        goes_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation, known)
+        goes_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation.id, known)
         if goes_on and last is not None and last.run is not None:
             organization, run_id = last.run.organization, last.run.id
             begin = await self._length(caller, organization, run_id, last.begin if last.end is None else last.end)
             resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
-            return replace(resumed, prompt=ask.text or GO_ON), replace(ask.run, images=ask.images or None)
+            return replace(resumed, prompt=turn.prompt or GO_ON), replace(ask.run, images=ask.images or None)
         organization = await self._gateway.organization(caller, wanted)
         system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
         told = [line for stretch in said for line in await self._told(caller, owner, stretch)]
-        text = ask.text or (told.pop()[1] if told and told[-1][0] == USER else GO_ON)
-        prompt = with_system_prompt(system_prompt, with_transcript(told, text))
+        text = turn.prompt or (told.pop()[1] if told and told[-1][0] == USER else "")
+        text = text if text.strip() else GO_ON
+        prompt = storable_text(with_system_prompt(system_prompt, with_transcript(told, text)))
         model = ask.run.model or (None if ask.agent is None else ask.agent.model)
         new = replace(ask.run, prompt=prompt, images=ask.images or None, model=model)
         return replace(turn, organization=organization, prompt=prompt), new
@@ -113,7 +115,10 @@ class Planning:
     async def _told(self, caller: Caller, owner: str, stretch: Stretch) -> list[tuple[str, str]]:
         """What was said in a stretch, for a host that has not heard it."""
         told = [(USER, text_of(message)) for message in stretch.turn.messages]
-        for step in map(self._gateway.step, await self._reading.entries(caller, owner, stretch)):
+        entries = await self._reading.entries(caller, owner, stretch)
+        if stretch.upto is not None and len(entries) < stretch.upto:
+            raise NotFound("There is no such checkpoint.")
+        for step in map(self._gateway.step, entries):
             if step.kind is StepKind.ACTION:
                 told.append((f"Tool {step.tool}", f"{step.text}\n{_json(step.input)} -> {_json(step.output)}"))
             elif step.kind is not StepKind.USER:
@@ -123,14 +128,12 @@ class Planning:
         return told
 
 
-def latest_end(known: Sequence[Turn]) -> Checkpoint | None:
-    """The end of a conversation: that of its latest turn, unless the host never began it."""
-    if not known:
-        return None
-    latest = known[0]
-    if latest.end is not None:
-        return end_of(latest)
-    return None if latest.parent is None else Checkpoint.of(latest.parent)
+def latest_end(conversation: Conversation | None, known: Sequence[Turn]) -> Checkpoint | None:
+    """The end of a conversation: that of its latest turn, unless the host never began it; or what it is a fork of."""
+    if known and known[0].end is not None:
+        return end_of(known[0])
+    parent = known[0].parent if known else None if conversation is None else conversation.parent
+    return None if parent is None else Checkpoint.of(parent)
 
 
 def text_of(message: Mapping[str, Json]) -> str:

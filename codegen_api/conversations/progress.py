@@ -8,14 +8,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 from codegen_api.brokers import Batch
 from codegen_api.errors import UpstreamError
-from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync, loop_time
+from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync, Update, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Appended, Changed, Cursor, LogEntry, Run, RunStatus, StepKind
+from codegen_api.runs import Appended, Changed, Cursor, LogEntry, Page, Run, RunStatus
 from codegen_api.stores import Turn, TurnState
 
 RESUME_DOUBT = 30.0
@@ -28,8 +29,7 @@ RESTING = (RunStatus.WAITING, RunStatus.PAUSED)
 """The host does nothing until somebody answers: that ends a turn, though not the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
+class Came(NamedTuple):  # many are made, and this is how they are made fastest
     """Entry ``offset``, new or, if ``amended``, as it is now."""
 
     offset: int
@@ -53,130 +53,150 @@ class Over:
 
 Progress: TypeAlias = "tuple[Came, ...] | Caught | Notice | Quiet | Leaving | Over"
 
+Rest = Callable[[Turn, int], AsyncGenerator[tuple[Came, ...], None]]
+"""Read what comes behind an offset in a turn that is over."""
+
+Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, tuple[Came, ...]]]"
+"""What batches amount to in turns that begin somewhere, made once for all who are given the same one."""
+
 Finish = Callable[[Turn, Run, Cursor, str | None], Awaitable[Turn]]
 """Write down that a turn is over: with the run as it is, where its log ended, and the last answer in it."""
 
 
-async def live(gateway: Gateway, caller: Caller, turn: Turn, finish: Finish) -> AsyncGenerator[Progress, None]:
-    """A turn whose end is not known."""
+async def live(
+    gateway: Gateway, caller: Caller, turn: Turn, finish: Finish, rest_of: Rest, shared: Shared, *, doubt: float
+) -> AsyncGenerator[Progress, None]:
+    """A turn whose end is not known. For ``doubt`` more seconds the host may tell of the end before it."""
     assert turn.run is not None  # noqa: S101 - or it would not be running
-    watch = _Watch(gateway, caller, turn)
+    ref, watch = turn.run, _Watch(gateway, caller, turn, shared, doubt)
     while True:
         position = Position(turn.begin + watch.offset)
-        stream = await gateway.follow(caller, turn.run.organization, turn.run.id, position)
+        stream = await gateway.follow(caller, ref.organization, ref.id, position)
         assert stream is not None  # noqa: S101 - only who has seen an end can know it already
         async with aclosing(stream):
             async for update in stream:
-                match update:
-                    case Batch():
-                        if came := watch.take(update):
-                            yield came
-                    case Changed(run=run):
-                        watch.describe(run)
-                    case Current(cursor=cursor):
-                        yield Caught(max(0, cursor - turn.begin))
-                    case Ended(run=run, length=length):
-                        watch.describe(run)
-                        watch.ended = length
-                    case Resync():
-                        raise UpstreamError("The host has another log under the name of this run.")
-                    case Leaving():
-                        yield update
-                        return
-                    case Notice() | Quiet():
-                        yield update
+                if isinstance(update, Resync):
+                    await watch.make_sure_of_the_log(update)
+                    gateway.hub.touched(ref)  # whoever reads the log here is behind
+                    break
+                if (news := watch.see(update)) is not None:
+                    yield news
+                if isinstance(update, Leaving):
+                    return
                 if await watch.is_over():
                     over = await finish(turn, watch.run, turn.begin + watch.offset, watch.answer)
-                    async for rest in _rest(gateway, caller, over, watch.offset):
+                    async for rest in rest_of(over, watch.offset):
                         yield rest
                     yield Over(over)
                     return
-        # an end that is not believed: it may be the one from before the resume
+                if watch.has_caught_up():
+                    yield Caught(watch.offset)
+        # an end that is not believed, because it may be the one from before the resume, or a reader that is behind
         yield Quiet()
         await asyncio.sleep(DOUBTED_SECONDS)
-
-
-async def whole(gateway: Gateway, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
-    """A turn that is over."""
-    async for rest in _rest(gateway, caller, turn, 0):
-        yield rest
-    yield Over(turn)
-
-
-async def _rest(gateway: Gateway, caller: Caller, turn: Turn, offset: int) -> AsyncGenerator[tuple[Came, ...], None]:
-    """What comes behind ``offset`` in a turn that is over, read in the host's own full pages."""
-    end = turn.begin if turn.end is None else turn.end
-    size = gateway.page_size
-    while turn.run is not None and (cursor := turn.begin + offset) < end:
-        start = cursor // size * size
-        page = await gateway.read_log(caller, turn.run.organization, turn.run.id, start, size, newest_first=False)
-        came = tuple(
-            Came(position - turn.begin, entry)
-            for position, entry in enumerate(page.entries, start + 1)
-            if cursor < position <= end
-        )
-        if not came:
-            raise UpstreamError("The host shows less of this log than it did.")
-        offset = came[-1].offset
-        yield came
 
 
 class _Watch:
     """What has been seen of a turn, and whether that is all."""
 
-    def __init__(self, gateway: Gateway, caller: Caller, turn: Turn) -> None:
+    def __init__(self, gateway: Gateway, caller: Caller, turn: Turn, shared: Shared, doubt: float) -> None:
         self.offset = 0
         self.answer: str | None = None
-        self.ended: Cursor | None = None
         self._gateway = gateway
         self._caller = caller
         self._turn = turn
+        self._shared = shared
         self._run: Run | None = None
-        self._active_seen = not turn.resumes
-        self._began = loop_time()
+        self._active_seen = False
+        self._doubted_until = loop_time() + doubt
         self._resting_at: Cursor | None = None
+        self._ended = False
+        self._current = False  # everything that was there has been given
+        self._caught = False  # and that was said
 
     @property
     def run(self) -> Run:
         assert self._run is not None  # noqa: S101 - every stream begins with the run
         return self._run
 
-    def describe(self, run: Run) -> None:
-        self._run = run
-        self.ended = self._resting_at = None
-        self._active_seen = self._active_seen or not (run.status.ended or run.status in RESTING)
-
-    def take(self, batch: Batch) -> tuple[Came, ...]:
-        came = tuple(
-            Came(event.cursor - self._turn.begin, event.entry, amended=not isinstance(event, Appended))
-            for event in batch.entries
-            if event.cursor > self._turn.begin
-        )
-        for each in came:
-            self.offset = max(self.offset, each.offset)
-            step = self._gateway.step(each.entry)
-            if step.kind is StepKind.ANSWER:
-                self.answer = step.text
-        return came
+    def see(self, update: Update) -> "Progress | None":
+        """Take notice of this, and say what of it is news to whoever follows the turn."""
+        match update:
+            case Batch():
+                return self._take(update) or None
+            case Changed(run=run):
+                self._describe(run)
+            case Current():
+                self._current = True
+            case Ended(run=run):
+                self._describe(run)
+                self._ended = True
+            case Notice() | Quiet() | Leaving():
+                return update
+        return None
 
     async def is_over(self) -> bool:
         """Whether the turn has ended, or the host waits for an answer, and everything has come."""
-        turn, cursor = self._turn, self._turn.begin + self.offset
-        if self.ended is not None:
-            return not self._doubtful()
-        if self._run is None or self._run.status not in RESTING or self._doubtful():
+        if self._doubtful():
             return False
-        if self._resting_at is None:
-            assert turn.run is not None  # noqa: S101 - it is followed
-            page = await self._gateway.read_log(
-                self._caller, turn.run.organization, turn.run.id, cursor, self._gateway.page_size, newest_first=False
-            )
-            self._resting_at = page.last if page.at_end else None
+        if self._ended:
+            return True
+        if self.run.status not in RESTING:
+            return False
+        cursor = self._turn.begin + self.offset
+        if self._resting_at is None or self._resting_at < cursor:
+            page = await self._read(cursor)
+            # what was said of the run here may be from before the resume
+            rests = page.run.status in RESTING or page.run.raw_status is None
+            self._resting_at = page.last if page.at_end and rests else None
         return self._resting_at == cursor
+
+    def has_caught_up(self) -> bool:
+        """Whether to say, once, that everything has come. When the run has ended, the turn is about to be over."""
+        if not self._current or self._caught or (self.run.status.ended and not self._doubtful()):
+            return False
+        self._caught = True
+        return True
+
+    async def make_sure_of_the_log(self, resync: Resync) -> None:
+        """
+        Raises:
+            UpstreamError: it is not the one in which the turn is.
+        """
+        if resync.cursor == 0 or not (await self._read(resync.requested - 1)).entries:
+            raise UpstreamError("The host has another log under the name of this run.")
+
+    def _describe(self, run: Run) -> None:
+        self._run = run
+        self._ended = False
+        self._resting_at = None
+        self._active_seen = self._active_seen or not (run.status.ended or run.status in RESTING)
+
+    def _take(self, batch: Batch) -> tuple[Came, ...]:
+        begin = self._turn.begin
+        made = self._shared.setdefault(batch, {})
+        came = made.get(begin)
+        if came is None:
+            came = made[begin] = tuple(
+                Came(event.cursor - begin, event.entry, amended=not isinstance(event, Appended))
+                for event in batch.entries
+                if event.cursor > begin
+            )
+        for each in came:
+            self.offset = max(self.offset, each.offset)
+            if each.entry.answers:
+                self.answer = self._gateway.step(each.entry).text
+        return came
+
+    async def _read(self, after: Cursor) -> Page:
+        assert self._turn.run is not None  # noqa: S101 - it is followed
+        ref, size = self._turn.run, self._gateway.page_size
+        return await self._gateway.read_log(self._caller, ref.organization, ref.id, after, size, newest_first=False)
 
     def _doubtful(self) -> bool:
         """Whether this may be the state from before the resume: the prompt itself is one entry."""
-        return not self._active_seen and self.offset <= 1 and loop_time() - self._began < RESUME_DOUBT
+        believed = self._active_seen and self.run.status not in RESTING
+        return not believed and self.offset <= 1 and loop_time() < self._doubted_until
 
 
 def state_of(run: Run) -> TurnState:

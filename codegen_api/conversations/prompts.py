@@ -29,6 +29,11 @@ def with_transcript(said: Sequence[tuple[str, str]], prompt: str) -> str:
     return f"This is what has been said and done so far:\n\n{fenced}\n\nGo on from there. The user says:\n\n{prompt}"
 
 
+def storable_text(text: str) -> str:
+    """``text`` without what no store can keep: NUL, and halves of surrogate pairs."""
+    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
+
+
 def _fenced(text: str) -> str:
     longest = max((len(found) for found in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -1,54 +1,43 @@
-"""What came of turns, for whoever reads a conversation: each time by the caller's right, and kept when it is over."""
+"""What came of turns, for whoever reads a conversation."""
 
-from collections.abc import Callable
+import asyncio
 from contextlib import aclosing
-
-from cachetools import LRUCache
 
 from codegen_api.conversations.checkpoints import Stretch
 from codegen_api.conversations.progress import Caught, Over
 from codegen_api.conversations.turns import Turns
-from codegen_api.following import Leaving, loop_time
-from codegen_api.gateway import Gateway
+from codegen_api.errors import Unavailable, UpstreamTimeout
+from codegen_api.following import Leaving
 from codegen_api.identity import Caller
 from codegen_api.runs import LogEntry
-from codegen_api.stores import Turn
+from codegen_api.stores import Turn, TurnState
 
-KEPT_BYTES = 32 * 1024 * 1024
-"""What is kept of turns that are over, for whoever reads a conversation again."""
-
-SETTLING = 60.0
-"""Seconds after its end in which the host may still fill in entries of a turn."""
-
-FRESH = 5.0
-"""Seconds for which such a turn is not read again."""
+PATIENCE = 30.0
+"""Seconds that somebody waits for what has come of a turn that is under way."""
 
 
 class Reading:
-    """Reads the stretches of turns. ``clock`` gives seconds since the epoch."""
+    """Reads the stretches of turns."""
 
-    def __init__(self, gateway: Gateway, turns: Turns, *, clock: Callable[[], float]) -> None:
-        self._gateway = gateway
+    def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._clock = clock
-        self._kept: LRUCache[str, tuple[float, tuple[LogEntry, ...]]] = LRUCache(KEPT_BYTES, getsizeof=_size)
 
     async def entries(self, caller: Caller, owner: str, stretch: Stretch) -> tuple[LogEntry, ...]:
-        """What has come of a turn by now, up to where the stretch goes."""
+        """What has come of a turn by now, up to where the stretch goes.
+
+        Raises:
+            GatewayError: the caller may not see it, or the host does not show it just now.
+        """
         turn = stretch.turn
-        if turn.run is None:
+        if turn.run is None or stretch.upto == 0 or (turn.end is None and turn.state is not TurnState.RUNNING):
             return ()
         if turn.end is None:
-            return await self._so_far(caller, owner, turn, stretch.upto)
-        await self._gateway.view(caller, turn.run.organization, turn.run.id)
-        good_until, entries = self._kept.get(turn.id) or (float("-inf"), ())
-        if len(entries) != turn.end - turn.begin or loop_time() >= good_until:
-            settled = self._clock() - turn.updated > SETTLING
-            good_until = float("inf") if settled else loop_time() + FRESH
-            entries = await self._so_far(caller, owner, turn, None)
-            if _size((good_until, entries)) <= KEPT_BYTES:
-                self._kept[turn.id] = (good_until, entries)
-        return entries if stretch.upto is None else entries[: stretch.upto]
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return await self._so_far(caller, owner, turn, stretch.upto)
+            except TimeoutError as error:
+                raise UpstreamTimeout("The host has not shown in time what has come of this turn.") from error
+        return await self._so_far(caller, owner, turn, stretch.upto)
 
     async def _so_far(self, caller: Caller, owner: str, turn: Turn, upto: int | None) -> tuple[LogEntry, ...]:
         entries: dict[int, LogEntry] = {}
@@ -56,10 +45,8 @@ class Reading:
             async for news in progress:
                 if isinstance(news, tuple):
                     entries.update((came.offset, came.entry) for came in news)
-                if isinstance(news, Caught | Over | Leaving) or (upto is not None and len(entries) >= upto):
+                if isinstance(news, Leaving):
+                    raise Unavailable(retry_after=1)
+                if isinstance(news, Caught | Over) or (upto is not None and len(entries) >= upto):
                     break
         return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
-
-
-def _size(kept: tuple[float, tuple[LogEntry, ...]]) -> int:
-    return 100 + sum(entry.size for entry in kept[1])

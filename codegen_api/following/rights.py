@@ -53,8 +53,8 @@ class Rights:
         return self._held.get(key) or await self._flights.share(key, lambda: self.ask(credential, ref))
 
     async def ask(self, credential: Credential, ref: RunRef, *, since: float | None = None) -> Right:
-        """The same, asked for now, and for this caller alone: an answer on its way may be older than what they know.
-        One that was asked for at ``since`` or later will do.
+        """The same, asked for now: an answer on its way may be older than what the caller knows. One that was asked for
+        at ``since`` or later will do.
         """
         held = self._held.get((credential.digest, ref))
         if since is not None and held is not None and held.asked >= since:

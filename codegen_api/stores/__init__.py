@@ -158,7 +158,7 @@ class Busy(Exception):
     """The conversation has an active turn, ``turn``."""
 
     def __init__(self, turn: Turn) -> None:
-        super().__init__(turn)
+        super().__init__(turn.id)
         self.turn = turn
 
 

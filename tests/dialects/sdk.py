@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ from langgraph_sdk.client import LangGraphClient
 from codegen_api.conversations import Ask, Conversations, Over, new_id
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
+from codegen_api.stores.sql import SqlStore
 from tests.dialects.site import CALLER, Site, serving
 from tests.leaks import WATCH
 
@@ -35,11 +37,13 @@ async def client_of(site: Site, token: str | None = CALLER, **headers: str) -> A
 
 @asynccontextmanager
 async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
-    """A gateway that speaks the Agent Protocol."""
+    """A gateway that speaks the Agent Protocol, with a database of its own."""
     hurry = {"upstream_requests_per_minute": 1_000_000}
-    async with serving(host, **{"dialects": ("agent_protocol",), **hurry, **more}) as site:
-        site.host.latency = 0
-        yield site
+    with TemporaryDirectory() as directory:
+        given = {"dialects": ("agent_protocol",), "store": SqlStore(f"sqlite:///{directory}/database"), **hurry, **more}
+        async with serving(host, **given) as site:
+            site.host.latency = 0
+            yield site
 
 
 async def caller_of(site: Site, token: str = CALLER) -> Caller:

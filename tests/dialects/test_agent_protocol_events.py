@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Came
-from codegen_api.dialects.agent_protocol.events import MODES, PLACES, Place, Teller, number, position
-from codegen_api.dialects.agent_protocol.rendering import Renderings
+from codegen_api.dialects.agent_protocol.events import MODES, Teller, position
+from codegen_api.dialects.agent_protocol.wording import PLACES, Place, Wording, number
 from codegen_api.runs import LogEntry, RunRef
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost
@@ -46,8 +46,9 @@ def parsed(pieces: Sequence[bytes]) -> list[Event]:
     return events
 
 
-def teller(modes: Sequence[str], after: int = 0, renderings: Renderings | None = None) -> Teller:
-    return Teller(TURN, renderings or Renderings(HOST.step), modes=modes, after=after, context={"run_id": "t1"})
+def teller(modes: Sequence[str], after: int = 0) -> Teller:
+    wanted = frozenset(modes)
+    return Teller(TURN, Wording(TURN, wanted, {"run_id": "t1"}, HOST.step), modes=wanted, after=after)
 
 
 def told(
@@ -89,7 +90,8 @@ def logs(draw: Any) -> list[LogEntry]:
     for n, kind in enumerate(draw(st.lists(KINDS, max_size=8)), 1):
         if kind == "ACTION":
             output = draw(st.sampled_from([None, {"done": n}, "text"]))
-            made.append(entry(n, "ACTION", tool="run", input={"n": n}, **({} if output is None else {"output": output})))
+            done = {} if output is None else {"output": output}
+            made.append(entry(n, "ACTION", tool="run", input={"n": n}, **done))
         elif kind == "USER" or n == 1:
             made.append(entry(n, "NOTE", prompt=f"say {n}"))
         else:
@@ -111,8 +113,8 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
     assert [(name, n) for name, n, _ in live] == [(name, n) for name, n, _ in again]
     numbers = [n for _, n, _ in again]
     assert numbers == sorted(set(numbers)), "each id once, in order"
-    assert [name for name, _, _ in again][0] == "metadata"
-    assert [name for name, _, _ in again][-1] == "end"
+    assert again[0][0] == "metadata"
+    assert again[-1][0] == "end"
     if "values" in modes:  # whatever was late, in the end everybody has the same
         assert live[-2][2] == again[-2][2]
 

@@ -314,9 +314,20 @@ def test_what_cannot_be_done_is_refused_by_name() -> None:
                     await asked
                 assert refused.value.status_code == 501
                 assert refused.value.code == "unsupported"
+            for method, path in (
+                ("PATCH", "/threads/t/state"),
+                ("GET", "/threads/t/stream"),
+                ("POST", "/threads/t/commands"),
+                ("POST", "/threads/not-there-yet/commands"),
+                ("POST", "/threads/t/stream/events"),
+            ):
+                answer = await site.ask(method, path)
+                assert (answer.status_code, answer.json()["code"]) == (501, "unsupported"), path
             for asked in (client.threads.copy("x"), client.threads.update_state("x", {})):
                 with pytest.raises(NotFoundError):
                     await asked
+            for method, path in (("PATCH", "/threads/x/state"), ("GET", "/threads/x/stream")):
+                assert (await site.ask(method, path)).status_code == 404
 
     run(main())
 

@@ -22,12 +22,14 @@ from tests.leaks import WATCH
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
-WAIT = 20.0
-"""Seconds after which anything here has failed."""
-STARTING = 60.0
+WAIT = 60.0
+"""Seconds after which anything here has failed, on a machine that is busy with other tests too."""
+STARTING = 180.0
 """Seconds that a start may take on a busy machine, with several others at the same time."""
 
 SERVER = [sys.executable, str(ROOT / "run_server.py"), "--port", "0"]
+PATIENT = ["--timeout-worker-healthcheck", str(int(STARTING))]
+"""Or uvicorn takes a worker for dead that needs five seconds to start."""
 ALICE = {"Authorization": "Bearer sandbox-alice"}
 BOB = {"Authorization": "Bearer sandbox-bob"}
 
@@ -266,14 +268,23 @@ def launched(command: Sequence[str], cwd: Path | None = None, **settings: str | 
 
 
 @contextmanager
+def held_port() -> Iterator[int]:
+    """A port to serve on that nobody else is given meanwhile, however many tests are starting something."""
+    with socket.socket() as holding:  # bound and not listening, it lets in who asks for this very port
+        holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holding.bind(("127.0.0.1", 0))
+        yield holding.getsockname()[1]
+
+
+@contextmanager
 def gateway(
     host: Sandbox | None, *arguments: str, cwd: Path | None = None, **settings: str | float
 ) -> Iterator[Server]:
     """``run_server.py``, serving, in front of ``host`` (or of what the arguments say)."""
     if host is not None:
         settings = {"base_url": host.url, "org_id": 323, **settings}
-    command = [sys.executable, str((cwd or ROOT) / "run_server.py"), "--port", "0", *arguments]
-    with launched(command, cwd, **settings) as server:
+    command = [sys.executable, str((cwd or ROOT) / "run_server.py")]
+    with held_port() as port, launched([*command, "--port", str(port), *arguments], cwd, **settings) as server:
         said = line(server.process)
         assert said.startswith("codegen_api is at http://"), said + server.log.read_text()
         yield replace(server, url=said.split()[-1])
@@ -282,11 +293,9 @@ def gateway(
 @contextmanager
 def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> Iterator[Server]:
     """``uvicorn codegen_api:create_app``, serving."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", "--port", str(port), *arguments]
-    with launched(command, None, base_url=host.url, org_id=323, **settings) as server:
+    command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", *PATIENT]
+    settings = {"base_url": host.url, "org_id": 323, **settings}
+    with held_port() as port, launched([*command, "--port", str(port), *arguments], None, **settings) as server:
         served = replace(server, url=f"http://127.0.0.1:{port}")
 
         def answers() -> bool:

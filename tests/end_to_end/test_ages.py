@@ -7,8 +7,11 @@ import pytest
 
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import BRISK
-from tests.end_to_end.processes import Sandbox, Server, entry, eventually, gateway
+from tests.end_to_end.processes import WAIT, Sandbox, Server, entry, eventually, gateway
 from tests.end_to_end.viewing import Broken, Connection, Viewer
+
+SLACK = 10.0
+"""Seconds more that a busy machine may take; by default a stream may live for ten minutes, and be stuck for thirty."""
 
 
 @pytest.mark.wire("stream-age", "position-continues", "stream-heartbeat")
@@ -20,7 +23,7 @@ def test_an_old_stream_asks_its_viewer_back_and_a_silent_one_shows_that_it_lives
         await viewer.until("log")
         await asyncio.to_thread(host.append, viewer.run, "entry 2")
         await watching
-        assert 1.7 < time.monotonic() - began < 2.7
+        assert 1.7 < time.monotonic() - began < 2 + SLACK
         last = viewer.events[-1]
         assert (last.name, last.data["code"]) == ("notice", "reconnect")
         assert last.data["last_event_id"] == viewer.last_id == "2"
@@ -38,7 +41,7 @@ def test_an_old_stream_asks_its_viewer_back_and_a_silent_one_shows_that_it_lives
         assert len(quiet) >= 2
         assert all(event.id is event.data is event.retry is None for event in quiet)
         pauses = [after.at - before.at for before, after in zip(viewer.events, viewer.events[1:], strict=False)]
-        assert max(pauses) < 0.5 + 0.3
+        assert max(pauses) < 1.5
         assert [event.data["run_status"] for event in viewer.of("status")][-1] == "paused"
         assert viewer.notices() == ["reconnect"]
 
@@ -57,9 +60,9 @@ def test_a_viewer_who_reads_nothing_is_cut_and_can_come_back(host: Sandbox) -> N
         other = Viewer(server.url, run)
         await viewer.connect()
         began = time.monotonic()
-        gone = asyncio.to_thread(eventually, lambda: server.health("viewers"), lambda viewers: viewers == 0, 10)
+        gone = asyncio.to_thread(eventually, lambda: server.health("viewers"), lambda viewers: viewers == 0)
         await asyncio.gather(other.watch(), gone)
-        assert 0.9 < time.monotonic() - began < 4
+        assert 0.9 < time.monotonic() - began < 1 + SLACK
         assert viewer.connection is not None
         viewer.connection.hurry()
         with pytest.raises(Broken):
@@ -80,7 +83,7 @@ def test_a_viewer_who_reads_slowly_but_steadily_is_not_taken_for_one_who_reads_n
     async def main(server: Server) -> None:
         run = host.seed(entries=[entry("x" * 40_000) for _ in range(100)], status="COMPLETE")
         viewer = Viewer(server.url, run, receive_buffer=8192, rate=500_000)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT):
             await viewer.watch()
         assert viewer.entries == await asyncio.to_thread(host.log, run)
         assert len(viewer.of("end")) == 1
@@ -102,7 +105,7 @@ def test_a_hundred_simultaneous_first_requests_with_one_token_cause_one_check_of
             connection.close()
 
     async def main(host: Sandbox, server: Server) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT):
             for token, status in (("sandbox-alice", 422), ("sandbox-mallory", 401)):
                 await asyncio.to_thread(host.forget_requests)
                 await asyncio.to_thread(host.fault, "latency", "me", seconds=0.3, times=1)

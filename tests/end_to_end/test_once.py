@@ -73,7 +73,7 @@ def test_a_host_that_answers_too_late_has_started_one_run(host: Sandbox) -> None
 @pytest.mark.wire("idempotency-under-way")
 def test_a_client_that_gave_up_gets_the_run_that_it_started(host: Sandbox, server: Server) -> None:
     name = str(uuid4())
-    host.fault("latency", "create", seconds=2, times=1)
+    host.fault("latency", "create", seconds=4, times=1)
     with httpx.Client(trust_env=False, timeout=0.5) as hasty, pytest.raises(httpx.ReadTimeout):
         hasty.post(f"{server.url}/agent-runs", json=body(name), headers={**ALICE, "Idempotency-Key": f"key of {name}"})
     assert create(server, name).status_code == 409

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.end_to_end.processes import Sandbox, Server
+from tests.end_to_end.processes import WAIT, Sandbox, Server
 from tests.end_to_end.viewing import Viewer
 
 FIRST, BOTH = 3, 6
@@ -65,7 +65,7 @@ def test_a_run_resumed_past_this_process_streams_on_although_its_finished_log_is
     async def at_once() -> None:
         viewer = await finished(host, server)
         await asyncio.to_thread(host.resume, viewer.run)
-        async with asyncio.timeout(7):
+        async with asyncio.timeout(WAIT):
             while (await viewer.connect()).status == 204:
                 viewer.leave()
                 await asyncio.sleep(0.25)

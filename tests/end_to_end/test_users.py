@@ -157,7 +157,7 @@ def test_clocks_may_differ_a_little(site: Site, server: Server) -> None:
 def test_a_live_log_ends_with_the_token_it_was_opened_with(host: Sandbox, site: Site, server: Server) -> None:
     ann = site.sign_in("ann")
     made = server.request("POST", "/agent-runs", json={"prompt": "x", "metadata": {"scenario": "pauses"}}, headers=ann)
-    short = site.sign_in("ann", exp=int(time.time()) - 27)  # three seconds are left, with the leeway
+    short = site.sign_in("ann", exp=int(time.time()) - 24)  # six seconds are left, with the leeway
     stream = server.get(f"/agent-runs/{made.json()['id']}/logs/stream", short).text
     assert '"code":"reconnect"' in stream.split("event: ")[-1]
     assert "event: end" not in stream

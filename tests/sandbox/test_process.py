@@ -17,7 +17,7 @@ import pytest
 from tests.leaks import WATCH
 
 ROOT = Path(__file__).parents[2]
-WAIT = 20.0
+WAIT = 60.0
 """Seconds after which anything here has failed."""
 
 ALICE = {"authorization": "Bearer sandbox-alice"}

@@ -183,6 +183,8 @@ def _check(thing: Any) -> None:
     texts = [run.organization, run.id] if run else []
     texts += [getattr(thing, name) for name in thing.__dataclass_fields__ if name != "run"]
     names = (getattr(thing, "id", ""), getattr(thing, "key", ""))
+    if any(isinstance(each, int) and not -(2**63) <= each < 2**63 for each in texts):
+        raise ValueError
     if not all(map(storable, texts)) or any(len(name.encode()) > LONGEST for name in names):
         raise ValueError
 

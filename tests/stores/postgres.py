@@ -82,7 +82,7 @@ def server() -> Iterator[Postgres]:
             os.chown(directory, user.pw_uid, user.pw_gid)
         data = directory / "data"
         subprocess.run(
-            [initdb, "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
+            [initdb, "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"],
             check=True,
             capture_output=True,
             timeout=STARTING,
@@ -98,7 +98,13 @@ def server() -> Iterator[Postgres]:
             try:
                 found = Postgres(directory)
                 _wait_for(found, process)
-                found.ask("CREATE DATABASE migrated")
+                # one that would sort by the rules of a language, if it were left to itself
+                icu = (
+                    "LOCALE_PROVIDER icu ICU_LOCALE 'en'"
+                    if int(found.ask("SHOW server_version_num")) >= 150_000
+                    else ""
+                )
+                found.ask(f"CREATE DATABASE migrated TEMPLATE template0 {icu}")
                 asyncio.run(_migrate(found.url("migrated")))
                 yield found
             finally:

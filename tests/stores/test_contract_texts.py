@@ -65,6 +65,7 @@ def test_what_is_not_storable_is_refused_and_not_found(check: Test, text: str) -
             it.add_turn(ME, turn(prompt=text)),
             it.add_turn(ME, turn(conversation=text)),
             it.add_turn(ME, turn(run=RunRef("9", text))),
+            it.add_turn(ME, turn(begin=2**63)),
             it.add_turn(ME, turn(messages=[{"a": text}])),
             it.change_turn(ME, turn(), turn(answer=text)),
             it.put_item(ME, item("a", key=text)),

@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-ANSWERED = 10.0
+ANSWERED = 30.0
 """Seconds after which a wait in these tests has failed."""
 
 

@@ -147,23 +147,23 @@ def test_a_host_that_never_accepts_is_a_time_out(connect: Connect) -> None:
             caller = callers.enter_context(socket.socket())
             caller.setblocking(False)
             caller.connect_ex(listener.getsockname())
-        upstream = connect(f"http://127.0.0.1:{listener.getsockname()[1]}", connect_timeout=0.2, read_timeout=5.0)
+        upstream = connect(f"http://127.0.0.1:{listener.getsockname()[1]}", connect_timeout=0.2, read_timeout=30.0)
         started = time.monotonic()
         with pytest.raises(errors.UpstreamTimeout):
             ask_upstream(upstream, get_run)
-        assert time.monotonic() - started < 4.0
+        assert time.monotonic() - started < 20
 
 
 def test_a_host_that_never_shakes_hands_is_a_time_out(connect: Connect) -> None:
     async def play() -> None:
         async with raw_host(silence) as host:
             secure = host.url.replace("http://", "https://")
-            await asked(connect(secure, connect_timeout=0.2, read_timeout=5.0), get_run)
+            await asked(connect(secure, connect_timeout=0.2, read_timeout=30.0), get_run)
 
     started = time.monotonic()
     with pytest.raises(errors.UpstreamTimeout):
         asyncio.run(play())
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 20
 
 
 def test_a_chunk_that_turns_bad_half_way_does_not_hold_us(connect: Connect) -> None:

@@ -10,9 +10,9 @@ from starlette.responses import Response
 from codegen_api.conversations import Conversations
 from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
 from codegen_api.dialects.agent_protocol.messages import human
-from codegen_api.dialects.agent_protocol.rendering import Renderings
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome, response
 from codegen_api.dialects.agent_protocol.wire import moment
+from codegen_api.dialects.agent_protocol.wording import Wordings
 from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
@@ -32,7 +32,7 @@ def places_of(turn: Turn, kind: str) -> dict[str, str]:
 
 
 def statuses_of(request: Request) -> Mapping[TurnState, str]:
-    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if request.app.state.documentedstatuses_of else STATUSES
+    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if request.app.state.documented_statuses else STATUSES
     return words
 
 
@@ -48,7 +48,7 @@ def events_of(
     abandoning: Abandoning | None = None,
 ) -> Response:
     remembered = turn.options.get("stream_mode")
-    chosen = modes or [str(mode) for mode in (remembered if isinstance(remembered, list) else ["values"])]
+    chosen = frozenset(modes or [str(mode) for mode in (remembered if isinstance(remembered, list) else ["values"])])
     context: dict[str, Json] = {
         "run_id": turn.id,
         "thread_id": turn.conversation,
@@ -62,8 +62,7 @@ def events_of(
         turn,
         modes=chosen,
         after=position(turn, last_event_id),
-        renderings=_renderings(request, talk),
-        context=context,
+        wording=_wordings(request, talk).of(turn, chosen, context),
         statuses=statuses_of(request),
         at_end=at_end,
     )
@@ -83,13 +82,13 @@ def outcome_of(
     return response(request, pieces, "application/json", places_of(turn, "join"), abandoning)
 
 
-def _renderings(request: Request, talk: Conversations) -> Renderings:
-    """What this process has rendered for anybody, made by the first who asks."""
+def _wordings(request: Request, talk: Conversations) -> Wordings:
+    """What this process has worded for anybody, made by the first who asks."""
     state = request.app.state
-    if not hasattr(state, "renderings"):
-        state.renderings = Renderings(talk.gateway.step)
-    renderings: Renderings = state.renderings
-    return renderings
+    if not hasattr(state, "wordings"):
+        state.wordings = Wordings(talk.gateway.step)
+    wordings: Wordings = state.wordings
+    return wordings
 
 
 def run_fields(turn: Turn, statuses: Mapping[TurnState, str]) -> dict[str, Json]:

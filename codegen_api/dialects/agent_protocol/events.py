@@ -10,16 +10,12 @@ then, before anything of the next entry.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from enum import IntEnum
 
 from codegen_api.conversations import Came, Checkpoint
-from codegen_api.dialects.agent_protocol.messages import Message, answer, chunk, human
-from codegen_api.dialects.agent_protocol.rendering import Rendered, Renderings
+from codegen_api.dialects.agent_protocol.messages import Message, answer, human
+from codegen_api.dialects.agent_protocol.wording import Frames, Place, Told, Wording, number
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
-
-PLACES = 16
-"""How many events an entry can have."""
 
 FREE, EARNED = 10_000, 16
 """Whole states are told behind each entry until they have held FREE messages together, then as often as EARNED messages
@@ -36,27 +32,6 @@ MODES = (
     "checkpoints",
     "debug",
 )
-
-
-class Place(IntEnum):
-    """Where an event stands among those of its entry."""
-
-    STARTED = 0
-    CUSTOM = 1
-    METADATA = 2
-    PARTIAL = 3
-    TUPLE = 4
-    UPDATE = 5
-    DONE = 6
-    STATE = 7
-    TOOL_STARTED = 8
-    TOOL_METADATA = 9
-    TOOL_COMPLETE = 10
-    TOOL_TUPLE = 11
-    TOOL_UPDATE = 12
-    TOOL_DONE = 13
-    WHOLE_STATE = 14
-    CHECKPOINT = 15
 
 
 # before the first entry, and behind the last
@@ -84,10 +59,6 @@ DOCUMENTED_STATUSES: Mapping[TurnState, str] = {
 _ID = re.compile(r"_event_([0-9]{1,18})", re.ASCII)
 
 
-def number(offset: int, place: int) -> int:
-    return offset * PLACES + place
-
-
 def position(turn: Turn, text: str | None) -> int:
     """The number in an event id of this turn; 0, from where everything is told, for any other text."""
     if text is None or not text.startswith(turn.id):
@@ -97,72 +68,69 @@ def position(turn: Turn, text: str | None) -> int:
 
 
 class Teller:
-    """Tells one reader of a turn, in ``modes``, the events behind number ``after``.
+    """Tells one reader of a turn the events behind number ``after``, in the modes of ``wording``.
 
-    ``before`` are the messages of the conversation before the turn, needed where whole states are told; ``context`` is
-    what is said of each message (the run, the thread, the assistant).
+    ``before`` are the messages of the conversation before the turn, needed where whole states are told.
     """
 
     def __init__(
         self,
         turn: Turn,
-        renderings: Renderings,
+        wording: Wording,
         *,
-        modes: Iterable[str],
+        modes: frozenset[str],
         after: int = 0,
         before: Sequence[bytes] = (),
-        context: Mapping[str, Json],
         statuses: Mapping[TurnState, str] = STATUSES,
     ) -> None:
         self.after = after
         self._turn = turn
-        self._renderings = renderings
-        self._modes = frozenset(modes)
-        self._context = context
+        self._wording = wording
+        self._modes = modes
         self._statuses = statuses
-        self._id = turn.id.encode()
-        self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
-        self._at: dict[tuple[int, bool], int] = {}  # where in them an entry's messages are
-        self._open: tuple[int, Rendered] | None = None
         self._offset = 0
+        self._open: Told | None = None
+        # whole states: what has been said, and where in it an entry's messages are
+        self._states = bool(modes & {"values", "checkpoints", "debug"})
+        self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
+        self._at: dict[tuple[int, bool], int] = {}
         self._told = len(self._messages)
-        self._states = bool(self._modes & {"values", "checkpoints", "debug"})
 
     def begin(self) -> bytes:
         """What comes before the first entry."""
         out = [self._frame("metadata", to_json({"run_id": self._turn.id, "attempt": 1}), 0, RUN_METADATA)]
         if "values" in self._modes:
             out.append(self._frame("values", self._state(), 0, INPUT))
-        out += self._checkpoint(0, INPUT_CHECKPOINT)
-        return b"".join(out)
+        return b"".join([*out, *self._checkpoint(0, INPUT_CHECKPOINT)])
 
     def take(self, news: Sequence[Came]) -> bytes:
         """What these entries amount to."""
         out: list[bytes] = []
         for came in news:
-            rendered = self._renderings.of(self._turn, came)
+            told = self._wording.of(came)
             if came.offset <= self._offset:
-                out += self._amend(came.offset, rendered)
+                self._amend(came.offset, told, out)
                 continue
-            out += self._close()
+            self._close(out)
             self._offset = came.offset
-            out += self._tell(came.offset, rendered)
+            self._arrive(told, out)
         return b"".join(out)
 
     def over(self, turn: Turn) -> bytes:
         """What comes behind the last entry."""
-        out = self._close()
+        out: list[bytes] = []
+        self._close(out)
         last = self._offset + 1
         if turn.answer is not None:
             message = answer(turn.id, turn.answer)
-            out += self._message(last, to_json(message), to_json(chunk(message)), to_json(message["id"]))
+            self._messages.append(to_json(message))
+            out.append(Frames.of(self._wording.message(last, message)).behind(self.after))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
             final = {"__interrupt__": [interrupt(turn)]}
-            if "values" in self._modes:
-                out.append(self._frame("values", to_json(final), last, INTERRUPT))
-            if "updates" in self._modes:
-                out.append(self._frame("updates", to_json(final), last, INTERRUPT_UPDATE))
+            for mode, place in (("values", INTERRUPT), ("updates", INTERRUPT_UPDATE)):
+                if mode in self._modes:
+                    out.append(self._frame(mode, to_json(final), last, place))
         if turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
             kind = "OutcomeUnknown" if turn.state is TurnState.UNKNOWN else "RunFailed"
             failure = to_json({"error": kind, "message": turn.error or "The run has failed."})
@@ -179,68 +147,45 @@ class Teller:
 
     # -- one entry ----------------------------------------------------------------------------------------------------
 
-    def _tell(self, offset: int, rendered: Rendered) -> list[bytes]:
-        out: list[bytes] = []
-        if "custom" in self._modes:
-            out.append(self._frame("custom", _with_position(rendered.entry.json, offset), offset, Place.CUSTOM))
-        if rendered.ai is not None and rendered.ai_chunk is not None:
-            out = [*self._task(offset, "agent"), *out]
-            self._at[offset, False] = len(self._messages)
-            out += self._message(offset, rendered.ai, rendered.ai_chunk, rendered.ai_id)
-            out += self._task(offset, "agent", rendered.ai)
-        if rendered.tool is None:
-            return out + self._whole(offset, ("agent",))
-        if self._affordable():
-            out += self._whole(offset, ("tools",), Place.STATE)
-        out += self._task(offset, "tools")
-        self._open = (offset, rendered)
-        return out + (self._close() if rendered.closed else [])
+    def _arrive(self, told: Told, out: list[bytes]) -> None:
+        self._send(told.arrival, out)
+        if told.ai is not None:
+            self._say(told.ai, tool=False)
+        if told.tool is None:
+            self._whole(("agent",), out)
+            return
+        if self._affordable() and "values" in self._modes:
+            out.append(self._frame("values", self._state(), self._offset, Place.STATE))
+        self._send(told.begun, out)
+        self._open = told
+        if told.closed:
+            self._close(out)
 
-    def _amend(self, offset: int, rendered: Rendered) -> list[bytes]:
-        if rendered.ai is not None and (offset, False) in self._at:
-            self._messages[self._at[offset, False]] = rendered.ai
-        if rendered.tool is not None and (offset, True) in self._at:
-            self._messages[self._at[offset, True]] = rendered.tool
-        if self._open is not None and self._open[0] == offset:
-            self._open = (offset, rendered)
-            return self._close() if rendered.closed else []
-        return []
+    def _amend(self, offset: int, told: Told, out: list[bytes]) -> None:
+        for message, tool in ((told.ai, False), (told.tool, True)):
+            if message is not None and (offset, tool) in self._at:
+                self._messages[self._at[offset, tool]] = message
+        if self._open is not None and offset == self._offset:
+            self._open = told
+            if told.closed:
+                self._close(out)
 
-    def _close(self) -> list[bytes]:
-        """The open action, if there is one, has had its time."""
-        if self._open is None:
-            return []
-        (offset, rendered), self._open = self._open, None
-        assert rendered.tool is not None  # noqa: S101 - or it would not be an action
-        self._at[offset, True] = len(self._messages)
-        self._messages.append(rendered.tool)
-        out: list[bytes] = []
-        if "messages" in self._modes:
-            about = b'{%b:{"metadata":%b}}' % (rendered.tool_id, self._about(offset, "tools"))
-            out.append(self._frame("messages/metadata", about, offset, Place.TOOL_METADATA))
-            out.append(self._frame("messages/complete", b"[%b]" % rendered.tool, offset, Place.TOOL_COMPLETE))
-        if "messages-tuple" in self._modes:
-            pair = b"[%b,%b]" % (rendered.tool, self._about(offset, "tools"))
-            out.append(self._frame("messages", pair, offset, Place.TOOL_TUPLE))
-        if "updates" in self._modes:
-            update = b'{"tools":{"messages":[%b]}}' % rendered.tool
-            out.append(self._frame("updates", update, offset, Place.TOOL_UPDATE))
-        out += self._task(offset, "tools", rendered.tool)
-        return out + self._whole(offset, ("agent",))
+    def _close(self, out: list[bytes]) -> None:
+        """The open action, if there is one, has had its time. It is the last entry that came."""
+        told, self._open = self._open, None
+        if told is None or told.tool is None:
+            return
+        self._send(told.answered, out)
+        self._say(told.tool, tool=True)
+        self._whole(("agent",), out)
 
-    def _message(self, offset: int, message: bytes, piece: bytes, id: bytes) -> list[bytes]:  # noqa: A002
-        self._messages.append(message)
-        out: list[bytes] = []
-        if "messages" in self._modes:
-            about = b'{%b:{"metadata":%b}}' % (id, self._about(offset, "agent"))
-            out.append(self._frame("messages/metadata", about, offset, Place.METADATA))
-            out.append(self._frame("messages/partial", b"[%b]" % message, offset, Place.PARTIAL))
-        if "messages-tuple" in self._modes:
-            pair = b"[%b,%b]" % (piece, self._about(offset, "agent"))
-            out.append(self._frame("messages", pair, offset, Place.TUPLE))
-        if "updates" in self._modes:
-            out.append(self._frame("updates", b'{"agent":{"messages":[%b]}}' % message, offset, Place.UPDATE))
-        return out
+    def _send(self, frames: Frames, out: list[bytes]) -> None:
+        out.append(frames.whole if number(self._offset, 0) > self.after else frames.behind(self.after))
+
+    def _say(self, message: bytes, *, tool: bool) -> None:
+        if self._states:
+            self._at[self._offset, tool] = len(self._messages)
+            self._messages.append(message)
 
     # -- whole states -------------------------------------------------------------------------------------------------
 
@@ -250,14 +195,13 @@ class Teller:
         self._told += len(self._messages)
         return True
 
-    def _whole(self, offset: int, following: Sequence[str], place: Place = Place.WHOLE_STATE) -> list[bytes]:
-        """The state behind an entry, if it may be told again; within an entry (``STATE``) the caller has asked."""
-        if place is Place.WHOLE_STATE and not self._affordable():
-            return []
-        out = [self._frame("values", self._state(), offset, place)] if "values" in self._modes else []
-        if place is Place.WHOLE_STATE:
-            out += self._checkpoint(offset, Place.CHECKPOINT, following)
-        return out
+    def _whole(self, following: Sequence[str], out: list[bytes]) -> None:
+        """The state behind an entry, if it may be told again."""
+        if not self._affordable():
+            return
+        if "values" in self._modes:
+            out.append(self._frame("values", self._state(), self._offset, Place.WHOLE_STATE))
+        out += self._checkpoint(self._offset, Place.CHECKPOINT, following)
 
     def _state(self, more: Mapping[str, Json] | None = None) -> bytes:
         rest = b"" if not more else b"," + to_json(more)[1:-1]
@@ -277,49 +221,16 @@ class Teller:
             }
         )
         payload = b'%b,"values":%b}' % (described[:-1], self._state())
-        return self._both("checkpoints", "checkpoint", payload, offset, place)
+        frames = self._wording.both("checkpoints", "checkpoint", payload, offset, place)
+        return [frame for n, frame in frames if n > self.after]
 
     def _config(self, checkpoint: str) -> Json:
-        return {
-            "configurable": {
-                "thread_id": self._turn.conversation,
-                "checkpoint_ns": "",
-                "checkpoint_id": checkpoint,
-            }
-        }
-
-    # -- tasks --------------------------------------------------------------------------------------------------------
-
-    def _task(self, offset: int, node: str, result: bytes | None = None) -> list[bytes]:
-        """A node begins, or with its ``result`` has ended."""
-        if not self._modes & {"tasks", "debug"}:
-            return []
-        begun, ended = (Place.STARTED, Place.DONE) if node == "agent" else (Place.TOOL_STARTED, Place.TOOL_DONE)
-        name = f'"id":"{self._turn.id}-{offset}-{node}","name":"{node}"'.encode()
-        if result is None:
-            return self._both("tasks", "task", b'{%b,"input":{},"triggers":[]}' % name, offset, begun)
-        payload = b'{%b,"error":null,"result":{"messages":[%b]},"interrupts":[]}' % (name, result)
-        return self._both("tasks", "task_result", payload, offset, ended)
-
-    def _both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[bytes]:
-        """An event of a mode, and the same for ``debug``: asked for together they have one id, which comes last."""
-        wrapped = b'{"step":%d,"timestamp":null,"type":"%b","payload":%b}' % (offset, kind.encode(), payload)
-        frames = [(name, data) for name, data in ((mode, payload), ("debug", wrapped)) if name in self._modes]
-        out = [self._frame(name, data, offset, place) for name, data in frames]
-        if len(out) == 2 and out[0]:
-            out[0] = out[0][: out[0].rindex(b"id: ")] + b"\n"
-        return out
-
-    # -- frames -------------------------------------------------------------------------------------------------------
-
-    def _about(self, offset: int, node: str) -> bytes:
-        return to_json({**self._context, "langgraph_node": node, "langgraph_step": offset})
+        named = {"thread_id": self._turn.conversation, "checkpoint_ns": "", "checkpoint_id": checkpoint}
+        return {"configurable": named}
 
     def _frame(self, event: str, data: bytes, offset: int, place: int) -> bytes:
-        n = number(offset, place)
-        if n <= self.after:
-            return b""
-        return b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
+        n, frame = self._wording.frame(event, data, offset, place)
+        return frame if n > self.after else b""
 
 
 def interrupt(turn: Turn) -> Json:
@@ -335,8 +246,3 @@ def interrupt(turn: Turn) -> Json:
 
 def encoded(messages: Iterable[Message]) -> list[bytes]:
     return [to_json(message) for message in messages]
-
-
-def _with_position(entry: bytes, offset: int) -> bytes:
-    comma = b"" if entry == b"{}" else b","
-    return b'%b%b"position":%d}' % (entry[:-1], comma, offset)

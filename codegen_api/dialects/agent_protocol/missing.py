@@ -17,6 +17,8 @@ router = APIRouter(tags=["Agent Protocol: not offered"])
 NO_COPIES = "Threads cannot be copied: the host has no copies of runs."
 NO_UPDATES = "The state of a thread cannot be changed: the host keeps it, and only adds to it."
 NO_CRONS = "Nothing is run by the clock here."
+NO_THREAD_STREAMS = "A thread cannot be followed as a whole: each of its runs has a stream of its own."
+NO_COMMANDS = "Commands and their events are not spoken here: runs are started and followed under `/threads/{id}/runs`."
 
 
 def _never(why: str, scope: str) -> dict[str, Any]:
@@ -36,6 +38,35 @@ async def update_thread_state(talk: Keeper, caller: Asker, thread_id: ThreadId) 
     """Not offered."""
     await thread_of(talk, caller, thread_id)
     raise Unsupported(NO_UPDATES)
+
+
+@router.patch("/threads/{thread_id}/state", summary="Change the metadata of a state", **_never(NO_UPDATES, WRITE))
+async def patch_thread_state(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
+    """Not offered."""
+    await thread_of(talk, caller, thread_id)
+    raise Unsupported(NO_UPDATES)
+
+
+@router.get("/threads/{thread_id}/stream", summary="Follow a thread", **_never(NO_THREAD_STREAMS, READ))
+async def join_thread_stream(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
+    """Not offered."""
+    await thread_of(talk, caller, thread_id)
+    raise Unsupported(NO_THREAD_STREAMS)
+
+
+# the next two may be asked for a thread that the first command is to make
+
+
+@router.post("/threads/{thread_id}/commands", summary="Give a command", **_never(NO_COMMANDS, WRITE))
+async def command_thread(caller: Asker, thread_id: ThreadId) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_COMMANDS)
+
+
+@router.post("/threads/{thread_id}/stream/events", summary="Follow what commands do", **_never(NO_COMMANDS, READ))
+async def follow_thread_events(caller: Asker, thread_id: ThreadId) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_COMMANDS)
 
 
 @router.post("/threads/{thread_id}/runs/crons", summary="Run in a thread by the clock", **_never(NO_CRONS, WRITE))

@@ -6,9 +6,9 @@ from contextlib import aclosing
 from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over
-from codegen_api.dialects.agent_protocol.events import PLACES, Teller, encoded, interrupt
-from codegen_api.dialects.agent_protocol.rendering import Renderings
+from codegen_api.dialects.agent_protocol.events import Teller, encoded, interrupt
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
+from codegen_api.dialects.agent_protocol.wording import PLACES, Wording
 from codegen_api.errors import GatewayError
 from codegen_api.following import Leaving, Notice, Quiet
 from codegen_api.identity import Caller
@@ -38,28 +38,19 @@ async def events(
     caller: Caller,
     turn: Turn,
     *,
-    modes: Sequence[str],
+    modes: frozenset[str],
     after: int,
-    renderings: Renderings,
-    context: Mapping[str, Json],
+    wording: Wording,
     statuses: Mapping[TurnState, str],
     at_end: Ending,
 ) -> AsyncGenerator[bytes, None]:
     """The events of a turn behind number ``after``; all of them, when there can be no such number."""
     before: Sequence[bytes] = ()
     try:
-        if WHOLE_STATES & set(modes):
+        if WHOLE_STATES & modes:
             before = encoded(await messages_before(conversations, caller, turn))
         for start in dict.fromkeys((after, 0)):
-            teller = Teller(
-                turn,
-                renderings,
-                modes=modes,
-                after=start,
-                before=before,
-                context=context,
-                statuses=statuses,
-            )
+            teller = Teller(turn, wording, modes=modes, after=start, before=before, statuses=statuses)
             try:
                 async with aclosing(_told(conversations, caller, turn, teller, at_end)) as told:
                     async for piece in told:

@@ -99,7 +99,7 @@ async def list_agent_runs(
     """Runs, newest first. Who shares the deployment's account is shown their own, and means them with their own number.
 
     How many these are is not known: `total` then counts what was passed over and what is here, and one more when there
-    is more.
+    may be more.
     """
     found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), None)
     return json_response(runs_page(found, skip, limit))

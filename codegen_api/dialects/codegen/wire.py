@@ -87,14 +87,14 @@ def log_page(page: Page) -> bytes:
 
 
 def runs_page(found: Found, skip: int, limit: int) -> bytes:
-    """A page of runs. Of a search it says that there is more when it is full and the search was not at its end."""
+    """A page of runs. Of a search, it says that there may be more when it is full and the search was not at its end."""
     runs = [run_fields(run) for run in found.listing.items]
     return page_of(runs, found.listing.paging, skip, limit, more=len(runs) == limit and found.next_skip is not None)
 
 
 def page_of(items: Sequence[Json], paging: Paging, skip: int, limit: int, *, more: bool = False) -> bytes:
     """A page with all four numbers, which the host always gives. Where it was not asked for just this page, they are
-    reckoned: the total is what was passed over and what is here, and one more if there is ``more``.
+    reckoned: the total is what was passed over and what is here, and one more if there may be ``more``.
     """
     total = skip + len(items) + more if paging.total is None else paging.total
     numbers: dict[str, Json] = {

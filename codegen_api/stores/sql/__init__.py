@@ -4,6 +4,7 @@ Each operation is one transaction, and no connection is held between two. What g
 ``StoreUnavailable``.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from codegen_api.stores import Agent, Busy, Conversation, Found, Item, Query, Turn, TurnState
 from codegen_api.stores.sql.database import database_at
+from codegen_api.stores.sql.finishing import finished
 from codegen_api.stores.sql.migrating import migrate
 from codegen_api.stores.sql.queries import among, below, cut, exactly, matching, stretch
 from codegen_api.stores.sql.tables import (
@@ -32,6 +34,9 @@ from codegen_api.stores.sql.tables import (
 T = TypeVar("T")
 Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
 
+_WAIT = 30.0
+"""Seconds that closing waits for what is under way."""
+
 _AT_ONCE = 200
 """Conversations that are removed in one transaction, for which all other writers wait."""
 
@@ -45,11 +50,18 @@ class SqlStore:
 
     def __init__(self, url: str) -> None:
         self._database = database_at(url)
+        self.under_way: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
-        await self._database.open(migrate)
+        try:
+            await self._database.open(migrate)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
+        if self.under_way:
+            await asyncio.wait(self.under_way, timeout=_WAIT)
         await self._database.aclose()
 
     # -- agents -------------------------------------------------------------------------------------------------------
@@ -87,24 +99,30 @@ class SqlStore:
         return await self._remove(CONVERSATIONS, owner=owner, id=id)
 
     async def expire(self, before: float) -> int:
+        removed = 0
+        while True:
+            some = await self._expire(before)
+            removed += some
+            if some < _AT_ONCE:
+                return removed
+
+    @finished
+    async def _expire(self, before: float) -> int:
         busy = exists().where(
             turns.c.owner == conversations.c.owner, turns.c.conversation == conversations.c.id, active
         )
         key = [conversations.c.owner, conversations.c.id]
         idle = select(*key).where(conversations.c.updated < before, ~busy).limit(_AT_ONCE)
-        removed = 0
-        while True:
-            async with self._database.writing() as connection:
-                # one that somebody adds a turn to just now is not idle; with SQLite nobody does
-                found = (await connection.execute(idle.with_for_update(skip_locked=True))).all()
-                for owner, id_ in found:
-                    await connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
-            removed += len(found)
-            if len(found) < _AT_ONCE:
-                return removed
+        async with self._database.writing() as connection:
+            # one that somebody adds a turn to just now is not idle; with SQLite nobody does
+            found = (await connection.execute(idle.with_for_update(skip_locked=True))).all()
+            for owner, id_ in found:
+                await connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
+        return len(found)
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
+    @finished
     async def add_turn(self, owner: str, turn: Turn) -> Turn:
         row = TURNS.row_of(owner, turn)
         its = exactly(conversations, owner=owner, id=turn.conversation)
@@ -163,6 +181,7 @@ class SqlStore:
             found[turn.conversation] = first, turn
         return found
 
+    @finished
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
         row = TURNS.row(changed)
@@ -186,6 +205,7 @@ class SqlStore:
 
     # -- items --------------------------------------------------------------------------------------------------------
 
+    @finished
     async def put_item(self, owner: str, item: Item) -> None:
         insert = self._database.insert(items).values(ITEMS.row_of(owner, item))
         key = ["owner", "namespace", "key"]
@@ -204,6 +224,7 @@ class SqlStore:
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
+    @finished
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
         statement = select(items.c.namespace).where(exactly(items, owner=owner)).distinct()
         async with self._database.reading() as connection:
@@ -212,23 +233,27 @@ class SqlStore:
 
     # -- what is the same for all of them -----------------------------------------------------------------------------
 
+    @finished
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
         insert = self._database.insert(kind.table).values(kind.row_of(owner, thing))
         async with self._database.writing() as connection:
             added = await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))
         return added.rowcount == 1
 
+    @finished
     async def _one(self, kind: Kind[T], **key: str) -> T | None:
         statement = select(*kind.shown).where(exactly(kind.table, **key))
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
         return kind.thing(row) if row else None
 
+    @finished
     async def _some(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         return tuple(kind.thing(row) for row in rows)
 
+    @finished
     async def _found(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
         wanted = and_(*matching(self._database, kind, owner, query))
         async with self._database.reading() as connection:
@@ -236,12 +261,14 @@ class SqlStore:
             rows = (await connection.execute(stretch(select(*kind.shown).where(wanted), kind, query))).mappings().all()
         return Found(tuple(kind.thing(row) for row in rows), total or 0)
 
+    @finished
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
         changed = _next(then, now)
         row = kind.row(changed)
         async with self._database.writing() as connection:
             return changed if await _put(connection, kind, owner, then, row) else None
 
+    @finished
     async def _remove(self, kind: Kind[Any], **key: str) -> bool:
         async with self._database.writing() as connection:
             removed = await connection.execute(delete(kind.table).where(exactly(kind.table, **key)))

@@ -50,7 +50,7 @@ def database_at(url: str) -> Database:
     match scheme.lower():
         case "sqlite" | "sqlite+aiosqlite":
             path = rest.removeprefix("/")
-            if path == rest or path in ("", ":memory:") or path.startswith("file:") or {"?", "#", "\0"} & set(path):
+            if path == rest or path in ("", ":memory:") or path.startswith("file:") or {"?", "\0"} & set(path):
                 raise ValueError("A SQLite database is a file: sqlite:///relative/path or sqlite:////absolute/path.")
             return SqliteDatabase(Path(path))
         case "postgresql" | "postgres" | "postgresql+asyncpg":

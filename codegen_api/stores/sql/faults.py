@@ -27,5 +27,5 @@ def _kind(error: BaseException) -> str:
     """What happened, without the text: the type of the first cause, and what its maker calls it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    name = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or getattr(error, "errno", None)
-    return f"{type(error).__name__} {name}" if name else type(error).__name__
+    names = (getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate", "errno"))
+    return " ".join([type(error).__name__, *(str(name) for name in names if name)])

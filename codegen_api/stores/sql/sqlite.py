@@ -7,6 +7,7 @@ there before its host is asked.
 
 import asyncio
 import json
+import logging
 import os
 import sqlite3
 import sys
@@ -39,11 +40,12 @@ class SqliteDatabase:
     insert = staticmethod(insert)
 
     def __init__(self, path: Path) -> None:
+        logging.getLogger("aiosqlite").setLevel(logging.INFO)  # below, it tells all that is written or read
         self._path = path.absolute()
         self._engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
             connect_args={"timeout": WAIT},
-            pool_size=5,
+            pool_size=16,
             max_overflow=0,
             pool_timeout=WAIT,
             hide_parameters=True,
@@ -60,8 +62,9 @@ class SqliteDatabase:
             async with _alone(self._path.with_name(self._path.name + ".lock")):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
                 await asyncio.to_thread(_keep_a_log, self._path)
-                async with self.writing() as connection:
+                async with self._writer.execution_options(migrates=True).begin() as connection:
                     await connection.run_sync(migrate)
+                await self._engine.dispose()  # of the connection that does not look after foreign keys
 
     async def aclose(self) -> None:
         await self._engine.dispose()
@@ -96,16 +99,24 @@ class SqliteDatabase:
 
 def _set_up(connection: DBAPIConnection, _: Any) -> None:
     """A new connection. Without an isolation level, sqlite3 leaves it to us to begin transactions."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
+    try:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+    except BaseException:
+        connection.close()  # nobody knows of it yet, and it has a thread
+        raise
 
 
 def _begin(connection: Connection) -> None:
-    """One that reads first and writes then would be refused when another one has written in between, without a wait."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    options = connection.get_execution_options()
+    if options.get("migrates"):
+        # SQLite alters a table by copying it, and with the old one would remove all that refers to it
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+    # one that reads first and writes then would be refused when another has written in between, without a wait
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
 def _keep_a_log(path: Path) -> None:

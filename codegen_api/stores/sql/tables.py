@@ -247,7 +247,8 @@ def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
     """
     values = {field.name: getattr(thing, field.name) for field in fields(thing)}
     for name, value in values.items():
-        if not storable([value.organization, value.id] if isinstance(value, RunRef) else value):
+        small = not isinstance(value, int) or value.bit_length() < 64
+        if not small or not storable([value.organization, value.id] if isinstance(value, RunRef) else value):
             raise ValueError(f"{name} cannot be stored")
         if name in _ENCODED:
             values[name] = to_json(value).decode()

@@ -171,7 +171,9 @@ def entry_of(item: Json, ref: RunRef) -> LogEntry:
         unreadable = {"agent_run_id": int(ref.id), "created_at": created_at, "message_type": "UNREADABLE"}
         encoded = to_json({**unreadable, "observation": "The gateway could not read this entry."})
     said = "\n".join(_texts(entry)) if word == "USER_MESSAGE" else None
-    return LogEntry(encoded, created_at, amendable and entry.get("tool_output") is None, amendable, said)
+    return LogEntry(
+        encoded, created_at, amendable and entry.get("tool_output") is None, amendable, said, word == "FINAL_ANSWER"
+    )
 
 
 def step_of(entry: LogEntry) -> Step:

@@ -1,0 +1,81 @@
+"""Turns that are over, read from the host page by page: each page once for all who read it, by each reader's right."""
+
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+
+from cachetools import LRUCache
+
+from codegen_api.conversations.progress import Came
+from codegen_api.errors import UpstreamError
+from codegen_api.flights import Flights
+from codegen_api.following import loop_time
+from codegen_api.gateway import Gateway
+from codegen_api.identity import Caller
+from codegen_api.runs import Cursor
+from codegen_api.stores import Turn
+
+KEPT_BYTES = 32 * 1024 * 1024
+"""What is kept of turns that are over, for whoever reads them again."""
+
+SETTLING = 60.0
+"""Seconds after its end in which the host may still fill in entries of a turn."""
+
+FRESH = 5.0
+"""Seconds for which a page of such a turn is not read again."""
+
+News = tuple[Came, ...]
+
+
+class Pages:
+    """Reads what is over. ``clock`` gives seconds since the epoch."""
+
+    def __init__(self, gateway: Gateway, *, clock: Callable[[], float]) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._kept: LRUCache[tuple[str, Cursor], tuple[float, News]] = LRUCache(KEPT_BYTES, getsizeof=_size)
+        self._flights: Flights[tuple[str, Cursor, str], News] = Flights()
+
+    async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[News, None]:
+        """What comes behind ``offset`` in a turn that is over.
+
+        Raises:
+            GatewayError: the caller may not see it, or the host does not show it just now.
+        """
+        end = turn.begin if turn.end is None else turn.end
+        size = self._gateway.page_size
+        while turn.run is not None and (cursor := turn.begin + offset) < end:
+            start = cursor // size * size
+            await self._gateway.view(caller, turn.run.organization, turn.run.id)
+            good_until, page = self._kept.get((turn.id, start)) or (float("-inf"), ())
+            if loop_time() >= good_until:
+                flight = (turn.id, start, caller.credential.digest)
+                page = await self._flights.share(flight, partial(self._fetch, caller, turn, start, end))
+            if page[0].offset <= offset:
+                page = tuple(came for came in page if came.offset > offset)
+            offset = page[-1].offset
+            yield page
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
+
+    async def _fetch(self, caller: Caller, turn: Turn, start: Cursor, end: Cursor) -> News:
+        """The page of the log from ``start`` on, as far as it is the turn's."""
+        assert turn.run is not None  # noqa: S101 - it is read
+        settled = self._clock() - turn.updated > SETTLING
+        good_until = float("inf") if settled else loop_time() + FRESH
+        size = self._gateway.page_size
+        read = await self._gateway.read_log(caller, turn.run.organization, turn.run.id, start, size, newest_first=False)
+        page = tuple(
+            Came(position - turn.begin, entry)
+            for position, entry in enumerate(read.entries, start + 1)
+            if turn.begin < position <= end
+        )
+        if len(page) < min(start + size, end) - max(start, turn.begin):
+            raise UpstreamError("The host shows less of this log than it did.")
+        if _size((good_until, page)) <= KEPT_BYTES:
+            self._kept[turn.id, start] = (good_until, page)
+        return page
+
+
+def _size(kept: tuple[float, News]) -> int:
+    return 100 + sum(came.entry.size for came in kept[1])

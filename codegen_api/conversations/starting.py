@@ -1,0 +1,213 @@
+"""How a turn begins: written down, told to the host, and looked for where that broke off.
+
+The host is told when the turn is written down, and that goes on when the client leaves. Where its outcome is unknown
+(the host did not answer, or this process died) the turn is looked for at the host by its mark, or by the user's message
+in the log; after a minute it is given up, and it is never begun again by itself.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from cachetools import TTLCache
+
+from codegen_api.conversations.prompts import storable_text
+from codegen_api.errors import ConversationBusy, GatewayError, InProgress, NotFound, Unavailable, UpstreamFailure
+from codegen_api.flights import Flights
+from codegen_api.following import loop_time
+from codegen_api.gateway import Gateway
+from codegen_api.identity import Caller
+from codegen_api.once import SECOND_LOOK, grace
+from codegen_api.repeats import find_marked, looking, says
+from codegen_api.runs import RunRef
+from codegen_api.stores import Busy, Store, Turn, TurnState
+from codegen_api.telemetry import log_fault
+from codegen_api.upstreams import NewRun
+
+MARK = "turn"
+"""The mark by which the run of a turn is found again."""
+
+GIVEN_UP = 60.0
+"""Seconds after which a turn whose outcome is unknown is looked for no more."""
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks for a turn."""
+
+CLOSING = 10.0
+"""Seconds that what is just being told to the host is given when this process stops."""
+
+
+class Starting:
+    """Begins turns, and finds out which have begun. ``clock`` gives seconds since the epoch."""
+
+    def __init__(self, gateway: Gateway, store: Store, *, clock: Callable[[], float]) -> None:
+        self.next_begun = asyncio.Event()
+        """Set as soon as the next turn is written down by this process."""
+        self._gateway = gateway
+        self._store = store
+        self._clock = clock
+        self._under_way: dict[str, asyncio.Task[Turn]] = {}
+        self._looks: Flights[tuple[str, str], Turn] = Flights()
+        self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
+
+    async def begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
+        """Write a turn down behind ``latest``, and tell the host of it. When nobody can say whether it has heard, the
+        turn stays as it is, and is looked for.
+
+        Raises:
+            NotFound: there is no such conversation any more.
+            ConversationBusy: there is a turn that was not known.
+            GatewayError: the host has surely not begun it; the turn has failed.
+        """
+        task = asyncio.ensure_future(self._begin(caller, owner, turn, new, latest))
+        self._under_way[turn.id] = task
+        task.add_done_callback(lambda _: self._done(turn.id, task))
+        return await asyncio.shield(task)
+
+    async def found(self, caller: Caller, owner: str, turn: Turn) -> Turn:
+        """A turn that was being told to the host, as far as it can be found out what came of it.
+
+        Raises:
+            GatewayError: the host tells this caller nothing.
+        """
+        task = self._under_way.get(turn.id)
+        if task is not None:
+            await asyncio.wait({task}, timeout=LOOK_EVERY)
+        turn = await self._store.turn(owner, turn.id) or turn
+        if task is not None or turn.state is not TurnState.STARTING or turn.id in self._looked:
+            return turn
+        self._looked[turn.id] = True
+        # who sees more of the host than others does not get their answer
+        return await self._looks.share((turn.id, caller.credential.digest), lambda: self._find(caller, owner, turn))
+
+    async def done(self, turn: Turn, *, within: float) -> None:
+        """Wait until it has been told to the host, if that is just being done."""
+        task = self._under_way.get(turn.id)
+        if task is not None:
+            await asyncio.wait({task}, timeout=within)
+
+    async def aclose(self) -> None:
+        """Wait for what is being told to the host, and look for nothing any more."""
+        tasks = list(self._under_way.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSING)
+        for task in tasks:
+            task.cancel()  # whoever asks for that turn will look for it at the host
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._looks.aclose()
+
+    def _done(self, id: str, task: asyncio.Task[Turn]) -> None:  # noqa: A002 - as everywhere
+        del self._under_way[id]
+        if task.cancelled():
+            return
+        error = task.exception()  # who asked for the turn may have left
+        if error is not None and not isinstance(error, GatewayError):
+            log_fault("beginning a turn", error)
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    async def _begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
+        try:
+            turn = await self._store.add_turn(owner, turn)
+        except Busy as busy:
+            raise ConversationBusy from busy
+        except KeyError as gone:
+            raise NotFound("There is no such conversation.") from gone
+        if not await self._follows(owner, turn, latest):
+            await self._store.remove_turn(owner, turn.id)
+            raise ConversationBusy("There has been another turn in the meantime; ask again.")
+        begun, self.next_begun = self.next_begun, asyncio.Event()
+        begun.set()
+        return await self._tell(caller, owner, turn, new)
+
+    async def _follows(self, owner: str, turn: Turn, latest: Turn | None) -> bool:
+        """Whether the turn came behind the one behind which it was planned: no other one has come and gone."""
+        if turn.number == (1 if latest is None else latest.number + 1):
+            return True
+        before = [each.id for each in await self._store.turns(owner, turn.conversation, limit=2) if each.id != turn.id]
+        return before == ([] if latest is None else [latest.id])
+
+    async def _tell(self, caller: Caller, owner: str, turn: Turn, new: NewRun) -> Turn:
+        try:
+            if turn.resumes and turn.run is not None:
+                organization, run_id = turn.run.organization, turn.run.id
+                run = await self._gateway.resume(caller, organization, run_id, turn.prompt, new.images)
+            else:
+                marked = replace(new, marks={MARK: turn.mark})
+                run = await self._gateway.create(caller, turn.organization, marked)
+        except GatewayError as error:
+            if isinstance(error, UpstreamFailure) and error.may_have_acted:
+                if grace(error) >= GIVEN_UP:
+                    return turn
+                try:
+                    found = await self._found_within(grace(error), caller, turn)
+                except GatewayError:
+                    return turn  # nobody can say just now
+                if found is not None:
+                    return await self._running(owner, turn, found)
+            message = storable_text(error.message)
+            await self._store.change_turn(
+                owner, turn, replace(turn, state=TurnState.FAILED, error=message, updated=self._clock())
+            )
+            raise
+        return await self._running(owner, turn, run.ref)
+
+    async def _found_within(self, seconds: float, caller: Caller, turn: Turn) -> RunRef | None:
+        """Look for a turn whose host answered with a fault, once more when it can do nothing about it any more.
+
+        Raises:
+            GatewayError: the last look has told nothing.
+        """
+        try:
+            found = await self._look(caller, turn)
+        except GatewayError:
+            found = None
+        if found is None:
+            await asyncio.sleep(max(seconds, SECOND_LOOK))
+            found = await self._look(caller, turn)
+        return found
+
+    async def _running(self, owner: str, turn: Turn, ref: RunRef) -> Turn:
+        """It runs: whatever anybody thought of it meanwhile."""
+        then = turn
+        while then.state in (TurnState.STARTING, TurnState.UNKNOWN):
+            running = replace(then, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
+            try:
+                changed = await self._store.change_turn(owner, then, running)
+            except Busy:
+                return then  # it was given up, and another turn has begun since
+            # it may have been removed: then nothing is written down any more
+            then = changed or await self._store.turn(owner, turn.id) or running
+        return then
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def _find(self, caller: Caller, owner: str, turn: Turn) -> Turn:
+        expired = self._clock() >= turn.created + GIVEN_UP  # before the look, which then is behind it
+        try:
+            ref = await self._look(caller, turn)
+        except GatewayError as error:
+            if not expired and not isinstance(error, Unavailable | UpstreamFailure | InProgress):
+                raise
+            ref = None  # nobody can say, just now or ever
+        if ref is not None:
+            return await self._running(owner, turn, ref)
+        if not expired:
+            return turn
+        unknown = replace(turn, state=TurnState.UNKNOWN, error="outcome_unknown", updated=self._clock())
+        return await self._store.change_turn(owner, turn, unknown) or await self._store.turn(owner, turn.id) or unknown
+
+    async def _look(self, caller: Caller, turn: Turn) -> RunRef | None:
+        if not turn.resumes or turn.run is None:
+            found = await find_marked(self._gateway, caller, turn.organization, {MARK: turn.mark}, turn.created)
+            return None if found is None else found.ref
+        after, size = turn.begin, self._gateway.page_size
+        while True:
+            page = await self._gateway.read_log(
+                looking(caller), turn.run.organization, turn.run.id, after, size, newest_first=False
+            )
+            if any(says(entry, turn.prompt) for entry in page.entries):
+                return turn.run
+            if page.at_end:
+                return None
+            after = page.last

@@ -1,0 +1,219 @@
+"""What each entry of a turn amounts to in some stream modes: messages and events, written once for all who read them.
+
+An action has two parts: it arrives, and what its tool answered comes when it is closed. Whole states are not here: they
+are more than one entry.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from codegen_api.conversations import Came
+from codegen_api.dialects.agent_protocol.messages import Message, chunk, said
+from codegen_api.runs import Json, LogEntry, Step, to_json
+from codegen_api.stores import Turn
+
+PLACES = 16
+"""How many events an entry can have."""
+
+KEPT_BYTES = 64 * 1024 * 1024
+
+
+class Place(IntEnum):
+    """Where an event stands among those of its entry."""
+
+    STARTED = 0
+    CUSTOM = 1
+    METADATA = 2
+    PARTIAL = 3
+    TUPLE = 4
+    UPDATE = 5
+    DONE = 6
+    STATE = 7
+    TOOL_STARTED = 8
+    TOOL_METADATA = 9
+    TOOL_COMPLETE = 10
+    TOOL_TUPLE = 11
+    TOOL_UPDATE = 12
+    TOOL_DONE = 13
+    WHOLE_STATE = 14
+    CHECKPOINT = 15
+
+
+def number(offset: int, place: int) -> int:
+    return offset * PLACES + place
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Events that come together, and the number of each."""
+
+    whole: bytes
+    each: tuple[tuple[int, bytes], ...]
+
+    @classmethod
+    def of(cls, each: Iterable[tuple[int, bytes]]) -> "Frames":
+        kept = tuple(each)
+        return cls(b"".join(frame for _, frame in kept), kept)
+
+    def behind(self, after: int) -> bytes:
+        """Those whose number is higher."""
+        return b"".join(frame for n, frame in self.each if n > after)
+
+
+NOTHING = Frames(b"", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an entry amounts to. ``arrival`` comes with it, ``begun`` when its tool has been called, ``answered`` when
+    it is closed. ``ai`` and ``tool`` are its messages.
+    """
+
+    entry: LogEntry
+    closed: bool
+    ai: bytes | None
+    tool: bytes | None
+    arrival: Frames
+    begun: Frames = NOTHING
+    answered: Frames = NOTHING
+
+    @property
+    def size(self) -> int:
+        frames = len(self.arrival.whole) + len(self.begun.whole) + len(self.answered.whole)
+        return 1000 + self.entry.size + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
+
+
+class Wording:
+    """Words the entries of a turn in ``modes``. ``context`` is what is said of each message, ``step`` what an entry
+    means. At most ``most`` bytes are kept.
+    """
+
+    def __init__(
+        self,
+        turn: Turn,
+        modes: frozenset[str],
+        context: Mapping[str, Json],
+        step: Callable[[LogEntry], Step],
+        most: int = KEPT_BYTES,
+    ) -> None:
+        self.size = 0
+        self._turn = turn.id
+        self._id = turn.id.encode()
+        self._modes = modes
+        self._context = context
+        self._step = step
+        self._most = most
+        self._kept: dict[int, Told] = {}
+
+    def of(self, came: Came) -> Told:
+        kept = self._kept.get(came.offset)
+        if kept is None or (kept.entry is not came.entry and kept.entry != came.entry):
+            if self.size > self._most:
+                self._kept.clear()
+                self.size = 0
+            kept = self._kept[came.offset] = self._tell(came.offset, came.entry)
+            self.size += kept.size
+        return kept
+
+    def frame(self, event: str, data: bytes, offset: int, place: int) -> tuple[int, bytes]:
+        n = number(offset, place)
+        return n, b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
+
+    def message(self, offset: int, message: Message) -> list[tuple[int, bytes]]:
+        """The events of something that the agent said."""
+        written, about = to_json(message), self._about(offset, "agent")
+        out = self._task(offset, "agent")
+        if "messages" in self._modes:
+            named = b'{%b:{"metadata":%b}}' % (to_json(message["id"]), about)
+            out.append(self.frame("messages/metadata", named, offset, Place.METADATA))
+            out.append(self.frame("messages/partial", b"[%b]" % written, offset, Place.PARTIAL))
+        if "messages-tuple" in self._modes:
+            pair = b"[%b,%b]" % (to_json(chunk(message)), about)
+            out.append(self.frame("messages", pair, offset, Place.TUPLE))
+        if "updates" in self._modes:
+            out.append(self.frame("updates", b'{"agent":{"messages":[%b]}}' % written, offset, Place.UPDATE))
+        return out + self._task(offset, "agent", written)
+
+    def both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[tuple[int, bytes]]:
+        """An event of a mode, and the same for ``debug``: asked for together they have one id, which comes last."""
+        wrapped = b'{"step":%d,"timestamp":null,"type":"%b","payload":%b}' % (offset, kind.encode(), payload)
+        named = [(name, data) for name, data in ((mode, payload), ("debug", wrapped)) if name in self._modes]
+        out = [self.frame(name, data, offset, place) for name, data in named]
+        if len(out) == 2:
+            n, first = out[0]
+            out[0] = (n, first[: first.rindex(b"id: ")] + b"\n")
+        return out
+
+    def _tell(self, offset: int, entry: LogEntry) -> Told:
+        step = self._step(entry)
+        messages = said(self._turn, offset, step)
+        ai, tool = messages.ai, messages.tool
+        arrival = [] if ai is None else self.message(offset, ai)
+        if "custom" in self._modes:
+            arrival.append(self.frame("custom", _with_position(entry.json, offset), offset, Place.CUSTOM))
+        arrival.sort(key=lambda one: one[0])
+        written = None if ai is None else to_json(ai)
+        if tool is None:
+            return Told(entry, True, written, None, Frames.of(arrival))
+        answer = to_json(tool)
+        return Told(
+            entry,
+            step.closed,
+            written,
+            answer,
+            Frames.of(arrival),
+            Frames.of(self._task(offset, "tools")),
+            Frames.of(self._answered(offset, to_json(tool["id"]), answer)),
+        )
+
+    def _answered(self, offset: int, id: bytes, tool: bytes) -> list[tuple[int, bytes]]:  # noqa: A002
+        about = self._about(offset, "tools")
+        out: list[tuple[int, bytes]] = []
+        if "messages" in self._modes:
+            named = b'{%b:{"metadata":%b}}' % (id, about)
+            out.append(self.frame("messages/metadata", named, offset, Place.TOOL_METADATA))
+            out.append(self.frame("messages/complete", b"[%b]" % tool, offset, Place.TOOL_COMPLETE))
+        if "messages-tuple" in self._modes:
+            out.append(self.frame("messages", b"[%b,%b]" % (tool, about), offset, Place.TOOL_TUPLE))
+        if "updates" in self._modes:
+            out.append(self.frame("updates", b'{"tools":{"messages":[%b]}}' % tool, offset, Place.TOOL_UPDATE))
+        return out + self._task(offset, "tools", tool)
+
+    def _task(self, offset: int, node: str, result: bytes | None = None) -> list[tuple[int, bytes]]:
+        """A node begins, or with its ``result`` has ended."""
+        if not self._modes & {"tasks", "debug"}:
+            return []
+        begun, ended = (Place.STARTED, Place.DONE) if node == "agent" else (Place.TOOL_STARTED, Place.TOOL_DONE)
+        name = f'"id":"{self._turn}-{offset}-{node}","name":"{node}"'.encode()
+        if result is None:
+            return self.both("tasks", "task", b'{%b,"input":{},"triggers":[]}' % name, offset, begun)
+        payload = b'{%b,"error":null,"result":{"messages":[%b]},"interrupts":[]}' % (name, result)
+        return self.both("tasks", "task_result", payload, offset, ended)
+
+    def _about(self, offset: int, node: str) -> bytes:
+        return to_json({**self._context, "langgraph_node": node, "langgraph_step": offset})
+
+
+class Wordings:
+    """The wordings that somebody used lately, for all who read the same in the same modes."""
+
+    def __init__(self, step: Callable[[LogEntry], Step], *, most: int = KEPT_BYTES) -> None:
+        self._step = step
+        self._most = most
+        self._kept: OrderedDict[tuple[str, frozenset[str]], Wording] = OrderedDict()
+
+    def of(self, turn: Turn, modes: frozenset[str], context: Mapping[str, Json]) -> Wording:
+        key = (turn.id, modes)
+        if key not in self._kept:
+            self._kept[key] = Wording(turn, modes, context, self._step, self._most)
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and sum(each.size for each in self._kept.values()) > self._most:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+def _with_position(entry: bytes, offset: int) -> bytes:
+    comma = b"" if entry == b"{}" else b","
+    return b'%b%b"position":%d}' % (entry[:-1], comma, offset)

@@ -1,0 +1,321 @@
+"""A process that dies at any moment of a turn: no turn starts twice, none is busy for ever, and none is lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from codegen_api.conversations.starting import LOOK_EVERY
+from codegen_api.errors import (
+    GatewayError,
+    Unavailable,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from codegen_api.stores import Turn, TurnState
+from tests.conversations.world import ALICE, Process, Trap, World, at, kill, works, works_for_ever
+from tests.virtual import run
+
+FIRST, SECOND, LAST = "Build me a small house", "Now paint the house blue", "And on we go"
+AT_LEAST, AT_MOST = 4, 200
+"""Calls in a life: what has less was not lived, what has more never ends."""
+
+Live = Callable[[Process], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Life:
+    """What happens before the moment, then what happens during it; ``prompt`` is what it is about."""
+
+    before: Live
+    during: Live
+    prompt: str
+    conversation: str = "talk"
+
+
+async def nothing(process: Process) -> None:
+    await process.world.converse()
+
+
+async def first_turn(process: Process) -> None:
+    await process.wait(await process.say(FIRST))
+
+
+async def had_a_turn(process: Process) -> None:
+    await nothing(process)
+    await first_turn(process)
+
+
+async def second_turn(process: Process) -> None:
+    await process.wait(await process.say(SECOND))
+
+
+async def fork(process: Process) -> None:
+    origin = process.world.turns()[0]
+    await process.world.converse("fork")
+    await process.wait(await process.say(SECOND, conversation="fork", checkpoint=at(origin, 2)))
+
+
+async def runs_for_ever(process: Process) -> None:
+    await nothing(process)
+    process.world.host.script = works_for_ever
+    await process.say(FIRST)
+    process.world.host.script = works
+
+
+async def interrupt(process: Process) -> None:
+    await process.wait(await process.say(SECOND, if_busy="interrupt"))
+
+
+async def stop(process: Process) -> None:
+    turn = process.world.turns()[0]
+    await process.conversations.stop(ALICE, turn, wait=True)
+
+
+LIVES = {
+    "a first turn": Life(nothing, first_turn, FIRST),
+    "a second turn": Life(had_a_turn, second_turn, SECOND),
+    "a fork": Life(had_a_turn, fork, SECOND, "fork"),
+    "an interrupt": Life(runs_for_ever, interrupt, SECOND),
+    "a stop": Life(runs_for_ever, stop, FIRST),
+}
+each_life = pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
+
+
+async def began(life: Life) -> World:
+    """A world in which the moment is near."""
+    world = World()
+    async with world.serving() as process:
+        await life.before(process)
+    return world
+
+
+def conversations(world: World) -> set[str]:
+    return {conversation for _, conversation in world.store._conversations}
+
+
+async def asked_again(process: Process) -> None:
+    """It is asked how things are, again and again, for a minute and a half."""
+    begun = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < begun + 90:
+        for conversation in conversations(process.world):
+            await process.conversations.latest(ALICE, conversation)
+        await asyncio.sleep(LOOK_EVERY)
+
+
+async def all_is_well(process: Process, life: Life) -> None:
+    """So long after everything each turn is what it should be, and the conversation goes on."""
+    world = process.world
+    for words in (FIRST, SECOND):
+        # a fork is told what was said before, which is no new turn
+        assert sum(prompt.endswith(words) for _, prompt in world.host.prompts) <= 1
+    for conversation in conversations(world):
+        for turn in world.turns(conversation):
+            await is_settled(process, turn)
+    if life.conversation in conversations(world):
+        over = await process.wait(await process.say(LAST, conversation=life.conversation, if_busy="interrupt"))
+        assert over.state is TurnState.COMPLETED
+        assert await process.told(over) == world.expected(over)
+        assert sum(prompt.endswith(LAST) for _, prompt in world.host.prompts) == 1
+
+
+async def is_settled(process: Process, turn: Turn) -> None:
+    world = process.world
+    heard = sum(prompt == turn.prompt for _, prompt in world.host.prompts)
+    if turn.state.active:
+        assert turn.state is TurnState.RUNNING
+        assert world.running(turn)
+    elif turn.state in (TurnState.COMPLETED, TurnState.CANCELLED):
+        assert heard == 1
+        assert await process.told(turn) == world.expected(turn)
+    else:
+        assert turn.state in (TurnState.UNKNOWN, TurnState.FAILED)
+        assert turn.error
+        assert heard == 0, "the host has begun it, and nobody found it"
+
+
+async def dies(world: World, life: Life, trap: Trap) -> bool:
+    """Live until the trap snaps and the process is dead; whether it did."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # nobody hears what the dead say
+    process = world.process(trap)
+    living = asyncio.ensure_future(life.during(process))
+    dying = asyncio.ensure_future(trap.died.wait())
+    async with asyncio.timeout(600):
+        await asyncio.wait({living, dying}, return_when=asyncio.FIRST_COMPLETED)
+    if not trap.dead:
+        living.result()
+        await process.aclose()
+    await kill()
+    return trap.dead
+
+
+def at_any_call(main: Callable[[int], Coroutine[Any, Any, bool]]) -> None:
+    """Something happens at the first call, then at the second, and so on, until the life is over before that."""
+    for number in range(1, AT_MOST):
+        if not run(main(number)):
+            assert number > AT_LEAST
+            return
+    raise AssertionError("it never ends")
+
+
+@each_life
+@pytest.mark.parametrize("before", [True, False], ids=["before it is done", "before it is answered"])
+def test_a_crash_at_any_call_starts_no_turn_twice_and_leaves_none_busy(life: Life, before: bool) -> None:
+    async def main(number: int) -> bool:
+        world = await began(life)
+        trap = Trap(number, before)
+        trap.spring = trap.crash
+        crashed = await dies(world, life, trap)
+        async with world.serving() as process:
+            await asked_again(process)
+            await all_is_well(process, life)
+        return crashed
+
+    at_any_call(main)
+
+
+@pytest.mark.parametrize("name", ["a first turn", "a second turn", "a fork", "an interrupt"])
+@pytest.mark.parametrize("late", [1, 10, 50])
+def test_what_the_host_does_when_who_asked_for_it_is_dead_is_found(name: str, late: float) -> None:
+    async def main() -> None:
+        life = LIVES[name]
+        world = await began(life)
+        trap = Trap(1, only=lambda call: call in ("host.create_run", "host.resume_run"))
+
+        def crash(call: str) -> None:
+            asked = trap.asked
+
+            def act() -> None:
+                if call == "host.create_run":
+                    world.host.begin_run(asked[2])
+                else:
+                    world.host.hear(world.host.runs[asked[1].id], asked[2])
+
+            world.host.later(late, act)
+            trap.crash()
+
+        trap.spring = crash
+        assert await dies(world, life, trap)
+        async with world.serving() as process:
+            await asked_again(process)
+            assert world.turns(life.conversation)[-1].state is TurnState.COMPLETED
+            await all_is_well(process, life)
+
+    run(main())
+
+
+@each_life
+@pytest.mark.parametrize("before", [True, False], ids=["before it is done", "before it is answered"])
+def test_a_client_who_leaves_at_any_call_takes_no_turn_along(life: Life, before: bool) -> None:
+    async def main(number: int) -> bool:
+        world = await began(life)
+        async with world.serving(Trap(number, before)) as process:
+            living = asyncio.ensure_future(life.during(process))
+            process.trap.spring = lambda _: living.cancel()
+            async with asyncio.timeout(600):
+                await asyncio.wait({living})
+            process.trap.at = None
+            await asked_again(process)
+            assert {turn.state for turn in world.turns(life.conversation)} <= {
+                TurnState.COMPLETED,
+                TurnState.CANCELLED,
+                TurnState.RUNNING,
+            }
+            await all_is_well(process, life)
+        return process.trap.sprung is not None
+
+    at_any_call(main)
+
+
+def refused() -> GatewayError:
+    error = UpstreamUnreachable()
+    error.may_have_acted = False
+    return error
+
+
+FAULTS: dict[str, tuple[bool, Callable[[], GatewayError]]] = {
+    "it does not answer, and has done nothing": (True, UpstreamTimeout),
+    "it does not answer, and has done it": (False, UpstreamTimeout),
+    "it fails, and has done nothing": (True, UpstreamError),
+    "it fails, and has done it": (False, UpstreamError),
+    "the connection breaks, and it has done nothing": (True, UpstreamUnreachable),
+    "the connection breaks, and it has done it": (False, UpstreamUnreachable),
+    "it wants patience": (True, lambda: UpstreamRateLimited(retry_after=2)),
+    "it is not there": (True, refused),
+}
+
+
+@each_life
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_the_host_at_any_call_starts_no_turn_twice(life: Life, fault: Any) -> None:
+    before, error = fault
+
+    async def main(number: int) -> bool:
+        world = await began(life)
+        async with world.serving(Trap(number, before, only=lambda call: call.startswith("host."))) as process:
+            process.trap.spring = lambda _: raise_(error())
+            with suppress(GatewayError):
+                await life.during(process)
+            process.trap.at = None
+            await asked_again(process)
+            await all_is_well(process, life)
+        return process.trap.sprung is not None
+
+    at_any_call(main)
+
+
+@each_life
+@pytest.mark.parametrize("seconds", [3, 20, 50])
+@pytest.mark.parametrize("done", [True, False])
+def test_an_outage_of_the_host_from_any_call_on_starts_no_turn_twice(life: Life, seconds: float, done: bool) -> None:
+    async def main(number: int) -> bool:
+        world = await began(life)
+        trap = Trap(number, not done, only=lambda call: call.startswith("host."))
+        over = float("inf")
+
+        async def fail(_: str) -> None:
+            if asyncio.get_running_loop().time() < over:
+                raise UpstreamUnreachable
+
+        def outage(_: str) -> None:
+            nonlocal over
+            over = asyncio.get_running_loop().time() + seconds
+            world.host.before = fail
+            raise UpstreamUnreachable
+
+        trap.spring = outage
+        async with world.serving(trap) as process:
+            with suppress(GatewayError):
+                await life.during(process)
+            process.trap.at = None
+            await asked_again(process)
+            await all_is_well(process, life)
+        return trap.sprung is not None
+
+    at_any_call(main)
+
+
+@each_life
+@pytest.mark.parametrize("before", [True, False], ids=["before it is done", "before it is answered"])
+def test_a_fault_of_the_store_at_any_call_starts_no_turn_twice(life: Life, before: bool) -> None:
+    async def main(number: int) -> bool:
+        world = await began(life)
+        async with world.serving(Trap(number, before, only=lambda call: call.startswith("store."))) as process:
+            process.trap.spring = lambda _: raise_(Unavailable())
+            with suppress(GatewayError):
+                await life.during(process)
+            process.trap.at = None
+            await asked_again(process)
+            await all_is_well(process, life)
+        return process.trap.sprung is not None
+
+    at_any_call(main)
+
+
+def raise_(error: BaseException) -> None:
+    raise error

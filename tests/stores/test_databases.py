@@ -1,0 +1,280 @@
+"""Which database is meant, that it outlives what happens to it, and what is said and not said when it cannot be had."""
+
+import asyncio
+import logging
+import random
+import sqlite3
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from codegen_api.errors import StoreUnavailable
+from codegen_api.stores import Busy, Query, Store, TurnState
+from codegen_api.stores.sql import SqlStore
+from codegen_api.stores.sql import sqlite as in_a_file
+from tests.leaks import WATCH
+from tests.stores.postgres import Postgres
+from tests.stores.things import ME, agent, conversation, opened, run, turn
+
+PASSWORD = "sesame-o-pen-123"
+CUT = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'codegen_api'"
+PROMPT = "Tidy up the cellar of 7 Elm Street"
+
+
+# -- which one is meant -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "gateway.db",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://gateway.db",
+        "sqlite:///gateway.db?mode=ro",
+        "sqlite:///file:gateway.db",
+        f"mysql://root:{PASSWORD}@localhost/db",
+        f"postgresql+psycopg2://root:{PASSWORD}@localhost/db",
+        f"postgresql://root:{PASSWORD}#1@localhost/db",
+        f"postgresql://root:{PASSWORD}/1@localhost/db",
+        f"postgresql://root:{PASSWORD}@local[host/db",
+        f"postgresql://root:{PASSWORD}@localhost:port/db",
+        f"postgresql://root:{PASSWORD}@[::1/db",
+        f"postgresql://root:{PASSWORD}\u2100@localhost/db",
+        f"root:{PASSWORD}@localhost/db",
+    ],
+)
+def test_what_names_no_database_is_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(ValueError, match=r"database") as refused:
+        SqlStore(url)
+    assert PASSWORD not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///gateway.db",
+        "sqlite:////var/lib/gateway/gateway.db",
+        "sqlite+aiosqlite:////var/lib/gateway/gateway.db",
+        "SQLite:///gateway.db",
+        f"postgres://root:{PASSWORD}@localhost/db?sslmode=require",
+        f"postgresql://root:{PASSWORD}@[::1]:5433/db",
+        f"postgresql+asyncpg://root:{PASSWORD}@one:5432,two/db?target_session_attrs=primary",
+        "postgresql:///db?host=/run/postgresql",
+    ],
+)
+def test_the_usual_ways_to_name_one_are_understood(url: str) -> None:
+    run(SqlStore(url).aclose())
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_postgresql_is_reached_by_each_of_its_names(postgres: Postgres, scheme: str) -> None:
+    async def main(url: str) -> None:
+        async with opened(url.replace("postgresql", scheme)) as store:
+            assert await store.add_agent(ME, agent())
+
+    with postgres.database() as url:
+        run(main(url))
+        assert postgres.ask("SELECT count(*) FROM agents", name=url.split("/")[3].split("?")[0]) == 1
+
+
+# -- when it cannot be had --------------------------------------------------------------------------------------------
+
+
+def unavailable(url: str, caplog: pytest.LogCaptureFixture) -> str:
+    """What is logged when the database at ``url`` cannot be had."""
+
+    async def main() -> None:
+        store = SqlStore(url)
+        with pytest.raises(StoreUnavailable) as refused:
+            await store.open()
+        assert refused.value.__cause__ is not None
+        with pytest.raises(StoreUnavailable):
+            await store.add_agent(ME, agent(name=PROMPT))
+        await store.aclose()
+        async with asyncio.timeout(10):  # aiosqlite leaves that of a connection that came to nothing to itself
+            while any("_connection_worker" in thread.name for thread in threading.enumerate()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    WATCH.secret("a password", PASSWORD)
+    WATCH.secret("a prompt", PROMPT)
+    run(main())
+    assert PASSWORD not in caplog.text
+    return caplog.text
+
+
+def test_a_server_that_is_not_there_is_said_to_be_unavailable(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    assert "FileNotFoundError" in unavailable(f"postgresql://root:{PASSWORD}@/db?host={tmp_path}", caplog)
+    assert "gaierror" in unavailable(f"postgresql://root:{PASSWORD}@no-such-host.invalid/db", caplog)
+
+
+def test_a_database_that_is_not_there_is_said_to_be_unavailable(
+    caplog: pytest.LogCaptureFixture, postgres: Postgres
+) -> None:
+    assert "InvalidCatalogNameError 3D000" in unavailable(postgres.url("none"), caplog)
+    assert "CantChangeRuntimeParamError" in unavailable(postgres.url("postgres") + "&ssl=on", caplog)
+
+
+def test_a_file_that_is_no_database_is_said_to_be_unavailable(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("This is no database at all. " * 1000)
+    assert "SQLITE_NOTADB" in unavailable(f"sqlite:///{tmp_path}/text", caplog)
+    assert "FileExistsError" in unavailable(f"sqlite:///{tmp_path}/text/gateway.db", caplog)
+    (tmp_path / "directory").mkdir()
+    assert "IsADirectoryError" in unavailable(f"sqlite:///{tmp_path}/directory", caplog)
+
+
+def test_a_file_that_somebody_else_writes_to_is_waited_for_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_a_file, "WAIT", 0.2)
+    url = f"sqlite:///{tmp_path}/gateway.db"
+
+    async def main() -> None:
+        async with opened(url) as store:
+            await store.add_agent(ME, agent())
+            with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                adding = [store.add_agent(ME, agent(str(number))) for number in range(3)]
+                came = await asyncio.gather(*adding, return_exceptions=True)
+                assert [type(each) for each in came] == [StoreUnavailable] * 3
+                assert await store.agent(ME, "a") == agent()  # readers wait for nobody
+                other.execute("ROLLBACK")
+            assert await store.add_agent(ME, agent("b"))
+
+    run(main())
+
+
+def test_a_full_disk_is_said_to_be_and_nothing_is_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_up: Callable[..., None] = in_a_file._set_up
+
+    def on_a_small_disk(connection: Any, record: Any) -> None:
+        set_up(connection, record)
+        connection.cursor().execute("PRAGMA max_page_count = 60")
+
+    monkeypatch.setattr(in_a_file, "_set_up", on_a_small_disk)
+
+    async def main() -> None:
+        async with opened(f"sqlite:///{tmp_path}/gateway.db") as store:
+            await store.add_conversation(ME, conversation())
+            with pytest.raises(StoreUnavailable):
+                await store.add_turn(ME, turn(prompt=PROMPT * 50_000))
+            assert await store.turns(ME) == ()
+            assert await store.conversation(ME, "c") == conversation()
+            assert (await store.add_turn(ME, turn())).number == 1
+
+    run(main())
+    assert "SQLITE_FULL" in caplog.text
+
+
+def test_postgresql_may_cut_every_connection_and_is_asked_again(postgres: Postgres) -> None:
+    async def main(url: str) -> None:
+        async with opened(url) as store:
+            for number in range(3):
+                adding = (store.add_agent(ME, agent(f"{number}.{each}")) for each in range(5))
+                assert all(await asyncio.gather(*adding))
+                assert await asyncio.to_thread(postgres.ask, CUT) > 0
+            assert (await store.agents(ME, Query())).total == 15
+
+    with postgres.database(template="migrated") as url:
+        run(main(url))
+
+
+# -- what is not said -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_that_is_kept_is_logged_at_any_level(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    WATCH.secret("a prompt", PROMPT)
+
+    async def main() -> None:
+        async with opened(url) as store:
+            await store.add_agent(ME, agent(system_prompt=PROMPT))
+            await store.add_conversation(ME, conversation(title=PROMPT))
+            added = await store.add_turn(ME, turn(prompt=PROMPT, messages=({"id": "m", "content": PROMPT},)))
+            with pytest.raises(Busy) as busy:
+                await store.add_turn(ME, turn("u", prompt=PROMPT))
+            assert PROMPT not in repr(busy.value)
+            await store.change_turn(ME, added, replace(added, state=TurnState.COMPLETED, answer=PROMPT))
+            engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:").replace("sql:", "sql+asyncpg:"))
+            async with engine.begin() as connection:
+                await connection.execute(text("DROP TABLE turns"))
+            await engine.dispose()
+            with pytest.raises(StoreUnavailable) as refused:
+                await store.change_turn(ME, added, replace(added, answer=PROMPT))
+            assert "turns" in str(refused.value.__cause__)
+            assert PROMPT not in "".join(traceback.format_exception(refused.value))
+
+    with caplog.at_level(logging.DEBUG):
+        run(main())
+    assert PROMPT not in caplog.text
+
+
+def test_opening_leaves_the_logging_of_the_application_as_it_was(url: str) -> None:
+    def shape() -> dict[str, Any]:
+        loggers = [logging.getLogger(), *map(logging.getLogger, ("alembic", "sqlalchemy", "sqlalchemy.engine"))]
+        return {each.name: (each.level, list(each.handlers), each.disabled, each.propagate) for each in loggers}
+
+    async def main() -> None:
+        async with opened(url):
+            pass
+
+    before = shape()
+    run(main())
+    assert shape() == before
+
+
+# -- what happens meanwhile -------------------------------------------------------------------------------------------
+
+
+def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
+    chance = random.Random(7)
+    left: list[Any] = []
+
+    async def add(store: Store, number: int) -> None:
+        added = await store.add_turn(ME, turn(str(number)))
+        await store.turns(ME, "c")
+        await store.change_turn(ME, added, replace(added, state=TurnState.COMPLETED))
+
+    async def main() -> None:
+        async with opened(url) as store:
+            await store.add_conversation(ME, conversation())
+            for round_ in range(20):
+                tasks = [asyncio.ensure_future(add(store, 100 * round_ + number)) for number in range(6)]
+                await asyncio.sleep(chance.random() * 0.03)
+                for task in tasks:
+                    task.cancel()
+                left.extend(await asyncio.gather(*tasks, return_exceptions=True))  # with all that they refer to
+                assert await store.add_agent(ME, agent(str(round_)))
+                for each in await store.turns(ME, "c", states=[TurnState.STARTING]):
+                    await store.change_turn(ME, each, replace(each, state=TurnState.UNKNOWN))
+        assert {type(each) for each in left} <= {type(None), Busy, asyncio.CancelledError}
+        async with opened(url) as store:
+            kept = await store.turns(ME, "c", newest_first=False)
+            assert [each.number for each in kept] == list(range(1, len(kept) + 1))
+            assert [each.id for each in kept if each.state.active] in ([], [kept[-1].id])
+
+    run(main())
+
+
+def test_what_was_closed_can_be_opened_again(url: str) -> None:
+    async def main() -> None:
+        for number in range(3):
+            async with opened(url) as store:
+                assert await store.add_agent(ME, agent(str(number)))
+                await store.open()
+        async with opened(url) as store:
+            assert (await store.agents(ME, Query())).total == 3
+
+    run(main())
