@@ -133,7 +133,7 @@ async def agents_of(request: Request, talk: Keeper, caller: Asker) -> Agents:
 
 
 Known = Annotated[Agents, Depends(agents_of)]
-AgentId = Annotated[str, Path(description="The id of an agent: its name, unless another one was given.")]
+AgentId = Annotated[str, Path(description="The id of an agent: the name that it was made with.")]
 Limit = Annotated[int, Query(ge=0, le=1000, description="How many to give at most.")]
 Offset = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
 
@@ -168,8 +168,8 @@ async def list_agents(
 async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
     """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
     now = talk.clock()
-    agent_id = body.id or (body.name if re.fullmatch(schemas.ID, body.name) else new_id())
-    agent = _with(Agent(agent_id, body.name, now, now), body.model_dump(exclude={"id", "name"}))
+    agent_id = body.name if re.fullmatch(schemas.ID, body.name) else new_id()
+    agent = _with(Agent(agent_id, body.name, now, now), body.model_dump(exclude={"name"}))
     return json_response(to_json(agent_fields(await agents.add(agent))), 201)
 
 

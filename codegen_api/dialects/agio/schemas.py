@@ -19,9 +19,6 @@ class CreateAgent(BaseModel):
         json_schema_extra={"examples": [{"name": "reviewer", "system_prompt": "You review code.", "tags": ["team"]}]}
     )
 
-    id: Annotated[str, Field(max_length=150, pattern=f"^{ID}$")] | None = Field(
-        None, description="Else the name, where that can stand in a path."
-    )
     name: Name
     description: Text | None = None
     model: Name | None = Field(
