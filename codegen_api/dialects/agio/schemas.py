@@ -9,6 +9,8 @@ ID = r"[^/]*[^/.][^/]*"
 
 Name = Annotated[str, Field(min_length=1, max_length=150)]
 Text = Annotated[str, Field(max_length=200_000)]
+Said = Annotated[str, Field(pattern=r"\S")]
+"""What a user says: something."""
 Words = Annotated[list[Name], Field(max_length=100)]
 
 
@@ -52,7 +54,7 @@ class Chat(BaseModel):
     )
 
     agent_id: str
-    message: str = Field(min_length=1)
+    message: Said
     user_id: Name | None = Field(None, description="Kept with the run. It opens nothing: the token says who is asking.")
     session_id: Annotated[str, Field(max_length=150)] | None = Field(
         None, description="The conversation to go on with, or to begin under this id; else a new one."
@@ -64,7 +66,7 @@ class Chat(BaseModel):
 class Resume(BaseModel):
     """How to go on."""
 
-    message: str | None = Field(None, min_length=1, description="What to tell the agent; else `Go on.`")
+    message: Said | None = Field(None, description="What to tell the agent; else `Go on.`")
 
 
 class NewCheckpoint(BaseModel):
@@ -84,7 +86,7 @@ class Message(BaseModel):
 class Modifications(BaseModel):
     """What is to be otherwise than it was."""
 
-    modified_query: str | None = Field(None, min_length=1, description="What the user says instead.")
+    modified_query: Said | None = Field(None, description="What the user says instead.")
     modified_messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="All that was said until then, instead."
     )
