@@ -69,20 +69,23 @@ async def _begin(
     same: bool,
 ) -> Turn:
     changes = asked.modifications or Modifications()
-    checkpoint, text, system_prompt = place.checkpoint, changes.modified_query or "", changes.system_prompt
-    own: dict[str, Json] = {"continues": place.run.id} if same else {"query": text or place.run.query}
-    if user_of(place.run.first) is not None and not same:
-        own["user_id"] = user_of(place.run.first)
-    if asked.description is not None:
-        own["checkpoints"] = {"0": {"description": asked.description, "tags": []}}
+    checkpoint, query, system_prompt = place.checkpoint, changes.modified_query, changes.system_prompt
+    text = query or ""
     if changes.modified_messages is not None:
         # nothing of what was said before holds any more
         root = (await talk.leading_to(caller, place.checkpoint))[0].turn
         checkpoint = Checkpoint(root.id, BEFORE)
-        text = _retold(changes.modified_messages, changes.modified_query)
+        said, last = _said(changes.modified_messages)
+        query = query or last
+        text = with_transcript(said, query)
         system_prompt = system_prompt or _instructions(changes.modified_messages)
     elif text and not place.spoken:
         checkpoint = Checkpoint(place.turn.id, BEFORE)  # said instead of what the user had just said
+    own: dict[str, Json] = {"continues": place.run.id} if same else {"query": query or place.run.query}
+    if user_of(place.run.first) is not None and not same:
+        own["user_id"] = user_of(place.run.first)
+    if asked.description is not None:
+        own["checkpoints"] = {"0": {"description": asked.description, "tags": []}}
     ask = Ask(
         [message_of(text)] if text else [],
         text,
@@ -107,13 +110,11 @@ def _restored(place: Place, turn: Turn, new_run_id: str | None) -> Mapping[str, 
     }
 
 
-def _retold(messages: Sequence[Message], query: str | None) -> str:
-    """What the host is told in place of all that was said: the last words of the user, ``query`` in their place, and
-    what comes before them.
-    """
+def _said(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:
+    """Who said what, and the last words of the user behind that."""
     said = [(SPEAKERS.get(each.role, "Assistant"), _text(each)) for each in messages if each.role not in SYSTEM]
-    last = said.pop()[1] if said and said[-1][0] == SPEAKERS["user"] else GO_ON
-    return with_transcript(said, query or last)
+    last = said.pop()[1] if said and said[-1][0] == SPEAKERS["user"] else ""
+    return said, last if last.strip() else GO_ON
 
 
 def _instructions(messages: Sequence[Message]) -> str | None:
