@@ -92,7 +92,7 @@ async def _begin(
         agent=await agents.known(place.run.first.agent),
         system_prompt=system_prompt or None,
         checkpoint=checkpoint,
-        fresh=not same or system_prompt is not None,
+        fresh=not same or bool(system_prompt),
         options={OWN: own},
     )
     return await talk.begin(caller, wanted or place.turn.organization or None, session_id, ask)
