@@ -27,7 +27,7 @@ from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations import Conversations
-from codegen_api.dialects import Dialect, agent_protocol, codegen, everruns, native
+from codegen_api.dialects import Dialect, agent_protocol, agio, codegen, everruns, native
 from codegen_api.draining import Drain
 from codegen_api.edge import Edge
 from codegen_api.errors import GatewayError, Rejected, StoreUnavailable
@@ -52,6 +52,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "codegen": codegen,
     "agent_protocol": agent_protocol,
     "everruns": everruns,
+    "agio": agio,
 }
 """By their names in the settings. The native one is always on."""
 DATABASE = "conversations.sqlite"

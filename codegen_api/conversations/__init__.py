@@ -6,11 +6,13 @@ turn comes as ``Progress``.
 
 from codegen_api.conversations.checkpoints import BEFORE, Checkpoint, Stretch, end_of
 from codegen_api.conversations.conversations import Conversations, checked, owner_of
-from codegen_api.conversations.planning import Ask, new_id, text_of
+from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
 from codegen_api.conversations.progress import Came, Caught, Over, Progress
+from codegen_api.conversations.prompts import with_transcript
 
 __all__ = [
     "BEFORE",
+    "GO_ON",
     "Ask",
     "Came",
     "Caught",
@@ -24,4 +26,5 @@ __all__ = [
     "new_id",
     "owner_of",
     "text_of",
+    "with_transcript",
 ]

@@ -28,7 +28,8 @@ class Ask:
     text, what the user said last is said again. ``agent``'s system prompt goes before the first prompt of a run, or
     ``system_prompt`` in its place. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy``
     says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
-    what else a new run is to have. ``options`` are the dialect's.
+    what else a new run is to have, and ``fresh`` asks for one also where the last could go on. ``options`` are the
+    dialect's.
     """
 
     messages: Sequence[Mapping[str, Json]]
@@ -39,6 +40,7 @@ class Ask:
     checkpoint: Checkpoint | None = None
     if_busy: str = "reject"
     run: NewRun = field(default_factory=lambda: NewRun(""))
+    fresh: bool = False
     options: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -84,7 +86,8 @@ class Planning:
         )
         said = await checkpoints.path(self._store, owner, checkpoint, known, asked_for=ask.checkpoint is not None)
         last = said[-1].turn if said else None
-        if last is not None and last.run is not None and _goes_on(last, checkpoint, conversation.id, known):
+        goes_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation.id, known)
+        if goes_on and last is not None and last.run is not None:
             organization, run_id = last.run.organization, last.run.id
             begin = await self._length(caller, organization, run_id, last.begin if last.end is None else last.end)
             resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)

@@ -14,7 +14,7 @@ from codegen_api.app import DIALECTS
 from tests.dialects.site import Site, gateway_app
 
 EVERY = tuple(DIALECTS)
-PUBLIC = {"/info", "/ok", "/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
+PUBLIC = {"/info", "/ok", "/health", "/api/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
 
 RUNS = ("id", "agent_run_id")
 """What a run is called, in a path or in a body."""

@@ -102,13 +102,16 @@ class Connection:
     ``transport`` stands in for the server's: the application looks for it behind ``send``, to be able to cut it.
     """
 
-    def __init__(self, app: Any, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> None:
+    def __init__(
+        self, app: Any, path: str, headers: dict[str, str] | None = None, method: str = "GET", body: bytes = b""
+    ) -> None:
         self.messages: list[Any] = []
         self.transport = Transport()
         self.blocked: asyncio.Event | None = None
         self._gone = asyncio.Event()
         self._arrived = asyncio.Event()
         self._asked = False
+        self._body = body
         path, _, query = path.partition("?")
         scope = {
             "type": "http",
@@ -129,7 +132,7 @@ class Connection:
     async def receive(self) -> dict[str, Any]:
         if not self._asked:
             self._asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": self._body, "more_body": False}
         await self._gone.wait()
         return {"type": "http.disconnect"}
 

@@ -1,0 +1,238 @@
+"""Agents: who there is to talk to, for whom, and with which words the host is told of them."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations, checked, new_id, owner_of
+from codegen_api.dialects.agio import answers, schemas
+from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.executions import OWN, TRIES
+from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
+from codegen_api.errors import AlreadyExists, Conflict, NotFound
+from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent, Found
+from codegen_api.stores import Query as Wanted
+from codegen_api.web import Keeper, json_response, needs
+
+router = APIRouter(tags=["Agio: agents"])
+
+SANDBOX: tuple[Agent, ...] = (
+    Agent("assistant", "assistant", 0.0, 0.0, "The agent of the sandbox, as it is.", tags=("sandbox",)),
+    Agent(
+        "customer_support",
+        "customer_support",
+        0.0,
+        0.0,
+        "The same, with instructions of its own.",
+        system_prompt="You are a friendly customer support agent. Answer in plain words.",
+        tags=("sandbox", "production"),
+    ),
+)
+"""Who is there from the start in the sandbox, as the documents of this API have it."""
+
+
+class Agents:
+    """The agents of one caller. What is ``built_in`` is there until they change or delete it, each for themselves."""
+
+    def __init__(self, talk: Conversations, caller: Caller, built_in: tuple[Agent, ...]) -> None:
+        self._talk = talk
+        self._owner = owner_of(caller)
+        self._built_in = {agent.id: agent for agent in built_in}
+
+    async def get(self, agent_id: str) -> Agent:
+        """
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        agent = await self._talk.store.agent(self._owner, agent_id) or self._built_in.get(agent_id)
+        if agent is None or agent.archived:
+            raise NotFound(f"Agent '{agent_id}' not found.")
+        return agent
+
+    async def known(self, agent_id: str | None) -> Agent | None:
+        """The same; None where there is none any more."""
+        try:
+            return None if agent_id is None else await self.get(agent_id)
+        except NotFound:
+            return None
+
+    async def list(self, tag: str | None, limit: int, offset: int) -> Found[Agent]:
+        """Those with a tag, or all, the oldest first."""
+        ids = tuple(self._built_in)
+        own = await self._talk.store.agents(self._owner, Wanted(len(ids), ids=ids))
+        kept = {agent.id for agent in own.items}
+        built_in = [
+            agent for agent in self._built_in.values() if agent.id not in kept and (tag is None or tag in agent.tags)
+        ]
+        first = built_in[offset : offset + limit]
+        rest = Wanted(limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False)
+        found = await self._talk.store.agents(self._owner, rest)
+        return Found((*first, *found.items), len(built_in) + found.total)
+
+    async def add(self, agent: Agent) -> Agent:
+        """
+        Raises:
+            AlreadyExists: the id is taken.
+        """
+        for _ in range(TRIES):
+            there = await self._talk.store.agent(self._owner, agent.id) or self._built_in.get(agent.id)
+            if there is None and await self._talk.store.add_agent(self._owner, agent):
+                return agent
+            if there is None:
+                continue
+            if not there.archived or agent.id not in self._built_in:
+                break
+            again = await self._talk.store.change_agent(self._owner, there, agent)
+            if again is not None:
+                return again
+        raise AlreadyExists("There is an agent with this id already.")
+
+    async def change(self, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
+        """The agent, as it is now to be.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        for _ in range(TRIES):
+            then = await self.get(agent_id)
+            now = to(then)
+            if then is self._built_in.get(agent_id):
+                if await self._talk.store.add_agent(self._owner, now):
+                    return now
+                continue
+            changed = await self._talk.store.change_agent(self._owner, then, replace(now, version=then.version + 1))
+            if changed is not None:
+                return changed
+        raise Conflict("Others are changing this, too; try again.")
+
+    async def remove(self, agent_id: str) -> None:
+        """
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        await self.get(agent_id)
+        if agent_id in self._built_in:  # it is not to be there again
+            await self.change(agent_id, lambda agent: replace(agent, archived=True))
+        else:
+            await self._talk.store.remove_agent(self._owner, agent_id)
+
+
+def is_enabled(agent: Agent) -> bool:
+    own = agent.configuration.get(OWN)
+    return not isinstance(own, Mapping) or own.get("enabled") is not False
+
+
+async def agents_of(request: Request, talk: Keeper, caller: Asker) -> Agents:
+    return Agents(talk, caller, SANDBOX if request.app.state.settings.sandbox else ())
+
+
+Known = Annotated[Agents, Depends(agents_of)]
+AgentId = Annotated[str, Path(description="The id of an agent: the name that it was made with.")]
+Limit = Annotated[int, Query(ge=0, le=1000, description="How many to give at most.")]
+Offset = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
+
+
+# -- routes -----------------------------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/api/agents",
+    summary="List agents",
+    responses=answers.answers(200, answers.AgentPage, "The agents."),
+    openapi_extra=needs(READ),
+)
+async def list_agents(
+    agents: Known,
+    limit: Limit = 20,
+    offset: Offset = 0,
+    tag: Annotated[str | None, Query(description="Only agents with this tag.")] = None,
+) -> Response:
+    """Those that the caller has, the oldest first. `total` counts all that have the tag."""
+    found = await agents.list(tag or None, limit, offset)
+    return page([agent_fields(agent) for agent in found.items], found.total, limit, offset)
+
+
+@router.post(
+    "/api/agents",
+    status_code=201,
+    summary="Create an agent",
+    responses=answers.answers(201, answers.Agent, "The agent.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
+    """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
+    now = talk.clock()
+    agent_id = body.name if re.fullmatch(schemas.ID, body.name) else new_id()
+    agent = _with(Agent(agent_id, body.name, now, now), body.model_dump(exclude={"name"}))
+    return json_response(to_json(agent_fields(await agents.add(agent))), 201)
+
+
+@router.get(
+    "/api/agents/{agent_id}",
+    summary="Get an agent",
+    responses=answers.answers(200, answers.Agent, "The agent."),
+    openapi_extra=needs(READ),
+)
+async def get_agent(agents: Known, agent_id: AgentId) -> Response:
+    """One of the caller's agents."""
+    return json_response(to_json(agent_fields(await agents.get(agent_id))))
+
+
+@router.put(
+    "/api/agents/{agent_id}",
+    summary="Change an agent",
+    responses=answers.answers(200, answers.Agent, "The agent.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def update_agent(
+    talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]
+) -> Response:
+    """Change what is sent, and leave the rest. It holds for what is said from now on; the id stays."""
+    given, now = body.model_dump(exclude_unset=True), talk.clock()
+
+    def to(agent: Agent) -> Agent:
+        return replace(_with(agent, given), created=agent.created or now, updated=now)
+
+    return json_response(to_json(agent_fields(await agents.change(agent_id, to))))
+
+
+@router.delete(
+    "/api/agents/{agent_id}",
+    status_code=204,
+    summary="Delete an agent",
+    responses=answers.answers(204, None, "It is gone; its runs stay.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
+    """Forget an agent."""
+    await agents.remove(agent_id)
+    return Response(status_code=204)
+
+
+# -- beneath ----------------------------------------------------------------------------------------------------------
+
+
+def _with(agent: Agent, given: Mapping[str, Json]) -> Agent:
+    """The agent with what is ``given``. What is empty is none.
+
+    Raises:
+        Rejected: it cannot be kept.
+    """
+    checked([agent.id, agent.name, given])
+    own = agent.configuration.get(OWN)
+    kept = {name: given[name] for name in ("tools", "enabled") if given.get(name) is not None}
+    plain = {name: given[name] or None for name in ("description", "system_prompt") if name in given}
+    if "model" in given:
+        plain["model"] = None if given["model"] == DEFAULT_MODEL else given["model"] or None
+    if given.get("name"):
+        plain["name"] = given["name"]
+    if "tags" in given:
+        plain["tags"] = tuple(given["tags"] or ())  # type: ignore[arg-type]
+    own = {**(own if isinstance(own, Mapping) else {}), **kept}
+    return replace(agent, **plain, configuration={**agent.configuration, OWN: own})  # type: ignore[arg-type]

@@ -1,0 +1,233 @@
+"""What clients get, as the OpenAPI document tells it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
+
+Responses = dict[int | str, dict[str, Any]]
+
+MOMENT = "2026-11-20T12:00:00.000Z"
+RUN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"
+METRICS: dict[str, Any] = {"duration": 12.6, "tool_calls_count": 6, "total_steps": 11, "total_tokens": None}
+
+STREAM_EXAMPLE = f"""\
+event: run_started
+data: {{"run_id":"{RUN}","session_id":"s-1","query":"Hello!"}}
+id: 0
+
+event: content_delta
+data: {{"content":"A look is enough.","step":2,"kind":"action"}}
+id: 11
+
+event: tool_call_started
+data: {{"tool_name":"list_files","tool_call_id":"call_{RUN}_2","arguments":"{{}}","step":2}}
+id: 12-2
+
+event: tool_call_completed
+data: {{"tool_name":"list_files","tool_call_id":"call_{RUN}_2","result":"[]","is_success":true,"step":2}}
+id: 13
+
+: ping
+
+event: run_completed
+data: {{"run_id":"{RUN}","session_id":"s-1","status":"completed","response":"A look is enough.","metrics":{{}}}}
+
+"""
+
+EVENTS = "`run_started`, `content_delta`, `tool_call_started`, `tool_call_completed`, `tool_call_failed`"
+ENDS = "`run_completed`, `run_cancelled` or `error`"
+
+
+class Health(BaseModel):
+    """How the process is."""
+
+    status: str = Field(examples=["healthy"])
+    version: str
+    timestamp: str = Field(examples=[MOMENT])
+
+
+class Agent(BaseModel):
+    """Somebody to talk to."""
+
+    id: str = Field(examples=["assistant"])
+    name: str = Field(examples=["assistant"])
+    description: str | None
+    model: str = Field(description="`default`: the host's own choice.", examples=["default"])
+    tools: list[str]
+    enabled: bool
+    tags: list[str]
+    system_prompt: str | None
+    created_at: str | None = Field(description="Null for those that are built in.", examples=[MOMENT])
+
+
+class _Page(BaseModel):
+    total: int = Field(description="How many there are in all.")
+    limit: int
+    offset: int
+
+
+class AgentPage(_Page):
+    """A stretch of a list of agents."""
+
+    items: list[Agent]
+
+
+class Metrics(BaseModel):
+    """What a run has cost."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [METRICS]})
+
+    duration: float | None = Field(description="Seconds, by the host's clock. Null in lists: only the log tells.")
+    tool_calls_count: int | None = Field(description="Null in lists.")
+    total_steps: int = Field(description="How many entries its log has.")
+    total_tokens: int | None = Field(description="Null: the host does not say.")
+
+
+class Run(BaseModel):
+    """What came of something that was said to an agent."""
+
+    id: str = Field(examples=[RUN])
+    agent_id: str | None
+    user_id: str | None
+    session_id: str
+    status: str = Field(description="`starting`, `running`, `paused`, `completed`, `failed` or `cancelled`.")
+    input_query: str
+    response_content: str | None = Field(description="What the agent has said by now. Null in lists.")
+    metrics: Metrics
+    error: str | None
+    created_at: str = Field(examples=[MOMENT])
+    updated_at: str = Field(examples=[MOMENT])
+
+
+class RunPage(_Page):
+    """A stretch of a list of runs."""
+
+    items: list[Run]
+
+
+class Answer(BaseModel):
+    """What came of a chat."""
+
+    run_id: str = Field(examples=[RUN])
+    session_id: str
+    status: str = Field(examples=["completed"])
+    response: str = Field(description="All that the agent has said.")
+    metrics: Metrics
+    error: str | None = Field(None, description="What went wrong, if anything did.")
+    code: str | None = Field(None, description="The same, for machines.", examples=["run_failed"])
+
+
+class ListedEvent(BaseModel):
+    """An event, as the stream has it."""
+
+    id: str | None
+    type: str = Field(examples=["content_delta"])
+    timestamp: str | None = Field(examples=[MOMENT])
+    data: dict[str, Any]
+
+
+class Events(BaseModel):
+    """What has come of a run by now, or a stretch of it."""
+
+    run_id: str
+    total: int
+    events: list[ListedEvent]
+    limit: int
+    offset: int
+
+
+class Done(BaseModel):
+    """It is as it was to be."""
+
+    success: bool
+    message: str = Field(examples=[f"Run '{RUN}' paused successfully"])
+    run_id: str
+    status: str
+
+
+class Checkpoint(BaseModel):
+    """A place in a run to which one can go back: so many steps have come."""
+
+    id: str = Field(examples=[f"{RUN}.3"])
+    run_id: str
+    step_num: int
+    description: str | None
+    tags: list[str]
+    created_at: str | None = Field(examples=[MOMENT])
+    message_count: int = Field(description="How many messages the run has had by then, the user's first one included.")
+    total_tokens: int | None = Field(description="Null: the host does not say.")
+
+
+class CheckpointPage(_Page):
+    """A stretch of a list of checkpoints."""
+
+    items: list[Checkpoint]
+
+
+class Restored(BaseModel):
+    """A run goes on from a checkpoint."""
+
+    success: bool
+    message: str
+    run_id: str = Field(description="The run that goes on from there.")
+    new_run_id: str | None = Field(description="The same, if it is a new one.")
+    session_id: str
+    checkpoint_id: str
+
+
+class AgioError(BaseModel):
+    """The one shape of every error."""
+
+    detail: str | list[dict[str, Any]] = Field(
+        description="A sentence for people; for a request of the wrong shape a list, `type`, `loc` and `msg`."
+    )
+    error: str = Field(description="A sentence for people.")
+    code: str = Field(description="Stable, for machines.", examples=["invalid_token"])
+    status_code: int = Field(examples=[401])
+    request_id: str | None = Field(examples=["5f0c0f2a2f6f4d3e9b7e"])
+    details: list[Any] | None = Field(None, description="What could have been chosen.")
+    retry_after: int | None = Field(None, description="Seconds.")
+
+
+_SENTENCES = {
+    409: ("conflict", "The state of things is against it: `detail` says which."),
+}
+
+
+def answers(status: int, model: Any, description: str, *errors: int) -> Responses:
+    """What may be answered: if all is well, and else."""
+    return {
+        status: {"description": description, **({} if model is None else {"model": model})},
+        **{code: _error(code) for code in sorted({*COMMON, *errors})},
+    }
+
+
+def streamed(model: Any, description: str, *errors: int) -> Responses:
+    """The same, where the answer is JSON or a stream."""
+    found = answers(200, model, description, *errors)
+    found[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}}
+    return found
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, sentence = _SENTENCES.get(status) or MEANINGS[status]
+    example: dict[str, Any] = {
+        "detail": [{"type": "missing", "loc": ["body", "message"], "msg": "Field required"}]
+        if status == 422
+        else sentence,
+        "error": sentence,
+        "code": code,
+        "status_code": status,
+        "request_id": "5f0c0f2a2f6f",
+    }
+    if status in WAITS:
+        example["retry_after"] = 10
+    return described_error(status, AgioError, sentence, example)
+
+
+HEALTH: Responses = {
+    200: {"model": Health, "description": "How the process is."},
+    **{status: _error(status) for status in ANYWHERE},
+}

@@ -1,0 +1,24 @@
+"""Who is calling. Clients of this API send no credentials: they are let in where the deployment has a demo user."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from codegen_api.identity import Caller
+from codegen_api.web import bearer_token, identify_lenient
+
+
+async def asking(request: Request) -> Caller:
+    """Who is calling, by the Authorization header; without one, the deployment's demo user.
+
+    Raises:
+        NotAuthenticated: nobody says who.
+        InvalidToken: somebody does, and it is not true.
+        InsufficientScope: this route is not for them.
+        AuthUnavailable: it cannot be found out just now.
+        RateLimited: they have asked often enough.
+    """
+    return await identify_lenient(request, bearer_token(request))
+
+
+Asker = Annotated[Caller, Depends(asking)]

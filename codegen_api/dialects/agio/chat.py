@@ -1,0 +1,104 @@
+"""Chat: something is said to an agent, and what comes of it is sent as it comes, or whole."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import Response
+
+from codegen_api.conversations import Ask, Conversations, checked, new_id, owner_of
+from codegen_api.dialects.agio import answers, schemas
+from codegen_api.dialects.agio.agents import Known, is_enabled
+from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.events import BEGINNING, Position
+from codegen_api.dialects.agio.executions import OWN, Execution
+from codegen_api.dialects.agio.streams import Reader, frames, outcome, response, staying
+from codegen_api.errors import Conflict
+from codegen_api.identity import WRITE, Caller
+from codegen_api.runs import Json
+from codegen_api.stores import Agent, Conversation
+from codegen_api.upstreams import NewRun
+from codegen_api.web import Keeper, WantedOrganization, needs
+
+router = APIRouter(tags=["Agio: chat"])
+
+EVENTS_TYPE = "text/event-stream; charset=utf-8"
+
+TITLE_CHARACTERS = 100
+
+
+@router.post(
+    "/api/chat",
+    summary="Talk to an agent",
+    responses=answers.streamed(
+        answers.Answer,
+        f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before which"
+        " white space comes as a sign of life. `Location` is the run.",
+        402,
+        409,
+    ),
+    openapi_extra=needs(WRITE),
+)
+async def chat(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    wanted: WantedOrganization,
+    agents: Known,
+    body: Annotated[schemas.Chat, Body()],
+) -> Response:
+    """Say something to an agent. The run goes on when the client leaves: `GET /api/runs/{run_id}/events` goes on with
+    the stream.
+
+    An `EventSource` can only GET: read the stream with `fetch`.
+    """
+    agent = await agents.get(body.agent_id)
+    if not is_enabled(agent):
+        raise Conflict(f"Agent '{agent.id}' is disabled.")
+    session_id, fresh = await _session(talk, caller, body.session_id or new_id(), agent, body.message)
+    own: dict[str, Json] = {} if body.user_id is None else {"user_id": body.user_id}
+    ask = Ask(
+        [message_of(body.message)],
+        body.message,
+        agent=agent,
+        run=NewRun("", metadata=body.metadata),
+        fresh=fresh,
+        options={OWN: own},
+    )
+    turn = await talk.begin(caller, wanted, session_id, ask)
+    return answered(request, talk, caller, Execution((turn,)), stream=body.stream)
+
+
+def answered(
+    request: Request,
+    talk: Conversations,
+    caller: Caller,
+    run: Execution,
+    *,
+    after: Position = BEGINNING,
+    stream: bool = True,
+) -> Response:
+    """A run as it comes, or whole."""
+    events = Reader(talk, caller, run, after, overstayed=staying(request, caller)).events()
+    headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
+    if stream:
+        return response(request, frames(events), EVENTS_TYPE, headers)
+    return response(request, outcome(events), "application/json", headers)
+
+
+def message_of(text: str) -> Mapping[str, Json]:
+    """What a user said, as it is kept."""
+    return {"id": new_id(), "content": [{"type": "text", "text": text}]}
+
+
+async def _session(
+    talk: Conversations, caller: Caller, session_id: str, agent: Agent, message: str
+) -> tuple[str, bool]:
+    """The conversation with this id, made if it is not there; and whether somebody else was talked to in it last."""
+    checked([session_id, message])
+    owner, now = owner_of(caller), talk.clock()
+    session = Conversation(session_id, now, now, agent=agent.id, title=message[:TITLE_CHARACTERS])
+    if await talk.store.add_conversation(owner, session):
+        return session_id, False
+    turns = await talk.store.turns(owner, session_id, limit=1)
+    return session_id, bool(turns) and turns[0].agent != agent.id

@@ -1,0 +1,102 @@
+"""Checkpoints, as clients ask for them. Their list is under a path that says the word twice."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path
+from starlette.responses import Response
+
+from codegen_api.dialects.agio import answers, schemas
+from codegen_api.dialects.agio.agents import Known, Limit, Offset
+from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.branching import fork, restore
+from codegen_api.dialects.agio.executions import find_run
+from codegen_api.dialects.agio.places import describe, find_place, places_of
+from codegen_api.dialects.agio.runs import RunId
+from codegen_api.dialects.agio.wire import page
+from codegen_api.identity import READ, WRITE
+from codegen_api.runs import to_json
+from codegen_api.web import Keeper, WantedOrganization, json_response, needs
+
+router = APIRouter(tags=["Agio: checkpoints"])
+
+CheckpointId = Annotated[str, Path(description="The id of a checkpoint: the run and how many steps of it, `{run}.3`.")]
+ONE = answers.answers(200, answers.Checkpoint, "The checkpoint.")
+GOES_ON = answers.answers(200, answers.Restored, "A run goes on from there.", 402, 409)
+
+
+@router.get(
+    "/api/checkpoints/runs/{run_id}/checkpoints",
+    summary="List the checkpoints of a run",
+    responses=answers.answers(200, answers.CheckpointPage, "The checkpoints."),
+    openapi_extra=needs(READ),
+)
+async def list_checkpoints(
+    talk: Keeper, caller: Asker, run_id: RunId, limit: Limit = 20, offset: Offset = 0
+) -> Response:
+    """One behind each step of the run, and one before the first."""
+    places = await places_of(talk, caller, await find_run(talk, caller, run_id))
+    return page([place.fields for place in places[offset : offset + limit]], len(places), limit, offset)
+
+
+@router.post(
+    "/api/checkpoints/runs/{run_id}/checkpoints",
+    status_code=201,
+    summary="Name the place where a run is",
+    responses=answers.answers(201, answers.Checkpoint, "The checkpoint.", 409),
+    openapi_extra=needs(WRITE),
+)
+async def create_checkpoint(
+    talk: Keeper,
+    caller: Asker,
+    run_id: RunId,
+    body: Annotated[schemas.NewCheckpoint | None, Body()] = None,
+) -> Response:
+    """The checkpoint behind the latest step, with a description if one is given. It would be there without, too."""
+    place = (await places_of(talk, caller, await find_run(talk, caller, run_id)))[-1]
+    if body is not None and (body.description or body.tags):
+        place = await describe(talk, caller, place, body.description, body.tags)
+    return json_response(to_json(place.fields), 201)
+
+
+@router.get("/api/checkpoints/{checkpoint_id}", summary="Get a checkpoint", responses=ONE, openapi_extra=needs(READ))
+async def get_checkpoint(talk: Keeper, caller: Asker, checkpoint_id: CheckpointId) -> Response:
+    """A place in a run."""
+    return json_response(to_json((await find_place(talk, caller, checkpoint_id)).fields))
+
+
+@router.post(
+    "/api/checkpoints/{checkpoint_id}/restore",
+    summary="Go on from a checkpoint",
+    responses=GOES_ON,
+    openapi_extra=needs(WRITE),
+)
+async def restore_checkpoint(
+    talk: Keeper,
+    caller: Asker,
+    wanted: WantedOrganization,
+    agents: Known,
+    checkpoint_id: CheckpointId,
+    body: Annotated[schemas.Restore | None, Body()] = None,
+) -> Response:
+    """Take the session back to a checkpoint and go on from there, with a new run or the same one."""
+    place = await find_place(talk, caller, checkpoint_id)
+    return json_response(to_json(await restore(talk, caller, agents, wanted, place, body or schemas.Restore())))
+
+
+@router.post(
+    "/api/checkpoints/{checkpoint_id}/fork",
+    summary="Go on from a checkpoint elsewhere",
+    responses=GOES_ON,
+    openapi_extra=needs(WRITE),
+)
+async def fork_checkpoint(
+    talk: Keeper,
+    caller: Asker,
+    wanted: WantedOrganization,
+    agents: Known,
+    checkpoint_id: CheckpointId,
+    body: Annotated[schemas.Fork | None, Body()] = None,
+) -> Response:
+    """Go on from a checkpoint in a new session, with a new run. The old ones stay as they are, also if they go on."""
+    place = await find_place(talk, caller, checkpoint_id)
+    return json_response(to_json(await fork(talk, caller, agents, wanted, place, body or schemas.Fork())))

@@ -1,0 +1,234 @@
+"""Executions, which clients call runs: a turn, and those that went on with it, after a pause or from a checkpoint.
+
+The run has the id of its first turn. Turns that another dialect began are runs, too.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from codegen_api.conversations import BEFORE, Checkpoint, Conversations, Stretch, end_of, owner_of, text_of
+from codegen_api.errors import Conflict, NotFound
+from codegen_api.identity import Caller
+from codegen_api.runs import Json
+from codegen_api.stores import Turn, TurnState
+
+OWN = "agio"
+"""Under this name a turn's ``options`` hold what is this dialect's."""
+
+SEARCHED = 10_000
+"""So many turns are looked through for a list, the newest first."""
+AT_A_TIME = 1000
+
+SETTLED = 20
+"""So many runs of a list that go on are looked after."""
+
+TRIES = 10
+
+STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (
+    "starting",
+    "running",
+    "paused",
+    "completed",
+    "failed",
+    "cancelled",
+)
+STATUSES = (STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED)
+
+_OF: Mapping[TurnState, str] = {
+    TurnState.STARTING: STARTING,
+    TurnState.RUNNING: RUNNING,
+    TurnState.WAITING: PAUSED,
+    TurnState.COMPLETED: COMPLETED,
+    TurnState.FAILED: FAILED,
+    TurnState.CANCELLED: CANCELLED,
+    TurnState.UNKNOWN: FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """``turns`` are its own, the first one first. ``superseded``: its session has gone on with another run."""
+
+    turns: tuple[Turn, ...]
+    superseded: bool = False
+
+    @property
+    def first(self) -> Turn:
+        return self.turns[0]
+
+    @property
+    def latest(self) -> Turn:
+        """Where it is: those that the host never began do not count, so that what failed can be tried again."""
+        return next((turn for turn in reversed(self.turns) if not _never_begun(turn)), self.turns[0])
+
+    @property
+    def id(self) -> str:
+        return self.first.id
+
+    @property
+    def status(self) -> str:
+        latest = self.latest
+        if latest.state is TurnState.WAITING:
+            if own(latest).get("cancelled") is True:
+                return CANCELLED
+            return COMPLETED if self.superseded else PAUSED
+        paused = latest.state is TurnState.CANCELLED and is_paused(latest)
+        return PAUSED if paused and not self.superseded else _OF[latest.state]
+
+    @property
+    def query(self) -> str:
+        """What the user said at its beginning."""
+        return query_of(self.first)
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The stretches of its turns that lead to where it is."""
+        return self.leading_to(self.latest)
+
+    def leading_to(self, turn: Turn) -> list[Stretch]:
+        """The stretches of its turns that lead to one of them, that turn's own the last."""
+        turns = {turn.id: turn for turn in self.turns}
+        found, then = [Stretch(turn, None)], turn
+        while continued(then) is not None and then.parent is not None:
+            checkpoint = Checkpoint.of(then.parent)
+            if checkpoint.turn not in turns:
+                break  # all of the run was taken back
+            then = turns[checkpoint.turn]
+            if checkpoint.offset != BEFORE:
+                whole = then.end is not None and checkpoint == end_of(then)
+                found.append(Stretch(then, None if whole else checkpoint.offset))
+        return found[::-1]
+
+    def as_now(self, turn: Turn) -> "Execution":
+        """The same with one of its turns as it is now."""
+        return replace(self, turns=tuple(turn if each.id == turn.id else each for each in self.turns))
+
+
+# -- what turns say of themselves -------------------------------------------------------------------------------------
+
+
+def own(turn: Turn) -> Mapping[str, Json]:
+    """What this dialect has written on a turn."""
+    options = turn.options.get(OWN)
+    return options if isinstance(options, Mapping) else {}
+
+
+def continued(turn: Turn) -> str | None:
+    """The id of the run that it goes on with; None for one that is the first of its run."""
+    run_id = own(turn).get("continues")
+    return run_id if isinstance(run_id, str) else None
+
+
+def run_id_of(turn: Turn) -> str:
+    return continued(turn) or turn.id
+
+
+def is_paused(turn: Turn) -> bool:
+    """Whether it was stopped in order to go on."""
+    return own(turn).get("paused") is True
+
+
+def query_of(turn: Turn) -> str:
+    said = own(turn).get("query")
+    return said if isinstance(said, str) else "\n".join(map(text_of, turn.messages))
+
+
+def user_of(turn: Turn) -> str | None:
+    """Who the client says its user is. Nothing is decided by it."""
+    user = own(turn).get("user_id")
+    return user if isinstance(user, str) else None
+
+
+def _never_begun(turn: Turn) -> bool:
+    return turn.end is None and turn.state in (TurnState.FAILED, TurnState.UNKNOWN)
+
+
+async def note(conversations: Conversations, caller: Caller, turn_id: str, **values: Json) -> Turn:
+    """Write on a turn, beside whatever else happens to it. None takes away.
+
+    Raises:
+        NotFound: it is gone.
+        Conflict: others write on it all the time.
+    """
+    owner = owner_of(caller)
+    for _ in range(TRIES):
+        then = await conversations.store.turn(owner, turn_id)
+        if then is None:
+            raise NotFound("There is no such run any more.")
+        noted = {name: value for name, value in {**own(then), **values}.items() if value is not None}
+        changed = await conversations.store.change_turn(
+            owner, then, replace(then, options={**then.options, OWN: noted})
+        )
+        if changed is not None:
+            return changed
+    raise Conflict("Others are changing this, too; try again.")
+
+
+def length_of(stretch: Stretch) -> int | None:
+    """How many entries it has; None while that grows."""
+    turn = stretch.turn
+    if stretch.upto is not None or turn.end is None:
+        return stretch.upto if turn.state.active or stretch.upto is not None else 0
+    return turn.end - turn.begin
+
+
+# -- finding them -----------------------------------------------------------------------------------------------------
+
+
+async def find_run(conversations: Conversations, caller: Caller, run_id: str) -> Execution:
+    """A run as it is now.
+
+    Raises:
+        NotFound: there is none.
+    """
+    owner = owner_of(caller)
+    first = await conversations.store.turn(owner, run_id)
+    if first is None or continued(first) is not None:
+        raise NotFound(f"Run '{run_id}' not found.")
+    turns = await conversations.store.turns(owner, first.conversation)
+    (run,) = [run for run in together(turns) if run.id == run_id] or [Execution((first,))]
+    return await settled(conversations, caller, run)
+
+
+async def settled(conversations: Conversations, caller: Caller, run: Execution) -> Execution:
+    """The run as it is now, unless it was removed meanwhile."""
+    if not run.latest.state.active:
+        return run
+    try:
+        return run.as_now(await conversations.turn(caller, run.latest.id))
+    except NotFound:
+        return run
+
+
+async def every_run(conversations: Conversations, caller: Caller) -> list[Execution]:
+    """The caller's runs, the newest first, those that go on as they are now."""
+    turns: list[Turn] = []
+    while len(turns) < SEARCHED:
+        more = await conversations.store.turns(owner_of(caller), limit=AT_A_TIME, offset=len(turns))
+        turns += more
+        if len(more) < AT_A_TIME:
+            break
+    runs = together(turns)
+    going_on = [run for run in runs if run.latest.state.active][:SETTLED]
+    now = await asyncio.gather(*(settled(conversations, caller, run) for run in going_on))
+    as_now = {run.id: run for run in now}
+    return [as_now.get(run.id, run) for run in runs]
+
+
+def together(turns: Sequence[Turn]) -> list[Execution]:
+    """The runs that these turns are, in the order of their first turns; ``turns`` are the newest first."""
+    mine: dict[str, list[Turn]] = {}
+    latest: dict[str, Turn] = {}  # of each session, of those that the host began
+    for turn in turns:
+        mine.setdefault(run_id_of(turn), []).append(turn)
+        if not _never_begun(turn):
+            latest.setdefault(turn.conversation, turn)
+    runs = [Execution(tuple(reversed(group))) for run_id, group in mine.items() if group[-1].id == run_id]
+    runs = [replace(run, superseded=_is_superseded(run, latest)) for run in runs]
+    return sorted(runs, key=lambda run: (run.first.created, run.first.number), reverse=True)
+
+
+def _is_superseded(run: Execution, latest: Mapping[str, Turn]) -> bool:
+    last = latest.get(run.first.conversation)
+    return last is not None and last.number > run.latest.number

@@ -1,0 +1,116 @@
+"""Places in runs, which clients call checkpoints: behind each step, and where the user has spoken and nothing has come.
+
+They are there by themselves; what a client says of one is kept with the turn.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from codegen_api.conversations import Checkpoint, Conversations, checked, owner_of
+from codegen_api.dialects.agio.executions import Execution, find_run, note, own, run_id_of
+from codegen_api.errors import Conflict, NotFound
+from codegen_api.identity import Caller
+from codegen_api.runs import Json, Step, StepKind
+from codegen_api.stores import Turn
+from codegen_api.web import timestamp
+
+MOST_DESCRIBED = 100
+"""Places of one turn that can have a description."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Behind step ``step`` of a run, which is entry ``offset`` of a turn's stretch. By then there have been so many
+    ``messages`` in the run; ``spoken``: the agent has said or done something in that turn.
+    """
+
+    run: Execution
+    turn: Turn
+    offset: int
+    step: int
+    messages: int
+    spoken: bool
+    created: float
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.turn.id, self.offset)
+
+    @property
+    def fields(self) -> dict[str, Json]:
+        """The place as clients know it."""
+        described = _described(self.turn).get(str(self.offset))
+        said = described if isinstance(described, Mapping) else {}
+        return {
+            "id": str(self.checkpoint),
+            "run_id": self.run.id,
+            "step_num": self.step,
+            "description": said.get("description"),
+            "tags": said.get("tags") or [],
+            "created_at": timestamp(self.created),
+            "message_count": self.messages,
+            "total_tokens": None,
+        }
+
+
+async def places_of(talk: Conversations, caller: Caller, run: Execution, turn: Turn | None = None) -> list[Place]:
+    """The places of a run, or those that lead to the end of one of its turns, the first one first."""
+    places: list[Place] = []
+    step = messages = 0
+    for stretch in run.leading_to(turn or run.latest):
+        messages += len(stretch.turn.messages)
+        spoken, created = False, stretch.turn.created
+        if not places:  # where a run goes on there is a place already: that in which it was left
+            places.append(Place(run, stretch.turn, 0, step, messages, spoken, created))
+        for offset, entry in enumerate(await talk.entries(caller, stretch), 1):
+            said = talk.gateway.step(entry)
+            step, messages = step + 1, messages + _messages(said)
+            spoken, created = spoken or said.kind is not StepKind.USER, entry.created or created
+            places.append(Place(run, stretch.turn, offset, step, messages, spoken, created))
+    return places
+
+
+async def find_place(talk: Conversations, caller: Caller, checkpoint_id: str) -> Place:
+    """
+    Raises:
+        NotFound: there is no such checkpoint.
+    """
+    wanted = Checkpoint.of(checkpoint_id)
+    turn = await talk.store.turn(owner_of(caller), wanted.turn)
+    if turn is not None:
+        run = await find_run(talk, caller, run_id_of(turn))
+        turn = next((each for each in run.turns if each.id == turn.id), turn)
+        for place in await places_of(talk, caller, run, turn):
+            if place.checkpoint == wanted:
+                return place
+    raise NotFound(f"Checkpoint '{checkpoint_id}' not found.")
+
+
+async def describe(
+    talk: Conversations, caller: Caller, place: Place, description: str | None, tags: Sequence[str]
+) -> Place:
+    """The place, with what a client says of it.
+
+    Raises:
+        Conflict: enough was said of places of this turn.
+    """
+    checked([description, list(tags)])
+    described = {**_described(place.turn), str(place.offset): {"description": description, "tags": list(tags)}}
+    if len(described) > MOST_DESCRIBED:
+        raise Conflict("Enough checkpoints of this run have a description.")
+    turn = await note(talk, caller, place.turn.id, checkpoints=described)
+    return Place(place.run, turn, place.offset, place.step, place.messages, place.spoken, place.created)
+
+
+def _described(turn: Turn) -> Mapping[str, Json]:
+    described = own(turn).get("checkpoints")
+    return described if isinstance(described, Mapping) else {}
+
+
+def _messages(step: Step) -> int:
+    """How many messages a step is: what the agent says or calls, and what its tool answers."""
+    if step.kind is StepKind.USER:
+        return 0
+    if step.kind is StepKind.ACTION:
+        return 2 if step.closed else 1
+    return 1 if step.text else 0

@@ -1,0 +1,155 @@
+"""Runs: which there are, what has come of them, and how they are paused, resumed and cancelled."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Path, Query, Request
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations
+from codegen_api.dialects.agio import answers, controls, schemas
+from codegen_api.dialects.agio.agents import Known, Limit, Offset
+from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.chat import answered
+from codegen_api.dialects.agio.events import BEGINNING, Position
+from codegen_api.dialects.agio.executions import Execution, every_run, find_run, length_of, user_of
+from codegen_api.dialects.agio.streams import Reader, metrics
+from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
+from codegen_api.errors import InvalidCursor
+from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.web import Keeper, json_response, needs
+
+router = APIRouter(tags=["Agio: runs"])
+
+RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
+CONTROLLED = answers.answers(200, answers.Done, "It is done.", 402, 409, 501)
+
+
+@router.get(
+    "/api/runs",
+    summary="List runs",
+    responses=answers.answers(200, answers.RunPage, "The runs."),
+    openapi_extra=needs(READ),
+)
+async def list_runs(
+    talk: Keeper,
+    caller: Asker,
+    agent_id: Annotated[str | None, Query(description="Only runs of this agent.")] = None,
+    user_id: Annotated[str | None, Query(description="Only runs that named this user.")] = None,
+    session_id: Annotated[str | None, Query(description="Only runs of this session.")] = None,
+    status: Annotated[str | None, Query(description="Only runs with this status.")] = None,
+    limit: Limit = 20,
+    offset: Offset = 0,
+) -> Response:
+    """The caller's runs, newest first. `total` counts all that match, among their newest 10,000.
+
+    What only the log tells is null here: `response_content`, and some of the `metrics`.
+    """
+    found = [
+        run
+        for run in await every_run(talk, caller)
+        if agent_id in (None, run.first.agent)
+        and user_id in (None, user_of(run.first))
+        and session_id in (None, run.first.conversation)
+        and status in (None, run.status)
+    ]
+    items = [run_fields(run, None, metrics_fields(None, None, _steps(run))) for run in found[offset : offset + limit]]
+    return page(items, len(found), limit, offset)
+
+
+@router.get(
+    "/api/runs/{run_id}",
+    summary="Get a run",
+    responses=answers.answers(200, answers.Run, "The run."),
+    openapi_extra=needs(READ),
+)
+async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
+    """A run as it is now, with what the agent has said by now."""
+    run = await find_run(talk, caller, run_id)
+    reader = Reader(talk, caller, run)
+    await reader.so_far()
+    return json_response(to_json(run_fields(run, reader.teller.response, metrics(run, reader.teller))))
+
+
+@router.get(
+    "/api/runs/{run_id}/events",
+    summary="Get the events of a run",
+    responses=answers.streamed(
+        answers.Events,
+        "With `Accept: text/event-stream` the same stream as that of the chat, from the position on; else what has come"
+        " by now.",
+    ),
+    openapi_extra=needs(READ),
+)
+async def get_run_events(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    run_id: RunId,
+    limit: Limit = 1000,
+    offset: Offset = 0,
+    last_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="Where the stream is to go on: the last id seen.")
+    ] = None,
+    last_event_id: Annotated[str | None, Query(description="The same, for clients that cannot send headers.")] = None,
+) -> Response:
+    """The events of a run, live or by now. A stream that broke off goes on behind the last id, with nothing twice.
+
+    Listed, each tool's answer stands behind its call, so a list of a run that goes on may grow in the middle.
+    """
+    run = await find_run(talk, caller, run_id)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        asked = last_id or last_event_id
+        after = BEGINNING if asked is None else Position.of(asked)
+        await _require_position(talk, caller, run, after)
+        return answered(request, talk, caller, run, after=after)
+    events = await Reader(talk, caller, run).so_far()
+    shown = [event_fields(event) for event in events[offset : offset + limit]]
+    body: dict[str, Json] = {"run_id": run.id, "total": len(events), "events": shown, "limit": limit, "offset": offset}
+    return json_response(to_json(body))
+
+
+@router.post("/api/runs/{run_id}/pause", summary="Pause a run", responses=CONTROLLED, openapi_extra=needs(WRITE))
+async def pause_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
+    """Stop a run at the host, meaning to go on. Streams of it stay open and are silent."""
+    return done("paused", await controls.pause(talk, caller, await find_run(talk, caller, run_id)))
+
+
+@router.post("/api/runs/{run_id}/resume", summary="Go on with a run", responses=CONTROLLED, openapi_extra=needs(WRITE))
+async def resume_run(
+    talk: Keeper,
+    caller: Asker,
+    agents: Known,
+    run_id: RunId,
+    body: Annotated[schemas.Resume | None, Body()] = None,
+) -> Response:
+    """Go on with a run that was paused, or whose agent waits for an answer. Without a `message` the agent is told
+    `Go on.`
+    """
+    run = await find_run(talk, caller, run_id)
+    return done("resumed", await controls.resume(talk, caller, agents, run, None if body is None else body.message))
+
+
+@router.post("/api/runs/{run_id}/cancel", summary="Cancel a run", responses=CONTROLLED, openapi_extra=needs(WRITE))
+async def cancel_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
+    """Stop a run at the host for good. What it has done stays."""
+    return done("cancelled", await controls.cancel(talk, caller, await find_run(talk, caller, run_id)))
+
+
+def _steps(run: Execution) -> int:
+    return sum(length_of(stretch) or 0 for stretch in run.stretches)
+
+
+async def _require_position(talk: Conversations, caller: Caller, run: Execution, position: Position) -> None:
+    """
+    Raises:
+        InvalidCursor: the run has no such step.
+    """
+    left = position.step
+    for stretch in run.stretches:
+        length = length_of(stretch)
+        if left == 0 or (length is None and await talk.has(caller, stretch.turn, left)):
+            return
+        left -= min(left, length or 0)
+    if left:
+        raise InvalidCursor("This run has no such event; read it from its beginning.")

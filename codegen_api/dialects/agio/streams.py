@@ -1,0 +1,264 @@
+"""A run as a response that lasts: its events as they come, or, for who only waits, signs of life and then the outcome.
+
+A run that is paused is silent until it goes on, and so is its stream. A stream that breaks off before its end was told
+is not the whole: the client comes back with the last id.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+from fastapi import Request
+
+from codegen_api.conversations import Caught, Conversations, Over, Progress
+from codegen_api.dialects.agio.events import BEGINNING, Event, Position, Teller
+from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
+from codegen_api.dialects.agio.wire import metrics_fields
+from codegen_api.errors import Conflict, GatewayError
+from codegen_api.following import Leaving, Notice, Quiet, close_running, loop_time
+from codegen_api.identity import Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.sse import WRITE_BYTES, Cut, EventStream
+from codegen_api.stores import Turn, TurnState
+
+BEAT = 3.0
+"""Seconds of silence before a sign of life: the clients in this API's own documents wait for five."""
+
+HEARTBEAT = b": ping\n\n"
+SIGN_OF_LIFE = b"\n"
+"""Whitespace before the JSON that somebody waits for."""
+
+STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+
+T = TypeVar("T")
+
+Told = AsyncGenerator[Sequence[Event] | None, None]
+"""Events as they come; none are a sign of life."""
+
+
+class Reader:
+    """One who reads a run from behind ``after`` to its end. ``overstayed``: they have had their time."""
+
+    def __init__(
+        self,
+        talk: Conversations,
+        caller: Caller,
+        run: Execution,
+        after: Position = BEGINNING,
+        *,
+        overstayed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.run = run
+        self.teller = Teller(run.id, talk.gateway.step, after)
+        self._talk = talk
+        self._caller = caller
+        self._overstayed = overstayed
+
+    async def events(self) -> Told:
+        """Everything, as it comes; the last event is the end.
+
+        Raises:
+            Cut: it breaks off, and the run goes on.
+        """
+        try:
+            yield self.teller.begin(self.run.first.conversation, self.run.query)
+            for events in await self._earlier():
+                yield events
+            while True:
+                async with aclosing(self._latest()) as told:
+                    async for each in told:
+                        yield each
+                if not self._waits_for_resume:
+                    break
+                last = self.run.latest
+                async with aclosing(self._until_resumed()) as waiting:
+                    async for each in waiting:
+                        yield each
+                if self.run.latest.id == last.id:
+                    break
+            yield [ending(self.run, self.teller)]
+        except GatewayError as error:
+            yield [broken(self.run, self.teller, error)]
+
+    async def so_far(self) -> list[Event]:
+        """What has come by now, and the end, if it has come."""
+        events = self.teller.begin(self.run.first.conversation, self.run.query)
+        for more in await self._earlier():
+            events += more
+        last, base = self.run.latest, self.teller.steps
+        for offset, entry in enumerate(await self._talk.entries(self._caller, self.run.stretches[-1]), 1):
+            events += self.teller.take(base + offset, entry)
+        if not last.state.active:
+            events += self._closed(last, whole=True)
+        if not last.state.active and not self._waits_for_resume:
+            events.append(ending(self.run, self.teller))
+        return events
+
+    async def _earlier(self) -> list[list[Event]]:
+        """What came of the turns before the latest one."""
+        told: list[list[Event]] = []
+        for stretch in self.run.stretches[:-1]:
+            base = self.teller.steps
+            entries = await self._talk.entries(self._caller, stretch)
+            told += [self.teller.take(base + offset, entry) for offset, entry in enumerate(entries, 1)]
+            told.append(self._closed(stretch.turn, whole=stretch.upto is None))
+        return told
+
+    async def _latest(self) -> Told:
+        base = self.teller.steps
+        async with aclosing(_beating(self._talk.follow(self._caller, self.run.latest))) as progress:
+            async for news in progress:
+                match news:
+                    case Over(turn=turn):
+                        self.run = self.run.as_now(turn)
+                        yield self._closed(turn, whole=True)
+                    case Leaving():
+                        raise Cut
+                    case None | Quiet() | Notice():
+                        yield None
+                    case Caught():
+                        pass
+                    case _:
+                        yield [event for came in news for event in self.teller.take(base + came.offset, came.entry)]
+
+    def _closed(self, turn: Turn, *, whole: bool) -> list[Event]:
+        return self.teller.close(turn) + (self.teller.conclude(turn.answer) if whole and turn.answer else [])
+
+    @property
+    def _waits_for_resume(self) -> bool:
+        return self.run.status == PAUSED and is_paused(self.run.latest)
+
+    async def _until_resumed(self) -> Told:
+        """Signs of life until the run goes on, or never will."""
+        last, number = self.run.latest, self.run.turns[-1].number
+        while self._waits_for_resume:
+            if self._overstayed():
+                raise Cut
+            self._caller.confirm()
+            yield None
+            begun = await self._talk.turn_after(self._caller, last.conversation, number, within=BEAT)
+            number = number if begun is None else begun.number
+            self.run = await find_run(self._talk, self._caller, self.run.id)
+        leading = self.run.stretches[:-1]
+        if self.run.latest.id != last.id and (
+            not leading or leading[-1].turn.id != last.id or leading[-1].upto is not None
+        ):
+            raise Conflict("The run was taken back to an earlier checkpoint: read it from its beginning.")
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+def ending(run: Execution, teller: Teller) -> Event:
+    """What comes last. A host that waits for its user has said all that it will until they answer."""
+    if run.status == FAILED:
+        code = "outcome_unknown" if run.latest.state is TurnState.UNKNOWN else "run_failed"
+        error = run.latest.error or "The run has failed."
+        return Event("error", {"error": error, "code": code, **outcome_fields(run, teller)})
+    return Event("run_cancelled" if run.status == CANCELLED else "run_completed", outcome_fields(run, teller))
+
+
+def broken(run: Execution, teller: Teller, error: GatewayError) -> Event:
+    """What comes last where nobody can say how the run goes on."""
+    return Event("error", {"error": error.message, "code": error.code, **outcome_fields(run, teller)})
+
+
+def outcome_fields(run: Execution, teller: Teller) -> dict[str, Json]:
+    return {
+        "run_id": run.id,
+        "session_id": run.first.conversation,
+        "status": run.status,
+        "response": teller.response,
+        "metrics": metrics(run, teller),
+    }
+
+
+def metrics(run: Execution, teller: Teller) -> dict[str, Json]:
+    over = None if run.latest.state.active else max(0.0, run.latest.updated - run.first.created)
+    return metrics_fields(over if teller.seconds is None else teller.seconds, teller.calls, teller.steps)
+
+
+# -- responses --------------------------------------------------------------------------------------------------------
+
+
+async def frames(events: Told) -> AsyncGenerator[bytes, None]:
+    """Events as server-sent ones, each in one write where it fits."""
+    async with aclosing(events):
+        async for some in events:
+            for piece in _packed(some) if some else [HEARTBEAT]:
+                yield piece
+
+
+async def outcome(events: Told) -> AsyncGenerator[bytes, None]:
+    """What the last of the events says."""
+    last: Mapping[str, Json] = {}
+    async with aclosing(events):
+        async for some in events:
+            yield SIGN_OF_LIFE
+            if some:
+                last = some[-1].data
+    yield to_json(last)
+
+
+def response(
+    request: Request, pieces: AsyncGenerator[bytes, None], media_type: str, headers: Mapping[str, str]
+) -> EventStream:
+    return EventStream(
+        pieces,
+        media_type=media_type,
+        headers={**STREAM_HEADERS, **headers},
+        stall_seconds=request.app.state.stall_seconds,
+        connection=request.scope["connection"],
+    )
+
+
+def staying(request: Request, caller: Caller) -> Callable[[], bool]:
+    """Whether a stream that begins now has had its time, when the gateway does not end it by itself."""
+    state = request.app.state
+    until = loop_time() + state.settings.stream_max_age_seconds
+
+    def overstayed() -> bool:
+        expired = caller.expires is not None and state.conversations.clock() >= caller.expires
+        return expired or loop_time() >= until or bool(state.drain.begun)
+
+    return overstayed
+
+
+def _packed(events: Sequence[Event]) -> Iterator[bytes]:
+    """Frames together, in pieces that are written at once."""
+    piece = b""
+    for event in events:
+        more = _frame(event)
+        if piece and len(piece) + len(more) > WRITE_BYTES:
+            yield piece
+            piece = b""
+        piece += more
+    if piece:
+        yield piece
+
+
+def _frame(event: Event) -> bytes:
+    """One event. The id comes last: there are clients that take the first two lines for name and data."""
+    id_line = b"" if event.id is None else b"id: %b\n" % event.id.encode()
+    return b"event: %b\ndata: %b\n%b\n" % (event.name.encode(), to_json(event.data), id_line)
+
+
+async def _beating(source: AsyncGenerator[Progress, None]) -> AsyncGenerator["Progress | None", None]:
+    """The same, with None for each BEAT of silence."""
+    coming: asyncio.Task[Progress] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(source))
+            done, _ = await asyncio.wait({coming}, timeout=BEAT)
+            if not done:
+                yield None
+                continue
+            try:
+                news = coming.result()
+            except StopAsyncIteration:
+                return
+            coming = None
+            yield news
+    finally:
+        await close_running(source, coming)

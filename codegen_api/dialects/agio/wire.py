@@ -1,0 +1,133 @@
+"""What goes over the wire, but for streams: errors, agents, runs and checkpoints as JSON. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+
+from starlette.responses import Response
+
+from codegen_api.dialects.agio.events import Event
+from codegen_api.dialects.agio.executions import OWN, Execution, user_of
+from codegen_api.errors import Detail, GatewayError
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import Agent
+from codegen_api.telemetry import trace
+from codegen_api.web import (
+    WAITS,
+    MethodNotAllowed,
+    error_headers,
+    json_response,
+    retry_after,
+    status_of,
+    timestamp,
+)
+
+DEFAULT_MODEL = "default"
+"""What stands for the host's own choice of a model."""
+
+ONLY_GET = " A browser's EventSource can only GET, and a chat begins with POST: read the answer with fetch."
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def error_fields(error: GatewayError) -> dict[str, Json]:
+    """An error as clients of FastAPI know it (``detail``), with what else the gateway has to say."""
+    current = trace.get()
+    message = error.message + ONLY_GET if isinstance(error, MethodNotAllowed) else error.message
+    faults = [_fault(item) for item in error.details if isinstance(item, Detail)]
+    fields: dict[str, Json] = {
+        "detail": faults or message,
+        "error": message,
+        "code": error.code,
+        "status_code": status_of(error),
+        "request_id": current.request_id if current else None,
+    }
+    if error.details and not faults:
+        fields["details"] = [item for item in error.details if not isinstance(item, Detail)]
+    if status_of(error) in WAITS:
+        fields["retry_after"] = retry_after(error)
+    return fields
+
+
+def render_error(error: GatewayError) -> Response:
+    """The answer to a request that failed."""
+    return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
+
+
+def _fault(detail: Detail) -> Json:
+    return {"type": detail.type, "loc": list(detail.loc), "msg": detail.msg}
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def page(items: Sequence[Json], total: int, limit: int, offset: int) -> Response:
+    """A stretch of a list. ``total`` is how many there are in all."""
+    return json_response(to_json({"total": total, "items": items, "limit": limit, "offset": offset}))
+
+
+def agent_fields(agent: Agent) -> dict[str, Json]:
+    """An agent. What is built in was made by nobody."""
+    own = agent.configuration.get(OWN)
+    configured = own if isinstance(own, Mapping) else {}
+    return {
+        "id": agent.id,
+        "name": agent.name,
+        "description": agent.description,
+        "model": agent.model or DEFAULT_MODEL,
+        "tools": configured.get("tools", []),
+        "enabled": configured.get("enabled", True),
+        "tags": list(agent.tags),
+        "system_prompt": agent.system_prompt,
+        "created_at": timestamp(agent.created) if agent.created else None,
+    }
+
+
+def run_fields(run: Execution, response: str | None, metrics: Json) -> dict[str, Json]:
+    """A run. ``response`` and ``metrics`` are what its log tells."""
+    latest = run.latest
+    return {
+        "id": run.id,
+        "agent_id": run.first.agent,
+        "user_id": user_of(run.first),
+        "session_id": run.first.conversation,
+        "status": run.status,
+        "input_query": run.query,
+        "response_content": response,
+        "metrics": metrics,
+        "error": latest.error,
+        "created_at": timestamp(run.first.created),
+        "updated_at": timestamp(latest.updated),
+    }
+
+
+def metrics_fields(
+    seconds: float | None, tool_calls: int | None, steps: int, total_tokens: int | None = None
+) -> dict[str, Json]:
+    """What a run has cost. The host says nothing of tokens."""
+    return {
+        "duration": None if seconds is None else round(seconds, 3),
+        "tool_calls_count": tool_calls,
+        "total_steps": steps,
+        "total_tokens": total_tokens,
+    }
+
+
+def event_fields(event: Event) -> dict[str, Json]:
+    """An event as an item of a list."""
+    return {
+        "id": event.id,
+        "type": event.name,
+        "timestamp": None if event.created is None else timestamp(event.created),
+        "data": event.data,
+    }
+
+
+def done(what: str, run: Execution) -> Response:
+    """The run is as it was to be."""
+    body: dict[str, Json] = {
+        "success": True,
+        "message": f"Run '{run.id}' {what} successfully",
+        "run_id": run.id,
+        "status": run.status,
+    }
+    return json_response(to_json(body))

@@ -1,0 +1,125 @@
+"""A gateway that speaks Agio's API, in this process, and what its clients do."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from codegen_api.stores.sql import SqlStore
+from tests.dialects.eventsource import parse
+from tests.dialects.rich import RichHost
+from tests.dialects.site import AUTHORIZED, Connection, Site, serving
+from tests.fakehost import Hosted
+from tests.leaks import WATCH
+
+HURRY = {"upstream_requests_per_minute": 1_000_000}
+
+
+@asynccontextmanager
+async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
+    """A gateway that speaks it, with the sandbox's agents and a database of its own."""
+    with TemporaryDirectory() as directory:
+        store = SqlStore(f"sqlite:///{directory}/database")
+        given = {"dialects": ("agio",), "sandbox": True, "store": store, **HURRY, **more}
+        async with serving(RichHost() if host is None else host, **given) as site:
+            yield site
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event that a client got."""
+
+    name: str
+    data: Any
+    id: str
+
+
+class Reading:
+    """A client that reads a stream as it comes."""
+
+    def __init__(self, site: Site, method: str, path: str, body: Any = None, **headers: str) -> None:
+        given = {**AUTHORIZED, "Accept": "text/event-stream", "Content-Type": "application/json", **headers}
+        sent = b"" if body is None else json.dumps(body).encode()
+        WATCH.secret("a message", (body or {}).get("message", ""))
+        self.connection = Connection(site.app, path, given, method, sent)
+
+    @property
+    def text(self) -> str:
+        return self.connection.body.decode() if self.connection.messages else ""
+
+    @property
+    def events(self) -> list[Told]:
+        whole = self.text[: self.text.rfind("\n\n") + 2]
+        return [Told(event.type, json.loads(event.data), event.last_event_id) for event in parse(whole.encode())]
+
+    async def until(self, there: Callable[[list[Told]], Any]) -> list[Told]:
+        """The events, once something is there among them."""
+        while not there(self.events):
+            assert not self.connection.task.done(), self.text
+            await self.connection.received(len(self.connection.messages) + 1)
+        return self.events
+
+    async def event(self, name: str) -> Told:
+        events = await self.until(lambda events: any(event.name == name for event in events))
+        return next(event for event in events if event.name == name)
+
+    async def run_id(self) -> str:
+        return str((await self.event("run_started")).data["run_id"])
+
+    async def end(self) -> list[Told]:
+        """All its events, when it has ended."""
+        await self.connection.task
+        assert self.connection.complete, self.text
+        return self.events
+
+    async def leave(self) -> None:
+        self.connection.leave()
+        await self.connection.task
+
+
+def chatting(site: Site, message: str = "Say hello", agent_id: str = "assistant", **more: Any) -> Reading:
+    return Reading(site, "POST", "/api/chat", {"agent_id": agent_id, "message": message, **more})
+
+
+def following(site: Site, run_id: str, last: str | None = None) -> Reading:
+    headers = {} if last is None else {"Last-Event-ID": last}
+    return Reading(site, "GET", f"/api/runs/{run_id}/events", **headers)
+
+
+def finish(hosted: Hosted, text: str = "Hello!") -> None:
+    """The host's agent answers, and is done."""
+    hosted.append(type="ANSWER", text=text)
+    hosted.status = "COMPLETE"
+
+
+async def said(site: Site, message: str = "Say hello", answer: str = "Hello!", **more: Any) -> Any:
+    """What came of a chat whose run is over."""
+    reading = chatting(site, message, **more)
+    await reading.run_id()
+    (hosted,) = (hosted for hosted in site.host.runs.values() if hosted.status == "ACTIVE")
+    finish(hosted, answer)
+    return (await reading.end())[-1].data
+
+
+def latest(site: Site) -> Hosted:
+    hosted: Hosted = list(site.host.runs.values())[-1]
+    return hosted
+
+
+def prompts(hosted: Hosted) -> list[str]:
+    """What the host was told, by its own log."""
+    return [entry["prompt"] for entry in hosted.entries if "prompt" in entry]
+
+
+async def status_of(site: Site, run_id: str) -> str:
+    return str((await site.get(f"/api/runs/{run_id}")).json()["status"])
+
+
+async def eventually(look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
+    while True:
+        if await look() == wanted:
+            return
+        await asyncio.sleep(0.05)
