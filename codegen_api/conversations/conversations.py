@@ -249,7 +249,7 @@ class Conversations:
             try:
                 removed = await self.store.expire(self.clock() - seconds)
                 if removed:
-                    logger.info("%d conversations were removed: nobody touched them for long", removed)
+                    logger.info("%d conversations were removed, untouched for long", removed)
             except Exception as error:  # task boundary: the next time it may work
                 log_fault("removing old conversations", error)
             await asyncio.sleep(TIDY_EVERY)
