@@ -41,7 +41,7 @@ from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
-from codegen_api.web import Shapes, understood
+from codegen_api.web import Shapes, named, understood
 
 if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
@@ -174,7 +174,7 @@ def _build(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        generate_unique_id_function=lambda route: route.name,
+        generate_unique_id_function=named,
         redirect_slashes=False,
     )
     app.observer = observer
@@ -192,7 +192,7 @@ def _build(
     app.state.started = time.time()
     app.state.drain = None
     for dialect in app.dialects.values():
-        app.include_router(dialect.router)
+        app.router.routes.extend(dialect.ROUTES)  # not include_router, which works out each of them anew
     documentation.install(app)
     if metrics:
         metrics.install(app)

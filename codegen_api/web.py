@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -54,6 +55,11 @@ bearer = HTTPBearer(
 SCOPE = "x-required-scope"
 
 RenderError = Callable[[GatewayError], Response]
+
+
+def named(route: APIRoute) -> str:
+    """What an operation is called in the OpenAPI document: as its function is."""
+    return route.name
 
 
 class MethodNotAllowed(InvalidRequest):

@@ -5,10 +5,11 @@ other origins may send to it, and read of its answers, besides what holds for al
 keeps some, so the deployment needs a database; and it lets the demo token in.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from fastapi import APIRouter
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from codegen_api.errors import GatewayError
 
@@ -19,7 +20,7 @@ class Dialect(Protocol):
     """
 
     @property
-    def router(self) -> APIRouter: ...
+    def ROUTES(self) -> Sequence[BaseRoute]: ...  # noqa: N802 - a module's constant
 
     @property
     def PREFIXES(self) -> tuple[str, ...]: ...  # noqa: N802 - a module's constant

@@ -24,14 +24,8 @@ ORGANIZATIONS = ("org_id",)
 
 
 def routes(within: Any = None) -> list[APIRoute]:
-    """All that the application answers to; newer versions of the framework keep included routers whole."""
-    found: list[APIRoute] = []
-    for route in (within or gateway_app(dialects=EVERY)).routes:
-        if isinstance(route, APIRoute):
-            found.append(route)
-        elif hasattr(route, "original_router"):
-            found += routes(route.original_router)
-    return found
+    """All that the application answers to."""
+    return [route for route in (within or gateway_app(dialects=EVERY)).routes if isinstance(route, APIRoute)]
 
 
 def wants_caller(route: APIRoute) -> bool:

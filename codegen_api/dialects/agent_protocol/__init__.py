@@ -1,7 +1,5 @@
 """The Agent Protocol, as the LangGraph SDKs and their user interfaces speak it: docs/clients.md."""
 
-from fastapi import APIRouter, Depends
-
 from codegen_api.dialects.agent_protocol import (
     about,
     assistants,
@@ -13,9 +11,7 @@ from codegen_api.dialects.agent_protocol import (
     states,
     threads,
 )
-from codegen_api.dialects.agent_protocol.asking import api_key
 from codegen_api.dialects.agent_protocol.wire import render_error
-from codegen_api.web import bearer
 
 PREFIXES = ("/assistants", "/threads", "/runs", "/store", "/info", "/ok")
 
@@ -26,10 +22,7 @@ REQUEST_HEADERS = ("X-Api-Key", "X-Auth-Scheme", "Prefer")
 
 EXPOSED_HEADERS = ("X-Pagination-Next", "X-Pagination-Total")
 
-# other dialects may call what they do the same
-router = APIRouter(generate_unique_id_function=lambda route: f"agent_protocol_{route.name}")
-router.include_router(about.router)
-for part in (assistants, graphs, missing, threads, states, runs, started, items):
-    router.include_router(part.router, dependencies=[Depends(bearer), Depends(api_key)])
+PARTS = (about, assistants, graphs, missing, threads, states, runs, started, items)
+ROUTES = [route for part in PARTS for route in part.router.routes]
 
-__all__ = ["CONVERSATIONS", "EXPOSED_HEADERS", "PREFIXES", "REQUEST_HEADERS", "render_error", "router"]
+__all__ = ["CONVERSATIONS", "EXPOSED_HEADERS", "PREFIXES", "REQUEST_HEADERS", "ROUTES", "render_error"]

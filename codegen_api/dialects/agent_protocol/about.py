@@ -1,13 +1,14 @@
 """What clients ask to see whether there is anybody: who this is, and that it is well."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol import answers
+from codegen_api.dialects.agent_protocol.asking import routes_about
 from codegen_api.runs import to_json
 from codegen_api.web import json_response
 
-router = APIRouter(tags=["Agent Protocol: about"])
+router = routes_about("about", public=True)
 
 
 @router.get(

@@ -3,12 +3,12 @@
 import re
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.security import APIKeyHeader
 
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Caller
-from codegen_api.web import bearer_token, identify, identify_lenient
+from codegen_api.web import bearer, bearer_token, identify, identify_lenient
 
 api_key = APIKeyHeader(
     name="x-api-key",
@@ -41,3 +41,12 @@ async def asking(request: Request) -> Caller:
 
 
 Asker = Annotated[Caller, Depends(asking)]
+
+
+def routes_about(what: str, *, public: bool = False) -> APIRouter:
+    """A router for the routes about ``what``; their ids say whose they are, or two dialects would have the same."""
+    return APIRouter(
+        tags=[f"Agent Protocol: {what}"],
+        dependencies=None if public else [Depends(bearer), Depends(api_key)],
+        generate_unique_id_function=lambda route: f"agent_protocol_{route.name}",
+    )

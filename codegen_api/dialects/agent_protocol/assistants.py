@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import Body, Query
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, new_id, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.agents import BUILT_IN, AssistantId, agent_for, is_built_in, told
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import same
 from codegen_api.dialects.agent_protocol.keeping import change, keepable, nameable
 from codegen_api.dialects.agent_protocol.threads import remove_threads_of
@@ -21,7 +21,7 @@ from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agent Protocol: assistants"])
+router = routes_about("assistants")
 
 UNNAMED = "Untitled"
 

@@ -2,18 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol import answers
 from codegen_api.dialects.agent_protocol.agents import AssistantId, agent_for
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.wire import GRAPH, assistant_fields
 from codegen_api.identity import READ
 from codegen_api.runs import Json, to_json
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agent Protocol: assistants"])
+router = routes_about("assistants")
 
 Xray = Annotated[str | None, Query(description="Ignored: there is nothing inside the one node.")]
 Recurse = Annotated[str | None, Query(description="Ignored: there are no subgraphs.")]

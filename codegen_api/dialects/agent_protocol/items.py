@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import Body, Query
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import begins, holds, mentions, understood
 from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_offered
 from codegen_api.dialects.agent_protocol.wire import item_fields
@@ -18,7 +18,7 @@ from codegen_api.runs import to_json
 from codegen_api.stores import Item
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agent Protocol: store"])
+router = routes_about("store")
 
 LABEL_CHARACTERS = 100
 

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol import answers
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.threads import ThreadId, thread_of
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
 from codegen_api.web import Keeper, needs
 
-router = APIRouter(tags=["Agent Protocol: not offered"])
+router = routes_about("not offered")
 
 NO_COPIES = "Threads cannot be copied: the host has no copies of runs."
 NO_UPDATES = "The state of a thread cannot be changed: the host keeps it, and only adds to it."

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Request
+from fastapi import Body, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
@@ -17,7 +17,7 @@ from codegen_api.dialects.agent_protocol.answering import (
     run_fields,
     statuses_of,
 )
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.bodies import RunBody, ask_of, refuse_what_is_not_offered
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
 from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
@@ -26,7 +26,7 @@ from codegen_api.runs import to_json
 from codegen_api.stores import Turn
 from codegen_api.web import Keeper, WantedOrganization, json_response, needs
 
-router = APIRouter(tags=["Agent Protocol: runs"])
+router = routes_about("runs")
 
 
 @router.post("/threads/{thread_id}/runs", summary="Start a run", responses=answers.STARTED, openapi_extra=needs(WRITE))

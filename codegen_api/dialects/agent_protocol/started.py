@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import Body, Header, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.agent_protocol import answers
 from codegen_api.dialects.agent_protocol.answering import events_of, outcome_of, run_fields, statuses_of
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.bodies import Modes
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.state import turn_values
@@ -23,7 +23,7 @@ from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agent Protocol: runs"])
+router = routes_about("runs")
 
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event seen.")]
 Flag = Annotated[str | None, Query()]

@@ -2,20 +2,20 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path, Query
+from fastapi import Body, Path, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from codegen_api.conversations import Checkpoint
 from codegen_api.dialects.agent_protocol.answers import HISTORY, STATE
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.state import current_state, history, state_at
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.identity import READ
 from codegen_api.runs import to_json
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agent Protocol: threads"])
+router = routes_about("threads")
 
 CheckpointId = Annotated[str, Path(description="The id of a checkpoint of this thread.")]
 MOST = 100

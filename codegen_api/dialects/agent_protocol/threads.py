@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Path
+from fastapi import Body, Header, Path
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, new_id, owner_of, text_of
 from codegen_api.dialects.agent_protocol import answers, schemas
-from codegen_api.dialects.agent_protocol.asking import Asker
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.keeping import change, keepable, nameable, not_offered
 from codegen_api.dialects.agent_protocol.state import thread_values
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
@@ -19,7 +19,7 @@ from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Query
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agent Protocol: threads"])
+router = routes_about("threads")
 
 ThreadId = Annotated[str, Path(description="The id of a thread.")]
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, checked, new_id, owner_of
 from codegen_api.dialects.agio import answers, schemas
-from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.executions import OWN, TRIES
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
 from codegen_api.errors import AlreadyExists, Conflict, NotFound
@@ -20,7 +20,7 @@ from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agio: agents"])
+router = routes_about("agents")
 
 SANDBOX: tuple[Agent, ...] = (
     Agent("assistant", "assistant", 0.0, 0.0, "The agent of the sandbox, as it is.", tags=("sandbox",)),

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 
 from codegen_api.identity import Caller
-from codegen_api.web import bearer_token, identify_lenient
+from codegen_api.web import bearer, bearer_token, identify_lenient
 
 
 async def asking(request: Request) -> Caller:
@@ -22,3 +22,12 @@ async def asking(request: Request) -> Caller:
 
 
 Asker = Annotated[Caller, Depends(asking)]
+
+
+def routes_about(what: str, *, public: bool = False) -> APIRouter:
+    """A router for the routes about ``what``; their ids say whose they are, or two dialects would have the same."""
+    return APIRouter(
+        tags=[f"Agio: {what}"],
+        dependencies=None if public else [Depends(bearer)],
+        generate_unique_id_function=lambda route: f"agio_{route.name}",
+    )

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Request
+from fastapi import Body, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Ask, Conversations, checked, new_id, owner_of
 from codegen_api.dialects.agio import answers, schemas
 from codegen_api.dialects.agio.agents import Known, is_enabled
-from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.events import BEGINNING, Position
 from codegen_api.dialects.agio.executions import OWN, Execution
 from codegen_api.dialects.agio.streams import Reader, frames, outcome, response, staying
@@ -20,7 +20,7 @@ from codegen_api.stores import Agent, Conversation
 from codegen_api.upstreams import NewRun
 from codegen_api.web import Keeper, WantedOrganization, needs
 
-router = APIRouter(tags=["Agio: chat"])
+router = routes_about("chat")
 
 EVENTS_TYPE = "text/event-stream; charset=utf-8"
 

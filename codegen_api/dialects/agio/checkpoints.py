@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path
+from fastapi import Body, Path
 from starlette.responses import Response
 
 from codegen_api.dialects.agio import answers, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset
-from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.branching import fork, restore
 from codegen_api.dialects.agio.executions import find_run
 from codegen_api.dialects.agio.places import describe, find_place, places_of
@@ -17,7 +17,7 @@ from codegen_api.identity import READ, WRITE
 from codegen_api.runs import to_json
 from codegen_api.web import Keeper, WantedOrganization, json_response, needs
 
-router = APIRouter(tags=["Agio: checkpoints"])
+router = routes_about("checkpoints")
 
 CheckpointId = Annotated[str, Path(description="The id of a checkpoint: the run and how many steps of it, `{run}.3`.")]
 ONE = answers.answers(200, answers.Checkpoint, "The checkpoint.")

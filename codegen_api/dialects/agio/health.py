@@ -2,14 +2,15 @@
 
 import time
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from codegen_api.dialects.agio import answers
+from codegen_api.dialects.agio.asking import routes_about
 from codegen_api.runs import to_json
 from codegen_api.web import Door, json_response, timestamp
 
-router = APIRouter(tags=["Agio: health"])
+router = routes_about("health", public=True)
 
 
 @router.get("/api/health", summary="How is it", responses=answers.HEALTH)

@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Path, Query, Request
+from fastapi import Body, Header, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations
 from codegen_api.dialects.agio import answers, controls, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset
-from codegen_api.dialects.agio.asking import Asker
+from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.chat import answered
 from codegen_api.dialects.agio.events import BEGINNING, Position
 from codegen_api.dialects.agio.executions import Execution, every_run, find_run, length_of, user_of
@@ -19,7 +19,7 @@ from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Agio: runs"])
+router = routes_about("runs")
 
 RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
 CONTROLLED = answers.answers(200, answers.Done, "It is done.", 402, 409, 501)

@@ -7,4 +7,6 @@ PREFIXES: tuple[str, ...] = ("/v1/organizations", "/v1/users", "/v1/alpha")
 REQUEST_HEADERS = ("X-Codegen-Client",)
 """What the host's own clients send to name themselves."""
 
-__all__ = ["PREFIXES", "REQUEST_HEADERS", "render_error", "router"]
+ROUTES = router.routes
+
+__all__ = ["PREFIXES", "REQUEST_HEADERS", "ROUTES", "render_error"]

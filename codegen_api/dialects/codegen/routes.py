@@ -10,9 +10,9 @@ from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, run
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import to_json
 from codegen_api.upstreams import NewRun, RunFilter
-from codegen_api.web import Asker, Door, IdempotencyKey, Repeater, bearer, json_response, needs, replayed
+from codegen_api.web import Asker, Door, IdempotencyKey, Repeater, bearer, json_response, named, needs, replayed
 
-router = APIRouter(tags=["Hosted API"], dependencies=[Depends(bearer)])
+router = APIRouter(tags=["Hosted API"], dependencies=[Depends(bearer)], generate_unique_id_function=named)
 
 BELOW = "/v1/organizations/{org_id}"
 """Where an organization's things are; but for logs."""

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request
+from fastapi import Body, Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from codegen_api import stores
 from codegen_api.conversations import Conversations, new_id, owner_of
 from codegen_api.dialects.everruns import answers, schemas
-from codegen_api.dialects.everruns.asking import Asker
+from codegen_api.dialects.everruns.asking import Asker, routes_about
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import change, keepable, not_offered
 from codegen_api.dialects.everruns.wire import OWN, agent_fields, listed, own, told
@@ -20,7 +20,7 @@ from codegen_api.runs import to_json
 from codegen_api.stores import Agent
 from codegen_api.web import Keeper, json_response, needs
 
-router = APIRouter(tags=["Everruns: agents"])
+router = routes_about("agents")
 
 AgentId = Annotated[
     str, Path(description="`agent_` and 32 hexadecimal digits, or a UUID.", examples=["agent_0190a5b0"])

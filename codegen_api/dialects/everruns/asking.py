@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import APIKeyHeader
 
 from codegen_api.dialects.everruns.wire import heard_organization
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Caller
-from codegen_api.web import identify_lenient
+from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(
     name="Authorization",
@@ -62,6 +62,16 @@ def _token(given: str) -> str | None:
     if rest:
         raise InvalidToken
     return scheme or None
+
+
+def routes_about(what: str, prefix: str = "") -> APIRouter:
+    """A router for the routes about ``what``."""
+    return APIRouter(
+        prefix=prefix,
+        tags=[f"Everruns: {what}"],
+        dependencies=[Depends(bearer), Depends(credentials)],
+        generate_unique_id_function=named,
+    )
 
 
 Asker = Annotated[Caller, Depends(asking)]

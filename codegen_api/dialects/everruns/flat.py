@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import Limit, Offset, agent_of
-from codegen_api.dialects.everruns.asking import Asker, WantedOrganization
+from codegen_api.dialects.everruns.asking import Asker, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import not_offered
@@ -15,7 +15,7 @@ from codegen_api.dialects.everruns.schemas import LastEventId, Wait
 from codegen_api.identity import READ, WRITE
 from codegen_api.web import IdempotencyKey, Keeper, needs
 
-router = APIRouter(prefix="/v1/sessions", tags=["Everruns: sessions"])
+router = routes_about("sessions", "/v1/sessions")
 
 SessionId = Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")]
 

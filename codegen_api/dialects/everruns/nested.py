@@ -2,19 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
-from codegen_api.dialects.everruns.asking import Asker, WantedOrganization
+from codegen_api.dialects.everruns.asking import Asker, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.keeping import not_offered
 from codegen_api.dialects.everruns.schemas import LastEventId, Wait
 from codegen_api.identity import READ, WRITE
 from codegen_api.web import IdempotencyKey, Keeper, needs
 
-router = APIRouter(prefix="/v1/agents/{agent_id}/sessions", tags=["Everruns: sessions below agents"])
+router = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 
 SessionId = Annotated[str, Path(description="A UUID, or `session_` and 32 hexadecimal digits.")]
 

@@ -37,17 +37,18 @@ from codegen_api.web import (
     bears_token,
     identify,
     json_response,
+    named,
     needs,
     replayed,
     timestamp,
 )
 
-runs = APIRouter(dependencies=[Depends(bearer)])
+runs = APIRouter(dependencies=[Depends(bearer)], generate_unique_id_function=named)
 
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 LINE_TYPES = ("application/x-ndjson", "application/jsonl")
 
-system = APIRouter(tags=["System"])
+system = APIRouter(tags=["System"], generate_unique_id_function=named)
 
 
 @system.get("/health", summary="How is it", responses=schemas.HEALTH)
@@ -367,6 +368,4 @@ def _event_stream(
     )
 
 
-router = APIRouter()
-router.include_router(system)
-router.include_router(runs)
+ROUTES = [*system.routes, *runs.routes]
