@@ -28,8 +28,9 @@ STARTING = 180.0
 """Seconds that a start may take on a busy machine, with several others at the same time."""
 
 SERVER = [sys.executable, str(ROOT / "run_server.py"), "--port", "0"]
-PATIENT = ["--timeout-worker-healthcheck", str(int(STARTING))]
-"""Or uvicorn takes a worker for dead that needs five seconds to start."""
+PATIENT = ["--timeout-worker-healthcheck", "20"]
+"""Or uvicorn takes a worker for dead that needs five seconds to start. It may need as long to see that one is dead: the
+pipe on which it waits for an answer stays open."""
 ALICE = {"Authorization": "Bearer sandbox-alice"}
 BOB = {"Authorization": "Bearer sandbox-bob"}
 
@@ -235,22 +236,27 @@ def line(process: subprocess.Popen[bytes], within: float = STARTING) -> str:
 
 def collect(process: subprocess.Popen[bytes], log: bytes) -> None:
     """Hand in what a process that has ended wrote and nobody has read."""
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)  # one that it started, and that is about to end, may hold it open
-    WATCH.output("output of a process", (process.stdout.read() or b"").decode())
+    if process.stdout is not None:
+        os.set_blocking(process.stdout.fileno(), False)  # one that it started, and that is about to end, may hold it
+        WATCH.output("output of a process", (process.stdout.read() or b"").decode())
     WATCH.log("log of a process", log.decode())
 
 
 @contextmanager
-def launched(command: Sequence[str], cwd: Path | None = None, **settings: str | float) -> Iterator[Server]:
-    """The process of ``command``; nobody has waited until it serves. It has no ``.env`` file and a log of its own."""
+def launched(
+    command: Sequence[str], cwd: Path | None = None, *, talks: bool = True, **settings: str | float
+) -> Iterator[Server]:
+    """The process of ``command``; nobody has waited until it serves. It has no ``.env`` file and a log of its own.
+
+    Somebody has to read what a process says that ``talks``, or it stops at 64 KiB; else that is in the log, too.
+    """
     with new_client() as client, tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         with (
             log.open("wb") as errors,
             subprocess.Popen(
                 command,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if talks else errors,
                 stderr=errors,
                 bufsize=0,  # else a line that has been read may wait where select does not see it
                 cwd=cwd or directory,
@@ -295,7 +301,10 @@ def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> It
     """``uvicorn codegen_api:create_app``, serving."""
     command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", *PATIENT]
     settings = {"base_url": host.url, "org_id": 323, **settings}
-    with held_port() as port, launched([*command, "--port", str(port), *arguments], None, **settings) as server:
+    with (
+        held_port() as port,
+        launched([*command, "--port", str(port), *arguments], talks=False, **settings) as server,
+    ):
         served = replace(server, url=f"http://127.0.0.1:{port}")
 
         def answers() -> bool:
