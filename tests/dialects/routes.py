@@ -39,7 +39,15 @@ def takes_run(route: APIRoute) -> bool:
     return bool({*re.findall(r"{(\w+)}", route.path), *in_body} & set(RUNS))
 
 
-ON_A_RUN = sorted((method, route.path) for route in routes() for method in sorted(route.methods) if takes_run(route))
+OF_RUNS = tuple(name for name, dialect in DIALECTS.items() if not getattr(dialect, "CONVERSATIONS", False))
+"""The others speak of threads, sessions and executions; each has a test of its own for who may see them."""
+
+ON_A_RUN = sorted(
+    (method, route.path)
+    for route in routes(gateway_app(dialects=OF_RUNS))
+    for method in sorted(route.methods)
+    if takes_run(route)
+)
 
 
 def filled(path: str, run: str, organization: str) -> str:
