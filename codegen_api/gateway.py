@@ -274,6 +274,7 @@ class Gateway:
         with heard(caller):
             with self._writing(ref):
                 await cancels.cancel_run(caller.credential, ref)
+                self.hub.cancelled(ref)
             return await self._get(caller.credential, ref)
 
     async def uncancel(self, caller: Caller, organization: str, run_id: str) -> None:

@@ -66,6 +66,8 @@ class Follower:
         """What broke the reading down for good."""
         self.resumed_at = float("-inf")
         """When (the event loop's time) the host last answered a resume through this gateway."""
+        self.cancelled_at = float("-inf")
+        """The same of a cancel."""
         self.past = Past(self.ref, old_pages, size=upstream.page_size, read=self._read_old, tail=lambda: self.tail)
 
         self._upstream = upstream
@@ -115,6 +117,11 @@ class Follower:
         self._end_seen = self._settled = None
         if run is not None and not run.status.ended and at > self._asked:
             self.run, self.described = self.run.updated(run), at
+        self._wake.set()
+
+    def cancelled(self, at: float) -> None:
+        """The host answered a cancel at ``at``."""
+        self.cancelled_at = at
         self._wake.set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -249,6 +256,8 @@ class Follower:
             return True
         if loop_time() - self.resumed_at >= RESUME_DOUBT:
             return True
+        if run.status is RunStatus.CANCELLED and sent >= self.cancelled_at > self.resumed_at:
+            return True  # be it news or old, it is so
         # the prompt itself is one entry: a stale status may stand beside it
         grown = self.tail - (self.tail if self._resumed_tail is None else self._resumed_tail)
         return grown > 1 or (grown == 1 and self._active_since_resume)

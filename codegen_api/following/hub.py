@@ -59,6 +59,7 @@ class Hub:
         self._observer = observer or Quiet()
         self._old_pages = OldPages(old_pages_bytes)
         self._resumes: TTLCache[RunRef, tuple[float, Run | None]] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
+        self._cancels: TTLCache[RunRef, float] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._followers: dict[RunRef, Follower] = {}
         self._tasks: dict[Follower, asyncio.Task[None]] = {}
         self._retirements: dict[Follower, asyncio.TimerHandle] = {}
@@ -123,6 +124,12 @@ class Hub:
         if ref in self._followers:
             self._followers[ref].resumed(*self._resumes[ref])
 
+    def cancelled(self, ref: RunRef) -> None:
+        """The host has just answered a cancel of this run."""
+        self._cancels[ref] = loop_time()
+        if ref in self._followers:
+            self._followers[ref].cancelled(self._cancels[ref])
+
     def touched(self, ref: RunRef) -> None:
         """Somebody has altered this run through the gateway."""
         if ref in self._followers:
@@ -177,6 +184,7 @@ class Hub:
             )
             if follower.ref in self._resumes:
                 follower.resumed(*self._resumes[follower.ref])
+            follower.cancelled_at = self._cancels.get(follower.ref, follower.cancelled_at)
             self._followers[follower.ref] = follower
             self._tasks[follower] = asyncio.ensure_future(follower.follow())
         retirement = self._retirements.pop(follower, None)

@@ -714,6 +714,34 @@ def test_a_resume_is_remembered_for_a_reader_that_does_not_exist_yet() -> None:
     run(main())
 
 
+@pytest.mark.wire("resume-doubt")
+@pytest.mark.parametrize("comes", ["before the cancel", "after the cancel"])
+def test_a_run_that_is_cancelled_soon_after_a_resume_is_over_at_once(comes: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add(status="COMPLETE")
+        hosted.append(10)
+        gateway = Gateway(host, MemoryBroker())
+        await gateway.resume(caller(), "9", "1", "Go on", None)
+        viewer = Viewer()
+        if comes == "before the cancel":
+            watching = asyncio.create_task(viewer.watch(gateway))
+            await asyncio.sleep(2)
+        await gateway.cancel(caller(), "9", "1")
+        hosted.status = "COMPLETE"  # a stale answer, which is still not believed
+        if comes == "after the cancel":
+            watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(5)
+        assert not watching.done()
+        hosted.status = "CANCELLED"
+        async with asyncio.timeout(5):
+            await watching
+        assert viewer.ends == [11]
+        await gateway.aclose()
+
+    run(main())
+
+
 @pytest.mark.wire("resume-doubt", "resumed-streams-on")
 @pytest.mark.parametrize("slow", ["log", "get"])
 def test_an_answer_that_was_on_its_way_during_a_resume_says_nothing_of_the_status(slow: str) -> None:
