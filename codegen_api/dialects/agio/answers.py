@@ -208,6 +208,11 @@ def streamed(model: Any, description: str, *errors: int) -> Responses:
     """The same, where the answer is JSON or a stream."""
     found = answers(200, model, description, *errors)
     found[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}}
+    return found
+
+
+def located(found: Responses) -> Responses:
+    """The same, where the answer says which run it tells of."""
     found[200]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
     return found
 
