@@ -79,7 +79,11 @@ class Application(FastAPI):
     shapes: Shapes
 
     def openapi(self) -> dict[str, Any]:
-        return native.describe(super().openapi())
+        document = super().openapi()
+        for dialect in self.dialects.values():
+            if hasattr(dialect, "describe"):
+                document = dialect.describe(document)
+        return document
 
     def build_middleware_stack(self) -> ASGIApp:
         settings: Settings = self.state.settings

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     dialects: Names = Field(
         ("native",),
         description="What is spoken here, by commas: `native`, always; `codegen`, the hosted API's own paths;"
-        " `agent_protocol`, as LangGraph's SDKs speak it; `everruns`, as Everruns' do; `agio`, Agio's API.",
+        " `agent_protocol`, as LangGraph's SDKs speak it; `everruns`, Everruns' API; `agio`, Agio's.",
     )
     auth: Modes = Field(
         ("token",),

@@ -19,6 +19,7 @@ import pytest
 import requests
 from websockets.sync.client import connect
 
+from tests.dialects.documented import chapter
 from tests.end_to_end import processes
 from tests.leaks import WATCH
 from tests.test_readme import blocks, section
@@ -142,6 +143,27 @@ def test_the_fetch_examples_of_the_readme_work(gateway: str, tmp_path: Path) -> 
     assert printed[0].split() == ["status", "running"]
     assert [line for line in printed if line.startswith("log ")] == ["log 1", "log 2", "log 3"]
     assert printed[-1].startswith("end")
+
+
+def reader_for_agio(script: Path, gateway: str, scenario: str) -> list[str | Path]:
+    """The reader that docs/clients.md shows, with a run that plays ``scenario``."""
+    (text,) = blocks(chapter("Agio"), "javascript")
+    text = text.replace("http://127.0.0.1:8000", gateway).replace("sk-YOUR-TOKEN", "sandbox-alice")
+    script.write_text(text.replace("stream: true", f'metadata: {{ scenario: "{scenario}", speed: 10 }}'))
+    return [program("node"), script]
+
+
+def test_the_reader_that_is_shown_for_agio_reads_a_chat(gateway: str, tmp_path: Path) -> None:
+    printed = ran(*reader_for_agio(tmp_path / "agio.mjs", gateway, "quick")).splitlines()
+    assert printed[0] == "A look is enough."
+    assert printed[-1] == "Completed"
+
+
+def test_the_reader_that_is_shown_for_agio_says_what_went_wrong(gateway: str, tmp_path: Path) -> None:
+    command = reader_for_agio(tmp_path / "agio.mjs", gateway, "fails")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "Error: The run ended as ERROR." in done.stderr
 
 
 class Quietly(http.server.SimpleHTTPRequestHandler):

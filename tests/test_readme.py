@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from codegen_api import Settings, create_app, serve
+from codegen_api.app import DIALECTS
 from codegen_api.sandbox.bodies import FaultKind
 from codegen_api.sandbox.scenarios import REFUSED, SCENARIOS
 from codegen_api.settings import PREFIX
@@ -63,6 +64,30 @@ def test_the_environment_example_names_settings_only() -> None:
     named = set(re.findall(rf"^#?\s?({PREFIX}[A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert named
     assert named <= {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+
+def test_the_documents_name_settings_only() -> None:
+    known = {f"{PREFIX}{name.upper()}{file}" for name in Settings.model_fields for file in ("", "_FILE")}
+    known.add("CODEGEN_API_BASE_URL")  # of the package `codegen`
+    for document in DOCUMENTS:
+        named = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]", document.read_text()))
+        assert named - known == set(), document
+
+
+def test_every_dialect_stands_where_they_are_listed() -> None:
+    for document in ("README.md", "ARCHITECTURE.md", "docs/clients.md", "docs/operating.md", ".env.example"):
+        text = (ROOT / document).read_text()
+        assert {name for name in DIALECTS if not re.search(rf"\b{name}\b", text)} == set(), document
+
+
+def test_the_table_of_dialects_is_that_of_the_code() -> None:
+    table = (ROOT / "docs/clients.md").read_text().split("\n| name |")[1].split("\n\n")[0]
+    told = {row[0].strip("`"): (tuple(re.findall("`(/[^`]*)`", row[2])), row[3] == "yes") for row in rows(table)}
+    assert told == {
+        name: (dialect.PREFIXES, getattr(dialect, "CONVERSATIONS", False))
+        for name, dialect in DIALECTS.items()
+        if name != "native"
+    }
 
 
 def test_the_endpoints_table_holds_every_route_and_no_other() -> None:

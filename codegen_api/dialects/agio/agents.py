@@ -165,7 +165,7 @@ async def list_agents(
     responses=answers.answers(201, answers.Agent, "The agent.", 409),
     openapi_extra=needs(WRITE),
 )
-async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
+async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
     """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
     now = talk.clock()
     agent_id = body.name if re.fullmatch(schemas.ID, body.name) else new_id()
@@ -191,7 +191,7 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     openapi_extra=needs(WRITE),
 )
 async def update_agent(
-    talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]
+    talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]
 ) -> Response:
     """Change what is sent, and leave the rest. It holds for what is said from now on; the id stays."""
     given, now = body.model_dump(exclude_unset=True), talk.clock()

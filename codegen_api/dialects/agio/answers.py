@@ -85,7 +85,7 @@ class Metrics(BaseModel):
     total_tokens: int | None = Field(description="Null: the host does not say.")
 
 
-class Run(BaseModel):
+class AgioRun(BaseModel):
     """What came of something that was said to an agent."""
 
     id: str = Field(examples=[RUN])
@@ -104,7 +104,7 @@ class Run(BaseModel):
 class RunPage(_Page):
     """A stretch of a list of runs."""
 
-    items: list[Run]
+    items: list[AgioRun]
 
 
 class Answer(BaseModel):
@@ -208,6 +208,12 @@ def streamed(model: Any, description: str, *errors: int) -> Responses:
     """The same, where the answer is JSON or a stream."""
     found = answers(200, model, description, *errors)
     found[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}}
+    return found
+
+
+def located(found: Responses) -> Responses:
+    """The same, where the answer says which run it tells of."""
+    found[200]["headers"] = {"Location": {"schema": {"type": "string"}, "description": "The run's path."}}
     return found
 
 

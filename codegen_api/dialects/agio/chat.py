@@ -30,12 +30,14 @@ TITLE_CHARACTERS = 100
 @router.post(
     "/api/chat",
     summary="Talk to an agent",
-    responses=answers.streamed(
-        answers.Answer,
-        f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before which"
-        " white space comes as a sign of life. `Location` is the run.",
-        402,
-        409,
+    responses=answers.located(
+        answers.streamed(
+            answers.Answer,
+            f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before"
+            " which white space comes as a sign of life.",
+            402,
+            409,
+        )
     ),
     openapi_extra=needs(WRITE),
 )

@@ -22,7 +22,8 @@ from codegen_api.web import Keeper, json_response, needs
 router = routes_about("runs")
 
 RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
-CONTROLLED = answers.answers(200, answers.Done, "It is done.", 402, 409, 501)
+STOPPED = answers.answers(200, answers.Done, "It is done.", 409, 501)
+RESUMED = answers.answers(200, answers.Done, "It goes on.", 402, 409)
 
 
 @router.get(
@@ -60,7 +61,7 @@ async def list_runs(
 @router.get(
     "/api/runs/{run_id}",
     summary="Get a run",
-    responses=answers.answers(200, answers.Run, "The run."),
+    responses=answers.answers(200, answers.AgioRun, "The run."),
     openapi_extra=needs(READ),
 )
 async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
@@ -109,13 +110,13 @@ async def get_run_events(
     return json_response(to_json(body))
 
 
-@router.post("/api/runs/{run_id}/pause", summary="Pause a run", responses=CONTROLLED, openapi_extra=needs(WRITE))
+@router.post("/api/runs/{run_id}/pause", summary="Pause a run", responses=STOPPED, openapi_extra=needs(WRITE))
 async def pause_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     """Stop a run at the host, meaning to go on. Streams of it stay open and are silent."""
     return done("paused", await controls.pause(talk, caller, await find_run(talk, caller, run_id)))
 
 
-@router.post("/api/runs/{run_id}/resume", summary="Go on with a run", responses=CONTROLLED, openapi_extra=needs(WRITE))
+@router.post("/api/runs/{run_id}/resume", summary="Go on with a run", responses=RESUMED, openapi_extra=needs(WRITE))
 async def resume_run(
     talk: Keeper,
     caller: Asker,
@@ -130,7 +131,7 @@ async def resume_run(
     return done("resumed", await controls.resume(talk, caller, agents, run, None if body is None else body.message))
 
 
-@router.post("/api/runs/{run_id}/cancel", summary="Cancel a run", responses=CONTROLLED, openapi_extra=needs(WRITE))
+@router.post("/api/runs/{run_id}/cancel", summary="Cancel a run", responses=STOPPED, openapi_extra=needs(WRITE))
 async def cancel_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     """Stop a run at the host for good. What it has done stays."""
     return done("cancelled", await controls.cancel(talk, caller, await find_run(talk, caller, run_id)))

@@ -14,7 +14,7 @@ Said = Annotated[str, Field(pattern=r"\S")]
 Words = Annotated[list[Name], Field(max_length=100)]
 
 
-class CreateAgent(BaseModel):
+class CreateAgioAgent(BaseModel):
     """Somebody to talk to."""
 
     model_config = ConfigDict(
@@ -32,7 +32,7 @@ class CreateAgent(BaseModel):
     enabled: bool = Field(True, description="Whether one can talk to it.")
 
 
-class UpdateAgent(BaseModel):
+class UpdateAgioAgent(BaseModel):
     """What is to be otherwise; what is not sent stays."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"system_prompt": "You review code with care."}]})

@@ -1,9 +1,11 @@
 """The Everruns API: agents, sessions nested below them or beside them, messages, and events turn after turn.
 
-Two generations of clients are served, each in its own words. What the host keeps of a session is told as theirs.
+Two generations of clients are served, each in its own words. What the host keeps of a session is told as theirs:
+docs/clients.md.
 """
 
 from codegen_api.dialects.everruns import agents, flat, nested
+from codegen_api.dialects.everruns.answers import describe
 from codegen_api.dialects.everruns.wire import render_error
 
 PREFIXES = ("/v1/agents", "/v1/sessions", "/swagger-ui")
@@ -12,4 +14,4 @@ CONVERSATIONS = True
 
 ROUTES = [route for part in (agents, nested, flat) for route in part.router.routes]
 
-__all__ = ["CONVERSATIONS", "PREFIXES", "REQUEST_HEADERS", "ROUTES", "render_error"]
+__all__ = ["CONVERSATIONS", "PREFIXES", "REQUEST_HEADERS", "ROUTES", "describe", "render_error"]

@@ -11,6 +11,7 @@ from codegen_api.web import COMMON, MEANINGS, WAITS, described_error
 
 Responses = dict[int | str, dict[str, Any]]
 
+COMPONENTS = "#/components/schemas/"
 TIME = "2026-11-20T12:00:00.000000Z"
 EVENT_STREAM = "text/event-stream"
 
@@ -209,6 +210,14 @@ def answers(status: int, model: type[BaseModel] | None, description: str, *error
     }
 
 
+def made(model: type[BaseModel], description: str, *errors: int) -> Responses:
+    """The same for what an ``Idempotency-Key`` does once."""
+    found = answers(201, model, description, *errors)
+    sentence = "`true` where a repeat is answered as the first time."
+    found[201]["headers"] = {"Idempotent-Replayed": {"schema": {"type": "string"}, "description": sentence}}
+    return found
+
+
 def streamed(description: str, model: type[BaseModel] | None = None) -> Responses:
     """The same for live events; with a ``model``, for a list of them where no stream is asked for."""
     found = answers(200, model, description)
@@ -228,9 +237,19 @@ def _error(status: int) -> dict[str, Any]:
         "status_code": status,
         "request_id": "5f0c0f2a2f6f",
     }
+    if status == 422:
+        example["details"] = [{"loc": ["body", "message"], "msg": "Field required", "type": "missing"}]
     if status in WAITS:
         example["retry_after_seconds"] = 10
     described = described_error(status, EverrunsProblem, sentence, example)
-    schema = {"$ref": "#/components/schemas/EverrunsProblem"}
+    del described["model"]  # of which the framework would say that it comes as plain JSON as well
+    schema = {"$ref": f"{COMPONENTS}{EverrunsProblem.__name__}"}
     described["content"] = {PROBLEM: {"schema": schema, "example": example}}
     return described
+
+
+def describe(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the shape of errors among its components, where no route puts it."""
+    shape = EverrunsProblem.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
+    document["components"]["schemas"] |= {**shape.pop("$defs"), EverrunsProblem.__name__: shape}
+    return document

@@ -32,7 +32,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
     "",
     status_code=201,
     summary="Begin a session",
-    responses=answers.answers(201, answers.EverrunsSession, "The session.", 409),
+    responses=answers.made(answers.EverrunsSession, "The session.", 409),
     openapi_extra=needs(WRITE),
 )
 async def create_session(
@@ -98,7 +98,7 @@ async def update_session(
     "/{session_id}",
     status_code=204,
     summary="Delete a session",
-    responses=answers.answers(204, None, "It is gone.", 409, 501),
+    responses=answers.answers(204, None, "It is gone.", 409),
     openapi_extra=needs(WRITE),
 )
 async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
@@ -110,7 +110,7 @@ async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Re
     "/{session_id}/messages",
     status_code=201,
     summary="Say something",
-    responses=answers.answers(201, answers.EverrunsMessage, "What was said.", 402, 409),
+    responses=answers.made(answers.EverrunsMessage, "What was said.", 402, 409),
     openapi_extra=needs(WRITE),
 )
 async def create_message(

@@ -31,7 +31,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
     "",
     status_code=201,
     summary="Begin a session with an agent",
-    responses=answers.answers(201, answers.SessionBelow, "The session.", 409),
+    responses=answers.made(answers.SessionBelow, "The session.", 409),
     openapi_extra=needs(WRITE),
 )
 async def create_session_below(
@@ -89,7 +89,7 @@ async def update_session_below(
     "/{session_id}",
     status_code=204,
     summary="Delete a session below its agent",
-    responses=answers.answers(204, None, "It is gone.", 409, 501),
+    responses=answers.answers(204, None, "It is gone.", 409),
     openapi_extra=needs(WRITE),
 )
 async def delete_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
@@ -101,7 +101,7 @@ async def delete_session_below(conversations: Keeper, caller: Asker, here: Here)
     "/{session_id}/messages",
     status_code=201,
     summary="Say something in a session below its agent",
-    responses=answers.answers(201, answers.EverrunsMessage, "What was said.", 402, 409),
+    responses=answers.made(answers.EverrunsMessage, "What was said.", 402, 409),
     openapi_extra=needs(WRITE),
 )
 async def create_message_below(

@@ -1,0 +1,68 @@
+"""What is said of Everruns, in the OpenAPI document and in docs/clients.md."""
+
+import re
+
+from codegen_api.dialects.everruns import schemas, talk
+from codegen_api.dialects.everruns.families import FLAT, NESTED
+from codegen_api.dialects.everruns.keeping import SIZES
+from codegen_api.stores import TurnState
+from tests.dialects.documented import assert_described, chapter, documented, part, routes_in, undescribed
+
+CLIENTS = chapter("Everruns")
+IGNORED = ["End-User", "Everruns-Change-Reason", "harness_id", "role", "tags", "workspace_id"]
+
+
+def told_of(title: str) -> str:
+    """What the list of what to know says under a title."""
+    return CLIENTS.split(f"\n- **{title}**")[1].split("\n- **")[0].split("\n\n")[0]
+
+
+def test_every_route_is_in_the_table_and_no_other() -> None:
+    assert sorted(routes_in(CLIENTS)) == sorted(f"{method} {path}" for method, path, _ in documented("everruns"))
+
+
+def test_every_route_is_described_with_its_errors() -> None:
+    found = documented("everruns")
+    assert_described(
+        found,
+        prefix="everruns_",
+        security={"HTTPBearer", "Authorization"},
+        shape="EverrunsProblem",
+        media_type="application/problem+json",
+    )
+    assert undescribed(found) == []
+
+
+def test_what_a_key_does_once_says_so() -> None:
+    for method, path, operation in documented("everruns"):
+        replayed = operation["responses"].get("201", {}).get("headers", {})
+        assert ("Idempotent-Replayed" in replayed) == (method == "POST" and path.endswith(("sessions", "messages")))
+
+
+def test_what_is_refused_by_name_and_what_is_ignored_is_listed() -> None:
+    refused, ignored = part(CLIENTS, "Refused by name"), part(CLIENTS, "Ignored")
+    never = {field.alias or name for name, field in schemas.CreateSessionBelow.model_fields.items()}
+    never -= {"title", "tags", "model_id"}
+    assert {name for name in never | talk.NOT_OFFERED if f"`{name}`" not in refused} == set()
+    assert "`wait=true`" in refused
+    assert {name for name in IGNORED if f"`{name}`" not in ignored} == set()
+
+
+def test_the_words_of_both_generations_are_told() -> None:
+    rows = [line for line in CLIENTS.split("\n| | below agents |")[1].split("\n\n")[0].splitlines() if "`" in line]
+    for column, family in ((2, NESTED), (3, FLAT)):
+        cells = [row.split("|")[column] for row in rows]
+        states = (None, TurnState.RUNNING, TurnState.COMPLETED)
+        assert re.findall("`([a-z]+)`", cells[1]) == [family.statuses[state] for state in states]
+        assert f"`{family.statuses[TurnState.FAILED]}`" in cells[2]
+        assert cells[3].strip() == f"`{family.agent_role}`"
+
+
+def test_the_sizes_told_are_those_that_are_kept() -> None:
+    units = {"KiB": 1024, "MiB": 1024 * 1024}
+    told = {int(number) * units[unit] for number, unit in re.findall(r"(\d+) ([KM]iB)", told_of("Sizes"))}
+    assert told == set(SIZES.values())
+
+
+def test_the_numbers_told_are_those_of_the_code() -> None:
+    assert f"at most {talk.MOST_EVENTS:,} events" in told_of("Events")
