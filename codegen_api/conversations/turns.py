@@ -114,7 +114,7 @@ class Turns:
                 yield progress
 
     async def stop(self, caller: Caller, owner: str, turn: Turn, *, wait: bool) -> Turn:
-        """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing (any more) is given up.
+        """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing is given up.
 
         Raises:
             Unsupported: the host cannot stop a run.
