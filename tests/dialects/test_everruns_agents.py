@@ -222,6 +222,19 @@ def test_a_key_for_everruns_is_shown_to_no_host() -> None:
     run(main())
 
 
+def test_who_calls_for_one_of_several_users_of_theirs_is_refused() -> None:
+    """Applications keep their users apart with this header, who would see each other's sessions if it meant nothing."""
+
+    async def main() -> None:
+        async with speaking() as site:
+            for method, path in (("GET", "/v1/sessions"), ("POST", "/v1/sessions"), ("GET", "/v1/agents")):
+                answer = await site.ask(method, path, headers={"End-User": "customer-42"}, json={})
+                assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
+                assert "End-User" in answer.json()["error"]["message"]
+
+    run(main())
+
+
 def test_who_shows_nothing_is_the_demo_user_or_nobody() -> None:
     async def main() -> None:
         async with speaking(demo_token="alice") as site:
