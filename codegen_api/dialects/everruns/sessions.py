@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.everruns import schemas
-from codegen_api.dialects.everruns.families import Family
+from codegen_api.dialects.everruns.families import FLAT, Family
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import change, keepable, not_offered
 from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
@@ -21,7 +21,7 @@ from codegen_api.web import json_response
 ASKED_AFTER = 10
 """So many busy sessions of a list are looked after, for whoever asks again."""
 
-SAME_NAME = 100
+NAMES_AT_A_TIME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,13 @@ async def agent_called(conversations: Conversations, caller: Caller, name: str) 
     Raises:
         NotFound: there is none.
     """
-    wanted = Query(SAME_NAME, configuration={OWN: {}}, name=name, archived=False)
-    found = await conversations.store.agents(owner_of(caller), wanted)
-    agent = next((agent for agent in found.items if agent.name == name), None)
-    if agent is None:
-        raise NotFound("There is no agent with this name.")
-    return agent
+    wanted = Query(NAMES_AT_A_TIME, configuration={OWN: {}}, name=name, archived=False)
+    while (found := await conversations.store.agents(owner_of(caller), wanted)).items:
+        for agent in found.items:  # in whose names it is a part
+            if agent.name == name:
+                return agent
+        wanted = replace(wanted, offset=wanted.offset + wanted.limit)
+    raise NotFound("There is no agent with this name.")
 
 
 async def list_sessions(
@@ -126,7 +127,10 @@ async def list_sessions(
     items: list[Json] = [
         session_fields(family, session, agent_id, *ends.get(session.id, (None, None))) for session in found.items
     ]
-    return listed(items, found.total, offset=offset, limit=limit)
+    paging: dict[str, Json] = {"offset": offset, "limit": limit}
+    if family is FLAT and items and offset + len(items) < found.total:
+        paging["next_page_token"] = str(offset + len(items))
+    return listed(items, found.total, **paging)
 
 
 async def get_session(conversations: Conversations, caller: Caller, here: Here) -> Response:
