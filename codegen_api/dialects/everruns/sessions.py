@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, owner_of
+from codegen_api.conversations import Conversations, change, owner_of
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.families import FLAT, Family
 from codegen_api.dialects.everruns.ids import kept_id
-from codegen_api.dialects.everruns.keeping import change, keepable, not_offered
+from codegen_api.dialects.everruns.keeping import keepable, not_offered
 from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
 from codegen_api.dialects.everruns.wire import OWN, listed, session_fields, told
 from codegen_api.errors import Conflict, NotFound
@@ -63,12 +63,7 @@ async def begin_session(
         Conflict: the agent is archived.
         IdempotencyKeyReused: another one was begun with this key.
     """
-    not_offered(
-        capabilities=body.capabilities,
-        tools=body.tools,
-        initial_files=body.initial_files,
-        mcpServers=body.mcp_servers,
-    )
+    not_offered(**body.not_offered())
     system_prompt = body.system_prompt if isinstance(body, schemas.CreateSession) else None
     keepable(title=body.title, tags=body.tags, model_id=body.model_id, system_prompt=system_prompt)
     if agent is not None and agent.archived:

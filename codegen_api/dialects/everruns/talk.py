@@ -23,12 +23,10 @@ from codegen_api.dialects.everruns.wire import event_fields, event_fields_below,
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import EventStream
+from codegen_api.sse import STREAM_HEADERS, EventStream
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
 from codegen_api.web import json_response
-
-STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
