@@ -303,7 +303,13 @@ class Connection:
     def stream(self) -> None:
         """Keep what waits to be sent with us instead of in the kernel, which takes megabytes and tells nobody."""
         given = None if self._transport is None else self._transport.get_extra_info("socket")
-        if given is not None and TCP_NOTSENT_LOWAT is not None and given.family in (socket.AF_INET, socket.AF_INET6):
+        # one that has left meanwhile has no socket any more
+        if (
+            given is not None
+            and given.fileno() >= 0
+            and TCP_NOTSENT_LOWAT is not None
+            and given.family in (socket.AF_INET, socket.AF_INET6)
+        ):
             with socket.socket(fileno=os.dup(given.fileno())) as connection:  # uvloop's own object cannot do this
                 connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 

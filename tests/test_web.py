@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from codegen_api import errors
+from codegen_api import edge, errors
 from codegen_api.edge import EXPOSED_HEADERS, REQUEST_HEADERS
 from codegen_api.telemetry import trace
 from codegen_api.web import MethodNotAllowed, PayloadTooLarge, Shapes, understood
@@ -459,6 +459,28 @@ def test_an_error_has_the_shape_of_the_longest_prefix_of_its_path(path: str, sha
 
 
 # -- connections ------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_who_leaves_before_the_first_byte_of_a_stream_is_no_fault() -> None:
+    async def main() -> None:
+        left = asyncio.Event()
+        made: list[asyncio.Transport] = []
+
+        class Serving(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                made.append(transport)
+
+            def connection_lost(self, error: Exception | None) -> None:
+                left.set()
+
+        server = await asyncio.get_running_loop().create_server(Serving, "127.0.0.1", 0)
+        async with server:
+            _, client = await asyncio.open_connection(*server.sockets[0].getsockname())
+            client.close()
+            await left.wait()
+            edge.Connection(made[0]).stream()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_an_answer_that_is_whole_does_not_cost_the_connection() -> None:

@@ -86,6 +86,11 @@ class Starting:
         if task is not None:
             await asyncio.wait({task}, timeout=within)
 
+    async def given_up(self, owner: str, turn: Turn) -> Turn:
+        """A turn of which nobody can say what has become, written down as that."""
+        unknown = replace(turn, state=TurnState.UNKNOWN, error="outcome_unknown", updated=self._clock())
+        return await self._store.change_turn(owner, turn, unknown) or await self._store.turn(owner, turn.id) or unknown
+
     async def aclose(self) -> None:
         """Wait for what is being told to the host, and look for nothing any more."""
         tasks = list(self._under_way.values())
@@ -194,8 +199,7 @@ class Starting:
             return await self._running(owner, turn, ref)
         if not expired:
             return turn
-        unknown = replace(turn, state=TurnState.UNKNOWN, error="outcome_unknown", updated=self._clock())
-        return await self._store.change_turn(owner, turn, unknown) or await self._store.turn(owner, turn.id) or unknown
+        return await self.given_up(owner, turn)
 
     async def _look(self, caller: Caller, turn: Turn) -> RunRef | None:
         if not turn.resumes or turn.run is None:

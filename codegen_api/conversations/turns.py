@@ -15,7 +15,7 @@ from codegen_api.conversations.pages import Pages
 from codegen_api.conversations.progress import RESUME_DOUBT, Came, Caught, Over, Progress, Shared, live, state_of
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
-from codegen_api.errors import ConversationBusy, GatewayError
+from codegen_api.errors import ConversationBusy, GatewayError, NotFound
 from codegen_api.following import Leaving, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
@@ -114,7 +114,7 @@ class Turns:
                 yield progress
 
     async def stop(self, caller: Caller, owner: str, turn: Turn, *, wait: bool) -> Turn:
-        """Stop a turn, if it is not over; ``wait`` until it is.
+        """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing is given up.
 
         Raises:
             Unsupported: the host cannot stop a run.
@@ -126,7 +126,10 @@ class Turns:
             return turn
         if turn.run is None or turn.state is TurnState.STARTING:
             raise ConversationBusy("Whether the host has begun this turn is still being found out; ask again.")
-        await self._gateway.cancel(caller, turn.run.organization, turn.run.id)
+        try:
+            await self._gateway.cancel(caller, turn.run.organization, turn.run.id)
+        except NotFound:
+            return await self._starting.given_up(owner, turn)
         watch = self.watch(caller, owner, turn)
         if wait and watch.task is not None:
             await asyncio.wait({watch.task}, timeout=STOPPING)

@@ -941,6 +941,26 @@ def test_a_turn_whose_outcome_is_unknown_cannot_be_stopped_yet() -> None:
     run(main())
 
 
+def test_a_turn_whose_run_the_host_has_forgotten_is_given_up_when_it_is_stopped() -> None:
+    async def main() -> None:
+        world = World(Host(script=works_for_ever))
+        await world.converse()
+        async with world.serving() as process:
+            turn = await process.say("Say hello")
+        world.host.runs.clear()
+        async with world.serving() as process:
+            with pytest.raises(ConversationBusy):
+                await process.say("Are you there?")
+            stopped = await process.conversations.stop(ALICE, turn)
+            assert (stopped.state, stopped.error) == (TurnState.UNKNOWN, "outcome_unknown")
+            assert await process.told(stopped) == []
+            world.host.script = works
+            after = await process.wait(await process.say("Begin again"))
+            assert (after.state, after.resumes) == (TurnState.COMPLETED, False)
+
+    run(main())
+
+
 def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         world = World(Host(script=works_for_ever))

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from codegen_api import errors
+from codegen_api.conversations import change
 from codegen_api.dialects.everruns import render_error
-from codegen_api.dialects.everruns.keeping import SIZES, change
+from codegen_api.dialects.everruns.keeping import SIZES
 from codegen_api.stores import Agent
 from tests.dialects.everruns import NOBODY, a_talk, an_agent, caller_of, speaking
 from tests.dialects.site import run
@@ -218,6 +219,19 @@ def test_a_key_for_everruns_is_shown_to_no_host() -> None:
             answer = await site.get("/v1/agents", token=None, headers={"Authorization": "evr_pat_0123456789"})
             assert answer.status_code == 401
             assert site.host.calls["identify"] == 0
+
+    run(main())
+
+
+def test_who_calls_for_one_of_several_users_of_theirs_is_refused() -> None:
+    """Applications keep their users apart with this header, who would see each other's sessions if it meant nothing."""
+
+    async def main() -> None:
+        async with speaking() as site:
+            for method, path in (("GET", "/v1/sessions"), ("POST", "/v1/sessions"), ("GET", "/v1/agents")):
+                answer = await site.ask(method, path, headers={"End-User": "customer-42"}, json={})
+                assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
+                assert "End-User" in answer.json()["error"]["message"]
 
     run(main())
 

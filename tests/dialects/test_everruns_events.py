@@ -13,9 +13,10 @@ from codegen_api.conversations import Came
 from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.ids import MOST_NUMBER, START, Spot, as_uuid, event_hex, kept_id, spot_of
+from codegen_api.dialects.everruns.kinds import BELOW, ELSEWHERE, TOLD
 from codegen_api.dialects.everruns.messages import OPEN, heard, images_of, message_fields
 from codegen_api.dialects.everruns.rendering import CACHED_BYTES, Renderings, written
-from codegen_api.dialects.everruns.wire import event_fields, heard_organization, nested_event_fields, shown_organization
+from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization
 from codegen_api.errors import NotFound, Rejected
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
 from codegen_api.stores import Turn, TurnState
@@ -295,6 +296,19 @@ def test_the_end_of_a_turn_says_how_it_ended(state: TurnState, error: str | None
     assert end.data.get("error") == error
 
 
+def test_every_type_of_event_that_is_told_can_be_chosen() -> None:
+    events = [event for state in TurnState for event in told(replace(TURN, state=state), LOG)]
+    assert {event.kind for event in events} == TOLD
+    assert {fields["event_type"] for fields in map(event_fields_below, filter(is_message, events))} == set(
+        BELOW.values()
+    )
+    assert not TOLD & ELSEWHERE
+
+
+def is_message(event: Event) -> bool:
+    return event.message is not None
+
+
 def test_of_a_turn_that_the_host_never_began_nothing_is_told() -> None:
     turn = replace(TURN, state=TurnState.FAILED, end=None, run=None)
     assert list(Teller(turn, Plainly(step)).over(turn)) == []
@@ -354,8 +368,7 @@ def test_the_older_family_is_told_of_messages_only_and_counts_them() -> None:
     payload = json.loads(shown.splitlines()[2].removeprefix("data: "))
     assert set(payload) == {"message_id", "role", "content", "controls", "metadata", "tags"}
     assert sum(not each.frame for each in frames) == len(events) - len(kinds)
-    lists = [nested_event_fields(event) for event in events]
-    listed = [fields for fields in lists if fields is not None]
+    listed = [event_fields_below(event) for event in filter(is_message, events)]
     assert [fields["event_type"] for fields in listed] == kinds
     assert set(listed[0]) == {"id", "session_id", "sequence", "event_type", "data", "created_at"}
     assert spot_of(SESSION, str(listed[0]["id"])) == events[0].spot

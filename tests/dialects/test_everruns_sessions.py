@@ -68,6 +68,37 @@ def test_a_session_needs_no_agent_and_finds_one_by_name() -> None:
     run(main())
 
 
+def test_an_agent_is_found_by_its_name_among_many_in_whose_names_that_is_a_part() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            named = await an_agent(site, name="a")
+            for number in range(101):
+                await an_agent(site, name=f"agent-{number}")
+            session = (await site.post("/v1/sessions", {"agent_name": "a"})).json()
+            assert session["agent_id"] == named["id"]
+            assert (await site.post("/v1/sessions", {"agent_name": "agent"})).status_code == 404
+
+    run(main())
+
+
+def test_sessions_are_paged_with_tokens_as_well() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            ids = [(await site.post("/v1/sessions", {})).json()["id"] for _ in range(5)]
+            seen, path = [], "/v1/sessions?limit=2"
+            while True:
+                page = (await site.get(path)).json()
+                seen += [each["id"] for each in page["data"]]
+                if "next_page_token" not in page:
+                    break
+                path = f"/v1/sessions?limit=2&page_token={page['next_page_token']}"
+            assert seen == ids[::-1]
+            assert (await site.get("/v1/sessions?page_token=5")).json()["data"] == []
+            assert (await site.get("/v1/sessions?page_token=x")).status_code == 422
+
+    run(main())
+
+
 def test_with_an_archived_agent_sessions_go_on_and_none_begins() -> None:
     async def main() -> None:
         async with speaking() as site:
@@ -473,6 +504,29 @@ def test_where_the_host_cannot_stop_a_run_nothing_is_cancelled_and_sessions_can_
     run(main())
 
 
+@pytest.mark.parametrize("family", ["flat", "nested"])
+def test_a_session_whose_run_the_host_has_forgotten_is_free_again_when_it_is_stopped(family: str) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            deleted, talk = await a_talk(site), await a_talk(site)
+            await deleted.say()
+            await talk.say()
+            site.host.runs.clear()
+            path = getattr(talk, family)
+            assert (await site.get(path)).json()["status"] in ("active", "running")
+            assert (await site.post(f"{path}/cancel")).json()["status"] == "no_op"
+            assert ((await talk.get())["status"], (await talk.get_below())["status"]) == ("idle", "failed")
+            assert roles((await talk.get("/messages"))["data"]) == ["user"]
+            events = (await talk.get("/events"))["data"]
+            assert [event["type"] for event in events][-2:] == ["turn.failed", "session.idled"]
+            assert events[-2]["data"]["error_code"] == "outcome_unknown"
+            await talk.answered("Once more")
+            assert roles((await talk.get("/messages"))["data"]) == ["user", "user", "agent"]
+            assert (await site.ask("DELETE", getattr(deleted, family))).status_code == 204
+
+    run(main())
+
+
 def test_who_deletes_a_session_stops_what_is_under_way() -> None:
     async def main() -> None:
         async with speaking() as site:
@@ -538,6 +592,12 @@ def test_events_are_listed_and_chosen() -> None:
                 ("since_id=unheard-of", every),
                 (f"since_id={every[-1]['id']}", []),
                 (f"after_sequence={every[-1]['sequence']}", []),
+                # of a turn that is not there: who has it has lost their place
+                (f"since_id=event_0000000900000000{third['id'][-16:]}", every),
+                (f"since_id=event_0000000900000000{third['id'][-16:]}&limit=3", every[:3]),
+                # types that are told elsewhere
+                ("types=llm.generation&types=turn.started", [every[2], every[9]]),
+                ("exclude=reason.thinking.delta&exclude=output.message.delta", every),
             ):
                 listed = await talk.get(f"/events?{query}")
                 assert listed["data"] == listed["items"] == expected, query
@@ -564,8 +624,36 @@ def test_events_below_an_agent_are_listed_in_the_older_words() -> None:
             messages = (await talk.get_below("/messages"))["data"]
             assert [event["data"]["message_id"] for event in listed["data"]] == [each["id"] for each in messages]
             assert numbers(listed["data"]) == numbers(messages)
-            rest = await talk.get_below(f"/events?since_id={listed['data'][1]['id']}")
-            assert rest["data"] == listed["data"][2:]
+            for query, expected in (
+                (f"since_id={listed['data'][1]['id']}", listed["data"][2:]),
+                ("types=message.user", listed["data"][::2]),
+                ("types=message.user&types=message.tool_call&exclude=message.assistant", listed["data"][::2]),
+                ("exclude=message.user", listed["data"][1::2]),
+                ("types=message.assistant&limit=1", listed["data"][-1:]),
+            ):
+                for path in ("/events", "/events/list"):
+                    assert (await talk.get_below(f"{path}?{query}"))["data"] == expected, query
+
+    run(main())
+
+
+@pytest.mark.parametrize("parameter", ["types", "exclude"])
+def test_a_type_of_event_that_there_is_not_is_refused_instead_of_waited_for(parameter: str) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            talk = await a_talk(site)
+            asked = {
+                "flat": ("message.user", "unheard.of", "", "Turn.Started"),
+                "nested": ("input.message", "turn.started", "unheard.of"),
+            }
+            for family, kinds in asked.items():
+                for kind in kinds:
+                    for path in ("/events", "/sse"):
+                        answer = await site.get(f"{getattr(talk, family)}{path}?{parameter}={kind}")
+                        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+                        assert parameter in answer.json()["detail"]
+                        (detail,) = answer.json()["details"]
+                        assert detail["loc"] == ["query", parameter]
 
     run(main())
 

@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import Body, Query
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, new_id, owner_of
+from codegen_api.conversations import Conversations, change, new_id, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.agents import BUILT_IN, AssistantId, agent_for, is_built_in, told
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import same
-from codegen_api.dialects.agent_protocol.keeping import change, keepable, nameable
+from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
 from codegen_api.dialects.agent_protocol.threads import remove_threads_of
 from codegen_api.dialects.agent_protocol.wire import assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered

@@ -13,7 +13,7 @@ from codegen_api.errors import GatewayError
 from codegen_api.following import Leaving, Notice, Quiet
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import Cut, EventStream
+from codegen_api.sse import STREAM_HEADERS, Cut, EventStream
 from codegen_api.stores import Turn, TurnState
 
 HEARTBEAT = b": heartbeat\n"
@@ -22,7 +22,6 @@ HEARTBEAT = b": heartbeat\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
-STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 WHOLE_STATES = frozenset({"values", "checkpoints", "debug"})
 

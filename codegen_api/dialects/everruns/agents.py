@@ -8,11 +8,11 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from codegen_api import stores
-from codegen_api.conversations import Conversations, new_id, owner_of
+from codegen_api.conversations import Conversations, change, new_id, owner_of
 from codegen_api.dialects.everruns import answers, schemas
 from codegen_api.dialects.everruns.asking import Asker, routes_about
 from codegen_api.dialects.everruns.ids import kept_id
-from codegen_api.dialects.everruns.keeping import change, keepable, not_offered
+from codegen_api.dialects.everruns.keeping import keepable, not_offered
 from codegen_api.dialects.everruns.wire import OWN, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE, Caller
@@ -173,12 +173,7 @@ def _missing() -> NotFound:
 
 
 def _check(body: schemas.CreateAgent | schemas.UpdateAgent) -> None:
-    not_offered(
-        capabilities=body.capabilities,
-        tools=body.tools,
-        initial_files=body.initial_files,
-        mcpServers=body.mcp_servers,
-    )
+    not_offered(**body.not_offered())
     keepable(
         name=body.name,
         display_name=body.display_name,

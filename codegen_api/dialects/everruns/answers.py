@@ -98,6 +98,7 @@ class EverrunsSessions(_Paged):
 
     data: list[EverrunsSession]
     items: list[EverrunsSession]
+    next_page_token: str | None = Field(None, description="For `page_token`, where there are more.", examples=["100"])
 
 
 class EverrunsMessage(_Told):

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import APIKeyHeader
 
 from codegen_api.dialects.everruns.wire import heard_organization
-from codegen_api.errors import InvalidToken
+from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
 from codegen_api.web import bearer, identify_lenient
 
@@ -19,6 +19,9 @@ credentials = APIKeyHeader(
 
 SCHEMES = ("bearer", "apikey")
 
+END_USER = "End-User"
+"""By this header applications keep their users apart who share a token of theirs."""
+
 FOREIGN = "evr_"
 """How keys for Everruns begin. Its SDKs take them from the environment and send them wherever they go."""
 
@@ -27,12 +30,15 @@ async def asking(request: Request) -> Caller:
     """Who is calling. A key for Everruns is shown to no host.
 
     Raises:
+        NotOffered: they call for one of several users of theirs, who would all be the same one here.
         NotAuthenticated: nobody says who.
         InvalidToken: somebody does, and it is not true.
         InsufficientScope: this route is not for them.
         AuthUnavailable: it cannot be found out just now.
         RateLimited: they have asked often enough.
     """
+    if END_USER in request.headers:
+        raise NotOffered("The gateway knows users by their tokens, and not by `End-User`: give each their own.")
     token = _token(request.headers.get("authorization", ""))
     if token is not None and token.startswith(FOREIGN):
         raise InvalidToken("This is a key for Everruns, which the host behind this gateway does not know.")

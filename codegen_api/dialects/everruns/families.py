@@ -2,6 +2,10 @@
 
 The *nested* family has its sessions below their agents; the present one, *flat*, has them beside. What they share is
 the agents.
+
+A turn at whose end the host waits for its user leaves a session ready: the next message is the answer. The present
+generation has the word ``waitingfortoolresults``, and no session here is ever that: it says that the client is to run a
+tool and send what came of it, and clients have no tools here. Who waited for calls to answer would find none.
 """
 
 import uuid

@@ -64,9 +64,13 @@ async def list_sessions(
     limit: Limit = 100,
     agent_id: Annotated[str | None, Query(description="Only those with this agent.")] = None,
     search: Annotated[str | None, Query(description="A part of the title, in either case.")] = None,
+    page_token: Annotated[
+        int | None, Query(ge=0, le=schemas.MOST, description="`next_page_token` of the page before, for `offset`.")
+    ] = None,
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = kept_id(agent_id, "agent") if agent_id else None
+    offset = offset if page_token is None else page_token
     return await sessions.list_sessions(conversations, caller, FLAT, offset, limit, agent=agent, search=search)
 
 

@@ -1,7 +1,7 @@
 """What has happened in a session by now: its turns, their events, and the messages among those."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codegen_api.conversations import Came, Conversations, Stretch, owner_of
 from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
@@ -50,8 +50,13 @@ async def messages_of(conversations: Conversations, caller: Caller, session: str
 
 
 async def events_of(conversations: Conversations, caller: Caller, session: str, wanted: Wanted) -> list[Event]:
-    """What has happened in a session by now, in order."""
+    """What has happened in a session by now, in order. Whoever has something of a turn that is not there has lost their
+    place, and gets all of it.
+    """
     turns = await turns_behind(conversations, caller, session, max(0, wanted.after.turn - 1))
+    if not turns and wanted.after > START:
+        wanted = replace(wanted, after=START)
+        turns = await turns_behind(conversations, caller, session, 0)
     stretches: list[list[Event]] = []
     count = 0
     for turn in reversed(turns) if wanted.newest else turns:

@@ -1,13 +1,10 @@
-"""What is kept for clients: how large it may be, and how it is changed while others may be changing it, too."""
+"""What is kept for clients, and how large it may be."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 from codegen_api.conversations import checked
-from codegen_api.errors import Conflict, Detail, InvalidRequest, NotOffered
+from codegen_api.errors import Detail, InvalidRequest, NotOffered
 from codegen_api.runs import Json, to_json
-
-T = TypeVar("T")
 
 SIZES: Mapping[str, int] = {
     "name": 2 * 1024,
@@ -22,8 +19,6 @@ SIZES: Mapping[str, int] = {
     "metadata": 64 * 1024,
 }
 """Bytes that a field may have: of its text, or of its JSON."""
-
-TRIES = 10
 
 
 def keepable(**given: Json) -> None:
@@ -52,19 +47,3 @@ def not_offered(**given: object) -> None:
                 f"The gateway does not do what `{name}` asks for.",
                 details=[Detail((name,), "Is not offered here.", "unsupported")],
             )
-
-
-async def change(
-    look: Callable[[], Awaitable[T]], put: Callable[[T, T], Awaitable[T | None]], to: Callable[[T], T]
-) -> T:
-    """What ``look`` finds, changed ``to`` what it is to be. ``put`` says None when it was changed in between.
-
-    Raises:
-        Conflict: others change it all the time.
-    """
-    for _ in range(TRIES):
-        then = await look()
-        changed = await put(then, to(then))
-        if changed is not None:
-            return changed
-    raise Conflict("Others are changing this, too; try again.")

@@ -9,7 +9,8 @@ from codegen_api.conversations import Came
 from codegen_api.dialects.everruns.events import Event, Happened, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.ids import Spot
-from codegen_api.dialects.everruns.wire import event_fields, told_of_message
+from codegen_api.dialects.everruns.kinds import kind_in
+from codegen_api.dialects.everruns.wire import event_fields, payload_below
 from codegen_api.runs import LogEntry, Step, to_json
 from codegen_api.sse import frame
 from codegen_api.stores import Turn
@@ -70,14 +71,13 @@ class Framed:
 
 def written(family: Family, event: Event) -> Written:
     """An event in the words of a family. The nested one counts its events, and has a name for messages only."""
-    if family is not NESTED:
-        fields = event_fields(event)
-        return Written(event.spot, event.kind, frame(event.kind, to_json(fields), str(fields["id"])))
-    known = told_of_message(event)
-    if known is None:
+    kind = kind_in(family, event)
+    if kind is None:
         return Written(event.spot, event.kind, b"")
-    kind, payload = known
-    return Written(event.spot, kind, frame(kind, to_json(payload), event.spot.number))
+    if family is NESTED:
+        return Written(event.spot, kind, frame(kind, to_json(payload_below(event)), event.spot.number))
+    fields = event_fields(event)
+    return Written(event.spot, kind, frame(kind, to_json(fields), str(fields["id"])))
 
 
 def _size(kept: Kept) -> int:

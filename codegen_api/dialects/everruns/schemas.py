@@ -24,6 +24,10 @@ class _NotOffered(BaseModel):
     initial_files: Offered = None
     mcp_servers: Annotated[Any, Field(alias="mcpServers", description="Not offered.")] = None
 
+    def not_offered(self) -> dict[str, Any]:
+        """The same by its names on the wire."""
+        return self.model_dump(include=set(_NotOffered.model_fields), by_alias=True)
+
 
 class CreateAgent(_NotOffered):
     """A new agent, or with the `id` of one that there is, what it is to be."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, owner_of
+from codegen_api.conversations import Conversations, change, owner_of
 from codegen_api.dialects.everruns import schemas
-from codegen_api.dialects.everruns.families import Family
+from codegen_api.dialects.everruns.families import FLAT, Family
 from codegen_api.dialects.everruns.ids import kept_id
-from codegen_api.dialects.everruns.keeping import change, keepable, not_offered
+from codegen_api.dialects.everruns.keeping import keepable, not_offered
 from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
 from codegen_api.dialects.everruns.wire import OWN, listed, session_fields, told
 from codegen_api.errors import Conflict, NotFound
@@ -21,7 +21,7 @@ from codegen_api.web import json_response
 ASKED_AFTER = 10
 """So many busy sessions of a list are looked after, for whoever asks again."""
 
-SAME_NAME = 100
+NAMES_AT_A_TIME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,7 @@ async def begin_session(
         Conflict: the agent is archived.
         IdempotencyKeyReused: another one was begun with this key.
     """
-    not_offered(
-        capabilities=body.capabilities,
-        tools=body.tools,
-        initial_files=body.initial_files,
-        mcpServers=body.mcp_servers,
-    )
+    not_offered(**body.not_offered())
     system_prompt = body.system_prompt if isinstance(body, schemas.CreateSession) else None
     keepable(title=body.title, tags=body.tags, model_id=body.model_id, system_prompt=system_prompt)
     if agent is not None and agent.archived:
@@ -98,12 +93,13 @@ async def agent_called(conversations: Conversations, caller: Caller, name: str) 
     Raises:
         NotFound: there is none.
     """
-    wanted = Query(SAME_NAME, configuration={OWN: {}}, name=name, archived=False)
-    found = await conversations.store.agents(owner_of(caller), wanted)
-    agent = next((agent for agent in found.items if agent.name == name), None)
-    if agent is None:
-        raise NotFound("There is no agent with this name.")
-    return agent
+    wanted = Query(NAMES_AT_A_TIME, configuration={OWN: {}}, name=name, archived=False)
+    while (found := await conversations.store.agents(owner_of(caller), wanted)).items:
+        for agent in found.items:  # in whose names it is a part
+            if agent.name == name:
+                return agent
+        wanted = replace(wanted, offset=wanted.offset + wanted.limit)
+    raise NotFound("There is no agent with this name.")
 
 
 async def list_sessions(
@@ -126,7 +122,10 @@ async def list_sessions(
     items: list[Json] = [
         session_fields(family, session, agent_id, *ends.get(session.id, (None, None))) for session in found.items
     ]
-    return listed(items, found.total, offset=offset, limit=limit)
+    paging: dict[str, Json] = {"offset": offset, "limit": limit}
+    if family is FLAT and items and offset + len(items) < found.total:
+        paging["next_page_token"] = str(offset + len(items))
+    return listed(items, found.total, **paging)
 
 
 async def get_session(conversations: Conversations, caller: Caller, here: Here) -> Response:

@@ -13,21 +13,20 @@ from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
 from codegen_api.dialects.everruns.keeping import keepable
+from codegen_api.dialects.everruns.kinds import chosen, kind_in
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, said_before
 from codegen_api.dialects.everruns.sessions import Here
 from codegen_api.dialects.everruns.streams import Listener, frames
-from codegen_api.dialects.everruns.wire import event_fields, listed, nested_event_fields, own, told
+from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, listed, own, told
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import EventStream
-from codegen_api.stores import Turn
+from codegen_api.sse import STREAM_HEADERS, EventStream
+from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
 from codegen_api.web import json_response
-
-STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
@@ -96,13 +95,13 @@ async def list_events(
         raise NotOffered(f"Events cannot be chosen by {', '.join(asked_for)} here.")
     after = last_seen(here, query.since_id, query.after_sequence)
     nested = here.family is NESTED
+    chosen(here.family, types=query.types, exclude=query.exclude)
     turn_id = None if query.turn_id is None else kept_id(query.turn_id, "turn")
 
     def suits(event: Event) -> bool:
-        if nested and event.message is None:
-            return False
-        kinds = query.types or [event.kind] * (event.kind != DELTA)
-        return event.kind in kinds and event.kind not in query.exclude and turn_id in (None, event.turn.id)
+        kind = kind_in(here.family, event)
+        wants = kind in query.types if query.types else kind not in (None, DELTA)
+        return wants and kind not in query.exclude and turn_id in (None, event.turn.id)
 
     wanted = Wanted(
         after or START,
@@ -112,7 +111,7 @@ async def list_events(
         newest=query.limit is not None and after is None,
     )
     events = await events_of(conversations, caller, here.session.id, wanted)
-    items: list[Json] = [nested_event_fields(event) if nested else event_fields(event) for event in events]
+    items: list[Json] = [event_fields_below(event) if nested else event_fields(event) for event in events]
     return listed(items[::-1] if query.order_desc else items, len(items))
 
 
@@ -125,6 +124,7 @@ def listen(
     last_event_id: str | None,
 ) -> Response:
     """What happens from now on, and before that what the listener does not have yet."""
+    chosen(here.family, types=query.types, exclude=query.exclude)
     listener = Listener(
         caller,
         here.family,
@@ -174,7 +174,9 @@ async def cancel(conversations: Conversations, caller: Caller, here: Here) -> Re
     latest = await conversations.latest(caller, here.session.id)
     if latest is None or not latest.state.active:
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session."}))
-    await conversations.stop(caller, latest)
+    stopped = await conversations.stop(caller, latest)
+    if not stopped.state.active and stopped.state is not TurnState.CANCELLED:
+        return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session any more."}))
     return json_response(to_json({"status": "cancelled", "message": "The turn was stopped."}))
 
 

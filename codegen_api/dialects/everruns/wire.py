@@ -11,7 +11,8 @@ from starlette.responses import Response
 from codegen_api.dialects.everruns.events import Event
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.ids import as_uuid, derived_id, event_hex
-from codegen_api.dialects.everruns.messages import Role, message_fields
+from codegen_api.dialects.everruns.kinds import kind_in
+from codegen_api.dialects.everruns.messages import message_fields
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Turn
@@ -27,9 +28,6 @@ HARNESS_ID = FLAT.id("harness", derived_id("harness"))
 """The one harness that there is: the host's own."""
 
 _SHOWN_ORGANIZATION = re.compile(r"org_0*([0-9]{1,32})", re.ASCII)
-
-_MESSAGES = {Role.USER: "message.user", Role.AGENT: "message.assistant", Role.TOOL_RESULT: "message.tool_result"}
-"""What the nested family calls the events that it knows."""
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -171,12 +169,11 @@ def event_fields(event: Event) -> dict[str, Json]:
     }
 
 
-def told_of_message(event: Event) -> tuple[str, Json] | None:
-    """What the nested family calls an event, and what it is told of it; None for one that it does not know."""
-    if event.message is None:
-        return None
+def payload_below(event: Event) -> dict[str, Json]:
+    """What the nested family is told of a message."""
+    assert event.message is not None  # noqa: S101 - it knows no other events
     fields = message_fields(NESTED, event.turn.conversation, event.message)
-    payload: Json = {
+    return {
         "message_id": fields["id"],
         "role": fields["role"],
         "content": fields["content"],
@@ -184,20 +181,15 @@ def told_of_message(event: Event) -> tuple[str, Json] | None:
         "metadata": fields.get("metadata"),
         "tags": [],
     }
-    return _MESSAGES[event.message.role], payload
 
 
-def nested_event_fields(event: Event) -> dict[str, Json] | None:
-    """An event as the nested family has it in lists."""
-    known = told_of_message(event)
-    if known is None:
-        return None
-    kind, payload = known
+def event_fields_below(event: Event) -> dict[str, Json]:
+    """A message as the nested family has it in lists of events."""
     return {
         "id": str(uuid.UUID(event_hex(event.turn.conversation, event.spot))),
         "session_id": NESTED.id("session", event.turn.conversation),
         "sequence": event.spot.number,
-        "event_type": kind,
-        "data": payload,
+        "event_type": kind_in(NESTED, event),
+        "data": payload_below(event),
         "created_at": event.at,
     }

@@ -24,7 +24,7 @@ from codegen_api.dialects.native.wire import (
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, RunRef, to_json
-from codegen_api.sse import EventStream, parse_position
+from codegen_api.sse import STREAM_HEADERS, EventStream, parse_position
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
     Asker,
@@ -45,7 +45,6 @@ from codegen_api.web import (
 
 runs = APIRouter(dependencies=[Depends(bearer)], generate_unique_id_function=named)
 
-STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 LINE_TYPES = ("application/x-ndjson", "application/jsonl")
 
 system = APIRouter(tags=["System"], generate_unique_id_function=named)
