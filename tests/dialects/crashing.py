@@ -10,7 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 from codegen_api.identity import Caller
-from tests.conversations.test_crashes import AT_LEAST, FIRST, LAST, SECOND, Life, Steps, at_any_call, began, dies
+from tests.conversations.test_crashes import (
+    AT_LEAST,
+    FIRST,
+    LAST,
+    SECOND,
+    Life,
+    Steps,
+    at_any_call,
+    began,
+    conversations,
+    dies,
+    is_settled,
+)
 from tests.conversations.world import ALICE, Process, Trap, World, works, works_for_ever
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.site import Connection, gateway_app
@@ -41,6 +53,7 @@ class Client:
     """Somebody who asks a process, and the next one when that has died."""
 
     def __init__(self, process: Process) -> None:
+        self.process = process
         self.world = process.world
         APP.state.gateway = process.gateway
         APP.state.conversations = process.conversations
@@ -91,6 +104,13 @@ async def asked_again(look: Callable[[], Coroutine[Any, Any, object]]) -> None:
     while loop.time() < begun + GIVEN_UP:
         await look()
         await asyncio.sleep(ASK_EVERY)
+
+
+async def is_known(client: Client) -> None:
+    """Of each turn it is known what became of it, and all that the host did is there."""
+    for conversation in conversations(client.world):
+        for turn in client.world.turns(conversation):
+            await is_settled(client.process, turn)
 
 
 Check = Callable[[Client], Coroutine[Any, Any, None]]
@@ -146,6 +166,7 @@ __all__ = [
     "crashes_at_any_call",
     "crashes_wherever_anything_waits",
     "events",
+    "is_known",
     "until",
     "works",
     "works_for_ever",

@@ -15,6 +15,7 @@ from tests.dialects.crashing import (
     crashes_at_any_call,
     crashes_wherever_anything_waits,
     events,
+    is_known,
     until,
     works,
     works_for_ever,
@@ -91,6 +92,7 @@ each_life = pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
 async def all_is_well(client: Client, life: Life) -> None:
     session = await session_of(client)
     await asked_again(lambda: client.get(session))
+    await is_known(client)
     host = client.world.host
     for text in (FIRST, SECOND):
         assert host.heard(text) <= 1
