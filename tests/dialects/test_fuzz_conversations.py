@@ -21,6 +21,8 @@ from pydantic import BaseModel
 from codegen_api.app import DIALECTS
 from codegen_api.conversations import Ask, Conversations, owner_of
 from codegen_api.dialects.everruns.ids import Spot, event_hex
+from codegen_api.errors import InvalidToken
+from codegen_api.identity import Credential
 from codegen_api.stores import Agent, Conversation, Turn
 from tests.auth.issuer import Issuer
 from tests.dialects.routes import routes, wants_caller
@@ -204,6 +206,15 @@ class Person:
         return theirs, {id_: (host.runs[id_].status, host.runs[id_].encoded()) for id_ in runs}
 
 
+class Host(FakeHost):
+    """What it does not know as a token is none, and so no secret."""
+
+    async def _called(self, operation: str, credential: Credential) -> None:
+        if credential.token not in self.tokens:
+            raise InvalidToken
+        await super()._called(operation, credential)
+
+
 SERVED = gateway_app(dialects=CONVERSATIONS)
 """Its routes are built once, which takes a second; what is behind them is another each time."""
 
@@ -278,7 +289,7 @@ def test_nothing_that_is_sent_breaks_anything_or_gets_something_of_somebody_else
     mode: str, requests: list[Sent], signed: bool
 ) -> None:
     async def main() -> None:
-        host, store = FakeHost(), ModelStore()
+        host, store = Host(), ModelStore()
         host.latency = 0
         more = {"secret_key": "a key that is long enough to be one", **MODES[mode]}
         more |= {"stream_max_age_seconds": AGE, "stream_heartbeat_seconds": HEARTBEAT, "org_id": "9"}
