@@ -216,6 +216,7 @@ _wire(HostLine, "host", "identify", "organizations", "create_run", "get_run", "l
 _wire(CancellingLine, "host", *CANCELS)
 _wire(StoreLine, "store", "add_conversation", "conversation", "remove_conversation", "expire")
 _wire(StoreLine, "store", "add_turn", "turn", "turns", "change_turn", "remove_turn")
+_wire(StoreLine, "store", "agent", "add_agent", "conversations", "change_conversation", "ends")
 
 
 class World:

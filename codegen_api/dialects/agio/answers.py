@@ -38,6 +38,15 @@ data: {{"run_id":"{RUN}","session_id":"s-1","status":"completed","response":"A l
 
 EVENTS = "`run_started`, `content_delta`, `tool_call_started`, `tool_call_completed`, `tool_call_failed`"
 ENDS = "`run_completed`, `run_cancelled` or `error`"
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One event. `data` is JSON.",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string"},
+    },
+}
 
 
 class Health(BaseModel):
@@ -207,7 +216,7 @@ def answers(status: int, model: Any, description: str, *errors: int) -> Response
 def streamed(model: Any, description: str, *errors: int) -> Responses:
     """The same, where the answer is JSON or a stream."""
     found = answers(200, model, description, *errors)
-    found[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}}
+    found[200]["content"] = {"text/event-stream": {"schema": EVENT, "example": STREAM_EXAMPLE}}
     return found
 
 

@@ -198,7 +198,17 @@ data: {"id":"event_0000000100000000bd0b53c1a6a9a0a1","type":"input.message",...}
 
 """
 
-STREAMED = {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One event. `data` is JSON.",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+}
+STREAMED = {"schema": EVENT, "example": _STREAM_EXAMPLE}
 
 _CONFLICT = ("conversation_busy", "A turn of the session is under way, or others are changing the same.")
 
