@@ -75,6 +75,14 @@ class Reading:
         assert self.connection.complete, self.text
         return self.events
 
+    async def cut(self) -> list[Told]:
+        """All its events, when it has broken off before its end was told."""
+        ended, _ = await asyncio.wait({self.connection.task}, timeout=20)  # awaiting it would end it
+        assert ended, self.text
+        assert self.connection.transport.aborted
+        assert not self.connection.complete
+        return self.events
+
     async def leave(self) -> None:
         self.connection.leave()
         await self.connection.task
@@ -123,3 +131,16 @@ async def eventually(look: Callable[[], Awaitable[Any]], wanted: Any) -> None:
         if await look() == wanted:
             return
         await asyncio.sleep(0.05)
+
+
+async def control(site: Site, run_id: str, what: str, body: Any = None) -> Any:
+    answer = await site.post(f"/api/runs/{run_id}/{what}", body)
+    assert answer.status_code == 200, answer.text
+    done = answer.json()
+    assert (done["success"], done["run_id"]) == (True, run_id)
+    return done
+
+
+async def refused(site: Site, run_id: str, what: str) -> tuple[int, str]:
+    answer = await site.post(f"/api/runs/{run_id}/{what}")
+    return answer.status_code, str(answer.json()["detail"])

@@ -1,6 +1,5 @@
 """Pause, resume and cancel do what they say, to the log that the host keeps."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -8,31 +7,19 @@ import pytest
 from codegen_api import errors
 from tests.dialects.agio import (
     chatting,
+    control,
     eventually,
     finish,
     following,
     latest,
     prompts,
+    refused,
     said,
     speaking,
     status_of,
 )
-from tests.dialects.site import Site, run
+from tests.dialects.site import run
 from tests.fakehost import FakeHost, Sequence
-
-
-async def control(site: Site, run_id: str, what: str, body: Any = None) -> Any:
-    answer = await site.post(f"/api/runs/{run_id}/{what}", body)
-    assert answer.status_code == 200, answer.text
-    done = answer.json()
-    assert (done["success"], done["run_id"]) == (True, run_id)
-    return done
-
-
-async def refused(site: Site, run_id: str, what: str) -> tuple[int, str]:
-    answer = await site.post(f"/api/runs/{run_id}/{what}")
-    return answer.status_code, str(answer.json()["detail"])
-
 
 # -- pause and resume -------------------------------------------------------------------------------------------------
 
@@ -123,27 +110,6 @@ def test_a_tool_that_was_at_work_when_its_run_was_paused_does_not_answer_any_mor
     run(main())
 
 
-def test_who_comes_back_during_a_pause_waits_with_the_others() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            reading = chatting(site)
-            run_id = await reading.run_id()
-            latest(site).append(text="First.")
-            delta = await reading.event("content_delta")
-            await reading.leave()
-            await control(site, run_id, "pause")
-            back = following(site, run_id, delta.id)
-            await back.until(lambda _: ": ping" in back.text)
-            await control(site, run_id, "resume")
-            finish(latest(site), "Second.")
-            events = await back.end()
-            assert [event.name for event in events] == ["content_delta", "run_completed"]
-            assert events[0].data["content"] == "\n\nSecond."
-            assert events[-1].data["response"] == "First.\n\nSecond."
-
-    run(main())
-
-
 def test_a_resume_that_the_host_refuses_leaves_the_run_paused() -> None:
     async def main() -> None:
         async with speaking() as site:
@@ -215,19 +181,6 @@ def test_a_run_that_ended_before_it_could_be_paused_is_not_paused() -> None:
     run(main())
 
 
-def test_what_was_said_in_a_session_since_takes_the_place_of_a_paused_run() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            reading = chatting(site, session_id="mine")
-            run_id = await reading.run_id()
-            await control(site, run_id, "pause")
-            await said(site, "Something else.", session_id="mine")
-            assert (await reading.end())[-1].name == "run_cancelled"
-            assert await refused(site, run_id, "resume") == (409, f"Cannot resume run '{run_id}': it is cancelled.")
-
-    run(main())
-
-
 def test_a_run_whose_host_waits_for_its_user_is_paused_and_goes_on_when_it_is_resumed() -> None:
     async def main() -> None:
         async with speaking() as site:
@@ -260,34 +213,6 @@ def test_a_question_is_answered_in_its_session() -> None:
             await said(site, "The second.", session_id="mine")
             assert prompts(latest(site)) == ["Say hello", "The second."]
             assert await status_of(site, run_id) == "completed"
-
-    run(main())
-
-
-def test_the_stream_of_a_paused_run_has_its_time() -> None:
-    async def main() -> None:
-        async with speaking(stream_max_age_seconds=1.0) as site:
-            reading = chatting(site)
-            run_id = await reading.run_id()
-            await control(site, run_id, "pause")
-            async with asyncio.timeout(15):
-                await reading.connection.task
-            assert not reading.connection.complete
-            assert reading.connection.transport.aborted
-
-    run(main())
-
-
-def test_a_process_that_is_about_to_stop_cuts_the_streams_of_paused_runs() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            reading = chatting(site)
-            run_id = await reading.run_id()
-            await control(site, run_id, "pause")
-            site.app.state.drain.begun = True
-            async with asyncio.timeout(15):
-                await reading.connection.task
-            assert not reading.connection.complete
 
     run(main())
 

@@ -193,7 +193,7 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
 async def update_agent(
     talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]
 ) -> Response:
-    """Change what is sent, and leave the rest. It holds for what is said from now on; the id stays."""
+    """Change what is sent, and leave the rest; the id stays. A session that the agent has begun goes on as it was."""
     given, now = body.model_dump(exclude_unset=True), talk.clock()
 
     def to(agent: Agent) -> Agent:

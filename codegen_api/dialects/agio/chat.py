@@ -12,7 +12,7 @@ from codegen_api.dialects.agio.agents import Known, is_enabled
 from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.events import BEGINNING, Position
 from codegen_api.dialects.agio.executions import OWN, Execution
-from codegen_api.dialects.agio.streams import Reader, frames, outcome, response, staying
+from codegen_api.dialects.agio.streams import Reader, frames, outcome, response
 from codegen_api.errors import Conflict
 from codegen_api.identity import WRITE, Caller
 from codegen_api.runs import Json
@@ -81,7 +81,7 @@ def answered(
     stream: bool = True,
 ) -> Response:
     """A run as it comes, or whole."""
-    events = Reader(talk, caller, run, after, overstayed=staying(request, caller)).events()
+    events = Reader(talk, caller, run, after).events()
     headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
         return response(request, frames(events), EVENTS_TYPE, headers)

@@ -33,17 +33,6 @@ STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (
     "failed",
     "cancelled",
 )
-STATUSES = (STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED)
-
-_OF: Mapping[TurnState, str] = {
-    TurnState.STARTING: STARTING,
-    TurnState.RUNNING: RUNNING,
-    TurnState.WAITING: PAUSED,
-    TurnState.COMPLETED: COMPLETED,
-    TurnState.FAILED: FAILED,
-    TurnState.CANCELLED: CANCELLED,
-    TurnState.UNKNOWN: FAILED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +58,17 @@ class Execution:
     @property
     def status(self) -> str:
         latest = self.latest
-        if latest.state is TurnState.WAITING:
-            if own(latest).get("cancelled") is True:
+        match latest.state:
+            case TurnState.WAITING if own(latest).get("cancelled") is True:
                 return CANCELLED
-            return COMPLETED if self.superseded else PAUSED
-        paused = latest.state is TurnState.CANCELLED and is_paused(latest)
-        return PAUSED if paused and not self.superseded else _OF[latest.state]
+            case TurnState.WAITING:
+                return COMPLETED if self.superseded else PAUSED
+            case TurnState.CANCELLED if is_paused(latest) and not self.superseded:
+                return PAUSED
+            case TurnState.UNKNOWN:
+                return FAILED
+            case state:
+                return state.value
 
     @property
     def query(self) -> str:
@@ -219,10 +213,10 @@ async def every_run(conversations: Conversations, caller: Caller) -> list[Execut
 def together(turns: Sequence[Turn]) -> list[Execution]:
     """The runs that these turns are, in the order of their first turns; ``turns`` are the newest first."""
     mine: dict[str, list[Turn]] = {}
-    latest: dict[str, Turn] = {}  # of each session, of those that the host began
+    latest: dict[str, Turn] = {}  # of each session, of those that the host has begun
     for turn in turns:
         mine.setdefault(run_id_of(turn), []).append(turn)
-        if not _never_begun(turn):
+        if turn.state is not TurnState.STARTING and not _never_begun(turn):
             latest.setdefault(turn.conversation, turn)
     runs = [Execution(tuple(reversed(group))) for run_id, group in mine.items() if group[-1].id == run_id]
     runs = [replace(run, superseded=_is_superseded(run, latest)) for run in runs]

@@ -4,7 +4,7 @@ They are there by themselves; what a client says of one is kept with the turn.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codegen_api.conversations import Checkpoint, Conversations, checked, owner_of
 from codegen_api.dialects.agio.executions import Execution, find_run, note, own, run_id_of
@@ -98,8 +98,7 @@ async def describe(
     described = {**_described(place.turn), str(place.offset): {"description": description, "tags": list(tags)}}
     if len(described) > MOST_DESCRIBED:
         raise Conflict("Enough checkpoints of this run have a description.")
-    turn = await note(talk, caller, place.turn.id, checkpoints=described)
-    return Place(place.run, turn, place.offset, place.step, place.messages, place.spoken, place.created)
+    return replace(place, turn=await note(talk, caller, place.turn.id, checkpoints=described))
 
 
 def _described(turn: Turn) -> Mapping[str, Json]:

@@ -5,17 +5,16 @@ is not the whole: the client comes back with the last id.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TypeVar
 
 from fastapi import Request
 
-from codegen_api.conversations import Caught, Conversations, Over, Progress
+from codegen_api.conversations import Caught, Conversations, Over, Stretch
 from codegen_api.dialects.agio.events import BEGINNING, Event, Position, Teller
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
-from codegen_api.errors import Conflict, GatewayError
+from codegen_api.errors import Conflict, GatewayError, ShuttingDown
 from codegen_api.following import Leaving, Notice, Quiet, close_running, loop_time
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
@@ -31,83 +30,70 @@ SIGN_OF_LIFE = b"\n"
 
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
-T = TypeVar("T")
-
 Told = AsyncGenerator[Sequence[Event] | None, None]
 """Events as they come; none are a sign of life."""
 
 
 class Reader:
-    """One who reads a run from behind ``after`` to its end. ``overstayed``: they have had their time."""
+    """One who reads a run from behind ``after`` to its end."""
 
-    def __init__(
-        self,
-        talk: Conversations,
-        caller: Caller,
-        run: Execution,
-        after: Position = BEGINNING,
-        *,
-        overstayed: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, talk: Conversations, caller: Caller, run: Execution, after: Position = BEGINNING) -> None:
         self.run = run
         self.teller = Teller(run.id, talk.gateway.step, after)
         self._talk = talk
         self._caller = caller
-        self._overstayed = overstayed
+        self._until = loop_time() + talk.gateway.patrol(caller).max_age
 
-    async def events(self) -> Told:
+    def events(self) -> Told:
         """Everything, as it comes; the last event is the end.
 
         Raises:
             Cut: it breaks off, and the run goes on.
         """
+        return _beating(self._events())
+
+    async def so_far(self) -> list[Event]:
+        """What has come by now, and the end, if it has come."""
+        events = self._begin()
+        for stretch in self.run.stretches:
+            events += await self._stretch(stretch)
+        if not self.run.latest.state.active and not self._waits_for_resume:
+            events.append(ending(self.run, self.teller))
+        return events
+
+    async def _events(self) -> AsyncGenerator[Sequence[Event], None]:
         try:
-            yield self.teller.begin(self.run.first.conversation, self.run.query)
-            for events in await self._earlier():
-                yield events
+            yield self._begin()
+            for stretch in self.run.stretches[:-1]:
+                yield await self._stretch(stretch)
             while True:
                 async with aclosing(self._latest()) as told:
                     async for each in told:
                         yield each
-                if not self._waits_for_resume:
-                    break
                 last = self.run.latest
-                async with aclosing(self._until_resumed()) as waiting:
-                    async for each in waiting:
-                        yield each
+                if self._waits_for_resume:
+                    await self._until_resumed()
                 if self.run.latest.id == last.id:
                     break
             yield [ending(self.run, self.teller)]
+        except ShuttingDown as error:
+            raise Cut from error
         except GatewayError as error:
             yield [broken(self.run, self.teller, error)]
 
-    async def so_far(self) -> list[Event]:
-        """What has come by now, and the end, if it has come."""
-        events = self.teller.begin(self.run.first.conversation, self.run.query)
-        for more in await self._earlier():
-            events += more
-        last, base = self.run.latest, self.teller.steps
-        for offset, entry in enumerate(await self._talk.entries(self._caller, self.run.stretches[-1]), 1):
-            events += self.teller.take(base + offset, entry)
-        if not last.state.active:
-            events += self._closed(last, whole=True)
-        if not last.state.active and not self._waits_for_resume:
-            events.append(ending(self.run, self.teller))
-        return events
+    def _begin(self) -> list[Event]:
+        return self.teller.begin(self.run.first.conversation, self.run.query)
 
-    async def _earlier(self) -> list[list[Event]]:
-        """What came of the turns before the latest one."""
-        told: list[list[Event]] = []
-        for stretch in self.run.stretches[:-1]:
-            base = self.teller.steps
-            entries = await self._talk.entries(self._caller, stretch)
-            told += [self.teller.take(base + offset, entry) for offset, entry in enumerate(entries, 1)]
-            told.append(self._closed(stretch.turn, whole=stretch.upto is None))
-        return told
+    async def _stretch(self, stretch: Stretch) -> list[Event]:
+        """What has come of a turn by now."""
+        told, base = [], self.teller.steps
+        for offset, entry in enumerate(await self._talk.entries(self._caller, stretch), 1):
+            told += self.teller.take(base + offset, entry)
+        return told if stretch.turn.state.active else told + self._closed(stretch.turn, whole=stretch.upto is None)
 
-    async def _latest(self) -> Told:
+    async def _latest(self) -> AsyncGenerator[Sequence[Event], None]:
         base = self.teller.steps
-        async with aclosing(_beating(self._talk.follow(self._caller, self.run.latest))) as progress:
+        async with aclosing(self._talk.follow(self._caller, self.run.latest)) as progress:
             async for news in progress:
                 match news:
                     case Over(turn=turn):
@@ -115,9 +101,7 @@ class Reader:
                         yield self._closed(turn, whole=True)
                     case Leaving():
                         raise Cut
-                    case None | Quiet() | Notice():
-                        yield None
-                    case Caught():
+                    case Quiet() | Notice() | Caught():
                         pass
                     case _:
                         yield [event for came in news for event in self.teller.take(base + came.offset, came.entry)]
@@ -129,17 +113,22 @@ class Reader:
     def _waits_for_resume(self) -> bool:
         return self.run.status == PAUSED and is_paused(self.run.latest)
 
-    async def _until_resumed(self) -> Told:
-        """Signs of life until the run goes on, or never will."""
+    async def _until_resumed(self) -> None:
+        """Wait until the run goes on, or never will.
+
+        Raises:
+            Cut: the stream has had its time.
+            Conflict: the run went on from elsewhere.
+        """
         last, number = self.run.latest, self.run.turns[-1].number
-        while self._waits_for_resume:
-            if self._overstayed():
-                raise Cut
-            self._caller.confirm()
-            yield None
-            begun = await self._talk.turn_after(self._caller, last.conversation, number, within=BEAT)
-            number = number if begun is None else begun.number
-            self.run = await find_run(self._talk, self._caller, self.run.id)
+        with self._talk.gateway.attend(self._caller) as attendant:
+            while self._waits_for_resume:
+                if attendant.leaving.is_set() or loop_time() >= self._until:
+                    raise Cut
+                self._caller.confirm()
+                begun = await self._talk.turn_after(self._caller, last.conversation, number, within=BEAT)
+                number = number if begun is None else begun.number
+                self.run = await find_run(self._talk, self._caller, self.run.id)
         leading = self.run.stretches[:-1]
         if self.run.latest.id != last.id and (
             not leading or leading[-1].turn.id != last.id or leading[-1].upto is not None
@@ -213,18 +202,6 @@ def response(
     )
 
 
-def staying(request: Request, caller: Caller) -> Callable[[], bool]:
-    """Whether a stream that begins now has had its time, when the gateway does not end it by itself."""
-    state = request.app.state
-    until = loop_time() + state.settings.stream_max_age_seconds
-
-    def overstayed() -> bool:
-        expired = caller.expires is not None and state.conversations.clock() >= caller.expires
-        return expired or loop_time() >= until or bool(state.drain.begun)
-
-    return overstayed
-
-
 def _packed(events: Sequence[Event]) -> Iterator[bytes]:
     """Frames together, in pieces that are written at once."""
     piece = b""
@@ -244,9 +221,9 @@ def _frame(event: Event) -> bytes:
     return b"event: %b\ndata: %b\n%b\n" % (event.name.encode(), to_json(event.data), id_line)
 
 
-async def _beating(source: AsyncGenerator[Progress, None]) -> AsyncGenerator["Progress | None", None]:
+async def _beating(source: AsyncGenerator[Sequence[Event], None]) -> Told:
     """The same, with None for each BEAT of silence."""
-    coming: asyncio.Task[Progress] | None = None
+    coming: asyncio.Task[Sequence[Event]] | None = None
     try:
         while True:
             coming = coming or asyncio.ensure_future(anext(source))
