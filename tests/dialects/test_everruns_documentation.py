@@ -3,13 +3,15 @@
 import re
 
 from codegen_api.dialects.everruns import schemas, talk
+from codegen_api.dialects.everruns.asking import END_USER
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.keeping import SIZES
+from codegen_api.dialects.everruns.kinds import BELOW, TOLD
 from codegen_api.stores import TurnState
 from tests.dialects.documented import assert_described, chapter, documented, part, routes_in, undescribed
 
 CLIENTS = chapter("Everruns")
-IGNORED = ["End-User", "Everruns-Change-Reason", "harness_id", "role", "tags", "workspace_id"]
+IGNORED = ["Everruns-Change-Reason", "harness_id", "role", "tags", "workspace_id"]
 
 
 def told_of(title: str) -> str:
@@ -45,6 +47,7 @@ def test_what_is_refused_by_name_and_what_is_ignored_is_listed() -> None:
     never -= {"title", "tags", "model_id"}
     assert {name for name in never | talk.NOT_OFFERED if f"`{name}`" not in refused} == set()
     assert "`wait=true`" in refused
+    assert f"`{END_USER}`" in refused
     assert {name for name in IGNORED if f"`{name}`" not in ignored} == set()
 
 
@@ -66,3 +69,9 @@ def test_the_sizes_told_are_those_that_are_kept() -> None:
 
 def test_the_numbers_told_are_those_of_the_code() -> None:
     assert f"at most {talk.MOST_EVENTS:,} events" in told_of("Events")
+
+
+def test_the_events_told_are_those_that_come() -> None:
+    flat, _, below = told_of("Events").split(" A list leaves out")[0].partition("Below agents")
+    assert set(re.findall("`([a-z.]+[.][a-z]+)`", flat)) == TOLD
+    assert set(re.findall("`(message[.][a-z_]+)`", below)) == set(BELOW.values())
