@@ -247,8 +247,16 @@ class Gateway:
             )
 
     async def resume(
-        self, caller: Caller, organization: str, run_id: str, prompt: str, images: tuple[str, ...] | None
+        self,
+        caller: Caller,
+        organization: str,
+        run_id: str,
+        prompt: str,
+        images: tuple[str, ...] | None,
+        *,
+        length: Cursor | None = None,
     ) -> Run:
+        """Go on with a run, whose log is of this ``length`` at least, if the caller knows."""
         ref = await self._admit(caller, organization, run_id, WRITE)
         with heard(caller):
             try:
@@ -260,7 +268,7 @@ class Gateway:
                 raise
             with self._writing(ref):
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
-        self.hub.resumed(run.ref, run)
+        self.hub.resumed(run.ref, run, length)
         return run
 
     async def cancel(self, caller: Caller, organization: str, run_id: str) -> Run:

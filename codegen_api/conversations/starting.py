@@ -136,7 +136,9 @@ class Starting:
         try:
             if turn.resumes and turn.run is not None:
                 organization, run_id = turn.run.organization, turn.run.id
-                run = await self._gateway.resume(caller, organization, run_id, turn.prompt, new.images)
+                run = await self._gateway.resume(
+                    caller, organization, run_id, turn.prompt, new.images, length=turn.begin
+                )
             else:
                 marked = replace(new, marks={MARK: turn.mark})
                 run = await self._gateway.create(caller, turn.organization, marked)

@@ -109,10 +109,13 @@ class Follower:
         """Read now: somebody has altered the run through this gateway, or waits for what was let go."""
         self._wake.set()
 
-    def resumed(self, at: float, run: Run | None) -> None:
-        """The host answered a resume at ``at``: what it said of the status before that says nothing any more."""
+    def resumed(self, at: float, run: Run | None, length: Cursor | None = None) -> None:
+        """The host answered a resume at ``at``: what it said of the status before that says nothing any more. The log
+        is known to have been of this ``length`` then, or longer.
+        """
         self.resumed_at = at
-        self._resumed_tail = self.tail if self.caught_up else None
+        # what was seen here may be from before somebody else's resume
+        self._resumed_tail = max(self.tail, length or 0) if self.caught_up else length
         self._active_since_resume = False
         self._end_seen = self._settled = None
         if run is not None and not run.status.ended and at > self._asked:
@@ -173,7 +176,8 @@ class Follower:
         if tail.changed is not None:
             self._announced = tail.changed
             if tail.changed.length is not None and tail.changed.seen < self.resumed_at:
-                self._resumed_tail = tail.cursor  # that end is the old one, whatever the log has grown by since
+                # that end is the old one, whatever the log has grown by since
+                self._resumed_tail = max(tail.cursor, self._resumed_tail or 0)
             newer = self._asked >= tail.changed.seen
             self.run = tail.changed.run.updated(self.run) if newer else self.run.updated(tail.changed.run)
             self.described = max(self.described, tail.changed.seen)

@@ -58,7 +58,9 @@ class Hub:
         self._linger = linger
         self._observer = observer or Quiet()
         self._old_pages = OldPages(old_pages_bytes)
-        self._resumes: TTLCache[RunRef, tuple[float, Run | None]] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
+        self._resumes: TTLCache[RunRef, tuple[float, Run | None, Cursor | None]] = TTLCache(
+            10_000, RESUME_DOUBT, timer=loop_time
+        )
         self._cancels: TTLCache[RunRef, float] = TTLCache(10_000, RESUME_DOUBT, timer=loop_time)
         self._followers: dict[RunRef, Follower] = {}
         self._tasks: dict[Follower, asyncio.Task[None]] = {}
@@ -118,9 +120,11 @@ class Hub:
         finally:
             self._go(attendant)
 
-    def resumed(self, ref: RunRef, run: Run | None) -> None:
-        """The host has just answered a resume of this run (with ``run``, if it said anything of use)."""
-        self._resumes[ref] = (loop_time(), run)
+    def resumed(self, ref: RunRef, run: Run | None, length: Cursor | None = None) -> None:
+        """The host has just answered a resume of this run (with ``run``, if it said anything of use), whose log was of
+        this ``length`` before, if that is known.
+        """
+        self._resumes[ref] = (loop_time(), run, length)
         if ref in self._followers:
             self._followers[ref].resumed(*self._resumes[ref])
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,9 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.following import Leaving, Notice, Patrol, Quiet
+from codegen_api.following.turns import Turns
 from codegen_api.identity import Caller
+from codegen_api.pace import Cadence
 from codegen_api.runs import Page, Run
 from codegen_api.stores import Turn, TurnState
 from tests.conversations.world import ALICE, Host, Process, Seen, Step, World, works, works_for_ever
@@ -214,6 +217,60 @@ def test_a_status_from_before_the_resume_is_no_end(before: str, elsewhere: bool,
             assert live.over.state is TurnState.COMPLETED
             assert live.texts() == world.expected(live.over)
             assert len(live.log) == 3
+
+    run(main())
+
+
+@pytest.mark.parametrize("viewed", [False, True])
+def test_where_the_turn_before_was_another_instance_s_its_end_is_not_taken_for_the_next_one_s(viewed: bool) -> None:
+    async def main() -> None:
+        host = Stale(script=ends("COMPLETE", 3, 3.2, 3.4, at_end=4))
+        host.lag = 0.5
+        world = World(host)
+        await world.converse()
+        # nothing keeps them from asking the host at once
+        more = {"turns": Turns(limit=100_000), "cadence": lambda: Cadence(fast=0.05), "linger": 60}
+        swift = [world.serving(**more) for _ in range(2)]
+        async with swift[0] as here, swift[1] as there:
+            await here.wait(await here.say("One"))
+            second = await there.say("Two")
+            if viewed:
+                assert (await seen(here, second)).over is not None
+            await there.wait(second)
+            third = await here.say("Three")
+
+            async def wait(process: Process, seconds: float) -> None:
+                await asyncio.sleep(seconds)
+                await process.wait(third)
+
+            # the first comes while what is known here of the log is from the turn before, and the next ones later
+            await asyncio.gather(wait(here, 0), wait(here, 0.1), wait(here, 0.2), wait(there, 0))
+            assert [(turn.begin, turn.end) for turn in world.turns()] == [(0, 4), (4, 8), (8, 12)]
+            for turn in world.turns():
+                assert await here.told(turn) == await there.told(turn) == world.expected(turn)
+
+    run(main())
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_who_is_slow_to_follow_a_turn_is_not_told_the_next_one_as_a_part_of_it(elsewhere: bool) -> None:
+    async def main() -> None:
+        world = World()
+        await world.converse()
+        async with world.serving() as here, world.serving() as there:
+            first = await here.say("One")
+            slow = here.conversations.follow(ALICE, first)
+            told: list[str] = []
+            async with aclosing(slow) as progress:
+                async for news in progress:
+                    if isinstance(news, tuple):
+                        if not told:  # what comes meanwhile waits
+                            await there.wait(first)
+                            await there.wait(await (there if elsewhere else here).say("Two"))
+                        told += [came.entry.json.decode() for came in news]
+                    last = news
+            assert told == world.expected(first)
+            assert last == Over(world.turns()[0])
 
     run(main())
 
