@@ -7,13 +7,15 @@ does not take for ``stall_seconds`` aborts the connection instead of holding on,
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from codegen_api.errors import InvalidCursor
-from codegen_api.following import Position
+from codegen_api.following import Position, close_running
+
+T = TypeVar("T")
 
 WRITE_BYTES = 64 * 1024
 """The most that is handed to a connection at once: what a viewer who does not read can hold."""
@@ -53,6 +55,26 @@ def parse_position(text: str) -> Position:
     if match is None:
         raise InvalidCursor
     return Position(int(match[1]), over=match[2] is not None)
+
+
+async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
+    """The same, with None whenever nothing has come for so many seconds."""
+    coming: asyncio.Task[T] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(source))
+            done, _ = await asyncio.wait({coming}, timeout=seconds)
+            if not done:
+                yield None
+                continue
+            try:
+                came = coming.result()
+            except StopAsyncIteration:
+                return
+            coming = None
+            yield came
+    finally:
+        await close_running(source, coming)
 
 
 class Cut(Exception):

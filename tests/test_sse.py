@@ -12,13 +12,46 @@ from hypothesis import strategies as st
 from codegen_api.errors import InvalidCursor
 from codegen_api.following import Position
 from codegen_api.runs import to_json
-from codegen_api.sse import HEARTBEAT, WRITE_BYTES, EventStream, frame, line, parse_position, retry
+from codegen_api.sse import HEARTBEAT, WRITE_BYTES, EventStream, beating, frame, line, parse_position, retry
 from tests.dialects.eventsource import parse
 from tests.test_runs import as_sent, values
 from tests.virtual import run
 
 names = st.sampled_from(["status", "log", "log.amended", "notice", "resync", "failure", "end"])
 ids = st.none() | st.integers(0, 10**18) | st.integers(0, 10**18).map(lambda n: f"{n}.end")
+
+
+def test_each_silence_is_said_and_nothing_is_lost_by_it() -> None:
+    closed = []
+
+    async def slow(*seconds: float) -> AsyncGenerator[float, None]:
+        try:
+            for each in seconds:
+                await asyncio.sleep(each)
+                yield each
+        finally:
+            closed.append(seconds)
+
+    async def main() -> None:
+        assert [each async for each in beating(slow(1, 7, 2), 3)] == [1, None, None, 7, 2]
+        async with aclosing(beating(slow(1, 7, 2), 3)) as left:
+            assert [await anext(left), await anext(left)] == [1, None]
+        assert closed == [(1, 7, 2)] * 2
+
+    run(main())
+
+
+def test_what_goes_wrong_behind_a_silence_is_told() -> None:
+    async def failing() -> AsyncGenerator[int, None]:
+        await asyncio.sleep(4)
+        raise InvalidCursor
+        yield 1
+
+    async def main() -> None:
+        with pytest.raises(InvalidCursor):
+            _ = [each async for each in beating(failing(), 3)]
+
+    run(main())
 
 
 @pytest.mark.wire("stream-events")

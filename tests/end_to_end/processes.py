@@ -297,14 +297,9 @@ def gateway(
 
 
 @contextmanager
-def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> Iterator[Server]:
-    """``uvicorn codegen_api:create_app``, serving."""
-    command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", *PATIENT]
-    settings = {"base_url": host.url, "org_id": 323, **settings}
-    with (
-        held_port() as port,
-        launched([*command, "--port", str(port), *arguments], talks=False, **settings) as server,
-    ):
+def silent(command: Sequence[str], port: int, **settings: str | float) -> Iterator[Server]:
+    """A server on ``port``, serving, that does not say by itself where it is."""
+    with launched(command, talks=False, **settings) as server:
         served = replace(server, url=f"http://127.0.0.1:{port}")
 
         def answers() -> bool:
@@ -316,3 +311,12 @@ def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> It
 
         eventually(answers, within=STARTING)
         yield served
+
+
+@contextmanager
+def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> Iterator[Server]:
+    """``uvicorn codegen_api:create_app``, serving."""
+    command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", *PATIENT]
+    settings = {"base_url": host.url, "org_id": 323, **settings}
+    with held_port() as port, silent([*command, "--port", str(port), *arguments], port, **settings) as server:
+        yield server

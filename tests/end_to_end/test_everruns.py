@@ -1,17 +1,13 @@
-"""Clients made for Everruns, in front of a gateway that serves: the documented example, and the SDK of today."""
+"""The SDK of Everruns in front of a gateway that serves. The documented example is in ``tests/test_documents.py``."""
 
 import asyncio
 import signal
-import threading
-import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-import requests
-import sseclient
 from everruns_sdk import AgentClient, Event, Everruns
 from everruns_sdk.errors import ApiError, AuthenticationError, NotFoundError
 from everruns_sdk.sse import EventStream, StreamOptions
@@ -39,150 +35,6 @@ def swift() -> Iterator[Sandbox]:
 def site(swift: Sandbox) -> Iterator[Server]:
     with gateway(swift, **SETTINGS) as server:
         yield server
-
-
-# -- the documented example -------------------------------------------------------------------------------------------
-
-
-class Notebook:
-    """What the documented example does, cell by cell, with nothing but the base URL its own."""
-
-    def __init__(self, base_url: str) -> None:
-        self.base = base_url
-        self.api = f"{base_url}/v1"
-        self.agent = self.session = ""
-        self.events: list[Any] = []
-        self.stopping = threading.Event()
-
-    def health(self) -> Any:
-        response = requests.get(f"{self.base}/health", timeout=WAIT)
-        response.raise_for_status()
-        return response.json()
-
-    def create_agent(self) -> Any:
-        body = {
-            "name": "Python Example Agent",
-            "description": "A helpful assistant created via the Python API",
-            "system_prompt": "You are a helpful assistant. Be concise and friendly.",
-            "tags": ["example", "python"],
-        }
-        agent = self._posted("/agents", body)
-        self.agent = agent["id"]
-        return agent
-
-    def create_session(self) -> Any:
-        session = self._posted(f"/agents/{self.agent}/sessions", {"title": "Python API Test Session", "tags": ["test"]})
-        self.session = session["id"]
-        return session
-
-    def send(self, text: str, **more: Any) -> Any:
-        return self._posted(f"{self.path}/messages", {"message": {**more, "content": [{"type": "text", "text": text}]}})
-
-    def wait_until_ready(self, timeout: float = 60) -> list[str]:
-        """The statuses that were seen; the last one is the first that says that the session is ready."""
-        begun, seen = time.monotonic(), []
-        while time.monotonic() - begun < timeout:
-            status = self._got(self.path)["status"]
-            seen.append(status)
-            if status == "pending":
-                return seen
-            assert status != "failed"
-            time.sleep(0.5)
-        raise TimeoutError
-
-    def messages(self) -> Any:
-        return self._got(f"{self.path}/messages")
-
-    def stream(self) -> None:
-        """Until somebody says stop; events that have data are JSON."""
-        url = f"{self.api}{self.path}/events"
-        response = requests.get(url, stream=True, headers={"Accept": "text/event-stream"}, timeout=WAIT)
-        for event in sseclient.SSEClient(response).events():
-            if self.stopping.is_set():
-                break
-            self.events.append(event)
-
-    def clean_up(self) -> list[int]:
-        return [
-            requests.delete(f"{self.api}{path}", timeout=WAIT).status_code
-            for path in (self.path, f"/agents/{self.agent}")
-        ]
-
-    @property
-    def path(self) -> str:
-        return f"/agents/{self.agent}/sessions/{self.session}"
-
-    def _posted(self, path: str, body: Any) -> Any:
-        response = requests.post(f"{self.api}{path}", json=body, timeout=WAIT)
-        response.raise_for_status()
-        return response.json()
-
-    def _got(self, path: str) -> Any:
-        response = requests.get(f"{self.api}{path}", timeout=WAIT)
-        response.raise_for_status()
-        return response.json()
-
-
-def printed(message: Any) -> list[str]:
-    """A message as the example prints it: each part by its kind, and nothing is asked about first."""
-    lines = [message["role"].upper()]
-    for part in message["content"]:
-        match part["type"]:
-            case "text":
-                lines.append(part["text"])
-            case "tool_call":
-                lines.append(f"[Tool Call: {part['name']}({part['arguments']})]")
-            case "tool_result":
-                lines.append(f"[Tool Result: {part['result']}]")
-    return lines
-
-
-def test_the_documented_example_runs_to_its_end_and_prints_an_answer(site: Server) -> None:
-    example = Notebook(site.url)
-    assert example.health()["status"] == "healthy"
-    assert example.create_agent()["tags"] == ["example", "python"]
-    assert example.create_session()["status"] == "pending"
-    said = example.send("What is 2 + 2? Please explain your reasoning.", role="user")
-    assert said["role"] == "user"
-    seen = example.wait_until_ready()
-    assert seen[0] == "running"
-    listed = example.messages()
-    assert listed["total"] == len(listed["items"]) > 2
-    lines = [printed(message) for message in listed["items"]]
-    assert lines[0] == ["USER", "What is 2 + 2? Please explain your reasoning."]
-    assert lines[-1][0] == "ASSISTANT"
-    assert lines[-1][1].startswith("I did what you asked")
-    assert any(line.startswith("[Tool Call: ripgrep_search(") for each in lines for line in each)
-    assert any(line.startswith("[Tool Result: ") for each in lines for line in each)
-
-    example.send("What about 3 + 3?")
-    assert example.wait_until_ready()[0] == "running"
-    items = example.messages()["items"]
-    assert len(items) > len(lines)
-    assert [each["role"] for each in items[-2:]][-1] == "assistant"
-    assert "What about 3 + 3?" in printed(items[-1])[1]
-
-    streaming = threading.Thread(target=example.stream, daemon=True)
-    streaming.start()
-    example.send("Tell me a short joke.")
-    example.wait_until_ready()
-    everything = len(example.messages()["items"])
-    deadline = time.monotonic() + WAIT
-    while len(example.events) < everything + 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert example.events[0].event == "connected"
-    kinds = [event.event for event in example.events[1:]]
-    assert kinds.count("message.user") == 3
-    assert kinds[-1] == "message.assistant"
-    assert len(kinds) == everything
-    assert "Tell me a short joke." in example.events[-1].data
-    example.stopping.set()
-    assert example.clean_up() == [204, 204]
-    streaming.join(WAIT)
-    assert not streaming.is_alive()
-
-
-# -- the SDK ----------------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager

@@ -10,17 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import requests
 
 from codegen_api.serve import MOST_UNREAD
 from tests.end_to_end import processes
 from tests.end_to_end.processes import (
-    ALICE,
     ROOT,
     SERVER,
     STARTING,
@@ -37,88 +34,7 @@ from tests.leaks import WATCH
 CURL, BASH = shutil.which("curl"), shutil.which("bash")
 
 
-@pytest.fixture(scope="module")
-def door() -> Iterator[Server]:
-    with gateway(None, "--sandbox", "--port", "0") as server:
-        yield server
-
-
-def curl(*arguments: str) -> str:
-    WATCH.secret("a prompt", FIBONACCI)
-    command = [CURL or "", "-sS", "--max-time", "20", *arguments]
-    done = subprocess.run(command, capture_output=True, timeout=WAIT, check=True, env=environment())
-    assert not done.stderr
-    return done.stdout.decode()
-
-
-FIBONACCI = "Create a Python function to calculate fibonacci numbers"
-RUN_MEMBERS = {"id", "organization_id", "status", "created_at", "web_url", "result", "metadata"}
 needs_curl = pytest.mark.skipif(CURL is None, reason="install curl to run this")
-
-
-@needs_curl
-@pytest.mark.wire("create", "run-status", "times-are-utc")
-def test_the_promised_curl_line_creates_a_run(door: Server) -> None:
-    answer = json.loads(
-        curl(
-            *("-X", "POST", f"{door.url}/agent-runs"),
-            *("-H", "Authorization: Bearer sandbox-alice", "-H", "Content-Type: application/json", "-d"),
-            json.dumps({"prompt": FIBONACCI, "metadata": {"priority": "high", "source": "api"}}),
-        )
-    )
-    assert answer.keys() >= RUN_MEMBERS
-    assert answer["organization_id"] == 323
-    assert answer["metadata"] == {"priority": "high", "source": "api"}
-    assert (answer["status"], answer["run_status"], answer["ended"]) == ("ACTIVE", "running", False)
-    assert answer["created_at"].endswith("Z")
-
-
-@needs_curl
-@pytest.mark.wire("logs-page", "entry-position")
-def test_the_promised_curl_line_reads_a_page_of_a_log(door: Server) -> None:
-    line = ["-X", "GET", f"{door.url}/agent-runs/12345/logs?limit=10", "-H", "Authorization: Bearer sandbox-alice"]
-    answer = json.loads(curl(*line))
-    assert answer.keys() >= {*RUN_MEMBERS, "logs", "total_logs", "page", "size", "pages"}
-    assert [entry["position"] for entry in answer["logs"]] == list(range(1, 11))
-    assert (answer["total_logs"], answer["page"], answer["size"]) == (28, 1, 10)
-    assert 'rel="next"' in curl("-D", "-", "-o", "/dev/null", *line)
-
-
-@needs_curl
-@pytest.mark.wire("stream-head", "stream-first-frame", "stream-events", "end-complete")
-def test_the_promised_curl_line_streams_a_log(door: Server) -> None:
-    answer = curl(
-        *("-i", "-X", "GET", f"{door.url}/agent-runs/12345/logs/stream"),
-        *("-H", "Authorization: Bearer sandbox-alice", "-H", "Accept: text/event-stream"),
-    )
-    head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
-    headers = dict(line.lower().split(": ", 1) for line in head.split("\n")[1:])
-    assert headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert headers["cache-control"] == "no-cache, no-transform"
-    assert headers["x-accel-buffering"] == "no"
-    assert "content-encoding" not in headers
-    frames = body.strip("\n").split("\n\n")
-    assert frames[0].startswith("retry: 2000\nevent: status\ndata: {")
-    assert [frame.split("\n")[0] for frame in frames[1:-1]] == [f"id: {number}" for number in range(1, 29)]
-    assert frames[-1].startswith("id: 28.end\nevent: end\ndata: {")
-
-
-@pytest.mark.wire("create", "auth-challenge", "error-shape")
-def test_the_promised_python_client_creates_a_run(door: Server) -> None:
-    with requests.Session() as session:
-        session.trust_env = False
-        url, body = f"{door.url}/agent-runs", {"prompt": "Create a Python function"}
-        response = session.post(url, headers=ALICE, json=body, timeout=WAIT)
-        assert response.status_code == 201
-        assert response.headers["Location"] == f"/agent-runs/{response.json()['id']}"
-        stranger = {"Authorization": "Bearer YOUR_TOKEN"}
-        refused = session.post(url, headers=stranger, json=body, timeout=WAIT)
-        WATCH.sent(stranger, body)
-        WATCH.answer(refused.status_code, refused.text)
-        assert refused.status_code == 401
-        assert refused.json().keys() == {"error", "code", "status_code", "request_id"}
-        health = session.get(f"{door.url}/health", timeout=WAIT).json()
-        assert health["status"] == "healthy"
 
 
 @needs_curl

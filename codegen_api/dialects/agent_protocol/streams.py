@@ -13,8 +13,11 @@ from codegen_api.errors import GatewayError
 from codegen_api.following import Leaving, Notice, Quiet
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import STREAM_HEADERS, Cut, EventStream
+from codegen_api.sse import STREAM_HEADERS, Cut, EventStream, beating
 from codegen_api.stores import Turn, TurnState
+
+BEAT = 3.0
+"""Seconds of silence before a sign of life: plain HTTP clients in Python give up after five."""
 
 HEARTBEAT = b": heartbeat\n"
 """One line: after a blank one, clients in JavaScript believe in an event."""
@@ -67,7 +70,7 @@ async def _told(
     claims_more = False
     if begun := teller.begin():
         yield begun
-    async with aclosing(conversations.follow(caller, turn)) as progress:
+    async with aclosing(beating(conversations.follow(caller, turn), BEAT)) as progress:
         async for news in progress:
             match news:
                 case Caught(offset=offset):
@@ -84,7 +87,7 @@ async def _told(
                     await at_end(over)
                 case Leaving():
                     raise Cut
-                case Quiet() | Notice():
+                case None | Quiet() | Notice():
                     yield HEARTBEAT
                 case _:
                     if claims_more:
@@ -98,7 +101,7 @@ async def outcome(
 ) -> AsyncGenerator[bytes, None]:
     """What came of a turn, when it is over: the state of the thread, or ``__error__``."""
     try:
-        async with aclosing(conversations.follow(caller, turn)) as progress:
+        async with aclosing(beating(conversations.follow(caller, turn), BEAT)) as progress:
             async for news in progress:
                 match news:
                     case Over(turn=over):
@@ -106,7 +109,7 @@ async def outcome(
                         await at_end(over)
                     case Leaving():
                         raise Cut
-                    case Quiet() | Notice():
+                    case None | Quiet() | Notice():
                         yield SIGN_OF_LIFE
                     case _:
                         pass

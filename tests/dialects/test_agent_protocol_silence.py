@@ -1,0 +1,33 @@
+"""An agent that says nothing for long, and clients with the time-outs that they have by default."""
+
+import json
+
+import pytest
+
+from tests.dialects.sdk import speaking
+from tests.dialects.site import AUTHORIZED, Connection, run
+from tests.leaks import WATCH
+
+TYPED = {**AUTHORIZED, "Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(("path", "sign"), [("stream", b"\n: heartbeat\n"), ("wait", b"\n")])
+def test_an_agent_that_is_silent_is_heard_of_however_seldom_other_streams_are(path: str, sign: bytes) -> None:
+    """httpx gives up after five seconds; the gateway's other streams are silent for fifteen, or what is set."""
+
+    async def main() -> None:
+        async with speaking(stream_heartbeat_seconds=3600) as site:
+            said = {"role": "user", "content": "Take all the time you need"}
+            WATCH.secret("a prompt", said["content"])
+            body = json.dumps({"assistant_id": "agent", "input": {"messages": [said]}}).encode()
+            asking = Connection(site.app, f"/runs/{path}", TYPED, "POST", body)
+            await asking.received(1)
+            while sign not in asking.body:
+                await asking.received(len(asking.messages) + 1)
+            (hosted,) = site.host.runs.values()
+            hosted.append(type="ANSWER", text="There it is.")
+            hosted.status = "COMPLETE"
+            await asking.task
+            assert b"There it is." in asking.body
+
+    run(main())
