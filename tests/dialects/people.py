@@ -26,6 +26,19 @@ ROUTES = {
 }
 
 
+KINDS = {
+    "agent_id": "agent",
+    "assistant_id": "agent",
+    "session_id": "session",
+    "thread_id": "session",
+    "run_id": "turn",
+    "checkpoint_id": "checkpoint",
+    "turn_id": "turn",
+    "since_id": "event",
+}
+"""What the names in paths, queries and bodies mean."""
+
+
 @dataclass
 class Person:
     """Somebody, and what they have: two sessions, in the first of which a turn goes on."""

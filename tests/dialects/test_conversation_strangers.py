@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.dialects.people import CONVERSATIONS, ROUTES, SERVED, Person
+from tests.dialects.people import CONVERSATIONS, KINDS, ROUTES, SERVED, Person
 from tests.dialects.site import Site, gateway_app, lifespan
 from tests.dialects.test_fuzz_conversations import GOOD, MESSAGES
 from tests.dialects.test_strangers import INTRUDERS, ISSUER, Intruder, keys_of, users_of
@@ -21,18 +21,6 @@ from tests.fakehost import FakeHost
 from tests.leaks import WATCH
 from tests.stores.model import ModelStore
 from tests.virtual import run
-
-KINDS = {
-    "agent_id": "agent",
-    "assistant_id": "agent",
-    "session_id": "session",
-    "thread_id": "session",
-    "run_id": "turn",
-    "checkpoint_id": "checkpoint",
-    "turn_id": "turn",
-    "since_id": "event",
-}
-"""What the names in paths, queries and bodies mean."""
 
 ITSELF = re.compile(f"{{({'|'.join(KINDS)})}}")
 FIRST, SECOND = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"

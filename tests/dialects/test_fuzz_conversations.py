@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Credential
 from tests.auth.issuer import Issuer
-from tests.dialects.people import CONVERSATIONS, ROUTES, SERVED, Person
+from tests.dialects.people import CONVERSATIONS, KINDS, ROUTES, SERVED, Person
 from tests.dialects.site import gateway_app, lifespan
 from tests.dialects.test_fuzz import BYTES, ISSUER, MARKER, MODES, SHAPED
 from tests.fakehost import FakeHost
@@ -47,8 +47,8 @@ def parameters(dependant: Dependant, where: str) -> Iterator[str]:
 OWN = ["x-auth-scheme", "prefer", "accept", "everruns-change-reason", "x-request-id"]
 HEADERS = sorted({*OWN, *(name.lower() for route in ROUTES.values() for name in parameters(route.dependant, "header"))})
 QUERY = sorted({name for route in ROUTES.values() for name in parameters(route.dependant, "query")})
-KINDS = ("session", "prefixed", "turn", "running", "checkpoint", "agent", "event", "number", "elsewhere")
-NAMES = [f"@{whose}.{kind}" for whose in ("mine", "theirs") for kind in KINDS]
+THINGS = ("session", "prefixed", "turn", "running", "checkpoint", "agent", "event", "number", "elsewhere")
+NAMES = [f"@{whose}.{kind}" for whose in ("mine", "theirs") for kind in THINGS]
 """What stands for an id that there is."""
 
 TOKENS = {
@@ -69,8 +69,16 @@ NAMED = st.sampled_from([name.encode() for name in NAMES]) | VALUES
 SIGNING = st.tuples(st.sampled_from(["authorization", "x-api-key"]), VALUES)
 """What is shown for a token is secret, so it is none of the ids."""
 
-IDS = st.sampled_from(NAMES).map(str.encode) | st.sampled_from(
-    [b"agent", b"x", b"-1", b"\xff", b"..", b"%2e%2e", b"\0", b"1" * 300, b"a.b", b".input", b"session_", b"0" * 32]
+SUITABLE = (b"@mine.*", b"@theirs.*")
+"""What the name in the path asks for."""
+
+IDS = (
+    st.sampled_from(SUITABLE)
+    | st.sampled_from(SUITABLE)
+    | st.sampled_from(NAMES).map(str.encode)
+    | st.sampled_from(
+        [b"agent", b"x", b"-1", b"\xff", b"..", b"%2e%2e", b"\0", b"1" * 300, b"a.b", b".input", b"session_", b"0" * 32]
+    )
 )
 ODD: st.SearchStrategy[Any] = st.sampled_from(
     [
@@ -167,13 +175,19 @@ class Client:
     def mentions(self, sent: Sent, what: bytes) -> bool:
         """Whether the client has said this itself."""
         values = [*sent.ids, *(value for _, value in [*sent.headers, *sent.query]), sent.encoded()]
-        return any(what in self._filled(value) for value in values)
+        suits = any(each == b"@theirs.*" for each in sent.ids)
+        return suits or any(what in self._filled(value) for value in values)
 
     async def ask(self, sent: Sent, *, signed: bool) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         loop, messages, last = asyncio.get_running_loop(), list[Any](), 0.0
         method, template = sent.route
         left = iter(sent.ids)
-        path = re.sub(rb"{[\w:]+}", lambda _: self._filled(next(left)), template.encode())
+
+        def filled(named: re.Match[bytes]) -> bytes:
+            kind = KINDS.get(named[1].decode(), "session")
+            return self._filled(next(left).replace(b"*", kind.encode()))
+
+        path = re.sub(rb"{(\w+)[:\w]*}", filled, template.encode())
         headers = [(name.encode(), self._filled(value)) for name, value in sent.headers]
         if signed:
             headers.append((b"authorization", b"Bearer " + self._token))

@@ -15,10 +15,10 @@ from typing import Any
 
 import httpx
 
-from tests.end_to_end.processes import WAIT, Sandbox, Server, eventually, gateway, kill, sandbox
+from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, eventually, gateway, kill, sandbox
 from tests.end_to_end.relay import Relay, relay
 from tests.end_to_end.sdk import ENDLESS, PAUSES, QUICK, run
-from tests.end_to_end.test_turn_kills import LATE, SETTINGS, SETTLED, everything, new_client, told
+from tests.end_to_end.test_turn_kills import LATE, SETTINGS, SETTLED, everything, told
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SEED = int(os.environ.get("SEED", time.time_ns() % 10**6))
@@ -83,6 +83,12 @@ class Ask:
             if answer.status_code >= 400:
                 await answer.aread()
             return answer
+
+
+def new_client(server: Server) -> httpx.AsyncClient:
+    """A client with a new connection for each request: a kept one may be closed just when it is used again."""
+    limits = httpx.Limits(max_connections=20, max_keepalive_connections=0)
+    return httpx.AsyncClient(base_url=server.url, headers=ALICE, timeout=2 * WAIT, trust_env=False, limits=limits)
 
 
 async def post(client: httpx.AsyncClient, path: str, body: Any = None) -> Any:
