@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,14 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from codegen_api.app import DIALECTS
-from codegen_api.conversations import Ask, Conversations, owner_of
-from codegen_api.dialects.everruns.ids import Spot, event_hex
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Credential
-from codegen_api.stores import Agent, Conversation, Turn
 from tests.auth.issuer import Issuer
-from tests.dialects.routes import routes, wants_caller
+from tests.dialects.people import CONVERSATIONS, KINDS, ROUTES, SERVED, Person
 from tests.dialects.site import gateway_app, lifespan
 from tests.dialects.test_fuzz import BYTES, ISSUER, MARKER, MODES, SHAPED
 from tests.fakehost import FakeHost
@@ -34,15 +30,6 @@ from tests.stores.model import ModelStore
 from tests.virtual import run
 
 HEARTBEAT, AGE = 15.0, 40.0
-CONVERSATIONS = tuple(name for name, dialect in DIALECTS.items() if getattr(dialect, "CONVERSATIONS", False))
-TABLE = [route for route in routes(gateway_app(dialects=CONVERSATIONS)) if wants_caller(route)]
-PREFIXES = [prefix for name in CONVERSATIONS for prefix in DIALECTS[name].PREFIXES]
-ROUTES = {
-    (method, route.path): route
-    for route in TABLE
-    for method in sorted(route.methods)
-    if any(f"{route.path}/".startswith(f"{prefix}/") for prefix in PREFIXES)
-}
 
 
 def parameters(dependant: Dependant, where: str) -> Iterator[str]:
@@ -60,8 +47,8 @@ def parameters(dependant: Dependant, where: str) -> Iterator[str]:
 OWN = ["x-auth-scheme", "prefer", "accept", "everruns-change-reason", "x-request-id"]
 HEADERS = sorted({*OWN, *(name.lower() for route in ROUTES.values() for name in parameters(route.dependant, "header"))})
 QUERY = sorted({name for route in ROUTES.values() for name in parameters(route.dependant, "query")})
-KINDS = ("session", "prefixed", "turn", "running", "checkpoint", "agent", "event", "number", "elsewhere")
-NAMES = [f"@{whose}.{kind}" for whose in ("mine", "theirs") for kind in KINDS]
+THINGS = ("session", "prefixed", "turn", "running", "checkpoint", "agent", "event", "number", "elsewhere")
+NAMES = [f"@{whose}.{kind}" for whose in ("mine", "theirs") for kind in THINGS]
 """What stands for an id that there is."""
 
 TOKENS = {
@@ -82,8 +69,16 @@ NAMED = st.sampled_from([name.encode() for name in NAMES]) | VALUES
 SIGNING = st.tuples(st.sampled_from(["authorization", "x-api-key"]), VALUES)
 """What is shown for a token is secret, so it is none of the ids."""
 
-IDS = st.sampled_from(NAMES).map(str.encode) | st.sampled_from(
-    [b"agent", b"x", b"-1", b"\xff", b"..", b"%2e%2e", b"\0", b"1" * 300, b"a.b", b".input", b"session_", b"0" * 32]
+SUITABLE = (b"@mine.*", b"@theirs.*")
+"""What the name in the path asks for."""
+
+IDS = (
+    st.sampled_from(SUITABLE)
+    | st.sampled_from(SUITABLE)
+    | st.sampled_from(NAMES).map(str.encode)
+    | st.sampled_from(
+        [b"agent", b"x", b"-1", b"\xff", b"..", b"%2e%2e", b"\0", b"1" * 300, b"a.b", b".input", b"session_", b"0" * 32]
+    )
 )
 ODD: st.SearchStrategy[Any] = st.sampled_from(
     [
@@ -155,57 +150,6 @@ REQUESTS = st.builds(
 )
 
 
-@dataclass
-class Person:
-    """Somebody, and what they have: two sessions, in the first of which a turn goes on."""
-
-    token: str
-    word: str
-    owner: str = ""
-    names: dict[str, str] = field(default_factory=dict)
-
-    async def settle(self, app: Any, host: FakeHost, first: str, second: str) -> None:
-        talk: Conversations = app.state.conversations
-        caller = await app.state.callers.authenticate(self.token)
-        self.owner = owner_of(caller)
-        now = talk.clock()
-        agent = Agent(f"{first[:-1]}a", f"{self.word} agent", now, now, configuration={"everruns": {}})
-        assert await talk.store.add_agent(self.owner, agent)
-
-        async def say(session: str) -> Turn:
-            message = {"id": f"{first[:-1]}b", "content": [{"type": "text", "text": f"What of {self.word}?"}]}
-            turn = await talk.begin(caller, None, session, Ask([message], f"What of {self.word}?", agent=agent))
-            assert turn.run is not None
-            host.runs[turn.run.id].append(2, text=f"Much of {self.word}.")
-            return turn
-
-        for session in (first, second):
-            kept = Conversation(session, now, now, agent=agent.id, title=self.word, metadata={"everruns": {}})
-            assert await talk.store.add_conversation(self.owner, kept)
-            turn = await say(session)
-            assert turn.run is not None
-            host.runs[turn.run.id].append(type="ANSWER", text=f"All of {self.word}.")
-            host.runs[turn.run.id].status = "COMPLETE"
-            await talk.latest(caller, session)
-            self.names |= {"elsewhere": session} if session == second else {"session": session, "turn": turn.id}
-        running = await say(first)
-        self.names |= {
-            "running": running.id,
-            "prefixed": f"session_{first.replace('-', '')}",
-            "checkpoint": f"{self.names['turn']}.1",
-            "agent": agent.id,
-            "event": f"event_{event_hex(first, Spot(1, 2, 1))}",
-            "number": str(Spot(1, 2, 1).number),
-        }
-
-    def has(self, store: ModelStore, host: FakeHost) -> Any:
-        """All that is there of theirs."""
-        kept = [store._agents, store._conversations, store._turns]
-        theirs = [{name: thing for name, thing in each.items() if name[0] == self.owner} for each in kept]
-        runs = {turn.run.id for turn in theirs[2].values() if turn.run is not None}
-        return theirs, {id_: (host.runs[id_].status, host.runs[id_].encoded()) for id_ in runs}
-
-
 class Host(FakeHost):
     """What it does not know as a token is none, and so no secret."""
 
@@ -213,10 +157,6 @@ class Host(FakeHost):
         if credential.token not in self.tokens:
             raise InvalidToken
         await super()._called(operation, credential)
-
-
-SERVED = gateway_app(dialects=CONVERSATIONS)
-"""Its routes are built once, which takes a second; what is behind them is another each time."""
 
 
 class Client:
@@ -235,13 +175,19 @@ class Client:
     def mentions(self, sent: Sent, what: bytes) -> bool:
         """Whether the client has said this itself."""
         values = [*sent.ids, *(value for _, value in [*sent.headers, *sent.query]), sent.encoded()]
-        return any(what in self._filled(value) for value in values)
+        suits = any(each == b"@theirs.*" for each in sent.ids)
+        return suits or any(what in self._filled(value) for value in values)
 
     async def ask(self, sent: Sent, *, signed: bool) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         loop, messages, last = asyncio.get_running_loop(), list[Any](), 0.0
         method, template = sent.route
         left = iter(sent.ids)
-        path = re.sub(rb"{[\w:]+}", lambda _: self._filled(next(left)), template.encode())
+
+        def filled(named: re.Match[bytes]) -> bytes:
+            kind = KINDS.get(named[1].decode(), "session")
+            return self._filled(next(left).replace(b"*", kind.encode()))
+
+        path = re.sub(rb"{(\w+)[:\w]*}", filled, template.encode())
         headers = [(name.encode(), self._filled(value)) for name, value in sent.headers]
         if signed:
             headers.append((b"authorization", b"Bearer " + self._token))

@@ -64,6 +64,7 @@ INTRUDERS = {
     "a token that Nobody signed": Intruder(lambda: ISSUER.unsigned("ann", "nOnE")),
     "a token signed with the public key": Intruder(lambda: ISSUER.signed_with_public_key("ann")),
     "a token with a critical header": Intruder(signed("ann", headers={"crit": ["exp"], "exp": 1})),
+    "a token with an unknown critical header": Intruder(signed("ann", headers={"crit": ["urn:x"], "urn:x": True})),
     "a token that was cut short": Intruder(lambda: ISSUER.token("ann")[:-5]),
     "the deployment's own token": Intruder(lambda: "alice"),
     "somebody without a token": Intruder(lambda: None),
@@ -82,9 +83,8 @@ ASKED = [
 ]
 
 
-@asynccontextmanager
-async def place(tmp_path: Path) -> AsyncIterator[tuple[Site, dict[str, str]]]:
-    """A gateway with users of its own, a run of ann's, and the keys of the machines above."""
+def keys_of(tmp_path: Path) -> dict[str, str]:
+    """The keys of the machines above, of which the operator's file has all but the revoked one."""
     scopes = sorted(SCOPES)
     keys = {
         "another key": new_key("ci", ["runs:read", "runs:write"]),
@@ -92,9 +92,14 @@ async def place(tmp_path: Path) -> AsyncIterator[tuple[Site, dict[str, str]]]:
         "a revoked key": new_key("ann", scopes),
         "an expired key": new_key("ann", scopes, None, "2020-01-01"),
     }
-    file = tmp_path / "keys"
-    file.write_text("\n".join(line for name, (_, line) in keys.items() if "revoked" not in name))
-    more = {
+    lines = "\n".join(line for name, (_, line) in keys.items() if "revoked" not in name)
+    (tmp_path / "keys").write_text(lines)
+    return {name: key for name, (key, _) in keys.items()}
+
+
+def users_of(tmp_path: Path) -> dict[str, Any]:
+    """The settings of a gateway with users of its own."""
+    return {
         "auth": ("jwt", "key"),
         "api_token": "alice",
         "secret_key": "a key that is long enough to be one",
@@ -102,13 +107,19 @@ async def place(tmp_path: Path) -> AsyncIterator[tuple[Site, dict[str, str]]]:
         "jwt_issuer": ISSUER.name,
         "jwt_audience": AUDIENCE,
         "jwt_key": ISSUER.public_pem,
-        "api_keys_file": file,
+        "api_keys_file": tmp_path / "keys",
     }
-    async with serving(FakeHost(), dialects=EVERY, **more) as site:
+
+
+@asynccontextmanager
+async def place(tmp_path: Path) -> AsyncIterator[tuple[Site, dict[str, str]]]:
+    """A gateway with users of its own, a run of ann's, and the keys of the machines above."""
+    keys = keys_of(tmp_path)
+    async with serving(FakeHost(), dialects=EVERY, **users_of(tmp_path)) as site:
         created = await site.post("/agent-runs", {"prompt": "Say hello"}, token=ISSUER.token("ann"))
         assert created.status_code == 201, created.text
         site.host.runs["1"].status = "COMPLETE"
-        yield site, {name: key for name, (key, _) in keys.items()}
+        yield site, keys
 
 
 def told(answer: httpx.Response) -> tuple[int, dict[str, Any], dict[str, str]]:
