@@ -459,9 +459,8 @@ def test_a_run_that_waits_for_a_human_is_resumed_and_gone_back_behind(site: Serv
 
     waited = post(site, "/threads/t-1/runs/wait", said("Ask me before", metadata=PAUSES), BOB)
     assert waited["__interrupt__"]
-    done = post(
-        site, "/threads/t-1/runs/wait", {"assistant_id": "agent", "command": {"resume": {"approved": True}}}, BOB
-    )
+    resume = {"assistant_id": "agent", "command": {"resume": {"approved": True}}}
+    done = post(site, "/threads/t-1/runs/wait", resume, BOB)
     assert done["messages"][-1]["content"].startswith("Thank you. With your answer I finished")
 
     states = site.get("/threads/t-1/history", BOB).json()
@@ -586,7 +585,16 @@ Content-Type: application/json
 """
 
 
-def test_checkpoints_are_gone_back_to_and_forked(site: Server, host: Sandbox, answer: Any) -> None:
+def newest_prompt(site: Server) -> str:
+    """What the host was told at the beginning of bob's newest run."""
+    (run,) = site.get("/agent-runs?user_id=1002&limit=1", BOB).json()["items"]
+    lines = {**BOB, "Accept": "application/x-ndjson"}
+    with site.client.stream("GET", f"{site.url}/agent-runs/{run['id']}/logs/stream", headers=lines) as live:
+        told = (json.loads(line) for line in live.iter_lines() if line.strip())
+        return str(next(each["data"]["tool_input"]["message"] for each in told if each["event"] == "log"))
+
+
+def test_checkpoints_are_gone_back_to_and_forked(site: Server, answer: Any) -> None:
     listed = ask(site, "GET /api/checkpoints/runs/{run_id}/checkpoints", run_id=answer["run_id"]).json()
     assert [each["step_num"] for each in listed["items"]] == [0, 1, 2, 3]  # before the first step, and behind each
     place = listed["items"][2]
@@ -597,8 +605,7 @@ def test_checkpoints_are_gone_back_to_and_forked(site: Server, host: Sandbox, an
         done = ask(site, example, checkpoint_id=place["id"]).json()
         assert done["success"]
         assert done["new_run_id"] != answer["run_id"]
-        newest = site.get("/agent-runs?limit=1", BOB).json()["items"][0]["id"]
-        prompts.append(eventually(lambda newest=newest: host.log(newest))[0]["tool_input"]["message"])
+        prompts.append(newest_prompt(site))
     assert prompts[0].endswith("New query")
     assert "New prompt" in prompts[1]
 
