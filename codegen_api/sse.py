@@ -20,6 +20,9 @@ WRITE_BYTES = 64 * 1024
 
 HEARTBEAT = b":\n\n"
 
+STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+"""With these no cache and no proxy keeps a stream back."""
+
 _POSITION = re.compile(r"([0-9]{1,18})(\.end)?", re.ASCII)
 
 

@@ -4,6 +4,7 @@
 turn comes as ``Progress``.
 """
 
+from codegen_api.conversations.changing import change
 from codegen_api.conversations.checkpoints import BEFORE, Checkpoint, Stretch, end_of
 from codegen_api.conversations.conversations import Conversations, checked, owner_of
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
@@ -21,6 +22,7 @@ __all__ = [
     "Over",
     "Progress",
     "Stretch",
+    "change",
     "checked",
     "end_of",
     "new_id",

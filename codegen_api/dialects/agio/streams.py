@@ -18,7 +18,7 @@ from codegen_api.errors import Conflict, GatewayError, ShuttingDown
 from codegen_api.following import Leaving, Notice, Quiet, close_running, loop_time
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import WRITE_BYTES, Cut, EventStream
+from codegen_api.sse import STREAM_HEADERS, WRITE_BYTES, Cut, EventStream
 from codegen_api.stores import Turn, TurnState
 
 BEAT = 3.0
@@ -27,8 +27,6 @@ BEAT = 3.0
 HEARTBEAT = b": ping\n\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
-
-STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 Told = AsyncGenerator[Sequence[Event] | None, None]
 """Events as they come; none are a sign of life."""
