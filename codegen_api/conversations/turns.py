@@ -111,6 +111,15 @@ class Turns:
             source = self._whole(caller, turn)
         async with aclosing(source):
             async for progress in source:
+                if isinstance(progress, tuple) and any(_may_begin_another(came) for came in progress):
+                    # by what somebody says the next turn may have begun, whose end of this one was not seen here
+                    then = await self._store.turn(owner, turn.id)
+                    if then is not None and not then.state.active:
+                        length = 0 if then.end is None else then.end - then.begin
+                        if rest := tuple(came for came in progress if came.offset <= length):
+                            yield rest
+                        yield Over(then)
+                        return
                 yield progress
 
     async def stop(self, caller: Caller, owner: str, turn: Turn, *, wait: bool) -> Turn:
@@ -200,3 +209,8 @@ class Turns:
 
     def _seen(self, key: tuple[str, str]) -> None:
         self._watches.pop(key).told.set()
+
+
+def _may_begin_another(came: Came) -> bool:
+    """Whether this may be the beginning of another turn: somebody has said something."""
+    return came.offset > 1 and came.entry.said is not None

@@ -75,18 +75,13 @@ class Reader:
     async def _events(self) -> AsyncGenerator[Sequence[Event], None]:
         try:
             yield self._begin()
-            for stretch in self.run.stretches:
-                async with aclosing(self._turn(stretch)) as told:
-                    async for each in told:
-                        yield each
-            while self._waits_for_resume:
-                last = self.run.latest
-                await self._until_resumed()
-                if self.run.latest.id == last.id:
-                    break
-                async with aclosing(self._turn(self.run.stretches[-1])) as told:
-                    async for each in told:
-                        yield each
+            stretches = self.run.stretches
+            while stretches:
+                for stretch in stretches:
+                    async with aclosing(self._turn(stretch)) as told:
+                        async for each in told:
+                            yield each
+                stretches = await self._behind_a_pause()
             key = (self.run.id, self.run.latest.id, self.run.status, self.teller.steps)
             yield [self._shared.end(key, lambda: ending(self.run, self.teller))]
         except ShuttingDown as error:
@@ -125,27 +120,29 @@ class Reader:
     def _waits_for_resume(self) -> bool:
         return self.run.status == PAUSED and is_paused(self.run.latest)
 
-    async def _until_resumed(self) -> None:
-        """Wait until the run goes on, or never will.
+    async def _behind_a_pause(self) -> list[Stretch]:
+        """With what the run goes on: wait for that if it is paused. Nothing, if it never will.
 
         Raises:
             Cut: the stream has had its time.
             Conflict: the run went on from elsewhere.
         """
         last, number = self.run.latest, self.run.turns[-1].number
+        if not self._waits_for_resume:
+            return []
         with self._talk.gateway.attend(self._caller) as attendant:
-            while self._waits_for_resume:
+            while self._waits_for_resume and self.run.latest.id == last.id:
                 if attendant.leaving.is_set() or loop_time() >= self._until:
                     raise Cut
                 self._caller.confirm()
                 begun = await self._talk.turn_after(self._caller, last.conversation, number, within=BEAT)
                 number = number if begun is None else begun.number
                 self.run = await find_run(self._talk, self._caller, self.run.id)
-        leading = self.run.stretches[:-1]
-        if self.run.latest.id != last.id and (
-            not leading or leading[-1].turn.id != last.id or leading[-1].upto is not None
-        ):
-            raise Conflict("The run was taken back to an earlier checkpoint: read it from its beginning.")
+        stretches = self.run.stretches
+        for place, stretch in enumerate(stretches, 1):
+            if stretch.turn.id == last.id and stretch.upto is None:
+                return stretches[place:]
+        raise Conflict("The run was taken back to an earlier checkpoint: read it from its beginning.")
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
