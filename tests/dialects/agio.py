@@ -144,3 +144,35 @@ async def control(site: Site, run_id: str, what: str, body: Any = None) -> Any:
 async def refused(site: Site, run_id: str, what: str) -> tuple[int, str]:
     answer = await site.post(f"/api/runs/{run_id}/{what}")
     return answer.status_code, str(answer.json()["detail"])
+
+
+async def two_steps(site: Site, **more: Any) -> str:
+    """A run that is over: its agent has thought, looked, and answered."""
+    reading = chatting(site, "What is there?", **more)
+    run_id = await reading.run_id()
+    hosted = latest(site)
+    hosted.append(text="I think.")
+    hosted.append(type="ACTION", output="a tree")
+    finish(hosted, "A tree.")
+    await reading.end()
+    return run_id
+
+
+async def checkpoints(site: Site, run_id: str, **params: Any) -> Any:
+    answer = await site.get(f"/api/checkpoints/runs/{run_id}/checkpoints", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def go_on(site: Site, checkpoint: str, how: str, body: Any = None) -> Any:
+    answer = await site.post(f"/api/checkpoints/{checkpoint}/{how}", body)
+    assert answer.status_code == 200, answer.text
+    done = answer.json()
+    assert (done["success"], done["checkpoint_id"]) == (True, checkpoint)
+    return done
+
+
+async def ended(site: Site, run_id: str, text: str = "Done.") -> Any:
+    """What came of the run when the host's latest run is over."""
+    finish(latest(site), text)
+    return (await following(site, run_id).end())[-1].data

@@ -3,11 +3,12 @@
 import re
 
 from codegen_api.dialects.agio import agents, answers
-from codegen_api.dialects.agio.executions import SEARCHED, STATUSES
+from codegen_api.dialects.agio.executions import CANCELLED, COMPLETED, FAILED, PAUSED, RUNNING, SEARCHED, STARTING
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
 
 CLIENTS = chapter("Agio")
 PUBLIC = ("/api/health",)
+STATUSES = {STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED}
 
 
 def test_every_route_is_in_the_table_and_no_other() -> None:
@@ -31,7 +32,7 @@ def test_each_route_says_which_of_its_own_errors_it_can_meet() -> None:
 
 def test_statuses_events_and_numbers_told_are_those_of_the_code() -> None:
     said = CLIENTS.split("- **Runs.**")[1].split("\n- **")[0]
-    assert set(re.findall("`([a-z]+)`", said.split("; `paused` is also")[0])) == set(STATUSES)
+    assert set(re.findall("`([a-z]+)`", said.split("; `paused` is also")[0])) == STATUSES
     assert f"newest {SEARCHED:,}" in " ".join(said.split())
     streams = CLIENTS.split("- **Streams.**")[1].split("\n- **")[0]
     for event in re.findall("`(.+?)`", answers.EVENTS + answers.ENDS):

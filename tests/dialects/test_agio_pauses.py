@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from codegen_api import errors
 from tests.dialects.agio import (
     Reading,
@@ -152,6 +154,31 @@ def test_who_waits_for_what_came_before_a_pause_hears_signs_of_life() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("pauses", [1, 2])
+def test_who_takes_nothing_for_a_while_is_told_each_thing_once_whatever_has_happened_meanwhile(pauses: int) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            reading = chatting(site)
+            run_id = await reading.run_id()
+            reading.connection.blocked = asyncio.Event()
+            latest(site).append(text="First.")
+            latest(site).act()
+            for number in range(pauses):
+                await control(site, run_id, "pause")
+                await control(site, run_id, "resume")
+                latest(site).append(text=f"Part {number}.")
+                await eventually(lambda: said_in(site, run_id), number + 2)
+            finish(latest(site), "Second.")
+            await eventually(lambda: status_of(site, run_id), "completed")
+            reading.connection.blocked.set()
+            events = await reading.end()
+            again = await following(site, run_id).end()
+            assert events == again
+            assert [event.name for event in events].count("content_delta") == pauses + 2
+
+    run(main())
+
+
 def test_the_stream_of_a_paused_run_has_its_time() -> None:
     async def main() -> None:
         async with speaking(stream_max_age_seconds=1.0) as site:
@@ -205,6 +232,12 @@ def test_who_waits_for_a_paused_run_has_a_stream_of_those_that_they_may_have() -
 
 async def count_of(site: Site) -> int:
     return int((await site.get("/api/runs")).json()["total"])
+
+
+async def said_in(site: Site, run_id: str) -> int:
+    """How many things the agent has said in a run by now."""
+    events = (await site.get(f"/api/runs/{run_id}/events")).json()["events"]
+    return sum(event["type"] == "content_delta" for event in events)
 
 
 async def nothing(operation: str) -> None:

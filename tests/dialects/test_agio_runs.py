@@ -1,9 +1,12 @@
 """Runs: what has come of them, and their events again."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 
+from codegen_api.dialects.agio.events import Event, Shared, Text
 from tests.dialects.agio import Reading, chatting, finish, following, latest, said, speaking
 from tests.dialects.site import run
 
@@ -160,3 +163,43 @@ def test_a_stream_that_has_had_its_time_is_cut_and_goes_on_elsewhere() -> None:
             assert [event.name for event in events] == ["content_delta", "run_completed"]
 
     run(main())
+
+
+def test_what_an_agent_says_is_held_once_however_many_read_it_and_not_when_nobody_does() -> None:
+    words = "Behind the house there is a garden."
+
+    def held() -> int:
+        gc.collect()
+        return sum(isinstance(each, Text) and each.text == words for each in gc.get_objects())
+
+    async def main() -> None:
+        async with speaking() as site:
+            readings = [chatting(site)]
+            run_id = await readings[0].run_id()
+            latest(site).append(text=words)
+            readings += [following(site, run_id) for _ in range(4)]
+            for each in readings:
+                await each.event("content_delta")
+            assert held() == 1
+            finish(latest(site), "Done.")
+            ends = [(await each.end())[-1] for each in readings]
+            assert {end.data["response"] for end in ends} == {f"{words}\n\nDone."}
+            assert held() == 0
+
+    run(main())
+
+
+def test_the_end_of_a_run_is_made_once_for_all_who_hold_it_and_anew_when_there_is_more_to_tell() -> None:
+    shared = Shared()
+
+    def end(key: str) -> Event:
+        return shared.end(key, lambda: Event("run_completed", {"response": key}))
+
+    first = end("one")
+    assert end("one") is first
+    assert end("one").frame is first.frame
+    assert end("two").data == {"response": "two"}
+    there = weakref.ref(first)
+    del first
+    gc.collect()
+    assert there() is None

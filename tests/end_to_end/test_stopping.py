@@ -76,7 +76,7 @@ async def stop(host: Sandbox, server: Server, run: int, large: int, number: sign
         while server.process.poll() is None:
             try:
                 report.ready.append((await asyncio.to_thread(server.get, "/readyz", {})).status_code)
-                if report.ready[-1] == 503 and report.refused is None:
+                if report.ready[-1] == 503 and report.returned is None:  # again, when a worker has gone meanwhile
                     new = await asyncio.to_thread(server.get, f"/agent-runs/{run}/logs/stream")
                     report.refused = (new.status_code, new.json()["code"])
                     report.returned = await Viewer(server.url, run, last_id="1").watch()

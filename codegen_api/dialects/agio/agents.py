@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, checked, new_id, owner_of
+from codegen_api.conversations import Conversations, change, checked, new_id, owner_of
 from codegen_api.dialects.agio import answers, schemas
 from codegen_api.dialects.agio.asking import Asker, routes_about
-from codegen_api.dialects.agio.executions import OWN, TRIES
+from codegen_api.dialects.agio.executions import OWN
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
-from codegen_api.errors import AlreadyExists, Conflict, NotFound
+from codegen_api.errors import AlreadyExists, NotFound
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
@@ -80,36 +80,33 @@ class Agents:
         Raises:
             AlreadyExists: the id is taken.
         """
-        for _ in range(TRIES):
-            there = await self._talk.store.agent(self._owner, agent.id) or self._built_in.get(agent.id)
-            if there is None and await self._talk.store.add_agent(self._owner, agent):
-                return agent
-            if there is None:
-                continue
-            if not there.archived or agent.id not in self._built_in:
-                break
-            again = await self._talk.store.change_agent(self._owner, there, agent)
-            if again is not None:
-                return again
-        raise AlreadyExists("There is an agent with this id already.")
+        there = await self._talk.store.agent(self._owner, agent.id)
+        if there is not None and there.archived and agent.id in self._built_in:
+            added = await self._talk.store.change_agent(self._owner, there, agent) is not None
+        else:
+            free = there is None and agent.id not in self._built_in
+            added = free and await self._talk.store.add_agent(self._owner, agent)
+        if not added:
+            raise AlreadyExists("There is an agent with this id already.")
+        return agent
 
     async def change(self, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
         """The agent, as it is now to be.
 
         Raises:
             NotFound: there is none, or it is somebody else's.
+            Conflict: others change it all the time.
         """
-        for _ in range(TRIES):
-            then = await self.get(agent_id)
-            now = to(then)
+
+        async def look() -> Agent:
+            return await self.get(agent_id)
+
+        async def put(then: Agent, now: Agent) -> Agent | None:
             if then is self._built_in.get(agent_id):
-                if await self._talk.store.add_agent(self._owner, now):
-                    return now
-                continue
-            changed = await self._talk.store.change_agent(self._owner, then, replace(now, version=then.version + 1))
-            if changed is not None:
-                return changed
-        raise Conflict("Others are changing this, too; try again.")
+                return now if await self._talk.store.add_agent(self._owner, now) else None
+            return await self._talk.store.change_agent(self._owner, then, replace(now, version=then.version + 1))
+
+        return await change(look, put, to)
 
     async def remove(self, agent_id: str) -> None:
         """

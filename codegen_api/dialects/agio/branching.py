@@ -6,7 +6,17 @@ is to go on from its very end does the host's run go on, too.
 
 from collections.abc import Mapping, Sequence
 
-from codegen_api.conversations import BEFORE, GO_ON, Ask, Checkpoint, Conversations, new_id, owner_of, with_transcript
+from codegen_api.conversations import (
+    BEFORE,
+    GO_ON,
+    Ask,
+    Checkpoint,
+    Conversations,
+    checked,
+    new_id,
+    owner_of,
+    with_transcript,
+)
 from codegen_api.conversations import text_of as text_of_message
 from codegen_api.dialects.agio.agents import Agents
 from codegen_api.dialects.agio.chat import TITLE_CHARACTERS, message_of
@@ -41,8 +51,10 @@ async def fork(
     """Go on from a place in a session of its own.
 
     Raises:
+        Rejected: what is to be otherwise cannot be kept.
         GatewayError: the host has not begun it.
     """
+    checked(asked.model_dump())  # or the session would be left behind
     now, first = talk.clock(), place.run.first
     session = Conversation(
         new_id(),

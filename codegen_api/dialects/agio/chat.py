@@ -10,7 +10,7 @@ from codegen_api.conversations import Ask, Conversations, checked, new_id, owner
 from codegen_api.dialects.agio import answers, schemas
 from codegen_api.dialects.agio.agents import Known, is_enabled
 from codegen_api.dialects.agio.asking import Asker, routes_about
-from codegen_api.dialects.agio.events import BEGINNING, Position
+from codegen_api.dialects.agio.events import BEGINNING, Position, Shared
 from codegen_api.dialects.agio.executions import OWN, Execution
 from codegen_api.dialects.agio.streams import Reader, frames, outcome, response
 from codegen_api.errors import Conflict
@@ -81,7 +81,7 @@ def answered(
     stream: bool = True,
 ) -> Response:
     """A run as it comes, or whole."""
-    events = Reader(talk, caller, run, after).events()
+    events = Reader(talk, caller, run, after, _shared(request)).events()
     headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
         return response(request, frames(events), EVENTS_TYPE, headers)
@@ -91,6 +91,15 @@ def answered(
 def message_of(text: str) -> Mapping[str, Json]:
     """What a user said, as it is kept."""
     return {"id": new_id(), "content": [{"type": "text", "text": text}]}
+
+
+def _shared(request: Request) -> Shared:
+    """What this application's readers have in common."""
+    state = request.app.state
+    if not hasattr(state, "agio_shared"):
+        state.agio_shared = Shared()
+    shared: Shared = state.agio_shared
+    return shared
 
 
 async def _session(

@@ -6,8 +6,10 @@ the steps whose answer is still to come, and a reader who comes back gets every 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakValueDictionary
 
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
@@ -59,7 +61,7 @@ class Position:
 BEGINNING = Position()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """``id`` is where a reader is who has it; None at the end, which is told to whoever comes back. ``created`` is when
     the host did what it tells, as far as that is known.
@@ -70,22 +72,58 @@ class Event:
     id: str | None = None
     created: float | None = None
 
+    @cached_property
+    def frame(self) -> bytes:
+        """As a server-sent event. The id comes last: there are clients that take two lines for name and data."""
+        id_line = b"" if self.id is None else b"id: %b\n" % self.id.encode()
+        return b"event: %b\ndata: %b\n%b\n" % (self.name.encode(), to_json(self.data), id_line)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Text:
+    """Something that an agent has said."""
+
+    text: str
+
+
+class Shared:
+    """What many readers of a run hold at the same time, made once: each text, as the end tells all of them again, and
+    that end. It is kept for as long as one of them holds it.
+    """
+
+    def __init__(self) -> None:
+        self._texts: WeakValueDictionary[str, Text] = WeakValueDictionary()
+        self._ends: WeakValueDictionary[Hashable, Event] = WeakValueDictionary()
+
+    def text(self, text: str) -> Text:
+        return self._texts.setdefault(text, Text(text))
+
+    def end(self, key: Hashable, make: Callable[[], Event]) -> Event:
+        """The last event of a run, which ``key`` tells from all others."""
+        event = self._ends.get(key)
+        if event is None:
+            event = self._ends[key] = make()
+        return event
+
 
 class Teller:
     """Tells one reader of a run the events behind ``after``, and keeps what they amount to.
 
-    ``step`` says what an entry means.
+    ``step`` says what an entry means. ``shared`` is for those who read together.
     """
 
-    def __init__(self, run_id: str, step: Callable[[LogEntry], Step], after: Position = BEGINNING) -> None:
+    def __init__(
+        self, run_id: str, step: Callable[[LogEntry], Step], after: Position = BEGINNING, shared: Shared | None = None
+    ) -> None:
         self.steps = 0
         self.calls = 0
-        self.said: list[str] = []
+        self.said: list[Text] = []
         self.began: float | None = None
         self.latest: float | None = None
         self._run_id = run_id
         self._step = step
         self._after = after
+        self._shared = shared or Shared()
         self._number = after.number
         self._open = set(after.open)
         self._tools: dict[int, str] = {}  # of the steps in ``_open`` that have come
@@ -93,7 +131,7 @@ class Teller:
     @property
     def response(self) -> str:
         """All that the agent has said: what the contents of the events make together."""
-        return "".join(self.said)
+        return BETWEEN.join(said.text for said in self.said)
 
     @property
     def seconds(self) -> float | None:
@@ -138,7 +176,7 @@ class Teller:
         if not step.text:
             return []
         text = BETWEEN + step.text if self.said else step.text
-        self.said.append(text)
+        self.said.append(self._shared.text(step.text))
         data: dict[str, Json] = {"content": text, "step": number, "kind": step.kind.value}
         return self._tell(number * PLACES + place, "content_delta", data, created)
 

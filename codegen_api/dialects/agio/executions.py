@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import BEFORE, Checkpoint, Conversations, Stretch, end_of, owner_of, text_of
-from codegen_api.errors import Conflict, NotFound
+from codegen_api.conversations import BEFORE, Checkpoint, Conversations, Stretch, change, end_of, owner_of, text_of
+from codegen_api.errors import NotFound
 from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
@@ -22,8 +22,6 @@ AT_A_TIME = 1000
 
 SETTLED = 20
 """So many runs of a list that go on are looked after."""
-
-TRIES = 10
 
 STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (
     "starting",
@@ -145,18 +143,19 @@ async def note(conversations: Conversations, caller: Caller, turn_id: str, **val
         NotFound: it is gone.
         Conflict: others write on it all the time.
     """
-    owner = owner_of(caller)
-    for _ in range(TRIES):
-        then = await conversations.store.turn(owner, turn_id)
+    owner, store = owner_of(caller), conversations.store
+
+    async def look() -> Turn:
+        then = await store.turn(owner, turn_id)
         if then is None:
             raise NotFound("There is no such run any more.")
-        noted = {name: value for name, value in {**own(then), **values}.items() if value is not None}
-        changed = await conversations.store.change_turn(
-            owner, then, replace(then, options={**then.options, OWN: noted})
-        )
-        if changed is not None:
-            return changed
-    raise Conflict("Others are changing this, too; try again.")
+        return then
+
+    def noted(then: Turn) -> Turn:
+        on_it = {name: value for name, value in {**own(then), **values}.items() if value is not None}
+        return replace(then, options={**then.options, OWN: on_it})
+
+    return await change(look, lambda then, now: store.change_turn(owner, then, now), noted)
 
 
 def length_of(stretch: Stretch) -> int | None:

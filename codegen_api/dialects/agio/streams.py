@@ -4,22 +4,22 @@ A run that is paused is silent until it goes on, and so is its stream. A stream 
 is not the whole: the client comes back with the last id.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over, Stretch
-from codegen_api.dialects.agio.events import BEGINNING, Event, Position, Teller
+from codegen_api.dialects.agio.events import BEGINNING, Event, Position, Shared, Teller
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown
-from codegen_api.following import Leaving, Notice, Quiet, close_running, loop_time
+from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import WRITE_BYTES, Cut, EventStream
-from codegen_api.stores import Turn, TurnState
+from codegen_api.sse import STREAM_HEADERS, WRITE_BYTES, Cut, EventStream, beating
+from codegen_api.stores import TurnState
 
 BEAT = 3.0
 """Seconds of silence before a sign of life: the clients in this API's own documents wait for five."""
@@ -28,8 +28,6 @@ HEARTBEAT = b": ping\n\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
-STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-
 Told = AsyncGenerator[Sequence[Event] | None, None]
 """Events as they come; none are a sign of life."""
 
@@ -37,9 +35,17 @@ Told = AsyncGenerator[Sequence[Event] | None, None]
 class Reader:
     """One who reads a run from behind ``after`` to its end."""
 
-    def __init__(self, talk: Conversations, caller: Caller, run: Execution, after: Position = BEGINNING) -> None:
+    def __init__(
+        self,
+        talk: Conversations,
+        caller: Caller,
+        run: Execution,
+        after: Position = BEGINNING,
+        shared: Shared | None = None,
+    ) -> None:
         self.run = run
-        self.teller = Teller(run.id, talk.gateway.step, after)
+        self._shared = shared or Shared()
+        self.teller = Teller(run.id, talk.gateway.step, after, self._shared)
         self._talk = talk
         self._caller = caller
         self._until = loop_time() + talk.gateway.patrol(caller).max_age
@@ -50,32 +56,33 @@ class Reader:
         Raises:
             Cut: it breaks off, and the run goes on.
         """
-        return _beating(self._events())
+        return beating(self._events(), BEAT)
 
     async def so_far(self) -> list[Event]:
         """What has come by now, and the end, if it has come."""
-        events = self._begin()
+        told = self._begin()
         for stretch in self.run.stretches:
-            events += await self._stretch(stretch)
+            base = self.teller.steps
+            for offset, entry in enumerate(await self._talk.entries(self._caller, stretch), 1):
+                told += self.teller.take(base + offset, entry)
+            if not stretch.turn.state.active:
+                told += self._close(stretch)
         if not self.run.latest.state.active and not self._waits_for_resume:
-            events.append(ending(self.run, self.teller))
-        return events
+            told.append(ending(self.run, self.teller))
+        return told
 
     async def _events(self) -> AsyncGenerator[Sequence[Event], None]:
         try:
             yield self._begin()
-            for stretch in self.run.stretches[:-1]:
-                yield await self._stretch(stretch)
-            while True:
-                async with aclosing(self._latest()) as told:
-                    async for each in told:
-                        yield each
-                last = self.run.latest
-                if self._waits_for_resume:
-                    await self._until_resumed()
-                if self.run.latest.id == last.id:
-                    break
-            yield [ending(self.run, self.teller)]
+            stretches = self.run.stretches
+            while stretches:
+                for stretch in stretches:
+                    async with aclosing(self._turn(stretch)) as told:
+                        async for each in told:
+                            yield each
+                stretches = await self._behind_a_pause()
+            key = (self.run.id, self.run.latest.id, self.run.status, self.teller.steps)
+            yield [self._shared.end(key, lambda: ending(self.run, self.teller))]
         except ShuttingDown as error:
             raise Cut from error
         except GatewayError as error:
@@ -84,56 +91,57 @@ class Reader:
     def _begin(self) -> list[Event]:
         return self.teller.begin(self.run.first.conversation, self.run.query)
 
-    async def _stretch(self, stretch: Stretch) -> list[Event]:
-        """What has come of a turn by now."""
-        told, base = [], self.teller.steps
-        for offset, entry in enumerate(await self._talk.entries(self._caller, stretch), 1):
-            told += self.teller.take(base + offset, entry)
-        return told if stretch.turn.state.active else told + self._closed(stretch.turn, whole=stretch.upto is None)
-
-    async def _latest(self) -> AsyncGenerator[Sequence[Event], None]:
-        base = self.teller.steps
-        async with aclosing(self._talk.follow(self._caller, self.run.latest)) as progress:
+    async def _turn(self, stretch: Stretch) -> AsyncGenerator[Sequence[Event], None]:
+        """A stretch of a turn as it comes."""
+        base, upto = self.teller.steps, stretch.upto
+        async with aclosing(self._talk.follow(self._caller, stretch.turn)) as progress:
             async for news in progress:
                 match news:
                     case Over(turn=turn):
-                        self.run = self.run.as_now(turn)
-                        yield self._closed(turn, whole=True)
+                        self.run, stretch = self.run.as_now(turn), replace(stretch, turn=turn)
                     case Leaving():
                         raise Cut
                     case Quiet() | Notice() | Caught():
                         pass
                     case _:
-                        yield [event for came in news for event in self.teller.take(base + came.offset, came.entry)]
+                        came = [each for each in news if upto is None or each.offset <= upto]
+                        yield [event for each in came for event in self.teller.take(base + each.offset, each.entry)]
+                        if len(came) < len(news):
+                            break
+        yield self._close(stretch)
 
-    def _closed(self, turn: Turn, *, whole: bool) -> list[Event]:
-        return self.teller.close(turn) + (self.teller.conclude(turn.answer) if whole and turn.answer else [])
+    def _close(self, stretch: Stretch) -> list[Event]:
+        """What comes behind a stretch of a turn that is over."""
+        answer = stretch.turn.answer if stretch.upto is None else None
+        return self.teller.close(stretch.turn) + (self.teller.conclude(answer) if answer else [])
 
     @property
     def _waits_for_resume(self) -> bool:
         return self.run.status == PAUSED and is_paused(self.run.latest)
 
-    async def _until_resumed(self) -> None:
-        """Wait until the run goes on, or never will.
+    async def _behind_a_pause(self) -> list[Stretch]:
+        """With what the run goes on: wait for that if it is paused. Nothing, if it never will.
 
         Raises:
             Cut: the stream has had its time.
             Conflict: the run went on from elsewhere.
         """
         last, number = self.run.latest, self.run.turns[-1].number
+        if not self._waits_for_resume:
+            return []
         with self._talk.gateway.attend(self._caller) as attendant:
-            while self._waits_for_resume:
+            while self._waits_for_resume and self.run.latest.id == last.id:
                 if attendant.leaving.is_set() or loop_time() >= self._until:
                     raise Cut
                 self._caller.confirm()
                 begun = await self._talk.turn_after(self._caller, last.conversation, number, within=BEAT)
                 number = number if begun is None else begun.number
                 self.run = await find_run(self._talk, self._caller, self.run.id)
-        leading = self.run.stretches[:-1]
-        if self.run.latest.id != last.id and (
-            not leading or leading[-1].turn.id != last.id or leading[-1].upto is not None
-        ):
-            raise Conflict("The run was taken back to an earlier checkpoint: read it from its beginning.")
+        stretches = self.run.stretches
+        for place, stretch in enumerate(stretches, 1):
+            if stretch.turn.id == last.id and stretch.upto is None:
+                return stretches[place:]
+        raise Conflict("The run was taken back to an earlier checkpoint: read it from its beginning.")
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
@@ -206,36 +214,9 @@ def _packed(events: Sequence[Event]) -> Iterator[bytes]:
     """Frames together, in pieces that are written at once."""
     piece = b""
     for event in events:
-        more = _frame(event)
-        if piece and len(piece) + len(more) > WRITE_BYTES:
+        if piece and len(piece) + len(event.frame) > WRITE_BYTES:
             yield piece
             piece = b""
-        piece += more
+        piece = piece + event.frame if piece else event.frame
     if piece:
         yield piece
-
-
-def _frame(event: Event) -> bytes:
-    """One event. The id comes last: there are clients that take the first two lines for name and data."""
-    id_line = b"" if event.id is None else b"id: %b\n" % event.id.encode()
-    return b"event: %b\ndata: %b\n%b\n" % (event.name.encode(), to_json(event.data), id_line)
-
-
-async def _beating(source: AsyncGenerator[Sequence[Event], None]) -> Told:
-    """The same, with None for each BEAT of silence."""
-    coming: asyncio.Task[Sequence[Event]] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(anext(source))
-            done, _ = await asyncio.wait({coming}, timeout=BEAT)
-            if not done:
-                yield None
-                continue
-            try:
-                news = coming.result()
-            except StopAsyncIteration:
-                return
-            coming = None
-            yield news
-    finally:
-        await close_running(source, coming)
