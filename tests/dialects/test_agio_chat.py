@@ -130,7 +130,7 @@ def test_what_cannot_begin_is_an_error_before_any_stream(stream: bool | None) ->
         async with speaking() as site:
             more = {} if stream is None else {"stream": stream}
             for body, status in (
-                ({"agent_id": "nobody", "message": "Hello!"}, 404),
+                ({"agent_id": "unheard-of", "message": "Hello!"}, 404),
                 ({"agent_id": "assistant"}, 422),
                 ({"message": "Hello!"}, 422),
                 ({"agent_id": "assistant", "message": ""}, 422),
@@ -144,8 +144,8 @@ def test_what_cannot_begin_is_an_error_before_any_stream(stream: bool | None) ->
                 assert answer.headers["content-type"] == "application/json"
                 assert "detail" in answer.json()
             assert not site.host.runs
-            missing = (await site.post("/api/chat", {"agent_id": "nobody", "message": "Hello!"})).json()
-            assert missing["detail"] == missing["error"] == "Agent 'nobody' not found."
+            missing = (await site.post("/api/chat", {"agent_id": "unheard-of", "message": "Hello!"})).json()
+            assert missing["detail"] == missing["error"] == "Agent 'unheard-of' not found."
 
     run(main())
 

@@ -3,7 +3,6 @@
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +14,6 @@ from tests.end_to_end.agio import (
     control,
     done,
     go_on,
-    killed_in,
     length_when_still,
     numbers,
     over,
@@ -255,7 +253,7 @@ def test_a_run_that_goes_on_can_be_forked_and_not_taken_back(site: Server, swift
     done(site, forked["run_id"])
 
 
-# -- clients and gateways that go away --------------------------------------------------------------------------------
+# -- who looks, and who goes away ----------------------------------------------------------------------------------
 
 
 def test_a_run_outlives_the_client_that_asked_for_it(site: Server, swift: Sandbox) -> None:
@@ -304,43 +302,3 @@ def test_looking_at_the_chat_starts_nothing_at_the_host(site: Server, swift: San
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert "EventSource" in answer.json()["detail"]
     assert swift.admin("GET", "requests")["total"] == before
-
-
-def test_a_gateway_that_is_killed_during_a_chat_finds_the_run_again(swift: Sandbox, tmp_path: Path) -> None:
-    """In the middle of a run, of one that is paused, and when it has just been resumed."""
-    text = "Carry the piano upstairs"
-    settings = {**SETTINGS, "data_dir": str(tmp_path)}
-    before = numbers(swift)
-    with gateway(swift, **settings) as server, killed_in(server):
-        with_agents(server)
-        viewer = chat(server, text)
-        run_id, number = viewer.run_id, run_of(swift, text)
-        viewer.grow(5)
-    viewer.thread.join(WAIT)
-    assert viewer.broke
-    events = viewer.events
-    with gateway(swift, **settings) as server, killed_in(server):
-        assert [run["id"] for run in server.get("/api/runs").json()["items"]] == [run_id]
-        assert status_of(server, run_id) == "running"
-        viewer = view(server, run_id, events[-1][2])
-        viewer.until(3)
-        control(server, run_id, "pause")
-        assert status_at(swift, number) == "CANCELLED"
-    viewer.thread.join(WAIT)
-    assert viewer.broke
-    events += viewer.events
-    with gateway(swift, **settings) as server, killed_in(server):
-        assert status_of(server, run_id) == "paused"
-        viewer = view(server, run_id, events[-1][2])
-        control(server, run_id, "resume")
-    viewer.thread.join(WAIT)
-    events += viewer.events
-    with gateway(swift, **settings) as server:
-        viewer = view(server, run_id, events[-1][2])
-        viewer.until(3)
-        control(server, run_id, "cancel")
-        events += viewer.end
-        assert events == view(server, run_id).end
-        assert prompts(swift, number) == [text, "Go on."]
-        assert [run["id"] for run in server.get("/api/runs").json()["items"]] == [run_id]
-        assert numbers(swift) - before == {number}
