@@ -95,11 +95,10 @@ def test_it_is_started_in_all_the_documented_ways(host: Sandbox) -> None:
             assert beside.enter_context(way).get("/organizations", BOB).json()["items"]
 
 
-def test_the_validator_finds_nothing_wrong_where_variables_say_who_one_is(host: Sandbox) -> None:
+def test_it_is_set_up_with_variables_and_its_validator_finds_nothing_wrong(host: Sandbox) -> None:
     """The other program, ``test_fastapi_server.py``, is ``pytest`` today."""
-    variables = {"org_id": "323", "api_token": "sandbox-bob"}
-    with gateway(host, **variables) as server:
-        printed = shell(server, f"python {ROOT}/validate_server.py http://localhost:8000", **variables)
+    with gateway(host, org_id="323", api_token="sandbox-bob") as server:
+        printed = shell(server, f"python {ROOT}/validate_server.py http://localhost:8000", api_token="sandbox-bob")
     assert ", 0 failed\n" in printed
 
 
