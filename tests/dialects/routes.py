@@ -32,23 +32,15 @@ def wants_caller(route: APIRoute) -> bool:
     return route.path not in PUBLIC and route.include_in_schema
 
 
-KEEPING = [
-    prefix for dialect in DIALECTS.values() if getattr(dialect, "CONVERSATIONS", False) for prefix in dialect.PREFIXES
-]
-"""Where things have ids that are not those of runs at the host: ``test_conversation_strangers.py`` asks for them."""
-
-
 def takes_run(route: APIRoute) -> bool:
     """Whether the route is about one run, be it named in the path or in the body."""
-    if any(f"{route.path}/".startswith(f"{prefix}/") for prefix in KEEPING):
-        return False
     bodies = [field.field_info.annotation for field in route.dependant.body_params]
     in_body = {name for body in bodies for name in getattr(body, "model_fields", {})}
     return bool({*re.findall(r"{(\w+)}", route.path), *in_body} & set(RUNS))
 
 
 OF_RUNS = tuple(name for name, dialect in DIALECTS.items() if not getattr(dialect, "CONVERSATIONS", False))
-"""The others speak of threads, sessions and executions; each has a test of its own for who may see them."""
+"""The others have things with ids of their own: ``test_conversation_strangers.py`` asks for them."""
 
 ON_A_RUN = sorted(
     (method, route.path)
