@@ -1,6 +1,22 @@
 """A thin authenticated gateway in front of a hosted agent API: its runs over REST, their logs as live streams."""
 
-from codegen_api.app import create_app
-from codegen_api.settings import Settings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codegen_api.app import create_app
+    from codegen_api.settings import Settings
 
 __all__ = ["Settings", "create_app"]
+
+
+def __getattr__(name: str) -> Any:
+    # not before it is asked for: the sandbox is in this package, too, and does without the gateway
+    if name == "create_app":
+        from codegen_api.app import create_app  # noqa: PLC0415
+
+        return create_app
+    if name == "Settings":
+        from codegen_api.settings import Settings  # noqa: PLC0415
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
