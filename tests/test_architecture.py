@@ -47,9 +47,17 @@ def test_there_are_no_drawers() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=SHOWN)
 def test_nothing_is_imported_inside_a_function(path: Path) -> None:
-    # app.py says why
-    app = {"from codegen_api.metrics import Metrics", "from codegen_api.stores.sql import SqlStore"}
-    late = app if path == PACKAGE / "app.py" else set()
+    # these modules say why
+    late = {
+        PACKAGE / "__init__.py": {
+            "from codegen_api.app import create_app",
+            "from codegen_api.settings import Settings",
+        },
+        PACKAGE / "app.py": {
+            "from codegen_api.metrics import Metrics",
+            "from codegen_api.stores.sql import SqlStore",
+        },
+    }.get(path, set())
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             imports = [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
