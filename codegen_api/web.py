@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
@@ -55,6 +55,17 @@ bearer = HTTPBearer(
 SCOPE = "x-required-scope"
 
 RenderError = Callable[[GatewayError], Response]
+
+T = TypeVar("T")
+
+
+def kept(request: Request, name: str, make: Callable[[], T]) -> T:
+    """What an application has one of, under ``name``; the first request that asks for it makes it."""
+    state = request.app.state
+    if not hasattr(state, name):
+        setattr(state, name, make())
+    found: T = getattr(state, name)
+    return found
 
 
 def named(route: APIRoute) -> str:

@@ -16,6 +16,7 @@ from codegen_api.dialects.agent_protocol.wording import Wordings
 from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
+from codegen_api.web import kept
 
 EVENTS_TYPE = "text/event-stream"
 """Without a charset, as SDKs know it."""
@@ -56,13 +57,14 @@ def events_of(
         "graph_id": "agent",
         "tags": [],
     }
+    wordings = kept(request, "agent_protocol_wordings", lambda: Wordings(talk.gateway.step))
     pieces = events(
         talk,
         caller,
         turn,
         modes=chosen,
         after=position(turn, last_event_id),
-        wording=_wordings(request, talk).of(turn, chosen, context),
+        wording=wordings.of(turn, chosen, context),
         statuses=statuses_of(request),
         at_end=at_end,
     )
@@ -80,15 +82,6 @@ def outcome_of(
 ) -> Response:
     pieces = outcome(talk, caller, turn, at_end)
     return response(request, pieces, "application/json", places_of(turn, "join"), abandoning)
-
-
-def _wordings(request: Request, talk: Conversations) -> Wordings:
-    """What this process has worded for anybody, made by the first who asks."""
-    state = request.app.state
-    if not hasattr(state, "wordings"):
-        state.wordings = Wordings(talk.gateway.step)
-    wordings: Wordings = state.wordings
-    return wordings
 
 
 def run_fields(turn: Turn, statuses: Mapping[TurnState, str]) -> dict[str, Json]:

@@ -18,7 +18,7 @@ from codegen_api.identity import WRITE, Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Agent, Conversation
 from codegen_api.upstreams import NewRun
-from codegen_api.web import Keeper, WantedOrganization, needs
+from codegen_api.web import Keeper, WantedOrganization, kept, needs
 
 router = routes_about("chat")
 
@@ -81,7 +81,7 @@ def answered(
     stream: bool = True,
 ) -> Response:
     """A run as it comes, or whole."""
-    events = Reader(talk, caller, run, after, _shared(request)).events()
+    events = Reader(talk, caller, run, after, kept(request, "agio_shared", Shared)).events()
     headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
         return response(request, frames(events), EVENTS_TYPE, headers)
@@ -91,15 +91,6 @@ def answered(
 def message_of(text: str) -> Mapping[str, Json]:
     """What a user said, as it is kept."""
     return {"id": new_id(), "content": [{"type": "text", "text": text}]}
-
-
-def _shared(request: Request) -> Shared:
-    """What this application's readers have in common."""
-    state = request.app.state
-    if not hasattr(state, "agio_shared"):
-        state.agio_shared = Shared()
-    shared: Shared = state.agio_shared
-    return shared
 
 
 async def _session(

@@ -26,7 +26,7 @@ from codegen_api.runs import Json, to_json
 from codegen_api.sse import STREAM_HEADERS, EventStream
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
-from codegen_api.web import json_response
+from codegen_api.web import json_response, kept
 
 MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
@@ -134,22 +134,14 @@ def listen(
         frozenset(query.types),
         frozenset(query.exclude),
     )
+    renderings = kept(request, "everruns_renderings", lambda: Renderings(conversations.gateway.step))
     return EventStream(
-        frames(conversations, _renderings(request, conversations), listener),
+        frames(conversations, renderings, listener),
         media_type=f"{EVENT_STREAM}; charset=utf-8",
         headers=STREAM_HEADERS,
         stall_seconds=request.app.state.stall_seconds,
         connection=request.scope["connection"],
     )
-
-
-def _renderings(request: Request, conversations: Conversations) -> Renderings:
-    """The application's own, which all who listen share."""
-    state = request.app.state
-    if not hasattr(state, "everruns_renderings"):
-        state.everruns_renderings = Renderings(conversations.gateway.step)
-    renderings: Renderings = state.everruns_renderings
-    return renderings
 
 
 def wants_stream(request: Request) -> bool:
