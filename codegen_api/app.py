@@ -178,7 +178,7 @@ def _build(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        generate_unique_id_function=named,
+        generate_unique_id_function=named(),
         redirect_slashes=False,
     )
     app.observer = observer

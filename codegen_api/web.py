@@ -68,9 +68,11 @@ def kept(request: Request, name: str, make: Callable[[], T]) -> T:
     return found
 
 
-def named(route: APIRoute) -> str:
-    """What an operation is called in the OpenAPI document: as its function is."""
-    return route.name
+def named(prefix: str = "") -> Callable[[APIRoute], str]:
+    """What operations are called in the OpenAPI document: as their functions are. ``prefix`` tells those of a dialect
+    from others', which may have functions of the same names.
+    """
+    return lambda route: f"{prefix}{route.name}"
 
 
 class MethodNotAllowed(InvalidRequest):

@@ -8,7 +8,7 @@ from fastapi.security import APIKeyHeader
 
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Caller
-from codegen_api.web import bearer, bearer_token, identify, identify_lenient
+from codegen_api.web import bearer, bearer_token, identify, identify_lenient, named
 
 api_key = APIKeyHeader(
     name="x-api-key",
@@ -44,9 +44,9 @@ Asker = Annotated[Caller, Depends(asking)]
 
 
 def routes_about(what: str, *, public: bool = False) -> APIRouter:
-    """A router for the routes about ``what``; their ids say whose they are, or two dialects would have the same."""
+    """A router for the routes about ``what``."""
     return APIRouter(
         tags=[f"Agent Protocol: {what}"],
         dependencies=None if public else [Depends(bearer), Depends(api_key)],
-        generate_unique_id_function=lambda route: f"agent_protocol_{route.name}",
+        generate_unique_id_function=named("agent_protocol_"),
     )

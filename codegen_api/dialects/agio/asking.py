@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from codegen_api.identity import Caller
-from codegen_api.web import bearer, bearer_token, identify_lenient
+from codegen_api.web import bearer, bearer_token, identify_lenient, named
 
 
 async def asking(request: Request) -> Caller:
@@ -25,9 +25,9 @@ Asker = Annotated[Caller, Depends(asking)]
 
 
 def routes_about(what: str, *, public: bool = False) -> APIRouter:
-    """A router for the routes about ``what``; their ids say whose they are, or two dialects would have the same."""
+    """A router for the routes about ``what``."""
     return APIRouter(
         tags=[f"Agio: {what}"],
         dependencies=None if public else [Depends(bearer)],
-        generate_unique_id_function=lambda route: f"agio_{route.name}",
+        generate_unique_id_function=named("agio_"),
     )

@@ -12,7 +12,7 @@ from codegen_api.runs import to_json
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import Asker, Door, IdempotencyKey, Repeater, bearer, json_response, named, needs, replayed
 
-router = APIRouter(tags=["Hosted API"], dependencies=[Depends(bearer)], generate_unique_id_function=named)
+router = APIRouter(tags=["Hosted API"], dependencies=[Depends(bearer)], generate_unique_id_function=named())
 
 BELOW = "/v1/organizations/{org_id}"
 """Where an organization's things are; but for logs."""

@@ -8,7 +8,7 @@ from fastapi.security import APIKeyHeader
 from codegen_api.dialects.everruns.wire import heard_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
-from codegen_api.web import bearer, identify_lenient
+from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(
     name="Authorization",
@@ -71,12 +71,12 @@ def _token(given: str) -> str | None:
 
 
 def routes_about(what: str, prefix: str = "") -> APIRouter:
-    """A router for the routes about ``what``; their ids say whose they are, or two dialects would have the same."""
+    """A router for the routes about ``what``."""
     return APIRouter(
         prefix=prefix,
         tags=[f"Everruns: {what}"],
         dependencies=[Depends(bearer), Depends(credentials)],
-        generate_unique_id_function=lambda route: f"everruns_{route.name}",
+        generate_unique_id_function=named("everruns_"),
     )
 
 

@@ -43,11 +43,11 @@ from codegen_api.web import (
     timestamp,
 )
 
-runs = APIRouter(dependencies=[Depends(bearer)], generate_unique_id_function=named)
+runs = APIRouter(dependencies=[Depends(bearer)], generate_unique_id_function=named())
 
 LINE_TYPES = ("application/x-ndjson", "application/jsonl")
 
-system = APIRouter(tags=["System"], generate_unique_id_function=named)
+system = APIRouter(tags=["System"], generate_unique_id_function=named())
 
 
 @system.get("/health", summary="How is it", responses=schemas.HEALTH)
