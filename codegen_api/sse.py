@@ -22,6 +22,9 @@ WRITE_BYTES = 64 * 1024
 
 HEARTBEAT = b":\n\n"
 
+BEAT = 3.0
+"""Seconds of silence before a sign of life where clients are scripts: httpx gives up after five by itself."""
+
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """With these no cache and no proxy keeps a stream back."""
 

@@ -13,18 +13,14 @@ from codegen_api.errors import GatewayError
 from codegen_api.following import Leaving, Notice, Quiet
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import STREAM_HEADERS, Cut, EventStream, beating
+from codegen_api.sse import BEAT, STREAM_HEADERS, Cut, EventStream, beating
 from codegen_api.stores import Turn, TurnState
-
-BEAT = 3.0
-"""Seconds of silence before a sign of life: plain HTTP clients in Python give up after five."""
 
 HEARTBEAT = b": heartbeat\n"
 """One line: after a blank one, clients in JavaScript believe in an event."""
 
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
-
 
 WHOLE_STATES = frozenset({"values", "checkpoints", "debug"})
 

@@ -18,11 +18,8 @@ from codegen_api.errors import Conflict, GatewayError, ShuttingDown
 from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import STREAM_HEADERS, WRITE_BYTES, Cut, EventStream, beating
+from codegen_api.sse import BEAT, STREAM_HEADERS, WRITE_BYTES, Cut, EventStream, beating
 from codegen_api.stores import TurnState
-
-BEAT = 3.0
-"""Seconds of silence before a sign of life: the clients in this API's own documents wait for five."""
 
 HEARTBEAT = b": ping\n\n"
 SIGN_OF_LIFE = b"\n"
