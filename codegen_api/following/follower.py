@@ -66,8 +66,6 @@ class Follower:
         """What broke the reading down for good."""
         self.resumed_at = float("-inf")
         """When (the event loop's time) the host last answered a resume through this gateway."""
-        self.cancelled_at = float("-inf")
-        """The same of a cancel."""
         self.past = Past(self.ref, old_pages, size=upstream.page_size, read=self._read_old, tail=lambda: self.tail)
 
         self._upstream = upstream
@@ -93,6 +91,7 @@ class Follower:
         self._announced: Changed | None = None
         self._resumed_tail: Cursor | None = None
         self._active_since_resume = False
+        self._cancelled_at = float("-inf")  # when the host last answered a cancel through this gateway
 
     @property
     def tail(self) -> Cursor:
@@ -123,9 +122,8 @@ class Follower:
         self._wake.set()
 
     def cancelled(self, at: float) -> None:
-        """The host answered a cancel at ``at``."""
-        self.cancelled_at = at
-        self._wake.set()
+        """The host answered a cancel at ``at``: if it says that the run is cancelled, that is no news of before."""
+        self._cancelled_at = at
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -260,7 +258,7 @@ class Follower:
             return True
         if loop_time() - self.resumed_at >= RESUME_DOUBT:
             return True
-        if run.status is RunStatus.CANCELLED and sent >= self.cancelled_at > self.resumed_at:
+        if run.status is RunStatus.CANCELLED and sent >= self._cancelled_at > self.resumed_at:
             return True  # be it news or old, it is so
         # the prompt itself is one entry: a stale status may stand beside it
         grown = self.tail - (self.tail if self._resumed_tail is None else self._resumed_tail)

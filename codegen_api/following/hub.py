@@ -188,7 +188,8 @@ class Hub:
             )
             if follower.ref in self._resumes:
                 follower.resumed(*self._resumes[follower.ref])
-            follower.cancelled_at = self._cancels.get(follower.ref, follower.cancelled_at)
+            if follower.ref in self._cancels:
+                follower.cancelled(self._cancels[follower.ref])
             self._followers[follower.ref] = follower
             self._tasks[follower] = asyncio.ensure_future(follower.follow())
         retirement = self._retirements.pop(follower, None)
