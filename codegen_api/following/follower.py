@@ -122,7 +122,7 @@ class Follower:
         self._wake.set()
 
     def cancelled(self, at: float) -> None:
-        """The host answered a cancel at ``at``: if it says that the run is cancelled, that is no news of before."""
+        """The host answered a cancel at ``at``: asked since, it is believed when it says that the run is cancelled."""
         self._cancelled_at = at
 
     # -- reading ------------------------------------------------------------------------------------------------------

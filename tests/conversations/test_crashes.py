@@ -221,14 +221,20 @@ class _Waits(Coroutine[Any, Any, Any]):
         return self._coroutine.throw(Crashed()) if self._is_last() else awaited
 
 
+async def dies_at_a_wait(world: World, life: Life, number: int) -> bool:
+    """The same, where anything waits for the ``number``-th time."""
+    trap = Trap()
+    asyncio.get_running_loop().set_task_factory(Steps(trap, number).task)
+    crashed = await dies(world, life, trap)
+    asyncio.get_running_loop().set_task_factory(None)
+    return crashed
+
+
 @each_life
 def test_a_crash_wherever_anything_waits_starts_no_turn_twice_and_leaves_none_busy(life: Life) -> None:
     async def main(number: int) -> bool:
         world = await began(life)
-        trap = Trap()
-        asyncio.get_running_loop().set_task_factory(Steps(trap, number).task)
-        crashed = await dies(world, life, trap)
-        asyncio.get_running_loop().set_task_factory(None)
+        crashed = await dies_at_a_wait(world, life, number)
         async with world.serving() as process:
             await asked_again(process)
             await all_is_well(process, life)

@@ -16,11 +16,11 @@ from tests.conversations.test_crashes import (
     LAST,
     SECOND,
     Life,
-    Steps,
     at_any_call,
     began,
     conversations,
     dies,
+    dies_at_a_wait,
     is_settled,
 )
 from tests.conversations.world import ALICE, Process, Trap, World, works, works_for_ever
@@ -135,10 +135,7 @@ def crashes_wherever_anything_waits(life: Life, stride: int, check: Check) -> No
 
     async def main(number: int) -> bool:
         world = await began(life)
-        trap = Trap()
-        asyncio.get_running_loop().set_task_factory(Steps(trap, number).task)
-        crashed = await dies(world, life, trap)
-        asyncio.get_running_loop().set_task_factory(None)
+        crashed = await dies_at_a_wait(world, life, number)
         await _goes_on(world, check)
         return crashed
 

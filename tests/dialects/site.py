@@ -96,6 +96,24 @@ async def serving(host: Any = None, **more: Any) -> AsyncIterator[Site]:
         yield Site(app, host)
 
 
+def request_scope(method: str, path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """A request as a server hands it in, or as no server should."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path.decode(errors="replace"),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("gateway", 80),
+    }
+
+
 class Connection:
     """One request whose answer is taken piece by piece, as a server's connection would take it.
 
@@ -113,20 +131,8 @@ class Connection:
         self._asked = False
         self._body = body
         path, _, query = path.partition("?")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "root_path": "",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or AUTHORIZED).items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("gateway", 80),
-        }
+        sent = [(name.lower().encode(), value.encode()) for name, value in (headers or AUTHORIZED).items()]
+        scope = request_scope(method, path.encode(), query.encode(), sent)
         self.task = asyncio.ensure_future(app(scope, self.receive, self.send))
 
     async def receive(self) -> dict[str, Any]:

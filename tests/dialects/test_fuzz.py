@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.routes import EVERY, routes
-from tests.dialects.site import gateway_app, lifespan
+from tests.dialects.site import gateway_app, lifespan, request_scope
 from tests.fakehost import FakeHost
 
 ISSUER = Issuer()
@@ -112,21 +112,7 @@ async def answered(
         messages.append(message)
 
     async with lifespan(app), asyncio.timeout(20):
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path.decode(errors="replace"),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": headers,
-            "client": ("127.0.0.1", 1),
-            "server": ("gateway", 80),
-        }
-        await app(scope, receive, send)
+        await app(request_scope(method, path, query, headers), receive, send)
     return messages
 
 

@@ -22,7 +22,7 @@ from codegen_api.errors import InvalidToken
 from codegen_api.identity import Credential
 from tests.auth.issuer import Issuer
 from tests.dialects.people import CONVERSATIONS, KINDS, ROUTES, SERVED, Person
-from tests.dialects.site import gateway_app, lifespan
+from tests.dialects.site import gateway_app, lifespan, request_scope
 from tests.dialects.test_fuzz import BYTES, ISSUER, MARKER, MODES, SHAPED
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
@@ -194,20 +194,8 @@ class Client:
         query = [
             (name.encode(), self._filled(value).replace(b"&", b"%26").replace(b"#", b"")) for name, value in sent.query
         ]
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path.decode(errors="replace"),
-            "raw_path": path,
-            "query_string": b"&".join(name + b"=" + value for name, value in query),
-            "root_path": "",
-            "headers": [*headers, (b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("gateway", 80),
-        }
+        asked = b"&".join(name + b"=" + value for name, value in query)
+        scope = request_scope(method, path, asked, [*headers, (b"content-type", b"application/json")])
         inbox = [{"type": "http.request", "body": self._filled(sent.encoded()), "more_body": False}]
 
         async def receive() -> Any:

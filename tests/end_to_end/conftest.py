@@ -25,6 +25,13 @@ def host() -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.fixture(scope="module")
+def swift() -> Iterator[Sandbox]:
+    """A host that is eight times as fast as usual."""
+    with processes.sandbox("--speed", "8") as host:
+        yield host
+
+
 @pytest.fixture(scope="session")
 def server(host: Sandbox) -> Iterator[Server]:
     """A gateway as it is by default."""

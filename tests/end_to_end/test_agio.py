@@ -21,16 +21,9 @@ from tests.end_to_end.agio import (
     view,
     with_agents,
 )
-from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, eventually, gateway, sandbox
+from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, eventually, gateway
 from tests.end_to_end.sdk import prompts, run_of, status_at
 from tests.leaks import WATCH
-
-
-@pytest.fixture(scope="module")
-def swift() -> Iterator[Sandbox]:
-    """A host that is eight times as fast as usual."""
-    with sandbox("--speed", "8") as host:
-        yield host
 
 
 @pytest.fixture(scope="module")

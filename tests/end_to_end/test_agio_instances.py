@@ -1,20 +1,10 @@
 """Agio's API over several processes with one database: one after the other, and at the same time."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.end_to_end.agio import SETTINGS, chat, control, killed_in, numbers, status_of, view, with_agents
-from tests.end_to_end.processes import WAIT, Sandbox, gateway, sandbox
+from tests.end_to_end.processes import WAIT, Sandbox, gateway
 from tests.end_to_end.sdk import prompts, run_of, status_at
-
-
-@pytest.fixture(scope="module")
-def swift() -> Iterator[Sandbox]:
-    """A host that is eight times as fast as usual."""
-    with sandbox("--speed", "8") as host:
-        yield host
 
 
 def test_a_gateway_that_is_killed_during_a_chat_finds_the_run_again(swift: Sandbox, tmp_path: Path) -> None:

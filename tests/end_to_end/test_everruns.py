@@ -12,7 +12,7 @@ from everruns_sdk import AgentClient, Event, Everruns
 from everruns_sdk.errors import ApiError, AuthenticationError, NotFoundError
 from everruns_sdk.sse import EventStream, StreamOptions
 
-from tests.end_to_end.processes import WAIT, Sandbox, Server, gateway, held_port, kill, sandbox
+from tests.end_to_end.processes import WAIT, Sandbox, Server, gateway, held_port, kill
 from tests.leaks import WATCH
 
 TOKEN = "sandbox-alice"
@@ -22,13 +22,6 @@ SETTINGS: dict[str, str | float] = {
     "follower_linger_seconds": 0.3,
     "demo_token": TOKEN,
 }
-
-
-@pytest.fixture(scope="module")
-def swift() -> Iterator[Sandbox]:
-    """A host that is eight times as fast as usual."""
-    with sandbox("--speed", "8") as host:
-        yield host
 
 
 @pytest.fixture(scope="module")
