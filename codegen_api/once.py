@@ -1,7 +1,8 @@
 """Once, however often it is asked for: what an Idempotency-Key promises.
 
 The first request under a key does it, and its result is kept for whoever asks again. A refusal, which surely did
-nothing, frees the key. When it broke off and the host may have acted, a repeat first looks for what the host did.
+nothing, frees the key. When it broke off and the host may have acted, a repeat first looks for what the host did. What
+seems to be the first request here may be a repeat all the same, of one that another process had.
 """
 
 import asyncio
@@ -40,6 +41,19 @@ _FORM = re.compile(r"[ -~]{1,255}", re.ASCII)
 
 class Action(Protocol):
     """Something to be done once."""
+
+    async def done_elsewhere(self) -> Run | None:
+        """What the host did about it when another process asked for it, or this one before it was started anew; None
+        if nothing is to be seen.
+
+        Raises:
+            IdempotencyKeyReused: that was something else.
+        """
+        ...
+
+    async def read(self, ref: RunRef) -> Run:
+        """What came of it, as it is now."""
+        ...
 
     async def prepare(self) -> str:
         """Before the host is asked for it: a note for ``look``."""
@@ -81,29 +95,32 @@ class Once:
         """
         if not _FORM.fullmatch(key):
             raise InvalidIdempotencyKey
-        name = _digest([principal.authority, principal.user, route, key])
+        name = fingerprint([principal.authority, principal.user, route, key])
         now = self._clock()
-        ours = Outcome(_digest(body), State.UNDER_WAY, now, now)
+        ours = Outcome(fingerprint(body), State.UNDER_WAY, now, now)
         there = await self._outcomes.begin(name, ours)
         if there is None:
-            return Done(await self._first(name, ours, action))
+            return await self._first(name, ours, action)
         if there.fingerprint != ours.fingerprint:
             raise IdempotencyKeyReused
-        if there.state is State.DONE:
-            return Done(_decoded(there.result), replayed=True)
+        if there.state is State.DONE and there.run is not None:
+            return Done(_decoded(there.result) if there.result else await action.read(there.run), replayed=True)
         ours = replace(there, state=State.UNDER_WAY, at=now)
         if there.state is State.UNDER_WAY or not await self._outcomes.change(name, there, ours):
             raise InProgress(retry_after=1)
         return await self._again(name, there, ours, action)
 
-    async def _first(self, name: str, ours: Outcome, action: Action) -> Run:
+    async def _first(self, name: str, ours: Outcome, action: Action) -> Done:
         try:
+            if (run := await action.done_elsewhere()) is not None:
+                await self._done(name, ours, run)
+                return Done(run, replayed=True)
             noted = replace(ours, note=await action.prepare())
             await self._outcomes.change(name, ours, noted)
         except BaseException:  # whatever it was, nothing was asked for yet
             await self._outcomes.forget(name, ours)
             raise
-        return await self._act(name, noted, action)
+        return Done(await self._act(name, noted, action))
 
     async def _again(self, name: str, there: Outcome, ours: Outcome, action: Action) -> Done:
         """It is unknown what came of it, and it is for us to find out."""
@@ -114,19 +131,17 @@ class Once:
                 run = await action.look(there.note, there.since)
             if run is None and self._clock() < there.at + there.grace:
                 raise OutcomeUnknown(retry_after=2)
-            result = b"" if run is None else _encoded(run)
         except BaseException:  # whatever it was, we know no more than before
             await self._outcomes.change(name, ours, there)
             raise
         if run is None:
             return Done(await self._act(name, ours, action))
-        await self._outcomes.change(name, ours, replace(ours, state=State.DONE, at=self._clock(), result=result))
+        await self._done(name, ours, run)
         return Done(run, replayed=True)
 
     async def _act(self, name: str, ours: Outcome, action: Action) -> Run:
         try:
             run = await action.act()
-            result = _encoded(run)
         except BaseException as error:  # whatever it was, the caller included who had to go: what came of it is kept
             if isinstance(error, GatewayError) and not (isinstance(error, UpstreamFailure) and error.may_have_acted):
                 await self._outcomes.forget(name, ours)
@@ -134,8 +149,12 @@ class Once:
                 unknown = replace(ours, state=State.UNKNOWN, at=self._clock(), grace=grace(error))
                 await self._outcomes.change(name, ours, unknown)
             raise
-        await self._outcomes.change(name, ours, replace(ours, state=State.DONE, at=self._clock(), result=result))
+        await self._done(name, ours, run)
         return run
+
+    async def _done(self, name: str, ours: Outcome, run: Run) -> None:
+        done = replace(ours, state=State.DONE, at=self._clock(), run=run.ref, result=_encoded(run))
+        await self._outcomes.change(name, ours, done)
 
 
 def grace(error: BaseException) -> float:
@@ -145,13 +164,18 @@ def grace(error: BaseException) -> float:
     return CUT_GRACE if isinstance(error, UpstreamUnreachable) else SILENT_GRACE
 
 
-def _digest(value: Json) -> str:
+def fingerprint(value: Json) -> str:
+    """What tells one request from another."""
     return hashlib.sha256(to_json(value)).hexdigest()
 
 
 def _encoded(run: Run) -> bytes:
+    """A run as it is kept; nothing of one that cannot be written."""
     marks = None if run.marks is None else dict(run.marks)
-    return to_json([run.ref.organization, run.ref.id, run.status.value, run.raw_status, dict(run.fields), marks])
+    try:
+        return to_json([run.ref.organization, run.ref.id, run.status.value, run.raw_status, dict(run.fields), marks])
+    except ValueError:  # nested too deeply
+        return b""
 
 
 def _decoded(result: bytes) -> Run:

@@ -136,6 +136,7 @@ class Budget:
         """A request is over, whatever came of it."""
         self._asking -= 1
         self._all.append(now)
+        self._forget(now)  # reading does so as well, but there may be nobody who reads
         self._told_left -= 1
 
     def told(self, now: float, remaining: int, seconds: float) -> None:

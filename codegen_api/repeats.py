@@ -3,22 +3,38 @@
 import hashlib
 import hmac
 import json
+import math
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from codegen_api.errors import OutcomeUnknown
+from codegen_api.errors import IdempotencyKeyReused, OutcomeUnknown
 from codegen_api.gateway import Gateway
 from codegen_api.identity import ALL, READ, WRITE, Caller
-from codegen_api.once import Done, Once
+from codegen_api.once import Done, Once, fingerprint
 from codegen_api.outcomes import Outcomes
-from codegen_api.runs import Json, LogEntry, Run
+from codegen_api.runs import Json, LogEntry, Run, RunRef
 from codegen_api.searching import SEARCHED_PAGES
 from codegen_api.upstreams import NewRun, RunFilter
 
 REQUEST = "request"
-"""The mark by which a run is found again whose create broke off."""
+"""The mark by which a run is found again whose create broke off, or was asked for elsewhere."""
+
+BODY = "request_body"
+"""The mark that tells what was asked for under the same key."""
+
+ELSEWHERE = 3600.0
+"""Seconds for which a run is found again that another process was asked for, or this one before it was started anew.
+Whoever repeats a request does so within minutes.
+"""
+
+ELSEWHERE_PAGES = 3
+"""How many of the host's pages are read for that at most."""
+
+PURPOSE = b"codegen_api idempotency key, form 1"
+"""What the key for marks is derived for; keys for other purposes come from the same secret with another label."""
 
 CLOCKS = 600.0
 """Seconds by which the host's clock may be behind ours."""
@@ -29,20 +45,31 @@ PROMPT = 200
 
 
 class Repeats:
-    """The gateway's creates and resumes, each done once for its key. Without a key they are done as they come."""
+    """The gateway's creates and resumes, each done once for its key. Without a key they are done as they come.
 
-    def __init__(self, gateway: Gateway, outcomes: Outcomes) -> None:
+    A create leaves the mark of its key on the run, so that a repeat finds it whichever process it reaches. Nobody at the
+    host can make such a mark for somebody else: that takes the caller's token, or where callers share one, one of the
+    deployment's ``keys``, of which the first makes marks and all are known.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        outcomes: Outcomes,
+        keys: Sequence[str] = (),
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._gateway = gateway
         self._outcomes = outcomes
-        self._once = Once(outcomes)
-        self._key = secrets.token_bytes(32)  # marks are looked for by the process that made them
+        self._keys = keys or [secrets.token_hex()]
+        self._clock = clock
+        self._once = Once(outcomes, clock=clock)
 
     async def create(self, caller: Caller, organization: str, new: NewRun, key: str | None) -> Done:
         """As ``Gateway.create`` and ``Once.do``."""
         if key is None:
             return Done(await self._gateway.create(caller, organization, new))
-        said = json.dumps([caller.principal.authority, caller.principal.user, organization, key]).encode()
-        mark = hmac.digest(self._key, said, hashlib.sha256).hex()
         body: Mapping[str, Json] = {
             "prompt": new.prompt,
             "metadata": new.metadata,
@@ -51,7 +78,11 @@ class Repeats:
             "model": new.model,
             "agent_type": new.agent_type,
         }
-        action = _Create(self._gateway, caller, organization, replace(new, marks={REQUEST: mark}))
+        marks = [
+            {REQUEST: self._mark(secret, caller, organization, key), BODY: fingerprint(body)}
+            for secret in (self._keys if caller.shared else [caller.credential.token])
+        ]
+        action = _Create(self._gateway, caller, organization, new, marks, self._clock)
         return await self._once.do(caller.principal, f"create {organization}", key, body, action)
 
     async def resume(
@@ -73,6 +104,11 @@ class Repeats:
     async def aclose(self) -> None:
         await self._outcomes.aclose()
 
+    @staticmethod
+    def _mark(secret: str, caller: Caller, organization: str, key: str) -> str:
+        said = json.dumps([caller.principal.authority, caller.principal.user, organization, key]).encode()
+        return hmac.digest(hmac.digest(secret.encode(), PURPOSE, hashlib.sha256), said, hashlib.sha256).hex()
+
 
 @dataclass(frozen=True, slots=True)
 class _Create:
@@ -80,15 +116,36 @@ class _Create:
     caller: Caller
     organization: str
     new: NewRun
+    marks: Sequence[Mapping[str, str]]  # by each of the secrets: the first are put on the run
+    clock: Callable[[], float]
+
+    async def done_elsewhere(self) -> Run | None:
+        since = self.clock() - ELSEWHERE
+        try:
+            run = await self._find(since, ELSEWHERE_PAGES)
+        except OutcomeUnknown:  # it is not among the newest, so it is not from a moment ago
+            return None
+        if run is None or not since - CLOCKS <= _created(run) < math.inf:  # keys are not good for ever
+            return None
+        if (run.marks or {}).get(BODY) != self.marks[0][BODY]:
+            raise IdempotencyKeyReused
+        return run
+
+    async def read(self, ref: RunRef) -> Run:
+        return await self.gateway.get(looking(self.caller), ref.organization, ref.id)
 
     async def prepare(self) -> str:
         return ""
 
     async def act(self) -> Run:
-        return await self.gateway.create(self.caller, self.organization, self.new)
+        return await self.gateway.create(self.caller, self.organization, replace(self.new, marks=self.marks[0]))
 
     async def look(self, note: str, since: float) -> Run | None:
-        return await find_marked(self.gateway, self.caller, self.organization, self.new.marks, since)
+        return await self._find(since, SEARCHED_PAGES)
+
+    async def _find(self, since: float, pages: int) -> Run | None:
+        values = {marks[REQUEST] for marks in self.marks}
+        return await find_marked(self.gateway, self.caller, self.organization, REQUEST, values, since, pages=pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +156,12 @@ class _Resume:
     run_id: str
     prompt: str
     images: tuple[str, ...] | None
+
+    async def done_elsewhere(self) -> Run | None:
+        return None  # the same words may be said twice, and bear no mark
+
+    async def read(self, ref: RunRef) -> Run:
+        return await self.gateway.get(looking(self.caller), ref.organization, ref.id)
 
     async def prepare(self) -> str:
         """The newest entry there is: what comes behind it is looked through."""
@@ -128,20 +191,27 @@ class _Resume:
 
 
 async def find_marked(
-    gateway: Gateway, caller: Caller, organization: str, marks: Mapping[str, str], since: float
+    gateway: Gateway,
+    caller: Caller,
+    organization: str,
+    name: str,
+    values: Collection[str],
+    since: float,
+    *,
+    pages: int = SEARCHED_PAGES,
 ) -> Run | None:
-    """The run that bears ``marks`` and was created after ``since`` (seconds since the epoch).
+    """The run whose mark of this ``name`` is one of ``values``, if it was created after ``since`` (epoch seconds).
 
     The list is newest first, so what is older than that ends the search.
 
     Raises:
-        OutcomeUnknown: there are too many newer ones to tell.
+        OutcomeUnknown: it is not on the first ``pages``, and there are more.
     """
     skip = 0
-    for _ in range(SEARCHED_PAGES):
+    for _ in range(pages):
         found = await gateway.list(looking(caller), organization, skip, PAGE, RunFilter(), None)
         for run in found.listing.items:
-            if marks.items() <= (run.marks or {}).items():
+            if (run.marks or {}).get(name) in values:
                 return run
             if _created(run) < since - CLOCKS:
                 return None
@@ -171,6 +241,6 @@ def _created(run: Run) -> float:
     """When the run was made, in seconds since the epoch; without a word on it, it may be new."""
     try:
         moment = datetime.fromisoformat(str(run.fields.get("created_at")))
-        return moment.timestamp() if moment.tzinfo else float("inf")
+        return moment.timestamp() if moment.tzinfo else math.inf
     except (ValueError, OverflowError):
-        return float("inf")
+        return math.inf

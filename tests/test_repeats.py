@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -32,11 +33,11 @@ from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
 from codegen_api.once import CUT_GRACE, SILENT_GRACE, Done, Once
 from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.ownership import Ownership
-from codegen_api.repeats import Repeats
+from codegen_api.repeats import ELSEWHERE, Repeats
 from codegen_api.runs import Run
 from codegen_api.searching import SEARCHED_PAGES
 from codegen_api.upstreams import NewRun
-from tests.fakehost import FakeHost, Sequence, caller
+from tests.fakehost import FakeHost, Hosted, Sequence, caller
 from tests.virtual import run
 
 SECRET = "a key that is long enough to be one"
@@ -85,14 +86,27 @@ class Faulty(FakeHost):
         return await self._disturbed(lambda: super(Faulty, self).resume_run(credential, ref, prompt, images))
 
 
+class Dated(Faulty):
+    """A host that says when a run was created."""
+
+    def _run(self, hosted: Hosted, **more: Any) -> Run:
+        if (created := self.created.get(hosted.ref.id)) is None:
+            created = self.created[hosted.ref.id] = now()
+        return super()._run(hosted, created_at=datetime.fromtimestamp(created, UTC).isoformat(), **more)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created: dict[str, float] = {}
+
+
 class Site:
     """A gateway in front of a faulty host, and a user of it."""
 
-    def __init__(self, who: Caller | None = None) -> None:
-        self.host = Faulty()
-        self.gateway = Gateway(self.host, MemoryBroker(), ownership=Ownership([SECRET]))
-        self.repeats = Repeats(self.gateway, MemoryOutcomes())
-        self.repeats._once._clock = now
+    def __init__(self, who: Caller | None = None, host: Faulty | None = None, *keys: str) -> None:
+        keys = keys or (SECRET,)
+        self.host = host or Faulty()
+        self.gateway = Gateway(self.host, MemoryBroker(), ownership=Ownership(keys))
+        self.repeats = Repeats(self.gateway, MemoryOutcomes(), keys, clock=now)
         self.who = who or caller()
 
     async def create(self, prompt: str = "Say hello", key: str | None = KEY, who: Caller | None = None) -> Done:
@@ -216,7 +230,8 @@ def test_a_host_that_was_not_reached_frees_the_key(ask: str, who: Caller, error:
             await ASKS[ask](site)
         calls = site.host.calls["list"]
         assert not (await ASKS[ask](site)).replayed
-        assert (site.host.acted, site.host.calls["list"]) == (1, calls)
+        # a create looks whether another process has started it, and no further
+        assert (site.host.acted, site.host.calls["list"]) == (1, calls + (ask == "create"))
 
     run(main())
 
@@ -464,5 +479,91 @@ def test_whatever_goes_wrong_it_is_done_once(ask: str, who: Caller, faults: Any,
         heard.append(await ASKS[ask](site))
         assert site.host.acted == 1
         assert len({each.run.ref for each in heard}) == 1
+
+    run(main())
+
+
+# -- after a restart, and in another process --------------------------------------------------------------------------
+
+
+@pytest.mark.wire("idempotency-reach")
+@pytest.mark.parametrize("who", USERS.values(), ids=list(USERS))
+@pytest.mark.parametrize("broken", [None, UpstreamTimeout(), UpstreamUnreachable()])
+def test_a_create_that_another_process_had_is_not_done_again(who: Caller, broken: GatewayError | None) -> None:
+    async def main() -> None:
+        host = Dated()
+        before = Site(who, host)
+        if broken is not None:
+            host.faults = [(broken, 0)]
+            with pytest.raises(type(broken)):
+                await before.create()
+        else:
+            assert not (await before.create()).replayed
+        await asyncio.sleep(ELSEWHERE - 60)
+        after = Site(who, host)
+        for _ in range(2):
+            done = await after.create()
+            assert (done.replayed, done.run.ref.id, host.acted) == (True, "1", 1)
+        with pytest.raises(IdempotencyKeyReused):
+            await Site(who, host).create("Something else")
+        assert not (await Site(who, host).create(key="another key")).replayed
+        for site in (before, after):
+            await site.repeats.aclose()
+
+    run(main(), at_most=10**6)
+
+
+@pytest.mark.wire("idempotency-reach")
+def test_a_create_of_long_ago_or_of_somebody_else_is_not_taken_for_a_repeat() -> None:
+    async def main() -> None:
+        host = Dated()
+        ann = USERS["with a JWT"]
+        assert not (await Site(ann, host).create()).replayed
+        stranger = replace(ann, principal=Principal("jwt:https://issuer.example", "bob"))
+        assert not (await Site(stranger, host).create()).replayed
+        assert not (await Site(caller(), host).create()).replayed
+        await asyncio.sleep(2 * ELSEWHERE)
+        assert not (await Site(ann, host).create()).replayed
+        assert host.acted == 4
+
+    run(main(), at_most=10**6)
+
+
+@pytest.mark.wire("idempotency-reach")
+def test_a_mark_is_known_by_each_of_the_deployments_keys() -> None:
+    async def main() -> None:
+        host = Dated()
+        ann = USERS["with a JWT"]
+        await Site(ann, host, "old" + SECRET).create()
+        assert (await Site(ann, host, "new" + SECRET, "old" + SECRET).create()).replayed
+        assert not (await Site(ann, host, "new" + SECRET).create()).replayed
+
+    run(main())
+
+
+def test_a_host_that_does_not_show_its_runs_is_asked_to_start_nothing() -> None:
+    async def main() -> None:
+        site = Site(host=Dated())
+        site.host.before = Sequence("list", *[UpstreamRateLimited(retry_after=7)])
+        with pytest.raises(UpstreamRateLimited):
+            await site.create()
+        assert site.host.acted == 0
+        assert not (await site.create()).replayed
+
+    run(main())
+
+
+@pytest.mark.wire("idempotency-replayed")
+def test_what_is_too_much_to_keep_is_read_again_for_a_repeat() -> None:
+    async def main() -> None:
+        site = Site()
+        site.repeats = Repeats(site.gateway, MemoryOutcomes(max_bytes=1000), [SECRET], clock=now)
+        first = await site.create(key="0")
+        for number in range(1, 10):
+            await site.create(key=str(number))
+        site.host.runs["1"].status = "COMPLETE"
+        again = await site.create(key="0")
+        assert (again.replayed, again.run.ref, again.run.raw_status) == (True, first.run.ref, "COMPLETE")
+        assert site.host.acted == 10
 
     run(main())

@@ -205,7 +205,7 @@ class Starting:
 
     async def _look(self, caller: Caller, turn: Turn) -> RunRef | None:
         if not turn.resumes or turn.run is None:
-            found = await find_marked(self._gateway, caller, turn.organization, {MARK: turn.mark}, turn.created)
+            found = await find_marked(self._gateway, caller, turn.organization, MARK, [turn.mark], turn.created)
             return None if found is None else found.ref
         after, size = turn.begin, self._gateway.page_size
         while True:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from codegen_api.runs import RunRef
+
 KEPT_SECONDS = 24 * 3600.0
 
 
@@ -24,7 +26,8 @@ class Outcome:
 
     ``fingerprint`` tells it from another one under the same key. It came first at ``since``, and is in this ``state``
     from ``at`` on. While it is unknown, the host may still act for ``grace`` seconds. ``note`` is what its sender wrote
-    down before the host was asked, and ``result`` what came of it.
+    down before the host was asked. What came of it is ``run``, and ``result`` is how that was described then: empty
+    when a store has let go of it, because descriptions are large and may be had again.
     """
 
     fingerprint: str
@@ -33,11 +36,12 @@ class Outcome:
     at: float
     grace: float = 0.0
     note: str = ""
+    run: RunRef | None = None
     result: bytes = b""
 
 
 class Outcomes(Protocol):
-    """Outcomes by name, each kept for ``KEPT_SECONDS`` at least."""
+    """Outcomes by name, each kept for ``KEPT_SECONDS`` at least, but for its ``result``."""
 
     async def begin(self, name: str, outcome: Outcome) -> Outcome | None:
         """Keep ``outcome`` and return None, unless there is one: then that is returned, and nothing is changed."""

@@ -8,6 +8,7 @@ import pytest
 
 from codegen_api.outcomes import KEPT_SECONDS, Outcome, Outcomes, State
 from codegen_api.outcomes.memory import MemoryOutcomes
+from codegen_api.runs import RunRef
 from tests.virtual import run
 
 Make = Callable[[], Outcomes]
@@ -94,6 +95,23 @@ def test_memory_holds_the_last_ones_only() -> None:
             await it.begin(str(number), ONE)
         assert await it.begin("10", TWO) == ONE
         assert await it.begin("0", TWO) is None
+        await it.aclose()
+
+    run(main())
+
+
+def test_results_take_so_many_bytes_and_outcomes_outlive_them() -> None:
+    async def main() -> None:
+        it = MemoryOutcomes(max_bytes=100)
+        done = {str(number): replace(TWO, run=RunRef("9", str(number)), result=b"x" * 40) for number in range(5)}
+        for name, outcome in done.items():
+            assert await it.begin(name, ONE) is None
+            assert await it.change(name, ONE, outcome)
+        kept = {name: await it.begin(name, ONE) for name in done}
+        assert [outcome.result if outcome else None for outcome in kept.values()] == [b"", b"", b"", b"x" * 40, b"x" * 40]
+        assert all(outcome == replace(done[name], result=outcome.result) for name, outcome in kept.items() if outcome)
+        assert await it.change("0", done["0"], replace(done["0"], result=b"x" * 1000))
+        assert await it.begin("0", ONE) == replace(done["0"], result=b"")
         await it.aclose()
 
     run(main())
