@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import stamina
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import (
@@ -42,7 +42,7 @@ from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
 from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
-from codegen_api.searching import SEARCHED_PAGES, Found, find, has_status
+from codegen_api.searching import SEARCHED_PAGES, Found, RunIndex, has_status, search
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
 from codegen_api.upstreams import (
     Cancels,
@@ -107,6 +107,8 @@ class Gateway:
         self._writes = 0
         self._gets: Flights[tuple[int, str, RunRef], Right] = Flights()
         self._log_reads: Flights[tuple[int, str, RunRef, Cursor, int, bool], Page] = Flights()
+        self._own_lists: Flights[tuple[int, tuple[str, str, RunFilter], int], Listing[Run]] = Flights()
+        self._indexes: LRUCache[tuple[str, str, RunFilter], RunIndex] = LRUCache(16)
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
@@ -232,19 +234,19 @@ class Gateway:
             caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
         own = caller.shared and READ + ALL not in caller.scopes
         with heard(caller):
-            if not own and status is None:
+            if own:
+                return await self._list_own(caller, organization, skip, limit, only, status)
+            if status is None:
                 return Found(await self._list(caller, organization, skip, limit, only))
-
-            def wanted(run: Run) -> bool:
-                return self._ownership.sees(caller, run) and (status is None or has_status(run, status))
-
-            return await find(
+            found = await search(
                 lambda place: self._list(caller, organization, place, self._upstream.page_size, only),
-                wanted,
-                skip=skip,
+                lambda run: has_status(run, status),
+                place=skip,
                 limit=limit,
-                own=own,
             )
+        # a page of what matched has no number: nobody knows how many there are
+        listing = Listing(found.runs, Paging(found.total, None, limit, None), found.next_place is None)
+        return Found(listing, found.next_place, searched=True)
 
     async def resume(
         self,
@@ -354,6 +356,7 @@ class Gateway:
         await self.hub.aclose()
         await self._gets.aclose()
         await self._log_reads.aclose()
+        await self._own_lists.aclose()
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
@@ -421,6 +424,36 @@ class Gateway:
 
     async def _organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
         return await _patiently(lambda: self._upstream.organizations(caller.credential, skip, limit))
+
+    async def _list_own(
+        self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
+    ) -> Found:
+        """The caller's own runs, of a list that many share: ``skip`` counts them, or is where a search stopped."""
+        sealed = self._ownership.unseal(skip)
+        key = (caller.credential.digest, organization, only)
+        index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
+        marks = self._ownership.marks_of(caller)
+
+        async def read(place: int) -> Listing[Run]:
+            size, writes = self._upstream.page_size, self._writes
+            listing = await self._own_lists.share(
+                (writes, key, place), lambda: self._list(caller, organization, place, size, only)
+            )
+            index.take_in(place, listing)
+            return listing
+
+        found = await search(
+            read,
+            lambda run: self._ownership.sees(caller, run) and (status is None or has_status(run, status)),
+            next_place=lambda place: index.next(place, marks.__contains__),
+            place=sealed or 0,
+            passing=skip if sealed is None else 0,
+            limit=limit,
+        )
+        # what others have is theirs: neither how many there are nor where in their list is told
+        listing = Listing(found.runs, Paging(None, None, limit, None), found.next_place is None)
+        next_skip = None if found.next_place is None else self._ownership.seal(found.next_place)
+        return Found(listing, next_skip, searched=True)
 
     async def _list(self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter) -> Listing[Run]:
         return await _patiently(lambda: self._upstream.list_runs(caller.credential, organization, skip, limit, only))

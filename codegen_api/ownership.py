@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,10 +34,10 @@ class Deed:
 
 
 class Ownership:
-    """The rules of what is whose. ``secrets`` are the deployment's keys: the first makes marks, all are known."""
+    """The rules of what is whose. ``keys`` are the deployment's: the first makes marks, all are known."""
 
-    def __init__(self, secrets: Sequence[str] = (), *, at_most: int = 100_000) -> None:
-        self._keys = [hmac.digest(secret.encode(), PURPOSE, hashlib.sha256) for secret in secrets]
+    def __init__(self, keys: Sequence[str] = (), *, at_most: int = 100_000) -> None:
+        self._keys = [hmac.digest(key.encode(), PURPOSE, hashlib.sha256) for key in keys]
         self._deeds: LRUCache[RunRef, Deed] = LRUCache(at_most)
 
     def marks(self, caller: Caller) -> Mapping[str, str]:
@@ -66,6 +67,26 @@ class Ownership:
         """Whether a list for this caller may hold this run."""
         return not caller.shared or self._allows(caller, self.learned(run.ref, run), READ)
 
+    def owner_of(self, run: Run) -> str | None:
+        """The mark of a run's owner; None when this description leaves it out."""
+        return None if run.marks is None else run.marks.get(OWNER, "")
+
+    def marks_of(self, caller: Caller) -> frozenset[str | None]:
+        """What ``owner_of`` may give for a run of this caller."""
+        return frozenset((None, *(_mark(key, caller.principal) for key in self._keys)))
+
+    def seal(self, place: int) -> int:
+        """A place in a list that holds the runs of others too, as a number that does not tell how many they are."""
+        return _SEALED | _mixed(self._keys[0], place << _SPARE | secrets.randbits(_RANDOM) << _ZEROS)
+
+    def unseal(self, number: int) -> int | None:
+        """The place that was sealed; None for a number that does not come of ``seal``."""
+        for key in self._keys if number >> 52 == 1 else []:
+            place, spare = divmod(_mixed(key, number & (_SEALED - 1), back=True), 1 << _SPARE)
+            if spare % (1 << _ZEROS) == 0:
+                return place
+        return None
+
     def require(self, caller: Caller, deed: Deed, scope: str) -> None:
         """
         Raises:
@@ -91,6 +112,29 @@ class Ownership:
 def _mark(key: bytes, principal: Principal) -> str:
     said = json.dumps([principal.authority, principal.user]).encode()
     return base64.urlsafe_b64encode(hmac.digest(key, said, hashlib.sha256)).rstrip(b"=").decode()
+
+
+_SEALED = 1 << 52
+"""Set in sealed places, which have 52 bits below it: readers of JSON take no whole number beyond 53 bits."""
+_HALF = 26
+_SPARE, _RANDOM, _ZEROS = 24, 14, 10
+"""Below a place there are so many bits: random ones, so that equal places do not look equal, and zeros as a check."""
+
+
+def _mixed(key: bytes, number: int, *, back: bool = False) -> int:
+    """``number``, of 52 bits, as another such number that only who has the key can turn ``back``: a Feistel network."""
+    left, right = divmod(number, 1 << _HALF)
+    for turn in reversed(range(6)) if back else range(6):
+        if back:
+            left, right = right ^ _scrambled(key, turn, left), left
+        else:
+            left, right = right, left ^ _scrambled(key, turn, right)
+    return left << _HALF | right
+
+
+def _scrambled(key: bytes, turn: int, half: int) -> int:
+    said = b"place" + bytes([turn]) + half.to_bytes(4)
+    return int.from_bytes(hmac.digest(key, said, hashlib.sha256)) % (1 << _HALF)
 
 
 @contextmanager

@@ -47,9 +47,9 @@ PROMPT = 200
 class Repeats:
     """The gateway's creates and resumes, each done once for its key. Without a key they are done as they come.
 
-    A create leaves the mark of its key on the run, so that a repeat finds it whichever process it reaches. Nobody at the
-    host can make such a mark for somebody else: that takes the caller's token, or where callers share one, one of the
-    deployment's ``keys``, of which the first makes marks and all are known.
+    A create leaves the mark of its key on the run, so that a repeat finds it whichever process it reaches. Nobody at
+    the host can make such a mark for somebody else: that takes the caller's token, or where callers share one, one of
+    the deployment's ``keys``, of which the first makes marks and all are known.
     """
 
     def __init__(

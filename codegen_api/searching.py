@@ -3,18 +3,24 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from codegen_api.runs import Paging, Run
+from codegen_api.runs import Run, RunRef
 from codegen_api.upstreams import Listing
 
 SEARCHED_PAGES = 10
 """How many of the host's pages are read at most for one answer."""
 
-PLACES = 10**12
-"""A ``skip`` from here on is a place in the host's list, not a number of runs: where a search for the caller's own runs
-goes on.
-"""
+INDEXED = 20_000
+"""So many runs of a list are remembered, the newest ones."""
+
+MOVED = 200
+"""By so many places a list may have moved on between two of its pages, and is still taken for the same."""
 
 Wanted = Callable[[Run], bool]
+OwnerOf = Callable[[Run], str | None]
+Listed = tuple[RunRef, str | None]
+"""A run in a list, and its owner; None where it may be anybody's."""
+
+_UNKNOWN: Listed = (RunRef("", ""), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,49 +46,94 @@ class Search:
     total: int | None
 
 
+class RunIndex:
+    """What is known of one list of the host's, newest first: which runs are in it from its front on, and whose they are.
+
+    A list that many look through for their own runs is read once for all of them, and then only its front and the pages
+    that hold something of one's own.
+    """
+
+    def __init__(self, owner_of: OwnerOf, *, at_most: int = INDEXED) -> None:
+        self._owner_of = owner_of
+        self._at_most = at_most
+        self._known: list[Listed] = []
+        self._whole = False  # nothing is behind what is known
+
+    def take_in(self, place: int, listing: Listing[Run]) -> None:
+        """The host's list was read from ``place`` on, and this was there."""
+        read = [(run.ref, self._owner_of(run)) for run in listing.items]
+        known = self._front(read) if place == 0 else self._behind(place, read)
+        self._whole = (self._whole or listing.at_end) and bool(known)
+        if listing.at_end:
+            del known[place + len(read) :]
+        if len(known) > self._at_most:
+            del known[self._at_most :]
+            self._whole = False
+        self._known = known
+
+    def next(self, place: int, hopeful: Callable[[str | None], bool]) -> int | None:
+        """The first place from ``place`` on where there may be a run of a ``hopeful`` owner (None: it may be anybody's);
+        None when there is none up to the end of the list.
+        """
+        for at in range(place, len(self._known)):
+            if hopeful(self._known[at][1]):
+                return at
+        return None if self._whole else max(place, len(self._known))
+
+    def _front(self, read: list[Listed]) -> list[Listed]:
+        """What is known after the front of the list was read: newer runs push the others on."""
+        known = [each for each in self._known if each != _UNKNOWN]
+        new = read.index(known[0]) if known and known[0] in read else len(read)
+        if known[: len(read) - new] == read[new:] and new < len(read):
+            return read + known[len(read) - new :]
+        self._whole = False
+        return read
+
+    def _behind(self, place: int, read: list[Listed]) -> list[Listed]:
+        """The same for a page behind it; nothing when the list is not what it was."""
+        start, known = place, self._known
+        if read and read[0] in known[max(0, place - MOVED) : place]:  # newer runs came since the front was read
+            start = known.index(read[0], max(0, place - MOVED))
+        there = known[start : start + len(read)]
+        if start > len(known) or there != read[: len(there)]:
+            return []
+        return [_UNKNOWN] * (place - start) + known[:start] + read + known[start + len(read) :]
+
+
 async def search(
     read: Callable[[int], Awaitable[Listing[Run]]],
     wanted: Wanted,
     *,
+    next_place: Callable[[int], int | None] = lambda place: place,
     place: int = 0,
     passing: int = 0,
     limit: int = 1,
     pages: int = SEARCHED_PAGES,
 ) -> Search:
     """The first ``limit`` runs that are wanted, from ``place`` on, after ``passing`` others; ``read`` reads a page of
-    the list from a place on.
+    the list from a place on, and ``next_place`` says where from a place on there may be some; None for nowhere.
     """
     found: list[Run] = []
+    met: set[RunRef] = set()  # a run that newer ones push on to the next page is met twice
     for _ in range(pages):
         listing = await read(place)
         for index, run in enumerate(listing.items, 1):
-            if not wanted(run):
+            if run.ref in met or not wanted(run):
                 continue
+            met.add(run.ref)
             if passing:
                 passing -= 1
                 continue
             found.append(run)
             if len(found) == limit:
                 at_end = listing.at_end and index == len(listing.items)
-                return Search(tuple(found), None if at_end else place + index, listing.paging.total)
-        place += len(listing.items)
-        if listing.at_end:
-            return Search(tuple(found), None, listing.paging.total)
-    return Search(tuple(found), place, listing.paging.total)
-
-
-async def find(
-    read: Callable[[int], Awaitable[Listing[Run]]], wanted: Wanted, *, skip: int, limit: int, own: bool
-) -> Found:
-    """A page of what is wanted: runs of one's ``own``, which are counted from the front of the list, or others, which
-    are counted by their place in it.
-    """
-    place, passing = (skip, 0) if not own else (skip - PLACES, 0) if skip >= PLACES else (0, skip)
-    found = await search(read, wanted, place=place, passing=passing, limit=limit)
-    # a page of what matched has no number: nobody knows how many there are; and what others have is theirs
-    listing = Listing(found.runs, Paging(None if own else found.total, None, limit, None), found.next_place is None)
-    next_skip = None if found.next_place is None else found.next_place + (PLACES if own else 0)
-    return Found(listing, next_skip, searched=True)
+                on = None if at_end else next_place(place + index)
+                return Search(tuple(found), on, listing.paging.total)
+        on = None if listing.at_end else next_place(place + len(listing.items))
+        if on is None:
+            break
+        place = on
+    return Search(tuple(found), on, listing.paging.total)
 
 
 def has_status(run: Run, wanted: str) -> bool:

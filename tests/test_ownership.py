@@ -24,9 +24,9 @@ from codegen_api.following import Position
 from codegen_api.gateway import Gateway
 from codegen_api.identity import ALL, READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.ownership import OWNER, Ownership
-from codegen_api.runs import Run, RunRef, RunStatus
-from codegen_api.searching import PLACES
-from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.runs import Paging, Run, RunRef, RunStatus
+from codegen_api.searching import RunIndex
+from codegen_api.upstreams import Listing, NewRun, RunFilter
 from tests.dialects.rich import RichHost
 from tests.fakehost import FakeHost, caller
 from tests.virtual import run
@@ -302,12 +302,111 @@ def test_a_search_that_went_far_enough_says_where_to_go_on() -> None:
             found = await gateway.list(user("ann"), "9", skip, 100, RunFilter(), None)
             seen += [run.ref.id for run in found.listing.items]
             skip, rounds = found.next_skip, rounds + 1
-            assert skip is None or skip >= PLACES
+            assert skip is None or skip > 10**12
             assert rounds < 20
         assert seen == own
         await gateway.aclose()
 
     run(main())
+
+
+@pytest.mark.wire("owner-lists", "owner-calls")
+def test_many_who_look_for_their_own_runs_cost_what_the_first_one_costs() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        own = await crowd(gateway, host, 950)
+        lists = {
+            "who owns none": (user("eve"), []),
+            "and once more": (user("eve"), []),
+            "who owns many": (user("ann"), own[:20]),
+            "somebody else": (user("kim"), []),
+        }
+        costs = {}
+        for name, (who, expected) in lists.items():
+            before = host.calls["list"]
+            found = await gateway.list(who, "9", 0, 20, RunFilter(), None)
+            assert [run.ref.id for run in found.listing.items] == expected
+            costs[name] = host.calls["list"] - before
+        assert costs == {"who owns none": 10, "and once more": 1, "who owns many": 2, "somebody else": 1}
+        host.add("951", marks=gateway._ownership.marks(user("kim")))  # by another process
+        created = await gateway.create(user("eve"), "9", NewRun("Say hello"))
+        found = await gateway.list(user("eve"), "9", 0, 20, RunFilter(), None)
+        assert [run.ref.id for run in found.listing.items] == [created.ref.id]
+        before = host.calls["list"]
+        asked = [gateway.list(user("kim"), "9", 0, 20, RunFilter(), None) for _ in range(20)]
+        assert [[run.ref.id for run in found.listing.items] for found in await asyncio.gather(*asked)] == [["951"]] * 20
+        assert host.calls["list"] == before + 1
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("owner-lists")
+def test_a_list_does_not_tell_how_many_runs_others_have_started() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway, other = gateway_to(host), gateway_to(host)
+        await crowd(gateway, host, 300)
+        told = set()
+        for _ in range(3):
+            found = await gateway.list(user("ann"), "9", 0, 5, RunFilter(), None)
+            assert found.next_skip is not None
+            assert 2**52 <= found.next_skip < 2**53
+            told.add(found.next_skip)
+            again = await other.list(user("ann"), "9", found.next_skip, 5, RunFilter(), None)
+            assert [run.ref.id for run in again.listing.items] == own_of_ann(host)[5:10]
+        assert len(told) == 3  # and not even whether any were
+        assert gateway_to(host, OTHER_SECRET)._ownership.unseal(min(told)) is None
+        assert gateway_to(host, OTHER_SECRET, SECRET)._ownership.unseal(min(told)) is not None
+        await gateway.aclose()
+        await other.aclose()
+
+    run(main())
+
+
+def own_of_ann(host: FakeHost) -> list[str]:
+    return [name for name in reversed(host.runs) if int(name) % 7 == 1]
+
+
+@given(st.integers(0, 2**28 - 1), st.integers(0, 2**53))
+def test_places_are_sealed_and_opened_and_nothing_else_passes_for_one(place: int, other: int) -> None:
+    ownership = Ownership([SECRET])
+    sealed = ownership.seal(place)
+    assert ownership.unseal(sealed) == place
+    assert ownership.unseal(other % 2**52) is None
+    assert ownership.unseal(sealed + 2**53) is None
+
+
+@given(st.data())
+def test_an_index_leads_to_all_runs_however_the_list_moves_on(data: st.DataObject) -> None:
+    draw = data.draw
+    owners = draw(st.lists(st.sampled_from(["ann", "bob", None]), min_size=1, max_size=60))
+    runs = [listed(number, owner) for number, owner in enumerate(owners)]
+    size, index = draw(st.integers(1, 12)), RunIndex(owner_of, at_most=draw(st.sampled_from([5, 1000])))
+    for _ in range(draw(st.integers(1, 4))):
+        expected = {run.ref.id for run in runs if owner_of(run) in (None, "ann")}
+        seen: set[str] = set()
+        place: int | None = 0
+        while place is not None:
+            given = runs[::-1][place : place + draw(st.integers(1, size))]  # a host may give less than it is asked for
+            listing = Listing(tuple(given), Paging(None, None, None, None), place + len(given) >= len(runs))
+            index.take_in(place, listing)
+            seen |= {run.ref.id for run in given}
+            place = None if listing.at_end else index.next(place + len(given), {None, "ann"}.__contains__)
+            if draw(st.booleans()):
+                runs.append(listed(len(runs), draw(st.sampled_from(["ann", "bob"]))))
+        assert expected <= seen
+
+
+def listed(number: int, owner: str | None) -> Run:
+    return Run(
+        RunRef("9", str(number)), RunStatus.RUNNING, "ACTIVE", {}, None if owner is None else {OWNER: owner}
+    )
+
+
+def owner_of(run: Run) -> str | None:
+    return Ownership().owner_of(run)
 
 
 @pytest.mark.wire("owner-lists")

@@ -108,7 +108,8 @@ def test_results_take_so_many_bytes_and_outcomes_outlive_them() -> None:
             assert await it.begin(name, ONE) is None
             assert await it.change(name, ONE, outcome)
         kept = {name: await it.begin(name, ONE) for name in done}
-        assert [outcome.result if outcome else None for outcome in kept.values()] == [b"", b"", b"", b"x" * 40, b"x" * 40]
+        results = [outcome and outcome.result for outcome in kept.values()]
+        assert results == [b"", b"", b"", b"x" * 40, b"x" * 40]
         assert all(outcome == replace(done[name], result=outcome.result) for name, outcome in kept.items() if outcome)
         assert await it.change("0", done["0"], replace(done["0"], result=b"x" * 1000))
         assert await it.begin("0", ONE) == replace(done["0"], result=b"")
