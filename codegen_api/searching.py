@@ -47,7 +47,7 @@ class Search:
 
 
 class RunIndex:
-    """What is known of one list of the host's, newest first: which runs are in it from its front on, and whose they are.
+    """What is known of one list of the host's, newest first: which runs it holds from its front on, and whose they are.
 
     A list that many look through for their own runs is read once for all of them, and then only its front and the pages
     that hold something of one's own.
@@ -72,8 +72,8 @@ class RunIndex:
         self._known = known
 
     def next(self, place: int, hopeful: Callable[[str | None], bool]) -> int | None:
-        """The first place from ``place`` on where there may be a run of a ``hopeful`` owner (None: it may be anybody's);
-        None when there is none up to the end of the list.
+        """The first place from ``place`` on where a run's owner is ``hopeful`` (None: it may be anybody's); None when
+        there is no such place up to the end of the list.
         """
         for at in range(place, len(self._known)):
             if hopeful(self._known[at][1]):
