@@ -400,9 +400,7 @@ def test_an_index_leads_to_all_runs_however_the_list_moves_on(data: st.DataObjec
 
 
 def listed(number: int, owner: str | None) -> Run:
-    return Run(
-        RunRef("9", str(number)), RunStatus.RUNNING, "ACTIVE", {}, None if owner is None else {OWNER: owner}
-    )
+    return Run(RunRef("9", str(number)), RunStatus.RUNNING, "ACTIVE", {}, None if owner is None else {OWNER: owner})
 
 
 def owner_of(run: Run) -> str | None:

@@ -6,7 +6,7 @@ from codegen_api.conversations import BEFORE, Checkpoint, Conversations, Stretch
 from codegen_api.dialects.agent_protocol.events import interrupt
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human, said
 from codegen_api.identity import Caller
-from codegen_api.runs import Json
+from codegen_api.runs import Json, Step
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import timestamp
 
@@ -30,13 +30,18 @@ async def messages_of(conversations: Conversations, caller: Caller, stretches: S
     """What was said in these stretches."""
     messages: list[Message] = []
     for stretch in stretches:
-        turn = stretch.turn
-        messages += map(human, turn.messages)
-        for offset, step in enumerate(await conversations.steps(caller, stretch), 1):
-            each = said(turn.id, offset, step)
-            messages += [message for message in (each.ai, each.tool) if message is not None]
-        if stretch.upto is None and turn.answer is not None:
-            messages.append(answer(turn.id, turn.answer))
+        messages += _messages_in(stretch, await conversations.steps(caller, stretch))
+    return messages
+
+
+def _messages_in(stretch: Stretch, steps: Sequence[Step]) -> list[Message]:
+    turn = stretch.turn
+    messages = [*map(human, turn.messages)]
+    for offset, step in enumerate(steps, 1):
+        each = said(turn.id, offset, step)
+        messages += [message for message in (each.ai, each.tool) if message is not None]
+    if stretch.upto is None and turn.answer is not None:
+        messages.append(answer(turn.id, turn.answer))
     return messages
 
 
@@ -47,10 +52,10 @@ async def current_state(conversations: Conversations, caller: Caller, thread: st
     if not path:
         return state_fields(thread, None, [], None)
     last = path[-1]
-    messages = await messages_of(conversations, caller, path)
-    offset = len(await conversations.entries(caller, last))
+    steps = await conversations.steps(caller, last)
+    messages = [*await messages_of(conversations, caller, path[:-1]), *_messages_in(last, steps)]
     never_begun = latest if latest is not None and latest.id != last.turn.id else None
-    return state_fields(thread, last.turn, messages, Checkpoint(last.turn.id, offset), failed=never_begun)
+    return state_fields(thread, last.turn, messages, Checkpoint(last.turn.id, len(steps)), failed=never_begun)
 
 
 async def state_at(
