@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api import authorities, documentation, workers
 from codegen_api.auth.quota import Quota
@@ -77,6 +77,21 @@ class Application(FastAPI):
     observer: Observer
     dialects: Mapping[str, Dialect]
     shapes: Shapes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await super().__call__(scope, receive, send)
+
+        async def say(message: Message) -> None:
+            # whoever serves us logs this, and Starlette puts a traceback into it
+            failed = message["type"] == "lifespan.startup.failed" and self.state.cannot_start
+            await send({**message, "message": failed} if failed else message)
+
+        try:
+            await super().__call__(scope, receive, say)
+        except StoreUnavailable:
+            if self.state.cannot_start is None:
+                raise
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
@@ -159,7 +174,7 @@ def _build(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # which makes the edge
         if conversations is not None:
-            await _open(conversations)
+            await _open(app, conversations)
         drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
         drain.take_signals()
         app.state.drain = drain
@@ -195,7 +210,7 @@ def _build(
     app.state.conversations = conversations
     _tell_dialects(app, settings)
     app.state.started = time.time()
-    app.state.drain = None
+    app.state.drain = app.state.cannot_start = None
     for dialect in app.dialects.values():
         app.router.routes.extend(dialect.ROUTES)  # not include_router, which works out each of them anew
     documentation.install(app)
@@ -290,11 +305,12 @@ def _conversations(settings: Settings, gateway: Gateway, store: Store | None) ->
     return Conversations(gateway, store or _store(settings), kept_days=settings.conversation_days)
 
 
-async def _open(conversations: Conversations) -> None:
+async def _open(app: FastAPI, conversations: Conversations) -> None:
     try:
         await conversations.open()
     except StoreUnavailable as error:
-        raise StoreUnavailable(error.message) from None  # whoever serves us logs this, and drivers tell too much
+        app.state.cannot_start = error.message
+        raise
 
 
 def _store(settings: Settings) -> Store:
@@ -305,7 +321,7 @@ def _store(settings: Settings) -> Store:
     if settings.database_url is not None:
         name, url = "DATABASE_URL", settings.database_url.get_secret_value()
     try:
-        return SqlStore(url)
+        return SqlStore(url, bytes_each=settings.store_mib_per_user * MIB)
     except ValueError as error:
         raise SettingsError(f"{PREFIX}{name}: {error}") from error
 

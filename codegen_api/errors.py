@@ -23,6 +23,7 @@
     │   └── ConversationBusy        a turn of this conversation is under way
     ├── InProgress                  a request with this Idempotency-Key is under way
     │   └── OutcomeUnknown          one broke off; whether the host acted is being found out
+    ├── StoreFull                   the caller keeps as much here as they may
     ├── LoopDetected                the gateway was asked by itself
     ├── Unavailable                 not now; ``retry_after`` says when
     │   ├── AuthUnavailable         the host could not say whether a token is good
@@ -215,6 +216,11 @@ class Unavailable(GatewayError):
 class AuthUnavailable(Unavailable):
     code = "auth_unavailable"
     default_message = "The host cannot say just now whether this token is good."
+
+
+class StoreFull(GatewayError):
+    code = "storage_full"
+    default_message = "You keep as much here as you may: delete something."
 
 
 class StoreUnavailable(Unavailable):

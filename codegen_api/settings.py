@@ -192,6 +192,9 @@ class Settings(BaseSettings):
     conversation_days: float | None = Field(
         None, gt=0, le=36_500, description="Conversations that nobody has touched for so many days are removed."
     )
+    store_mib_per_user: int = Field(
+        256, ge=1, le=1_048_576, description="What one user may keep there: agents, conversations, items."
+    )
     agent_protocol_statuses: Literal["current", "documented"] = Field(
         "current", description="How the Agent Protocol calls the ends of runs: `success`, or as once `completed`."
     )

@@ -239,3 +239,21 @@ def test_streams_that_began_together_do_not_all_end_together() -> None:
 def test_the_public_names_are_two() -> None:
     assert sorted(codegen_api.__all__) == ["Settings", "create_app"]
     assert codegen_api.Settings is Settings
+
+
+def test_a_database_that_cannot_be_used_ends_the_start_with_lines_that_say_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("This is no directory.")
+    environment = {**os.environ, "CODEGEN_DATA_DIR": str(tmp_path / "file"), "CODEGEN_DIALECTS": "agio"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "--factory", "codegen_api:create_app", "--port", "0"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "the database cannot be used: FileExistsError 17 File exists" in ended.stderr
+    assert "What the gateway has to remember cannot be read or written just now." in ended.stderr
+    assert "Traceback" not in ended.stderr

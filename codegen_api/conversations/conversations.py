@@ -17,15 +17,18 @@ from codegen_api.conversations.progress import Progress
 from codegen_api.conversations.reading import Reading
 from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.turns import Turns
-from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected
+from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected, StoreUnavailable
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Store, Turn, TurnState, storable
-from codegen_api.telemetry import log_fault, logger
+from codegen_api.telemetry import Observation, log_fault, logger
 
 TIDY_EVERY = 3600.0
+
+CHECK_EVERY = 10.0
+"""Seconds between two looks whether the store can be had."""
 
 
 def owner_of(caller: Caller) -> str:
@@ -64,18 +67,22 @@ class Conversations:
         self._turns = Turns(gateway, store, clock=clock)
         self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
-        self._tidying: asyncio.Task[None] | None = None
+        self.observation: Observation | None = None
+        """What was last seen of the store; None before it is open."""
+        self._chores: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Make ready: once, before anything else."""
         await self.store.open()
+        self.observation = Observation(reachable=True, checked_at=self.clock())
+        self._chores.append(asyncio.ensure_future(self._check()))
         if self._kept_days is not None:
-            self._tidying = asyncio.ensure_future(self._tidy(self._kept_days * 86400))
+            self._chores.append(asyncio.ensure_future(self._tidy(self._kept_days * 86400)))
 
     async def aclose(self) -> None:
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.wait({self._tidying})
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
         await self._turns.aclose()
         await self.store.aclose()
 
@@ -243,6 +250,19 @@ class Conversations:
         if turn.state.active:
             raise ConversationBusy("The turn that is under way was stopped, and has not ended yet; ask again.")
         return turn
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            try:
+                await self.store.check()
+                reachable = True
+            except StoreUnavailable:  # which is logged where it is found
+                reachable = False
+            except Exception as error:  # task boundary: the next look may tell
+                log_fault("looking whether the store is there", error)
+                reachable = False
+            self.observation = Observation(reachable, self.clock())
 
     async def _tidy(self, seconds: float) -> None:
         while True:

@@ -20,6 +20,9 @@ T_co = TypeVar("T_co", covariant=True)
 DEEPEST = 100
 """Objects and lists within each other, in what is kept."""
 
+ANSWER_BYTES = 8 * 1024 * 1024
+"""About so much is read at a time: a stretch of a list that would be larger ends early."""
+
 LONGEST = 600
 """Bytes of an owner, an id or a key; a namespace may have twice as many. No index holds much more."""
 
@@ -148,7 +151,9 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T_co]):
-    """A stretch of what was asked for, and how much there is in all."""
+    """A stretch of what was asked for, and how much there is in all. It may be shorter than was asked for: what follows
+    begins behind what came.
+    """
 
     items: tuple[T_co, ...]
     total: int
@@ -169,7 +174,8 @@ class Store(Protocol):
     changed, when there is no such thing or another revision of it by now. Its id stays as it was, and so does the
     place of a turn.
 
-    When the database cannot be had, or cannot do it just now, each of these raises ``errors.StoreUnavailable``.
+    When the database cannot be had, or cannot do it just now, each of these raises ``errors.StoreUnavailable``. What is
+    kept for the first time raises ``errors.StoreFull`` where its owner would have more than the store keeps for one.
     """
 
     async def open(self) -> None:
@@ -177,6 +183,10 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+    async def check(self) -> None:
+        """Do nothing, but raise ``errors.StoreUnavailable`` if nothing could be done."""
+        ...
 
     async def add_agent(self, owner: str, agent: Agent) -> bool:
         """Keep it; False, and nothing is changed, when the id is taken."""
@@ -254,7 +264,7 @@ class Store(Protocol):
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None: ...
 
-    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Sequence[Item]:
+    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
         """Those whose namespace begins with ``prefix``, the last changed first."""
         ...
 

@@ -1,12 +1,15 @@
 """The store of the Agent Protocol, as the SDK and a plain client see it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph_sdk.errors import NotFoundError, UnprocessableEntityError
+from langgraph_sdk.errors import APIStatusError, NotFoundError, UnprocessableEntityError
 
 from codegen_api.dialects.agent_protocol import items
+from codegen_api.stores import ANSWER_BYTES
+from codegen_api.stores.sql import SqlStore
 from tests.dialects.sdk import client_of, speaking
 from tests.dialects.site import run
 
@@ -121,14 +124,15 @@ def test_a_search_finds_what_has_all_that_is_asked_for() -> None:
 
 
 def test_a_search_that_would_take_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items, "MOST_LOOKED_AT", 4)
+    monkeypatch.setattr(items, "MOST_LOOKED_AT", 3)
     monkeypatch.setattr(items, "AT_A_TIME", 2)
 
     async def main() -> None:
         async with speaking() as site, client_of(site) as client:
             for number in range(3):
                 await client.store.put_item(("a",), f"{number}", {"n": number})
-            await client.store.put_item(("b",), "0", {"n": 0})
+            for number in range(2):
+                await client.store.put_item(("b",), f"{number}", {"n": 0})
             assert len((await client.store.search_items(("a",), filter={"n": {"$gte": 0}}))["items"]) == 3
             with pytest.raises(UnprocessableEntityError, match="longer prefix"):
                 await client.store.search_items((), filter={"n": 5})
@@ -194,5 +198,43 @@ def test_what_cannot_be_kept_is_refused() -> None:
             assert await client.store.list_namespaces() == {"namespaces": []}
             unknown = await site.post("/store/items/search", {"filter": {"a": {"b": {"$near": 1}}}})
             assert unknown.json()["details"][0]["loc"] == ["body", "filter", "a", "b", "$near"]
+
+    run(main())
+
+
+def test_large_items_come_in_pages_that_end_early_and_say_so() -> None:
+    async def main() -> None:
+        async with speaking() as site, client_of(site) as client:
+            for number in range(60):
+                await client.store.put_item(AT, f"{number:02}", {"text": "long " * 50_000, "odd": number % 2})
+            for asked, total in (({}, 60), ({"filter": {"odd": 1}}, 30), ({"query": "LONG"}, 60)):
+                seen: list[str] = []
+                more: str | None = "0"
+                while more is not None:
+                    answer = await site.post("/store/items/search", {**asked, "limit": 1000, "offset": int(more)})
+                    assert 0 < len(answer.content) < 2 * ANSWER_BYTES
+                    seen += [item["key"] for item in answer.json()["items"]]
+                    more = answer.headers.get("x-pagination-next")
+                    assert more is None or int(more) == len(seen)
+                assert len(seen) == len(set(seen)) == total
+
+    run(main())
+
+
+def test_who_keeps_as_much_as_they_may_is_told_so_by_name(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = SqlStore(f"sqlite:///{tmp_path}/gateway.db", bytes_each=2**20)
+        async with speaking(store=store) as site, client_of(site) as client, client_of(site, "bob") as other:
+            for number in range(5):
+                await client.store.put_item(AT, str(number), {"text": "x" * 200_000})
+            with pytest.raises(APIStatusError) as refused:
+                await client.store.put_item(AT, "5", {"text": "x" * 200_000})
+            assert (refused.value.status_code, refused.value.response.json()["code"]) == (413, "storage_full")
+            for path in ("/threads", "/assistants"):
+                answer = await site.post(path, {"graph_id": "agent", "metadata": {"text": "x" * 200_000}})
+                assert (answer.status_code, answer.json()["code"]) == (413, "storage_full")
+            await other.store.put_item(AT, "0", {"text": "x" * 200_000})
+            await client.store.delete_item(AT, "0")
+            await client.store.put_item(AT, "0", {"text": "y" * 200_000})
 
     run(main())

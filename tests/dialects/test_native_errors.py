@@ -46,6 +46,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.InProgress: 409,
     errors.OutcomeUnknown: 409,
     errors.LoopDetected: 508,
+    errors.StoreFull: 413,
     errors.Unavailable: 503,
     errors.AuthUnavailable: 503,
     errors.StoreUnavailable: 503,

@@ -1,5 +1,6 @@
 """The routes that give a whole answer."""
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -8,13 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codegen_api.conversations import conversations
 from codegen_api.dialects.native.wire import entry_json
+from codegen_api.errors import StoreUnavailable
 from codegen_api.runs import to_json
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
 from tests.dialects.rich import RichHost
 from tests.dialects.site import run, serving
 from tests.fakehost import STATUSES
+from tests.stores.model import ModelStore
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -47,7 +51,8 @@ def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation | None
         assert answer.headers["content-type"] == "application/json"
         body = answer.json()
         assert set(body) == {
-            "status", "version", "timestamp", "uptime_seconds", "upstream", "redis", "runs_followed", "viewers",
+            "status", "version", "timestamp", "uptime_seconds", "upstream", "store", "redis", "runs_followed",
+            "viewers",
         }  # fmt: skip
         assert body["status"] == status
         assert body["version"] == "9.8.7"
@@ -58,7 +63,8 @@ def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation | None
             "reachable": seen and seen.reachable,
             "checked_at": seen and "2027-01-15T08:00:00.250Z",
         }
-        assert (body["redis"], body["runs_followed"], body["viewers"]) == ("not configured", 0, 0)
+        assert (body["store"], body["redis"]) == ("not configured", "not configured")
+        assert (body["runs_followed"], body["viewers"]) == (0, 0)
         assert not host.calls
 
     run(main())
@@ -86,6 +92,44 @@ def test_it_is_ready_between_its_start_and_its_drain(path: str) -> None:
                 "draining",
                 "1",
             )
+
+    run(main())
+
+
+class Lost(ModelStore):
+    """A store that goes and comes back."""
+
+    gone = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = asyncio.Event()
+
+    async def check(self) -> None:
+        self.looked.set()
+        if self.gone:
+            raise StoreUnavailable
+
+
+@pytest.mark.wire("health", "readiness")
+def test_a_store_that_has_gone_is_told_and_what_needs_none_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversations, "CHECK_EVERY", 0.001)
+    store, host = Lost(), RichHost()
+    host.add()
+
+    async def main() -> None:
+        async with serving(host, store=store, dialects=("native", "agio")) as site:
+            for gone in (False, True, False):
+                store.gone = gone
+                expected = (503, "store_unavailable") if gone else (200, "ready")
+                store.looked.clear()
+                await store.looked.wait()
+                answer = await site.get("/readyz", token=None)
+                assert (answer.status_code, answer.json()) == (expected[0], {"status": expected[1]})
+                health = (await site.get("/health", token=None)).json()
+                assert (health["status"], health["store"]["reachable"]) == ("degraded" if gone else "healthy", not gone)
+                assert (await site.get("/livez", token=None)).status_code == 200
+                assert (await site.get("/agent-runs/1")).status_code == 200
 
     run(main())
 

@@ -35,6 +35,8 @@ class ModelStore:
 
     async def aclose(self) -> None: ...
 
+    async def check(self) -> None: ...
+
     async def add_agent(self, owner: str, agent: Agent) -> bool:
         return _added(self._agents, owner, agent)
 
@@ -143,14 +145,14 @@ class ModelStore:
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
         return self._items.get((owner, tuple(namespace), key))
 
-    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Sequence[Item]:
+    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
         kept = [
             item
             for (its, namespace, _), item in self._items.items()
             if its == owner and namespace[: len(prefix)] == tuple(prefix)
         ]
         kept.sort(key=lambda item: (-item.updated, item.namespace, item.key))
-        return tuple(kept[offset : offset + limit])
+        return Found(tuple(kept[offset : offset + limit]), len(kept))
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return self._items.pop((owner, tuple(namespace), key), None) is not None

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from codegen_api.stores import Query, Store
+from codegen_api.stores import Found, Query, Store
 from tests.stores.things import ME, YOU, Test, agent, conversation, ids, item, turn
 
 # -- agents and conversations -----------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_owners_see_nothing_of_each_other(check: Test) -> None:
         assert await it.turns("nobody") == ()
         assert await it.ends("nobody", ["c"]) == {}
         assert await it.namespaces("nobody") == ()
-        assert await it.items("nobody", (), 10, 0) == ()
+        assert await it.items("nobody", (), 10, 0) == Found((), 0)
         assert await it.remove_conversation(ME, "c")
         assert await it.remove_agent(ME, "a")
         assert await it.remove_item(ME, ("n",), "k")
@@ -182,7 +182,7 @@ def test_a_prefix_is_one_of_whole_labels(check: Test) -> None:
         assert await it.namespaces(ME) == tuple(sorted(spaces))
 
         async def below(*prefix: str) -> set[tuple[str, ...]]:
-            return {each.namespace for each in await it.items(ME, prefix, 100, 0)}
+            return {each.namespace for each in (await it.items(ME, prefix, 100, 0)).items}
 
         for prefix in [*spaces, ("b",), ("a", "b", "c"), ("_",), ("\0",), ("\ud800",)]:
             assert await below(*prefix) == {space for space in spaces if space[: len(prefix)] == prefix}
@@ -195,9 +195,9 @@ def test_items_are_listed_by_when_they_were_changed(check: Test) -> None:
         for number, key in enumerate("abcd"):
             await it.put_item(ME, item("n", key=key, at=float(number // 2)))
         await it.put_item(ME, item("n", key="a", at=9.0))
-        assert [each.key for each in await it.items(ME, ("n",), 10, 0)] == ["a", "c", "d", "b"]
-        assert [each.key for each in await it.items(ME, (), 2, 1)] == ["c", "d"]
-        assert await it.items(ME, (), 0, 0) == ()
-        assert await it.items(ME, (), 10**30, 10**30) == ()
+        assert [each.key for each in (await it.items(ME, ("n",), 10, 0)).items] == ["a", "c", "d", "b"]
+        assert [each.key for each in (await it.items(ME, (), 2, 1)).items] == ["c", "d"]
+        assert await it.items(ME, (), 0, 0) == Found((), 4)
+        assert await it.items(ME, (), 10**30, 10**30) == Found((), 4)
 
     check(main)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from codegen_api.runs import RunRef
-from codegen_api.stores import DEEPEST, LONGEST, Query, Store, storable
+from codegen_api.stores import DEEPEST, LONGEST, Found, Query, Store, storable
 from tests.stores.things import ME, Test, agent, conversation, ids, item, turn
 
 ODD = [
@@ -41,7 +41,8 @@ def test_whatever_is_storable_is_stored(check: Test) -> None:
             told = turn(text, text, prompt=text, messages=(whole,), answer=text, run=RunRef(text, text), mark=text)
             assert await it.turns(owner, (await it.add_turn(owner, told)).conversation) == (replace(told, number=1),)
             await it.put_item(owner, item(text, text, key=text, value=whole, at=float(number)))
-            assert await it.items(owner, (text,), 10, 0) == (item(text, text, key=text, value=whole, at=float(number)),)
+            kept = item(text, text, key=text, value=whole, at=float(number))
+            assert await it.items(owner, (text,), 10, 0) == Found((kept,), 1)
 
     check(main)
 

@@ -278,3 +278,43 @@ def test_what_was_closed_can_be_opened_again(url: str) -> None:
             assert (await store.agents(ME, Query())).total == 3
 
     run(main())
+
+
+# -- when it has gone -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_deleted_while_it_was_open_is_noticed(
+    replaced: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "gateway.db"
+
+    async def main() -> None:
+        async with opened(f"sqlite:///{path}") as store:
+            await store.add_agent(ME, agent())
+            await store.check()
+            path.unlink()
+            if replaced:
+                path.write_bytes(b"")
+            for ask in (store.check(), store.agent(ME, "a"), store.add_agent(ME, agent("b"))):
+                with pytest.raises(StoreUnavailable):
+                    await ask
+
+    run(main())
+    assert "the database cannot be used: FileNotFoundError 2" in caplog.text
+
+
+def test_a_server_that_stops_is_noticed_and_so_is_its_return(postgres: Postgres) -> None:
+    async def main(url: str) -> None:
+        async with opened(url) as store:
+            await store.check()
+            name = url.split("/")[3].split("?", maxsplit=1)[0]
+            await asyncio.to_thread(postgres.ask, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            await asyncio.to_thread(postgres.ask, CUT)
+            with pytest.raises(StoreUnavailable):
+                await store.check()
+            await asyncio.to_thread(postgres.ask, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            await store.check()
+
+    with postgres.database(template="migrated") as url:
+        run(main(url))

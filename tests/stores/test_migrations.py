@@ -108,7 +108,7 @@ def test_the_database_itself_allows_one_active_turn_only(bare: str) -> None:
 
     def add(connection: Connection) -> None:
         connection.execute(
-            text("INSERT INTO conversations VALUES ('o', 'c', 0, 0, 0, NULL, NULL, NULL, '', '', '', '')")
+            text("INSERT INTO conversations VALUES ('o', 'c', 0, 0, 0, NULL, NULL, NULL, '', '', '', '', 0)")
         )
         columns = "owner, id, revision, created, updated, conversation, number, state, mark, resumes, organization"
         more = '"begin", options, prompt, messages'
@@ -210,3 +210,22 @@ def test_the_steps_follow_each_other_by_name_and_alter_nothing_when_taken_again(
     open_(bare)
     within(bare, migrate)
     open_(bare)
+
+
+def test_rows_from_before_sizes_were_counted_count(bare: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    before.mkdir()
+    (before / STEPS[0].name).write_text(STEPS[0].read_text())
+    with monkeypatch.context() as then:
+        then.setattr(migrating, "MIGRATIONS", before)
+        within(bare, migrate)
+    within(
+        bare,
+        lambda connection: connection.execute(
+            text("INSERT INTO items VALUES ('o', 'n', 'k', 1, 1, :value)"),
+            {"value": "x" * 5000},
+        ),
+    )
+    open_(bare)
+    sizes = within(bare, lambda connection: connection.execute(text("SELECT size FROM items")).scalar())
+    assert 5000 < sizes < 6000

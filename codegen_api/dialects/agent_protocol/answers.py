@@ -200,7 +200,12 @@ def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors:
 
 def listed(model: Any, description: str) -> Responses:
     """The same for a stretch of a list."""
-    found = answers(200, list[model], description)
+    return paged(list[model], description)
+
+
+def paged(model: Any, description: str) -> Responses:
+    """The same where such a list is a part of the answer."""
+    found = answers(200, model, description)
     found[200]["headers"] = NEXT
     return found
 

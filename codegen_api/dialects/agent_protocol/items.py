@@ -11,11 +11,11 @@ from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import begins, holds, mentions, understood
 from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_offered
-from codegen_api.dialects.agent_protocol.wire import item_fields
+from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import Detail, NotFound, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import to_json
-from codegen_api.stores import Item
+from codegen_api.stores import ANSWER_BYTES, Item
 from codegen_api.web import Keeper, json_response, needs
 
 router = routes_about("store")
@@ -97,14 +97,14 @@ async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.Delet
 @router.post(
     "/store/items/search",
     summary="Search items",
-    responses=answers.answers(200, answers.StoreItems, "The items."),
+    responses=answers.paged(answers.StoreItems, "The items."),
     openapi_extra=needs(READ),
 )
 @router.post(
     "/store/search",
     name="search_items_under_the_older_path",
     summary="Search items (older path)",
-    responses=answers.answers(200, answers.StoreItems, "The items."),
+    responses=answers.paged(answers.StoreItems, "The items."),
     openapi_extra=needs(READ),
 )
 async def search_items(
@@ -118,17 +118,23 @@ async def search_items(
     words = (asked.query or "").casefold().split()
     if not asked.filter and not words:
         found = await talk.store.items(owner_of(caller), asked.namespace_prefix, asked.limit, asked.offset)
-        return json_response(to_json({"items": [item_fields(item) for item in found]}))
+        return _shown(found.items, asked.offset, found.total)
     condition = asked.filter or {}
     keepable(filter=condition)
     understood(condition, ("body", "filter"))
-    matching = []
+    matching: list[Item] = []
+    passed = held = 0
     async for item in _below(talk, owner_of(caller), asked.namespace_prefix):
-        if holds(condition, item.value) and mentions(item.value, words):
-            matching.append(item)
-        if len(matching) == asked.offset + asked.limit:
-            break
-    return json_response(to_json({"items": [item_fields(item) for item in matching[asked.offset :]]}))
+        if not (holds(condition, item.value) and mentions(item.value, words)):
+            continue
+        if passed < asked.offset:
+            passed += 1
+            continue
+        matching.append(item)
+        held += len(to_json(item.value))
+        if len(matching) == asked.limit or held >= ANSWER_BYTES:
+            return _shown(matching, asked.offset, None)  # whether more matches is not looked for
+    return _shown(matching, asked.offset, asked.offset + len(matching))
 
 
 @router.post(
@@ -152,15 +158,23 @@ async def list_namespaces(
     return json_response(to_json({"namespaces": [list(labels) for labels in shown]}))
 
 
+def _shown(items: Sequence[Item], offset: int, total: int | None) -> Response:
+    """A stretch of what was found. It may be shorter than was asked for, and the headers say where it goes on."""
+    paging = pages(offset, len(items), total)
+    return json_response(to_json({"items": [item_fields(item) for item in items]}), headers=paging)
+
+
 async def _below(talk: Conversations, owner: str, prefix: Sequence[str]) -> AsyncIterator[Item]:
     """
     Raises:
         NotOffered: these are more than can be looked through.
     """
-    for offset in range(0, MOST_LOOKED_AT, AT_A_TIME):
+    offset = 0
+    while offset < MOST_LOOKED_AT:
         found = await talk.store.items(owner, prefix, AT_A_TIME, offset)
-        for item in found:
+        for item in found.items:
             yield item
-        if len(found) < AT_A_TIME:
+        offset += len(found.items)
+        if not found.items or offset >= found.total:
             return
     raise NotOffered(f"No more than {MOST_LOOKED_AT} items are looked through: name a longer prefix.")

@@ -143,8 +143,12 @@ def selected(fields: Mapping[str, Json], select: Sequence[str] | None) -> Mappin
 
 def paged(items: Sequence[Json], offset: int, total: int) -> Response:
     """A stretch of a list, and in the headers where it goes on and how much there is in all."""
-    headers = {"X-Pagination-Total": str(total)}
-    behind = offset + len(items)
-    if items and behind < total:
-        headers["X-Pagination-Next"] = str(behind)
-    return json_response(to_json(items), headers=headers)
+    return json_response(to_json(items), headers=pages(offset, len(items), total))
+
+
+def pages(offset: int, count: int, total: int | None) -> dict[str, str]:
+    """The headers of a list: how much there is in all, and where more begins. Without a ``total`` there is more."""
+    headers = {} if total is None else {"X-Pagination-Total": str(total)}
+    if count and (total is None or offset + count < total):
+        headers["X-Pagination-Next"] = str(offset + count)
+    return headers

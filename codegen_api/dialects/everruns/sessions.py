@@ -98,7 +98,7 @@ async def agent_called(conversations: Conversations, caller: Caller, name: str) 
         for agent in found.items:  # in whose names it is a part
             if agent.name == name:
                 return agent
-        wanted = replace(wanted, offset=wanted.offset + wanted.limit)
+        wanted = replace(wanted, offset=wanted.offset + len(found.items))
     raise NotFound("There is no agent with this name.")
 
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.auth.tickets import Tickets
+from codegen_api.conversations import Conversations
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.wire import (
     EVENTS,
@@ -25,6 +26,7 @@ from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.sse import STREAM_HEADERS, EventStream, parse_position
+from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
     Asker,
@@ -52,18 +54,18 @@ system = APIRouter(tags=["System"], generate_unique_id_function=named())
 
 @system.get("/health", summary="How is it", responses=schemas.HEALTH)
 async def health(request: Request, gateway: Door) -> Response:
-    """How the process is, and what was last seen of the host. Asks nobody, so it answers at once."""
-    seen, now = gateway.observation, time.time()
+    """How the process is, and what was last seen of the host and the store. Asks nobody, so it answers at once."""
+    seen, store, now = gateway.observation, _store_seen(request), time.time()
     body: dict[str, Json] = {
-        "status": "healthy" if seen is None or seen.reachable else "degraded",
+        "status": "healthy" if all(each is None or each.reachable for each in (seen, store)) else "degraded",
         "version": request.app.version,
         "timestamp": timestamp(now),
         "uptime_seconds": round(now - request.app.state.started, 3),
         "upstream": {
             "name": gateway.upstream_name,
-            "reachable": seen.reachable if seen else None,
-            "checked_at": timestamp(seen.checked_at) if seen else None,
+            **_observed(seen),
         },
+        "store": "not configured" if store is None else _observed(store),
         "redis": "not configured",
         "runs_followed": gateway.hub.runs_followed,
         "viewers": gateway.hub.viewers,
@@ -80,7 +82,24 @@ async def live(request: Request) -> Response:
 @system.get("/readyz", summary="May it be asked", responses=schemas.READY)
 async def ready(request: Request) -> Response:
     """Whether requests should be sent here."""
-    return _readiness(request)
+    store = _store_seen(request)
+    answer = _readiness(request)
+    if answer.status_code == 200 and store is not None and not store.reachable:
+        return json_response(b'{"status":"store_unavailable"}', 503, {"Retry-After": "10"})
+    return answer
+
+
+def _store_seen(request: Request) -> Observation | None:
+    """What was last seen of the store, if there is one."""
+    conversations: Conversations | None = request.app.state.conversations
+    return None if conversations is None else conversations.observation
+
+
+def _observed(seen: Observation | None) -> dict[str, Json]:
+    return {
+        "reachable": seen.reachable if seen else None,
+        "checked_at": timestamp(seen.checked_at) if seen else None,
+    }
 
 
 def _readiness(request: Request) -> Response:

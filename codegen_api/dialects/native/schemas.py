@@ -233,6 +233,9 @@ class HealthOut(BaseModel):
     upstream: dict[str, Any] = Field(
         examples=[{"name": "codegen", "reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
     )
+    store: str | dict[str, Any] = Field(
+        examples=["not configured", {"reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
+    )
     redis: str = Field(examples=["not configured"])
     runs_followed: int
     viewers: int

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from codegen_api.stores import Agent, Busy, Conversation, Found, Item, Query, Turn, TurnState
+from codegen_api.errors import StoreFull
+from codegen_api.stores import ANSWER_BYTES, Agent, Busy, Conversation, Found, Item, Query, Turn, TurnState
 from codegen_api.stores.sql.database import database_at
 from codegen_api.stores.sql.finishing import finished
 from codegen_api.stores.sql.migrating import migrate
-from codegen_api.stores.sql.queries import among, below, cut, exactly, matching, stretch
+from codegen_api.stores.sql.queries import among, below, cut, exactly, matching, order_of
 from codegen_api.stores.sql.tables import (
     AGENTS,
     CONVERSATIONS,
@@ -28,6 +29,7 @@ from codegen_api.stores.sql.tables import (
     items,
     labels_of,
     path_of,
+    size_of,
     turns,
 )
 
@@ -37,6 +39,9 @@ Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
 _WAIT = 30.0
 """Seconds that closing waits for what is under way."""
 
+_FIRST_ROWS = 16
+"""So many are read before it is known how large they are."""
+
 _AT_ONCE = 200
 """Conversations that are removed in one transaction, for which all other writers wait."""
 
@@ -44,12 +49,15 @@ _AT_ONCE = 200
 class SqlStore:
     """``Store`` in the database that ``url`` names: ``sqlite:///path`` or ``postgresql://...``, as libpq has them.
 
+    It keeps about ``bytes_each`` for an owner; requests at the same time may each add to that.
+
     Raises:
         ValueError: the URL names no database.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, bytes_each: int = 256 * 1024 * 1024) -> None:
         self._database = database_at(url)
+        self._bytes_each = bytes_each
         self.under_way: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
@@ -64,6 +72,11 @@ class SqlStore:
             await asyncio.wait(self.under_way, timeout=_WAIT)
         await self._database.aclose()
 
+    @finished
+    async def check(self) -> None:
+        async with self._database.reading() as connection:
+            await connection.execute(select(1))
+
     # -- agents -------------------------------------------------------------------------------------------------------
 
     async def add_agent(self, owner: str, agent: Agent) -> bool:
@@ -73,7 +86,7 @@ class SqlStore:
         return await self._one(AGENTS, owner=owner, id=id)
 
     async def agents(self, owner: str, query: Query) -> Found[Agent]:
-        return await self._found(AGENTS, owner, query)
+        return await self._asked_for(AGENTS, owner, query)
 
     async def change_agent(self, owner: str, then: Agent, now: Agent) -> Agent | None:
         return await self._change(AGENTS, owner, then, now)
@@ -90,7 +103,7 @@ class SqlStore:
         return await self._one(CONVERSATIONS, owner=owner, id=id)
 
     async def conversations(self, owner: str, query: Query) -> Found[Conversation]:
-        return await self._found(CONVERSATIONS, owner, query)
+        return await self._asked_for(CONVERSATIONS, owner, query)
 
     async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None:
         return await self._change(CONVERSATIONS, owner, then, now)
@@ -140,6 +153,7 @@ class SqlStore:
             insert = self._database.insert(turns).values(row)
             if not (await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))).rowcount:
                 raise KeyError(turn.id)
+            await self._bound(connection, owner)
         return replace(turn, number=row["number"])
 
     async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002
@@ -209,17 +223,18 @@ class SqlStore:
     async def put_item(self, owner: str, item: Item) -> None:
         insert = self._database.insert(items).values(ITEMS.row_of(owner, item))
         key = ["owner", "namespace", "key"]
-        changes = {name: insert.excluded[name] for name in ("value", "updated")}
+        changes = {name: insert.excluded[name] for name in ("value", "updated", "size")}
         async with self._database.writing() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changes))
+            await self._bound(connection, owner)
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
         return await self._one(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
-    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Sequence[Item]:
-        statement = select(*ITEMS.shown).where(exactly(items, owner=owner), below(prefix))
-        ordered = statement.order_by(items.c.updated.desc(), items.c.namespace, items.c.key)
-        return await self._some(ITEMS, cut(ordered, limit, offset))
+    async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
+        wanted = and_(exactly(items, owner=owner), below(prefix))
+        order = [items.c.updated.desc(), items.c.namespace, items.c.key]
+        return await self._found(ITEMS, wanted, order, limit, offset)
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
@@ -238,7 +253,24 @@ class SqlStore:
         insert = self._database.insert(kind.table).values(kind.row_of(owner, thing))
         async with self._database.writing() as connection:
             added = await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))
+            await self._bound(connection, owner)
         return added.rowcount == 1
+
+    async def _asked_for(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
+        wanted = and_(*matching(self._database, kind, owner, query))
+        return await self._found(kind, wanted, order_of(kind, query), query.limit, query.offset)
+
+    async def _bound(self, connection: AsyncConnection, owner: str) -> None:
+        """
+        Raises:
+            StoreFull: with what was just written the owner has more than is kept for one.
+        """
+        held = 0
+        for kind in (AGENTS, CONVERSATIONS, TURNS, ITEMS):
+            sizes = select(func.coalesce(func.sum(kind.table.c.size), 0)).where(exactly(kind.table, owner=owner))
+            held += int(await connection.scalar(sizes) or 0)
+        if held > self._bytes_each:
+            raise StoreFull(f"You keep as much here as you may, {self._bytes_each // 2**20} MiB: delete something.")
 
     @finished
     async def _one(self, kind: Kind[T], **key: str) -> T | None:
@@ -254,11 +286,26 @@ class SqlStore:
         return tuple(kind.thing(row) for row in rows)
 
     @finished
-    async def _found(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
-        wanted = and_(*matching(self._database, kind, owner, query))
+    async def _found(
+        self,
+        kind: Kind[T],
+        wanted: ColumnElement[bool],
+        order: Sequence[ColumnElement[Any]],
+        limit: int,
+        offset: int,
+    ) -> Found[T]:
+        ordered = select(*kind.shown).where(wanted).order_by(*order)
+        rows: list[Mapping[Any, Any]] = []
+        held, some = 0, _FIRST_ROWS
         async with self._database.reading() as connection:
             total = await connection.scalar(select(func.count()).select_from(kind.table).where(wanted))
-            rows = (await connection.execute(stretch(select(*kind.shown).where(wanted), kind, query))).mappings().all()
+            while (some := min(some, limit - len(rows))) > 0 and held < ANSWER_BYTES:
+                more = (await connection.execute(cut(ordered, some, offset + len(rows)))).mappings().all()
+                rows += more
+                held += sum(map(size_of, more))
+                if len(more) < some:
+                    break
+                some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit, if they are like the others
         return Found(tuple(kind.thing(row) for row in rows), total or 0)
 
     @finished

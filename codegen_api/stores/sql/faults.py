@@ -19,7 +19,7 @@ def faults() -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
-        logger.warning("the database failed: %s", _kind(error))
+        logger.warning("the database cannot be used: %s", _kind(error))
         raise StoreUnavailable from error
 
 
@@ -27,5 +27,7 @@ def _kind(error: BaseException) -> str:
     """What happened, without the text: the type of the first cause, and what its maker calls it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    names = (getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate", "errno"))
+    names = [getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate", "errno")]
+    if isinstance(error, OSError):  # what the system says quotes nothing but a path or an address
+        names += [error.strerror, error.filename]
     return " ".join([type(error).__name__, *(str(name) for name in names if name)])

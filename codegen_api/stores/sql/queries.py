@@ -32,12 +32,11 @@ def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> I
             yield _latest_in(query.states)
 
 
-def stretch(statement: Select[Any], kind: Kind[Any], query: Query) -> Select[Any]:
+def order_of(kind: Kind[Any], query: Query) -> list[ColumnElement[Any]]:
     columns = kind.table.c
     named = columns.name if kind is AGENTS else func.coalesce(conversations.c.title, "")
     by = {"id": columns.id, "created": columns.created, "updated": columns.updated, "name": named}[query.sort]
-    ordered = statement.order_by(by.desc() if query.descending else by.asc(), columns.id)
-    return cut(ordered, query.limit, query.offset)
+    return [by.desc() if query.descending else by.asc(), columns.id]
 
 
 def cut(statement: Select[Any], limit: int, offset: int) -> Select[Any]:

@@ -6,6 +6,7 @@ there before its host is asked.
 """
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -27,8 +28,8 @@ from codegen_api.stores.sql.faults import faults
 if sys.platform != "win32":
     import fcntl
 
-WAIT = 30.0
-"""Seconds that anything waits for its turn."""
+WAIT = 10.0
+"""Seconds that anything waits for its turn, in this process and then among processes."""
 
 WAIT_TO_OPEN = 300.0
 """Seconds that a process waits for another one that brings the tables up to date."""
@@ -55,12 +56,14 @@ class SqliteDatabase:
         self._writer = self._engine.execution_options(writes=True)
         # Between processes SQLite settles who may write, by asking again and again; within one we can do better.
         self._writing = asyncio.Lock()
+        self._opened: tuple[int, int] | None = None
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
         with faults():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             async with _alone(self._path.with_name(self._path.name + ".lock")):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+                self._opened = _identity(self._path)
                 await asyncio.to_thread(_keep_a_log, self._path)
                 async with self._writer.execution_options(migrates=True).begin() as connection:
                     await connection.run_sync(migrate)
@@ -73,6 +76,7 @@ class SqliteDatabase:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection that sees one state of the database, whatever is written meanwhile."""
         with faults():
+            self._make_sure_of_the_file()
             async with self._engine.connect() as connection:
                 yield connection
 
@@ -80,6 +84,7 @@ class SqliteDatabase:
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction that writes, committed at the end."""
         with faults():
+            self._make_sure_of_the_file()
             async with asyncio.timeout(WAIT):
                 await self._writing.acquire()
             try:
@@ -88,6 +93,15 @@ class SqliteDatabase:
             finally:
                 self._writing.release()
 
+    def _make_sure_of_the_file(self) -> None:
+        """A file that is deleted while it is open can be read and written on, and all of that is gone at the end.
+
+        Raises:
+            FileNotFoundError: it is not there any more, or another one is.
+        """
+        if self._opened is not None and _identity(self._path) != self._opened:
+            raise FileNotFoundError(errno.ENOENT, "the database was replaced while it was open: start anew")
+
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
         return func.instr(text, part)
@@ -95,6 +109,11 @@ class SqliteDatabase:
     def each(self, texts: Sequence[str]) -> FromClause:
         """A table of these, in the column ``value``. However many there are, they are one parameter."""
         return func.json_each(json.dumps(texts)).table_valued("value")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _set_up(connection: DBAPIConnection, _: Any) -> None:

@@ -59,7 +59,12 @@ def _flag(name: str) -> Column[Any]:
     return Column(name, Boolean, nullable=False)
 
 
-# Long texts come last: SQLite reads a row from its beginning, as far as it has to.
+def _size() -> Column[Any]:
+    """What a row is charged, in bytes: see ``size_of``."""
+    return Column("size", BigInteger, nullable=False, server_default="0")
+
+
+# Long texts come last: SQLite reads a row from its beginning, as far as it has to. Sizes are read from their indexes.
 
 agents = Table(
     "agents",
@@ -80,6 +85,8 @@ agents = Table(
     _text("configuration"),
     _maybe("description"),
     _maybe("system_prompt"),
+    _size(),
+    Index("agents_by_size", "owner", "size"),
 )
 
 conversations = Table(
@@ -97,7 +104,9 @@ conversations = Table(
     _text("facts"),
     _text("tags"),
     _text("metadata"),
+    _size(),
     Index("conversations_by_age", "updated"),
+    Index("conversations_by_size", "owner", "size"),
 )
 
 turns = Table(
@@ -125,6 +134,7 @@ turns = Table(
     _text("prompt"),
     _text("messages"),
     _maybe("answer"),
+    _size(),
     ForeignKeyConstraint(
         ["owner", "conversation"],
         ["conversations.owner", "conversations.id"],
@@ -133,6 +143,7 @@ turns = Table(
     ),
     UniqueConstraint("owner", "conversation", "number", name="turns_in_order"),
     Index("turns_by_age", "owner", "created"),
+    Index("turns_by_size", "owner", "size"),
 )
 
 # Written out, not as parameters: only then does a database see that the index below is the one to look into.
@@ -156,16 +167,38 @@ items = Table(
     _time("created"),
     _time("updated"),
     _text("value"),
+    _size(),
+    Index("items_by_size", "owner", "size"),
 )
+
+
+ROW_BYTES = 500
+"""What a row is charged beyond its texts, for what the database itself writes about it."""
+
+_HIDDEN = {"owner", "folded", "facts", "size"}
+
+
+def size_of(row: Mapping[str, Any]) -> int:
+    """What a row is charged, in bytes."""
+    return ROW_BYTES + sum(len(value.encode()) for value in row.values() if isinstance(value, str))
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """What is kept in a table. ``row`` gives the columns, without the owner, and ``thing`` takes those ``shown``."""
+    """What is kept in a table. ``columns`` gives them but for owner and size, and ``thing`` takes those ``shown``."""
 
     table: Table
-    row: Callable[[T], dict[str, Any]]
+    columns: Callable[[T], dict[str, Any]]
     thing: Callable[[Mapping[Any, Any]], T]
+
+    def row(self, thing: T) -> dict[str, Any]:
+        """All columns but the owner.
+
+        Raises:
+            ValueError: something in it cannot be kept.
+        """
+        row = self.columns(thing)
+        return {**row, "size": size_of(row)}
 
     def row_of(self, owner: str, thing: T) -> dict[str, Any]:
         """All columns.
@@ -182,7 +215,7 @@ class Kind(Generic[T]):
 
     @property
     def shown(self) -> list[Column[Any]]:
-        return [column for column in self.table.columns if column.name not in ("owner", "folded", "facts")]
+        return [column for column in self.table.columns if column.name not in _HIDDEN]
 
 
 def _agent_row(agent: Agent) -> dict[str, Any]:
