@@ -25,8 +25,6 @@ class Relay:
     """Where in an answer the next cut is made, once."""
     lengths: list[int] = field(default_factory=list)
     """After how many bytes each of the next answers is cut that say where to come back (by ``Location``)."""
-    hold: float = 0
-    """Seconds for which the next answer is held back, once."""
     late: float = 0
     """Seconds for which each answer to a POST is held back: what was asked for has happened, and nobody knows."""
     _down: bool = False
@@ -73,8 +71,7 @@ class Relay:
     def _back(self, server: socket.socket, client: socket.socket, posted: threading.Event) -> None:
         left: int | None = None
         while data := server.recv(1 << 16):
-            hold, self.hold = self.hold, 0
-            time.sleep(hold + (self.late if posted.is_set() else 0))
+            time.sleep(self.late if posted.is_set() else 0)
             posted.clear()
             if left is None and self.lengths and b"\r\nlocation: " in data.lower():
                 left = self.lengths.pop(0)

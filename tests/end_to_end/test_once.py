@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, gateway
+from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, eventually, gateway, kill
 from tests.end_to_end.relay import relay
 
 PATIENCE = {"upstream_read_timeout_seconds": 1}
@@ -61,8 +61,9 @@ def test_a_host_that_answers_too_late_has_started_one_run(host: Sandbox) -> None
     name = str(uuid4())
     with relay(host.url) as way, gateway(host, base_url=way.url, **PATIENCE) as server:
         server.get("/users/me")
-        way.hold = 4
+        way.late = 4
         assert create(server, name).status_code == 504
+        way.late = 0
         with ThreadPoolExecutor(50) as pool:
             answers = list(pool.map(lambda _: insist(server, name), range(200)))
         assert {answer.status_code for answer in answers} == {201}
@@ -110,9 +111,29 @@ def test_a_resume_that_broke_off_is_found_in_the_log(host: Sandbox, server: Serv
 
 
 @pytest.mark.wire("idempotency-reach")
-def test_each_process_knows_the_keys_that_it_has_seen(host: Sandbox, server: Server) -> None:
+def test_the_repeat_of_a_create_may_reach_another_process(host: Sandbox, server: Server) -> None:
     name = str(uuid4())
-    create(server, name)
+    first = create(server, name)
     with gateway(host) as another:
-        assert "Idempotent-Replayed" not in create(another, name).headers
-    assert len(started(host, name)) == 2
+        again = create(another, name)
+        assert (again.status_code, again.json()["id"]) == (201, first.json()["id"])
+        assert again.headers["Idempotent-Replayed"] == "true"
+    assert started(host, name) == [first.json()["id"]]
+
+
+@pytest.mark.wire("idempotency-reach")
+def test_a_create_that_was_under_way_when_its_process_was_killed_is_not_done_again(host: Sandbox) -> None:
+    name = str(uuid4())
+    with relay(host.url) as way, gateway(host, base_url=way.url) as killed, ThreadPoolExecutor(1) as asking:
+        killed.get("/users/me")
+        assert create(killed, str(uuid4())).status_code == 201
+        way.late = 10
+        asked = asking.submit(create, killed, name)
+        eventually(lambda: started(host, name))
+        kill(killed.pid)
+        with pytest.raises(httpx.TransportError):
+            asked.result()
+    with gateway(host) as another:
+        again = create(another, name)
+        assert (again.status_code, again.headers.get("Idempotent-Replayed")) == (201, "true")
+    assert started(host, name) == [again.json()["id"]]
