@@ -156,6 +156,7 @@ def _build(
     set_up_logging(settings.log_level)
     beside = _workers(settings)
     dialects = _dialects(settings)
+    authorities.require(settings)
     upstream = upstream or _upstream(settings)
     if _speaks_for_all(settings):
         _report(settings, beside)
@@ -167,7 +168,7 @@ def _build(
     keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)
     repeats = Repeats(gateway, MemoryOutcomes(max_bytes=settings.memory_mib * MIB // 16), keys)
     closing.push_async_callback(repeats.aclose)
-    callers = authorities.callers(settings, gateway, closing)
+    callers = authorities.callers(settings, gateway, closing, settings.upstream_requests_per_minute / beside)
     conversations = _conversations(settings, gateway, store)
 
     @asynccontextmanager
@@ -175,6 +176,7 @@ def _build(
         app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # which makes the edge
         if conversations is not None:
             await _open(app, conversations)
+        callers.open()
         drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
         drain.take_signals()
         app.state.drain = drain
@@ -345,6 +347,8 @@ def _report(settings: Settings, workers: int) -> None:
         logger.warning("%s is not a setting", name)
     if settings.demo_token is not None and with_conversations(settings):
         logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
+    for text in authorities.cautions(settings):
+        logger.warning(text)
     if workers > 1:
         logger.info(
             "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",

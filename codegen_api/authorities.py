@@ -3,55 +3,77 @@
 A part of the composition root that would fill it up.
 """
 
+import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from ipaddress import ip_address
 
 import httpx
 
 from codegen_api.auth.callers import Callers
-from codegen_api.auth.jwts import FixedKey, Jwts, KeySet
+from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
+from codegen_api.auth.signing import FixedKey, KeySet
 from codegen_api.auth.tokens import UpstreamTokens
-from codegen_api.errors import UpstreamError
+from codegen_api.errors import GatewayError, UpstreamError
 from codegen_api.gateway import Gateway
-from codegen_api.identity import Credential
+from codegen_api.identity import SCOPES, Credential
 from codegen_api.outbound import Outbound
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
 from codegen_api.settings import PREFIX, Settings, SettingsError, secret_keys
+from codegen_api.telemetry import quoted
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
 """The modes in which the host is called with one token for all."""
 
+DISCOVERY = "/.well-known/openid-configuration"
+"""Behind the name of an issuer: where it says where its keys are (OpenID Connect Discovery, 4)."""
+
+
+def require(settings: Settings) -> None:
+    """
+    Raises:
+        SettingsError: one line for each setting that is missing for what ``auth`` names.
+    """
+    missing = [f"{PREFIX}{name}: {why}" for name, why in _missing(settings)]
+    if missing:
+        raise SettingsError("\n".join(missing))
+
+
+def cautions(settings: Settings) -> Iterator[str]:
+    """What is possible, and most likely not meant."""
+    asked = (settings.jwt_jwks_url or settings.jwt_issuer or "") if settings.jwt_key is None else ""
+    if "jwt" in settings.auth and asked.lower().startswith("http://") and not _is_local(asked):
+        yield "the issuer's keys are asked for over http://: whoever is on the way there can sign for anybody"
+
 
 def ownership(settings: Settings) -> Ownership:
-    """
-    Raises:
-        SettingsError: whose a run is must be written down, and there is no key for that.
-    """
-    if not SHARED.keys() & set(settings.auth):
-        return Ownership()
-    if settings.secret_key is None:
-        raise _missing(settings, "secret_key", "what marks a run as its owner's must outlive this process")
-    return Ownership(secret_keys(settings.secret_key))
+    """Whose runs are whose, where the host cannot tell."""
+    shared = SHARED.keys() & set(settings.auth)
+    return Ownership(secret_keys(settings.secret_key) if shared and settings.secret_key is not None else ())
 
 
-def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack) -> Callers:
-    """What ``auth`` names; what has to be closed at the end is put into ``closing``.
+def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float) -> Callers:
+    """What ``auth`` names; what has to be closed at the end is put into ``closing``. ``limit`` is how often a minute
+    the host may be asked.
 
     Raises:
-        SettingsError: something is missing for that, or cannot be used.
+        SettingsError: something that is set for that cannot be used.
     """
     digest_key = secrets.token_bytes(32)
     tokens = jwts = keys = None
     if "token" in settings.auth:
-        seconds = settings.token_cache_seconds
-        tokens = UpstreamTokens(gateway.identify, gateway.upstream_name, digest_key=digest_key, good_seconds=seconds)
+        tokens = UpstreamTokens(
+            gateway.identify,
+            gateway.upstream_name,
+            digest_key=digest_key,
+            good_seconds=settings.token_cache_seconds,
+            bad_per_minute=int(limit / 2),
+        )
         closing.push_async_callback(tokens.aclose)
-    if SHARED.keys() & set(settings.auth):
-        if settings.api_token is None:
-            raise _missing(settings, "api_token", "it is what the host is shown for them")
+    if settings.api_token is not None:
         credential = Credential.of(settings.api_token.get_secret_value(), digest_key)
         if "jwt" in settings.auth:
             jwts = _jwts(settings, credential, closing)
@@ -60,13 +82,29 @@ def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack) -> Ca
     return Callers(tokens=tokens, jwts=jwts, keys=keys)
 
 
+def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is missing, and what it is for."""
+    shared = " and ".join(words for mode, words in SHARED.items() if mode in settings.auth)
+    needed = f"it is needed for {shared}"
+    if shared and settings.api_token is None:
+        yield "API_TOKEN", f"{needed}; it is what the host is shown for them"
+    if shared and settings.secret_key is None:
+        yield "SECRET_KEY", f"{needed}; what marks a run as its owner's must outlive this process"
+    if "jwt" in settings.auth:
+        if settings.jwt_issuer is None:
+            yield "JWT_ISSUER", f"{needed}; a JWT is good from one issuer only"
+        if settings.jwt_audience is None:
+            yield "JWT_AUDIENCE", f"{needed}; a JWT that is meant for somebody else must not be good here"
+        if settings.jwt_jwks_url is not None and settings.jwt_key is not None:
+            yield "JWT_JWKS_URL", f"and {PREFIX}JWT_KEY: only one of them can be set"
+        asks = settings.jwt_issuer is None or settings.jwt_issuer.lower().startswith(("http://", "https://"))
+        if settings.jwt_jwks_url is None and settings.jwt_key is None and not asks:
+            yield "JWT_JWKS_URL", f"or {PREFIX}JWT_KEY is needed, as the issuer is no URL where its keys could be found"
+    if "key" in settings.auth and (settings.api_keys is None) == (settings.api_keys_file is None):
+        yield "API_KEYS", f"or {PREFIX}API_KEYS_FILE is needed for callers with a key, and only one of them"
+
+
 def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -> Jwts:
-    if settings.jwt_issuer is None:
-        raise _missing(settings, "jwt_issuer", "a JWT is good from one issuer only")
-    if settings.jwt_audience is None:
-        raise _missing(settings, "jwt_audience", "a JWT that is meant for somebody else must not be good here")
-    if (settings.jwt_jwks_url is None) == (settings.jwt_key is None):
-        raise SettingsError(f"{PREFIX}JWT_JWKS_URL, {PREFIX}JWT_KEY: one of them is needed, and only one")
     keys: KeySet | FixedKey
     if settings.jwt_key is not None:
         try:
@@ -80,57 +118,142 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
             raise SettingsError(f"{PREFIX}JWT_ALGORITHMS: {error}") from None
     jwts = Jwts(
         keys,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer or "",
+        audience=settings.jwt_audience or "",
         leeway=settings.jwt_leeway_seconds,
         credential=credential,
+        claims=Claims(
+            audience=settings.jwt_audience_claim,
+            scopes=settings.jwt_scope_claim,
+            prefix=settings.jwt_scope_prefix or "",
+            granted=_granted(settings.jwt_scope_map or ""),
+        ),
     )
     closing.push_async_callback(jwts.aclose)
     return jwts
 
 
+def _granted(text: str) -> Mapping[str, frozenset[str]]:
+    """``theirs=ours ours; theirs=ours``: a name of theirs may hold anything but a semicolon."""
+    found: dict[str, frozenset[str]] = {}
+    for entry in filter(None, map(str.strip, re.split(r"[\n;]", text))):
+        theirs, _, ours = (part.strip() for part in entry.rpartition("="))
+        scopes = frozenset(ours.split())
+        if not theirs or not scopes or not scopes <= SCOPES:
+            some = ", ".join(sorted(SCOPES))
+            raise SettingsError(f"{PREFIX}JWT_SCOPE_MAP: an entry is a name, = and some of {some}, with spaces between")
+        found[theirs] = found.get(theirs, frozenset()) | scopes
+    return found
+
+
+# -- asking an issuer -------------------------------------------------------------------------------------------------
+
+
 def _fetching(settings: Settings, closing: AsyncExitStack) -> Callable[[], Awaitable[Json]]:
-    """Getting the issuer's keys, through the same proxies and with the same patience as the host."""
+    """Getting the issuer's keys, from where the settings say or else the issuer itself."""
+    issuer, url = settings.jwt_issuer or "", settings.jwt_jwks_url
     try:
-        url = httpx.URL(str(settings.jwt_jwks_url))
-        issuer = Outbound(
-            str(url.copy_with(path="/", query=None)),
-            "",
-            transport=None,
-            connect_timeout=settings.upstream_connect_timeout_seconds,
-            read_timeout=settings.upstream_read_timeout_seconds,
-            via=None,
-        )
+        closing.push_async_callback(_way(settings, httpx.URL(url or issuer)).aclose)
     except (httpx.InvalidURL, ValueError):
-        raise SettingsError(f"{PREFIX}JWT_JWKS_URL: it cannot be used as a URL") from None
-    closing.push_async_callback(issuer.aclose)
+        name = "JWT_ISSUER" if url is None else "JWT_JWKS_URL"
+        raise SettingsError(f"{PREFIX}{name}: it cannot be used as a URL") from None
 
     async def fetch() -> Json:
-        answer = await issuer.ask("GET", url.path, dict(url.params), None, [])
-        if answer.status != 200 or not answer.readable:
-            raise UpstreamError(f"The issuer answered with status {answer.status} and no keys.")
-        return answer.json
+        if url is not None:
+            return await _got(settings, url)
+        return await _got(settings, _keys_of(issuer, await _got(settings, issuer.rstrip("/") + DISCOVERY)))
 
     return fetch
+
+
+def _keys_of(issuer: str, document: Json) -> str:
+    """Where an issuer says that its keys are.
+
+    Raises:
+        ValueError: it is another issuer, or says nothing that can be used.
+    """
+    said = document if isinstance(document, Mapping) else {}
+    if said.get("issuer") != issuer:
+        raise ValueError(f"{DISCOVERY} is of issuer={quoted(said.get('issuer'))}, and not of {quoted(issuer)}")
+    url = said.get("jwks_uri")
+    safe = "https://" if issuer.lower().startswith("https://") else ("http://", "https://")
+    if not isinstance(url, str) or not url.lower().startswith(safe):
+        raise ValueError(f"{DISCOVERY} says jwks_uri={quoted(url)}, which cannot be used")
+    return url
+
+
+async def _got(settings: Settings, text: str) -> Json:
+    """The JSON at this URL.
+
+    Raises:
+        ValueError: it cannot be used as a URL.
+        GatewayError: there is none, and the reason says why.
+    """
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{quoted(text)} cannot be used as a URL") from error
+    what = f"GET {url.scheme}://{url.netloc.decode()}{url.path}"
+    way = _way(settings, url)
+    try:
+        answer = await way.ask("GET", url.path, dict(url.params), None, [])
+    except GatewayError as error:
+        error.reason = error.reason or f"{what}: {_cause(error)}"
+        raise
+    finally:
+        await way.aclose()
+    if answer.status != 200 or not answer.readable:
+        redirect = ", and no redirect is followed" if 300 <= answer.status < 400 else ""
+        came = f"status {answer.status}{redirect}" if answer.status != 200 else "status 200 with no JSON"
+        raise UpstreamError(reason=f"{what}: {came}")
+    return answer.json
+
+
+def _way(settings: Settings, url: httpx.URL) -> Outbound:
+    """The way to an issuer, through the same proxies and with the same patience as to the host."""
+    return Outbound(
+        str(url.copy_with(path="/", query=None, fragment=None)),
+        "",
+        transport=None,
+        connect_timeout=settings.upstream_connect_timeout_seconds,
+        read_timeout=settings.upstream_read_timeout_seconds,
+        via=None,
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong on the way, from an error of ours down to that of the system."""
+    names = []
+    cause: BaseException | None = error
+    while cause is not None:
+        said = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
+        names.append(said)
+        cause = cause.__cause__
+    return " <- ".join(dict.fromkeys(names))
+
+
+def _is_local(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# -- keys of our own --------------------------------------------------------------------------------------------------
 
 
 def _keys(settings: Settings, credential: Credential) -> Keys:
     path, text = settings.api_keys_file, settings.api_keys
     read: Callable[[], str]
-    if path is not None and text is None:
+    if path is not None:
         name, read = "API_KEYS_FILE", path.read_text
-    elif text is not None and path is None:
-        name, read = "API_KEYS", text.get_secret_value
     else:
-        raise SettingsError(f"{PREFIX}API_KEYS, {PREFIX}API_KEYS_FILE: one of them is needed, and only one")
+        assert text is not None  # noqa: S101 - `require` has seen to it
+        name, read = "API_KEYS", text.get_secret_value
     try:
         return Keys(read, credential=credential)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{PREFIX}{name}: {path} cannot be read") from error
     except ValueError as error:
         raise SettingsError(f"{PREFIX}{name}: {error}") from None
-
-
-def _missing(settings: Settings, name: str, why: str) -> SettingsError:
-    shared = " and ".join(words for mode, words in SHARED.items() if mode in settings.auth)
-    return SettingsError(f"{PREFIX}{name.upper()}: it is needed for {shared}; {why}")

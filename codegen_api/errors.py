@@ -6,6 +6,7 @@
     │   ├── InvalidIdempotencyKey   an Idempotency-Key that cannot be one
     │   ├── OrganizationRequired    nobody said which organization, and there is more than one
     │   ├── TokenInUrl              a token came where tokens must not come
+    │   ├── TokenTooLong            a token is longer than what it is for can hold
     │   └── Rejected                the shape is wrong: ``details`` says where
     │       ├── IdempotencyKeyReused    another request came with this Idempotency-Key before
     │       └── NotOffered              it is understood, and not done here
@@ -60,7 +61,8 @@ class GatewayError(Exception):
     """The root of the tree.
 
     ``code`` is stable and for machines, ``message`` a sentence for people, ``retry_after`` in seconds.
-    ``details`` are ``Detail`` items for a rejected request, or the choices that would have been valid.
+    ``details`` are ``Detail`` items for a rejected request, or the choices that would have been valid. ``reason`` is
+    for the operator's log, and for nobody else: what was looked at, and what was found.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -72,10 +74,12 @@ class GatewayError(Exception):
         *,
         details: Sequence[Detail] | Sequence[Json] = (),
         retry_after: float | None = None,
+        reason: str | None = None,
     ) -> None:
         self.message = message or self.default_message
         self.details = tuple(details)
         self.retry_after = retry_after
+        self.reason = reason
         super().__init__(self.message)
 
 
@@ -105,6 +109,11 @@ class TokenInUrl(InvalidRequest):
         "Access tokens are not taken from the URL, where logs would keep them: send Authorization: Bearer,"
         " or ask for a stream ticket."
     )
+
+
+class TokenTooLong(InvalidRequest):
+    code = "token_too_long"
+    default_message = "The token is too long."
 
 
 class Rejected(InvalidRequest):

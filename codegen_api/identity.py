@@ -54,7 +54,8 @@ def _nothing() -> None:
 class Caller:
     """One request's asker: who it is, with what the host is asked for them, and what they may do.
 
-    ``shown`` is the token that they came with. ``shared``: the credential is the deployment's, the same for all, so the
+    ``shown`` is what they came with, where that has to be looked at each time; None where what it said is good until it
+    expires. ``shared``: the credential is the deployment's, the same for all, so the
     host cannot tell whose a run is and the gateway does. ``organization`` is the only one they may enter, if there is
     such a one. What they showed is good until ``expires`` (epoch seconds), and ``confirm`` raises ``InvalidToken`` when
     it was revoked before that.
@@ -62,7 +63,7 @@ class Caller:
 
     principal: Principal
     credential: Credential
-    shown: str = field(repr=False, compare=False)
+    shown: str | None = field(repr=False, compare=False)
     scopes: frozenset[str] = SCOPES
     shared: bool = False
     organization: str | None = None

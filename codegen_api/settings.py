@@ -75,7 +75,9 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecod
 Modes = Annotated[
     tuple[Literal["token", "jwt", "key"], ...], NoDecode, BeforeValidator(_split), AfterValidator(_not_empty)
 ]
-Algorithm = Literal["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "HS256", "HS384", "HS512"]
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
+]  # fmt: skip
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_trusted_host)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -114,16 +116,28 @@ class Settings(BaseSettings):
         None,
         description="Seals stream tickets, signs whose a run is. Of several, by commas, the first is used.",
     )
-    jwt_issuer: str | None = Field(None, description="The `iss` of JWTs.")
+    jwt_issuer: str | None = Field(None, description="The `iss` of JWTs, to the letter.")
     jwt_audience: str | None = Field(None, description="What the `aud` of JWTs must be, or hold.")
+    jwt_audience_claim: str = Field("aud", description="The claim that holds it; `client_id` for Cognito.")
     jwt_jwks_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
-        None, description="Where the issuer publishes its keys."
+        None,
+        description="Where the issuer publishes its keys. By default its `/.well-known/openid-configuration` says so.",
     )
     jwt_key: SecretStr | None = Field(
         None, description="In place of that: its public key or certificate (PEM), or a secret shared with it."
     )
     jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="Which may sign; else RS256 and ES256, and HS256 for a shared secret."
+        (), description="Which may sign; else RS256, ES256 and EdDSA, and HS256 for a shared secret."
+    )
+    jwt_scope_claim: Annotated[Names, AfterValidator(_not_empty)] = Field(
+        ("scope", "scp"),
+        description="The claims that hold scopes, by commas; `realm_access.roles` is the claim `roles` within another.",
+    )
+    jwt_scope_prefix: str | None = Field(None, description="What stands in front of scopes there, such as `gateway/`.")
+    jwt_scope_map: str | None = Field(
+        None,
+        description="Which scopes a role or group means: `staff=runs:read runs:write; admins=runs:read:all`. `*` is"
+        " everybody with a good token.",
     )
     jwt_leeway_seconds: float = Field(30.0, ge=0, le=600, description="How far the issuer's clock and ours may differ.")
     api_keys: SecretStr | None = Field(

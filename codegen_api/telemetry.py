@@ -3,9 +3,12 @@
 Prompts, log texts and tokens never come here; a traceback is written without the text of its exception.
 """
 
+import json
 import logging
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -125,6 +128,9 @@ trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)
 
 logger = logging.getLogger("codegen_api")
 
+LONGEST_QUOTE = 100
+"""Characters of what a stranger said."""
+
 
 def set_up_logging(level: str) -> None:
     """Write the gateway's own lines to standard error, unless the application has set up handlers of its own."""
@@ -138,6 +144,40 @@ def set_up_logging(level: str) -> None:
         logger.propagate = False
         # it speaks of every repeated read, in lines that say nothing; whoever sets up logging themselves may want them
         logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+
+class Seldom:
+    """Logs what others can cause as often as they like: of each kind ``most`` lines in ``seconds``, and with the next
+    one how many were left out. There are only so many kinds.
+    """
+
+    def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._clock = clock
+        self._begun: dict[str, float] = {}
+        self._count: dict[str, int] = {}
+
+    def log(self, kind: str, text: str) -> None:
+        """A line of this kind, if there is room for it."""
+        now = self._clock()
+        if now >= self._begun.get(kind, float("-inf")) + self._seconds:
+            left_out = self._count.get(kind, 0) - self._most
+            self._begun[kind], self._count[kind] = now, 0
+            if left_out > 0:
+                text = f"{text} ({left_out} more like this were not logged)"
+        self._count[kind] += 1
+        if self._count[kind] <= self._most:
+            logger.info("%s", text)
+
+
+def quoted(value: object) -> str:
+    """What a stranger said, as it may stand in a log line: as JSON in ASCII, and not endless."""
+    try:
+        text = json.dumps(value).replace("\x7f", "\\u007f")
+    except RecursionError:
+        return "what cannot be written down"
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 def log_fault(doing: str, error: BaseException) -> None:

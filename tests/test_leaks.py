@@ -135,7 +135,7 @@ def test_what_gateways_write_and_refuse_is_looked_at() -> None:
     headers = {"Authorization": "Bearer a-token-of-nobody", "X-Request-ID": "looked-at"}
     with processes.sandbox() as host, processes.gateway(host) as server:
         assert server.get("/agent-runs", headers).status_code == 401
-        processes.eventually(lambda: "looked-at" in server.log.read_text())  # written when the answer is out
+        processes.eventually(lambda: "GET /agent-runs 401" in server.log.read_text())  # written when the answer is out
     assert WATCH.secrets["a-token-of-nobody"] == "a token"
     assert any("INFO GET /agent-runs 401" in text and "request_id=looked-at" in text for text in WATCH.written)
     assert any('"invalid_token"' in text and '"looked-at"' in text for text in WATCH.written)

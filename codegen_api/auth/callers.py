@@ -1,41 +1,93 @@
 """Callers by whatever they show: a token of the host, a JWT, or a key of our own. Each is told by its shape."""
 
-from typing import Protocol
+import re
 
-from codegen_api.auth.jwts import looks_like_jwt
-from codegen_api.auth.keys import looks_like_key
-from codegen_api.errors import InvalidToken
+from codegen_api.auth.jwts import Jwts, looks_like_jwt
+from codegen_api.auth.keys import Keys, looks_like_key
+from codegen_api.auth.tickets import Ticket
+from codegen_api.auth.tokens import UpstreamTokens
+from codegen_api.errors import AuthUnavailable, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
 from codegen_api.identity import Caller
+from codegen_api.telemetry import Seldom
 
+LONGEST_TOKEN = 32 * 1024
+"""Issuers put all of somebody's groups into a token, and headers hold 64 KiB."""
 
-class Authority(Protocol):
-    """Somebody who can say whose a token is."""
-
-    async def authenticate(self, token: str) -> Caller: ...
+_CHARACTERS = re.compile(r"[\x21-\x7e]+")
 
 
 class Callers:
-    """Asks the one authority that a token is for, of those that the deployment has."""
+    """Asks the one authority that a token is for, of those that the deployment has, and says in the log why a token is
+    not good.
+    """
 
     def __init__(
-        self, *, tokens: Authority | None = None, jwts: Authority | None = None, keys: Authority | None = None
+        self, *, tokens: UpstreamTokens | None = None, jwts: Jwts | None = None, keys: Keys | None = None
     ) -> None:
         self._tokens = tokens
         self._jwts = jwts
         self._keys = keys
+        self._seldom = Seldom()
 
-    async def authenticate(self, token: str) -> Caller:
-        """Whose token this is. What has the shape of a key or a JWT is never shown to the host.
+    @property
+    def jwts(self) -> Jwts | None:
+        """Who takes JWTs, where the deployment does."""
+        return self._jwts
+
+    def open(self) -> None:
+        """Begin to look for what is needed to know somebody."""
+        if self._jwts is not None:
+            self._jwts.open()
+
+    async def authenticate(self, token: str, address: str = "") -> Caller:
+        """Whose token this is, which came from ``address``. What has the shape of a key or a JWT is never shown to the
+        host.
 
         Raises:
             InvalidToken, Forbidden: nobody vouches for it.
-            AuthUnavailable, UpstreamRateLimited: nobody can just now.
+            TokenTooLong: nobody looks at it.
+            AuthUnavailable, UpstreamRateLimited, RateLimited: nobody can just now.
         """
-        authority = self._tokens
+        try:
+            return await self._vouch(token, address)
+        except (InvalidToken, TokenTooLong, AuthUnavailable, RateLimited) as error:
+            reason = error.reason or error.code
+            self._seldom.log(reason.partition(":")[0], f"a token was not taken: {reason}")
+            raise
+
+    async def holder(self, ticket: Ticket, address: str = "") -> Caller:
+        """Whose ticket this is.
+
+        Raises:
+            InvalidTicket: they are not who they were, or this deployment does not know them any more.
+            GatewayError: as ``authenticate``.
+        """
+        if ticket.token is not None:
+            caller = await self.authenticate(ticket.token, address)
+        elif self._jwts is not None:
+            caller = self._jwts.vouched(ticket.principal, ticket.scopes, ticket.until)
+        else:
+            raise InvalidTicket
+        if caller.principal != ticket.principal:
+            raise InvalidTicket
+        return caller
+
+    async def _vouch(self, token: str, address: str) -> Caller:
+        if len(token) > LONGEST_TOKEN:
+            reason = f"length: it has {len(token)} characters, and {LONGEST_TOKEN} are taken"
+            raise TokenTooLong(f"The token is too long: {LONGEST_TOKEN} characters are taken at most.", reason=reason)
+        if not _CHARACTERS.fullmatch(token):
+            raise InvalidToken(reason="form: it is empty, or has spaces or other characters that no token has")
         if self._keys is not None and looks_like_key(token):
-            authority = self._keys
-        elif self._jwts is not None and looks_like_jwt(token):
-            authority = self._jwts
-        if authority is None:
-            raise InvalidToken
-        return await authority.authenticate(token)
+            return await self._keys.authenticate(token)
+        if self._jwts is not None and looks_like_jwt(token):
+            return await self._jwts.authenticate(token)
+        if self._tokens is None:
+            raise InvalidToken(reason=f"kind: it is {_kind(token)}, which CODEGEN_AUTH does not take")
+        return await self._tokens.authenticate(token, address)
+
+
+def _kind(token: str) -> str:
+    if looks_like_key(token):
+        return "a key of a gateway"
+    return "a JWT" if looks_like_jwt(token) else "neither a JWT nor a key"

@@ -1,68 +1,48 @@
 """Authentication by JWTs: an issuer says who somebody is and what they may do, and its signature proves that it did.
 
-What an algorithm is used with is decided here and not by the token: each key is bound to the algorithms of its kind
-before a token is looked at, so a public key is never taken for a shared secret, and nothing is ever taken unsigned.
+Nothing is ever taken unsigned, and what a token says of how it is signed is only a wish: ``signing`` knows the keys.
 """
 
-import asyncio
 import base64
 import binascii
 import json
-import math
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from cryptography.x509 import load_pem_x509_certificate
-from jose import jwk, jws, jwt
+from jose import jws
 from jose.backends.base import Key
-from jose.exceptions import ExpiredSignatureError, JWKError
 
-from codegen_api.errors import AuthUnavailable, GatewayError, InvalidToken
-from codegen_api.flights import Flights
-from codegen_api.following import loop_time
+from codegen_api.auth.signing import KeySource
+from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import SCOPES, Caller, Credential, Principal
-from codegen_api.runs import Json
-from codegen_api.telemetry import logger
+from codegen_api.telemetry import Observation, Seldom, quoted
 
-RSA = ("RS256", "RS384", "RS512")
-CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
-CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
-SECRET = ("HS256", "HS384", "HS512")
-DEFAULT = ("RS256", "ES256")
-
-SECRET_CHARACTERS = 32
-LONGEST_TOKEN, LONGEST_SUBJECT = 8192, 255
-_FORM = re.compile(rf"(?=.{{0,{LONGEST_TOKEN}}}\Z)[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+LONGEST_SUBJECT = 255
+_FORM = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 """The library would pass over what is not base64 in it, and take many texts for one token."""
 
 LAST_SECOND = 253_402_300_800
 """Of the year 9999."""
 
-FRESH_SECONDS = 300.0
-"""How long a key set is believed without asking again."""
-
-COOL_DOWN_SECONDS = 10.0
-"""How long after one attempt to get the key set there is no other, whatever tokens name."""
-
-FETCH_SECONDS = 10.0
-MOST_KEYS, MOST_TRIES = 100, 8
-
-Keys = Mapping[str, Key]
-"""One key, once for each algorithm that it may be used with."""
+EVERYBODY = "*"
 
 
-class KeySource(Protocol):
-    """Where the keys of an issuer are known."""
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Where the tokens of an issuer say what. A claim within others is named by the way to it: ``realm_access.roles``.
 
-    async def keys(self, algorithm: str, kid: str | None) -> Sequence[Key]:
-        """The keys with which a token that names these may be signed."""
-        ...
+    What stands in ``scopes``, behind ``prefix``, is a scope of ours; or it is one of ``granted``, which says for a word
+    of theirs which scopes it is, and for ``*`` which everybody has.
+    """
 
-    async def aclose(self) -> None: ...
+    audience: str = "aud"
+    scopes: Sequence[str] = ("scope", "scp")
+    prefix: str = ""
+    granted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 class Jwts:
@@ -70,12 +50,30 @@ class Jwts:
     ``leeway`` is how far clocks may differ, in seconds.
     """
 
-    def __init__(self, source: KeySource, *, issuer: str, audience: str, leeway: float, credential: Credential) -> None:
+    def __init__(
+        self,
+        source: KeySource,
+        *,
+        issuer: str,
+        audience: str,
+        leeway: float,
+        credential: Credential,
+        claims: Claims | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.issuer = issuer
         self._source = source
-        self._issuer = issuer
         self._audience = audience
         self._leeway = leeway
         self._credential = credential
+        self._claims = claims or Claims()
+        self._clock = clock
+        self._seldom = Seldom()
+
+    @property
+    def observation(self) -> Observation | None:
+        """How the issuer was when it was last asked for its keys."""
+        return self._source.observation
 
     async def authenticate(self, token: str) -> Caller:
         """Whose token this is.
@@ -84,228 +82,154 @@ class Jwts:
             InvalidToken: it is not good, or no longer, or not for us.
             AuthUnavailable: the issuer's keys cannot be had.
         """
-        algorithm, kid = _named(token)
-        for key in await self._source.keys(algorithm, kid):
-            if _signed(token, key, algorithm):
-                return self._caller(token, self._claims(token, key, algorithm))
-        raise InvalidToken
+        algorithm, kid = self._named(token)
+        async with aclosing(self._source.keys(algorithm, kid)) as keys:
+            async for key in keys:
+                payload = _signed(token, key, algorithm)
+                if payload is not None:
+                    return self._caller(_object(payload))
+        # what it says of its issuer is only a hint here: nobody has signed it
+        found = _object(_decoded(token.split(".")[1])).get("iss")
+        hint = "" if found == self.issuer else f"; it says that its issuer is {quoted(found)}"
+        named = "which names no key" if kid is None else f"signed with the key {quoted(kid)}"
+        raise InvalidToken(reason=f"key: a token {named} fits none of {self._source.known()}{hint}")
+
+    def vouched(self, principal: Principal, scopes: frozenset[str], expires: float | None) -> Caller:
+        """Somebody whose token said that, and was good, when they were given what they come with now.
+
+        Raises:
+            InvalidTicket: their issuer is not ours any more.
+        """
+        if principal.authority != self._authority:
+            raise InvalidTicket
+        return Caller(principal, self._credential, None, scopes=scopes, shared=True, expires=expires)
+
+    def open(self) -> None:
+        """Begin to look for the issuer's keys."""
+        self._source.open()
 
     async def aclose(self) -> None:
         await self._source.aclose()
 
-    def _claims(self, token: str, key: Key, algorithm: str) -> Mapping[str, Any]:
-        required = {f"require_{claim}": True for claim in ("iss", "aud", "exp", "sub")}
-        # of these we believe nothing anyway, and what they hold is not checked with the care that would need
-        unused = {f"verify_{claim}": False for claim in ("iat", "jti", "at_hash")}
-        try:
-            claims: Mapping[str, Any] = jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                options={**required, **unused, "leeway": self._leeway},
-            )
-        except ExpiredSignatureError:
-            raise InvalidToken("Authentication failed: the token has expired.") from None
-        except Exception:  # process boundary: claims of odd types bring all kinds of errors out of the library
-            raise InvalidToken from None
-        return claims
+    @property
+    def _authority(self) -> str:
+        return f"jwt:{self.issuer}"
 
-    def _caller(self, token: str, claims: Mapping[str, Any]) -> Caller:
+    def _named(self, token: str) -> tuple[str, str | None]:
+        """The algorithm and the key that a token names. Both are only a wish."""
+        if not _FORM.fullmatch(token):
+            raise InvalidToken(reason="form: it has the header of a JWT, and is not three parts of base64")
+        header = _object(_decoded(token.partition(".")[0]))
+        algorithm, kid = header.get("alg"), header.get("kid")
+        # whatever must be understood, is not understood here (RFC 7515, 4.1.11)
+        if not isinstance(algorithm, str) or not isinstance(kid, str | None) or {"crit", "b64"} & header.keys():
+            raise InvalidToken(reason="form: its header names no algorithm, or an odd key, or claims to be critical")
+        if algorithm not in self._source.algorithms:
+            taken = ", ".join(self._source.algorithms)
+            raise InvalidToken(reason=f"alg: it is signed with {quoted(algorithm)}, and taken are {taken}")
+        return algorithm, kid
+
+    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+        faults = list(self._faults(claims))
+        if faults:
+            expired = len(faults) == 1 and faults[0].startswith("exp: it expired")
+            message = "Authentication failed: the token has expired." if expired else None
+            raise InvalidToken(message, reason="; ".join(faults))
+        scopes = self._scopes(claims)
+        if not scopes:
+            said = ", ".join(f"{name}={quoted(_claim(claims, name))}" for name in self._claims.scopes)
+            self._seldom.log("scope", f"a good token opens nothing, as it names none of our scopes: {said}")
         user, expires = claims["sub"], claims["exp"]
-        dated = isinstance(expires, int | float) and not isinstance(expires, bool) and 0 < expires < LAST_SECOND
-        if not (dated and 0 < len(user) <= LONGEST_SUBJECT and user.isprintable()):
-            raise InvalidToken
         return Caller(
-            Principal(f"jwt:{self._issuer}", user),
+            Principal(self._authority, user),
             self._credential,
-            token,
-            scopes=_scopes(claims.get("scope")) | _scopes(claims.get("scp")),
+            None,
+            scopes=scopes,
             shared=True,
             expires=expires + self._leeway,
         )
 
+    def _faults(self, claims: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with a token that the issuer has signed. Of ``iat`` and the like we believe nothing anyway."""
+        now, where = self._clock(), self._claims.audience
+        issuer, audience, user, expires = claims.get("iss"), _claim(claims, where), claims.get("sub"), claims.get("exp")
+        if issuer != self.issuer or not isinstance(issuer, str):
+            yield f"iss: expected {quoted(self.issuer)}, found {quoted(issuer)}"
+        audiences = [audience] if isinstance(audience, str) else audience
+        whole = isinstance(audiences, list) and all(isinstance(each, str) for each in audiences)
+        if not whole or self._audience not in audiences:
+            yield f"{where}: expected {quoted(self._audience)}, found {quoted(audience)}"
+        if expires is None or not _is_time(expires):
+            yield f"exp: expected a time, found {quoted(expires)}"
+        elif now > expires + self._leeway:
+            yield f"exp: it expired {now - expires:.0f} seconds ago"
+        if "nbf" in claims and not _is_time(claims["nbf"]):
+            yield f"nbf: expected a time, found {quoted(claims['nbf'])}"
+        elif "nbf" in claims and claims["nbf"] > now + self._leeway:
+            yield f"nbf: it is good in {claims['nbf'] - now:.0f} seconds"
+        if not isinstance(user, str) or not 0 < len(user) <= LONGEST_SUBJECT or not user.isprintable():
+            yield f"sub: expected a text of 1 to {LONGEST_SUBJECT} printable characters"
 
-class FixedKey:
-    """One key, given in the settings: a public key or a certificate as PEM, or a secret shared with the issuer.
-
-    Raises ``ValueError``, which does not quote it, when it cannot be used with any of ``algorithms``.
-    """
-
-    def __init__(self, text: str, algorithms: Sequence[str]) -> None:
-        if "-----BEGIN" in text:
-            pem = text.replace("\\n", "\n")  # as it stands in an environment variable, sometimes
-            self._keys = _bound(_loaded(pem), algorithms or DEFAULT)
-            if set(algorithms) & set(SECRET):
-                raise ValueError("a public key is no secret: HS256 and the like do not go with it")
-        else:
-            algorithms = algorithms or SECRET[:1]
-            if not set(algorithms) <= set(SECRET):
-                raise ValueError(
-                    "a shared secret goes with HS256 and the like only; a public key begins with -----BEGIN"
-                )
-            if len(text) < SECRET_CHARACTERS:
-                raise ValueError(f"a shared secret needs {SECRET_CHARACTERS} characters or more")
-            self._keys = {algorithm: jwk.construct(text, algorithm) for algorithm in algorithms}
-        if not self._keys:
-            raise ValueError("none of the algorithms goes with this key")
-
-    async def keys(self, algorithm: str, kid: str | None) -> Sequence[Key]:
-        key = self._keys.get(algorithm)
-        return () if key is None else (key,)
-
-    async def aclose(self) -> None:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Published:
-    kid: str | None
-    keys: Keys
-
-
-class KeySet:
-    """The keys that an issuer publishes; ``fetch`` gets its JSON Web Key Set (RFC 7517).
-
-    The last good set is kept while there is no newer one. A token that names an unknown key is a reason to ask again,
-    but not often: anybody can make one up. Raises ``ValueError`` for ``algorithms`` that no published key goes with.
-    """
-
-    def __init__(self, fetch: Callable[[], Awaitable[Json]], algorithms: Sequence[str]) -> None:
-        if set(algorithms) & set(SECRET):
-            raise ValueError("published keys are no secret: HS256 and the like do not go with them")
-        self._fetch = fetch
-        self._algorithms = algorithms or DEFAULT
-        self._set: Sequence[_Published] = ()
-        self._fetched = self._tried = -math.inf
-        self._failed = False
-        self._flights: Flights[None, None] = Flights()
-
-    async def keys(self, algorithm: str, kid: str | None) -> Sequence[Key]:
-        """
-        Raises:
-            AuthUnavailable: there is no set, or the one there is may be too old to know such a key.
-        """
-        if loop_time() >= self._fetched + FRESH_SECONDS or not self._named(kid):
-            await self._refresh()
-        found = self._named(kid)
-        if not found and self._failed:
-            raise AuthUnavailable("The issuer's keys cannot be had just now.", retry_after=COOL_DOWN_SECONDS)
-        return [each.keys[algorithm] for each in found if algorithm in each.keys][:MOST_TRIES]
-
-    async def aclose(self) -> None:
-        await self._flights.aclose()
-
-    def _named(self, kid: str | None) -> Sequence[_Published]:
-        return [each for each in self._set if kid in (None, each.kid)]
-
-    async def _refresh(self) -> None:
-        if loop_time() >= self._tried + COOL_DOWN_SECONDS:
-            await self._flights.share(None, self._ask)
-
-    async def _ask(self) -> None:
-        try:
-            async with asyncio.timeout(FETCH_SECONDS):
-                self._set = _read(await self._fetch(), self._algorithms)
-            self._fetched = loop_time()
-            self._failed = False
-        except (GatewayError, ValueError, TimeoutError) as error:
-            self._failed = True
-            logger.warning("the issuer's keys cannot be had: %s", type(error).__name__)
-        self._tried = loop_time()
+    def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
+        """The scopes of ours that a token means."""
+        known, found = self._claims, set(self._claims.granted.get(EVERYBODY, ()))
+        for name in known.scopes:
+            for word in _words(_claim(claims, name)):
+                found |= known.granted.get(word, frozenset()) if word != EVERYBODY else frozenset()
+                if word.startswith(known.prefix):
+                    found.add(word.removeprefix(known.prefix))
+        return SCOPES.intersection(found)
 
 
 def looks_like_jwt(token: str) -> bool:
     """Whether this is a JWT, signed, unsigned or encrypted, by its shape alone."""
     parts = token.split(".")
-    return len(parts) in (3, 5) and "alg" in _header(parts[0])
+    return len(parts) in (3, 5) and "alg" in _object(_decoded(parts[0]))
 
 
-def _header(part: str) -> Mapping[str, Any]:
-    """What the first part of a token says; nothing, if it says nothing of use."""
+def _decoded(part: str) -> bytes:
+    """A part of a token; nothing, if it is no base64."""
     try:
-        said = json.loads(base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error, RecursionError):
+        return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        return b""
+
+
+def _object(said: bytes) -> Mapping[str, Any]:
+    """What a part of a token says; nothing, if it says nothing of use."""
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
-def _named(token: str) -> tuple[str, str | None]:
-    """The algorithm and the key that a token names. Both are only a wish."""
-    header = _header(token.partition(".")[0]) if _FORM.fullmatch(token) else {}
-    algorithm, kid = header.get("alg"), header.get("kid")
-    # whatever must be understood, is not understood here (RFC 7515, 4.1.11)
-    if not isinstance(algorithm, str) or not isinstance(kid, str | None) or {"crit", "b64"} & header.keys():
-        raise InvalidToken
-    return algorithm, kid
-
-
-def _signed(token: str, key: Key, algorithm: str) -> bool:
+def _signed(token: str, key: Key, algorithm: str) -> bytes | None:
+    """What the token says, if this key has signed it."""
     try:
-        jws.verify(token, key, [algorithm])
+        payload: bytes = jws.verify(token, key, [algorithm])
     except Exception:  # process boundary: made-up tokens bring all kinds of errors out of the library
-        return False
-    return True
+        return None
+    return payload
 
 
-def _scopes(claim: object) -> frozenset[str]:
-    """Those of ours that a claim names: a text with spaces, or a list."""
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LAST_SECOND
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """The claim of that name, or the one to which that is the way; a name may hold dots itself."""
+    if name in claims:
+        return claims[name]
+    for dot in (found.start() for found in re.finditer(r"\.", name)):
+        inside = claims.get(name[:dot])
+        found = _claim(inside, name[dot + 1 :]) if isinstance(inside, dict) else None
+        if found is not None:
+            return found
+    return None
+
+
+def _words(claim: object) -> list[str]:
+    """The words of a claim: a text with spaces, or a list."""
     named = claim.split(" ") if isinstance(claim, str) else claim
-    return (
-        SCOPES.intersection(each for each in named if isinstance(each, str)) if isinstance(named, list) else frozenset()
-    )
-
-
-def _loaded(pem: str) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
-    if "PRIVATE KEY" in pem:
-        raise ValueError("this is a private key; the gateway wants the public one")
-    try:
-        certificate = "-----BEGIN CERTIFICATE-----" in pem
-        key = load_pem_x509_certificate(pem.encode()).public_key() if certificate else load_pem_public_key(pem.encode())
-    except ValueError:
-        raise ValueError("this PEM cannot be read as a public key or a certificate") from None
-    if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        raise ValueError("this key is neither an RSA nor an EC one")
-    return key
-
-
-def _bound(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, algorithms: Sequence[str]) -> Keys:
-    fitting: Sequence[str] = RSA
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        fitting = [CURVES.get(CURVE_NAMES.get(key.curve.name, ""), "")]
-    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return {algorithm: jwk.construct(pem, algorithm) for algorithm in algorithms if algorithm in fitting}
-
-
-def _read(answer: Json, algorithms: Sequence[str]) -> Sequence[_Published]:
-    """The keys of a key set that can be used here; those that cannot are passed over.
-
-    Raises:
-        ValueError: there is none.
-    """
-    listed = answer.get("keys") if isinstance(answer, Mapping) else None
-    found = []
-    for item in listed[:MOST_KEYS] if isinstance(listed, list) else []:
-        if isinstance(item, dict) and item.get("use", "sig") == "sig" and _verifies(item.get("key_ops")):
-            allowed = [each for each in algorithms if item.get("alg", each) == each]
-            keys = _constructed(item, allowed)
-            if keys:
-                found.append(_Published(item["kid"] if isinstance(item.get("kid"), str) else None, keys))
-    if not found:
-        raise ValueError("there is no key of use in the key set")
-    return found
-
-
-def _verifies(operations: Json) -> bool:
-    return operations is None or (isinstance(operations, list) and "verify" in operations)
-
-
-def _constructed(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
-    kind = item.get("kty")
-    fitting: Sequence[str] = RSA if kind == "RSA" else [CURVES.get(str(item.get("crv")), "")] if kind == "EC" else []
-    public = {name: value for name, value in item.items() if name != "d"}
-    try:
-        return {each: jwk.construct(public, each) for each in algorithms if each in fitting}
-    except (JWKError, ValueError, TypeError, AttributeError, KeyError):  # whatever the library makes of an odd key
-        return {}
+    return [each for each in named if isinstance(each, str)] if isinstance(named, list) else []

@@ -79,16 +79,16 @@ class Keys:
 
     def _confirm(self, then: Listed) -> None:
         if self._find(then.digest) != then:  # another line for the same key is another right
-            raise InvalidToken
+            raise InvalidToken(reason=f"key: the line of {then.name} has changed")
 
     def _find(self, digest: str) -> Listed:
         self._look()
         # all of them are compared, whichever it is: how long that takes says nothing
         same = [each for each in self._listed if hmac.compare_digest(each.digest, digest)]
         if not same:
-            raise InvalidToken
+            raise InvalidToken(reason=f"list: it is none of the {len(self._listed)} keys in the list")
         if same[0].expires is not None and same[0].expires <= self._clock():
-            raise InvalidToken("Authentication failed: the key has expired.")
+            raise InvalidToken("Authentication failed: the key has expired.", reason=f"exp: {same[0].name} has expired")
         return same[0]
 
     def _look(self) -> None:

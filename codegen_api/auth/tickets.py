@@ -1,7 +1,8 @@
 """Tickets: the right to read one run's live log for a while, sealed into a text that may stand in a URL.
 
 A ticket holds what is needed to ask the host on its owner's behalf, so nothing is stored and every process with the
-same key can open it. Nobody else can read it or change it (AES-256-GCM).
+same key can open it. Nobody else can read it or change it (AES-256-GCM). Of a JWT it holds what that said, as proxies
+take no URL of such a length.
 """
 
 import base64
@@ -18,28 +19,37 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from codegen_api.errors import InvalidTicket
+from codegen_api.errors import InvalidTicket, TokenTooLong
 from codegen_api.identity import Caller, Principal
 from codegen_api.runs import RunRef
 
-PURPOSE = b"codegen_api stream ticket, form 1"
-"""Keys for other purposes come from the same secret with another label, and so do tickets that hold something else."""
+PURPOSE, VOUCHED = b"codegen_api stream ticket, form 1", b"codegen_api stream ticket, form 2"
+"""What the keys for tickets with a token are derived for, and those for tickets without one. Keys for other purposes
+come from the same secret with another label.
+"""
 
 LIFETIME = 3600.0
 """Seconds for which a ticket is good at least."""
 
 _NONCE_BYTES = 12
-_FORM = re.compile(r"[A-Za-z0-9_-]{40,32768}", re.ASCII)
+_FORM = re.compile(r"[A-Za-z0-9_-]{40,16384}", re.ASCII)
+
+LONGEST = 7 * 1024
+"""Characters of a ticket. nginx reads 8 KiB of a request's first line, where the path stands as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket says: which log may be read, by whom, with which token, until when (epoch seconds)."""
+    """What a ticket says: which log may be read, by whom, and until when (epoch seconds). It is read with their
+    ``token``; or, without one, by what that said: what they may do (``scopes``), and ``until`` when it is good.
+    """
 
     run: RunRef
     principal: Principal
-    token: str = field(repr=False)
     expires: int
+    token: str | None = field(default=None, repr=False)
+    scopes: frozenset[str] = frozenset()
+    until: float | None = None
 
 
 class Tickets:
@@ -48,19 +58,31 @@ class Tickets:
     """
 
     def __init__(self, secrets: Sequence[str], stream_seconds: float) -> None:
-        self._boxes = [AESGCM(_derived(secret)) for secret in secrets]
+        self._with_token = [AESGCM(_derived(secret, PURPOSE)) for secret in secrets]
+        self._vouched = [AESGCM(_derived(secret, VOUCHED)) for secret in secrets]
         self._lifetime = max(LIFETIME, 2 * stream_seconds + 60)
 
     def seal(self, run: RunRef, caller: Caller, now: float) -> tuple[str, int]:
-        """A ticket for ``caller`` to read the log of ``run``, and when it expires."""
+        """A ticket for ``caller`` to read the log of ``run``, and when it expires.
+
+        Raises:
+            TokenTooLong: no URL can hold what has to stand in it.
+        """
         good_until = now + self._lifetime
         if caller.expires is not None:  # and no longer than what they showed
             good_until = min(good_until, caller.expires)
         expires = math.ceil(good_until)
-        who = caller.principal
-        said = [run.organization, run.id, who.authority, who.user, caller.shown, expires]
+        said: list[object] = [run.organization, run.id, caller.principal.authority, caller.principal.user]
+        if caller.shown is not None:
+            box, rest = self._with_token[0], [caller.shown, expires]
+        else:
+            box, rest = self._vouched[0], [sorted(caller.scopes), caller.expires, expires]
         nonce = os.urandom(_NONCE_BYTES)
-        return _encoded(nonce + self._boxes[0].encrypt(nonce, json.dumps(said).encode(), None)), expires
+        sealed = box.encrypt(nonce, json.dumps([*said, *rest]).encode(), None)
+        text = _encoded(nonce + sealed)
+        if len(text) > LONGEST:
+            raise TokenTooLong("There are no tickets for so long a token: no URL could hold one.")
+        return text, expires
 
     def open(self, text: str, now: float) -> Ticket:
         """What the ticket ``text`` says.
@@ -68,22 +90,34 @@ class Tickets:
         Raises:
             InvalidTicket: it says nothing, or no longer.
         """
-        organization, run, authority, user, token, expires = json.loads(self._opened(_decoded(text)))
+        sealed = _decoded(text)
+        said = _opened(self._with_token, sealed)
+        if said is not None:
+            organization, run, authority, user, token, expires = json.loads(said)
+            ticket = Ticket(RunRef(organization, run), Principal(authority, user), expires, token)
+        else:
+            said = _opened(self._vouched, sealed)
+            if said is None:
+                raise InvalidTicket
+            organization, run, authority, user, scopes, until, expires = json.loads(said)
+            who = Principal(authority, user)
+            ticket = Ticket(RunRef(organization, run), who, expires, scopes=frozenset(scopes), until=until)
         if now >= expires:
             raise InvalidTicket
-        return Ticket(RunRef(organization, run), Principal(authority, user), token, expires)
-
-    def _opened(self, sealed: bytes) -> bytes:
-        for box in self._boxes:
-            try:
-                return box.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
-            except InvalidTag:
-                continue
-        raise InvalidTicket
+        return ticket
 
 
-def _derived(secret: str) -> bytes:
-    return HKDF(SHA256(), 32, salt=None, info=PURPOSE).derive(secret.encode())
+def _opened(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
+    for box in boxes:
+        try:
+            return box.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
+        except InvalidTag:
+            continue
+    return None
+
+
+def _derived(secret: str, purpose: bytes) -> bytes:
+    return HKDF(SHA256(), 32, salt=None, info=purpose).derive(secret.encode())
 
 
 def _encoded(sealed: bytes) -> str:

@@ -7,8 +7,9 @@ stays good while the host cannot be asked.
 import secrets
 from collections.abc import Awaitable, Callable
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
+from codegen_api.auth.strangers import Strangers
 from codegen_api.errors import AuthUnavailable, Forbidden, InvalidToken, UpstreamFailure, UpstreamRateLimited
 from codegen_api.flights import Flights
 from codegen_api.following import loop_time
@@ -22,10 +23,12 @@ EXCUSED_SECONDS = 5.0
 OUTAGE_SECONDS = 300.0
 """How long after its last confirmation a token is still taken while the host cannot be asked."""
 
+REFUSED = "host: it does not accept this token"
+
 
 class UpstreamTokens:
     """Callers by their token of the host. ``identify`` asks the host; ``upstream`` is its name. ``digest_key`` makes
-    the digests of credentials.
+    the digests of credentials. Of tokens that never were good, ``bad_per_minute`` are shown to the host.
     """
 
     def __init__(
@@ -35,24 +38,27 @@ class UpstreamTokens:
         *,
         digest_key: bytes | None = None,
         good_seconds: float = 60.0,
+        bad_per_minute: int = 30,
         at_most: int = 50_000,
     ) -> None:
         self._identify = identify
         self._upstream = upstream
         self._key = digest_key or secrets.token_bytes(32)
         self._good: TTLCache[str, Principal] = TTLCache(at_most, good_seconds, timer=loop_time)
-        self._was_good: TTLCache[str, Principal] = TTLCache(at_most, OUTAGE_SECONDS, timer=loop_time)
+        self._was_good: LRUCache[str, tuple[Principal, float]] = LRUCache(at_most)
         self._excused: TTLCache[str, Principal] = TTLCache(at_most, EXCUSED_SECONDS, timer=loop_time)
         self._refused: TTLCache[str, tuple[type[InvalidToken | Forbidden], str]] = TTLCache(
             at_most, REFUSED_SECONDS, timer=loop_time
         )
         self._flights: Flights[str, Principal] = Flights()
+        self._strangers = Strangers(bad_per_minute)
 
-    async def authenticate(self, token: str) -> Caller:
-        """Whose token this is.
+    async def authenticate(self, token: str, address: str = "") -> Caller:
+        """Whose token this is, which came from ``address``.
 
         Raises:
             InvalidToken, Forbidden: the host does not accept it.
+            RateLimited: it is not known, and too many that are not good came from there, or altogether.
             AuthUnavailable: the host cannot say, and did not lately.
             UpstreamRateLimited: the host asks for patience, and did not confirm the token lately.
         """
@@ -60,31 +66,39 @@ class UpstreamTokens:
         refusal = self._refused.get(credential.digest)
         if refusal is not None:
             kind, message = refusal
-            raise kind(message)
+            raise kind(message, reason=REFUSED)
         principal = self._good.get(credential.digest) or self._excused.get(credential.digest)
         if principal is None:
-            principal = await self._flights.share(credential.digest, lambda: self._ask(credential))
+            principal = await self._flights.share(credential.digest, lambda: self._ask(credential, address))
         return Caller(principal, credential, token)
 
     async def aclose(self) -> None:
         await self._flights.aclose()
 
-    async def _ask(self, credential: Credential) -> Principal:
+    async def _ask(self, credential: Credential, address: str) -> Principal:
+        digest = credential.digest
+        principal, confirmed = self._was_good.get(digest, (None, 0.0))
         try:
-            user = await self._identify(credential)
+            if principal is not None:  # bad ones of others do not keep it out
+                user = await self._identify(credential)
+            else:
+                async with self._strangers.asking(address):
+                    user = await self._identify(credential)
         except (InvalidToken, Forbidden) as refusal:
-            self._was_good.pop(credential.digest, None)
+            self._was_good.pop(digest, None)
             # not the exception itself: its traceback holds the token
-            self._refused[credential.digest] = (type(refusal), refusal.message)
+            self._refused[digest] = (type(refusal), refusal.message)
+            refusal.reason = refusal.reason or REFUSED
             raise
         except (UpstreamFailure, UpstreamRateLimited) as error:
-            principal = self._was_good.get(credential.digest)
-            if principal is not None:
-                self._excused[credential.digest] = principal
+            if principal is not None and loop_time() < confirmed + OUTAGE_SECONDS:
+                self._excused[digest] = principal
                 return principal
             if isinstance(error, UpstreamRateLimited):
                 raise
-            raise AuthUnavailable(retry_after=error.retry_after or 5) from error
+            reason = f"host: it cannot be asked whose a token is ({error.reason or error.code})"
+            raise AuthUnavailable(retry_after=error.retry_after or 5, reason=reason) from error
         principal = Principal(self._upstream, user.id)
-        self._good[credential.digest] = self._was_good[credential.digest] = principal
+        self._good[digest] = principal
+        self._was_good[digest] = (principal, loop_time())
         return principal

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwk, jwt
 
-from codegen_api.auth.jwts import COOL_DOWN_SECONDS, FRESH_SECONDS, FixedKey, Jwts, KeySet, looks_like_jwt
+from codegen_api.auth.jwts import Jwts, looks_like_jwt
+from codegen_api.auth.signing import COOL_DOWN_SECONDS, FRESH_SECONDS, FixedKey, KeySet
 from codegen_api.errors import AuthUnavailable, InvalidToken, UpstreamUnreachable
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Json
@@ -73,7 +74,7 @@ def test_a_good_token_says_who_may_do_what_and_until_when() -> None:
     assert caller_of(token) == Caller(
         Principal(f"jwt:{ISSUER}", "ann"),
         CREDENTIAL,
-        token,
+        None,
         scopes=frozenset({"runs:read", "runs:write"}),
         shared=True,
         expires=ends + 30,
@@ -184,7 +185,6 @@ FORGED: dict[str, Callable[[], str]] = {
     "no signature": lambda: OURS.token("ann").rpartition(".")[0] + ".",
     "two parts": lambda: OURS.token("ann").rpartition(".")[0],
     "five parts": lambda: f"{OURS.token('ann')}.e30.e30",
-    "too long": lambda: OURS.token("ann", more="x" * 8000),
     "a header nested too deeply": lambda: f"{base64.b64encode(b'[' * 5000).decode()}.e30.e30",
     "a body nested too deeply": lambda: OURS.token("ann", more=json.loads("[" * 900 + "]" * 900)) + "x",
     "a header of another kind": lambda: f"{part(['alg'])}.e30.e30",
@@ -256,7 +256,8 @@ def test_a_key_is_a_public_one_a_certificate_or_a_secret() -> None:
         (OURS.public_pem, ["ES256"]),
         (public(ec.generate_private_key(ec.SECP384R1())), []),
         (public(ec.generate_private_key(ec.SECP256K1())), []),
-        (public(ed25519.Ed25519PrivateKey.generate()), []),
+        (public(ed25519.Ed25519PrivateKey.generate()), ["ES256"]),
+        (public(ed448.Ed448PrivateKey.generate()), []),
         (OURS.secret_pem, []),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", []),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", []),
@@ -439,7 +440,9 @@ def test_of_a_key_set_each_key_is_used_for_what_it_is_for() -> None:
         ([{**ours, "kty": "oct", "k": "AAAA"}, curve], [], OURS.token("ann"), False),
         ([{**ours, "n": 7}, curve], [], OURS.token("ann"), False),
         ([{**ours, "n": "!"}, {**ours, "e": None}, ours], [], OURS.token("ann"), True),
-        ([{**ours, "kid": 7}, curve], [], OURS.token("ann"), False),
+        ([{**ours, "kid": 7}, curve], [], OURS.token("ann"), True),
+        ([curve, {**ours, "kid": None}], [], OURS.token("ann"), True),
+        ([{**ours, "kid": "another"}, curve], [], OURS.token("ann"), False),
         ([{**ours, "kid": None}], [], jwt.encode(OURS.claims("ann"), OURS.secret_pem, "RS256"), True),
         ([curve, OTHER.jwks["keys"][0], ours], [], jwt.encode(OURS.claims("ann"), OURS.secret_pem, "RS256"), True),
         ([curve], [], curved, True),

@@ -35,10 +35,11 @@ class Host:
         self.users = {"good": "7"}
         self.asked: Counter[str] = Counter()
         self.fault: GatewayError | None = None
+        self.seconds = 1.0
 
     async def identify(self, credential: Credential) -> User:
         self.asked[credential.token] += 1
-        await asyncio.sleep(1)
+        await asyncio.sleep(self.seconds)
         if self.fault is not None:
             raise self.fault
         if credential.token not in self.users:

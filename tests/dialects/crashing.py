@@ -37,7 +37,7 @@ ASK_EVERY = 10.0
 
 
 class _Alice:
-    async def authenticate(self, token: str) -> Caller:
+    async def authenticate(self, token: str, address: str) -> Caller:
         return ALICE
 
 

@@ -37,6 +37,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.Forbidden: 403,
     errors.InsufficientScope: 403,
     errors.QuotaExhausted: 402,
+    errors.TokenTooLong: 431,
     errors.NotFound: 404,
     errors.Unsupported: 501,
     errors.TicketsNotConfigured: 501,

@@ -51,9 +51,10 @@ def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation | None
         assert answer.headers["content-type"] == "application/json"
         body = answer.json()
         assert set(body) == {
-            "status", "version", "timestamp", "uptime_seconds", "upstream", "store", "redis", "runs_followed",
+            "status", "version", "timestamp", "uptime_seconds", "upstream", "issuer", "store", "redis", "runs_followed",
             "viewers",
         }  # fmt: skip
+        assert body["issuer"] == "not configured"
         assert body["status"] == status
         assert body["version"] == "9.8.7"
         assert TIME.fullmatch(body["timestamp"])
@@ -395,3 +396,24 @@ def test_a_position_is_added_to_an_entry_without_reading_it(fields: dict[str, st
 def test_a_position_of_the_host_s_own_does_not_win() -> None:
     """JSON allows a name twice; readers take the last."""
     assert json.loads(entry_json(b'{"position":7}', 3))["position"] == 3
+
+
+# -- bad tokens -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("auth-strangers", "error-retry-after")
+def test_bad_tokens_are_told_to_wait_and_the_host_is_left_alone() -> None:
+    async def main() -> None:
+        async with serving(RichHost()) as site:
+            assert (await site.get("/users/me", token="alice")).status_code == 200
+            before = site.host.calls["identify"]
+            answers = [await site.get("/users/me", token=f"token-of-nobody-{number}") for number in range(40)]
+            assert {answer.status_code for answer in answers[:10]} == {401}
+            assert {(answer.status_code, answer.json()["code"]) for answer in answers[10:]} == {(429, "rate_limited")}
+            assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
+            assert site.host.calls["identify"] == before + 10
+            known = await site.get("/users/me", token="token-of-nobody-3")
+            assert known.status_code == 401  # which needs no call
+            assert (await site.get("/users/me", token="alice")).status_code == 200
+
+    run(main())

@@ -12,11 +12,13 @@ import pytest
 from codegen_api import errors
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import RunRef
+from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.eventsource import parse
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Site, run, serving
 from tests.dialects.test_native_stream import STREAM, TROUBLE, a_host, lines, summary
 
+ISSUER = Issuer()
 KEY, OTHER_KEY = "k" * 32, "o" * 32
 TICKET = "/agent-runs/1/logs/stream-ticket"
 
@@ -277,6 +279,72 @@ def test_a_ticket_is_good_only_for_as_long_as_its_owner_s_token_and_right_are() 
         assert await answered() == (401, "invalid_ticket")
         del host.tokens["alice"]
         assert await answered() == (401, "invalid_token")
+
+    run(main())
+
+
+# -- of people with a JWT ---------------------------------------------------------------------------------------------
+
+PEOPLE = {
+    "auth": ("jwt",), "api_token": "alice", "secret_key": KEY, "org_id": "9", "jwt_issuer": ISSUER.name,
+    "jwt_audience": AUDIENCE, "jwt_key": ISSUER.public_pem,
+}  # fmt: skip
+
+
+@pytest.mark.wire("ticket-length", "ticket-stream", "ticket-checked-again")
+def test_the_ticket_of_a_jwt_is_short_however_long_that_is_and_opens_what_that_would() -> None:
+    async def main() -> None:
+        host = a_host()
+        groups = [f"{number:08x}-9c7d-4c4e-8a57-3f1e5a7d2c11" for number in range(200)]
+        token = ISSUER.token("ann", scope="runs:read:all", groups=groups)
+        async with serving(host, **PEOPLE) as site:
+            assert len(token) > 8192
+            url = await minted(site, token=token)
+            assert len(url) < 600
+        async with serving(host, **PEOPLE) as site:  # where nothing is remembered
+            assert summary(parse((await opened(site, url)).content))[-1] == ("end", "3.end")
+            assert code(await opened(site, url.replace("/1/", "/2/"))) == (401, "invalid_ticket")
+        for other in (
+            {**PEOPLE, "jwt_issuer": "https://other.example"},
+            {**PEOPLE, "auth": ("key",), "api_keys": "ci scopes=runs:read digest=sha256:" + "0" * 64},
+        ):
+            async with serving(host, **other) as site:
+                assert code(await opened(site, url)) == (401, "invalid_ticket")
+
+    run(main())
+
+
+@pytest.mark.wire("ticket-checked-again", "owner-checked", "auth-ends")
+def test_the_ticket_of_a_jwt_opens_no_more_and_for_no_longer_than_that() -> None:
+    async def main() -> None:
+        host = a_host()
+        async with serving(host, **PEOPLE) as site:
+            soon = datetime.now(UTC) + timedelta(seconds=100)
+            answer = await site.post(TICKET, token=ISSUER.token("ann", scope="runs:read:all", exp=soon.timestamp()))
+            ends = datetime.fromisoformat(answer.json()["expires_at"])
+            assert timedelta(seconds=29) <= ends - soon <= timedelta(seconds=32)  # the leeway
+            who = Principal(f"jwt:{ISSUER.name}", "ann")
+            for scopes, refusal in [({"runs:read"}, (404, "not_found")), (set(), (403, "insufficient_scope"))]:
+                caller = Caller(who, Credential.of("alice", b"key"), None, frozenset(scopes), shared=True)
+                ticket, _ = site.app.state.tickets.seal(RunRef("9", "1"), caller, time.time())
+                assert code(await opened(site, f"{STREAM}?ticket={ticket}")) == refusal
+
+    run(main())
+
+
+@pytest.mark.wire("ticket-length", "auth-token-length")
+def test_a_token_of_the_host_that_no_url_can_hold_gets_no_ticket_and_is_good_for_all_else() -> None:
+    async def main() -> None:
+        host = a_host()
+        host.tokens |= {"x" * 5000: "5", "x" * 6000: "6", "x" * 32_768: "7"}
+        async with serving(host, secret_key=KEY) as site:
+            assert len(await minted(site, token="x" * 5000)) < 7500
+            for length in (6000, 32_768):
+                assert (await site.get("/users/me", token="x" * length)).status_code == 200
+                assert code(await site.post(TICKET, token="x" * length)) == (431, "token_too_long")
+            answer = await site.get("/users/me", token="x" * 32_769)
+            assert code(answer) == (431, "token_too_long")
+            assert "32768" in answer.json()["error"]
 
     run(main())
 

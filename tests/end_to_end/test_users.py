@@ -153,6 +153,14 @@ def test_clocks_may_differ_a_little(site: Site, server: Server) -> None:
         assert server.get("/users/me", site.sign_in("ann", **claims)).status_code == status, claims
 
 
+@pytest.mark.wire("trace-travels", "logs-hold-no-secrets")
+def test_the_log_says_why_a_token_was_not_taken_with_the_id_of_the_request(site: Site, server: Server) -> None:
+    wrong = site.sign_in("ann", aud="billing")
+    assert server.get("/users/me", {**wrong, "X-Request-ID": "why-not"}).status_code == 401
+    expected = 'INFO a token was not taken: aud: expected "gateway", found "billing" request_id=why-not\n'
+    eventually(lambda: expected in server.log.read_text())
+
+
 @pytest.mark.wire("auth-ends")
 def test_a_live_log_ends_with_the_token_it_was_opened_with(host: Sandbox, site: Site, server: Server) -> None:
     ann = site.sign_in("ann")
@@ -219,7 +227,8 @@ def test_a_key_works_until_its_line_is_taken_out(host: Sandbox, site: Site, tmp_
         ("SECRET_KEY", {"secret_key": ""}),
         ("JWT_ISSUER", {"jwt_issuer": ""}),
         ("JWT_AUDIENCE", {"jwt_audience": ""}),
-        ("JWT_JWKS_URL", {"jwt_jwks_url": ""}),
+        ("JWT_JWKS_URL", {"jwt_jwks_url": "", "jwt_issuer": "people"}),
+        ("JWT_SCOPE_MAP", {"jwt_scope_map": "staff"}),
         ("JWT_KEY", {"jwt_key": SECRET}),
         ("JWT_KEY", {"jwt_jwks_url": "", "jwt_key": SECRET, "jwt_algorithms": "RS256"}),
         ("JWT_KEY", {"jwt_jwks_url": "", "jwt_key": Issuer().public_pem, "jwt_algorithms": "HS256"}),

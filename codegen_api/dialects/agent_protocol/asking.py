@@ -34,7 +34,7 @@ async def asking(request: Request) -> Caller:
     token = bearer_token(request)
     if token is not None:
         if _FOREIGN.match(token):
-            raise InvalidToken
+            raise InvalidToken("This is a key for LangSmith, which the host behind this gateway does not know.")
         return await identify(request, token)
     key = request.headers.get("x-api-key", "").strip()
     return await identify_lenient(request, None if not key or _FOREIGN.match(key) else key)

@@ -66,7 +66,7 @@ def _token(given: str) -> str | None:
     if scheme.lower() in SCHEMES:
         return rest.strip() or None
     if rest:
-        raise InvalidToken
+        raise InvalidToken("The token comes with Bearer, with ApiKey, or with no scheme at all.")
     return scheme or None
 
 

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
+from codegen_api.auth.callers import Callers
+from codegen_api.auth.jwts import Jwts
 from codegen_api.auth.tickets import Tickets
 from codegen_api.conversations import Conversations
 from codegen_api.dialects.native import schemas
@@ -34,10 +36,11 @@ from codegen_api.web import (
     IdempotencyKey,
     Repeater,
     WantedOrganization,
+    address_of,
+    admit,
     authenticate,
     bearer,
     bears_token,
-    identify,
     json_response,
     named,
     needs,
@@ -54,17 +57,19 @@ system = APIRouter(tags=["System"], generate_unique_id_function=named())
 
 @system.get("/health", summary="How is it", responses=schemas.HEALTH)
 async def health(request: Request, gateway: Door) -> Response:
-    """How the process is, and what was last seen of the host and the store. Asks nobody, so it answers at once."""
+    """How the process is, and what was last seen of the host, the issuer and the store. Asks nobody, so it answers at
+    once.
+    """
     seen, store, now = gateway.observation, _store_seen(request), time.time()
+    jwts: Jwts | None = request.app.state.callers.jwts
+    issuer = None if jwts is None else jwts.observation
     body: dict[str, Json] = {
-        "status": "healthy" if all(each is None or each.reachable for each in (seen, store)) else "degraded",
+        "status": "healthy" if all(each is None or each.reachable for each in (seen, issuer, store)) else "degraded",
         "version": request.app.version,
         "timestamp": timestamp(now),
         "uptime_seconds": round(now - request.app.state.started, 3),
-        "upstream": {
-            "name": gateway.upstream_name,
-            **_observed(seen),
-        },
+        "upstream": {"name": gateway.upstream_name, **_observed(seen)},
+        "issuer": "not configured" if jwts is None else {"name": jwts.issuer, **_observed(issuer)},
         "store": "not configured" if store is None else _observed(store),
         "redis": "not configured",
         "runs_followed": gateway.hub.runs_followed,
@@ -360,9 +365,8 @@ async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: s
     opened = _tickets(request).open(ticket, time.time())
     if RunRef(wanted or opened.run.organization, run_id) != opened.run:
         raise errors.InvalidTicket
-    caller = await identify(request, opened.token)
-    if caller.principal != opened.principal:
-        raise errors.InvalidTicket
+    callers: Callers = request.app.state.callers
+    caller = await admit(request, await callers.holder(opened, address_of(request)))
     return caller, opened.run.organization
 
 

@@ -233,6 +233,13 @@ class HealthOut(BaseModel):
     upstream: dict[str, Any] = Field(
         examples=[{"name": "codegen", "reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
     )
+    issuer: str | dict[str, Any] = Field(
+        description="Whoever signs JWTs, where these are taken.",
+        examples=[
+            "not configured",
+            {"name": "https://login.example.com/", "reachable": True, "checked_at": "2026-11-20T12:00:00Z"},
+        ],
+    )
     store: str | dict[str, Any] = Field(
         examples=["not configured", {"reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
     )

@@ -1,0 +1,334 @@
+"""With which keys an issuer signs: one that is given in the settings, or those that it publishes.
+
+What an algorithm is used with is decided here and not by a token: each key is bound to the algorithms of its kind
+before a token is looked at, so a public key is never taken for a shared secret.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+from jose import jwk
+from jose.backends.base import Key
+from jose.exceptions import JWKError
+from jose.utils import base64url_decode
+
+from codegen_api.errors import AuthUnavailable, GatewayError
+from codegen_api.flights import Flights
+from codegen_api.following import loop_time
+from codegen_api.runs import Json
+from codegen_api.telemetry import Observation, logger, quoted
+
+RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+EDWARDS = "EdDSA"
+HASHES: Mapping[str, SHA256 | SHA384 | SHA512] = {"PS256": SHA256(), "PS384": SHA384(), "PS512": SHA512()}
+SECRET = ("HS256", "HS384", "HS512")
+DEFAULT = ("RS256", "ES256", EDWARDS)
+
+SECRET_CHARACTERS = 32
+
+FRESH_SECONDS = 300.0
+"""How long a key set is believed without asking again; and how long the same trouble with it is said once."""
+
+COOL_DOWN_SECONDS = 10.0
+"""How long after one attempt to get the key set there is no other, whatever tokens name."""
+
+FETCH_SECONDS = 10.0
+MOST_KEYS, MOST_TRIES, MOST_SHOWN = 100, 8, 5
+
+Keys: TypeAlias = Mapping[str, Key]
+"""One key, once for each algorithm that it may be used with."""
+
+Public: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+
+
+class KeySource(Protocol):
+    """Where the keys of an issuer are known. ``algorithms`` are those by which it may sign."""
+
+    algorithms: Sequence[str]
+
+    @property
+    def observation(self) -> Observation | None:
+        """How it was when it was last asked; None where nobody need be asked, or nobody was."""
+        ...
+
+    def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
+        """The keys with which a token that names these may be signed, the likeliest first. To be closed after use."""
+        ...
+
+    def known(self) -> str:
+        """Which keys there are, for the log."""
+        ...
+
+    def open(self) -> None:
+        """Begin to look for them."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class FixedKey:
+    """One key, given in the settings: a public key or a certificate as PEM, or a secret shared with the issuer.
+
+    Raises ``ValueError``, which does not quote it, when it cannot be used with any of ``algorithms``.
+    """
+
+    observation: Observation | None = None
+
+    def __init__(self, text: str, algorithms: Sequence[str]) -> None:
+        if "-----BEGIN" in text:
+            pem = text.replace("\\n", "\n")  # as it stands in an environment variable, sometimes
+            self._keys = _bound(_loaded(pem), algorithms or DEFAULT)
+            if set(algorithms) & set(SECRET):
+                raise ValueError("a public key is no secret: HS256 and the like do not go with it")
+        else:
+            algorithms = algorithms or SECRET[:1]
+            if not set(algorithms) <= set(SECRET):
+                raise ValueError(
+                    "a shared secret goes with HS256 and the like only; a public key begins with -----BEGIN"
+                )
+            if len(text) < SECRET_CHARACTERS:
+                raise ValueError(f"a shared secret needs {SECRET_CHARACTERS} characters or more")
+            self._keys = {algorithm: jwk.construct(text, algorithm) for algorithm in algorithms}
+        if not self._keys:
+            raise ValueError("none of the algorithms goes with this key")
+        self.algorithms: Sequence[str] = tuple(self._keys)
+
+    async def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
+        if algorithm in self._keys:
+            yield self._keys[algorithm]
+
+    def known(self) -> str:
+        return "the one key of the settings"
+
+    def open(self) -> None:
+        return None
+
+    async def aclose(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    kid: str | None
+    keys: Keys
+
+
+class KeySet:
+    """The keys that an issuer publishes; ``fetch`` gets its JSON Web Key Set (RFC 7517).
+
+    The last good set is kept while there is no newer one. A token that none of the keys seems to have signed is a
+    reason to ask again, but not often: anybody can make one up. Raises ``ValueError`` for ``algorithms`` that no
+    published key goes with.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[Json]], algorithms: Sequence[str]) -> None:
+        if set(algorithms) & set(SECRET):
+            raise ValueError("published keys are no secret: HS256 and the like do not go with them")
+        self._fetch = fetch
+        self.algorithms: Sequence[str] = algorithms or DEFAULT
+        self.observation: Observation | None = None
+        self._set: Sequence[_Published] = ()
+        self._fetched = self._tried = self._told = -math.inf
+        self._trouble = ""
+        self._flights: Flights[None, None] = Flights()
+
+    async def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
+        """
+        Raises:
+            AuthUnavailable: there is no set, or the one there is may be too old to know such a key.
+        """
+        if loop_time() >= self._fetched + FRESH_SECONDS or not self._set:
+            await self._refresh()
+        known = self._set
+        for key in self._fitting(algorithm, kid):
+            yield key
+        if kid is not None and any(each.kid == kid for each in known):
+            return  # that was the key, and it has not signed this
+        await self._refresh()
+        if self._set is not known:
+            for key in self._fitting(algorithm, kid):
+                yield key
+        if self._trouble and not (kid is not None and any(each.kid == kid for each in self._set)):
+            reason = f"key: the issuer's keys cannot be had ({self._trouble})"
+            raise AuthUnavailable(
+                "The issuer's keys cannot be had just now.", retry_after=COOL_DOWN_SECONDS, reason=reason
+            )
+
+    def known(self) -> str:
+        names = [quoted(each.kid) for each in self._set if each.kid is not None]
+        shown = f" ({', '.join(names[:MOST_SHOWN])}{', ...' if len(names) > MOST_SHOWN else ''})" if names else ""
+        return f"the {len(self._set)} keys of the issuer{shown}"
+
+    def open(self) -> None:
+        """Ask for the keys now, so that what is wrong with them is said before somebody needs them."""
+        self._opening = asyncio.ensure_future(self._refresh())
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
+
+    def _fitting(self, algorithm: str, kid: str | None) -> Sequence[Key]:
+        """Keys by that name, then those that have none: an issuer need not name its only key."""
+        by_name = [each for each in self._set if kid in (None, each.kid)]
+        nameless = [each for each in self._set if kid is not None and each.kid is None]
+        return [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MOST_TRIES]
+
+    async def _refresh(self) -> None:
+        if loop_time() >= self._tried + COOL_DOWN_SECONDS:
+            await self._flights.share(None, self._ask)
+
+    async def _ask(self) -> None:
+        trouble = ""
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                self._set = _read(await self._fetch(), self.algorithms)
+            self._fetched = loop_time()
+        except TimeoutError:
+            trouble = f"there was no answer within {FETCH_SECONDS:.0f} seconds"
+        except ValueError as error:
+            trouble = str(error)
+        except GatewayError as error:
+            trouble = error.reason or error.code
+        self._tried = loop_time()
+        self.observation = Observation(not trouble, time.time())
+        self._tell(trouble)
+
+    def _tell(self, trouble: str) -> None:
+        """Log how it is with the keys: when that changes, and now and then while it is bad."""
+        now = loop_time()
+        if trouble and (trouble != self._trouble or now >= self._told + FRESH_SECONDS):
+            logger.warning("the issuer's keys cannot be had: %s", trouble)
+            self._told = now
+        elif not trouble and (self._trouble or self._told == -math.inf):
+            logger.info("the issuer's keys are there: %s", self.known())
+            self._told = now
+        self._trouble = trouble
+
+
+# -- algorithms that the library does not know ------------------------------------------------------------------------
+
+
+class _Edwards(Key):
+    """EdDSA with Ed25519 (RFC 8037)."""
+
+    def __init__(self, key: ed25519.Ed25519PublicKey) -> None:
+        self._key = key
+
+    def verify(self, msg: bytes, sig: bytes) -> bool:
+        try:
+            self._key.verify(sig, msg)
+        except InvalidSignature:
+            return False
+        return True
+
+
+class _Pss(Key):
+    """RSASSA-PSS (RFC 7518, 3.5): the salt is as long as the hash."""
+
+    def __init__(self, key: rsa.RSAPublicKey, algorithm: str) -> None:
+        self._key = key
+        self._hash = HASHES[algorithm]
+
+    def verify(self, msg: bytes, sig: bytes) -> bool:
+        scheme = padding.PSS(padding.MGF1(self._hash), self._hash.digest_size)
+        try:
+            self._key.verify(sig, msg, scheme, self._hash)
+        except InvalidSignature:
+            return False
+        return True
+
+
+# -- keys from texts --------------------------------------------------------------------------------------------------
+
+
+def _loaded(pem: str) -> Public:
+    if "PRIVATE KEY" in pem:
+        raise ValueError("this is a private key; the gateway wants the public one")
+    try:
+        certificate = "-----BEGIN CERTIFICATE-----" in pem
+        key = load_pem_x509_certificate(pem.encode()).public_key() if certificate else load_pem_public_key(pem.encode())
+    except ValueError:
+        raise ValueError("this PEM cannot be read as a public key or a certificate") from None
+    if not isinstance(key, Public):
+        raise ValueError("this key is neither an RSA nor an EC nor an Ed25519 one")
+    return key
+
+
+def _bound(key: Public, algorithms: Sequence[str]) -> Keys:
+    return {each: _key(key, each) for each in algorithms if each in _fitting(key)}
+
+
+def _fitting(key: Public) -> Sequence[str]:
+    if isinstance(key, rsa.RSAPublicKey):
+        return RSA
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return [CURVES.get(CURVE_NAMES.get(key.curve.name, ""), "")]
+    return [EDWARDS]
+
+
+def _key(key: Public, algorithm: str) -> Key:
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return _Edwards(key)
+    if isinstance(key, rsa.RSAPublicKey) and algorithm in HASHES:
+        return _Pss(key, algorithm)
+    return jwk.construct(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), algorithm)
+
+
+def _read(answer: Json, algorithms: Sequence[str]) -> Sequence[_Published]:
+    """The keys of a key set that can be used here; those that cannot are passed over.
+
+    Raises:
+        ValueError: there is none, and what there is instead.
+    """
+    listed = answer.get("keys") if isinstance(answer, Mapping) else None
+    if not isinstance(listed, list):
+        raise ValueError('what came is no key set: it has no list of "keys"')
+    found = []
+    for item in listed[:MOST_KEYS]:
+        if isinstance(item, dict) and item.get("use", "sig") == "sig" and _verifies(item.get("key_ops")):
+            allowed = [each for each in algorithms if item.get("alg", each) == each]
+            keys = _constructed(item, allowed)
+            if keys:
+                found.append(_Published(item["kid"] if isinstance(item.get("kid"), str) else None, keys))
+    if not found:
+        kinds = "; ".join(dict.fromkeys(map(_kind, listed[:MOST_SHOWN]))) or "it is empty"
+        raise ValueError(f"{len(listed)} keys, none of use with {', '.join(algorithms)}: {kinds}")
+    return found
+
+
+def _kind(item: object) -> str:
+    """What a published key is, for the log."""
+    if not isinstance(item, dict):
+        return "what is no key"
+    said = [f"{name}={quoted(item[name])}" for name in ("kty", "crv", "alg", "use", "key_ops") if name in item]
+    return " ".join(said) or "a key that does not say its kind"
+
+
+def _verifies(operations: Json) -> bool:
+    return operations is None or (isinstance(operations, list) and "verify" in operations)
+
+
+def _constructed(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
+    kind, curve = item.get("kty"), str(item.get("crv"))
+    public = {name: value for name, value in item.items() if name != "d"}
+    try:
+        if kind == "OKP" and curve == "Ed25519":
+            key: Public = ed25519.Ed25519PublicKey.from_public_bytes(base64url_decode(str(item["x"]).encode()))
+            return _bound(key, algorithms)
+        if kind == "RSA":
+            key = _loaded(jwk.construct(public, "RS256").to_pem().decode())
+            return _bound(key, algorithms)
+        fitting = [CURVES.get(curve, "")] if kind == "EC" else []
+        return {each: jwk.construct(public, each) for each in algorithms if each in fitting}
+    except (JWKError, ValueError, TypeError, AttributeError, KeyError):  # whatever the library makes of an odd key
+        return {}
