@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Checkpoint, Stretch
 from codegen_api.conversations.planning import Ask, Planning, latest_end
-from codegen_api.conversations.progress import Progress
+from codegen_api.conversations.progress import MOMENT, Progress
 from codegen_api.conversations.reading import Reading
 from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.turns import Turns
-from codegen_api.errors import ConversationBusy, NotFound, NotOffered, Rejected, StoreUnavailable
+from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, Rejected, StoreUnavailable
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
@@ -32,8 +32,11 @@ CHECK_EVERY = 10.0
 
 
 def owner_of(caller: Caller) -> str:
-    """To whom things belong: the same whatever token they use, and it tells nobody who that is."""
-    return hashlib.sha256(to_json([caller.principal.authority, caller.principal.user])).hexdigest()
+    """To whom things belong: the same whatever token they use, and it tells nobody who that is. A key that is confined
+    to an organization has nothing of what keys of its name have elsewhere.
+    """
+    said = [caller.principal.authority, caller.principal.user, caller.organization]
+    return hashlib.sha256(to_json([each for each in said if each is not None])).hexdigest()
 
 
 def checked(value: Json) -> None:
@@ -119,6 +122,24 @@ class Conversations:
         if turn is None:
             raise NotFound("There is no such turn.")
         return await self._turns.settled(caller, owner, turn) if settled and turn.state.active else turn
+
+    async def require_right(self, caller: Caller, turn: Turn) -> None:
+        """To be asked before anything of a turn is told.
+
+        Raises:
+            GatewayError: the caller may not see its run, or the host cannot say so just now.
+        """
+        if turn.run is not None:
+            await self.gateway.view(caller, turn.run.organization, turn.run.id)
+
+    def require_good(self, caller: Caller) -> None:
+        """
+        Raises:
+            InvalidToken: what the caller came with is good no longer.
+        """
+        caller.confirm()
+        if caller.expires is not None and self.clock() >= caller.expires - MOMENT:
+            raise InvalidToken("Authentication failed: the token or key has expired.")
 
     async def latest(self, caller: Caller, conversation: str) -> Turn | None:
         """The latest turn of a conversation, as it is now."""

@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from codegen_api.auth.keys import new_key
+from codegen_api.identity import SCOPES
 from tests.dialects.people import CONVERSATIONS, KINDS, ROUTES, SERVED, Person
 from tests.dialects.site import Site, gateway_app, lifespan
 from tests.dialects.test_fuzz_conversations import GOOD, MESSAGES
@@ -135,6 +137,65 @@ def test_nothing_tells_anybody_with_a_token_of_the_host_that_there_is_something(
             await owner.settle(app, host, FIRST, SECOND)
             intruder = Intruder(lambda: "bob", status=404)
             await nothing_is_told(Site(SERVED, host), store, owner, intruder, "bob")
+
+    run(main())
+
+
+KEY_SETTINGS = {"auth": ("key",), "api_token": "alice", "secret_key": "a key that is long enough to be one"}
+
+
+@pytest.mark.wire("org-confined")
+@pytest.mark.parametrize("organization", ["8", None])
+def test_nothing_tells_a_key_of_the_same_name_what_was_said_in_another_organization(organization: str | None) -> None:
+    async def main() -> None:
+        host, store = FakeHost(), ModelStore()
+        host.latency = 0
+        (ours, ours_line), (theirs, theirs_line) = (new_key("ci", sorted(SCOPES), each) for each in ("9", organization))
+        keys = {"api_keys": f"{ours_line};{theirs_line}", **KEY_SETTINGS}
+        app = gateway_app(host, store=store, dialects=CONVERSATIONS, **keys, stream_max_age_seconds=5)
+        async with lifespan(app):
+            SERVED.state = app.state
+            owner = Person(ours, WORD)
+            await owner.settle(app, host, FIRST, SECOND)
+            await nothing_is_told(Site(SERVED, host), store, owner, Intruder(lambda: theirs, status=404), theirs)
+
+    run(main())
+
+
+STREAMS = [
+    ("GET", "/threads/{thread_id}/runs/{run_id}/stream"),
+    ("GET", "/threads/{thread_id}/runs/{run_id}/join"),
+    ("POST", "/runs/{run_id}/stream"),
+    ("GET", "/v1/sessions/{session_id}/sse"),
+    ("GET", "/v1/agents/{agent_id}/sessions/{session_id}/events"),
+    ("GET", "/api/runs/{run_id}/events"),
+]
+
+
+@pytest.mark.wire("right-asked-first")
+@pytest.mark.parametrize(("method", "path"), STREAMS)
+@pytest.mark.parametrize("which", ["turn", "running"])
+def test_before_a_turn_is_told_the_host_is_asked_whether_it_may_be(method: str, path: str, which: str) -> None:
+    async def main() -> None:
+        host, store = FakeHost(), ModelStore()
+        host.latency = 0
+        owner = Person("alice", WORD)
+        given = {"store": store, "dialects": CONVERSATIONS, "stream_max_age_seconds": 1, "org_id": "9"}
+        app = gateway_app(host, **given)
+        async with lifespan(app):
+            await owner.settle(app, host, FIRST, SECOND)
+        host.barred |= {("alice", id_) for id_ in host.runs}
+        app = gateway_app(host, **given)  # where nothing is remembered
+        async with lifespan(app):
+            SERVED.state = app.state
+            names = {**owner.names, "turn": owner.names[which]}
+            headers = {"Authorization": "Bearer alice", "Accept": "text/event-stream"}
+            answer = await Site(SERVED, host).ask(method, filled(path, names), token=None, headers=headers)
+            assert WORD not in answer.text
+            if path.startswith("/v1/"):
+                assert '"forbidden"' in answer.text
+            else:
+                assert answer.status_code == 403, answer.text
 
     run(main())
 

@@ -84,6 +84,7 @@ async def join_run(
 ) -> Response:
     """The thread's state at the end of a run."""
     turn = await _find(talk, caller, thread_id, run_id, settled=False)
+    await talk.require_right(caller, turn)
     return outcome_of(request, talk, caller, turn, abandoning=_joined(talk, caller, turn, cancel_on_disconnect))
 
 
@@ -107,6 +108,7 @@ async def join_stream(
     of this run, all of them; also when the run is over, for as long as the host keeps it.
     """
     turn = await _find(talk, caller, thread_id, run_id, settled=False)
+    await talk.require_right(caller, turn)
     return events_of(
         request,
         talk,
@@ -126,6 +128,7 @@ async def follow_run(
 ) -> Response:
     """The events of a run, for who does not know its thread."""
     turn = await _find(talk, caller, None, run_id, settled=False)
+    await talk.require_right(caller, turn)
     return events_of(request, talk, caller, turn, last_event_id=last_event_id)
 
 

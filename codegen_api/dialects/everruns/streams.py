@@ -136,7 +136,7 @@ class _Stream:
             _Gone: the stream is old.
             InvalidToken: what the listener came with is good no longer.
         """
-        self._caller.confirm()
+        self._conversations.require_good(self._caller)
         if loop_time() >= self._until:
             raise _Gone("connection_cycle")
 
@@ -188,6 +188,7 @@ class _Stream:
     async def _live(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
         """A turn whose end has not been seen."""
         if turn.state is TurnState.RUNNING:
+            await self._conversations.require_right(self._caller, turn)
             yield self._written(teller.begin(), after)
         async with aclosing(self._conversations.follow(self._caller, turn)) as progress:
             async for news in progress:
@@ -200,6 +201,7 @@ class _Stream:
                             raise _Ahead
                         yield self._written(teller.over(over), after)
                     case Leaving():
+                        self._conversations.require_good(self._caller)
                         raise _Gone("connection_cycle")
                     case Quiet() | Notice():
                         yield HEARTBEAT
