@@ -2,12 +2,28 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codegen_api import errors
-from tests.dialects.agio import chatting, eventually, finish, following, latest, prompts, said, speaking, status_of
+from codegen_api.auth.keys import new_key
+from tests.dialects.agio import (
+    Reading,
+    chatting,
+    eventually,
+    finish,
+    following,
+    latest,
+    prompts,
+    said,
+    speaking,
+    status_of,
+)
 from tests.dialects.site import Site, run
 from tests.fakehost import Sequence
 
@@ -328,3 +344,74 @@ class Lost:
             new = self.host.created[-1]
             self.host.add("1", marks=new.marks).append(prompt=new.prompt)
             raise errors.UpstreamUnreachable
+
+
+# -- endings that are none --------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def by_key(tmp_path: Path, expires: str | None = None, **more: Any) -> AsyncIterator[tuple[Site, str, Path]]:
+    """A gateway that takes a key, the key, and the list it stands in."""
+    key, line = new_key("ci", ["runs:read", "runs:write"], None, expires)
+    file = tmp_path / "keys"
+    file.write_text(line)
+    given = {"auth": ("key",), "api_token": "alice", "secret_key": "k" * 32, "org_id": "9", "api_keys_file": file}
+    async with speaking(**given, **more) as site:
+        yield site, key, file
+
+
+def has_begun(site: Site) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return bool(site.host.runs)
+
+    return look
+
+
+def answered_with(site: Site, key: str) -> Callable[[], Awaitable[int]]:
+    async def look() -> int:
+        return (await site.get("/api/agents", token=key)).status_code
+
+    return look
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+def test_a_chat_whose_key_is_good_no_longer_says_so_and_gives_no_half_answer(
+    stream: bool, how: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat() if how == "expired" else None
+        async with by_key(tmp_path, soon, stream_heartbeat_seconds=0.2) as (site, key, file):
+            body = {"agent_id": "assistant", "message": "Say hello", "stream": stream}
+            reading = Reading(site, "POST", "/api/chat", body, Authorization=f"Bearer {key}")
+            await eventually(has_begun(site), True)
+            latest(site).append(type="ANSWER", text="The first half,")
+            if how == "revoked":
+                file.write_text("")
+                await eventually(answered_with(site, key), 401)
+                finish(latest(site), "and the other.")
+            await reading.connection.task
+            assert reading.connection.complete
+            told = reading.events[-1].data if stream else json.loads(reading.text)
+            assert (told["code"], told["status"], told["response"]) == ("invalid_token", "running", None)
+            assert "and the other" not in reading.text
+
+    run(main())
+
+
+def test_a_whole_answer_that_is_too_long_in_coming_says_where_it_will_be() -> None:
+    async def main() -> None:
+        async with speaking(stream_max_age_seconds=0.5) as site:
+            reading = chatting(site, stream=False)
+            await eventually(has_begun(site), True)
+            latest(site).append(type="ANSWER", text="The first half,")
+            await reading.connection.task
+            assert reading.connection.complete
+            told = json.loads(reading.text)
+            assert (told["code"], told["status"], told["response"]) == ("unfinished", "running", None)
+            assert f"/api/runs/{told['run_id']}" in told["error"]
+            finish(latest(site), "and the other.")
+            end = (await following(site, told["run_id"]).end())[-1].data
+            assert end["response"] == "The first half,\n\nand the other."
+
+    run(main())

@@ -82,6 +82,7 @@ async def _told(
                     yield teller.over(over)
                     await at_end(over)
                 case Leaving():
+                    conversations.require_good(caller)
                     raise Cut
                 case None | Quiet() | Notice():
                     yield HEARTBEAT
@@ -104,6 +105,7 @@ async def outcome(
                         yield to_json(await _values(conversations, caller, over))
                         await at_end(over)
                     case Leaving():
+                        conversations.require_good(caller)
                         raise Cut
                     case None | Quiet() | Notice():
                         yield SIGN_OF_LIFE

@@ -67,6 +67,7 @@ async def list_runs(
 async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     """A run as it is now, with what the agent has said by now."""
     run = await find_run(talk, caller, run_id)
+    await talk.require_right(caller, run.first)
     reader = Reader(talk, caller, run)
     await reader.so_far()
     return json_response(to_json(run_fields(run, reader.teller.response, metrics(run, reader.teller))))
@@ -99,6 +100,7 @@ async def get_run_events(
     Listed, each tool's answer stands behind its call, so a list of a run that goes on may grow in the middle.
     """
     run = await find_run(talk, caller, run_id)
+    await talk.require_right(caller, run.first)
     if "text/event-stream" in request.headers.get("accept", ""):
         asked = last_id or last_event_id
         after = BEGINNING if asked is None else Position.of(asked)

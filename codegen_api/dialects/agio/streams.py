@@ -97,6 +97,7 @@ class Reader:
                     case Over(turn=turn):
                         self.run, stretch = self.run.as_now(turn), replace(stretch, turn=turn)
                     case Leaving():
+                        self._talk.require_good(self._caller)
                         raise Cut
                     case Quiet() | Notice() | Caught():
                         pass
@@ -128,9 +129,9 @@ class Reader:
             return []
         with self._talk.gateway.attend(self._caller) as attendant:
             while self._waits_for_resume and self.run.latest.id == last.id:
+                self._talk.require_good(self._caller)
                 if attendant.leaving.is_set() or loop_time() >= self._until:
                     raise Cut
-                self._caller.confirm()
                 begun = await self._talk.turn_after(self._caller, last.conversation, number, within=BEAT)
                 number = number if begun is None else begun.number
                 self.run = await find_run(self._talk, self._caller, self.run.id)
@@ -155,7 +156,13 @@ def ending(run: Execution, teller: Teller) -> Event:
 
 def broken(run: Execution, teller: Teller, error: GatewayError) -> Event:
     """What comes last where nobody can say how the run goes on."""
-    return Event("error", {"error": error.message, "code": error.code, **outcome_fields(run, teller)})
+    return Event("error", {"error": error.message, "code": error.code, **outcome_fields(run, teller), "response": None})
+
+
+def unfinished(run: Execution, teller: Teller) -> Mapping[str, Json]:
+    """What who waits is told when the gateway ends that before the run has ended."""
+    error = f"The run goes on, and this answer ends before it: read /api/runs/{run.id} later."
+    return {"error": error, "code": "unfinished", **outcome_fields(run, teller), "response": None}
 
 
 def outcome_fields(run: Execution, teller: Teller) -> dict[str, Json]:
@@ -184,14 +191,17 @@ async def frames(events: Told) -> AsyncGenerator[bytes, None]:
                 yield piece
 
 
-async def outcome(events: Told) -> AsyncGenerator[bytes, None]:
-    """What the last of the events says."""
+async def outcome(reader: Reader) -> AsyncGenerator[bytes, None]:
+    """What the last of the events says; or, for who waits no longer, that the run goes on."""
     last: Mapping[str, Json] = {}
-    async with aclosing(events):
-        async for some in events:
-            yield SIGN_OF_LIFE
-            if some:
-                last = some[-1].data
+    try:
+        async with aclosing(reader.events()) as events:
+            async for some in events:
+                yield SIGN_OF_LIFE
+                if some:
+                    last = some[-1].data
+    except Cut:
+        last = unfinished(reader.run, reader.teller)
     yield to_json(last)
 
 
