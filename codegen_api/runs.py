@@ -228,13 +228,50 @@ def to_json(value: Json) -> bytes:
             raise ValueError("nested too deeply to be written as JSON") from error
 
 
-def from_json(text: bytes) -> Json:
-    """What ``to_json`` was given."""
+def from_json(text: bytes | bytearray) -> Json:
+    """Read JSON, whole numbers to their last digit, and what Python alone calls JSON: NaN, 1e400, lone surrogates.
+
+    A whole number of more digits than Python reads (4,300) comes as a text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    # orjson makes floats of integers beyond 64 bits, without a word; those have at least 19 digits
+    if _NINETEEN_DIGITS in text.translate(_DIGITS_ONLY):
+        try:
+            return _read_exactly(text)
+        except (ValueError, RecursionError):
+            pass  # to orjson with it: it reads what is nested more deeply, and knows what is no JSON
     try:
         value: Json = orjson.loads(text)
-    except orjson.JSONDecodeError:  # lone surrogates again
-        value = json.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            value = _read_exactly(text)
+        except RecursionError as error:
+            raise ValueError("nested too deeply to be read as JSON") from error
     return value
+
+
+_DIGITS_ONLY = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdecimal() else ord(" ") for byte in range(256))
+_NINETEEN_DIGITS = b"0" * 19
+
+
+def _read_exactly(text: bytes | bytearray) -> Json:
+    value: Json
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # more digits than Python makes a number of
+        value = json.loads(text, parse_int=_whole)
+    return value
+
+
+def _whole(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 def _finite(value: Json) -> Json:

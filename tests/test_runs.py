@@ -81,6 +81,59 @@ def test_what_json_has_no_word_for_is_written_so_that_every_reader_accepts_it(va
     assert to_json(value) == encoded
 
 
+@pytest.mark.wire("host-fields-kept")
+@pytest.mark.parametrize(
+    "number",
+    [
+        "25000000000000000001",
+        "-9223372036854775809",
+        "9223372036854775808",
+        "18446744073709551615",
+        "18446744073709551616",
+        "-" + "9" * 30,
+        "1" + "0" * 400,
+        "9" * 4300,
+    ],
+)
+@pytest.mark.parametrize("around", ["%s", "[%s]", '{"a":%s,"b":[{"c":%s}]}', '{"half of a pair":"\\ud800","n":%s}'])
+def test_whole_numbers_are_read_and_written_to_their_last_digit(number: str, around: str) -> None:
+    text = around.replace("%s", number).encode()
+    assert to_json(from_json(text)) == text
+    assert to_json(from_json(bytearray(text))) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (b"1.0000000000000000001", b"1.0"),
+        (b"0.1234567890123456789012345", b"0.12345678901234568"),
+        (b"-0.0", b"-0.0"),
+        (b"12345678901234567890.5", b"1.2345678901234567e+19"),
+        (b"1e400", b"null"),
+        (b"[12345678901234567890123,1e400]", b"[12345678901234567890123,null]"),
+        (b"[12345678901234567890123,NaN,-Infinity]", b"[12345678901234567890123,null,null]"),
+        (b'"12345678901234567890123"', b'"12345678901234567890123"'),
+        (b"9" * 5000, b'"%b"' % (b"9" * 5000)),
+        (b"[-%b,1,NaN]" % (b"9" * 5000), b'["-%b",1,null]' % (b"9" * 5000)),
+    ],
+)
+def test_other_numbers_are_read_as_every_reader_reads_them(text: bytes, written: bytes) -> None:
+    assert to_json(from_json(text)) == written
+
+
+def test_a_long_number_does_not_keep_what_is_nested_deeply_from_being_read() -> None:
+    value: Any = from_json(b"[" * 950 + b"25000000000000000001" + b"]" * 950)
+    for _ in range(950):
+        (value,) = value
+    assert float(value) == 2.5e19
+
+
+@pytest.mark.parametrize("text", [b"", b"<html>", b"[1,", b"12345678901234567890123,", b"\xff", b"[" * 200_000])
+def test_what_is_no_json_is_not_read(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_json(text)
+
+
 def test_what_is_nested_too_deeply_is_refused() -> None:
     value: list[Any] = []
     for _ in range(100_000):
