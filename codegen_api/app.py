@@ -35,6 +35,7 @@ from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.pace import READING, WINDOW, Cadence
+from codegen_api.proxies import way_through
 from codegen_api.repeats import Repeats
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
 from codegen_api.stores import Store
@@ -343,6 +344,10 @@ def _tickets(settings: Settings) -> Tickets | None:
 
 def _report(settings: Settings, workers: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
+    for what, url in (("the host is asked", settings.base_url), ("the issuer is asked", settings.jwt_jwks_url)):
+        proxy = None if url is None else way_through(url)
+        if proxy is not None:
+            logger.info("%s through the proxy %s", what, proxy)
     for name in unknown_names():
         logger.warning("%s is not a setting", name)
     if settings.demo_token is not None and with_conversations(settings):

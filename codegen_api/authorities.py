@@ -16,7 +16,7 @@ from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
 from codegen_api.auth.signing import FixedKey, KeySet
 from codegen_api.auth.tokens import UpstreamTokens
-from codegen_api.errors import GatewayError, UpstreamError
+from codegen_api.errors import UpstreamError
 from codegen_api.gateway import Gateway
 from codegen_api.identity import SCOPES, Credential
 from codegen_api.outbound import Outbound
@@ -193,19 +193,13 @@ async def _got(settings: Settings, text: str) -> Json:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
         raise ValueError(f"{quoted(text)} cannot be used as a URL") from error
-    what = f"GET {url.scheme}://{url.netloc.decode()}{url.path}"
     way = _way(settings, url)
     try:
         answer = await way.ask("GET", url.path, dict(url.params), None, [])
-    except GatewayError as error:
-        error.reason = error.reason or f"{what}: {_cause(error)}"
-        raise
     finally:
         await way.aclose()
     if answer.status != 200 or not answer.readable:
-        redirect = ", and no redirect is followed" if 300 <= answer.status < 400 else ""
-        came = f"status {answer.status}{redirect}" if answer.status != 200 else "status 200 with no JSON"
-        raise UpstreamError(reason=f"{what}: {came}")
+        raise UpstreamError(reason=answer.account)
     return answer.json
 
 
@@ -219,17 +213,6 @@ def _way(settings: Settings, url: httpx.URL) -> Outbound:
         read_timeout=settings.upstream_read_timeout_seconds,
         via=None,
     )
-
-
-def _cause(error: BaseException) -> str:
-    """What went wrong on the way, from an error of ours down to that of the system."""
-    names = []
-    cause: BaseException | None = error
-    while cause is not None:
-        said = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
-        names.append(said)
-        cause = cause.__cause__
-    return " <- ".join(dict.fromkeys(names))
 
 
 def _is_local(url: str) -> bool:

@@ -5,6 +5,7 @@ the text of an unexpected exception never leaves the process.
 """
 
 import asyncio
+import logging
 import os
 import re
 import socket
@@ -170,7 +171,8 @@ class Edge:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
-        token = trace.set(Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers)))
+        current = Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers))
+        token = trace.set(current)
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
         scope["refusal"] = self._refusal(scope)
@@ -195,8 +197,9 @@ class Edge:
             await self._cors(scope, receive, send_marked)
         finally:
             seconds = time.monotonic() - started
-            shown = (scope["method"], _loggable(scope["path"]), status or "-", seconds * 1000)
-            logger.info("%s %s %s %.0f ms", *shown)
+            shown = (scope["method"], _loggable(scope["path"]), status or "-", seconds * 1000, _trouble(current))
+            outside = current.reason is not None and not 400 <= (status or 0) < 500
+            logger.log(logging.WARNING if outside else logging.INFO, "%s %s %s %.0f ms%s", *shown)
             self._observer.answered(getattr(scope.get("route"), "path", None), scope["method"], status, seconds)
             trace.reset(token)
 
@@ -314,6 +317,13 @@ class Connection:
                 connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
-def _loggable(path: str) -> str:
-    """A path as it may stand in a log line: on one line, and not endless."""
-    return path[:200].encode("unicode_escape").decode()
+def _trouble(met: Trace) -> str:
+    """What a request met, behind what its log line says anyway."""
+    if met.code is None:
+        return ""
+    return f" {met.code}" if met.reason is None else f" {met.code} ({_loggable(met.reason, 500)})"
+
+
+def _loggable(text: str, longest: int = 200) -> str:
+    """A text as it may stand in a log line: on one line, and not endless."""
+    return text[:longest].encode("unicode_escape").decode()

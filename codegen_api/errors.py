@@ -21,6 +21,7 @@
     │   └── TicketsNotConfigured    this deployment has no key to seal tickets with
     ├── Conflict                    the state of things is against it
     │   ├── AlreadyExists           the id is taken
+    │   ├── RunEnded                a run is over, and the order is for one that is not
     │   └── ConversationBusy        a turn of this conversation is under way
     ├── InProgress                  a request with this Idempotency-Key is under way
     │   └── OutcomeUnknown          one broke off; whether the host acted is being found out
@@ -81,6 +82,16 @@ class GatewayError(Exception):
         self.retry_after = retry_after
         self.reason = reason
         super().__init__(self.message)
+
+    @property
+    def root_reason(self) -> str | None:
+        """The reason of this error, or else of the one that led to it."""
+        error: BaseException | None = self
+        while error is not None:
+            if isinstance(error, GatewayError) and error.reason is not None:
+                return error.reason
+            error = error.__cause__
+        return None
 
 
 class InvalidRequest(GatewayError):
@@ -193,6 +204,11 @@ class Conflict(GatewayError):
 class AlreadyExists(Conflict):
     code = "already_exists"
     default_message = "There is one with this id already."
+
+
+class RunEnded(Conflict):
+    code = "run_ended"
+    default_message = "The run is over: there is nothing to stop any more."
 
 
 class ConversationBusy(Conflict):

@@ -5,8 +5,10 @@ Nothing is repeated, no redirect is followed, no cookie is kept, and no answer o
 """
 
 import asyncio
-import json
+import os
 import re
+import socket
+import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -14,15 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
-import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
-from codegen_api.runs import Json
+from codegen_api.proxies import proxy_for, shown
+from codegen_api.runs import Json, from_json
 from codegen_api.telemetry import Allowance, Observation
 
 MAX_ANSWER = 128 * 1024 * 1024
@@ -31,13 +32,17 @@ MAX_ANSWER = 128 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the host said. ``readable``: it was JSON, which is ``json``; else that is None."""
+    """What the host said. ``readable``: it was JSON, which is ``json``; else that is None.
+
+    ``account`` is for the log: what was asked, and what kind of answer came.
+    """
 
     status: int
     json: Json
     readable: bool
     retry_after: str | None
     allowance: Allowance | None
+    account: str
 
 
 class Outbound:
@@ -63,14 +68,17 @@ class Outbound:
         self.observation: Observation | None = None
         self._root = str(base).rstrip("/") + prefix
         self._deadline = connect_timeout + 2 * read_timeout
+        proxy = None if transport else proxy_for(base)
+        self._by_way_of = "" if proxy is None else f" through {shown(proxy)}"
         # nothing but gzip: httpx would unpack each piece of an answer whole, and "gzip, gzip" makes gigabytes of one
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"codegen_api/{_version()}"}
+        self._patience = httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout)
         self._client = httpx.AsyncClient(
-            transport=transport or _transport(base),
+            transport=transport or _transport(proxy),
             headers=headers if via is None else {**headers, "Via": f"1.1 {via}"},
             # Many users share this client: a cookie set for one must not be sent for another.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout),
+            timeout=self._patience,
             trust_env=False,
         )
 
@@ -81,8 +89,10 @@ class Outbound:
         query: Mapping[str, str | int] | None,
         body: bytes | None,
         headers: list[tuple[str, str]],
+        *,
+        unread: bool = False,
     ) -> Answer:
-        """One exchange; ``body`` is JSON.
+        """One exchange; ``body`` is JSON. ``unread``: of an answer of success nothing but the status is wanted.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or not the whole of one.
@@ -92,35 +102,78 @@ class Outbound:
             headers = [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
             content = _pieces(body)
         request = self._client.build_request(method, self._root + path, params=query, headers=headers, content=content)
+        asked = f"{method} {self._root}{_without_ids(path)}{self._by_way_of}"
         try:
-            response, received = await self._exchange(request)
-        except errors.UpstreamFailure:
-            self.observation = Observation(reachable=False, checked_at=time.time())
+            response, received = await self._exchange(request, unread=unread)
+        except errors.UpstreamFailure as error:
+            came = error.reason or error.message
+            self._observe(came)
+            error.reason = f"{asked}: {came}"
             raise
         try:
-            answer, readable = _decoded(received), True
+            answer, readable = from_json(received), True
         except ValueError:
             answer, readable = None, False
-        self.observation = Observation(readable and response.status_code < 500, time.time())
+        came = _came(response, received, readable)
+        usable = response.status_code < 500 and (readable or (unread and response.is_success))
+        self._observe(None if usable else came)
         said = response.headers
-        return Answer(response.status_code, answer, readable, said.get("Retry-After"), _allowance(said))
+        return Answer(
+            response.status_code, answer, readable, said.get("Retry-After"), _allowance(said), f"{asked}: {came}"
+        )
 
     async def aclose(self) -> None:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
         await self._client.aclose()
 
-    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytearray]:
+    def _observe(self, trouble: str | None) -> None:
+        now, before = time.time(), self.observation
+        since = before.since if before is not None and before.since is not None else now
+        self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
+
+    async def _exchange(self, request: httpx.Request, *, unread: bool) -> tuple[httpx.Response, bytearray]:
         if self._client.is_closed:
-            raise _unheard(errors.UpstreamUnreachable())
+            raise _unheard(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
         # The deadline is no luxury: aiohttp 3.14 waits for ever when a chunked body turns bad half-way.
-        with _faults(answered=False):
+        with self._faults(answered=False):
             async with asyncio.timeout(self._deadline):
                 response = await self._client.send(request, stream=True)
                 try:
-                    with _faults(answered=True):
+                    if unread and response.is_success:
+                        return response, bytearray()
+                    with self._faults(answered=True):
                         return response, await _received(response)
                 finally:
                     await response.aclose()
+
+    @contextmanager
+    def _faults(self, *, answered: bool) -> Iterator[None]:
+        """Raise what goes wrong on the way as errors of ours. ``answered``: the head of an answer has come."""
+        try:
+            yield
+        except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
+            # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
+            fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+            slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
+            why = _told(fault)
+            if isinstance(fault, _NOT_CONNECTED):
+                why = f"no connection within {self._patience.connect:g} s" if slow else f"no connection: {why}"
+                kind = errors.UpstreamTimeout if slow else errors.UpstreamUnreachable
+                raise _unheard(kind(reason=why)) from error
+            if slow:
+                if not isinstance(fault, httpx.TimeoutException | aiohttp.ServerTimeoutError):
+                    why = f"no whole answer within {self._deadline:g} s"
+                else:
+                    why = f"{'nothing more of the' if answered else 'no'} answer within {self._patience.read:g} s"
+                raise errors.UpstreamTimeout(reason=why) from error
+            # Without a byte, httpx speaks of a violated protocol too; only its words tell.
+            silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
+            if answered or (isinstance(fault, httpx.ProtocolError | aiohttp.ClientResponseError) and not silent):
+                broken = "cannot be unpacked" if isinstance(fault, zlib.error) else "broke off"
+                what = f"the answer {broken}" if answered else "what came is no HTTP"
+                message = "The host's answer broke off or cannot be read."
+                raise errors.UpstreamError(message, reason=f"{what}: {why}") from error
+            raise errors.UpstreamUnreachable(reason=f"the connection broke before an answer: {why}") from error
 
 
 def _base(text: str) -> httpx.URL:
@@ -145,27 +198,14 @@ def _version() -> str:
         return "0"
 
 
-def _proxy(base: httpx.URL) -> str | None:
-    # aiohttp's trust_env would also read ~/.netrc, and fail when that has a second credential for the host.
-    proxy = getproxies().get(base.scheme)
-    if not proxy or proxy_bypass(base.host) or proxy_bypass(base.netloc.decode()):
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    if not proxy.lower().startswith(("http://", "https://")):
-        raise ValueError("The proxy that the environment names for the host must be an http:// or https:// one.")
-    return proxy
-
-
-def _transport(base: httpx.URL) -> httpx.AsyncBaseTransport:
-    proxy = _proxy(base)
+def _transport(proxy: httpx.URL | None) -> httpx.AsyncBaseTransport:
     certificates = httpx.create_ssl_context()
 
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=500, ssl=certificates),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy,
+            proxy=None if proxy is None else str(proxy),
             middlewares=(_once,),
         )
 
@@ -198,24 +238,48 @@ def _unheard(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
     return error
 
 
-@contextmanager
-def _faults(*, answered: bool) -> Iterator[None]:
-    """Raise what goes wrong on the way as errors of ours. ``answered``: the head of an answer has come."""
-    try:
-        yield
-    except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
-        # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
-        fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-        if isinstance(fault, _NOT_CONNECTED):
-            slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
-            raise _unheard(errors.UpstreamTimeout() if slow else errors.UpstreamUnreachable()) from error
-        if isinstance(fault, httpx.TimeoutException | TimeoutError):
-            raise errors.UpstreamTimeout from error
-        # Without a byte, httpx speaks of a violated protocol too; only its words tell.
-        silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
-        if answered or (isinstance(fault, httpx.ProtocolError | aiohttp.ClientResponseError) and not silent):
-            raise errors.UpstreamError("The host's answer broke off or cannot be read.") from error
-        raise errors.UpstreamUnreachable from error
+def _told(fault: BaseException) -> str:
+    """What happened, by its kind and the system's word for it, not by an exception's own, which may quote anything."""
+    if isinstance(fault, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered with status {fault.status}"
+    each: BaseException | None = fault
+    while each is not None:
+        match each:
+            case aiohttp.ClientConnectorError():
+                pass  # it repeats, as a text, what the error inside of it says
+            case ssl.SSLCertVerificationError():
+                return f"the certificate is not valid ({each.verify_message.rstrip('.')})"
+            case ssl.SSLError():
+                return f"TLS failed ({each.reason})"
+            case socket.gaierror():
+                return f"the name does not resolve ({each.strerror})"
+            case OSError(errno=int(number)):
+                return f"{os.strerror(number)} (errno {number})"
+        each = getattr(each, "os_error", None) or getattr(each, "certificate_error", None) or _led_to(each)
+    return type(fault).__name__
+
+
+def _led_to(error: BaseException) -> BaseException | None:
+    return error.__cause__ or error.__context__
+
+
+def _without_ids(path: str) -> str:
+    return re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
+
+
+def _came(response: httpx.Response, received: bytearray, readable: bool) -> str:
+    """What kind of answer came, for people who look for what is wrong; nothing of what it says."""
+    said = f"status {response.status_code}"
+    if 300 <= response.status_code < 400:
+        try:
+            return f"{said}, a redirect to {response.url.join(response.headers.get('Location', '')).host}"
+        except httpx.InvalidURL:
+            return f"{said}, a redirect"
+    kind = re.match(r"[\w.+-]{1,40}/[\w.+-]{1,40}", response.headers.get("Content-Type", ""), re.ASCII)
+    said += f", {kind[0]}" if kind else ", without a Content-Type"
+    if response.status_code in (429, 503) and re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", "")):
+        said += f", Retry-After {response.headers['Retry-After']}"
+    return said if readable else f"{said}, {'which is no JSON' if received else 'empty'}"
 
 
 async def _received(response: httpx.Response) -> bytearray:
@@ -237,18 +301,6 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
     """Bodies are given in pieces: aiohttp warns of whole ones beyond 1 MiB, and images are larger."""
     for start in range(0, len(content), 64 * 1024):
         yield content[start : start + 64 * 1024]
-
-
-def _decoded(content: bytearray) -> Json:
-    """Read JSON, also what Python alone calls so: NaN, 1e400, lone surrogates. Raises ``ValueError``."""
-    try:
-        answer: Json = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        try:
-            answer = json.loads(content)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-    return answer
 
 
 def _allowance(headers: httpx.Headers) -> Allowance | None:

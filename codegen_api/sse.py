@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from codegen_api.errors import InvalidCursor
 from codegen_api.following import Position, close_running
+from codegen_api.telemetry import note
 
 T = TypeVar("T")
 
@@ -176,6 +177,7 @@ class EventStream(Response):
             except TimeoutError:
                 left = self._connection.unsent()
                 if unsent is None or left is None or left >= unsent:
+                    note("client_stalled", None)
                     self._connection.abort()
                     return False
             else:

@@ -14,20 +14,30 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trace:
-    """The request being served: its id, and the tracing headers (name, value) that travel on to the host."""
+    """The request being served: its id, and the tracing headers (name, value) that travel on to the host.
+
+    ``code`` is that of the error it ended in, and ``reason`` what led to that, for the log.
+    """
 
     request_id: str
     passed_on: tuple[tuple[str, str], ...] = ()
+    code: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Whether the host gave a usable answer, and when it was last asked (seconds since the epoch)."""
+    """Whether the host gave a usable answer, and when it was last asked (seconds since the epoch).
+
+    ``trouble`` is what came instead, in words that anybody may read, and ``since`` when that began.
+    """
 
     reachable: bool
     checked_at: float
+    trouble: str | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +188,13 @@ def quoted(value: object) -> str:
     except RecursionError:
         return "what cannot be written down"
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
+
+
+def note(code: str, reason: str | None) -> None:
+    """Let the log line of the request that is being served say that it met this."""
+    current = trace.get()
+    if current is not None:
+        current.code, current.reason = code, reason
 
 
 def log_fault(doing: str, error: BaseException) -> None:

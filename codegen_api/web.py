@@ -45,6 +45,7 @@ from codegen_api.identity import Caller
 from codegen_api.once import Done
 from codegen_api.repeats import Repeats
 from codegen_api.runs import Json
+from codegen_api.telemetry import note
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -371,7 +372,9 @@ class Shapes:
         self._longest_first = sorted(prefixes.items(), key=lambda each: len(each[0]), reverse=True)
 
     def render(self, scope: Scope, error: GatewayError) -> Response:
-        """The answer to a request that failed."""
+        """The answer to a request that failed, and a word on it in the log."""
+        # why a token is not taken stands in lines of their own, of which strangers cannot make many
+        note(error.code, None if isinstance(error, NotAuthenticated) else error.root_reason)
         path = f"{_route_path(scope)}/"
         render = next((render for prefix, render in self._longest_first if path.startswith(f"{prefix}/")), None)
         return (render or self._otherwise)(error)

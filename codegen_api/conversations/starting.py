@@ -21,7 +21,7 @@ from codegen_api.once import SECOND_LOOK, grace
 from codegen_api.repeats import find_marked, looking, says
 from codegen_api.runs import RunRef
 from codegen_api.stores import Busy, Store, Turn, TurnState
-from codegen_api.telemetry import log_fault
+from codegen_api.telemetry import log_fault, note
 from codegen_api.upstreams import NewRun
 
 MARK = "turn"
@@ -143,6 +143,7 @@ class Starting:
                 marked = replace(new, marks={MARK: turn.mark})
                 run = await self._gateway.create(caller, turn.organization, marked)
         except GatewayError as error:
+            note(error.code, error.root_reason)  # who asked may be answered with the turn all the same
             if isinstance(error, UpstreamFailure) and error.may_have_acted:
                 if grace(error) >= GIVEN_UP:
                     return turn
@@ -196,6 +197,7 @@ class Starting:
         except GatewayError as error:
             if not expired and not isinstance(error, Unavailable | UpstreamFailure | InProgress):
                 raise
+            note(error.code, error.root_reason)
             ref = None  # nobody can say, just now or ever
         if ref is not None:
             return await self._running(owner, turn, ref)

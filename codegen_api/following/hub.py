@@ -13,6 +13,7 @@ from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
+from codegen_api.following.troubles import Troubles
 from codegen_api.following.turns import Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
@@ -54,6 +55,7 @@ class Hub:
         self._broker = broker
         self._rights = rights
         self._turns = turns
+        self._troubles = Troubles()
         self._cadence = cadence
         self._linger = linger
         self._observer = observer or Quiet()
@@ -128,6 +130,10 @@ class Hub:
         if ref in self._followers:
             self._followers[ref].resumed(*self._resumes[ref])
 
+    def resumed_lately(self, ref: RunRef) -> bool:
+        """Whether the host may still speak of the time before a resume through this gateway."""
+        return ref in self._resumes
+
     def cancelled(self, ref: RunRef) -> None:
         """The host has just answered a cancel of this run."""
         self._cancels[ref] = loop_time()
@@ -179,7 +185,7 @@ class Hub:
         if follower is None:
             follower = Follower(
                 right,
-                Readers(right.run.ref, self._rights, self._turns),
+                Readers(right.run.ref, self._rights, self._turns, self._troubles),
                 upstream=self._upstream,
                 broker=self._broker,
                 old_pages=self._old_pages,

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from codegen_api.errors import GatewayError, ShuttingDown, Unavailable, UpstreamFailure, UpstreamRateLimited
 from codegen_api.following.rights import LIFETIME, Right, Rights, loop_time
+from codegen_api.following.troubles import Troubles
 from codegen_api.following.turns import Turn, Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Need, Patience
@@ -38,13 +39,14 @@ LOOK_ROUND = 5.0
 class Readers:
     """Who views one run, by credential, and asking the host with theirs."""
 
-    def __init__(self, ref: RunRef, rights: Rights, turns: Turns) -> None:
+    def __init__(self, ref: RunRef, rights: Rights, turns: Turns, troubles: Troubles) -> None:
         self.trouble: Notice | None = None
         self.listeners: set[Callable[[], None]] = set()
         """Called when a viewer has something to hear that does not come through the broker."""
         self._ref = ref
         self._rights = rights
         self._turns = turns
+        self._troubles = troubles
         self._wanted: set[Turn] = set()
         self._viewers: Counter[Credential] = Counter()
         self._shown: dict[Credential, float] = {}
@@ -90,12 +92,14 @@ class Readers:
                 try:
                     answer = await call(credential)
                 except UpstreamRateLimited as error:
+                    self._troubles.met(self._ref, error.root_reason or error.code)
                     if once:  # the limit of another operation, for all that is known
                         raise
                     turn.refused(error.retry_after)
                 except (Unavailable, UpstreamFailure) as error:
                     delay = patience.next(error.retry_after)
                     need = replace(need, since=loop_time())  # it has had its turn
+                    self._troubles.met(self._ref, error.root_reason or error.code)
                     self._set_trouble(Notice("upstream_unavailable", round(delay, 1)))
                     if once:
                         raise
@@ -131,7 +135,8 @@ class Readers:
                 turn.begun()
                 try:
                     await ask(credential)
-                except (Unavailable, UpstreamFailure):
+                except (Unavailable, UpstreamFailure) as error:
+                    self._troubles.met(self._ref, error.root_reason or error.code)
                     turn.close()
                     await asyncio.sleep(LOOK_ROUND)
                 except GatewayError as error:
@@ -147,6 +152,7 @@ class Readers:
     def close(self) -> None:
         """Let nobody wait for a viewer who will not come."""
         self._closed = True
+        self._troubles.gone(self._ref)
         for turn in self._wanted:
             turn.give_up()
 
@@ -177,6 +183,7 @@ class Readers:
 
     def _confirm(self, credential: Credential) -> None:
         self._rights.renew(credential, self._ref)
+        self._troubles.over(self._ref)
         if credential in self._viewers:
             self._shown[credential] = loop_time()
         if self.trouble is not None and self.trouble.code != RECOVERED:

@@ -20,6 +20,7 @@ from codegen_api.errors import (
 from codegen_api.following import Ended, Patrol, Position, Rights
 from codegen_api.following.pages import OldPages
 from codegen_api.following.readers import Readers
+from codegen_api.following.troubles import Troubles
 from codegen_api.following.turns import Turns
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
@@ -577,7 +578,7 @@ async def _allowed(*_: Any) -> Run:
 
 def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
     async def main() -> None:
-        readers = Readers(RunRef("9", "1"), Rights(_allowed), Turns())
+        readers = Readers(RunRef("9", "1"), Rights(_allowed), Turns(), Troubles())
         waiting = asyncio.create_task(readers.ask(_allowed, Need(0, 1)))
         await asyncio.sleep(100)
         assert not waiting.done()
@@ -591,7 +592,7 @@ def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
 def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
     async def main() -> None:
         rights = Rights(_allowed)
-        readers = Readers(RunRef("9", "1"), rights, Turns())
+        readers = Readers(RunRef("9", "1"), rights, Turns(), Troubles())
         alice, bob = caller("alice").credential, caller("bob").credential
         readers.join(alice, await rights.require(alice, RunRef("9", "1")))
 

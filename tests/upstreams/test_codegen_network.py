@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from codegen_api import errors
+from codegen_api.proxies import way_through
 from codegen_api.upstreams.codegen import CodegenUpstream
 
 from .asking import CREDENTIAL, REF, RUN, TOKEN, asked, get_run
@@ -88,7 +89,10 @@ def test_a_netrc_file_neither_replaces_nor_breaks_the_token(tmp_path: Path, monk
     assert request.headers["authorization"] == f"Bearer {TOKEN}"
 
 
-@pytest.mark.parametrize("excepted", ["127.0.0.1", "*", "elsewhere,127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "excepted",
+    ["127.0.0.1", "*", "elsewhere,127.0.0.1:{port}", "10.0.0.0/8, 127.0.0.0/8", "localhost 127.0.0.1/32", "127.*"],
+)
 def test_hosts_that_need_no_proxy_are_asked_directly(monkeypatch: pytest.MonkeyPatch, excepted: str) -> None:
     async def play() -> tuple[RawHost, RawHost]:
         async with raw_host(saying(answer(RUN))) as host, raw_host(saying()) as proxy:
@@ -100,6 +104,86 @@ def test_hosts_that_need_no_proxy_are_asked_directly(monkeypatch: pytest.MonkeyP
     host, proxy = asyncio.run(play())
     assert (len(host.requests), proxy.connections) == (1, 0)
     assert host.requests[0].line == "GET /v1/organizations/323/agent/run/41894 HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "excepted"),
+    [
+        ("http://10.1.2.3:8080", "10.0.0.0/8"),
+        ("http://10.1.2.3", "10.9.9.9/8"),
+        ("http://10.1.2.3", "10.1.2.3:80"),
+        ("http://[fd00::1]/", "fd00::/8"),
+        ("http://[fd00::1]:99/", "[fd00::/8]"),
+        ("http://[::1]:8/", "::1"),
+        ("http://[::1]:8/", "[::1]"),
+        ("http://[::1]:8/", "[::1]:8"),
+        ("http://[::1]:8/", "0:0:0:0:0:0:0:1"),
+        ("http://a.example.com", "*.example.com"),
+        ("http://b.a.example.com", "*.example.com"),
+        ("http://a.example.com", ".example.com"),
+        ("http://a.example.com", "example.com"),
+        ("http://example.com", ".example.com"),
+        ("http://example.com", "example.com:80"),
+        ("https://example.com", "x, Example.COM.:443 y"),
+        ("http://EXAMPLE.com.", "example.com"),
+        ("http://m\u00fcller.de", "xn--mller-kva.de"),
+        ("http://m\u00fcller.de", "m\u00fcller.de"),
+    ],
+)
+def test_a_name_an_address_or_a_network_can_be_excepted_from_the_proxy(
+    address: str, excepted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://user:hunter2@proxy.example:3128")
+    assert way_through(address) == "http://proxy.example:3128"
+    monkeypatch.setenv("NO_PROXY", f"elsewhere.example,{excepted}")
+    assert way_through(address) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "excepted"),
+    [
+        ("http://11.1.2.3", "10.0.0.0/8"),
+        ("http://10.1.2.3", "10.0.0.0/33"),
+        ("http://10.1.2.3", "2.3"),
+        ("http://10.1.2.3", "::/0"),
+        ("http://[::1]", "0.0.0.0/0"),
+        ("http://[::1]:8/", "[::1]:9"),
+        ("http://nonexample.com", "example.com"),
+        ("http://nonexample.com", ".example.com"),
+        ("http://example.com", "*.example.com"),
+        ("http://example.com", "example.com:81"),
+        ("https://example.com", "example.com:80"),
+        ("http://host", "10.0.0.0/8"),
+        ("http://host", ""),
+        ("http://host", ",., :,[],/8,a:b,[a"),
+    ],
+)
+def test_what_is_not_excepted_goes_through_the_proxy(
+    address: str, excepted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", excepted)
+    assert way_through(address) == "http://proxy.example:3128"
+
+
+@pytest.mark.parametrize("address", ["", "nothing", "ftp://a.b", "http://[", "http://host"])
+@pytest.mark.parametrize("proxy", ["", "socks5://user:hunter2@127.0.0.1", "http://a:b", "http://"])
+def test_a_way_that_cannot_be_gone_is_not_shown(address: str, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HTTP_PROXY", "FTP_PROXY"):
+        monkeypatch.setenv(variable, proxy)
+    assert way_through(address) is None
+
+
+def test_the_log_says_which_proxy_stands_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:hunter2@127.0.0.1:1")
+    with pytest.raises(errors.UpstreamUnreachable) as caught:
+        asyncio.run(asked(CodegenUpstream(HOST), get_run))
+    assert caught.value.reason == (
+        f"GET {HOST}/v1/organizations/{{id}}/agent/run/{{id}} through http://127.0.0.1:1:"
+        " no connection: Connection refused (errno 111)"
+    )
 
 
 def test_a_proxy_for_https_is_not_used_for_http(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,8 +219,9 @@ def test_a_private_authority_is_trusted_when_the_environment_names_it(certificat
 def test_an_unknown_authority_makes_a_host_unreachable_and_gets_no_token(certificate: ssl.SSLContext) -> None:
     async def play() -> RawHost:
         async with raw_host(saying(answer(RUN)), certificate) as host:
-            with pytest.raises(errors.UpstreamUnreachable):
+            with pytest.raises(errors.UpstreamUnreachable) as caught:
                 await asked(CodegenUpstream(host.url), get_run)
+            assert "the certificate is not valid (unable to get local issuer certificate)" in str(caught.value.reason)
             return host
 
     # The failed handshake is the host's own error, of which asyncio would tell on standard error.
@@ -189,8 +274,9 @@ def test_a_proxy_that_opens_no_tunnel_makes_a_host_unreachable(monkeypatch: pyte
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
             await asked(CodegenUpstream("https://host.example"), get_run)
 
-    with pytest.raises(errors.UpstreamUnreachable):
+    with pytest.raises(errors.UpstreamUnreachable) as caught:
         asyncio.run(play())
+    assert str(caught.value.reason).endswith(f"no connection: the proxy answered with status {status[:3]}")
 
 
 def test_a_proxy_that_is_not_there_makes_a_host_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import respx
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import RunRef
+from codegen_api.runs import RunRef, RunStatus
 from codegen_api.telemetry import Trace, trace
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.upstreams.codegen import CodegenUpstream
@@ -242,6 +242,52 @@ def test_a_cancel_is_a_ban_that_can_be_lifted(router: respx.MockRouter, order: s
     ask_upstream(upstream(router), lambda upstream: call(upstream, CREDENTIAL, REF))
     assert sent(router) == [f"POST {RUNS}/{order}"]
     assert json.loads(route.calls.last.request.content) == {"agent_run_id": 41894}
+
+
+@pytest.mark.parametrize(
+    ("status", "content"), [(204, b""), (200, b""), (200, b"OK"), (202, b"<html>"), (201, b'{"id":')]
+)
+@pytest.mark.parametrize("order", ["ban", "unban"])
+def test_any_answer_of_success_to_an_order_of_which_nothing_is_read_is_success(
+    router: respx.MockRouter, order: str, content: bytes, status: int
+) -> None:
+    router.post(f"{RUNS}/{order}").respond(status, content=content)
+    call = CodegenUpstream.cancel_run if order == "ban" else CodegenUpstream.uncancel_run
+    asked = upstream(router)
+    ask_upstream(asked, lambda upstream: call(upstream, CREDENTIAL, REF))
+    assert asked.observation is not None
+    assert (asked.observation.reachable, asked.observation.trouble) == (True, None)
+
+
+@pytest.mark.parametrize("status", [301, 400, 503])
+@pytest.mark.parametrize("order", ["ban", "unban"])
+def test_an_order_that_is_answered_otherwise_is_an_error(router: respx.MockRouter, order: str, status: int) -> None:
+    router.post(f"{RUNS}/{order}").respond(status)
+    call = CodegenUpstream.cancel_run if order == "ban" else CodegenUpstream.uncancel_run
+    with pytest.raises(errors.UpstreamError):
+        ask_upstream(upstream(router), lambda upstream: call(upstream, CREDENTIAL, REF))
+
+
+@pytest.mark.parametrize("content", [b"", b"OK", b"null", b'{"ok":true}', b'{"id":7}', b"[]"])
+def test_a_resume_that_is_answered_without_the_run_shows_it_all_the_same(
+    router: respx.MockRouter, content: bytes
+) -> None:
+    router.post(f"{RUNS}/resume").respond(202, content=content)
+    router.get(f"{RUNS}/41894").respond(json={"id": 41894, "organization_id": 323, "status": "ACTIVE"})
+    run = ask_upstream(upstream(router), lambda upstream: upstream.resume_run(CREDENTIAL, REF, "Go on", None))
+    assert (run.ref, run.status) == (REF, RunStatus.RUNNING)
+    assert sent(router) == [f"POST {RUNS}/resume", f"GET {RUNS}/41894"]
+
+
+@pytest.mark.parametrize("status", [404, 429, 500])
+def test_a_resume_that_was_heard_is_no_error_when_the_run_cannot_be_shown(
+    router: respx.MockRouter, status: int
+) -> None:
+    router.post(f"{RUNS}/resume").respond(204)
+    router.get(f"{RUNS}/41894").respond(status, json={})
+    run = ask_upstream(upstream(router), lambda upstream: upstream.resume_run(CREDENTIAL, REF, "Go on", None))
+    assert (run.ref, run.status) == (REF, RunStatus.UNKNOWN)
+    assert run.fields == {"id": 41894, "organization_id": 323, "status": None}
 
 
 def test_a_refused_ban_is_told(router: respx.MockRouter) -> None:

@@ -15,6 +15,7 @@ from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import BEAT, STREAM_HEADERS, Cut, EventStream, beating
 from codegen_api.stores import Turn, TurnState
+from codegen_api.telemetry import note
 
 HEARTBEAT = b": heartbeat\n"
 """One line: after a blank one, clients in JavaScript believe in an event."""
@@ -57,6 +58,7 @@ async def events(
                 continue
             return
     except GatewayError as error:
+        note(error.code, error.root_reason)
         yield b"event: error\ndata: %b\n\n" % to_json({"error": error.code, "message": error.message})
 
 
@@ -112,6 +114,7 @@ async def outcome(
                     case _:
                         pass
     except GatewayError as error:
+        note(error.code, error.root_reason)
         yield to_json({"__error__": {"error": error.code, "message": error.message}})
 
 

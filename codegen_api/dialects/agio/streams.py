@@ -20,6 +20,7 @@ from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import BEAT, STREAM_HEADERS, WRITE_BYTES, Cut, EventStream, beating
 from codegen_api.stores import TurnState
+from codegen_api.telemetry import note
 
 HEARTBEAT = b": ping\n\n"
 SIGN_OF_LIFE = b"\n"
@@ -83,6 +84,7 @@ class Reader:
         except ShuttingDown as error:
             raise Cut from error
         except GatewayError as error:
+            note(error.code, error.root_reason)
             yield [broken(self.run, self.teller, error)]
 
     def _begin(self) -> list[Event]:

@@ -23,6 +23,7 @@ from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import frame, retry
 from codegen_api.stores import Conversation, Turn, TurnState
+from codegen_api.telemetry import note
 
 HEARTBEAT = b": heartbeat\n\n"
 
@@ -89,6 +90,7 @@ async def frames(
     except ShuttingDown:
         yield _disconnecting(_Gone("shutdown"))
     except GatewayError as error:
+        note(error.code, error.root_reason)
         at_least = int(max(FAULT_RETRY_MS, (error.retry_after or 0) * 1000))
         yield _disconnecting(_Gone("error", at_least, error))
 

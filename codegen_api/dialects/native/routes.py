@@ -68,7 +68,12 @@ async def health(request: Request, gateway: Door) -> Response:
         "version": request.app.version,
         "timestamp": timestamp(now),
         "uptime_seconds": round(now - request.app.state.started, 3),
-        "upstream": {"name": gateway.upstream_name, **_observed(seen)},
+        "upstream": {
+            "name": gateway.upstream_name,
+            **_observed(seen),
+            "trouble": seen.trouble if seen else None,
+            "since": timestamp(seen.since) if seen and seen.since is not None else None,
+        },
         "issuer": "not configured" if jwts is None else {"name": jwts.issuer, **_observed(issuer)},
         "store": "not configured" if store is None else _observed(store),
         "redis": "not configured",

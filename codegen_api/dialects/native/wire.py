@@ -12,7 +12,7 @@ from codegen_api.brokers import Batch
 from codegen_api.following import Current, Ended, Leaving, Notice, Quiet, Resync, Stream
 from codegen_api.runs import Appended, Changed, Json, Paging, Run, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
-from codegen_api.telemetry import trace
+from codegen_api.telemetry import note, trace
 from codegen_api.upstreams import Listing
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
@@ -148,10 +148,12 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
                 case _:
                     assert_never(update)
     except errors.GatewayError as error:
+        note(error.code, error.root_reason)
         yield writer.event("failure", error_body(error))
 
 
 async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:
+    note(error.code, error.root_reason)
     limited = isinstance(error, errors.RateLimited | errors.UpstreamRateLimited)
     at_least = retry_after(error) if limited else error.retry_after or 0
     yield _leave(writer, "rate_limited" if limited else "upstream_unavailable", at_least=at_least)

@@ -5,7 +5,8 @@ October 2025, or from payloads seen on the wire in June and August 2025. Nothing
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import httpx
 
@@ -28,6 +29,8 @@ from codegen_api.upstreams.codegen.answers import (
     run_of,
     step_of,
 )
+
+T = TypeVar("T")
 
 
 class CodegenUpstream:
@@ -86,24 +89,34 @@ class CodegenUpstream:
 
     async def identify(self, credential: Credential) -> User:
         """The user to whom the token belongs: the host's tokens are a user's, not an organization's."""
-        answer = as_object(await self._ask(credential, "identify", "GET", "/users/me"))
-        return User(id_of(answer), answer)
+        return await self._ask(credential, "identify", "GET", "/users/me", _user_of)
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         """The user's organizations; ``limit`` from 1 to 100."""
-        answer = await self._ask(credential, "organizations", "GET", "/organizations", _window(skip, limit))
-        return listing_of(answer, limit, lambda item: Organization(id_of(item), item))
+        return await self._ask(
+            credential,
+            "organizations",
+            "GET",
+            "/organizations",
+            lambda answer: listing_of(answer, limit, lambda item: Organization(id_of(item), item)),
+            _window(skip, limit),
+        )
 
     async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
         """Everybody in the organization; ``limit`` from 1 to 100."""
-        answer = await self._ask(credential, "users", "GET", self._users(organization), _window(skip, limit))
-        return listing_of(answer, limit, lambda item: User(id_of(item), item))
+        return await self._ask(
+            credential,
+            "users",
+            "GET",
+            self._users(organization),
+            lambda answer: listing_of(answer, limit, _user_of),
+            _window(skip, limit),
+        )
 
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
         """One of them; somebody who is in another organization is not found."""
         path = f"{self._users(organization)}/{_identifier(user_id, 'user_id')}"
-        answer = as_object(await self._ask(credential, "user", "GET", path))
-        return User(id_of(answer), answer)
+        return await self._ask(credential, "user", "GET", path, _user_of)
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
@@ -118,11 +131,11 @@ class CodegenUpstream:
             "model": new.model,
             "agent_type": new.agent_type,
         }
-        return run_of(as_object(await self._ask(credential, "create_run", "POST", self._runs(organization), body=body)))
+        return await self._ask(credential, "create_run", "POST", self._runs(organization), _run_of, body=body)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The run with every field that the host has."""
-        return run_of(as_object(await self._ask(credential, "get_run", "GET", self._path(ref))))
+        return await self._ask(credential, "get_run", "GET", self._path(ref), _run_of)
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -130,22 +143,29 @@ class CodegenUpstream:
         """Runs, newest first; ``limit`` from 1 to 100. Only here is the path a plural (OpenAPI document)."""
         filters = {"source_type": only.source_type, "user_id": only.user_id}
         query = {**_window(skip, limit), **{key: value for key, value in filters.items() if value is not None}}
-        answer = await self._ask(credential, "list_runs", "GET", f"{self._runs(organization)}s", query)
-        return listing_of(answer, limit, run_of)
+        path = f"{self._runs(organization)}s"
+        return await self._ask(
+            credential, "list_runs", "GET", path, lambda answer: listing_of(answer, limit, run_of), query
+        )
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
-        """Go on with a run under the same id."""
-        return run_of(
-            as_object(await self._order(credential, "resume_run", ref, "resume", prompt=prompt, images=images))
-        )
+        """Go on with a run under the same id. Where the answer does not show the run, it is asked for."""
+        run = await self._order(credential, "resume_run", ref, "resume", _run_if_shown, prompt=prompt, images=images)
+        if run is not None:
+            return run
+        try:
+            return await self.get_run(credential, ref)
+        except errors.GatewayError:  # the resume was heard all the same
+            said: Object = {"id": int(ref.id), "organization_id": int(ref.organization), "status": None}
+            return run_of(said)
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Ban the run, the only stop the host offers; it also stops the checks of the run's pull request."""
-        await self._order(credential, "cancel_run", ref, "ban")
+        await self._order(credential, "cancel_run", ref, "ban", _nothing)
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Lift the ban. The run stays stopped until it is resumed."""
-        await self._order(credential, "uncancel_run", ref, "unban")
+        await self._order(credential, "uncancel_run", ref, "unban", _nothing)
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
@@ -154,13 +174,17 @@ class CodegenUpstream:
 
         Logs are the one thing under ``/v1/alpha`` (OpenAPI document; the host's prose leaves it out, and is wrong).
         """
+
+        def page_of(answer: Json) -> Page:
+            said = as_object(answer)
+            logs = member(said, "logs", list)
+            beyond = ("logs", "total_logs", "page", "size", "pages")
+            run = run_of({key: value for key, value in said.items() if key not in beyond})
+            entries = tuple(entry_of(item, run.ref) for item in logs[:limit])
+            return Page(run, after, entries, len(logs) < limit, paging_of(said, "total_logs"), newest_first)
+
         query = _window(after, limit) | ({"reverse": "true"} if newest_first else {})
-        answer = as_object(await self._ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", query))
-        logs = member(answer, "logs", list)
-        beyond = ("logs", "total_logs", "page", "size", "pages")
-        run = run_of({key: value for key, value in answer.items() if key not in beyond})
-        entries = tuple(entry_of(item, run.ref) for item in logs[:limit])
-        return Page(run, after, entries, len(logs) < limit, paging_of(answer, "total_logs"), newest_first)
+        return await self._ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", page_of, query)
 
     async def aclose(self) -> None:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
@@ -178,9 +202,13 @@ class CodegenUpstream:
     def _path(self, ref: RunRef) -> str:
         return f"{self._runs(ref.organization)}/{self.run_id(ref.id)}"
 
-    async def _order(self, credential: Credential, operation: str, ref: RunRef, order: str, **more: Json) -> Json:
+    async def _order(
+        self, credential: Credential, operation: str, ref: RunRef, order: str, read: Callable[[Json], T], **more: Json
+    ) -> T:
+        """Tell the host to do something with a run. Any answer of success will do: ``read`` gets None for no JSON."""
         body = {"agent_run_id": int(self.run_id(ref.id)), **more}
-        return await self._ask(credential, operation, "POST", f"{self._runs(ref.organization)}/{order}", body=body)
+        path = f"{self._runs(ref.organization)}/{order}"
+        return await self._ask(credential, operation, "POST", path, read, body=body, order=True)
 
     async def _ask(
         self,
@@ -188,17 +216,46 @@ class CodegenUpstream:
         operation: str,
         method: str,
         path: str,
+        read: Callable[[Json], T],
         query: Mapping[str, str | int] | None = None,
+        *,
         body: Object | None = None,
-    ) -> Json:
-        """One exchange: the JSON of a good answer, or the error that a bad one means."""
+        order: bool = False,
+    ) -> T:
+        """One exchange: what ``read`` makes of a good answer, or the error that a bad one means."""
         content, headers = None if body is None else _encoded(body), _headers(credential)
         with observed(self.observer, credential, operation) as heard:
-            answer = await self._outbound.ask(method, path, query, content, headers)
+            unread = order and read is _nothing
+            answer = await self._outbound.ask(method, path, query, content, headers, unread=unread)
             heard.allowance = answer.allowance
-            if answer.readable and 200 <= answer.status < 300:
-                return answer.json
-            raise refusal(answer.status, answer.json, answer.retry_after, credential.token)
+            try:
+                if 200 <= answer.status < 300 and (answer.readable or order):
+                    return read(answer.json)
+                raise refusal(answer.status, answer.json, answer.retry_after, credential.token)
+            except errors.GatewayError as error:
+                said = f" ({error.message})" if isinstance(error, errors.UpstreamError) and answer.readable else ""
+                error.reason = f"{answer.account}{said}"
+                raise
+
+
+def _nothing(_: Json) -> None:
+    """What is read of an answer that has no known shape."""
+
+
+def _user_of(answer: Json) -> User:
+    fields = as_object(answer)
+    return User(id_of(fields), fields)
+
+
+def _run_of(answer: Json) -> Run:
+    return run_of(as_object(answer))
+
+
+def _run_if_shown(answer: Json) -> Run | None:
+    try:
+        return _run_of(answer)
+    except errors.UpstreamError:
+        return None
 
 
 def _headers(credential: Credential) -> list[tuple[str, str]]:
