@@ -19,6 +19,7 @@ from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import (
     Forbidden,
     OrganizationRequired,
+    RunEnded,
     Unsupported,
     UpstreamError,
     UpstreamFailure,
@@ -53,9 +54,12 @@ from codegen_api.upstreams import (
     RunFilter,
     Upstream,
     User,
+    require_few_bytes,
 )
 
 T = TypeVar("T")
+
+_CAME_TO_AN_END = (RunStatus.COMPLETED, RunStatus.FAILED)
 
 
 class Gateway:
@@ -204,6 +208,12 @@ class Gateway:
         return await _patiently(lambda: members.user(caller.credential, organization, user_id))
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
+        """Start a run.
+
+        Raises:
+            Rejected: its metadata is too large.
+        """
+        require_few_bytes(new.metadata)
         asked = loop_time()
         with heard(caller, of_a_run=False), self._writing():
             run = await self._upstream.create_run(
@@ -261,31 +271,37 @@ class Gateway:
         """Go on with a run, whose log is of this ``length`` at least, if the caller knows."""
         ref = await self._admit(caller, organization, run_id, WRITE)
         with heard(caller):
-            try:
+            with _not_the_order_itself():
                 before = await self._get(caller.credential, ref)
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
                     await self._upstream.uncancel_run(caller.credential, ref)
-            except UpstreamFailure as error:
-                error.may_have_acted = False  # the resume itself was not asked for
-                raise
             with self._writing(ref):
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
         self.hub.resumed(run.ref, run, length)
         return run
 
-    async def cancel(self, caller: Caller, organization: str, run_id: str) -> Run:
-        """Stop a run.
+    async def cancel(self, caller: Caller, organization: str, run_id: str, *, anyway: bool = False) -> Run:
+        """Stop a run. ``anyway``: the host is told whatever it says of the run, because it may not know yet that it
+        goes on, or for what else this does.
 
         Raises:
+            RunEnded: it is over, and what has come of it is not rewritten.
             Unsupported: this host cannot.
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
+        certain = not (anyway or self.hub.resumed_lately(ref))
         with heard(caller):
+            with _not_the_order_itself():
+                if certain and (await self._get(caller.credential, ref)).status in _CAME_TO_AN_END:
+                    raise RunEnded
             with self._writing(ref):
                 await cancels.cancel_run(caller.credential, ref)
                 self.hub.cancelled(ref)
-            return await self._get(caller.credential, ref)
+            run = await self._get(caller.credential, ref)
+        if certain and run.status in _CAME_TO_AN_END:
+            raise RunEnded  # by itself, just then
+        return run
 
     async def uncancel(self, caller: Caller, organization: str, run_id: str) -> None:
         """Lift what a cancel left behind. The run stays stopped until it is resumed, which lifts it as well.
@@ -457,6 +473,16 @@ class Gateway:
 
     async def _list(self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter) -> Listing[Run]:
         return await _patiently(lambda: self._upstream.list_runs(caller.credential, organization, skip, limit, only))
+
+
+@contextmanager
+def _not_the_order_itself() -> Iterator[None]:
+    """Whatever fails here, that for which it was done was not asked for."""
+    try:
+        yield
+    except UpstreamFailure as error:
+        error.may_have_acted = False
+        raise
 
 
 async def _patiently(read: Callable[[], Awaitable[T]]) -> T:

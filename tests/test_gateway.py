@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
+    Detail,
     Forbidden,
     GatewayError,
     InvalidToken,
@@ -15,18 +16,20 @@ from codegen_api.errors import (
     OrganizationRequired,
     QuotaExhausted,
     Rejected,
+    RunEnded,
     ShuttingDown,
     Unsupported,
     UpstreamError,
+    UpstreamFailure,
     UpstreamRateLimited,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
 from codegen_api.following import Ended, Patrol, Position
 from codegen_api.gateway import Gateway
-from codegen_api.runs import Changed, Paging
+from codegen_api.runs import Changed, Paging, RunStatus, to_json
 from codegen_api.searching import Found
-from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
+from codegen_api.upstreams import LARGEST_METADATA, Listing, NewRun, Organization, RunFilter
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer
 from tests.virtual import run
@@ -371,6 +374,120 @@ def test_what_the_host_cannot_do_nobody_can(operation: str) -> None:
         with pytest.raises(Unsupported):
             await {**READS, **WRITES}[operation](gateway)
         assert not host.calls
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("cancel")
+@pytest.mark.parametrize("status", ["COMPLETE", "ERROR"])
+def test_what_has_come_of_a_run_is_not_rewritten_by_a_cancel(status: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status=status).append(2)
+        gateway = gateway_to(host)
+        for _ in range(2):
+            with pytest.raises(RunEnded):
+                await gateway.cancel(caller(), "9", "1")
+        assert (host.runs["1"].status, host.calls["cancel"]) == (status, 0)
+        # a dialect in the host's own place asks for what else its ban does
+        assert (await gateway.cancel(caller(), "9", "1", anyway=True)).status is RunStatus.CANCELLED
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("cancel")
+@pytest.mark.parametrize("status", ["ACTIVE", "PAUSED", "WAITING_FOR_INPUT", "SOMETHING_NEW"])
+def test_what_is_not_over_can_be_cancelled_as_often_as_one_likes(status: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status=status).append(2)
+        gateway = gateway_to(host)
+        for _ in range(2):
+            assert (await gateway.cancel(caller(), "9", "1")).status is RunStatus.CANCELLED
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("cancel")
+def test_a_run_that_ends_by_itself_at_the_moment_of_its_cancel_is_told_to_be_over() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(2)
+
+        async def late(called: str) -> None:
+            if called == "cancel":
+                host.runs["1"].status = "COMPLETE"
+
+        host.before = late
+        host.cancel_run = lambda credential, ref: host._called("cancel", credential)  # type: ignore[method-assign]
+        gateway = gateway_to(host)
+        with pytest.raises(RunEnded):
+            await gateway.cancel(caller(), "9", "1")
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("cancel")
+def test_the_old_end_that_a_host_tells_just_after_a_resume_keeps_nobody_from_cancelling() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add(status="COMPLETE").append(2)
+        gateway = gateway_to(host)
+        await gateway.resume(caller(), "9", "1", "Go on", None)
+        host.runs["1"].status = "COMPLETE"  # as the host has it for a moment yet
+        assert (await gateway.cancel(caller(), "9", "1")).status is RunStatus.CANCELLED
+        host.runs["1"].status = "COMPLETE"
+        await asyncio.sleep(60)
+        with pytest.raises(RunEnded):
+            await gateway.cancel(caller(), "9", "1")
+        assert host.calls["cancel"] == 1
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [UpstreamError(), UpstreamTimeout()])
+def test_a_cancel_before_which_the_run_could_not_be_seen_has_surely_done_nothing(error: UpstreamFailure) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add()
+        host.before = Failing(error, 3)
+        gateway = gateway_to(host)
+        with pytest.raises(type(error)) as raised:
+            await gateway.cancel(caller(), "9", "1")
+        assert (raised.value.may_have_acted, host.calls["cancel"]) == (False, 0)
+        await gateway.aclose()
+
+    run(main())
+
+
+# -- what is stored where others read it ------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("create")
+@pytest.mark.parametrize("room", [-1, 0, 1])
+@pytest.mark.parametrize("letter", ["x", "\u00fc", "\u2028"])
+def test_metadata_has_a_largest_size_in_bytes(room: int, letter: str) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        gateway = gateway_to(host)
+        each = len(to_json(letter)) - 2
+        whole, rest = divmod(LARGEST_METADATA - len(to_json({"a": ""})), each)
+        metadata = {"a": letter * (whole - 1) + "y" * (each + rest - room)}
+        assert len(to_json(metadata)) == LARGEST_METADATA - room
+        if room < 0:
+            with pytest.raises(Rejected) as raised:
+                await gateway.create(caller(), "9", NewRun("Say hello", metadata))
+            (detail,) = raised.value.details
+            assert isinstance(detail, Detail)
+            assert (detail.loc, detail.type) == (("body", "metadata"), "too_long")
+            assert not host.calls
+        else:
+            await gateway.create(caller(), "9", NewRun("Say hello", metadata))
         await gateway.aclose()
 
     run(main())

@@ -81,7 +81,7 @@ def test_the_owner_reaches_their_run_and_a_stranger_does_not(call: str, fresh: b
         host = FakeHost()
         gateway = gateway_to(host)
         await gateway.create(user("ann"), "9", NewRun("Say hello"))
-        host.runs["1"].status = "COMPLETE"
+        host.runs["1"].status = "ACTIVE" if call == "cancel" else "COMPLETE"
         if fresh:
             gateway = gateway_to(host)
         with pytest.raises(NotFound) as strange:
@@ -101,7 +101,7 @@ def test_the_owner_reaches_their_run_and_a_stranger_does_not(call: str, fresh: b
 def test_a_run_without_an_owner_is_for_those_who_may_reach_all(call: str) -> None:
     async def main() -> None:
         host = FakeHost()
-        host.add(status="COMPLETE")
+        host.add(status="ACTIVE" if call == "cancel" else "COMPLETE")
         gateway = gateway_to(host)
         with pytest.raises(NotFound):
             await ON_A_RUN[call](gateway, user("ann"))

@@ -15,7 +15,7 @@ from codegen_api.conversations.pages import Pages
 from codegen_api.conversations.progress import RESUME_DOUBT, Came, Caught, Over, Progress, Shared, live, state_of
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
-from codegen_api.errors import ConversationBusy, GatewayError, NotFound
+from codegen_api.errors import ConversationBusy, GatewayError, NotFound, RunEnded
 from codegen_api.following import Leaving, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
@@ -135,10 +135,13 @@ class Turns:
             return turn
         if turn.run is None or turn.state is TurnState.STARTING:
             raise ConversationBusy("Whether the host has begun this turn is still being found out; ask again.")
+        in_doubt = turn.resumes and self._clock() < turn.updated + RESUME_DOUBT
         try:
-            await self._gateway.cancel(caller, turn.run.organization, turn.run.id)
+            await self._gateway.cancel(caller, turn.run.organization, turn.run.id, anyway=in_doubt)
         except NotFound:
             return await self._starting.given_up(owner, turn)
+        except RunEnded:
+            wait = True  # how, is about to be seen
         watch = self.watch(caller, owner, turn)
         if wait and watch.task is not None:
             await asyncio.wait({watch.task}, timeout=STOPPING)
@@ -193,7 +196,7 @@ class Turns:
         try:
             await self.stop(caller, owner, turn, wait=False)
         except GatewayError as error:
-            logger.warning("a turn whose client left could not be stopped: %s", error.code)
+            logger.warning("a turn whose client left could not be stopped: %s", error.root_reason or error.code)
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("stopping a turn", error)
 

@@ -16,6 +16,9 @@ from .script import Fields, PullRequest, Script, listed
 
 JsonObject = Mapping[str, object]
 
+OVER = {"COMPLETE", "ERROR", "FAILED", "TIMEOUT", "MAX_ITERATIONS_REACHED", "OUT_OF_TOKENS", "CANCELLED", "STOPPED"}
+"""Words for a run that has ended, whichever way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -139,6 +142,12 @@ class Run:
 
     def outcome(self, now: Moment) -> Outcome:
         return self._segments[-1].outcome(now.clock)
+
+    def is_over(self, now: Moment) -> bool:
+        """Whether the run has ended, and no turn of it is to come, as it is just after a resume."""
+        segment = self._segments[-1]
+        elapsed = segment.elapsed(now.clock)
+        return self.outcome(now).status in OVER and all(turn.offset <= elapsed for turn in segment.script.turns)
 
     def play(self, script: Script, now: Moment) -> None:
         """Freeze the log as it is and go on with `script`."""

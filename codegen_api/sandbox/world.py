@@ -113,9 +113,11 @@ class World:
         run.play(scenario(name)(cue), self.now())
 
     def ban(self, run: Run) -> None:
-        """Stop a run for good, or until it is resumed, and flag its pull request."""
+        """Flag a run's pull request, and stop the run until it is resumed. One that is over is not rewritten."""
         run.banned = True
-        run.play(listed((), Turn(0.0, "CANCELLED")), self.now())
+        now = self.now()
+        if not run.is_over(now):
+            run.play(listed((), Turn(0.0, "CANCELLED")), now)
 
     def unban(self, run: Run) -> None:
         """Take the flag back. The run stays stopped: the host has resume for that."""

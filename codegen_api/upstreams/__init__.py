@@ -9,13 +9,13 @@ for with ``isinstance``.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from codegen_api.errors import GatewayError
+from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, Step
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, Step, to_json
 from codegen_api.telemetry import Allowance, Exchange, Observation, Observer
 
 T_co = TypeVar("T_co", covariant=True)
@@ -51,6 +51,21 @@ class NewRun:
     model: str | None = None
     agent_type: str | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
+
+
+LARGEST_METADATA = 256 * 1024
+"""Bytes of a run's metadata, as JSON: it comes with every description of the run, a hundred to a list."""
+
+
+def require_few_bytes(metadata: Mapping[str, Json] | None) -> None:
+    """
+    Raises:
+        Rejected: a run's metadata is larger than what others, in whose lists it will be, are to read.
+    """
+    with suppress(ValueError):  # nested too deeply: the adapter will say so
+        if len(to_json(metadata)) > LARGEST_METADATA:
+            what = f"Must have at most {LARGEST_METADATA} bytes as JSON."
+            raise Rejected(details=[Detail(("body", "metadata"), what, "too_long")])
 
 
 @dataclass(frozen=True, slots=True)

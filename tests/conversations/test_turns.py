@@ -902,6 +902,27 @@ def test_a_turn_is_stopped_and_stopping_what_is_over_does_nothing() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_turn_whose_run_has_just_ended_by_itself_keeps_that_end_when_it_is_stopped(wait: bool) -> None:
+    async def main() -> None:
+        world = World(Host(script=works_for_ever))
+        await world.converse()
+        async with world.serving() as process:
+            turn = await process.say("Say hello")
+            await asyncio.sleep(5)
+
+            async def at_the_last_moment(operation: str) -> None:
+                if operation == "get":  # the look before the stop
+                    world.host.runs["1"].status = "COMPLETE"
+
+            world.host.before = at_the_last_moment
+            stopped = await process.conversations.stop(ALICE, turn, wait=wait)
+            assert stopped.state is TurnState.COMPLETED
+            assert (world.host.runs["1"].status, world.host.calls["cancel"]) == ("COMPLETE", 0)
+
+    run(main())
+
+
 def test_who_waits_for_a_stop_gets_the_turn_when_it_is_over() -> None:
     async def main() -> None:
         world = World(Host(script=works_for_ever))

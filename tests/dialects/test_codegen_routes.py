@@ -101,6 +101,17 @@ def test_a_run_is_banned_and_its_ban_lifted(order: str, banned: bool) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("order", ["ban", "remove-from-pr"])
+def test_the_host_is_told_of_a_ban_of_a_run_that_is_over_because_its_pull_request_may_not_be(order: str) -> None:
+    async def main() -> None:
+        async with serving_all(a_host(status="COMPLETE")) as site:
+            answer = await site.post(f"{RUNS}/{order}", {"agent_run_id": 1})
+            assert (answer.status_code, answer.json()) == (200, {"agent_run_id": 1, "banned": True})
+            assert site.host.calls["cancel"] == 1
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("query", "numbers"),
     [

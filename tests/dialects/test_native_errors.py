@@ -43,6 +43,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.TicketsNotConfigured: 501,
     errors.Conflict: 409,
     errors.AlreadyExists: 409,
+    errors.RunEnded: 409,
     errors.ConversationBusy: 409,
     errors.InProgress: 409,
     errors.OutcomeUnknown: 409,

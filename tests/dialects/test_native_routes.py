@@ -38,7 +38,7 @@ def a_host(status: str = "ACTIVE", length: int = 0, **more: Any) -> RichHost:
     [
         (None, "healthy"),
         (Observation(True, 1_800_000_000.25), "healthy"),
-        (Observation(False, 1_800_000_000.25), "degraded"),
+        (Observation(False, 1_800_000_000.25, "status 502, text/html", 1_799_999_940.0), "degraded"),
     ],
 )
 def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation | None, status: str) -> None:
@@ -63,6 +63,8 @@ def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation | None
             "name": "fake",
             "reachable": seen and seen.reachable,
             "checked_at": seen and "2027-01-15T08:00:00.250Z",
+            "trouble": seen and seen.trouble,
+            "since": seen and seen.since and "2027-01-15T07:59:00.000Z",
         }
         assert (body["store"], body["redis"]) == ("not configured", "not configured")
         assert (body["runs_followed"], body["viewers"]) == (0, 0)
@@ -261,6 +263,61 @@ def test_a_run_can_be_cancelled_and_resumed() -> None:
             assert (answer.status_code, answer.json()["run_status"], answer.json()["id"]) == (200, "running", 1)
             await site.post("/agent-runs/1/resume", {"prompt": "On"})
         assert host.resumed == [("Go on", ("i",)), ("On", None)]
+
+    run(main())
+
+
+@pytest.mark.wire("cancel", "error-codes")
+@pytest.mark.parametrize("status", ["COMPLETE", "ERROR"])
+def test_a_run_that_is_over_is_not_cancelled(status: str) -> None:
+    async def main() -> None:
+        async with serving(a_host(status, length=2)) as site:
+            answer = await site.post("/agent-runs/1/cancel")
+            assert (answer.status_code, answer.json()["code"]) == (409, "run_ended")
+            assert (await site.get("/agent-runs/1")).json()["status"] == status
+            assert site.host.calls["cancel"] == 0
+
+    run(main())
+
+
+@pytest.mark.wire("create", "error-validation")
+@pytest.mark.parametrize(("path", "dialect"), [("/agent-runs", "native"), ("/v1/organizations/9/agent/run", "codegen")])
+def test_metadata_that_would_weigh_on_everybody_s_lists_is_refused(path: str, dialect: str) -> None:
+    async def main() -> None:
+        async with serving(a_host(), dialects=(dialect,)) as site:
+            answer = await site.post(path, {"prompt": "Say hello", "metadata": {"a": ["x" * 1000] * 300}})
+            assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+            (place,) = answer.json()["details" if dialect == "native" else "detail"]
+            assert (place["loc"], place["type"]) == (["body", "metadata"], "too_long")
+            assert site.host.calls["create"] == 0
+            assert (await site.post(path, {"prompt": "Hi", "metadata": {"a": "x" * 250_000}})).is_success
+
+    run(main())
+
+
+@pytest.mark.wire("create", "error-validation")
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        (
+            "/threads/t/runs",
+            {"assistant_id": "agent", "input": {"messages": [{"role": "user", "content": "Say hello"}]}},
+            ("metadata", "config", "context"),
+        ),
+        ("/api/chat", {"agent_id": "a", "message": "Say hello"}, ("metadata",)),
+    ],
+)
+def test_so_is_that_of_runs_in_conversations(path: str, body: dict[str, Any], fields: tuple[str, ...]) -> None:
+    async def main() -> None:
+        async with serving(a_host(), dialects=("agent_protocol", "agio")) as site:
+            agent = (await site.post("/api/agents", {"name": "a", "system_prompt": "Be brief."})).json()["id"]
+            given = {**body, **({"agent_id": agent} if "agent_id" in body else {})}
+            for field in fields:
+                answer = await site.post(path, {**given, field: {"a": ["x" * 1000] * 300}})
+                assert answer.status_code == 422, answer.text
+                assert f"{256 * 1024} bytes" in answer.text
+            assert site.host.calls["create"] == 0
+            assert (await site.get("/threads/t")).status_code == 404
 
     run(main())
 

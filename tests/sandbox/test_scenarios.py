@@ -153,6 +153,36 @@ def test_remove_from_pr_does_what_ban_does_and_unban_only_lifts_the_flag() -> No
     assert host.run(run_id)["status"] == "CANCELLED"
 
 
+@pytest.mark.parametrize(("scenario", "seconds", "status"), [("quick", 5, "COMPLETE"), ("fails", 10, "ERROR")])
+@pytest.mark.parametrize("order", ["ban", "remove-from-pr"])
+def test_a_ban_does_not_rewrite_a_run_that_is_over(order: str, scenario: str, seconds: float, status: str) -> None:
+    host = Host()
+    run_id = host.create(scenario)
+    host.time.advance(seconds)
+    before = host.run(run_id)
+    assert before["status"] == status
+    assert host.post(f"{RUNS}/{order}", {"agent_run_id": run_id}) == {"agent_run_id": run_id, "banned": True}
+    assert host.run(run_id) == before
+    example = host.run(12345)
+    host.ban(12345)
+    assert host.run(12345) == example
+
+
+@pytest.mark.parametrize("scenario", ["quick", "pauses"])
+def test_a_ban_stops_a_run_that_has_not_ended_or_was_resumed_just_now(scenario: str) -> None:
+    host = Host()
+    run_id = host.create(scenario)
+    host.time.advance(5)
+    host.resume(run_id)
+    host.ban(run_id)
+    host.time.advance(30)
+    assert host.run(run_id)["status"] == "CANCELLED"
+    paused = host.create("pauses")
+    host.time.advance(5)
+    host.ban(paused)
+    assert host.run(paused)["status"] == "CANCELLED"
+
+
 def test_a_banned_run_can_be_resumed() -> None:
     host = Host()
     run_id = host.create("endless")

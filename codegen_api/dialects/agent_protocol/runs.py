@@ -19,6 +19,7 @@ from codegen_api.dialects.agent_protocol.answering import (
 )
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.bodies import RunBody, ask_of, refuse_what_is_not_offered
+from codegen_api.dialects.agent_protocol.keeping import keepable
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
 from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
 from codegen_api.identity import WRITE, Caller
@@ -139,6 +140,7 @@ async def _begin(
 ) -> Turn:
     """A new turn of the thread, or of one that is made for it."""
     refuse_what_is_not_offered(body)
+    keepable(metadata=body.metadata, config=body.config, context=body.context)
     agent = await agent_for(talk, caller, body.assistant_id)
     known: Sequence[Turn] = ()
     if thread is not None:

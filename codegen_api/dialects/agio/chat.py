@@ -17,7 +17,7 @@ from codegen_api.errors import Conflict
 from codegen_api.identity import WRITE, Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Agent, Conversation
-from codegen_api.upstreams import NewRun
+from codegen_api.upstreams import NewRun, require_few_bytes
 from codegen_api.web import Keeper, WantedOrganization, kept, needs
 
 router = routes_about("chat")
@@ -57,6 +57,7 @@ async def chat(
     agent = await agents.get(body.agent_id)
     if not is_enabled(agent):
         raise Conflict(f"Agent '{agent.id}' is disabled.")
+    require_few_bytes(body.metadata)
     session_id, fresh = await _session(talk, caller, body.session_id or new_id(), agent, body.message)
     own: dict[str, Json] = {} if body.user_id is None else {"user_id": body.user_id}
     ask = Ask(

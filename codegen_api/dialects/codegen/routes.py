@@ -135,8 +135,8 @@ async def ban_all_checks_for_agent_run(
     organization: Organization,
     body: Annotated[schemas.StopAgentRunInput, Body()],
 ) -> Response:
-    """Stop a run, and the checks of its pull request."""
-    await gateway.cancel(caller, organization, str(body.agent_run_id))
+    """Stop a run, and the checks of its pull request, also when the run is over."""
+    await gateway.cancel(caller, organization, str(body.agent_run_id), anyway=True)
     return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": True}))
 
 

@@ -231,7 +231,10 @@ class HealthOut(BaseModel):
     timestamp: str
     uptime_seconds: float
     upstream: dict[str, Any] = Field(
-        examples=[{"name": "codegen", "reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
+        description="`trouble` says what came last instead of an answer of use, `since` when that began.",
+        examples=[
+            {"name": "codegen", "reachable": True, "checked_at": "2026-11-20T12:00:00Z", "trouble": None, "since": None}
+        ],
     )
     issuer: str | dict[str, Any] = Field(
         description="Whoever signs JWTs, where these are taken.",
@@ -287,6 +290,7 @@ EVENT: dict[str, Any] = {
 Responses = dict[int | str, dict[str, Any]]
 
 _NO_TICKETS = ("tickets_not_configured", "This deployment has no key to seal and open tickets with.")
+_OVER = ("run_ended", "The run is over: there is nothing to stop any more.")
 
 
 def _responses(status: int, model: type[BaseModel], description: str, *errors: int) -> Responses:
@@ -311,7 +315,8 @@ RUN = _responses(200, RunOut, "The run.", 402)
 _REPLAYED = {"schema": {"type": "string"}, "description": "`true` where a repeat is answered as the first time."}
 RESUMED = _responses(200, RunOut, "The run.", 402, 409)
 RESUMED[200]["headers"] = {"Idempotent-Replayed": _REPLAYED}
-CANCELLED = _responses(200, RunOut, "The run, stopped.", 501)
+CANCELLED = _responses(200, RunOut, "The run, stopped.", 409, 501)
+CANCELLED[409] = _error(409, _OVER)
 LOGS = _responses(200, LogsOut, "The run and the stretch of its log.")
 LOGS[200]["headers"] = {
     "Link": {"schema": {"type": "string"}, "description": '`<path>; rel="next"` while there is more.'}

@@ -19,8 +19,9 @@ def faults() -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
-        logger.warning("the database cannot be used: %s", _kind(error))
-        raise StoreUnavailable from error
+        reason = f"the database cannot be used: {_kind(error)}"
+        logger.warning("%s", reason)
+        raise StoreUnavailable(reason=reason) from error
 
 
 def _kind(error: BaseException) -> str:
