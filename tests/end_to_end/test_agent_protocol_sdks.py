@@ -222,7 +222,7 @@ def test_every_method_of_the_javascript_sdk_works_or_is_refused_by_name(talking:
     assert told["joined"] == told["streamed"]
     names = [name for name, _ in told["streamed"]]
     assert names[0] == "metadata"
-    assert names[-2:] == ["values", "end"]
+    assert names[-4:] == ["values", "checkpoints", "debug", "end"]
     assert {*names} > {"messages", "messages/partial", "messages/complete", "updates", "custom", "tasks", "debug"}
     assert "" not in names
     numbers = [int(id.removeprefix(f"{begun['run_id']}_event_")) for _, id in told["streamed"]]  # noqa: A001
