@@ -48,6 +48,10 @@ from typing import ClassVar
 
 from codegen_api.runs import Json
 
+LONGEST_NAME = 255
+UNQUOTED = frozenset("'\"`<>&\\")
+"""What has a meaning where sentences are shown or searched."""
+
 
 @dataclass(frozen=True, slots=True)
 class Detail:
@@ -184,6 +188,15 @@ class QuotaExhausted(GatewayError):
 class NotFound(GatewayError):
     code = "not_found"
     default_message = "There is nothing here."
+
+    @classmethod
+    def named(cls, kind: str, name: str) -> "NotFound":
+        """There is no such ``kind`` of thing: in the words that clients know from elsewhere, and some look for.
+
+        A name is only quoted where it looks like one. What is long or strange may be anything.
+        """
+        quotable = len(name) <= LONGEST_NAME and name.isprintable() and not UNQUOTED & set(name)
+        return cls(f"{kind} '{name}' not found" if quotable else f"{kind} not found")
 
 
 class Unsupported(GatewayError):

@@ -19,6 +19,9 @@ Cursor: TypeAlias = int
 
 T = TypeVar("T")
 
+LINE_ENDS = {b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029", b"\xc2\x85": rb"\u0085"}
+"""What many readers take for the end of a line, though JSON does not, and how it is written instead."""
+
 ENTRY_OVERHEAD = 200
 """Bytes charged for a held entry beyond its text: the objects around it, as measured."""
 
@@ -211,21 +214,27 @@ Event: TypeAlias = Appended | Amended | Changed
 
 
 def to_json(value: Json) -> bytes:
-    """Encode to one line of JSON that every reader accepts.
+    """Encode to one line of JSON that every reader accepts, and takes for one line.
 
-    Text that is not valid Unicode (lone surrogates) is written ASCII-escaped; NaN and infinities become null.
+    Text that is not valid Unicode (lone surrogates) is written ASCII-escaped, and so are Unicode's line ends; NaN and
+    infinities become null.
 
     Raises:
         ValueError: the value cannot be written at all (nested too deeply).
     """
     try:
-        # copied, because orjson leaves room behind what it wrote, often more than that takes, and entries are held
-        return memoryview(orjson.dumps(value)).tobytes()
+        written = orjson.dumps(value)
     except TypeError:  # orjson knows neither lone surrogates nor integers beyond 64 bits
         try:
             return json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
         except RecursionError as error:
             raise ValueError("nested too deeply to be written as JSON") from error
+    if not written.isascii():
+        for end, escaped in LINE_ENDS.items():  # they can only stand in texts
+            if end in written:
+                written = written.replace(end, escaped)
+    # copied, because orjson leaves room behind what it wrote, often more than that takes, and entries are held
+    return memoryview(written).tobytes()
 
 
 def from_json(text: bytes | bytearray) -> Json:

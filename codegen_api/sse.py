@@ -7,12 +7,13 @@ does not take for ``stall_seconds`` aborts the connection instead of holding on,
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
+from fastapi import Depends, Header, Query, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from codegen_api.errors import InvalidCursor
+from codegen_api.errors import InvalidCursor, InvalidRequest
 from codegen_api.following import Position, close_running
 from codegen_api.telemetry import note
 
@@ -33,9 +34,13 @@ _POSITION = re.compile(r"([0-9]{1,18})(\.end)?", re.ASCII)
 
 
 def frame(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the protocol's own word
-    """One event. ``data`` is one line of JSON, in which a line break can only stand escaped."""
+    """One event. ``data`` is one line of JSON, in which a line break can only stand escaped.
+
+    The id comes last: there are clients that remember it before they have the rest of the frame, and a connection can
+    break anywhere.
+    """
     name = b"" if id is None else b"id: %b\n" % str(id).encode()
-    return b"%bevent: %b\ndata: %b\n\n" % (name, event.encode(), data)
+    return b"event: %b\ndata: %b\n%b\n" % (event.encode(), data, name)
 
 
 def line(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the same names as ``frame``
@@ -59,6 +64,49 @@ def parse_position(text: str) -> Position:
     if match is None:
         raise InvalidCursor
     return Position(int(match[1]), over=match[2] is not None)
+
+
+async def _last_event_id(
+    request: Request,
+    _header: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="Where to go on: the id of the last event seen.")
+    ] = None,
+    _query: Annotated[
+        str | None, Query(alias="last_event_id", description="The same, for the first connect of who sends no headers.")
+    ] = None,
+    _added: Annotated[
+        str | None, Query(alias="lastEventId", description="The same, as libraries add it when they come back.")
+    ] = None,
+) -> str | None:
+    """What a client says that it has seen last, if it says anything.
+
+    What a library adds to a URL is newer than what the URL was made with, so it counts before ``last_event_id``: in any
+    spelling, and of several the last, as they are put at the end.
+    """
+    added = [
+        text
+        for name, text in request.query_params.multi_items()
+        if text and name != "last_event_id" and re.sub("[_-]", "", name).lower() == "lasteventid"
+    ]
+    given = [request.headers.get("last-event-id"), *added[-1:], request.query_params.get("last_event_id")]
+    return next((text for text in given if text), None)
+
+
+LastEventId = Annotated[str | None, Depends(_last_event_id)]
+"""Where a stream is to go on, from wherever in the request clients say it."""
+
+
+async def _begins(request: Request) -> None:
+    """
+    Raises:
+        InvalidRequest: whoever asks wants to go on with what was begun.
+    """
+    if await _last_event_id(request):
+        raise InvalidRequest("This would begin another run: the stream of the first goes on where Location said.")
+
+
+Begins = Annotated[None, Depends(_begins)]
+"""For what begins a run and answers with its stream: some libraries ask for that again when it was cut."""
 
 
 async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:

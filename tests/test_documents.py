@@ -24,19 +24,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.end_to_end.processes import (
+    ALICE,
     BOB,
     ROOT,
+    WAIT,
     Sandbox,
     Server,
+    entry,
     eventually,
     gateway,
     held_port,
     plain_uvicorn,
+    sandbox,
     silent,
 )
-from tests.end_to_end.sdk import PAUSES, QUICK
+from tests.end_to_end.sdk import PAUSES, QUICK, run_of
 from tests.leaks import WATCH
 from tests.test_examples import browser
 from tests.tour import Running, ask, asking, events, javascript, names, notebook, python, shell, started
@@ -501,7 +506,7 @@ def test_agents_are_listed_described_and_deleted(site: Server) -> None:
     deleted = ask(site, "DELETE /api/agents/{agent_id}", agent_id="temporary")
     assert (deleted.status_code, deleted.content) == (204, b"")
     missed = ask(site, "GET /api/agents/{agent_id}", agent_id="temporary")
-    assert (missed.status_code, missed.json()["detail"]) == (404, "Agent 'temporary' not found.")
+    assert (missed.status_code, missed.json()["detail"]) == (404, "Agent 'temporary' not found")
 
 
 @pytest.fixture(scope="module")
@@ -666,6 +671,58 @@ def test_the_streaming_client_prints_events(site: Server, clients: list[Running]
     assert (listed[0]["type"], listed[-1]["type"]) == ("run_started", "run_completed")
     tools = {"tool_call_started", "tool_call_completed", "tool_call_failed"}  # there were these, too
     assert {event["type"] for event in listed[1:-1]} == {"content_delta", *tools}
+
+
+LINE_ENDS = "one\u2028two\u2029three\x85four"
+"""What Python's clients take for the ends of lines."""
+
+
+def ends_with_odd_lines(host: Sandbox, prompt: str) -> None:
+    """The agent says and does something with them, and has finished."""
+    run = run_of(host, prompt)
+    host.append(run, LINE_ENDS)
+    host.patch(run, append=[entry("I look", tool_output={LINE_ENDS: LINE_ENDS})], status="COMPLETE", result=LINE_ENDS)
+
+
+@pytest.mark.wire("json-one-line", "ndjson", "stream-events")
+def test_no_character_of_a_log_breaks_the_lines_of_documented_clients() -> None:
+    """All of them read with ``iter_lines`` of httpx, but for the last one. The host is one without limits."""
+    spoken = {"dialects": "native,agent_protocol,agio", "demo_token": "sandbox-alice"}
+    with sandbox() as host, gateway(host, **spoken, upstream_requests_per_minute=600) as site:
+        post(site, "/api/agents", {"name": "assistant"}, status=201)
+        read_odd_lines(site, host)
+
+
+def read_odd_lines(site: Server, host: Sandbox) -> None:
+    waits = '"metadata": {"scenario": "endless"}'
+    story = AGIO_STREAM.replace("Tell me a story", "Tell me of odd lines").replace('"stream"', f'{waits}, "stream"')
+    weather = HTTP.replace("What is the weather in San Francisco?", "What is an odd line?")
+    weather = weather.replace('"metadata": {"scenario": "quick", "speed": 4}', waits).replace(
+        "example-thread-123", "odd"
+    )
+    with started(site, story, sys.executable, "-") as chat, started(site, weather, sys.executable, "-") as run:
+        for prompt in ("Tell me of odd lines", "What is an odd line?"):
+            ends_with_odd_lines(host, prompt)
+        told = [json.loads(line) for line in chat.printed().split("\n") if line]
+        created, _, streamed = run.printed().partition("\n")
+    assert LINE_ENDS in told[-1]["response"]
+    assert any(LINE_ENDS in data.get("content", "") for data in told)
+    last = [event["data"] for event in events(streamed) if event["event"] == "values"][-1]
+    assert any(LINE_ENDS in message["content"] for message in last["messages"])
+    again = TERMINAL_3.replace("<run_id>", json.loads(created)["run_id"]).replace("example-thread-123", "odd")
+    assert events(shell(site, again.replace("import asyncio, httpx", "import asyncio, httpx, os"))) == events(streamed)
+
+    number = run_of(host, "What is an odd line?")
+    url = f"{site.url}/agent-runs/{number}/logs/stream"
+    with site.client.stream("GET", url, headers=ALICE) as live:
+        assert LINE_ENDS in [event["data"].get("thought") for event in events("\n".join(live.iter_lines()) + "\n")]
+    for_scripts = {**ALICE, "Accept": "application/x-ndjson"}
+    with site.client.stream("GET", url, headers=for_scripts) as live:
+        assert LINE_ENDS in [json.loads(line)["data"].get("thought") for line in live.iter_lines()]
+    with requests.get(url, headers=for_scripts, stream=True, timeout=WAIT) as answer:
+        answer.encoding = "utf-8"
+        lines = [json.loads(line) for line in answer.iter_lines(decode_unicode=True)]
+        assert LINE_ENDS in [line["data"].get("thought") for line in lines]
 
 
 EVENT_SOURCE = """

@@ -134,6 +134,27 @@ def test_what_is_no_json_is_not_read(text: bytes) -> None:
         from_json(text)
 
 
+ENDS = ["\x0a", "\x0b", "\x0c", "\x0d", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+"""Where Python's ``splitlines``, and so ``httpx`` and ``requests``, cut lines."""
+
+
+@pytest.mark.wire("json-one-line")
+@given(
+    st.lists(st.sampled_from([*ENDS, "\\", '"', "\u2027", "\u202a", "\xc2", "\x84", "\u0e85", "\ud800", "a"])).map(
+        "".join
+    )
+)
+def test_no_reader_cuts_a_text_in_two(text: str) -> None:
+    written = to_json({text: [text]})
+    assert len(written.decode().splitlines()) == 1
+    assert json.loads(written) == {text: [text]} == from_json(written)
+
+
+def test_what_is_taken_for_the_end_of_a_line_is_escaped_and_its_neighbours_are_not() -> None:
+    text = "a\u2027b\u2028c\u2029d\u202ae\x84f\x85g\\\u2028"
+    assert to_json(text).decode() == '"a\u2027b\\u2028c\\u2029d\u202ae\x84f\\u0085g\\\\\\u2028"'
+
+
 def test_what_is_nested_too_deeply_is_refused() -> None:
     value: list[Any] = []
     for _ in range(100_000):

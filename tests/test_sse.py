@@ -13,7 +13,7 @@ from codegen_api.errors import InvalidCursor
 from codegen_api.following import Position
 from codegen_api.runs import to_json
 from codegen_api.sse import HEARTBEAT, WRITE_BYTES, EventStream, beating, frame, line, parse_position, retry
-from tests.dialects.eventsource import parse
+from tests.dialects.eventsource import Early, parse
 from tests.test_runs import as_sent, values
 from tests.virtual import run
 
@@ -59,6 +59,7 @@ def test_what_goes_wrong_behind_a_silence_is_told() -> None:
 def test_no_text_breaks_the_frame_it_stands_in(events: list[tuple[str, Any, Any]]) -> None:
     sent = b"".join(frame(name, to_json(value), id_) + HEARTBEAT for name, value, id_ in events)
     last = ""
+    assert len(sent.decode().splitlines()) == sent.count(b"\n")
     received = parse(retry(2000) + sent)
     assert len(received) == len(events)
     for (name, value, id_), event in zip(events, received, strict=True):
@@ -74,10 +75,26 @@ def test_no_text_breaks_the_frame_it_stands_in(events: list[tuple[str, Any, Any]
 @given(names, values, ids)
 def test_no_text_breaks_the_line_it_stands_in(name: str, value: Any, id_: Any) -> None:
     sent = line(name, to_json(value), id_)
-    assert sent.count(b"\n") == 1
+    assert len(sent.decode().splitlines()) == sent.count(b"\n") == 1
     assert sent.endswith(b"\n")
     assert b"\r" not in sent
     assert json.loads(sent) == {"event": name, "id": None if id_ is None else str(id_), "data": as_sent(value)}
+
+
+@pytest.mark.wire("stream-frames")
+def test_who_remembers_an_id_before_its_frame_is_whole_loses_nothing_at_a_cut() -> None:
+    """But for a cut between the last two line ends: no order of lines helps there."""
+    frames = [frame("log", to_json({"n": n}), n) for n in (1, 2, 3)]
+    stream = b"".join(frames)
+    lost = []
+    for place in range(len(stream) + 1):
+        client = Early()
+        client.read(stream[:place])
+        client.cut()
+        client.read(b"".join(frames[int(client.last or 0) :]))
+        if [event.last_event_id for event in client.told] != ["1", "2", "3"]:
+            lost.append(place)
+    assert lost == [len(b"".join(frames[: n + 1])) - 1 for n in range(3)]
 
 
 def test_every_awkward_character_survives_the_way() -> None:

@@ -35,7 +35,7 @@ class Checkpoint:
         """
         found = _FORM.fullmatch(text)
         if found is None:
-            raise NotFound("There is no such checkpoint.")
+            raise NotFound.named("Checkpoint", text)
         return cls(found[1], BEFORE if found[2] == "input" else int(found[2]))
 
 
@@ -72,7 +72,7 @@ async def path(
         turn = turns.get(checkpoint.turn) or await store.turn(owner, checkpoint.turn)
         if turn is None or not _reaches(turn, checkpoint.offset):
             if asked_for:
-                raise NotFound("There is no such checkpoint.")
+                raise NotFound.named("Checkpoint", str(checkpoint))
             break
         asked_for = False
         if checkpoint.offset != BEFORE:

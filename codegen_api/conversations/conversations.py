@@ -104,7 +104,7 @@ class Conversations:
         checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
         there = await self.store.conversation(owner, conversation)
         if there is None:
-            raise NotFound("There is no such conversation.")
+            raise NotFound.named("Conversation", conversation)
         known = await self.store.turns(owner, conversation)
         if known and known[0].state.active:
             known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
@@ -120,7 +120,7 @@ class Conversations:
         owner = owner_of(caller)
         turn = await self.store.turn(owner, id)
         if turn is None:
-            raise NotFound("There is no such turn.")
+            raise NotFound.named("Run", id)
         return await self._turns.settled(caller, owner, turn) if settled and turn.state.active else turn
 
     async def require_right(self, caller: Caller, turn: Turn) -> None:
@@ -157,7 +157,7 @@ class Conversations:
         while True:
             begun = self._turns.next_begun
             if await self.store.conversation(owner, conversation) is None:
-                raise NotFound("There is no such conversation.")
+                raise NotFound.named("Conversation", conversation)
             turns = await self.store.turns(owner, conversation, limit=1)
             if turns and turns[0].number > number:
                 turns = await self.store.turns(owner, conversation, newest_first=False)
@@ -241,9 +241,9 @@ class Conversations:
         if any(turn.id == checkpoint.turn for turn in known):
             turn = path[-1].turn if checkpoint.offset > 0 else None
             if turn is not None and turn.end is None and not await self.has(caller, turn, checkpoint.offset):
-                raise NotFound("There is no such checkpoint.")
+                raise NotFound.named("Checkpoint", str(checkpoint))
         elif not await self._inherits(owner, conversation, checkpoint, known):
-            raise NotFound("There is no such checkpoint.")
+            raise NotFound.named("Checkpoint", str(checkpoint))
         return path
 
     async def _inherits(self, owner: str, conversation: str, checkpoint: Checkpoint, known: Sequence[Turn]) -> bool:

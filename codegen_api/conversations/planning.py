@@ -117,7 +117,7 @@ class Planning:
         told = [(USER, text_of(message)) for message in stretch.turn.messages]
         entries = await self._reading.entries(caller, owner, stretch)
         if stretch.upto is not None and len(entries) < stretch.upto:
-            raise NotFound("There is no such checkpoint.")
+            raise NotFound.named("Checkpoint", f"{stretch.turn.id}.{stretch.upto}")
         for step in map(self._gateway.step, entries):
             if step.kind is StepKind.ACTION:
                 told.append((f"Tool {step.tool}", f"{step.text}\n{_json(step.input)} -> {_json(step.output)}"))

@@ -117,7 +117,7 @@ class Starting:
         except Busy as busy:
             raise ConversationBusy from busy
         except KeyError as gone:
-            raise NotFound("There is no such conversation.") from gone
+            raise NotFound.named("Conversation", turn.conversation) from gone
         if not await self._follows(owner, turn, latest):
             await self._store.remove_turn(owner, turn.id)
             raise ConversationBusy("There has been another turn in the meantime; ask again.")

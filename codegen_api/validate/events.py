@@ -29,7 +29,7 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, Non
         if len(rest) > LONGEST:
             raise NotEvents
         for line in lines:
-            # not str.splitlines: U+2028 and its like stand unescaped in JSON
+            # not str.splitlines: U+2028 and its like may stand unescaped in JSON
             name, _, value = line.removesuffix(b"\r").decode(errors="replace").partition(":")
             value = value.removeprefix(" ")
             if name == "data" and "data" in fields:

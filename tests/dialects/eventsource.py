@@ -1,7 +1,37 @@
 """A parser of event streams, after the WHATWG HTML standard, section 9.2.6: what a browser would dispatch."""
 
+from __future__ import annotations
+
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Early:
+    """A client that remembers an id as soon as its line is whole, as some libraries do; ``told`` are the events that
+    it has dispatched.
+    """
+
+    last: str = ""
+    told: list[Event] = field(default_factory=list)
+    _frame: bytes = b""
+    _line: bytes = b""
+
+    def read(self, stream: bytes) -> None:
+        for byte in (stream[place : place + 1] for place in range(len(stream))):
+            self._frame += byte
+            self._line += byte
+            if byte == b"\n":
+                if self._line.startswith(b"id:"):
+                    self.last = self._line[3:].strip().decode()
+                if self._line == b"\n":
+                    self.told += parse(self._frame)
+                    self._frame = b""
+                self._line = b""
+
+    def cut(self) -> None:
+        """The connection breaks: what was not dispatched is thrown away."""
+        self._frame = self._line = b""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Came
-from codegen_api.dialects.agent_protocol.events import MODES, Teller, position
+from codegen_api.dialects.agent_protocol.events import FINAL_STATE, MODES, Teller, position
 from codegen_api.dialects.agent_protocol.wording import PLACES, Place, Wording, number
 from codegen_api.runs import LogEntry, RunRef
 from codegen_api.stores import Turn, TurnState
@@ -110,13 +111,46 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
     late = data.draw(st.lists(st.sampled_from(actions), unique=True) if actions else st.just([]))
     again = told(log, sorted(modes))
     live = told(log, sorted(modes), cuts=cuts, late=late)
-    assert [(name, n) for name, n, _ in live] == [(name, n) for name, n, _ in again]
-    numbers = [n for _, n, _ in again]
-    assert numbers == sorted(set(numbers)), "each id once, in order"
+    final = ("values", number(len(log) + 1, FINAL_STATE))  # what was late may only stand there
+
+    def told_of(events: Sequence[Event]) -> list[tuple[str, int]]:
+        """What was told, whether or not an answer was missing in a state."""
+        kept = [(name, n - n % 2 if name == "values" else n) for name, n, _ in events]
+        return [each for each in kept if each != final]
+
+    assert told_of(live) == told_of(again)
+    for each in (live, again):
+        numbers = [n for _, n, _ in each]
+        assert numbers == sorted(set(numbers)), "each id once, in order"
     assert again[0][0] == "metadata"
     assert again[-1][0] == "end"
     if "values" in modes:  # whatever was late, in the end everybody has the same
-        assert live[-2][2] == again[-2][2]
+        assert states(live)[-1] == states(again)[-1]
+
+
+def states(events: Sequence[Event]) -> list[Any]:
+    return [data for name, _, data in events if name == "values"]
+
+
+@given(log=logs(), cuts=st.lists(st.integers(0, 8)), data=st.data())
+def test_each_state_has_news(log: list[LogEntry], cuts: list[int], data: Any) -> None:
+    """However entries come, and behind whatever event a reader comes back who misses no change."""
+    actions = [o for o, one in enumerate(log, 1) if one.amendable and not one.open]
+    late = data.draw(st.lists(st.sampled_from(actions), unique=True) if actions else st.just([]))
+    told_states = states(told(log, ["values"], cuts=cuts, late=late))
+    assert all(one != other for one, other in pairwise(told_states))
+
+
+def test_who_comes_back_behind_a_state_gets_it_again_only_when_an_answer_was_missing_in_it() -> None:
+    log = [entry(1, "ACTION", tool="run", output="late"), entry(2, text="x")]
+    live, again = told(log, ["values"], late=[1]), told(log, ["values"])
+    assert states(live)[-1] == states(again)[-1] != states(live)[-2]  # who was here all the time gets it at the end
+    without, whole = (
+        next(n for name, n, _ in events[::-1] if name == "values" and n < number(3, 0)) for events in (live, again)
+    )
+    assert whole == without + 1
+    assert states(told(log, ["values"], after=without)) == [states(again)[-1]]
+    assert states(told(log, ["values"], after=whole)) == []
 
 
 @given(log=logs(), modes=MODE_SETS, data=st.data())
@@ -124,7 +158,13 @@ def test_from_any_id_on_a_reader_gets_just_what_is_missing(log: list[LogEntry], 
     whole = told(log, sorted(modes))
     seen = data.draw(st.integers(0, len(whole)))
     after = whole[seen - 1][1] if seen else 0
-    assert whole[:seen] + told(log, sorted(modes), after=after) == whole
+    rest = told(log, sorted(modes), after=after)
+    final = [each for each in rest if each[:2] == ("values", number(len(log) + 1, FINAL_STATE)) and each not in whole]
+    if final:  # behind another event nobody knows what was in the state before it
+        assert any(one.amendable for one in log)
+        assert modes != {"values"}
+        rest.remove(final[0])
+    assert whole[:seen] + rest == whole
 
 
 def test_an_action_is_answered_before_anything_of_the_next_entry() -> None:

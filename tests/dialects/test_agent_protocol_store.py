@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph_sdk.errors import APIStatusError, NotFoundError, UnprocessableEntityError
+from langgraph_sdk.errors import APIStatusError, UnprocessableEntityError
 
 from codegen_api.dialects.agent_protocol import items
 from codegen_api.stores import ANSWER_BYTES
@@ -29,8 +29,18 @@ def test_an_item_is_put_got_replaced_and_deleted() -> None:
             assert second["updated_at"] > first["updated_at"]
             for _ in range(2):
                 await client.store.delete_item(AT, "tea")
-            with pytest.raises(NotFoundError, match="no such item"):
-                await client.store.get_item(AT, "tea")
+            assert await client.store.get_item(AT, "tea") is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("query", ["namespace=users.ann&key=coffee", "namespace=users&key=tea", "key=tea"])
+def test_an_item_that_is_not_there_is_null_as_the_sdks_expect_it(query: str) -> None:
+    async def main() -> None:
+        async with speaking() as site, client_of(site) as client:
+            await client.store.put_item(AT, "tea", {"likes": "green"})
+            answer = await site.get(f"/store/items?{query}")
+            assert (answer.status_code, answer.json()) == (200, None)
 
     run(main())
 
@@ -39,8 +49,7 @@ def test_items_are_everybodys_own() -> None:
     async def main() -> None:
         async with speaking() as site, client_of(site) as client, client_of(site, "bob") as other:
             await client.store.put_item(AT, "tea", {"likes": "green"})
-            with pytest.raises(NotFoundError):
-                await other.store.get_item(AT, "tea")
+            assert await other.store.get_item(AT, "tea") is None
             assert await other.store.search_items(()) == {"items": []}
             assert await other.store.list_namespaces() == {"namespaces": []}
             await other.store.delete_item(AT, "tea")

@@ -3,6 +3,9 @@ asked in ``test_conversation_strangers.py``.
 """
 
 from typing import Any
+from urllib.parse import quote
+
+import pytest
 
 from tests.dialects.sdk import client_of, speaking
 from tests.dialects.site import run
@@ -32,13 +35,47 @@ def test_an_assistant_of_somebody_else_answers_nobody() -> None:
     async def main() -> None:
         async with speaking() as site, client_of(site) as client:
             await client.assistants.create("agent", assistant_id=THEIRS)
-            told = []
+            told = set()
             for id in (THEIRS, MISSING):  # noqa: A001
                 body = {**BODY, "assistant_id": id}
                 for path in ("/threads/t/runs", "/runs", "/runs/wait", "/runs/stream"):
                     answer = await site.post(path, body, token="bob")
-                    told.append((answer.status_code, answer.json()["message"]))
-            assert set(told) == {(404, "There is no such assistant.")}
+                    told.add((answer.status_code, answer.json()["message"].replace(id, "x")))
+            assert told == {(404, "Assistant 'x' not found")}
             assert site.host.runs == {}
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("id", "quoted"),
+    [
+        ("somewhere", True),
+        ("Gespr\u00e4ch 1: 2", True),
+        ("x" * 255, True),
+        ("x" * 256, False),
+        ("y" * 10_000, False),
+        ("<img src=x>", False),
+        ("it's", False),
+        ('a "b"', False),
+        ("a\u2028b", False),
+        ("a\nb", False),
+        ("a\u202eb", False),
+    ],
+)
+def test_what_is_not_there_is_said_in_the_words_that_clients_look_for(id: str, quoted: bool) -> None:  # noqa: A002
+    async def main() -> None:
+        async with speaking() as site:
+            place = quote(id, safe="")
+            asked = {
+                "Thread": await site.get(f"/threads/{place}/state"),
+                "Assistant": await site.get(f"/assistants/{place}"),
+                "Run": await site.get(f"/threads/t/runs/{place}"),
+            }
+            for kind, answer in asked.items():
+                named = f"{kind} '{id}' not found" if quoted else f"{kind} not found"
+                told = answer.json()
+                assert (answer.status_code, told["error"], told["code"]) == (404, "not_found", "not_found")
+                assert told["message"] == told["detail"] == named
 
     run(main())

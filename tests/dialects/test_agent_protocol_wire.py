@@ -11,8 +11,9 @@ from codegen_api import errors
 from codegen_api.dialects.agent_protocol.wire import KINDS, STATUSES, render_error
 from codegen_api.stores import TurnState
 from codegen_api.web import STATUSES as HTTP_STATUSES
+from tests.dialects.eventsource import parse
 from tests.dialects.routes import routes
-from tests.dialects.sdk import speaking
+from tests.dialects.sdk import client_of, say, speaking
 from tests.dialects.site import Site, gateway_app, run
 from tests.dialects.test_native_errors import KINDS as EVERY
 from tests.dialects.test_native_errors import TABLE
@@ -198,5 +199,42 @@ def test_no_query_breaks_anything(query: str) -> None:
         async with speaking() as site:
             for path in (f"/assistants?{query}", f"/store/items?key=%00&namespace=%ED%A0%80&{query}", "/store/items"):
                 await sent(site, "GET", path, b"")
+
+    run(main())
+
+
+@pytest.mark.wire("position-names")
+@pytest.mark.parametrize("path", ["GET /threads/t/runs/{run}/stream", "POST /runs/{run}/stream"])
+def test_a_stream_goes_on_behind_the_last_event_wherever_a_library_writes_its_id(path: str) -> None:
+    async def main() -> None:
+        async with speaking() as site, client_of(site) as client:
+            await client.threads.create(thread_id="t")
+            turn = await say(site, "t", "Say it")
+            assert turn.run is not None
+            hosted = site.host.runs[turn.run.id]
+            hosted.append(3, text="I think.")
+            hosted.status = "COMPLETE"
+            method, _, place = path.format(run=turn.id).partition(" ")
+            whole = parse((await site.ask(method, place)).content)
+            last = whole[2].last_event_id
+            for query in (f"lastEventId={last}", f"last_event_id={whole[0].last_event_id}&lastEventID={last}"):
+                assert parse((await site.ask(method, f"{place}?{query}")).content) == whole[3:]
+            by_header = await site.ask(method, f"{place}?lastEventId=x", headers={"Last-Event-ID": last})
+            assert parse(by_header.content) == whole[3:]
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["/threads/t/runs/stream", "/runs/stream"])
+@pytest.mark.parametrize(
+    "given", [{"headers": {"Last-Event-ID": "x_event_2"}}, {"params": {"lastEventId": "x_event_2"}}]
+)
+def test_who_asks_for_a_run_again_because_its_stream_was_cut_begins_no_other(path: str, given: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            body = {"assistant_id": "agent", "input": {"messages": [{"role": "user", "content": "Hello!"}]}}
+            answer = await site.ask("POST", path, json=body, **given)
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+            assert not site.host.runs
 
     run(main())

@@ -73,7 +73,7 @@ def test_an_agent_is_made_read_changed_and_deleted() -> None:
             assert (gone.status_code, gone.content) == (204, b"")
             for method in ("GET", "PUT", "DELETE"):
                 answer = await site.ask(method, "/api/agents/reviewer", **({"json": {}} if method == "PUT" else {}))
-                assert (answer.status_code, answer.json()["detail"]) == (404, "Agent 'reviewer' not found.")
+                assert (answer.status_code, answer.json()["detail"]) == (404, "Agent 'reviewer' not found")
 
     run(main())
 

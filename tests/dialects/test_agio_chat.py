@@ -161,7 +161,18 @@ def test_what_cannot_begin_is_an_error_before_any_stream(stream: bool | None) ->
                 assert "detail" in answer.json()
             assert not site.host.runs
             missing = (await site.post("/api/chat", {"agent_id": "unheard-of", "message": "Hello!"})).json()
-            assert missing["detail"] == missing["error"] == "Agent 'unheard-of' not found."
+            assert missing["detail"] == missing["error"] == "Agent 'unheard-of' not found"
+
+    run(main())
+
+
+@pytest.mark.parametrize("given", [{"headers": {"Last-Event-ID": "3"}}, {"params": {"lastEventId": "3"}}])
+def test_who_asks_for_a_chat_again_because_its_stream_was_cut_begins_no_other_run(given: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            answer = await site.ask("POST", "/api/chat", json={"agent_id": "assistant", "message": "Hello!"}, **given)
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+            assert not site.host.runs
 
     run(main())
 

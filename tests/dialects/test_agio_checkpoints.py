@@ -63,7 +63,7 @@ def test_the_checkpoints_of_a_run_that_is_none_are_not_found() -> None:
         async with speaking() as site:
             for method in ("GET", "POST"):
                 answer = await site.ask(method, "/api/checkpoints/runs/nothing/checkpoints")
-                assert (answer.status_code, answer.json()["detail"]) == (404, "Run 'nothing' not found.")
+                assert (answer.status_code, answer.json()["detail"]) == (404, "Run 'nothing' not found")
 
     run(main())
 

@@ -281,7 +281,7 @@ def test_what_is_over_cannot_be_controlled_any_more() -> None:
 def test_a_run_that_nobody_knows_is_not_found(what: str) -> None:
     async def main() -> None:
         async with speaking() as site:
-            assert await refused(site, "nothing", what) == (404, "Run 'nothing' not found.")
+            assert await refused(site, "nothing", what) == (404, "Run 'nothing' not found")
 
     run(main())
 

@@ -109,7 +109,8 @@ def test_the_events_of_a_run_can_be_listed() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("by", ["header", "query"])
+@pytest.mark.wire("position-names")
+@pytest.mark.parametrize("by", ["header", "last_event_id=", "last_event_id=0&lastEventId=", "lastEventID="])
 def test_a_stream_goes_on_behind_any_event(by: str) -> None:
     async def main() -> None:
         async with speaking() as site:
@@ -123,7 +124,7 @@ def test_a_stream_goes_on_behind_any_event(by: str) -> None:
                 back = (
                     following(site, run_id, event.id)
                     if by == "header"
-                    else Reading(site, "GET", f"/api/runs/{run_id}/events?last_event_id={event.id}")
+                    else Reading(site, "GET", f"/api/runs/{run_id}/events?{by}{event.id}")
                 )
                 told = await back.end()
                 assert [(e.name, e.data) for e in told] == [(e.name, e.data) for e in events[index + 1 :]]

@@ -108,7 +108,7 @@ def test_ids_are_understood_in_the_forms_of_both_families() -> None:
         "..",
         "\N{FULLWIDTH DIGIT ONE}" * 32,
     ):
-        with pytest.raises(NotFound, match="There is no such session"):
+        with pytest.raises(NotFound, match=r"^Session .*not found$"):
             kept_id(text, "session")
 
 
@@ -364,8 +364,9 @@ def test_the_older_family_is_told_of_messages_only_and_counts_them() -> None:
         "message.assistant",
     ]
     shown = next(each for each in frames if each.kind == "message.user").frame.decode()
-    assert shown.startswith(f"id: {events[0].spot.number}\nevent: message.user\ndata: ")
-    payload = json.loads(shown.splitlines()[2].removeprefix("data: "))
+    assert shown.startswith("event: message.user\ndata: ")
+    assert shown.endswith(f"\nid: {events[0].spot.number}\n\n")
+    payload = json.loads(shown.splitlines()[1].removeprefix("data: "))
     assert set(payload) == {"message_id", "role", "content", "controls", "metadata", "tags"}
     assert sum(not each.frame for each in frames) == len(events) - len(kinds)
     listed = [event_fields_below(event) for event in filter(is_message, events)]

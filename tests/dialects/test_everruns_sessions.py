@@ -721,6 +721,7 @@ def test_events_come_live_for_who_accepts_a_stream_and_as_a_list_for_others() ->
     run(main())
 
 
+@pytest.mark.wire("position-names")
 def test_a_browser_that_comes_back_says_in_the_header_what_it_has() -> None:
     async def main() -> None:
         async with speaking() as site:
@@ -734,6 +735,11 @@ def test_a_browser_that_comes_back_says_in_the_header_what_it_has() -> None:
             again = Listening(site, path, **{"Last-Event-ID": expected[1]})
             await again.until("session.idled")
             assert [event.last_event_id for event in again.events[1:]] == expected[2:]
+            for name in ("lastEventId", "last_event_id", "lastEventID"):  # where a library cannot send the header
+                library = Listening(site, f"{path}&{name}={expected[1]}")
+                await library.until("session.idled")
+                assert [event.last_event_id for event in library.events[1:]] == expected[2:]
+                await library.leave()
             everything = Listening(site, f"{talk.flat}/sse?after_sequence=0")
             await everything.until("session.idled", 2)
             assert everything.kinds.count("turn.started") == 2

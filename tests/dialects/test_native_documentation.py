@@ -148,7 +148,14 @@ def test_the_stream_s_events_are_described() -> None:
         assert f"`{event}`" in response["description"]
     assert "204" in operation["responses"]
     parameters = {(parameter["in"], parameter["name"].lower()) for parameter in operation["parameters"]}
-    assert parameters >= {("path", "id"), ("query", "last_event_id"), ("query", "skip"), ("query", "ticket")}
+    assert parameters >= {
+        ("path", "id"),
+        ("header", "last-event-id"),
+        ("query", "last_event_id"),
+        ("query", "lasteventid"),
+        ("query", "skip"),
+        ("query", "ticket"),
+    }
 
 
 @pytest.mark.wire("documentation")

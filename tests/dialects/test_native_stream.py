@@ -98,7 +98,7 @@ def test_there_is_no_204_for_who_reads_lines() -> None:
     run(main())
 
 
-@pytest.mark.wire("position-sources", "position-continues", "end-known")
+@pytest.mark.wire("position-sources", "position-names", "position-continues", "end-known")
 @pytest.mark.parametrize(
     ("query", "header", "ids"),
     [
@@ -110,6 +110,17 @@ def test_there_is_no_204_for_who_reads_lines() -> None:
         ("?last_event_id=&skip=2", None, ["3", "3.end"]),
         ("?last_event_id=1.end", None, ["2", "3", "3.end"]),
         ("?skip=3", None, ["3.end"]),
+        ("?lastEventId=2", None, ["3", "3.end"]),
+        ("?last_event_id=0&lastEventId=2", None, ["3", "3.end"]),
+        ("?lastEventId=2&last_event_id=0&skip=1", None, ["3", "3.end"]),
+        ("?lastEventId=1&lastEventId=2", None, ["3", "3.end"]),
+        ("?lastEventID=2", None, ["3", "3.end"]),
+        ("?Last-Event-ID=2&skip=1", None, ["3", "3.end"]),
+        ("?lasteventid=2", None, ["3", "3.end"]),
+        ("?last_event_id=1&lastEventId=", None, ["2", "3", "3.end"]),
+        ("?lastEventId=1", "2", ["3", "3.end"]),
+        ("?lastEventId=2.end", None, ["3", "3.end"]),
+        ("?xlastEventId=2&lastEventIds=2", None, ["1", "2", "3", "3.end"]),
     ],
 )
 def test_a_position_is_taken_from_the_header_else_from_the_url(query: str, header: str | None, ids: list[str]) -> None:
@@ -123,7 +134,7 @@ def test_a_position_is_taken_from_the_header_else_from_the_url(query: str, heade
 
 @pytest.mark.wire("position-form")
 @pytest.mark.parametrize("text", ["x", "-1", "3.end.end", "9" * 19, "1 2"])
-@pytest.mark.parametrize("where", ["header", "query"])
+@pytest.mark.parametrize("where", ["header", "last_event_id", "lastEventId"])
 def test_a_position_that_is_none_is_400_and_no_run_is_asked_for(text: str, where: str) -> None:
     async def main() -> None:
         host = a_host()
@@ -131,7 +142,7 @@ def test_a_position_that_is_none_is_400_and_no_run_is_asked_for(text: str, where
             if where == "header":
                 answer = await site.get(STREAM, headers={"Last-Event-ID": text})
             else:
-                answer = await site.get(STREAM, params={"last_event_id": text})
+                answer = await site.get(STREAM, params={where: text})
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_last_event_id")
         assert set(host.calls) == {"identify"}
 
@@ -187,7 +198,7 @@ def test_who_reconnects_into_trouble_is_told_to_come_back(error: errors.GatewayE
 
 
 @pytest.mark.wire("trouble-on-reconnect", "ndjson")
-@pytest.mark.parametrize("query", ["?last_event_id=2", "?skip=0", "?last_event_id=2.end"])
+@pytest.mark.parametrize("query", ["?last_event_id=2", "?skip=0", "?last_event_id=2.end", "?lastEventId=2"])
 def test_a_reconnect_is_known_by_any_position(query: str) -> None:
     async def main() -> None:
         host = a_host()

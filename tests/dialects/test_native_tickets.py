@@ -149,6 +149,8 @@ def test_positions_stand_beside_a_ticket() -> None:
             answer = await opened(site, url + "&last_event_id=2", headers={"Last-Event-ID": "3"})
             assert "event: log\n" not in answer.text
             assert "event: end\n" in answer.text
+            again = parse((await opened(site, url + "&last_event_id=0&lastEventId=2")).content)
+            assert summary(again)[-2:] == [("log", "3"), ("end", "3.end")]
             assert (await opened(site, url, headers={"Last-Event-ID": "3.end"})).status_code == 204
             assert code(await opened(site, url + "&last_event_id=x")) == (400, "invalid_last_event_id")
             answer = await opened(site, url, headers={"Accept": "application/x-ndjson"})

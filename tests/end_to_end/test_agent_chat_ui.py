@@ -250,7 +250,7 @@ def test_a_run_goes_on_when_the_page_is_left_and_is_there_when_it_comes_back(pag
 
 
 def test_what_is_refused_can_be_read_by_the_page(page: Page) -> None:
-    assert page.ask("GET", "/threads/not-there/state", status=404)["detail"] == "There is no such thread."
+    assert page.ask("GET", "/threads/not-there/state", status=404)["detail"] == "Thread 'not-there' not found"
     assert page.ask("POST", "/threads/not-there/history", {"limit": 10}, status=404)["error"] == "not_found"
     page.key = "sandbox-mallory"
     assert page.ask("POST", "/threads/search", {}, status=401)["code"] == "invalid_token"

@@ -44,7 +44,7 @@ async def agent_for(talk: Conversations, caller: Caller, assistant_id: str) -> A
         return BUILT_IN
     agent = await talk.store.agent(owner_of(caller), assistant_id)
     if agent is None or agent.archived:
-        raise NotFound("There is no such assistant.")
+        raise NotFound.named("Assistant", assistant_id)
     return agent
 
 

@@ -216,7 +216,7 @@ async def set_latest_assistant_version(
     """Make a version the latest. As earlier ones are not kept, only the latest one can be named."""
     agent = await agent_for(talk, caller, assistant_id)
     if body.version != agent.version:
-        raise NotFound("There is no such version: only the latest one is kept.")
+        raise NotFound(f"Version {body.version} not found: only the latest one is kept")
     return json_response(to_json(assistant_fields(agent)))
 
 

@@ -2,7 +2,8 @@
 
 Everything is a function of the turn's log, so that each instance tells the same, live or again. An id is
 ``{turn}_event_{n}`` with n = 32 x the entry's number in the turn + twice the event's place among those of the entry,
-and one more for what ``debug`` tells of it; metadata comes before the first entry, ``end`` behind the last.
+and one more for what ``debug`` tells of it, and for a state in which no tool's answer is missing; metadata comes before
+the first entry, ``end`` behind the last.
 
 An action is closed when its output is there, a later entry has come, or the turn is over. What its tool answered comes
 then, before anything of the next entry.
@@ -32,6 +33,10 @@ MODES = (
     "checkpoints",
     "debug",
 )
+
+CHECKPOINTS = frozenset({"checkpoints", "debug"})
+WHOLE_STATES = CHECKPOINTS | {"values"}
+"""The modes that tell whole states."""
 
 
 # before the first entry, and behind the last
@@ -91,10 +96,13 @@ class Teller:
         self._offset = 0
         self._open: Told | None = None
         # whole states: what has been said, and where in it an entry's messages are
-        self._states = bool(modes & {"values", "checkpoints", "debug"})
+        self._states = bool(modes & WHOLE_STATES)
         self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
         self._at: dict[tuple[int, bool], int] = {}
         self._told = len(self._messages)
+        # what the reader's last state lacks: something that was said, or perhaps what was amended since
+        self._said = self._doubtful = self._amendable = False
+        self._unanswered: set[int] = set()
 
     def begin(self) -> bytes:
         """What comes before the first entry."""
@@ -124,6 +132,7 @@ class Teller:
         if turn.answer is not None:
             message = answer(turn.id, turn.answer)
             self._messages.append(to_json(message))
+            self._said = True
             out.append(Frames.of(self._wording.message(last, message)).behind(self.after))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
@@ -135,7 +144,7 @@ class Teller:
             kind = "OutcomeUnknown" if turn.state is TurnState.UNKNOWN else "RunFailed"
             failure = to_json({"error": kind, "message": turn.error or "The run has failed."})
             out.append(self._frame("error", failure, last, FAILURE))
-        elif "values" in self._modes:
+        elif "values" in self._modes and (self._said or self._doubtful or final):
             out.append(self._frame("values", self._state(final), last, FINAL_STATE))
         out.append(self._frame("end", to_json({"status": self._statuses[turn.state]}), last, END))
         return b"".join(out)
@@ -148,23 +157,30 @@ class Teller:
     # -- one entry ----------------------------------------------------------------------------------------------------
 
     def _arrive(self, told: Told, out: list[bytes]) -> None:
+        self._amendable |= told.entry.amendable
         self._send(told.arrival, out)
         if told.ai is not None:
             self._say(told.ai, tool=False)
         if told.tool is None:
             self._whole(("agent",), out)
             return
-        if self._affordable() and "values" in self._modes:
-            out.append(self._frame("values", self._state(), self._offset, Place.STATE))
+        if self._said and "values" in self._modes and self._affordable():
+            out.append(self._values(Place.STATE))
         self._send(told.begun, out)
         self._open = told
+        if not told.closed:
+            self._unanswered.add(self._offset)
         if told.closed:
             self._close(out)
 
     def _amend(self, offset: int, told: Told, out: list[bytes]) -> None:
         for message, tool in ((told.ai, False), (told.tool, True)):
-            if message is not None and (offset, tool) in self._at:
-                self._messages[self._at[offset, tool]] = message
+            place = self._at.get((offset, tool))
+            if message is not None and place is not None and self._messages[place] != message:
+                self._messages[place] = message
+                self._doubtful = True
+        if told.closed:
+            self._unanswered.discard(offset)
         if self._open is not None and offset == self._offset:
             self._open = told
             if told.closed:
@@ -186,6 +202,7 @@ class Teller:
         if self._states:
             self._at[self._offset, tool] = len(self._messages)
             self._messages.append(message)
+            self._said = True
 
     # -- whole states -------------------------------------------------------------------------------------------------
 
@@ -196,19 +213,30 @@ class Teller:
         return True
 
     def _whole(self, following: Sequence[str], out: list[bytes]) -> None:
-        """The state behind an entry, if it may be told again."""
-        if not self._affordable():
+        """The state behind an entry, if there is something new in it, and the checkpoint; if it may be told again."""
+        news = self._said and "values" in self._modes
+        if not (news or self._modes & CHECKPOINTS) or not self._affordable():
             return
-        if "values" in self._modes:
-            out.append(self._frame("values", self._state(), self._offset, Place.WHOLE_STATE))
+        if news:
+            out.append(self._values(Place.WHOLE_STATE))
         out += self._checkpoint(self._offset, Place.CHECKPOINT, following)
+
+    def _values(self, place: Place) -> bytes:
+        """The state behind an entry. One in which every tool has answered has the next number, so that who had it
+        before gets it again.
+        """
+        n, frame = self._wording.frame("values", self._state(), self._offset, place, again=not self._unanswered)
+        self._said = False
+        # of who has something behind it, nobody knows which of both they had
+        self._doubtful = n < self.after and self._amendable
+        return frame if n > self.after else b""
 
     def _state(self, more: Mapping[str, Json] | None = None) -> bytes:
         rest = b"" if not more else b"," + to_json(more)[1:-1]
         return b'{"messages":[%b]%b}' % (b",".join(self._messages), rest)
 
     def _checkpoint(self, offset: int, place: int, following: Sequence[str] = ("agent",)) -> list[bytes]:
-        if not self._modes & {"checkpoints", "debug"}:
+        if not self._modes & CHECKPOINTS:
             return []
         parent = str(Checkpoint(self._turn.id, offset - 1)) if offset else self._turn.parent
         described = to_json(

@@ -12,7 +12,7 @@ from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import begins, holds, mentions, understood
 from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_offered
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
-from codegen_api.errors import Detail, NotFound, NotOffered, Rejected
+from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import to_json
 from codegen_api.stores import ANSWER_BYTES, Item
@@ -64,7 +64,7 @@ async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem,
 @router.get(
     "/store/items",
     summary="Get an item",
-    responses=answers.answers(200, answers.StoreItem, "The item."),
+    responses=answers.answers(200, answers.StoreItem | None, "The item, or null."),
     openapi_extra=needs(READ),
 )
 async def get_item(
@@ -73,12 +73,10 @@ async def get_item(
     key: Annotated[str, Query()],
     namespace: Annotated[list[str] | None, Query(description="Labels with dots between them, or one by one.")] = None,
 ) -> Response:
-    """The value under a key in a namespace."""
+    """The value under a key in a namespace; null where there is none."""
     labels = [label for part in namespace or () for label in part.split(".")]
     item = await talk.store.item(owner_of(caller), labels, key)
-    if item is None:
-        raise NotFound("There is no such item.")
-    return json_response(to_json(item_fields(item)))
+    return json_response(to_json(None if item is None else item_fields(item)))
 
 
 @router.delete(

@@ -24,6 +24,7 @@ from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
 from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
 from codegen_api.identity import WRITE, Caller
 from codegen_api.runs import to_json
+from codegen_api.sse import Begins
 from codegen_api.stores import Turn
 from codegen_api.web import Keeper, WantedOrganization, json_response, needs
 
@@ -54,6 +55,7 @@ async def stream_run(
     request: Request,
     talk: Keeper,
     caller: Asker,
+    _: Begins,
     wanted: WantedOrganization,
     thread_id: str,
     body: Annotated[RunBody, Body()],
@@ -98,7 +100,12 @@ async def create_stateless_run(
     openapi_extra=needs(WRITE),
 )
 async def stream_stateless_run(
-    request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    _: Begins,
+    wanted: WantedOrganization,
+    body: Annotated[RunBody, Body()],
 ) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
     turn = await _begin(talk, caller, wanted, None, body)

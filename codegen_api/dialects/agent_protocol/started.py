@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import Body, Header, Query, Request
+from fastapi import Body, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -20,12 +20,12 @@ from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.errors import Conflict, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
+from codegen_api.sse import LastEventId
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import Keeper, json_response, needs
 
 router = routes_about("runs")
 
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event seen.")]
 Flag = Annotated[str | None, Query()]
 SET = ("1", "true", "True")
 
@@ -33,7 +33,7 @@ SET = ("1", "true", "True")
 async def _find(talk: Conversations, caller: Caller, thread: str | None, run: str, *, settled: bool = True) -> Turn:
     turn = await talk.turn(caller, run, settled=settled)
     if thread is not None and turn.conversation != thread:
-        raise NotFound("There is no such run in this thread.")
+        raise NotFound.named("Run", run)
     return turn
 
 
@@ -100,9 +100,9 @@ async def join_stream(
     caller: Asker,
     thread_id: str,
     run_id: str,
+    last_event_id: LastEventId,
     stream_mode: Annotated[list[str] | None, Query(description="Else those that the run was started with.")] = None,
     cancel_on_disconnect: Flag = None,
-    last_event_id: LastEventId = None,
 ) -> Response:
     """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
     of this run, all of them; also when the run is over, for as long as the host keeps it.
@@ -124,7 +124,7 @@ async def join_stream(
     "/runs/{run_id}/stream", summary="Follow a run by its id", responses=answers.FOLLOWED, openapi_extra=needs(READ)
 )
 async def follow_run(
-    request: Request, talk: Keeper, caller: Asker, run_id: str, last_event_id: LastEventId = None
+    request: Request, talk: Keeper, caller: Asker, run_id: str, last_event_id: LastEventId
 ) -> Response:
     """The events of a run, for who does not know its thread."""
     turn = await _find(talk, caller, None, run_id, settled=False)

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over
-from codegen_api.dialects.agent_protocol.events import Teller, encoded, interrupt
+from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, Teller, encoded, interrupt
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wording import PLACES, Wording
 from codegen_api.errors import GatewayError
@@ -22,8 +22,6 @@ HEARTBEAT = b": heartbeat\n"
 
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
-
-WHOLE_STATES = frozenset({"values", "checkpoints", "debug"})
 
 Ending = Callable[[Turn], Awaitable[None]]
 

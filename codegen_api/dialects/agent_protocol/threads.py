@@ -168,7 +168,7 @@ async def update_thread(
 async def delete_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
     """Delete a thread. A run of it that is under way is stopped, where the host can; there, its log stays."""
     if not await _remove(talk, caller, thread_id):
-        raise _missing()
+        raise NotFound.named("Thread", thread_id)
     return Response(status_code=204)
 
 
@@ -183,7 +183,7 @@ async def thread_of(talk: Conversations, caller: Caller, thread_id: str) -> Conv
     """
     thread = await talk.store.conversation(owner_of(caller), thread_id)
     if thread is None:
-        raise _missing()
+        raise NotFound.named("Thread", thread_id)
     return thread
 
 
@@ -230,10 +230,6 @@ async def remove_threads_of(talk: Conversations, caller: Caller, agent: Agent) -
 
 
 # -- beneath ----------------------------------------------------------------------------------------------------------
-
-
-def _missing() -> NotFound:
-    return NotFound("There is no such thread.")
 
 
 def _name(metadata: Mapping[str, Json]) -> str | None:

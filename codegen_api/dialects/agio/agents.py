@@ -52,7 +52,7 @@ class Agents:
         """
         agent = await self._talk.store.agent(self._owner, agent_id) or self._built_in.get(agent_id)
         if agent is None or agent.archived:
-            raise NotFound(f"Agent '{agent_id}' not found.")
+            raise NotFound.named("Agent", agent_id)
         return agent
 
     async def known(self, agent_id: str | None) -> Agent | None:

@@ -16,6 +16,7 @@ from codegen_api.dialects.agio.streams import Reader, frames, outcome, response
 from codegen_api.errors import Conflict
 from codegen_api.identity import WRITE, Caller
 from codegen_api.runs import Json
+from codegen_api.sse import Begins
 from codegen_api.stores import Agent, Conversation
 from codegen_api.upstreams import NewRun, require_few_bytes
 from codegen_api.web import Keeper, WantedOrganization, kept, needs
@@ -45,6 +46,7 @@ async def chat(
     request: Request,
     talk: Keeper,
     caller: Asker,
+    _: Begins,
     wanted: WantedOrganization,
     agents: Known,
     body: Annotated[schemas.Chat, Body()],

@@ -148,7 +148,7 @@ async def note(conversations: Conversations, caller: Caller, turn_id: str, **val
     async def look() -> Turn:
         then = await store.turn(owner, turn_id)
         if then is None:
-            raise NotFound("There is no such run any more.")
+            raise NotFound.named("Run", turn_id)
         return then
 
     def noted(then: Turn) -> Turn:
@@ -178,7 +178,7 @@ async def find_run(conversations: Conversations, caller: Caller, run_id: str) ->
     owner = owner_of(caller)
     first = await conversations.store.turn(owner, run_id)
     if first is None or continued(first) is not None:
-        raise NotFound(f"Run '{run_id}' not found.")
+        raise NotFound.named("Run", run_id)
     turns = await conversations.store.turns(owner, first.conversation)
     (run,) = [run for run in together(turns) if run.id == run_id] or [Execution((first,))]
     return await settled(conversations, caller, run)

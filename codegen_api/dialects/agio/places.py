@@ -83,7 +83,7 @@ async def find_place(talk: Conversations, caller: Caller, checkpoint_id: str) ->
         for place in await places_of(talk, caller, run, turn):
             if place.checkpoint == wanted:
                 return place
-    raise NotFound(f"Checkpoint '{checkpoint_id}' not found.")
+    raise NotFound.named("Checkpoint", checkpoint_id)
 
 
 async def describe(

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Body, Header, Path, Query, Request
+from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations
@@ -17,6 +17,7 @@ from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, p
 from codegen_api.errors import InvalidCursor
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
+from codegen_api.sse import LastEventId
 from codegen_api.web import Keeper, json_response, needs
 
 router = routes_about("runs")
@@ -88,12 +89,9 @@ async def get_run_events(
     talk: Keeper,
     caller: Asker,
     run_id: RunId,
+    last_event_id: LastEventId,
     limit: Limit = 1000,
     offset: Offset = 0,
-    last_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="Where the stream is to go on: the last id seen.")
-    ] = None,
-    last_event_id: Annotated[str | None, Query(description="The same, for clients that cannot send headers.")] = None,
 ) -> Response:
     """The events of a run, live or by now. A stream that broke off goes on behind the last id, with nothing twice.
 
@@ -102,8 +100,7 @@ async def get_run_events(
     run = await find_run(talk, caller, run_id)
     await talk.require_right(caller, run.first)
     if "text/event-stream" in request.headers.get("accept", ""):
-        asked = last_id or last_event_id
-        after = BEGINNING if asked is None else Position.of(asked)
+        after = BEGINNING if last_event_id is None else Position.of(last_event_id)
         await _require_position(talk, caller, run, after)
         return answered(request, talk, caller, run, after=after)
     events = await Reader(talk, caller, run).so_far()

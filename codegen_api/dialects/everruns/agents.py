@@ -133,7 +133,7 @@ async def archive_agent(conversations: Keeper, caller: Asker, agent_id: AgentId)
 
     def to(then: Agent) -> Agent:
         if then.archived:
-            raise _missing()
+            raise NotFound.named("Agent", agent_id)
         return replace(then, archived=True, updated=conversations.clock())
 
     await _change(conversations, caller, agent_id, to)
@@ -155,7 +155,7 @@ async def agent_of(conversations: Conversations, caller: Caller, agent_id: str) 
     """
     agent = await conversations.store.agent(owner_of(caller), kept_id(agent_id, "agent"))
     if agent is None:
-        raise _missing()
+        raise NotFound.named("Agent", agent_id)
     return agent
 
 
@@ -166,10 +166,6 @@ async def _change(conversations: Conversations, caller: Caller, agent_id: str, t
         lambda then, now: conversations.store.change_agent(owner, then, now),
         to,
     )
-
-
-def _missing() -> NotFound:
-    return NotFound("There is no such agent.")
 
 
 def _check(body: schemas.CreateAgent | schemas.UpdateAgent) -> None:

@@ -11,8 +11,9 @@ from codegen_api.dialects.everruns.asking import Asker, WantedOrganization, rout
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import not_offered
-from codegen_api.dialects.everruns.schemas import LastEventId, Wait
+from codegen_api.dialects.everruns.schemas import Wait
 from codegen_api.identity import READ, WRITE
+from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, Keeper, needs
 
 router = routes_about("sessions", "/v1/sessions")
@@ -169,8 +170,8 @@ async def list_events(
     conversations: Keeper,
     caller: Asker,
     here: Here,
+    last_event_id: LastEventId,
     query: Annotated[schemas.EventsQuery, Query()],
-    last_event_id: LastEventId = None,
 ) -> Response:
     """What has happened by now, a list; live events for who accepts `text/event-stream`."""
     if talk.wants_stream(request):
@@ -190,8 +191,8 @@ async def stream_events(
     conversations: Keeper,
     caller: Asker,
     here: Here,
+    last_event_id: LastEventId,
     query: Annotated[schemas.StreamQuery, Query()],
-    last_event_id: LastEventId = None,
 ) -> Response:
     """Events behind `since_id`, and then as they come, turn after turn. Without it those of the last turn come first.
 

@@ -58,7 +58,7 @@ def kept_id(text: str, kind: str) -> str:
     """
     bare = text.removeprefix(f"{kind}_")
     if not _UUID.fullmatch(bare):
-        raise NotFound(f"There is no such {kind}.")
+        raise NotFound.named(kind.capitalize(), text)
     return str(uuid.UUID(bare))
 
 

@@ -10,8 +10,9 @@ from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_o
 from codegen_api.dialects.everruns.asking import Asker, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.keeping import not_offered
-from codegen_api.dialects.everruns.schemas import LastEventId, Wait
+from codegen_api.dialects.everruns.schemas import Wait
 from codegen_api.identity import READ, WRITE
+from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, Keeper, needs
 
 router = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
@@ -139,8 +140,8 @@ async def events_below(
     conversations: Keeper,
     caller: Asker,
     here: Here,
+    last_event_id: LastEventId,
     query: Annotated[schemas.EventsQuery, Query()],
-    last_event_id: LastEventId = None,
 ) -> Response:
     """Live events for who accepts `text/event-stream`: everything from the beginning, then as it comes. Else a list."""
     if talk.wants_stream(request):
@@ -177,8 +178,8 @@ async def stream_events_below(
     conversations: Keeper,
     caller: Asker,
     here: Here,
+    last_event_id: LastEventId,
     query: Annotated[schemas.StreamQuery, Query()],
-    last_event_id: LastEventId = None,
 ) -> Response:
     """Everything from the beginning, or from behind the last event seen, then as it comes."""
     return talk.listen(request, conversations, caller, here, query, last_event_id)

@@ -2,16 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Header, Query
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 MOST = 10**18
 
 Object = dict[str, Any]
 Tags = Annotated[list[str], Field(max_length=100)]
-LastEventId = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="The id of the last event seen, whatever its form.")
-]
 Wait = Annotated[bool, Query(description="Not offered: follow the events, or ask for the session until it is idle.")]
 Offered = Annotated[Any, Field(description="Not offered: the host's agent has what it has.")]
 
@@ -116,7 +113,7 @@ class StreamQuery(BaseModel):
     """Which live events."""
 
     since_id: str | None = Field(
-        None, description="The id of the last event seen. The header `Last-Event-ID` goes before it."
+        None, description="The id of the last event seen, whatever its form. `Last-Event-ID` goes before it."
     )
     after_sequence: Annotated[int, Field(ge=0, le=MOST)] | None = Field(
         None, description="The same by number; 0 for everything from the beginning."

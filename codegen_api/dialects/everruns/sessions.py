@@ -43,7 +43,7 @@ async def session_at(
     """
     session = await conversations.store.conversation(owner_of(caller), kept_id(session_id, "session"))
     if session is None or (agent_id is not None and session.agent != kept_id(agent_id, "agent")):
-        raise _missing()
+        raise NotFound.named("Session", session_id)
     return Here(family, session, agent_id)
 
 
@@ -99,7 +99,7 @@ async def agent_called(conversations: Conversations, caller: Caller, name: str) 
             if agent.name == name:
                 return agent
         wanted = replace(wanted, offset=wanted.offset + len(found.items))
-    raise NotFound("There is no agent with this name.")
+    raise NotFound.named("Agent", name)
 
 
 async def list_sessions(
@@ -147,7 +147,7 @@ async def update_session(
     async def look() -> Conversation:
         session = await conversations.store.conversation(owner, here.session.id)
         if session is None:
-            raise _missing()
+            raise NotFound.named("Session", here.session.id)
         return session
 
     def to(then: Conversation) -> Conversation:
@@ -166,9 +166,5 @@ async def delete_session(conversations: Conversations, caller: Caller, here: Her
     if turns and turns[0].state.active and conversations.gateway.can_cancel:
         await conversations.stop(caller, turns[0])
     if not await conversations.store.remove_conversation(owner, here.session.id):
-        raise _missing()
+        raise NotFound.named("Session", here.session.id)
     return Response(status_code=204)
-
-
-def _missing() -> NotFound:
-    return NotFound("There is no such session.")

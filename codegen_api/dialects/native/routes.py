@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
@@ -27,7 +27,7 @@ from codegen_api.dialects.native.wire import (
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, RunRef, to_json
-from codegen_api.sse import STREAM_HEADERS, EventStream, parse_position
+from codegen_api.sse import STREAM_HEADERS, EventStream, LastEventId, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
@@ -323,12 +323,7 @@ async def stream_logs(
     gateway: Door,
     wanted: WantedOrganization,
     run_id: RunId,
-    last_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="Where to go on: the last id seen, `25` or `25.end`.")
-    ] = None,
-    last_event_id: Annotated[
-        str | None, Query(description="Where to go on: the last id seen. For the first connect of an `EventSource`.")
-    ] = None,
+    last_event_id: LastEventId,
     skip: Annotated[int | None, Query(ge=0, le=10**18, description="Where to go on: how many entries to skip.")] = None,
     ticket: Annotated[
         str | None, Query(description="A ticket for this run's live log, in place of the `Authorization` header.")
@@ -336,13 +331,13 @@ async def stream_logs(
 ) -> Response:
     """The log from a position on, entry by entry as they come, until the run has ended and everything was sent.
 
-    The position is given as `Last-Event-ID`, as `last_event_id` or as `skip`, in this order. A stream without `end` or
-    `failure` is unfinished: come back with the last id. `204` answers who was told the end already and has missed
-    nothing.
+    The position is given as `Last-Event-ID`, as `lastEventId`, as `last_event_id` or as `skip`, in this order. A stream
+    without `end` or `failure` is unfinished: come back with the last id. `204` answers who was told the end already and
+    has missed nothing.
 
     A browser's `EventSource` comes with a `ticket`. A bearer token goes before it.
     """
-    asked = last_id or last_event_id or (None if skip is None else str(skip))
+    asked = last_event_id or (None if skip is None else str(skip))
     lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
     writer: Writer = LINES if lines else EVENTS
     if bears_token(request):

@@ -42,9 +42,9 @@ retry: 2000
 event: status
 data: {"id":12345,"organization_id":323,"status":"ACTIVE","run_status":"running","ended":false}
 
-id: 1
 event: log
 data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":null,"position":1}
+id: 1
 
 event: log.amended
 data: {"agent_run_id":12345,"message_type":"ACTION","tool_output":{"matches":1},"position":1}
@@ -57,13 +57,13 @@ data: {"code":"recovered","retry_in":null}
 
 :
 
-id: 2
 event: log
 data: {"agent_run_id":12345,"message_type":"FINAL_ANSWER","observation":"Done.","position":2}
+id: 2
 
-id: 2.end
 event: end
 data: {"id":12345,"organization_id":323,"status":"COMPLETE","run_status":"completed","ended":true,"total_logs":2}
+id: 2.end
 
 """
 LINES_EXAMPLE = """\
