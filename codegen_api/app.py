@@ -2,11 +2,8 @@
 
 import hashlib
 import importlib.metadata
-import multiprocessing
 import os
 import random
-import re
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -37,11 +34,12 @@ from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.repeats import Repeats
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
+from codegen_api.shapes import Shapes
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
-from codegen_api.web import Shapes, named, understood
+from codegen_api.web import named, understood
 
 if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
@@ -59,8 +57,6 @@ DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024
 BRISKEST = 0.1
 """Seconds between two reads of one log, at least, however much the host allows."""
-METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus_client looks for when it is imported."""
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
@@ -153,13 +149,14 @@ def _build(
     broker: Broker | None,
     store: Store | None,
 ) -> FastAPI:
-    set_up_logging(settings.log_level)
-    beside = _workers(settings)
+    observer: Observer = Quiet()
+    set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - not the one that there is now
+    beside = workers.beside(settings.workers)
     dialects = _dialects(settings)
     upstream = upstream or _upstream(settings)
-    if _speaks_for_all(settings):
+    if workers.speaks_for_all(settings.workers):
         _report(settings, beside)
-    shared = _join(beside) if settings.metrics else None
+    shared = workers.share(beside) if settings.metrics else None
     metrics = _metrics() if settings.metrics else None
     observer: Observer = metrics or Quiet()
     gateway = _gateway(settings, beside, upstream, broker, observer)
@@ -339,59 +336,30 @@ def _tickets(settings: Settings) -> Tickets | None:
     return Tickets(secret_keys(settings.secret_key), settings.stream_max_age_seconds)
 
 
-def _report(settings: Settings, workers: int) -> None:
+def _report(settings: Settings, beside: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
     for name in unknown_names():
         logger.warning("%s is not a setting", name)
     if settings.demo_token is not None and with_conversations(settings):
         logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
-    if workers > 1:
+    if beside > 1:
         logger.info(
             "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",
-            workers,
-            workers,
+            beside,
+            beside,
             settings.upstream_requests_per_minute,
         )
-
-
-def _speaks_for_all(settings: Settings) -> bool:
-    """Whether this process is the one of several beside each other that says how they were started."""
-    if multiprocessing.parent_process() is None:
-        return True
-    # a worker: the front door has spoken before it began, and uvicorn alone never does
-    return settings.workers == 1 and multiprocessing.current_process().name.endswith("-1")
-
-
-def _workers(settings: Settings) -> int:
-    """How many processes share the host's budget. uvicorn does not tell its workers, but they see its command line."""
-    if settings.workers > 1 or multiprocessing.parent_process() is None:
-        return settings.workers
-    given = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
-    return int(given[1] if given else os.environ.get("WEB_CONCURRENCY") or 1)
-
-
-def _join(beside: int) -> workers.Shared | None:
-    """What this worker shares with those beside it, unless the operator has named a directory for them."""
-    if beside == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
-        return None
-    try:
-        shared = workers.join()
-    except OSError as error:
-        logger.warning("/metrics gives the numbers of single workers: %s", error)
-        return None
-    os.environ[METRICS_DIRECTORY] = str(shared.path)
-    return shared
 
 
 def _metrics() -> "Metrics":
     # not before the directory is named: prometheus_client decides for good when it is imported
     from codegen_api.metrics import Metrics  # noqa: PLC0415
 
-    directory = os.environ.get(METRICS_DIRECTORY)
+    directory = os.environ.get(workers.METRICS_DIRECTORY)
     try:
         return Metrics(Path(directory) if directory else None)
     except OSError as error:
-        raise SettingsError(f"{METRICS_DIRECTORY}: {error.strerror}") from error
+        raise SettingsError(f"{workers.METRICS_DIRECTORY}: {error.strerror}") from error
 
 
 def _via(settings: Settings) -> str:

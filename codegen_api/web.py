@@ -13,7 +13,6 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Scope
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
@@ -54,8 +53,8 @@ bearer = HTTPBearer(
     " JWT or a key.",
 )
 SCOPE = "x-required-scope"
-
-RenderError = Callable[[GatewayError], Response]
+MOST_PLACES = 100
+"""So many of the places where a request is wrong are told."""
 
 T = TypeVar("T")
 
@@ -353,26 +352,3 @@ def described_error(status: int, model: type[BaseModel], sentence: str, example:
         headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
     content = {"application/json": {"example": example}}
     return {"model": model, "description": sentence, "content": content, "headers": headers}
-
-
-class Shapes:
-    """In which shape an error is told: that of the longest of ``prefixes`` (whole segments) that its path begins with,
-    also where no route is there or none was looked for; else that of ``otherwise``.
-    """
-
-    def __init__(self, otherwise: RenderError, prefixes: Mapping[str, RenderError]) -> None:
-        self._otherwise = otherwise
-        self._longest_first = sorted(prefixes.items(), key=lambda each: len(each[0]), reverse=True)
-
-    def render(self, scope: Scope, error: GatewayError) -> Response:
-        """The answer to a request that failed."""
-        path = f"{_route_path(scope)}/"
-        render = next((render for prefix, render in self._longest_first if path.startswith(f"{prefix}/")), None)
-        return (render or self._otherwise)(error)
-
-
-def _route_path(scope: Scope) -> str:
-    """The path below that under which a proxy serves the gateway; the proxy may have cut that off, or not."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path

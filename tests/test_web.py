@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from codegen_api import edge, errors
 from codegen_api.edge import EXPOSED_HEADERS, REQUEST_HEADERS
+from codegen_api.shapes import Shapes
 from codegen_api.telemetry import trace
-from codegen_api.web import MethodNotAllowed, PayloadTooLarge, Shapes, understood
+from codegen_api.web import MethodNotAllowed, PayloadTooLarge, understood
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, run, serving
 
