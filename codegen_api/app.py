@@ -158,7 +158,7 @@ def _build(
         _report(settings, beside)
     shared = workers.share(beside) if settings.metrics else None
     metrics = _metrics() if settings.metrics else None
-    observer: Observer = metrics or Quiet()
+    observer = metrics or observer
     gateway = _gateway(settings, beside, upstream, broker, observer)
     closing = AsyncExitStack()
     keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)

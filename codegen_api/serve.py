@@ -63,6 +63,8 @@ LET_IN = "Requests without credentials are let in as {who} by the dialects that 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the gateway until a signal comes. Exits with status 2 when it was told something that makes no sense."""
+    _fill_standard_files()
+    _take_all_descriptors()
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["keys"]:
         _keys(given[1:])
@@ -92,6 +94,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         if settings.workers > 1:
             create_app()  # what is wrong is said once, here, and not by every worker in turn
         _serve(settings, port, arguments)
+
+
+def _fill_standard_files() -> None:
+    """What was closed before we began, as by ``2>&-``: else a socket is given its number, and is written to."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _take_all_descriptors() -> None:
+    """As many as this process may have: by default it is given 1,024, for the sake of programs that use select()."""
+    if sys.platform != "win32":
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _parser() -> argparse.ArgumentParser:
