@@ -1,5 +1,6 @@
 """The composition root: the one module that knows all the parts, and the only one that knows which parts there are."""
 
+import asyncio
 import hashlib
 import importlib.metadata
 import os
@@ -36,7 +37,7 @@ from codegen_api.repeats import Repeats
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
 from codegen_api.shapes import Shapes
 from codegen_api.stores import Store
-from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
+from codegen_api.telemetry import Observer, Quiet, log_loop_fault, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
 from codegen_api.web import named, understood
@@ -174,6 +175,7 @@ def _build(
             await _open(app, conversations)
         drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
         drain.take_signals()
+        asyncio.get_running_loop().set_exception_handler(log_loop_fault)
         app.state.drain = drain
         yield
         drain.give_back()

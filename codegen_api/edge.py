@@ -5,7 +5,6 @@ the text of an unexpected exception never leaves the process.
 """
 
 import asyncio
-import os
 import re
 import socket
 import sys
@@ -29,7 +28,7 @@ from codegen_api.errors import (
     UpstreamTimeout,
 )
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
-from codegen_api.web import CorsRefused, HeadersTooLarge, PayloadTooLarge, UntrustedHost, UriTooLong
+from codegen_api.web import CorsRefused, HeadersTooLarge, PayloadTooLarge, UntrustedHost, UriTooLong, understood
 
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 UNSENT_BYTES = 16 * 1024
@@ -236,7 +235,7 @@ class Edge:
         except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
             log_fault("answering a request", error)
             if not answered:
-                await self._render(scope, GatewayError())(scope, receive, send)
+                await self._render(scope, understood(error))(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()  # cut short, so that the client does not take this for the whole
         finally:
@@ -310,8 +309,11 @@ class Connection:
             and TCP_NOTSENT_LOWAT is not None
             and given.family in (socket.AF_INET, socket.AF_INET6)
         ):
-            with socket.socket(fileno=os.dup(given.fileno())) as connection:  # uvloop's own object cannot do this
+            connection = socket.socket(fileno=given.fileno())  # uvloop's own object cannot do this
+            try:
                 connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            finally:
+                connection.detach()  # the descriptor stays the transport's
 
 
 def _loggable(path: str) -> str:

@@ -23,6 +23,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
 from codegen_api.runs import Json
+from codegen_api.shortages import shortage
 from codegen_api.telemetry import Allowance, Observation
 
 MAX_ANSWER = 128 * 1024 * 1024
@@ -205,6 +206,8 @@ def _faults(*, answered: bool) -> Iterator[None]:
         yield
     except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
         # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
+        if shortage(error):  # ours, not the host's: it has heard nothing
+            raise errors.AtCapacity("This instance cannot do more just now.", retry_after=5) from error
         fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
         if isinstance(fault, _NOT_CONNECTED):
             slow = isinstance(fault, httpx.TimeoutException | TimeoutError)

@@ -38,10 +38,9 @@ from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
 from codegen_api.telemetry import Trace, trace
 from codegen_api.web import HeadersTooLarge
 
-MOST_UNREAD = 128 * 1024
-"""Bytes that are taken without the request getting on: more than the edge lets pass."""
-HEAD_SECONDS = 30.0
-"""How long the head of a request may take."""
+if sys.platform != "win32":
+    import resource
+
 START_SECONDS = 30
 """How long a worker may take to start, or be silent. uvicorn by itself replaces it after five, again and again."""
 

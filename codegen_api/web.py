@@ -18,6 +18,7 @@ from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.conversations import Conversations
 from codegen_api.errors import (
+    AtCapacity,
     Conflict,
     Detail,
     Forbidden,
@@ -44,6 +45,7 @@ from codegen_api.identity import Caller
 from codegen_api.once import Done
 from codegen_api.repeats import Repeats
 from codegen_api.runs import Json
+from codegen_api.shortages import shortage
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 
@@ -192,6 +194,8 @@ async def authenticate(request: Request) -> Caller:
 
 async def identify(request: Request, token: str) -> Caller:
     """Whose token this is, who may do what the route does."""
+    if "crowded" in request.scope:  # the front door says so; who may not stay need not be asked who they are
+        raise AtCapacity("This instance has as many connections as it may.", retry_after=5)
     if not _TOKEN.fullmatch(token):
         raise InvalidToken
     callers: Callers = request.app.state.callers
@@ -316,7 +320,8 @@ def understood(error: Exception) -> GatewayError:
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequest()
         case _:
-            return GatewayError()
+            short = shortage(error) is not None
+            return AtCapacity("This instance cannot do more just now.", retry_after=5) if short else GatewayError()
 
 
 def status_of(error: GatewayError) -> int:

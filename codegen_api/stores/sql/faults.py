@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
 from codegen_api.errors import StoreUnavailable
-from codegen_api.telemetry import logger
+from codegen_api.telemetry import log_seldom
 
 _FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError)
 
@@ -19,7 +19,7 @@ def faults() -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
-        logger.warning("the database cannot be used: %s", _kind(error))
+        log_seldom("the database cannot be used: %s", _kind(error))
         raise StoreUnavailable from error
 
 
