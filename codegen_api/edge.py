@@ -22,10 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from codegen_api.auth.quota import WINDOW, Left
 from codegen_api.errors import (
     GatewayError,
+    Interrupted,
     LoopDetected,
     ShuttingDown,
     TokenInUrl,
-    UpstreamTimeout,
 )
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
 from codegen_api.web import CorsRefused, HeadersTooLarge, PayloadTooLarge, UntrustedHost, UriTooLong, understood
@@ -227,8 +227,8 @@ class Edge:
             # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
             # the server would log it as a fault
             if not answered:
-                harmless = scope["method"] in ("GET", "HEAD", "OPTIONS")
-                error = ShuttingDown(retry_after=1) if harmless else UpstreamTimeout()
+                harmless = scope["method"] in ("GET", "HEAD", "OPTIONS") or body.unfinished
+                error = ShuttingDown(retry_after=1) if harmless else Interrupted()
                 await self._render(scope, error)(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()

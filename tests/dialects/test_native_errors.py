@@ -58,6 +58,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.UpstreamError: 502,
     errors.UpstreamUnreachable: 502,
     errors.UpstreamTimeout: 504,
+    errors.Interrupted: 504,
     MethodNotAllowed: 405,
     PayloadTooLarge: 413,
     UriTooLong: 414,
