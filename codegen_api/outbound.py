@@ -5,6 +5,7 @@ Nothing is repeated, no redirect is followed, no cookie is kept, and no answer o
 """
 
 import asyncio
+import codecs
 import json
 import re
 import time
@@ -28,6 +29,9 @@ from codegen_api.telemetry import Allowance, Observation
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of one answer, decompressed; a host that says more is not listened to any longer."""
+
+LARGE = 1024 * 1024
+"""Bytes of an answer that are read in some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Outbound:
             self.observation = Observation(reachable=False, checked_at=time.time())
             raise
         try:
-            answer, readable = _decoded(received), True
+            answer, readable = await _decoded(received), True
         except ValueError:
             answer, readable = None, False
         self.observation = Observation(readable and response.status_code < 500, time.time())
@@ -242,15 +246,31 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + 64 * 1024]
 
 
-def _decoded(content: bytearray) -> Json:
-    """Read JSON, also what Python alone calls so: NaN, 1e400, lone surrogates. Raises ``ValueError``."""
+async def _decoded(content: bytearray) -> Json:
+    """Read JSON, also what Python alone calls so: NaN, 1e400, lone surrogates. Raises ``ValueError``.
+
+    What is large is read beside the event loop.
+    """
     try:
+        if len(content) > LARGE:
+            return await asyncio.to_thread(_decoded_aside, content)
         answer: Json = orjson.loads(content)
     except orjson.JSONDecodeError:
-        try:
-            answer = json.loads(content)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
+        answer = _decoded_aside(content)
+    return answer
+
+
+def _decoded_aside(content: bytearray) -> Json:
+    """The same with Python's own reader, which is slower, but calls back at each object, so that other threads get on:
+    orjson lets nobody else do anything before it has done.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogatepass")
+    starts = range(0, len(content), LARGE)
+    text = "".join([*(decoder.decode(content[start : start + LARGE]) for start in starts), decoder.decode(b"", True)])
+    try:
+        answer: Json = json.loads(text, object_hook=lambda found: found)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     return answer
 
 

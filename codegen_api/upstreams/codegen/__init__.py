@@ -4,6 +4,7 @@ Where a docstring says what the host does, it also says how that is known: from 
 October 2025, or from payloads seen on the wire in June and August 2025. Nothing is repeated, cached or decided here.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ import httpx
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.outbound import Outbound
+from codegen_api.outbound import LARGE, Outbound
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Run, RunRef, Step, to_json
 from codegen_api.telemetry import Observation, Observer, Quiet, trace
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
@@ -159,8 +160,12 @@ class CodegenUpstream:
         logs = member(answer, "logs", list)
         beyond = ("logs", "total_logs", "page", "size", "pages")
         run = run_of({key: value for key, value in answer.items() if key not in beyond})
-        entries = tuple(entry_of(item, run.ref) for item in logs[:limit])
-        return Page(run, after, entries, len(logs) < limit, paging_of(answer, "total_logs"), newest_first)
+        entries = []
+        for item in logs[:limit]:
+            entries.append(entry_of(item, run.ref))
+            if len(entries[-1].json) > LARGE:  # others get on between those that take a while
+                await asyncio.sleep(0)
+        return Page(run, after, tuple(entries), len(logs) < limit, paging_of(answer, "total_logs"), newest_first)
 
     async def aclose(self) -> None:
         """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
