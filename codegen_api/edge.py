@@ -14,7 +14,6 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +26,7 @@ from codegen_api.errors import (
     ShuttingDown,
     TokenInUrl,
 )
+from codegen_api.intake import Bodies
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
 from codegen_api.web import CorsRefused, HeadersTooLarge, PayloadTooLarge, UntrustedHost, UriTooLong, understood
 
@@ -157,7 +157,7 @@ class Edge:
         self._hosts = hosts
         self._via = via
         self._root_path = root_path
-        self._max_body = max_body
+        self._bodies = Bodies(max_body)
         self._observer = observer
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
@@ -201,19 +201,12 @@ class Edge:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = complete = False
-        received = 0
-
-        async def receive_some() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body:
-                raise HTTPException(413)
-            return message
+        body = self._bodies.of(receive)
 
         async def send_noted(message: Message) -> None:
             nonlocal answered, complete
             answered = True
+            body.let_go()
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
@@ -222,7 +215,7 @@ class Edge:
         self._requests.add(task)
         try:
             refusal: GatewayError | None = scope["refusal"]
-            await (self._render(scope, refusal) if refusal else self._app)(scope, receive_some, send_noted)
+            await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_noted)
         except asyncio.CancelledError:
             # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
             # the server would log it as a fault
@@ -240,6 +233,7 @@ class Edge:
                 scope["connection"].abort()  # cut short, so that the client does not take this for the whole
         finally:
             self._requests.discard(task)
+            body.let_go()
 
     def give_up(self) -> None:
         """Answer whoever still waits that this process is about to stop."""
@@ -266,7 +260,7 @@ class Edge:
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:19]) > self._max_body:
+        if length.isdecimal() and int(length[:19]) > self._bodies.max_body:
             return PayloadTooLarge()
         return None
 

@@ -5,10 +5,12 @@ does not take for ``stall_seconds`` aborts the connection instead of holding on,
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol, TypeVar
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -183,5 +185,6 @@ class EventStream(Response):
 
 
 async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    with contextlib.suppress(HTTPException):  # a body that nobody asked for, and that does not end
+        while (await receive())["type"] != "http.disconnect":
+            pass

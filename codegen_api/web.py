@@ -43,6 +43,7 @@ from codegen_api.errors import (
 )
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
+from codegen_api.intake import Asking
 from codegen_api.once import Done
 from codegen_api.repeats import Repeats
 from codegen_api.runs import Json
@@ -88,6 +89,11 @@ class PayloadTooLarge(InvalidRequest):
     default_message = "The request is too large."
 
 
+class RequestTimeout(InvalidRequest):
+    code = "request_timeout"
+    default_message = "The body of the request did not come in time."
+
+
 class UriTooLong(InvalidRequest):
     code = "uri_too_long"
     default_message = "The URL of the request is too long."
@@ -127,6 +133,7 @@ STATUSES: Mapping[type[GatewayError], int] = {
     UpstreamTimeout: 504,
     Interrupted: 504,
     MethodNotAllowed: 405,
+    RequestTimeout: 408,
     PayloadTooLarge: 413,
     StoreFull: 413,
     UriTooLong: 414,
@@ -146,7 +153,11 @@ MEANINGS: Mapping[int, tuple[str, str]] = {
         "idempotency_in_progress",
         "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
     ),
-    413: ("payload_too_large", "The body of the request is too large, or the caller keeps as much here as they may."),
+    408: ("request_timeout", "The body of the request did not come in time."),
+    413: (
+        "payload_too_large",
+        "The body of the request is too large, there is too much in it, or the caller keeps as much here as they may.",
+    ),
     414: ("uri_too_long", "The URL of the request is too long."),
     422: ("validation_error", "The request has the wrong shape; the body says where."),
     429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
@@ -163,7 +174,7 @@ MEANINGS: Mapping[int, tuple[str, str]] = {
 }
 """What a status means, as the OpenAPI document tells it, with one of its codes for an example."""
 
-ANYWHERE = (400, 413, 414, 431, 500, 508)
+ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
 """Statuses that any request may be refused with."""
 
 COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
@@ -178,6 +189,7 @@ async def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
+@Asking
 async def authenticate(request: Request) -> Caller:
     """Who is calling, by the Authorization header.
 
@@ -310,13 +322,16 @@ def understood(error: Exception) -> GatewayError:
             return error
         case RequestValidationError():
             # neither the input nor the context of a fault: they quote prompts
+            places = list(error.errors())[:MOST_PLACES]
             return Rejected(
-                details=[Detail(tuple(item["loc"]), str(item["msg"]), str(item["type"])) for item in error.errors()]
+                details=[Detail(tuple(item["loc"]), str(item["msg"]), str(item["type"])) for item in places]
             )
         case HTTPException(status_code=404):
             return NotFound("There is no such route.")
         case HTTPException(status_code=405):
             return MethodNotAllowed()
+        case HTTPException(status_code=408):
+            return RequestTimeout()
         case HTTPException(status_code=413):
             return PayloadTooLarge()
         case HTTPException(status_code=status) if 400 <= status < 500:
@@ -347,6 +362,8 @@ def error_headers(error: GatewayError) -> dict[str, str]:
         headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     if status in WAITS:
         headers["Retry-After"] = str(retry_after(error))
+    if status == 408:  # whatever comes on this connection now belongs to the request that was given up
+        headers["Connection"] = "close"
     return headers
 
 
