@@ -172,7 +172,7 @@ class Edge:
         token = trace.set(Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers)))
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        scope["refusal"] = self._refusal(scope)
+        scope["refusal"] = scope.get("refusal") or self._refusal(scope)  # the front door may have found one before us
         status: int | None = None
         started = time.monotonic()
 

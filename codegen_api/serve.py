@@ -6,7 +6,6 @@ one.
 """
 
 import argparse
-import asyncio
 import contextlib
 import ipaddress
 import json
@@ -21,22 +20,16 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from typing import Any, NoReturn
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from codegen_api.app import DIALECTS, create_app, with_conversations
 from codegen_api.auth.keys import new_key
-from codegen_api.dialects.native import render_error
-from codegen_api.errors import GatewayError, InvalidRequest
+from codegen_api.http1 import Requests
 from codegen_api.identity import SCOPES
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
-from codegen_api.telemetry import Trace, trace
-from codegen_api.web import HeadersTooLarge
 
 if sys.platform != "win32":
     import resource
@@ -237,70 +230,10 @@ def _options(settings: Settings) -> dict[str, Any]:
         "access_log": False,  # the gateway writes a line of its own, with the request's id and without its query
         "proxy_headers": bool(settings.trusted_proxies),  # uvicorn by itself believes whatever is on this machine
         "http": Requests,
+        "ws": "none",  # no route speaks it, so an offer of it is passed over like any other
+        "timeout_keep_alive": settings.keep_alive_seconds,
         "forwarded_allow_ips": list(settings.trusted_proxies),
     }
-
-
-class Requests(HttpToolsProtocol):
-    """uvicorn's reader of requests, with an end to all that comes before the application is asked.
-
-    By itself it collects headers and trailers without a bound, and waits for them for ever. What it does not
-    understand is answered in the shape of every error.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._unread = 0
-        self._went_on = False
-        self._late: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._went_on = False
-        super().data_received(data)
-        self._unread = 0 if self._went_on else self._unread + len(data)
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:
-            return
-        if self._unread > MOST_UNREAD:
-            self._refuse(HeadersTooLarge())
-        elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # the head of a next one
-            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def on_headers_complete(self) -> None:
-        self._went_on = True
-        self._in_time()
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._went_on = True
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._went_on = True
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(InvalidRequest())
-
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _refuse(self, error: GatewayError) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else an answer is under way, which ends here
-            request_id = uuid.uuid4().hex
-            token = trace.set(Trace(request_id, ()))
-            answer = render_error(error)
-            trace.reset(token)
-            answer.headers.update({"X-Request-ID": request_id, "Connection": "close"})
-            head = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
-            fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
-            self.transport.write(head + fields + b"\r\n" + bytes(answer.body))
-        self.transport.close()
 
 
 def _claim(host: str, port: int) -> int:
