@@ -92,14 +92,14 @@ def _round(given: argparse.Namespace, stuck: int) -> Result:
             live=given.live,
         )
         client.get(f"{gateway.url}/health")
-        idle, cpu = _memory(gateway.pid, "VmRSS"), _cpu(gateway.pid)
+        idle, cpu = memory(gateway.pid, "VmRSS"), _cpu(gateway.pid)
         future = pool.submit(view, plan)
         slowest_health = _slowest_health(client, gateway.url, future)
         return Result(
             plan=plan,
             outcome=future.result(),
             idle=idle,
-            peak=_memory(gateway.pid, "VmHWM"),
+            peak=memory(gateway.pid, "VmHWM"),
             cpu=_cpu(gateway.pid) - cpu,
             requests=client.get(f"{url}/bench/requests").json(),
             slowest_health=slowest_health,
@@ -133,7 +133,7 @@ def _slowest_health(client: httpx.Client, url: str, future: "Future[Outcome]") -
     return slowest
 
 
-def _memory(pid: int, name: str) -> int:
+def memory(pid: int, name: str) -> int:
     """``VmRSS``, what it takes now, or ``VmHWM``, the most that it ever took."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
@@ -149,13 +149,13 @@ def _report(given: argparse.Namespace, *results: Result) -> None:
         ("readers + stuck", [f"{result.plan.readers} + {result.plan.stuck}" for result in results]),
         ("entries", [f"{given.entries:,} of {given.size:,} bytes" for _ in results]),
         ("seconds of a reader: median", [f"{statistics.median(result.outcome.needed):.1f}" for result in results]),
-        ("p99", [f"{_p99(result.outcome.needed):.1f}" for result in results]),
+        ("p99", [f"{p99(result.outcome.needed):.1f}" for result in results]),
         ("max", [f"{max(result.outcome.needed):.1f}" for result in results]),
         ("entries delivered a second", [f"{_rate(result):,.0f}" for result in results]),
         ("MiB delivered a second", [f"{_throughput(result):,.0f}" for result in results]),
         ("requests to the host", [_counted(result.requests) for result in results]),
         ("live entry, host to viewer: median", [_ms(result, statistics.median) for result in results]),
-        ("p99 ", [_ms(result, _p99) for result in results]),
+        ("p99 ", [_ms(result, p99) for result in results]),
         ("slowest answer of /health", [f"{result.slowest_health * 1000:.0f} ms" for result in results]),
         ("CPU seconds of the gateway", [f"{result.cpu:.0f}" for result in results]),
         ("CPU seconds of the viewers", [f"{result.outcome.cpu:.0f}" for result in results]),
@@ -202,7 +202,7 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} s"
 
 
-def _p99(values: list[float]) -> float:
+def p99(values: list[float]) -> float:
     return sorted(values)[min(len(values) - 1, len(values) * 99 // 100)]
 
 

@@ -1,12 +1,10 @@
 """The composition root: the one module that knows all the parts, and the only one that knows which parts there are."""
 
+import asyncio
 import hashlib
 import importlib.metadata
-import multiprocessing
 import os
 import random
-import re
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,11 +36,12 @@ from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.proxies import way_through
 from codegen_api.repeats import Repeats
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
+from codegen_api.shapes import Shapes
 from codegen_api.stores import Store
-from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
+from codegen_api.telemetry import Observer, Quiet, log_loop_fault, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
-from codegen_api.web import Shapes, named, understood
+from codegen_api.web import named, understood
 
 if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
@@ -60,8 +59,6 @@ DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024
 BRISKEST = 0.1
 """Seconds between two reads of one log, at least, however much the host allows."""
-METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus_client looks for when it is imported."""
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
@@ -154,20 +151,20 @@ def _build(
     broker: Broker | None,
     store: Store | None,
 ) -> FastAPI:
-    set_up_logging(settings.log_level)
-    beside = _workers(settings)
+    observer: Observer = Quiet()
+    set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - not the one that there is now
+    beside = workers.beside(settings.workers)
     dialects = _dialects(settings)
     authorities.require(settings)
     upstream = upstream or _upstream(settings)
-    if _speaks_for_all(settings):
+    if workers.speaks_for_all(settings.workers):
         _report(settings, beside)
-    shared = _join(beside) if settings.metrics else None
+    shared = workers.share(beside) if settings.metrics else None
     metrics = _metrics() if settings.metrics else None
-    observer: Observer = metrics or Quiet()
+    observer = metrics or observer
     gateway = _gateway(settings, beside, upstream, broker, observer)
     closing = AsyncExitStack()
-    keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)
-    repeats = Repeats(gateway, MemoryOutcomes(max_bytes=settings.memory_mib * MIB // 16), keys)
+    repeats = _repeats(settings, gateway)
     closing.push_async_callback(repeats.aclose)
     callers = authorities.callers(settings, gateway, closing, settings.upstream_requests_per_minute / beside)
     conversations = _conversations(settings, gateway, store)
@@ -180,6 +177,7 @@ def _build(
         callers.open()
         drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
         drain.take_signals()
+        asyncio.get_running_loop().set_exception_handler(log_loop_fault)
         app.state.drain = drain
         yield
         drain.give_back()
@@ -212,8 +210,7 @@ def _build(
     app.state.repeats = repeats
     app.state.conversations = conversations
     _tell_dialects(app, settings)
-    app.state.started = time.time()
-    app.state.drain = app.state.cannot_start = None
+    app.state.started, app.state.drain, app.state.cannot_start = time.time(), None, None
     for dialect in app.dialects.values():
         app.router.routes.extend(dialect.ROUTES)  # not include_router, which works out each of them anew
     documentation.install(app)
@@ -255,6 +252,11 @@ def _gateway(settings: Settings, beside: int, upstream: Upstream, broker: Broker
         max_streams_each=settings.streams_per_caller,
         observer=observer,
     )
+
+
+def _repeats(settings: Settings, gateway: Gateway) -> Repeats:
+    keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)
+    return Repeats(gateway, MemoryOutcomes(max_bytes=settings.memory_mib * MIB // 16), keys)
 
 
 def _dialects(settings: Settings) -> Mapping[str, Dialect]:
@@ -342,7 +344,7 @@ def _tickets(settings: Settings) -> Tickets | None:
     return Tickets(secret_keys(settings.secret_key), settings.stream_max_age_seconds)
 
 
-def _report(settings: Settings, workers: int) -> None:
+def _report(settings: Settings, beside: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
     for what, url in (("the host is asked", settings.base_url), ("the issuer is asked", settings.jwt_jwks_url)):
         proxy = None if url is None else way_through(url)
@@ -354,53 +356,24 @@ def _report(settings: Settings, workers: int) -> None:
         logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
     for text in authorities.cautions(settings):
         logger.warning(text)
-    if workers > 1:
+    if beside > 1:
         logger.info(
             "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",
-            workers,
-            workers,
+            beside,
+            beside,
             settings.upstream_requests_per_minute,
         )
-
-
-def _speaks_for_all(settings: Settings) -> bool:
-    """Whether this process is the one of several beside each other that says how they were started."""
-    if multiprocessing.parent_process() is None:
-        return True
-    # a worker: the front door has spoken before it began, and uvicorn alone never does
-    return settings.workers == 1 and multiprocessing.current_process().name.endswith("-1")
-
-
-def _workers(settings: Settings) -> int:
-    """How many processes share the host's budget. uvicorn does not tell its workers, but they see its command line."""
-    if settings.workers > 1 or multiprocessing.parent_process() is None:
-        return settings.workers
-    given = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
-    return int(given[1] if given else os.environ.get("WEB_CONCURRENCY") or 1)
-
-
-def _join(beside: int) -> workers.Shared | None:
-    """What this worker shares with those beside it, unless the operator has named a directory for them."""
-    if beside == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
-        return None
-    try:
-        shared = workers.join()
-    except OSError as error:
-        logger.warning("/metrics gives the numbers of single workers: %s", error)
-        return None
-    os.environ[METRICS_DIRECTORY] = str(shared.path)
-    return shared
 
 
 def _metrics() -> "Metrics":
     # not before the directory is named: prometheus_client decides for good when it is imported
     from codegen_api.metrics import Metrics  # noqa: PLC0415
 
-    directory = os.environ.get(METRICS_DIRECTORY)
+    directory = os.environ.get(workers.METRICS_DIRECTORY)
     try:
         return Metrics(Path(directory) if directory else None)
     except OSError as error:
-        raise SettingsError(f"{METRICS_DIRECTORY}: {error.strerror}") from error
+        raise SettingsError(f"{workers.METRICS_DIRECTORY}: {error.strerror}") from error
 
 
 def _via(settings: Settings) -> str:

@@ -13,15 +13,18 @@ from types import FrameType
 
 from codegen_api.telemetry import logger
 
+REQUEST_SECONDS = 10.0
+"""How long requests that are under way when the streams have ended may go on."""
 SIGINT_SECONDS = 2.0
-"""Somebody at a keyboard does not wait longer."""
+"""For all of it. Somebody at a keyboard does not wait longer."""
 
 
 class Drain:
     """Takes SIGTERM and SIGINT for as long as the application runs.
 
     ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
-    take nothing; ``give_up`` ends the requests that are not answered when the ``seconds`` are over.
+    take nothing; ``give_up`` ends the requests that are not answered
+    ``request_seconds`` after that.
     """
 
     def __init__(
@@ -30,12 +33,14 @@ class Drain:
         cut: Callable[[], None],
         give_up: Callable[[], None],
         seconds: float,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self.begun = False
         self._empty = empty
         self._cut = cut
         self._give_up = give_up
         self._seconds = seconds
+        self._request_seconds = request_seconds
         self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -58,11 +63,12 @@ class Drain:
     def _begin(self, number: int) -> None:
         if self._task is None:
             seconds = min(self._seconds, SIGINT_SECONDS) if number == signal.SIGINT else self._seconds
-            self._task = asyncio.ensure_future(self._drain(number, seconds))
+            more = 0.0 if number == signal.SIGINT else self._request_seconds
+            self._task = asyncio.ensure_future(self._drain(number, seconds, more))
         elif number == signal.SIGINT:  # asked twice: at once
             self._hand_on(number)
 
-    async def _drain(self, number: int, seconds: float) -> None:
+    async def _drain(self, number: int, seconds: float, more: float) -> None:
         self.begun = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -73,7 +79,7 @@ class Drain:
         finally:  # whatever went wrong, the server has to hear of the signal
             self._hand_on(number)
         # the server takes nothing new from here on, and waits for what it has: a host that hangs must not hold it
-        await asyncio.sleep(max(0.0, deadline - loop.time()))
+        await asyncio.sleep(max(more, deadline - loop.time()))
         self._give_up()
 
     def _hand_on(self, number: int) -> None:

@@ -6,7 +6,6 @@ the text of an unexpected exception never leaves the process.
 
 import asyncio
 import logging
-import os
 import re
 import socket
 import sys
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,13 +22,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from codegen_api.auth.quota import WINDOW, Left
 from codegen_api.errors import (
     GatewayError,
+    Interrupted,
     LoopDetected,
     ShuttingDown,
     TokenInUrl,
-    UpstreamTimeout,
 )
+from codegen_api.intake import Bodies
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
-from codegen_api.web import CorsRefused, HeadersTooLarge, PayloadTooLarge, UntrustedHost, UriTooLong
+from codegen_api.web import CorsRefused, HeadersTooLarge, PayloadTooLarge, UntrustedHost, UriTooLong, understood
 
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 UNSENT_BYTES = 16 * 1024
@@ -159,7 +158,7 @@ class Edge:
         self._hosts = hosts
         self._via = via
         self._root_path = root_path
-        self._max_body = max_body
+        self._bodies = Bodies(max_body)
         self._observer = observer
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
@@ -175,7 +174,7 @@ class Edge:
         token = trace.set(current)
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        scope["refusal"] = self._refusal(scope)
+        scope["refusal"] = scope.get("refusal") or self._refusal(scope)  # the front door may have found one before us
         status: int | None = None
         started = time.monotonic()
 
@@ -205,19 +204,12 @@ class Edge:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = complete = False
-        received = 0
-
-        async def receive_some() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body:
-                raise HTTPException(413)
-            return message
+        body = self._bodies.of(receive)
 
         async def send_noted(message: Message) -> None:
             nonlocal answered, complete
             answered = True
+            body.let_go()
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
@@ -226,24 +218,25 @@ class Edge:
         self._requests.add(task)
         try:
             refusal: GatewayError | None = scope["refusal"]
-            await (self._render(scope, refusal) if refusal else self._app)(scope, receive_some, send_noted)
+            await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_noted)
         except asyncio.CancelledError:
             # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
             # the server would log it as a fault
             if not answered:
-                harmless = scope["method"] in ("GET", "HEAD", "OPTIONS")
-                error = ShuttingDown(retry_after=1) if harmless else UpstreamTimeout()
+                harmless = scope["method"] in ("GET", "HEAD", "OPTIONS") or body.unfinished
+                error = ShuttingDown(retry_after=1) if harmless else Interrupted()
                 await self._render(scope, error)(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()
         except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
             log_fault("answering a request", error)
             if not answered:
-                await self._render(scope, GatewayError())(scope, receive, send)
+                await self._render(scope, understood(error))(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()  # cut short, so that the client does not take this for the whole
         finally:
             self._requests.discard(task)
+            body.let_go()
 
     def give_up(self) -> None:
         """Answer whoever still waits that this process is about to stop."""
@@ -270,7 +263,7 @@ class Edge:
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:19]) > self._max_body:
+        if length.isdecimal() and int(length[:19]) > self._bodies.max_body:
             return PayloadTooLarge()
         return None
 
@@ -313,8 +306,11 @@ class Connection:
             and TCP_NOTSENT_LOWAT is not None
             and given.family in (socket.AF_INET, socket.AF_INET6)
         ):
-            with socket.socket(fileno=os.dup(given.fileno())) as connection:  # uvloop's own object cannot do this
+            connection = socket.socket(fileno=given.fileno())  # uvloop's own object cannot do this
+            try:
                 connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            finally:
+                connection.detach()  # the descriptor stays the transport's
 
 
 def _trouble(met: Trace) -> str:

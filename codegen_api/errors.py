@@ -34,6 +34,7 @@
     │   ├── AtCapacity              this process has as much to do as it may
     │   ├── RateLimited             the caller has as much open as they may
     │   └── UpstreamRateLimited     the host asks for patience
+    ├── Interrupted                 this process stopped while the host was asked; whether it acted is unknown
     └── UpstreamFailure             the host did not do its part
         ├── UpstreamError           it answered, and the answer is no use
         ├── UpstreamUnreachable     there was no connection, or it broke
@@ -284,6 +285,11 @@ class RateLimited(Unavailable):
 class UpstreamRateLimited(Unavailable):
     code = "upstream_rate_limited"
     default_message = "The host's rate limit is reached."
+
+
+class Interrupted(GatewayError):
+    code = "interrupted"
+    default_message = "This instance stopped before the host had answered; whether the host acted is unknown."
 
 
 class UpstreamFailure(GatewayError):

@@ -87,6 +87,9 @@ class Metrics:
             registry=registry,
             buckets=AGES,
         )
+        self._unlogged = Counter(
+            "codegen_api_log_lines_lost", "Log lines that were not written: nobody took them.", registry=registry
+        )
         self._shown = CollectorRegistry()
         self._shown.register(Own(registry) if directory is None else Sum(directory))
         self.serving(0, 0)  # a worker before us may have had our number
@@ -110,6 +113,9 @@ class Metrics:
 
     def delivered(self, age: float) -> None:
         self._ages.observe(age)
+
+    def unlogged(self) -> None:
+        self._unlogged.inc()
 
     def render(self) -> bytes:
         """Everything as text: with several workers the sum over all of them."""

@@ -5,6 +5,8 @@ Nothing is repeated, no redirect is followed, no cookie is kept, and no answer o
 """
 
 import asyncio
+import codecs
+import json
 import os
 import re
 import socket
@@ -24,17 +26,22 @@ from httpx_aiohttp import AiohttpTransport
 from codegen_api import errors
 from codegen_api.proxies import proxy_for, shown
 from codegen_api.runs import Json, from_json
+from codegen_api.shortages import shortage
 from codegen_api.telemetry import Allowance, Observation
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes of one answer, decompressed; a host that says more is not listened to any longer."""
+
+LARGE = 1024 * 1024
+"""Bytes of an answer that are read in some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the host said. ``readable``: it was JSON, which is ``json``; else that is None.
 
-    ``account`` is for the log: what was asked, and what kind of answer came.
+    ``account`` is for the log: what was asked, and what kind of answer came. ``large``: to make something of it takes
+    so long that it is done beside the event loop.
     """
 
     status: int
@@ -43,6 +50,7 @@ class Answer:
     retry_after: str | None
     allowance: Allowance | None
     account: str
+    large: bool
 
 
 class Outbound:
@@ -111,7 +119,7 @@ class Outbound:
             error.reason = f"{asked}: {came}"
             raise
         try:
-            answer, readable = from_json(received), True
+            answer, readable = await _decoded(received), True
         except ValueError:
             answer, readable = None, False
         came = _came(response, received, readable)
@@ -119,7 +127,13 @@ class Outbound:
         self._observe(None if usable else came)
         said = response.headers
         return Answer(
-            response.status_code, answer, readable, said.get("Retry-After"), _allowance(said), f"{asked}: {came}"
+            response.status_code,
+            answer,
+            readable,
+            said.get("Retry-After"),
+            _allowance(said),
+            f"{asked}: {came}",
+            len(received) > LARGE,
         )
 
     async def aclose(self) -> None:
@@ -154,6 +168,8 @@ class Outbound:
         except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
             # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
             fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+            if shortage(error):  # ours, not the host's: it has heard nothing
+                raise errors.AtCapacity("This instance cannot do more just now.", retry_after=5) from error
             slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
             why = _told(fault)
             if isinstance(fault, _NOT_CONNECTED):
@@ -301,6 +317,31 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
     """Bodies are given in pieces: aiohttp warns of whole ones beyond 1 MiB, and images are larger."""
     for start in range(0, len(content), 64 * 1024):
         yield content[start : start + 64 * 1024]
+
+
+async def _decoded(content: bytearray) -> Json:
+    """Read JSON as ``from_json`` does; what is large is read beside the event loop.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return await asyncio.to_thread(_decoded_aside, content) if len(content) > LARGE else from_json(content)
+
+
+def _decoded_aside(content: bytearray) -> Json:
+    """The same with Python's own reader, which is slower, but calls back at each object, so that other threads get on:
+    orjson lets nobody else do anything before it has done.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogatepass")
+    starts = range(0, len(content), LARGE)
+    text = "".join([*(decoder.decode(content[start : start + LARGE]) for start in starts), decoder.decode(b"", True)])
+    try:
+        answer: Json = json.loads(text, object_hook=lambda found: found)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):  # more digits than Python makes a number of, or nested deeply
+        answer = from_json(content)
+    return answer
 
 
 def _allowance(headers: httpx.Headers) -> Allowance | None:

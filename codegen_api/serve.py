@@ -6,7 +6,6 @@ one.
 """
 
 import argparse
-import asyncio
 import contextlib
 import ipaddress
 import json
@@ -21,27 +20,20 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from typing import Any, NoReturn
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from codegen_api.app import DIALECTS, create_app, with_conversations
 from codegen_api.auth.keys import new_key
-from codegen_api.dialects.native import render_error
-from codegen_api.errors import GatewayError, InvalidRequest
+from codegen_api.http1 import Requests
 from codegen_api.identity import SCOPES
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
-from codegen_api.telemetry import Trace, trace
-from codegen_api.web import HeadersTooLarge
 
-MOST_UNREAD = 128 * 1024
-"""Bytes that are taken without the request getting on: more than the edge lets pass."""
-HEAD_SECONDS = 30.0
-"""How long the head of a request may take."""
+if sys.platform != "win32":
+    import resource
+
 START_SECONDS = 30
 """How long a worker may take to start, or be silent. uvicorn by itself replaces it after five, again and again."""
 
@@ -63,6 +55,8 @@ LET_IN = "Requests without credentials are let in as {who} by the dialects that 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the gateway until a signal comes. Exits with status 2 when it was told something that makes no sense."""
+    _fill_standard_files()
+    _take_all_descriptors()
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == ["keys"]:
         _keys(given[1:])
@@ -92,6 +86,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         if settings.workers > 1:
             create_app()  # what is wrong is said once, here, and not by every worker in turn
         _serve(settings, port, arguments)
+
+
+def _fill_standard_files() -> None:
+    """What was closed before we began, as by ``2>&-``: else a socket is given its number, and is written to."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _take_all_descriptors() -> None:
+    """As many as this process may have: by default it is given 1,024, for the sake of programs that use select()."""
+    if sys.platform != "win32":
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,70 +230,10 @@ def _options(settings: Settings) -> dict[str, Any]:
         "access_log": False,  # the gateway writes a line of its own, with the request's id and without its query
         "proxy_headers": bool(settings.trusted_proxies),  # uvicorn by itself believes whatever is on this machine
         "http": Requests,
+        "ws": "none",  # no route speaks it, so an offer of it is passed over like any other
+        "timeout_keep_alive": settings.keep_alive_seconds,
         "forwarded_allow_ips": list(settings.trusted_proxies),
     }
-
-
-class Requests(HttpToolsProtocol):
-    """uvicorn's reader of requests, with an end to all that comes before the application is asked.
-
-    By itself it collects headers and trailers without a bound, and waits for them for ever. What it does not
-    understand is answered in the shape of every error.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._unread = 0
-        self._went_on = False
-        self._late: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._went_on = False
-        super().data_received(data)
-        self._unread = 0 if self._went_on else self._unread + len(data)
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:
-            return
-        if self._unread > MOST_UNREAD:
-            self._refuse(HeadersTooLarge())
-        elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # the head of a next one
-            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def on_headers_complete(self) -> None:
-        self._went_on = True
-        self._in_time()
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._went_on = True
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._went_on = True
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(InvalidRequest())
-
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _refuse(self, error: GatewayError) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else an answer is under way, which ends here
-            request_id = uuid.uuid4().hex
-            token = trace.set(Trace(request_id, ()))
-            answer = render_error(error)
-            trace.reset(token)
-            answer.headers.update({"X-Request-ID": request_id, "Connection": "close"})
-            head = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
-            fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
-            self.transport.write(head + fields + b"\r\n" + bytes(answer.body))
-        self.transport.close()
 
 
 def _claim(host: str, port: int) -> int:

@@ -194,6 +194,9 @@ class Settings(BaseSettings):
     follower_linger_seconds: Seconds = Field(
         5.0, description="How long what is known of a run is kept ready after its last viewer left."
     )
+    keep_alive_seconds: Seconds = Field(
+        75.0, description="How long a connection may be idle. A balancer in front must keep one for less."
+    )
     drain_seconds: Seconds = Field(20.0, description="How long open streams are given after SIGTERM.")
     max_body_mib: int = Field(25, ge=1, le=1024, description="The largest request that is read, images included.")
     memory_mib: int = Field(128, ge=1, le=1_048_576, description="What all logs held in memory may take together.")

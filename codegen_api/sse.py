@@ -5,11 +5,13 @@ does not take for ``stall_seconds`` aborts the connection instead of holding on,
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Header, Query, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -233,5 +235,6 @@ class EventStream(Response):
 
 
 async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    with contextlib.suppress(HTTPException):  # a body that nobody asked for, and that does not end
+        while (await receive())["type"] != "http.disconnect":
+            pass

@@ -3,6 +3,7 @@
 Prompts, log texts and tokens never come here; a traceback is written without the text of its exception.
 """
 
+import asyncio
 import json
 import logging
 import sys
@@ -11,7 +12,10 @@ import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TextIO
+
+from codegen_api.lines import Lines
+from codegen_api.shortages import shortage
 
 
 @dataclass(slots=True)
@@ -87,6 +91,10 @@ class Observer(Protocol):
         """A viewer who was waiting is given an entry that the host made so many seconds ago."""
         ...
 
+    def unlogged(self) -> None:
+        """A log line is lost. May be told by any thread."""
+        ...
+
 
 class Quiet:
     """An observer who keeps it to himself."""
@@ -104,6 +112,9 @@ class Quiet:
         pass
 
     def delivered(self, age: float) -> None:
+        pass
+
+    def unlogged(self) -> None:
         pass
 
 
@@ -133,6 +144,10 @@ class Observers:
         for observer in self._observers:
             observer.delivered(age)
 
+    def unlogged(self) -> None:
+        for observer in self._observers:
+            observer.unlogged()
+
 
 trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)
 
@@ -141,17 +156,28 @@ logger = logging.getLogger("codegen_api")
 LONGEST_QUOTE = 100
 """Characters of what a stranger said."""
 
+SELDOM = 60.0
+"""Seconds between two lines that say the same, where they would come for every request."""
 
-def set_up_logging(level: str) -> None:
-    """Write the gateway's own lines to standard error, unless the application has set up handlers of its own."""
+
+def set_up_logging(level: str, lost: Callable[[], None]) -> None:
+    """Write the gateway's own lines to standard error, unless the application has set up handlers of its own. Nobody
+    waits for a line to be written; ``lost`` is called for one that is not.
+    """
     logger.setLevel(level)
+    if not any(isinstance(each, _Seldom) for each in logger.filters):
+        logger.addFilter(_Seldom())
     for name in ("uvicorn.access", "uvicorn.error"):  # the latter writes of WebSockets, with their URLs
         logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
-        handler = logging.StreamHandler()
+        handler = _lines(sys.stderr, lost)
         handler.setFormatter(_Line("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
+        for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
+            _take_over(logging.getLogger(name), lost)
+        if logging.lastResort is not None:  # what asyncio says, for instance
+            logging.lastResort = handler
         # it speaks of every repeated read, in lines that say nothing; whoever sets up logging themselves may want them
         logging.getLogger("stamina").addHandler(logging.NullHandler())
 
@@ -197,10 +223,46 @@ def note(code: str, reason: str | None) -> None:
         current.code, current.reason = code, reason
 
 
+def log_loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What an event loop has to say, which for a lack of descriptors is thousands of lines a second."""
+    missing = shortage(context.get("exception"))
+    if missing is None:
+        loop.default_exception_handler(context)
+    else:
+        log_seldom("there is too little of what the system gives: %s", missing)
+
+
+def log_seldom(text: str, what: str) -> None:
+    """Log what would else be said again and again: the same line once a minute."""
+    logger.warning(text, what, extra={"seldom": True})
+
+
 def log_fault(doing: str, error: BaseException) -> None:
     """Log an exception that should not have happened: its type and where, never its text, which may quote a prompt."""
+    missing = shortage(error)
+    if missing is not None:
+        log_seldom("there is too little of what the system gives: %s", missing)
+        return
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s failed: %s\n%s", doing, type(error).__qualname__, where.rstrip())
+
+
+def _lines(stream: TextIO | None, lost: Callable[[], None]) -> logging.Handler:
+    """A handler that writes where ``stream`` does."""
+    try:
+        return logging.NullHandler() if stream is None else Lines(stream.fileno(), lost)
+    except OSError:  # it stands for no file, as in a test
+        return logging.StreamHandler(stream)
+
+
+def _take_over(others: logging.Logger, lost: Callable[[], None]) -> None:
+    """Have the lines of ``others`` written in the same way, in the form that they have."""
+    for theirs in list(others.handlers):
+        if type(theirs) is logging.StreamHandler:
+            ours = _lines(theirs.stream, lost)
+            ours.setFormatter(theirs.formatter)
+            others.removeHandler(theirs)
+            others.addHandler(ours)
 
 
 def _without_query(record: logging.LogRecord) -> bool:
@@ -210,6 +272,23 @@ def _without_query(record: logging.LogRecord) -> bool:
             each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each for each in record.args
         )
     return True
+
+
+class _Seldom(logging.Filter):
+    """Lets each line that may come ever again through, and then not for a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not getattr(record, "seldom", False):
+            return True
+        line, now = record.getMessage(), time.monotonic()
+        due = now >= self._said.get(line, -SELDOM) + SELDOM
+        if due:
+            self._said[line] = now
+        return due
 
 
 class _Line(logging.Formatter):

@@ -12,18 +12,19 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Scope
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.conversations import Conversations
 from codegen_api.errors import (
+    AtCapacity,
     Conflict,
     Detail,
     Forbidden,
     GatewayError,
     InProgress,
     InsufficientScope,
+    Interrupted,
     InvalidRequest,
     InvalidToken,
     LoopDetected,
@@ -42,10 +43,11 @@ from codegen_api.errors import (
 )
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
+from codegen_api.intake import Asking
 from codegen_api.once import Done
 from codegen_api.repeats import Repeats
 from codegen_api.runs import Json
-from codegen_api.telemetry import note
+from codegen_api.shortages import shortage
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -53,8 +55,8 @@ bearer = HTTPBearer(
     " JWT or a key.",
 )
 SCOPE = "x-required-scope"
-
-RenderError = Callable[[GatewayError], Response]
+MOST_PLACES = 100
+"""So many of the places where a request is wrong are told."""
 
 T = TypeVar("T")
 
@@ -83,6 +85,11 @@ class MethodNotAllowed(InvalidRequest):
 class PayloadTooLarge(InvalidRequest):
     code = "payload_too_large"
     default_message = "The request is too large."
+
+
+class RequestTimeout(InvalidRequest):
+    code = "request_timeout"
+    default_message = "The body of the request did not come in time."
 
 
 class UriTooLong(InvalidRequest):
@@ -122,7 +129,9 @@ STATUSES: Mapping[type[GatewayError], int] = {
     UpstreamRateLimited: 429,
     UpstreamFailure: 502,
     UpstreamTimeout: 504,
+    Interrupted: 504,
     MethodNotAllowed: 405,
+    RequestTimeout: 408,
     PayloadTooLarge: 413,
     StoreFull: 413,
     UriTooLong: 414,
@@ -143,7 +152,11 @@ MEANINGS: Mapping[int, tuple[str, str]] = {
         "idempotency_in_progress",
         "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
     ),
-    413: ("payload_too_large", "The body of the request is too large, or the caller keeps as much here as they may."),
+    408: ("request_timeout", "The body of the request did not come in time."),
+    413: (
+        "payload_too_large",
+        "The body of the request is too large, there is too much in it, or the caller keeps as much here as they may.",
+    ),
     414: ("uri_too_long", "The URL of the request is too long."),
     422: ("validation_error", "The request has the wrong shape; the body says where."),
     429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
@@ -160,7 +173,7 @@ MEANINGS: Mapping[int, tuple[str, str]] = {
 }
 """What a status means, as the OpenAPI document tells it, with one of its codes for an example."""
 
-ANYWHERE = (400, 413, 414, 431, 500, 508)
+ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
 """Statuses that any request may be refused with."""
 
 COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
@@ -175,6 +188,7 @@ async def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
+@Asking
 async def authenticate(request: Request) -> Caller:
     """Who is calling, by the Authorization header.
 
@@ -193,6 +207,7 @@ async def authenticate(request: Request) -> Caller:
 
 async def identify(request: Request, token: str) -> Caller:
     """Whose token this is, who may do what the route does."""
+    _stay(request)
     callers: Callers = request.app.state.callers
     return await admit(request, await callers.authenticate(token, address_of(request)))
 
@@ -202,8 +217,18 @@ def address_of(request: Request) -> str:
     return "" if request.client is None else request.client.host
 
 
+def _stay(request: Request) -> None:
+    """
+    Raises:
+        AtCapacity: the front door says so; who may not stay need not be asked who they are.
+    """
+    if "crowded" in request.scope:
+        raise AtCapacity("This instance has as many connections as it may.", retry_after=5)
+
+
 async def admit(request: Request, caller: Caller) -> Caller:
     """A caller who may do what the route does, and has not done it too often."""
+    _stay(request)
     await _count(request, caller)
     scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route that says nothing is open to nobody
     if scope is not None and not caller.may(scope):
@@ -312,19 +337,23 @@ def understood(error: Exception) -> GatewayError:
             return error
         case RequestValidationError():
             # neither the input nor the context of a fault: they quote prompts
+            places = list(error.errors())[:MOST_PLACES]
             return Rejected(
-                details=[Detail(tuple(item["loc"]), str(item["msg"]), str(item["type"])) for item in error.errors()]
+                details=[Detail(tuple(item["loc"]), str(item["msg"]), str(item["type"])) for item in places]
             )
         case HTTPException(status_code=404):
             return NotFound("There is no such route.")
         case HTTPException(status_code=405):
             return MethodNotAllowed()
+        case HTTPException(status_code=408):
+            return RequestTimeout()
         case HTTPException(status_code=413):
             return PayloadTooLarge()
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequest()
         case _:
-            return GatewayError()
+            short = shortage(error) is not None
+            return AtCapacity("This instance cannot do more just now.", retry_after=5) if short else GatewayError()
 
 
 def status_of(error: GatewayError) -> int:
@@ -348,6 +377,8 @@ def error_headers(error: GatewayError) -> dict[str, str]:
         headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     if status in WAITS:
         headers["Retry-After"] = str(retry_after(error))
+    if status == 408:  # whatever comes on this connection now belongs to the request that was given up
+        headers["Connection"] = "close"
     return headers
 
 
@@ -360,28 +391,3 @@ def described_error(status: int, model: type[BaseModel], sentence: str, example:
         headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
     content = {"application/json": {"example": example}}
     return {"model": model, "description": sentence, "content": content, "headers": headers}
-
-
-class Shapes:
-    """In which shape an error is told: that of the longest of ``prefixes`` (whole segments) that its path begins with,
-    also where no route is there or none was looked for; else that of ``otherwise``.
-    """
-
-    def __init__(self, otherwise: RenderError, prefixes: Mapping[str, RenderError]) -> None:
-        self._otherwise = otherwise
-        self._longest_first = sorted(prefixes.items(), key=lambda each: len(each[0]), reverse=True)
-
-    def render(self, scope: Scope, error: GatewayError) -> Response:
-        """The answer to a request that failed, and a word on it in the log."""
-        # why a token is not taken stands in lines of their own, of which strangers cannot make many
-        note(error.code, None if isinstance(error, NotAuthenticated) else error.root_reason)
-        path = f"{_route_path(scope)}/"
-        render = next((render for prefix, render in self._longest_first if path.startswith(f"{prefix}/")), None)
-        return (render or self._otherwise)(error)
-
-
-def _route_path(scope: Scope) -> str:
-    """The path below that under which a proxy serves the gateway; the proxy may have cut that off, or not."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path

@@ -9,14 +9,20 @@ import contextlib
 import hmac
 import multiprocessing
 import os
+import re
 import shutil
 import stat
 import sys
 import tempfile
 from pathlib import Path
 
+from codegen_api.telemetry import logger
+
 if sys.platform != "win32":
     import fcntl
+
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""What prometheus_client looks for when it is imported."""
 
 
 class Shared:
@@ -78,3 +84,32 @@ def join() -> Shared:
     key = bytes(multiprocessing.current_process().authkey)
     name = hmac.digest(key, f"codegen_api {parent.pid if parent else os.getpid()}".encode(), "sha256").hex()
     return Shared(Path(tempfile.gettempdir()) / f"codegen-api-{name[:32]}")
+
+
+def share(beside: int) -> Shared | None:
+    """What this worker shares with those beside it, unless the operator has named a directory for them."""
+    if beside == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
+        return None
+    try:
+        shared = join()
+    except OSError as error:
+        logger.warning("/metrics gives the numbers of single workers: %s", error)
+        return None
+    os.environ[METRICS_DIRECTORY] = str(shared.path)
+    return shared
+
+
+def beside(given: int) -> int:
+    """How many processes share the host's budget. uvicorn does not tell its workers, but they see its command line."""
+    if given > 1 or multiprocessing.parent_process() is None:
+        return given
+    told = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
+    return int(told[1] if told else os.environ.get("WEB_CONCURRENCY") or 1)
+
+
+def speaks_for_all(given: int) -> bool:
+    """Whether this process is the one of several beside each other that says how they were started."""
+    if multiprocessing.parent_process() is None:
+        return True
+    # a worker: the front door has spoken before it began, and uvicorn alone never does
+    return given == 1 and multiprocessing.current_process().name.endswith("-1")

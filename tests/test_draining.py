@@ -9,7 +9,8 @@ from types import FrameType
 
 import pytest
 
-from codegen_api.draining import SIGINT_SECONDS, Drain
+from codegen_api.draining import REQUEST_SECONDS, SIGINT_SECONDS, Drain
+from tests import virtual
 
 pytestmark = pytest.mark.wire("drain-streams")
 
@@ -38,7 +39,7 @@ class Server:
         self.happened.append("give up")
 
     def drain(self, seconds: float) -> Drain:
-        return Drain(self.empty, self.cut, self.give_up, seconds)
+        return Drain(self.empty, self.cut, self.give_up, seconds, request_seconds=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,34 @@ def test_requests_that_are_not_answered_a_while_later_are_given_up() -> None:
         await until(lambda: "give up" in server.happened)
 
     assert served(play, 0.05).happened == [0.05, "empty", "cut", signal.SIGTERM, "give up"]
+
+
+@pytest.mark.wire("drain-requests")
+@pytest.mark.parametrize(
+    ("number", "seconds", "given_up"),
+    [
+        (signal.SIGTERM, 0.1, REQUEST_SECONDS),
+        (signal.SIGTERM, 3, REQUEST_SECONDS),
+        (signal.SIGTERM, 20, 20),
+        (signal.SIGINT, 20, SIGINT_SECONDS),
+    ],
+)
+def test_requests_have_ten_seconds_however_short_the_drain_is(
+    number: signal.Signals, seconds: float, given_up: float
+) -> None:
+    async def main() -> None:
+        server = Server()
+        signal.signal(number, server.handle)
+        ended: list[float] = []
+        server.left.set()  # there are no streams, or they end at once
+        drain = Drain(server.empty, server.cut, lambda: ended.append(asyncio.get_running_loop().time()), seconds)
+        drain.take_signals()
+        drain._begin(number)
+        await asyncio.sleep(60)
+        drain.give_back()
+        assert ended == [given_up]
+
+    virtual.run(main())
 
 
 def test_a_second_sigterm_changes_nothing() -> None:

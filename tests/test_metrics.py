@@ -34,6 +34,7 @@ SERIES = {
     "codegen_api_upstream_rate_limited": {"operation"},
     "codegen_api_viewers": set(),
     "codegen_api_runs_followed": set(),
+    "codegen_api_log_lines_lost": set(),
     "codegen_api_entry_age_seconds": set(),
 }
 

@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from codegen_api import edge, errors
 from codegen_api.edge import EXPOSED_HEADERS, REQUEST_HEADERS
+from codegen_api.shapes import Shapes
 from codegen_api.telemetry import trace
-from codegen_api.web import MethodNotAllowed, PayloadTooLarge, Shapes, understood
+from codegen_api.web import MethodNotAllowed, PayloadTooLarge, understood
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, run, serving
 
@@ -553,6 +554,29 @@ def test_who_still_waits_when_the_process_stops_is_told_so() -> None:
             assert connection.headers["access-control-allow-origin"] == APP
             assert int(connection.headers["retry-after"]) >= 1
             assert not connection.transport.aborted
+
+    run(main())
+
+
+@pytest.mark.wire("drain-requests", "error-shape")
+def test_a_create_that_the_process_does_not_wait_for_is_not_told_as_the_hosts_silence() -> None:
+    async def main() -> None:
+        host = RichHost()
+        waiting = asyncio.Event()
+
+        async def hang(operation: str) -> None:
+            if operation == "create":
+                waiting.set()
+                await asyncio.Event().wait()
+
+        host.before = hang
+        async with serving(host, org_id="9") as site:
+            create = asyncio.create_task(site.post("/agent-runs", {"prompt": "Say hello"}))
+            await waiting.wait()
+            site.app.edge.give_up()
+            answer = await create
+            assert (answer.status_code, answer.json()["code"]) == (504, "interrupted")
+            assert "whether the host acted is unknown" in answer.json()["error"]
 
     run(main())
 

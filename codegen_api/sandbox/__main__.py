@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_config=_log_config(),
             access_log=not options.announce,
             server_header=False,
+            http="h11",  # httptools loses bodies that come with an offer to upgrade, and sends chunks to HTTP/1.0
+            ws="none",
+            timeout_keep_alive=75,  # longer than who asks us keeps a connection
             timeout_graceful_shutdown=1,
         )
 

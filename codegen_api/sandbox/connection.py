@@ -5,7 +5,6 @@ connection to cut: a ConnectionResetError takes its place, and `hang` simply wai
 """
 
 import asyncio
-import os
 import socket
 import struct
 
@@ -15,10 +14,13 @@ from starlette.types import Receive, Send
 async def reset(receive: Receive, send: Send) -> None:
     """Drop the connection with RST, without another byte."""
     transport = _transport(send)
-    # Lingering for zero seconds makes the kernel send RST instead of FIN. It is a property of the connection, so a
-    # duplicate can set it: not every event loop hands out a socket that may be touched.
-    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as twin:
+    # Lingering for zero seconds makes the kernel send RST instead of FIN. Not every event loop hands out a socket that
+    # may be touched, so this is another one for the same descriptor, which stays the transport's.
+    twin = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
         twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        twin.detach()
     transport.abort()
     await _gone(receive)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api.serve import MOST_UNREAD
+from codegen_api.http1 import MOST_UNREAD
 from tests.end_to_end import processes
 from tests.end_to_end.processes import (
     ROOT,

@@ -8,6 +8,7 @@ from fastapi.security import APIKeyHeader
 
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Caller
+from codegen_api.intake import Asking, CallerFirst
 from codegen_api.web import bearer, bearer_token, identify, identify_lenient, named
 
 api_key = APIKeyHeader(
@@ -21,6 +22,7 @@ _FOREIGN = re.compile(r"lsv2_|ls__")
 """How keys for LangSmith begin. SDKs take them from the environment and send them wherever they go."""
 
 
+@Asking
 async def asking(request: Request) -> Caller:
     """Who is calling. A key for LangSmith in ``x-api-key`` counts as none, and no such key is ever shown to a host.
 
@@ -46,6 +48,7 @@ Asker = Annotated[Caller, Depends(asking)]
 def routes_about(what: str, *, public: bool = False) -> APIRouter:
     """A router for the routes about ``what``."""
     return APIRouter(
+        route_class=CallerFirst,
         tags=[f"Agent Protocol: {what}"],
         dependencies=None if public else [Depends(bearer), Depends(api_key)],
         generate_unique_id_function=named("agent_protocol_"),

@@ -37,7 +37,7 @@ def _modes(value: object) -> object:
     return [each for each in (value if isinstance(value, list) else [value]) if each != ""]
 
 
-Modes = Annotated[list[str], BeforeValidator(_modes)]
+Modes = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_modes)]
 Object = dict[str, Any]
 
 

@@ -17,6 +17,7 @@ IfExists = Annotated[
     Field(description="What to do when the id is taken: answer 409, or give what is there."),
 ]
 Labels = Annotated[list[str], Field(max_length=100)]
+Names = Annotated[list[str], Field(fail_fast=True)]
 
 
 # -- assistants -------------------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ class SearchAssistants(CountAssistants):
     offset: Offset = 0
     sort_by: Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"] | None = None
     sort_order: Order = None
-    select: list[str] | None = Field(None, description="The fields that are wanted; all by default.")
+    select: Names | None = Field(None, description="The fields that are wanted; all by default.")
 
 
 class Versions(BaseModel):
@@ -119,7 +120,7 @@ class SearchThreads(CountThreads):
     offset: Offset = 0
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
     sort_order: Order = None
-    select: list[str] | None = Field(None, description="The fields that are wanted; all by default.")
+    select: Names | None = Field(None, description="The fields that are wanted; all by default.")
     extract: Object | None = Field(None, description="Not offered: the host keeps what was said.")
 
 
@@ -143,7 +144,7 @@ class PutItem(BaseModel):
     namespace: Labels = Field(min_length=1, description="Labels of 1 to 100 characters, without dots.")
     key: Name
     value: Object
-    index: bool | list[str] | None = Field(None, description="Not offered, but for false: nothing is indexed.")
+    index: bool | Names | None = Field(None, description="Not offered, but for false: nothing is indexed.")
     ttl: Any = Field(None, description="Not offered: an item is kept until it is deleted.")
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
-from codegen_api.dialects.agent_protocol import answers
+from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.answering import events_of, outcome_of, run_fields, statuses_of
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.bodies import Modes
@@ -177,7 +177,7 @@ class ManyRuns(BaseModel):
     """Which runs to stop."""
 
     thread_id: str | None = None
-    run_ids: list[str] | None = None
+    run_ids: schemas.Names | None = None
     status: Literal["pending", "running", "all"] | None = None
 
 

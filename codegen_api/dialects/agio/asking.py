@@ -5,9 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from codegen_api.identity import Caller
+from codegen_api.intake import Asking, CallerFirst
 from codegen_api.web import bearer, bearer_token, identify_lenient, named
 
 
+@Asking
 async def asking(request: Request) -> Caller:
     """Who is calling, by the Authorization header; without one, the deployment's demo user.
 
@@ -27,6 +29,7 @@ Asker = Annotated[Caller, Depends(asking)]
 def routes_about(what: str, *, public: bool = False) -> APIRouter:
     """A router for the routes about ``what``."""
     return APIRouter(
+        route_class=CallerFirst,
         tags=[f"Agio: {what}"],
         dependencies=None if public else [Depends(bearer)],
         generate_unique_id_function=named("agio_"),

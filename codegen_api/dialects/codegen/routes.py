@@ -8,11 +8,17 @@ from starlette.responses import Response
 from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
 from codegen_api.identity import READ, WRITE
+from codegen_api.intake import CallerFirst
 from codegen_api.runs import to_json
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import Asker, Door, IdempotencyKey, Repeater, bearer, json_response, named, needs, replayed
 
-router = APIRouter(tags=["Hosted API"], dependencies=[Depends(bearer)], generate_unique_id_function=named())
+router = APIRouter(
+    route_class=CallerFirst,
+    tags=["Hosted API"],
+    dependencies=[Depends(bearer)],
+    generate_unique_id_function=named(),
+)
 
 BELOW = "/v1/organizations/{org_id}"
 """Where an organization's things are; but for logs."""

@@ -4,7 +4,7 @@ Only the request models are used to parse; answers are the host's own data, so t
 cut them down.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,6 +69,10 @@ def _page(item: dict[str, Any]) -> ConfigDict:
 RUN_ID = Field(ge=0, lt=10**18, description="Which run.")
 
 
+Images = Annotated[list[str], Field(fail_fast=True)]
+"""Of thousands that are none, one is told."""
+
+
 class CreateAgentRunInput(BaseModel):
     """What to start."""
 
@@ -77,7 +81,7 @@ class CreateAgentRunInput(BaseModel):
     )
 
     prompt: str = Field(description="What the agent is to do.")
-    images: list[str] | None = Field(None, description="Base64 data URIs.")
+    images: Images | None = Field(None, description="Base64 data URIs.")
     metadata: dict[str, Any] | None = Field(None, description="Anything; it comes back with the run.")
     repo_id: int | None = Field(None, description="The repository to work in.")
     model: str | None = Field(None, description="The model; else the organization's default.")
@@ -91,7 +95,7 @@ class ResumeAgentRunInput(BaseModel):
 
     agent_run_id: int = RUN_ID
     prompt: str = Field(description="What the agent is to do next.")
-    images: list[str] | None = Field(None, description="Base64 data URIs.")
+    images: Images | None = Field(None, description="Base64 data URIs.")
 
 
 class StopAgentRunInput(BaseModel):

@@ -8,6 +8,7 @@ from fastapi.security import APIKeyHeader
 from codegen_api.dialects.everruns.wire import heard_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
+from codegen_api.intake import Asking, CallerFirst
 from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(
@@ -26,6 +27,7 @@ FOREIGN = "evr_"
 """How keys for Everruns begin. Its SDKs take them from the environment and send them wherever they go."""
 
 
+@Asking
 async def asking(request: Request) -> Caller:
     """Who is calling. A key for Everruns is shown to no host.
 
@@ -73,6 +75,7 @@ def _token(given: str) -> str | None:
 def routes_about(what: str, prefix: str = "") -> APIRouter:
     """A router for the routes about ``what``."""
     return APIRouter(
+        route_class=CallerFirst,
         prefix=prefix,
         tags=[f"Everruns: {what}"],
         dependencies=[Depends(bearer), Depends(credentials)],

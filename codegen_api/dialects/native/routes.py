@@ -26,6 +26,7 @@ from codegen_api.dialects.native.wire import (
 )
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.intake import CallerFirst
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.sse import STREAM_HEADERS, EventStream, LastEventId, parse_position
 from codegen_api.telemetry import Observation
@@ -48,7 +49,7 @@ from codegen_api.web import (
     timestamp,
 )
 
-runs = APIRouter(dependencies=[Depends(bearer)], generate_unique_id_function=named())
+runs = APIRouter(route_class=CallerFirst, dependencies=[Depends(bearer)], generate_unique_id_function=named())
 
 LINE_TYPES = ("application/x-ndjson", "application/jsonl")
 

@@ -78,6 +78,10 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+Images = Annotated[list[str], Field(fail_fast=True)]
+"""Of thousands that are none, one is told."""
+
+
 class CreateRun(BaseModel):
     """What to start."""
 
@@ -87,7 +91,7 @@ class CreateRun(BaseModel):
 
     prompt: str = Field(description="What the agent is to do.")
     metadata: dict[str, Any] | None = Field(None, description="Anything; it comes back with the run.")
-    images: list[str] | None = Field(None, description="Base64 data URIs.")
+    images: Images | None = Field(None, description="Base64 data URIs.")
     repo_id: int | None = Field(None, description="The repository to work in.")
     model: str | None = Field(None, description="The model; else the organization's default.")
     agent_type: str | None = Field(None, description="`codegen` or `claude_code`; else the organization's default.")
@@ -99,7 +103,7 @@ class ResumeRun(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now add tests."}]})
 
     prompt: str = Field(description="What the agent is to do next.")
-    images: list[str] | None = Field(None, description="Base64 data URIs.")
+    images: Images | None = Field(None, description="Base64 data URIs.")
 
 
 class RunOut(_Open):

@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
 from codegen_api.errors import StoreUnavailable
-from codegen_api.telemetry import logger
+from codegen_api.telemetry import log_seldom
 
 _FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError)
 
@@ -20,7 +20,7 @@ def faults() -> Iterator[None]:
         yield
     except _FAULTS as error:
         reason = f"the database cannot be used: {_kind(error)}"
-        logger.warning("%s", reason)
+        log_seldom("%s", reason)
         raise StoreUnavailable(reason=reason) from error
 
 

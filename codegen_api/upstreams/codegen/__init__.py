@@ -4,6 +4,7 @@ Where a docstring says what the host does, it also says how that is known: from 
 October 2025, or from payloads seen on the wire in June and August 2025. Nothing is repeated, cached or decided here.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -230,7 +231,7 @@ class CodegenUpstream:
             heard.allowance = answer.allowance
             try:
                 if 200 <= answer.status < 300 and (answer.readable or order):
-                    return read(answer.json)
+                    return await asyncio.to_thread(read, answer.json) if answer.large else read(answer.json)
                 raise refusal(answer.status, answer.json, answer.retry_after, credential.token)
             except errors.GatewayError as error:
                 said = f" ({error.message})" if isinstance(error, errors.UpstreamError) and answer.readable else ""

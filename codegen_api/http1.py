@@ -1,0 +1,211 @@
+"""HTTP/1.1 as the front door reads and answers it: uvicorn's protocol, where that is not what the standard asks for.
+
+uvicorn by itself collects a head without a bound and waits for it for ever, loses a body that comes with an offer to
+upgrade, sends chunks to clients of HTTP/1.0, hangs up without a word on a body that it cannot read, and lets requests
+pass whose head does not say where they go or how long they are. Here each of them is answered in the shape of every
+error. Whoever comes when hardly any descriptors are left is marked as one too many.
+"""
+
+import asyncio
+import re
+import sys
+import uuid
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from codegen_api.dialects.native import render_error
+from codegen_api.errors import GatewayError, InvalidRequest
+from codegen_api.telemetry import Trace, log_seldom, trace
+from codegen_api.web import HeadersTooLarge
+
+if sys.platform != "win32":
+    import resource
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+MOST_UNREAD = 128 * 1024
+"""Bytes that are taken without the request getting on: more than the edge lets pass."""
+HEAD_SECONDS = 30.0
+"""How long the head of a request may take, from its first byte, and what is left of a body that was answered."""
+RESERVE = 64
+"""So many descriptors, or a quarter of them, are kept for all else, and for telling those who come that it is full."""
+
+_HOST = re.compile(rb"[^\s/@?#\\,]*")
+
+
+class Requests(HttpToolsProtocol):
+    """uvicorn's reader of requests, made strict and bounded."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._application = self.app
+        self.app = self._serve
+        self._unread = 0
+        self._went_on = False
+        self._in_head = True
+        self._late: asyncio.TimerHandle | None = None
+        self._crowded = False
+        self.garbled = False
+        """The rest of what comes cannot be read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._crowded = _takes_reserve(transport)
+        # one that is opened in advance may wait for its first request as long as others wait for their next
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self.garbled or self.transport.is_closing():
+            return
+        self._went_on = False
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self._give_up(InvalidRequest())
+            return
+        self._unread = 0 if self._went_on else self._unread + len(data)
+        if self.transport.is_closing():
+            return
+        if self._unread > MOST_UNREAD:
+            self._give_up(HeadersTooLarge())
+        elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # the head of a next one
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # what comes behind a body is nothing that anybody has looked at before the body
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # `_feed` has it read again, without the offer
+        self._in_head = False
+        self._went_on = True
+        self._in_time()
+        error = self._refusal()
+        if error is not None:
+            self.scope["refusal"] = error  # type: ignore[typeddict-unknown-key]
+        if self._crowded:
+            self.scope["crowded"] = True  # type: ignore[typeddict-unknown-key]
+            log_seldom("there is too little of what the system gives: %s", "descriptors")
+        super().on_headers_complete()
+        if error is not None or self._crowded:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._went_on = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._went_on = True
+        self._in_time()
+        super().on_message_complete()
+
+    def _feed(self, data: bytes) -> None:
+        """Read on. An offer to upgrade is passed over, and what comes with it is read as if there were none."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                method = self.parser.get_method()
+                if method == b"CONNECT":
+                    raise httptools.HttpParserError("this is no proxy") from offer
+                head = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+                head += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+                data = b"\r\n".join([*head, b"", data[offer.args[0] :]])
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+            else:
+                return
+
+    def _refusal(self) -> GatewayError | None:
+        """Why a request whose head could be read is not taken any further."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            return InvalidRequest("The gateway speaks HTTP/1.1.")
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
+            return InvalidRequest("The request needs one Host header.")
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if not codings or codings == [b"chunked"]:
+            return None
+        return InvalidRequest("The gateway knows no transfer coding but chunked.")
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        exchange = Mended(self, receive.__self__)
+        await self._application(scope, exchange.receive, exchange.send)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self, error: GatewayError) -> None:
+        """Read no further. Who waits for the rest of a body hears of it, and answers."""
+        self.garbled = True
+        if self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body:
+            self.cycle.keep_alive = False
+            self.cycle.message_event.set()
+        else:
+            self._refuse(error)
+
+    def _refuse(self, error: GatewayError) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # else an answer is under way, which ends here
+            request_id = uuid.uuid4().hex
+            token = trace.set(Trace(request_id, ()))
+            answer = render_error(error)
+            trace.reset(token)
+            answer.headers.update({"X-Request-ID": request_id, "Connection": "close"})
+            head = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
+            fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
+            self.transport.write(head + fields + b"\r\n" + bytes(answer.body))
+        self.transport.close()
+
+
+def _takes_reserve(transport: asyncio.Transport) -> bool:
+    """Whether this connection has one of the last descriptors: a new one is always the lowest that is free."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or sys.platform == "win32":
+        return False
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most != resource.RLIM_INFINITY and connection.fileno() >= most - min(RESERVE, most // 4)
+
+
+class Mended:
+    """A request and its answer between uvicorn and the application."""
+
+    def __init__(self, protocol: Requests, cycle: "RequestResponseCycle") -> None:
+        self.transport = cycle.transport
+        self._protocol = protocol
+        self._cycle = cycle
+        self._endless = False
+
+    async def receive(self) -> Any:
+        message = await self._cycle.receive()
+        if message["type"] == "http.request" and message["more_body"] and self._protocol.garbled:
+            raise InvalidRequest("The body of the request cannot be read.")
+        return message
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start" and self._cycle.scope["http_version"] == "1.0":
+            names = {name.lower() for name, _ in message["headers"]}
+            self._endless = b"content-length" not in names
+        if self._endless:  # no chunks: the end of the connection is that of the answer (RFC 9112, 6.3)
+            self._cycle.chunked_encoding = False
+            self._cycle.expected_content_length = len(message.get("body", b""))
+        await self._cycle.send(cast("Any", message))

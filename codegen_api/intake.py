@@ -1,0 +1,171 @@
+"""How a request is taken in: first who asks, which its head tells, and only then what they say, within bounds.
+
+By itself the framework receives and reads a body before anything else, from anybody. ``CallerFirst`` routes do not, and
+``Bodies`` bounds what all bodies take together and how long each may take.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any
+
+from fastapi import HTTPException
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive
+
+from codegen_api.errors import AtCapacity, Detail, Rejected
+from codegen_api.extent import Extent
+from codegen_api.identity import Caller
+
+MOST_VALUES = 50_000
+"""Numbers, texts, lists and so on in the JSON of one request: what takes tens of milliseconds to be read."""
+MOST_DEPTH = 100
+"""Lists and objects within each other."""
+
+PATIENCE = 30.0
+"""Seconds that a body may keep us waiting; each ``SLOWEST`` bytes of it give back one."""
+SLOWEST = 4096
+SMALL = 64 * 1024
+"""Bytes of a body for which there is always room."""
+TOGETHER = 4
+"""So many of the largest bodies may be held at a time."""
+
+
+class Asking:
+    """A dependency that says who is calling: ``ask``, once for each request."""
+
+    def __init__(self, ask: Callable[[Request], Awaitable[Caller]]) -> None:
+        self.__doc__ = ask.__doc__
+        self._ask = ask
+
+    async def __call__(self, request: Request) -> Caller:
+        if "caller" not in request.scope:
+            request.scope["caller"] = await self._ask(request)
+        caller: Caller = request.scope["caller"]
+        return caller
+
+
+class CallerFirst(APIRoute):
+    """A route that finds out who is calling before it receives a body. One with a body has to want to know."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+        asking = next((each for each in _calls(self.dependant) if isinstance(each, Asking)), None)
+        if asking is None:
+            raise TypeError(f"{self.path} takes a body from anybody")
+
+        async def after_asking(request: Request) -> Response:
+            await asking(request)
+            bounded = BoundedRequest(request.scope, request.receive)
+            await bounded.body()
+            return await handle(bounded)
+
+        return after_asking
+
+
+def _calls(dependant: Dependant) -> Iterator[object]:
+    for each in dependant.dependencies:
+        yield each.call
+        yield from _calls(each)
+
+
+class BoundedRequest(Request):
+    """A request whose JSON is refused as soon as there is too much in it."""
+
+    async def body(self) -> bytes:
+        """
+        Raises:
+            Rejected: it is nested too deeply.
+            HTTPException: there is too much in it, or the client has left.
+        """
+        if not hasattr(self, "_body"):
+            extent = Extent()
+            pieces = []
+            try:
+                async for piece in self.stream():
+                    for start in range(0, len(piece), SMALL):
+                        extent.take(piece[start : start + SMALL])
+                        _bounded(extent)
+                    pieces.append(piece)
+            except ClientDisconnect:
+                raise HTTPException(400) from None
+            self._body = b"".join(pieces)
+        return self._body
+
+    async def json(self) -> Any:
+        # of bytes Python would take UTF-16, too, in which nothing was counted
+        return json.loads((await self.body()).decode("utf-8-sig", "surrogatepass"))
+
+
+def _bounded(extent: Extent) -> None:
+    if extent.depth > MOST_DEPTH:
+        raise Rejected(details=[Detail(("body",), f"JSON may be nested {MOST_DEPTH} times", "json_too_deep")])
+    if extent.values > MOST_VALUES:
+        raise HTTPException(413)
+
+
+class Bodies:
+    """What all requests together hold of their bodies. One may have ``max_body`` bytes."""
+
+    def __init__(self, max_body: int) -> None:
+        self.max_body = max_body
+        self.held = 0
+
+    def of(self, receive: Receive) -> "Incoming":
+        """That of one request, which the server's ``receive`` gives."""
+        return Incoming(self, receive)
+
+
+class Incoming:
+    """The body of one request. ``unfinished``: it was asked for, and not all of it has come."""
+
+    def __init__(self, bodies: Bodies, receive: Receive) -> None:
+        self.unfinished = False
+        self._whole = False
+        self._bodies = bodies
+        self._receive = receive
+        self._received = self._held = 0
+        self._patience = PATIENCE
+
+    async def receive(self) -> Message:
+        """
+        Raises:
+            HTTPException: it is too large, or too slow.
+            AtCapacity: there is no room for it just now.
+        """
+        if self._whole:
+            return await self._receive()
+        self.unfinished = True
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        try:
+            async with asyncio.timeout(self._patience):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408) from None
+        size = len(message.get("body", b""))
+        self._patience = min(PATIENCE, self._patience - (loop.time() - asked) + size / SLOWEST)
+        self.unfinished = message.get("more_body", False)
+        self._whole = not self.unfinished
+        self._received += size
+        if self._received > self._bodies.max_body:
+            raise HTTPException(413)
+        if self._received > SMALL:
+            self._hold(self._received - self._held)
+        return message
+
+    def _hold(self, more: int) -> None:
+        if self._bodies.held + more > TOGETHER * self._bodies.max_body:
+            raise AtCapacity("This instance holds as many large requests as it may.", retry_after=1)
+        self._bodies.held += more
+        self._held += more
+
+    def let_go(self) -> None:
+        """Nobody holds it any more."""
+        self._bodies.held -= self._held
+        self._held = 0

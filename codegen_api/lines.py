@@ -1,0 +1,95 @@
+"""Log lines, written by a thread of their own: whoever logs never waits for whoever reads, or for a disk.
+
+What nobody takes in time is lost; how much that was is counted, and told in a line as soon as lines are taken again.
+"""
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+MOST_BYTES = 4 * 1024 * 1024
+"""What may wait to be written."""
+LAST_SECONDS = 1.0
+"""How long the end of the process waits for that."""
+
+
+class Lines(logging.Handler):
+    """Writes to an open file that stays somebody else's. ``lost`` is called for each line that is not written."""
+
+    def __init__(self, descriptor: int, lost: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lost = lost
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._counting = threading.Condition()
+        self._waiting = 0
+        self._untold = 0
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have it written, if there is room."""
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            self._begin()
+        except Exception:  # whatever is wrong with a line or with the machine, the work goes on
+            self._lose()
+            return
+        with self._counting:
+            fits = self._waiting + len(line) <= MOST_BYTES
+            self._waiting += len(line) if fits else 0
+        if fits:
+            self._queue.put(line)
+        else:
+            self._lose()
+
+    def flush(self) -> None:
+        """Wait a moment for what is on its way."""
+        with self._counting:
+            self._counting.wait_for(lambda: not self._waiting, LAST_SECONDS)
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _lose(self) -> None:
+        with self._counting:
+            self._untold += 1
+        self._lost()
+
+    def _write_all(self) -> None:
+        while True:
+            line = self._queue.get()
+            if not self._write(line):
+                self._lose()
+            elif self._queue.empty():
+                self._tell()
+            with self._counting:
+                self._waiting -= len(line)
+                self._counting.notify_all()
+
+    def _tell(self) -> None:
+        with self._counting:
+            untold, self._untold = self._untold, 0
+        if untold:
+            text = f"{untold} lines of this log were lost: nobody took them"
+            record = logging.LogRecord("codegen_api", logging.WARNING, __file__, 0, text, None, None)
+            if not self._write(f"{self.format(record)}\n".encode()):
+                with self._counting:
+                    self._untold += untold
+
+    def _write(self, line: bytes) -> bool:
+        # not through Python's own file, whose lock would be held here for ever, and by nobody at the end of the process
+        try:
+            while line:
+                try:
+                    line = line[os.write(self._descriptor, line) :]
+                except BlockingIOError:
+                    select.select([], [self._descriptor], [])
+        except OSError:
+            return False
+        return True
