@@ -6,6 +6,7 @@ A part of the composition root that would fill it up.
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import httpx
 
@@ -19,7 +20,7 @@ from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
-from codegen_api.settings import PREFIX, Settings, SettingsError, secret_keys
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_text, secret_keys
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
 """The modes in which the host is called with one token for all."""
@@ -118,7 +119,7 @@ def _keys(settings: Settings, credential: Credential) -> Keys:
     path, text = settings.api_keys_file, settings.api_keys
     read: Callable[[], str]
     if path is not None and text is None:
-        name, read = "API_KEYS_FILE", path.read_text
+        name, read = "API_KEYS_FILE", partial(read_text, path)
     elif text is not None and path is None:
         name, read = "API_KEYS", text.get_secret_value
     else:
