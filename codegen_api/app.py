@@ -29,14 +29,14 @@ from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations import Conversations
 from codegen_api.dialects import Dialect, agent_protocol, agio, codegen, everruns, native
 from codegen_api.draining import Drain
-from codegen_api.edge import Edge
+from codegen_api.edge import METHODS, Edge
 from codegen_api.errors import GatewayError, Rejected, StoreUnavailable
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.repeats import Repeats
-from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, remarks, secret_keys
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, Quiet, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
@@ -105,12 +105,11 @@ class Application(FastAPI):
         self.edge = Edge(
             super().build_middleware_stack(),
             render=self.shapes.render,
-            hosts=settings.trusted_hosts,
+            hosts=settings.trusted_names,
             via=_via(settings),
-            origins=settings.cors_origins,
+            allowed_origins=settings.cors_origins,
             local_pages=settings.sandbox,
-            request_headers=_headers(self.dialects, "REQUEST_HEADERS"),
-            exposed_headers=_headers(self.dialects, "EXPOSED_HEADERS"),
+            exposed_headers=_exposed_headers(self.dialects),
             root_path=settings.root_path,
             max_body=settings.max_body_mib * MIB,
             observer=self.observer,
@@ -265,9 +264,9 @@ def with_conversations(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name, dialect in _dialects(settings).items() if getattr(dialect, "CONVERSATIONS", False))
 
 
-def _headers(dialects: Mapping[str, Dialect], which: str) -> tuple[str, ...]:
-    """What the dialects say of the headers that are their own."""
-    return tuple(name for dialect in dialects.values() for name in getattr(dialect, which, ()))
+def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
+    """Headers of the dialects' own that pages may read."""
+    return tuple(name for dialect in dialects.values() for name in getattr(dialect, "EXPOSED_HEADERS", ()))
 
 
 async def _render(request: Request, error: Exception) -> Response:
@@ -279,11 +278,12 @@ async def _render(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> list[str]:
     """What may be done at this path. Starlette names the methods of the first route there, and there may be several."""
-    return [
-        method
-        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
-    ]
+
+    def is_known(method: str) -> bool:
+        scope = {**request.scope, "method": "GET" if method == "HEAD" else method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in METHODS if is_known(method)]
 
 
 def _upstream(settings: Settings) -> Upstream:
@@ -341,8 +341,8 @@ def _tickets(settings: Settings) -> Tickets | None:
 
 def _report(settings: Settings, workers: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
-    for name in unknown_names():
-        logger.warning("%s is not a setting", name)
+    for remark in remarks():
+        logger.warning("%s", remark)
     if settings.demo_token is not None and with_conversations(settings):
         logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
     if workers > 1:

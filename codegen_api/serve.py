@@ -8,7 +8,6 @@ one.
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 import secrets
@@ -34,6 +33,7 @@ from codegen_api.auth.keys import new_key
 from codegen_api.dialects.native import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
 from codegen_api.identity import SCOPES
+from codegen_api.origins import is_loopback
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
 from codegen_api.telemetry import Trace, trace
 from codegen_api.web import HeadersTooLarge
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = read_settings()
     except SettingsError as error:
         _refuse(str(error))
-    if arguments.sandbox and not arguments.sandbox_open and not _is_loopback(settings.host):
+    if arguments.sandbox and not arguments.sandbox_open and not is_loopback(settings.host):
         _refuse(
             f"{settings.host} is not a loopback address: anybody could use the sandbox. Say --sandbox-open as well."
         )
@@ -143,15 +143,6 @@ def _set_environment(arguments: argparse.Namespace) -> None:
             os.environ[PREFIX + name.upper()] = str(getattr(arguments, name))
     if arguments.reload:
         os.environ.setdefault(PREFIX + "DRAIN_SECONDS", "1")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager
