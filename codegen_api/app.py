@@ -1,7 +1,6 @@
 """The composition root: the one module that knows all the parts, and the only one that knows which parts there are."""
 
 import hashlib
-import importlib.metadata
 import multiprocessing
 import os
 import random
@@ -21,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import codegen_api
 from codegen_api import authorities, documentation, workers
 from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
@@ -46,7 +46,6 @@ from codegen_api.web import Shapes, named, understood
 if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
 
-DISTRIBUTION = "codegen-gateway"
 DIALECTS: Mapping[str, Dialect] = {
     "native": native,
     "codegen": codegen,
@@ -174,7 +173,8 @@ def _build(
         app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # which makes the edge
         if conversations is not None:
             await _open(app, conversations)
-        drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
+        edge, alone = app.edge, settings.workers == 1
+        drain = Drain(gateway.hub.drain, edge.abort_stuck, edge.give_up, settings.drain_seconds, says=alone)
         drain.take_signals()
         app.state.drain = drain
         yield
@@ -188,7 +188,7 @@ def _build(
 
     app = Application(
         title=title,
-        version=version or _version(),
+        version=version or codegen_api.__version__,
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
@@ -397,10 +397,3 @@ def _metrics() -> "Metrics":
 def _via(settings: Settings) -> str:
     """The name under which this deployment forwards: gateways in a row differ by what is behind them."""
     return f"codegen-api-{hashlib.sha256(settings.base_url.encode()).hexdigest()[:12]}"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
-        return "0.0.0"

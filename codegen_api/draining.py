@@ -6,6 +6,7 @@ handler.
 """
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ class Drain:
 
     ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
     take nothing; ``give_up`` ends the requests that are not answered when the ``seconds`` are over.
+    ``says``: log that it begins; of several workers their parent does.
     """
 
     def __init__(
@@ -30,12 +32,15 @@ class Drain:
         cut: Callable[[], None],
         give_up: Callable[[], None],
         seconds: float,
+        *,
+        says: bool = True,
     ) -> None:
         self.begun = False
         self._empty = empty
         self._cut = cut
         self._give_up = give_up
         self._seconds = seconds
+        self._says = says
         self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -66,7 +71,9 @@ class Drain:
         self.begun = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        logger.info("draining for up to %g s", seconds)
+        if self._says:
+            logger.info("draining for up to %g s", seconds)
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the rest is a matter of course
         try:
             await self._empty(seconds)
             self._cut()

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -28,6 +29,7 @@ from typing import Any, NoReturn
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+import codegen_api
 from codegen_api.app import DIALECTS, create_app, with_conversations
 from codegen_api.auth.keys import new_key
 from codegen_api.dialects.native import render_error
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="the address to listen on (CODEGEN_HOST, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="the port to listen on (CODEGEN_PORT, else 8000); 0 takes a free one")
     parser.add_argument("--workers", type=int, help="how many processes (CODEGEN_WORKERS, else 1)")
+    parser.add_argument("--version", action="version", version=f"codegen-gateway {codegen_api.__version__}")
     parser.add_argument("--reload", action="store_true", help="start again when the code changes")
     return parser
 
@@ -199,7 +202,15 @@ def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None
     threading.Thread(target=_announce, args=(url, [*_let_in(read_settings()), *said]), daemon=True).start()
     # uvicorn raises the signal once more when it has stopped in good order: that is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    logging.getLogger("uvicorn.error").addFilter(_only_once)
     uvicorn.run("codegen_api:create_app", factory=True, port=port, reload=arguments.reload, **_options(settings))
+
+
+def _only_once(record: logging.LogRecord) -> bool:
+    """That a signal has come is said by the parent of workers, and then no more of how each of them ends."""
+    if record.getMessage().startswith("Received SIG"):
+        logging.getLogger(record.name).setLevel(logging.WARNING)
+    return True
 
 
 def _options(settings: Settings) -> dict[str, Any]:
