@@ -199,7 +199,7 @@ def test_it_says_which_version_it_is(command: list[str]) -> None:
     assert done.stdout == f"codegen-gateway {codegen_api.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--workers", "3"]])
+@pytest.mark.parametrize("arguments", [[], ["--workers", "2"]])
 def test_an_interrupt_is_told_in_one_line_and_ends_it(arguments: list[str]) -> None:
     with gateway(None, "--sandbox", *arguments) as server:
         workers = int(arguments[1]) if arguments else 1

@@ -19,6 +19,8 @@ from codegen_api.stores import Turn, TurnState
 HEARTBEAT = b": heartbeat\n"
 """One line: after a blank one, clients in JavaScript believe in an event."""
 
+UNFINISHED = b": unfinished, go on behind the last id\n"
+
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
@@ -82,6 +84,7 @@ async def _told(
                     yield teller.over(over)
                     await at_end(over)
                 case Leaving():
+                    yield UNFINISHED
                     raise Cut
                 case None | Quiet() | Notice():
                     yield HEARTBEAT

@@ -81,11 +81,11 @@ def answered(
     stream: bool = True,
 ) -> Response:
     """A run as it comes, or whole."""
-    events = Reader(talk, caller, run, after, kept(request, "agio_shared", Shared)).events()
+    reader = Reader(talk, caller, run, after, kept(request, "agio_shared", Shared))
     headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
-        return response(request, frames(events), EVENTS_TYPE, headers)
-    return response(request, outcome(events), "application/json", headers)
+        return response(request, frames(reader.events()), EVENTS_TYPE, headers)
+    return response(request, outcome(reader), "application/json", headers)
 
 
 def message_of(text: str) -> Mapping[str, Json]:

@@ -14,7 +14,7 @@ from codegen_api.conversations import Caught, Conversations, Over, Stretch
 from codegen_api.dialects.agio.events import BEGINNING, Event, Position, Shared, Teller
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
-from codegen_api.errors import Conflict, GatewayError, ShuttingDown
+from codegen_api.errors import Conflict, GatewayError, ShuttingDown, Unavailable
 from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
@@ -22,6 +22,8 @@ from codegen_api.sse import BEAT, STREAM_HEADERS, WRITE_BYTES, Cut, EventStream,
 from codegen_api.stores import TurnState
 
 HEARTBEAT = b": ping\n\n"
+UNFINISHED = b": unfinished, go on behind the last id\n\n"
+GOES_ON = "The run goes on, but this answer does not wait for its end: ask for the run, or for its events."
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
@@ -178,20 +180,27 @@ def metrics(run: Execution, teller: Teller) -> dict[str, Json]:
 
 async def frames(events: Told) -> AsyncGenerator[bytes, None]:
     """Events as server-sent ones, each in one write where it fits."""
-    async with aclosing(events):
-        async for some in events:
-            for piece in _packed(some) if some else [HEARTBEAT]:
-                yield piece
+    try:
+        async with aclosing(events):
+            async for some in events:
+                for piece in _packed(some) if some else [HEARTBEAT]:
+                    yield piece
+    except Cut:
+        yield UNFINISHED
+        raise
 
 
-async def outcome(events: Told) -> AsyncGenerator[bytes, None]:
-    """What the last of the events says."""
+async def outcome(reader: Reader) -> AsyncGenerator[bytes, None]:
+    """What the last of the events says, or that it has not come."""
     last: Mapping[str, Json] = {}
-    async with aclosing(events):
-        async for some in events:
-            yield SIGN_OF_LIFE
-            if some:
-                last = some[-1].data
+    try:
+        async with aclosing(reader.events()) as events:
+            async for some in events:
+                yield SIGN_OF_LIFE
+                if some:
+                    last = some[-1].data
+    except Cut:
+        last = broken(reader.run, reader.teller, Unavailable(GOES_ON)).data
     yield to_json(last)
 
 
