@@ -26,5 +26,5 @@ WORKDIR /
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('CODEGEN_PORT') or 8000}/livez\", timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; port = os.environ.get('CODEGEN_PORT', '').strip(); u.build_opener(u.ProxyHandler({})).open(f\"http://127.0.0.1:{port if port.isdecimal() else 8000}/livez\", timeout=2)"]
 ENTRYPOINT ["codegen-api"]

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "create_app"]
 
+__version__: str
+
 
 def __getattr__(name: str) -> Any:
     # not before it is asked for: the sandbox is in this package, too, and does without the gateway
@@ -19,4 +21,11 @@ def __getattr__(name: str) -> Any:
         from codegen_api.settings import Settings  # noqa: PLC0415
 
         return Settings
+    if name == "__version__":
+        import importlib.metadata  # noqa: PLC0415
+
+        try:
+            return importlib.metadata.version("codegen-gateway")
+        except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+            return "0.0.0"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import importlib.metadata
 import os
 import random
 import time
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import codegen_api
 from codegen_api import authorities, documentation, workers
 from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
@@ -27,7 +27,7 @@ from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations import Conversations
 from codegen_api.dialects import Dialect, agent_protocol, agio, codegen, everruns, native
 from codegen_api.draining import Drain
-from codegen_api.edge import Edge
+from codegen_api.edge import METHODS, Edge
 from codegen_api.errors import GatewayError, Rejected, StoreUnavailable
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
@@ -35,7 +35,7 @@ from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.proxies import way_through
 from codegen_api.repeats import Repeats
-from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, remarks, secret_keys
 from codegen_api.shapes import Shapes
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, Quiet, log_loop_fault, logger, set_up_logging, warn_on_terminal
@@ -46,7 +46,6 @@ from codegen_api.web import named, understood
 if TYPE_CHECKING:
     from codegen_api.metrics import Metrics
 
-DISTRIBUTION = "codegen-gateway"
 DIALECTS: Mapping[str, Dialect] = {
     "native": native,
     "codegen": codegen,
@@ -103,12 +102,11 @@ class Application(FastAPI):
         self.edge = Edge(
             super().build_middleware_stack(),
             render=self.shapes.render,
-            hosts=settings.trusted_hosts,
+            hosts=settings.trusted_names,
             via=_via(settings),
-            origins=settings.cors_origins,
+            allowed_origins=settings.cors_origins,
             local_pages=settings.sandbox,
-            request_headers=_headers(self.dialects, "REQUEST_HEADERS"),
-            exposed_headers=_headers(self.dialects, "EXPOSED_HEADERS"),
+            exposed_headers=_exposed_headers(self.dialects),
             root_path=settings.root_path,
             max_body=settings.max_body_mib * MIB,
             observer=self.observer,
@@ -175,7 +173,13 @@ def _build(
         if conversations is not None:
             await _open(app, conversations)
         callers.open()
-        drain = Drain(gateway.hub.drain, app.edge.abort_stuck, app.edge.give_up, settings.drain_seconds)
+        drain = Drain(
+            gateway.hub.drain,
+            app.edge.abort_stuck,
+            app.edge.give_up,
+            settings.drain_seconds,
+            says=settings.workers == 1,
+        )
         drain.take_signals()
         asyncio.get_running_loop().set_exception_handler(log_loop_fault)
         app.state.drain = drain
@@ -190,7 +194,7 @@ def _build(
 
     app = Application(
         title=title,
-        version=version or _version(),
+        version=version or codegen_api.__version__,
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
@@ -270,9 +274,9 @@ def with_conversations(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name, dialect in _dialects(settings).items() if getattr(dialect, "CONVERSATIONS", False))
 
 
-def _headers(dialects: Mapping[str, Dialect], which: str) -> tuple[str, ...]:
-    """What the dialects say of the headers that are their own."""
-    return tuple(name for dialect in dialects.values() for name in getattr(dialect, which, ()))
+def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
+    """Headers of the dialects' own that pages may read."""
+    return tuple(name for dialect in dialects.values() for name in getattr(dialect, "EXPOSED_HEADERS", ()))
 
 
 async def _render(request: Request, error: Exception) -> Response:
@@ -284,11 +288,12 @@ async def _render(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> list[str]:
     """What may be done at this path. Starlette names the methods of the first route there, and there may be several."""
-    return [
-        method
-        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
-    ]
+
+    def is_known(method: str) -> bool:
+        scope = {**request.scope, "method": "GET" if method == "HEAD" else method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in METHODS if is_known(method)]
 
 
 def _upstream(settings: Settings) -> Upstream:
@@ -350,8 +355,8 @@ def _report(settings: Settings, beside: int) -> None:
         proxy = None if url is None else way_through(url)
         if proxy is not None:
             logger.info("%s through the proxy %s", what, proxy)
-    for name in unknown_names():
-        logger.warning("%s is not a setting", name)
+    for remark in remarks():
+        logger.warning("%s", remark)
     if settings.demo_token is not None and with_conversations(settings):
         logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
     for text in authorities.cautions(settings):
@@ -379,10 +384,3 @@ def _metrics() -> "Metrics":
 def _via(settings: Settings) -> str:
     """The name under which this deployment forwards: gateways in a row differ by what is behind them."""
     return f"codegen-api-{hashlib.sha256(settings.base_url.encode()).hexdigest()[:12]}"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
-        return "0.0.0"

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from ipaddress import ip_address
 
 import httpx
@@ -22,7 +23,7 @@ from codegen_api.identity import SCOPES, Credential
 from codegen_api.outbound import Outbound
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
-from codegen_api.settings import PREFIX, Settings, SettingsError, secret_keys
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_text, secret_keys
 from codegen_api.telemetry import quoted
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
@@ -230,7 +231,7 @@ def _keys(settings: Settings, credential: Credential) -> Keys:
     path, text = settings.api_keys_file, settings.api_keys
     read: Callable[[], str]
     if path is not None:
-        name, read = "API_KEYS_FILE", path.read_text
+        name, read = "API_KEYS_FILE", partial(read_text, path)
     else:
         assert text is not None  # noqa: S101 - `require` has seen to it
         name, read = "API_KEYS", text.get_secret_value

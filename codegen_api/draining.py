@@ -6,6 +6,7 @@ handler.
 """
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -23,8 +24,8 @@ class Drain:
     """Takes SIGTERM and SIGINT for as long as the application runs.
 
     ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
-    take nothing; ``give_up`` ends the requests that are not answered
-    ``request_seconds`` after that.
+    take nothing; ``give_up`` ends the requests that are not answered ``request_seconds`` after that. ``says``: log that
+    it begins; of several workers their parent does.
     """
 
     def __init__(
@@ -34,6 +35,8 @@ class Drain:
         give_up: Callable[[], None],
         seconds: float,
         request_seconds: float = REQUEST_SECONDS,
+        *,
+        says: bool = True,
     ) -> None:
         self.begun = False
         self._empty = empty
@@ -41,6 +44,7 @@ class Drain:
         self._give_up = give_up
         self._seconds = seconds
         self._request_seconds = request_seconds
+        self._says = says
         self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -72,7 +76,9 @@ class Drain:
         self.begun = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        logger.info("draining for up to %g s", seconds)
+        if self._says:
+            logger.info("draining for up to %g s", seconds)
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the rest is a matter of course
         try:
             await self._empty(seconds)
             self._cut()

@@ -19,6 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from codegen_api import origins
 from codegen_api.auth.quota import WINDOW, Left
 from codegen_api.errors import (
     GatewayError,
@@ -28,8 +29,17 @@ from codegen_api.errors import (
     TokenInUrl,
 )
 from codegen_api.intake import Bodies
+from codegen_api.sse import HEAD_ONLY
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
-from codegen_api.web import CorsRefused, HeadersTooLarge, PayloadTooLarge, UntrustedHost, UriTooLong, understood
+from codegen_api.web import (
+    FOREIGN_PAGE,
+    CorsRefused,
+    HeadersTooLarge,
+    PayloadTooLarge,
+    UntrustedHost,
+    UriTooLong,
+    understood,
+)
 
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 UNSENT_BYTES = 16 * 1024
@@ -39,18 +49,6 @@ MOST_URI, MOST_HEADERS = 16 * 1024, 64 * 1024
 """Bytes of a request's target, with its query, and of all its headers."""
 MOST_FIELDS = 200
 
-REQUEST_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Cache-Control",
-    "Idempotency-Key",
-    "Last-Event-ID",
-    "X-Organization-ID",
-    "X-Request-ID",
-    "traceparent",
-    "tracestate",
-    "baggage",
-)
 EXPOSED_HEADERS = (
     "X-Request-ID",
     "Idempotent-Replayed",
@@ -61,11 +59,16 @@ EXPOSED_HEADERS = (
     "Content-Location",
     "Link",
 )
-LOCAL_PAGES = r"http://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?"
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+"""What pages may ask with."""
+LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?"
+MOST_ASKED = 8 * 1024
+"""Bytes of header names in a preflight, which go into its answer."""
 
 PROBES = ("/livez", "/readyz")
 """Asked for under any name: probes and load balancers call a machine by its address."""
 
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
 _PASSED_ON = ("traceparent", "tracestate", "baggage")
@@ -77,25 +80,26 @@ Render = Callable[[Scope, GatewayError], Response]
 class Cors(CORSMiddleware):
     """Starlette's cross-origin rules, with refused preflights answered in the gateway's own shape.
 
-    What the edge refuses (``refusal`` in the scope) is refused as a preflight too.
+    What the edge refuses (``refusal`` in the scope) is refused as a preflight too. Pages that are let in may send any
+    header: there are no cookies or other credentials that a browser would add to it by itself.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        origins: tuple[str, ...],
+        allowed: tuple[str, ...],
         local_pages: bool,
-        request_headers: tuple[str, ...],
         exposed_headers: tuple[str, ...],
         render: Render,
     ) -> None:
         super().__init__(
             app,
-            allow_origins=origins,
-            allow_origin_regex=LOCAL_PAGES if local_pages else None,
-            allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
-            allow_headers=(*REQUEST_HEADERS, *request_headers),
+            allow_origins=(origins.ALL,) if origins.ALL in allowed else (),
+            allow_origin_regex="|".join(filter(None, [origins.pattern(allowed), LOCAL_PAGES * local_pages])) or None,
+            allow_methods=METHODS,
+            allow_headers=("*",),
+            allow_private_network=True,
             expose_headers=(*EXPOSED_HEADERS, *exposed_headers),
             max_age=600,
         )
@@ -112,12 +116,16 @@ class Cors(CORSMiddleware):
 
     def _preflight(self, scope: Scope, headers: Headers) -> Response:
         response = self.preflight_response(headers)
-        if response.status_code < 400:
+        asked = headers.get("access-control-request-headers", "")
+        names = [name.strip(" \t") for name in asked.split(",")] if asked else []
+        if response.status_code < 400 and len(asked) <= MOST_ASKED and all(map(_NAME.fullmatch, names)):
+            if names:
+                response.headers["Access-Control-Allow-Headers"] = ", ".join(names)
             return response
         refusal = self._render(scope, CorsRefused())
-        for name, value in response.headers.items():
-            if name == "vary" or name.startswith("access-control-"):
-                refusal.headers[name] = value
+        for name in ("vary", "access-control-allow-origin"):
+            if name in response.headers:
+                refusal.headers[name] = response.headers[name]
         return refusal
 
 
@@ -125,9 +133,9 @@ class Edge:
     """The outermost layer: request ids, one log line a request, and inside of the cross-origin rules the last line of
     defence.
 
-    ``render`` answers what failed. ``hosts`` are the names it may be called by. ``request_headers`` and
-    ``exposed_headers`` are what pages of other origins may send and read besides what they always may. ``via`` is the
-    name under which the gateway forwards, so that it knows itself again; ``observer`` hears of each answer.
+    ``render`` answers what failed. ``hosts`` are the names it may be called by. ``exposed_headers`` are what pages of
+    other origins may read besides what they always may. ``via`` is the name under which the gateway forwards, so that
+    it knows itself again; ``observer`` hears of each answer.
     """
 
     def __init__(
@@ -137,9 +145,8 @@ class Edge:
         render: Render,
         hosts: tuple[str, ...],
         via: str,
-        origins: tuple[str, ...],
+        allowed_origins: tuple[str, ...],
         local_pages: bool,
-        request_headers: tuple[str, ...],
         exposed_headers: tuple[str, ...],
         root_path: str,
         max_body: int,
@@ -148,9 +155,8 @@ class Edge:
         self._app = app
         self._cors = Cors(
             self._guarded,
-            origins=origins,
+            allowed=allowed_origins,
             local_pages=local_pages,
-            request_headers=request_headers,
             exposed_headers=exposed_headers,
             render=render,
         )
@@ -167,6 +173,9 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method: str = scope["method"]
+        if method == "HEAD":  # the server has to know what was asked; inside it is the GET whose head is wanted
+            scope = {**scope, "method": "GET", HEAD_ONLY: True}
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
@@ -175,6 +184,7 @@ class Edge:
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
         scope["refusal"] = scope.get("refusal") or self._refusal(scope)  # the front door may have found one before us
+        scope[FOREIGN_PAGE] = self._is_of_a_foreign_page(headers)
         status: int | None = None
         started = time.monotonic()
 
@@ -184,6 +194,7 @@ class Edge:
                 status = message["status"]
                 marked = MutableHeaders(scope=message)
                 marked["X-Request-ID"] = request_id
+                marked.setdefault("Cache-Control", "no-store")  # most of it is for one caller's eyes
                 if "origin" not in marked.get("vary", "").lower():
                     marked.add_vary_header("Origin")
                 left: Left | None = scope.get("quota_left")
@@ -196,10 +207,10 @@ class Edge:
             await self._cors(scope, receive, send_marked)
         finally:
             seconds = time.monotonic() - started
-            shown = (scope["method"], _loggable(scope["path"]), status or "-", seconds * 1000, _trouble(current))
+            shown = (method, _loggable(scope["path"]), status or "-", seconds * 1000, _trouble(current))
             outside = current.reason is not None and not 400 <= (status or 0) < 500
             logger.log(logging.WARNING if outside else logging.INFO, "%s %s %s %.0f ms%s", *shown)
-            self._observer.answered(getattr(scope.get("route"), "path", None), scope["method"], status, seconds)
+            self._observer.answered(getattr(scope.get("route"), "path", None), method, status, seconds)
             trace.reset(token)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -211,7 +222,10 @@ class Edge:
             answered = True
             body.let_go()
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
-            await send(message)
+            if message["type"] != "http.response.body" or not scope.get(HEAD_ONLY):
+                await send(message)
+            elif complete:
+                await send({"type": "http.response.body", "body": b""})
 
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine of a server always runs in one
@@ -275,6 +289,15 @@ class Edge:
             found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self._hosts
         )
 
+    def _is_of_a_foreign_page(self, headers: Headers) -> bool:
+        """Whether a browser sends this for a page that is neither ours nor let in."""
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if site == "same-origin" or (origin or "").partition("://")[2] == headers.get("host", "-"):
+            return False
+        if origin is not None:
+            return not self._cors.is_allowed_origin(origin)
+        return site in ("cross-site", "same-site")
+
     def _connection(self, send: Send) -> "Connection":
         """ASGI has no word for a connection; uvicorn's ``send`` knows its transport."""
         transport = getattr(getattr(send, "__self__", None), "transport", None)
@@ -317,9 +340,13 @@ def _trouble(met: Trace) -> str:
     """What a request met, behind what its log line says anyway."""
     if met.code is None:
         return ""
-    return f" {met.code}" if met.reason is None else f" {met.code} ({_loggable(met.reason, 500)})"
+    return f" {met.code}" if met.reason is None else f" {met.code} ({_on_one_line(met.reason, 500)})"
 
 
-def _loggable(text: str, longest: int = 200) -> str:
-    """A text as it may stand in a log line: on one line, and not endless."""
+def _loggable(path: str) -> str:
+    """A path as it may stand in a log line: one word, and not endless."""
+    return _on_one_line(path, 200).replace(" ", r"\x20")
+
+
+def _on_one_line(text: str, longest: int) -> str:
     return text[:longest].encode("unicode_escape").decode()

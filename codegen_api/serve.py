@@ -7,8 +7,8 @@ one.
 
 import argparse
 import contextlib
-import ipaddress
 import json
+import logging
 import os
 import secrets
 import signal
@@ -25,10 +25,12 @@ from typing import Any, NoReturn
 
 import uvicorn
 
+import codegen_api
 from codegen_api.app import DIALECTS, create_app, with_conversations
 from codegen_api.auth.keys import new_key
 from codegen_api.http1 import Requests
 from codegen_api.identity import SCOPES
+from codegen_api.origins import is_loopback
 from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
 
 if sys.platform != "win32":
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = read_settings()
     except SettingsError as error:
         _refuse(str(error))
-    if arguments.sandbox and not arguments.sandbox_open and not _is_loopback(settings.host):
+    if arguments.sandbox and not arguments.sandbox_open and not is_loopback(settings.host):
         _refuse(
             f"{settings.host} is not a loopback address: anybody could use the sandbox. Say --sandbox-open as well."
         )
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="the address to listen on (CODEGEN_HOST, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="the port to listen on (CODEGEN_PORT, else 8000); 0 takes a free one")
     parser.add_argument("--workers", type=int, help="how many processes (CODEGEN_WORKERS, else 1)")
+    parser.add_argument("--version", action="version", version=f"codegen-gateway {codegen_api.__version__}")
     parser.add_argument("--reload", action="store_true", help="start again when the code changes")
     return parser
 
@@ -152,15 +155,6 @@ def _set_environment(arguments: argparse.Namespace) -> None:
             os.environ[PREFIX + name.upper()] = str(getattr(arguments, name))
     if arguments.reload:
         os.environ.setdefault(PREFIX + "DRAIN_SECONDS", "1")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager
@@ -217,7 +211,15 @@ def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None
     threading.Thread(target=_announce, args=(url, [*_let_in(read_settings()), *said]), daemon=True).start()
     # uvicorn raises the signal once more when it has stopped in good order: that is no failure
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    logging.getLogger("uvicorn.error").addFilter(_only_once)
     uvicorn.run("codegen_api:create_app", factory=True, port=port, reload=arguments.reload, **_options(settings))
+
+
+def _only_once(record: logging.LogRecord) -> bool:
+    """That a signal has come is said by the parent of workers, and then no more of how each of them ends."""
+    if record.getMessage().startswith("Received SIG"):
+        logging.getLogger(record.name).setLevel(logging.WARNING)
+    return True
 
 
 def _options(settings: Settings) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """What can be set from outside: environment variables that begin with ``CODEGEN_``, and a ``.env`` file.
 
 Read by the composition root and the entry points only; everything else is handed what it needs. A secret can also be
-given as the path of a file that holds it, in the variable with ``_FILE`` behind its name.
+given as the path of a file that holds it, in the variable with ``_FILE`` behind its name. White space and byte order
+marks around a value are never meant: ``echo token | base64`` and some editors leave them there.
 """
 
+import codecs
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -15,8 +18,18 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from codegen_api import origins
+
 PREFIX = "CODEGEN_"
 KEY_CHARACTERS = 32
+ENCODING = "utf-8-sig"
+"""Of ``.env``: a byte order mark would become a part of the first name."""
+
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
+_OF_A_SERVICE = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes puts into the environment of every pod for a Service whose name begins with ``codegen``."""
 
 
 class SettingsError(Exception):
@@ -36,19 +49,25 @@ def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
 def _http_url(value: str | None) -> str | None:
     if value is not None and not value.lower().startswith(("http://", "https://")):
         raise ValueError("it must begin with http:// or https://")
+    return _one_word(value)
+
+
+def _one_word(value: str | None) -> str | None:
+    if value is not None and not (value.isprintable() and " " not in value):
+        raise ValueError("it may hold no white space and no control characters")
     return value
 
 
-def _origin(value: str) -> str:
-    if value != "*" and not re.fullmatch(r"https?://[^/\s]+", value):
-        raise ValueError("an origin is http:// or https:// and a host, with nothing behind it")
+def _sendable(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+        raise ValueError("it is no token: it may hold visible ASCII characters only, and no white space")
     return value
 
 
 def _trusted_host(value: str) -> str:
     if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", value.lower()):
         raise ValueError("a host is a name or an address without a port, or *. and a domain")
-    return value.lower()
+    return origins.host_as_sent(value.lower()) if value.startswith("[") else value.lower()
 
 
 def _network(value: str) -> str:
@@ -57,6 +76,8 @@ def _network(value: str) -> str:
 
 
 def _root_path(value: str) -> str:
+    if not re.fullmatch(r"[\w.~!$&'()*+,;=:@%/-]*", value, re.ASCII):
+        raise ValueError("it is no path; what is not ASCII is written with %")
     return "/" + value.strip("/") if value.strip("/") else ""
 
 
@@ -66,12 +87,22 @@ def _long_keys(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def read_text(path: Path) -> str:
+    """What a file says, without its byte order mark. What Windows PowerShell writes is UTF-16."""
+    content = path.read_bytes()
+    return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ENCODING)
+
+
+def _bare(value: str) -> str:
+    return value.strip().strip("\ufeff").strip()
+
+
 def secret_keys(value: SecretStr) -> list[str]:
     """The keys of ``secret_key``: the first one seals, all of them open."""
     return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]
 
 
-Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(origins.normalized)], ...], NoDecode, BeforeValidator(_split)]
 Modes = Annotated[
     tuple[Literal["token", "jwt", "key"], ...], NoDecode, BeforeValidator(_split), AfterValidator(_not_empty)
 ]
@@ -81,6 +112,7 @@ Algorithm = Literal[
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_trusted_host)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Token = Annotated[SecretStr | None, AfterValidator(_sendable)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -90,6 +122,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=".env",
+        env_file_encoding=ENCODING,
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",
@@ -109,15 +142,19 @@ class Settings(BaseSettings):
         ("token",),
         description="What callers show, one or several: a `token` of the host, a `jwt`, a `key` of the gateway's own.",
     )
-    api_token: SecretStr | None = Field(
+    api_token: Token = Field(
         None, description="A token of the host: the one that callers with a JWT or a key share. Else unused here."
     )
     secret_key: Annotated[SecretStr | None, AfterValidator(_long_keys)] = Field(
         None,
         description="Seals stream tickets, signs whose a run is. Of several, by commas, the first is used.",
     )
-    jwt_issuer: str | None = Field(None, description="The `iss` of JWTs, to the letter.")
-    jwt_audience: str | None = Field(None, description="What the `aud` of JWTs must be, or hold.")
+    jwt_issuer: Annotated[str | None, AfterValidator(_one_word)] = Field(
+        None, description="The `iss` of JWTs, to the letter."
+    )
+    jwt_audience: Annotated[str | None, AfterValidator(_one_word)] = Field(
+        None, description="What the `aud` of JWTs must be, or hold."
+    )
     jwt_audience_claim: str = Field("aud", description="The claim that holds it; `client_id` for Cognito.")
     jwt_jwks_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
         None,
@@ -154,7 +191,9 @@ class Settings(BaseSettings):
         "", description="The path under which a proxy serves the gateway."
     )
     cors_origins: Origins = Field(
-        (), description="Origins of web pages that may call the gateway, separated by commas; `*` for all."
+        (),
+        description="Origins of web pages that may call the gateway, by commas; `*` for all, `https://*.` in front:"
+        " subdomains.",
     )
     trusted_hosts: Hosts = Field(
         ("*",),
@@ -215,7 +254,7 @@ class Settings(BaseSettings):
     agent_protocol_statuses: Literal["current", "documented"] = Field(
         "current", description="How the Agent Protocol calls the ends of runs: `success`, or as once `completed`."
     )
-    demo_token: SecretStr | None = Field(
+    demo_token: Token = Field(
         None,
         description="Dialects with conversations let requests without credentials in with this token. For trying out.",
     )
@@ -233,7 +272,20 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings
+        files = _SecretFiles(settings_cls)
+        return _Bare(init_settings), _Bare(env_settings), files, _Bare(dotenv_settings)
+
+    @property
+    def trusted_names(self) -> tuple[str, ...]:
+        """The names by which the gateway may be called.
+
+        Where anybody is let in from this machine alone, no page may reach it by a name of its own that it makes lead
+        here.
+        """
+        lets_anybody_in = self.sandbox or self.demo_token is not None
+        if lets_anybody_in and origins.is_loopback(self.host) and "trusted_hosts" not in self.model_fields_set:
+            return (*origins.LOOPBACK, f"[{self.host}]" if ":" in self.host else self.host)
+        return self.trusted_hosts
 
     def redacted(self) -> dict[str, str]:
         """What is in force, to be logged: secrets only as set or not set."""
@@ -254,36 +306,75 @@ def read_settings() -> Settings:
     except ValidationError as error:
         # not the error's own text: it quotes what was set
         raise SettingsError("\n".join(_line(item["loc"], item["msg"]) for item in error.errors())) from None
+    except UnicodeDecodeError:
+        raise SettingsError("The file .env cannot be read: it is not UTF-8.") from None
 
 
 def _line(where: tuple[int | str, ...], what: str) -> str:
-    return f"{PREFIX}{str(where[0]).upper()}: {what.removeprefix('Value error, ')}"
+    item = f"item {where[1] + 1}: " if len(where) > 1 and isinstance(where[1], int) else ""
+    return f"{PREFIX}{str(where[0]).upper()}: {item}{what.removeprefix('Value error, ')}"
 
 
-def unknown_names() -> list[str]:
-    """Variables that look like settings and are none: a slip of the pen, most likely."""
-    known = set()
-    for name in Settings.model_fields:
-        known.add(f"{PREFIX}{name}".upper())
-        if _has_file(Settings, name):
-            known.add(f"{PREFIX}{name}_FILE".upper())
-    return sorted(name for name in _environment() if name.upper().startswith(PREFIX) and name.upper() not in known)
+def remarks() -> list[str]:
+    """What is to be said of variables that look like settings and are none: slips of the pen, most likely."""
+    known = {name.upper() for name in Settings.model_fields}
+    known |= {f"{name}_FILE".upper() for name in Settings.model_fields if _has_file(Settings, name)}
+    said = []
+    for variable, value in sorted(_environment().items()):
+        if not variable.upper().startswith(PREFIX):
+            continue
+        name = variable.upper().removeprefix(PREFIX)
+        if name.endswith("PORT") and _SERVICE_LINK.fullmatch(value or ""):
+            if name in known:
+                said.append(
+                    f"{variable} is passed over: it is no port, but what Kubernetes makes of the name of a Service"
+                    " (enableServiceLinks)"
+                )
+        elif name not in known and not _OF_A_SERVICE.fullmatch(variable.upper()):
+            near = difflib.get_close_matches(name, sorted(known), 1, 0.7)
+            said.append(f"{variable} is not a setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in near))
+    return said
 
 
 def _environment() -> dict[str, str | None]:
     """The environment, and behind it what ``.env`` says."""
-    return {**dotenv_values(".env"), **os.environ}
+    return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
+
+
+class _Bare(PydanticBaseSettingsSource):
+    """What another source has, without what stands around it. Nothing but white space is not set."""
+
+    def __init__(self, source: PydanticBaseSettingsSource) -> None:
+        super().__init__(source.settings_cls)
+        self._source = source
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._source.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        bare = {
+            name: (value, _bare(value) if isinstance(value, str) else value) for name, value in self._source().items()
+        }
+        return {
+            name: value
+            for name, (given, value) in bare.items()
+            if not ((value == "" and given) or _is_service_link(name, value))
+        }
+
+
+def _is_service_link(name: str, value: object) -> bool:
+    return name.endswith("port") and isinstance(value, str) and _SERVICE_LINK.fullmatch(value) is not None
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
     """Secrets from the files that ``CODEGEN_..._FILE`` variables name."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = _environment().get(f"{PREFIX}{field_name}_FILE".upper())
+        path = _bare(_environment().get(f"{PREFIX}{field_name}_FILE".upper()) or "")
         if not path or not _has_file(self.settings_cls, field_name):
             return None, field_name, False
         try:
-            return Path(path).read_text().strip(), field_name, False
+            return _bare(read_text(Path(path))), field_name, False
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{PREFIX}{field_name.upper()}_FILE: {path} cannot be read") from error
 

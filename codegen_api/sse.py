@@ -32,6 +32,9 @@ BEAT = 3.0
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """With these no cache and no proxy keeps a stream back."""
 
+HEAD_ONLY = "head_only"
+"""The key in an ASGI scope that says: of the answer to this GET only the head is wanted."""
+
 _POSITION = re.compile(r"([0-9]{1,18})(\.end)?", re.ASCII)
 
 
@@ -131,6 +134,12 @@ async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGener
         await close_running(source, coming)
 
 
+async def nothing() -> AsyncGenerator[bytes, None]:
+    """The frames of a stream of which only the head is wanted."""
+    return
+    yield
+
+
 class Cut(Exception):
     """Raised by frames that break off: the client must not take what it has for the whole, and is to come back."""
 
@@ -185,6 +194,11 @@ class EventStream(Response):
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(HEAD_ONLY):  # nothing is begun, and nobody has left
+            await self._frames.aclose()
+            await send(self._head())
+            await send({"type": "http.response.body", "body": b""})
+            return
         writing = asyncio.ensure_future(self._write(send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
@@ -204,8 +218,7 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         self._connection.stream()
-        head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        if not await self._taken(send, head):
+        if not await self._taken(send, self._head()):
             return
         async for piece in self._frames:
             for start in range(0, len(piece), WRITE_BYTES):
@@ -213,6 +226,9 @@ class EventStream(Response):
                 if not await self._taken(send, {"type": "http.response.body", "body": body, "more_body": True}):
                     return
         await self._taken(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _head(self) -> Message:
+        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
     async def _taken(self, send: Send, message: Message) -> bool:
         """Whether the client took this; one that takes nothing at all for too long loses its connection.

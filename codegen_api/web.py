@@ -58,6 +58,12 @@ SCOPE = "x-required-scope"
 MOST_PLACES = 100
 """So many of the places where a request is wrong are told."""
 
+FOREIGN_PAGE = "foreign_page"
+"""The key in an ASGI scope that says: a browser sends this for a page that is neither ours nor let in."""
+
+UNASKED_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+"""Of bodies that pages may send anywhere. For all others browsers ask first, and so they do for any method but POST."""
+
 T = TypeVar("T")
 
 
@@ -104,7 +110,7 @@ class HeadersTooLarge(InvalidRequest):
 
 class UntrustedHost(InvalidRequest):
     code = "untrusted_host"
-    default_message = "The gateway is not called by this name."
+    default_message = "The gateway is not called by this name, unless CODEGEN_TRUSTED_HOSTS says so."
 
 
 class CorsRefused(InvalidRequest):
@@ -239,10 +245,17 @@ async def admit(request: Request, caller: Caller) -> Caller:
 async def identify_lenient(request: Request, token: str | None) -> Caller:
     """The same; who shows nothing at all is let in as the deployment's demo user, if it has one.
 
-    For dialects whose clients come without credentials when they try something out.
+    For dialects whose clients come without credentials when they try something out. A page of another site can make a
+    browser do that as well, by a POST of the kinds for which no browser asks first.
+
+    Raises:
+        CorsRefused: one does.
     """
     if token is None and not request.headers.get("authorization"):
         token = request.app.state.demo_token
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if token is not None and request.method == "POST" and request.scope[FOREIGN_PAGE] and kind in UNASKED_TYPES:
+            raise CorsRefused
     if token is None:
         raise NotAuthenticated
     return await identify(request, token)

@@ -1,6 +1,9 @@
 #!/bin/sh
 # A run from its start to a second prompt, with curl and jq: ./curl.sh [URL] [TOKEN]
 set -eu
+case ${1:-} in
+-*) echo "usage: ./curl.sh [URL] [TOKEN]" >&2; exit 2 ;;
+esac
 url=${1:-http://127.0.0.1:8000}
 token=${2:-sandbox-alice}
 

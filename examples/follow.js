@@ -32,7 +32,16 @@ export async function* follow(url, token, position = "") {
 
 if (globalThis.process?.argv?.[1]?.endsWith("follow.js")) {
   const [base, token, run, position] = process.argv.slice(2);
-  for await (const event of follow(`${base}/agent-runs/${run}/logs/stream`, token, position)) {
-    console.log(JSON.stringify(event));
+  if (!run) {
+    console.error("usage: node follow.js URL TOKEN RUN [POSITION]");
+    process.exit(2);
+  }
+  try {
+    for await (const event of follow(`${base}/agent-runs/${run}/logs/stream`, token, position)) {
+      console.log(JSON.stringify(event));
+    }
+  } catch (error) {
+    console.error(error.message);
+    process.exit(1);
   }
 }

@@ -30,7 +30,8 @@ def follow(base: str, token: str, run: str, position: str = "") -> Iterator[dict
                 if response.status_code in TRY_AGAIN:
                     wait = float(response.headers.get("Retry-After", wait))
                 else:
-                    response.raise_for_status()
+                    if not response.ok:
+                        raise requests.HTTPError(response.text)
                     for line in response.iter_lines():
                         event = json.loads(line)
                         position = event.get("id") or position
@@ -45,5 +46,12 @@ def follow(base: str, token: str, run: str, position: str = "") -> Iterator[dict
 
 
 if __name__ == "__main__":
-    for each in follow(*sys.argv[1:]):
-        print(json.dumps(each), flush=True)
+    if len(sys.argv) not in (4, 5):
+        sys.exit("usage: python follow.py URL TOKEN RUN [POSITION]")
+    try:
+        for each in follow(*sys.argv[1:]):
+            print(json.dumps(each), flush=True)
+    except requests.HTTPError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)

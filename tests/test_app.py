@@ -140,7 +140,7 @@ def test_what_is_in_force_is_logged_once_without_its_secrets(
     create_app(settings(api_token="sk-secret"), upstream=FakeHost())
     lines = [record.getMessage() for record in caplog.records if record.name == "codegen_api"]
     assert len([line for line in lines if "api_token=set" in line]) == 1
-    assert "CODEGEN_PROT is not a setting" in lines
+    assert "CODEGEN_PROT is not a setting; did you mean CODEGEN_PORT?" in lines
     assert "sk-secret" not in caplog.text
 
 

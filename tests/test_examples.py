@@ -109,6 +109,31 @@ def test_the_fetch_reader_gives_up_where_coming_back_does_not_help(gateway: str)
     assert '"code":"not_found"' in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [(), ("http://127.0.0.1:8000",), ("--help",)])
+@pytest.mark.parametrize("name", ["follow.py", "follow.js", "curl.sh"])
+def test_an_example_that_is_told_too_little_says_how_it_is_used(name: str, arguments: tuple[str, ...]) -> None:
+    if name == "curl.sh" and arguments != ("--help",):
+        return  # it has defaults
+    runner = {"follow.py": sys.executable, "follow.js": program("node"), "curl.sh": "sh"}[name]
+    done = subprocess.run(
+        [runner, EXAMPLES / name, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.startswith("usage: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["follow.py", "follow.js"])
+def test_an_example_that_is_refused_says_why_in_a_line(name: str, gateway: str) -> None:
+    runner = {"follow.py": sys.executable, "follow.js": program("node")}[name]
+    done = subprocess.run(
+        [runner, EXAMPLES / name, gateway, "nobody", "12345"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["code"] == "invalid_token"
+
+
 def readme(language: str, number: int, gateway: str) -> str:
     text = blocks(section("Examples"), language)[number]
     return text.replace("http://127.0.0.1:8000", gateway).replace("sk-YOUR-TOKEN", "sandbox-alice")
@@ -133,16 +158,6 @@ def test_the_curl_examples_of_the_readme_work(gateway: str) -> None:
 
 def test_the_python_example_of_the_readme_works(gateway: str) -> None:
     assert re.fullmatch(r"201 [0-9]+\n", ran(sys.executable, "-c", readme("python", 0, gateway)))
-
-
-def test_the_fetch_examples_of_the_readme_work(gateway: str, tmp_path: Path) -> None:
-    script = tmp_path / "readme.mjs"
-    quick = readme("javascript", 0, gateway).replace('source: "web_ui"', 'source: "web_ui", scenario: "quick"')
-    script.write_text(quick + readme("javascript", 1, gateway))
-    printed = ran(program("node"), script).splitlines()
-    assert printed[0].split() == ["status", "running"]
-    assert [line for line in printed if line.startswith("log ")] == ["log 1", "log 2", "log 3"]
-    assert printed[-1].startswith("end")
 
 
 def reader_for_agio(script: Path, gateway: str, scenario: str) -> list[str | Path]:
@@ -244,6 +259,25 @@ window.fetch = (url, how) => {
 };
 """
 """Makes the sandbox play the page's run at ten times the speed."""
+
+
+def test_the_fetch_example_of_the_readme_works_as_it_is_written(gateway: str, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    shutil.copy(EXAMPLES / "follow.js", site)
+    (example,) = blocks(section("Examples"), "html")
+    page = example.replace("http://127.0.0.1:8000", gateway).replace("sk-YOUR-TOKEN", "sandbox-alice")
+    quick = page.replace('source: "web_ui"', 'source: "web_ui", scenario: "quick"')
+    (site / "page.html").write_text(f"<!doctype html>\n{RECORDING}\n{quick}")
+    with pages(site) as address, browser(tmp_path) as evaluate:
+        evaluate(f"location.href = {json.dumps(address + '/page.html')}")
+        eventually(lambda: evaluate("globalThis.printed?.at(-1)?.startsWith('end')"))
+        printed = evaluate("printed")
+    assert printed[0] == "status running"
+    assert [line for line in printed if line.startswith("log ")] == ["log 1", "log 2", "log 3"]
+
+
+RECORDING = "<script>globalThis.printed = []; console.log = (...said) => printed.push(said.join(' '));</script>"
 
 
 @pytest.mark.wire("cors-origins", "cors-headers")

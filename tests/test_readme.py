@@ -131,6 +131,19 @@ def test_the_options_of_the_validator_exist() -> None:
         assert option in helped.stdout
 
 
+def test_the_coverage_that_is_promised_is_made_sure_of_where_ci_runs_the_tests() -> None:
+    promise = re.search(
+        r"Branch coverage is (\d+) % for (.*?), and at least (\d+) %", (ROOT / "CONTRIBUTING.md").read_text()
+    )
+    assert promise is not None
+    script = (ROOT / "scripts/test").read_text()
+    core = re.findall(r"^core=(.*)$", script, re.MULTILINE)
+    assert set(re.findall(r"codegen_api/(\w+)", " ".join(core))) == set(re.split(", | and ", promise[2]))
+    assert f'--include="$core" --fail-under={promise[1]} ' in script
+    assert f'--omit="$core" --fail-under={promise[3]} ' in script
+    assert "command: scripts/test}" in (ROOT / ".github/workflows/ci.yml").read_text()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(document: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -151,7 +164,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_the_reader_shown_is_the_one_that_is_tested() -> None:
-    shown_reader = blocks(section("Examples"), "javascript")[1]
+    shown_reader = blocks(section("Examples"), "javascript")[0]
     assert shown_reader in (ROOT / "examples/follow.js").read_text().replace("export async", "async")
     assert len(shown_reader.splitlines()) <= 26
 

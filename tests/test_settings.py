@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from codegen_api import create_app
-from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, secret_keys, unknown_names
+from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, remarks, secret_keys
 
 KEY = "0123456789abcdef" * 2
 VALID: dict[str, tuple[str, Any]] = {
@@ -66,10 +66,43 @@ VALID: dict[str, tuple[str, Any]] = {
     "SANDBOX": ("true", True),
 }
 INVALID = {
-    "BASE_URL": ["ftp://host", "api.codegen.com"],
+    "BASE_URL": ["ftp://host", "api.codegen.com", "https://host/a\nb", "https://host/a b", "https://host\x7f"],
+    "API_TOKEN": ["sk-1\nsk-2", "sk-1 2", "sk-\u00e9", "sk-\u200b1", "sk-\x7f", "sk-1\ufeffsk-2"],
+    "DEMO_TOKEN": ["sk-1\rsk-2", "sk-1\t2", "sk-\u20ac", "\u201csk-1\u201d"],
+    "JWT_ISSUER": ["https://issuer.example/\nx", "https://issuer .example"],
+    "JWT_AUDIENCE": ["gate\x01way", "gate\tway"],
+    "ROOT_PATH": ["/a\nb", "/a b", "/a?b", "/a#b", "/\u00e9", "/\u20ac", '/a"b', "/a<b", "/a\\b"],
+    "CORS_ORIGINS": [
+        "a.example",
+        "https://a.example/",
+        "https://a.example/x",
+        "https://",
+        "https://a.example?x",
+        "https://u@a.example",
+        "https://a.*.example",
+        "https://*a.example",
+        "https://*",
+        "http://localhost:*",
+        "https://a.example:65536",
+        "https://a.example:x",
+        "https://a b",
+        "https://a%20b",
+        "null",
+        "file://",
+        "file://a",
+        "data://a",
+        "ws://a.example",
+        "http://127.1",
+        "http://127.0.0.256",
+        "http://0x7f000001",
+        "http://[::1",
+        "http://[1::2::3]",
+        "https://\u2100.example",
+        "https://a.example,https://b.example/",
+    ],
     "SECRET_KEY": [KEY[1:], f"{KEY},{KEY[1:]}", f"{KEY[1:]},{KEY}", " , ,", "," * 40],
     "AUTH": [",", "jwt,oauth", "Token"],
-    "JWT_JWKS_URL": ["file:///etc/keys", "issuer.example/keys"],
+    "JWT_JWKS_URL": ["file:///etc/keys", "issuer.example/keys", "https://issuer.example/\nkeys"],
     "JWT_ALGORITHMS": ["none", "HS256,none", "Ed448", "dir", "rs256"],
     "JWT_SCOPE_CLAIM": [","],
     "JWT_LEEWAY_SECONDS": ["-1", "601", "nan", "inf"],
@@ -129,7 +162,7 @@ def test_every_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.
     text, value = VALID[name]
     monkeypatch.setenv(PREFIX + name, text)
     assert getattr(read_settings(), name.lower()) == value
-    assert unknown_names() == []
+    assert remarks() == []
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
@@ -183,6 +216,103 @@ def test_what_was_set_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raised.value.__suppress_context__
 
 
+# -- what stands around a value ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("around", [("", "\n"), ("\ufeff", "\r\n"), (" \t", " \ufeff\n")])
+@pytest.mark.parametrize("name", sorted(VALID))
+def test_white_space_and_byte_order_marks_around_a_value_are_no_part_of_it(
+    name: str, around: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = VALID[name]
+    monkeypatch.setenv(PREFIX + name, text.join(around))
+    assert getattr(read_settings(), name.lower()) == value
+
+
+@pytest.mark.parametrize("name", sorted(VALID))
+def test_a_variable_that_holds_nothing_else_is_not_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PREFIX + name, " \ufeff\n")
+    assert read_settings() == Settings(_env_file=None)  # type: ignore[call-arg]
+
+
+def test_what_is_given_in_python_is_cleaned_as_well() -> None:
+    token = Settings(_env_file=None, api_token="\ufeffsk-1\n").api_token  # type: ignore[call-arg, arg-type]
+    assert token == SecretStr("sk-1")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["api_token", "secret_key", "jwt_key", "demo_token", "database_url"])
+def test_a_file_may_begin_with_a_byte_order_mark(
+    name: str, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = VALID[name.upper()]
+    (tmp_path / "secret").write_text(f"{text}\r\n", encoding)
+    monkeypatch.setenv(f"{PREFIX}{name.upper()}_FILE", f"{tmp_path}/secret\n")
+    assert getattr(read_settings(), name) == value
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_of_keys_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    line = f"ci digest=sha256:{'0' * 64} scopes=runs:read\r\n"
+    (tmp_path / "keys").write_text(line, encoding)
+    given = {"auth": "key", "api_token": "sk-1", "secret_key": KEY, "api_keys_file": tmp_path / "keys"}
+    create_app(Settings(_env_file=None, **given))  # type: ignore[call-arg, arg-type]
+
+
+def test_a_file_named_env_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CODEGEN_BASE_URL=https://host.example\nCODEGEN_PROT=9\n", "utf-8-sig")
+    assert read_settings().base_url == "https://host.example"
+    assert len(remarks()) == 1
+
+
+def test_a_file_named_env_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CODEGEN_API_TOKEN=sk-1\n", "utf-16")
+    with pytest.raises(SettingsError, match=r"\.env") as raised:
+        read_settings()
+    assert "sk-1" not in str(raised.value)
+
+
+# -- what Kubernetes makes of the names of Services -------------------------------------------------------------------
+
+LINKS = {
+    "SERVICE_HOST": "10.96.14.7",
+    "SERVICE_PORT": "8000",
+    "SERVICE_PORT_HTTP_ALT": "8000",
+    "PORT": "tcp://10.96.14.7:8000",
+    "PORT_8000_TCP": "tcp://10.96.14.7:8000",
+    "PORT_8000_TCP_PROTO": "tcp",
+    "PORT_8000_TCP_PORT": "8000",
+    "PORT_8000_TCP_ADDR": "10.96.14.7",
+}
+
+
+@pytest.mark.parametrize("service", ["", "API_", "GATEWAY_", "METRICS_", "HOST_"])
+def test_a_service_in_the_same_namespace_changes_nothing(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(f"{PREFIX}{service}{name}", value)
+    assert read_settings() == Settings(_env_file=None)  # type: ignore[call-arg]
+    assert read_settings().port == 8000
+    said = remarks()
+    assert len(said) == (service == "")  # one would otherwise look for the reason why a port that is set is not taken
+    assert all(each.startswith("CODEGEN_PORT is passed over") for each in said)
+
+
+@pytest.mark.parametrize("link", ["tcp://10.96.14.7:8000", "udp://10.96.14.7:53", "tcp://[fd00::7]:8000\n"])
+def test_the_address_of_a_service_is_no_port_and_hides_none(
+    link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("CODEGEN_PORT=9\n")
+    monkeypatch.setenv("CODEGEN_PORT", link)
+    assert read_settings().port == 9
+
+
+@pytest.mark.parametrize("text", ["http://10.96.14.7:8000", "tcp://10.96.14.7", "tcp:8000"])
+def test_any_other_port_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_PORT", text)
+    with pytest.raises(SettingsError, match="CODEGEN_PORT"):
+        read_settings()
+
+
 # -- secrets ----------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +322,7 @@ def test_a_secret_can_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     token = read_settings().api_token
     assert token is not None
     assert token.get_secret_value() == "sk-filed"
-    assert unknown_names() == []
+    assert remarks() == []
 
 
 def test_the_variable_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +358,7 @@ def test_only_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "host").write_text("0.0.0.0")
     monkeypatch.setenv("CODEGEN_HOST_FILE", str(tmp_path / "host"))
     assert read_settings().host == "127.0.0.1"
-    assert unknown_names() == ["CODEGEN_HOST_FILE"]
+    assert remarks() == ["CODEGEN_HOST_FILE is not a setting"]
 
 
 @pytest.mark.wire("logs-hold-no-secrets")
@@ -328,6 +458,41 @@ def test_a_list_is_separated_by_commas(text: str, origins: tuple[str, ...], monk
     assert read_settings().cors_origins == origins
 
 
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("HTTPS://App.Example.com", "https://app.example.com"),
+        ("https://a.example:443", "https://a.example"),
+        ("http://a.example:80", "http://a.example"),
+        ("http://a.example:443", "http://a.example:443"),
+        ("https://a.example:", "https://a.example"),
+        ("https://a.example:08443", "https://a.example:8443"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
+        ("http://[0:0:0:0:0:0:0:1]:3000", "http://[::1]:3000"),
+        ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+        ("https://*.Example.com:443", "https://*.example.com"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("ionic://localhost", "ionic://localhost"),
+        ("tauri://localhost", "tauri://localhost"),
+        ("app://obsidian.md", "app://obsidian.md"),
+        ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+        ("moz-extension://0f1e-2d", "moz-extension://0f1e-2d"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_is_brought_into_the_form_in_which_browsers_send_it(
+    text: str, origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEGEN_CORS_ORIGINS", text)
+    assert read_settings().cors_origins == (origin,)
+
+
+def test_of_several_that_which_is_wrong_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_CORS_ORIGINS", "https://a.example,https://b.example/")
+    with pytest.raises(SettingsError, match="CODEGEN_CORS_ORIGINS: item 2: an origin is"):
+        read_settings()
+
+
 def test_in_python_a_list_is_a_list() -> None:
     assert Settings(_env_file=None, cors_origins=["https://a.example"]).cors_origins == ("https://a.example",)  # type: ignore[call-arg]
 
@@ -335,7 +500,7 @@ def test_in_python_a_list_is_a_list() -> None:
 def test_names_are_taken_in_either_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("codegen_port", "9")
     assert read_settings().port == 9
-    assert unknown_names() == []
+    assert remarks() == []
 
 
 def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +508,16 @@ def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CODEGEN_API_TOKENS", "9")
     monkeypatch.setenv("CODEX_PORT", "9")
     read_settings()
-    assert unknown_names() == ["CODEGEN_API_TOKENS", "CODEGEN_PROT"]
+    monkeypatch.setenv("CODEGEN_BASEURL", "https://host.example")
+    monkeypatch.setenv("CODEGEN_SECRET_KEYFILE", "/run/key")
+    monkeypatch.setenv("CODEGEN_WHATEVER", "9")
+    assert remarks() == [
+        "CODEGEN_API_TOKENS is not a setting; did you mean CODEGEN_API_TOKEN?",
+        "CODEGEN_BASEURL is not a setting; did you mean CODEGEN_BASE_URL?",
+        "CODEGEN_PROT is not a setting; did you mean CODEGEN_PORT?",
+        "CODEGEN_SECRET_KEYFILE is not a setting; did you mean CODEGEN_SECRET_KEY_FILE?",
+        "CODEGEN_WHATEVER is not a setting",
+    ]
 
 
 def test_settings_do_not_change() -> None:

@@ -171,6 +171,8 @@ class Stub:
         if self.broken == "host out of breath" and not self.limited:
             self.limited = True
             return self.error(request, 429, "upstream_rate_limited", {"Retry-After": "0"})
+        if self.broken == "host away":
+            return self.error(request, 502, "upstream_unreachable")
         if self.broken == "user 500":
             return self.error(request, 500, "internal_error")
         return self.answer(request, {"id": 1})
@@ -501,6 +503,51 @@ def test_the_table_shows_each_check_its_outcome_its_time_and_what_was_seen(
     assert "answered 500 (internal_error), not 200" in output
     assert f"{served.url}: 12 ok, 0 skipped, 1 failed" in output
     assert TOKEN not in output
+
+
+def test_where_the_token_is_not_good_that_is_said_once_and_what_follows_is_skipped(
+    served: Serving, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.stub = Stub()
+    assert main([served.url, "--token", "a-wrong-token", "--create", "--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    failed = [each for each in checks if each.get("ok") is False]
+    assert [each["name"] for each in failed] == ["user"]
+    assert failed[0]["detail"] == "the token is not good here: 401 (invalid_token)"
+    skipped = {each["name"]: each["detail"] for each in checks if each.get("skipped")}
+    assert set(skipped) >= {"organizations", "list of runs", "unknown run", "create"}
+    assert {skipped[name] for name in ("organizations", "list of runs", "unknown run", "create")} == {
+        "the token is not good here"
+    }
+
+
+def test_where_the_host_is_not_reached_that_is_said_once(served: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    status, outcomes = check(served, "host away", capsys)
+    assert status == 1
+    assert [name for name, outcome in outcomes.items() if outcome == "FAILED"] == ["user"]
+    assert outcomes["organizations"] == outcomes["unknown run"] == "skipped"
+
+
+@pytest.mark.parametrize("elsewhere", ["/codegen", "/docs/assets", "/docs/assets/app.js?"])
+def test_what_is_no_gateway_is_one_line(elsewhere: str, served: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    served.stub = Stub("404 in HTML" if elsewhere == "/codegen" else "")
+    url = served.url + elsewhere.rstrip("?")
+    assert main([url, "--token", TOKEN]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"What answers at {url} is no gateway, or not its whole address: /health gave 404 (")
+    assert captured.err.count("\n") == 1
+
+
+def test_an_interrupt_ends_the_checks_without_a_traceback(
+    served: Serving, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("codegen_api.validate._run", interrupted)
+    assert main([served.url, "--token", TOKEN]) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unreachable_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,12 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from codegen_api import edge, errors
-from codegen_api.edge import EXPOSED_HEADERS, REQUEST_HEADERS
+from codegen_api.edge import EXPOSED_HEADERS, MOST_ASKED
 from codegen_api.shapes import Shapes
 from codegen_api.telemetry import trace
 from codegen_api.web import MethodNotAllowed, PayloadTooLarge, understood
 from tests.dialects.rich import RichHost
-from tests.dialects.site import AUTHORIZED, Connection, run, serving
+from tests.dialects.routes import EVERY
+from tests.dialects.site import AUTHORIZED, Connection, run, serving, settings
 
 APP = "https://app.example.com"
 OTHER = "https://other.example.com"
@@ -104,6 +106,7 @@ def test_there_is_one_line_a_request_without_its_query(caplog: pytest.LogCapture
             await site.get("/agent-runs/1/logs?skip=3&hunter2=prompt", headers={"X-Request-ID": "abc"})
             await site.post("/agent-runs", {"prompt": "a-hunter2-prompt", "metadata": {"k": "hunter2"}})
             await site.get("/line%0Abreak" + "x" * 5000)
+            await site.get("/x%20200%201%20ms%C2%A0%E2%80%A8%7F%09request_id=forged")
 
     run(main())
     lines = [record.getMessage() for record in caplog.records if record.name == "codegen_api"][1:]
@@ -111,9 +114,11 @@ def test_there_is_one_line_a_request_without_its_query(caplog: pytest.LogCapture
         ["GET", "/agent-runs/1/logs", "200"],
         ["POST", "/agent-runs", "201"],
     ]
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "\n" not in lines[2]
     assert len(lines[2]) < 500
+    assert re.fullmatch(r"GET /x\S+forged 404 \d+ ms", lines[3])
+    assert lines[3].isascii()
     everything = "\n".join(record.getMessage() for record in caplog.records if record.name == "codegen_api")
     for secret in ("hunter2", "alice"):
         assert secret not in everything
@@ -149,13 +154,23 @@ def test_only_the_origins_of_the_deployment_may_read_an_answer(path: str, origin
     run(main())
 
 
+SENT_BY_PAGES = [
+    "authorization,content-type,cache-control,idempotency-key,last-event-id,x-organization-id,x-request-id",
+    "baggage,sentry-trace,traceparent,tracestate",
+    "x-datadog-origin,x-datadog-parent-id,x-datadog-sampling-priority,x-datadog-trace-id",
+    "request-context,request-id",
+    "b3, x-b3-traceid ,x-requested-with, pragma",
+    "x-unheard-of",
+]
+
+
 @pytest.mark.wire("cors-preflight", "cors-headers", "request-id")
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "HEAD"])
 @pytest.mark.parametrize("path", ["/agent-runs", "/nothing"])
-def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, path: str) -> None:
+@pytest.mark.parametrize("wanted", SENT_BY_PAGES)
+def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, path: str, wanted: str) -> None:
     async def main() -> None:
         async with serving(cors_origins=APP) as site:
-            wanted = ", ".join(name.lower() for name in REQUEST_HEADERS)
             answer = await site.ask("OPTIONS", path, token=None, headers=preflight(APP, method, wanted))
         assert answer.status_code in (200, 204)
         assert answer.headers["access-control-allow-origin"] == APP
@@ -164,11 +179,9 @@ def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, pat
         assert "access-control-allow-credentials" not in answer.headers
         assert "origin" in answer.headers["vary"].lower()
         assert answer.headers["x-request-id"]
-        allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
-        assert allowed >= {
-            "authorization", "content-type", "cache-control", "idempotency-key", "last-event-id", "x-organization-id",
-            "x-request-id", "traceparent", "tracestate", "baggage",
-        }  # fmt: skip
+        allowed = answer.headers["access-control-allow-headers"].split(", ")
+        assert allowed == [name.strip() for name in wanted.split(",")]
+        assert "access-control-allow-private-network" not in answer.headers
 
     run(main())
 
@@ -183,15 +196,23 @@ def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, pat
         preflight(APP.upper()),
         preflight(APP + ":8443"),
         preflight(APP, "TRACE"),
-        preflight(APP, "GET", "x-unheard-of"),
-        {**preflight(APP), "Access-Control-Request-Private-Network": "true"},
+        preflight(APP, "GET", "x unheard of"),
+        preflight(APP, "GET", "a\u00e9"),
+        preflight(APP, "GET", "a,,b"),
+        preflight(APP, "GET", "a:b"),
+        preflight(APP, "GET", "a," * (MOST_ASKED // 2) + "b"),
+        {**preflight(OTHER, "GET", "authorization"), "Access-Control-Request-Private-Network": "true"},
     ],
 )
 def test_a_preflight_that_is_refused_is_refused_in_the_shape_of_every_error(headers: dict[str, str]) -> None:
     async def main() -> None:
         async with serving(cors_origins=APP) as site:
-            answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=headers)
+            raw = [(name, value.encode()) for name, value in headers.items()]
+            answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=raw)
         assert (answer.status_code, answer.json()["code"]) == (400, "cors_refused")
+        assert "access-control-allow-headers" not in answer.headers
+        assert "access-control-allow-private-network" not in answer.headers
+        assert len(answer.content) < 1000
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
         assert answer.headers["vary"].lower().startswith("origin")
         allowed = answer.headers.get("access-control-allow-origin")
@@ -200,13 +221,56 @@ def test_a_preflight_that_is_refused_is_refused_in_the_shape_of_every_error(head
     run(main())
 
 
+@pytest.mark.wire("cors-headers")
+@pytest.mark.parametrize("origins", [APP, "*"])
+def test_a_page_that_is_let_in_may_come_from_outside_of_the_private_network(origins: str) -> None:
+    async def main() -> None:
+        asked = {**preflight(APP, "GET", "authorization"), "Access-Control-Request-Private-Network": "true"}
+        async with serving(cors_origins=origins) as site:
+            answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=asked)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-private-network"] == "true"
+        assert answer.headers["access-control-allow-origin"] == origins
+
+    run(main())
+
+
+@pytest.mark.wire("cors-origins")
+@pytest.mark.parametrize(
+    ("named", "let_in", "not_let_in"),
+    [
+        ("HTTPS://App.example.com:443", "https://app.example.com", "https://app.example.com:443"),
+        ("https://*.example.com", "https://a.example.com", "https://example.com"),
+        ("https://*.example.com", "https://a-1.b.example.com", "https://a.example.com.evil.example"),
+        ("https://*.example.com", "https://xn--bcher-kva.example.com", "https://evilexample.com"),
+        ("https://*.example.com", "https://a.example.com", "http://a.example.com"),
+        ("https://*.example.com", "https://a.example.com", "https://a.example.com:8443"),
+        ("https://*.example.com", "https://a.example.com", "https://evil.example/a.example.com"),
+        ("https://*.example.com", "https://a.example.com", "https://.example.com"),
+        ("https://*.example.com:8443", "https://a.example.com:8443", "https://a.example.com"),
+        ("capacitor://localhost", "capacitor://localhost", "http://localhost"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef", "chrome-extension://abcde"),
+        ("https://a.example.com", "https://a.example.com", "https://aXexample.com"),
+    ],
+)
+def test_an_origin_is_let_in_as_browsers_write_it(named: str, let_in: str, not_let_in: str) -> None:
+    async def main() -> None:
+        async with serving(cors_origins=f"{APP},{named}") as site:
+            for origin, expected in ((let_in, let_in), (not_let_in, None)):
+                answer = await site.get("/health", headers={"Origin": origin})
+                assert answer.headers.get("access-control-allow-origin") == expected
+
+    run(main())
+
+
 LOCAL = [
     "http://localhost", "http://localhost:1", "http://localhost:3000", "http://127.0.0.1:65535", "http://127.0.0.1",
+    "https://localhost:3000", "http://[::1]:3000",
 ]  # fmt: skip
 NOT_LOCAL = [
-    "https://localhost:3000", "http://localhost.evil.example", "http://localhost:3000.evil.example", "http://127.0.0.1evil",
+    "capacitor://localhost", "http://localhost.evil.example", "http://localhost:3000.evil.example", "http://127.0.0.1evil",
     "http://127a0a0a1:3000", "http://evil.example/http://localhost", "http://localhost:", "http://localhost:123456",
-    "http://user@localhost", "http://[::1]:3000", "http://0.0.0.0:3000", "null", "http://localhost:3000\u00b9",
+    "http://user@localhost", "http://0.0.0.0:3000", "null", "http://localhost:3000\u00b9",
 ]  # fmt: skip
 
 
@@ -229,7 +293,7 @@ def test_no_other_origin_is_ever_let_in(origin: str) -> None:
         async with serving(cors_origins=APP, sandbox=True) as site:
             answer = await site.get("/livez", headers={"Origin": origin})
         assert answer.headers.get("access-control-allow-origin") in (None, APP, *LOCAL, origin)
-        if origin not in (APP, *LOCAL) and not origin.startswith(("http://localhost:", "http://127.0.0.1:")):
+        if origin not in (APP, *LOCAL) and not re.match(r"https?://(localhost|127\.0\.0\.1|\[::1\]):", origin):
             assert "access-control-allow-origin" not in answer.headers
 
     run(main())
@@ -249,6 +313,128 @@ def test_a_204_and_a_stream_carry_the_permission_too() -> None:
                 assert "origin" in answer.headers["vary"].lower()
 
     run(main())
+
+
+# -- caches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("not-stored")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/users/me"),
+        ("GET", "/agent-runs/1"),
+        ("GET", "/agent-runs/1/logs"),
+        ("POST", "/agent-runs"),
+        ("GET", "/agent-runs/2"),
+        ("GET", "/threads/1"),
+        ("GET", "/v1/users/me"),
+        ("GET", "/api/agents"),
+        ("POST", "/agent-runs/1/logs/stream-ticket"),
+        ("GET", "/agent-runs/1/logs/stream"),
+    ],
+)
+@pytest.mark.parametrize("header", ["Authorization", "X-Api-Key"])
+def test_no_cache_keeps_what_needs_credentials(method: str, path: str, header: str) -> None:
+    async def main() -> None:
+        host = RichHost()
+        host.add(status="COMPLETE").append(3)
+        async with serving(host, dialects=EVERY, secret_key="0123456789abcdef" * 2) as site:
+            for token in ("alice", "nobody"):
+                shown = {header: f"Bearer {token}" if header == "Authorization" else token, "Last-Event-ID": "3.end"}
+                more = {"json": {"prompt": "Say hello"}} if method == "POST" else {}
+                answer = await site.ask(method, path, token=None, headers=shown, **more)
+                assert answer.headers["cache-control"] == "no-store", answer.status_code
+
+    run(main())
+
+
+# -- pages that nobody has let in -------------------------------------------------------------------------------------
+
+UNASKED = [
+    (None, b""),
+    ("text/plain", b"{}"),
+    ("TEXT/plain; charset=utf-8", b"{}"),
+    ("application/x-www-form-urlencoded", b"a=b"),
+    ("multipart/form-data; boundary=x", b"--x--"),
+]
+FOREIGN = [
+    {"Origin": OTHER},
+    {"Origin": "null"},
+    {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Origin": "http://localhost.evil.example"},
+]
+OURS = [{}, {"Origin": "http://localhost"}, {"Origin": APP}, {"Origin": "null", "Sec-Fetch-Site": "same-origin"}]
+BEGINNINGS = ["/threads", "/v1/sessions", "/api/agents"]
+"""Where something is made, for each dialect that lets people try it."""
+
+
+@pytest.mark.wire("pages-not-let-in")
+@pytest.mark.parametrize(("kind", "body"), UNASKED)
+@pytest.mark.parametrize("path", BEGINNINGS)
+def test_a_page_that_is_not_let_in_begins_nothing_with_the_demo_token(path: str, kind: str | None, body: bytes) -> None:
+    async def main() -> None:
+        async with serving(RichHost(), dialects=EVERY, demo_token="alice", cors_origins=APP) as site:
+            sent = {} if kind is None else {"Content-Type": kind}
+            for page in FOREIGN:
+                answer = await site.ask("POST", path, token=None, headers={**sent, **page}, content=body)
+                assert (answer.status_code, answer.json().get("code")) == (400, "cors_refused"), page
+            for page in OURS:
+                answer = await site.ask("POST", path, token=None, headers={**sent, **page}, content=body)
+                assert answer.json().get("code") != "cors_refused", page
+
+    run(main())
+
+
+@pytest.mark.wire("pages-not-let-in")
+@pytest.mark.parametrize("page", FOREIGN)
+def test_what_no_page_can_send_without_being_asked_is_let_through(page: dict[str, str]) -> None:
+    async def main() -> None:
+        async with serving(RichHost(), dialects=EVERY, demo_token="alice") as site:
+            answer = await site.post("/threads", {}, token=None, headers=page)
+            assert answer.status_code == 200
+            assert (await site.ask("POST", "/threads", headers=page)).status_code == 200  # with credentials
+            assert (await site.get(f"/threads/{answer.json()['thread_id']}", token=None, headers=page)).is_success
+
+    run(main())
+
+
+REBOUND = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "10.0.0.1", "[::2]", "0.0.0.0"]
+OWN = ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"]
+
+
+@pytest.mark.wire("trusted-hosts")
+@pytest.mark.parametrize("more", [{"sandbox": True}, {"demo_token": "alice"}])
+def test_what_anybody_may_use_is_not_reached_by_a_name_that_leads_here(more: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with serving(RichHost(), dialects=EVERY, **more) as site:
+            for name in (*REBOUND, *OWN):
+                for path in ("/users/me", "/threads/search", "/docs"):
+                    answer = await site.ask("GET", path, headers={"Host": name, "Origin": f"http://{name}"})
+                    assert (answer.status_code == 400) == (name in REBOUND), name
+                assert (await site.get("/livez", headers={"Host": name})).status_code == 200
+
+    run(main())
+
+
+@pytest.mark.wire("trusted-hosts")
+@pytest.mark.parametrize(
+    ("more", "trusted"),
+    [
+        ({}, ("localhost", "127.0.0.1", "[::1]", "127.0.0.1")),
+        ({"host": "::1"}, ("localhost", "127.0.0.1", "[::1]", "[::1]")),
+        ({"host": "127.0.0.2"}, ("localhost", "127.0.0.1", "[::1]", "127.0.0.2")),
+        ({"trusted_hosts": "agents.example"}, ("agents.example",)),
+        ({"trusted_hosts": "*"}, ("*",)),
+        ({"host": "0.0.0.0"}, ("*",)),
+        ({"host": "10.0.0.7"}, ("*",)),
+        ({"sandbox": False}, ("*",)),
+    ],
+)
+def test_other_names_lead_there_where_the_operator_says_so(more: dict[str, Any], trusted: tuple[str, ...]) -> None:
+    assert settings(**{"sandbox": True, **more}).trusted_names == trusted
 
 
 # -- who may not ask --------------------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 """What clients speak. A dialect translates and decides nothing.
 
-It is a module that meets ``Dialect``. It may also have ``REQUEST_HEADERS`` and ``EXPOSED_HEADERS``: what web pages of
-other origins may send to it, and read of its answers, besides what holds for all. ``CONVERSATIONS = True``: it keeps
-some, so the deployment needs a database; and it lets the demo token in. And ``describe``: given the OpenAPI document,
-it puts in what no route can say.
+It is a module that meets ``Dialect``. It may also have ``EXPOSED_HEADERS``: what web pages of other origins may read of
+its answers, besides what holds for all. ``CONVERSATIONS = True``: it keeps some, so the deployment needs a database;
+and it lets the demo token in. And ``describe``: given the OpenAPI document, it puts in what no route can say.
 """
 
 from collections.abc import Sequence

@@ -28,6 +28,9 @@ from uvicorn.config import LOGGING_CONFIG
 
 from .app import create_sandbox
 from .directory import Directory
+from .front import Private
+
+NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class SandboxServer(uvicorn.Server):
@@ -68,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with listener:
         url = _url(options.host, listener.getsockname()[1])
         app = create_sandbox(limits=options.limits, speed=options.speed, retry_after=options.retry_after)
+        if not options.open:
+            app = Private(app, NAMES | {f"[{options.host}]" if ":" in options.host else options.host})
         config = uvicorn.Config(
             app,
             lifespan="off",

@@ -8,6 +8,7 @@ transport, which any layer in between would hide.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -118,6 +119,23 @@ class Front:
                 return
         scope[USER] = user
         await self.app(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """The ASGI app, for who calls it by one of `names`. A page that makes a name of its own lead here is refused: the
+    tokens are public, and the admin routes want none.
+    """
+
+    app: ASGIApp
+    names: frozenset[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = re.sub(r":[0-9]*$", "", _header(scope, b"host") or "") if scope["type"] == "http" else ""
+        if scope["type"] == "http" and name.lower() not in self.names:
+            await Answer(400, encode({"detail": "The sandbox is not called by this name; see --open."})).send(send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def _seconds(order: FaultOrder, otherwise: float) -> float:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 import httpx
 
+import codegen_api
 from codegen_api.settings import SettingsError, read_settings
 from codegen_api.validate.checks import CHECKS, Check
 from codegen_api.validate.life import Found
-from codegen_api.validate.remote import Failed, Object, Options, Remote, Skipped
+from codegen_api.validate.remote import Failed, Object, Options, Remote, Skipped, described
 
 __all__ = ["main"]
 
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         asyncio.run(_run(checks, options, report))
+    except KeyboardInterrupt:
+        return 130
     except _Unreachable as unreachable:
         if not arguments.json:
             print(unreachable, file=sys.stderr)
@@ -112,11 +115,24 @@ async def _run(checks: Sequence[Check], options: Options, report: Callable[[Resu
 
 
 async def _reach(remote: Remote) -> None:
+    url = remote.options.url
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            await remote.ask("GET", "/health", token=None)
+            answer = await remote.ask("GET", "/health", token=None)
     except (httpx.TransportError, TimeoutError) as error:
-        raise _Unreachable(f"Nobody answers at {remote.options.url}: {error or type(error).__name__}") from error
+        raise _Unreachable(f"Nobody answers at {url}: {_reason(error)}") from error
+    if answer.status_code != 200 or answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise _Unreachable(
+            f"What answers at {url} is no gateway, or not its whole address: /health gave {described(answer)}"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said: that of the library is often only that it did not work."""
+    inner: BaseException | None = error
+    while inner is not None and not (isinstance(inner, OSError) and inner.strerror):
+        inner = inner.__cause__ or inner.__context__
+    return str((inner is not None and inner.strerror) or error or type(error).__name__)
 
 
 async def _outcome(check: Check, remote: Remote, found: Found, outcomes: dict[str, str]) -> tuple[str, str]:
@@ -144,6 +160,8 @@ async def _outcome(check: Check, remote: Remote, found: Found, outcomes: dict[st
 def _expect_possible(check: Check, found: Found, outcomes: dict[str, str]) -> None:
     if found.gone:
         raise Skipped("nobody answers any more")
+    if found.cause and not check.open:
+        raise Skipped(found.cause)
     for name in check.needs:
         if outcomes[name] != "ok":
             raise Skipped(f"{name!r} {'failed' if outcomes[name] == 'FAILED' else 'was skipped'}")
@@ -166,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         "--origin", default=DEFAULT_ORIGIN, type=_header, help=f"a page that may call it ({DEFAULT_ORIGIN})"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--version", action="version", version=f"codegen-gateway {codegen_api.__version__}")
     return parser
 
 

@@ -60,6 +60,8 @@ class Found:
     run_id: int = 0
     gone: bool = False
     """Whether the gateway has stopped accepting connections."""
+    cause: str = ""
+    """Why nothing that needs a user can go well."""
     record: Record = field(default_factory=Record)
 
 

@@ -170,11 +170,16 @@ def is_time(value: object) -> bool:
 
 def described(response: httpx.Response) -> str:
     """An answer in a few words: its status and the code of our errors, or what it is instead."""
-    try:
-        code = json.loads(response.content)["code"]
-    except (httpx.ResponseNotRead, ValueError, KeyError, TypeError):
-        code = response.headers.get("Content-Type", "without a type").partition(";")[0]
+    code = code_of(response) or response.headers.get("Content-Type", "without a type").partition(";")[0]
     return f"{response.status_code} ({shown(code)})"
+
+
+def code_of(response: httpx.Response) -> str:
+    """The code of one of our errors; nothing for any other answer."""
+    try:
+        return str(json.loads(response.content)["code"])
+    except (httpx.ResponseNotRead, ValueError, KeyError, TypeError):
+        return ""
 
 
 def shown(value: object) -> str:

@@ -30,7 +30,7 @@ async def client_of(site: Site, token: str | None = CALLER, **headers: str) -> A
     transport = httpx.ASGITransport(site.app)
     hooks: dict[str, list[Any]] = {"response": [watched]}
     async with httpx.AsyncClient(
-        transport=transport, base_url="http://gateway", headers=given, event_hooks=hooks, timeout=30
+        transport=transport, base_url="http://localhost", headers=given, event_hooks=hooks, timeout=30
     ) as http:
         yield LangGraphClient(http)
 

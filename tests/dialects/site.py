@@ -74,7 +74,7 @@ class Site:
         if token is not None and "authorization" not in given:
             given["Authorization"] = f"Bearer {token}"
         transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             WATCH.sent(given, more.get("json"))
             answer = await client.request(method, path, headers=given, **more)
             WATCH.answer(answer.status_code, answer.text)
@@ -110,7 +110,7 @@ def request_scope(method: str, path: bytes, query: bytes, headers: list[tuple[by
         "root_path": "",
         "headers": headers,
         "client": ("127.0.0.1", 1),
-        "server": ("gateway", 80),
+        "server": ("localhost", 80),
     }
 
 
@@ -131,7 +131,8 @@ class Connection:
         self._asked = False
         self._body = body
         path, _, query = path.partition("?")
-        sent = [(name.lower().encode(), value.encode()) for name, value in (headers or AUTHORIZED).items()]
+        given = {"Host": "localhost", **(headers or AUTHORIZED)}
+        sent = [(name.lower().encode(), value.encode()) for name, value in given.items()]
         scope = request_scope(method, path.encode(), query.encode(), sent)
         self.task = asyncio.ensure_future(app(scope, self.receive, self.send))
 

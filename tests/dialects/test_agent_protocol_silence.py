@@ -31,3 +31,19 @@ def test_an_agent_that_is_silent_is_heard_of_however_seldom_other_streams_are(pa
             assert b"There it is." in asking.body
 
     run(main())
+
+
+@pytest.mark.parametrize(("path", "last"), [("stream", b": unfinished, go on behind the last id\n"), ("wait", b"")])
+def test_what_the_gateway_breaks_off_is_not_taken_for_the_whole(path: str, last: bytes) -> None:
+    async def main() -> None:
+        async with speaking(stream_max_age_seconds=0.5) as site:
+            said = {"role": "user", "content": "Take all the time you need"}
+            WATCH.secret("a prompt", said["content"])
+            body = json.dumps({"assistant_id": "agent", "input": {"messages": [said]}}).encode()
+            asking = Connection(site.app, f"/runs/{path}", TYPED, "POST", body)
+            await asking.task
+            assert asking.body.endswith(last)
+            assert asking.transport.aborted
+            assert not asking.complete
+
+    run(main())

@@ -159,9 +159,23 @@ def test_a_stream_that_has_had_its_time_is_cut_and_goes_on_elsewhere() -> None:
             await reading.connection.task
             assert not reading.connection.complete
             assert reading.connection.transport.aborted
+            assert reading.text.endswith(": unfinished, go on behind the last id\n\n")
             finish(latest(site), "Second.")
             events = await following(site, run_id, delta.id).end()
             assert [event.name for event in events] == ["content_delta", "run_completed"]
+
+    run(main())
+
+
+def test_an_answer_that_waits_no_longer_for_the_end_says_so() -> None:
+    async def main() -> None:
+        async with speaking(stream_max_age_seconds=0.5) as site:
+            answer = await site.post("/api/chat", {"agent_id": "assistant", "message": "Say hello", "stream": False})
+            assert answer.status_code == 200
+            told = answer.json()
+            assert (told["code"], told["status"]) == ("unavailable", "running")
+            again = await site.get(answer.headers["location"])
+            assert (again.status_code, again.json()["status"]) == (200, "running")
 
     run(main())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import codegen_api
 from codegen_api.http1 import MOST_UNREAD
 from tests.end_to_end import processes
 from tests.end_to_end.processes import (
@@ -186,3 +187,26 @@ def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
     assert named in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [SERVER[:2], [sys.executable, "-m", "codegen_api"], [sys.executable, "-m", "codegen_api.validate"]]
+)
+def test_it_says_which_version_it_is(command: list[str]) -> None:
+    done = subprocess.run(
+        [*command, "--version"], capture_output=True, timeout=STARTING, env=environment(), text=True, check=True
+    )
+    assert done.stdout == f"codegen-gateway {codegen_api.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--workers", "2"]])
+def test_an_interrupt_is_told_in_one_line_and_ends_it(arguments: list[str]) -> None:
+    with gateway(None, "--sandbox", *arguments) as server:
+        workers = int(arguments[1]) if arguments else 1
+        eventually(lambda: server.log.read_text().count("startup complete") == workers)
+        before = server.log.read_text()
+        for pid in (server.pid, *descendants(server.pid)):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+        assert server.process.wait(WAIT) == 0
+        said = server.log.read_text().removeprefix(before)
+    assert len([line for line in said.splitlines() if "GET /livez" not in line]) == 1, said

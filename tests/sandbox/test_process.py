@@ -54,6 +54,22 @@ def sandbox(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
                 WATCH.log("log of the sandbox", process.stderr.read().decode())
 
 
+@pytest.mark.parametrize("path", [LOGS, "/_sandbox", "/_sandbox/runs"])
+@pytest.mark.parametrize(
+    "name", ["evil.example", "evil.example:8900", "127.0.0.1.evil.example", "localhost.", "10.0.0.1", ""]
+)
+def test_a_page_that_makes_its_name_lead_here_is_refused(url: str, path: str, name: str) -> None:
+    for asked, status in ((name, 400), ("LOCALHOST:1", 200), ("[::1]", 200)):
+        method = "POST" if path.endswith("runs") else "GET"
+        answer = httpx.request(method, url + path, headers={**ALICE, "host": asked}, json={}, timeout=WAIT)
+        assert (answer.status_code == 400) == (status == 400), answer.text
+
+
+def test_an_open_sandbox_answers_to_any_name() -> None:
+    with sandbox("--open") as (_, url):
+        assert httpx.get(url + LOGS, headers={**ALICE, "host": "sandbox.example"}, timeout=WAIT).status_code == 200
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with sandbox("--speed", "20") as (_, url):

@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from codegen_api.errors import StoreUnavailable
 from codegen_api.stores import Busy, Query, Store, TurnState
-from codegen_api.stores.sql import SqlStore
+from codegen_api.stores.sql import SqlStore, libpq
 from codegen_api.stores.sql import sqlite as in_a_file
+from codegen_api.stores.sql.database import database_at
 from tests.leaks import WATCH
 from tests.stores.postgres import Postgres
 from tests.stores.things import ME, agent, conversation, opened, run, turn
@@ -51,6 +52,11 @@ PROMPT = "Tidy up the cellar of 7 Elm Street"
         f"postgresql://root:{PASSWORD}@localhost:port/db",
         f"postgresql://root:{PASSWORD}@[::1/db",
         f"postgresql://root:{PASSWORD}\u2100@localhost/db",
+        f"postgresql://root:{PASSWORD}\n@localhost/db",
+        f"postgresql://root:x?{PASSWORD}=1@localhost/db",
+        f"postgresql://root:x?{PASSWORD}@localhost/db",
+        f"postgresql://root:{PASSWORD}@localhost/db?sslmode",
+        f"postgresql://root:{PASSWORD}@localhost/db?=require",
         f"root:{PASSWORD}@localhost/db",
     ],
 )
@@ -72,10 +78,96 @@ def test_what_names_no_database_is_refused_without_being_quoted(url: str) -> Non
         f"postgresql://root:{PASSWORD}@[::1]:5433/db",
         f"postgresql+asyncpg://root:{PASSWORD}@one:5432,two/db?target_session_attrs=primary",
         "postgresql:///db?host=/run/postgresql",
+        f"postgresql://root:{PASSWORD}@ep-1.neon.example/db?sslmode=require&channel_binding=require",
     ],
 )
 def test_the_usual_ways_to_name_one_are_understood(url: str) -> None:
     run(SqlStore(url).aclose())
+
+
+PARAMETERS = [
+    "channel_binding=disable", "channel_binding=prefer", "connect_timeout=10", "connect_timeout=0", "keepalives=1",
+    "keepalives_idle=30&keepalives_interval=10&keepalives_count=5", "tcp_user_timeout=1000", "gssencmode=disable",
+    "gssencmode=prefer", "client_encoding=auto", "client_encoding=latin1", "fallback_application_name=x", "sslsni=0",
+    "sslcompression=0", "sslcertmode=allow", "load_balance_hosts=random", "target_session_attrs=any", "sslmode=disable",
+    "sslmode=prefer", "options=-c%20search_path%3Dpublic", "min_protocol_version=3.0",
+    "dbname=postgres", "user=postgres&password=a%2Bb+c", "application_name=ours",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", PARAMETERS)
+def test_parameters_are_read_as_psql_reads_them(postgres: Postgres, more: str) -> None:
+    """psql takes all of these as well, if it is new enough."""
+
+    async def main() -> None:
+        database = database_at(f"{postgres.url('postgres')}&{more}")
+        async with database.reading() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+        await database.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ("", "codegen_api"),
+        ("application_name=ours", "ours"),
+        ("fallback_application_name=ours", "ours"),
+        ("application_name=ours&fallback_application_name=x", "ours"),
+        ("application_name=a%20%2B+c", "a ++c"),
+    ],
+)
+def test_connections_bear_the_name_that_the_url_gives_them(postgres: Postgres, more: str, name: str) -> None:
+    async def main() -> None:
+        database = database_at(f"{postgres.url('postgres')}&{more}")
+        async with database.reading() as connection:
+            assert await connection.scalar(text("SELECT current_setting('application_name')")) == name
+        await database.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "pgbouncer=true", "schema=public", "sslmod=require", "search_path=x", "ssl=on", "SSLMODE=require",
+        "database=db", "require_auth=scram-sha-256", "requirepeer=postgres", "sslcrldir=/crls", "replication=database",
+        "sslmode=no-verify", "gssencmode=require", "connect_timeout=soon", "target_session_attrs=master",
+        "channel_binding=yes", "sslrootcert=system&sslmode=require",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_honoured_is_refused_by_its_name_at_the_start(named: str) -> None:
+    with pytest.raises(ValueError, match=rf"\b{named.partition('=')[0]}\b") as refused:
+        database_at(f"postgresql://root:{PASSWORD}@localhost/db?{named}")
+    assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("ssl=true", "sslmode=require"),
+        ("requiressl=1", "sslmode=require"),
+        ("channel_binding=require", "sslmode=require"),
+        ("channel_binding=require&sslmode=prefer", "sslmode=require"),
+        ("channel_binding=require&sslmode=verify-full", "sslmode=verify-full"),
+        ("sslmode=prefer&sslmode=verify-ca", "sslmode=verify-ca"),
+        ("sslrootcert=/etc/ca%20s.pem&sslmode=verify-ca", "sslmode=verify-ca&sslrootcert=%2Fetc%2Fca%20s.pem"),
+        ("sslrootcert=system", ""),
+    ],
+)
+def test_a_connection_that_has_to_be_encrypted_is(more: str, told: str) -> None:
+    target = libpq.read(f"postgresql://root@db.example/db?{more}")
+    assert target.url.partition("?")[2] == told
+    assert (target.ssl is not None) == (more == "sslrootcert=system")
+    if target.ssl is not None:
+        assert target.ssl.check_hostname
+
+
+def test_how_long_to_wait_for_a_server_is_for_the_url_to_say() -> None:
+    assert libpq.read("postgresql://db.example/db?connect_timeout=3").timeout == 3
+    assert libpq.read("postgresql://db.example/db?connect_timeout=0").timeout is None
+    assert libpq.read("postgresql:///db?hostaddr=10.0.0.7").url == "postgresql:///db?host=10.0.0.7"
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
@@ -123,7 +215,7 @@ def test_a_database_that_is_not_there_is_said_to_be_unavailable(
     caplog: pytest.LogCaptureFixture, postgres: Postgres
 ) -> None:
     assert "InvalidCatalogNameError 3D000" in unavailable(postgres.url("none"), caplog)
-    assert "CantChangeRuntimeParamError" in unavailable(postgres.url("postgres") + "&ssl=on", caplog)
+    assert "CantChangeRuntimeParamError" in unavailable(postgres.url("postgres") + "&options=-cssl%3Don", caplog)
 
 
 def test_a_file_that_is_no_database_is_said_to_be_unavailable(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

@@ -17,12 +17,9 @@ PREFIXES = ("/assistants", "/threads", "/runs", "/store", "/info", "/ok")
 
 CONVERSATIONS = True
 
-REQUEST_HEADERS = ("X-Api-Key", "X-Auth-Scheme", "Prefer")
-"""What the SDK in browsers sends, and Agent Chat UI."""
-
 EXPOSED_HEADERS = ("X-Pagination-Next", "X-Pagination-Total")
 
 PARTS = (about, assistants, graphs, missing, threads, states, runs, started, items)
 ROUTES = [route for part in PARTS for route in part.router.routes]
 
-__all__ = ["CONVERSATIONS", "EXPOSED_HEADERS", "PREFIXES", "REQUEST_HEADERS", "ROUTES", "render_error"]
+__all__ = ["CONVERSATIONS", "EXPOSED_HEADERS", "PREFIXES", "ROUTES", "render_error"]

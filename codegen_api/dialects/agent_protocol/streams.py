@@ -20,6 +20,8 @@ from codegen_api.telemetry import note
 HEARTBEAT = b": heartbeat\n"
 """One line: after a blank one, clients in JavaScript believe in an event."""
 
+UNFINISHED = b": unfinished, go on behind the last id\n"
+
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
@@ -83,6 +85,7 @@ async def _told(
                     await at_end(over)
                 case Leaving():
                     conversations.require_good(caller)
+                    yield UNFINISHED
                     raise Cut
                 case None | Quiet() | Notice():
                     yield HEARTBEAT

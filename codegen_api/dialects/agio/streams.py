@@ -23,6 +23,8 @@ from codegen_api.stores import TurnState
 from codegen_api.telemetry import note
 
 HEARTBEAT = b": ping\n\n"
+UNFINISHED = b": unfinished, go on behind the last id\n\n"
+GOES_ON = "The run goes on, but this answer does not wait for its end: ask for the run, or for its events."
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
@@ -187,10 +189,14 @@ def metrics(run: Execution, teller: Teller) -> dict[str, Json]:
 
 async def frames(events: Told) -> AsyncGenerator[bytes, None]:
     """Events as server-sent ones, each in one write where it fits."""
-    async with aclosing(events):
-        async for some in events:
-            for piece in _packed(some) if some else [HEARTBEAT]:
-                yield piece
+    try:
+        async with aclosing(events):
+            async for some in events:
+                for piece in _packed(some) if some else [HEARTBEAT]:
+                    yield piece
+    except Cut:
+        yield UNFINISHED
+        raise
 
 
 async def outcome(reader: Reader) -> AsyncGenerator[bytes, None]:

@@ -4,9 +4,7 @@ from codegen_api.dialects.codegen.routes import router
 from codegen_api.dialects.codegen.wire import render_error
 
 PREFIXES: tuple[str, ...] = ("/v1/organizations", "/v1/users", "/v1/alpha")
-REQUEST_HEADERS = ("X-Codegen-Client",)
-"""What the host's own clients send to name themselves."""
 
 ROUTES = router.routes
 
-__all__ = ["PREFIXES", "REQUEST_HEADERS", "ROUTES", "render_error"]
+__all__ = ["PREFIXES", "ROUTES", "render_error"]

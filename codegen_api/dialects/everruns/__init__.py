@@ -9,9 +9,8 @@ from codegen_api.dialects.everruns.answers import describe
 from codegen_api.dialects.everruns.wire import render_error
 
 PREFIXES = ("/v1/agents", "/v1/sessions", "/swagger-ui")
-REQUEST_HEADERS = ("X-Org-Id", "Everruns-Change-Reason")
 CONVERSATIONS = True
 
 ROUTES = [route for part in (agents, nested, flat) for route in part.router.routes]
 
-__all__ = ["CONVERSATIONS", "PREFIXES", "REQUEST_HEADERS", "ROUTES", "describe", "render_error"]
+__all__ = ["CONVERSATIONS", "PREFIXES", "ROUTES", "describe", "render_error"]

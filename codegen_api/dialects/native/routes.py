@@ -28,7 +28,7 @@ from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.intake import CallerFirst
 from codegen_api.runs import Json, RunRef, to_json
-from codegen_api.sse import STREAM_HEADERS, EventStream, LastEventId, parse_position
+from codegen_api.sse import HEAD_ONLY, STREAM_HEADERS, EventStream, LastEventId, nothing, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
@@ -308,7 +308,7 @@ async def create_stream_ticket(
         "url": f"{request.scope.get('root_path', '')}/agent-runs/{run.id}/logs/stream?ticket={ticket}",
         "expires_at": timestamp(expires, "seconds"),
     }
-    return json_response(to_json(body), 201, {"Cache-Control": "no-store"})
+    return json_response(to_json(body), 201)
 
 
 @runs.get(
@@ -350,6 +350,9 @@ async def stream_logs(
             caller, wanted = await _admitted(request, ticket, wanted, run_id)
         position = Position(0) if asked is None else parse_position(asked)
         organization = await gateway.organization(caller, wanted)
+        if request.scope.get(HEAD_ONLY):
+            await gateway.view(caller, organization, run_id)
+            return _event_stream(request, nothing(), writer)
         stream = await gateway.follow(caller, organization, run_id, Position(position.cursor) if lines else position)
     except (errors.Unavailable, errors.UpstreamFailure) as error:
         if asked is None and ticket is None:
@@ -357,7 +360,7 @@ async def stream_logs(
         # a browser that reconnects gives up for good at any other status
         return _event_stream(request, try_again(error, writer), writer)
     if stream is None:
-        return Response(status_code=204, headers={"Cache-Control": "no-cache"})
+        return Response(status_code=204)
     return _event_stream(request, frames(stream, writer), writer, stream)
 
 

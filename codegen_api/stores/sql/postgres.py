@@ -1,10 +1,8 @@
 """Tables on a PostgreSQL server, for gateways on several machines."""
 
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 from sqlalchemy import ARRAY, ColumnElement, Connection, FromClause, Text, func, literal, select
@@ -12,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from codegen_api.stores.sql import libpq
 from codegen_api.stores.sql.faults import faults
 
 WAIT = 30.0
@@ -25,8 +24,6 @@ WAIT_TO_OPEN = 300.0
 _LOCK = int.from_bytes(b"codegen_")
 """Whoever has this lock in the database brings its tables up to date."""
 
-_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
-
 
 class PostgresDatabase:
     """The database at ``url``, which is read as libpq does. The tables are in the first schema on the search path."""
@@ -34,13 +31,19 @@ class PostgresDatabase:
     insert = staticmethod(insert)
 
     def __init__(self, url: str) -> None:
-        self._url = _checked(url)
+        self._target = libpq.read(url)
         self._engine = self._connected_by(WAIT, pool_size=5, max_overflow=5, pool_timeout=WAIT, pool_pre_ping=True)
 
     def _connected_by(self, wait: float, **pool: Any) -> AsyncEngine:
         async def connect() -> asyncpg.Connection:
-            name = {"application_name": "codegen_api"}
-            return await asyncpg.connect(self._url, timeout=WAIT_TO_CONNECT, command_timeout=wait, server_settings=name)
+            target = self._target
+            return await asyncpg.connect(
+                target.url,
+                timeout=target.timeout or WAIT_TO_CONNECT,
+                command_timeout=wait,
+                server_settings=dict(target.settings),
+                ssl=target.ssl,
+            )
 
         return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pool)
 
@@ -75,15 +78,3 @@ class PostgresDatabase:
     def each(self, texts: Sequence[str]) -> FromClause:
         """A table of these, in the column ``value``. However many there are, they are one parameter."""
         return select(func.unnest(literal(list(texts), ARRAY(Text))).label("value")).subquery()
-
-
-def _checked(url: str) -> str:
-    """The URL, if a driver can read it: its complaint, which comes later, would quote pieces of the password."""
-    try:
-        parts = urlsplit(url)
-        hosts = parts.netloc.rpartition("@")[2].split(",")
-        if not parts.fragment and all(_HOST.fullmatch(host) for host in hosts):
-            return url
-    except ValueError:
-        pass
-    raise ValueError("The URL of the database cannot be read. In a password, write / ? # @ : and % as %2F and so on.")
