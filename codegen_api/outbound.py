@@ -14,7 +14,7 @@ import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
@@ -287,10 +287,10 @@ def _came(response: httpx.Response, received: bytearray, readable: bool) -> str:
     """What kind of answer came, for people who look for what is wrong; nothing of what it says."""
     said = f"status {response.status_code}"
     if 300 <= response.status_code < 400:
-        try:
-            return f"{said}, a redirect to {response.url.join(response.headers.get('Location', '')).host}"
-        except httpx.InvalidURL:
-            return f"{said}, a redirect"
+        where = ""
+        with suppress(httpx.InvalidURL, KeyError):
+            where = f" to {response.url.join(response.headers['Location']).host}"
+        return f"{said}, a redirect{where}, which is not followed"
     kind = re.match(r"[\w.+-]{1,40}/[\w.+-]{1,40}", response.headers.get("Content-Type", ""), re.ASCII)
     said += f", {kind[0]}" if kind else ", without a Content-Type"
     if response.status_code in (429, 503) and re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", "")):

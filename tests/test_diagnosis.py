@@ -77,7 +77,7 @@ async def silence(_: Conversation) -> None:
         (
             saying(answer(b"", "Location: https://else.example/?secret=1", status="302 No")),
             502,
-            "upstream_error (%s: status 302, a redirect to else.example)",
+            "upstream_error (%s: status 302, a redirect to else.example, which is not followed)",
         ),
         (saying(answer(RUN)[:-5]), 502, "upstream_error (%s: the answer broke off: ClientPayloadError)"),
         (silence, 504, "upstream_timeout (%s: no answer within 0.2 s)"),

@@ -126,8 +126,8 @@ def odd(published: Published, issuer: Issuer) -> None:
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
-        (moved, f"/realms/people{DOCUMENT}: status 302, and no redirect is followed"),
-        (page, "/certs: status 200 with no JSON"),
+        (moved, f"/realms/people{DOCUMENT}: status 302, a redirect to 127.0.0.1, which is not followed"),
+        (page, "/certs: status 200, text/html, which is no JSON"),
         (gone, "/certs: status 404"),
         (another, '/realms/people/", and not of "'),
         (nowhere, 'says jwks_uri="file:///etc/keys", which cannot be used'),

@@ -150,9 +150,11 @@ def test_an_order_is_done_when_the_head_of_the_answer_says_so(
         (saying(answer(b"{}", kind='"a secret of the host"')), r"status 200, without a Content-Type \(.* lacks .*\)"),
         (saying(answer(b"[1]")), r"status 200, application/json \(The host's answer is not the object .*\)"),
         (saying(answer(b'{"message":"a secret of the host"}', status="500 No")), "status 500, application/json .*"),
+        (saying(answer(b"", status="302 No")), "status 302, a redirect, which is not followed"),
+        (saying(answer(b"", "Location: http://[", status="302 No")), "status 302, a redirect.*, which is not followed"),
         (
             saying(answer(b"", "Location: https://elsewhere.example/x?y=a secret of the host", status="301 No")),
-            "status 301, a redirect to elsewhere.example",
+            "status 301, a redirect to elsewhere.example, which is not followed",
         ),
         (saying(answer(RATE_LIMITED, status="429 No")), "status 429, application/json"),
         (saying(answer(b"{}", "Retry-After: 7", status="429 No")), "status 429, application/json, Retry-After 7"),
