@@ -37,6 +37,8 @@
     ├── Interrupted                 this process stopped while the host was asked; whether it acted is unknown
     └── UpstreamFailure             the host did not do its part
         ├── UpstreamError           it answered, and the answer is no use
+        │   └── AnswerCut               the answer was not to be had whole: less at a time may be
+        │       └── AnswerTooLong           there is too much of it: it will not pass
         ├── UpstreamUnreachable     there was no connection, or it broke
         └── UpstreamTimeout         it did not answer in time; whether it acted is unknown
 
@@ -303,6 +305,14 @@ class UpstreamFailure(GatewayError):
 class UpstreamError(UpstreamFailure):
     code = "upstream_error"
     default_message = "The host answered with an error."
+
+
+class AnswerCut(UpstreamError):
+    default_message = "The host's answer broke off or cannot be read."
+
+
+class AnswerTooLong(AnswerCut):
+    default_message = "The host's answer is too long."
 
 
 class UpstreamUnreachable(UpstreamFailure):

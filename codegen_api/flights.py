@@ -17,6 +17,9 @@ class Flights(Generic[K, V]):
     def __init__(self) -> None:
         self._tasks: dict[K, asyncio.Task[V]] = {}
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._tasks
+
     async def share(self, key: K, call: Callable[[], Awaitable[V]]) -> V:
         """The outcome of ``call``, begun now unless one with this key is under way."""
         task = self._tasks.get(key)

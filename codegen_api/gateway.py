@@ -7,12 +7,10 @@ whether it is the caller's to reach.
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import TypeVar
 
-import stamina
 from cachetools import LRUCache, TTLCache
 
 from codegen_api.brokers import Batch, Broker
@@ -21,15 +19,14 @@ from codegen_api.errors import (
     OrganizationRequired,
     RunEnded,
     Unsupported,
-    UpstreamError,
     UpstreamFailure,
-    UpstreamUnreachable,
 )
 from codegen_api.flights import Flights
 from codegen_api.following import (
     Attendant,
     Hub,
     Patrol,
+    Portions,
     Position,
     Right,
     Rights,
@@ -42,6 +39,7 @@ from codegen_api.following import (
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
+from codegen_api.reads import Reads, patiently
 from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.searching import SEARCHED_PAGES, Found, RunIndex, has_status, search
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
@@ -56,8 +54,6 @@ from codegen_api.upstreams import (
     User,
     require_few_bytes,
 )
-
-T = TypeVar("T")
 
 _CAME_TO_AN_END = (RunStatus.COMPLETED, RunStatus.FAILED)
 
@@ -93,11 +89,13 @@ class Gateway:
         self._ownership = ownership or Ownership()
         self._patrol = patrol
         self._seats = Seats(max_streams, max_streams_each)
-        self._rights = Rights(self._get)
         self._observer = observer or Quiet()
         self._clock = clock
         turns = turns or Turns()
         upstream.observer = Observers(turns, self._observer)
+        portions = Portions(upstream.page_size, timer=loop_time)
+        self._reads = Reads(upstream, portions)
+        self._rights = Rights(self._reads.run)
         self.hub = Hub(
             upstream,
             broker,
@@ -106,6 +104,7 @@ class Gateway:
             cadence=cadence,
             linger=linger,
             old_pages_bytes=old_pages_bytes,
+            portions=portions,
             observer=self._observer,
         )
         self._writes = 0
@@ -144,7 +143,7 @@ class Gateway:
 
     async def identify(self, credential: Credential) -> User:
         """Whose credential this is, by the host's word."""
-        return await _patiently(lambda: self._upstream.identify(credential))
+        return await self._reads.identify(credential)
 
     async def me(self, caller: Caller) -> User:
         """Who is calling: as the host knows them, or as whoever vouches for them does."""
@@ -158,12 +157,12 @@ class Gateway:
         only = self._confinement(caller)
         with heard(caller, of_a_run=False):
             if only is None:
-                return await self._organizations(caller, skip, limit)
+                return await self._reads.organizations(caller.credential, skip, limit)
             position, found = 0, []
             for _ in range(SEARCHED_PAGES):
-                listing = await self._organizations(caller, position, self._upstream.page_size)
+                listing = await self._reads.organizations(caller.credential, position, self._upstream.page_size)
                 found += [each for each in listing.items if each.id == only]
-                position += len(listing.items)
+                position += listing.length
                 if found or listing.at_end:
                     break
         items = tuple(found[skip : skip + limit])
@@ -200,12 +199,12 @@ class Gateway:
             Unsupported: this host does not tell.
         """
         members = self._members(caller)
-        return await _patiently(lambda: members.users(caller.credential, organization, skip, limit))
+        return await self._reads.users(members, caller.credential, organization, skip, limit)
 
     async def user(self, caller: Caller, organization: str, user_id: str) -> User:
         """One of them; raises as ``users``."""
         members = self._members(caller)
-        return await _patiently(lambda: members.user(caller.credential, organization, user_id))
+        return await patiently(lambda: members.user(caller.credential, organization, user_id))
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         """Start a run.
@@ -247,16 +246,19 @@ class Gateway:
             if own:
                 return await self._list_own(caller, organization, skip, limit, only, status)
             if status is None:
-                return Found(await self._list(caller, organization, skip, limit, only))
+                listing = await self._reads.runs(caller.credential, organization, skip, limit, only)
+                behind = skip + listing.length
+                at_end = listing.at_end or behind == listing.paging.total
+                return Found(listing, None if at_end else behind, unseen=bool(listing.gaps))
             found = await search(
-                lambda place: self._list(caller, organization, place, self._upstream.page_size, only),
+                lambda place: self._reads.runs(caller.credential, organization, place, self.page_size, only),
                 lambda run: has_status(run, status),
                 place=skip,
                 limit=limit,
             )
         # a page of what matched has no number: nobody knows how many there are
         listing = Listing(found.runs, Paging(found.total, None, limit, None), found.next_place is None)
-        return Found(listing, found.next_place, searched=True)
+        return Found(listing, found.next_place, searched=True, unseen=found.unseen)
 
     async def resume(
         self,
@@ -272,7 +274,7 @@ class Gateway:
         ref = await self._admit(caller, organization, run_id, WRITE)
         with heard(caller):
             with _not_the_order_itself():
-                before = await self._get(caller.credential, ref)
+                before = await self._reads.run(caller.credential, ref)
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
                     await self._upstream.uncancel_run(caller.credential, ref)
             with self._writing(ref):
@@ -293,12 +295,12 @@ class Gateway:
         certain = not (anyway or self.hub.resumed_lately(ref))
         with heard(caller):
             with _not_the_order_itself():
-                if certain and (await self._get(caller.credential, ref)).status in _CAME_TO_AN_END:
+                if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
                     raise RunEnded
             with self._writing(ref):
                 await cancels.cancel_run(caller.credential, ref)
                 self.hub.cancelled(ref)
-            run = await self._get(caller.credential, ref)
+            run = await self._reads.run(caller.credential, ref)
         if certain and run.status in _CAME_TO_AN_END:
             raise RunEnded  # by itself, just then
         return run
@@ -319,13 +321,11 @@ class Gateway:
     ) -> Page:
         writes, credential = self._writes, caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
-
-        def read() -> Awaitable[Page]:
-            return self._upstream.read_log(credential, ref, after, limit, newest_first=newest_first)
-
         with heard(caller):
-            key = (writes, credential.digest, ref, after, limit, newest_first)
-            return await self._log_reads.share(key, lambda: _patiently(read))
+            return await self._log_reads.share(
+                (writes, credential.digest, ref, after, limit, newest_first),
+                lambda: self._reads.log(credential, ref, after, limit, newest_first=newest_first),
+            )
 
     async def view(self, caller: Caller, organization: str, run_id: str) -> Run:
         """The run as the host described it a moment ago: the caller may see it, and its log."""
@@ -341,12 +341,20 @@ class Gateway:
             GatewayError: the caller may not see the run, or nobody can say so just now.
         """
         self._seats.make_sure_of_room(caller.principal)
-        asked = loop_time()
-        ref = await self._admit(caller, organization, run_id, READ)
-        with heard(caller):
-            right = await self._rights.require(caller.credential, ref)
-        held = right.run if right.asked < asked else None  # a description of the run from before this call
-        return await Stream.begin(self._updates(caller, right, position.cursor), position, held, caller.confirm)
+        asked, credential = loop_time(), caller.credential
+        ref = RunRef(organization, self._upstream.run_id(run_id))
+        unknown = caller.shared and self._ownership.deed(ref) is None
+        if not unknown:
+            await self._admit(caller, organization, run_id, READ)
+        right = None if unknown else self._rights.held(credential, ref)
+        if right is None:
+            with heard(caller), self.hub.room(credential, ref) as room:
+                if room:
+                    await self._admit(caller, organization, run_id, READ)
+                    right = await self._rights.require(credential, ref)
+        held = right.run if right is not None and right.asked < asked else None  # from before this call
+        updates = self._updates(caller, ref, right, position.cursor)
+        return await Stream.begin(updates, position, held, caller.confirm)
 
     def patrol(self, caller: Caller) -> Patrol:
         """How long a stream of this caller lives, and how long it may be silent."""
@@ -389,10 +397,25 @@ class Gateway:
             if ref is not None:
                 self.hub.touched(ref)
 
-    async def _updates(self, caller: Caller, right: Right, cursor: Cursor) -> AsyncGenerator[Update, None]:
-        opened, patrol = self._clock(), self.patrol(caller)
-        # no seat before this: who waits for the host, or leaves meanwhile, has no stream
+    async def _updates(
+        self, caller: Caller, ref: RunRef, right: Right | None, cursor: Cursor
+    ) -> AsyncGenerator[Update, None]:
+        opened, patrol, began = self._clock(), self.patrol(caller), loop_time()
+        # no seat before this: who is being asked for, or leaves meanwhile, has no stream
         with heard(caller), self._seats.take(caller.principal):
+            if right is None:
+                whole = caller.shared and self._ownership.deed(ref) is None
+                async with aclosing(self.hub.let_in(caller.credential, ref, cursor, patrol, whole=whole)) as coming:
+                    async for news in coming:
+                        if not isinstance(news, Right):
+                            yield news
+                            continue
+                        right = news
+                        if whole:
+                            self._ownership.require(caller, self._ownership.learned(ref, right.run), READ)
+                if right is None:
+                    return  # they are to come back
+                patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
             async with self.hub.subscribe(caller.credential, right, cursor, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
@@ -435,12 +458,6 @@ class Gateway:
             return self._upstream.organization_id(caller.organization)
         return self._organization if caller.shared else None
 
-    async def _get(self, credential: Credential, ref: RunRef) -> Run:
-        return await _patiently(lambda: self._upstream.get_run(credential, ref))
-
-    async def _organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
-        return await _patiently(lambda: self._upstream.organizations(caller.credential, skip, limit))
-
     async def _list_own(
         self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
     ) -> Found:
@@ -451,9 +468,9 @@ class Gateway:
         marks = self._ownership.marks_of(caller)
 
         async def read(place: int) -> Listing[Run]:
-            size, writes = self._upstream.page_size, self._writes
             listing = await self._own_lists.share(
-                (writes, key, place), lambda: self._list(caller, organization, place, size, only)
+                (self._writes, key, place),
+                lambda: self._reads.runs(caller.credential, organization, place, self.page_size, only),
             )
             index.take_in(place, listing)
             return listing
@@ -469,10 +486,7 @@ class Gateway:
         # what others have is theirs: neither how many there are nor where in their list is told
         listing = Listing(found.runs, Paging(None, None, limit, None), found.next_place is None)
         next_skip = None if found.next_place is None else self._ownership.seal(found.next_place)
-        return Found(listing, next_skip, searched=True)
-
-    async def _list(self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter) -> Listing[Run]:
-        return await _patiently(lambda: self._upstream.list_runs(caller.credential, organization, skip, limit, only))
+        return Found(listing, next_skip, searched=True, unseen=found.unseen)
 
 
 @contextmanager
@@ -483,9 +497,3 @@ def _not_the_order_itself() -> Iterator[None]:
     except UpstreamFailure as error:
         error.may_have_acted = False
         raise
-
-
-async def _patiently(read: Callable[[], Awaitable[T]]) -> T:
-    """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something."""
-    caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
-    return await caller((UpstreamError, UpstreamUnreachable), read)

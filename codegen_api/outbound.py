@@ -41,7 +41,8 @@ class Answer:
     """What the host said. ``readable``: it was JSON, which is ``json``; else that is None.
 
     ``account`` is for the log: what was asked, and what kind of answer came. ``large``: to make something of it takes
-    so long that it is done beside the event loop.
+    so long that it is done beside the event loop. ``cut``: it begins as JSON and is none, as if something on the way
+    had taken the rest, and given what was left a length that fits.
     """
 
     status: int
@@ -51,6 +52,7 @@ class Answer:
     allowance: Allowance | None
     account: str
     large: bool
+    cut: bool
 
 
 class Outbound:
@@ -103,7 +105,8 @@ class Outbound:
         """One exchange; ``body`` is JSON. ``unread``: of an answer of success nothing but the status is wanted.
 
         Raises:
-            UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or not the whole of one.
+            UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or not the whole of one
+                (``AnswerCut``).
         """
         content = None
         if body is not None:
@@ -134,6 +137,7 @@ class Outbound:
             _allowance(said),
             f"{asked}: {came}",
             len(received) > LARGE,
+            not readable and received.lstrip().startswith((b"{", b"[")),
         )
 
     async def aclose(self) -> None:
@@ -184,11 +188,12 @@ class Outbound:
                 raise errors.UpstreamTimeout(reason=why) from error
             # Without a byte, httpx speaks of a violated protocol too; only its words tell.
             silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
-            if answered or (isinstance(fault, httpx.ProtocolError | aiohttp.ClientResponseError) and not silent):
+            if answered:
                 broken = "cannot be unpacked" if isinstance(fault, zlib.error) else "broke off"
-                what = f"the answer {broken}" if answered else "what came is no HTTP"
+                raise errors.AnswerCut(reason=f"the answer {broken}: {why}") from error
+            if isinstance(fault, httpx.ProtocolError | aiohttp.ClientResponseError) and not silent:
                 message = "The host's answer broke off or cannot be read."
-                raise errors.UpstreamError(message, reason=f"{what}: {why}") from error
+                raise errors.UpstreamError(message, reason=f"what came is no HTTP: {why}") from error
             raise errors.UpstreamUnreachable(reason=f"the connection broke before an answer: {why}") from error
 
 
@@ -309,7 +314,7 @@ async def _received(response: httpx.Response) -> bytearray:
     async for piece in response.stream:
         content += unpack(piece, MAX_ANSWER + 1 - len(content)) if unpack else piece
         if len(content) > MAX_ANSWER:
-            raise errors.UpstreamError("The host's answer is too long.")
+            raise errors.AnswerTooLong
     return content
 
 

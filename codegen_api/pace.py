@@ -157,7 +157,7 @@ class Budget:
             _room(self._reads, self._reading, self._cap(READING), now),
             self._scarcity(now),
             # those who are late keep apart as well, but not as far
-            (self._began + self._gap() / 2 if late else self._pace(waiting)) - now,
+            (self._began + self.gap / 2 if late else self._pace(waiting)) - now,
         ]
         return max(0.0, *waits)
 
@@ -166,8 +166,12 @@ class Budget:
         self._reading += 1
         self._promised += 1
         self._began = now
-        latest = now + self._cap(BURST) * self._gap()  # whoever had to hurry is not made to wait for it
-        self._even = min(max(self._even, now), latest) + max(self._gap(), self._share(now))
+        latest = now + self._cap(BURST) * self.gap  # whoever had to hurry is not made to wait for it
+        self._even = min(max(self._even, now), latest) + max(self.gap, self._share(now))
+
+    def promise(self) -> None:
+        """A request is about to be ``sent``."""
+        self._promised += 1
 
     def sent(self) -> None:
         """It is a request like any other from here on."""
@@ -206,6 +210,22 @@ class Budget:
         self._forget(now)
         return 0.0 if self.closed(now) else max(0.0, self._left())
 
+    def spare(self, now: float) -> int:
+        """How many calls of somebody who waits there is room for in the part of the limit that reading leaves."""
+        self._forget(now)
+        under_way = self._asking + self._promised
+        beside = len(self._all) + under_way - len(self._reads) - self._reading
+        return (
+            0
+            if self.closed(now)
+            else min(self._cap(1) - self._cap(READING) - beside, self._cap(1 - RESERVE) - len(self._all) - under_way)
+        )
+
+    @property
+    def gap(self) -> float:
+        """Seconds between reads at an even pace."""
+        return WINDOW / self._cap(READING)
+
     def idle(self, now: float) -> bool:
         """Whether there is nothing to remember."""
         self._forget(now)
@@ -229,7 +249,7 @@ class Budget:
     def _pace(self, waiting: int) -> float:
         """When the next read may begin so that what is left lasts until there is more."""
         burst = self._cap(BURST)
-        even = self._even - burst * self._gap()
+        even = self._even - burst * self.gap
         return max(even, self._began + self._share(self._began)) if self._left() < max(waiting, burst) else even
 
     def _share(self, since: float) -> float:
@@ -237,10 +257,6 @@ class Budget:
         left = self._left()
         scarce = self._reads if self._cap(READING) - len(self._reads) - self._reading <= left else self._all
         return (scarce[0] + WINDOW - since) / (max(left, 0) + 1) if scarce and since > -math.inf else 0.0
-
-    def _gap(self) -> float:
-        """Seconds between reads at an even pace."""
-        return WINDOW / self._cap(READING)
 
     def _cap(self, part: float) -> int:
         return max(1, int(self._allowed * part))

@@ -15,7 +15,7 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import ALL, READ, WRITE, Caller
 from codegen_api.once import Done, Once, fingerprint
 from codegen_api.outcomes import Outcomes
-from codegen_api.runs import Json, LogEntry, Run, RunRef
+from codegen_api.runs import Json, LogEntry, Page, Run, RunRef
 from codegen_api.searching import SEARCHED_PAGES
 from codegen_api.upstreams import NewRun, RunFilter
 
@@ -166,28 +166,31 @@ class _Resume:
     async def prepare(self) -> str:
         """The newest entry there is: what comes behind it is looked through."""
         newest = await self._newest(0, 1)
-        return _name(newest[0]) if newest else ""
+        return _name(newest.entries[0]) if newest.entries else ""
 
     async def act(self) -> Run:
         return await self.gateway.resume(self.caller, self.organization, self.run_id, self.prompt, self.images)
 
     async def look(self, note: str, since: float) -> Run | None:
-        for page in range(SEARCHED_PAGES):
-            newest = await self._newest(page * PAGE, PAGE)
-            for entry in newest:
+        skip = 0
+        for _ in range(SEARCHED_PAGES):
+            page = await self._newest(skip, PAGE)
+            for entry in page.entries:
+                if entry.absent:
+                    raise OutcomeUnknown("The host cannot show all of the log.", retry_after=60)
                 if _name(entry) == note:
                     return None
                 if says(entry, self.prompt):
                     return await self.gateway.get(looking(self.caller), self.organization, self.run_id)
-            if len(newest) < PAGE:
+            if page.at_end:
                 return None
+            skip += page.length
         raise OutcomeUnknown("The log has grown too long to find out whether the run was resumed.", retry_after=60)
 
-    async def _newest(self, skip: int, limit: int) -> tuple[LogEntry, ...]:
-        page = await self.gateway.read_log(
+    async def _newest(self, skip: int, limit: int) -> Page:
+        return await self.gateway.read_log(
             looking(self.caller), self.organization, self.run_id, skip, limit, newest_first=True
         )
-        return page.entries
 
 
 async def find_marked(
@@ -205,19 +208,22 @@ async def find_marked(
     The list is newest first, so what is older than that ends the search.
 
     Raises:
-        OutcomeUnknown: it is not on the first ``pages``, and there are more.
+        OutcomeUnknown: it is not on the first ``pages``, and there are more; or it may be one that cannot be had.
     """
-    skip = 0
+    skip, unseen = 0, False
     for _ in range(pages):
         found = await gateway.list(looking(caller), organization, skip, PAGE, RunFilter(), None)
+        unseen = unseen or found.unseen
         for run in found.listing.items:
             if (run.marks or {}).get(name) in values:
                 return run
-            if _created(run) < since - CLOCKS:
+            if _created(run) < since - CLOCKS and not unseen:
                 return None
+        if unseen:
+            break
         if found.listing.at_end:
             return None
-        skip = found.next_skip or skip + len(found.listing.items)
+        skip = found.next_skip or skip + found.listing.length
     raise OutcomeUnknown("There are too many newer runs to find out whether this one was started.", retry_after=60)
 
 

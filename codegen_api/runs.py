@@ -89,6 +89,7 @@ class LogEntry:
     ``amendable``: it is of a kind that the host fills in, so an older copy of it may differ.
     ``said``: the texts in it, if it is what a user said: the prompt of a run, or that of a resume.
     ``answers``: it is what the agent answered.
+    ``absent``: it stands in the place of one that cannot be had.
     """
 
     json: bytes
@@ -97,6 +98,7 @@ class LogEntry:
     amendable: bool
     said: str | None = None
     answers: bool = False
+    absent: bool = False
 
     @property
     def size(self) -> int:
@@ -154,11 +156,16 @@ class Paging:
     pages: int | None
 
 
+UNCOUNTED = Paging(None, None, None, None)
+"""Of this nothing is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """A stretch of the log, with the run as it was at that moment.
 
-    ``entries`` follow position ``after``. ``at_end``: the log had no more when this was read.
+    ``entries`` follow position ``after``. ``at_end``: the log had no more when this was read, by the host's word; how
+    many entries there are says nothing of that.
     With ``newest_first`` the stretch was counted from the other end; ``after`` is how many entries were skipped there.
     """
 
@@ -174,6 +181,11 @@ class Page:
         if not self.newest_first:
             return self.after + index + 1
         return None if self.paging.total is None else self.paging.total - self.after - index
+
+    @property
+    def length(self) -> int:
+        """How many entries are here."""
+        return len(self.entries)
 
     @property
     def last(self) -> Cursor:

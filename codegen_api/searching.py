@@ -25,13 +25,14 @@ _UNKNOWN: Listed = (RunRef("", ""), None)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Runs of a list, with an account of it. Where it was ``searched`` for them, ``next_skip`` says where to go on;
-    None at its end.
+    """Runs of a list, with an account of it. ``next_skip`` says where to go on; None at its end. ``searched``: the list
+    was searched for them. ``unseen``: some runs on the way could not be had.
     """
 
     listing: Listing[Run]
     next_skip: int | None = None
     searched: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Search:
     runs: tuple[Run, ...]
     next_place: int | None
     total: int | None
+    unseen: bool
 
 
 class RunIndex:
@@ -62,6 +64,8 @@ class RunIndex:
     def take_in(self, place: int, listing: Listing[Run]) -> None:
         """The host's list was read from ``place`` on, and this was there."""
         read = [(run.ref, self._owner_of(run)) for run in listing.items]
+        for gap in listing.gaps:
+            read.insert(gap, _UNKNOWN)
         known = self._front(read) if place == 0 else self._behind(place, read)
         self._whole = (self._whole or listing.at_end) and bool(known)
         if listing.at_end:
@@ -115,9 +119,11 @@ async def search(
     """
     found: list[Run] = []
     met: set[RunRef] = set()  # a run that newer ones push on to the next page is met twice
+    unseen = False
     for _ in range(pages):
         listing = await read(place)
-        for index, run in enumerate(listing.items, 1):
+        unseen = unseen or bool(listing.gaps)
+        for index, run in enumerate(listing.items):
             if run.ref in met or not wanted(run):
                 continue
             met.add(run.ref)
@@ -126,14 +132,15 @@ async def search(
                 continue
             found.append(run)
             if len(found) == limit:
-                at_end = listing.at_end and index == len(listing.items)
-                on = None if at_end else next_place(place + index)
-                return Search(tuple(found), on, listing.paging.total)
-        on = None if listing.at_end else next_place(place + len(listing.items))
+                behind = listing.place(index) + 1
+                at_end = listing.at_end and behind == listing.length
+                on = None if at_end else next_place(place + behind)
+                return Search(tuple(found), on, listing.paging.total, unseen)
+        on = None if listing.at_end else next_place(place + listing.length)
         if on is None:
             break
         place = on
-    return Search(tuple(found), on, listing.paging.total)
+    return Search(tuple(found), on, listing.paging.total, unseen)
 
 
 def has_status(run: Run, wanted: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from codegen_api.errors import Forbidden, GatewayError, InvalidToken, NotFound, Rejected
+from codegen_api.errors import AnswerTooLong, Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step, StepKind
 from codegen_api.telemetry import Allowance, Observation, Observer, Quiet
@@ -45,6 +45,7 @@ class Hosted:
     result: str | None = None
     organizationless: bool = False
     marks: Mapping[str, str] | None = field(default_factory=dict)
+    weight: int = 0
 
     def append(self, count: int = 1, **fields: Any) -> None:
         for name in ("text", "prompt"):
@@ -89,6 +90,13 @@ class FakeHost:
         self.with_totals = with_totals
         self.before: Callable[[str], Any] = _nothing
         self.latency = 0.05
+        self.most = 100
+        """How many entries or items it gives at most, whatever it is asked for."""
+        self.counts: Callable[[int, int], int] = lambda length, _: length
+        """What it says of how many there are, from how many there are and how many it gives."""
+        self.heaviest = 10**9
+        """Bytes of entries that it gives at most in one answer; for more it fails as ``too_heavy``."""
+        self.too_heavy: Callable[[], GatewayError] = AnswerTooLong
         self.closed = False
 
     @property
@@ -104,6 +112,9 @@ class FakeHost:
 
     def run_id(self, text: str) -> str:
         return _digits(text)
+
+    def placeholder(self, ref: RunRef) -> LogEntry:
+        return LogEntry(b'{"type":"UNREADABLE"}', None, open=False, amendable=True, absent=True)
 
     def step(self, entry: LogEntry) -> Step:
         fields = json.loads(entry.json)
@@ -124,7 +135,8 @@ class FakeHost:
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         await self._called("organizations", credential)
-        return Listing((Organization("9", {"id": 9}),), Paging(1, 1, limit, 1), at_end=True)
+        items = (Organization("9", {"id": 9}),)[skip:]
+        return Listing(items, Paging(1, 1, limit, 1), at_end=True)
 
     async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
         await self._called("users", credential)
@@ -154,8 +166,12 @@ class FakeHost:
     ) -> Listing[Run]:
         await self._called("list", credential)
         newest_first = list(reversed(self.runs.values()))
-        items = tuple(self._run(hosted) for hosted in newest_first[skip : skip + limit])
-        return Listing(items, Paging(len(newest_first), None, limit, None), at_end=len(items) < limit)
+        items = tuple(self._run(hosted) for hosted in newest_first[skip : skip + min(limit, self.most)])
+        if sum(hosted.weight for hosted in newest_first[skip : skip + len(items)]) > self.heaviest:
+            raise self.too_heavy()
+        total = self.counts(len(newest_first), len(items)) if self.with_totals else None
+        at_end = not items or (len(items) < limit and skip + len(items) == total)
+        return Listing(items, Paging(total, None, limit, None), at_end)
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
         await self._called("resume", credential)
@@ -178,8 +194,10 @@ class FakeHost:
         await self._called("log", credential)
         hosted = self._hosted(credential, ref)
         entries = list(reversed(hosted.entries)) if newest_first else hosted.entries
-        given = entries[after : after + limit]
-        total = len(entries) if self.with_totals else None
+        given = entries[after : after + min(limit, self.most)]
+        total = self.counts(len(entries), len(given)) if self.with_totals else None
+        if sum(len(json.dumps(entry)) for entry in given) > self.heaviest:
+            raise self.too_heavy()
         return Page(
             self._run(hosted),
             after,
@@ -194,7 +212,7 @@ class FakeHost:
                 )
                 for entry in given
             ),
-            len(given) < limit,
+            not given or (len(given) < limit and after + len(given) == total),
             Paging(total, None, limit, None),
             newest_first,
         )

@@ -343,7 +343,8 @@ def test_a_list_without_a_status_is_the_host_s_page() -> None:
         gateway = gateway_to(host)
         found = await gateway.list(caller(), "9", 10, 5, RunFilter(), None)
         assert ids(found) == ["20", "19", "18", "17", "16"]
-        assert found.next_skip is None
+        assert (found.next_skip, found.searched) == (15, False)
+        assert (await gateway.list(caller(), "9", 25, 5, RunFilter(), None)).next_skip is None
         await gateway.aclose()
 
     run(main())

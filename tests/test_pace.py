@@ -270,3 +270,35 @@ def test_a_host_that_says_that_nothing_is_left_for_an_hour_is_asked_again_before
     budget = Budget(60)
     budget.told(0, 0, 3600)
     assert 200 < budget.wait(0) < 400
+
+
+def test_calls_of_who_waits_have_the_part_that_reading_leaves() -> None:
+    budget = Budget()
+    assert budget.spare(0) == 12
+    for _ in range(4):
+        budget.promise()
+    assert budget.spare(0) == 8
+    for _ in range(4):
+        budget.sent()
+        budget.asking()
+    assert budget.spare(0) == 8
+    for _ in range(4):
+        budget.asked(0)
+    for _ in range(40):
+        budget.begin(0)
+        assert budget.spare(0) == 8  # a read is none of them
+        budget.sent()
+        budget.asking()
+        budget.asked(0)
+        budget.finish(0)
+    assert budget.spare(0) == 8
+    for _ in range(8):
+        budget.begin(0)
+        budget.sent()
+        budget.asking()
+        budget.asked(0)
+        budget.finish(0)
+    assert budget.spare(0) == 5  # there is a reserve as well
+    assert budget.spare(61) == 12
+    budget.refused(61, 10)
+    assert budget.spare(61) == 0

@@ -63,11 +63,8 @@ class Broker(Protocol):
     async def publish(self, news: Page | Changed) -> None:
         """Take in a page or a new description of the run. Publishing the same page twice does nothing.
 
-        The first page of a run opens its window; each later page must begin at or before the tail. An entry that is
-        there already and differs is an amendment.
-
-        Raises:
-            ValueError: the page begins behind the tail, so entries would be missing.
+        The first page of a run opens its window. An entry that is there already and differs is an amendment. With a
+        page that begins behind the tail the window begins anew, and what is before it counts as evicted.
         """
         ...
 

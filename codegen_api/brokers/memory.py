@@ -166,7 +166,7 @@ class _Window:
         if not self.opened:
             self.opened, self.base = True, after
         if after > self.tail:
-            raise ValueError(f"a page behind position {after} leaves a gap: the window ends at {self.tail}")
+            self._skip_to(after)
         before = self.tail, self.revision
         for position, entry in enumerate(entries, after + 1):
             if position > self.tail:
@@ -261,6 +261,12 @@ class _Window:
         for position in [position for position in self._amended if position <= self.base]:
             self._lose(self._amended.pop(position)[0])
         self._let_go_batches()
+
+    def _skip_to(self, base: Cursor) -> None:
+        """Go on from there: who is before it finds what lies between evicted."""
+        self.trim(self.size)
+        self.base = base
+        self._faded.clear()
 
     def wake(self) -> None:
         waiting, self._waiting = self._waiting, set()

@@ -11,7 +11,7 @@ from codegen_api.flights import Flights
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Cursor
+from codegen_api.runs import Cursor, LogEntry
 from codegen_api.stores import Turn
 
 KEPT_BYTES = 32 * 1024 * 1024
@@ -61,17 +61,22 @@ class Pages:
     async def _fetch(self, caller: Caller, turn: Turn, start: Cursor, end: Cursor) -> News:
         """The page of the log from ``start`` on, as far as it is the turn's."""
         assert turn.run is not None  # noqa: S101 - it is read
-        settled = self._clock() - turn.updated > SETTLING
-        good_until = float("inf") if settled else loop_time() + FRESH
+        entries: list[LogEntry] = []
         size = self._gateway.page_size
-        read = await self._gateway.read_log(caller, turn.run.organization, turn.run.id, start, size, newest_first=False)
+        while (after := start + len(entries)) < min(start + size, end):  # the host may give it in pieces
+            read = await self._gateway.read_log(
+                caller, turn.run.organization, turn.run.id, after, start + size - after, newest_first=False
+            )
+            if not read.entries:
+                raise UpstreamError("The host shows less of this log than it did.")
+            entries += read.entries
         page = tuple(
             Came(position - turn.begin, entry)
-            for position, entry in enumerate(read.entries, start + 1)
+            for position, entry in enumerate(entries, start + 1)
             if turn.begin < position <= end
         )
-        if len(page) < min(start + size, end) - max(start, turn.begin):
-            raise UpstreamError("The host shows less of this log than it did.")
+        settled = self._clock() - turn.updated > SETTLING and not any(came.entry.absent for came in page)
+        good_until = float("inf") if settled else loop_time() + FRESH
         if _size((good_until, page)) <= KEPT_BYTES:
             self._kept[turn.id, start] = (good_until, page)
         return page

@@ -118,7 +118,7 @@ class _Watch:
 
     @property
     def run(self) -> Run:
-        assert self._run is not None  # noqa: S101 - every stream begins with the run
+        assert self._run is not None  # noqa: S101 - nothing but notices comes before the run
         return self._run
 
     def see(self, update: Update) -> "Progress | None":
@@ -143,7 +143,7 @@ class _Watch:
 
     async def is_over(self) -> bool:
         """Whether the turn has ended, or the host waits for an answer, and everything has come."""
-        if self._doubtful():
+        if self._run is None or self._doubtful():
             return False
         if self._ended:
             return True

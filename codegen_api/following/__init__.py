@@ -8,6 +8,7 @@ Brokers only store; when to read, what to believe and when a log has ended is de
 
 from codegen_api.following.follower import Follower
 from codegen_api.following.hub import Attendant, Hub
+from codegen_api.following.pieces import Portions, listing_of, page_of, proven
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.seats import Seats
@@ -34,6 +35,7 @@ __all__ = [
     "Leaving",
     "Notice",
     "Patrol",
+    "Portions",
     "Position",
     "Quiet",
     "Resync",
@@ -45,5 +47,8 @@ __all__ = [
     "Turns",
     "Update",
     "close_running",
+    "listing_of",
     "loop_time",
+    "page_of",
+    "proven",
 ]

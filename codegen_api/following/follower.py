@@ -8,23 +8,28 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
-from codegen_api.following.known import AMENDABLE, SETTLING, Known, Replaced, Stale
+from codegen_api.following.known import (
+    SETTLING,
+    Known,
+    Replaced,
+    Stale,
+    may_have_ended,
+    opens_at,
+    without_nulls,
+)
 from codegen_api.following.pages import OldPages, Past
+from codegen_api.following.pieces import Portion, piece
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import SLOW, Cadence, Need
-from codegen_api.runs import Changed, Cursor, Page, Run, RunRef, RunStatus
+from codegen_api.runs import UNCOUNTED, Changed, Cursor, Page, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
-
-T = TypeVar("T")
 
 CATCHING_UP = 4.0
 """How much less urgent it is to read an old page again than to look for news."""
@@ -52,6 +57,7 @@ class Follower:
         old_pages: OldPages,
         cadence: Cadence,
         near: Cursor,
+        portion: Portion,
     ) -> None:
         self.ref: RunRef = right.run.ref
         self.readers = readers
@@ -72,6 +78,8 @@ class Follower:
         self._broker = broker
         self._cadence = cadence
         self._near = near
+        self._portion = portion
+        self._first = right.page
         self._interval = cadence.fast
         self._last_read = right.asked
         self._progress = asyncio.Event()
@@ -84,9 +92,10 @@ class Follower:
         # what is known of the run
         self._asked = right.asked
         self._whole_at = right.asked  # when all of it was asked for
-        self._whole_for = right.run.raw_status  # and what status led to that
+        self._whole_for = right.run.raw_status if right.whole else None  # and what status led to that
         fresh = loop_time() - right.asked < BELIEVED
-        self._end_seen = right.asked if fresh and right.run.status.ended else None
+        # a page shows what was before the end as well as the end: it is to be read once more
+        self._end_seen = right.asked if right.whole and fresh and right.run.status.ended else None
         self._settled: Cursor | None = None  # where the log ended when its end was last announced
         self._announced: Changed | None = None
         self._resumed_tail: Cursor | None = None
@@ -190,13 +199,17 @@ class Follower:
             await self._announce(None, self.resumed_at)  # the end that was announced is past
         grown_from, described, end_seen = self.tail, self.run, self._end_seen
         self._looked = loop_time()  # whoever comes meanwhile need not ask for another look
-        page, began = await (self._read(self._again_from()) if self._located else self._locate())
-        start, sent, ended = page.after, began, _may_have_ended(page.run)
+        opening = not self._located
+        page, began = await (self._locate() if opening else self._read(self._again_from()))
         try:
             await self._take_in(page)
-            while not page.at_end:
+            if opening and (near_tail := await self._near_tail(page)) is not None:
+                page, began = near_tail
+                await self._take_in(page)
+            start, sent, ended = page.after, began, may_have_ended(page.run)
+            while not self._is_all(page, final=ended and end_seen is not None):
                 page, sent = await self._read(page.last)
-                ended = ended and _may_have_ended(page.run)
+                ended = ended and may_have_ended(page.run)
                 await self._take_in(page)
         except Stale:
             return self._cadence.next(news=True)
@@ -226,11 +239,12 @@ class Follower:
         """Announce the run as it is now: over, or not."""
         if not self._credible(run, sent):
             return self._cadence.next(news=True)
-        self.run = self.run.updated(_without_nulls(run))
+        self.run = self.run.updated(without_nulls(run))
         if run.raw_status is not None:
             self.described = sent
         if self.run.status.ended and self._end_seen is None and self._settled != self.tail:
             self._end_seen = loop_time()
+        news = news or self.run != described
         if self._whole_due(run):
             await self._read_whole(run.raw_status)
         if not self.run.status.ended:
@@ -239,7 +253,7 @@ class Follower:
                 await self._announce(None, began)
             doubted = loop_time() - self.resumed_at < RESUME_DOUBT  # then it may rest no more
             resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING) and not doubted
-            return self._cadence.next(news=news or self.run != described, resting=resting)
+            return self._cadence.next(news=news, resting=resting)
         patient = self._end_seen is None or loop_time() - self._end_seen < DESCRIBED_WITHIN
         if self._whole_due(run) and patient:
             return self._cadence.next(news=True)  # the host does not say; the log goes on without it
@@ -271,34 +285,59 @@ class Follower:
         return run.raw_status != self._whole_for or (self._end_seen is not None and self._whole_at < self._end_seen)
 
     async def _read_whole(self, raw_status: str | None) -> None:
-        try:
-            run, sent = await self._timed(lambda credential: self._upstream.get_run(credential, self.ref), once=True)
-        except (Unavailable, UpstreamFailure):
-            return  # it stays due, and the log does not wait for it
+        async def get(credential: Credential) -> tuple[Run, float]:
+            sent = loop_time()
+            return await self._upstream.get_run(credential, self.ref), sent
+
+        answer = await self.readers.aside(get)
+        if answer is None:
+            if not self.run.status.ended:
+                return  # it stays due, and the log does not wait for it
+            try:
+                answer = await self.readers.ask(get, Need(self._last_read, self._interval), once=True)
+            except (Unavailable, UpstreamFailure):
+                return  # but the end does, for a while
+        run, sent = answer
         if self._credible(run, sent):
             self.run, self.described = self.run.updated(run), sent
             self._whole_at, self._whole_for = sent, raw_status
 
     async def _locate(self) -> tuple[Page, float]:
-        """The page at which the window opens: near the first viewer, or near the tail when that is far ahead.
+        """The page at which the window opens: near the first viewer.
 
         The host's own count of the entries is a hint here: where it misleads, the log is read from the start.
         """
         size = self._upstream.page_size
-        start = max(0, self._near - AMENDABLE) // size * size
-        page, sent = await self._read(start)
-        while not page.entries and start > 0:
-            start = min(max(0, (page.paging.total or 0) - 1), start - 1) // size * size
+        start = opens_at(self._near, size)
+        first, self._first = self._first, None
+        page, sent = (first, self._asked) if first is not None else await self._read(start)
+        while not page.entries and page.after > 0:
+            start = min(max(0, (page.paging.total or 0) - 1), page.after - 1) // size * size
             page, sent = await self._read(start)
-        ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
-        if not page.at_end and ahead > page.after:
-            near_tail, later = await self._read(ahead)
-            if near_tail.entries:
-                self.past.keep(page, near_tail.last)
-                page, sent = near_tail, later
         self._located = True
         self._known.begin(page.after)
         return page, sent
+
+    async def _near_tail(self, page: Page) -> tuple[Page, float] | None:
+        """The page near the tail, where the window goes on, when that is far ahead of the one at which it opens: what
+        lies between is read when somebody needs it.
+        """
+        size = self._upstream.page_size
+        ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
+        if page.at_end or ahead <= page.last:
+            return None
+        near_tail, sent = await self._read(ahead)
+        if not near_tail.entries:
+            return None
+        self.past.keep(page.after, page.entries, near_tail.last)
+        self._known.begin(ahead)
+        return near_tail, sent
+
+    def _is_all(self, page: Page, *, final: bool) -> bool:
+        """Whether the log has been read to its end. The host's own count of the entries, which may be wrong, will do
+        where it is read again anyway. What is ``final`` is shown by an empty page.
+        """
+        return not page.entries or (not final and page.last == page.paging.total and page.last >= self.tail)
 
     def _again_from(self) -> Cursor:
         """Behind which position to read so that late changes are seen."""
@@ -335,37 +374,27 @@ class Follower:
             pass
         self._wake.clear()
 
-    async def _read(self, after: Cursor, need: Need | None = None) -> tuple[Page, float]:
+    async def _read(self, after: Cursor, limit: int | None = None, need: Need | None = None) -> tuple[Page, float]:
         """A page of the log, and when the host was asked for it."""
-        return await self._timed(
-            lambda credential: self._upstream.read_log(credential, self.ref, after, self._upstream.page_size), need
-        )
 
-    async def _read_old(self, after: Cursor) -> Page:
-        return (await self._read(after, Need(loop_time(), CATCHING_UP * self._cadence.fast)))[0]
+        async def read(start: int, amount: int) -> tuple[Page, float]:
+            async def ask(credential: Credential) -> tuple[Page, float]:
+                sent = loop_time()
+                return await self._upstream.read_log(credential, self.ref, start, amount), sent
 
-    async def _timed(
-        self, call: Callable[[Credential], Awaitable[T]], need: Need | None = None, *, once: bool = False
-    ) -> tuple[T, float]:
-        async def timed(credential: Credential) -> tuple[T, float]:
-            sent = loop_time()
-            return await call(credential), sent
+            return await self.readers.ask(ask, need or Need(self._last_read, self._interval), amount=amount)
 
-        answer = await self.readers.ask(timed, need or Need(self._last_read, self._interval), once=once)
+        found = await piece(read, after, limit or self._upstream.page_size, self._portion)
         if need is None:
             self._last_read = loop_time()
-        return answer
+        if found is not None:
+            return found
+        unsaid = replace(self.run, raw_status=None)
+        return Page(unsaid, after, (self._upstream.placeholder(self.ref),), False, UNCOUNTED), loop_time()
+
+    async def _read_old(self, after: Cursor, limit: int) -> Page:
+        return (await self._read(after, limit, Need(loop_time(), CATCHING_UP * self._cadence.fast)))[0]
 
     def _advance(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
-
-
-def _without_nulls(run: Run) -> Run:
-    """What a log page says of its run: it lacks some fields, and a null there is one of them."""
-    return replace(run, fields={name: value for name, value in run.fields.items() if value is not None})
-
-
-def _may_have_ended(run: Run) -> bool:
-    """Whether an answer does not speak against an end."""
-    return run.status.ended or run.raw_status is None

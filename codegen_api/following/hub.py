@@ -1,15 +1,19 @@
 """The hub: one follower per run, shared by all its viewers, kept a little longer than the last of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from cachetools import TTLCache
 
 from codegen_api.brokers import Broker
-from codegen_api.errors import ShuttingDown
+from codegen_api.errors import AnswerCut, ShuttingDown, UpstreamTimeout
 from codegen_api.following.follower import RESUME_DOUBT, Follower
+from codegen_api.following.known import opens_at
+from codegen_api.following.opening import Opening, Waiting
 from codegen_api.following.pages import OldPages
+from codegen_api.following.pieces import BEYOND, Portions
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
@@ -30,10 +34,13 @@ class Attendant:
 
     def __init__(self) -> None:
         self.leaving = asyncio.Event()
+        self.poked = asyncio.Event()
+        """There may be something to tell."""
 
     def leave(self) -> None:
         """End the stream soon, politely."""
         self.leaving.set()
+        self.poked.set()
 
 
 class Hub:
@@ -49,6 +56,7 @@ class Hub:
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = LINGER,
         old_pages_bytes: int = 32 * 1024 * 1024,
+        portions: Portions | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._upstream = upstream
@@ -60,6 +68,8 @@ class Hub:
         self._linger = linger
         self._observer = observer or Quiet()
         self._old_pages = OldPages(old_pages_bytes)
+        self._portions = portions or Portions(upstream.page_size, timer=loop_time)
+        self._openings: dict[tuple[str, RunRef, bool], Opening] = {}
         self._resumes: TTLCache[RunRef, tuple[float, Run | None, Cursor | None]] = TTLCache(
             10_000, RESUME_DOUBT, timer=loop_time
         )
@@ -67,7 +77,7 @@ class Hub:
         self._followers: dict[RunRef, Follower] = {}
         self._tasks: dict[Follower, asyncio.Task[None]] = {}
         self._retirements: dict[Follower, asyncio.TimerHandle] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Future[Any]] = set()
         self._viewers: set[Subscriber | Attendant] = set()
         self._empty = asyncio.Event()  # set while there is no viewer
         self._empty.set()
@@ -105,6 +115,31 @@ class Hub:
             if not follower.readers.viewers and follower in self._tasks:
                 loop = asyncio.get_running_loop()
                 self._retirements[follower] = loop.call_later(self._linger, self._retire, follower)
+
+    @contextmanager
+    def room(self, credential: Credential, ref: RunRef) -> Iterator[bool]:
+        """Whether the host may be asked for a right at once, in this context, without a place in the line."""
+        if self._rights.asked_for(credential, ref):
+            yield True  # together with somebody else
+            return
+        with self._turns.room(credential) as room:
+            yield room
+
+    async def let_in(
+        self, credential: Credential, ref: RunRef, cursor: Cursor, patrol: Patrol, *, whole: bool
+    ) -> AsyncGenerator[Waiting | Right, None]:
+        """What to tell somebody who waits for the right to view the run, and at last that right. ``whole``: the run
+        itself is wanted with it.
+
+        Raises:
+            ShuttingDown: this process takes no new viewers.
+            GatewayError: the host refuses to show them the run.
+        """
+        with self.attend() as attendant, self._opening(credential, ref, cursor, whole=whole) as opening:
+            opening.readers.listeners.add(attendant.poked.set)
+            line = self._turns.line(credential)
+            async for update in opening.updates(cursor, patrol, attendant.poked, attendant.leaving, line):
+                yield update
 
     @contextmanager
     def attend(self) -> Iterator[Attendant]:
@@ -161,10 +196,55 @@ class Hub:
     async def aclose(self) -> None:
         """Stop every follower."""
         self._draining = True
+        for opening in self._openings.values():
+            opening.proving.cancel()
         for follower in list(self._tasks):
             self._retire(follower)
         while self._closing:
             await asyncio.wait(self._closing)
+
+    @contextmanager
+    def _opening(self, credential: Credential, ref: RunRef, cursor: Cursor, *, whole: bool) -> Iterator[Opening]:
+        """The one for all who wait for this."""
+        key = (credential.digest, ref, whole)
+        opening = self._openings.get(key)
+        if opening is None:
+            opening = self._openings[key] = Opening(
+                self._readers(ref), credential, lambda shown: self._prove(shown, ref, cursor, whole=whole)
+            )
+        else:
+            opening.readers.join(credential, float("-inf"))
+        try:
+            yield opening
+        finally:
+            opening.readers.leave(credential)
+            if not opening.readers.viewers:
+                del self._openings[key]
+                opening.readers.close()
+                opening.proving.cancel()
+                self._closing.add(opening.proving)
+                opening.proving.add_done_callback(self._closing.discard)
+
+    async def _prove(self, credential: Credential, ref: RunRef, cursor: Cursor, *, whole: bool) -> Right:
+        """Ask the host for the run, or for the page of its log at which a viewer at that position begins."""
+        asked, portion = loop_time(), self._portions.of((ref, False), fixed=True)
+        start = opens_at(cursor, self._upstream.page_size)
+        amount = portion.of(start, self._upstream.page_size)
+        if whole or amount <= 1:
+            return self._rights.grant(credential, await self._upstream.get_run(credential, ref), asked)
+        try:
+            page = await self._upstream.read_log(credential, ref, start, amount)
+        except (AnswerCut, UpstreamTimeout):
+            portion.failed(amount)
+            raise
+        portion.came(start, amount)
+        return self._rights.grant_by(credential, ref, page, asked)
+
+    def _readers(self, ref: RunRef) -> Readers:
+        async def glance(credential: Credential) -> None:
+            await self._upstream.read_log(credential, ref, BEYOND, 1)
+
+        return Readers(ref, self._rights, self._turns, self._troubles, glance)
 
     def _come(self, viewer: Subscriber | Attendant) -> None:
         self._viewers.add(viewer)
@@ -185,12 +265,13 @@ class Hub:
         if follower is None:
             follower = Follower(
                 right,
-                Readers(right.run.ref, self._rights, self._turns, self._troubles),
+                self._readers(right.run.ref),
                 upstream=self._upstream,
                 broker=self._broker,
                 old_pages=self._old_pages,
                 cadence=self._cadence(),
                 near=cursor,
+                portion=self._portions.of((right.run.ref, False), fixed=True),
             )
             if follower.ref in self._resumes:
                 follower.resumed(*self._resumes[follower.ref])
@@ -201,7 +282,7 @@ class Hub:
         retirement = self._retirements.pop(follower, None)
         if retirement is not None:
             retirement.cancel()
-        follower.readers.join(credential, right)
+        follower.readers.join(credential, right.confirmed)
         follower.look()
         return follower
 

@@ -5,10 +5,10 @@ the one before it, and a host may have put another log under the same name.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codegen_api.brokers import Tail
-from codegen_api.runs import Cursor, Page
+from codegen_api.runs import Cursor, Page, Run
 
 AMENDABLE = 20
 """While a run goes on, entries this near the tail are read again as long as their output is missing."""
@@ -79,7 +79,7 @@ class Known:
             and _tell_apart(self._marks[position - first - 1].created_at, entry.created_at)
             for position, entry in enumerate(page.entries, page.after + 1)
         )
-        gone = page.at_end and page.last < self.tail
+        gone = not page.entries and page.last < self.tail
         if not differs and not gone:
             return
         self._missed += 1
@@ -105,3 +105,18 @@ class Known:
 def _tell_apart(one: str | None, other: str | None) -> bool:
     """Whether these times cannot be those of one entry; an answer that lacks one tells nothing."""
     return one is not None and other is not None and one != other
+
+
+def opens_at(near: Cursor, size: int) -> Cursor:
+    """Where the page of ``size`` begins at which the window of a log opens for a viewer at ``near``."""
+    return max(0, near - AMENDABLE) // size * size
+
+
+def without_nulls(run: Run) -> Run:
+    """What a log page says of its run: it lacks some fields, and a null there is one of them."""
+    return replace(run, fields={name: value for name, value in run.fields.items() if value is not None})
+
+
+def may_have_ended(run: Run) -> bool:
+    """Whether an answer does not speak against an end."""
+    return run.status.ended or run.raw_status is None

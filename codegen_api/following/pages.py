@@ -14,7 +14,7 @@ Entries = tuple[LogEntry, ...]
 
 
 class OldPages:
-    """The host's full pages, by run and number, bounded in bytes. Nothing in them can change any more."""
+    """Full pages of logs, by run and number, bounded in bytes. Nothing in them can change any more."""
 
     def __init__(self, max_bytes: int) -> None:
         self._held: LRUCache[tuple[RunRef, int], Entries] = LRUCache(max_bytes, getsizeof=_size)
@@ -33,9 +33,9 @@ class OldPages:
 
 
 class Past:
-    """What lies before the window of one log, in the host's own full pages of ``size``, read once for all viewers.
+    """What lies before the window of one log, in full pages of ``size``, read once for all viewers.
 
-    ``read`` reads a page behind a position, ``tail`` says how long the log is.
+    ``read`` reads behind a position, as many as it says or fewer, ``tail`` says how long the log is.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Past:
         pages: OldPages,
         *,
         size: int,
-        read: Callable[[Cursor], Awaitable[Page]],
+        read: Callable[[Cursor, int], Awaitable[Page]],
         tail: Callable[[], Cursor],
     ) -> None:
         self.batches: WeakValueDictionary[Hashable, Batch] = WeakValueDictionary()
@@ -66,10 +66,11 @@ class Past:
         """Whether that page is there without being read."""
         return self._pages.get(self._ref, number) is not None
 
-    def keep(self, page: Page, tail: Cursor) -> None:
+    def keep(self, after: Cursor, entries: Entries, tail: Cursor) -> None:
         """Keep what was read, if nothing in it can be amended any more in a log of this length."""
-        if len(page.entries) == self._size and page.last <= tail - SETTLING:
-            self._pages.keep(self._ref, page.after // self._size, page.entries)
+        full = len(entries) == self._size and after + self._size <= tail - SETTLING
+        if full and not any(entry.absent for entry in entries):
+            self._pages.keep(self._ref, after // self._size, entries)
 
     def forget(self) -> None:
         """The host has another log under this name."""
@@ -81,11 +82,16 @@ class Past:
         await self._flights.aclose()
 
     async def _fetch(self, number: int) -> Entries:
-        forgotten = self._forgotten
-        page = await self._read(number * self._size)
+        forgotten, after = self._forgotten, number * self._size
+        entries: Entries = ()
+        while len(entries) < self._size:  # the host may give it in pieces
+            page = await self._read(after + len(entries), self._size - len(entries))
+            entries += page.entries
+            if not page.entries or page.last >= self._tail():
+                break
         if forgotten == self._forgotten:
-            self.keep(page, self._tail())
-        return page.entries
+            self.keep(after, entries, self._tail())
+        return entries
 
 
 def _size(entries: Entries) -> int:

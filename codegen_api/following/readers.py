@@ -5,14 +5,25 @@ noticed, and only their own viewers have to go.
 """
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from codegen_api.errors import GatewayError, ShuttingDown, Unavailable, UpstreamFailure, UpstreamRateLimited
-from codegen_api.following.rights import LIFETIME, Right, Rights, loop_time
+from codegen_api.errors import (
+    AnswerCut,
+    AnswerTooLong,
+    GatewayError,
+    ShuttingDown,
+    Unavailable,
+    UpstreamFailure,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+)
+from codegen_api.following.outage import EVERY, Outage
+from codegen_api.following.rights import LIFETIME, Rights, loop_time
 from codegen_api.following.troubles import Troubles
 from codegen_api.following.turns import Turn, Turns
 from codegen_api.identity import Credential
@@ -32,14 +43,27 @@ class Notice:
 
 RECOVERED = "recovered"
 
+LONGEST = 7.5
+"""Seconds after which a read that failed is tried again at the latest, where others are answered."""
+
+SPREAD = 1.0
+"""Seconds over which those come back who have waited for the host together."""
+
 LOOK_ROUND = 5.0
 """Seconds after which those whose rights are to be renewed are looked for again."""
 
 
 class Readers:
-    """Who views one run, by credential, and asking the host with theirs."""
+    """Who views one run, by credential, and asking the host with theirs. ``glance`` asks for next to nothing of it."""
 
-    def __init__(self, ref: RunRef, rights: Rights, turns: Turns, troubles: Troubles) -> None:
+    def __init__(
+        self,
+        ref: RunRef,
+        rights: Rights,
+        turns: Turns,
+        troubles: Troubles,
+        glance: Callable[[Credential], Awaitable[object]],
+    ) -> None:
         self.trouble: Notice | None = None
         self.listeners: set[Callable[[], None]] = set()
         """Called when a viewer has something to hear that does not come through the broker."""
@@ -47,6 +71,7 @@ class Readers:
         self._rights = rights
         self._turns = turns
         self._troubles = troubles
+        self._glance = glance
         self._wanted: set[Turn] = set()
         self._viewers: Counter[Credential] = Counter()
         self._shown: dict[Credential, float] = {}
@@ -57,10 +82,10 @@ class Readers:
     def viewers(self) -> int:
         return self._viewers.total()
 
-    def join(self, credential: Credential, right: Right) -> None:
-        """Somebody views the run, by this right."""
+    def join(self, credential: Credential, confirmed: float) -> None:
+        """Somebody views the run, which the host has shown them then."""
         self._refused.pop(credential, None)
-        self._shown.setdefault(credential, right.confirmed)
+        self._shown.setdefault(credential, confirmed)
         self._viewers[credential] += 1
         for turn in self._wanted:
             turn.offer((credential, self._shown[credential]))
@@ -77,40 +102,98 @@ class Readers:
         """Why viewers with this credential may not go on."""
         return self._refused.get(credential)
 
-    async def ask(self, call: Callable[[Credential], Awaitable[T]], need: Need, *, once: bool = False) -> T:
+    async def ask(
+        self, call: Callable[[Credential], Awaitable[T]], need: Need, *, once: bool = False, amount: int = 0
+    ) -> T:
         """The host's answer to somebody who views the run, however long that takes; ``need`` says how it is wanted.
+
+        ``amount``: how many entries it is to bring. Where these may be too many, less is to be asked for.
 
         Raises:
             ShuttingDown: nobody will view this run any more.
+            AnswerCut: only with ``amount``: it cannot be had as it is. The host has shown that it is well otherwise,
+                if one entry was asked for.
             Unavailable, UpstreamFailure: only with ``once``, and told to the viewers already: the host did not answer.
         """
-        patience = Patience()
-        while True:
-            with closing(self._turns.want(need, self._tell_of_waiting)) as turn:
-                credential = await self._granted(turn)
-                turn.begun()
+        async with aclosing(_Trouble(self._turns.outage, self._is_back)) as trouble:
+            while True:
+                with closing(self._turns.want(need, self._tell_of_waiting)) as turn:
+                    credential = await self._granted(turn)
+                    turn.begun()
+                    try:
+                        answer = await trouble.unless_past(call(credential))
+                    except UpstreamRateLimited as error:
+                        self._troubles.met(self._ref, error.root_reason or error.code)
+                        if once:  # the limit of another operation, for all that is known
+                            raise
+                        turn.refused(error.retry_after)
+                    except (Unavailable, UpstreamFailure) as error:
+                        if amount > 1 and isinstance(error, AnswerCut):
+                            raise
+                        need = replace(need, since=loop_time())  # it has had its turn
+                        turn.close()
+                        self._troubles.met(self._ref, error.root_reason or error.code)
+                        self._set_trouble(Notice("upstream_unavailable", round(trouble.met(error), 1)))
+                        if once:
+                            raise
+                        await self._bear(trouble, error, amount)
+                    except GatewayError as error:
+                        self._refuse(credential, error)
+                    else:
+                        if answer is not None:
+                            turn.accepted()
+                            self._turns.outage.answered()
+                            self._confirm(credential)
+                            return answer[0]
+                        turn.close()
+                        await trouble.settle()
+
+    async def aside(self, call: Callable[[Credential], Awaitable[T]]) -> T | None:
+        """The host's answer to what nobody waits for, if there is room for it beside the reads, and it is one."""
+        for credential in self._accepted():
+            with self._turns.room(credential) as room:
+                if not room:
+                    continue
                 try:
-                    answer = await call(credential)
-                except UpstreamRateLimited as error:
-                    self._troubles.met(self._ref, error.root_reason or error.code)
-                    if once:  # the limit of another operation, for all that is known
-                        raise
-                    turn.refused(error.retry_after)
-                except (Unavailable, UpstreamFailure) as error:
-                    delay = patience.next(error.retry_after)
-                    need = replace(need, since=loop_time())  # it has had its turn
-                    self._troubles.met(self._ref, error.root_reason or error.code)
-                    self._set_trouble(Notice("upstream_unavailable", round(delay, 1)))
-                    if once:
-                        raise
-                    turn.close()
-                    await asyncio.sleep(delay)
+                    return await call(credential)
+                except (Unavailable, UpstreamFailure):
+                    return None  # there is time to ask again
                 except GatewayError as error:
                     self._refuse(credential, error)
-                else:
-                    turn.accepted()
-                    self._confirm(credential)
-                    return answer
+        return None
+
+    async def _bear(self, trouble: "_Trouble", error: GatewayError, amount: int) -> None:
+        """Wait until it is worth while to ask again.
+
+        Raises:
+            AnswerCut: it is worth while to ask for something else.
+        """
+        too_much = amount > 0 and isinstance(error, AnswerCut | UpstreamTimeout)
+        if too_much and (amount == 1 or trouble.new) and await self._is_back():
+            if amount > 1 or trouble.proven or isinstance(error, AnswerTooLong):
+                raise AnswerCut from error
+            trouble.proven = True
+        elif await trouble.passed() and too_much and amount > 1:
+            raise AnswerCut from error
+
+    async def _is_back(self) -> bool:
+        """Whether the host shows this log at all: asked for where there should be nothing, so that it costs little."""
+        with closing(self._turns.want(Need(loop_time(), EVERY), _nothing)) as turn:
+            try:
+                async with asyncio.timeout(EVERY - 1):
+                    credential = await self._granted(turn)
+                    turn.begun()
+                    await self._glance(credential)
+            except UpstreamRateLimited as error:
+                turn.refused(error.retry_after)
+            except (TimeoutError, Unavailable, UpstreamFailure):
+                pass
+            except GatewayError:
+                return True  # it answers; what it says is for who asks
+            else:
+                turn.accepted()
+                return True
+            return False
 
     async def renew(self, ask: Callable[[Credential], Awaitable[object]]) -> None:
         """Ask for the rights of those who were not shown to the host for long, for ever.
@@ -204,3 +287,66 @@ class Readers:
 
 def _nothing() -> None:
     return None
+
+
+class _Trouble:
+    """One read that fails, again and again: when to try it next. ``is_back`` asks the host for next to nothing.
+
+    When the host answers others, it is tried at once, and then it has a pace of its own.
+    """
+
+    def __init__(self, outage: Outage, is_back: Callable[[], Awaitable[bool]]) -> None:
+        self.new = True
+        self.proven = False
+        """Whether the host was seen well after it has failed to give this."""
+        self._outage = outage
+        self._is_back = is_back
+        self._patience = Patience()
+        self._delay = 0.0
+        self._alone = False
+        self._over: asyncio.Task[None] | None = None
+
+    def met(self, error: GatewayError) -> float:
+        """It failed like this: in how many seconds it is tried again, if not before."""
+        self._delay = self._patience.next(error.retry_after)
+        if self._over is None and not self._alone and error.retry_after is None:
+            self._over = asyncio.ensure_future(self._outage.over(self._is_back))
+        return self._delay if self._over is None else min(self._delay, EVERY)
+
+    async def passed(self) -> bool:
+        """Until it is to be tried again; whether that is because the host has answered somebody."""
+        self.new = False
+        if self._over is None:
+            await asyncio.sleep(self._delay)
+            return False
+        await asyncio.wait({self._over}, timeout=self._delay)
+        return await self.settle()
+
+    async def unless_past(self, call: Awaitable[T]) -> tuple[T] | None:
+        """The answer to a call; None when the host turns out to be back while this one still hangs."""
+        if self._over is None:
+            return (await call,)
+        calling = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait({calling, self._over}, return_when=asyncio.FIRST_COMPLETED)
+            return (calling.result(),) if calling.done() else None
+        finally:
+            calling.cancel()
+            await asyncio.wait({calling})
+            if not calling.cancelled():
+                calling.exception()
+
+    async def aclose(self) -> None:
+        if self._over is not None:
+            self._over.cancel()
+            await asyncio.wait({self._over})
+
+    async def settle(self) -> bool:
+        """Whether the host has answered somebody: then it is time to try again."""
+        if self._over is None or not self._over.done():
+            return False
+        self._over.result()
+        self._over, self._alone = None, True
+        self._patience = Patience(longest=LONGEST)
+        await asyncio.sleep(SPREAD * random.random())  # noqa: S311 - spreads load only
+        return True

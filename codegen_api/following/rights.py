@@ -12,7 +12,7 @@ from cachetools import TTLCache
 
 from codegen_api.flights import Flights
 from codegen_api.identity import Credential
-from codegen_api.runs import Run, RunRef
+from codegen_api.runs import Page, Run, RunRef
 
 LIFETIME = 60.0
 """Seconds for which an answer of the host is good."""
@@ -23,11 +23,16 @@ TICK = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """The host said yes: with which description of the run, and when it was asked (the event loop's time)."""
+    """The host said yes: with which description of the run, and when it was asked (the event loop's time).
+
+    ``whole``: the run was asked for, and not a page of its log, which says less of it. ``page`` is that page.
+    """
 
     run: Run
     asked: float
     confirmed: float
+    whole: bool = True
+    page: Page | None = None
 
 
 def loop_time() -> float:
@@ -43,21 +48,32 @@ class Rights:
         self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time)
         self._flights: Flights[tuple[str, RunRef], Right] = Flights()
 
+    def held(self, credential: Credential, ref: RunRef) -> Right | None:
+        """The right that is good now, if there is one."""
+        return self._held.get((credential.digest, ref))
+
+    def asked_for(self, credential: Credential, ref: RunRef) -> bool:
+        """Whether the host is being asked for this right."""
+        return (credential.digest, ref) in self._flights
+
     async def require(self, credential: Credential, ref: RunRef) -> Right:
-        """The right of ``credential`` to see ``ref``, held or asked for now (once for all who wait).
+        """The right of ``credential`` to see ``ref``, with the whole run, held or asked for now, once for all who wait.
 
         Raises:
             GatewayError: whatever the host answered instead.
         """
         key = (credential.digest, ref)
-        return self._held.get(key) or await self._flights.share(key, lambda: self.ask(credential, ref))
+        held = self._held.get(key)
+        if held is not None and held.whole:
+            return held
+        return await self._flights.share(key, lambda: self.ask(credential, ref))
 
     async def ask(self, credential: Credential, ref: RunRef, *, since: float | None = None) -> Right:
         """The same, asked for now: an answer on its way may be older than what the caller knows. One that was asked for
         at ``since`` or later will do.
         """
         held = self._held.get((credential.digest, ref))
-        if since is not None and held is not None and held.asked >= since:
+        if since is not None and held is not None and held.whole and held.asked >= since:
             return held
         asked = loop_time()
         run = await self._get(credential, ref)
@@ -69,6 +85,12 @@ class Rights:
         """The host has shown ``run`` to ``credential``, which was ``asked`` then (the event loop's time)."""
         right = self._held[credential.digest, run.ref] = Right(run, asked, asked)
         return right
+
+    def grant_by(self, credential: Credential, ref: RunRef, page: Page, asked: float) -> Right:
+        """The host has shown the log of ``ref`` to ``credential``."""
+        right = Right(page.run, asked, asked, whole=False)
+        self._held[credential.digest, ref] = self._held[credential.digest, page.run.ref] = right
+        return replace(right, page=page)  # which is not kept
 
     def renew(self, credential: Credential, ref: RunRef) -> None:
         """The host has just shown ``credential`` the log: as good as asking."""

@@ -1,5 +1,6 @@
 """Seats for viewers: how many live logs may be open at a time, in this process and for one principal."""
 
+import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ class Seats:
             AtCapacity: all have.
         """
         if self._taken[principal] >= self._each:
-            raise RateLimited(retry_after=5)
+            raise RateLimited(retry_after=_soon())
         if self.taken >= self._at_most:
-            raise AtCapacity(retry_after=5)
+            raise AtCapacity(retry_after=_soon())
 
     @contextmanager
     def take(self, principal: Principal) -> Iterator[None]:
@@ -42,3 +43,8 @@ class Seats:
             self._taken[principal] -= 1
             if not self._taken[principal]:
                 del self._taken[principal]
+
+
+def _soon() -> float:
+    """Seconds until it may be worth while to come again: not the same for all who were refused together."""
+    return random.uniform(5, 10)  # noqa: S311 - spreads load only

@@ -6,9 +6,11 @@ for somebody who waits for the answer, a new run or the check of a token, goes a
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from codegen_api.errors import ShuttingDown
+from codegen_api.following.outage import Outage
 from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
@@ -29,6 +31,7 @@ class Turns(Quiet):
     """
 
     def __init__(self, *, limit: float = LIMIT, together: bool = False) -> None:
+        self.outage = Outage()
         self._limit = limit
         self._together = together
         self._queues: dict[str, _Queue] = {}
@@ -41,6 +44,24 @@ class Turns(Quiet):
     def closed(self, credential: Credential) -> float:
         """Seconds for which the host wants to hear nothing from this credential."""
         return self.queue(credential.digest).budget.closed(loop_time())
+
+    def line(self, credential: Credential) -> float:
+        """Seconds until somebody who comes now has their turn, at an even pace."""
+        queue = self.queue(credential.digest)
+        return queue.budget.closed(loop_time()) + len(queue.waiting) * queue.budget.gap
+
+    @contextmanager
+    def room(self, credential: Credential) -> Iterator[bool]:
+        """Whether one more call may be made at once beside the reads, in this context."""
+        queue = self.queue(credential.digest)
+        if queue.budget.spare(loop_time()) < 1:
+            yield False
+            return
+        queue.budget.promise()
+        try:
+            yield True
+        finally:
+            queue.budget.sent()
 
     def asking(self, credential: str, operation: str) -> None:
         self.queue(credential).budget.asking()

@@ -2,9 +2,9 @@
 
 An adapter parses, names, and maps errors; it decides nothing. Every method raises errors of ``codegen_api.errors``
 only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for
-what the host said, ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use. It
-repeats nothing by itself. A power that only some hosts have is a protocol of its own (``Cancels``, ``Members``), asked
-for with ``isinstance``.
+what the host said, ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use, and
+``AnswerCut`` where less at a time may come. It repeats nothing by itself. A power that only some hosts have is a
+protocol of its own (``Cancels``, ``Members``), asked for with ``isinstance``.
 """
 
 import time
@@ -78,11 +78,27 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T_co]):
-    """A page of a list, with the host's own account of it. ``at_end``: there was nothing behind it."""
+    """A page of a list, with the host's own account of it. ``at_end``: there was nothing behind it, by the host's word.
+
+    A page that is short is no end. ``gaps``: which places of this stretch of the list, counted from 0, are here without
+    their items, which cannot be had.
+    """
 
     items: tuple[T_co, ...]
     paging: Paging
     at_end: bool
+    gaps: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """How many places of the list this page covers."""
+        return len(self.items) + len(self.gaps)
+
+    def place(self, index: int) -> int:
+        """Which of them is that of ``items[index]``."""
+        for gap in self.gaps:
+            index += gap <= index
+        return index
 
 
 class Upstream(Protocol):
@@ -97,7 +113,7 @@ class Upstream(Protocol):
 
     @property
     def page_size(self) -> int:
-        """How many entries or runs the host gives at most in one answer."""
+        """How many entries or runs to ask for in one request; the host may give fewer."""
         ...
 
     @property
@@ -111,6 +127,10 @@ class Upstream(Protocol):
 
     def run_id(self, text: str) -> str:
         """``text`` in the host's own form of a run's id. Raises ``Rejected`` when it is none."""
+        ...
+
+    def placeholder(self, ref: RunRef) -> LogEntry:
+        """An entry for the place of one that cannot be had; amendable, in case it can be later."""
         ...
 
     def step(self, entry: LogEntry) -> Step:
@@ -150,7 +170,10 @@ class Upstream(Protocol):
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> Page:
-        """Up to ``limit`` entries behind position ``after`` (``newest_first``: behind the ``after`` newest ones)."""
+        """Up to ``limit`` entries behind position ``after`` (``newest_first``: behind the ``after`` newest ones).
+
+        The log is at its end where the page is empty, and where a page that has room comes to the host's own count.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -90,16 +90,25 @@ def test_pages_that_overlap_are_joined(broker: Make) -> None:
     run(main())
 
 
-def test_a_page_that_would_leave_a_gap_is_refused_and_changes_nothing(broker: Make) -> None:
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_behind_a_page_that_leaves_a_gap_the_window_begins_anew(broker: Make, count: int) -> None:
     async def main() -> None:
         it = broker()
         await it.publish(page(0, 5))
-        for after in (6, 100):
-            with pytest.raises(ValueError, match="gap"):
-                await it.publish(page(after, 1))
-        with pytest.raises(ValueError, match="gap"):
-            await it.publish(page(6, 0))
-        assert await everything(it) == appended(range(1, 6))
+        there = it.subscribe(REF, 0)
+        assert (await anext(there)).cursor == 5
+        await it.publish(page(40, count))
+        for after in (0, 5, 39):
+            with pytest.raises(Evicted) as evicted:
+                await everything(it, after)
+            assert evicted.value.first == 41
+        with pytest.raises(Evicted):
+            await anext(there)
+        await it.publish(page(40, 3))
+        assert await everything(it, 40) == appended([41, 42, 43])
+        tail = await it.tail(REF)
+        assert tail is not None
+        assert (tail.cursor, len(tail.recent)) == (43, 3)
         await it.aclose()
 
     run(main())

@@ -520,7 +520,7 @@ def test_one_stream_too_many_is_refused_until_another_ends(limit: str, whose: st
             answer = await site.get(STREAM, token=whose)
             assert answer.status_code == status
             assert answer.json()["code"] == code
-            assert answer.headers["retry-after"] == "5"
+            assert 5 <= int(answer.headers["retry-after"]) <= 10  # not the same for all who are refused together
             (event,) = parse((await site.get(f"{STREAM}?skip=1", token=whose)).content)
             assert event.type == "notice"
             assert event.retry is not None

@@ -445,6 +445,7 @@ def test_viewers_who_read_again_at_the_same_place_are_given_the_same_objects() -
         host = FakeHost()
         host.add("1", status="COMPLETE").append(1000, text="x" * 1000)
         gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+        await Viewer().watch(gateway)  # so that all of it is old
         streams = [await gateway.follow(caller(), "9", "1", Position(0)) for _ in range(5)]
         while True:
             given = [await anext(stream) for stream in streams if stream is not None]
@@ -578,7 +579,7 @@ async def _allowed(*_: Any) -> Run:
 
 def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
     async def main() -> None:
-        readers = Readers(RunRef("9", "1"), Rights(_allowed), Turns(), Troubles())
+        readers = Readers(RunRef("9", "1"), Rights(_allowed), Turns(), Troubles(), _allowed)
         waiting = asyncio.create_task(readers.ask(_allowed, Need(0, 1)))
         await asyncio.sleep(100)
         assert not waiting.done()
@@ -592,9 +593,9 @@ def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
 def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
     async def main() -> None:
         rights = Rights(_allowed)
-        readers = Readers(RunRef("9", "1"), rights, Turns(), Troubles())
+        readers = Readers(RunRef("9", "1"), rights, Turns(), Troubles(), _allowed)
         alice, bob = caller("alice").credential, caller("bob").credential
-        readers.join(alice, await rights.require(alice, RunRef("9", "1")))
+        readers.join(alice, (await rights.require(alice, RunRef("9", "1"))).confirmed)
 
         async def refuse(credential: Any) -> str:
             await asyncio.sleep(1)
@@ -605,7 +606,7 @@ def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
         asking = asyncio.create_task(readers.ask(refuse, Need(0, 1)))
         await asyncio.sleep(0.5)
         readers.leave(alice)
-        readers.join(bob, await rights.require(bob, RunRef("9", "1")))
+        readers.join(bob, (await rights.require(bob, RunRef("9", "1"))).confirmed)
         assert await asking == "shown"
         assert readers.refusal(alice) is None
 

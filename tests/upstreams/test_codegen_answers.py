@@ -221,11 +221,43 @@ def test_runs_are_listed_with_the_host_s_own_account() -> None:
     assert listing.at_end is False
 
 
-def test_a_short_list_is_the_end_whatever_the_total_says() -> None:
+@pytest.mark.parametrize(
+    ("skip", "given", "total", "at_end"),
+    [
+        (0, 1, 2, False),  # fewer than were asked for, and there are more
+        (1, 1, 2, True),
+        (0, 1, None, False),  # nobody knows
+        (3, 0, None, True),
+        (3, 0, 900, True),  # a count that is too high
+        (1, 1, 1, False),  # one that is too low
+        (0, 2, 2, False),  # there is no room to see whether more follow
+    ],
+)
+def test_an_end_is_an_empty_page_or_the_host_s_own_count_and_never_a_short_page(
+    skip: int, given: int, total: int | None, at_end: bool
+) -> None:
+    runs = [{"id": number + 1, "organization_id": 8} for number in range(given)]
+    listing = read(
+        {"items": runs, "total": total}, lambda upstream: upstream.list_runs(CREDENTIAL, "8", skip, 2, RunFilter())
+    )
+    assert listing.at_end is at_end
+    for newest_first in (False, True):
+        entries = log(*({"n": number} for number in range(given)), total_logs=total)
+        assert page_of(entries, skip, 2, newest_first).at_end is at_end
+
+
+def test_what_cannot_be_read_in_a_list_is_passed_over_and_keeps_its_place() -> None:
+    runs = [None, {"id": 2, "organization_id": 8}, {"id": "x"}, {"id": 4, "organization_id": 8}]
+    listing = read({"items": runs, "total": 9}, lambda upstream: upstream.list_runs(CREDENTIAL, "8", 0, 9, RunFilter()))
+    assert [run.ref.id for run in listing.items] == ["2", "4"]
+    assert (listing.length, listing.gaps, listing.place(0), listing.place(1)) == (4, (0, 2), 1, 3)
+
+
+def test_a_short_list_says_what_the_host_says_of_it() -> None:
     answer = {"items": [{"id": 2, "organization_id": 8}], "total": 900, "page": True, "size": "2", "pages": 1.5}
     listing = read(answer, lambda upstream: upstream.list_runs(CREDENTIAL, "8", 0, 2, RunFilter()))
     assert listing.paging == Paging(total=900, page=None, size=None, pages=None)
-    assert listing.at_end is True
+    assert listing.at_end is False
 
 
 def test_a_list_longer_than_asked_for_is_cut() -> None:
@@ -269,8 +301,8 @@ def test_a_log_page_is_the_run_and_its_entries() -> None:
     assert (page.after, page.last, page.at_end, page.newest_first) == (25, 27, True, False)
 
 
-@pytest.mark.parametrize(("given", "at_end"), [(0, True), (1, True), (2, False), (3, False)])
-def test_a_page_shorter_than_asked_for_is_the_end_and_a_longer_one_is_cut(given: int, at_end: bool) -> None:
+@pytest.mark.parametrize(("given", "at_end"), [(0, True), (1, False), (2, False), (3, False)])
+def test_a_page_longer_than_asked_for_is_cut(given: int, at_end: bool) -> None:
     page = page_of(log(*({"n": number} for number in range(given)), total_logs=None), limit=2)
     assert len(page.entries) == min(given, 2)
     assert page.at_end is at_end

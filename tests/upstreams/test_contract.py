@@ -272,7 +272,7 @@ def test_the_host_s_patience_is_passed_on(world: World) -> None:
         ("503_html", errors.UpstreamError),
         ("html", errors.UpstreamError),
         ("empty", errors.UpstreamError),
-        ("half_body", errors.UpstreamError),
+        ("half_body", errors.AnswerCut),
         ("reset", errors.UpstreamUnreachable),
         ("hang", errors.UpstreamTimeout),
         ("revoked", errors.InvalidToken),

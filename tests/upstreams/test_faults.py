@@ -107,7 +107,7 @@ def test_an_answer_that_breaks_off_or_makes_no_sense_is_an_error_of_the_host(
     connect: Connect, script: Script, ask: Callable[[CodegenUpstream], Awaitable[object]]
 ) -> None:
     error, host, upstream = fault_of(connect, script, ask)
-    assert type(error) is errors.UpstreamError
+    assert isinstance(error, errors.UpstreamError)
     assert error.__cause__ is not None
     assert len(host.requests) == 1
     assert upstream.observation is not None
@@ -390,7 +390,7 @@ def test_any_other_answer_is_an_error_of_the_host_and_is_not_quoted(connect: Con
     error, _, _ = fault_of(
         connect, saying(head.replace(b"Content-Length: 0\r\n", b"") if status[:3] == "204" else head)
     )
-    assert type(error) is errors.UpstreamError
+    assert isinstance(error, errors.UpstreamError)
     assert SECRET not in str(error)
 
 
@@ -460,7 +460,7 @@ def test_a_rate_limit_may_name_the_time_of_day(connect: Connect) -> None:
 def test_an_answer_without_end_is_cut_off_even_when_it_is_compressed(connect: Connect) -> None:
     bomb = gzip.compress(b" " * (MAX_ANSWER + 1), compresslevel=9)
     error, _, _ = fault_of(connect, saying(answer(bomb, "Content-Encoding: gzip")))
-    assert type(error) is errors.UpstreamError
+    assert isinstance(error, errors.AnswerTooLong)
     assert error.__cause__ is None
 
 
@@ -479,7 +479,7 @@ def test_a_small_answer_cannot_become_a_large_one_in_memory(connect: Connect, mo
             assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
         finally:
             tracemalloc.stop()
-        assert type(error) is errors.UpstreamError
+        assert isinstance(error, errors.UpstreamError)
 
 
 @pytest.mark.parametrize("encoding", ["deflate", "br", "zstd", "gzip, deflate", "x" * 1000])

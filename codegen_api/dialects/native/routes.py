@@ -197,14 +197,13 @@ async def list_runs(
 ) -> Response:
     """Runs, newest first.
 
-    The host cannot filter by `status`: the gateway reads on until `limit` runs match or it has looked far enough, and
-    `next_skip` says where to go on (`null` at the end of the list). `total` and `pages` are the host's, of the whole
-    list.
+    `next_skip` says where to go on; it is `null` at the end of the list. The host cannot filter by `status`: the
+    gateway reads on until `limit` runs match or it has looked far enough. `total` and `pages` are the host's, of the
+    whole list.
     """
     organization = await gateway.organization(caller, wanted)
     found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), status or None)
-    extra: dict[str, Json] = {"next_skip": found.next_skip} if found.searched else {}
-    return json_response(to_json({**listing_fields(found.listing), **extra}))
+    return json_response(to_json({**listing_fields(found.listing), "next_skip": found.next_skip}))
 
 
 @runs.get("/agent-runs/{id}", summary="Get a run", tags=["Runs"], responses=schemas.RUN, openapi_extra=needs(READ))
@@ -278,7 +277,7 @@ async def read_logs(
     rest = to_json({**run_fields(page.run), "total_logs": paging.pop("total"), **paging})
     headers = {}
     behind = skip + len(page.entries)
-    if not page.at_end and (page.paging.total is None or behind < page.paging.total):
+    if not page.at_end and behind != page.paging.total:
         path = f"{request.scope.get('root_path', '')}/agent-runs/{page.run.ref.id}/logs"
         headers["Link"] = f'<{path}?skip={behind}&limit={limit}&reverse={str(reverse).lower()}>; rel="next"'
     return json_response(b'%b,"logs":[%b]}' % (rest[:-1], entries), headers=headers)

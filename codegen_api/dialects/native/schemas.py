@@ -153,7 +153,7 @@ class Page(BaseModel):
 class RunsOut(Page):
     items: list[RunOut]
     next_skip: int | None = Field(
-        None, description="Only with `status`: where to go on searching; null at the end of the list."
+        None, description="The `skip` to go on with; null at the end of the list. A short page is no end."
     )
 
 

@@ -132,7 +132,8 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
                     yield wait + writer.event("status", to_json(run_fields(run)))
                     wait = b""
                 case Notice():
-                    yield writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
+                    yield wait + writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
+                    wait = b""
                 case Resync():
                     data: dict[str, Json] = {"requested": update.requested, "log_length": update.length}
                     yield writer.event("resync", to_json(data), update.cursor)

@@ -21,11 +21,13 @@ from codegen_api.upstreams.codegen.answers import (
     MARKS,
     Object,
     as_object,
+    at_end,
     entry_of,
     id_of,
     listing_of,
     member,
     paging_of,
+    placeholder,
     refusal,
     run_of,
     step_of,
@@ -71,6 +73,10 @@ class CodegenUpstream:
         """Whether the last exchange brought JSON and no 5xx; one that was cancelled does not count."""
         return self._outbound.observation
 
+    def placeholder(self, ref: RunRef) -> LogEntry:
+        """An entry of a kind that the host does not have."""
+        return placeholder(ref)
+
     def step(self, entry: LogEntry) -> Step:
         """What an entry means, by the fields that the host's prose names for its kind."""
         return step_of(entry)
@@ -99,7 +105,7 @@ class CodegenUpstream:
             "organizations",
             "GET",
             "/organizations",
-            lambda answer: listing_of(answer, limit, lambda item: Organization(id_of(item), item)),
+            lambda answer: listing_of(answer, skip, limit, lambda item: Organization(id_of(item), item)),
             _window(skip, limit),
         )
 
@@ -110,7 +116,7 @@ class CodegenUpstream:
             "users",
             "GET",
             self._users(organization),
-            lambda answer: listing_of(answer, limit, _user_of),
+            lambda answer: listing_of(answer, skip, limit, _user_of),
             _window(skip, limit),
         )
 
@@ -146,7 +152,7 @@ class CodegenUpstream:
         query = {**_window(skip, limit), **{key: value for key, value in filters.items() if value is not None}}
         path = f"{self._runs(organization)}s"
         return await self._ask(
-            credential, "list_runs", "GET", path, lambda answer: listing_of(answer, limit, run_of), query
+            credential, "list_runs", "GET", path, lambda answer: listing_of(answer, skip, limit, run_of), query
         )
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
@@ -178,11 +184,11 @@ class CodegenUpstream:
 
         def page_of(answer: Json) -> Page:
             said = as_object(answer)
-            logs = member(said, "logs", list)
+            logs, paging = member(said, "logs", list)[:limit], paging_of(said, "total_logs")
             beyond = ("logs", "total_logs", "page", "size", "pages")
             run = run_of({key: value for key, value in said.items() if key not in beyond})
-            entries = tuple(entry_of(item, run.ref) for item in logs[:limit])
-            return Page(run, after, entries, len(logs) < limit, paging_of(said, "total_logs"), newest_first)
+            entries = tuple(entry_of(item, run.ref) for item in logs)
+            return Page(run, after, entries, at_end(after, len(logs), limit, paging), paging, newest_first)
 
         query = _window(after, limit) | ({"reverse": "true"} if newest_first else {})
         return await self._ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", page_of, query)
@@ -232,6 +238,8 @@ class CodegenUpstream:
             try:
                 if 200 <= answer.status < 300 and (answer.readable or order):
                     return await asyncio.to_thread(read, answer.json) if answer.large else read(answer.json)
+                if answer.cut and 200 <= answer.status < 300:
+                    raise errors.AnswerCut
                 raise refusal(answer.status, answer.json, answer.retry_after, credential.token)
             except errors.GatewayError as error:
                 said = f" ({error.message})" if isinstance(error, errors.UpstreamError) and answer.readable else ""

@@ -67,7 +67,10 @@ def refusal(status: int, answer: Json, retry_after: str | None, token: str) -> e
         return errors.UpstreamRateLimited(sentence, retry_after=_seconds(retry_after))
     kind = _REFUSALS.get(status)
     if kind is None or not isinstance(answer, dict):
-        return errors.UpstreamError(f"The host answered with status {status} and nothing of use.")
+        # 413 is about the answer where something was read: some hosts may give so much and no more
+        failure = errors.AnswerTooLong if status == 413 else errors.UpstreamError
+        nothing = f"The host answered with status {status} and nothing of use."
+        return failure(nothing, retry_after=_seconds(retry_after))
     if kind is errors.Rejected and isinstance(detail, list):
         return kind(sentence, details=[_detail(item, token) for item in detail[:50] if isinstance(item, dict)])
     return kind(sentence)
@@ -124,10 +127,27 @@ def paging_of(answer: Object, total: str) -> Paging:
     return Paging(*(value if type(value) is int else None for value in values))
 
 
-def listing_of(answer: Json, limit: int, read: Callable[[Object], T]) -> Listing[T]:
+def at_end(skip: int, count: int, limit: int, paging: Paging) -> bool:
+    """Whether nothing follows ``count`` items behind ``skip``. Hosts give fewer than they are asked for as they like,
+    so a short page alone says nothing; nor does the host's own count, which may lag behind.
+    """
+    return count == 0 or (count < limit and skip + count == paging.total)
+
+
+def listing_of(answer: Json, skip: int, limit: int, read: Callable[[Object], T]) -> Listing[T]:
+    """A page of a list. What cannot be read in it is passed over, for the sake of the rest."""
     page = as_object(answer)
-    items = member(page, "items", list)
-    return Listing(tuple(read(as_object(item)) for item in items[:limit]), paging_of(page, "total"), len(items) < limit)
+    found, paging = member(page, "items", list)[:limit], paging_of(page, "total")
+    items: list[T] = []
+    gaps: list[int] = []
+    for index, item in enumerate(found):
+        try:
+            items.append(read(as_object(item)))
+        except errors.UpstreamError:
+            gaps.append(index)
+            if len(gaps) == len(found):
+                raise
+    return Listing(tuple(items), paging, at_end(skip, len(found), limit, paging), tuple(gaps))
 
 
 def run_of(answer: Object) -> Run:
@@ -166,12 +186,21 @@ def entry_of(item: Json, ref: RunRef) -> LogEntry:
     except ValueError:
         encoded = None
     if encoded is None:
-        unreadable = {"agent_run_id": int(ref.id), "created_at": created_at, "message_type": "UNREADABLE"}
-        encoded = to_json({**unreadable, "observation": "The gateway could not read this entry."})
+        encoded = _unreadable(ref, created_at)
     said = "\n".join(_texts(entry)) if word == "USER_MESSAGE" else None
     return LogEntry(
         encoded, created_at, amendable and entry.get("tool_output") is None, amendable, said, word == "FINAL_ANSWER"
     )
+
+
+def placeholder(ref: RunRef) -> LogEntry:
+    """An entry in the place of one that cannot be had, and so may differ from it."""
+    return LogEntry(_unreadable(ref, None), None, open=False, amendable=True, absent=True)
+
+
+def _unreadable(ref: RunRef, created_at: str | None) -> bytes:
+    unreadable = {"agent_run_id": int(ref.id), "created_at": created_at, "message_type": "UNREADABLE"}
+    return to_json({**unreadable, "observation": "The gateway could not read this entry."})
 
 
 def step_of(entry: LogEntry) -> Step:

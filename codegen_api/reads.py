@@ -1,0 +1,92 @@
+"""What is read of the host for somebody who waits for the answer: in pieces where it gives less than was asked for, and
+again, a little, where it fails.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import stamina
+
+from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamUnreachable
+from codegen_api.following import Portions, listing_of, page_of, proven
+from codegen_api.identity import Credential
+from codegen_api.runs import Cursor, Page, Run, RunRef
+from codegen_api.upstreams import Listing, Members, Organization, RunFilter, Upstream, User
+
+T = TypeVar("T")
+
+
+class Reads:
+    """Reads of one host. Of ``portions`` it is known how much can be had at once."""
+
+    def __init__(self, upstream: Upstream, portions: Portions) -> None:
+        self._upstream = upstream
+        self._portions = portions
+
+    async def identify(self, credential: Credential) -> User:
+        return await patiently(lambda: self._upstream.identify(credential))
+
+    async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
+        return await self._list(
+            ("organizations", credential.digest),
+            lambda start, amount: self._upstream.organizations(credential, start, amount),
+            skip,
+            limit,
+        )
+
+    async def users(
+        self, members: Members, credential: Credential, organization: str, skip: int, limit: int
+    ) -> Listing[User]:
+        return await self._list(
+            ("users", organization),
+            lambda start, amount: members.users(credential, organization, start, amount),
+            skip,
+            limit,
+        )
+
+    async def run(self, credential: Credential, ref: RunRef) -> Run:
+        return await patiently(lambda: self._upstream.get_run(credential, ref))
+
+    async def runs(
+        self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
+    ) -> Listing[Run]:
+        return await self._list(
+            ("runs", organization),
+            lambda start, amount: self._upstream.list_runs(credential, organization, start, amount, only),
+            skip,
+            limit,
+        )
+
+    async def log(self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool) -> Page:
+        def read(start: int, amount: int) -> Awaitable[Page]:
+            return patiently(
+                lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
+                in_pieces=True,
+            )
+
+        # counted from the end, what is at a place is another entry as soon as the log has grown
+        portion = self._portions.of((ref, newest_first), fixed=not newest_first)
+        return await page_of(proven(read), after, limit, portion, lambda: self._upstream.placeholder(ref))
+
+    async def _list(
+        self, key: tuple[str, str], read: Callable[[int, int], Awaitable[Listing[T]]], skip: int, limit: int
+    ) -> Listing[T]:
+        async def reading(start: int, amount: int) -> Listing[T]:
+            return await patiently(lambda: read(start, amount), in_pieces=True)
+
+        return await listing_of(proven(reading), skip, limit, self._portions.of(key))
+
+
+async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: bool = False) -> T:
+    """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something.
+
+    ``in_pieces``: what does not come whole is better asked for in smaller pieces.
+    """
+
+    def may_pass(error: Exception) -> bool:
+        if not isinstance(error, UpstreamError | UpstreamUnreachable) or error.retry_after is not None:
+            return False
+        return not isinstance(error, AnswerCut if in_pieces else AnswerTooLong)
+
+    caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
+    return await caller(may_pass, read)
