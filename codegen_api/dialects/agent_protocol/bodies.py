@@ -61,7 +61,7 @@ class RunBody(BaseModel):
     context: Object | None = Field(default=None, description="The same as `config.configurable`.")
     checkpoint: Object | None = Field(default=None, description="Where to go on: its `checkpoint_id`.")
     checkpoint_id: str | None = None
-    multitask_strategy: str | None = Field(default=None, description="`reject` or `interrupt`.")
+    multitask_strategy: str | None = Field(default=None, description="`enqueue` (default), `reject`, `interrupt`.")
     if_not_exists: str | None = Field(default=None, description="`reject`: do not make the thread.")
     on_disconnect: str | None = Field(default=None, description="`cancel`: stop the run when the client leaves.")
     on_completion: str | None = Field(default=None, description="`keep`: keep the thread of a stateless run.")
@@ -116,7 +116,7 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
         agent,
         system_prompt=_text(settings, "system_prompt") or system,
         checkpoint=checkpoint,
-        if_busy=body.multitask_strategy or "reject",
+        if_busy=body.multitask_strategy or "enqueue",
         run=NewRun(
             "",
             metadata=body.metadata or None,
@@ -130,7 +130,7 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
             "metadata": body.metadata or {},
             "config": body.config or {},
             "context": body.context or {},
-            "multitask_strategy": body.multitask_strategy or "reject",
+            "multitask_strategy": body.multitask_strategy or "enqueue",
         },
     )
 

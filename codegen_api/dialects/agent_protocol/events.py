@@ -44,12 +44,14 @@ RUN_METADATA, INPUT, INPUT_CHECKPOINT = 1, 2, 3
 INTERRUPT, INTERRUPT_UPDATE, FAILURE, FINAL_STATE, END = 7, 8, 13, 14, 15
 
 STATUSES: Mapping[TurnState, str] = {
+    TurnState.QUEUED: "pending",
     TurnState.STARTING: "pending",
     TurnState.RUNNING: "running",
     TurnState.WAITING: "interrupted",
     TurnState.COMPLETED: "success",
     TurnState.FAILED: "error",
     TurnState.CANCELLED: "interrupted",
+    TurnState.WITHDRAWN: "interrupted",
     TurnState.UNKNOWN: "error",
 }
 DOCUMENTED_STATUSES: Mapping[TurnState, str] = {
@@ -57,6 +59,7 @@ DOCUMENTED_STATUSES: Mapping[TurnState, str] = {
     TurnState.COMPLETED: "completed",
     TurnState.FAILED: "failed",
     TurnState.CANCELLED: "cancelled",
+    TurnState.WITHDRAWN: "cancelled",
     TurnState.UNKNOWN: "failed",
 }
 """The words of older documents."""

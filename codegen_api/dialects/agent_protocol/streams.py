@@ -46,6 +46,15 @@ async def events(
     """The events of a turn behind number ``after``; all of them, when there can be no such number."""
     before: Sequence[bytes] = ()
     try:
+        if turn.state is TurnState.QUEUED:
+            async with aclosing(conversations.waiting(caller, turn)) as looks:
+                async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
+                    if turn.state is TurnState.QUEUED:
+                        yield HEARTBEAT
+            if turn.state is TurnState.QUEUED:
+                raise Cut
+        if turn.state is TurnState.WITHDRAWN:
+            modes = frozenset()  # nothing of it was ever said
         if WHOLE_STATES & modes:
             before = encoded(await messages_before(conversations, caller, turn))
         for start in dict.fromkeys((after, 0)):

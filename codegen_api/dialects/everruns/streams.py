@@ -125,9 +125,14 @@ class _Stream:
     async def _beginning(self) -> tuple[int, Spot]:
         """The number of the turn behind which to begin, and the spot behind which events are told."""
         after, owner = self._listener.after, owner_of(self._caller)
-        turns = await self._conversations.store.turns(owner, self._session, limit=1)
-        latest = turns[0].number if turns else 0
+        store, session = self._conversations.store, self._session
+        _, last = (await store.ends(owner, [session])).get(session, (None, None))
+        latest = 0 if last is None else last.number
         if after is None:
+            if last is not None and last.state is TurnState.QUEUED:
+                waiting = [state for state in TurnState if not state.over]
+                going_on = await store.turns(owner, session, states=waiting, limit=1, newest_first=False)
+                latest = min((turn.number for turn in going_on), default=latest)
             return (0 if self._listener.family is NESTED else latest - 1), START
         # whoever has something that is not there has lost their place: they get all of it
         return (after.turn - 1, after) if after > START and after.turn <= latest else (0, START)
@@ -165,7 +170,7 @@ class _Stream:
         """The events of a turn behind ``after``; all of them, when there can be no such event."""
         for start in dict.fromkeys((after, START)):
             teller = Teller(turn, self._telling)
-            source = self._live(turn, teller, start) if turn.state.active else self._whole(turn, teller, start)
+            source = self._whole(turn, teller, start) if turn.state.over else self._live(turn, teller, start)
             try:
                 async with aclosing(source) as pieces:
                     async for piece in pieces:

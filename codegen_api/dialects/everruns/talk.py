@@ -163,11 +163,10 @@ async def cancel(conversations: Conversations, caller: Caller, here: Here) -> Re
         Unsupported: the host cannot stop a run.
         ConversationBusy: it is not known yet whether the host has begun it.
     """
-    latest = await conversations.latest(caller, here.session.id)
-    if latest is None or not latest.state.active:
+    stopped = await conversations.clear(caller, here.session.id)
+    if stopped is None:
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session."}))
-    stopped = await conversations.stop(caller, latest)
-    if not stopped.state.active and stopped.state is not TurnState.CANCELLED:
+    if not stopped.state.active and stopped.state not in (TurnState.CANCELLED, TurnState.WITHDRAWN):
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session any more."}))
     return json_response(to_json({"status": "cancelled", "message": "The turn was stopped."}))
 
