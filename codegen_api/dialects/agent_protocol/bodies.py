@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from codegen_api.conversations import Ask, Checkpoint, new_id, text_of
+from codegen_api.dialects import EMPTY, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.messages import heard, images_of
 from codegen_api.errors import Detail, InvalidRequest, NotOffered, Rejected
@@ -141,9 +142,11 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
     if answer is not None:
         if body.input:
             raise Rejected("A run has an input or a command, not both.")
+        text = answer if isinstance(answer, str) else to_json(answer).decode()
+        if says_nothing(text):
+            raise Rejected(details=[Detail(("body", "command", "resume"), EMPTY, "empty")])
         if not known or known[0].state is not TurnState.WAITING:
             raise InvalidRequest("Cannot resume: the thread is not interrupted.")
-        text = answer if isinstance(answer, str) else to_json(answer).decode()
         return None, [{"id": new_id(), "content": [{"type": "text", "text": text}]}]
     given = (body.input or {}).get("messages") or []
     if not isinstance(given, list):
@@ -157,7 +160,10 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
         if kind in SYSTEM:
             system.append(text_of({"content": heard(content, where)}))
         elif kind in HUMAN and (id is None or id not in told):
-            messages.append({"id": id or new_id(), "content": heard(content, where)})
+            message: Mapping[str, Json] = {"id": id or new_id(), "content": heard(content, where)}
+            if says_nothing(text_of(message)) and not images_of([message]):
+                raise Rejected(details=[Detail((*where, "content"), EMPTY, "empty")])
+            messages.append(message)
     return "\n\n".join(system) or None, messages
 
 
