@@ -237,7 +237,7 @@ class Teller:
     def _remember(self, offset: int, told: Told) -> None:
         self._known[offset] = _print(told)
         if len(self._known) > REMEMBERED:
-            del self._known[min(self._known)]
+            del self._known[next(iter(self._known))]
 
     def _say(self, message: bytes, *, tool: bool) -> None:
         if self._states:
@@ -299,7 +299,7 @@ class Teller:
         if offset:
             self._lengths[offset] = len(self._messages) if upto is None else upto
             if len(self._lengths) > REMEMBERED:
-                del self._lengths[min(self._lengths)]
+                del self._lengths[next(iter(self._lengths))]
         payload = b'%b,"values":%b}' % (described[:-1], self._state(upto=upto))
         return self._wording.both("checkpoints", "checkpoint", payload, offset, place)
 

@@ -254,7 +254,7 @@ class Teller(Generic[T]):
     def _remember(self, came: Came) -> None:
         self._known[came.offset] = hash(came.entry.json)
         if len(self._known) > REMEMBERED:
-            del self._known[min(self._known)]
+            del self._known[next(iter(self._known))]
 
     def _close(self) -> Iterator[T]:
         """The open action, if there is one, has had its time."""
