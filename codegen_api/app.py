@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import codegen_api
 from codegen_api import authorities, documentation, workers
+from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
@@ -165,7 +166,7 @@ def _build(
     repeats = _repeats(settings, gateway)
     closing.push_async_callback(repeats.aclose)
     callers = authorities.callers(settings, gateway, closing, settings.upstream_requests_per_minute / beside)
-    conversations = _conversations(settings, gateway, store)
+    conversations = _conversations(settings, gateway, store, callers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -308,11 +309,12 @@ def _upstream(settings: Settings) -> Upstream:
         raise SettingsError(f"CODEGEN_BASE_URL: {error}") from error
 
 
-def _conversations(settings: Settings, gateway: Gateway, store: Store | None) -> Conversations | None:
+def _conversations(settings: Settings, gateway: Gateway, store: Store | None, callers: Callers) -> Conversations | None:
     """What is kept for dialects that keep any, if there are such ones."""
     if not with_conversations(settings):
         return None
-    return Conversations(gateway, store or _store(settings), kept_days=settings.conversation_days)
+    absent = callers.absent if authorities.SHARED.keys() & set(settings.auth) else None
+    return Conversations(gateway, store or _store(settings), kept_days=settings.conversation_days, absent=absent)
 
 
 async def _open(app: FastAPI, conversations: Conversations) -> None:

@@ -232,6 +232,11 @@ class ConversationBusy(Conflict):
     default_message = "A turn of this conversation is under way: wait for its end, or stop it."
 
 
+class QueueFull(ConversationBusy):
+    code = "queue_full"
+    default_message = "As many messages wait in this conversation as may: wait until some have begun, or cancel some."
+
+
 class InProgress(GatewayError):
     code = "idempotency_in_progress"
     default_message = "A request with this Idempotency-Key is under way; ask again."

@@ -7,7 +7,7 @@ from codegen_api.auth.keys import Keys, looks_like_key
 from codegen_api.auth.tickets import Ticket
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
-from codegen_api.identity import Caller
+from codegen_api.identity import Caller, Principal
 from codegen_api.telemetry import Seldom
 
 LONGEST_TOKEN = 32 * 1024
@@ -71,6 +71,13 @@ class Callers:
         if caller.principal != ticket.principal:
             raise InvalidTicket
         return caller
+
+    def absent(self, principal: Principal) -> Caller | None:
+        """Who has asked for something that is to be done later with the deployment's token, by who they are; None if
+        nobody vouches for them any more.
+        """
+        vouching = (authority for authority in (self._jwts, self._keys) if authority is not None)
+        return next((caller for authority in vouching if (caller := authority.absent(principal))), None)
 
     async def _vouch(self, token: str, address: str) -> Caller:
         if len(token) > LONGEST_TOKEN:

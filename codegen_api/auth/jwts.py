@@ -18,7 +18,7 @@ from jose.backends.base import Key
 
 from codegen_api.auth.signing import KeySource
 from codegen_api.errors import InvalidTicket, InvalidToken
-from codegen_api.identity import SCOPES, Caller, Credential, Principal
+from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.telemetry import Observation, Seldom, quoted
 
 LONGEST_SUBJECT = 255
@@ -107,6 +107,12 @@ class Jwts:
     def open(self) -> None:
         """Begin to look for the issuer's keys."""
         self._source.open()
+
+    def absent(self, principal: Principal) -> Caller | None:
+        """A user of this issuer, with a right to what is their own only. Whether they are one still nobody can ask."""
+        if principal.authority != self._authority:
+            return None
+        return Caller(principal, self._credential, None, scopes=frozenset({READ, WRITE}), shared=True)
 
     async def aclose(self) -> None:
         await self._source.aclose()

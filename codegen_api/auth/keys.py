@@ -27,6 +27,8 @@ LOOK_SECONDS = 1.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+AUTHORITY = "key"
+
 _ORGANIZATION = re.compile(r"[!-~]{1,64}", re.ASCII)
 
 
@@ -65,21 +67,33 @@ class Keys:
         Raises:
             InvalidToken: it is not in the list, or has expired.
         """
-        found = self._find(hashlib.sha256(key.encode()).hexdigest())
+        return self._caller(self._find(hashlib.sha256(key.encode()).hexdigest()), key)
+
+    def absent(self, principal: Principal) -> Caller | None:
+        """Whose keys have this name, by the rights of the first of them that is still good."""
+        if principal.authority != AUTHORITY:
+            return None
+        self._look()
+        for each in self._listed:
+            if each.name == principal.user and (each.expires is None or each.expires > self._clock()):
+                return self._caller(each, None)
+        return None
+
+    def _confirm(self, then: Listed) -> None:
+        if self._find(then.digest) != then:  # another line for the same key is another right
+            raise InvalidToken(reason=f"key: the line of {then.name} has changed")
+
+    def _caller(self, found: Listed, shown: str | None) -> Caller:
         caller = Caller(
-            Principal("key", found.name),
+            Principal(AUTHORITY, found.name),
             self._credential,
-            key,
+            shown,
             scopes=found.scopes,
             shared=True,
             organization=found.organization,
             expires=found.expires,
         )
         return replace(caller, confirm=lambda: self._confirm(found))
-
-    def _confirm(self, then: Listed) -> None:
-        if self._find(then.digest) != then:  # another line for the same key is another right
-            raise InvalidToken(reason=f"key: the line of {then.name} has changed")
 
     def _find(self, digest: str) -> Listed:
         self._look()

@@ -70,7 +70,7 @@ async def path(
     found: list[Stretch] = []
     while checkpoint is not None:
         turn = turns.get(checkpoint.turn) or await store.turn(owner, checkpoint.turn)
-        if turn is None or not _reaches(turn, checkpoint.offset):
+        if turn is None or not turn.state.begun or not _reaches(turn, checkpoint.offset):
             if asked_for:
                 raise NotFound.named("Checkpoint", str(checkpoint))
             break

@@ -9,16 +9,18 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Checkpoint, Stretch
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import MOMENT, Progress
+from codegen_api.conversations.queueing import Absent, Queue
 from codegen_api.conversations.reading import Reading
 from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.turns import Turns
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, Rejected, StoreUnavailable
-from codegen_api.following import loop_time
+from codegen_api.following import Leaving, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, LogEntry, Step, to_json
@@ -51,8 +53,8 @@ def checked(value: Json) -> None:
 class Conversations:
     """The one door for dialects to turns and what was said in them. Agents, conversations and items are in ``store``.
 
-    Conversations that nobody touched for ``kept_days`` are removed; None keeps them. ``clock`` gives seconds since the
-    epoch.
+    Conversations that nobody touched for ``kept_days`` are removed; None keeps them. ``absent`` is as in ``Queue``.
+    ``clock`` gives seconds since the epoch.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Conversations:
         store: Store,
         *,
         kept_days: float | None = None,
+        absent: Absent | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.gateway = gateway
@@ -70,6 +73,7 @@ class Conversations:
         self._turns = Turns(gateway, store, clock=clock)
         self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
+        self._queue = Queue(gateway, store, self._planning, self._turns, absent=absent, clock=clock)
         self.observation: Observation | None = None
         """What was last seen of the store; None before it is open."""
         self._chores: list[asyncio.Task[None]] = []
@@ -79,6 +83,7 @@ class Conversations:
         await self.store.open()
         self.observation = Observation(reachable=True, checked_at=self.clock())
         self._chores.append(asyncio.ensure_future(self._check()))
+        self._queue.open()
         if self._kept_days is not None:
             self._chores.append(asyncio.ensure_future(self._tidy(self._kept_days * 86400)))
 
@@ -86,17 +91,20 @@ class Conversations:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._queue.aclose()
         await self._turns.aclose()
         await self.store.aclose()
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
     async def begin(self, caller: Caller, wanted: str | None, conversation: str, ask: Ask) -> Turn:
-        """A new turn: written down, and told to the host. ``wanted`` is the organization that a new run is to be in.
+        """A new turn: written down, and told to the host, or waiting for those before it. ``wanted`` is the
+        organization that a new run is to be in.
 
         Raises:
             NotFound: there is no such conversation or checkpoint.
-            ConversationBusy: a turn is under way.
+            ConversationBusy: a turn is under way, or waits.
+            QueueFull: too many do.
             NotOffered: what is to be done about that cannot be done here.
             GatewayError: the host has not begun it, and the turn has failed.
         """
@@ -105,11 +113,19 @@ class Conversations:
         there = await self.store.conversation(owner, conversation)
         if there is None:
             raise NotFound.named("Conversation", conversation)
-        known = await self.store.turns(owner, conversation)
-        if known and known[0].state.active:
-            known = [await self._out_of_the_way(caller, owner, known[0], ask.if_busy), *known[1:]]
-        turn, new = await self._planning.plan(caller, owner, wanted, there, ask, known)
-        return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
+        known = list(await self.store.turns(owner, conversation))
+        if await self._is_busy(caller, owner, known):
+            if ask.if_busy == "enqueue":
+                return await self._enqueue(caller, owner, wanted, conversation, ask, known)
+            known = await self._out_of_the_way(caller, owner, conversation, ask.if_busy)
+        begun = [turn for turn in known if turn.state.begun]
+        turn, new = await self._planning.plan(caller, owner, wanted, there, ask, begun)
+        try:
+            return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
+        except ConversationBusy:  # since a moment ago
+            if ask.if_busy != "enqueue":
+                raise
+            return await self._enqueue(caller, owner, wanted, conversation, ask, known)
 
     async def turn(self, caller: Caller, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
         """A turn; as it is now (``settled``), or as it was when somebody last looked.
@@ -121,7 +137,7 @@ class Conversations:
         turn = await self.store.turn(owner, id)
         if turn is None:
             raise NotFound.named("Run", id)
-        return await self._turns.settled(caller, owner, turn) if settled and turn.state.active else turn
+        return await self._settled(caller, owner, turn) if settled else turn
 
     async def require_right(self, caller: Caller, turn: Turn) -> None:
         """To be asked before anything of a turn is told.
@@ -142,10 +158,10 @@ class Conversations:
             raise InvalidToken("Authentication failed: the token or key has expired.")
 
     async def latest(self, caller: Caller, conversation: str) -> Turn | None:
-        """The latest turn of a conversation, as it is now."""
+        """The latest turn of a conversation, as it is now. Those that were withdrawn do not count."""
         owner = owner_of(caller)
-        turns = await self.store.turns(owner, conversation, limit=1)
-        return await self._turns.settled(caller, owner, turns[0]) if turns else None
+        _, latest = (await self.store.ends(owner, [conversation])).get(conversation, (None, None))
+        return None if latest is None else await self._settled(caller, owner, latest)
 
     async def turn_after(self, caller: Caller, conversation: str, number: int, *, within: float) -> Turn | None:
         """The first turn of a conversation behind number ``number``; None when there is none ``within`` seconds.
@@ -173,21 +189,44 @@ class Conversations:
 
     def ask_after(self, caller: Caller, turn: Turn) -> None:
         """Look how a turn is, for whoever asks next; nobody waits."""
+        owner = owner_of(caller)
         if turn.state is TurnState.RUNNING:
-            self._turns.watch(caller, owner_of(caller), turn)
+            self._turns.watch(caller, owner, turn)
+        elif turn.state is TurnState.QUEUED:
+            self._queue.see_to(caller, owner, turn.conversation)
+
+    def waiting(self, caller: Caller, turn: Turn) -> AsyncGenerator[Turn, None]:
+        """A turn that waits, every now and then; the last time it does so no longer, or this process is to be left."""
+        return self._queue.waiting(caller, owner_of(caller), turn)
 
     def follow(self, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
         """A turn from its beginning to its end, as it comes. It goes on when nobody follows it."""
+        if turn.state is TurnState.QUEUED:
+            return self._follow_queued(caller, turn)
         return self._turns.follow(caller, owner_of(caller), turn)
 
     async def stop(self, caller: Caller, turn: Turn, *, wait: bool = False) -> Turn:
-        """Stop a turn, if it is not over; ``wait`` until it is.
+        """Stop a turn, if it is not over; ``wait`` until it is. One that waits is never begun.
 
         Raises:
             Unsupported: the host cannot stop a run.
             ConversationBusy: it is not known yet whether the host has begun it.
         """
         return await self._turns.stop(caller, owner_of(caller), turn, wait=wait)
+
+    async def clear(self, caller: Caller, conversation: str, *, wait: bool = False) -> Turn | None:
+        """Stop what waits in a conversation, and then what is under way. The last that was stopped, if anything was.
+
+        Raises:
+            Unsupported: the host cannot stop a run.
+            ConversationBusy: it is not known yet whether the host has begun it.
+        """
+        states = [state for state in TurnState if not state.over]
+        going_on = await self.store.turns(owner_of(caller), conversation, states=states)
+        stopped: Turn | None = None
+        for turn in going_on:  # the newest first, so that none begins meanwhile
+            stopped = await self.stop(caller, turn, wait=wait)
+        return stopped
 
     def abandon(self, caller: Caller, turn: Turn) -> None:
         """Stop a turn for which nobody waits any more; whoever asked is gone."""
@@ -202,7 +241,7 @@ class Conversations:
             NotFound: there is no such checkpoint.
         """
         owner = owner_of(caller)
-        known = await self.store.turns(owner, conversation)
+        known = [turn for turn in await self.store.turns(owner, conversation) if turn.state.begun]
         if checkpoint is not None:
             return await self._path_to(caller, conversation, checkpoint, known)
         if known and known[0].state.active:
@@ -258,19 +297,51 @@ class Conversations:
                     return True
         return False
 
-    async def _out_of_the_way(self, caller: Caller, owner: str, turn: Turn, if_busy: str) -> Turn:
-        """The turn that was under way, now over."""
-        turn = await self._turns.settled(caller, owner, turn)
-        if not turn.state.active:
-            return turn
+    async def _settled(self, caller: Caller, owner: str, turn: Turn) -> Turn:
+        """The turn as it is now. What waits is seen to."""
+        if turn.state is not TurnState.QUEUED:
+            return await self._turns.settled(caller, owner, turn)
+        self._queue.see_to(caller, owner, turn.conversation)
+        return turn
+
+    async def _is_busy(self, caller: Caller, owner: str, known: list[Turn]) -> bool:
+        """Whether a turn is under way or waits; the one that was under way is in ``known`` as it is now."""
+        for place, turn in enumerate(known):
+            if turn.state.active:
+                known[place] = await self._turns.settled(caller, owner, turn)
+            elif turn.state is TurnState.QUEUED:
+                self._queue.see_to(caller, owner, turn.conversation)
+        return any(not turn.state.over for turn in known)
+
+    async def _enqueue(
+        self, caller: Caller, owner: str, wanted: str | None, conversation: str, ask: Ask, known: Sequence[Turn]
+    ) -> Turn:
+        if ask.checkpoint is not None:
+            await checkpoints.path(self.store, owner, ask.checkpoint, known, asked_for=True)
+        return await self._queue.add(caller, owner, wanted, conversation, ask)
+
+    async def _out_of_the_way(self, caller: Caller, owner: str, conversation: str, if_busy: str) -> list[Turn]:
+        """The turns of a conversation, when none of them is under way or waits any more."""
         if if_busy == "reject":
             raise ConversationBusy
         if if_busy != "interrupt" or not self.gateway.can_cancel:
             raise NotOffered(f"A turn is under way, and the gateway cannot do this about it: {if_busy}.")
-        turn = await self._turns.stop(caller, owner, turn, wait=True)
-        if turn.state.active:
+        turn = await self.clear(caller, conversation, wait=True)
+        if turn is not None and turn.state.active:
             raise ConversationBusy("The turn that is under way was stopped, and has not ended yet; ask again.")
-        return turn
+        return list(await self.store.turns(owner, conversation))
+
+    async def _follow_queued(self, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
+        async with aclosing(self.waiting(caller, turn)) as looks:
+            async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
+                if turn.state is TurnState.QUEUED:
+                    yield Quiet()
+        if turn.state is TurnState.QUEUED:
+            yield Leaving(0)
+            return
+        async with aclosing(self.follow(caller, turn)) as progress:
+            async for news in progress:
+                yield news
 
     async def _check(self) -> None:
         while True:

@@ -6,7 +6,7 @@ in the log; after a minute it is given up, and it is never begun again by itself
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 
 from cachetools import TTLCache
@@ -37,12 +37,19 @@ CLOSING = 10.0
 """Seconds that what is just being told to the host is given when this process stops."""
 
 
+def passes(error: GatewayError) -> bool:
+    """Whether the host has surely done nothing, and may do it when it is asked later."""
+    if isinstance(error, UpstreamFailure):
+        return not error.may_have_acted
+    return isinstance(error, Unavailable)
+
+
 class Starting:
     """Begins turns, and finds out which have begun. ``clock`` gives seconds since the epoch."""
 
     def __init__(self, gateway: Gateway, store: Store, *, clock: Callable[[], float]) -> None:
         self.next_begun = asyncio.Event()
-        """Set as soon as the next turn is written down by this process."""
+        """Set as soon as the next turn is written down by this process, or waits no longer."""
         self._gateway = gateway
         self._store = store
         self._clock = clock
@@ -59,7 +66,20 @@ class Starting:
             ConversationBusy: there is a turn that was not known.
             GatewayError: the host has surely not begun it; the turn has failed.
         """
-        task = asyncio.ensure_future(self._begin(caller, owner, turn, new, latest))
+        return await self._in_a_task(turn, self._begin(caller, owner, turn, new, latest))
+
+    async def begin_queued(self, caller: Caller, owner: str, queued: Turn, turn: Turn, new: NewRun) -> Turn:
+        """The same for a turn that has waited. Who begins it first has begun it, whichever process that is.
+
+        Raises:
+            ConversationBusy: it waits no longer, or there is another one that is active.
+            GatewayError: the host has surely not begun it. It waits again if that may pass; else it has failed.
+        """
+        return await self._in_a_task(queued, self._begin_queued(caller, owner, queued, turn, new))
+
+    async def _in_a_task(self, turn: Turn, beginning: Coroutine[None, None, Turn]) -> Turn:
+        """Go on when whoever asked for it leaves."""
+        task = asyncio.ensure_future(beginning)
         self._under_way[turn.id] = task
         task.add_done_callback(lambda _: self._done(turn.id, task))
         return await asyncio.shield(task)
@@ -85,6 +105,11 @@ class Starting:
         task = self._under_way.get(turn.id)
         if task is not None:
             await asyncio.wait({task}, timeout=within)
+
+    def happened(self) -> None:
+        """Tell whoever waits for it that there is another turn, or one less that waits."""
+        begun, self.next_begun = self.next_begun, asyncio.Event()
+        begun.set()
 
     async def given_up(self, owner: str, turn: Turn) -> Turn:
         """A turn of which nobody can say what has become, written down as that."""
@@ -121,9 +146,18 @@ class Starting:
         if not await self._follows(owner, turn, latest):
             await self._store.remove_turn(owner, turn.id)
             raise ConversationBusy("There has been another turn in the meantime; ask again.")
-        begun, self.next_begun = self.next_begun, asyncio.Event()
-        begun.set()
+        self.happened()
         return await self._tell(caller, owner, turn, new)
+
+    async def _begin_queued(self, caller: Caller, owner: str, queued: Turn, turn: Turn, new: NewRun) -> Turn:
+        try:
+            begun = await self._store.change_turn(owner, queued, turn)
+        except Busy as busy:
+            raise ConversationBusy from busy
+        if begun is None:
+            raise ConversationBusy("This turn waits no longer.")
+        self.happened()
+        return await self._tell(caller, owner, begun, new, waiting=queued)
 
     async def _follows(self, owner: str, turn: Turn, latest: Turn | None) -> bool:
         """Whether the turn came behind the one behind which it was planned: no other one has come and gone."""
@@ -132,7 +166,8 @@ class Starting:
         before = [each.id for each in await self._store.turns(owner, turn.conversation, limit=2) if each.id != turn.id]
         return before == ([] if latest is None else [latest.id])
 
-    async def _tell(self, caller: Caller, owner: str, turn: Turn, new: NewRun) -> Turn:
+    async def _tell(self, caller: Caller, owner: str, turn: Turn, new: NewRun, *, waiting: Turn | None = None) -> Turn:
+        """``waiting`` is what it becomes again when the host has surely heard nothing, and may be told later."""
         try:
             if turn.resumes and turn.run is not None:
                 organization, run_id = turn.run.organization, turn.run.id
@@ -153,10 +188,8 @@ class Starting:
                     return turn  # nobody can say just now
                 if found is not None:
                     return await self._running(owner, turn, found)
-            message = storable_text(error.message)
-            await self._store.change_turn(
-                owner, turn, replace(turn, state=TurnState.FAILED, error=message, updated=self._clock())
-            )
+            failed = replace(turn, state=TurnState.FAILED, error=storable_text(error.message), updated=self._clock())
+            await self._store.change_turn(owner, turn, failed if waiting is None or not passes(error) else waiting)
             raise
         return await self._running(owner, turn, run.ref)
 
@@ -191,7 +224,7 @@ class Starting:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def _find(self, caller: Caller, owner: str, turn: Turn) -> Turn:
-        expired = self._clock() >= turn.created + GIVEN_UP  # before the look, which then is behind it
+        expired = self._clock() >= turn.updated + GIVEN_UP  # before the look, which then is behind it
         try:
             ref = await self._look(caller, turn)
         except GatewayError as error:
@@ -207,7 +240,7 @@ class Starting:
 
     async def _look(self, caller: Caller, turn: Turn) -> RunRef | None:
         if not turn.resumes or turn.run is None:
-            found = await find_marked(self._gateway, caller, turn.organization, MARK, [turn.mark], turn.created)
+            found = await find_marked(self._gateway, caller, turn.organization, MARK, [turn.mark], turn.updated)
             return None if found is None else found.ref
         after, size = turn.begin, self._gateway.page_size
         while True:

@@ -58,12 +58,16 @@ class Turns:
 
     @property
     def next_begun(self) -> asyncio.Event:
-        """Set as soon as the next turn is written down by this process."""
+        """As ``Starting.next_begun``."""
         return self._starting.next_begun
 
     async def begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
         """As ``Starting.begin``."""
         return await self._starting.begin(caller, owner, turn, new, latest)
+
+    async def begin_queued(self, caller: Caller, owner: str, queued: Turn, turn: Turn, new: NewRun) -> Turn:
+        """As ``Starting.begin_queued``."""
+        return await self._starting.begin_queued(caller, owner, queued, turn, new)
 
     async def settled(self, caller: Caller, owner: str, turn: Turn) -> Turn:
         """The turn as it is now, as far as that can be found out in a moment."""
@@ -74,6 +78,24 @@ class Turns:
                 if turn.state is TurnState.RUNNING:
                     await self.watch(caller, owner, turn).told.wait()
         return (await self._store.turn(owner, turn.id) or turn) if turn.state.active else turn
+
+    async def ended(self, caller: Caller, owner: str, turn: Turn) -> None:
+        """Wait for the end of a turn, for a while.
+
+        Raises:
+            GatewayError: this caller cannot see how it goes on, or nobody can just now.
+        """
+        turn = await self.settled(caller, owner, turn)
+        if turn.state is TurnState.RUNNING and turn.run is not None:
+            watch = self.watch(caller, owner, turn)
+            assert watch.task is not None  # noqa: S101 - it has just been made
+            await asyncio.wait({watch.task}, timeout=INTEREST / 2)
+            then = await self._store.turn(owner, turn.id)
+            if not watch.task.done() or then is None or not then.state.active:
+                return
+            await self._gateway.get(caller, turn.run.organization, turn.run.id)  # which says why it broke off
+        if turn.state.active:
+            await asyncio.sleep(LOOK_EVERY)
 
     def watch(self, caller: Caller, owner: str, turn: Turn) -> _Watch:
         """Follow a turn for a while, as if somebody viewed it."""
@@ -123,14 +145,17 @@ class Turns:
                 yield progress
 
     async def stop(self, caller: Caller, owner: str, turn: Turn, *, wait: bool) -> Turn:
-        """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing is given up.
+        """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing is given up, and
+        one that waits is never begun.
 
         Raises:
             Unsupported: the host cannot stop a run.
             ConversationBusy: it is not known yet whether the host has begun it.
         """
+        turn = await self._withdrawn(owner, turn)
         await self._starting.done(turn, within=STOPPING)
-        turn = await self.settled(caller, owner, await self._store.turn(owner, turn.id) or turn)
+        turn = await self._withdrawn(owner, await self._store.turn(owner, turn.id) or turn)  # it may wait again
+        turn = await self.settled(caller, owner, turn)
         if not turn.state.active:
             return turn
         if turn.run is None or turn.state is TurnState.STARTING:
@@ -146,6 +171,16 @@ class Turns:
         if wait and watch.task is not None:
             await asyncio.wait({watch.task}, timeout=STOPPING)
         return await self._store.turn(owner, turn.id) or turn
+
+    async def _withdrawn(self, owner: str, turn: Turn) -> Turn:
+        """The turn, which waits no longer."""
+        while turn.state is TurnState.QUEUED:
+            withdrawn = replace(turn, state=TurnState.WITHDRAWN, ask=None, updated=self._clock())
+            changed = await self._store.change_turn(owner, turn, withdrawn)
+            # if another process has begun it, that is how it is
+            turn = changed or await self._store.turn(owner, turn.id) or withdrawn
+            self._starting.happened()
+        return turn
 
     def abandon(self, caller: Caller, owner: str, turn: Turn) -> None:
         """Stop a turn for which nobody waits any more."""

@@ -3,15 +3,51 @@
 It is a module that meets ``Dialect``. It may also have ``EXPOSED_HEADERS``: what web pages of other origins may read of
 its answers, besides what holds for all. ``CONVERSATIONS = True``: it keeps some, so the deployment needs a database;
 and it lets the demo token in. And ``describe``: given the OpenAPI document, it puts in what no route can say.
+
+What a run is started with is checked in the same way by all of them, as it costs money: ``Prompt`` and ``Images``.
 """
 
+import re
+import unicodedata
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from codegen_api.errors import GatewayError
+
+EMPTY = "must not be empty"
+
+_UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
+_DATA_URI = re.compile(r"data:[^,\s]*,", re.IGNORECASE)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether nothing can be seen of a text: white space, control and format characters at most."""
+    return all(unicodedata.category(character) in _UNSEEN for character in text)
+
+
+def _something(text: str) -> str:
+    if says_nothing(text):
+        raise PydanticCustomError("empty", EMPTY)
+    return text
+
+
+def _inline(text: str) -> str:
+    if not _DATA_URI.match(text):
+        raise PydanticCustomError("image_not_inline", "must be a data URI: the host fetches no images")
+    return text
+
+
+Prompt = Annotated[str, AfterValidator(_something), Field(json_schema_extra={"pattern": r"\S"})]
+"""What the agent is told: something."""
+
+Image = Annotated[str, AfterValidator(_inline), Field(json_schema_extra={"pattern": "^data:"})]
+Images = Annotated[list[Image], Field(fail_fast=True)]
+"""Of thousands that are none, one is told."""
 
 
 class Dialect(Protocol):

@@ -28,8 +28,12 @@ LONGEST = 600
 
 
 class TurnState(StrEnum):
-    """Where a turn is. From all but the first two nothing more comes of it."""
+    """Where a turn is."""
 
+    QUEUED = "queued"
+    """It waits for the end of the turns before it; the host has heard nothing of it."""
+    WITHDRAWN = "withdrawn"
+    """It was stopped while it waited, and never begins."""
     STARTING = "starting"
     """Written down; the host may have heard of it or not."""
     RUNNING = "running"
@@ -43,7 +47,18 @@ class TurnState(StrEnum):
 
     @property
     def active(self) -> bool:
+        """Whether the host may be at work on it."""
         return self in (TurnState.STARTING, TurnState.RUNNING)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it."""
+        return not self.active and self is not TurnState.QUEUED
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was to be told to the host, whatever came of that. Where it goes on is not known before."""
+        return self not in (TurnState.QUEUED, TurnState.WITHDRAWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +103,8 @@ class Turn:
     host is told. ``parent`` is the checkpoint that it goes on from, None at the beginning of a conversation. ``number``
     counts from 1 within the conversation; the store gives it. ``mark`` is written on a run that is created for it.
     ``resumes``: the run was there before, and goes on. ``answer`` is what the host said at the end and its log does not
-    tell. ``options`` are the dialects' own.
+    tell. ``options`` are the dialects' own. ``ask`` is what a queued turn is to be, as far as nothing else here says
+    so.
     """
 
     id: str
@@ -110,6 +126,7 @@ class Turn:
     answer: str | None = None
     error: str | None = None
     options: Mapping[str, Json] = field(default_factory=dict)
+    ask: Mapping[str, Json] | None = None
     revision: int = 0
 
 
@@ -130,7 +147,8 @@ class Query:
 
     ``metadata`` holds for those whose own has all of it: objects are entered, all else is compared, and true, 1 and 1.0
     are not the same. ``configuration`` likewise, for agents. ``name`` is part of the name or title, in either case;
-    ``tag`` is one of the tags. ``agent`` is a conversation's. ``states``: the latest turn's (None: there is none).
+    ``tag`` is one of the tags. ``agent`` is a conversation's. ``states``: the latest turn's (None: there is none),
+    without those that were withdrawn.
     ``archived`` is for agents. ``sort`` is ``id``, ``created``, ``updated`` or ``name``; what is equal there is in the
     order of ids.
     """
@@ -159,8 +177,12 @@ class Found(Generic[T_co]):
     total: int
 
 
+class Full(Exception):
+    """As many turns wait in the conversation as may."""
+
+
 class Busy(Exception):
-    """The conversation has an active turn, ``turn``."""
+    """The conversation has a turn that is not over, ``turn``."""
 
     def __init__(self, turn: Turn) -> None:
         super().__init__(turn.id)
@@ -216,14 +238,16 @@ class Store(Protocol):
         """Whether there was one. Its turns go with it."""
         ...
 
-    async def add_turn(self, owner: str, turn: Turn) -> Turn:
+    async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
         """Keep it, as the latest of its conversation, which is updated then too; given back with its number.
 
         The conversation's ``updated`` becomes the turn's; its revision stays.
 
         Raises:
             KeyError: there is no such conversation, or the id is taken.
-            Busy: there is an active turn. Of two that are added at once, one meets the other.
+            Busy: it is not queued, and there is one that is not over. Of two that are added at once, one meets the
+                other.
+            Full: it is queued, and ``queued_at_most`` are already.
         """
         ...
 
@@ -243,7 +267,14 @@ class Store(Protocol):
         ...
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
-        """The first and the latest turn of each of these that has any."""
+        """The first and the latest turn of each of these that has any, without those that were withdrawn."""
+        ...
+
+    async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
+        """Where turns wait, whoever's they are: the owner, and the first of those in a conversation.
+
+        In the order of owners and conversations, those behind ``after``.
+        """
         ...
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:

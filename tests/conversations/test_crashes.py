@@ -21,7 +21,7 @@ from codegen_api.stores import Turn, TurnState
 from tests.conversations.world import ALICE, Crashed, Process, Trap, World, at, kill, works, works_for_ever
 from tests.virtual import run
 
-FIRST, SECOND, LAST = "Build me a small house", "Now paint the house blue", "And on we go"
+FIRST, SECOND, THIRD, LAST = "Build me a small house", "Now paint the house blue", "Hang a lamp", "And on we go"
 AT_LEAST, AT_MOST = 4, 1000
 """Calls in a life: what has less was not lived, what has more never ends."""
 
@@ -77,12 +77,26 @@ async def stop(process: Process) -> None:
     await process.conversations.stop(ALICE, turn, wait=True)
 
 
+async def is_at_work(process: Process) -> None:
+    await nothing(process)
+    await process.say(FIRST)
+
+
+async def queue(process: Process) -> None:
+    """What waits begins when nobody is there, and what was withdrawn does not."""
+    second, third = [await process.say(text, if_busy="enqueue") for text in (SECOND, THIRD)]
+    await process.conversations.stop(ALICE, third)
+    await asyncio.sleep(6)
+    await process.wait(second)
+
+
 LIVES = {
     "a first turn": Life(nothing, first_turn, FIRST),
     "a second turn": Life(had_a_turn, second_turn, SECOND),
     "a fork": Life(had_a_turn, fork, SECOND, "fork"),
     "an interrupt": Life(runs_for_ever, interrupt, SECOND),
     "a stop": Life(runs_for_ever, stop, FIRST),
+    "a queue": Life(is_at_work, queue, SECOND),
 }
 each_life = pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
 
@@ -111,7 +125,7 @@ async def asked_again(process: Process) -> None:
 async def all_is_well(process: Process, life: Life) -> None:
     """So long after everything each turn is what it should be, and the conversation goes on."""
     world = process.world
-    for words in (FIRST, SECOND):
+    for words in (FIRST, SECOND, THIRD):
         # a fork is told what was said before, which is no new turn
         assert sum(prompt.endswith(words) for _, prompt in world.host.prompts) <= 1
     for conversation in conversations(world):
@@ -134,8 +148,8 @@ async def is_settled(process: Process, turn: Turn) -> None:
         assert heard == 1
         assert await process.told(turn) == world.expected(turn)
     else:
-        assert turn.state in (TurnState.UNKNOWN, TurnState.FAILED)
-        assert turn.error
+        assert turn.state is TurnState.WITHDRAWN or turn.error
+        assert turn.state in (TurnState.UNKNOWN, TurnState.FAILED, TurnState.WITHDRAWN)
         assert heard == 0, "the host has begun it, and nobody found it"
 
 
@@ -289,6 +303,7 @@ def test_a_client_who_leaves_at_any_call_takes_no_turn_along(life: Life, before:
                 TurnState.COMPLETED,
                 TurnState.CANCELLED,
                 TurnState.RUNNING,
+                TurnState.WITHDRAWN,
             }
             await all_is_well(process, life)
         return process.trap.sprung is not None

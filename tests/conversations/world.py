@@ -11,7 +11,7 @@ from typing import Any
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations import Ask, Came, Caught, Checkpoint, Conversations, Over, Stretch, owner_of
 from codegen_api.gateway import Gateway
-from codegen_api.identity import Caller, Credential
+from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Page, Run, RunRef
 from codegen_api.stores import Conversation, Turn
@@ -215,7 +215,7 @@ def _wire(line: type, prefix: str, *names: str) -> None:
 _wire(HostLine, "host", "identify", "organizations", "create_run", "get_run", "list_runs", "resume_run", "read_log")
 _wire(CancellingLine, "host", *CANCELS)
 _wire(StoreLine, "store", "add_conversation", "conversation", "remove_conversation", "expire")
-_wire(StoreLine, "store", "add_turn", "turn", "turns", "change_turn", "remove_turn")
+_wire(StoreLine, "store", "add_turn", "turn", "turns", "change_turn", "remove_turn", "queues")
 _wire(StoreLine, "store", "agent", "add_agent", "conversations", "change_conversation", "ends")
 
 
@@ -273,13 +273,21 @@ class World:
 class Process:
     """A gateway with conversations, over what outlives it."""
 
-    def __init__(self, world: World, trap: Trap, *, kept_days: float | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        world: World,
+        trap: Trap,
+        *,
+        kept_days: float | None = None,
+        absent: Callable[[Principal], Caller | None] | None = None,
+        **more: Any,
+    ) -> None:
         self.world = world
         self.trap = trap
         more.setdefault("ownership", Ownership([SECRET]))
         self.gateway = Gateway(world.lines(world.host, trap), MemoryBroker(), clock=now, **more)
         self.store = StoreLine(world.store, trap)
-        self.conversations = Conversations(self.gateway, self.store, kept_days=kept_days, clock=now)
+        self.conversations = Conversations(self.gateway, self.store, kept_days=kept_days, absent=absent, clock=now)
 
     async def say(self, text: str, *, conversation: str = "talk", who: Caller = ALICE, **more: Any) -> Turn:
         """Begin a turn."""

@@ -259,10 +259,10 @@ def test_a_run_can_be_cancelled_and_resumed() -> None:
         async with serving(host) as site:
             answer = await site.post("/agent-runs/1/cancel")
             assert (answer.status_code, answer.json()["run_status"], answer.json()["ended"]) == (200, "cancelled", True)
-            answer = await site.post("/agent-runs/1/resume", {"prompt": "Go on", "images": ["i"]})
+            answer = await site.post("/agent-runs/1/resume", {"prompt": "Go on", "images": ["data:,i"]})
             assert (answer.status_code, answer.json()["run_status"], answer.json()["id"]) == (200, "running", 1)
             await site.post("/agent-runs/1/resume", {"prompt": "On"})
-        assert host.resumed == [("Go on", ("i",)), ("On", None)]
+        assert host.resumed == [("Go on", ("data:,i",)), ("On", None)]
 
     run(main())
 

@@ -249,6 +249,68 @@ def test_a_run_goes_on_when_the_page_is_left_and_is_there_when_it_comes_back(pag
     assert status_at(host, watched) == "CANCELLED"
 
 
+def test_after_its_cancel_button_the_page_sends_on_and_is_answered_when_the_agent_has_come_to_an_end(
+    page: Page, host: Sandbox
+) -> None:
+    """The button closes the stream, and that is all: the run goes on, and the next message waits for it."""
+    hook = Hook(page)
+    with hook.submitting(input=human("Water the garden", "h1"), metadata=ENDLESS) as answer:
+        hook.take(answer, until=3)
+    watered, first = run_of(host, "Water the garden"), hook.run_id
+    assert status_at(host, watered) == "ACTIVE", "it was to go on"
+
+    def ends(count: int) -> None:
+        """The host has heard so many messages, does something about the last one, and comes to an end."""
+
+        def is_at_work(log: list[Any]) -> bool:
+            said = [place for place, each in enumerate(log) if each["message_type"] == "USER_MESSAGE"]
+            return len(said) == count and len(log) > said[-1] + 3
+
+        eventually(lambda: host.log(watered), is_at_work)
+        host.patch(watered, status="COMPLETE")
+
+    with hook.submitting(input=human("And close the gate", "h2")) as answer:
+        assert hook.run_id != first
+        assert prompts(host, watered) == ["Water the garden"]
+        ends(1)
+        hook.take(answer, until=6)
+    # pressed again, and now there is a message in between for which the page does not wait either
+    with hook.submitting(input=human("And feed the cat", "h3")):
+        pass
+    with hook.submitting(input=human("And the dog", "h4")) as answer:
+        ends(2)
+        ends(3)
+        ends(4)
+        hook.take(answer)
+    hook.look()
+    said = ["Water the garden", "And close the gate", "And feed the cat", "And the dog"]
+    assert prompts(host, watered) == said
+    assert [text for who, text in hook.shows() if who == "human"] == said
+    assert hook.ended == {"status": "success"}
+    assert hook.values == hook.history[0]["values"]
+
+
+def test_a_page_whose_agent_does_not_come_to_an_end_can_stop_it_or_what_waits(page: Page, host: Sandbox) -> None:
+    hook = Hook(page)
+    with hook.submitting(input=human("Count the waves", "h1"), metadata=ENDLESS) as answer:
+        hook.take(answer, until=3)
+    counted, first = run_of(host, "Count the waves"), hook.run_id
+    with hook.submitting(input=human("Stop counting", "h2")):
+        waiting = hook.run_id
+    (pending, running) = page.ask("GET", f"/threads/{hook.thread}/runs")
+    assert (pending["run_id"], pending["status"]) == (waiting, "pending")
+    assert (running["run_id"], running["status"]) == (first, "running")
+    assert page.ask("GET", f"/threads/{hook.thread}")["status"] == "busy"
+    place = f"/threads/{hook.thread}/runs/{waiting}"
+    assert page.ask("POST", f"{place}/cancel?wait=0&action=interrupt")["status"] == "interrupted"
+    with hook.submitting(input=human("Count the clouds", "h3"), multitask_strategy="interrupt") as answer:
+        hook.take(answer, until=3)
+    assert prompts(host, counted) == ["Count the waves", "Count the clouds"]
+    hook.page.ask("POST", f"/threads/{hook.thread}/runs/{hook.run_id}/cancel?wait=1")
+    statuses = [each["status"] for each in page.ask("GET", f"/threads/{hook.thread}/runs")]
+    assert statuses == ["interrupted"] * 3
+
+
 def test_what_is_refused_can_be_read_by_the_page(page: Page) -> None:
     assert page.ask("GET", "/threads/not-there/state", status=404)["detail"] == "Thread 'not-there' not found"
     assert page.ask("POST", "/threads/not-there/history", {"limit": 10}, status=404)["error"] == "not_found"

@@ -11,6 +11,7 @@ from codegen_api.stores import (
     Busy,
     Conversation,
     Found,
+    Full,
     Item,
     Query,
     Turn,
@@ -67,7 +68,7 @@ class ModelStore:
 
     async def conversations(self, owner: str, query: Query) -> Found[Conversation]:
         def asked_for(conversation: Conversation) -> bool:
-            theirs = self._in(owner, conversation.id)
+            theirs = self._in(owner, conversation.id, withdrawn=False)
             return (
                 _matches(query, conversation, conversation.title or "")
                 and query.agent in (None, conversation.agent)
@@ -85,10 +86,13 @@ class ModelStore:
             del self._turns[owner, turn.id]
         return self._conversations.pop((owner, id), None) is not None
 
-    async def add_turn(self, owner: str, turn: Turn) -> Turn:
+    async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
         _check(turn)
         conversation = self._conversations[owner, turn.conversation]
-        self._be_alone(owner, turn.conversation)
+        if turn.state is not TurnState.QUEUED:
+            self._be_alone(owner, turn.conversation, lambda state: not state.over)
+        elif len([each for each in self._in(owner, turn.conversation) if each.state is turn.state]) >= queued_at_most:
+            raise Full
         if (owner, turn.id) in self._turns:
             raise KeyError(turn.id)
         number = max((other.number for other in self._in(owner, turn.conversation)), default=0) + 1
@@ -121,8 +125,15 @@ class ModelStore:
         return tuple(kept[offset : offset + limit])
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
-        theirs = {conversation: self._in(owner, conversation) for conversation in conversations}
+        theirs = {each: self._in(owner, each, withdrawn=False) for each in conversations}
         return {conversation: (turns[0], turns[-1]) for conversation, turns in theirs.items() if turns}
+
+    async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
+        queues: dict[tuple[str, str], Turn] = {}
+        for (owner, _), turn in sorted(self._turns.items(), key=lambda item: item[1].number):
+            if turn.state is TurnState.QUEUED:
+                queues.setdefault((owner, turn.conversation), turn)
+        return tuple((place[0], queues[place]) for place in sorted(queues) if place > after)[:limit]
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         _check(now)
@@ -130,7 +141,7 @@ class ModelStore:
         if there is None or there.revision != then.revision:
             return None
         if now.state.active and not there.state.active:
-            self._be_alone(owner, there.conversation)
+            self._be_alone(owner, there.conversation, lambda state: state.active)
         return _changed(self._turns, owner, then, replace(now, conversation=there.conversation, number=there.number))
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
@@ -170,13 +181,14 @@ class ModelStore:
             await self.remove_conversation(*name)
         return len(idle)
 
-    def _in(self, owner: str, conversation: str) -> list[Turn]:
+    def _in(self, owner: str, conversation: str, *, withdrawn: bool = True) -> list[Turn]:
         theirs = (turn for turn in _of(owner, self._turns) if turn.conversation == conversation)
-        return sorted(theirs, key=lambda turn: turn.number)
+        kept = (turn for turn in theirs if withdrawn or turn.state is not TurnState.WITHDRAWN)
+        return sorted(kept, key=lambda turn: turn.number)
 
-    def _be_alone(self, owner: str, conversation: str) -> None:
+    def _be_alone(self, owner: str, conversation: str, is_other: Callable[[TurnState], bool]) -> None:
         for turn in self._in(owner, conversation):
-            if turn.state.active:
+            if is_other(turn.state):
                 raise Busy(turn)
 
 

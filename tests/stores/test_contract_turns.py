@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from codegen_api.runs import RunRef
-from codegen_api.stores import Busy, Query, Store, TurnState
+from codegen_api.stores import Busy, Full, Query, Store, TurnState
 from tests.stores.things import ME, YOU, Test, agent, conversation, ids, item, turn
 
 
@@ -26,6 +26,7 @@ def test_a_turn_comes_back_as_it_was(check: Test) -> None:
         answer="Well",
         error="no",
         options={"a": {"b": [1.5]}},
+        ask={"text": "Äh"},
     )
 
     async def main(it: Store) -> None:
@@ -48,7 +49,7 @@ def test_there_is_one_active_turn_in_a_conversation(check: Test) -> None:
         await it.add_conversation(ME, conversation("d"))
         first = await it.add_turn(ME, turn())
         await it.add_turn(ME, turn("u", "d"))
-        for state in TurnState:
+        for state in set(TurnState) - {TurnState.QUEUED}:
             with pytest.raises(Busy) as busy:
                 await it.add_turn(ME, turn("v", state=state, updated=9.0))
             assert busy.value.turn == first
@@ -209,5 +210,68 @@ def test_idle_conversations_expire_with_their_turns_and_busy_ones_stay(check: Te
         assert await it.conversation(YOU, "250") is not None
         assert await it.agent(ME, "a") is not None
         assert await it.item(ME, ("n",), "k") is not None
+
+    check(main)
+
+
+def test_turns_wait_behind_an_active_one_and_nothing_comes_before_them(check: Test) -> None:
+    async def main(it: Store) -> None:
+        await it.add_conversation(ME, conversation())
+        active = await it.add_turn(ME, turn())
+        first = await it.add_turn(ME, turn("u", state=TurnState.QUEUED, ask={"text": "more"}), queued_at_most=2)
+        second = await it.add_turn(ME, turn("v", state=TurnState.QUEUED), queued_at_most=2)
+        assert [each.number for each in (active, first, second)] == [1, 2, 3]
+        with pytest.raises(Full):
+            await it.add_turn(ME, turn("w", state=TurnState.QUEUED, updated=9.0), queued_at_most=2)
+        with pytest.raises(Busy) as busy:
+            await it.change_turn(ME, first, replace(first, state=TurnState.STARTING))
+        assert busy.value.turn == active
+        assert await it.change_turn(ME, active, replace(active, state=TurnState.COMPLETED))
+        with pytest.raises(Busy) as busy:
+            await it.add_turn(ME, turn("w"))
+        assert busy.value.turn == first
+        begun = await it.change_turn(ME, first, replace(first, state=TurnState.STARTING, ask=None))
+        assert begun == replace(first, state=TurnState.STARTING, ask=None, revision=1)
+        assert await it.change_turn(ME, first, replace(first, state=TurnState.STARTING)) is None, "it begins once"
+
+    check(main)
+
+
+def test_it_is_told_of_all_owners_where_turns_wait(check: Test) -> None:
+    async def main(it: Store) -> None:
+        for owner, name in ((YOU, "a"), (ME, "b"), (ME, "a"), (ME, "c")):
+            await it.add_conversation(owner, conversation(name))
+            for number in range(2):
+                await it.add_turn(owner, turn(f"{name}{number}", name, state=TurnState.QUEUED), queued_at_most=9)
+        assert [(owner, each.id) for owner, each in await it.queues()] == [
+            (ME, "a0"),
+            (ME, "b0"),
+            (ME, "c0"),
+            (YOU, "a0"),
+        ]
+        assert [each.id for _, each in await it.queues(limit=2)] == ["a0", "b0"]
+        assert [(owner, each.id) for owner, each in await it.queues((ME, "b"))] == [(ME, "c0"), (YOU, "a0")]
+        first = await it.turn(ME, "a0")
+        assert first is not None
+        assert await it.change_turn(ME, first, replace(first, state=TurnState.STARTING))
+        assert (await it.queues(limit=1))[0][1].id == "a1"
+
+    check(main)
+
+
+def test_a_withdrawn_turn_is_never_the_latest(check: Test) -> None:
+    async def main(it: Store) -> None:
+        await it.add_conversation(ME, conversation())
+        active = await it.add_turn(ME, turn(state=TurnState.RUNNING))
+        waiting = await it.add_turn(ME, turn("u", state=TurnState.QUEUED), queued_at_most=1)
+        assert await it.ends(ME, ["c"]) == {"c": (active, waiting)}
+        assert await it.change_turn(ME, waiting, replace(waiting, state=TurnState.WITHDRAWN))
+        assert await it.ends(ME, ["c"]) == {"c": (active, active)}
+        assert ids(await it.conversations(ME, Query(states=(TurnState.RUNNING,)))) == ["c"]
+        assert ids(await it.conversations(ME, Query(states=(None, TurnState.WITHDRAWN)))) == []
+        assert [each.id for each in await it.turns(ME, "c")] == ["u", "t"]
+        assert await it.remove_turn(ME, "t")
+        assert await it.ends(ME, ["c"]) == {}
+        assert ids(await it.conversations(ME, Query(states=(None,)))) == ["c"]
 
     check(main)

@@ -131,7 +131,7 @@ def test_a_database_that_a_newer_version_has_changed_is_left_alone(bare: str) ->
 
 NEXT = '''"""A step that is not released."""
 
-revision = "0002x"
+revision = "9999x"
 down_revision = "{last}"
 
 
@@ -169,7 +169,7 @@ def test_a_step_that_fails_leaves_the_tables_as_they_were(bare: str, ahead: Call
     assert within(bare, left) == (False, STEPS[-1].name[:4])
     ahead("pass")
     open_(bare)
-    assert within(bare, left) == (True, "0002x")
+    assert within(bare, left) == (True, "9999x")
 
 
 COPIED = """with op.batch_alter_table("conversations", recreate="always" if sqlite else "auto") as batch:
@@ -229,3 +229,35 @@ def test_rows_from_before_sizes_were_counted_count(bare: str, monkeypatch: pytes
     open_(bare)
     sizes = within(bare, lambda connection: connection.execute(text("SELECT size FROM items")).scalar())
     assert 5000 < sizes < 6000
+
+
+def test_turns_from_before_any_could_wait_wait_for_nothing(
+    bare: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    for step in STEPS[:2]:
+        (earlier / step.name).write_text(step.read_text())
+
+    def fill(connection: Connection) -> None:
+        connection.execute(
+            text("INSERT INTO conversations VALUES (:me, 'c', 0, 1, 1, NULL, NULL, NULL, '', '', '[]', '{}', 0)"),
+            {"me": ME},
+        )
+        columns = "owner, id, revision, created, updated, conversation, number, state, mark, resumes, organization"
+        values = ":me, 't', 0, 2, 2, 'c', 1, 'starting', '', false, '', 0, '{}', '', '[]'"
+        connection.execute(
+            text(f'INSERT INTO turns ({columns}, "begin", options, prompt, messages) VALUES ({values})'),  # noqa: S608
+            {"me": ME},
+        )
+
+    async def look() -> None:
+        async with opened(bare) as store:
+            assert await store.turn(ME, "t") == turn(number=1)
+            assert await store.queues() == ()
+
+    with monkeypatch.context() as before:
+        before.setattr(migrating, "MIGRATIONS", earlier)
+        within(bare, migrate)
+    within(bare, fill)
+    run(look())

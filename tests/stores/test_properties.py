@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codegen_api.runs import RunRef
-from codegen_api.stores import Agent, Busy, Conversation, Item, Query, Store, Turn, TurnState
+from codegen_api.stores import Agent, Busy, Conversation, Full, Item, Query, Store, Turn, TurnState
 from tests.stores.model import ModelStore
 from tests.stores.postgres import Postgres
 from tests.stores.things import opened, run
@@ -64,6 +64,7 @@ turns = st.builds(
     run=st.none() | st.builds(RunRef, texts, texts),
     end=st.none() | st.integers(0, 2**62),
     options=objects,
+    ask=st.none() | objects,
 )
 spaces = st.lists(st.sampled_from(["a", "ab", "A", "é"]), max_size=3).map(tuple)
 items = st.builds(Item, namespace=spaces, key=ids, value=objects, created=times, updated=times)
@@ -94,8 +95,8 @@ steps = st.one_of(
     call("add_agent", owners, agents),
     call("add_conversation", owners, conversations),
     call("add_conversation", owners, conversations),
-    call("add_turn", owners, turns),
-    call("add_turn", owners, turns),
+    call("add_turn", owners, turns, queued_at_most=st.integers(0, 2)),
+    call("add_turn", owners, turns, queued_at_most=st.integers(0, 2)),
     call("change_agent", owners, agents, stale),
     call("change_conversation", owners, conversations, stale),
     call("change_turn", owners, turns, stale),
@@ -111,6 +112,7 @@ steps = st.one_of(
     call("turns", owners, ids, states=some_states, newest_first=st.booleans(), limit=st.integers(0, 3)),
     call("turns", owners, states=some_states, newest_first=st.booleans(), offset=st.integers(0, 2)),
     call("ends", owners, st.lists(ids, max_size=4)),
+    call("queues", st.sampled_from([("", ""), ("me", "b"), ("you", "")]), st.integers(0, 3)),
     call("item", owners, spaces, ids),
     call("items", owners, spaces, st.integers(0, 3), st.integers(0, 2)),
     call("namespaces", owners),
@@ -123,7 +125,7 @@ async def came_of(doing: Coroutine[Any, Any, Any]) -> Any:
         returned = await doing
     except Busy as busy:
         return "busy", busy.turn, repr(busy.turn)
-    except (KeyError, ValueError) as error:
+    except (Full, KeyError, ValueError) as error:
         return type(error), ""
     return returned, repr(returned)
 

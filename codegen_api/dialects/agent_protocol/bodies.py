@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from codegen_api.conversations import Ask, Checkpoint, new_id, text_of
+from codegen_api.dialects import EMPTY, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.messages import heard, images_of
 from codegen_api.errors import Detail, InvalidRequest, NotOffered, Rejected
@@ -61,7 +62,7 @@ class RunBody(BaseModel):
     context: Object | None = Field(default=None, description="The same as `config.configurable`.")
     checkpoint: Object | None = Field(default=None, description="Where to go on: its `checkpoint_id`.")
     checkpoint_id: str | None = None
-    multitask_strategy: str | None = Field(default=None, description="`reject` or `interrupt`.")
+    multitask_strategy: str | None = Field(default=None, description="`enqueue` (default), `reject`, `interrupt`.")
     if_not_exists: str | None = Field(default=None, description="`reject`: do not make the thread.")
     on_disconnect: str | None = Field(default=None, description="`cancel`: stop the run when the client leaves.")
     on_completion: str | None = Field(default=None, description="`keep`: keep the thread of a stateless run.")
@@ -116,7 +117,7 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
         agent,
         system_prompt=_text(settings, "system_prompt") or system,
         checkpoint=checkpoint,
-        if_busy=body.multitask_strategy or "reject",
+        if_busy=body.multitask_strategy or "enqueue",
         run=NewRun(
             "",
             metadata=body.metadata or None,
@@ -130,7 +131,7 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
             "metadata": body.metadata or {},
             "config": body.config or {},
             "context": body.context or {},
-            "multitask_strategy": body.multitask_strategy or "reject",
+            "multitask_strategy": body.multitask_strategy or "enqueue",
         },
     )
 
@@ -141,9 +142,11 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
     if answer is not None:
         if body.input:
             raise Rejected("A run has an input or a command, not both.")
+        text = answer if isinstance(answer, str) else to_json(answer).decode()
+        if says_nothing(text):
+            raise Rejected(details=[Detail(("body", "command", "resume"), EMPTY, "empty")])
         if not known or known[0].state is not TurnState.WAITING:
             raise InvalidRequest("Cannot resume: the thread is not interrupted.")
-        text = answer if isinstance(answer, str) else to_json(answer).decode()
         return None, [{"id": new_id(), "content": [{"type": "text", "text": text}]}]
     given = (body.input or {}).get("messages") or []
     if not isinstance(given, list):
@@ -157,7 +160,10 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
         if kind in SYSTEM:
             system.append(text_of({"content": heard(content, where)}))
         elif kind in HUMAN and (id is None or id not in told):
-            messages.append({"id": id or new_id(), "content": heard(content, where)})
+            message: Mapping[str, Json] = {"id": id or new_id(), "content": heard(content, where)}
+            if says_nothing(text_of(message)) and not images_of([message]):
+                raise Rejected(details=[Detail((*where, "content"), EMPTY, "empty")])
+            messages.append(message)
     return "\n\n".join(system) or None, messages
 
 

@@ -25,7 +25,7 @@ from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_a
 from codegen_api.identity import WRITE, Caller
 from codegen_api.runs import to_json
 from codegen_api.sse import Begins
-from codegen_api.stores import Turn
+from codegen_api.stores import Turn, TurnState
 from codegen_api.web import Keeper, WantedOrganization, json_response, needs
 
 router = routes_about("runs")
@@ -154,7 +154,8 @@ async def _begin(
         if body.if_not_exists == "reject":
             await thread_of(talk, caller, thread)
         await talk.latest(caller, thread)
-        known = await talk.store.turns(owner_of(caller), thread)
+        turns = await talk.store.turns(owner_of(caller), thread)
+        known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
     ask = ask_of(body, agent, known)
     found, _ = await begin_thread(talk, caller, thread, {})
     await remember_assistant(talk, caller, found, agent, ask.messages)

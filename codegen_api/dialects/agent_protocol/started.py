@@ -63,7 +63,7 @@ async def get_run(request: Request, talk: Keeper, caller: Asker, thread_id: str,
     output: Json = None
     if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
         output = await turn_values(talk, caller, turn)
-    elif not turn.state.active:
+    elif turn.state.over:
         output = {}
     return json_response(to_json({**run_fields(turn, statuses_of(request)), "output": output}))
 
@@ -195,10 +195,13 @@ async def cancel_runs(
     if body.run_ids is not None:
         turns: Sequence[Turn] = [await _find(talk, caller, body.thread_id, run) for run in body.run_ids[:100]]
     else:
-        states = {"pending": [TurnState.STARTING], "running": [TurnState.RUNNING]}
-        wanted = states.get(body.status or "all", [TurnState.STARTING, TurnState.RUNNING])
-        turns = await talk.store.turns(owner_of(caller), body.thread_id, states=wanted, limit=100)
-    await asyncio.gather(*(talk.stop(caller, turn) for turn in turns))
+        states = {"pending": [TurnState.QUEUED, TurnState.STARTING], "running": [TurnState.RUNNING]}
+        wanted = states.get(body.status or "all", [state for state in TurnState if not state.over])
+        turns = await talk.store.turns(owner_of(caller), body.thread_id, states=wanted)
+    for turn in turns:  # before any other ends, and one of these begins
+        if turn.state is TurnState.QUEUED:
+            await talk.stop(caller, turn)
+    await asyncio.gather(*(talk.stop(caller, turn) for turn in turns if turn.state is not TurnState.QUEUED))
     return Response(status_code=204)
 
 
@@ -212,10 +215,10 @@ async def cancel_runs(
 async def delete_run(talk: Keeper, caller: Asker, thread_id: str, run_id: str, force: Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
     turn = await _find(talk, caller, thread_id, run_id)
-    if turn.state.active and force in SET:
+    if not turn.state.over and force in SET:
         turn = await talk.stop(caller, turn, wait=True)
-    if turn.state.active:
-        raise Conflict("The run is under way: stop it first.")
+    if not turn.state.over:
+        raise Conflict("The run is under way, or waits: stop it first.")
     await talk.store.remove_turn(owner_of(caller), turn.id)
     return Response(status_code=204)
 

@@ -54,7 +54,8 @@ async def current_state(conversations: Conversations, caller: Caller, thread: st
     last = path[-1]
     steps = await conversations.steps(caller, last)
     messages = [*await messages_of(conversations, caller, path[:-1]), *_messages_in(last, steps)]
-    never_begun = latest if latest is not None and latest.id != last.turn.id else None
+    others = latest is not None and latest.state.begun and latest.id != last.turn.id
+    never_begun = latest if others else None
     return state_fields(thread, last.turn, messages, Checkpoint(last.turn.id, len(steps)), failed=never_begun)
 
 
@@ -196,7 +197,11 @@ def _is_end(turn: Turn, checkpoint: Checkpoint) -> bool:
 
 
 async def _leading_to(conversations: Conversations, caller: Caller, turn: Turn) -> list[Stretch]:
-    """The stretches that lead to the end of a turn, its own the last."""
+    """The stretches that lead to the end of a turn, its own the last; of one that has not begun, to where its thread
+    is.
+    """
+    if not turn.state.begun:
+        return await conversations.path(caller, turn.conversation)
     before: list[Stretch] = []
     if turn.parent is not None:
         before = await conversations.leading_to(caller, Checkpoint.of(turn.parent))

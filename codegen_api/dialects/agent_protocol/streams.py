@@ -7,6 +7,7 @@ from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over
 from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, Teller, encoded, interrupt
+from codegen_api.dialects.agent_protocol.received import Seen
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wording import PLACES, Wording
 from codegen_api.errors import GatewayError
@@ -38,18 +39,27 @@ async def events(
     turn: Turn,
     *,
     modes: frozenset[str],
-    after: int,
+    seen: Seen,
     wording: Wording,
     statuses: Mapping[TurnState, str],
     at_end: Ending,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of a turn behind number ``after``; all of them, when there can be no such number."""
+    """The events of a turn that were not ``seen``; all of them, when nobody can have seen what is said."""
     before: Sequence[bytes] = ()
     try:
+        if turn.state is TurnState.QUEUED:
+            async with aclosing(conversations.waiting(caller, turn)) as looks:
+                async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
+                    if turn.state is TurnState.QUEUED:
+                        yield HEARTBEAT
+            if turn.state is TurnState.QUEUED:
+                raise Cut
+        if turn.state is TurnState.WITHDRAWN:
+            modes = frozenset()  # nothing of it was ever said
         if WHOLE_STATES & modes:
             before = encoded(await messages_before(conversations, caller, turn))
-        for start in dict.fromkeys((after, 0)):
-            teller = Teller(turn, wording, modes=modes, after=start, before=before, statuses=statuses)
+        for start in dict.fromkeys((seen, Seen())):
+            teller = Teller(turn, wording, modes=modes, seen=start, before=before, statuses=statuses)
             try:
                 async with aclosing(_told(conversations, caller, turn, teller, at_end)) as told:
                     async for piece in told:
@@ -72,15 +82,17 @@ async def _told(
         async for news in progress:
             match news:
                 case Caught(offset=offset):
-                    claimed = teller.after // PLACES
+                    claimed = teller.received.after // PLACES
                     # another instance may have read further than this one; behind the last entry stands the end
                     claims_more = claimed > offset and not await conversations.has(caller, turn, claimed)
                     if claims_more and claimed > offset + 1:
                         raise _Ahead
                 case Over(turn=over):
-                    if teller.after > teller.end:
+                    if teller.received.after > teller.end:
                         raise _Ahead
-                    teller.after = min(teller.after, teller.end - 1)  # whoever asks for the end again is told of it
+                    teller.received.after = min(
+                        teller.received.after, teller.end - 1
+                    )  # whoever asks for the end again is told of it
                     yield teller.over(over)
                     await at_end(over)
                 case Leaving():

@@ -245,7 +245,7 @@ def _wanted(asked: schemas.CountThreads) -> Query:
 async def _in_short(talk: Conversations, caller: Caller, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
     """Threads as far as they are known here, without a call to the host for each."""
     ends = await talk.store.ends(owner_of(caller), [thread.id for thread in threads])
-    active = [latest for _, latest in ends.values() if latest.state.active]
+    active = [latest for _, latest in ends.values() if not latest.state.over]
     for turn in active[:ASKED_AFTER]:
         talk.ask_after(caller, turn)
     found: list[dict[str, Json]] = []
@@ -277,9 +277,9 @@ async def _put_metadata(
 
 
 async def _remove(talk: Conversations, caller: Caller, thread_id: str) -> bool:
-    """Whether there was such a thread. What is under way in it is stopped, where the host can."""
-    owner = owner_of(caller)
-    for turn in await talk.store.turns(owner, thread_id, limit=1):
-        if turn.state.active and talk.gateway.can_cancel:
-            await talk.stop(caller, turn)
-    return await talk.store.remove_conversation(owner, thread_id)
+    """Whether there was such a thread. What waits in it is never begun, and what is under way stopped, where the host
+    can.
+    """
+    if talk.gateway.can_cancel:
+        await talk.clear(caller, thread_id)
+    return await talk.store.remove_conversation(owner_of(caller), thread_id)

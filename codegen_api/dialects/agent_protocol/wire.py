@@ -39,8 +39,8 @@ KINDS: Mapping[int, str] = {
 """What clients of this protocol call a status."""
 
 STATUSES: Mapping[str, tuple[TurnState | None, ...]] = {
-    "idle": (None, TurnState.COMPLETED, TurnState.CANCELLED),
-    "busy": (TurnState.STARTING, TurnState.RUNNING),
+    "idle": (None, TurnState.COMPLETED, TurnState.CANCELLED, TurnState.WITHDRAWN),
+    "busy": (TurnState.QUEUED, TurnState.STARTING, TurnState.RUNNING),
     "interrupted": (TurnState.WAITING,),
     "error": (TurnState.FAILED, TurnState.UNKNOWN),
 }

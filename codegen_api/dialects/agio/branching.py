@@ -22,12 +22,12 @@ from codegen_api.dialects.agio.agents import Agents
 from codegen_api.dialects.agio.chat import TITLE_CHARACTERS, message_of
 from codegen_api.dialects.agio.executions import OWN, user_of
 from codegen_api.dialects.agio.places import Place
-from codegen_api.dialects.agio.schemas import Fork, Message, Modifications, Restore
+from codegen_api.dialects.agio.schemas import USER, Fork, Message, Modifications, Restore
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Conversation, Turn
 
-USER, SYSTEM = ("user", "human"), ("system", "developer")
+SYSTEM = ("system", "developer")
 SPEAKERS = {**dict.fromkeys(USER, "User"), "tool": "Tool", "function": "Tool"}
 
 

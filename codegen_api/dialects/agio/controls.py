@@ -32,6 +32,8 @@ async def pause(talk: Conversations, caller: Caller, run: Execution) -> Executio
     _require_stopping(talk)
     if run.status not in (STARTING, RUNNING, PAUSED):
         raise _refused("pause", run)
+    if run.latest.state is TurnState.QUEUED:
+        raise Conflict(f"Cannot pause run '{run.id}': it waits for another one.")
     if run.latest.state.active:
         # noted before it is stopped: who sees it stop is to know what that means
         turn = await note(talk, caller, run.latest.id, paused=True)
@@ -80,7 +82,7 @@ async def cancel(talk: Conversations, caller: Caller, run: Execution) -> Executi
         raise _refused("cancel", run)
     if is_paused(run.latest):
         run = run.as_now(await note(talk, caller, run.latest.id, paused=None))
-    if run.latest.state.active:
+    if not run.latest.state.over:
         await _stopped(talk, caller, run)
     elif run.latest.state is TurnState.WAITING:
         await _stop_waiting(talk, caller, run)

@@ -65,6 +65,10 @@ class Execution:
                 return PAUSED
             case TurnState.UNKNOWN:
                 return FAILED
+            case TurnState.QUEUED:
+                return STARTING
+            case TurnState.WITHDRAWN:
+                return CANCELLED
             case state:
                 return state.value
 
@@ -133,7 +137,7 @@ def user_of(turn: Turn) -> str | None:
 
 
 def _never_begun(turn: Turn) -> bool:
-    return turn.end is None and turn.state in (TurnState.FAILED, TurnState.UNKNOWN)
+    return not turn.state.begun or (turn.end is None and turn.state in (TurnState.FAILED, TurnState.UNKNOWN))
 
 
 async def note(conversations: Conversations, caller: Caller, turn_id: str, **values: Json) -> Turn:
@@ -162,7 +166,7 @@ def length_of(stretch: Stretch) -> int | None:
     """How many entries it has; None while that grows."""
     turn = stretch.turn
     if stretch.upto is not None or turn.end is None:
-        return stretch.upto if turn.state.active or stretch.upto is not None else 0
+        return stretch.upto if not turn.state.over or stretch.upto is not None else 0
     return turn.end - turn.begin
 
 
@@ -186,7 +190,7 @@ async def find_run(conversations: Conversations, caller: Caller, run_id: str) ->
 
 async def settled(conversations: Conversations, caller: Caller, run: Execution) -> Execution:
     """The run as it is now, unless it was removed meanwhile."""
-    if not run.latest.state.active:
+    if run.latest.state.over:
         return run
     try:
         return run.as_now(await conversations.turn(caller, run.latest.id))
@@ -203,7 +207,7 @@ async def every_run(conversations: Conversations, caller: Caller) -> list[Execut
         if len(more) < AT_A_TIME:
             break
     runs = together(turns)
-    going_on = [run for run in runs if run.latest.state.active][:SETTLED]
+    going_on = [run for run in runs if not run.latest.state.over][:SETTLED]
     now = await asyncio.gather(*(settled(conversations, caller, run) for run in going_on))
     as_now = {run.id: run for run in now}
     return [as_now.get(run.id, run) for run in runs]

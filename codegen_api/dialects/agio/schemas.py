@@ -2,15 +2,17 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from codegen_api.dialects import EMPTY, Prompt, says_nothing
 
 ID = r"[^/]*[^/.][^/]*"
 """What can stand in a path as it is."""
 
 Name = Annotated[str, Field(min_length=1, max_length=150)]
 Text = Annotated[str, Field(max_length=200_000)]
-Said = Annotated[str, Field(pattern=r"\S")]
-"""What a user says: something."""
+USER = ("user", "human")
 Words = Annotated[list[Name], Field(max_length=100)]
 
 
@@ -54,7 +56,7 @@ class Chat(BaseModel):
     )
 
     agent_id: str
-    message: Said
+    message: Prompt
     user_id: Name | None = Field(None, description="Kept with the run. It opens nothing: the token says who is asking.")
     session_id: Annotated[str, Field(max_length=150)] | None = Field(
         None, description="The conversation to go on with, or to begin under this id; else a new one."
@@ -66,7 +68,7 @@ class Chat(BaseModel):
 class Resume(BaseModel):
     """How to go on."""
 
-    message: Said | None = Field(None, description="What to tell the agent; else `Go on.`")
+    message: Prompt | None = Field(None, description="What to tell the agent; else `Go on.`")
 
 
 class NewCheckpoint(BaseModel):
@@ -82,11 +84,17 @@ class Message(BaseModel):
     role: str
     content: Any = None
 
+    @model_validator(mode="after")
+    def _says_something(self) -> "Message":
+        if self.role in USER and _is_empty(self.content):
+            raise PydanticCustomError("empty", f"content {EMPTY}")
+        return self
+
 
 class Modifications(BaseModel):
     """What is to be otherwise than it was."""
 
-    modified_query: Said | None = Field(None, description="What the user says instead.")
+    modified_query: Prompt | None = Field(None, description="What the user says instead.")
     modified_messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="All that was said until then, instead."
     )
@@ -114,3 +122,16 @@ class Restore(Fork):
     )
 
     create_new_run: bool = Field(True, description="A new run; else the same one goes on from there.")
+
+
+def _is_empty(content: Any) -> bool:
+    """Whether nothing is said: no text that can be seen, and no part of another kind."""
+    match content:
+        case None:
+            return True
+        case str():
+            return says_nothing(content)
+        case list():
+            texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+            return len(texts) == len(content) and all(isinstance(text, str) and says_nothing(text) for text in texts)
+    return False

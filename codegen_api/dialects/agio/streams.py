@@ -65,9 +65,9 @@ class Reader:
             base = self.teller.steps
             for offset, entry in enumerate(await self._talk.entries(self._caller, stretch), 1):
                 told += self.teller.take(base + offset, entry)
-            if not stretch.turn.state.active:
+            if stretch.turn.state.over:
                 told += self._close(stretch)
-        if not self.run.latest.state.active and not self._waits_for_resume:
+        if self.run.latest.state.over and not self._waits_for_resume:
             told.append(ending(self.run, self.teller))
         return told
 
@@ -180,7 +180,7 @@ def outcome_fields(run: Execution, teller: Teller) -> dict[str, Json]:
 
 
 def metrics(run: Execution, teller: Teller) -> dict[str, Json]:
-    over = None if run.latest.state.active else max(0.0, run.latest.updated - run.first.created)
+    over = None if not run.latest.state.over else max(0.0, run.latest.updated - run.first.created)
     return metrics_fields(over if teller.seconds is None else teller.seconds, teller.calls, teller.steps)
 
 

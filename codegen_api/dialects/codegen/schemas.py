@@ -4,10 +4,11 @@ Only the request models are used to parse; answers are the host's own data, so t
 cut them down.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from codegen_api.dialects import Images, Prompt
 from codegen_api.web import COMMON, MEANINGS, described_error
 
 RUN_EXAMPLE: dict[str, Any] = {
@@ -69,10 +70,6 @@ def _page(item: dict[str, Any]) -> ConfigDict:
 RUN_ID = Field(ge=0, lt=10**18, description="Which run.")
 
 
-Images = Annotated[list[str], Field(fail_fast=True)]
-"""Of thousands that are none, one is told."""
-
-
 class CreateAgentRunInput(BaseModel):
     """What to start."""
 
@@ -80,7 +77,7 @@ class CreateAgentRunInput(BaseModel):
         json_schema_extra={"examples": [{"prompt": "Create a Python function", "metadata": {"source": "api"}}]}
     )
 
-    prompt: str = Field(description="What the agent is to do.")
+    prompt: Prompt = Field(description="What the agent is to do.")
     images: Images | None = Field(None, description="Base64 data URIs.")
     metadata: dict[str, Any] | None = Field(None, description="Anything; it comes back with the run.")
     repo_id: int | None = Field(None, description="The repository to work in.")
@@ -94,7 +91,7 @@ class ResumeAgentRunInput(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"agent_run_id": 12345, "prompt": "Now add tests."}]})
 
     agent_run_id: int = RUN_ID
-    prompt: str = Field(description="What the agent is to do next.")
+    prompt: Prompt = Field(description="What the agent is to do next.")
     images: Images | None = Field(None, description="Base64 data URIs.")
 
 

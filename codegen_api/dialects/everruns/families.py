@@ -40,11 +40,13 @@ NESTED = Family(
     "assistant",
     {
         None: "pending",
+        TurnState.QUEUED: "running",
         TurnState.STARTING: "running",
         TurnState.RUNNING: "running",
         TurnState.WAITING: "pending",
         TurnState.COMPLETED: "pending",
         TurnState.CANCELLED: "pending",
+        TurnState.WITHDRAWN: "pending",
         TurnState.FAILED: "failed",
         TurnState.UNKNOWN: "failed",
     },
@@ -56,11 +58,13 @@ FLAT = Family(
     "agent",
     {
         None: "started",
+        TurnState.QUEUED: "active",
         TurnState.STARTING: "active",
         TurnState.RUNNING: "active",
         TurnState.WAITING: "idle",
         TurnState.COMPLETED: "idle",
         TurnState.CANCELLED: "idle",
+        TurnState.WITHDRAWN: "idle",
         TurnState.FAILED: "idle",
         TurnState.UNKNOWN: "idle",
     },
@@ -69,5 +73,5 @@ FLAT = Family(
 
 
 def heard_of(turn: Turn) -> bool:
-    """Whether the host has heard of a turn, or may have. Of one that it refused the client was told at once."""
-    return turn.state is not TurnState.FAILED or turn.end is not None
+    """Whether the host has heard of a turn, or may have, or may yet. Of one that it refused the client was told."""
+    return turn.state is not TurnState.WITHDRAWN and (turn.state is not TurnState.FAILED or turn.end is not None)

@@ -74,7 +74,7 @@ async def events_of(conversations: Conversations, caller: Caller, session: str, 
 async def _events(conversations: Conversations, caller: Caller, turn: Turn, wanted: Wanted) -> Sequence[Event]:
     if not heard_of(turn):
         return ()
-    is_over = not turn.state.active
+    is_over = turn.state.over
     if (is_over and last_spot(turn) <= wanted.after) or (
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
     ):

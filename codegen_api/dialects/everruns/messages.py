@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from codegen_api.dialects import EMPTY, says_nothing
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import Spot, as_uuid, derived_id
 from codegen_api.errors import Detail, Rejected
@@ -133,8 +134,8 @@ def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
         Rejected: a part is nothing that the host could be told, or there is none.
     """
     parts = [_heard_part(part, index) for index, part in enumerate(content)]
-    if not any(part.get("url") or str(part.get("text", "")).strip() for part in parts):
-        raise Rejected(details=[Detail(("body", "message", "content"), "Must say something.", "too_short")])
+    if all(says_nothing(str(part.get("url") or part.get("text", ""))) for part in parts):
+        raise Rejected(details=[Detail(("body", "message", "content"), EMPTY, "too_short")])
     return list(parts)
 
 

@@ -1,6 +1,5 @@
 """Sessions: conversations with an agent, and how they are. What was said in them is asked of the host."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from starlette.responses import Response
@@ -15,7 +14,7 @@ from codegen_api.dialects.everruns.wire import OWN, listed, session_fields, told
 from codegen_api.errors import Conflict, NotFound
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
-from codegen_api.stores import Agent, Conversation, Query, Turn
+from codegen_api.stores import Agent, Conversation, Query
 from codegen_api.web import json_response
 
 ASKED_AFTER = 10
@@ -117,7 +116,7 @@ async def list_sessions(
     wanted = Query(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
     found = await conversations.store.conversations(owner_of(caller), wanted)
     ends = await conversations.store.ends(owner_of(caller), [session.id for session in found.items])
-    for turn in [latest for _, latest in ends.values() if latest.state.active][:ASKED_AFTER]:
+    for turn in [latest for _, latest in ends.values() if not latest.state.over][:ASKED_AFTER]:
         conversations.ask_after(caller, turn)
     items: list[Json] = [
         session_fields(family, session, agent_id, *ends.get(session.id, (None, None))) for session in found.items
@@ -161,10 +160,8 @@ async def update_session(
 
 async def delete_session(conversations: Conversations, caller: Caller, here: Here) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
-    owner = owner_of(caller)
-    turns: Sequence[Turn] = await conversations.store.turns(owner, here.session.id, limit=1)
-    if turns and turns[0].state.active and conversations.gateway.can_cancel:
-        await conversations.stop(caller, turns[0])
-    if not await conversations.store.remove_conversation(owner, here.session.id):
+    if conversations.gateway.can_cancel:
+        await conversations.clear(caller, here.session.id)
+    if not await conversations.store.remove_conversation(owner_of(caller), here.session.id):
         raise NotFound.named("Session", here.session.id)
     return Response(status_code=204)

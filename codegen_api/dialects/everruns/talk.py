@@ -11,7 +11,7 @@ from codegen_api.dialects.everruns.answers import EVENT_STREAM
 from codegen_api.dialects.everruns.events import DELTA, Event
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
-from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
+from codegen_api.dialects.everruns.ids import START, Reached, Spot, kept_id, reached
 from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.kinds import chosen, kind_in
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
@@ -104,7 +104,7 @@ async def list_events(
         return wants and kind not in query.exclude and turn_id in (None, event.turn.id)
 
     wanted = Wanted(
-        after or START,
+        START if after is None else after.spot,
         None if query.before_sequence is None else Spot.of(query.before_sequence),
         suits,
         most=query.limit or MOST_EVENTS,
@@ -149,11 +149,11 @@ def wants_stream(request: Request) -> bool:
     return EVENT_STREAM in request.headers.get("accept", "").lower()
 
 
-def last_seen(here: Here, event_id: str | None, sequence: int | None) -> Spot | None:
+def last_seen(here: Here, event_id: str | None, sequence: int | None) -> Reached | None:
     """The last event that a client has; one that nobody knows is the beginning, so that nothing is missed."""
     if event_id:
-        return spot_of(here.session.id, event_id) or START
-    return None if sequence is None else Spot.of(sequence)
+        return reached(here.session.id, event_id) or Reached(START)
+    return None if sequence is None else Reached(Spot.of(sequence))
 
 
 async def cancel(conversations: Conversations, caller: Caller, here: Here) -> Response:
@@ -163,11 +163,10 @@ async def cancel(conversations: Conversations, caller: Caller, here: Here) -> Re
         Unsupported: the host cannot stop a run.
         ConversationBusy: it is not known yet whether the host has begun it.
     """
-    latest = await conversations.latest(caller, here.session.id)
-    if latest is None or not latest.state.active:
+    stopped = await conversations.clear(caller, here.session.id)
+    if stopped is None:
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session."}))
-    stopped = await conversations.stop(caller, latest)
-    if not stopped.state.active and stopped.state is not TurnState.CANCELLED:
+    if not stopped.state.active and stopped.state not in (TurnState.CANCELLED, TurnState.WITHDRAWN):
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session any more."}))
     return json_response(to_json({"status": "cancelled", "message": "The turn was stopped."}))
 

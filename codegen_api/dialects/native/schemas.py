@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from codegen_api.dialects import Images, Prompt
 from codegen_api.runs import RunStatus
 from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
 
@@ -78,10 +79,6 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-Images = Annotated[list[str], Field(fail_fast=True)]
-"""Of thousands that are none, one is told."""
-
-
 class CreateRun(BaseModel):
     """What to start."""
 
@@ -89,7 +86,7 @@ class CreateRun(BaseModel):
         json_schema_extra={"examples": [{"prompt": "Create a Python function", "metadata": {"source": "api"}}]}
     )
 
-    prompt: str = Field(description="What the agent is to do.")
+    prompt: Prompt = Field(description="What the agent is to do.")
     metadata: dict[str, Any] | None = Field(None, description="Anything; it comes back with the run.")
     images: Images | None = Field(None, description="Base64 data URIs.")
     repo_id: int | None = Field(None, description="The repository to work in.")
@@ -102,7 +99,7 @@ class ResumeRun(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now add tests."}]})
 
-    prompt: str = Field(description="What the agent is to do next.")
+    prompt: Prompt = Field(description="What the agent is to do next.")
     images: Images | None = Field(None, description="Base64 data URIs.")
 
 

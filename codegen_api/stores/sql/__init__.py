@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from codegen_api.errors import StoreFull
-from codegen_api.stores import ANSWER_BYTES, Agent, Busy, Conversation, Found, Item, Query, Turn, TurnState
+from codegen_api.stores import ANSWER_BYTES, Agent, Busy, Conversation, Found, Full, Item, Query, Turn, TurnState
 from codegen_api.stores.sql.database import database_at
 from codegen_api.stores.sql.finishing import finished
 from codegen_api.stores.sql.migrating import migrate
@@ -29,8 +29,10 @@ from codegen_api.stores.sql.tables import (
     items,
     labels_of,
     path_of,
+    queued,
     size_of,
     turns,
+    withdrawn,
 )
 
 T = TypeVar("T")
@@ -136,7 +138,7 @@ class SqlStore:
     # -- turns --------------------------------------------------------------------------------------------------------
 
     @finished
-    async def add_turn(self, owner: str, turn: Turn) -> Turn:
+    async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
         row = TURNS.row_of(owner, turn)
         its = exactly(conversations, owner=owner, id=turn.conversation)
         async with self._database.writing() as connection:
@@ -144,10 +146,13 @@ class SqlStore:
             touched = await connection.execute(update(conversations).where(its).values(updated=turn.updated))
             if not touched.rowcount:
                 raise KeyError(turn.conversation)
-            other = await self._active(connection, owner, turn.conversation)
-            if other is not None:
-                raise Busy(other)
             theirs = exactly(turns, owner=owner, conversation=turn.conversation)
+            if turn.state is TurnState.QUEUED:
+                waiting = await connection.scalar(select(func.count()).select_from(turns).where(theirs, queued))
+                if (waiting or 0) >= queued_at_most:
+                    raise Full
+            else:
+                await self._be_alone(connection, owner, turn.conversation, or_(active, queued))
             last = await connection.scalar(select(func.max(turns.c.number)).where(theirs))
             row["number"] = (last or 0) + 1
             insert = self._database.insert(turns).values(row)
@@ -185,7 +190,7 @@ class SqlStore:
         spans = select(
             turns.c.conversation, func.min(turns.c.number).label("first"), func.max(turns.c.number).label("last")
         )
-        span = spans.where(theirs).group_by(turns.c.conversation).subquery()
+        span = spans.where(theirs, ~withdrawn).group_by(turns.c.conversation).subquery()
         at_an_end = or_(turns.c.number == span.c.first, turns.c.number == span.c.last)
         joined = turns.join(span, and_(turns.c.conversation == span.c.conversation, at_an_end))
         statement = select(*TURNS.shown).select_from(joined).where(exactly(turns, owner=owner)).order_by(turns.c.number)
@@ -196,6 +201,19 @@ class SqlStore:
         return found
 
     @finished
+    async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
+        place = tuple_(turns.c.owner, turns.c.conversation)
+        first = select(turns.c.owner, turns.c.conversation, func.min(turns.c.number).label("number"))
+        first = first.where(queued, place > after).group_by(turns.c.owner, turns.c.conversation)
+        heads = first.order_by(turns.c.owner, turns.c.conversation).limit(limit).subquery()
+        names = ("owner", "conversation", "number")
+        joined = turns.join(heads, and_(*(turns.c[name] == heads.c[name] for name in names)))
+        statement = select(turns.c.owner, *TURNS.shown).select_from(joined).where(queued)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement.order_by(turns.c.owner, turns.c.conversation))).mappings().all()
+        return tuple((row["owner"], TURNS.thing({k: v for k, v in row.items() if k != "owner"})) for row in rows)
+
+    @finished
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
         row = TURNS.row(changed)
@@ -203,19 +221,26 @@ class SqlStore:
             if changed.state.active and not then.state.active:
                 its = exactly(conversations, owner=owner, id=then.conversation)
                 await connection.execute(select(conversations.c.id).where(its).with_for_update())
-                other = await self._active(connection, owner, then.conversation)
                 there = select(turns.c.revision).where(exactly(turns, owner=owner, id=then.id))
-                if other is not None and await connection.scalar(there) == then.revision:
-                    raise Busy(other)
+                if await connection.scalar(there) == then.revision:
+                    await self._be_alone(connection, owner, then.conversation, active)
             return changed if await _put(connection, TURNS, owner, then, row) else None
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(TURNS, owner=owner, id=id)
 
-    async def _active(self, connection: AsyncConnection, owner: str, conversation: str) -> Turn | None:
-        theirs = and_(exactly(turns, owner=owner, conversation=conversation), active)
-        row = (await connection.execute(select(*TURNS.shown).where(theirs))).mappings().one_or_none()
-        return TURNS.thing(row) if row else None
+    async def _be_alone(
+        self, connection: AsyncConnection, owner: str, conversation: str, others: ColumnElement[bool]
+    ) -> None:
+        """
+        Raises:
+            Busy: there is one of ``others``.
+        """
+        theirs = and_(exactly(turns, owner=owner, conversation=conversation), others)
+        first = select(*TURNS.shown).where(theirs).order_by(turns.c.number).limit(1)
+        row = (await connection.execute(first)).mappings().one_or_none()
+        if row:
+            raise Busy(TURNS.thing(row))
 
     # -- items --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, Table, and_, exists, false, func, 
 from codegen_api.stores import Query, TurnState, storable
 from codegen_api.stores.sql.database import Database
 from codegen_api.stores.sql.facts import wanted
-from codegen_api.stores.sql.tables import AGENTS, Kind, agents, conversations, items, path_of, turns
+from codegen_api.stores.sql.tables import AGENTS, Kind, agents, conversations, items, path_of, turns, withdrawn
 
 _MOST = 2**31 - 1
 
@@ -80,6 +80,6 @@ def _having(database: Database, kind: Kind[Any], query: Query) -> ColumnElement[
 def _latest_in(states: Sequence[TurnState | None]) -> ColumnElement[bool]:
     """Whether the state of a conversation's latest turn is one of these."""
     theirs = (turns.c.owner == conversations.c.owner) & (turns.c.conversation == conversations.c.id)
-    latest = select(turns.c.state).where(theirs).order_by(turns.c.number.desc()).limit(1).scalar_subquery()
+    latest = select(turns.c.state).where(theirs, ~withdrawn).order_by(turns.c.number.desc()).limit(1).scalar_subquery()
     among_them = latest.in_([state.value for state in states if state is not None])
     return or_(among_them, latest.is_(None)) if None in states else among_them

@@ -135,6 +135,7 @@ turns = Table(
     _text("messages"),
     _maybe("answer"),
     _size(),
+    _maybe("ask"),
     ForeignKeyConstraint(
         ["owner", "conversation"],
         ["conversations.owner", "conversations.id"],
@@ -157,6 +158,20 @@ Index(
     sqlite_where=active,
     postgresql_where=active,
 )
+
+queued = turns.c.state == literal_column(f"'{TurnState.QUEUED}'")
+
+Index(
+    "turns_that_wait",
+    turns.c.owner,
+    turns.c.conversation,
+    turns.c.number,
+    sqlite_where=queued,
+    postgresql_where=queued,
+)
+
+# The latest turn of a conversation is never one of these.
+withdrawn = turns.c.state == literal_column(f"'{TurnState.WITHDRAWN}'")
 
 items = Table(
     "items",
@@ -268,7 +283,7 @@ def labels_of(path: str) -> tuple[str, ...]:
     return tuple(json.loads(f"[{path[:-1]}]"))
 
 
-_ENCODED = {"tags", "metadata", "configuration", "messages", "options", "value"}
+_ENCODED = {"tags", "metadata", "configuration", "messages", "options", "value", "ask"}
 _TUPLES = {"tags", "messages"}
 
 
@@ -283,7 +298,7 @@ def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
         small = not isinstance(value, int) or value.bit_length() < 64
         if not small or not storable([value.organization, value.id] if isinstance(value, RunRef) else value):
             raise ValueError(f"{name} cannot be stored")
-        if name in _ENCODED:
+        if name in _ENCODED and value is not None:
             values[name] = to_json(value).decode()
     return values
 
@@ -292,6 +307,6 @@ def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The fields, as they were. Python's own parser keeps integers beyond 64 bits as they are."""
     values = dict(row)
     for name in _ENCODED & values.keys():
-        value: Json = json.loads(values[name])
+        value: Json = None if values[name] is None else json.loads(values[name])
         values[name] = tuple(value) if name in _TUPLES and isinstance(value, list) else value
     return values

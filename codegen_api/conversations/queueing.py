@@ -1,0 +1,308 @@
+"""Turns that wait for the end of those before them: written down, begun when their time has come, by any process, once.
+
+A turn that waits is begun with a caller's credential, and none is ever stored. So it is begun by a process that has
+such a caller in hand, because they asked for the turn or for anything about its conversation; as long as something
+waits there, the process sees to it, also when they have gone. For callers who share the deployment's token every
+process sees to it, at its start and ever after.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from codegen_api.conversations.checkpoints import Checkpoint
+from codegen_api.conversations.planning import Ask, Planning, latest_end, new_id
+from codegen_api.conversations.progress import RESTING
+from codegen_api.conversations.prompts import storable_text
+from codegen_api.conversations.starting import LOOK_EVERY, passes
+from codegen_api.conversations.turns import Turns
+from codegen_api.errors import (
+    ConversationBusy,
+    GatewayError,
+    InProgress,
+    NotAuthenticated,
+    NotFound,
+    QueueFull,
+    UpstreamFailure,
+)
+from codegen_api.following import loop_time
+from codegen_api.gateway import Gateway
+from codegen_api.identity import WRITE, Caller, Principal
+from codegen_api.runs import Json
+from codegen_api.stores import Full, Store, Turn, TurnState
+from codegen_api.telemetry import log_fault, logger
+from codegen_api.upstreams import NewRun
+
+MOST_QUEUED = 100
+"""Turns that wait in one conversation."""
+
+MOST_SEEN_TO = 1000
+"""Conversations whose queues one process sees to at a time."""
+
+LOOK_ROUND_EVERY = 10.0
+"""Seconds between two looks at all queues."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds, at most, until what could not be begun just now is tried again, unless the host asks for more."""
+
+Absent = Callable[[Principal], Caller | None]
+
+
+class Queue:
+    """Sees to turns that wait. ``absent`` gives the caller for a principal who is not here, where the deployment asks
+    the host with a token of its own; None: it never does. ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        store: Store,
+        planning: Planning,
+        turns: Turns,
+        *,
+        absent: Absent | None = None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._gateway = gateway
+        self._store = store
+        self._planning = planning
+        self._turns = turns
+        self._absent = absent
+        self._clock = clock
+        self._seen_to: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """From now on look after what waits for callers who are not here."""
+        if self._absent is not None:
+            self._looking = asyncio.ensure_future(self._look_round(self._absent))
+
+    async def aclose(self) -> None:
+        """What waits goes on waiting, for whichever process comes next."""
+        tasks = [*self._seen_to.values(), *([] if self._looking is None else [self._looking])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def add(self, caller: Caller, owner: str, wanted: str | None, conversation: str, ask: Ask) -> Turn:
+        """Write down a turn that waits.
+
+        Raises:
+            NotFound: there is no such conversation.
+            QueueFull: as many wait as may.
+        """
+        turn = _queued(caller, wanted, conversation, ask, self._clock())
+        try:
+            turn = await self._store.add_turn(owner, turn, queued_at_most=MOST_QUEUED)
+        except Full as full:
+            raise QueueFull from full
+        except KeyError as gone:
+            raise NotFound("There is no such conversation.") from gone
+        self.see_to(caller, owner, conversation)
+        return turn
+
+    def see_to(self, caller: Caller, owner: str, conversation: str) -> None:
+        """Begin what waits in a conversation when its time comes, on behalf of this caller. Nobody waits for that."""
+        key = (owner, conversation)
+        if key in self._seen_to or len(self._seen_to) >= MOST_SEEN_TO or not caller.may(WRITE):
+            return
+        if caller.shared and self._absent is not None:  # what they came with may end before their turn comes
+            caller = self._absent(caller.principal) or caller
+        task = self._seen_to[key] = asyncio.ensure_future(self._see_to(caller, owner, conversation))
+        task.add_done_callback(lambda _: self._seen_to.pop(key))
+
+    async def waiting(self, caller: Caller, owner: str, turn: Turn) -> AsyncGenerator[Turn, None]:
+        """A turn that waits, every now and then; the last time it does so no longer, or whoever waits for that is to
+        come back, here or elsewhere.
+
+        Raises:
+            InvalidToken: what the caller came with is good no longer.
+        """
+        until = loop_time() + self._gateway.patrol(caller).max_age
+        with self._gateway.attend(caller) as attendant:
+            while turn.state is TurnState.QUEUED and loop_time() < until and not attendant.leaving.is_set():
+                caller.confirm()
+                self.see_to(caller, owner, turn.conversation)
+                happened = self._turns.next_begun
+                # without one it went with its conversation
+                turn = await self._store.turn(owner, turn.id) or replace(turn, state=TurnState.WITHDRAWN, ask=None)
+                yield turn
+                if turn.state is TurnState.QUEUED:
+                    await _either(happened, LOOK_EVERY / 2)
+
+    # -- beginning ----------------------------------------------------------------------------------------------------
+
+    async def _see_to(self, caller: Caller, owner: str, conversation: str) -> None:
+        pause = 1.0
+        try:
+            while True:
+                try:
+                    if not await self._step(caller, owner, conversation):
+                        return
+                    pause = 1.0
+                except NotAuthenticated:
+                    return  # somebody else of that owner has to come
+                except GatewayError as error:
+                    logger.debug("a turn goes on waiting: %s", error.code)
+                    await asyncio.sleep(max(pause, error.retry_after or 0.0))
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        except Exception as error:  # task boundary: nobody else would hear of it
+            log_fault("beginning a turn that waited", error)
+
+    async def _step(self, caller: Caller, owner: str, conversation: str) -> bool:
+        """Wait for what is under way, or begin what waits; whether anything does.
+
+        Raises:
+            GatewayError: neither can be done just now, or ever with this caller.
+        """
+        waiting = await self._store.turns(owner, conversation, states=[TurnState.QUEUED], limit=1, newest_first=False)
+        if not waiting:
+            return False
+        active = await self._active(owner, conversation)
+        if active is None:
+            await self._begin(caller, owner, waiting[0])
+        else:
+            await self._turns.ended(caller, owner, active)
+        return True
+
+    async def _active(self, owner: str, conversation: str) -> Turn | None:
+        states = [state for state in TurnState if state.active]
+        return next(iter(await self._store.turns(owner, conversation, states=states, limit=1)), None)
+
+    async def _begin(self, caller: Caller, owner: str, waiting: Turn) -> None:
+        there = await self._store.conversation(owner, waiting.conversation)
+        turns = await self._store.turns(owner, waiting.conversation)
+        if there is None or any(turn.state.active for turn in turns):
+            return
+        known = [turn for turn in turns if turn.state.begun and turn.number < waiting.number]
+        wanted, ask = _asked(waiting)
+        try:
+            turn, new = await self._planning.plan(caller, owner, wanted, there, ask, known)
+        except GatewayError as error:
+            if passes(error) or isinstance(error, UpstreamFailure | InProgress):
+                raise
+            await self._fail(owner, waiting, latest_end(there, known), error)
+            return
+        turn = replace(turn, id=waiting.id, created=waiting.created, agent=waiting.agent)
+        try:
+            await self._turns.begin_queued(caller, owner, waiting, turn, new)
+        except ConversationBusy:
+            pass  # another process was faster
+        except GatewayError as error:
+            if passes(error):
+                raise
+
+    async def _fail(self, owner: str, waiting: Turn, parent: Checkpoint | None, error: GatewayError) -> None:
+        """It cannot be begun, now or ever. The conversation goes on without it."""
+        failed = replace(
+            waiting,
+            state=TurnState.FAILED,
+            parent=None if parent is None else str(parent),
+            error=storable_text(error.message),
+            ask=None,
+            updated=self._clock(),
+        )
+        await self._store.change_turn(owner, waiting, failed)
+
+    # -- for callers who are not here ---------------------------------------------------------------------------------
+
+    async def _look_round(self, absent: Absent) -> None:
+        while True:
+            try:
+                await self._look_at_all(absent)
+            except Exception as error:  # task boundary: the next time it may work
+                log_fault("looking after turns that wait", error)
+            await asyncio.sleep(LOOK_ROUND_EVERY)
+
+    async def _look_at_all(self, absent: Absent) -> None:
+        place = ("", "")
+        while queues := await self._store.queues(place):
+            for owner, waiting in queues:
+                place = (owner, waiting.conversation)
+                who = _principal(waiting)
+                caller = None if who is None else absent(who)
+                if place not in self._seen_to and caller is not None and await self._is_time(caller, owner, waiting):
+                    self.see_to(caller, owner, waiting.conversation)
+
+    async def _is_time(self, caller: Caller, owner: str, waiting: Turn) -> bool:
+        """Whether nothing is under way any more, by the host's word. One call, as many processes may ask."""
+        active = await self._active(owner, waiting.conversation)
+        if active is None or active.run is None or active.state is TurnState.STARTING:
+            return True
+        try:
+            run = await self._gateway.get(caller, active.run.organization, active.run.id)
+        except GatewayError:
+            return False  # the next look may tell
+        return run.status.ended or run.status in RESTING
+
+
+# -- what is kept of an ask -------------------------------------------------------------------------------------------
+
+
+def _queued(caller: Caller, wanted: str | None, conversation: str, ask: Ask, now: float) -> Turn:
+    agent, run = ask.agent, ask.run
+    kept: dict[str, Json] = {
+        "text": ask.text,
+        "images": list(ask.images),
+        "system_prompt": ask.system_prompt or (None if agent is None else agent.system_prompt),
+        "checkpoint": None if ask.checkpoint is None else str(ask.checkpoint),
+        "organization": wanted,
+        "fresh": ask.fresh,
+        "metadata": run.metadata,
+        "repo_id": run.repo_id,
+        "model": run.model or (None if agent is None else agent.model),
+        "agent_type": run.agent_type,
+    }
+    if caller.shared:
+        kept["principal"] = [caller.principal.authority, caller.principal.user]
+    return Turn(
+        new_id(),
+        conversation,
+        now,
+        now,
+        state=TurnState.QUEUED,
+        agent=None if agent is None else agent.id,
+        messages=ask.messages,
+        options=ask.options,
+        ask=kept,
+    )
+
+
+def _asked(waiting: Turn) -> tuple[str | None, Ask]:
+    """The organization that is wanted, and the ask as far as it matters from now on."""
+    kept: Mapping[str, Any] = waiting.ask or {}
+    run = NewRun(
+        "",
+        metadata=kept.get("metadata"),
+        repo_id=kept.get("repo_id"),
+        model=kept.get("model"),
+        agent_type=kept.get("agent_type"),
+    )
+    ask = Ask(
+        waiting.messages,
+        kept.get("text", ""),
+        tuple(kept.get("images", ())),
+        system_prompt=kept.get("system_prompt"),
+        checkpoint=None if kept.get("checkpoint") is None else Checkpoint.of(kept["checkpoint"]),
+        run=run,
+        fresh=kept.get("fresh", False),
+        options=waiting.options,
+    )
+    return kept.get("organization"), ask
+
+
+def _principal(waiting: Turn) -> Principal | None:
+    match (waiting.ask or {}).get("principal"):
+        case [str(authority), str(user)]:
+            return Principal(authority, user)
+    return None
+
+
+async def _either(happened: asyncio.Event, seconds: float) -> None:
+    """Until something has happened, or a while has passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            await happened.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,174 @@
+"""A run costs money: none is started or resumed with nothing to do, in any dialect, and the answer names the field."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.dialects.sdk import speaking
+from tests.dialects.site import Site, run
+
+ALL = ("codegen", "agent_protocol", "everruns", "agio")
+EMPTY = ["", " ", "\n\t ", "\u00a0\u2003", "\u200b\ufeff"]
+
+Body = Callable[[Any], Any]
+Way = tuple[str, Body, str]
+RESUMED = "/v1/organizations/9/agent/run/resume"
+
+PROMPTS: dict[str, Way] = {
+    "native, create": ("/agent-runs", lambda text: {"prompt": text}, "prompt"),
+    "native, create with an image": (
+        "/agent-runs",
+        lambda text: {"prompt": text, "images": ["data:image/png;base64,AA=="]},
+        "prompt",
+    ),
+    "native, resume": ("/agent-runs/1/resume", lambda text: {"prompt": text}, "prompt"),
+    "codegen, create": ("/v1/organizations/9/agent/run", lambda text: {"prompt": text}, "prompt"),
+    "codegen, resume": (RESUMED, lambda text: {"agent_run_id": 1, "prompt": text}, "prompt"),
+    "agent_protocol, text": ("/runs", lambda text: says([{"role": "user", "content": text}]), "content"),
+    "agent_protocol, one message": ("/runs", lambda text: says({"type": "human", "content": text}), "content"),
+    "agent_protocol, bare text": ("/runs", lambda text: says([text]), "content"),
+    "agent_protocol, part": (
+        "/threads/t/runs/wait",
+        lambda text: says([{"type": "human", "content": [{"type": "text", "text": text}]}]),
+        "content",
+    ),
+    "agent_protocol, answer": (
+        "/threads/waits/runs",
+        lambda text: {"assistant_id": "agent", "command": {"resume": text}},
+        "resume",
+    ),
+    "everruns": (
+        "/v1/sessions/{session}/messages",
+        lambda text: {"message": {"content": [{"type": "text", "text": text}]}},
+        "content",
+    ),
+    "agio, chat": ("/api/chat", lambda text: {"agent_id": "assistant", "message": text}, "message"),
+    "agio, resume": ("/api/runs/{run}/resume", lambda text: {"message": text}, "message"),
+    "agio, restore": (
+        "/api/checkpoints/{run}.1/restore",
+        lambda text: {"modifications": {"modified_query": text}},
+        "modified_query",
+    ),
+    "agio, fork": (
+        "/api/checkpoints/{run}.1/fork",
+        lambda text: {"modifications": {"modified_messages": [{"role": "user", "content": text}]}},
+        "modified_messages",
+    ),
+}
+
+
+def says(messages: Any) -> Any:
+    return {"assistant_id": "agent", "input": {"messages": messages}}
+
+
+NOTHING: dict[str, tuple[str, Any, str]] = {
+    "agent_protocol, no message": ("/runs", says([]), "messages"),
+    "agent_protocol, no part": ("/runs", says([{"content": []}]), "content"),
+    "agent_protocol, no content": ("/runs", says([{"role": "user"}]), "content"),
+    "agent_protocol, no input": ("/runs", {"assistant_id": "agent"}, "messages"),
+    "everruns, no part": ("/v1/sessions/{session}/messages", {"message": {"content": []}}, "content"),
+    "agio, no message": (
+        "/api/checkpoints/{run}.1/fork",
+        {"modifications": {"modified_messages": []}},
+        "modified_messages",
+    ),
+    "agio, no part": (
+        "/api/checkpoints/{run}.1/fork",
+        {"modifications": {"modified_messages": [{"role": "user", "content": []}]}},
+        "modified_messages",
+    ),
+}
+
+IMAGES: dict[str, tuple[str, Body]] = {
+    "native, create": ("/agent-runs", lambda url: {"prompt": "Look at it", "images": [url]}),
+    "native, resume": ("/agent-runs/1/resume", lambda url: {"prompt": "Look at it", "images": [url]}),
+    "codegen, create": ("/v1/organizations/9/agent/run", lambda url: {"prompt": "Look at it", "images": [url]}),
+    "codegen, resume": (RESUMED, lambda url: {"agent_run_id": 1, "prompt": "Look at it", "images": [url]}),
+    "agent_protocol": (
+        "/runs",
+        lambda url: says([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]),
+    ),
+    "everruns": (
+        "/v1/sessions/{session}/messages",
+        lambda url: {"message": {"content": [{"type": "image", "url": url}]}},
+    ),
+}
+
+
+@asynccontextmanager
+async def begun() -> AsyncIterator[tuple[Site, str]]:
+    """A gateway with all dialects, in front of a host with a run, and a session."""
+    async with speaking(dialects=ALL, sandbox=True) as site:
+        site.host.add("1")
+        yield site, (await site.post("/v1/sessions", {})).json()["id"]
+
+
+async def refused(site: Site, session: str, path: str, body: Any, field: str) -> bool:
+    answer = await site.post(path.format(session=session, run="none"), body)
+    return answer.status_code == 422 and field in answer.text
+
+
+def spent(site: Site) -> int:
+    return int(site.host.calls["create"] + site.host.calls["resume"])
+
+
+@pytest.mark.wire("prompt-not-empty")
+@pytest.mark.parametrize("text", EMPTY)
+def test_nothing_is_asked_of_an_agent_by_a_text_in_which_nothing_can_be_seen(text: str) -> None:
+    async def main() -> None:
+        async with begun() as (site, session):
+            taken = [
+                name
+                for name, (path, body, field) in PROMPTS.items()
+                if not await refused(site, session, path, body(text), field)
+            ]
+            assert taken == []
+            assert spent(site) == 0
+
+    run(main())
+
+
+@pytest.mark.wire("prompt-not-empty")
+def test_nothing_is_asked_of_an_agent_by_a_message_without_anything_in_it() -> None:
+    async def main() -> None:
+        async with begun() as (site, session):
+            taken = [name for name, each in NOTHING.items() if not await refused(site, session, *each)]
+            assert taken == []
+            assert spent(site) == 0
+
+    run(main())
+
+
+@pytest.mark.wire("images-inline")
+@pytest.mark.parametrize(
+    "url", ["http://example.com/a.png", "https://example.com/?data:,", "cid:1", "", " data:,a", "data:"]
+)
+def test_an_image_that_the_host_would_have_to_fetch_is_refused(url: str) -> None:
+    async def main() -> None:
+        async with begun() as (site, session):
+            taken = [
+                name
+                for name, (path, body) in IMAGES.items()
+                if not await refused(site, session, path, body(url), "image")
+            ]
+            assert taken == []
+            assert spent(site) == 0
+
+    run(main())
+
+
+def test_what_says_something_is_taken_as_it_is() -> None:
+    async def main() -> None:
+        async with begun() as (site, session):
+            for text in (" a ", "\u200bb", "0", "\U0001f642", "."):
+                before = spent(site)
+                made = await site.post("/agent-runs", {"prompt": text, "images": ["DATA:image/png;base64,AA=="]})
+                assert made.status_code == 201, made.text
+                assert spent(site) == before + 1
+            image = {"type": "image", "base64": "QUJD", "media_type": "image/gif"}
+            said = await site.post(f"/v1/sessions/{session}/messages", {"message": {"content": [image]}})
+            assert said.status_code == 201, said.text
+
+    run(main())
