@@ -117,7 +117,7 @@ def test_there_is_one_line_a_request_without_its_query(caplog: pytest.LogCapture
     assert len(lines) == 4
     assert "\n" not in lines[2]
     assert len(lines[2]) < 500
-    assert re.fullmatch(r"GET /x\S+forged 404 \d+ ms", lines[3])
+    assert re.fullmatch(r"GET /x\S+forged 404 \d+ ms not_found", lines[3])
     assert lines[3].isascii()
     everything = "\n".join(record.getMessage() for record in caplog.records if record.name == "codegen_api")
     for secret in ("hunter2", "alice"):
