@@ -94,7 +94,8 @@ class Gateway:
         turns = turns or Turns()
         upstream.observer = Observers(turns, self._observer)
         portions = Portions(upstream.page_size, timer=loop_time)
-        self._reads = Reads(upstream, portions)
+        self._take = turns.take
+        self._reads = Reads(upstream, portions, turns.take)
         self._rights = Rights(self._reads.run)
         self.hub = Hub(
             upstream,
@@ -215,6 +216,7 @@ class Gateway:
         require_few_bytes(new.metadata)
         asked = loop_time()
         with heard(caller, of_a_run=False), self._writing():
+            await self._take(caller.credential, order=True)
             run = await self._upstream.create_run(
                 caller.credential, organization, replace(new, marks={**new.marks, **self._ownership.marks(caller)})
             )
@@ -278,6 +280,7 @@ class Gateway:
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
                     await self._upstream.uncancel_run(caller.credential, ref)
             with self._writing(ref):
+                await self._take(caller.credential, order=True)
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
         self.hub.resumed(run.ref, run, length)
         return run
@@ -298,6 +301,7 @@ class Gateway:
                 if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
                     raise RunEnded
             with self._writing(ref):
+                await self._take(caller.credential, order=True)
                 await cancels.cancel_run(caller.credential, ref)
                 self.hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
@@ -314,6 +318,7 @@ class Gateway:
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
         with heard(caller), self._writing(ref):
+            await self._take(caller.credential, order=True)
             await cancels.uncancel_run(caller.credential, ref)
 
     async def read_log(

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 READ = "runs:read"
@@ -73,3 +74,7 @@ class Caller:
     def may(self, scope: str) -> bool:
         """Whether they may do this, be it only to what is their own."""
         return scope in self.scopes or scope + ALL in self.scopes
+
+
+asker: ContextVar[Caller | None] = ContextVar("codegen_api_asker", default=None)
+"""For whom the host is being asked."""

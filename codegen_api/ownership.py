@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from codegen_api.errors import Forbidden, InsufficientScope, InvalidToken, NotFound, UpstreamError
-from codegen_api.identity import ALL, READ, Caller, Principal
+from codegen_api.identity import ALL, READ, Caller, Principal, asker
 from codegen_api.runs import Run, RunRef
 from codegen_api.telemetry import logger
 
@@ -140,8 +140,10 @@ def _scrambled(key: bytes, turn: int, half: int) -> int:
 @contextmanager
 def heard(caller: Caller, *, of_a_run: bool = True) -> Iterator[None]:
     """What the host says to the deployment's own token is not for the caller: its refusal is the gateway's trouble,
-    and a run that it does not have (``of_a_run``: or does not show) must look like one that is not theirs.
+    and a run that it does not have (``of_a_run``: or does not show) must look like one that is not theirs. What is
+    asked inside is asked for them.
     """
+    asker.set(caller)  # and stays so: this context serves nobody else
     try:
         yield
     except InvalidToken as error:

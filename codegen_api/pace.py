@@ -6,7 +6,7 @@ Times are in seconds; ``now`` is whatever clock the caller goes by, always the s
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 LIMIT = 60.0
@@ -31,6 +31,9 @@ RESTING = 20.0
 
 OVERDUE = 60.0
 """After this long without a read a run comes before all that were read since, whatever they need."""
+
+ALONE = 0.75
+"""The part of a limit that one of those who share it may use while nobody else asks for anything."""
 
 BURST = 0.25
 """The part of a limit that may be read at once, when it was quiet before; beyond that reads keep an even pace."""
@@ -103,6 +106,28 @@ class Need:
         """What comes first, the greatest: what was not read for long, then what is latest by its own measure."""
         waited = now - self.since
         return (True, waited) if waited >= OVERDUE else (False, waited / self.interval)
+
+
+class Shares:
+    """What each of those who share a budget has used of it lately. Where they are several, each has an equal share."""
+
+    def __init__(self) -> None:
+        self._used: dict[Hashable, deque[float]] = {}
+
+    def used(self, who: Hashable, now: float) -> None:
+        """Somebody has asked for one thing more."""
+        self._used.setdefault(who, deque()).append(now)
+
+    def wait(self, who: Hashable, now: float, limit: float) -> float:
+        """Seconds until ``who`` has used less than their share of ``limit``."""
+        for name, times in list(self._used.items()):
+            while times and times[0] <= now - WINDOW - MARGIN:
+                times.popleft()
+            if not times:
+                del self._used[name]
+        share = max(1, int(min(ALONE, (1 - RESERVE) / len(self._used.keys() | {who})) * limit))
+        mine = self._used.get(who, ())
+        return 0.0 if len(mine) < share else mine[len(mine) - share] + WINDOW + MARGIN - now
 
 
 class Budget:
@@ -209,6 +234,16 @@ class Budget:
         """How many reads there is room for."""
         self._forget(now)
         return 0.0 if self.closed(now) else max(0.0, self._left())
+
+    @property
+    def allowed(self) -> float:
+        """What is believed of the limit."""
+        return self._allowed
+
+    def room(self, now: float) -> float:
+        """Seconds until one of those who were promised a call can make it, and leave free what is to be left free."""
+        self._forget(now)
+        return _room(self._all, self._asking + self._promised - 1, self._cap(1 - RESERVE), now)
 
     def spare(self, now: float) -> int:
         """How many calls of somebody who waits there is room for in the part of the limit that reading leaves."""

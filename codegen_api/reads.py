@@ -17,17 +17,21 @@ T = TypeVar("T")
 
 
 class Reads:
-    """Reads of one host. Of ``portions`` it is known how much can be had at once."""
+    """Reads of one host. Of ``portions`` it is known how much can be had at once; ``take`` waits until whoever asks may
+    ask for one thing more.
+    """
 
-    def __init__(self, upstream: Upstream, portions: Portions) -> None:
+    def __init__(self, upstream: Upstream, portions: Portions, take: Callable[[Credential], Awaitable[None]]) -> None:
         self._upstream = upstream
         self._portions = portions
+        self._take = take
 
     async def identify(self, credential: Credential) -> User:
         return await patiently(lambda: self._upstream.identify(credential))
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         return await self._list(
+            credential,
             ("organizations", credential.digest),
             lambda start, amount: self._upstream.organizations(credential, start, amount),
             skip,
@@ -38,6 +42,7 @@ class Reads:
         self, members: Members, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[User]:
         return await self._list(
+            credential,
             ("users", organization),
             lambda start, amount: members.users(credential, organization, start, amount),
             skip,
@@ -45,12 +50,13 @@ class Reads:
         )
 
     async def run(self, credential: Credential, ref: RunRef) -> Run:
-        return await patiently(lambda: self._upstream.get_run(credential, ref))
+        return await patiently(self._fairly(credential, lambda: self._upstream.get_run(credential, ref)))
 
     async def runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
         return await self._list(
+            credential,
             ("runs", organization),
             lambda start, amount: self._upstream.list_runs(credential, organization, start, amount, only),
             skip,
@@ -60,7 +66,10 @@ class Reads:
     async def log(self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool) -> Page:
         def read(start: int, amount: int) -> Awaitable[Page]:
             return patiently(
-                lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
+                self._fairly(
+                    credential,
+                    lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
+                ),
                 in_pieces=True,
             )
 
@@ -69,12 +78,24 @@ class Reads:
         return await page_of(proven(read), after, limit, portion, lambda: self._upstream.placeholder(ref))
 
     async def _list(
-        self, key: tuple[str, str], read: Callable[[int, int], Awaitable[Listing[T]]], skip: int, limit: int
+        self,
+        credential: Credential,
+        key: tuple[str, str],
+        read: Callable[[int, int], Awaitable[Listing[T]]],
+        skip: int,
+        limit: int,
     ) -> Listing[T]:
         async def reading(start: int, amount: int) -> Listing[T]:
-            return await patiently(lambda: read(start, amount), in_pieces=True)
+            return await patiently(self._fairly(credential, lambda: read(start, amount)), in_pieces=True)
 
         return await listing_of(proven(reading), skip, limit, self._portions.of(key))
+
+    def _fairly(self, credential: Credential, read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        async def when_it_is_fair() -> T:
+            await self._take(credential)
+            return await read()
+
+        return when_it_is_fair
 
 
 async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: bool = False) -> T:

@@ -9,16 +9,21 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from codegen_api.errors import ShuttingDown
+from codegen_api.errors import RateLimited, ShuttingDown
 from codegen_api.following.outage import Outage
 from codegen_api.following.rights import TICK, loop_time
-from codegen_api.identity import Credential
-from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
+from codegen_api.identity import Credential, asker
+from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need, Shares
 from codegen_api.telemetry import Exchange, Quiet
 
 LATE = OVERDUE + 5
 """Seconds without a read after which somebody is not held back for the sake of an even pace."""
 
+
+PATIENCE = 10.0
+"""Seconds for which somebody who has used up their share is let wait."""
+
+TOO_MUCH = "You have asked for as much as you may of what the host allows all who share its token; ask again later."
 
 FEW = 1000
 """So many credentials are remembered whether they ask for anything or not."""
@@ -62,6 +67,34 @@ class Turns(Quiet):
             yield True
         finally:
             queue.budget.sent()
+
+    async def take(self, credential: Credential, *, order: bool = False) -> None:
+        """Wait until whoever is asking (``asker``) may ask the host for one thing more, where several share what it
+        allows: nobody has more than their share of it, and what is only read (no ``order``) leaves room for others.
+
+        Raises:
+            RateLimited: that would take too long.
+        """
+        caller = asker.get()
+        if caller is None or not (caller.shared or self._together):
+            return
+        queue = self.queue(credential.digest)
+        deadline = loop_time() + PATIENCE
+        queue.budget.promise()  # so that logs are not read meanwhile in our place
+        try:
+            while True:
+                now = loop_time()
+                wait = queue.shares.wait(caller.principal, now, queue.budget.allowed)
+                if not order:
+                    wait = max(wait, queue.budget.room(now))
+                if wait <= TICK:
+                    break
+                if now >= deadline or (now + wait > deadline and wait < math.inf):
+                    raise RateLimited(TOO_MUCH, retry_after=min(wait, WINDOW))
+                await asyncio.sleep(min(wait, 1.0))
+        finally:
+            queue.budget.sent()
+        queue.shares.used(caller.principal, now)
 
     def asking(self, credential: str, operation: str) -> None:
         self.queue(credential).budget.asking()
@@ -189,6 +222,7 @@ class _Queue:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
+        self.shares = Shares()
         self.waiting: dict[Turn, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
