@@ -1,5 +1,6 @@
 """A thin authenticated gateway in front of a hosted agent API: its runs over REST, their logs as live streams."""
 
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ def __getattr__(name: str) -> Any:
 
         return Settings
     if name == "__version__":
-        import importlib.metadata  # noqa: PLC0415
-
         try:
             return importlib.metadata.version("codegen-gateway")
         except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed

@@ -60,6 +60,7 @@ VALID: dict[str, tuple[str, Any]] = {
     "DATA_DIR": ("/var/lib/gateway", Path("/var/lib/gateway")),
     "DATABASE_URL": ("postgresql://u:p@db/gateway", SecretStr("postgresql://u:p@db/gateway")),
     "CONVERSATION_DAYS": ("0.5", 0.5),
+    "STORE_MIB_PER_USER": ("7", 7),
     "AGENT_PROTOCOL_STATUSES": ("documented", "documented"),
     "DEMO_TOKEN": ("sk-demo", SecretStr("sk-demo")),
     "METRICS": ("false", False),
@@ -129,6 +130,7 @@ INVALID = {
     "MEMORY_MIB": ["0", "1.5", "9999999999"],
     "AGENT_PROTOCOL_STATUSES": ["old", "Current"],
     "CONVERSATION_DAYS": ["0", "-1", "never", "nan"],
+    "STORE_MIB_PER_USER": ["0", "1.5", "many"],
     "METRICS": ["perhaps"],
     "SANDBOX": ["perhaps"],
 }
