@@ -167,19 +167,6 @@ def test_a_stream_that_has_had_its_time_is_cut_and_goes_on_elsewhere() -> None:
     run(main())
 
 
-def test_an_answer_that_waits_no_longer_for_the_end_says_so() -> None:
-    async def main() -> None:
-        async with speaking(stream_max_age_seconds=0.5) as site:
-            answer = await site.post("/api/chat", {"agent_id": "assistant", "message": "Say hello", "stream": False})
-            assert answer.status_code == 200
-            told = answer.json()
-            assert (told["code"], told["status"]) == ("unavailable", "running")
-            again = await site.get(answer.headers["location"])
-            assert (again.status_code, again.json()["status"]) == (200, "running")
-
-    run(main())
-
-
 def test_what_an_agent_says_is_held_once_however_many_read_it_and_not_when_nobody_does() -> None:
     words = "Behind the house there is a garden."
 

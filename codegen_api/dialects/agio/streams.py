@@ -24,7 +24,6 @@ from codegen_api.telemetry import note
 
 HEARTBEAT = b": ping\n\n"
 UNFINISHED = b": unfinished, go on behind the last id\n\n"
-GOES_ON = "The run goes on, but this answer does not wait for its end: ask for the run, or for its events."
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
