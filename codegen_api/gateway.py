@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import (
@@ -37,11 +37,12 @@ from codegen_api.following import (
     loop_time,
 )
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
+from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
 from codegen_api.reads import Reads, patiently
 from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
-from codegen_api.searching import SEARCHED_PAGES, Found, RunIndex, has_status, search
+from codegen_api.searching import SEARCHED_PAGES, Found, has_status, search
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
 from codegen_api.upstreams import (
     Cancels,
@@ -96,6 +97,7 @@ class Gateway:
         portions = Portions(upstream.page_size, timer=loop_time)
         self._take = turns.take
         self._reads = Reads(upstream, portions, turns.take)
+        self._own_runs = OwnRuns(self._reads, self._ownership, upstream.page_size)
         self._rights = Rights(self._reads.run)
         self.hub = Hub(
             upstream,
@@ -111,8 +113,6 @@ class Gateway:
         self._writes = 0
         self._gets: Flights[tuple[int, str, RunRef], Right] = Flights()
         self._log_reads: Flights[tuple[int, str, RunRef, Cursor, int, bool], Page] = Flights()
-        self._own_lists: Flights[tuple[int, tuple[str, str, RunFilter], int], Listing[Run]] = Flights()
-        self._indexes: LRUCache[tuple[str, str, RunFilter], RunIndex] = LRUCache(16)
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
@@ -246,7 +246,7 @@ class Gateway:
         own = caller.shared and READ + ALL not in caller.scopes
         with heard(caller):
             if own:
-                return await self._list_own(caller, organization, skip, limit, only, status)
+                return await self._own_runs.list(caller, organization, skip, limit, only, status, writes=self._writes)
             if status is None:
                 listing = await self._reads.runs(caller.credential, organization, skip, limit, only)
                 behind = skip + listing.length
@@ -385,7 +385,7 @@ class Gateway:
         await self.hub.aclose()
         await self._gets.aclose()
         await self._log_reads.aclose()
-        await self._own_lists.aclose()
+        await self._own_runs.aclose()
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
@@ -462,36 +462,6 @@ class Gateway:
         if caller.organization is not None:
             return self._upstream.organization_id(caller.organization)
         return self._organization if caller.shared else None
-
-    async def _list_own(
-        self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
-    ) -> Found:
-        """The caller's own runs, of a list that many share: ``skip`` counts them, or is where a search stopped."""
-        sealed = self._ownership.unseal(skip)
-        key = (caller.credential.digest, organization, only)
-        index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
-        marks = self._ownership.marks_of(caller)
-
-        async def read(place: int) -> Listing[Run]:
-            listing = await self._own_lists.share(
-                (self._writes, key, place),
-                lambda: self._reads.runs(caller.credential, organization, place, self.page_size, only),
-            )
-            index.take_in(place, listing)
-            return listing
-
-        found = await search(
-            read,
-            lambda run: self._ownership.sees(caller, run) and (status is None or has_status(run, status)),
-            next_place=lambda place: index.next(place, marks.__contains__),
-            place=sealed or 0,
-            passing=skip if sealed is None else 0,
-            limit=limit,
-        )
-        # what others have is theirs: neither how many there are nor where in their list is told
-        listing = Listing(found.runs, Paging(None, None, limit, None), found.next_place is None)
-        next_skip = None if found.next_place is None else self._ownership.seal(found.next_place)
-        return Found(listing, next_skip, searched=True, unseen=found.unseen)
 
 
 @contextmanager

@@ -35,6 +35,9 @@ OVERDUE = 60.0
 ALONE = 0.75
 """The part of a limit that one of those who share it may use while nobody else asks for anything."""
 
+FOR_ORDERS = 0.02
+"""The part that whoever asks for something leaves to those who tell the host to do something."""
+
 BURST = 0.25
 """The part of a limit that may be read at once, when it was quiet before; beyond that reads keep an even pace."""
 
@@ -241,9 +244,9 @@ class Budget:
         return self._allowed
 
     def room(self, now: float) -> float:
-        """Seconds until one of those who were promised a call can make it, and leave free what is to be left free."""
+        """Seconds until one of those who were promised a call can make it, and leave something for orders."""
         self._forget(now)
-        return _room(self._all, self._asking + self._promised - 1, self._cap(1 - RESERVE), now)
+        return _room(self._all, self._asking + self._promised - 1, self._cap(1 - FOR_ORDERS), now)
 
     def spare(self, now: float) -> int:
         """How many calls of somebody who waits there is room for in the part of the limit that reading leaves."""
