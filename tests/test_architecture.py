@@ -52,7 +52,6 @@ def test_nothing_is_imported_inside_a_function(path: Path) -> None:
         PACKAGE / "__init__.py": {
             "from codegen_api.app import create_app",
             "from codegen_api.settings import Settings",
-            "import importlib.metadata",
         },
         PACKAGE / "app.py": {
             "from codegen_api.metrics import Metrics",
