@@ -29,6 +29,8 @@ from codegen_api.conversations import Conversations
 from codegen_api.dialects import Dialect, agent_protocol, agio, codegen, everruns, native
 from codegen_api.draining import Drain
 from codegen_api.edge import METHODS, Edge
+from codegen_api.embeddings import Embedder
+from codegen_api.embeddings.openai import OpenAIEmbedder
 from codegen_api.errors import GatewayError, Rejected, StoreUnavailable
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
@@ -123,18 +125,19 @@ def create_app(
     upstream: Upstream | None = None,
     broker: Broker | None = None,
     store: Store | None = None,
+    embedder: Embedder | None = None,
 ) -> FastAPI:
     """The gateway as an ASGI application.
 
     ``settings`` are read from the environment unless they are given; where the environment is not valid the process
-    ends with status 2 and a line for each variable that is wrong. ``upstream``, ``broker`` and ``store`` replace those
-    that the settings name. ``title`` and ``version`` are what the API calls itself.
+    ends with status 2 and a line for each variable that is wrong. ``upstream``, ``broker``, ``store`` and ``embedder``
+    replace those that the settings name. ``title`` and ``version`` are what the API calls itself.
 
     Raises:
         SettingsError: the settings that were given make no sense.
     """
     try:
-        return _build(settings or read_settings(), title, version, upstream, broker, store)
+        return _build(settings or read_settings(), title, version, upstream, broker, store, embedder)
     except SettingsError as error:
         if settings is not None:
             raise
@@ -149,6 +152,7 @@ def _build(
     upstream: Upstream | None,
     broker: Broker | None,
     store: Store | None,
+    embedder: Embedder | None,
 ) -> FastAPI:
     observer: Observer = Quiet()
     set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - not the one that there is now
@@ -166,7 +170,7 @@ def _build(
     repeats = _repeats(settings, gateway)
     closing.push_async_callback(repeats.aclose)
     callers = authorities.callers(settings, gateway, closing, settings.upstream_requests_per_minute / beside)
-    conversations = _conversations(settings, gateway, store, callers)
+    conversations = _conversations(settings, gateway, store, embedder, callers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -309,12 +313,33 @@ def _upstream(settings: Settings) -> Upstream:
         raise SettingsError(f"CODEGEN_BASE_URL: {error}") from error
 
 
-def _conversations(settings: Settings, gateway: Gateway, store: Store | None, callers: Callers) -> Conversations | None:
+def _conversations(
+    settings: Settings, gateway: Gateway, store: Store | None, embedder: Embedder | None, callers: Callers
+) -> Conversations | None:
     """What is kept for dialects that keep any, if there are such ones."""
     if not with_conversations(settings):
         return None
-    absent = callers.absent if authorities.SHARED.keys() & set(settings.auth) else None
-    return Conversations(gateway, store or _store(settings), kept_days=settings.conversation_days, absent=absent)
+    return Conversations(
+        gateway,
+        store or _store(settings),
+        kept_days=settings.conversation_days,
+        absent=callers.absent if authorities.SHARED.keys() & set(settings.auth) else None,
+        embedder=embedder or _embedder(settings),
+    )
+
+
+def _embedder(settings: Settings) -> Embedder | None:
+    if settings.embeddings_url is None and settings.embeddings_model is None:
+        return None
+    if settings.embeddings_url is None or settings.embeddings_model is None:
+        raise SettingsError(f"{PREFIX}EMBEDDINGS_URL and {PREFIX}EMBEDDINGS_MODEL: each needs the other")
+    token = settings.embeddings_token
+    try:
+        return OpenAIEmbedder(
+            settings.embeddings_url, settings.embeddings_model, None if token is None else token.get_secret_value()
+        )
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}EMBEDDINGS_URL: {error}") from error
 
 
 async def _open(app: FastAPI, conversations: Conversations) -> None:

@@ -251,6 +251,13 @@ class Settings(BaseSettings):
     store_mib_per_user: int = Field(
         256, ge=1, le=1_048_576, description="What one user may keep there: agents, conversations, items."
     )
+    embeddings_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
+        None,
+        description="Where texts become vectors, such as `https://api.openai.com/v1`: items of the Agent Protocol's"
+        " store are then found by meaning.",
+    )
+    embeddings_model: str | None = Field(None, description="The model there.")
+    embeddings_token: SecretStr | None = Field(None, description="The token for it, where it needs one.")
     agent_protocol_statuses: Literal["current", "documented"] = Field(
         "current", description="How the Agent Protocol calls the ends of runs: `success`, or as once `completed`."
     )

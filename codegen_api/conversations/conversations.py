@@ -13,12 +13,14 @@ from contextlib import aclosing
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Checkpoint, Stretch
+from codegen_api.conversations.meaning import Meaning
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import MOMENT, Progress
 from codegen_api.conversations.queueing import Absent, Queue
 from codegen_api.conversations.reading import Reading
 from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.turns import Turns
+from codegen_api.embeddings import Embedder
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, Rejected, StoreUnavailable
 from codegen_api.following import Leaving, Quiet, loop_time
 from codegen_api.gateway import Gateway
@@ -54,7 +56,7 @@ class Conversations:
     """The one door for dialects to turns and what was said in them. Agents, conversations and items are in ``store``.
 
     Conversations that nobody touched for ``kept_days`` are removed; None keeps them. ``absent`` is as in ``Queue``.
-    ``clock`` gives seconds since the epoch.
+    With an ``embedder`` items are found by ``meaning``. ``clock`` gives seconds since the epoch.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class Conversations:
         *,
         kept_days: float | None = None,
         absent: Absent | None = None,
+        embedder: Embedder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.gateway = gateway
         self.store = store
+        self.meaning = None if embedder is None else Meaning(store, embedder)
         self.clock = clock
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, clock=clock)
@@ -84,6 +88,8 @@ class Conversations:
         self.observation = Observation(reachable=True, checked_at=self.clock())
         self._chores.append(asyncio.ensure_future(self._check()))
         self._queue.open()
+        if self.meaning is not None:
+            self.meaning.open()
         if self._kept_days is not None:
             self._chores.append(asyncio.ensure_future(self._tidy(self._kept_days * 86400)))
 
@@ -92,6 +98,8 @@ class Conversations:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self._queue.aclose()
+        if self.meaning is not None:
+            await self.meaning.aclose()
         await self._turns.aclose()
         await self.store.aclose()
 

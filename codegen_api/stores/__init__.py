@@ -17,6 +17,9 @@ from codegen_api.runs import Cursor, Json, RunRef
 
 T_co = TypeVar("T_co", covariant=True)
 
+MOST_COMPARED = 10_000
+"""Vectors that are compared for one answer, where the database itself cannot do it."""
+
 DEEPEST = 100
 """Objects and lists within each other, in what is kept."""
 
@@ -132,13 +135,35 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value under a key in a namespace, which is a path of labels."""
+    """A value under a key in a namespace, which is a path of labels.
+
+    ``fields`` are the paths in the value by whose meaning it is found; None is the whole of it, and () none.
+    """
 
     namespace: tuple[str, ...]
     key: str
     value: Mapping[str, Json]
     created: float
     updated: float
+    fields: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An item without vectors, and whose it is. ``stamp`` is another one when it is put again."""
+
+    owner: str
+    item: Item
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Which item is near a vector, and how near: the cosine of the angle to the nearest of its vectors."""
+
+    namespace: tuple[str, ...]
+    key: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +315,34 @@ class Store(Protocol):
         ...
 
     async def put_item(self, owner: str, item: Item) -> None:
-        """Keep it, in the place of one with the same namespace and key, whose ``created`` stays."""
+        """Keep it, in the place of one with the same namespace and key, whose ``created`` stays and vectors go."""
         ...
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None: ...
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
         """Those whose namespace begins with ``prefix``, the last changed first."""
+        ...
+
+    async def due(self, space: str, limit: int) -> Sequence[Due]:
+        """Items, whoever's they are, that have no vectors of ``space``: those that wait longest."""
+        ...
+
+    async def keep_vectors(self, due: Due, space: str, vectors: Sequence[Sequence[float]]) -> bool:
+        """Keep these with an item, which has none due then; False, and nothing is changed, when it is another by now.
+
+        A space is a model, whose vectors can be compared with each other and have one length. Theirs is 1.
+        """
+        ...
+
+    async def nearest(
+        self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
+    ) -> Sequence[Near]:
+        """Items with vectors of ``space`` whose namespace begins with ``prefix``, the nearest first.
+
+        Raises:
+            NotOffered: there are more vectors than can be compared.
+        """
         ...
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:

@@ -36,10 +36,21 @@ def settings(**more: Any) -> Settings:
 
 
 def gateway_app(
-    host: Any = None, *, title: str = "codegen_api", version: str | None = None, store: Any = None, **more: Any
+    host: Any = None,
+    *,
+    title: str = "codegen_api",
+    version: str | None = None,
+    store: Any = None,
+    embedder: Any = None,
+    **more: Any,
 ) -> FastAPI:
     return create_app(
-        settings(**more), title=title, version=version, upstream=host or FakeHost(), store=store or ModelStore()
+        settings(**more),
+        title=title,
+        version=version,
+        upstream=host or FakeHost(),
+        store=store or ModelStore(),
+        embedder=embedder,
     )
 
 
@@ -89,7 +100,8 @@ class Site:
 
 @asynccontextmanager
 async def serving(host: Any = None, **more: Any) -> AsyncIterator[Site]:
-    """A gateway that is up. ``more`` are settings, or ``title``, ``version`` and ``store``."""
+    """A gateway that is up. ``more`` are settings, or ``title``, ``version``, ``store`` and
+    ``embedder``."""
     host = FakeHost() if host is None else host
     app = gateway_app(host, **more)
     async with lifespan(app):

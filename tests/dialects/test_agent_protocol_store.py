@@ -66,7 +66,7 @@ def test_the_older_paths_do_the_same() -> None:
             )
             assert (put.status_code, put.content) == (204, b"")
             found = (await site.post("/store/search", {"namespace_prefix": ["users"], "query": "GREEN"})).json()
-            assert found == await client.store.search_items(("users",))
+            assert found == {**await client.store.search_items(("users",)), "searched_by": "words"}
             for query in ("namespace=users.ann&key=tea", "namespace=users&namespace=ann&key=tea"):
                 assert (await site.get(f"/store/items?{query}")).json() == found["items"][0]
 

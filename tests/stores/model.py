@@ -10,9 +10,11 @@ from codegen_api.stores import (
     Agent,
     Busy,
     Conversation,
+    Due,
     Found,
     Full,
     Item,
+    Near,
     Query,
     Turn,
     TurnState,
@@ -31,6 +33,8 @@ class ModelStore:
         self._conversations: Kept[Conversation] = {}
         self._turns: Kept[Turn] = {}
         self._items: dict[tuple[str, tuple[str, ...], str], Item] = {}
+        self._vectors: dict[tuple[str, tuple[str, ...], str], tuple[str, Sequence[Sequence[float]]]] = {}
+        self._puts: dict[tuple[str, tuple[str, ...], str], int] = {}
 
     async def open(self) -> None: ...
 
@@ -152,6 +156,8 @@ class ModelStore:
         name = owner, item.namespace, item.key
         there = self._items.get(name)
         self._items[name] = replace(item, created=there.created) if there else item
+        self._vectors.pop(name, None)
+        self._puts[name] = self._puts.get(name, 0) + 1
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
         return self._items.get((owner, tuple(namespace), key))
@@ -165,7 +171,33 @@ class ModelStore:
         kept.sort(key=lambda item: (-item.updated, item.namespace, item.key))
         return Found(tuple(kept[offset : offset + limit]), len(kept))
 
+    async def due(self, space: str, limit: int) -> Sequence[Due]:
+        waiting = [
+            (self._vectors.get(name, ("",))[0], item.updated, Due(name[0], item, str(self._puts[name])))
+            for name, item in self._items.items()
+            if self._vectors.get(name, ("",))[0] != space
+        ]
+        return [due for _, _, due in sorted(waiting, key=lambda each: each[:2])][:limit]
+
+    async def keep_vectors(self, due: Due, space: str, vectors: Sequence[Sequence[float]]) -> bool:
+        name = due.owner, due.item.namespace, due.item.key
+        if name not in self._items or str(self._puts[name]) != due.stamp:
+            return False
+        self._vectors[name] = space, vectors
+        return True
+
+    async def nearest(
+        self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
+    ) -> Sequence[Near]:
+        near = [
+            Near(namespace, key, max(sum(a * b for a, b in zip(vector, each, strict=True)) for each in vectors))
+            for (its, namespace, key), (of, vectors) in self._vectors.items()
+            if (its, namespace[: len(prefix)], of) == (owner, tuple(prefix), space) and vectors
+        ]
+        return sorted(near, key=lambda each: (-each.score, each.namespace, each.key))[:limit]
+
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
+        self._vectors.pop((owner, tuple(namespace), key), None)
         return self._items.pop((owner, tuple(namespace), key), None) is not None
 
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:

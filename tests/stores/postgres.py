@@ -70,8 +70,8 @@ class Postgres:
 
 
 @contextmanager
-def server() -> Iterator[Postgres]:
-    """A server with a database ``migrated``, whose tables are those of this version."""
+def server(*, languages: bool = True) -> Iterator[Postgres]:
+    """A server with a database ``migrated``, whose tables are those of this version. ``languages``: it knows some."""
     initdb, postgres = binary("initdb"), binary("postgres")
     # it refuses to run as root; its package has made a user for it
     as_root: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
@@ -101,7 +101,7 @@ def server() -> Iterator[Postgres]:
                 # one that would sort by the rules of a language, if it were left to itself
                 icu = (
                     "LOCALE_PROVIDER icu ICU_LOCALE 'en'"
-                    if int(found.ask("SHOW server_version_num")) >= 150_000
+                    if languages and int(found.ask("SHOW server_version_num")) >= 150_000
                     else ""
                 )
                 found.ask(f"CREATE DATABASE migrated TEMPLATE template0 {icu}")

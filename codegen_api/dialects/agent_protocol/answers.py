@@ -1,6 +1,6 @@
 """What clients get, as the OpenAPI document tells it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -131,10 +131,17 @@ class StoreItem(BaseModel):
     updated_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
 
 
+class FoundItem(StoreItem):
+    """An item, and how near it is to what was asked."""
+
+    score: float | None = Field(None, description="From -1 to 1, the nearest; only where it was found by meaning.")
+
+
 class StoreItems(BaseModel):
     """A list of items."""
 
-    items: list[StoreItem]
+    items: list[FoundItem]
+    searched_by: Literal["meaning", "words"] | None = Field(None, description="How, where there was a `query`.")
 
 
 class Namespaces(BaseModel):

@@ -14,8 +14,8 @@ from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE
-from codegen_api.runs import to_json
-from codegen_api.stores import ANSWER_BYTES, Item
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import ANSWER_BYTES, Item, Near
 from codegen_api.web import Keeper, json_response, needs
 
 router = routes_about("store")
@@ -44,20 +44,23 @@ MOST_LOOKED_AT = 10_000
 )
 async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem, Body()]) -> Response:
     """Keep a value, in the place of one that is there."""
-    not_offered(index=body.index, ttl=body.ttl)
+    not_offered(ttl=body.ttl, **({"index": body.index} if talk.meaning is None else {}))
     for index, label in enumerate(body.namespace):
         if not 0 < len(label) <= LABEL_CHARACTERS or "." in label:
             said = f"Must have 1 to {LABEL_CHARACTERS} characters, and no dots."
             raise Rejected(details=[Detail(("body", "namespace", index), said, "label")])
-    keepable(namespace=body.namespace, value=body.value)
+    fields = None if body.index is None else tuple(body.index or ())
+    keepable(namespace=body.namespace, value=body.value, index=list(fields or ()))
     nameable(key=body.key)
     now = talk.clock()
     try:
-        item = Item(tuple(body.namespace), body.key, body.value, now, now)
+        item = Item(tuple(body.namespace), body.key, body.value, now, now, fields)
         await talk.store.put_item(owner_of(caller), item)
     except ValueError as error:  # all else was looked at
         said = "Its labels are too many or too long together."
         raise Rejected(details=[Detail(("body", "namespace"), said, "too_long")]) from error
+    if talk.meaning is not None:
+        talk.meaning.wake()
     return Response(status_code=204)
 
 
@@ -108,31 +111,31 @@ async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.Delet
 async def search_items(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchItems | None, Body()] = None
 ) -> Response:
-    """Items whose namespace begins with these labels, the last changed first.
+    """Items whose namespace begins with these labels, the last changed first; with a `query` that is asked by meaning
+    the nearest first, each with its `score`.
 
-    `query` is no semantic search: each of its words has to occur in the texts of the value.
+    `searched_by` says how a `query` was understood: by `meaning`, where the gateway has a model for it and that
+    answers; else by `words`, each of which has to occur in the texts of the value.
     """
     asked = body or schemas.SearchItems()
-    words = (asked.query or "").casefold().split()
-    if not asked.filter and not words:
-        found = await talk.store.items(owner_of(caller), asked.namespace_prefix, asked.limit, asked.offset)
-        return _shown(found.items, asked.offset, found.total)
-    condition = asked.filter or {}
+    owner, condition = owner_of(caller), asked.filter or {}
     keepable(filter=condition)
     understood(condition, ("body", "filter"))
-    matching: list[Item] = []
-    passed = held = 0
-    async for item in _below(talk, owner_of(caller), asked.namespace_prefix):
-        if not (holds(condition, item.value) and mentions(item.value, words)):
-            continue
-        if passed < asked.offset:
-            passed += 1
-            continue
-        matching.append(item)
-        held += len(to_json(item.value))
-        if len(matching) == asked.limit or held >= ANSWER_BYTES:
-            return _shown(matching, asked.offset, None)  # whether more matches is not looked for
-    return _shown(matching, asked.offset, asked.offset + len(matching))
+    query = (asked.query or "").strip()
+    if query and talk.meaning is not None:
+        # a filter may leave any of them
+        most = asked.offset + asked.limit + 1 if not condition else MOST_LOOKED_AT
+        near = await talk.meaning.nearest(owner, asked.namespace_prefix, query, most)
+        if near is not None:
+            meant = ((item, score) async for item, score in _those(talk, owner, near) if holds(condition, item.value))
+            return await _stretch(meant, asked, "meaning")
+    if not condition and not query:
+        found = await talk.store.items(owner, asked.namespace_prefix, asked.limit, asked.offset)
+        return _shown([item_fields(item) for item in found.items], asked.offset, found.total)
+    words = query.casefold().split()
+    kept = _below(talk, owner, asked.namespace_prefix)
+    matching = ((item, None) async for item in kept if holds(condition, item.value) and mentions(item.value, words))
+    return await _stretch(matching, asked, "words" if query else None)
 
 
 @router.post(
@@ -156,10 +159,34 @@ async def list_namespaces(
     return json_response(to_json({"namespaces": [list(labels) for labels in shown]}))
 
 
-def _shown(items: Sequence[Item], offset: int, total: int | None) -> Response:
+async def _stretch(
+    found: AsyncIterator[tuple[Item, float | None]], asked: schemas.SearchItems, searched_by: str | None
+) -> Response:
+    """What is asked for of what was found."""
+    shown: list[dict[str, Json]] = []
+    passed = held = 0
+    async for item, score in found:
+        if passed < asked.offset:
+            passed += 1
+            continue
+        shown.append(item_fields(item) if score is None else {**item_fields(item), "score": score})
+        held += len(to_json(item.value))
+        if len(shown) == asked.limit or held >= ANSWER_BYTES:
+            return _shown(shown, asked.offset, None, searched_by)  # whether there is more is not looked for
+    return _shown(shown, asked.offset, asked.offset + len(shown), searched_by)
+
+
+def _shown(items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None) -> Response:
     """A stretch of what was found. It may be shorter than was asked for, and the headers say where it goes on."""
-    paging = pages(offset, len(items), total)
-    return json_response(to_json({"items": [item_fields(item) for item in items]}), headers=paging)
+    said = {} if searched_by is None else {"searched_by": searched_by}
+    return json_response(to_json({"items": items, **said}), headers=pages(offset, len(items), total))
+
+
+async def _those(talk: Conversations, owner: str, near: Sequence[Near]) -> AsyncIterator[tuple[Item, float | None]]:
+    for each in near:
+        item = await talk.store.item(owner, each.namespace, each.key)
+        if item is not None:  # else it was deleted a moment ago
+            yield item, each.score
 
 
 async def _below(talk: Conversations, owner: str, prefix: Sequence[str]) -> AsyncIterator[Item]:

@@ -134,6 +134,10 @@ class PruneThreads(BaseModel):
 # -- items ------------------------------------------------------------------------------------------------------------
 
 
+MOST_FIELDS = 32
+"""Paths of one item."""
+
+
 class PutItem(BaseModel):
     """A value to keep."""
 
@@ -144,7 +148,11 @@ class PutItem(BaseModel):
     namespace: Labels = Field(min_length=1, description="Labels of 1 to 100 characters, without dots.")
     key: Name
     value: Object
-    index: bool | Names | None = Field(None, description="Not offered, but for false: nothing is indexed.")
+    index: Literal[False] | Annotated[list[Name], Field(max_length=MOST_FIELDS, fail_fast=True)] | None = Field(
+        None,
+        description="By whose meaning it is found: paths in the value, such as `text`, `notes[*].text` or `$`, the"
+        " whole; else that, and with false nothing. Paths are offered where the gateway has a model for it.",
+    )
     ttl: Any = Field(None, description="Not offered: an item is kept until it is deleted.")
 
 
@@ -168,7 +176,11 @@ class SearchItems(BaseModel):
         description="What their values have to have: `{field: value}`, or `{field: {operator: value}}` with the"
         " operators `$eq`, `$ne`, `$gt`, `$gte`, `$lt` and `$lte`.",
     )
-    query: str | None = Field(None, description="Words that have to occur in the texts of the value, in either case.")
+    query: str | None = Field(
+        None,
+        description="What is looked for: by meaning where the gateway has a model for it, else words that have to occur"
+        " in the texts of the value, in either case.",
+    )
     limit: Limit = 10
     offset: Offset = 0
 

@@ -5,6 +5,7 @@ Each operation is one transaction, and no connection is held between two. What g
 """
 
 import asyncio
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,7 +14,21 @@ from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, s
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from codegen_api.errors import StoreFull
-from codegen_api.stores import ANSWER_BYTES, Agent, Busy, Conversation, Found, Full, Item, Query, Turn, TurnState
+from codegen_api.stores import (
+    ANSWER_BYTES,
+    Agent,
+    Busy,
+    Conversation,
+    Due,
+    Found,
+    Full,
+    Item,
+    Near,
+    Query,
+    Turn,
+    TurnState,
+)
+from codegen_api.stores.sql import vectors
 from codegen_api.stores.sql.database import database_at
 from codegen_api.stores.sql.finishing import finished
 from codegen_api.stores.sql.migrating import migrate
@@ -246,11 +261,13 @@ class SqlStore:
 
     @finished
     async def put_item(self, owner: str, item: Item) -> None:
-        insert = self._database.insert(items).values(ITEMS.row_of(owner, item))
+        row = {**ITEMS.row_of(owner, item), "space": "", "stamp": uuid.uuid4().hex}
+        insert = self._database.insert(items).values(row)
         key = ["owner", "namespace", "key"]
-        changes = {name: insert.excluded[name] for name in ("value", "updated", "size")}
+        changes = {name: insert.excluded[name] for name in ("value", "updated", "size", "fields", "space", "stamp")}
         async with self._database.writing() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changes))
+            await connection.execute(vectors.forget(owner, row["namespace"], item.key))
             await self._bound(connection, owner)
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
@@ -260,6 +277,23 @@ class SqlStore:
         wanted = and_(exactly(items, owner=owner), below(prefix))
         order = [items.c.updated.desc(), items.c.namespace, items.c.key]
         return await self._found(ITEMS, wanted, order, limit, offset)
+
+    @finished
+    async def due(self, space: str, limit: int) -> Sequence[Due]:
+        async with self._database.reading() as connection:
+            return await vectors.due(connection, space, limit)
+
+    @finished
+    async def keep_vectors(self, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
+        async with self._database.writing() as connection:
+            return await vectors.keep(connection, due, space, made)
+
+    @finished
+    async def nearest(
+        self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
+    ) -> Sequence[Near]:
+        async with self._database.reading() as connection:
+            return await vectors.nearest(self._database, connection, owner, prefix, space, vector, limit)
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Table
 from sqlalchemy.dialects import postgresql, sqlite
@@ -37,6 +37,10 @@ class Database(Protocol):
 
     def each(self, texts: Sequence[str]) -> FromClause:
         """A table of these, in the column ``value``. However many there are, they are one parameter."""
+        ...
+
+    def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
+        """Of the angle between a vector there and this one; None where the database cannot tell."""
         ...
 
 

@@ -5,10 +5,24 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from sqlalchemy import ARRAY, ColumnElement, Connection, FromClause, Text, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    ColumnElement,
+    Connection,
+    Double,
+    FromClause,
+    Text,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.types import UserDefinedType
 
 from codegen_api.stores.sql import libpq
 from codegen_api.stores.sql.faults import faults
@@ -32,6 +46,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str) -> None:
         self._target = libpq.read(url)
+        self._compares = False
         self._engine = self._connected_by(WAIT, pool_size=5, max_overflow=5, pool_timeout=WAIT, pool_pre_ping=True)
 
     def _connected_by(self, wait: float, **pool: Any) -> AsyncEngine:
@@ -53,6 +68,7 @@ class PostgresDatabase:
             async with patient.begin() as connection:
                 await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
                 await connection.run_sync(migrate)
+                self._compares = bool(await connection.scalar(select(func.to_regtype("vector").is_not(None))))
 
     async def aclose(self) -> None:
         await self._engine.dispose()
@@ -78,3 +94,19 @@ class PostgresDatabase:
     def each(self, texts: Sequence[str]) -> FromClause:
         """A table of these, in the column ``value``. However many there are, they are one parameter."""
         return select(func.unnest(literal(list(texts), ARRAY(Text))).label("value")).subquery()
+
+    def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
+        """Of the angle between a vector there and this one; None where the extension pgvector is not installed."""
+        if not self._compares:
+            return None
+        distance = cast(column, _Vector).op("<=>", return_type=Double)(cast(literal(vector, ARRAY(REAL)), _Vector))
+        return literal_column("1.0", Double) - distance
+
+
+class _Vector(UserDefinedType[Any]):
+    """The type that pgvector adds."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "vector"

@@ -110,6 +110,10 @@ class SqliteDatabase:
         """A table of these, in the column ``value``. However many there are, they are one parameter."""
         return func.json_each(json.dumps(texts)).table_valued("value")
 
+    def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
+        """SQLite knows no vectors."""
+        return None
+
 
 def _identity(path: Path) -> tuple[int, int]:
     found = path.stat()

@@ -5,24 +5,31 @@ JSON in a text. A database of an earlier version is brought here by what is in `
 """
 
 import json
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
+    REAL,
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Double,
     ForeignKeyConstraint,
     Index,
+    LargeBinary,
     MetaData,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     literal_column,
+    text,
 )
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.stores import LONGEST, Agent, Conversation, Item, Turn, TurnState, storable
@@ -62,6 +69,22 @@ def _flag(name: str) -> Column[Any]:
 def _size() -> Column[Any]:
     """What a row is charged, in bytes: see ``size_of``."""
     return Column("size", BigInteger, nullable=False, server_default="0")
+
+
+class VectorType(TypeDecorator[Sequence[float]]):
+    """A vector, as single-precision numbers: an array where there are any, else their bytes."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(postgresql.ARRAY(REAL) if dialect.name == "postgresql" else LargeBinary())
+
+    def process_bind_param(self, value: Sequence[float] | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else array("f", value).tobytes()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Sequence[float] | None:
+        return array("f", value)
 
 
 # Long texts come last: SQLite reads a row from its beginning, as far as it has to. Sizes are read from their indexes.
@@ -183,14 +206,39 @@ items = Table(
     _time("updated"),
     _text("value"),
     _size(),
+    _maybe("fields"),
+    Column("space", TEXT, nullable=False, server_default=text("''")),  # that of its vectors; empty when they are due
+    Column("stamp", TEXT, nullable=False, server_default=text("''")),  # another one with each put
     Index("items_by_size", "owner", "size"),
+    Index("items_by_space", "space", "updated"),
+)
+
+vectors = Table(
+    "vectors",
+    TABLES,
+    _key("owner"),
+    _key("namespace"),
+    _key("key"),
+    Column("number", BigInteger, primary_key=True, nullable=False, autoincrement=False),
+    _text("space"),
+    _time("made_of"),  # when the item was updated that they are made of
+    Column("vector", VectorType, nullable=False),
+    ForeignKeyConstraint(
+        ["owner", "namespace", "key"],
+        ["items.owner", "items.namespace", "items.key"],
+        name="vectors_of_an_item",
+        ondelete="CASCADE",
+    ),
 )
 
 
 ROW_BYTES = 500
 """What a row is charged beyond its texts, for what the database itself writes about it."""
 
-_HIDDEN = {"owner", "folded", "facts", "size"}
+VECTOR_BYTES = 100
+"""What a vector is charged beyond its numbers, of four bytes each."""
+
+_HIDDEN = {"owner", "folded", "facts", "size", "space", "stamp"}
 
 
 def size_of(row: Mapping[str, Any]) -> int:
@@ -283,8 +331,8 @@ def labels_of(path: str) -> tuple[str, ...]:
     return tuple(json.loads(f"[{path[:-1]}]"))
 
 
-_ENCODED = {"tags", "metadata", "configuration", "messages", "options", "value", "ask"}
-_TUPLES = {"tags", "messages"}
+_ENCODED = {"tags", "metadata", "configuration", "messages", "options", "value", "fields", "ask"}
+_TUPLES = {"tags", "messages", "fields"}
 
 
 def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Embeddings from an endpoint such as OpenAI's: ``POST .../embeddings`` with ``model`` and ``input``.
+
+Most servers of models speak it: vLLM, Ollama, LiteLLM, text-embeddings-inference, llama.cpp.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import httpx
+
+from codegen_api.embeddings import NoVectors, Vector, normalized
+from codegen_api.errors import UpstreamFailure
+from codegen_api.outbound import Answer, Outbound
+from codegen_api.runs import Json, to_json
+
+PATH = "/embeddings"
+
+AT_A_TIME = 64
+"""Texts of one request. Some endpoints take no more."""
+
+REFUSED = (400, 413, 422)
+"""What is said of a text that is too long, or in which the model sees nothing."""
+
+
+class OpenAIEmbedder:
+    """``Embedder`` at ``url``, with ``/embeddings`` behind it or without.
+
+    Raises:
+        ValueError: nothing can be asked at that URL, which the text does not quote.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        token: str | None,
+        *,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        base = url.strip().rstrip("/").removesuffix(PATH)
+        self.model = model
+        self._headers = [] if token is None else [("Authorization", f"Bearer {token}")]
+        self._outbound = Outbound(
+            base, PATH, transport=transport, connect_timeout=connect_timeout, read_timeout=read_timeout, via=None
+        )
+
+    async def embed(self, texts: Sequence[str]) -> list[Vector]:
+        vectors: list[Vector] = []
+        for start in range(0, len(texts), AT_A_TIME):
+            vectors += await self._embed(texts[start : start + AT_A_TIME])
+        if len({len(vector) for vector in vectors}) > 1:
+            raise NoVectors("its vectors are not all of one length")
+        return vectors
+
+    async def aclose(self) -> None:
+        await self._outbound.aclose()
+
+    async def _embed(self, texts: Sequence[str]) -> list[Vector]:
+        body = to_json({"model": self.model, "input": list(texts), "encoding_format": "float"})
+        try:
+            answer = await self._outbound.ask("POST", "", None, body, self._headers)
+        except UpstreamFailure as error:
+            raise NoVectors(f"it gave no answer ({error.code})") from error
+        if answer.status != 200:
+            refused = answer.status in REFUSED
+            raise NoVectors(f"it answered {answer.status}", refused=refused, retry_after=_patience(answer))
+        # thousands of numbers: longer than other requests should wait for
+        return await asyncio.to_thread(_vectors, answer.json, len(texts))
+
+
+def _patience(answer: Answer) -> float | None:
+    said = answer.retry_after or ""
+    return float(said) if said.isascii() and said.isdigit() else None
+
+
+def _vectors(answer: Json, count: int) -> list[Vector]:
+    data = answer.get("data") if isinstance(answer, Mapping) else None
+    if not isinstance(data, list) or len(data) != count:
+        raise NoVectors(f"its answer has no list of {count} vectors")
+    vectors: dict[int, Vector] = {}
+    for place, each in enumerate(data):
+        numbers = each.get("embedding") if isinstance(each, Mapping) else None
+        if not isinstance(numbers, list) or not all(type(number) in (int, float) for number in numbers):
+            raise NoVectors("something in its answer is no vector")
+        index = each.get("index", place)
+        try:
+            vectors[index if type(index) is int else place] = normalized(numbers)
+        except (ValueError, OverflowError) as error:
+            raise NoVectors("a vector of its answer is zero, or too long") from error
+    if vectors.keys() != set(range(count)):
+        raise NoVectors("its answer does not say which vector is whose")
+    return [vectors[place] for place in range(count)]

@@ -1,0 +1,105 @@
+"""The vectors of items: which are due, and which items are near one."""
+
+import asyncio
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from operator import mul
+from typing import Any
+
+from sqlalchemy import Delete, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from codegen_api.errors import NotOffered
+from codegen_api.stores import MOST_COMPARED, Due, Near
+from codegen_api.stores.sql.database import Database
+from codegen_api.stores.sql.queries import below, cut, exactly
+from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, items, labels_of, vectors
+
+_AT_A_TIME = 250
+"""Vectors that are read and compared before anybody else in this process has a turn."""
+
+
+_product: Callable[[Sequence[float], Sequence[float]], float] = getattr(
+    math, "sumprod", lambda one, other: sum(map(mul, one, other))
+)
+"""Python has it from 3.12 on."""
+
+
+def forget(owner: str, path: str, key: str) -> Delete:
+    """Remove the vectors of this item."""
+    return delete(vectors).where(exactly(vectors, owner=owner, namespace=path, key=key))
+
+
+async def due(connection: AsyncConnection, space: str, limit: int) -> list[Due]:
+    # two stretches of an index, which "is not" would not be
+    others = or_(items.c.space < space, items.c.space > space)
+    columns = [items.c.owner, items.c.stamp, *ITEMS.shown]
+    statement = select(*columns).where(others).order_by(items.c.space, items.c.updated)
+    found = []
+    for row in (await connection.execute(cut(statement, limit, 0))).mappings():
+        shown = {column.name: row[column.name] for column in ITEMS.shown}
+        found.append(Due(row["owner"], ITEMS.thing(shown), row["stamp"]))
+    return found
+
+
+async def keep(connection: AsyncConnection, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
+    owner, item, row = due.owner, due.item, ITEMS.row_of(due.owner, due.item)
+    its = exactly(items, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
+    size = row["size"] + sum(VECTOR_BYTES + 4 * len(vector) for vector in made)
+    # the version before this one puts items without giving them a new one
+    there = and_(its, items.c.updated == item.updated)
+    if not (await connection.execute(update(items).where(there).values(space=space, size=size))).rowcount:
+        return False
+    await connection.execute(forget(owner, row["namespace"], item.key))
+    name = {"owner": owner, "namespace": row["namespace"], "key": item.key, "space": space, "made_of": item.updated}
+    if made:
+        rows = [{**name, "number": number, "vector": list(vector)} for number, vector in enumerate(made)]
+        await connection.execute(insert(vectors), rows)
+    return True
+
+
+async def nearest(
+    database: Database,
+    connection: AsyncConnection,
+    owner: str,
+    prefix: Sequence[str],
+    space: str,
+    vector: Sequence[float],
+    limit: int,
+) -> list[Near]:
+    same = and_(*(vectors.c[name] == items.c[name] for name in ("owner", "namespace", "key")))
+    wanted = and_(exactly(vectors, owner=owner, space=space), below(prefix), vectors.c.made_of == items.c.updated)
+    theirs = vectors.join(items, same)
+    score = database.cosine(vectors.c.vector, vector)
+    if score is not None:
+        best, name = func.max(score).label("best"), [vectors.c.namespace, vectors.c.key]
+        statement = select(*name, best).select_from(theirs).where(wanted).group_by(*name).order_by(best.desc(), *name)
+        rows = (await connection.execute(cut(statement, limit, 0))).all()
+        return [Near(labels_of(path), key, each) for path, key, each in rows]
+    many = await connection.scalar(select(func.count()).select_from(theirs).where(wanted))
+    if (many or 0) > MOST_COMPARED:
+        raise NotOffered(f"No more than {MOST_COMPARED} vectors are compared: name a longer prefix.")
+    place = tuple_(vectors.c.namespace, vectors.c.key, vectors.c.number)
+    columns = [vectors.c.namespace, vectors.c.key, vectors.c.number, vectors.c.vector]
+    ordered = select(*columns).select_from(theirs).where(wanted).order_by(*columns[:3]).limit(_AT_A_TIME)
+    scores: dict[tuple[str, str], float] = {}
+    after: tuple[Any, ...] | None = None
+    while True:
+        stretch = ordered if after is None else ordered.where(place > after)
+        some = (await connection.execute(stretch)).all()
+        await asyncio.to_thread(_compare, [(path, key, each) for path, key, _, each in some], vector, scores)
+        if len(some) < _AT_A_TIME:
+            break
+        after = tuple(some[-1][:3])
+    ranked = heapq.nsmallest(limit, scores.items(), key=lambda each: (-each[1], each[0]))
+    return [Near(labels_of(path), key, each) for (path, key), each in ranked]
+
+
+def _compare(
+    rows: Sequence[tuple[str, str, Sequence[float]]], vector: Sequence[float], scores: dict[tuple[str, str], float]
+) -> None:
+    """Note for each item how near it is. All vectors have the length 1, so their product is the cosine."""
+    for path, key, other in rows:
+        score = _product(vector, other)
+        scores[path, key] = max(score, scores.get((path, key), -1.0))
