@@ -333,10 +333,14 @@ class Gateway:
             )
 
     async def view(self, caller: Caller, organization: str, run_id: str) -> Run:
-        """The run as the host described it a moment ago: the caller may see it, and its log."""
+        """The run as the host described it a moment ago: the caller may see it, and its log.
+
+        Raises:
+            UpstreamRateLimited: too many others wait to be shown theirs.
+        """
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
-            return (await self._rights.require(caller.credential, ref)).run
+            return (await self.hub.shown(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.

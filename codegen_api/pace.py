@@ -249,15 +249,16 @@ class Budget:
         return _room(self._all, self._asking + self._promised - 1, self._cap(1 - FOR_ORDERS), now)
 
     def spare(self, now: float) -> int:
-        """How many calls of somebody who waits there is room for in the part of the limit that reading leaves."""
+        """How many calls there is room for that somebody waits for but that must not crowd out the reads: the part of
+        the limit that reading leaves, and more as long as half of the limit is free.
+        """
         self._forget(now)
-        under_way = self._asking + self._promised
-        beside = len(self._all) + under_way - len(self._reads) - self._reading
-        return (
-            0
-            if self.closed(now)
-            else min(self._cap(1) - self._cap(READING) - beside, self._cap(1 - RESERVE) - len(self._all) - under_way)
-        )
+        if self.closed(now):
+            return 0
+        asked = len(self._all) + self._asking + self._promised
+        beside = asked - len(self._reads) - self._reading
+        left = self._cap(1 - RESERVE) - asked
+        return min(left, max(self._cap(1) - self._cap(READING) - beside, left - self._cap(0.5)))
 
     @property
     def gap(self) -> float:

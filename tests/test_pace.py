@@ -272,33 +272,40 @@ def test_a_host_that_says_that_nothing_is_left_for_an_hour_is_asked_again_before
     assert 200 < budget.wait(0) < 400
 
 
-def test_calls_of_who_waits_have_the_part_that_reading_leaves() -> None:
+def spend(budget: Budget, reads: int, others: int) -> None:
+    """All in one moment."""
+    for number in range(reads + others):
+        if number < reads:
+            budget.begin(0)
+        else:
+            budget.promise()
+        budget.sent()
+        budget.asking()
+        budget.asked(0)
+        if number < reads:
+            budget.finish(0)
+
+
+@pytest.mark.parametrize(
+    ("reads", "others", "spare"),
+    [
+        (0, 0, 27),  # half of the limit stays free for reading
+        (10, 0, 17),
+        (30, 0, 12),  # the part that reading leaves
+        (30, 8, 4),
+        (48, 8, 1),
+        (48, 9, 0),
+        (0, 30, -3),
+    ],
+)
+def test_calls_of_who_waits_have_the_part_that_reading_leaves_and_more_while_half_is_free(
+    reads: int, others: int, spare: int
+) -> None:
     budget = Budget()
-    assert budget.spare(0) == 12
-    for _ in range(4):
-        budget.promise()
-    assert budget.spare(0) == 8
-    for _ in range(4):
-        budget.sent()
-        budget.asking()
-    assert budget.spare(0) == 8
-    for _ in range(4):
-        budget.asked(0)
-    for _ in range(40):
-        budget.begin(0)
-        assert budget.spare(0) == 8  # a read is none of them
-        budget.sent()
-        budget.asking()
-        budget.asked(0)
-        budget.finish(0)
-    assert budget.spare(0) == 8
-    for _ in range(8):
-        budget.begin(0)
-        budget.sent()
-        budget.asking()
-        budget.asked(0)
-        budget.finish(0)
-    assert budget.spare(0) == 5  # there is a reserve as well
-    assert budget.spare(61) == 12
+    spend(budget, reads, others)
+    assert budget.spare(0) == spare
+    assert budget.spare(61) == 27
+    budget.promise()
+    assert budget.spare(61) == 26
     budget.refused(61, 10)
     assert budget.spare(61) == 0

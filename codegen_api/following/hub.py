@@ -1,14 +1,15 @@
 """The hub: one follower per run, shared by all its viewers, kept a little longer than the last of them."""
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 from cachetools import TTLCache
 
 from codegen_api.brokers import Broker
-from codegen_api.errors import AnswerCut, ShuttingDown, UpstreamTimeout
+from codegen_api.errors import AnswerCut, ShuttingDown, UpstreamRateLimited, UpstreamTimeout
 from codegen_api.following.follower import RESUME_DOUBT, Follower
 from codegen_api.following.known import opens_at
 from codegen_api.following.opening import Opening, Waiting
@@ -27,6 +28,10 @@ from codegen_api.upstreams import Upstream
 
 LINGER = 5.0
 """Seconds for which a follower outlives its last viewer: long enough for a browser to come back."""
+
+
+IN_LINE = 20.0
+"""Seconds for which somebody who gets no answer before it waits in the line."""
 
 
 class Attendant:
@@ -124,6 +129,27 @@ class Hub:
             return
         with self._turns.room(credential) as room:
             yield room
+
+    async def shown(self, credential: Credential, ref: RunRef) -> Right:
+        """The right to view the run, with all of the run, for who waits for it: as ``Rights.require``, but where there
+        is no room for the question, in the line.
+
+        Raises:
+            UpstreamRateLimited: the line is too long.
+        """
+        held = self._rights.held(credential, ref)
+        if held is not None and held.whole:
+            return held
+        with self.room(credential, ref) as room:
+            if room:
+                return await self._rights.require(credential, ref)
+        line = 0.0
+        async with aclosing(self.let_in(credential, ref, 0, Patrol(max_age=IN_LINE), whole=True)) as coming:
+            async for update in coming:
+                if isinstance(update, Right):
+                    return update
+                line = self._turns.line(credential)
+        raise UpstreamRateLimited(retry_after=max(line, 5) * random.uniform(1, 1.5))  # noqa: S311 - spreads load only
 
     async def let_in(
         self, credential: Credential, ref: RunRef, cursor: Cursor, patrol: Patrol, *, whole: bool

@@ -59,6 +59,8 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.UpstreamRateLimited: 429,
     errors.UpstreamFailure: 502,
     errors.UpstreamError: 502,
+    errors.AnswerCut: 502,
+    errors.AnswerTooLong: 502,
     errors.UpstreamUnreachable: 502,
     errors.UpstreamTimeout: 504,
     errors.Interrupted: 504,
@@ -82,7 +84,10 @@ def test_every_error_there_is_stands_in_the_table_above() -> None:
 
 
 def test_every_error_has_a_code_and_a_sentence_of_its_own() -> None:
-    alike = {errors.NotOffered}  # `unsupported` as well: what the gateway does not do, beside what the host cannot
+    alike = {
+        errors.NotOffered,  # `unsupported` as well: what the gateway does not do, beside what the host cannot
+        *(errors.AnswerCut, errors.AnswerTooLong),  # what is wrong with an answer is for who asks again
+    }
     assert len({kind.code for kind in KINDS}) == len(KINDS) - len(alike)
     assert len({kind.default_message for kind in KINDS}) == len(KINDS)
     for kind in KINDS:

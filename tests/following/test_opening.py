@@ -19,7 +19,7 @@ from codegen_api.following import Leaving, Notice, Patrol, Position, Quiet, Turn
 from codegen_api.gateway import Gateway
 from codegen_api.identity import READ, Caller, Credential, Principal
 from codegen_api.ownership import Ownership
-from codegen_api.runs import Changed
+from codegen_api.runs import Changed, Run
 from codegen_api.upstreams import NewRun
 from tests.fakehost import FakeHost, caller
 from tests.following.strict import StrictHost
@@ -170,7 +170,7 @@ def test_a_refusal_that_comes_soon_is_an_ordinary_answer_though_there_is_no_room
         turns = Turns()
         gateway = Gateway(host, MemoryBroker(), turns=turns)
         budget = turns.queue(caller().credential.digest).budget
-        for _ in range(12):  # the part that is not for reading
+        for _ in range(30):  # half of the limit
             budget.asking()
             budget.asked(0.0)
         with pytest.raises(NotFound):
@@ -318,6 +318,29 @@ def test_the_first_page_is_asked_for_in_smaller_pieces_when_it_is_too_much() -> 
         viewer = Viewer()
         await viewer.watch(gateway)
         assert viewer.texts() == ['{"type":"UNREADABLE"}'] * 100
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("budget-kept", "right-asked-first")
+def test_rights_that_are_asked_for_without_a_stream_wait_in_the_line_as_well_for_a_while() -> None:
+    async def main() -> None:
+        host = StrictHost()
+        for number in range(1, 101):
+            host.add(str(number))
+        gateway = Gateway(host, MemoryBroker())
+        views = await asyncio.gather(
+            *(gateway.view(caller(), "9", str(number)) for number in range(1, 101)), return_exceptions=True
+        )
+        assert not host.refused
+        shown = [view for view in views if isinstance(view, Run)]
+        assert 30 <= len(shown) <= 60
+        waits = [view.retry_after for view in views if isinstance(view, UpstreamRateLimited)]
+        assert len(shown) + len(waits) == 100
+        assert len({round(wait or 0) for wait in waits}) > 10
+        assert gateway.hub.viewers == 0
+        assert (await gateway.view(caller(), "9", shown[0].ref.id)) is shown[0]
         await gateway.aclose()
 
     run(main())
