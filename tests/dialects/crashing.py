@@ -28,7 +28,7 @@ from tests.dialects.eventsource import Event, parse
 from tests.dialects.site import Connection, gateway_app
 from tests.virtual import run
 
-APP = gateway_app(dialects=("everruns", "agio"), sandbox=True)
+APP = gateway_app(dialects=("agent_protocol", "everruns", "agio"), sandbox=True)
 """Its routes are built once, which takes a second; what is behind them is another with each process."""
 
 GIVEN_UP = 90.0
@@ -59,8 +59,9 @@ class Client:
         APP.state.conversations = process.conversations
         APP.state.callers = _Alice()
         APP.state.drain = SimpleNamespace(begun=False)
-        if hasattr(APP.state, "everruns_renderings"):
-            del APP.state.everruns_renderings
+        for name in ("everruns_renderings", "agent_protocol_wordings"):
+            if hasattr(APP.state, name):
+                delattr(APP.state, name)
 
     def open(self, method: str, path: str, body: Any = None, **headers: str) -> Connection:
         """A request whose answer is taken piece by piece."""

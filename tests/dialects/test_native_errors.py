@@ -46,6 +46,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.AlreadyExists: 409,
     errors.RunEnded: 409,
     errors.ConversationBusy: 409,
+    errors.QueueFull: 409,
     errors.InProgress: 409,
     errors.OutcomeUnknown: 409,
     errors.LoopDetected: 508,

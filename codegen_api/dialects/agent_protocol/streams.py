@@ -90,9 +90,8 @@ async def _told(
                 case Over(turn=over):
                     if teller.received.after > teller.end:
                         raise _Ahead
-                    teller.received.after = min(
-                        teller.received.after, teller.end - 1
-                    )  # whoever asks for the end again is told of it
+                    # whoever asks for the end again is told of it
+                    teller.received.after = min(teller.received.after, teller.end - 1)
                     yield teller.over(over)
                     await at_end(over)
                 case Leaving():
