@@ -34,6 +34,7 @@ from codegen_api.embeddings.openai import OpenAIEmbedder
 from codegen_api.errors import GatewayError, Rejected, StoreUnavailable
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
+from codegen_api.holdings import Holdings
 from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.proxies import way_through
@@ -238,14 +239,15 @@ def _tell_dialects(app: FastAPI, settings: Settings) -> None:
     app.state.demo_token = None if settings.demo_token is None else settings.demo_token.get_secret_value()
     app.state.quota = None if settings.requests_per_minute is None else Quota(settings.requests_per_minute)
     app.state.stall_seconds = settings.stream_stall_seconds
+    app.state.holdings = _holdings(settings)
 
 
 def _gateway(settings: Settings, beside: int, upstream: Upstream, broker: Broker | None, observer: Observer) -> Gateway:
-    memory = settings.memory_mib * MIB
+    holdings = _holdings(settings)
     limit = settings.upstream_requests_per_minute / beside
     return Gateway(
         upstream,
-        broker or MemoryBroker(max_bytes=memory * 3 // 4),
+        broker or MemoryBroker(max_bytes=holdings.windows),
         organization=_organization(settings, upstream),
         ownership=authorities.ownership(settings),
         patrol=lambda: Patrol(
@@ -256,7 +258,7 @@ def _gateway(settings: Settings, beside: int, upstream: Upstream, broker: Broker
         turns=Turns(limit=limit, together=settings.upstream_budget == "gateway"),
         cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
         linger=settings.follower_linger_seconds,
-        old_pages_bytes=memory // 4,
+        old_pages_bytes=holdings.old_pages,
         max_streams=settings.streams_per_process,
         max_streams_each=settings.streams_per_caller,
         observer=observer,
@@ -277,6 +279,10 @@ def _dialects(settings: Settings) -> Mapping[str, Dialect]:
 def with_conversations(settings: Settings) -> tuple[str, ...]:
     """The dialects that are on and keep conversations. The demo token is for them, too."""
     return tuple(name for name, dialect in _dialects(settings).items() if getattr(dialect, "CONVERSATIONS", False))
+
+
+def _holdings(settings: Settings) -> Holdings:
+    return Holdings.of(settings.memory_mib * MIB, dialects=len(with_conversations(settings)))
 
 
 def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
@@ -323,6 +329,7 @@ def _conversations(
         gateway,
         store or _store(settings),
         kept_days=settings.conversation_days,
+        turns_bytes=_holdings(settings).turns,
         absent=callers.absent if authorities.SHARED.keys() & set(settings.auth) else None,
         embedder=embedder or _embedder(settings),
     )

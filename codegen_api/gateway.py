@@ -362,7 +362,7 @@ class Gateway:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
         held = right.run if right is not None and right.asked < asked else None  # from before this call
-        updates = self._updates(caller, ref, right, position.cursor)
+        updates = self._updates(caller, ref, right, position)
         return await Stream.begin(updates, position, held, caller.confirm)
 
     def patrol(self, caller: Caller) -> Patrol:
@@ -407,14 +407,14 @@ class Gateway:
                 self.hub.touched(ref)
 
     async def _updates(
-        self, caller: Caller, ref: RunRef, right: Right | None, cursor: Cursor
+        self, caller: Caller, ref: RunRef, right: Right | None, position: Position
     ) -> AsyncGenerator[Update, None]:
         opened, patrol, began = self._clock(), self.patrol(caller), loop_time()
         # no seat before this: who is being asked for, or leaves meanwhile, has no stream
         with heard(caller), self._seats.take(caller.principal):
             if right is None:
                 whole = caller.shared and self._ownership.deed(ref) is None
-                async with aclosing(self.hub.let_in(caller.credential, ref, cursor, patrol, whole=whole)) as coming:
+                async with aclosing(self.hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
                     async for news in coming:
                         if not isinstance(news, Right):
                             yield news
@@ -425,7 +425,7 @@ class Gateway:
                 if right is None:
                     return  # they are to come back
                 patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
-            async with self.hub.subscribe(caller.credential, right, cursor, patrol) as subscriber:
+            async with self.hub.subscribe(caller.credential, right, position, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
                         self._note_age(update, opened)

@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from codegen_api.errors import InvalidCursor, InvalidRequest
-from codegen_api.following import Position, close_running
+from codegen_api.following import close_running
+from codegen_api.positions import AMENDABLE, Position, Sighting
 from codegen_api.telemetry import note
 
 T = TypeVar("T")
@@ -35,7 +36,10 @@ STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering"
 HEAD_ONLY = "head_only"
 """The key in an ASGI scope that says: of the answer to this GET only the head is wanted."""
 
-_POSITION = re.compile(r"([0-9]{1,18})(\.end)?", re.ASCII)
+_NUMBER, _DIGEST = r"[0-9]{1,18}", r"[A-Za-z0-9_.-]{4}"
+_POSITION = re.compile(
+    rf"({_NUMBER})(?:(\.end)|(?:-({_NUMBER})([._])({_NUMBER}))?(?:~((?:{_DIGEST}){{1,{AMENDABLE}}}))?)", re.ASCII
+)
 
 
 def frame(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the protocol's own word
@@ -60,15 +64,17 @@ def retry(milliseconds: int) -> bytes:
 
 
 def parse_position(text: str) -> Position:
-    """``25``, or ``25.end`` from somebody who was told that the log ends there.
+    """``25``, ``25.end`` from somebody who was told that the log ends there, or any other id of an event.
 
     Raises:
-        InvalidCursor: it is neither.
+        InvalidCursor: it is none of them.
     """
     match = _POSITION.fullmatch(text.strip())
     if match is None:
         raise InvalidCursor
-    return Position(int(match[1]), over=match[2] is not None)
+    number, over, length, place, cursor, copies = match.groups()
+    told = None if length is None else Sighting(int(length), place == "_", int(cursor))
+    return Position(int(number), over is not None, told, tuple(re.findall(_DIGEST, copies or "")))
 
 
 async def _last_event_id(

@@ -204,7 +204,7 @@ def test_curl_streams_a_log(site: Server) -> None:
     assert body.startswith("retry: 2000\nevent: status\ndata: {")
     told = events(body)
     assert names(told) == ["status", *["log"] * 28, "end"]
-    assert [event["id"] for event in told[1:]] == [*map(str, range(1, 29)), "28.end"]
+    assert [re.split("[-~]", event["id"])[0] for event in told[1:]] == [*map(str, range(1, 29)), "28.end"]
 
 
 @pytest.mark.wire("auth-challenge", "error-shape", "request-id")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -246,7 +247,7 @@ class Stub:
         if "authorization" not in request.headers and not good and self.broken != "any ticket will do":
             return self.error(request, 401, "invalid_ticket", {"WWW-Authenticate": "Bearer"})
         last = request.headers.get("last-event-id", request.query_params.get("last_event_id", "0"))
-        position = int(last.removesuffix(".end"))
+        position = int(re.split("[-~.]", last)[0])
         done = last.endswith(".end") and self.ended and position == self.length
         if done and self.broken != "no 204" and not (self.resumed and self.broken == "resume does nothing"):
             if self.broken == "host out of breath" and not self.late:
@@ -299,7 +300,7 @@ class Stub:
         if not self.ended:
             self.length = self.lengths.pop(0)
         if self.broken not in ("amendment withheld", "too short to be cut"):
-            yield event("log.amended", self.entry(2))
+            yield event("log.amended", self.entry(2), f"{known}-{known}.2~abcd")
         for number in range(known + 1, self.length + 1):
             if number == FIRST + 1 and self.broken == "entry dropped":
                 continue

@@ -22,7 +22,7 @@ from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, Rejected, StoreUnavailable
-from codegen_api.following import Leaving, Quiet, loop_time
+from codegen_api.following import Leaving, Position, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, LogEntry, Step, to_json
@@ -55,8 +55,9 @@ def checked(value: Json) -> None:
 class Conversations:
     """The one door for dialects to turns and what was said in them. Agents, conversations and items are in ``store``.
 
-    Conversations that nobody touched for ``kept_days`` are removed; None keeps them. ``absent`` is as in ``Queue``.
-    With an ``embedder`` items are found by ``meaning``. ``clock`` gives seconds since the epoch.
+    Conversations that nobody touched for ``kept_days`` are removed; None keeps them. Of turns that are over
+    ``turns_bytes`` are kept. ``absent`` is as in ``Queue``. With an ``embedder`` items are found by ``meaning``.
+    ``clock`` gives seconds since the epoch.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Conversations:
         store: Store,
         *,
         kept_days: float | None = None,
+        turns_bytes: int = 16 * 1024 * 1024,
         absent: Absent | None = None,
         embedder: Embedder | None = None,
         clock: Callable[[], float] = time.time,
@@ -74,7 +76,7 @@ class Conversations:
         self.meaning = None if embedder is None else Meaning(store, embedder)
         self.clock = clock
         self._kept_days = kept_days
-        self._turns = Turns(gateway, store, clock=clock)
+        self._turns = Turns(gateway, store, max_bytes=turns_bytes, clock=clock)
         self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._queue = Queue(gateway, store, self._planning, self._turns, absent=absent, clock=clock)
@@ -345,7 +347,7 @@ class Conversations:
                 if turn.state is TurnState.QUEUED:
                     yield Quiet()
         if turn.state is TurnState.QUEUED:
-            yield Leaving(0)
+            yield Leaving(Position(0))
             return
         async with aclosing(self.follow(caller, turn)) as progress:
             async for news in progress:

@@ -14,26 +14,31 @@ from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, LogEntry
 from codegen_api.stores import Turn
 
-KEPT_BYTES = 32 * 1024 * 1024
-"""What is kept of turns that are over, for whoever reads them again."""
-
-SETTLING = 60.0
-"""Seconds after its end in which the host may still fill in entries of a turn."""
-
 FRESH = 5.0
-"""Seconds for which a page of such a turn is not read again."""
+"""Seconds for which a page is believed at least."""
+
+LASTING = 0.1
+"""The part of the time for which a turn has been over that a page of it is believed: what has stayed as it was for long
+will stay so for some time. Caches of the web estimate in the same way.
+"""
 
 News = tuple[Came, ...]
 
 
 class Pages:
-    """Reads what is over. ``clock`` gives seconds since the epoch."""
+    """Reads what is over, and keeps ``max_bytes`` of it for whoever reads it again. ``clock`` gives seconds since the
+    epoch.
+    """
 
-    def __init__(self, gateway: Gateway, *, clock: Callable[[], float]) -> None:
+    def __init__(self, gateway: Gateway, *, max_bytes: int, clock: Callable[[], float]) -> None:
         self._gateway = gateway
         self._clock = clock
-        self._kept: LRUCache[tuple[str, Cursor], tuple[float, News]] = LRUCache(KEPT_BYTES, getsizeof=_size)
+        self._kept: LRUCache[tuple[str, Cursor], tuple[float, News]] = LRUCache(max_bytes, getsizeof=_size)
         self._flights: Flights[tuple[str, Cursor, str], News] = Flights()
+
+    @property
+    def held_bytes(self) -> int:
+        return int(self._kept.currsize)
 
     async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[News, None]:
         """What comes behind ``offset`` in a turn that is over.
@@ -75,9 +80,9 @@ class Pages:
             for position, entry in enumerate(entries, start + 1)
             if turn.begin < position <= end
         )
-        settled = self._clock() - turn.updated > SETTLING and not any(came.entry.absent for came in page)
-        good_until = float("inf") if settled else loop_time() + FRESH
-        if _size((good_until, page)) <= KEPT_BYTES:
+        over = self._clock() - turn.updated
+        good_until = loop_time() + (FRESH if any(came.entry.absent for came in page) else max(FRESH, LASTING * over))
+        if _size((good_until, page)) <= self._kept.maxsize:
             self._kept[turn.id, start] = (good_until, page)
         return page
 

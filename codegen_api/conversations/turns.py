@@ -44,14 +44,16 @@ class _Watch:
 
 
 class Turns:
-    """What happens to turns. ``clock`` gives seconds since the epoch."""
+    """What happens to turns. ``clock`` gives seconds since the epoch; of those that are over ``max_bytes`` are kept."""
 
-    def __init__(self, gateway: Gateway, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, gateway: Gateway, store: Store, *, max_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._gateway = gateway
         self._store = store
         self._clock = clock
         self._starting = Starting(gateway, store, clock=clock)
-        self._pages = Pages(gateway, clock=clock)
+        self._pages = Pages(gateway, max_bytes=max_bytes, clock=clock)
         self._shared: Shared = WeakKeyDictionary()
         self._stopping: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, str], _Watch] = {}

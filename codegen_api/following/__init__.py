@@ -12,7 +12,7 @@ from codegen_api.following.pieces import Portions, listing_of, page_of, proven
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.seats import Seats
-from codegen_api.following.stream import Position, Stream
+from codegen_api.following.stream import Stream
 from codegen_api.following.subscriber import (
     Current,
     Ended,
@@ -25,6 +25,7 @@ from codegen_api.following.subscriber import (
     close_running,
 )
 from codegen_api.following.turns import Turns
+from codegen_api.positions import Position
 
 __all__ = [
     "Attendant",

@@ -13,7 +13,6 @@ from dataclasses import replace
 from codegen_api.brokers import Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
 from codegen_api.following.known import (
-    SETTLING,
     Known,
     Replaced,
     Stale,
@@ -27,6 +26,7 @@ from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import SLOW, Cadence, Need
+from codegen_api.positions import AMENDABLE, COMPARED, SETTLING
 from codegen_api.runs import UNCOUNTED, Changed, Cursor, Page, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
@@ -39,6 +39,9 @@ DESCRIBED_WITHIN = 60.0
 
 BELIEVED = 5.0
 """Seconds for which an end is believed before the host is asked again."""
+
+COMPARING = 30.0
+"""Seconds for which an end waits until what was given is compared with what the host has now."""
 
 RESUME_DOUBT = 30.0
 """Seconds after a resume in which the host may still report the end before it."""
@@ -88,7 +91,12 @@ class Follower:
         # what is known of the log
         self._located = False
         self._known = Known()
+        self._adopted = False
         self._looked = float("-inf")
+        self._confirmed = float("-inf")  # when the last look began that went through
+        self._born = loop_time()
+        self._strange: dict[Cursor, asyncio.Future[None]] = {}  # somebody there has copies that were not seen here
+        self._compared: Cursor | None = None  # what is behind this position was read since the run has ended
         # what is known of the run
         self._asked = right.asked
         self._whole_at = right.asked  # when all of it was asked for
@@ -107,10 +115,10 @@ class Follower:
         """The position of the last entry that was seen."""
         return self._known.tail
 
-    def look(self) -> None:
-        """Somebody new has come: look again if the log had ended, unless that was a moment ago."""
+    def look(self, since: float) -> None:
+        """Look again if the log had ended, unless that was seen at ``since`` or later."""
         ended = self._announced is not None and self._announced.length is not None
-        if ended and loop_time() - self._looked >= BELIEVED:
+        if ended and self._looked < since:
             self._wake.set()
 
     def touched(self) -> None:
@@ -125,7 +133,7 @@ class Follower:
         # what was seen here may be from before somebody else's resume
         self._resumed_tail = max(self.tail, length or 0) if self.caught_up else length
         self._active_since_resume = False
-        self._end_seen = self._settled = None
+        self._end_seen = self._settled = self._compared = None
         if run is not None and not run.status.ended and at > self._asked:
             self.run, self.described = self.run.updated(run), at
         self._wake.set()
@@ -143,6 +151,7 @@ class Follower:
         try:
             async with self._broker.lead(self.ref):
                 await self._adopt()
+                self._adopted = True
                 while True:
                     delay = await self._look()
                     await self._rest(delay)
@@ -163,10 +172,25 @@ class Follower:
         self.fault = error if isinstance(error, GatewayError) else GatewayError()
         self.readers.tell()
 
-    async def reached(self, cursor: Cursor) -> None:
-        """Until the log is known up to ``cursor``, or known to be shorter."""
-        while not self.caught_up and self.tail < cursor:
+    async def reached(self, cursor: Cursor, since: float) -> None:
+        """Until the log is known up to ``cursor``, or was found to be shorter by a look from ``since`` or later."""
+        while not self._adopted or (self.tail < cursor and not (self.caught_up and self._confirmed >= since)):
+            if self.caught_up and self._looked < since:
+                self._wake.set()
             await self._progress.wait()
+
+    async def refreshed(self, cursor: Cursor, since: float) -> None:
+        """Until the last entries up to there were read at ``since`` or later: others may have seen them change."""
+        if self._born < since:
+            read = self._strange.setdefault(cursor, asyncio.Future())
+            self._wake.set()
+            await asyncio.wait({read})
+
+    async def read(self) -> None:
+        """Until a page has been read."""
+        if self.caught_up:
+            self._wake.set()
+        await self._progress.wait()
 
     async def aclose(self) -> None:
         """Let nobody wait for a page that will not come."""
@@ -174,14 +198,18 @@ class Follower:
         await self.past.aclose()
 
     async def _adopt(self) -> None:
-        """Go on from the window that an earlier follower left."""
+        """Go on from the window that an earlier follower left. It shows what was: nobody has looked since."""
         tail = await self._broker.tail(self.ref)
+        self.past.forget()
+        await self._broker.doubt(self.ref)
+        self._advance()
         if tail is None:
             return
         self._located = True
         self._known.adopt(tail)
         if tail.changed is not None:
             self._announced = tail.changed
+            self._compared = None if tail.changed.length is None else 0  # once is enough
             if tail.changed.length is not None and tail.changed.seen < self.resumed_at:
                 # that end is the old one, whatever the log has grown by since
                 self._resumed_tail = max(tail.cursor, self._resumed_tail or 0)
@@ -199,28 +227,37 @@ class Follower:
             await self._announce(None, self.resumed_at)  # the end that was announced is past
         grown_from, described, end_seen = self.tail, self.run, self._end_seen
         self._looked = loop_time()  # whoever comes meanwhile need not ask for another look
+        strange, self._strange = self._strange, {}
         opening = not self._located
-        page, began = await (self._locate() if opening else self._read(self._again_from()))
         try:
+            for cursor in () if opening or await self._broker.tail(self.ref) is None else strange:
+                await self._take_in((await self._read(max(0, cursor - AMENDABLE)))[0])
+            page, began = await (self._locate() if opening else self._read_again(await self._again_from()))
             await self._take_in(page)
             if opening and (near_tail := await self._near_tail(page)) is not None:
                 page, began = near_tail
                 await self._take_in(page)
-            start, sent, ended = page.after, began, may_have_ended(page.run)
+            start, sent, ended, over = page.after, began, may_have_ended(page.run), page.run.status.ended
             while not self._is_all(page, final=ended and end_seen is not None):
-                page, sent = await self._read(page.last)
-                ended = ended and may_have_ended(page.run)
+                hurry = self._end_seen is None or loop_time() - self._looked > COMPARING
+                page, sent = await self._read_again(max(page.last, self._known.settling()) if hurry else page.last)
+                ended, over = ended and may_have_ended(page.run), over and page.run.status.ended
                 await self._take_in(page)
         except Stale:
             return self._cadence.next(news=True)
         except Replaced:
             await self._start_over()
             return 0
+        finally:
+            for each in strange.values():
+                each.set_result(None)
         self._known.agreed()
         if not self.caught_up:
             self.caught_up = True
             self.readers.tell()
-        self._looked = began
+        self._looked = self._confirmed = began
+        if over or (ended and end_seen is not None):
+            self._compared = 0 if opening else start if self._compared is None else min(start, self._compared)
         self._advance()
         if self._resumed_tail is None:
             self._resumed_tail = self.tail
@@ -248,7 +285,7 @@ class Follower:
         if self._whole_due(run):
             await self._read_whole(run.raw_status)
         if not self.run.status.ended:
-            self._end_seen = self._settled = None
+            self._end_seen = self._settled = self._compared = None
             if self._announced is None or self._announced.run != self.run or self._announced.length is not None:
                 await self._announce(None, began)
             doubted = loop_time() - self.resumed_at < RESUME_DOUBT  # then it may rest no more
@@ -339,15 +376,23 @@ class Follower:
         """
         return not page.entries or (not final and page.last == page.paging.total and page.last >= self.tail)
 
-    def _again_from(self) -> Cursor:
-        """Behind which position to read so that late changes are seen."""
-        whole = self._end_seen is not None or not self.caught_up
-        return self._known.settling() if whole else self._known.unsettled()
+    async def _again_from(self) -> Cursor:
+        """Behind which position to read so that late changes are seen: all of them, once, when the run has ended."""
+        if self._end_seen is None and self.caught_up:
+            return self._known.unsettled()
+        tail = await self._broker.tail(self.ref)
+        if self._end_seen is None or tail is None:
+            return self._known.settling()
+        given = max(tail.known, self.tail - COMPARED)
+        if self._compared is not None and self._compared <= given:
+            return self._known.settling()
+        return min(given // self._upstream.page_size * self._upstream.page_size, self._known.settling())
 
     async def _take_in(self, page: Page) -> None:
         self._known.compare(page, in_doubt=loop_time() - self.resumed_at < RESUME_DOUBT)
         await self._broker.publish(page)
         self._known.take_in(page)
+        self.past.keep(page.after, page.entries, self.tail)
         self._advance()
 
     async def _start_over(self) -> None:
@@ -356,7 +401,7 @@ class Follower:
         self._located = self.caught_up = False
         self._near = 0
         self._known.begin(0)
-        self._end_seen = self._settled = self._announced = None
+        self._end_seen = self._settled = self._compared = self._announced = None
         self.past.forget()
         await self._broker.forget(self.ref)
 
@@ -392,8 +437,18 @@ class Follower:
         unsaid = replace(self.run, raw_status=None)
         return Page(unsaid, after, (self._upstream.placeholder(self.ref),), False, UNCOUNTED), loop_time()
 
+    async def _read_again(self, after: Cursor) -> tuple[Page, float]:
+        """The same; what is settled can wait."""
+        settled = after < self._known.settling() and self._end_seen is not None and self.caught_up
+        return await self._read(after, need=self._less_urgent() if settled else None)
+
     async def _read_old(self, after: Cursor, limit: int) -> Page:
-        return (await self._read(after, limit, Need(loop_time(), CATCHING_UP * self._cadence.fast)))[0]
+        page, _ = await self._read(after, limit, self._less_urgent())
+        await self._broker.note(page)
+        return page
+
+    def _less_urgent(self) -> Need:
+        return Need(loop_time(), CATCHING_UP * self._cadence.fast)
 
     def _advance(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()

@@ -10,7 +10,7 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import AnswerCut, ShuttingDown, UpstreamRateLimited, UpstreamTimeout
-from codegen_api.following.follower import RESUME_DOUBT, Follower
+from codegen_api.following.follower import BELIEVED, RESUME_DOUBT, Follower
 from codegen_api.following.known import opens_at
 from codegen_api.following.opening import Opening, Waiting
 from codegen_api.following.pages import OldPages
@@ -22,6 +22,7 @@ from codegen_api.following.troubles import Troubles
 from codegen_api.following.turns import Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
+from codegen_api.positions import Position
 from codegen_api.runs import Cursor, Run, RunRef
 from codegen_api.telemetry import Observer, Quiet
 from codegen_api.upstreams import Upstream
@@ -93,12 +94,17 @@ class Hub:
         return len(self._followers)
 
     @property
+    def old_pages_bytes(self) -> int:
+        """What is held of old pages."""
+        return self._old_pages.held_bytes
+
+    @property
     def viewers(self) -> int:
         return len(self._viewers)
 
     @asynccontextmanager
     async def subscribe(
-        self, credential: Credential, right: Right, cursor: Cursor, patrol: Patrol
+        self, credential: Credential, right: Right, position: Position, patrol: Patrol
     ) -> AsyncIterator[Subscriber]:
         """Be a viewer of the run for as long as the context lasts.
 
@@ -107,8 +113,9 @@ class Hub:
         """
         if self._draining:
             raise ShuttingDown(retry_after=1)
-        follower = self._join(credential, right, cursor)
-        subscriber = Subscriber(follower, self._broker, credential, cursor, self._upstream.page_size, patrol)
+        came = loop_time()
+        follower = self._join(credential, right, position.cursor)
+        subscriber = Subscriber(follower, self._broker, credential, position, came, self._upstream.page_size, patrol)
         follower.readers.listeners.add(subscriber.poke)
         self._come(subscriber)
         try:
@@ -144,7 +151,7 @@ class Hub:
             if room:
                 return await self._rights.require(credential, ref)
         line = 0.0
-        async with aclosing(self.let_in(credential, ref, 0, Patrol(max_age=IN_LINE), whole=True)) as coming:
+        async with aclosing(self.let_in(credential, ref, Position(0), Patrol(max_age=IN_LINE), whole=True)) as coming:
             async for update in coming:
                 if isinstance(update, Right):
                     return update
@@ -152,7 +159,7 @@ class Hub:
         raise UpstreamRateLimited(retry_after=max(line, 5) * random.uniform(1, 1.5))  # noqa: S311 - spreads load only
 
     async def let_in(
-        self, credential: Credential, ref: RunRef, cursor: Cursor, patrol: Patrol, *, whole: bool
+        self, credential: Credential, ref: RunRef, position: Position, patrol: Patrol, *, whole: bool
     ) -> AsyncGenerator[Waiting | Right, None]:
         """What to tell somebody who waits for the right to view the run, and at last that right. ``whole``: the run
         itself is wanted with it.
@@ -161,10 +168,10 @@ class Hub:
             ShuttingDown: this process takes no new viewers.
             GatewayError: the host refuses to show them the run.
         """
-        with self.attend() as attendant, self._opening(credential, ref, cursor, whole=whole) as opening:
+        with self.attend() as attendant, self._opening(credential, ref, position.cursor, whole=whole) as opening:
             opening.readers.listeners.add(attendant.poked.set)
             line = self._turns.line(credential)
-            async for update in opening.updates(cursor, patrol, attendant.poked, attendant.leaving, line):
+            async for update in opening.updates(position, patrol, attendant.poked, attendant.leaving, line):
                 yield update
 
     @contextmanager
@@ -309,7 +316,7 @@ class Hub:
         if retirement is not None:
             retirement.cancel()
         follower.readers.join(credential, right.confirmed)
-        follower.look()
+        follower.look(loop_time() - BELIEVED)
         return follower
 
     def _retire(self, follower: Follower) -> None:

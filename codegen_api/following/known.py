@@ -8,13 +8,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from codegen_api.brokers import Tail
+from codegen_api.positions import AMENDABLE, SETTLING
 from codegen_api.runs import Cursor, Page, Run
-
-AMENDABLE = 20
-"""While a run goes on, entries this near the tail are read again as long as their output is missing."""
-
-SETTLING = 100
-"""After the end, this many last entries are read once more."""
 
 GONE_LOOKS = 3
 """How many looks in a row must miss the tail before the log counts as replaced, and not as a stale answer."""

@@ -6,6 +6,7 @@ see the run, and it is the first that they are given.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from codegen_api.errors import ShuttingDown
@@ -14,7 +15,7 @@ from codegen_api.following.rights import TICK, Right, loop_time
 from codegen_api.following.subscriber import Leaving, Patrol, Quiet
 from codegen_api.identity import Credential
 from codegen_api.pace import FAST, Need
-from codegen_api.runs import Cursor
+from codegen_api.positions import Position
 
 MOMENT = 2.0
 """Seconds for which somebody waits without a word: a refusal that comes so soon is an ordinary answer."""
@@ -41,7 +42,7 @@ class Opening:
         self.readers.tell()
 
     async def updates(
-        self, cursor: Cursor, patrol: Patrol, poked: asyncio.Event, leaving: asyncio.Event, line: float
+        self, position: Position, patrol: Patrol, poked: asyncio.Event, leaving: asyncio.Event, line: float
     ) -> AsyncGenerator[Waiting | Right, None]:
         """What to tell somebody who waits, and at last their right. ``line``: how many seconds it may take.
 
@@ -61,7 +62,7 @@ class Opening:
                 break
             now = loop_time()
             if leaving.is_set() or now >= opened + patrol.max_age - TICK:
-                yield Leaving(cursor)
+                yield Leaving(replace(position, over=False))
                 return
             trouble = self.readers.trouble
             news = told is None or (trouble is not None and trouble is not told)

@@ -7,17 +7,23 @@ from cachetools import LRUCache
 
 from codegen_api.brokers import Batch
 from codegen_api.flights import Flights
-from codegen_api.following.known import SETTLING
+from codegen_api.positions import SETTLING
 from codegen_api.runs import Cursor, LogEntry, Page, RunRef
 
 Entries = tuple[LogEntry, ...]
 
 
 class OldPages:
-    """Full pages of logs, by run and number, bounded in bytes. Nothing in them can change any more."""
+    """Full pages of logs, by run and number, bounded in bytes. They are believed for as long as the run is followed:
+    whatever has changed in them is seen at its end, when they are read once more.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._held: LRUCache[tuple[RunRef, int], Entries] = LRUCache(max_bytes, getsizeof=_size)
+
+    @property
+    def held_bytes(self) -> int:
+        return int(self._held.currsize)
 
     def get(self, ref: RunRef, number: int) -> Entries | None:
         return self._held.get((ref, number))
@@ -55,9 +61,9 @@ class Past:
         self._read = read
         self._tail = tail
         self._forgotten = 0
-        self._flights: Flights[tuple[int, int], Entries] = Flights()
+        self._flights: Flights[tuple[int, int | None], Entries] = Flights()
 
-    async def page(self, number: int, revision: int) -> Entries:
+    async def page(self, number: int, revision: int | None) -> Entries:
         """Page ``number``, counted from 0, as it was when the window had come to ``revision``, or later."""
         held = self._pages.get(self._ref, number)
         return held or await self._flights.share((number, revision), lambda: self._fetch(number))
@@ -68,7 +74,7 @@ class Past:
 
     def keep(self, after: Cursor, entries: Entries, tail: Cursor) -> None:
         """Keep what was read, if nothing in it can be amended any more in a log of this length."""
-        full = len(entries) == self._size and after + self._size <= tail - SETTLING
+        full = len(entries) == self._size and after % self._size == 0 and after + self._size <= tail - SETTLING
         if full and not any(entry.absent for entry in entries):
             self._pages.keep(self._ref, after // self._size, entries)
 

@@ -2,25 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 
 from codegen_api.brokers import Batch
 from codegen_api.following.rights import loop_time
 from codegen_api.following.subscriber import Current, Ended, Update, close_running
+from codegen_api.positions import Position
 from codegen_api.runs import Appended, Changed, Cursor, Run
 
 OVER_SECONDS = 2.0
 """How long somebody who was told the end waits for the word that it is still the end, before a stream begins
 instead.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a viewer is in a log; ``over``: it was told that the log ended there."""
-
-    cursor: Cursor
-    over: bool = False
 
 
 class Stream:

@@ -5,18 +5,18 @@ the host; amendments of what was given before; and, when the run has ended and e
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
 from codegen_api.following.follower import BELIEVED, Follower
-from codegen_api.following.known import AMENDABLE
 from codegen_api.following.readers import RECOVERED, Notice
 from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential
-from codegen_api.runs import Amended, Appended, Changed, Cursor, Run
+from codegen_api.positions import AMENDABLE, UNKNOWN, Copy, Missed, Position, Trail
+from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Run
 
 T = TypeVar("T")
 
@@ -46,9 +46,9 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """The gateway ends this stream, not the log: come back with ``cursor``."""
+    """The gateway ends this stream, not the log: come back with ``position``."""
 
-    cursor: Cursor
+    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,22 @@ class Patrol:
 
 
 class Subscriber:
-    """One viewer of a run, from ``cursor`` on."""
+    """One viewer of a run, from ``position`` on."""
 
     def __init__(
-        self, follower: Follower, broker: Broker, credential: Credential, cursor: Cursor, page_size: int, patrol: Patrol
+        self,
+        follower: Follower,
+        broker: Broker,
+        credential: Credential,
+        position: Position,
+        came: float,
+        page_size: int,
+        patrol: Patrol,
     ) -> None:
-        self.cursor = cursor
+        self.cursor = position.cursor
+        self.position = replace(position, over=False)
+        self._from = position
+        self._came = came
         self._follower = follower
         self._broker = broker
         self._credential = credential
@@ -125,14 +135,14 @@ class Subscriber:
                     yield Current(self.cursor)
                 now = loop_time()
                 if self._leaving or now >= opened + self._patrol.max_age - TICK:
-                    yield Leaving(self.cursor)
+                    yield Leaving(self.position)
                     return
                 pull = pull or asyncio.ensure_future(anext(source))
                 await self._wait(pull, min(silent_since + self._patrol.heartbeat, opened + self._patrol.max_age) - now)
                 if pull.done():
                     item, pull = pull.result(), None
                     silent_since = loop_time()
-                    self.cursor = item.cursor
+                    self._stand(item)
                     if isinstance(item, Resync):
                         yield item
                         continue
@@ -145,12 +155,20 @@ class Subscriber:
                         if self._is_over(item.changed, opened):
                             yield Ended(run, self.cursor)
                             return
-                        self._follower.look()  # an end that is too old to be believed has to be seen again
+                        # an end that is too old to be believed has to be seen again
+                        self._follower.look(self._believed(opened))
                 elif loop_time() >= silent_since + self._patrol.heartbeat - TICK:
                     silent_since = loop_time()
                     yield Quiet()
         finally:
             await close_running(source, pull)
+
+    def _stand(self, item: Batch | Resync) -> None:
+        self.cursor = item.cursor
+        if isinstance(item, Resync):
+            self.position = Position(item.cursor)
+        elif item.entries:
+            self.position = item.positions[-1]
 
     def _is_current(self, run: Run) -> bool:
         """Whether the viewer has all that the follower has seen, of which ``run`` is the last description."""
@@ -159,7 +177,14 @@ class Subscriber:
 
     def _is_over(self, changed: Changed, opened: float) -> bool:
         """Whether this description ends the stream: an end that is behind us, and not from too long before we came."""
-        return changed.length == self.cursor and changed.seen >= max(opened - BELIEVED, self._follower.resumed_at)
+        since = max(self._believed(opened), self._follower.resumed_at)
+        return changed.length == self.cursor and changed.seen >= since
+
+    def _believed(self, opened: float) -> float:
+        """Since when an end must have been seen. Who comes back and knows of none may have heard elsewhere that the run
+        goes on.
+        """
+        return opened if self._from.cursor and not self._from.over else opened - BELIEVED
 
     async def _wait(self, pull: asyncio.Task[Batch | Resync], seconds: float) -> None:
         self._poked = asyncio.get_running_loop().create_future()
@@ -167,103 +192,153 @@ class Subscriber:
         await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
 
     async def _source(self) -> AsyncGenerator[Batch | Resync, None]:
-        follower, cursor = self._follower, self.cursor
+        follower, came, cursor = self._follower, self._from, self.cursor
         revision: int | None = None
         behind: Evicted | None = None
-        await follower.reached(cursor)
+        await follower.reached(cursor, since=self._came)
         if cursor > follower.tail:
             yield Resync(cursor, follower.tail, follower.tail)
-            cursor = follower.tail
-        # the viewer's copies may be older than the last amendment, and nobody knows how old
-        doubtful = range(max(0, cursor - AMENDABLE), cursor)
+            self._from = came = Position(cursor := follower.tail)
+        returns = cursor > 0
         while True:
             try:
                 self._same_log()
-                if doubtful:
-                    for batch in await self._again(doubtful.start, doubtful.stop, all_of_them=False):
-                        yield batch
-                    doubtful = range(0)
+                if returns:
+                    if await self._broker.tail(follower.ref) is None:
+                        await follower.read()  # the window is about to be opened
+                    await self._refresh(came, await self._broker.missed(follower.ref, cursor))
+                    missed = await self._broker.missed(follower.ref, cursor)
+                    async with aclosing(self._missing(came, missed)) as batches:
+                        async for batch in batches:
+                            yield batch
+                    returns, revision = False, missed.revision
                 if behind is not None:
                     async with aclosing(self._catch_up(cursor, behind)) as batches:
                         async for batch in batches:
                             cursor = batch.cursor
-                            yield batch
-                    revision, behind = behind.revision, None
+                            yield self._relabelled(batch)
+                    revision, behind = behind.missed.revision, None
                 if follower.caught_up and await self._broker.tail(follower.ref) is None:
                     follower.touched()  # the window was let go while nobody was at it, and an ended run is not read
                 async with aclosing(self._broker.subscribe(follower.ref, cursor, revision)) as batches:
                     async for batch in batches:
                         cursor, revision = batch.cursor, batch.revision
-                        yield batch
+                        yield self._relabelled(batch)
             except Evicted as evicted:
                 behind = evicted
             except Forgotten:
                 while not follower.caught_up:
-                    await follower.reached(follower.tail + 1)
+                    await follower.reached(follower.tail + 1, since=float("-inf"))
                 self._generation = follower.generation
                 yield Resync(cursor, follower.tail, 0)
-                cursor, revision, behind, doubtful = 0, None, None, range(0)
+                self._from = Position(0)
+                cursor, revision, behind, returns = 0, None, None, False
+
+    def _relabelled(self, batch: Batch) -> Batch:
+        """The same for this viewer, who may know more than others here."""
+        if self._from.told is None:
+            return batch
+        positions = tuple(position.after(self._from) for position in batch.positions)
+        return batch if positions == batch.positions else replace(batch, positions=positions)
 
     def _same_log(self) -> None:
         """Raise ``Forgotten`` when the host has another log by now."""
         if self._generation != self._follower.generation:
             raise Forgotten
 
+    async def _missing(self, came: Position, missed: Missed) -> AsyncGenerator[Batch, None]:
+        """What somebody who comes back lacks of the entries before that place."""
+        changes, near = missed.changes, missed.near
+        doubtful: list[Cursor] = []
+        if not came.settled:
+            first = max(1, came.cursor - AMENDABLE + 1)
+            changes = [change for change in changes if change.cursor < first]
+            copies = [Copy.of(entry) async for _, entry in self._entries(range(first, came.cursor + 1))]
+            near = copies
+            changed = {change.cursor for change in missed.changes if not came.has(change)}
+            for cursor, copy in enumerate(copies, first):
+                digest = came.digest(cursor)
+                if copy.amendable or cursor in changed if digest == UNKNOWN else digest != copy.digest:
+                    doubtful.append(cursor)
+        untold = sorted(change for change in changes if not came.has(change))
+        trail = Trail(came, replace(missed, near=near), untold, doubtful)
+        again = [*doubtful, *(change.cursor for change in untold)]
+        async with aclosing(self._amended(trail, came.cursor, again)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _refresh(self, came: Position, missed: Missed) -> None:
+        """Have the last entries read again if the viewer's copies are none that were seen here: it may be ahead."""
+        if came.settled:
+            return
+        for cursor, copy in enumerate(missed.near, came.cursor - len(missed.near) + 1):
+            digest = came.digest(cursor)
+            if "." not in digest and copy is not None and digest not in (copy.digest, *copy.earlier):
+                await self._follower.refreshed(came.cursor, since=self._came)
+                return
+
     async def _catch_up(self, cursor: Cursor, evicted: Evicted) -> AsyncGenerator[Batch, None]:
         """What a viewer at ``cursor`` lacks of what the window no longer holds."""
-        if evicted.amended is not None:
-            for batch in await self._again(evicted.amended - 1, cursor, all_of_them=True):
+        missed = evicted.missed
+        trail = Trail(Position(cursor), missed, missed.changes)
+        async with aclosing(self._amended(trail, cursor, [change.cursor for change in missed.changes])) as batches:
+            async for batch in batches:
                 yield batch
         page: list[Appended] = []
+        near = missed.near
         while cursor < evicted.first - 1:
             self._same_log()
             # the window is part of it: what reaches into a later one may lack amendments of which that one speaks
-            key = (self._generation, cursor, evicted.first, evicted.revision)
+            key = (self._generation, cursor, evicted.first, missed.revision)
             shared = self._follower.past.batches.get(key)
             if shared is None:
                 page = [each for each in page if each.cursor > cursor] or await self._old(
-                    cursor, evicted.first - 1, evicted.revision
+                    cursor, evicted.first - 1, missed.revision
                 )
                 if not page:
                     return
-                portion = _portions(page)[0]
-                shared = Batch(portion, None, portion[-1].cursor, evicted.revision)
+                portion = _portion(page)
+                trail = Trail(Position(cursor), replace(missed, near=near))
+                positions = tuple(trail.appended(each.entry) for each in portion)
+                shared = Batch(portion, None, portion[-1].cursor, 0, positions)
                 self._follower.past.batches[key] = shared
                 if self._follower.past.holds(cursor // self._page_size):
                     page = []  # a slow viewer must not hold on to all of it
             cursor = shared.cursor
+            near = [*near, *(Copy.of(each.entry) for each in shared.entries)][-AMENDABLE:]
             yield shared
 
-    async def _again(self, start: Cursor, stop: Cursor, *, all_of_them: bool) -> list[Batch]:
-        """Entries ``start + 1`` to ``stop``, which the viewer has, as they are now."""
-        async with aclosing(self._stretch(start, stop)) as entries:
-            amended = [
-                Amended(appended.cursor, appended.entry)
-                async for appended in entries
-                if all_of_them or appended.entry.amendable
-            ]
-        return [Batch(portion, None, stop, 0) for portion in _portions(amended)]
+    async def _amended(self, trail: Trail, stand: Cursor, cursors: Iterable[Cursor]) -> AsyncGenerator[Batch, None]:
+        """These entries, which a viewer at ``stand`` has, as they are now."""
+        portion: list[Amended] = []
+        positions: list[Position] = []
+        room = BATCH_BYTES
+        async with aclosing(self._entries(cursors)) as entries:
+            async for cursor, entry in entries:
+                if portion and entry.size > room:
+                    yield Batch(tuple(portion), None, stand, 0, tuple(positions))
+                    portion, positions, room = [], [], BATCH_BYTES
+                portion.append(Amended(cursor, entry))
+                positions.append(trail.amended(cursor, entry))
+                room -= entry.size
+        if portion:
+            yield Batch(tuple(portion), None, stand, 0, tuple(positions))
 
-    async def _stretch(self, start: Cursor, stop: Cursor) -> AsyncGenerator[Appended, None]:
-        """Entries ``start + 1`` to ``stop``, which are in the log, from wherever they are."""
-        cursor = start
-        while cursor < stop:
-            self._same_log()
-            try:
-                async with aclosing(self._broker.subscribe(self._follower.ref, cursor)) as batches:
-                    async for batch in batches:
-                        for event in batch.entries:
-                            if isinstance(event, Appended) and event.cursor <= stop:
-                                yield event
-                                cursor = event.cursor
-                        if cursor >= stop:
-                            return
-            except Evicted as evicted:
-                for appended in await self._old(cursor, min(stop, evicted.first - 1), evicted.revision):
-                    yield appended
-                    cursor = appended.cursor
+    async def _entries(self, cursors: Iterable[Cursor]) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
+        """These entries, which are in the log, from wherever they are."""
+        found: dict[Cursor, LogEntry] = {}
+        for cursor in cursors:
+            while cursor not in found:
+                self._same_log()
+                held = await self._broker.held(self._follower.ref, cursor - 1)
+                found = dict(enumerate(held, cursor))
+                if not held:
+                    missed = await self._broker.missed(self._follower.ref, cursor)
+                    old = await self._old(cursor - 1, cursor + self._page_size, missed.revision)
+                    found = {each.cursor: each.entry for each in old}
+            yield cursor, found[cursor]
 
-    async def _old(self, cursor: Cursor, last: Cursor, revision: int) -> list[Appended]:
+    async def _old(self, cursor: Cursor, last: Cursor, revision: int | None) -> list[Appended]:
         """The next entries of ``cursor + 1`` to ``last``, from one of the host's own full pages, read again."""
         number, offset = divmod(cursor, self._page_size)
         entries = await self._follower.past.page(number, revision)
@@ -276,18 +351,14 @@ class Subscriber:
         return page
 
 
-def _portions(entries: "list[Appended] | list[Amended]") -> list[tuple[Appended | Amended, ...]]:
-    """``entries`` in stretches that are as large as a batch may be."""
-    portions: list[tuple[Appended | Amended, ...]] = []
-    portion: list[Appended | Amended] = []
+def _portion(page: list[Appended]) -> tuple[Appended, ...]:
+    """As many as go into a batch."""
     room = BATCH_BYTES
-    for event in entries:
-        if portion and event.entry.size > room:
-            portions.append(tuple(portion))
-            portion, room = [], BATCH_BYTES
-        portion.append(event)
+    for index, event in enumerate(page):
+        if index and event.entry.size > room:
+            return tuple(page[:index])
         room -= event.entry.size
-    return [*portions, tuple(portion)] if portion else portions
+    return tuple(page)
 
 
 async def close_running(source: AsyncGenerator[T, None], pull: "asyncio.Task[T] | None") -> None:

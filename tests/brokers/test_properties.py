@@ -61,10 +61,10 @@ class Viewer:
         """One batch, or one look at the host for what was evicted; whether there was anything to do."""
         if self._evicted is not None:
             evicted, self._evicted = self._evicted, None
-            amended = self.cursor + 1 if evicted.amended is None else evicted.amended
-            for number in range(amended, max(self.cursor + 1, evicted.first)):
+            new = range(self.cursor + 1, evicted.first)
+            for number in [*(change.cursor for change in evicted.missed.changes), *new]:
                 self.copy[number] = self.log.entries[number - 1]
-            self.cursor, self.revision = max(self.cursor, evicted.first - 1), evicted.revision
+            self.cursor, self.revision = max(self.cursor, evicted.first - 1), evicted.missed.revision
             return True
         self._batches = self._batches or self.log.broker.subscribe(self.log.ref, self.cursor, self.revision)
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codegen_api.conversations import Stretch
-from codegen_api.conversations.pages import FRESH, KEPT_BYTES, SETTLING
+from codegen_api.conversations.pages import FRESH, LASTING
 from codegen_api.conversations.reading import PATIENCE
 from codegen_api.errors import Forbidden, GatewayError, NotFound, Unavailable, UpstreamError, UpstreamTimeout
 from codegen_api.following import Patrol
@@ -63,12 +63,12 @@ def test_a_stretch_goes_as_far_as_its_checkpoint(page_size: int) -> None:
     run(main())
 
 
-def test_what_has_settled_is_read_from_the_host_once() -> None:
+def test_what_has_been_over_for_long_is_read_from_the_host_once_in_a_long_time() -> None:
     async def main() -> None:
         world = World(Host(page_size=7, script=long))
         first, second = await talked(world)
         async with world.serving() as process:
-            await asyncio.sleep(SETTLING + 1)
+            await asyncio.sleep(10_000)
             world.host.reads.clear()
             await asyncio.gather(*(process.told(turn) for turn in (first, second) for _ in range(50)))
             pages = range(0, 2 * (LONG + 5), 7)
@@ -76,7 +76,7 @@ def test_what_has_settled_is_read_from_the_host_once() -> None:
             assert len(world.host.reads) <= len(pages) + 1  # one in which one turn ends and the other begins
             world.host.reads.clear()
             for _ in range(10):
-                await asyncio.sleep(1000)
+                await asyncio.sleep(LASTING * 1_000 - 1)
                 assert await process.told(second) == world.expected(second)
                 assert await process.told(first, 3) == world.expected(first)[:3]
             assert not world.host.reads
@@ -99,22 +99,22 @@ def test_what_the_host_may_still_fill_in_is_read_again_after_a_moment() -> None:
                 reads = len(world.host.reads)
                 await process.told(turn)
                 assert len(world.host.reads) == reads
-            await asyncio.sleep(SETTLING)
-            hosted.amend(2)
-            assert await process.told(turn) == hosted.encoded()
+            for seconds in (60, 3_600, 86_400):  # and later, after so much longer
+                await asyncio.sleep(seconds)
+                await process.told(turn)
+                hosted.amend(2)
+                await asyncio.sleep(LASTING * 2 * seconds)
+                assert await process.told(turn) == hosted.encoded()
 
     run(main())
 
 
-def test_a_page_that_is_larger_than_all_that_may_be_kept_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codegen_api.conversations.pages.KEPT_BYTES", 500)
-    assert KEPT_BYTES > 500
-
+def test_a_page_that_is_larger_than_all_that_may_be_kept_is_read_each_time() -> None:
     async def main() -> None:
         world = World()
         (turn,) = await talked(world, 1)
-        async with world.serving() as process:
-            await asyncio.sleep(SETTLING + 1)
+        async with world.serving(turns_bytes=500) as process:
+            await asyncio.sleep(61)
             for _ in range(3):
                 assert await process.told(turn) == world.expected(turn)
             assert len(world.host.reads) >= 3
@@ -151,7 +151,7 @@ def test_who_may_not_see_the_run_is_shown_nothing_though_it_is_kept_here(kept: b
         world.host.barred.add(("alice-two", "1"))
         two, three = another_token("alice-two"), another_token("alice-three")
         async with world.serving() as process:
-            await asyncio.sleep(SETTLING + 1)
+            await asyncio.sleep(61)
             if kept:
                 assert await process.told(turn) == world.expected(turn)
             for _ in range(2):

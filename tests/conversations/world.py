@@ -279,6 +279,7 @@ class Process:
         trap: Trap,
         *,
         kept_days: float | None = None,
+        turns_bytes: int = 10**7,
         absent: Callable[[Principal], Caller | None] | None = None,
         **more: Any,
     ) -> None:
@@ -287,7 +288,9 @@ class Process:
         more.setdefault("ownership", Ownership([SECRET]))
         self.gateway = Gateway(world.lines(world.host, trap), MemoryBroker(), clock=now, **more)
         self.store = StoreLine(world.store, trap)
-        self.conversations = Conversations(self.gateway, self.store, kept_days=kept_days, absent=absent, clock=now)
+        self.conversations = Conversations(
+            self.gateway, self.store, kept_days=kept_days, turns_bytes=turns_bytes, absent=absent, clock=now
+        )
 
     async def say(self, text: str, *, conversation: str = "talk", who: Caller = ALICE, **more: Any) -> Turn:
         """Begin a turn."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from codegen_api.conversations import Came
 from codegen_api.dialects.agent_protocol.events import FINAL_STATE, MODES, Teller
 from codegen_api.dialects.agent_protocol.received import MOST_OWED, Seen, position
-from codegen_api.dialects.agent_protocol.wording import PLACES, Place, Wording, number
+from codegen_api.dialects.agent_protocol.wording import PLACES, Place, Wordings, number
 from codegen_api.runs import LogEntry, RunRef
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost
@@ -55,7 +55,8 @@ def parsed(pieces: Sequence[bytes]) -> list[Event]:
 
 def teller(modes: Sequence[str], seen: Seen = Seen()) -> Teller:  # noqa: B008 - it is immutable
     wanted = frozenset(modes)
-    return Teller(TURN, Wording(TURN, wanted, {"run_id": "t1"}, HOST.step), modes=wanted, seen=seen)
+    wording = Wordings(HOST.step, max_bytes=10**6).of(TURN, wanted, {"run_id": "t1"})
+    return Teller(TURN, wording, modes=wanted, seen=seen)
 
 
 def told(

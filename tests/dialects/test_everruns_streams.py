@@ -58,7 +58,7 @@ class Ear:
         since = since or self.last
         after = None if since is None else reached(SESSION, since) or Reached(START)
         listener = Listener(who, self.family, conversation, after, **more)
-        renderings = Renderings(process.gateway.step)
+        renderings = Renderings(process.gateway.step, max_bytes=10**6)
         async with aclosing(frames(process.conversations, renderings, listener)) as pieces:
             async for piece in pieces:
                 self._hear(piece)

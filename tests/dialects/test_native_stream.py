@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from itertools import pairwise
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from codegen_api import errors
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects.native.wire import EVENTS, LINES, frames, try_again
-from codegen_api.following import Patrol, Position
+from codegen_api.following import Patrol
 from codegen_api.gateway import Gateway
+from codegen_api.sse import parse_position
 from tests import virtual
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.rich import RichHost
@@ -316,13 +318,14 @@ def test_a_viewer_whose_connection_takes_nothing_is_cut() -> None:
 
 
 async def watch(
-    gateway: Gateway, writer: Any, seconds: float, position: int = 0
+    gateway: Gateway, writer: Any, seconds: float, position: str = "0"
 ) -> tuple[bytes, list[tuple[float, bytes]]]:
     """What a viewer is sent in so many seconds, and when."""
-    stream = await gateway.follow(caller(), "9", "1", Position(position))
+    came = parse_position(position)
+    stream = await gateway.follow(caller(), "9", "1", came)
     assert stream is not None
     pieces: list[tuple[float, bytes]] = []
-    sending: AsyncGenerator[bytes, None] = frames(stream, writer)
+    sending: AsyncGenerator[bytes, None] = frames(stream, writer, came.cursor if came.over else None)
     try:
         async with asyncio.timeout(seconds):
             async for piece in sending:
@@ -378,8 +381,8 @@ def test_an_old_stream_ends_with_a_way_back() -> None:
     virtual.run(main())
 
 
-@pytest.mark.wire("stream-amended", "position-amendments", "stream-status", "stream-events")
-def test_amendments_carry_no_id_and_the_same_position() -> None:
+@pytest.mark.wire("stream-amended", "stream-ids", "position-amendments", "stream-status", "stream-events")
+def test_amendments_carry_the_same_position_and_their_id_says_that_they_are_known() -> None:
     async def main() -> None:
         host = FakeHost()
         hosted = host.add()
@@ -403,16 +406,68 @@ def test_amendments_carry_no_id_and_the_same_position() -> None:
             "status",
             "end",
         ]
-        assert b"event: log.amended\nid:" not in body
-        assert b"id: 4\nevent: log.amended" not in body
         amended = json.loads(events[5].data)
         assert (amended["position"], amended["output"]) == (position, "done")
-        back, _ = await watch(gateway, EVENTS, 1000, position=6)
-        kinds = [event.type for event in parse(back)]
-        assert (kinds[0], set(kinds[1:-1]), kinds[-1]) == ("status", {"log.amended"}, "end")
+        numbers = [re.split("[-~]", event.last_event_id)[0] for event in events[1:8]]
+        assert numbers == ["1", "2", "3", "4", "4", "5", "6"]
+        plain = [event.last_event_id for event in events[1:4]]
+        assert plain == numbers[:3]  # nothing there is of a kind that changes
+        for told in events[5:8]:
+            back, _ = await watch(gateway, EVENTS, 1000, position=told.last_event_id)
+            assert {event.type for event in parse(back)} <= {"status", "log", "end"}
+        for untold in (events[4].last_event_id, "6"):
+            back, _ = await watch(gateway, EVENTS, 1000, position=untold)
+            assert [event.type for event in parse(back)].count("log.amended") == 1
         await gateway.aclose()
 
     virtual.run(main())
+
+
+@pytest.mark.wire("resumed-streams-on", "stream-ids", "end-known")
+@pytest.mark.parametrize("writer", [EVENTS, LINES])
+def test_a_status_that_takes_an_end_back_moves_the_position_away_from_it(writer: Any) -> None:
+    """Or whoever is cut off now is told by the next process that this is still the end, and never comes back."""
+
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(3)
+        gateway = gateway_to(host)
+        body, _ = await watch(gateway, writer, 5, position="3.end")
+        (told,) = [line["id"] for line in lines(body)] if writer is LINES else [parse(body)[-1].last_event_id]
+        assert told == "3"
+        hosted.status = "COMPLETE"
+        body, _ = await watch(gateway, writer, 50, position="3")
+        assert b"id: 3\n" not in body
+        await gateway.aclose()
+
+    virtual.run(main())
+
+
+@pytest.mark.wire("position-sources", "position-form", "position-headway", "ndjson")
+def test_any_id_is_a_position_in_a_header_and_in_a_url_in_both_forms_of_the_stream() -> None:
+    async def main() -> None:
+        host = a_host(length=0)
+        hosted = host.runs["1"]
+        hosted.append(2)
+        hosted.act()
+        hosted.amend(3, output="done")
+        hosted.append(2)
+        async with serving(host) as site:
+            events = [event for event in parse((await site.get(STREAM)).content) if event.type == "log"]
+            assert "~" in events[2].last_event_id
+            for number, event in enumerate(events, 1):
+                last = event.last_event_id
+                for headers, params in (({"Last-Event-ID": last}, {}), ({}, {"last_event_id": last})):
+                    rest = parse((await site.get(STREAM, headers=headers, params=params)).content)
+                    left = [json.loads(each.data)["position"] for each in rest if each.type == "log"]
+                    assert left == list(range(number + 1, 6))
+                    assert "log.amended" not in {each.type for each in rest}
+            given = lines((await site.get(STREAM, headers={"Accept": "application/x-ndjson"})).content)
+            ids = [line["id"] for line in given if line["event"] == "log"]
+            assert ids == [event.last_event_id for event in events]
+
+    run(main())
 
 
 @pytest.mark.wire("fault-notice", "fault-recovered", "right-revoked")

@@ -26,7 +26,7 @@ def test_an_old_stream_asks_its_viewer_back_and_a_silent_one_shows_that_it_lives
         assert 1.7 < time.monotonic() - began < 2 + SLACK
         last = viewer.events[-1]
         assert (last.name, last.data["code"]) == ("notice", "reconnect")
-        assert last.data["last_event_id"] == viewer.last_id == "2"
+        assert last.data["last_event_id"] == viewer.last_id == viewer.of("log")[-1].id
         assert last.retry is not None
         assert last.data["retry_in"] == last.retry / 1000
         await asyncio.to_thread(host.append, viewer.run, "the last", status="COMPLETE")

@@ -127,7 +127,9 @@ def test_event_source_comes_back_after_a_cut_between_the_last_entry_and_the_end(
         closed_at = time.monotonic()
         assert between.cuts == 1
         path = f"/agent-runs/{run}/logs/stream"
-        asked = [(path, None), (path, "12"), (path, "12.end")]
+        (_, last) = between.asked[1]
+        assert re.fullmatch("12~.*", last or "")
+        asked = [(path, None), (path, last), (path, "12.end")]
         assert between.asked == asked
         # longer than the two seconds that the stream told the browser to wait
         eventually(lambda: time.monotonic() - closed_at, lambda seconds: seconds > 2.5)
@@ -216,7 +218,10 @@ def test_a_reader_with_fetch_and_a_bearer_token_comes_back_after_a_cut(
         assert between.cuts == 1
         assert page.ids() == list(range(1, 13))
         assert [last_id for kind, last_id, _ in page.events() if kind == "end"] == ["12.end"]
-        assert between.asked == [(path, None), (path, "12")]
+        (first, second) = between.asked
+        assert first == (path, None)
+        assert second[0] == path
+        assert re.fullmatch("12~.*", second[1] or "")
 
 
 @pytest.mark.wire("ticket-invalid", "ticket-mint")

@@ -106,13 +106,13 @@ def test_an_entry_reaches_a_connected_viewer_within_one_poll(host: Sandbox, serv
         written = {}
         for number in range(2, 8):
             await asyncio.to_thread(host.append, run, f"entry {number}")
-            written[str(number)] = time.monotonic()
+            written[number] = time.monotonic()
             await asyncio.sleep(0.5)
         await asyncio.to_thread(host.append, run, "last", status="COMPLETE")
         await watching
-        arrived = {event.id: event.at for event in viewer.of("log")}
+        arrived = {event.number: event.at for event in viewer.of("log")}
         # the first comes while the run was quiet, and finds the run busy from then on
-        late = {number: arrived[number] - at for number, at in written.items() if number > "3"}
+        late = {number: arrived[number] - at for number, at in written.items() if number > 3}
         # they come at all times between two reads: would each wait for the read after the next, none would be in time
         assert min(late.values()) < POLL, late
         assert max(late.values()) < 2 * POLL, late

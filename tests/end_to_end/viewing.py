@@ -3,6 +3,7 @@ leaves."""
 
 import asyncio
 import json
+import re
 import socket
 import struct
 import time
@@ -26,6 +27,13 @@ class Event:
     data: Any
     retry: int | None
     at: float
+
+    @property
+    def number(self) -> int:
+        """With which its id begins."""
+        found = re.match("[0-9]+", self.id or "")
+        assert found is not None, self.id
+        return int(found[0])
 
 
 class Broken(Exception):
@@ -237,11 +245,11 @@ class Viewer:
             self.last_id = event.id
         match event.name:
             case "log":
-                assert event.id == str(event.data["position"])
+                assert event.number == event.data["position"]
                 assert event.data["position"] == len(self.entries) + 1, "an entry is lost, repeated or out of order"
                 self.entries.append(event.data)
             case "log.amended":
-                assert event.id is None
+                assert event.number == len(self.entries)
                 assert event.data["position"] <= len(self.entries), "amended before it was sent"
                 self.entries[event.data["position"] - 1] = event.data
             case "resync":

@@ -25,8 +25,9 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.following.known import AMENDABLE
+from codegen_api.following import Turns
 from codegen_api.gateway import Gateway
+from codegen_api.positions import AMENDABLE
 from tests.fakehost import caller
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
@@ -49,11 +50,11 @@ who = st.sampled_from(["alice", "bob"])
 class Watcher:
     """Somebody who wants to see the log, and comes back whatever happens."""
 
-    def __init__(self, gateway: Gateway, name: str) -> None:
-        self.viewer = Viewer()
+    def __init__(self, gateway: Gateway, name: str, *, plain: bool) -> None:
+        self.viewer = Viewer(plain=plain)
         self.name = name
         self.refusals = 0
-        self._gateway = gateway
+        self.gateway = gateway
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -76,7 +77,7 @@ class Watcher:
             over = bool(viewer.ends) and viewer.ends[-1] == viewer.cursor
             viewer.left_at = None
             try:
-                await viewer.watch(self._gateway, who=caller(self.name), over=over)
+                await viewer.watch(self.gateway, who=caller(self.name), over=over)
             except Forbidden:
                 self.refusals += 1
                 await asyncio.sleep(5)
@@ -95,9 +96,10 @@ class Life(RuleBasedStateMachine):
         memory=st.sampled_from([LARGE, LARGE, 60_000, 9_000]),
         page_size=st.sampled_from([7, 30, 100, 100]),
         with_totals=st.booleans(),
+        processes=st.sampled_from([1, 1, 2]),
         seed=st.integers(0, 1000),
     )
-    def begin(self, start: int, memory: int, page_size: int, with_totals: bool, seed: int) -> None:
+    def begin(self, start: int, memory: int, page_size: int, with_totals: bool, processes: int, seed: int) -> None:
         self.loop = VirtualLoop()
         self.random = random.Random(seed)
         self.memory = memory
@@ -107,7 +109,14 @@ class Life(RuleBasedStateMachine):
         self.hosted.append(start)
         self.faults: list[GatewayError] = []
         self.host.before = self.fail
-        self.gateway = Gateway(self.host, MemoryBroker(max_bytes=memory), old_pages_bytes=50_000)
+        self.gateways = [
+            Gateway(
+                self.host, MemoryBroker(max_bytes=memory), turns=Turns(limit=60 / processes), old_pages_bytes=50_000
+            )
+            for _ in range(processes)
+        ]
+        # another process has no reason to look at what changes where nothing is missing
+        self.sees_all = processes == 1 and memory == LARGE
         self.watchers: list[Watcher] = []
 
     async def fail(self, operation: str) -> None:
@@ -162,9 +171,7 @@ class Life(RuleBasedStateMachine):
 
     @precondition(
         lambda self: (
-            not self.ended
-            and self.hosted.entries
-            and (self.memory == LARGE or self.hosted.entries[-1]["type"] == "ACTION")
+            not self.ended and self.hosted.entries and (self.sees_all or self.hosted.entries[-1]["type"] == "ACTION")
         )
     )
     @rule()
@@ -183,10 +190,10 @@ class Life(RuleBasedStateMachine):
         self.hosted.status = "COMPLETE"
         self.wait(seconds)
 
-    @precondition(lambda self: not self.ended and self.memory == LARGE and any(each.present for each in self.watchers))
-    @rule(backs=st.lists(st.integers(0, 90), min_size=1, max_size=5))
+    @precondition(lambda self: not self.ended and self.sees_all and any(each.present for each in self.watchers))
+    @rule(backs=st.lists(st.integers(0, 500), min_size=1, max_size=5))
     def older_entries_change_and_the_run_ends(self, backs: list[int]) -> None:
-        """Which is seen when the last hundred are read once more, unless the run goes on before that."""
+        """Which is seen when what was given is compared, unless the run goes on before that."""
         self.admit()
         self.faults.clear()
         for back in backs:
@@ -200,8 +207,8 @@ class Life(RuleBasedStateMachine):
     def somebody_resumes_it_here(self, stale: bool, seconds: float) -> None:
         async def resume() -> None:
             with contextlib.suppress(Unavailable):
-                await self.gateway.resume(caller(), "9", "1", "on", None)
-                if stale:
+                await self.gateways[0].resume(caller(), "9", "1", "on", None)
+                if stale and len(self.gateways) == 1:
                     await self.lag()
 
         self.do(resume())
@@ -220,7 +227,11 @@ class Life(RuleBasedStateMachine):
         self.hosted.status = "ACTIVE"
         self.wait(seconds)
 
-    @precondition(lambda self: self.hosted.status == "ACTIVE" and all(each.present for each in self.watchers))
+    @precondition(
+        lambda self: (
+            self.hosted.status == "ACTIVE" and len(self.gateways) == 1 and all(each.present for each in self.watchers)
+        )
+    )
     @rule(count=counts)
     def the_log_is_replaced(self, count: int) -> None:
         """It can be told only by who watches, and only when the answers cannot be old ones."""
@@ -235,9 +246,9 @@ class Life(RuleBasedStateMachine):
     # -- the viewers --------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.watchers) < 4)
-    @rule(name=who, seconds=waits)
-    def somebody_comes(self, name: str, seconds: float) -> None:
-        self.watchers.append(Watcher(self.gateway, name))
+    @rule(name=who, plain=st.booleans(), process=st.integers(0, 1), seconds=waits)
+    def somebody_comes(self, name: str, plain: bool, process: int, seconds: float) -> None:
+        self.watchers.append(Watcher(self.gateways[process % len(self.gateways)], name, plain=plain))
         self.loop.call_soon(self.watchers[-1].come)
         self.wait(seconds)
 
@@ -247,11 +258,19 @@ class Life(RuleBasedStateMachine):
         self.do(self.watchers[which % len(self.watchers)].go())
 
     @precondition(lambda self: any(not each.present for each in self.watchers))
-    @rule(which=st.integers(0, 3), part=st.sampled_from([1.0, 1.0, 0.9, 0.5, 0.0]), seconds=waits)
-    def somebody_comes_back(self, which: int, part: float, seconds: float) -> None:
+    @rule(
+        which=st.integers(0, 3),
+        part=st.sampled_from([1.0, 1.0, 0.9, 0.5, 0.0]),
+        process=st.integers(0, 1),
+        seconds=waits,
+    )
+    def somebody_comes_back(self, which: int, part: float, process: int, seconds: float) -> None:
         away = [each for each in self.watchers if not each.present]
         watcher = away[which % len(away)]
+        watcher.gateway = self.gateways[process % len(self.gateways)]
         viewer = watcher.viewer
+        if part < 1:
+            viewer.position = None
         viewer.cursor = int(viewer.cursor * part)
         viewer.log = {position: entry for position, entry in viewer.log.items() if position <= viewer.cursor}
         viewer.ends = [end for end in viewer.ends if end <= viewer.cursor]
@@ -300,7 +319,8 @@ class Life(RuleBasedStateMachine):
             assert viewer.ends[-1] == len(self.hosted.entries)
             assert viewer.ends == sorted(set(viewer.ends)), "an end was told twice"
         assert "log" not in {operation for _, operation in self.host.refused}
-        self.do(self.gateway.aclose())
+        for gateway in self.gateways:
+            self.do(gateway.aclose())
         left = asyncio.all_tasks(self.loop)
         assert not left, f"still running: {left}"
 

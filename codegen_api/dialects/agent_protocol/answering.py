@@ -58,7 +58,8 @@ def events_of(
         "graph_id": "agent",
         "tags": [],
     }
-    wordings = kept(request, "agent_protocol_wordings", lambda: Wordings(talk.gateway.step))
+    share = request.app.state.holdings.renderings
+    wordings = kept(request, "agent_protocol_wordings", lambda: Wordings(talk.gateway.step, max_bytes=share))
     pieces = events(
         talk,
         caller,

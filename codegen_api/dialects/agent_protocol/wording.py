@@ -4,10 +4,12 @@ An action has two parts: it arrives, and what its tool answered comes when it is
 are more than one entry.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeAlias
+
+from cachetools import LRUCache
 
 from codegen_api.conversations import Came
 from codegen_api.dialects.agent_protocol.messages import Message, chunk, said
@@ -16,8 +18,6 @@ from codegen_api.stores import Turn
 
 PLACES = 32
 """How many events an entry can have."""
-
-KEPT_BYTES = 64 * 1024 * 1024
 
 
 class Place(IntEnum):
@@ -81,9 +81,13 @@ class Told:
         return 1000 + self.entry.size + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
 
 
+Kept: TypeAlias = "LRUCache[tuple[str, frozenset[str], int], Told]"
+"""By turn, modes and offset."""
+
+
 class Wording:
     """Words the entries of a turn in ``modes``. ``context`` is what is said of each message, ``step`` what an entry
-    means. At most ``most`` bytes are kept.
+    means. ``kept`` is for all who word anything.
     """
 
     def __init__(
@@ -92,26 +96,23 @@ class Wording:
         modes: frozenset[str],
         context: Mapping[str, Json],
         step: Callable[[LogEntry], Step],
-        most: int = KEPT_BYTES,
+        kept: Kept,
     ) -> None:
-        self.size = 0
         self._turn = turn.id
         self._id = turn.id.encode()
         self._modes = modes
         self._context = context
         self._step = step
-        self._most = most
-        self._kept: dict[int, Told] = {}
+        self._kept = kept
 
     def of(self, came: Came) -> Told:
-        kept = self._kept.get(came.offset)
-        if kept is None or (kept.entry is not came.entry and kept.entry != came.entry):
-            if self.size > self._most:
-                self._kept.clear()
-                self.size = 0
-            kept = self._kept[came.offset] = self._tell(came.offset, came.entry)
-            self.size += kept.size
-        return kept
+        key = (self._turn, self._modes, came.offset)
+        told = self._kept.get(key)
+        if told is None or (told.entry is not came.entry and told.entry != came.entry):
+            told = self._tell(came.offset, came.entry)
+            if told.size <= self._kept.maxsize:  # the cache refuses what could never fit
+                self._kept[key] = told
+        return told
 
     def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> tuple[int, bytes]:
         n = number(offset, place) + again
@@ -193,21 +194,18 @@ class Wording:
 
 
 class Wordings:
-    """The wordings that somebody used lately, for all who read the same in the same modes."""
+    """What was worded lately, for all who read the same in the same modes: ``max_bytes`` of it."""
 
-    def __init__(self, step: Callable[[LogEntry], Step], *, most: int = KEPT_BYTES) -> None:
+    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int) -> None:
         self._step = step
-        self._most = most
-        self._kept: OrderedDict[tuple[str, frozenset[str]], Wording] = OrderedDict()
+        self._kept: Kept = LRUCache(max_bytes, getsizeof=lambda told: told.size)
+
+    @property
+    def held_bytes(self) -> int:
+        return int(self._kept.currsize)
 
     def of(self, turn: Turn, modes: frozenset[str], context: Mapping[str, Json]) -> Wording:
-        key = (turn.id, modes)
-        if key not in self._kept:
-            self._kept[key] = Wording(turn, modes, context, self._step, self._most)
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and sum(each.size for each in self._kept.values()) > self._most:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        return Wording(turn, modes, context, self._step, self._kept)
 
 
 def _with_position(entry: bytes, offset: int) -> bytes:

@@ -15,8 +15,6 @@ from codegen_api.runs import LogEntry, Step, to_json
 from codegen_api.sse import frame
 from codegen_api.stores import Turn
 
-CACHED_BYTES = 32 * 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -36,9 +34,13 @@ Kept = tuple[LogEntry, Happened[Written]]
 class Renderings:
     """What entries amount to, for those who listen. ``step`` says what an entry means."""
 
-    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int = CACHED_BYTES) -> None:
+    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int) -> None:
         self._step = step
         self._kept: LRUCache[tuple[str, str, int], Kept] = LRUCache(max_bytes, getsizeof=_size)
+
+    @property
+    def held_bytes(self) -> int:
+        return int(self._kept.currsize)
 
     def of(self, family: Family, turn: Turn, came: Came) -> Happened[Written]:
         key = (family.name, turn.id, came.offset)

@@ -134,7 +134,8 @@ def listen(
         frozenset(query.types),
         frozenset(query.exclude),
     )
-    renderings = kept(request, "everruns_renderings", lambda: Renderings(conversations.gateway.step))
+    step, share = conversations.gateway.step, request.app.state.holdings.renderings
+    renderings = kept(request, "everruns_renderings", lambda: Renderings(step, max_bytes=share))
     return EventStream(
         frames(conversations, renderings, listener),
         media_type=f"{EVENT_STREAM}; charset=utf-8",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
@@ -352,7 +353,8 @@ async def stream_logs(
         if request.scope.get(HEAD_ONLY):
             await gateway.view(caller, organization, run_id)
             return _event_stream(request, nothing(), writer)
-        stream = await gateway.follow(caller, organization, run_id, Position(position.cursor) if lines else position)
+        position = replace(position, over=position.over and not lines)
+        stream = await gateway.follow(caller, organization, run_id, position)
     except (errors.Unavailable, errors.UpstreamFailure) as error:
         if asked is None and ticket is None:
             raise
@@ -360,7 +362,7 @@ async def stream_logs(
         return _event_stream(request, try_again(error, writer), writer)
     if stream is None:
         return Response(status_code=204)
-    return _event_stream(request, frames(stream, writer), writer, stream)
+    return _event_stream(request, frames(stream, writer, position.cursor if position.over else None), writer, stream)
 
 
 async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: str) -> tuple[Caller, str]:

@@ -45,10 +45,11 @@ data: {"id":12345,"organization_id":323,"status":"ACTIVE","run_status":"running"
 
 event: log
 data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":null,"position":1}
-id: 1
+id: 1~1Vhu
 
 event: log.amended
 data: {"agent_run_id":12345,"message_type":"ACTION","tool_output":{"matches":1},"position":1}
+id: 1-1.1~Sx0Q
 
 event: notice
 data: {"code":"upstream_unavailable","retry_in":2.1}
@@ -60,7 +61,7 @@ data: {"code":"recovered","retry_in":null}
 
 event: log
 data: {"agent_run_id":12345,"message_type":"FINAL_ANSWER","observation":"Done.","position":2}
-id: 2
+id: 2~Sx0QbZ7m
 
 event: end
 data: {"id":12345,"organization_id":323,"status":"COMPLETE","run_status":"completed","ended":true,"total_logs":2}
@@ -69,7 +70,7 @@ id: 2.end
 """
 LINES_EXAMPLE = """\
 {"event":"status","id":null,"data":{"id":12345,"status":"ACTIVE","run_status":"running","ended":false}}
-{"event":"log","id":"1","data":{"agent_run_id":12345,"message_type":"ACTION","position":1}}
+{"event":"log","id":"1~1Vhu","data":{"agent_run_id":12345,"message_type":"ACTION","position":1}}
 {"event":"heartbeat"}
 {"event":"end","id":"1.end","data":{"id":12345,"status":"COMPLETE","ended":true,"total_logs":1}}
 """

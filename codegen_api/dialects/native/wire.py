@@ -10,7 +10,7 @@ from starlette.responses import Response
 from codegen_api import errors
 from codegen_api.brokers import Batch
 from codegen_api.following import Current, Ended, Leaving, Notice, Quiet, Resync, Stream
-from codegen_api.runs import Appended, Changed, Json, Paging, Run, to_json
+from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.telemetry import note, trace
 from codegen_api.upstreams import Listing
@@ -99,10 +99,12 @@ class _Events:
         written = self._written.get(batch)
         if written is None:
             written = self._written[batch] = b"".join(
-                self.event("log", entry_json(event.entry.json, event.cursor), event.cursor)
-                if isinstance(event, Appended)
-                else self.event("log.amended", entry_json(event.entry.json, event.cursor))
-                for event in batch.entries
+                self.event(
+                    "log" if isinstance(event, Appended) else "log.amended",
+                    entry_json(event.entry.json, event.cursor),
+                    str(position),
+                )
+                for event, position in zip(batch.entries, batch.positions, strict=True)
             )
         return written
 
@@ -121,7 +123,8 @@ EVENTS: Writer = _Events()
 LINES: Writer = _Lines()
 
 
-async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
+async def frames(stream: Stream, writer: Writer, ended: Cursor | None = None) -> AsyncGenerator[bytes, None]:
+    """What a viewer is sent, who was told before that the log had ``ended`` there."""
     wait = writer.wait(RETRY_MS)
     try:
         async for update in stream:
@@ -129,8 +132,10 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
                 case Batch():
                     yield writer.batch(update)
                 case Changed(run=run):
-                    yield wait + writer.event("status", to_json(run_fields(run)))
-                    wait = b""
+                    # with a position it takes the end back, for who goes on from here to another process
+                    back = None if run.status.ended else ended
+                    yield wait + writer.event("status", to_json(run_fields(run)), back)
+                    wait, ended = b"", ended if back is None else None
                 case Notice():
                     yield wait + writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
                     wait = b""
@@ -142,7 +147,7 @@ async def frames(stream: Stream, writer: Writer) -> AsyncGenerator[bytes, None]:
                 case Current():
                     pass
                 case Leaving():
-                    yield _leave(writer, "reconnect", last_event_id=str(update.cursor))
+                    yield _leave(writer, "reconnect", last_event_id=str(update.position))
                 case Ended():
                     data = {**run_fields(update.run), "total_logs": update.length}
                     yield writer.event("end", to_json(data), f"{update.length}.end")
