@@ -257,7 +257,7 @@ class Settings(BaseSettings):
         " store are then found by meaning.",
     )
     embeddings_model: str | None = Field(None, description="The model there.")
-    embeddings_token: SecretStr | None = Field(None, description="The token for it, where it needs one.")
+    embeddings_token: Token = Field(None, description="The token for it, where it needs one.")
     agent_protocol_statuses: Literal["current", "documented"] = Field(
         "current", description="How the Agent Protocol calls the ends of runs: `success`, or as once `completed`."
     )
