@@ -106,7 +106,7 @@ def test_what_the_host_may_still_fill_in_is_read_again_after_a_moment() -> None:
                 await asyncio.sleep(LASTING * 2 * seconds)
                 assert await process.told(turn) == hosted.encoded()
 
-    run(main())
+    run(main(), at_most=300_000)
 
 
 def test_a_page_that_is_larger_than_all_that_may_be_kept_is_read_each_time() -> None:
