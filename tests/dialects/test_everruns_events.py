@@ -391,7 +391,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 ) -> None:
     log, portions = life
     turn = replace(TURN, end=TURN.begin + len(log))
-    renderings = Renderings(step)
+    renderings = Renderings(step, max_bytes=10**6)
 
     def listening(after: Reached) -> tuple[Any, Any]:
         teller, sent = Teller(turn, Framed(family, renderings), after), Sent(family, SESSION, after)
