@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from codegen_api.conversations import Ask, new_id, owner_of
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.history import Wanted, events_of, turns_behind
-from codegen_api.dialects.everruns.ids import START, Reached, Spot, event_hex, reached
+from codegen_api.dialects.everruns.ids import START, Spot, event_hex, spot_of
 from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
@@ -56,7 +56,7 @@ class Ear:
         conversation = await process.world.store.conversation(owner_of(who), SESSION)
         assert conversation is not None
         since = since or self.last
-        after = None if since is None else reached(SESSION, since) or Reached(START)
+        after = None if since is None else spot_of(SESSION, since) or START
         listener = Listener(who, self.family, conversation, after, **more)
         renderings = Renderings(process.gateway.step, max_bytes=10**6)
         async with aclosing(frames(process.conversations, renderings, listener)) as pieces:
@@ -238,9 +238,9 @@ def test_from_every_event_on_the_rest_is_heard(family: Family) -> None:
             await whole.listen_for(5, process, since="event_unheard-of")
             assert whole.kinds == (TURN * 2 if family is FLAT else BELOW * 2)
             for index, each in enumerate(whole.ids):
-                has = reached(SESSION, each)
-                assert has is not None
-                for since in (each, has.number, f"event_{has.hex(SESSION)}"):
+                spot = spot_of(SESSION, each)
+                assert spot is not None
+                for since in (each, str(spot.number), f"event_{event_hex(SESSION, spot)}"):
                     ear = Ear(family)
                     await ear.listen_for(5, process, since=since)
                     assert ear.ids == whole.ids[index + 1 :]
@@ -599,7 +599,7 @@ def test_whenever_a_listener_comes_back_and_whichever_process_dies_each_event_is
         await whole.listen_for(5, process, since="0")
         assert ear.ids == whole.ids
         assert ear.kinds == whole.kinds
-        spots = [(reached(SESSION, each) or Reached(START)).spot for each in whole.ids]
+        spots = [spot_of(SESSION, each) or START for each in whole.ids]
         assert spots == sorted(set(spots))
         asked = [kind for kind in whole.kinds if kind in ("input.message", "message.user")]
         assert len(asked) == len(pauses)

@@ -8,9 +8,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations
-from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES
+from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
 from codegen_api.dialects.agent_protocol.messages import human
-from codegen_api.dialects.agent_protocol.received import position
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome, response
 from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.dialects.agent_protocol.wording import Wordings
@@ -65,7 +64,7 @@ def events_of(
         caller,
         turn,
         modes=chosen,
-        seen=position(turn.id, last_event_id),
+        after=position(turn, last_event_id),
         wording=wordings.of(turn, chosen, context),
         statuses=statuses_of(request),
         at_end=at_end,

@@ -6,16 +6,15 @@ and one more for what ``debug`` tells of it, and for a state in which no tool's 
 the first entry, ``end`` behind the last.
 
 An action is closed when its output is there, a later entry has come, or the turn is over. What its tool answered comes
-then, before anything of the next entry. An entry that is told and changes is told again, and so is what it changes: so
-whoever reads to the end has the same, whenever they came (``received``).
+then, before anything of the next entry.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from codegen_api.conversations import Came, Checkpoint
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human
-from codegen_api.dialects.agent_protocol.received import Received, Seen
-from codegen_api.dialects.agent_protocol.wording import PLACES, Frames, Place, Told, Wording, number
+from codegen_api.dialects.agent_protocol.wording import Frames, Place, Told, Wording, number
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
 
@@ -39,10 +38,6 @@ CHECKPOINTS = frozenset({"checkpoints", "debug"})
 WHOLE_STATES = CHECKPOINTS | {"values"}
 """The modes that tell whole states."""
 
-
-ANSWERS = (Place.TOOL_METADATA, Place.TOOL_COMPLETE, Place.TOOL_TUPLE, Place.TOOL_UPDATE, Place.TOOL_DONE)
-AGAIN = (Place.PARTIAL, Place.UPDATE, Place.DONE)
-"""What is told again of something that the agent said: not what clients put together from pieces."""
 
 # before the first entry, and behind the last
 RUN_METADATA, INPUT, INPUT_CHECKPOINT = 1, 2, 3
@@ -69,12 +64,19 @@ DOCUMENTED_STATUSES: Mapping[TurnState, str] = {
 }
 """The words of older documents."""
 
-REMEMBERED = 100
-"""Of so many entries, the last ones, it is remembered what was told of them."""
+_ID = re.compile(r"_event_([0-9]{1,18})", re.ASCII)
+
+
+def position(turn: Turn, text: str | None) -> int:
+    """The number in an event id of this turn; 0, from where everything is told, for any other text."""
+    if text is None or not text.startswith(turn.id):
+        return 0
+    found = _ID.fullmatch(text[len(turn.id) :])
+    return 0 if found is None else int(found[1])
 
 
 class Teller:
-    """Tells one reader of a turn the events that they have not ``seen``, in the modes of ``wording``.
+    """Tells one reader of a turn the events behind number ``after``, in the modes of ``wording``.
 
     ``before`` are the messages of the conversation before the turn, needed where whole states are told.
     """
@@ -85,12 +87,11 @@ class Teller:
         wording: Wording,
         *,
         modes: frozenset[str],
-        seen: Seen = Seen(),  # noqa: B008 - it is immutable
+        after: int = 0,
         before: Sequence[bytes] = (),
         statuses: Mapping[TurnState, str] = STATUSES,
     ) -> None:
-        self.received = Received(turn.id, seen)
-        self._known: dict[int, tuple[int, int, int]] = {}
+        self.after = after
         self._turn = turn
         self._wording = wording
         self._modes = modes
@@ -101,8 +102,7 @@ class Teller:
         self._states = bool(modes & WHOLE_STATES)
         self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
         self._at: dict[tuple[int, bool], int] = {}
-        self._told = self._told_again = len(self._messages)
-        self._lengths: dict[int, int] = {}
+        self._told = len(self._messages)
         # what the reader's last state lacks: something that was said, or perhaps what was amended since
         self._said = self._doubtful = self._amendable = False
         self._unanswered: set[int] = set()
@@ -112,8 +112,7 @@ class Teller:
         out = [self._frame("metadata", to_json({"run_id": self._turn.id, "attempt": 1}), 0, RUN_METADATA)]
         if "values" in self._modes:
             out.append(self._frame("values", self._state(), 0, INPUT))
-        out += [self.received.new(*each) for each in self._checkpoint(0, INPUT_CHECKPOINT)]
-        return b"".join(out)
+        return b"".join([*out, *self._checkpoint(0, INPUT_CHECKPOINT)])
 
     def take(self, news: Sequence[Came]) -> bytes:
         """What these entries amount to."""
@@ -137,7 +136,7 @@ class Teller:
             message = answer(turn.id, turn.answer)
             self._messages.append(to_json(message))
             self._said = True
-            out += [self.received.new(n, frame) for n, frame in self._wording.message(last, message)]
+            out.append(Frames.of(self._wording.message(last, message)).behind(self.after))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
             final = {"__interrupt__": [interrupt(turn)]}
@@ -162,8 +161,6 @@ class Teller:
 
     def _arrive(self, told: Told, out: list[bytes]) -> None:
         self._amendable |= told.entry.amendable
-        self._remember(self._offset, told)
-        self._owe(told, out)
         self._send(told.arrival, out)
         if told.ai is not None:
             self._say(told.ai, tool=False)
@@ -180,29 +177,14 @@ class Teller:
             self._close(out)
 
     def _amend(self, offset: int, told: Told, out: list[bytes]) -> None:
-        known, now = self._known.get(offset), _print(told)
-        if known == now:
-            return
-        self._remember(offset, told)
-        changed = False
-        for message, is_tool in ((told.ai, False), (told.tool, True)):
-            place = self._at.get((offset, is_tool))
+        for message, tool in ((told.ai, False), (told.tool, True)):
+            place = self._at.get((offset, tool))
             if message is not None and place is not None and self._messages[place] != message:
                 self._messages[place] = message
-                self._doubtful = changed = True
+                self._doubtful = True
         if told.closed:
             self._unanswered.discard(offset)
-        is_open = self._open is not None and offset == self._offset
-        entry, ai, tool = (True, True, True) if known is None else (each != now[i] for i, each in enumerate(known))
-        again = [
-            frame
-            for n, frame in (*told.arrival.each, *(() if is_open else told.answered.each))
-            if (entry if (p := n % PLACES // 2) == Place.CUSTOM else tool if p in ANSWERS else ai and p in AGAIN)
-        ]
-        if changed:
-            again += self._checkpoints_with(offset)
-        self.received.again(again, out, pays=offset if told.closed else None)
-        if is_open:
+        if self._open is not None and offset == self._offset:
             self._open = told
             if told.closed:
                 self._close(out)
@@ -217,27 +199,7 @@ class Teller:
         self._whole(("agent",), out)
 
     def _send(self, frames: Frames, out: list[bytes]) -> None:
-        out.append(self.received.all(frames))
-
-    def _owe(self, told: Told, out: list[bytes]) -> None:
-        """Note whether an output is missing. One that was is told, to who has seen that it was."""
-        offset, received = self._offset, self.received
-        lacking = received.lacks(offset)
-        if told.tool is None or not self._modes - {"values"}:
-            return
-        if not told.closed:
-            received.owe(offset)
-        elif lacking:
-            frames = (*told.arrival.each, *told.answered.each)
-            again = [f for n, f in frames if n <= received.after and n % PLACES // 2 in (Place.CUSTOM, *ANSWERS)]
-            if self._modes & CHECKPOINTS:  # those that follow hold it, too
-                received.pay(offset)
-            received.again(again, out, pays=None if received.paying else offset)
-
-    def _remember(self, offset: int, told: Told) -> None:
-        self._known[offset] = _print(told)
-        if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
+        out.append(frames.whole if number(self._offset, 0) > self.after else frames.behind(self.after))
 
     def _say(self, message: bytes, *, tool: bool) -> None:
         if self._states:
@@ -260,11 +222,7 @@ class Teller:
             return
         if news:
             out.append(self._values(Place.WHOLE_STATE))
-        for n, frame in self._checkpoint(self._offset, Place.CHECKPOINT, following):
-            if self.received.paying and n <= self.received.after:
-                self.received.again([frame], out)
-            else:
-                out.append(self.received.new(n, frame))
+        out += self._checkpoint(self._offset, Place.CHECKPOINT, following)
 
     def _values(self, place: Place) -> bytes:
         """The state behind an entry. One in which every tool has answered has the next number, so that who had it
@@ -273,17 +231,14 @@ class Teller:
         n, frame = self._wording.frame("values", self._state(), self._offset, place, again=not self._unanswered)
         self._said = False
         # of who has something behind it, nobody knows which of both they had
-        self._doubtful = n < self.received.after and self._amendable
-        return self.received.new(n, frame)
+        self._doubtful = n < self.after and self._amendable
+        return frame if n > self.after else b""
 
-    def _state(self, more: Mapping[str, Json] | None = None, *, upto: int | None = None) -> bytes:
+    def _state(self, more: Mapping[str, Json] | None = None) -> bytes:
         rest = b"" if not more else b"," + to_json(more)[1:-1]
-        return b'{"messages":[%b]%b}' % (b",".join(self._messages[:upto]), rest)
+        return b'{"messages":[%b]%b}' % (b",".join(self._messages), rest)
 
-    def _checkpoint(
-        self, offset: int, place: int, following: Sequence[str] = ("agent",), *, upto: int | None = None
-    ) -> list[tuple[int, bytes]]:
-        """``upto``: it holds so many messages, and not all that there are by now."""
+    def _checkpoint(self, offset: int, place: int, following: Sequence[str] = ("agent",)) -> list[bytes]:
         if not self._modes & CHECKPOINTS:
             return []
         parent = str(Checkpoint(self._turn.id, offset - 1)) if offset else self._turn.parent
@@ -296,36 +251,17 @@ class Teller:
                 "tasks": [],
             }
         )
-        if offset:
-            self._lengths[offset] = len(self._messages) if upto is None else upto
-            if len(self._lengths) > REMEMBERED:
-                del self._lengths[next(iter(self._lengths))]
-        payload = b'%b,"values":%b}' % (described[:-1], self._state(upto=upto))
-        return self._wording.both("checkpoints", "checkpoint", payload, offset, place)
-
-    def _checkpoints_with(self, offset: int) -> list[bytes]:
-        """The checkpoints that hold an entry which has changed; where that is too much, the last one."""
-        holding = [each for each in self._lengths if each >= offset]
-        cost = sum(self._lengths[each] for each in holding)
-        if self._told_again + cost > FREE + EARNED * self._offset:
-            holding = holding[-1:]
-        again: list[bytes] = []
-        for each in holding:
-            self._told_again += self._lengths[each]
-            again += [frame for _, frame in self._checkpoint(each, Place.CHECKPOINT, upto=self._lengths[each])]
-        return again
+        payload = b'%b,"values":%b}' % (described[:-1], self._state())
+        frames = self._wording.both("checkpoints", "checkpoint", payload, offset, place)
+        return [frame for n, frame in frames if n > self.after]
 
     def _config(self, checkpoint: str) -> Json:
         named = {"thread_id": self._turn.conversation, "checkpoint_ns": "", "checkpoint_id": checkpoint}
         return {"configurable": named}
 
     def _frame(self, event: str, data: bytes, offset: int, place: int) -> bytes:
-        return self.received.new(*self._wording.frame(event, data, offset, place))
-
-
-def _print(told: Told) -> tuple[int, int, int]:
-    """What was told of an entry: enough to see whether that has changed, and in what."""
-    return hash(told.entry.json), hash(told.ai), hash(told.tool)
+        n, frame = self._wording.frame(event, data, offset, place)
+        return frame if n > self.after else b""
 
 
 def interrupt(turn: Turn) -> Json:

@@ -7,7 +7,6 @@ from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over
 from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, Teller, encoded, interrupt
-from codegen_api.dialects.agent_protocol.received import Seen
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wording import PLACES, Wording
 from codegen_api.errors import GatewayError
@@ -39,12 +38,12 @@ async def events(
     turn: Turn,
     *,
     modes: frozenset[str],
-    seen: Seen,
+    after: int,
     wording: Wording,
     statuses: Mapping[TurnState, str],
     at_end: Ending,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of a turn that were not ``seen``; all of them, when nobody can have seen what is said."""
+    """The events of a turn behind number ``after``; all of them, when there can be no such number."""
     before: Sequence[bytes] = ()
     try:
         if turn.state is TurnState.QUEUED:
@@ -58,8 +57,8 @@ async def events(
             modes = frozenset()  # nothing of it was ever said
         if WHOLE_STATES & modes:
             before = encoded(await messages_before(conversations, caller, turn))
-        for start in dict.fromkeys((seen, Seen())):
-            teller = Teller(turn, wording, modes=modes, seen=start, before=before, statuses=statuses)
+        for start in dict.fromkeys((after, 0)):
+            teller = Teller(turn, wording, modes=modes, after=start, before=before, statuses=statuses)
             try:
                 async with aclosing(_told(conversations, caller, turn, teller, at_end)) as told:
                     async for piece in told:
@@ -82,16 +81,15 @@ async def _told(
         async for news in progress:
             match news:
                 case Caught(offset=offset):
-                    claimed = teller.received.after // PLACES
+                    claimed = teller.after // PLACES
                     # another instance may have read further than this one; behind the last entry stands the end
                     claims_more = claimed > offset and not await conversations.has(caller, turn, claimed)
                     if claims_more and claimed > offset + 1:
                         raise _Ahead
                 case Over(turn=over):
-                    if teller.received.after > teller.end:
+                    if teller.after > teller.end:
                         raise _Ahead
-                    # whoever asks for the end again is told of it
-                    teller.received.after = min(teller.received.after, teller.end - 1)
+                    teller.after = min(teller.after, teller.end - 1)  # whoever asks for the end again is told of it
                     yield teller.over(over)
                     await at_end(over)
                 case Leaving():

@@ -57,6 +57,10 @@ class Frames:
         kept = tuple(each)
         return cls(b"".join(frame for _, frame in kept), kept)
 
+    def behind(self, after: int) -> bytes:
+        """Those whose number is higher."""
+        return b"".join(frame for n, frame in self.each if n > after)
+
 
 NOTHING = Frames(b"", ())
 

@@ -2,8 +2,7 @@
 
 Everything is made of the turn and its log, so that each instance tells the same, live or again. An action is closed
 when its output is there, a later entry has come, or the turn is over; what its tool answered is told then, before
-anything of the next entry. What changes after that is told again, so that whoever listens to the end has the same,
-whenever they came.
+anything of the next entry.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from codegen_api.conversations import Came
 from codegen_api.dialects.everruns.families import FLAT, heard_of
-from codegen_api.dialects.everruns.ids import MOST_OWED, START, Reached, Spot
+from codegen_api.dialects.everruns.ids import Spot
 from codegen_api.dialects.everruns.messages import (
     OPEN,
     Message,
@@ -31,6 +30,8 @@ from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import timestamp
 
+T = TypeVar("T")
+
 DELTA = "output.message.delta"
 
 
@@ -46,19 +47,6 @@ class Event:
     at: str
     data: Mapping[str, Json]
     message: Message | None = None
-
-
-class Told(Protocol):
-    """An event in some form."""
-
-    @property
-    def spot(self) -> Spot: ...
-
-
-T = TypeVar("T", bound=Told)
-
-REMEMBERED = 100
-"""Of so many entries, the last ones, it is remembered what was told of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +67,6 @@ class Telling(Protocol[T]):
         """What an entry amounts to."""
         ...
 
-    def again(self, told: T) -> T:
-        """The same for who has it in another form."""
-        ...
-
 
 class Plainly:
     """As they are. ``step`` says what an entry means."""
@@ -95,9 +79,6 @@ class Plainly:
 
     def entry(self, turn: Turn, came: Came) -> Happened[Event]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
-
-    def again(self, told: Event) -> Event:
-        return told
 
 
 def begun(turn: Turn) -> list[Event]:
@@ -179,15 +160,9 @@ def last_spot(turn: Turn) -> Spot:
 
 
 class Teller(Generic[T]):
-    """Tells the events of a turn in order, as its log comes, to who has ``reached`` something of it.
+    """Tells the events of a turn in order, as its log comes."""
 
-    ``owed`` are the entries whose output they lack, when they have what was told.
-    """
-
-    def __init__(self, turn: Turn, telling: Telling[T], reached: Reached = Reached(START)) -> None:  # noqa: B008
-        self.owed = [*reached.owed] if reached.spot.turn == turn.number else []
-        self._after = reached.spot
-        self._known: dict[int, int] = {}
+    def __init__(self, turn: Turn, telling: Telling[T]) -> None:
         self._turn = turn
         self._telling = telling
         self._offset = 0
@@ -204,22 +179,16 @@ class Teller(Generic[T]):
         """What these entries amount to."""
         yield from self.begin()
         for came in news:
-            new, is_open = came.offset > self._offset, bool(self._open) and came.offset == self._offset
-            if not new and self._known.get(came.offset) == hash(came.entry.json):
-                continue
-            self._remember(came)
+            new = came.offset > self._offset
+            if not new and not (self._open and came.offset == self._offset):
+                continue  # it was told, and what is told stays as it is
             found = self._telling.entry(self._turn, came)
             if new:
                 yield from self._close()
                 self._offset = came.offset
-                yield from self._owe(found)
                 yield from found.at_once
-            elif not is_open:
-                yield from self._again(came.offset, found)
-                continue
             self._open = found.at_close
             if found.closed:
-                self._paid(came.offset)
                 yield from self._close()
 
     def over(self, turn: Turn) -> Iterator[T]:
@@ -228,33 +197,6 @@ class Teller(Generic[T]):
             yield from self.begin()
             yield from self._close()
             yield from map(self._telling.event, over(turn, self._offset))
-
-    def _owe(self, found: Happened[T]) -> Iterator[T]:
-        """Note whether an output is missing. One that was missing is told, to who has seen that it was."""
-        self.owed = [each for each in self.owed if each > self._offset - MOST_OWED]
-        if found.at_close and not found.closed:
-            if self._offset not in self.owed:
-                self.owed.append(self._offset)
-        elif self._offset in self.owed:
-            seen = [each for each in found.at_close if each.spot <= self._after]
-            self._paid(self._offset)
-            yield from map(self._telling.again, seen)
-
-    def _again(self, offset: int, found: Happened[T]) -> Iterator[T]:
-        """What has changed in an entry that was told: what came of it, or, where nothing was to, what was said."""
-        if found.closed:
-            self._paid(offset)
-        changed = found.at_close or [each for each in found.at_once if each.spot.place == Place.MESSAGE]
-        yield from map(self._telling.again, changed)
-
-    def _paid(self, offset: int) -> None:
-        if offset in self.owed:
-            self.owed.remove(offset)
-
-    def _remember(self, came: Came) -> None:
-        self._known[came.offset] = hash(came.entry.json)
-        if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
 
     def _close(self) -> Iterator[T]:
         """The open action, if there is one, has had its time."""

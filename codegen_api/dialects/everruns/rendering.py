@@ -1,14 +1,14 @@
 """Events as they are written into a stream: encoded once for all who listen."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from cachetools import LRUCache
 
 from codegen_api.conversations import Came
 from codegen_api.dialects.everruns.events import Event, Happened, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
-from codegen_api.dialects.everruns.ids import Reached, Spot, event_hex
+from codegen_api.dialects.everruns.ids import Spot
 from codegen_api.dialects.everruns.kinds import kind_in
 from codegen_api.dialects.everruns.wire import event_fields, payload_below
 from codegen_api.runs import LogEntry, Step, to_json
@@ -18,14 +18,11 @@ from codegen_api.stores import Turn
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An event as it goes over the wire; with no ``frame`` where the family does not know it. ``again``: for who has it
-    in another form.
-    """
+    """An event as it goes over the wire; with no ``frame`` where the family does not know it."""
 
     spot: Spot
     kind: str
     frame: bytes
-    again: bool = False
 
 
 Kept = tuple[LogEntry, Happened[Written]]
@@ -72,32 +69,6 @@ class Framed:
 
     def entry(self, turn: Turn, came: Came) -> Happened[Written]:
         return self._renderings.of(self._family, turn, came)
-
-    def again(self, told: Written) -> Written:
-        return replace(told, again=True)
-
-
-class Sent:
-    """What a listener has by now, in the ids that they are sent."""
-
-    def __init__(self, family: Family, session: str, reached: Reached) -> None:
-        self.reached = reached
-        self._family = family
-        self._session = session
-
-    def frame(self, event: Written, owed: Sequence[int]) -> bytes:
-        """An event that is sent. Then they have everything up to it, but for what came of the entries in ``owed``."""
-        if event.again:
-            self.reached = Reached(self.reached.spot, tuple(owed), self.reached.again + 1)
-        else:
-            self.reached = Reached(event.spot, tuple(owed))
-            if not owed:
-                return event.frame
-        if self._family is NESTED:
-            name = self.reached.number.encode()
-            return event.frame.replace(b"id: %d\n" % event.spot.number, b"id: %b\n" % name, 1)
-        name = self.reached.hex(self._session).encode()
-        return event.frame.replace(event_hex(self._session, event.spot).encode(), name)
 
 
 def written(family: Family, event: Event) -> Written:

@@ -15,8 +15,8 @@ from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch
 from codegen_api.dialects.everruns.events import Teller, last_spot
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.history import turns_behind
-from codegen_api.dialects.everruns.ids import START, Reached, Spot
-from codegen_api.dialects.everruns.rendering import Framed, Renderings, Sent, Written
+from codegen_api.dialects.everruns.ids import START, Spot
+from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written
 from codegen_api.errors import GatewayError, NotFound, ShuttingDown
 from codegen_api.following import Attendant, Leaving, Notice, Quiet, loop_time
 from codegen_api.identity import Caller
@@ -32,8 +32,6 @@ RETRY_MS = 1000
 
 FAULT_RETRY_MS = 5000
 """The same when the host, or the gateway, has failed: it may fail again at once."""
-
-NOTHING = Reached(START)
 
 PORTION = 100
 """Entries of a turn that is over, told at a time."""
@@ -69,7 +67,7 @@ class Listener:
     caller: Caller
     family: Family
     session: Conversation
-    after: Reached | None
+    after: Spot | None
     types: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
 
@@ -106,7 +104,6 @@ class _Stream:
         self._session = listener.session.id
         self._patrol = conversations.gateway.patrol(listener.caller)
         self._until = loop_time() + self._patrol.max_age
-        self._sent = Sent(listener.family, self._session, listener.after or NOTHING)
 
     async def told(self) -> AsyncGenerator[bytes, None]:
         done, after = await self._beginning()
@@ -125,8 +122,8 @@ class _Stream:
                 yield HEARTBEAT
             self._stay()
 
-    async def _beginning(self) -> tuple[int, Reached]:
-        """The number of the turn behind which to begin, and what the listener has."""
+    async def _beginning(self) -> tuple[int, Spot]:
+        """The number of the turn behind which to begin, and the spot behind which events are told."""
         after, owner = self._listener.after, owner_of(self._caller)
         store, session = self._conversations.store, self._session
         _, last = (await store.ends(owner, [session])).get(session, (None, None))
@@ -136,9 +133,9 @@ class _Stream:
                 waiting = [state for state in TurnState if not state.over]
                 going_on = await store.turns(owner, session, states=waiting, limit=1, newest_first=False)
                 latest = min((turn.number for turn in going_on), default=latest)
-            return (0 if self._listener.family is NESTED else latest - 1), NOTHING
+            return (0 if self._listener.family is NESTED else latest - 1), START
         # whoever has something that is not there has lost their place: they get all of it
-        return (after.spot.turn - 1, after) if after.spot > START and after.spot.turn <= latest else (0, NOTHING)
+        return (after.turn - 1, after) if after > START and after.turn <= latest else (0, START)
 
     def _stay(self) -> None:
         """
@@ -169,12 +166,10 @@ class _Stream:
 
     # -- one turn -----------------------------------------------------------------------------------------------------
 
-    async def _turn(self, turn: Turn, after: Reached) -> AsyncGenerator[bytes, None]:
+    async def _turn(self, turn: Turn, after: Spot) -> AsyncGenerator[bytes, None]:
         """The events of a turn behind ``after``; all of them, when there can be no such event."""
-        for start in dict.fromkeys((after, NOTHING)):
-            teller = Teller(turn, self._telling, start)
-            if start is NOTHING:
-                self._sent.reached = NOTHING
+        for start in dict.fromkeys((after, START)):
+            teller = Teller(turn, self._telling)
             source = self._whole(turn, teller, start) if turn.state.over else self._live(turn, teller, start)
             try:
                 async with aclosing(source) as pieces:
@@ -184,35 +179,34 @@ class _Stream:
                 continue
             return
 
-    async def _whole(self, turn: Turn, teller: Teller[Written], after: Reached) -> AsyncGenerator[bytes, None]:
+    async def _whole(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
         """A turn that is over."""
         last = last_spot(turn)
-        if after.spot.turn == turn.number and after.spot > last:
+        if after.turn == turn.number and after > last:
             raise _Ahead
-        if after.spot == last and not after.owed:
+        if after == last:
             return  # nobody need be asked
         entries = await self._conversations.entries(self._caller, Stretch(turn, None))
         for start in range(0, len(entries), PORTION):
             portion = entries[start : start + PORTION]
-            came = [Came(n, entry) for n, entry in enumerate(portion, start + 1)]
-            yield self._written(teller, teller.take(came), after)
-        yield self._written(teller, teller.over(turn), after)
+            yield self._written(teller.take([Came(n, entry) for n, entry in enumerate(portion, start + 1)]), after)
+        yield self._written(teller.over(turn), after)
 
-    async def _live(self, turn: Turn, teller: Teller[Written], after: Reached) -> AsyncGenerator[bytes, None]:
+    async def _live(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
         """A turn whose end has not been seen."""
         if turn.state is TurnState.RUNNING:
             await self._conversations.require_right(self._caller, turn)
-            yield self._written(teller, teller.begin(), after)
+            yield self._written(teller.begin(), after)
         async with aclosing(self._conversations.follow(self._caller, turn)) as progress:
             async for news in progress:
                 match news:
                     case Caught(offset=offset):
-                        await self._check(turn, after.spot, offset)
-                        yield self._written(teller, teller.begin(), after)
+                        await self._check(turn, after, offset)
+                        yield self._written(teller.begin(), after)
                     case Over(turn=over):
-                        if after.spot.turn == turn.number and after.spot > last_spot(over):
+                        if after.turn == turn.number and after > last_spot(over):
                             raise _Ahead
-                        yield self._written(teller, teller.over(over), after)
+                        yield self._written(teller.over(over), after)
                     case Leaving():
                         self._conversations.require_good(self._caller)
                         raise _Gone("connection_cycle")
@@ -220,7 +214,7 @@ class _Stream:
                         yield HEARTBEAT
                         await self._look_for(turn)
                     case _:
-                        yield self._written(teller, teller.take(news), after)
+                        yield self._written(teller.take(news), after)
                 self._stay()
 
     async def _check(self, turn: Turn, after: Spot, offset: int) -> None:
@@ -245,13 +239,8 @@ class _Stream:
                 raise _Gone("session_deleted", FAULT_RETRY_MS)
             raise _Removed
 
-    def _written(self, teller: Teller[Written], events: Iterable[Written], after: Reached) -> bytes:
-        """Those of the events that the listener lacks and wants. An id says what they have then."""
-        return b"".join(
-            self._sent.frame(event, teller.owed)
-            for event in events
-            if (event.again or event.spot > after.spot) and event.frame and self._listener.wants(event.kind)
-        )
+    def _written(self, events: Iterable[Written], after: Spot) -> bytes:
+        return b"".join(event.frame for event in events if event.spot > after and self._listener.wants(event.kind))
 
 
 async def _either(coming: "asyncio.Task[Turn | None]", attendant: Attendant) -> None:

@@ -11,7 +11,7 @@ from codegen_api.dialects.everruns.answers import EVENT_STREAM
 from codegen_api.dialects.everruns.events import DELTA, Event
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
-from codegen_api.dialects.everruns.ids import START, Reached, Spot, kept_id, reached
+from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
 from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.kinds import chosen, kind_in
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
@@ -104,7 +104,7 @@ async def list_events(
         return wants and kind not in query.exclude and turn_id in (None, event.turn.id)
 
     wanted = Wanted(
-        START if after is None else after.spot,
+        after or START,
         None if query.before_sequence is None else Spot.of(query.before_sequence),
         suits,
         most=query.limit or MOST_EVENTS,
@@ -150,11 +150,11 @@ def wants_stream(request: Request) -> bool:
     return EVENT_STREAM in request.headers.get("accept", "").lower()
 
 
-def last_seen(here: Here, event_id: str | None, sequence: int | None) -> Reached | None:
+def last_seen(here: Here, event_id: str | None, sequence: int | None) -> Spot | None:
     """The last event that a client has; one that nobody knows is the beginning, so that nothing is missed."""
     if event_id:
-        return reached(here.session.id, event_id) or Reached(START)
-    return None if sequence is None else Reached(Spot.of(sequence))
+        return spot_of(here.session.id, event_id) or START
+    return None if sequence is None else Spot.of(sequence)
 
 
 async def cancel(conversations: Conversations, caller: Caller, here: Here) -> Response:
