@@ -154,7 +154,7 @@ AROUND = 4
         (created("{" + ",".join(f'"{key}":0' for key in range(MOST_VALUES)) + "}"), 413, "payload_too_large"),
         (created("[" + "[]," * MOST_VALUES + "0]"), 413, "payload_too_large"),
         (b"[" * MIB, 422, "validation_error"),
-        (created(json.dumps("[{,:" * MIB)), 201, None),  # it is all one text
+        (created(json.dumps("[{,:" * (MIB // 32))), 201, None),  # it is all one text
         (created("[]").decode().encode("utf-16"), 400, "invalid_request"),
         (b"\xef\xbb\xbf" + created("[]"), 201, None),
         (created('"\\ud800"'), 201, None),

@@ -51,8 +51,6 @@ def teller(modes: Sequence[str], after: int = 0) -> Teller:
     wanted = frozenset(modes)
     wording = Wordings(HOST.step, max_bytes=10**6).of(TURN, wanted, {"run_id": "t1"})
     return Teller(TURN, wording, modes=wanted, after=after)
-        TURN, Wordings(HOST.step, max_bytes=10**6).of(TURN, wanted, {"run_id": "t1"}), modes=wanted, after=after
-    )
 
 
 def told(

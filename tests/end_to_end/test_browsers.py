@@ -200,7 +200,7 @@ def test_event_source_outlasts_a_host_that_is_away_for_ten_seconds(host: Sandbox
 def test_a_reader_with_fetch_and_a_bearer_token_comes_back_after_a_cut(
     host: Sandbox, local: Server, page: Page
 ) -> None:
-    reader = blocks(section("Examples"), "javascript")[1]
+    reader = blocks(section("Examples"), "javascript")[0]
     run = host.create("default", 10)
     path = f"/agent-runs/{run}/logs/stream"
     with relay(local.url) as between:
@@ -228,7 +228,7 @@ def test_a_reader_with_fetch_and_a_bearer_token_comes_back_after_a_cut(
 def test_the_example_of_the_readme_gets_a_new_ticket_when_its_own_is_no_longer_good(host: Sandbox, page: Page) -> None:
     settings: dict[str, Any] = {"sandbox": "true", "drain_seconds": 0.5, **BRISK}  # and a key that lasts until the stop
     run = host.seed(count=2)
-    shown = blocks(section("Examples"), "javascript")[2].replace("sk-YOUR-TOKEN", "sandbox-alice")
+    shown = blocks(section("Examples"), "javascript")[1].replace("sk-YOUR-TOKEN", "sandbox-alice")
     with gateway(host, **settings) as server:
         page.evaluate("seen.it = {events: []}; console.log = (name, data) => seen.it.events.push([name, '', data])")
         address = f"{server.url}/agent-runs/{run}/"

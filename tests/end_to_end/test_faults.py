@@ -43,17 +43,20 @@ async def suffer(host: Sandbox, viewer: Viewer, faults: list[Fault]) -> None:
     """A stream through one fault after the other; after each the log goes on."""
     token = viewer.token
     watching = asyncio.create_task(viewer.watch(60))
+    notices = 0
     try:
         await viewer.until("log")
         for number, (kind, more, _, _, code) in enumerate(faults, 1):
             await asyncio.to_thread(host.fault, kind, "logs", token, times=1, **more)
             await asyncio.to_thread(host.append, viewer.run, f"written while there was {kind}")
-            notice = await viewer.until("notice", number * 2 - 1)
-            assert notice.data["code"] == code, kind
-            assert notice.data["retry_in"] > 0
-            recovered = await viewer.until("notice", number * 2)
-            assert recovered.data["code"] == "recovered", kind
-            assert recovered.at - notice.at >= min(notice.data["retry_in"], 10) - 0.2, kind
+            if kind != "half_body":  # what is cut off is asked for again in smaller pieces, at once
+                notices += 2
+                notice = await viewer.until("notice", notices - 1)
+                assert notice.data["code"] == code, kind
+                assert notice.data["retry_in"] > 0
+                recovered = await viewer.until("notice", notices)
+                assert recovered.data["code"] == "recovered", kind
+                assert recovered.at - notice.at >= min(notice.data["retry_in"], 10) - 0.2, kind
             await viewer.until("log", number + 1)
         await asyncio.to_thread(host.patch, viewer.run, status="COMPLETE")
         await watching
@@ -174,11 +177,14 @@ def test_each_fault_before_a_stream_and_on_plain_requests_is_the_documented_erro
     def suffer_all(token: str, faults: list[Fault]) -> None:
         for fault in faults:
             run = host.seed(entries=[entry("the first of them")])
-            for operation, method, _ in PLAIN:  # as often as it will be asked for, no more and no less
+            # of these, what is cut off is asked for again in smaller pieces, until they come
+            in_pieces = ("logs", "list", "organizations") if fault[0] == "half_body" else ()
+            plain = [each for each in PLAIN if each[0] not in in_pieces]
+            for operation, method, _ in plain:  # as often as it will be asked for, no more and no less
                 asked = 3 if fault[2] == 502 and method == "GET" else 1
                 host.fault(fault[0], operation, token, times=asked, **fault[1])
             with ThreadPoolExecutor(len(PLAIN)) as pool:
-                for answer in pool.map(lambda plain, run=run: ask(token, run, *plain[1:]), PLAIN):
+                for answer in pool.map(lambda each, run=run: ask(token, run, *each[1:]), plain):
                     check_refused(answer, fault)
             assert token.removeprefix("sandbox-") not in str(host.admin("GET", "faults")), fault[0]
 
