@@ -56,7 +56,8 @@ async def suffer(host: Sandbox, viewer: Viewer, faults: list[Fault]) -> None:
                 assert notice.data["retry_in"] > 0
                 recovered = await viewer.until("notice", notices)
                 assert recovered.data["code"] == "recovered", kind
-                assert recovered.at - notice.at >= min(notice.data["retry_in"], 10) - 0.2, kind
+                if code == "rate_limited":  # else it may be there again sooner, as somebody else's read shows
+                    assert recovered.at - notice.at >= min(notice.data["retry_in"], 10) - 0.2, kind
             await viewer.until("log", number + 1)
         await asyncio.to_thread(host.patch, viewer.run, status="COMPLETE")
         await watching
