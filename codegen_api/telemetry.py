@@ -165,8 +165,8 @@ def set_up_logging(level: str, lost: Callable[[], None]) -> None:
     waits for a line to be written; ``lost`` is called for one that is not.
     """
     logger.setLevel(level)
-    if not any(isinstance(each, _Seldom) for each in logger.filters):
-        logger.addFilter(_Seldom())
+    if not any(isinstance(each, _OnceAMinute) for each in logger.filters):
+        logger.addFilter(_OnceAMinute())
     for name in ("uvicorn.access", "uvicorn.error"):  # the latter writes of WebSockets, with their URLs
         logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
@@ -274,7 +274,7 @@ def _without_query(record: logging.LogRecord) -> bool:
     return True
 
 
-class _Seldom(logging.Filter):
+class _OnceAMinute(logging.Filter):
     """Lets each line that may come ever again through, and then not for a minute."""
 
     def __init__(self) -> None:

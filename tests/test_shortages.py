@@ -14,7 +14,7 @@ import pytest
 from codegen_api.errors import AtCapacity
 from codegen_api.outbound import Outbound
 from codegen_api.shortages import shortage
-from codegen_api.telemetry import _Seldom, log_loop_fault, logger
+from codegen_api.telemetry import _OnceAMinute, log_loop_fault, logger
 from codegen_api.web import understood
 from tests.dialects.routes import EVERY
 from tests.dialects.site import run, serving
@@ -98,7 +98,7 @@ def test_a_connection_to_the_host_that_cannot_be_opened_for_lack_of_descriptors_
 def test_an_event_loop_that_cannot_accept_says_so_once_and_whatever_else_it_has_to_say(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logger, "filters", [_Seldom()])
+    monkeypatch.setattr(logger, "filters", [_OnceAMinute()])
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
