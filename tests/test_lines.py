@@ -34,9 +34,10 @@ class Pipe:
     def all(self) -> list[str]:
         """Every line there is, until one that is ``end``."""
         found = b""
-        while not found.endswith(b"INFO end\n"):
+        while b"INFO end\n" not in found:
             found += os.read(self.read, 65536)
-        return found.decode().splitlines()
+        lines = found.decode().splitlines()
+        return lines[: lines.index("INFO end") + 1]
 
 
 @pytest.fixture
