@@ -127,6 +127,10 @@ class Trail:
         # more may be seen at this length: so the position says which changes are known
         self._whole = max(self._latest, Sighting(self._length, False, 0))
         self._near = deque(missed.near, maxlen=AMENDABLE)
+        first = self._cursor - len(self._near) + 1
+        self._changeable = max(  # the last entry that may change
+            (cursor for cursor, copy in enumerate(self._near, first) if copy is None or copy.amendable), default=0
+        )
         self._untold = sorted(untold, reverse=True)  # the next one last
         self._doubtful = set(doubtful)
         self._waiting = self._doubtful.union(change.cursor for change in self._untold)
@@ -134,9 +138,14 @@ class Trail:
     def appended(self, entry: LogEntry) -> Position:
         """The position behind the next entry: no more than its number, where another process could not know less."""
         self._cursor += 1
-        self._near.append(Copy.of(entry))
-        may_change = any(copy is None or copy.amendable for copy in self._near)
         settled = self._cursor <= self._length - SETTLING
+        if self._cursor > self._length - SETTLING - AMENDABLE:
+            self._near.append(Copy.of(entry))
+        else:  # nobody will ask for it
+            self._near.clear()
+        if entry.amendable:
+            self._changeable = self._cursor
+        may_change = self._changeable > max(0, self._cursor - AMENDABLE)
         told = self._whole if self._latest.length >= self._cursor or (settled and may_change) else None
         return self._position(told, with_copies=may_change or told is not None)
 
@@ -158,8 +167,8 @@ class Trail:
         return self._position(told, with_copies=True)
 
     def _position(self, told: Sighting | None, *, with_copies: bool) -> Position:
-        position = Position(self._cursor, told=told)
-        return replace(position, copies=self._copies()) if with_copies and not position.settled else position
+        needless = not with_copies or (told is not None and self._cursor <= told.length - SETTLING)
+        return Position(self._cursor, False, told, () if needless else self._copies())
 
     def _copies(self) -> tuple[str, ...]:
         first = self._cursor - len(self._near) + 1
