@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.runs import Amended, Appended
-from tests.brokers.logs import BIG, REF, changed, entries, entry, page, ref
+from tests.brokers.logs import BIG, REF, changed, entries, entry, made_page, page, ref
 from tests.virtual import run
 
 BROKERS: dict[str, Callable[..., Broker]] = {"memory": MemoryBroker}
@@ -332,6 +333,23 @@ def test_an_entry_that_was_given_and_changes_is_given_again(broker: Make) -> Non
             await it.publish(page(2, 1, version=1))
             await nothing(batches)
         await it.aclose()
+
+    run(main())
+
+
+def test_an_entry_that_cannot_be_had_any_more_does_not_take_the_place_of_what_was_given(broker: Make) -> None:
+    async def main() -> None:
+        for memory in (10**6, 1):
+            it = broker(max_bytes=memory)
+            await it.publish(page(0, 5))
+            gone = replace(entry(3, 1), absent=True)
+            await it.publish(made_page(1, (entry(2), gone, entry(4), entry(5))))
+            assert await everything(it, 5, 0) == []
+            await it.publish(made_page(5, (gone,)))
+            await it.publish(page(5, 1))  # but what could not be had at first is told as soon as it can
+            if memory > 1:
+                assert await everything(it) == appended(range(1, 7))
+            await it.aclose()
 
     run(main())
 

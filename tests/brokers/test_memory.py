@@ -242,6 +242,19 @@ def test_who_misses_changes_of_what_was_let_go_is_told_which_and_no_others() -> 
     run(main())
 
 
+def test_how_many_changes_are_remembered_is_bounded() -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+        await broker.publish(page(0, 3 * COMPARED))
+        await broker.publish(page(0, 3 * COMPARED, version=1))
+        known = await broker.missed(REF, 3 * COMPARED)
+        assert [change.cursor for change in known.changes] == list(range(2 * COMPARED + 1, 3 * COMPARED + 1))
+        assert broker.held_bytes == size((1, 3 * COMPARED + 1, "")) + COMPARED * AMENDED_OVERHEAD
+        await broker.aclose()
+
+    run(main())
+
+
 def test_a_window_that_somebody_viewed_lately_stays_longer_than_one_that_was_only_written_lately() -> None:
     async def main() -> None:
         one = size((1, 11, "x" * 1000))

@@ -75,6 +75,30 @@ def test_a_return_to_a_long_log_costs_what_is_new_and_not_what_changed_long_ago(
     run(main())
 
 
+@pytest.mark.wire("position-amendments", "position-headway")
+def test_who_was_given_a_settled_stretch_is_given_nothing_of_it_again() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        for _ in range(100):
+            hosted.act()
+            hosted.append()
+        hosted.append(200)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer(plain=False)
+        await viewer.glance(gateway, 150)
+        assert viewer.position is not None
+        assert viewer.position.settled
+        before = host.calls["log"]
+        await viewer.watch(gateway, until=3)
+        assert viewer.cursor == 400
+        assert not viewer.amended
+        assert host.calls["log"] <= before + 6
+        await gateway.aclose()
+
+    run(main())
+
+
 @pytest.mark.wire("position-headway", "position-amendments", "position-continues", "stream-same-for-all")
 @pytest.mark.parametrize("events", [1, 2, 3, 7, 50])
 @pytest.mark.parametrize("processes", [1, 2])
