@@ -1,5 +1,7 @@
 import asyncio
 
+import pytest
+
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.gateway import Gateway
 from tests.fakehost import FakeHost
@@ -73,6 +75,29 @@ def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_there_an
             assert host.calls["log"] - before <= reads + 1
             await asyncio.sleep(away)
         assert gateway.hub.runs_followed == 0
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("position-amendments", "end-known")
+def test_who_comes_back_when_the_window_was_let_go_a_moment_before_is_given_what_changed() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        first = host.add("1", status="COMPLETE")
+        first.append(30, text="x" * 300)
+        acted = first.act()
+        other = host.add("2", status="COMPLETE")
+        other.append(60, text="x" * 1000)
+        gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+        viewer = Viewer(plain=False)
+        await viewer.watch(gateway)
+        await Viewer().watch(gateway, run="2")  # takes the place of the first
+        first.amend(acted, output="done")
+        await viewer.watch(gateway)
+        assert viewer.texts() == first.encoded()
+        assert viewer.ends == [31, 31]
+        assert asyncio.get_running_loop().time() < 10
         await gateway.aclose()
 
     run(main())
