@@ -7,6 +7,7 @@ turn comes as ``Progress``.
 from codegen_api.conversations.changing import change
 from codegen_api.conversations.checkpoints import BEFORE, Checkpoint, Stretch, end_of
 from codegen_api.conversations.conversations import Conversations, checked, owner_of
+from codegen_api.conversations.late import Change, Changes
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
 from codegen_api.conversations.progress import Came, Caught, Over, Progress
 from codegen_api.conversations.prompts import with_transcript
@@ -17,6 +18,8 @@ __all__ = [
     "Ask",
     "Came",
     "Caught",
+    "Change",
+    "Changes",
     "Checkpoint",
     "Conversations",
     "Over",

@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Checkpoint, Stretch
+from codegen_api.conversations.late import Late
 from codegen_api.conversations.meaning import Meaning
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import MOMENT, Progress
@@ -77,6 +78,7 @@ class Conversations:
         self.clock = clock
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, max_bytes=turns_bytes, clock=clock)
+        self.late = Late()
         self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._queue = Queue(gateway, store, self._planning, self._turns, absent=absent, clock=clock)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import Came
+from codegen_api.conversations import Came, Changes
+from codegen_api.conversations.late import MOST_AT_ONCE
 from codegen_api.dialects.agent_protocol.events import FINAL_STATE, MODES, Teller, position
-from codegen_api.dialects.agent_protocol.wording import PLACES, Place, Wordings, number
+from codegen_api.dialects.agent_protocol.wording import AFTERWARDS, BLOCK, MEANWHILE, PLACES, Place, Wordings, number
 from codegen_api.runs import LogEntry, RunRef
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost
@@ -47,10 +48,10 @@ def parsed(pieces: Sequence[bytes]) -> list[Event]:
     return events
 
 
-def teller(modes: Sequence[str], after: int = 0) -> Teller:
+def teller(modes: Sequence[str], after: int = 0, changes: Any = None) -> Teller:
     wanted = frozenset(modes)
     wording = Wordings(HOST.step, max_bytes=10**6).of(TURN, wanted, {"run_id": "t1"})
-    return Teller(TURN, wording, modes=wanted, after=after)
+    return Teller(TURN, wording, modes=wanted, after=after, changes=changes)
 
 
 def told(
@@ -115,8 +116,8 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
     final = ("values", number(len(log) + 1, FINAL_STATE))  # what was late may only stand there
 
     def told_of(events: Sequence[Event]) -> list[tuple[str, int]]:
-        """What was told, whether or not an answer was missing in a state."""
-        kept = [(name, n - n % 2 if name == "values" else n) for name, n, _ in events]
+        """What was told once, whether or not an answer was missing in a state."""
+        kept = [(name, n - n % 2 if name == "values" else n) for name, n, _ in events if not is_again(n)]
         return [each for each in kept if each != final]
 
     assert told_of(live) == told_of(again)
@@ -127,6 +128,11 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
     assert again[-1][0] == "end"
     if "values" in modes:  # whatever was late, in the end everybody has the same
         assert states(live)[-1] == states(again)[-1]
+
+
+def is_again(n: int) -> bool:
+    """Whether this is the number of something that is told again."""
+    return MEANWHILE <= n % PLACES < number(0, Place.TOOL_METADATA) or n % PLACES >= AFTERWARDS
 
 
 def states(events: Sequence[Event]) -> list[Any]:
@@ -168,6 +174,148 @@ def test_from_any_id_on_a_reader_gets_just_what_is_missing(log: list[LogEntry], 
     assert whole[:seen] + rest == whole
 
 
+def held(events: Sequence[Event]) -> dict[Any, Any]:
+    """What a client has, who puts in its place what is told again."""
+    has: dict[Any, Any] = {}
+
+    def have(mode: str, kind: str, data: Any) -> None:
+        match kind:
+            case "custom":
+                has[mode, data["position"]] = data
+            case "messages/metadata":
+                has.update({(mode, "metadata", key): value for key, value in data.items()})
+            case "messages/partial" | "messages/complete":
+                has.update({(mode, message["id"]): message for message in data})
+            case "messages":
+                message, _ = data
+                before = has.get((mode, "content", message["id"]), "") if message["type"] == "AIMessageChunk" else ""
+                has[mode, "content", message["id"]] = before + message["content"]
+            case "updates":
+                for node, update in data.items():
+                    has.update({(mode, node, message["id"]): message for message in update["messages"]})
+            case "tasks" | "task" | "task_result":
+                has[mode, data["id"], "result" in data] = data
+            case "checkpoints" | "checkpoint":
+                has[mode, data["config"]["configurable"]["checkpoint_id"]] = data
+            case "debug":
+                have(mode, data["type"], data["payload"])
+            case _:
+                has[mode, kind] = data
+
+    for name, _, data in events:
+        have("debug" if name == "debug" else "", name, data)
+    return has
+
+
+@st.composite
+def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
+    """A log, and the portions in which it came to somebody who was there from the beginning: outputs late or not, some
+    changed once more.
+    """
+    log: list[LogEntry] = draw(logs())
+    portions: list[list[Came]] = []
+    coming: list[int] = []
+    for offset, one in enumerate(log, 1):
+        late = one.amendable and not one.open and draw(st.booleans())
+        portions.append([Came(offset, open_form(one) if late else one)])
+        coming += [offset] if late else []
+        for there in [each for each in coming if draw(st.booleans())]:
+            right = Came(there, log[there - 1], amended=True)
+            wrong = Came(there, entry(there, "ACTION", tool="run", input={"n": there}, output="wrong"), amended=True)
+            portions.append([wrong, right] if draw(st.booleans()) else [right])
+            coming.remove(there)
+    return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
+
+
+@given(life=lives(), modes=MODE_SETS, data=st.data())
+def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_often_they_were_cut(
+    life: tuple[list[LogEntry], list[list[Came]]], modes: set[str], data: Any
+) -> None:
+    log, portions = life
+    end = replace(TURN, state=TurnState.COMPLETED, end=7 + len(log))
+    changes, wanted = Changes(), sorted(modes)
+    steady, got = teller(wanted, changes=changes), [[], []]  # one stays all the time, perhaps, and one is cut
+    stays = data.draw(st.booleans(), label="somebody stays")
+    there: dict[int, LogEntry] = {}
+    speaker: Teller | None = teller(wanted, changes=changes)
+    got[0] += parsed([steady.begin()])
+    got[1] += parsed([teller(wanted, changes=changes).begin()])
+    for portion in portions:
+        there.update((came.offset, came.entry) for came in portion)
+        if stays:
+            got[0] += parsed([steady.take(portion)])
+        if speaker is None:  # back again, with the last id
+            speaker = teller(wanted, got[1][-1][1], changes)
+            so_far = [Came(offset, there[offset]) for offset in sorted(there)]
+            pieces = parsed([speaker.begin(), speaker.take(so_far)])
+        else:
+            pieces = parsed([speaker.take(portion)])
+        # who leaves between two outputs of the same action has one of them
+        cuts = st.none() if len(portion) > 1 else st.none() | st.integers(0, len(pieces))
+        seen = data.draw(cuts, label="cut behind")
+        got[1] += pieces if seen is None else pieces[:seen]
+        speaker = speaker if seen is None else None
+    if speaker is None:
+        speaker = teller(wanted, got[1][-1][1], changes)
+        got[1] += parsed([speaker.begin(), speaker.take([Came(offset, there[offset]) for offset in sorted(there)])])
+    got[1] += parsed([speaker.over(end)])
+    expected = held(told(log, wanted))
+    assert held(got[1]) == expected
+    fresh = teller(wanted, changes=changes)
+    came = [Came(offset, one) for offset, one in enumerate(log, 1)]
+    listed = parsed([fresh.begin(), fresh.take(came), fresh.over(end)])
+    assert held(listed) == expected
+    if stays:
+        got[0] += parsed([steady.over(end)])
+        assert held(got[0]) == expected
+        # and the same events, but for states in which an answer was missing
+        others = [[(name, n) for name, n, _ in events if name != "values"] for events in (listed, got[0])]
+        assert others[0] == others[1]
+    for events in (*got, listed):
+        numbers = [n for _, n, _ in events]
+        assert numbers == sorted(set(numbers)), "each id once, in order"
+
+
+def test_a_late_output_is_told_again_under_an_id_of_its_own() -> None:
+    """As it was: the one who had been there from the beginning had ``observation: null``, and nobody told them more."""
+    changes = Changes()
+    speaker = teller(["custom"], changes=changes)
+    waiting, done = entry(1, "ACTION", tool="run", output=None), entry(1, "ACTION", tool="run", output="late")
+    pieces = [speaker.begin(), speaker.take([Came(1, waiting), Came(2, entry(2, text="x"))])]
+    pieces += [speaker.take([Came(1, done, amended=True)]), speaker.take([Came(3, entry(3, text="y"))])]
+    custom = [(data["position"], data.get("output"), n) for name, n, data in parsed(pieces) if name == "custom"]
+    late = number(2, 0) + AFTERWARDS
+    assert custom == [
+        (1, None, number(1, Place.CUSTOM)),
+        (2, None, number(2, Place.CUSTOM)),
+        (1, "late", late),
+        (3, None, number(3, Place.CUSTOM)),
+    ]
+    log = [done, entry(2, text="x"), entry(3, text="y")]
+    for after, rest in (
+        (custom[1][2], custom[2:]),
+        (late, custom[3:]),
+        (0, [(1, "late", custom[0][2]), *custom[1:]]),
+    ):
+        back = teller(["custom"], after, changes)
+        again = parsed([back.begin(), back.take([Came(offset, one) for offset, one in enumerate(log, 1)])])
+        assert [(data["position"], data.get("output"), n) for name, n, data in again if name == "custom"] == rest
+
+
+def test_very_many_changes_at_one_place_end_where_the_next_event_begins() -> None:
+    changes = Changes()
+    speaker = teller(["custom"], changes=changes)
+    log = [entry(n, "ACTION", tool="run") for n in range(1, 101)]
+    pieces = [speaker.begin(), speaker.take([Came(n, one) for n, one in enumerate(log, 1)])]
+    late = [Came(n, entry(n, "ACTION", tool="run", output="late"), amended=True) for n in range(1, 100)]
+    pieces += [speaker.take([came]) for came in late]
+    pieces.append(speaker.take([Came(101, entry(101, text="x"))]))
+    numbers = [n for _, n, _ in parsed(pieces)]
+    assert numbers == sorted(set(numbers))
+    assert AFTERWARDS + BLOCK * MOST_AT_ONCE <= PLACES
+    assert number(0, Place.TOOL_METADATA) >= MEANWHILE + BLOCK * MOST_AT_ONCE
+
+
 def test_an_action_is_answered_before_anything_of_the_next_entry() -> None:
     log = [entry(1, prompt="Say hello"), entry(2, "ACTION", tool="run", input={}), entry(3, text="next")]
     events = told(log, ["messages-tuple"])
@@ -189,13 +337,14 @@ def test_an_open_action_waits_for_its_output_and_then_answers_at_once() -> None:
     assert parsed([speaker.take([Came(1, done, amended=True)])]) == []
 
 
-def test_a_late_output_is_in_the_last_state_though_its_message_went_out_without() -> None:
+def test_a_late_output_is_in_the_last_state_and_its_message_goes_out_again() -> None:
     speaker = teller(["values", "messages-tuple"])
     pieces = [speaker.begin(), speaker.take([Came(1, entry(1, "ACTION", tool="run")), Came(2, entry(2, text="x"))])]
     pieces.append(speaker.take([Came(1, entry(1, "ACTION", tool="run", output="late"), amended=True)]))
     pieces.append(speaker.over(replace(TURN, state=TurnState.COMPLETED, end=9)))
     events = parsed(pieces)
-    assert sum(data[0]["type"] == "tool" for name, _, data in events if name == "messages") == 1
+    answers = [data[0]["content"] for name, _, data in events if name == "messages" and data[0]["type"] == "tool"]
+    assert answers == ["", "late"]
     final = events[-2][2]["messages"]
     assert [message["content"] for message in final if message["type"] == "tool"] == ["late"]
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import Came
+from codegen_api.conversations import Came, Changes
 from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.ids import MOST_NUMBER, START, Spot, as_uuid, event_hex, kept_id, spot_of
 from codegen_api.dialects.everruns.kinds import BELOW, ELSEWHERE, TOLD
-from codegen_api.dialects.everruns.messages import OPEN, heard, images_of, message_fields
-from codegen_api.dialects.everruns.rendering import Renderings, written
+from codegen_api.dialects.everruns.messages import OPEN, Place, heard, images_of, message_fields
+from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written, written
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization
 from codegen_api.errors import NotFound, Rejected
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
@@ -336,8 +336,95 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     assert list(teller.take([Came(1, closed, amended=True)])) == []
     teller = Teller(TURN, Plainly(step))
     list(teller.take([Came(1, open_call)]))
-    assert next(event.kind for event in teller.take([Came(2, LOG[1])])) == "tool.completed"
+    first, *_ = teller.take([Came(2, LOG[1])])
+    assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
+    (again,) = teller.take([Came(1, closed, amended=True)])
+    assert (again.kind, again.data["status"]) == ("tool.completed", "success")
+    assert again.spot == Spot(TURN.number, 2, Place.AFTERWARDS)
     assert list(teller.take([Came(1, closed, amended=True)])) == []
+
+
+@st.composite
+def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
+    """A log, and the portions in which it came to somebody who was there from the beginning, outputs late or not."""
+    log = draw(st.lists(st.sampled_from(LOG), max_size=8))
+    portions: list[list[Came]] = []
+    coming: list[int] = []
+    waiting = entry(kind="action", text="a look", tool="ls", input={"path": "."}, closed=False)
+    for offset, each in enumerate(log, 1):
+        late = each is LOG[2] and draw(st.booleans())
+        portions.append([Came(offset, waiting if late else each)])
+        coming += [offset] if late else []
+        for there in [offset for offset in coming if draw(st.booleans())]:
+            portions.append([Came(there, log[there - 1], amended=True)])
+            coming.remove(there)
+    return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
+
+
+def heard_by(family: Any, events: list[Written]) -> dict[Any, Any]:
+    """What a listener has, who puts in its place what was told again."""
+    has = {}
+    for event in events:
+        fields = dict(line.split(": ", 1) for line in event.frame.decode().strip().split("\n"))
+        data = json.loads(fields["data"])
+        if family is NESTED:
+            has[event.kind, data["message_id"]] = data
+            continue
+        assert data.pop("id") == fields["id"]
+        assert data.pop("sequence") == event.spot.number
+        body = data["data"]
+        about = body.get("tool_call_id") or body.get("message_id") or (body.get("message") or {}).get("id")
+        has[event.kind, about or (body.get("tool_call") or {}).get("id")] = data
+    return has
+
+
+@given(life=lives(), family=st.sampled_from([FLAT, NESTED]), data=st.data())
+def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_often_they_were_cut(
+    life: tuple[list[LogEntry], list[list[Came]]], family: Any, data: Any
+) -> None:
+    log, portions = life
+    turn = replace(TURN, end=TURN.begin + len(log))
+    renderings = Renderings(step, max_bytes=10**6)
+    changes = Changes()
+
+    def listening(after: Spot = START) -> tuple[Any, Any]:
+        teller = Teller(turn, Framed(family, renderings), changes, after)
+        return teller, lambda events: [each for each in events if each.frame and each.spot > after]
+
+    so_far = [Came(n, each) for n, each in enumerate(log, 1)]
+    unknown = Teller(turn, Framed(family, renderings))
+    elsewhere = [each for each in (*unknown.take(so_far), *unknown.over(turn)) if each.frame]
+
+    stays = data.draw(st.booleans(), label="somebody stays")
+    steady, frames = listening()
+    kept: list[Any] = [*frames(steady.begin())]
+    speaker: Any = listening()
+    got: list[Any] = [*speaker[1](speaker[0].begin())]
+    there: dict[int, LogEntry] = {}
+    for portion in portions:
+        there.update((came.offset, came.entry) for came in portion)
+        kept += frames(steady.take(portion)) if stays else []
+        if speaker is None:  # back again, with the last id
+            speaker = listening(got[-1].spot)
+            pieces = speaker[1](speaker[0].take([Came(offset, there[offset]) for offset in sorted(there)]))
+        else:
+            pieces = speaker[1](speaker[0].take(portion))
+        seen = data.draw(st.none() | st.integers(0, len(pieces)), label="cut behind")
+        got += pieces if seen is None else pieces[:seen]
+        speaker = speaker if seen is None else None
+    if speaker is None:
+        speaker = listening(got[-1].spot)
+        got += speaker[1](speaker[0].take([Came(offset, there[offset]) for offset in sorted(there)]))
+    got += speaker[1](speaker[0].over(turn))
+    kept += frames(steady.over(turn)) if stays else []
+    fresh, frames = listening()
+    listed = [*frames(fresh.take(so_far)), *frames(fresh.over(turn))]
+    for each in (got, listed, *([kept] if stays else [])):
+        spots = [event.spot for event in each]
+        assert spots == sorted(set(spots)), "each id once, in order"
+        assert heard_by(family, each) == heard_by(family, elsewhere)
+    if stays:  # who matches by id what they have heard with a list finds all of it
+        assert [event.spot for event in listed] == [event.spot for event in kept]
 
 
 def test_a_step_that_says_nothing_is_no_message() -> None:

@@ -58,7 +58,8 @@ async def events(
         if WHOLE_STATES & modes:
             before = encoded(await messages_before(conversations, caller, turn))
         for start in dict.fromkeys((after, 0)):
-            teller = Teller(turn, wording, modes=modes, after=start, before=before, statuses=statuses)
+            changes = conversations.late.of(turn.id)
+            teller = Teller(turn, wording, modes=modes, after=start, before=before, changes=changes, statuses=statuses)
             try:
                 async with aclosing(_told(conversations, caller, turn, teller, at_end)) as told:
                     async for piece in told:

@@ -16,8 +16,14 @@ from codegen_api.dialects.agent_protocol.messages import Message, chunk, said
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn
 
-PLACES = 32
-"""How many events an entry can have."""
+PLACES = 4096
+"""How many numbers an entry has for its events."""
+
+BLOCK = 64
+"""How many a change has that is told again: of an entry before, behind what this one says, or behind all of it."""
+
+MEANWHILE, AFTERWARDS = 64, 2048
+"""Where such blocks begin."""
 
 
 class Place(IntEnum):
@@ -32,17 +38,40 @@ class Place(IntEnum):
     DONE = 6
     STATE = 7
     TOOL_STARTED = 8
-    TOOL_METADATA = 9
-    TOOL_COMPLETE = 10
-    TOOL_TUPLE = 11
-    TOOL_UPDATE = 12
-    TOOL_DONE = 13
-    WHOLE_STATE = 14
-    CHECKPOINT = 15
+    # behind the blocks
+    TOOL_METADATA = 1000
+    TOOL_COMPLETE = 1001
+    TOOL_TUPLE = 1002
+    TOOL_UPDATE = 1003
+    TOOL_DONE = 1004
+    WHOLE_STATE = 1005
+    CHECKPOINT = 1006
 
 
 def number(offset: int, place: int) -> int:
     return offset * PLACES + 2 * place
+
+
+AGAIN = {
+    place: 2 * index
+    for index, place in enumerate(
+        (
+            Place.CUSTOM,
+            Place.PARTIAL,
+            Place.UPDATE,
+            Place.DONE,
+            Place.TOOL_METADATA,
+            Place.TOOL_COMPLETE,
+            Place.TOOL_TUPLE,
+            Place.TOOL_UPDATE,
+            Place.TOOL_DONE,
+        )
+    )
+}
+"""Where in a block the events stand that are told again: not those that clients put together from pieces."""
+
+CHECKPOINTS_AGAIN = 2 * len(AGAIN)
+"""And behind them the checkpoints that hold what has changed, the last one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +146,10 @@ class Wording:
             if told.size <= self._kept.maxsize:  # the cache refuses what could never fit
                 self._kept[key] = told
         return told
+
+    def again(self, frame: bytes, n: int) -> bytes:
+        """An event that was told before, under another number."""
+        return b"%b\nid: %b_event_%d\n\n" % (frame[: frame.rindex(b"\nid: ")], self._id, n)
 
     def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> tuple[int, bytes]:
         n = number(offset, place) + again

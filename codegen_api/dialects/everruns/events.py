@@ -2,16 +2,17 @@
 
 Everything is made of the turn and its log, so that each instance tells the same, live or again. An action is closed
 when its output is there, a later entry has come, or the turn is over; what its tool answered is told then, before
-anything of the next entry.
+anything of the next entry. What changes after it was told is told again, behind what has come by then: so whoever
+listens to the end has the same, whenever they came.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from codegen_api.conversations import Came
+from codegen_api.conversations import Came, Change, Changes
 from codegen_api.dialects.everruns.families import FLAT, heard_of
-from codegen_api.dialects.everruns.ids import Spot
+from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import (
     OPEN,
     Message,
@@ -30,8 +31,6 @@ from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import timestamp
 
-T = TypeVar("T")
-
 DELTA = "output.message.delta"
 
 
@@ -47,6 +46,19 @@ class Event:
     at: str
     data: Mapping[str, Json]
     message: Message | None = None
+
+
+class Placed(Protocol):
+    """An event in some form."""
+
+    @property
+    def spot(self) -> Spot: ...
+
+
+T = TypeVar("T", bound=Placed)
+
+REMEMBERED = 100
+"""Of so many entries, the last ones, it is remembered what was told of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,10 @@ class Telling(Protocol[T]):
         """What an entry amounts to."""
         ...
 
+    def again(self, turn: Turn, came: Came, spot: Spot) -> T | None:
+        """What has changed in an entry, at another spot."""
+        ...
+
 
 class Plainly:
     """As they are. ``step`` says what an entry means."""
@@ -79,6 +95,17 @@ class Plainly:
 
     def entry(self, turn: Turn, came: Came) -> Happened[Event]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
+
+    def again(self, turn: Turn, came: Came, spot: Spot) -> Event | None:
+        return changed(self.entry(turn, came), spot)
+
+
+def changed(found: Happened[Event], spot: Spot) -> Event | None:
+    """Of what an entry amounts to, what may change: what came of it; or, where nothing does, what was said."""
+    for event in (*found.at_close, *found.at_once):
+        if event.message is not None:
+            return replace(event, spot=spot)
+    return None
 
 
 def begun(turn: Turn) -> list[Event]:
@@ -160,9 +187,23 @@ def last_spot(turn: Turn) -> Spot:
 
 
 class Teller(Generic[T]):
-    """Tells the events of a turn in order, as its log comes."""
+    """Tells the events of a turn in order, as its log comes, to who has those up to ``after``. ``changes`` are what was
+    seen to change in it.
+    """
 
-    def __init__(self, turn: Turn, telling: Telling[T]) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        telling: Telling[T],
+        changes: Changes | None = None,
+        after: Spot = START,
+    ) -> None:
+        self._changes = changes or Changes()
+        self._changed: set[Change] = set()
+        self._known: dict[int, int] = {}
+        self._had: dict[int, Came] = {}
+        self._due: dict[int, Came] = {}
+        self._after = after
         self._turn = turn
         self._telling = telling
         self._offset = 0
@@ -179,17 +220,30 @@ class Teller(Generic[T]):
         """What these entries amount to."""
         yield from self.begin()
         for came in news:
-            new = came.offset > self._offset
-            if not new and not (self._open and came.offset == self._offset):
-                continue  # it was told, and what is told stays as it is
-            found = self._telling.entry(self._turn, came)
+            new, printed = came.offset > self._offset, hash(came.entry.json)
+            if not new and self._known.get(came.offset) == printed:
+                continue
             if new:
                 yield from self._close()
+            found = self._telling.entry(self._turn, came)
+            self._known[came.offset] = printed
+            if new:
                 self._offset = came.offset
+                self._recall(came, found)
                 yield from found.at_once
+            else:
+                is_open = bool(self._open)
+                change = self._changes.see(self._changed, came.offset, self._offset, is_open=is_open)
+                if change is not None:
+                    yield from self._again(change, came)
+                if not (is_open and came.offset == self._offset):
+                    continue
             self._open = found.at_close
+            if self._open:
+                yield from self._tell_changes()
             if found.closed:
                 yield from self._close()
+        self._changes.told(self._offset, is_open=bool(self._open))
 
     def over(self, turn: Turn) -> Iterator[T]:
         """What comes behind the last entry. Of a turn that the host never began there is nothing to tell."""
@@ -202,6 +256,42 @@ class Teller(Generic[T]):
         """The open action, if there is one, has had its time."""
         told, self._open = self._open, ()
         yield from told
+        yield from self._tell_changes()
+
+    def _recall(self, came: Came, found: Happened[T]) -> None:
+        """Whether an entry has changed since it was told to somebody, or while nobody was there."""
+        if len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+        if self._changes.of(came.offset):
+            self._had[came.offset] = came
+        elif not found.closed:
+            self._changes.left_open(came.offset)
+        elif came.offset in self._changes.unanswered and any(each.spot <= self._after for each in found.at_close):
+            self._due[came.offset] = came
+
+    def _tell_changes(self) -> Iterator[T]:
+        """Those that were seen when so much had come."""
+        is_open = bool(self._open)
+        for change in [*self._changes.seen] if self._had else []:
+            here = (change.behind, change.is_open) == (self._offset, is_open)
+            if here and change.offset in self._had and change not in self._changed:
+                yield from self._again(change, self._had[change.offset])
+        if self._due and (self._offset, not is_open) >= self._changes.front:
+            due, self._due = self._due, {}
+            for offset, came in due.items():
+                new = self._changes.see(self._changed, offset, self._offset, is_open=is_open)
+                if new is not None:
+                    yield from self._again(new, came)
+
+    def _again(self, change: Change, came: Came) -> Iterator[T]:
+        """An entry, as it is now, behind what has come."""
+        self._changed.add(change)
+        if change.is_open and change.offset == change.behind:
+            return  # what came of it is about to be told
+        place = (Place.MEANWHILE if change.is_open else Place.AFTERWARDS) + change.number
+        event = self._telling.again(self._turn, came, Spot(self._turn.number, change.behind, place))
+        if event is not None:
+            yield event
 
 
 def _output(turn: Turn, at: str, message: Message) -> Iterator[Event]:

@@ -46,7 +46,8 @@ async def turns_behind(conversations: Conversations, caller: Caller, session: st
 async def messages_of(conversations: Conversations, caller: Caller, session: str) -> list[Message]:
     """What was said in a session by now."""
     events = await events_of(conversations, caller, session, Wanted())
-    return [event.message for event in events if event.message is not None]
+    # one that was told again stands where it did
+    return list({event.message.id: event.message for event in events if event.message is not None}.values())
 
 
 async def events_of(conversations: Conversations, caller: Caller, session: str, wanted: Wanted) -> list[Event]:
@@ -79,7 +80,7 @@ async def _events(conversations: Conversations, caller: Caller, turn: Turn, want
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
     ):
         return ()  # nobody need be asked
-    teller = Teller(turn, Plainly(conversations.gateway.step))
+    teller = Teller(turn, Plainly(conversations.gateway.step), conversations.late.of(turn.id))
     entries = await conversations.entries(caller, Stretch(turn, None))
     events = list(teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)]))
     return [*events, *teller.over(turn)] if is_over else events

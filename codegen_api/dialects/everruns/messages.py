@@ -50,7 +50,9 @@ class Said:
 class Place:
     """Where an event stands among those of its entry. Before the first entry stand the user's messages."""
 
-    MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED, TOOL_COMPLETED = range(5)
+    MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED = range(4)
+    # what is told again of entries before comes meanwhile, or afterwards
+    MEANWHILE, TOOL_COMPLETED, AFTERWARDS = 16, 64, 80
     MOST_INPUTS = 250
     ACTIVATED, TURN_STARTED = 251, 252
     TURN_OVER, IDLED = 254, 255

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from codegen_api.conversations import Came
-from codegen_api.dialects.everruns.events import Event, Happened, happened
+from codegen_api.dialects.everruns.events import Event, Happened, changed, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.ids import Spot
 from codegen_api.dialects.everruns.kinds import kind_in
@@ -48,8 +48,12 @@ class Renderings:
                 self._kept[key] = kept
         return kept[1]
 
+    def happened(self, turn: Turn, came: Came) -> Happened[Event]:
+        """The same, before it is written."""
+        return happened(turn, came.offset, came.entry, self._step(came.entry))
+
     def _written(self, family: Family, turn: Turn, came: Came) -> Happened[Written]:
-        found = happened(turn, came.offset, came.entry, self._step(came.entry))
+        found = self.happened(turn, came)
         return Happened(
             tuple(written(family, event) for event in found.at_once),
             tuple(written(family, event) for event in found.at_close),
@@ -69,6 +73,10 @@ class Framed:
 
     def entry(self, turn: Turn, came: Came) -> Happened[Written]:
         return self._renderings.of(self._family, turn, came)
+
+    def again(self, turn: Turn, came: Came, spot: Spot) -> Written | None:
+        event = changed(self._renderings.happened(turn, came), spot)
+        return None if event is None else written(self._family, event)
 
 
 def written(family: Family, event: Event) -> Written:

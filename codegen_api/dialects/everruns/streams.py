@@ -169,7 +169,7 @@ class _Stream:
     async def _turn(self, turn: Turn, after: Spot) -> AsyncGenerator[bytes, None]:
         """The events of a turn behind ``after``; all of them, when there can be no such event."""
         for start in dict.fromkeys((after, START)):
-            teller = Teller(turn, self._telling)
+            teller = Teller(turn, self._telling, self._conversations.late.of(turn.id), start)
             source = self._whole(turn, teller, start) if turn.state.over else self._live(turn, teller, start)
             try:
                 async with aclosing(source) as pieces:

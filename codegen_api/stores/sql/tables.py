@@ -157,8 +157,8 @@ turns = Table(
     _text("prompt"),
     _text("messages"),
     _maybe("answer"),
-    _maybe("ask"),
     _size(),
+    _maybe("ask"),
     ForeignKeyConstraint(
         ["owner", "conversation"],
         ["conversations.owner", "conversations.id"],
