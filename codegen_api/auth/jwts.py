@@ -124,7 +124,7 @@ class Jwts:
     def _named(self, token: str) -> tuple[str, str | None]:
         """The algorithm and the key that a token names. Both are only a wish."""
         if not _FORM.fullmatch(token):
-            raise InvalidToken(reason="form: it has the header of a JWT, and is not three parts of base64")
+            raise InvalidToken(reason="form: it has the header of a JWT, and is no base64 in 3 parts")
         header = _object(_decoded(token.partition(".")[0]))
         algorithm, kid = header.get("alg"), header.get("kid")
         # whatever must be understood, is not understood here (RFC 7515, 4.1.11)
