@@ -61,7 +61,8 @@ class Connection:
         receive_buffer: int | None = None,
         rate: float | None = None,
     ) -> "Connection":
-        """Send the request; the head of its answer is still to be read."""
+        """Send the request; the head of its answer is still to be read. Raises Broken where it is cut, OSError where
+        nobody listens."""
         WATCH.sent(headers)
         host, _, port = url.removeprefix("http://").partition(":")
         sock = socket.socket()
@@ -72,7 +73,10 @@ class Connection:
             loop = asyncio.get_running_loop()
             await loop.sock_connect(sock, (host, int(port)))
             lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {it}" for name, it in headers.items())]
-            await loop.sock_sendall(sock, ("\r\n".join(lines) + "\r\n\r\n").encode())
+            try:
+                await loop.sock_sendall(sock, ("\r\n".join(lines) + "\r\n\r\n").encode())
+            except ConnectionError as error:  # it was let in, and cut before it could ask
+                raise Broken from error
         except BaseException:
             sock.close()
             raise

@@ -97,7 +97,7 @@ def busy(host: FakeHost, **more: Any) -> Gateway:
     """A gateway with a budget of which nothing is left for the next minute."""
     turns = Turns()
     gateway = Gateway(host, MemoryBroker(), turns=turns, **more)
-    for name in ("alice", "bob", "deployment"):
+    for name in ("alice", "bob", "a-shared-token"):
         budget = turns.queue(caller(name).credential.digest).budget
         for _ in range(60):
             budget.asking()
@@ -186,11 +186,11 @@ def test_where_callers_share_a_credential_the_owner_is_known_before_anything_is_
     async def main() -> None:
         def shared(name: str) -> Caller:
             return Caller(
-                Principal("key", name), Credential.of("deployment", b"key"), None, frozenset({READ}), shared=True
+                Principal("key", name), Credential.of("a-shared-token", b"key"), None, frozenset({READ}), shared=True
             )
 
         host = FakeHost()
-        host.tokens["deployment"] = "3"
+        host.tokens["a-shared-token"] = "3"
         ownership = Ownership(["a secret"])
         hosted = host.add(marks=ownership.marks(shared("ann")))
         hosted.append(3)
