@@ -10,7 +10,7 @@ What a run is started with is checked in the same way by all of them, as it cost
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -48,6 +48,9 @@ Prompt = Annotated[str, AfterValidator(_something), Field(json_schema_extra={"pa
 Image = Annotated[str, AfterValidator(_inline), Field(json_schema_extra={"pattern": "^data:"})]
 Images = Annotated[list[Image], Field(fail_fast=True)]
 """Of thousands that are none, one is told."""
+
+Ignored = Annotated[Any, Field(description="Has no meaning here, and is ignored.")]
+"""A field that a protocol has and the gateway need not know: named, so that it is told from a slip of the pen."""
 
 
 class Dialect(Protocol):
