@@ -58,6 +58,7 @@ EXPOSED_HEADERS = (
     "Location",
     "Content-Location",
     "Link",
+    "Warning",
 )
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 """What pages may ask with."""
@@ -122,7 +123,15 @@ class Cors(CORSMiddleware):
             if names:
                 response.headers["Access-Control-Allow-Headers"] = ", ".join(names)
             return response
-        refusal = self._render(scope, CorsRefused())
+        if not self.is_allowed_origin(headers["origin"]):
+            said = (
+                f"Pages of {headers['origin'][:200]} may not ask here, unless CODEGEN_CORS_ORIGINS names their origin."
+            )
+        elif headers["access-control-request-method"] not in METHODS:
+            said = f"Pages may ask with {', '.join(METHODS)}."
+        else:
+            said = f"Names of headers are not well formed, or have more than {MOST_ASKED} bytes."
+        refusal = self._render(scope, CorsRefused(said))
         for name in ("vary", "access-control-allow-origin"):
             if name in response.headers:
                 refusal.headers[name] = response.headers[name]

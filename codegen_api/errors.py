@@ -47,7 +47,7 @@ The text of an error is written for the caller: no token, no prompt, no log text
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from codegen_api.runs import Json
 
@@ -63,6 +63,14 @@ class Detail:
     loc: tuple[str | int, ...]
     msg: str
     type: str
+
+    @property
+    def place(self) -> str:
+        """The place for people: ``metadata.tags.0``, or ``the body``."""
+        where, *way = self.loc or ("request",)
+        if not way:
+            return f"the {where}"
+        return f"the {where} at {way[0]}" if isinstance(way[0], int) else ".".join(str(step)[:60] for step in way)
 
 
 class GatewayError(Exception):
@@ -136,7 +144,19 @@ class TokenTooLong(InvalidRequest):
 
 class Rejected(InvalidRequest):
     code = "validation_error"
-    default_message = "The request is not valid; the details say where."
+    default_message = "The request is not valid."
+
+    def __init__(
+        self, message: str | None = None, *, details: Sequence[Detail] | Sequence[Json] = (), **more: Any
+    ) -> None:
+        """Without a ``message`` it says what is wrong at the first place of ``details``, and how many there are."""
+        first = next(iter(details), None)
+        if message is None and isinstance(first, Detail):
+            others = f" (and {len(details) - 1} more: see the details)" if len(details) > 1 else ""
+            wrong = first.msg.rstrip(".")
+            wrong = wrong if wrong[:2].isupper() else wrong[:1].lower() + wrong[1:]
+            message = f"{first.place}: {wrong}{others}."
+        super().__init__(message, details=details, **more)
 
 
 class IdempotencyKeyReused(Rejected):

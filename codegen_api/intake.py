@@ -6,11 +6,12 @@ By itself the framework receives and reads a body before anything else, from any
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any
 
 from fastapi import HTTPException
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from starlette.types import Message, Receive
 from codegen_api.errors import AtCapacity, Detail, Rejected
 from codegen_api.extent import Extent
 from codegen_api.identity import Caller
+from codegen_api.names import WARNINGS, Names, drop_empty, missing, told
 
 MOST_VALUES = 50_000
 """Numbers, texts, lists and so on in the JSON of one request: what takes tens of milliseconds to be read."""
@@ -53,17 +55,25 @@ class CallerFirst(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
+        names = Names(self)
         asking = next((each for each in _calls(self.dependant) if isinstance(each, Asking)), None)
-        if asking is None:
+        if self.body_field is not None and asking is None:
             raise TypeError(f"{self.path} takes a body from anybody")
 
         async def after_asking(request: Request) -> Response:
-            await asking(request)
             bounded = BoundedRequest(request.scope, request.receive)
-            await bounded.body()
-            return await handle(bounded)
+            drop_empty(bounded)
+            if self.body_field is not None and asking is not None:
+                await asking(request)
+                if await bounded.body():
+                    _is_json(bounded)
+            try:
+                response = await handle(bounded)
+            except RequestValidationError as error:
+                places = missing(error.errors(), names.unknown(bounded, bounded.fields))
+                raise RequestValidationError(places) from error
+            warnings = [*names.unknown(bounded, bounded.fields), *bounded.scope.get(WARNINGS, ())]
+            return told(response, warnings) if warnings else response
 
         return after_asking
 
@@ -75,7 +85,9 @@ def _calls(dependant: Dependant) -> Iterator[object]:
 
 
 class BoundedRequest(Request):
-    """A request whose JSON is refused as soon as there is too much in it."""
+    """A request whose JSON is refused as soon as there is too much in it. ``fields``: the names at its top."""
+
+    fields: Collection[str] = ()
 
     async def body(self) -> bytes:
         """
@@ -99,7 +111,23 @@ class BoundedRequest(Request):
 
     async def json(self) -> Any:
         # of bytes Python would take UTF-16, too, in which nothing was counted
-        return json.loads((await self.body()).decode("utf-8-sig", "surrogatepass"))
+        parsed = json.loads((await self.body()).decode("utf-8-sig", "surrogatepass"))
+        if isinstance(parsed, dict):
+            self.fields = list(parsed)
+        return parsed
+
+
+def _is_json(request: Request) -> None:
+    """
+    Raises:
+        Rejected: the head does not say that the body is JSON; without that the framework would not read it as such.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind.startswith("application/") and kind.rpartition("/")[2].rpartition("+")[2] == "json"):
+        found = f"is {kind[:100]}" if kind else "is missing"
+        raise Rejected(
+            details=[Detail(("header", "Content-Type"), f"must be application/json, and {found}", "content_type")]
+        )
 
 
 def _bounded(extent: Extent) -> None:

@@ -28,6 +28,11 @@ OUTDATED = "..--"
 """In place of a digest: the viewer's copy of this entry is known to be an old one."""
 
 
+def names_a_position(name: str) -> bool:
+    """Whether a parameter of a URL is called, in any spelling, as libraries call the position they come back with."""
+    return name.replace("_", "").replace("-", "").lower() == "lasteventid"
+
+
 class Sighting(NamedTuple):
     """Entry ``cursor`` was seen to have changed when the log was of this ``length``; ``far`` from its end, where
     it is looked at only when the run has ended. That means the same everywhere; changes are told of in this order.

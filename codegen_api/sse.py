@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from codegen_api.errors import InvalidCursor, InvalidRequest
 from codegen_api.following import close_running
-from codegen_api.positions import AMENDABLE, Position, Sighting
+from codegen_api.positions import AMENDABLE, Position, Sighting, names_a_position
 from codegen_api.telemetry import note
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ async def _last_event_id(
     added = [
         text
         for name, text in request.query_params.multi_items()
-        if text and name != "last_event_id" and re.sub("[_-]", "", name).lower() == "lasteventid"
+        if text and name != "last_event_id" and names_a_position(name)
     ]
     given = [request.headers.get("last-event-id"), *added[-1:], request.query_params.get("last_event_id")]
     return next((text for text in given if text), None)

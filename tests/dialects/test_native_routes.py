@@ -194,7 +194,7 @@ def test_a_new_run_is_answered_with_its_place(root_path: str) -> None:
         async with serving(host, root_path=root_path) as site:
             body = {
                 "prompt": "Say hello", "metadata": {"a": [1, {"b": None}]}, "images": ["data:image/png;base64,AA=="],
-                "repo_id": 7, "model": "m", "agent_type": "t", "unheard_of": 1,
+                "repo_id": 7, "model": "m", "agent_type": "t",
             }  # fmt: skip
             answer = await site.post("/agent-runs", body)
             assert answer.status_code == 201

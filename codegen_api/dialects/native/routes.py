@@ -28,7 +28,8 @@ from codegen_api.dialects.native.wire import (
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.intake import CallerFirst
-from codegen_api.runs import Json, RunRef, to_json
+from codegen_api.names import warn
+from codegen_api.runs import Json, RunRef, RunStatus, to_json
 from codegen_api.sse import HEAD_ONLY, STREAM_HEADERS, EventStream, LastEventId, nothing, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
@@ -187,6 +188,7 @@ async def create_run(
 
 @runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
 async def list_runs(
+    request: Request,
     gateway: Door,
     caller: Asker,
     wanted: WantedOrganization,
@@ -203,7 +205,10 @@ async def list_runs(
     whole list.
     """
     organization = await gateway.organization(caller, wanted)
-    found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), status or None)
+    found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), status)
+    if status is not None and not found.listing.items and status.lower() not in list(RunStatus):
+        words = ", ".join(RunStatus)
+        warn(request, f"no run was found with this status; the gateway's words are {words}", "query", "status")
     return json_response(to_json({**listing_fields(found.listing), "next_skip": found.next_skip}))
 
 

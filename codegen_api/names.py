@@ -1,0 +1,146 @@
+"""Names in a request that its route does not know: a slip of the pen, or a field of a later time.
+
+They are ignored, as clients count on, but not in silence: the answer names each, with the known name that is nearest.
+It says so in the header ``Warning``, and in ``warnings`` where it is a JSON object.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from starlette.requests import Request
+from starlette.responses import Response
+
+from codegen_api.errors import Detail
+from codegen_api.positions import names_a_position
+from codegen_api.runs import to_json
+
+MOST = 10
+"""So many unknown names are told."""
+LONGEST = 60
+"""Characters of a name that are told."""
+
+WARNINGS = "warnings"
+"""The key in an ASGI scope under which a route leaves what else is to be told."""
+
+
+class Names:
+    """What a route knows: the parameters of its query, and the fields at the top of its body."""
+
+    def __init__(self, route: APIRoute) -> None:
+        self._query = frozenset(_declared(_query_fields(route.dependant)))
+        body = None if route.body_field is None else _model(route.body_field.field_info.annotation)
+        self._body = None if body is None else frozenset(_declared(body.model_fields.items()))
+
+    def unknown(self, request: Request, fields: Iterable[str]) -> list[Detail]:
+        """What in the query, and of ``fields``, those of the body, is not known; no more than ``MOST``."""
+        found = []
+        if request.scope["query_string"]:
+            sent = (name for name in request.query_params if not names_a_position(name))
+            found += _unknown("query", sent, self._query)
+        if self._body is not None:
+            found += _unknown("body", fields, self._body)
+        return found[:MOST]
+
+
+def missing(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> list[dict[str, Any]]:
+    """The faults that the framework found; where a field is missing, which unknown one may have been meant for it."""
+    unsaid = [*unknown]
+
+    def told(place: Mapping[str, Any]) -> dict[str, Any]:
+        where, *rest = place["loc"]
+        if place["type"] == "missing" and len(rest) == 1:
+            sent = {str(item.loc[1]): item.loc[1] for item in unsaid if item.loc[0] == where}
+            meant = _nearest(str(rest[0]), sent)
+            if meant is not None:
+                return {**place, "msg": f"{place['msg']}; {meant} is not known here"}
+        return {**place}
+
+    return [told(place) for place in places]
+
+
+def drop_empty(request: Request) -> None:
+    """Take out of the query what has no value: a form sends its empty fields, too, and means nothing by it."""
+    pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    if not all(value for _, value in pairs):
+        given = urlencode([pair for pair in pairs if pair[1]], encoding="latin-1")
+        request.scope["query_string"] = given.encode("latin-1")
+
+
+def warn(request: Request, text: str, *place: str) -> None:
+    """Have the answer to ``request`` say that something in it, at ``place``, may not have done what was meant."""
+    request.scope.setdefault(WARNINGS, []).append(Detail(place, text, "no_effect"))
+
+
+def told(response: Response, warnings: Sequence[Detail]) -> Response:
+    """``response``, which now says so."""
+    lines = [f"{'.'.join(map(str, item.loc))}: {item.msg}" for item in warnings]
+    response.headers["Warning"] = ", ".join(f"299 - {_quoted(line)}" for line in lines)
+    body = getattr(response, "body", b"")  # a stream has none
+    if response.headers.get("content-type") == "application/json" and body.startswith(b"{"):
+        fields = to_json([{"loc": list(item.loc), "msg": item.msg, "type": item.type} for item in warnings])
+        response.body = b'%b%b"warnings":%b}' % (body[:-1], b"" if body == b"{}" else b",", fields)
+        response.headers["Content-Length"] = str(len(response.body))
+    return response
+
+
+def _query_fields(dependant: Dependant) -> Iterator[tuple[str, FieldInfo]]:
+    for field in dependant.query_params:
+        model = _model(field.field_info.annotation)
+        if model is None:
+            yield field.alias, field.field_info
+        else:
+            yield from model.model_fields.items()
+    for each in dependant.dependencies:
+        yield from _query_fields(each)
+
+
+def _declared(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[str]:
+    for name, field in fields:
+        yield field.validation_alias if isinstance(field.validation_alias, str) else name
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The one model that a body, or all of a query, may be."""
+    models = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in models if issubclass(each, BaseModel)), None)
+
+
+def _unknown(where: str, sent: Iterable[str], known: frozenset[str]) -> list[Detail]:
+    found = [
+        Detail((where, name), "is not known here, and was ignored", "unknown") for name in sent if name not in known
+    ]
+    return [_with_nearest(item, known) for item in found[:MOST]]
+
+
+def _with_nearest(item: Detail, known: Iterable[str]) -> Detail:
+    where, name = item.loc
+    near = _nearest(str(name), {each: each for each in known})
+    text = item.msg if near is None else f"{item.msg}; was {near} meant?"
+    return replace(item, loc=(where, _cut(str(name))), msg=text)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST else name[:LONGEST] + "..."
+
+
+def _nearest(name: str, among: Mapping[str, object]) -> str | None:
+    plain = {_plain(each): each for each in among}
+    found = difflib.get_close_matches(_plain(name[:LONGEST]), plain, 1, 0.75)
+    return plain[found[0]] if found else None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _quoted(text: str) -> str:
+    """A quoted string as headers have it, in printable ASCII."""
+    shown = "".join(character if " " <= character <= "~" else "?" for character in text)
+    return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
