@@ -50,6 +50,8 @@ from codegen_api.upstreams import (
     Members,
     NewRun,
     Organization,
+    Repositories,
+    Repository,
     RunFilter,
     Upstream,
     User,
@@ -206,6 +208,19 @@ class Gateway:
         """One of them; raises as ``users``."""
         members = self._members(caller)
         return await patiently(lambda: members.user(caller.credential, organization, user_id))
+
+    async def repositories(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[Repository]:
+        """What the organization's agents can work in.
+
+        Raises:
+            Forbidden: the host would tell what the deployment's account can see, and that is not the caller's.
+            Unsupported: this host does not tell.
+        """
+        if caller.shared:
+            raise Forbidden("The repositories of the account that this gateway uses are not shown.")
+        if not isinstance(self._upstream, Repositories):
+            raise Unsupported("The host does not tell which repositories there are.")
+        return await self._reads.repositories(self._upstream, caller.credential, organization, skip, limit)
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         """Start a run.

@@ -54,6 +54,7 @@ READS: dict[str, Ask] = {
     "log": lambda gateway: gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False),
     "users": lambda gateway: gateway.users(caller(), "9", 0, 100),
     "user": lambda gateway: gateway.user(caller(), "9", "2"),
+    "repositories": lambda gateway: gateway.repositories(caller(), "9", 0, 100),
 }
 WRITES: dict[str, Ask] = {
     "create": lambda gateway: gateway.create(caller(), "9", NewRun("Say hello")),
@@ -354,19 +355,19 @@ def test_a_list_without_a_status_is_the_host_s_page() -> None:
 
 
 class Powerless:
-    """A host that can neither stop a run nor tell who is in an organization."""
+    """A host that can neither stop a run nor tell who and what is in an organization."""
 
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("cancel_run", "users"):
+        if name in ("cancel_run", "users", "repositories"):
             raise AttributeError(name)
         return getattr(self._host, name)
 
 
 @pytest.mark.wire("cancel")
-@pytest.mark.parametrize("operation", ["cancel", "uncancel", "users", "user"])
+@pytest.mark.parametrize("operation", ["cancel", "uncancel", "users", "user", "repositories"])
 def test_what_the_host_cannot_do_nobody_can(operation: str) -> None:
     async def main() -> None:
         host = FakeHost()
