@@ -40,7 +40,7 @@ from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
-from codegen_api.reads import Reads, patiently
+from codegen_api.reads import Reads
 from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.searching import SEARCHED_PAGES, Found, has_status, search
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
@@ -207,7 +207,7 @@ class Gateway:
     async def user(self, caller: Caller, organization: str, user_id: str) -> User:
         """One of them; raises as ``users``."""
         members = self._members(caller)
-        return await patiently(lambda: members.user(caller.credential, organization, user_id))
+        return await self._reads.user(members, caller.credential, organization, user_id)
 
     async def repositories(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[Repository]:
         """What the organization's agents can work in.

@@ -49,6 +49,9 @@ class Reads:
             limit,
         )
 
+    async def user(self, members: Members, credential: Credential, organization: str, user_id: str) -> User:
+        return await patiently(self._fairly(credential, lambda: members.user(credential, organization, user_id)))
+
     async def repositories(
         self, tells: Repositories, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:

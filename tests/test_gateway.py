@@ -25,8 +25,9 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.following import Ended, Patrol, Position
+from codegen_api.following import Ended, Patrol, Position, Turns
 from codegen_api.gateway import Gateway
+from codegen_api.identity import Credential
 from codegen_api.runs import Changed, Paging, RunStatus, to_json
 from codegen_api.searching import Found
 from codegen_api.upstreams import LARGEST_METADATA, Listing, NewRun, Organization, RunFilter
@@ -79,6 +80,32 @@ class Failing:
 
 def gateway_to(host: FakeHost, **more: Any) -> Gateway:
     return Gateway(host, MemoryBroker(), **more)
+
+
+# -- what is asked when -----------------------------------------------------------------------------------------------
+
+
+class CountedTurns(Turns):
+    """Counts who waits for a turn."""
+
+    taken = 0
+
+    async def take(self, credential: Credential, *, order: bool = False) -> None:
+        self.taken += 1
+        await super().take(credential, order=order)
+
+
+@pytest.mark.parametrize("operation", sorted({*READS} - {"identify"}))
+def test_every_read_waits_until_its_caller_may_ask_one_thing_more(operation: str) -> None:
+    async def main() -> None:
+        host, turns = FakeHost(), CountedTurns()
+        host.add().append(1)
+        gateway = gateway_to(host, turns=turns)
+        await READS[operation](gateway)
+        assert turns.taken == host.calls[operation] == 1
+        await gateway.aclose()
+
+    run(main())
 
 
 # -- what is asked again ----------------------------------------------------------------------------------------------
