@@ -40,7 +40,7 @@ from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
-from codegen_api.reads import Reads, patiently
+from codegen_api.reads import Reads
 from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.searching import SEARCHED_PAGES, Found, has_status, search
 from codegen_api.telemetry import Observation, Observer, Observers, Quiet
@@ -50,6 +50,8 @@ from codegen_api.upstreams import (
     Members,
     NewRun,
     Organization,
+    Repositories,
+    Repository,
     RunFilter,
     Upstream,
     User,
@@ -205,7 +207,20 @@ class Gateway:
     async def user(self, caller: Caller, organization: str, user_id: str) -> User:
         """One of them; raises as ``users``."""
         members = self._members(caller)
-        return await patiently(lambda: members.user(caller.credential, organization, user_id))
+        return await self._reads.user(members, caller.credential, organization, user_id)
+
+    async def repositories(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[Repository]:
+        """What the organization's agents can work in.
+
+        Raises:
+            Forbidden: the host would tell what the deployment's account can see, and that is not the caller's.
+            Unsupported: this host does not tell.
+        """
+        if caller.shared:
+            raise Forbidden("The repositories of the account that this gateway uses are not shown.")
+        if not isinstance(self._upstream, Repositories):
+            raise Unsupported("The host does not tell which repositories there are.")
+        return await self._reads.repositories(self._upstream, caller.credential, organization, skip, limit)
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         """Start a run.

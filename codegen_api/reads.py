@@ -11,7 +11,7 @@ from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, Upstream
 from codegen_api.following import Portions, listing_of, page_of, proven
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Page, Run, RunRef
-from codegen_api.upstreams import Listing, Members, Organization, RunFilter, Upstream, User
+from codegen_api.upstreams import Listing, Members, Organization, Repositories, Repository, RunFilter, Upstream, User
 
 T = TypeVar("T")
 
@@ -45,6 +45,20 @@ class Reads:
             credential,
             ("users", organization),
             lambda start, amount: members.users(credential, organization, start, amount),
+            skip,
+            limit,
+        )
+
+    async def user(self, members: Members, credential: Credential, organization: str, user_id: str) -> User:
+        return await patiently(self._fairly(credential, lambda: members.user(credential, organization, user_id)))
+
+    async def repositories(
+        self, tells: Repositories, credential: Credential, organization: str, skip: int, limit: int
+    ) -> Listing[Repository]:
+        return await self._list(
+            credential,
+            ("repositories", organization),
+            lambda start, amount: tells.repositories(credential, organization, start, amount),
             skip,
             limit,
         )

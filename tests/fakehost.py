@@ -11,7 +11,7 @@ from codegen_api.errors import AnswerTooLong, Forbidden, GatewayError, InvalidTo
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step, StepKind
 from codegen_api.telemetry import Allowance, Observation, Observer, Quiet
-from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
+from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User, observed
 from tests.leaks import WATCH
 
 STATUSES = {
@@ -150,6 +150,13 @@ class FakeHost:
             if number == wanted:
                 return User(number, {"id": int(number), "github_username": name})
         raise NotFound
+
+    async def repositories(
+        self, credential: Credential, organization: str, skip: int, limit: int
+    ) -> Listing[Repository]:
+        await self._called("repositories", credential)
+        items = [Repository(str(number), {"id": number, "unheard_of": [None]}) for number in (71, 72)]
+        return Listing(tuple(items[skip : skip + limit]), Paging(2, 1, limit, 1), skip + limit >= 2)
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         await self._called("create", credential)

@@ -25,8 +25,9 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.following import Ended, Patrol, Position
+from codegen_api.following import Ended, Patrol, Position, Turns
 from codegen_api.gateway import Gateway
+from codegen_api.identity import Credential
 from codegen_api.runs import Changed, Paging, RunStatus, to_json
 from codegen_api.searching import Found
 from codegen_api.upstreams import LARGEST_METADATA, Listing, NewRun, Organization, RunFilter
@@ -54,6 +55,7 @@ READS: dict[str, Ask] = {
     "log": lambda gateway: gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False),
     "users": lambda gateway: gateway.users(caller(), "9", 0, 100),
     "user": lambda gateway: gateway.user(caller(), "9", "2"),
+    "repositories": lambda gateway: gateway.repositories(caller(), "9", 0, 100),
 }
 WRITES: dict[str, Ask] = {
     "create": lambda gateway: gateway.create(caller(), "9", NewRun("Say hello")),
@@ -78,6 +80,32 @@ class Failing:
 
 def gateway_to(host: FakeHost, **more: Any) -> Gateway:
     return Gateway(host, MemoryBroker(), **more)
+
+
+# -- what is asked when -----------------------------------------------------------------------------------------------
+
+
+class CountedTurns(Turns):
+    """Counts who waits for a turn."""
+
+    taken = 0
+
+    async def take(self, credential: Credential, *, order: bool = False) -> None:
+        self.taken += 1
+        await super().take(credential, order=order)
+
+
+@pytest.mark.parametrize("operation", sorted({*READS} - {"identify"}))
+def test_every_read_waits_until_its_caller_may_ask_one_thing_more(operation: str) -> None:
+    async def main() -> None:
+        host, turns = FakeHost(), CountedTurns()
+        host.add().append(1)
+        gateway = gateway_to(host, turns=turns)
+        await READS[operation](gateway)
+        assert turns.taken == host.calls[operation] == 1
+        await gateway.aclose()
+
+    run(main())
 
 
 # -- what is asked again ----------------------------------------------------------------------------------------------
@@ -354,19 +382,19 @@ def test_a_list_without_a_status_is_the_host_s_page() -> None:
 
 
 class Powerless:
-    """A host that can neither stop a run nor tell who is in an organization."""
+    """A host that can neither stop a run nor tell who and what is in an organization."""
 
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("cancel_run", "users"):
+        if name in ("cancel_run", "users", "repositories"):
             raise AttributeError(name)
         return getattr(self._host, name)
 
 
 @pytest.mark.wire("cancel")
-@pytest.mark.parametrize("operation", ["cancel", "uncancel", "users", "user"])
+@pytest.mark.parametrize("operation", ["cancel", "uncancel", "users", "user", "repositories"])
 def test_what_the_host_cannot_do_nobody_can(operation: str) -> None:
     async def main() -> None:
         host = FakeHost()

@@ -1,4 +1,4 @@
-"""What a route does not know is told, with the nearest name that it does; what is wrong is said so that it can be mended."""
+"""What a route does not know is told, with the nearest name that it does; errors say what is wrong, and where."""
 
 from typing import Any
 

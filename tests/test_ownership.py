@@ -453,7 +453,7 @@ def test_the_number_of_a_user_is_theirs_alone_and_no_host_s(one: str, name: str,
 # -- users ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_users_of_the_account_are_not_shown_to_those_who_share_it() -> None:
+def test_the_users_and_repositories_of_the_account_are_not_shown_to_those_who_share_it() -> None:
     async def main() -> None:
         host = FakeHost()
         gateway = gateway_to(host)
@@ -461,6 +461,7 @@ def test_the_users_of_the_account_are_not_shown_to_those_who_share_it() -> None:
             gateway.users(user("ann", SCOPES), "9", 0, 100),
             gateway.user(user("ann", SCOPES), "9", "1"),
             gateway.user(user("ann", SCOPES), "9", "777"),
+            gateway.repositories(user("ann", SCOPES), "9", 0, 100),
         ):
             with pytest.raises(Forbidden):
                 await ask

@@ -40,11 +40,30 @@ class Organization:
     id: int
     name: str
     members: tuple[User, ...]
+    repositories: tuple[str, ...]
 
     def to_wire(self) -> dict[str, object]:
         """The host's OrganizationResponse."""
         settings = {"enable_pr_creation": True, "enable_rules_detection": True}
         return {"id": self.id, "name": self.name, "settings": settings}
+
+    def repositories_to_wire(self) -> list[dict[str, object]]:
+        """The host's RepoResponse for each of its repositories."""
+        return [
+            {
+                "id": self.id * 10 + place,
+                "name": name,
+                "full_name": f"sandbox/{name}",
+                "description": "Not a real repository.",
+                "github_id": str(self.id * 10 + place),
+                "organization_id": self.id,
+                "visibility": "private",
+                "archived": False,
+                "setup_status": "NOT_SETUP",
+                "language": None,
+            }
+            for place, name in enumerate(self.repositories, 1)
+        ]
 
 
 class Directory:
@@ -55,9 +74,9 @@ class Directory:
         self.bob = User(1002, "bob", "sandbox-bob", "Bob Baker", "583232", "MEMBER")
         self.users: tuple[User, ...] = (self.alice, self.bob)
         self.organizations: Mapping[int, Organization] = {
-            323: Organization(323, "Shared Works", (self.alice, self.bob)),
-            401: Organization(401, "Alice's Workshop", (self.alice,)),
-            402: Organization(402, "Bob's Workshop", (self.bob,)),
+            323: Organization(323, "Shared Works", (self.alice, self.bob), ("example-website", "example-api")),
+            401: Organization(401, "Alice's Workshop", (self.alice,), ("example-anvil",)),
+            402: Organization(402, "Bob's Workshop", (self.bob,), ()),
         }
         self._by_token = {user.token: user for user in self.users}
 

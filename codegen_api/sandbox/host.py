@@ -51,7 +51,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 class Host:
-    """The twelve operations. Tokens and rates are the front's business; organizations are looked at here."""
+    """The operations of the table. Tokens and rates are the front's business; organizations are looked at here."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -72,6 +72,7 @@ class Host:
             "organizations": self.organizations,
             "org_users": self.org_users,
             "org_user": self.org_user,
+            "org_repos": self.org_repos,
         }
         router = APIRouter()
         for name, operation in OPERATIONS.items():
@@ -150,6 +151,10 @@ class Host:
             if member.id == user_id:
                 return json_response(member.to_wire())
         raise no_user()
+
+    async def org_repos(self, org_id: int, user: Caller, skip: Skip = 0, limit: Limit = 100) -> Response:
+        every = self._enter(org_id, user).repositories_to_wire()
+        return _page(every[skip : skip + limit], len(every), skip, limit)
 
     def _enter(self, organization_id: int, user: User) -> Organization:
         """The organization, if `user` is in it. The host does not tell a foreign one from one that is not there."""

@@ -34,6 +34,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "organizations": Operation("GET", "/v1/organizations"),
     "org_users": Operation("GET", f"{ORGANIZATION}/users"),
     "org_user": Operation("GET", f"{ORGANIZATION}/users/{{user_id}}"),
+    "org_repos": Operation("GET", f"{ORGANIZATION}/repos"),
 }
 
 

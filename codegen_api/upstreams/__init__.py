@@ -4,7 +4,7 @@ An adapter parses, names, and maps errors; it decides nothing. Every method rais
 only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for
 what the host said, ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use, and
 ``AnswerCut`` where less at a time may come. It repeats nothing by itself. A power that only some hosts have is a
-protocol of its own (``Cancels``, ``Members``), asked for with ``isinstance``.
+protocol of its own (``Cancels``, ``Members``, ``Repositories``), asked for with ``isinstance``.
 """
 
 import time
@@ -32,6 +32,14 @@ class User:
 @dataclass(frozen=True, slots=True)
 class Organization:
     """An organization the caller belongs to; ``fields`` as the host gave them."""
+
+    id: str
+    fields: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository that runs can work in; ``fields`` as the host gave them."""
 
     id: str
     fields: Mapping[str, Json]
@@ -204,6 +212,17 @@ class Members(Protocol):
 
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
         """One of them. Raises ``Rejected`` when ``user_id`` cannot be an id."""
+        ...
+
+
+@runtime_checkable
+class Repositories(Protocol):
+    """The power to tell which repositories an organization has."""
+
+    async def repositories(
+        self, credential: Credential, organization: str, skip: int, limit: int
+    ) -> Listing[Repository]:
+        """The repositories of an organization."""
         ...
 
 

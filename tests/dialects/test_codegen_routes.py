@@ -1,11 +1,13 @@
 """The hosted API's routes, over a host in memory."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codegen_api import errors
+from codegen_api.dialects.codegen.missing import OPERATIONS
 from codegen_api.identity import Principal
 from codegen_api.upstreams import NewRun, RunFilter
 from tests.dialects.rich import RichHost
@@ -36,7 +38,7 @@ def test_a_new_run_is_answered_200_with_the_host_s_fields_and_no_other() -> None
         async with serving_all(RichHost()) as site:
             body = {
                 "prompt": "Say hello", "metadata": {"a": [1, {"b": None}]}, "images": ["data:image/png;base64,AA=="],
-                "repo_id": 7, "model": "m", "agent_type": "t", "webhooks": [{"url": "https://a.example"}],
+                "repo_id": 7, "model": "m", "agent_type": "t", "webhooks": [], "unheard_of": 1,
             }  # fmt: skip
             answer = await site.post(f"{RUNS}?dry_run=true", body)
             assert answer.status_code == 200
@@ -79,10 +81,32 @@ def test_runs_are_listed_with_the_host_s_numbers_and_filters() -> None:
 def test_a_run_that_is_resumed_is_named_in_the_body() -> None:
     async def main() -> None:
         async with serving_all(a_host(status="COMPLETE")) as site:
-            body = {"agent_run_id": 1, "prompt": "Go on", "images": ["data:image/png;base64,AA=="], "model": "m"}
+            body = {"agent_run_id": 1, "prompt": "Go on", "images": ["data:image/png;base64,AA=="], "model": None}
             answer = await site.post(f"{RUNS}/resume", body)
             assert (answer.status_code, answer.json()) == (200, {"id": 1, "status": "ACTIVE", "result": "42"})
         assert site.host.resumed == [("Go on", ("data:image/png;base64,AA==",))]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "named"),
+    [
+        (RUNS, {"webhooks": [{"url": "https://a.example", "secret": "s"}]}, ["webhooks"]),
+        (f"{RUNS}/resume", {"agent_run_id": 1, "model": "m"}, ["model"]),
+        (f"{RUNS}/resume", {"agent_run_id": 1, "webhooks": [{}], "model": "m"}, ["model", "webhooks"]),
+    ],
+)
+def test_what_is_not_passed_on_is_refused_by_name_and_nothing_is_done(
+    path: str, more: dict[str, Any], named: list[str]
+) -> None:
+    async def main() -> None:
+        async with serving_all() as site:
+            answer = await site.post(path, {"prompt": "Go on", **more})
+            assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
+            assert [place["loc"] for place in answer.json()["detail"]] == [["body", name] for name in named]
+            assert all(name in answer.json()["message"] for name in named)
+            assert not {"create", "resume"} & set(site.host.calls)
 
     run(main())
 
@@ -133,6 +157,58 @@ def test_a_log_is_read_in_pages_in_either_order(query: str, numbers: list[int]) 
         assert body["total_logs"] == 3
         assert all("position" not in entry for entry in body["logs"])
         assert "link" not in answer.headers
+
+    run(main())
+
+
+# -- repositories, and what is not offered ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["repos", "repositories"])
+def test_repositories_are_the_host_s_also_where_its_cli_looks(path: str) -> None:
+    async def main() -> None:
+        async with serving_all() as site:
+            page = await site.get(f"/v1/organizations/9/{path}?skip=1&limit=1")
+            items = [{"id": 72, "unheard_of": [None]}]
+            assert page.json() == {"items": items, "total": 2, "page": 1, "size": 1, "pages": 1}
+            assert site.host.calls["repositories"] == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(("method", "path"), [each[:2] for each in OPERATIONS])
+def test_what_is_not_offered_is_said_by_name_to_whoever_is_let_in_and_nobody_is_asked(method: str, path: str) -> None:
+    async def main() -> None:
+        async with serving_all() as site:
+            target = re.sub("{[a-z_]+}", "9", path)
+            stranger = await site.ask(method, target, token=None)
+            assert (stranger.status_code, stranger.json()["code"]) == (401, "not_authenticated")
+            answer = await site.ask(method, target)
+            assert (answer.status_code, answer.json()["code"]) == (501, "unsupported")
+            assert answer.json()["detail"] == answer.json()["message"]
+            assert answer.json()["message"].startswith("Not offered by the gateway: ")
+            assert set(site.host.calls) == {"identify"}
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/organizations/9/tools",
+        "/v1/organizations/9/claude_code/session",
+        "/v1/oauth/tokens",
+        "/v1/mcp-providers/7",
+        "/v1/slack-connect",
+        "/v1/alpha/x",
+    ],
+)
+def test_what_no_document_has_is_not_found_in_the_host_s_shape(path: str) -> None:
+    async def main() -> None:
+        async with serving_all() as site:
+            answer = await site.get(path)
+            assert answer.status_code == answer.json()["status_code"] == 404
+            assert answer.json()["detail"] == answer.json()["message"]
 
     run(main())
 
@@ -217,14 +293,15 @@ def test_who_shares_the_account_is_not_shown_who_else_does(tmp_path: Path) -> No
     async def main() -> None:
         async with place(tmp_path) as (site, _):
             ann = ISSUER.token("ann", scope="runs:read:all runs:write:all")
-            for path in (USERS, f"{USERS}/1", f"{USERS}/777"):
+            repositories = [f"/v1/organizations/9/{path}" for path in ("repos", "repositories")]
+            for path in (USERS, f"{USERS}/1", f"{USERS}/777", *repositories):
                 answer = await site.get(path, token=ann)
                 assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
             elsewhere = await site.get("/v1/organizations/8/users", token=ann)
             assert elsewhere.status_code == 403
             organizations = (await site.get("/v1/organizations", token=ann)).json()
             assert organizations == {"items": [{"id": 9}], "total": 1, "page": 1, "size": 100, "pages": 1}
-            assert site.host.calls["users"] == site.host.calls["user"] == 0
+            assert not {"users", "user", "repositories"} & set(site.host.calls)
 
     run(main())
 
@@ -255,7 +332,7 @@ def test_what_is_asked_for_again_with_its_key_is_done_once(path: str, body: dict
 # -- requests that are wrong ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [f"{RUNS}s", LOGS, USERS, "/v1/organizations"])
+@pytest.mark.parametrize("path", [f"{RUNS}s", LOGS, USERS, "/v1/organizations", "/v1/organizations/9/repositories"])
 @pytest.mark.parametrize("query", ["skip=-1", "skip=x", "limit=0", "limit=101", "limit=all"])
 def test_a_window_that_makes_no_sense_is_422(path: str, query: str) -> None:
     async def main() -> None:

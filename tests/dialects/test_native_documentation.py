@@ -53,6 +53,19 @@ def test_every_route_of_the_contract_is_described_and_no_other() -> None:
 
 
 @pytest.mark.wire("documentation")
+def test_every_parameter_and_every_field_of_a_body_stands_in_the_contract() -> None:
+    described, taken = document(), set()
+    for method, path, operation in operations(described):
+        taken |= {(method, path, each["name"]) for each in operation.get("parameters", []) if each["in"] != "path"}
+        if "requestBody" in operation:
+            body = operation["requestBody"]["content"]["application/json"]["schema"]
+            taken |= {(method, path, name) for name in follow(described, body["$ref"])["properties"]}
+    assert {("GET", "/agent-runs/{id}/logs/stream", "ticket"), ("POST", "/agent-runs", "prompt")} <= taken
+    told = set(re.findall(r"[\w-]+", " ".join(re.findall("`([^`\n]+)`", CONTRACT))))
+    assert {each for each in taken if each[2] not in told} == set()
+
+
+@pytest.mark.wire("documentation")
 def test_the_document_holds_together() -> None:
     described = document()
     assert described["openapi"].startswith("3.1")

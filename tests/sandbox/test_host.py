@@ -43,6 +43,18 @@ def test_the_users_of_an_organization_can_be_listed_and_looked_up() -> None:
     assert missing.json() == {"message": "User not found.", "status_code": 404}
 
 
+def test_the_repositories_of_an_organization_are_listed_and_look_made_up() -> None:
+    host = Host()
+    page = host.get("/v1/organizations/323/repos?skip=1&limit=1")
+    assert (page["total"], page["page"], page["size"], page["pages"]) == (2, 2, 1, 2)
+    (repository,) = page["items"]
+    assert (repository["full_name"], repository["organization_id"]) == ("sandbox/example-api", 323)
+    assert repository["github_id"] == str(repository["id"])
+    assert host.get("/v1/organizations/402/repos", token=BOB)["items"] == []
+    assert host.ask("GET", "/v1/organizations/402/repos").status_code == 403
+    assert host.ask("GET", "/v1/organizations/323/repositories").status_code == 404
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, {"authorization": "Bearer sk-nobody"}, {"authorization": "sandbox-alice"}, {"authorization": "Basic x"}],

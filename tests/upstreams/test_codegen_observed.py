@@ -44,6 +44,7 @@ def upstream_of(answer: httpx.Response | Exception) -> tuple[CodegenUpstream, Wi
         ("identify", lambda upstream: upstream.identify(CREDENTIAL)),
         ("organizations", lambda upstream: upstream.organizations(CREDENTIAL, 0, 100)),
         ("users", lambda upstream: upstream.users(CREDENTIAL, "323", 0, 100)),
+        ("repositories", lambda upstream: upstream.repositories(CREDENTIAL, "323", 0, 100)),
         ("user", lambda upstream: upstream.user(CREDENTIAL, "323", "7")),
         ("create_run", lambda upstream: upstream.create_run(CREDENTIAL, "323", NewRun("Say hello"))),
         ("get_run", lambda upstream: upstream.get_run(CREDENTIAL, REF)),
@@ -54,7 +55,7 @@ def upstream_of(answer: httpx.Response | Exception) -> tuple[CodegenUpstream, Wi
     ],
 )
 def test_each_exchange_is_observed_once_by_the_name_of_its_operation(operation: str, call: object) -> None:
-    body = b'{"items":[]}' if operation in ("organizations", "users") else LOG
+    body = b'{"items":[]}' if operation in ("organizations", "users", "repositories") else LOG
     upstream, witness = upstream_of(httpx.Response(200, content=body))
     ask_upstream(upstream, call)  # type: ignore[arg-type]
     assert witness.begun == [(CREDENTIAL.digest, operation)]

@@ -342,6 +342,12 @@ def test_users_are_asked_for_below_their_organization(router: respx.MockRouter) 
     assert sent(router) == [f"{users}?skip=5&limit=10", f"{users}/7"]
 
 
+def test_repositories_are_asked_for_by_the_name_in_the_host_s_document(router: respx.MockRouter) -> None:
+    router.get(f"{HOST}/v1/organizations/323/repos").respond(json=PAGE)
+    ask_upstream(upstream(router), lambda upstream: upstream.repositories(CREDENTIAL, "0323", 5, 10))
+    assert sent(router) == [f"GET {HOST}/v1/organizations/323/repos?skip=5&limit=10"]
+
+
 @pytest.mark.parametrize(("skip", "limit"), [(0, 101), (0, 0), (0, -1), (-1, 10)])
 def test_a_page_beyond_the_host_s_bounds_is_the_caller_s_mistake(
     router: respx.MockRouter, skip: int, limit: int
@@ -351,6 +357,7 @@ def test_a_page_beyond_the_host_s_bounds_is_the_caller_s_mistake(
         lambda upstream: upstream.list_runs(CREDENTIAL, "323", skip, limit, RunFilter()),
         lambda upstream: upstream.organizations(CREDENTIAL, skip, limit),
         lambda upstream: upstream.users(CREDENTIAL, "323", skip, limit),
+        lambda upstream: upstream.repositories(CREDENTIAL, "323", skip, limit),
     )
     for call in calls:
         with pytest.raises(ValueError, match="limit from 1 to 100"):

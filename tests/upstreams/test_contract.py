@@ -16,7 +16,7 @@ from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.runs import Page, RunRef, RunStatus
 from codegen_api.telemetry import Trace, trace
-from codegen_api.upstreams import Cancels, Members, NewRun, RunFilter, Upstream
+from codegen_api.upstreams import Cancels, Members, NewRun, Repositories, RunFilter, Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
 
 from .asking import asked
@@ -72,6 +72,9 @@ def test_an_adapter_is_an_upstream_with_powers() -> None:
     upstream: Upstream = CodegenUpstream("https://host.example")
     cancels: Cancels = CodegenUpstream("https://host.example")
     members: Members = CodegenUpstream("https://host.example")
+    repositories: Repositories = CodegenUpstream("https://host.example")
+    assert isinstance(repositories, Members)
+    assert isinstance(members, Repositories)
     assert isinstance(upstream, Cancels)
     assert isinstance(cancels, Members)
     assert isinstance(members, Cancels)
@@ -115,6 +118,16 @@ def test_the_users_of_an_organization_are_told_in_pages_and_one_by_one(world: Wo
         world.ask(lambda upstream: upstream.users(ALICE, FOREIGN, 0, 100))
     with pytest.raises(errors.Forbidden):
         world.ask(lambda upstream: upstream.user(ALICE, FOREIGN, whole.items[1].id))
+
+
+def test_the_repositories_of_an_organization_are_told_in_pages(world: World) -> None:
+    whole = world.ask(lambda upstream: upstream.repositories(ALICE, ORGANIZATION, 0, 100))
+    assert [each.fields["name"] for each in whole.items] == ["example-website", "example-api"]
+    assert (whole.at_end, whole.paging.total) == (True, 2)
+    second = world.ask(lambda upstream: upstream.repositories(ALICE, ORGANIZATION, 1, 1))
+    assert second.items == whole.items[1:]
+    with pytest.raises(errors.Forbidden):
+        world.ask(lambda upstream: upstream.repositories(ALICE, FOREIGN, 0, 100))
 
 
 def test_a_new_run_has_a_name_and_is_found_under_it(world: World) -> None:

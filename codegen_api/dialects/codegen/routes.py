@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
+from codegen_api.errors import Detail, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.intake import CallerFirst
 from codegen_api.runs import to_json
@@ -38,6 +39,18 @@ async def entered(
 
 
 Organization = Annotated[str, Depends(entered)]
+
+
+def not_offered(**given: object) -> None:
+    """What the host may be asked for, by the name of its field.
+
+    Raises:
+        NotOffered: one of these is given.
+    """
+    places = [Detail(("body", name), "Is not offered here.", "unsupported") for name, value in given.items() if value]
+    if places:
+        named = ", ".join(str(place.loc[-1]) for place in places)
+        raise NotOffered(f"The gateway does not pass this on: {named}.", details=places)
 
 
 @router.get("/v1/users/me", summary="Who am I", responses=schemas.ME, openapi_extra=needs(None))
@@ -76,6 +89,28 @@ async def get_user(
     return json_response(to_json((await gateway.user(caller, organization, str(user_id))).fields))
 
 
+@router.get(BELOW + "/repos", summary="List repositories", responses=schemas.REPOSITORIES, openapi_extra=needs(READ))
+async def get_repositories(
+    gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
+) -> Response:
+    """What the organization's agents can work in; not for those who share the deployment's account."""
+    listing = await gateway.repositories(caller, organization, skip, limit)
+    return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
+
+
+@router.get(
+    BELOW + "/repositories",
+    summary="List repositories, as the host's CLI asks",
+    responses=schemas.REPOSITORIES,
+    openapi_extra=needs(READ),
+)
+async def get_repositories_for_cli(
+    gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
+) -> Response:
+    """The same as `repos`. Where this path is not there, the `codegen` package shows repositories that it made up."""
+    return await get_repositories(gateway, caller, organization, skip, limit)
+
+
 @router.post(BELOW + "/agent/run", summary="Start a run", responses=schemas.DONE, openapi_extra=needs(WRITE))
 async def create_agent_run(
     gateway: Door,
@@ -86,6 +121,7 @@ async def create_agent_run(
     key: IdempotencyKey = None,
 ) -> Response:
     """Start an agent run."""
+    not_offered(webhooks=body.webhooks)
     images = None if body.images is None else tuple(body.images)
     new = NewRun(body.prompt, body.metadata, images, body.repo_id, body.model, body.agent_type)
     done = await repeats.create(caller, organization, new, key)
@@ -129,6 +165,7 @@ async def resume_agent_run(
     key: IdempotencyKey = None,
 ) -> Response:
     """Give a run another prompt. It goes on under the same id; the ban of a cancelled run is lifted."""
+    not_offered(model=body.model, webhooks=body.webhooks)
     images = None if body.images is None else tuple(body.images)
     done = await repeats.resume(caller, organization, str(body.agent_run_id), body.prompt, images, key)
     return json_response(to_json(run_fields(done.run)), headers=replayed(done))

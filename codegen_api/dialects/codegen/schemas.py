@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.dialects import Images, Prompt
+from codegen_api.dialects import Ignored, Images, Prompt
 from codegen_api.web import COMMON, MEANINGS, described_error
 
 RUN_EXAMPLE: dict[str, Any] = {
@@ -57,6 +57,18 @@ ORGANIZATION_EXAMPLE: dict[str, Any] = {
     "name": "Shared Works",
     "settings": {"enable_pr_creation": True, "enable_rules_detection": True},
 }
+REPOSITORY_EXAMPLE: dict[str, Any] = {
+    "id": 3231,
+    "name": "example-website",
+    "full_name": "sandbox/example-website",
+    "description": None,
+    "github_id": "3231",
+    "organization_id": 323,
+    "visibility": "private",
+    "archived": False,
+    "setup_status": "NOT_SETUP",
+    "language": "Python",
+}
 
 
 def _shown(*examples: dict[str, Any]) -> ConfigDict:
@@ -68,6 +80,7 @@ def _page(item: dict[str, Any]) -> ConfigDict:
 
 
 RUN_ID = Field(ge=0, lt=10**18, description="Which run.")
+NOT_PASSED_ON = Field(None, description="Not offered: the gateway does not pass this on.")
 
 
 class CreateAgentRunInput(BaseModel):
@@ -83,6 +96,7 @@ class CreateAgentRunInput(BaseModel):
     repo_id: int | None = Field(None, description="The repository to work in.")
     model: str | None = Field(None, description="The model; else the organization's default.")
     agent_type: str | None = Field(None, description="`codegen` or `claude_code`; else the organization's default.")
+    webhooks: list[Any] | None = NOT_PASSED_ON
 
 
 class ResumeAgentRunInput(BaseModel):
@@ -93,14 +107,18 @@ class ResumeAgentRunInput(BaseModel):
     agent_run_id: int = RUN_ID
     prompt: Prompt = Field(description="What the agent is to do next.")
     images: Images | None = Field(None, description="Base64 data URIs.")
+    model: str | None = NOT_PASSED_ON
+    webhooks: list[Any] | None = NOT_PASSED_ON
 
 
 class StopAgentRunInput(BaseModel):
-    """Which run is meant. Where the host is to put its card is not passed on."""
+    """Which run is meant."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"agent_run_id": 12345}]})
 
     agent_run_id: int = RUN_ID
+    before_card_order_id: Ignored = None
+    after_card_order_id: Ignored = None
 
 
 class AgentRunResponse(BaseModel):
@@ -179,6 +197,23 @@ class OrganizationResponse(BaseModel):
     settings: dict[str, Any]
 
 
+class RepositoryResponse(BaseModel):
+    """A repository, as the host gives it."""
+
+    model_config = _shown(REPOSITORY_EXAMPLE)
+
+    id: int
+    name: str
+    full_name: str
+    description: str | None
+    github_id: str
+    organization_id: int
+    visibility: str | None
+    archived: bool | None
+    setup_status: str
+    language: str | None
+
+
 class _Page(BaseModel):
     total: int
     page: int
@@ -202,6 +237,12 @@ class PageOfOrganizations(_Page):
     model_config = _page(ORGANIZATION_EXAMPLE)
 
     items: list[OrganizationResponse]
+
+
+class PageOfRepositories(_Page):
+    model_config = _page(REPOSITORY_EXAMPLE)
+
+    items: list[RepositoryResponse]
 
 
 class BanResponse(BaseModel):
@@ -255,10 +296,16 @@ def _error(status: int) -> dict[str, Any]:
     return described_error(status, HostedError, sentence, example)
 
 
+def not_offered(why: str) -> Responses:
+    """The answers of a route that is never done."""
+    return {**{status: _error(status) for status in sorted(COMMON)}, 501: {**_error(501), "description": why}}
+
+
 ME = _responses(UserResponse, "The user.")
 USER = _responses(UserResponse, "The user.", 501)
 USERS = _responses(PageOfUsers, "The users.", 501)
 ORGANIZATIONS = _responses(PageOfOrganizations, "The organizations.")
+REPOSITORIES = _responses(PageOfRepositories, "The repositories.", 501)
 RUN = _responses(AgentRunResponse, "The run.")
 RUNS = _responses(PageOfAgentRuns, "The runs.")
 LOGS = _responses(AgentRunWithLogsResponse, "The run and the stretch of its log.")

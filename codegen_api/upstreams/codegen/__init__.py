@@ -16,7 +16,7 @@ from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Run, RunRef, Step, to_json
 from codegen_api.telemetry import Observation, Observer, Quiet, trace
-from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter, User, observed
+from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User, observed
 from codegen_api.upstreams.codegen.answers import (
     MARKS,
     Object,
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class CodegenUpstream:
-    """The Codegen API as an ``Upstream`` that also ``Cancels`` and tells ``Members``.
+    """The Codegen API as an ``Upstream`` that also ``Cancels`` and tells ``Members`` and ``Repositories``.
 
     ``base_url`` may end in ``/v1`` and slashes or not. Times are in seconds: ``connect_timeout`` until there is a
     connection, ``read_timeout`` between two pieces of an answer; a whole exchange has ``connect_timeout + 2 *
@@ -124,6 +124,19 @@ class CodegenUpstream:
         """One of them; somebody who is in another organization is not found."""
         path = f"{self._users(organization)}/{_identifier(user_id, 'user_id')}"
         return await self._ask(credential, "user", "GET", path, _user_of)
+
+    async def repositories(
+        self, credential: Credential, organization: str, skip: int, limit: int
+    ) -> Listing[Repository]:
+        """What the organization's agents can work in; ``limit`` from 1 to 100 (OpenAPI document)."""
+        return await self._ask(
+            credential,
+            "repositories",
+            "GET",
+            f"{self._organization(organization)}/repos",
+            lambda answer: listing_of(answer, skip, limit, lambda item: Repository(id_of(item), item)),
+            _window(skip, limit),
+        )
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
