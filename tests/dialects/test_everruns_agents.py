@@ -190,6 +190,8 @@ def test_agents_of_other_dialects_can_be_read_and_are_not_listed() -> None:
         ({"name": "x", "system_prompt": "x", "capabilities": [{"ref": "c"}]}, 422),
         ({"name": "x", "system_prompt": "x", "initial_files": [{"path": "/a"}]}, 422),
         ({"name": "x", "system_prompt": "x", "mcpServers": {"a": {}}}, 422),
+        ({"name": "x", "system_prompt": "x", "network_access": {"allowed": ["a.example"]}}, 422),
+        ({"name": "x", "system_prompt": "x", "max_iterations": 3}, 422),
     ],
 )
 def test_what_cannot_be_kept_or_done_is_refused(body: Any, status: int) -> None:
@@ -212,8 +214,10 @@ def test_empty_lists_and_unknown_fields_are_nothing_to_refuse() -> None:
                 "tools": [],
                 "capabilities": [],
                 "initial_files": [],
+                "max_iterations": None,
                 "harness_name": "generic",
-                "max_iterations": 3,
+                "parallel_tool_calls": False,
+                "surprise": 1,
             }
             assert (await an_agent(site, **more))["capabilities"] == []
 

@@ -11,7 +11,7 @@ from codegen_api.dialects.everruns.asking import Asker, Reading, WantedOrganizat
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import not_offered
-from codegen_api.dialects.everruns.schemas import Wait
+from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
 from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, Keeper, needs
@@ -126,6 +126,7 @@ async def create_message(
     here: Here,
     body: Annotated[schemas.CreateMessage, Body()],
     wait: Wait = False,
+    timeout_ms: Timeout = None,
     key: IdempotencyKey = None,
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
@@ -178,7 +179,7 @@ async def list_events(
     """What has happened by now, a list; live events for who accepts `text/event-stream`."""
     if talk.wants_stream(request):
         return talk.listen(request, conversations, caller, here, query, last_event_id)
-    return await talk.list_events(request, conversations, caller, here, query)
+    return await talk.list_events(conversations, caller, here, query)
 
 
 @router.get(

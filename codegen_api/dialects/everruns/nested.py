@@ -10,7 +10,7 @@ from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_o
 from codegen_api.dialects.everruns.asking import Asker, Reading, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.keeping import not_offered
-from codegen_api.dialects.everruns.schemas import Wait
+from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
 from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, Keeper, needs
@@ -116,6 +116,7 @@ async def create_message_below(
     here: Here,
     body: Annotated[schemas.CreateMessage, Body()],
     wait: Wait = False,
+    timeout_ms: Timeout = None,
     key: IdempotencyKey = None,
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
@@ -151,7 +152,7 @@ async def events_below(
     """Live events for who accepts `text/event-stream`: everything from the beginning, then as it comes. Else a list."""
     if talk.wants_stream(request):
         return talk.listen(request, conversations, caller, here, query, last_event_id)
-    return await talk.list_events(request, conversations, caller, here, query)
+    return await talk.list_events(conversations, caller, here, query)
 
 
 @router.get(
@@ -161,14 +162,13 @@ async def events_below(
     openapi_extra=needs(READ),
 )
 async def list_events_below(
-    request: Request,
     conversations: Keeper,
     caller: Asker,
     here: Here,
     query: Annotated[schemas.EventsQuery, Query()],
 ) -> Response:
     """What was said by now, as events."""
-    return await talk.list_events(request, conversations, caller, here, query)
+    return await talk.list_events(conversations, caller, here, query)
 
 
 @router.get(

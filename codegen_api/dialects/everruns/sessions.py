@@ -127,6 +127,7 @@ async def update_session(
     conversations: Conversations, caller: Caller, here: Here, body: schemas.UpdateSession
 ) -> Response:
     """Give a session another title, or other tags."""
+    not_offered(**body.not_offered())
     keepable(title=body.title, tags=body.tags)
     owner = owner_of(caller)
 
