@@ -14,10 +14,12 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
+from starlette.convertors import StringConvertor
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
-from codegen_api.errors import GatewayError
+from codegen_api.errors import GatewayError, NotFound
 
 EMPTY = "must not be empty"
 
@@ -51,6 +53,28 @@ Images = Annotated[list[Image], Field(fail_fast=True)]
 
 Ignored = Annotated[Any, Field(description="Has no meaning here, and is ignored.")]
 """A field that a protocol has and the gateway need not know: named, so that it is told from a slip of the pen."""
+
+
+class Absent(Route):
+    """What a protocol has and the gateway has not: ``paths``, with names in braces as in any route, and all below them.
+    Whatever is done there is 404, and the answer names what is not offered.
+    """
+
+    def __init__(self, *paths: str) -> None:
+        super().__init__("/", self._refuse, name="absent", include_in_schema=False)
+        self.methods = None
+        self._paths = {path: re.sub("{[^}]*}", "[^/]+", path) for path in paths}
+        self.path_regex = re.compile(f"(?P<what>{'|'.join(self._paths.values())})(?:/.*)?$")
+        self.param_convertors = {"what": StringConvertor()}
+
+    async def _refuse(self, request: Request) -> Response:
+        """
+        Raises:
+            NotFound: always.
+        """
+        asked = request.path_params["what"]
+        path = next(path for path, pattern in self._paths.items() if re.fullmatch(pattern, asked))
+        raise NotFound(f"{path} is not offered here.")
 
 
 class Dialect(Protocol):

@@ -263,6 +263,12 @@ class Store(Protocol):
         """Whether there was one. Its turns go with it."""
         ...
 
+    async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
+        """How many conversations there are with each of these agents, as ``Query.metadata`` chooses them; of an agent
+        with none it says nothing.
+        """
+        ...
+
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
         """Keep it, as the latest of its conversation, which is updated then too; given back with its number.
 

@@ -78,7 +78,8 @@ def test_making_one_names_the_place_where_the_run_is() -> None:
             path = f"/api/checkpoints/runs/{run_id}/checkpoints"
             answer = await site.post(path)
             assert (answer.status_code, answer.json()["id"]) == (201, f"{run_id}.2")
-            assert answer.json() == (await checkpoints(site, run_id))["items"][-1]
+            done = {"success": True, "message": f"Checkpoint '{run_id}.2' created successfully"}
+            assert answer.json() == {**done, **(await checkpoints(site, run_id))["items"][-1]}
             made = (await site.post(path, {"description": "Before it goes wrong", "tags": ["a"]})).json()
             assert (made["description"], made["tags"]) == ("Before it goes wrong", ["a"])
             finish(latest(site))

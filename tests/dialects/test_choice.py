@@ -13,11 +13,13 @@ from tests.dialects.site import Connection, gateway_app, run, serving, settings
 APP = "https://app.example.com"
 NATIVE = {"error", "code", "status_code", "request_id"}
 HOSTED = {"detail", "message", "code", "status_code", "request_id"}
+PROBLEM = {"type", "title", "status", "detail", "error", "code", "status_code", "request_id"}
 PATHS = [
     ("/v1/users/me", HOSTED),
     ("/v1/users/x/y", HOSTED),
-    ("/v1/usersx", NATIVE),
-    ("/v1", NATIVE),
+    ("/v1/usersx", PROBLEM),
+    ("/v1", PROBLEM),
+    ("/v1x", NATIVE),
     ("/users/me", NATIVE),
 ]
 
@@ -90,6 +92,25 @@ def test_an_error_is_told_in_the_shape_of_the_path_it_is_about(
                 assert shape(answer) == expected
                 assert answer.json()["request_id"] == answer.headers["x-request-id"]
                 assert ("allow" in answer.headers) == (answer.status_code == 405)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("dialects", "expected"),
+    [
+        (("codegen",), [HOSTED, NATIVE, NATIVE]),
+        (("everruns",), [PROBLEM, PROBLEM, PROBLEM]),
+        (("codegen", "everruns"), [HOSTED, PROBLEM, PROBLEM]),
+        (("agio",), [NATIVE, NATIVE, NATIVE]),
+    ],
+)
+def test_what_two_dialects_share_of_a_path_is_told_by_that_which_is_on(dialects: Any, expected: Any) -> None:
+    async def main() -> None:
+        async with serving(RichHost(), dialects=dialects) as site:
+            for path, keys in zip(("/v1/organizations/9/x", "/v1/memories", "/v1/x"), expected, strict=True):
+                answer = await site.get(path)
+                assert (answer.status_code, shape(answer)) == (404, keys), path
 
     run(main())
 

@@ -52,6 +52,74 @@ def test_an_agent_is_created_read_changed_archived_and_taken_back() -> None:
     run(main())
 
 
+def test_an_agent_says_where_it_is_and_how_many_sessions_there_are_with_it() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            idle, busy = [await an_agent(site, name=name) for name in ("idle", "busy")]
+            for url in ("self_url", "view_url", "ui_link"):
+                assert idle[url] == f"http://localhost/v1/agents/{idle['id']}"
+            for path in ("/v1/sessions", f"/v1/agents/{busy['id']}/sessions"):
+                assert (await site.post(path, {"agent_id": busy["id"]})).status_code == 201
+            assert (await site.post("/v1/sessions", {})).status_code == 201
+            listed = (await site.get("/v1/agents")).json()["data"]
+            assert [(each["name"], each["session_count"], each["app_count"]) for each in listed] == [
+                ("busy", 2, 0),
+                ("idle", 0, 0),
+            ]
+            path = f"/v1/agents/{busy['id']}"
+            assert (await site.get(path)).json()["session_count"] == 2
+            assert (await site.ask("PATCH", path, json={})).json()["session_count"] == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("headers", "home"), [({"Host": "a.example:81"}, "http://a.example:81/at"), ({}, "http://localhost/at")]
+)
+def test_a_url_begins_with_the_address_that_was_asked(headers: Any, home: str) -> None:
+    async def main() -> None:
+        async with speaking(root_path="/at") as site:
+            answer = await site.post("/v1/sessions", {}, headers=headers)
+            assert answer.json()["self_url"] == f"{home}/v1/sessions/{answer.json()['id']}"
+
+    run(main())
+
+
+def test_archived_agents_are_listed_for_who_asks_for_them() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            gone, there = [await an_agent(site, name=name) for name in ("gone", "there")]
+            await site.ask("DELETE", f"/v1/agents/{gone['id']}")
+            for query, names in (("", ["there"]), ("?include_archived=true", ["there", "gone"])):
+                listed = (await site.get(f"/v1/agents{query}")).json()
+                assert ([each["name"] for each in listed["data"]], listed["total"]) == (names, len(names))
+            assert there["status"] == "active"
+
+    run(main())
+
+
+def test_an_agent_is_found_and_put_by_its_id_or_its_name() -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            body = {"name": "support", "system_prompt": "Help."}
+            id = "agent_" + "0b" * 16  # noqa: A001
+            for status, prompt in ((201, "Help."), (200, "Help more.")):
+                put = await site.ask("PUT", f"/v1/agents/{id}", json={**body, "system_prompt": prompt})
+                assert (put.status_code, put.json()["id"], put.json()["system_prompt"]) == (status, id, prompt)
+            by_name = await site.ask("PUT", "/v1/agents/support", json={**body, "system_prompt": "Help on."})
+            assert (by_name.status_code, by_name.json()["id"]) == (200, id)
+            assert (await site.get("/v1/agents/support")).json() == by_name.json()
+            new = await site.ask("PUT", "/v1/agents/sales", json={"name": "sales", "system_prompt": "Sell."})
+            assert (new.status_code, new.json()["name"]) == (201, "sales")
+            assert (await site.get("/v1/agents/supp")).status_code == 404
+            assert (await site.get("/v1/agents/support", token="bob")).status_code == 404
+            theirs = await site.ask("PUT", f"/v1/agents/{id}", json=body, token="bob")
+            assert (theirs.status_code, theirs.json()["session_count"]) == (201, 0)
+            assert (await site.get(f"/v1/agents/{id}")).json()["system_prompt"] == "Help on."
+
+    run(main())
+
+
 def test_agents_are_listed_for_both_generations_of_clients_newest_first() -> None:
     async def main() -> None:
         async with speaking() as site:
@@ -122,6 +190,8 @@ def test_agents_of_other_dialects_can_be_read_and_are_not_listed() -> None:
         ({"name": "x", "system_prompt": "x", "capabilities": [{"ref": "c"}]}, 422),
         ({"name": "x", "system_prompt": "x", "initial_files": [{"path": "/a"}]}, 422),
         ({"name": "x", "system_prompt": "x", "mcpServers": {"a": {}}}, 422),
+        ({"name": "x", "system_prompt": "x", "network_access": {"allowed": ["a.example"]}}, 422),
+        ({"name": "x", "system_prompt": "x", "max_iterations": 3}, 422),
     ],
 )
 def test_what_cannot_be_kept_or_done_is_refused(body: Any, status: int) -> None:
@@ -144,8 +214,10 @@ def test_empty_lists_and_unknown_fields_are_nothing_to_refuse() -> None:
                 "tools": [],
                 "capabilities": [],
                 "initial_files": [],
+                "max_iterations": None,
                 "harness_name": "generic",
-                "max_iterations": 3,
+                "parallel_tool_calls": False,
+                "surprise": 1,
             }
             assert (await an_agent(site, **more))["capabilities"] == []
 

@@ -2,16 +2,14 @@
 
 import re
 
-from codegen_api.dialects.everruns import schemas, talk
-from codegen_api.dialects.everruns.asking import END_USER
+from codegen_api.dialects.everruns import talk
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.keeping import SIZES
 from codegen_api.dialects.everruns.kinds import BELOW, TOLD
 from codegen_api.stores import TurnState
-from tests.dialects.documented import assert_described, chapter, documented, part, routes_in, undescribed
+from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
 
 CLIENTS = chapter("Everruns")
-IGNORED = ["Everruns-Change-Reason", "harness_id", "role", "tags", "workspace_id"]
 
 
 def told_of(title: str) -> str:
@@ -39,16 +37,6 @@ def test_what_a_key_does_once_says_so() -> None:
     for method, path, operation in documented("everruns"):
         replayed = operation["responses"].get("201", {}).get("headers", {})
         assert ("Idempotent-Replayed" in replayed) == (method == "POST" and path.endswith(("sessions", "messages")))
-
-
-def test_what_is_refused_by_name_and_what_is_ignored_is_listed() -> None:
-    refused, ignored = part(CLIENTS, "Refused by name"), part(CLIENTS, "Ignored")
-    never = {field.alias or name for name, field in schemas.CreateSessionBelow.model_fields.items()}
-    never -= {"title", "tags", "model_id"}
-    assert {name for name in never | talk.NOT_OFFERED if f"`{name}`" not in refused} == set()
-    assert "`wait=true`" in refused
-    assert f"`{END_USER}`" in refused
-    assert {name for name in IGNORED if f"`{name}`" not in ignored} == set()
 
 
 def test_the_words_of_both_generations_are_told() -> None:

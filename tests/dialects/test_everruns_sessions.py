@@ -40,7 +40,16 @@ def test_a_session_is_the_same_below_its_agent_and_beside_it_in_other_words() ->
             assert flat["status"] == "started"
             assert flat["organization_id"] == f"org_{'9':0>32}"
             assert flat["harness_id"] == (await site.get(f"/v1/agents/{talk.agent}")).json()["harness_id"]
-            assert set(flat) - set(below) == {"organization_id", "harness_id", "capabilities", "features"}
+            principals = {
+                (await site.post("/v1/sessions", {}, token=who)).json()["owner_principal_id"]
+                for who in ("alice", "bob")
+            }
+            assert flat["owner_principal_id"] in principals
+            assert len(principals) == 2
+            assert flat["workspace_id"] == f"wsp_{talk.id.replace('-', '')}"
+            assert flat["self_url"] == flat["view_url"] == flat["ui_link"] == f"http://localhost{talk.flat}"
+            own = {"organization_id", "owner_principal_id", "workspace_id", "harness_id", "capabilities", "features"}
+            assert set(flat) - set(below) == {*own, "self_url", "view_url", "ui_link"}
             hyphenated = talk.agent.removeprefix("agent_")
             other = f"/v1/agents/{hyphenated}/sessions/session_{talk.id.replace('-', '')}"
             assert (await site.get(other)).json() == {**below, "agent_id": hyphenated}

@@ -82,6 +82,10 @@ class ModelStore:
         kept = filter(asked_for, _of(owner, self._conversations))
         return _found(query, kept, lambda conversation: conversation.title or "")
 
+    async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
+        theirs = [each.agent for each in _of(owner, self._conversations) if has(each.metadata, metadata)]
+        return {agent: theirs.count(agent) for agent in sorted({*agents}.intersection(theirs))}
+
     async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None:
         return _changed(self._conversations, owner, then, now)
 

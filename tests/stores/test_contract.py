@@ -72,6 +72,7 @@ def test_owners_see_nothing_of_each_other(check: Test) -> None:
         assert (await it.agents("nobody", Query())).total == 0
         assert await it.turns("nobody") == ()
         assert await it.ends("nobody", ["c"]) == {}
+        assert await it.counts("nobody", ["a"], {}) == {}
         assert await it.namespaces("nobody") == ()
         assert await it.items("nobody", (), 10, 0) == Found((), 0)
         assert await it.remove_conversation(ME, "c")
@@ -81,6 +82,20 @@ def test_owners_see_nothing_of_each_other(check: Test) -> None:
         assert [each.prompt for each in await it.turns(YOU)] == ["yours"]
         assert await it.agent(YOU, "a") == agent(name="yours")
         assert await it.item(YOU, ("n",), "k") == item("n", value={"is": "yours"})
+
+    check(main)
+
+
+def test_the_conversations_of_some_agents_are_counted_at_once(check: Test) -> None:
+    async def main(it: Store) -> None:
+        for number, (its, about) in enumerate([("a", {"x": {}}), ("a", {"x": {"y": 1}}), ("b", {}), (None, {"x": {}})]):
+            assert await it.add_conversation(ME, conversation(str(number), agent=its, metadata=about))
+        assert await it.add_conversation(YOU, conversation("0", agent="a"))
+        assert await it.counts(ME, ["a", "b", "c", "a", "\0"], {}) == {"a": 2, "b": 1}
+        assert await it.counts(ME, ["a", "b"], {"x": {"y": 1}}) == {"a": 1}
+        assert await it.counts(ME, ["b"], {"x": {}}) == {}
+        assert await it.counts(ME, [], {}) == {}
+        assert await it.counts(ME, ["a"], {"x": "\0"}) == {}
 
     check(main)
 

@@ -112,6 +112,7 @@ steps = st.one_of(
     call("turns", owners, ids, states=some_states, newest_first=st.booleans(), limit=st.integers(0, 3)),
     call("turns", owners, states=some_states, newest_first=st.booleans(), offset=st.integers(0, 2)),
     call("ends", owners, st.lists(ids, max_size=4)),
+    call("counts", owners, st.lists(ids, max_size=4), st.just({}) | objects),
     call("queues", st.sampled_from([("", ""), ("me", "b"), ("you", "")]), st.integers(0, 3)),
     call("item", owners, spaces, ids),
     call("items", owners, spaces, st.integers(0, 3), st.integers(0, 2)),

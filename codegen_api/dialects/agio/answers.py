@@ -175,6 +175,13 @@ class CheckpointPage(_Page):
     items: list[Checkpoint]
 
 
+class NamedCheckpoint(Checkpoint):
+    """A checkpoint that was named."""
+
+    success: bool
+    message: str
+
+
 class Restored(BaseModel):
     """A run goes on from a checkpoint."""
 

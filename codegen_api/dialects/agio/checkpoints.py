@@ -13,8 +13,9 @@ from codegen_api.dialects.agio.executions import find_run
 from codegen_api.dialects.agio.places import describe, find_place, places_of
 from codegen_api.dialects.agio.runs import RunId
 from codegen_api.dialects.agio.wire import page
+from codegen_api.errors import NotOffered
 from codegen_api.identity import READ, WRITE
-from codegen_api.runs import to_json
+from codegen_api.runs import Json, to_json
 from codegen_api.web import Keeper, WantedOrganization, json_response, needs
 
 router = routes_about("checkpoints")
@@ -42,7 +43,7 @@ async def list_checkpoints(
     "/api/checkpoints/runs/{run_id}/checkpoints",
     status_code=201,
     summary="Name the place where a run is",
-    responses=answers.answers(201, answers.Checkpoint, "The checkpoint.", 409),
+    responses=answers.answers(201, answers.NamedCheckpoint, "The checkpoint.", 409),
     openapi_extra=needs(WRITE),
 )
 async def create_checkpoint(
@@ -55,7 +56,8 @@ async def create_checkpoint(
     place = (await places_of(talk, caller, await find_run(talk, caller, run_id)))[-1]
     if body is not None and (body.description or body.tags):
         place = await describe(talk, caller, place, body.description, body.tags)
-    return json_response(to_json(place.fields), 201)
+    done: dict[str, Json] = {"success": True, "message": f"Checkpoint '{place.checkpoint}' created successfully"}
+    return json_response(to_json({**done, **place.fields}), 201)
 
 
 @router.get("/api/checkpoints/{checkpoint_id}", summary="Get a checkpoint", responses=ONE, openapi_extra=needs(READ))
@@ -98,5 +100,9 @@ async def fork_checkpoint(
     body: Annotated[schemas.Fork | None, Body()] = None,
 ) -> Response:
     """Go on from a checkpoint in a new session, with a new run. The old ones stay as they are, also if they go on."""
+    if body is not None and not body.create_new_run:
+        raise NotOffered(
+            "A fork makes a new run: `create_new_run` cannot be false here. Restore the checkpoint for that."
+        )
     place = await find_place(talk, caller, checkpoint_id)
     return json_response(to_json(await fork(talk, caller, agents, wanted, place, body or schemas.Fork())))

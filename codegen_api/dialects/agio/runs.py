@@ -14,7 +14,7 @@ from codegen_api.dialects.agio.events import BEGINNING, Position
 from codegen_api.dialects.agio.executions import Execution, every_run, find_run, length_of, user_of
 from codegen_api.dialects.agio.streams import Reader, metrics
 from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
-from codegen_api.errors import InvalidCursor
+from codegen_api.errors import InvalidCursor, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
@@ -100,6 +100,8 @@ async def get_run_events(
     run = await find_run(talk, caller, run_id)
     await talk.require_right(caller, run.first)
     if "text/event-stream" in request.headers.get("accept", ""):
+        if {"limit", "offset"} & set(request.query_params):
+            raise NotOffered("`limit` and `offset` are for lists. A stream goes on behind a last event id.")
         after = BEGINNING if last_event_id is None else Position.of(last_event_id)
         await _require_position(talk, caller, run, after)
         return answered(request, talk, caller, run, after=after)

@@ -1,4 +1,4 @@
-"""What clients send, as far as it is heard: fields that are not known are passed over."""
+"""What clients send, as far as it is heard: all fields of their documents have a name here."""
 
 from typing import Annotated, Any
 
@@ -110,6 +110,7 @@ class Fork(BaseModel):
 
     modifications: Modifications | None = None
     description: Annotated[str, Field(max_length=1000)] | None = None
+    create_new_run: bool = Field(True, description="A fork always makes one.")
 
 
 class Restore(Fork):

@@ -10,59 +10,71 @@ from starlette.responses import RedirectResponse, Response
 from codegen_api import stores
 from codegen_api.conversations import Conversations, change, new_id, owner_of
 from codegen_api.dialects.everruns import answers, schemas
-from codegen_api.dialects.everruns.asking import Asker, routes_about
-from codegen_api.dialects.everruns.ids import kept_id
+from codegen_api.dialects.everruns.asking import Asker, Reading, routes_about
+from codegen_api.dialects.everruns.ids import is_id, kept_id
 from codegen_api.dialects.everruns.keeping import keepable, not_offered
-from codegen_api.dialects.everruns.wire import OWN, agent_fields, listed, own, told
+from codegen_api.dialects.everruns.wire import OWN, Reader, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.runs import to_json
+from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
 from codegen_api.web import Keeper, json_response, needs
 
 router = routes_about("agents")
 
+NAMES_AT_A_TIME = 100
+
 AgentId = Annotated[
     str, Path(description="`agent_` and 32 hexadecimal digits, or a UUID.", examples=["agent_0190a5b0"])
 ]
+NamedAgent = Annotated[str, Path(description="The same, or a name: of several agents with it the newest is meant.")]
 Offset = Annotated[int, Query(ge=0, le=schemas.MOST, description="How many to pass over.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 Search = Annotated[str | None, Query(description="A part of the name, in either case.")]
+Archived = Annotated[bool, Query(description="Those that are archived as well.")]
+
+PUT: answers.Responses = {
+    **answers.answers(201, answers.EverrunsAgent, "The agent.", 409),
+    200: {"model": answers.EverrunsAgent, "description": "The agent that there was, changed."},
+}
 
 
 @router.post(
     "/v1/agents",
     status_code=201,
     summary="Create an agent",
-    responses={
-        **answers.answers(201, answers.EverrunsAgent, "The agent.", 409),
-        200: {"model": answers.EverrunsAgent, "description": "The agent with this id, changed."},
-    },
+    responses=PUT,
     openapi_extra=needs(WRITE),
 )
-async def create_agent(conversations: Keeper, caller: Asker, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
+async def create_agent(
+    conversations: Keeper, caller: Asker, reader: Reading, body: Annotated[schemas.CreateAgent, Body()]
+) -> Response:
     """Create an agent; with the `id` of one that there is, change it."""
-    _check(body)
-    now = conversations.clock()
-    agent = Agent(
-        new_id() if body.id is None else kept_id(body.id, "agent"),
-        body.name,
-        created=now,
-        updated=now,
-        description=body.description,
-        system_prompt=body.system_prompt,
-        model=body.default_model_id,
-        tags=tuple(body.tags),
-        configuration={OWN: told({"display_name": body.display_name})},
-    )
-    if await conversations.store.add_agent(owner_of(caller), agent):
-        return json_response(to_json(agent_fields(agent)), 201)
+    id = new_id() if body.id is None else kept_id(body.id, "agent")  # noqa: A001 - as everywhere
+    return await _put(conversations, caller, reader, id, body)
 
-    def to(then: Agent) -> Agent:
-        configuration = {**then.configuration, **agent.configuration}
-        return replace(agent, created=then.created, version=then.version + 1, configuration=configuration)
 
-    return json_response(to_json(agent_fields(await _change(conversations, caller, agent.id, to))))
+@router.put(
+    "/v1/agents/{agent_id}",
+    status_code=201,
+    summary="Create or replace an agent",
+    responses=PUT,
+    openapi_extra=needs(WRITE),
+)
+async def put_agent(
+    conversations: Keeper,
+    caller: Asker,
+    reader: Reading,
+    agent_id: NamedAgent,
+    body: Annotated[schemas.CreateAgent, Body()],
+) -> Response:
+    """The same, under the id that the path names; or, if it names the newest agent of that name, for that agent."""
+    if is_id(agent_id, "agent"):
+        id = kept_id(agent_id, "agent")  # noqa: A001 - as everywhere
+    else:
+        known = await named_agent(conversations, caller, agent_id)
+        id = new_id() if known is None else known.id  # noqa: A001
+    return await _put(conversations, caller, reader, id, body)
 
 
 @router.get(
@@ -72,12 +84,18 @@ async def create_agent(conversations: Keeper, caller: Asker, body: Annotated[sch
     openapi_extra=needs(READ),
 )
 async def list_agents(
-    conversations: Keeper, caller: Asker, offset: Offset = 0, limit: Limit = 100, search: Search = None
+    conversations: Keeper,
+    reader: Reading,
+    offset: Offset = 0,
+    limit: Limit = 100,
+    search: Search = None,
+    include_archived: Archived = False,
 ) -> Response:
     """The agents that were made here and are not archived, newest first."""
-    wanted = stores.Query(limit, offset, configuration={OWN: {}}, name=search or None, archived=False)
-    found = await conversations.store.agents(owner_of(caller), wanted)
-    return listed([agent_fields(agent) for agent in found.items], found.total, offset=offset, limit=limit)
+    archived = None if include_archived else False
+    wanted = stores.Query(limit, offset, configuration={OWN: {}}, name=search or None, archived=archived)
+    found = await conversations.store.agents(reader.owner, wanted)
+    return listed(await _fields(conversations, reader, *found.items), found.total, offset=offset, limit=limit)
 
 
 @router.get(
@@ -86,9 +104,13 @@ async def list_agents(
     responses=answers.answers(200, answers.EverrunsAgent, "The agent."),
     openapi_extra=needs(READ),
 )
-async def get_agent(conversations: Keeper, caller: Asker, agent_id: AgentId) -> Response:
-    """An agent, archived or not."""
-    return json_response(to_json(agent_fields(await agent_of(conversations, caller, agent_id))))
+async def get_agent(conversations: Keeper, caller: Asker, reader: Reading, agent_id: NamedAgent) -> Response:
+    """An agent, archived or not. By its name only one that is not."""
+    if is_id(agent_id, "agent"):
+        agent = await agent_of(conversations, caller, agent_id)
+    else:
+        agent = await agent_called(conversations, caller, agent_id)
+    return await _shown(conversations, reader, agent)
 
 
 @router.patch(
@@ -98,7 +120,11 @@ async def get_agent(conversations: Keeper, caller: Asker, agent_id: AgentId) -> 
     openapi_extra=needs(WRITE),
 )
 async def update_agent(
-    conversations: Keeper, caller: Asker, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]
+    conversations: Keeper,
+    caller: Asker,
+    reader: Reading,
+    agent_id: AgentId,
+    body: Annotated[schemas.UpdateAgent, Body()],
 ) -> Response:
     """Change an agent, or archive it, or take it back from there. What its sessions were told stays as it was."""
     _check(body)
@@ -118,7 +144,7 @@ async def update_agent(
             version=then.version + 1,
         )
 
-    return json_response(to_json(agent_fields(await _change(conversations, caller, agent_id, to))))
+    return await _shown(conversations, reader, await _change(conversations, caller, agent_id, to))
 
 
 @router.delete(
@@ -157,6 +183,69 @@ async def agent_of(conversations: Conversations, caller: Caller, agent_id: str) 
     if agent is None:
         raise NotFound.named("Agent", agent_id)
     return agent
+
+
+async def agent_called(conversations: Conversations, caller: Caller, name: str) -> Agent:
+    """The newest agent with this name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    agent = await named_agent(conversations, caller, name)
+    if agent is None:
+        raise NotFound.named("Agent", name)
+    return agent
+
+
+async def named_agent(conversations: Conversations, caller: Caller, name: str) -> Agent | None:
+    """The newest agent with this name that is not archived, if there is one."""
+    wanted = stores.Query(NAMES_AT_A_TIME, configuration={OWN: {}}, name=name, archived=False)
+    while (found := await conversations.store.agents(owner_of(caller), wanted)).items:
+        for agent in found.items:  # in whose names it is a part
+            if agent.name == name:
+                return agent
+        wanted = replace(wanted, offset=wanted.offset + len(found.items))
+    return None
+
+
+async def _fields(conversations: Conversations, reader: Reader, *agents: Agent) -> list[Json]:
+    counts = await conversations.store.counts(reader.owner, [agent.id for agent in agents], {OWN: {}})
+    return [agent_fields(agent, counts.get(agent.id, 0), reader) for agent in agents]
+
+
+async def _shown(conversations: Conversations, reader: Reader, agent: Agent, status: int = 200) -> Response:
+    return json_response(to_json((await _fields(conversations, reader, agent))[0]), status)
+
+
+async def _put(
+    conversations: Conversations,
+    caller: Caller,
+    reader: Reader,
+    id: str,  # noqa: A002 - as everywhere
+    body: schemas.CreateAgent,
+) -> Response:
+    """Make of the agent with this id what is wanted; make it, if there is none."""
+    _check(body)
+    now = conversations.clock()
+    agent = Agent(
+        id,
+        body.name,
+        created=now,
+        updated=now,
+        description=body.description,
+        system_prompt=body.system_prompt,
+        model=body.default_model_id,
+        tags=tuple(body.tags),
+        configuration={OWN: told({"display_name": body.display_name})},
+    )
+    if await conversations.store.add_agent(reader.owner, agent):
+        return await _shown(conversations, reader, agent, 201)
+
+    def to(then: Agent) -> Agent:
+        configuration = {**then.configuration, **agent.configuration}
+        return replace(agent, created=then.created, version=then.version + 1, configuration=configuration)
+
+    return await _shown(conversations, reader, await _change(conversations, caller, id, to))
 
 
 async def _change(conversations: Conversations, caller: Caller, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:

@@ -22,7 +22,13 @@ class _Told(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class EverrunsAgent(_Told):
+class _Linked(_Told):
+    self_url: str = Field(description="Where it is to be found.", examples=["http://127.0.0.1:8000/v1/..."])
+    view_url: str = Field(description="The same: there are no pages.")
+    ui_link: str = Field(description="The same.")
+
+
+class EverrunsAgent(_Linked):
     """Somebody to talk to."""
 
     id: str = Field(examples=["agent_0190a5b0c0de7000800000000000cafe"])
@@ -38,6 +44,8 @@ class EverrunsAgent(_Told):
     created_at: str = Field(examples=[TIME])
     updated_at: str = Field(examples=[TIME])
     archived_at: str | None = None
+    session_count: int = Field(description="How many sessions there are with it.")
+    app_count: int = Field(description="0: there are no apps.")
 
 
 class _Listed(BaseModel):
@@ -75,12 +83,14 @@ class SessionBelow(_Session):
     status: str = Field(pattern="^(pending|running|failed)$")
 
 
-class EverrunsSession(_Session):
+class EverrunsSession(_Session, _Linked):
     """A session."""
 
     id: str = Field(examples=["session_0190a5b0c0de7000800000000000cafe"])
     status: str = Field(pattern="^(started|active|idle)$")
     organization_id: str
+    owner_principal_id: str = Field(description="Stands for the caller, whatever token they use.")
+    workspace_id: str = Field(description="The session's id once more: it shares its place with no other.")
     harness_id: str
     capabilities: list[Any]
     features: list[Any]

@@ -6,12 +6,12 @@ from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
-from codegen_api.dialects.everruns.agents import Limit, Offset, agent_of
-from codegen_api.dialects.everruns.asking import Asker, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.agents import Limit, Offset, agent_called, agent_of
+from codegen_api.dialects.everruns.asking import Asker, Reading, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import not_offered
-from codegen_api.dialects.everruns.schemas import Wait
+from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
 from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, Keeper, needs
@@ -21,9 +21,9 @@ router = routes_about("sessions", "/v1/sessions")
 SessionId = Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")]
 
 
-async def session_here(conversations: Keeper, caller: Asker, session_id: SessionId) -> sessions.Here:
+async def session_here(conversations: Keeper, reader: Reading, session_id: SessionId) -> sessions.Here:
     """The session that the path names."""
-    return await sessions.session_at(conversations, caller, FLAT, session_id)
+    return await sessions.session_at(conversations, reader, FLAT, session_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -39,6 +39,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 async def create_session(
     conversations: Keeper,
     caller: Asker,
+    reader: Reading,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateSession, Body()],
     key: IdempotencyKey = None,
@@ -48,8 +49,8 @@ async def create_session(
     if body.agent_id is not None:
         agent = await agent_of(conversations, caller, body.agent_id)
     elif body.agent_name is not None:
-        agent = await sessions.agent_called(conversations, caller, body.agent_name)
-    return await sessions.begin_session(conversations, caller, FLAT, wanted, body, agent, key)
+        agent = await agent_called(conversations, caller, body.agent_name)
+    return await sessions.begin_session(conversations, caller, reader, FLAT, wanted, body, agent, key)
 
 
 @router.get(
@@ -61,6 +62,7 @@ async def create_session(
 async def list_sessions(
     conversations: Keeper,
     caller: Asker,
+    reader: Reading,
     offset: Offset = 0,
     limit: Limit = 100,
     agent_id: Annotated[str | None, Query(description="Only those with this agent.")] = None,
@@ -72,7 +74,7 @@ async def list_sessions(
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = kept_id(agent_id, "agent") if agent_id else None
     offset = offset if page_token is None else page_token
-    return await sessions.list_sessions(conversations, caller, FLAT, offset, limit, agent=agent, search=search)
+    return await sessions.list_sessions(conversations, caller, reader, FLAT, offset, limit, agent=agent, search=search)
 
 
 @router.get(
@@ -124,6 +126,7 @@ async def create_message(
     here: Here,
     body: Annotated[schemas.CreateMessage, Body()],
     wait: Wait = False,
+    timeout_ms: Timeout = None,
     key: IdempotencyKey = None,
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
@@ -176,7 +179,7 @@ async def list_events(
     """What has happened by now, a list; live events for who accepts `text/event-stream`."""
     if talk.wants_stream(request):
         return talk.listen(request, conversations, caller, here, query, last_event_id)
-    return await talk.list_events(request, conversations, caller, here, query)
+    return await talk.list_events(conversations, caller, here, query)
 
 
 @router.get(

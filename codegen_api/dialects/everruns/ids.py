@@ -50,16 +50,20 @@ START = Spot(0, 0, 0)
 """Before all events."""
 
 
+def is_id(text: str, kind: str) -> bool:
+    """Whether a client can mean a ``kind`` of thing by this as an id."""
+    return _UUID.fullmatch(text.removeprefix(f"{kind}_")) is not None
+
+
 def kept_id(text: str, kind: str) -> str:
     """The id under which the ``kind`` of thing is kept that a client calls this.
 
     Raises:
         NotFound: there can be no such thing.
     """
-    bare = text.removeprefix(f"{kind}_")
-    if not _UUID.fullmatch(bare):
+    if not is_id(text, kind):
         raise NotFound.named(kind.capitalize(), text)
-    return str(uuid.UUID(bare))
+    return str(uuid.UUID(text.removeprefix(f"{kind}_")))
 
 
 def derived_id(*of: str | int) -> str:

@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
-from codegen_api.dialects.everruns.asking import Asker, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.asking import Asker, Reading, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.keeping import not_offered
-from codegen_api.dialects.everruns.schemas import Wait
+from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
 from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, Keeper, needs
@@ -20,9 +20,11 @@ router = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 SessionId = Annotated[str, Path(description="A UUID, or `session_` and 32 hexadecimal digits.")]
 
 
-async def session_here(conversations: Keeper, caller: Asker, agent_id: AgentId, session_id: SessionId) -> sessions.Here:
+async def session_here(
+    conversations: Keeper, reader: Reading, agent_id: AgentId, session_id: SessionId
+) -> sessions.Here:
     """The session that the path names, if it has this agent."""
-    return await sessions.session_at(conversations, caller, NESTED, session_id, agent_id)
+    return await sessions.session_at(conversations, reader, NESTED, session_id, agent_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -38,6 +40,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 async def create_session_below(
     conversations: Keeper,
     caller: Asker,
+    reader: Reading,
     wanted: WantedOrganization,
     agent_id: AgentId,
     body: Annotated[schemas.CreateSessionBelow, Body()],
@@ -45,7 +48,7 @@ async def create_session_below(
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
     agent = await agent_of(conversations, caller, agent_id)
-    return await sessions.begin_session(conversations, caller, NESTED, wanted, body, agent, key, agent_id)
+    return await sessions.begin_session(conversations, caller, reader, NESTED, wanted, body, agent, key, agent_id)
 
 
 @router.get(
@@ -55,11 +58,13 @@ async def create_session_below(
     openapi_extra=needs(READ),
 )
 async def list_sessions_below(
-    conversations: Keeper, caller: Asker, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
+    conversations: Keeper, caller: Asker, reader: Reading, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = await agent_of(conversations, caller, agent_id)
-    return await sessions.list_sessions(conversations, caller, NESTED, offset, limit, agent=agent.id, agent_id=agent_id)
+    return await sessions.list_sessions(
+        conversations, caller, reader, NESTED, offset, limit, agent=agent.id, agent_id=agent_id
+    )
 
 
 @router.get(
@@ -111,6 +116,7 @@ async def create_message_below(
     here: Here,
     body: Annotated[schemas.CreateMessage, Body()],
     wait: Wait = False,
+    timeout_ms: Timeout = None,
     key: IdempotencyKey = None,
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
@@ -146,7 +152,7 @@ async def events_below(
     """Live events for who accepts `text/event-stream`: everything from the beginning, then as it comes. Else a list."""
     if talk.wants_stream(request):
         return talk.listen(request, conversations, caller, here, query, last_event_id)
-    return await talk.list_events(request, conversations, caller, here, query)
+    return await talk.list_events(conversations, caller, here, query)
 
 
 @router.get(
@@ -156,14 +162,13 @@ async def events_below(
     openapi_extra=needs(READ),
 )
 async def list_events_below(
-    request: Request,
     conversations: Keeper,
     caller: Asker,
     here: Here,
     query: Annotated[schemas.EventsQuery, Query()],
 ) -> Response:
     """What was said by now, as events."""
-    return await talk.list_events(request, conversations, caller, here, query)
+    return await talk.list_events(conversations, caller, here, query)
 
 
 @router.get(

@@ -1,32 +1,49 @@
-"""What clients send. Fields that are unknown here are ignored: each generation of clients sends some of its own."""
+"""What clients send, of both generations: all fields of theirs have a name here, also those that mean nothing."""
 
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from codegen_api.dialects import Ignored
+
 MOST = 10**18
+
+NEVER = "never"
+"""Marks a field whose wish cannot be met."""
 
 Object = dict[str, Any]
 Tags = Annotated[list[str], Field(max_length=100)]
 Wait = Annotated[bool, Query(description="Not offered: follow the events, or ask for the session until it is idle.")]
-Offered = Annotated[Any, Field(description="Not offered: the host's agent has what it has.")]
+Timeout = Annotated[Any, Query(description="Of `wait`, and ignored.")]
+Offered = Annotated[Any, NEVER, Field(description="Not offered: the host's agent has what it has.")]
+Sought = Annotated[str | None, NEVER, Field(description="Not offered.")]
 
 
-class _NotOffered(BaseModel):
-    """What the host's agent cannot be given."""
+class _Wishes(BaseModel):
+    """Some of which may be such that they cannot be met."""
+
+    def not_offered(self) -> dict[str, Any]:
+        """Those, by their names on the wire."""
+        fields = type(self).model_fields.items()
+        return {field.alias or name: getattr(self, name) for name, field in fields if NEVER in field.metadata}
+
+
+class _Built(_Wishes):
+    """What an agent or a session is to be made of, which the host has settled."""
 
     capabilities: Offered = None
     tools: Offered = None
     initial_files: Offered = None
-    mcp_servers: Annotated[Any, Field(alias="mcpServers", description="Not offered.")] = None
+    mcp_servers: Annotated[Offered, Field(alias="mcpServers")] = None
+    network_access: Offered = None
+    max_iterations: Offered = None
+    harness_id: Ignored = None
+    harness_name: Ignored = None
+    parallel_tool_calls: Ignored = None
 
-    def not_offered(self) -> dict[str, Any]:
-        """The same by its names on the wire."""
-        return self.model_dump(include=set(_NotOffered.model_fields), by_alias=True)
 
-
-class CreateAgent(_NotOffered):
+class CreateAgent(_Built):
     """A new agent, or with the `id` of one that there is, what it is to be."""
 
     model_config = ConfigDict(
@@ -44,7 +61,7 @@ class CreateAgent(_NotOffered):
     tags: Tags = []
 
 
-class UpdateAgent(_NotOffered):
+class UpdateAgent(_Built):
     """What is to be different; what is null stays."""
 
     name: Annotated[str, Field(min_length=1)] | None = None
@@ -56,12 +73,16 @@ class UpdateAgent(_NotOffered):
     status: Literal["active", "archived"] | None = None
 
 
-class CreateSessionBelow(_NotOffered):
+class CreateSessionBelow(_Built):
     """A new session with the agent that the path names."""
 
     title: str | None = None
     tags: Tags = []
     model_id: str | None = Field(None, description="The name of a model, as the host knows it; else the agent's.")
+    agent_identity_id: Offered = None
+    workspace_id: Offered = None
+    hints: Ignored = None
+    locale: Ignored = None
 
 
 class CreateSession(CreateSessionBelow):
@@ -76,11 +97,13 @@ class CreateSession(CreateSessionBelow):
     system_prompt: str | None = Field(None, description="Goes behind the agent's.")
 
 
-class UpdateSession(BaseModel):
+class UpdateSession(_Wishes):
     """What is to be different; what is null stays."""
 
     title: str | None = None
     tags: Tags | None = None
+    agent_identity_id: Offered = None
+    locale: Ignored = None
 
 
 class Input(BaseModel):
@@ -94,7 +117,7 @@ class Input(BaseModel):
     )
 
 
-class CreateMessage(BaseModel):
+class CreateMessage(_Wishes):
     """A message to the agent."""
 
     model_config = ConfigDict(
@@ -106,10 +129,12 @@ class CreateMessage(BaseModel):
     metadata: Object | None = Field(
         None, description="Given back with the message. That of a session's first message the host keeps with the run."
     )
-    tags: Tags | None = Field(None, description="Is not kept.")
+    addressed_participant_id: Offered = None
+    external_actor: Ignored = None
+    tags: Ignored = None
 
 
-class StreamQuery(BaseModel):
+class StreamQuery(_Wishes):
     """Which live events."""
 
     since_id: str | None = Field(
@@ -131,3 +156,21 @@ class EventsQuery(StreamQuery):
     )
     turn_id: str | None = Field(None, description="Only those of this turn.")
     order_desc: bool = Field(False, description="Newest first.")
+    around: Sought = None
+    window: Sought = None
+    from_ts: Sought = None
+    to_ts: Sought = None
+    exec_id: Sought = None
+    trace_id: Sought = None
+    tags: Sought = None
+    tool_name: Sought = None
+    q: Sought = None
+
+    def of_lists(self) -> dict[str, Any]:
+        """What is asked of a list, and makes no sense of what is still to come."""
+        return {
+            "before_sequence": self.before_sequence is not None,
+            "limit": self.limit,
+            "turn_id": self.turn_id,
+            "order_desc": self.order_desc,
+        }

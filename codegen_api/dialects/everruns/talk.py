@@ -12,7 +12,7 @@ from codegen_api.dialects.everruns.events import DELTA, Event
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
-from codegen_api.dialects.everruns.keeping import keepable
+from codegen_api.dialects.everruns.keeping import keepable, not_offered
 from codegen_api.dialects.everruns.kinds import chosen, kind_in
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import Renderings
@@ -20,7 +20,7 @@ from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, said_befor
 from codegen_api.dialects.everruns.sessions import Here
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, listed, own, told
-from codegen_api.errors import Detail, NotOffered, Rejected
+from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import STREAM_HEADERS, EventStream
@@ -30,9 +30,6 @@ from codegen_api.web import json_response, kept
 
 MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
-
-NOT_OFFERED = frozenset({"around", "window", "from_ts", "to_ts", "exec_id", "trace_id", "tags", "tool_name", "q"})
-"""By what else events can be filtered elsewhere."""
 
 
 async def say(
@@ -44,6 +41,7 @@ async def say(
         ConversationBusy: a turn is under way.
         IdempotencyKeyReused: something else was said with this key.
     """
+    not_offered(**body.not_offered())
     content = heard(body.message.content)
     keepable(controls=body.controls, metadata=body.metadata)
     id = id_for(key, "message", owner_of(caller), here.session.id)  # noqa: A001 - as everywhere
@@ -82,17 +80,13 @@ async def export(conversations: Conversations, caller: Caller, here: Here) -> Re
     return Response(b"".join(lines), media_type="application/x-ndjson")
 
 
-async def list_events(
-    request: Request, conversations: Conversations, caller: Caller, here: Here, query: schemas.EventsQuery
-) -> Response:
+async def list_events(conversations: Conversations, caller: Caller, here: Here, query: schemas.EventsQuery) -> Response:
     """What has happened by now. Where an answer is told in pieces these are not listed, unless they are asked for.
 
     Raises:
         NotOffered: by something else than what is offered.
     """
-    asked_for = sorted(NOT_OFFERED & set(request.query_params))
-    if asked_for:
-        raise NotOffered(f"Events cannot be chosen by {', '.join(asked_for)} here.")
+    not_offered(**query.not_offered())
     after = last_seen(here, query.since_id, query.after_sequence)
     nested = here.family is NESTED
     chosen(here.family, types=query.types, exclude=query.exclude)
@@ -123,7 +117,12 @@ def listen(
     query: schemas.StreamQuery,
     last_event_id: str | None,
 ) -> Response:
-    """What happens from now on, and before that what the listener does not have yet."""
+    """What happens from now on, and before that what the listener does not have yet.
+
+    Raises:
+        NotOffered: chosen by what can only choose among what has happened.
+    """
+    not_offered(**query.not_offered(), **(query.of_lists() if isinstance(query, schemas.EventsQuery) else {}))
     chosen(here.family, types=query.types, exclude=query.exclude)
     listener = Listener(
         caller,

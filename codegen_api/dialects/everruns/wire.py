@@ -4,6 +4,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from starlette.responses import Response
@@ -66,10 +67,30 @@ def _detail(item: "Detail | Json") -> Json:
 # -- agents and sessions ----------------------------------------------------------------------------------------------
 
 
-def agent_fields(agent: Agent) -> dict[str, Json]:
-    """An agent, which both families share. Those of other dialects have no settings of this one."""
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads an answer: whose all is that it tells, and the address at which they found us."""
+
+    owner: str
+    home: str
+
+    @property
+    def principal(self) -> str:
+        return FLAT.id("principal", derived_id("principal", self.owner))
+
+    def links(self, path: str) -> dict[str, Json]:
+        """Where a thing is to be found. There are no pages, so whoever wants to show it gets the thing itself."""
+        url = f"{self.home}{path}"
+        return {"self_url": url, "view_url": url, "ui_link": url}
+
+
+def agent_fields(agent: Agent, sessions: int, reader: Reader) -> dict[str, Json]:
+    """An agent with so many ``sessions``, which both families share. Those of other dialects have no settings of this
+    one.
+    """
+    id = FLAT.id("agent", as_uuid(agent.id))  # noqa: A001 - as everywhere
     fields: dict[str, Json] = {
-        "id": FLAT.id("agent", as_uuid(agent.id)),
+        "id": id,
         "name": agent.name,
         "display_name": own(agent.configuration).get("display_name"),
         "description": agent.description,
@@ -82,12 +103,15 @@ def agent_fields(agent: Agent) -> dict[str, Json]:
         "created_at": moment(agent.created),
         "updated_at": moment(agent.updated),
         "archived_at": moment(agent.updated) if agent.archived else None,
+        "session_count": sessions,
+        "app_count": 0,
+        **reader.links(f"/v1/agents/{id}"),
     }
     return told(fields)
 
 
 def session_fields(
-    family: Family, session: Conversation, agent: str | None, first: Turn | None, latest: Turn | None
+    family: Family, session: Conversation, reader: Reader, agent: str | None, first: Turn | None, latest: Turn | None
 ) -> dict[str, Json]:
     """A conversation as a session, with its first and its latest turn. ``agent`` is what the client calls its agent."""
     if agent is None and session.agent is not None:
@@ -109,9 +133,13 @@ def session_fields(
         organization = own(session.metadata).get("organization")
         fields |= {
             "organization_id": shown_organization(str(organization or "0")),
+            "owner_principal_id": reader.principal,
+            # it has a workspace for itself alone, and this is how its id is made
+            "workspace_id": family.id("wsp", session.id),
             "harness_id": HARNESS_ID,
             "capabilities": [],
             "features": [],
+            **reader.links(f"/v1/sessions/{fields['id']}"),
         }
     return told(fields)
 

@@ -32,7 +32,7 @@ from codegen_api.stores.sql import vectors
 from codegen_api.stores.sql.database import database_at
 from codegen_api.stores.sql.finishing import finished
 from codegen_api.stores.sql.migrating import migrate
-from codegen_api.stores.sql.queries import among, below, cut, exactly, matching, order_of
+from codegen_api.stores.sql.queries import among, below, counted, cut, exactly, matching, order_of
 from codegen_api.stores.sql.tables import (
     AGENTS,
     CONVERSATIONS,
@@ -127,6 +127,12 @@ class SqlStore:
 
     async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(CONVERSATIONS, owner=owner, id=id)
+
+    @finished
+    async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Any]) -> Mapping[str, int]:
+        async with self._database.reading() as connection:
+            rows = await connection.execute(counted(self._database, owner, agents, metadata))
+            return dict(sorted(rows))
 
     async def expire(self, before: float) -> int:
         removed = 0

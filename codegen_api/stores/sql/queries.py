@@ -1,14 +1,25 @@
 """What is asked for, as conditions and an order. Whatever clients write into a ``Query``, no database refuses it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Table, and_, exists, false, func, or_, select, true
 
+from codegen_api.runs import Json
 from codegen_api.stores import Query, TurnState, storable
 from codegen_api.stores.sql.database import Database
 from codegen_api.stores.sql.facts import wanted
-from codegen_api.stores.sql.tables import AGENTS, Kind, agents, conversations, items, path_of, turns, withdrawn
+from codegen_api.stores.sql.tables import (
+    AGENTS,
+    CONVERSATIONS,
+    Kind,
+    agents,
+    conversations,
+    items,
+    path_of,
+    turns,
+    withdrawn,
+)
 
 _MOST = 2**31 - 1
 
@@ -30,6 +41,13 @@ def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> I
             yield exactly(conversations, agent=query.agent)
         if query.states is not None:
             yield _latest_in(query.states)
+
+
+def counted(database: Database, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Select[Any]:
+    """How many conversations of ``owner`` each of these agents has, if any."""
+    its = conversations.c.agent
+    wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, its, agents)]
+    return select(its, func.count()).where(*wanted).group_by(its)
 
 
 def order_of(kind: Kind[Any], query: Query) -> list[ColumnElement[Any]]:
