@@ -61,7 +61,7 @@ SURFACES = {
     "codegen": Surface("^/v1/", 31),
     "agent_protocol": Surface("^/(assistants|threads|runs|store|info|ok)", 61, 10, {}, hurried=True),
     # its streams go on when a turn is over
-    "everruns": Surface("^/v1/(agents|sessions)", 27, 5, {"stream_max_age_seconds": 0.1}, hurried=True),
+    "everruns": Surface("^/v1/(agents|sessions)", 28, 5, {"stream_max_age_seconds": 0.1}, hurried=True),
     "agio": Surface("^/api/", 18, 5, {}, hurried=True),
 }
 
