@@ -30,7 +30,14 @@ def test_every_route_is_in_the_table_or_said_to_be_refused() -> None:
     offered = set()
     for method, path, operation in documented("agent_protocol"):
         if operation["tags"] == ["Agent Protocol: not offered"]:
-            assert "crons" in path or path.split("/")[-1] in ("copy", "state", "stream", "commands", "events")
+            assert "crons" in path or path.split("/")[-1] in (
+                "copy",
+                "state",
+                "storage",
+                "stream",
+                "commands",
+                "events",
+            )
         else:
             offered.add(f"{method} {path}")
     assert set(routes_in(CLIENTS)) == offered

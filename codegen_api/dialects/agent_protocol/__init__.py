@@ -6,6 +6,7 @@ from codegen_api.dialects.agent_protocol import (
     graphs,
     items,
     missing,
+    published,
     runs,
     started,
     states,
@@ -13,13 +14,13 @@ from codegen_api.dialects.agent_protocol import (
 )
 from codegen_api.dialects.agent_protocol.wire import render_error
 
-PREFIXES = ("/assistants", "/threads", "/runs", "/store", "/info", "/ok")
+PREFIXES = ("/agents", "/assistants", "/threads", "/runs", "/store", "/info", "/ok")
 
 CONVERSATIONS = True
 
 EXPOSED_HEADERS = ("X-Pagination-Next", "X-Pagination-Total")
 
-PARTS = (about, assistants, graphs, missing, threads, states, runs, started, items)
+PARTS = (about, assistants, graphs, missing, threads, states, runs, started, published, items)
 ROUTES = [route for part in PARTS for route in part.router.routes]
 
 __all__ = ["CONVERSATIONS", "EXPOSED_HEADERS", "PREFIXES", "ROUTES", "render_error"]

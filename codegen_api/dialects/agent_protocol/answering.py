@@ -88,18 +88,24 @@ def outcome_of(
 def run_fields(turn: Turn, statuses: Mapping[TurnState, str]) -> dict[str, Json]:
     """A run as clients know it."""
     options: dict[str, Any] = dict(turn.options)
+    assistant = options.get("assistant_id") or turn.agent
+    given: dict[str, Json] = {
+        "input": {"messages": [human(message) for message in turn.messages]},
+        "config": options.get("config") or {},
+        "context": options.get("context") or {},
+    }
     return {
         "run_id": turn.id,
         "thread_id": turn.conversation,
-        "assistant_id": options.get("assistant_id") or turn.agent,
+        "assistant_id": assistant,
+        "agent_id": assistant,
         "status": statuses[turn.state],
         "created_at": moment(turn.created),
         "updated_at": moment(turn.updated),
         "metadata": options.get("metadata") or {},
         "multitask_strategy": options.get("multitask_strategy") or "reject",
-        "input": {"messages": [human(message) for message in turn.messages]},
+        **given,
+        "kwargs": given,
         "output": None,
         "error_message": turn.error,
-        "config": options.get("config") or {},
-        "context": options.get("context") or {},
     }

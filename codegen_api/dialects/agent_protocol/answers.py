@@ -57,6 +57,27 @@ class Schemas(BaseModel):
     context_schema: dict[str, Any]
 
 
+class ProtocolAgent(BaseModel):
+    """An assistant, as the published protocol has it."""
+
+    agent_id: str
+    name: str
+    description: str
+    metadata: dict[str, Any]
+    capabilities: dict[str, bool] = Field(examples=[{"ap.io.messages": True}])
+
+
+class AgentSchemas(BaseModel):
+    """What an agent takes and gives, as JSON Schema."""
+
+    agent_id: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    state_schema: dict[str, Any]
+    config_schema: dict[str, Any]
+    context_schema: dict[str, Any]
+
+
 class Graph(BaseModel):
     """The parts of a graph and what leads from one to the other."""
 
@@ -100,6 +121,7 @@ class Run(BaseModel):
     run_id: str
     thread_id: str
     assistant_id: str | None
+    agent_id: str | None = Field(description="The same, as the published protocol calls it.")
     status: str = Field(
         description="`pending`, `running`, `success`, `error` or `interrupted`; where the deployment says so, the words"
         " of older documents: `completed`, `failed` and `cancelled`."
@@ -113,6 +135,9 @@ class Run(BaseModel):
     error_message: str | None
     config: dict[str, Any]
     context: dict[str, Any]
+    given: dict[str, Any] = Field(
+        serialization_alias="kwargs", description="`input`, `config` and `context` once more, where some look for them."
+    )
 
 
 class Pruned(BaseModel):

@@ -89,6 +89,12 @@ async def search_assistants(
 ) -> Response:
     """Those that have all that is asked for. Where it does, too, the one that is built in comes first in any order."""
     asked = body or schemas.SearchAssistants()
+    found = await find_assistants(talk, caller, asked)
+    items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
+    return paged(items, asked.offset, found.total)
+
+
+async def find_assistants(talk: Conversations, caller: Caller, asked: schemas.SearchAssistants) -> Found[Agent]:
     if asked.sort_by not in SORTS:
         raise NotOffered(f"Assistants cannot be sorted by {asked.sort_by} here.")
     wanted = replace(
@@ -98,9 +104,7 @@ async def search_assistants(
         sort=SORTS[asked.sort_by],
         descending=asked.sort_order != "asc",
     )
-    found = await _found(talk, caller, wanted)
-    items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
-    return paged(items, asked.offset, found.total)
+    return await _found(talk, caller, wanted)
 
 
 @router.post(

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 
 from codegen_api.conversations import Ask, Checkpoint, new_id, text_of
-from codegen_api.dialects import EMPTY, says_nothing
+from codegen_api.dialects import EMPTY, Ignored, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.messages import heard, images_of
+from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Detail, InvalidRequest, NotOffered, Rejected
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Turn, TurnState
@@ -45,7 +46,11 @@ Object = dict[str, Any]
 class RunBody(BaseModel):
     """What starts a run."""
 
-    assistant_id: Annotated[str, Field(description="The id of an assistant, or `agent`.", examples=["agent"])]
+    assistant_id: str | None = Field(
+        default=None, description="The id of an assistant; `agent` by default.", examples=["agent"]
+    )
+    agent_id: str | None = Field(default=None, description="The same, as the published protocol calls it.")
+    messages: list[Any] | None = Field(default=None, description="The same as `input.messages`, by that protocol.")
     input: Object | None = Field(
         default=None,
         description="`messages`: what the user says.",
@@ -70,6 +75,24 @@ class RunBody(BaseModel):
     after_seconds: Any = None
     interrupt_before: Any = None
     interrupt_after: Any = None
+    stream_subgraphs: Ignored = None
+    stream_resumable: Ignored = None
+    checkpoint_during: Ignored = None
+    durability: Ignored = None
+    feedback_keys: Ignored = None
+    langsmith_tracer: Ignored = None
+    strict_resume: Ignored = None
+
+    @property
+    def agent(self) -> str:
+        """With whom.
+
+        Raises:
+            Rejected: two are named.
+        """
+        if self.assistant_id and self.agent_id and self.assistant_id != self.agent_id:
+            raise Rejected("`assistant_id` and `agent_id` name two.")
+        return self.assistant_id or self.agent_id or GRAPH
 
 
 def refuse_what_is_not_offered(body: RunBody) -> None:
@@ -140,7 +163,7 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
     """The system prompt among the messages, and those of the user that are new."""
     answer = (body.command or {}).get("resume")
     if answer is not None:
-        if body.input:
+        if body.input or body.messages:
             raise Rejected("A run has an input or a command, not both.")
         text = answer if isinstance(answer, str) else to_json(answer).decode()
         if says_nothing(text):
@@ -149,6 +172,9 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
             raise InvalidRequest("Cannot resume: the thread is not interrupted.")
         return None, [{"id": new_id(), "content": [{"type": "text", "text": text}]}]
     given = (body.input or {}).get("messages") or []
+    if given and body.messages:
+        raise Rejected("What is said stands in `messages` or in `input.messages`, not in both.")
+    given = given or body.messages or []
     if not isinstance(given, list):
         given = [given]
     told = {message.get("id") for turn in known for message in turn.messages}

@@ -31,6 +31,14 @@ OPTIONS: dict[str, Json] = {
         "model": {"type": "string", "description": "A model that the host knows."},
     },
 }
+SCHEMAS: dict[str, Json] = {
+    "input_schema": {**STATE, "title": "Input", "required": ["messages"]},
+    "output_schema": {**STATE, "title": "Output"},
+    "state_schema": STATE,
+    "config_schema": {**OPTIONS, "title": "Config"},
+    "context_schema": {**OPTIONS, "title": "Context"},
+}
+"""The same for every assistant."""
 
 
 @router.get(
@@ -42,15 +50,7 @@ OPTIONS: dict[str, Json] = {
 async def get_assistant_schemas(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
     """What an assistant takes and gives."""
     agent = await agent_for(talk, caller, assistant_id)
-    body: dict[str, Json] = {
-        "graph_id": assistant_fields(agent)["graph_id"],
-        "input_schema": {**STATE, "title": "Input", "required": ["messages"]},
-        "output_schema": {**STATE, "title": "Output"},
-        "state_schema": STATE,
-        "config_schema": {**OPTIONS, "title": "Config"},
-        "context_schema": {**OPTIONS, "title": "Context"},
-    }
-    return json_response(to_json(body))
+    return json_response(to_json({"graph_id": assistant_fields(agent)["graph_id"], **SCHEMAS}))
 
 
 @router.get(

@@ -15,6 +15,7 @@ router = routes_about("not offered")
 
 NO_COPIES = "Threads cannot be copied: the host has no copies of runs."
 NO_UPDATES = "The state of a thread cannot be changed: the host keeps it, and only adds to it."
+NO_SIZES = "What a thread takes is not counted: the host keeps it."
 NO_CRONS = "Nothing is run by the clock here."
 NO_THREAD_STREAMS = "A thread cannot be followed as a whole: each of its runs has a stream of its own."
 NO_COMMANDS = "Commands and their events are not spoken here: runs are started and followed under `/threads/{id}/runs`."
@@ -53,11 +54,24 @@ async def join_thread_stream(talk: Keeper, caller: Asker, thread_id: ThreadId) -
     raise Unsupported(NO_THREAD_STREAMS)
 
 
-# the next two may be asked for a thread that the first command is to make
+@router.get("/threads/{thread_id}/storage", summary="What a thread takes", **_never(NO_SIZES, READ))
+async def get_thread_storage(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
+    """Not offered."""
+    await thread_of(talk, caller, thread_id)
+    raise Unsupported(NO_SIZES)
+
+
+# the next three may be asked for a thread that the first command is to make
 
 
 @router.post("/threads/{thread_id}/commands", summary="Give a command", **_never(NO_COMMANDS, WRITE))
 async def command_thread(caller: Asker, thread_id: ThreadId) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_COMMANDS)
+
+
+@router.post("/threads/{thread_id}/stream", summary="Follow a thread by channels", **_never(NO_COMMANDS, READ))
+async def stream_thread(caller: Asker, thread_id: ThreadId) -> Response:
     """Not offered."""
     raise Unsupported(NO_COMMANDS)
 
@@ -89,6 +103,12 @@ async def search_crons(caller: Asker) -> Response:
 
 @router.post("/runs/crons/count", summary="Count what runs by the clock", **_never(NO_CRONS, READ))
 async def count_crons(caller: Asker) -> Response:
+    """Not offered."""
+    raise Unsupported(NO_CRONS)
+
+
+@router.get("/runs/crons/{cron_id}", summary="Get what runs by the clock", **_never(NO_CRONS, READ))
+async def get_cron(caller: Asker, cron_id: str) -> Response:
     """Not offered."""
     raise Unsupported(NO_CRONS)
 

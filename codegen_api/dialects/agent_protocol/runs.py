@@ -148,7 +148,7 @@ async def _begin(
     """A new turn of the thread, or of one that is made for it."""
     refuse_what_is_not_offered(body)
     keepable(metadata=body.metadata, config=body.config, context=body.context)
-    agent = await agent_for(talk, caller, body.assistant_id)
+    agent = await agent_for(talk, caller, body.agent)
     known: Sequence[Turn] = ()
     if thread is not None:
         if body.if_not_exists == "reject":

@@ -69,6 +69,15 @@ class SearchAssistants(CountAssistants):
     select: Names | None = Field(None, description="The fields that are wanted; all by default.")
 
 
+class SearchAgents(BaseModel):
+    """Which agents, and which stretch of them."""
+
+    name: str | None = Field(None, description="A part of the name, in either case.")
+    metadata: Object | None = Field(None, description="What their own has to have.")
+    limit: Limit = 10
+    offset: Offset = 0
+
+
 class Versions(BaseModel):
     """Which versions."""
 
@@ -129,6 +138,20 @@ class PruneThreads(BaseModel):
 
     thread_ids: Annotated[list[str], Field(max_length=1000)]
     strategy: str = Field("delete", description="Only `delete` is offered.")
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+class SearchRuns(BaseModel):
+    """Which runs, and which stretch of them."""
+
+    thread_id: str | None = None
+    status: str | None = Field(None, description="Only runs with this status.")
+    metadata: Object | None = Field(None, description="Not offered.")
+    agent_id: str | None = Field(None, description="Not offered.")
+    limit: Limit = 10
+    offset: Offset = 0
 
 
 # -- items ------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from codegen_api.web import Keeper, json_response, needs
 router = routes_about("runs")
 
 Flag = Annotated[str | None, Query()]
+Action = Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")]
 SET = ("1", "true", "True")
 
 
@@ -164,7 +165,7 @@ async def cancel_run(
     thread_id: str,
     run_id: str,
     wait: Flag = None,
-    action: Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")] = "interrupt",
+    action: Action = "interrupt",
 ) -> Response:
     """Stop a run, where the host can; one that is over stays as it is."""
     _refuse_rollback(action)
@@ -188,7 +189,7 @@ async def cancel_runs(
     talk: Keeper,
     caller: Asker,
     body: Annotated[ManyRuns, Body()],
-    action: Annotated[str, Query()] = "interrupt",
+    action: Action = "interrupt",
 ) -> Response:
     """Stop the named runs of a thread, or all that are under way."""
     _refuse_rollback(action)

@@ -96,6 +96,17 @@ def assistant_fields(agent: Agent) -> dict[str, Json]:
     }
 
 
+def agent_fields(agent: Agent) -> dict[str, Json]:
+    """The same as an agent of the published protocol."""
+    return {
+        "agent_id": agent.id,
+        "name": agent.name,
+        "description": agent.description or "",
+        "metadata": agent.metadata,
+        "capabilities": {"ap.io.messages": True},
+    }
+
+
 def thread_fields(thread: Conversation, latest: Turn | None, values: Json) -> dict[str, Json]:
     """A conversation as a thread, with its latest turn and what is to be told of its state."""
     waiting = latest is not None and latest.state is TurnState.WAITING

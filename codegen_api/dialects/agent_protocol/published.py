@@ -1,0 +1,158 @@
+"""Paths of the Agent Protocol as it is published, beside those of LangGraph's server: agents, and runs by their id.
+
+They do what the others do: an agent is an assistant, and a run is one of a thread.
+"""
+
+from typing import Annotated
+
+from fastapi import Body, Path, Query, Request
+from starlette.responses import Response
+
+from codegen_api.conversations import Conversations, owner_of
+from codegen_api.dialects.agent_protocol import answers, schemas, started
+from codegen_api.dialects.agent_protocol.agents import agent_for
+from codegen_api.dialects.agent_protocol.answering import run_fields, statuses_of
+from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
+from codegen_api.dialects.agent_protocol.assistants import find_assistants
+from codegen_api.dialects.agent_protocol.graphs import SCHEMAS
+from codegen_api.dialects.agent_protocol.keeping import not_offered
+from codegen_api.dialects.agent_protocol.threads import thread_of
+from codegen_api.dialects.agent_protocol.wire import agent_fields, paged
+from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.sse import LastEventId
+from codegen_api.stores import TurnState
+from codegen_api.web import Keeper, json_response, needs
+
+router = routes_about("agents and runs")
+
+AgentId = Annotated[str, Path(description="The id of an agent, or `agent`.")]
+
+
+@router.post(
+    "/agents/search",
+    summary="Search agents",
+    responses=answers.listed(answers.ProtocolAgent, "The agents."),
+    openapi_extra=needs(READ),
+)
+async def search_agents(
+    talk: Keeper, caller: Asker, body: Annotated[schemas.SearchAgents | None, Body()] = None
+) -> Response:
+    """The caller's assistants, as agents: the one that is built in first, then the newest."""
+    asked = body or schemas.SearchAgents()
+    found = await find_assistants(talk, caller, schemas.SearchAssistants.model_validate(asked.model_dump()))
+    return paged([agent_fields(agent) for agent in found.items], asked.offset, found.total)
+
+
+@router.get(
+    "/agents/{agent_id}",
+    summary="Get an agent",
+    responses=answers.answers(200, answers.ProtocolAgent, "The agent."),
+    openapi_extra=needs(READ),
+)
+async def get_agent(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
+    """An assistant, as an agent."""
+    return json_response(to_json(agent_fields(await agent_for(talk, caller, agent_id))))
+
+
+@router.get(
+    "/agents/{agent_id}/schemas",
+    summary="Get the schemas of an agent",
+    responses=answers.answers(200, answers.AgentSchemas, "The schemas."),
+    openapi_extra=needs(READ),
+)
+async def get_agent_schemas(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
+    """What an agent takes and gives."""
+    agent = await agent_for(talk, caller, agent_id)
+    return json_response(to_json({"agent_id": agent.id, **SCHEMAS}))
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/runs/search", summary="Search runs", responses=answers.RUNS, openapi_extra=needs(READ))
+async def search_runs(
+    request: Request, talk: Keeper, caller: Asker, body: Annotated[schemas.SearchRuns | None, Body()] = None
+) -> Response:
+    """The caller's runs, of one thread or of all, the newest first, as they were when somebody last looked."""
+    asked = body or schemas.SearchRuns()
+    not_offered(metadata=asked.metadata, agent_id=asked.agent_id)
+    if asked.thread_id is not None:
+        await thread_of(talk, caller, asked.thread_id)
+    words = statuses_of(request)
+    states = None if asked.status is None else [state for state in TurnState if words[state] == asked.status]
+    owner = owner_of(caller)
+    turns = await talk.store.turns(owner, asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
+    found: list[Json] = [run_fields(turn, words) for turn in turns]
+    return json_response(to_json(found))
+
+
+@router.get("/runs/{run_id}", summary="Get a run by its id", responses=answers.RUN, openapi_extra=needs(READ))
+async def get_run_by_id(request: Request, talk: Keeper, caller: Asker, run_id: str) -> Response:
+    """A run as it is now, for who does not know its thread."""
+    return await started.get_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
+
+
+@router.get(
+    "/runs/{run_id}/wait", summary="Wait for a run by its id", responses=answers.JOINED, openapi_extra=needs(READ)
+)
+async def wait_by_id(request: Request, talk: Keeper, caller: Asker, run_id: str) -> Response:
+    """The thread's state at the end of a run."""
+    return await started.join_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
+
+
+@router.get(
+    "/runs/{run_id}/stream",
+    summary="Follow a run by its id (by GET)",
+    responses=answers.FOLLOWED,
+    openapi_extra=needs(READ),
+)
+async def stream_by_id(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    run_id: str,
+    last_event_id: LastEventId,
+    stream_mode: Annotated[list[str] | None, Query(description="Else those that the run was started with.")] = None,
+    cancel_on_disconnect: started.Flag = None,
+) -> Response:
+    """The events of a run behind the last one seen, then those that come."""
+    thread = await _thread_of(talk, caller, run_id)
+    return await started.join_stream(
+        request, talk, caller, thread, run_id, last_event_id, stream_mode, cancel_on_disconnect
+    )
+
+
+@router.post(
+    "/runs/{run_id}/cancel", summary="Stop a run by its id", responses=answers.STOPPED, openapi_extra=needs(WRITE)
+)
+async def cancel_by_id(
+    request: Request,
+    talk: Keeper,
+    caller: Asker,
+    run_id: str,
+    wait: started.Flag = None,
+    action: started.Action = "interrupt",
+) -> Response:
+    """Stop a run, where the host can; one that is over stays as it is."""
+    return await started.cancel_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id, wait, action)
+
+
+@router.delete(
+    "/runs/{run_id}",
+    status_code=204,
+    summary="Forget a run by its id",
+    responses=answers.FORGOTTEN,
+    openapi_extra=needs(WRITE),
+)
+async def delete_by_id(talk: Keeper, caller: Asker, run_id: str, force: started.Flag = None) -> Response:
+    """Forget a run that is over; with `force` it is stopped before."""
+    return await started.delete_run(talk, caller, await _thread_of(talk, caller, run_id), run_id, force)
+
+
+async def _thread_of(talk: Conversations, caller: Caller, run_id: str) -> str:
+    """
+    Raises:
+        NotFound: there is no such run, or it is somebody else's.
+    """
+    return (await talk.turn(caller, run_id, settled=False)).conversation
