@@ -1,5 +1,6 @@
 """Assistants, as the SDK and a plain client see them."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -95,6 +96,57 @@ def test_an_id_that_is_taken_is_refused_or_answered_with_what_is_there() -> None
             again = await client.assistants.create("agent", assistant_id="mine", name="No", if_exists="do_nothing")
             assert again == made
             assert (await other.assistants.create("agent", assistant_id="mine", name="Other"))["name"] == "Other"
+
+    run(main())
+
+
+def test_of_many_who_ask_for_the_same_one_at_once_all_get_it() -> None:
+    async def main() -> None:
+        async with speaking() as site, client_of(site) as client, client_of(site, "bob") as other:
+            given: dict[str, Any] = {"graph_id": "agent", "config": {"configurable": {"model": "fast"}}, "context": {}}
+            asked = {"if_exists": "do_nothing", "name": "First"}
+            made = await asyncio.gather(*(client.assistants.create(**given, **asked) for _ in range(30)))
+            assert {each["assistant_id"] for each in made} == {made[0]["assistant_id"]}
+            assert await client.assistants.count() == 2  # with the one that is built in
+            own = made[0]["assistant_id"]
+            for more in ({"config": {}}, {"graph_id": "writer"}, {"context": {"system_prompt": "Rhyme."}}):
+                another = await client.assistants.create(**{**given, **more}, if_exists="do_nothing")
+                assert another["assistant_id"] != own
+            assert (await other.assistants.create(**given, if_exists="do_nothing"))["name"] == "Untitled"
+            assert await other.assistants.count() == 2
+
+    run(main())
+
+
+def test_one_that_was_changed_or_made_otherwise_is_known_by_how_it_is_configured_now() -> None:
+    async def main() -> None:
+        async with speaking() as site, client_of(site) as client:
+
+            async def wanted(graph: str) -> str:
+                return (await client.assistants.create(graph, if_exists="do_nothing"))["assistant_id"]
+
+            plain = await client.assistants.create("writer")
+            assert await wanted("writer") == plain["assistant_id"]
+            first = await wanted("math")
+            await client.assistants.update(first, graph_id="chess")
+            second = await wanted("math")
+            assert second not in (first, plain["assistant_id"])
+            assert (await wanted("math"), await wanted("chess")) == (second, first)
+            await client.assistants.delete(second)
+            assert (await client.assistants.get(await wanted("math")))["graph_id"] == "math"
+
+    run(main())
+
+
+def test_an_assistant_that_is_deleted_leaves_its_threads_and_their_runs() -> None:
+    async def main() -> None:
+        async with speaking() as site, client_of(site) as client:
+            made = await client.assistants.create("agent", assistant_id="mine")
+            said: dict[str, Any] = {"messages": [{"role": "user", "content": "Go on"}]}
+            started = await client.runs.create("t", made["assistant_id"], input=said)
+            await client.assistants.delete("mine")
+            kept = await client.runs.get("t", started["run_id"])
+            assert (kept["assistant_id"], kept["status"]) == ("mine", "running")
 
     run(main())
 

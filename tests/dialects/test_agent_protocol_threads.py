@@ -342,3 +342,36 @@ def test_what_means_nothing_here_is_ignored() -> None:
             assert len((await site.post("/threads/search")).json()) == 2
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("asked", "ids"),
+    [
+        ({"order_by": "created_at ASC"}, ["a", "b", "c"]),
+        ({"order_by": "created_at DESC"}, ["c", "b", "a"]),
+        ({"order_by": "thread_id asc"}, ["a", "b", "c"]),
+        ({"order_by": "updated_at"}, ["c", "b", "a"]),
+        ({"order_by": "created_at  ASC", "limit": 1, "offset": 1}, ["b"]),
+        ({"order_by": "created_at ASC", "sort_by": "created_at", "sort_order": "desc"}, ["c", "b", "a"]),
+    ],
+)
+def test_a_search_is_in_the_order_that_another_server_calls_order_by(asked: dict[str, Any], ids: list[str]) -> None:
+    async def main() -> None:
+        async with speaking() as site, client_of(site) as client:
+            for id in "abc":  # noqa: A001
+                await client.threads.create(thread_id=id)
+            found = (await site.post("/threads/search", asked)).json()
+            assert [each["thread_id"] for each in found] == ids
+
+    run(main())
+
+
+@pytest.mark.parametrize("order", ["status ASC", "created_at sideways", "created_at; drop", "1", ""])
+def test_an_order_that_is_none_is_refused_by_name(order: str) -> None:
+    async def main() -> None:
+        async with speaking() as site:
+            answer = await site.post("/threads/search", {"order_by": order})
+            assert answer.status_code == 422
+            assert answer.json()["details"][0]["loc"] == ["body", "order_by"]
+
+    run(main())

@@ -1,5 +1,7 @@
 """Assistants: how somebody wants to be answered, under a name. The host has one agent, and it works for all of them."""
 
+import json
+import uuid
 from dataclasses import replace
 from typing import Annotated
 
@@ -8,7 +10,7 @@ from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, new_id, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas
-from codegen_api.dialects.agent_protocol.agents import BUILT_IN, AssistantId, agent_for, is_built_in, told
+from codegen_api.dialects.agent_protocol.agents import BUILT_IN, NAMESPACE, AssistantId, agent_for, is_built_in, told
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import same
 from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
@@ -51,6 +53,8 @@ async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.
         context=body.context or {},
     )
     _check(agent)
+    if body.assistant_id is None and body.if_exists == "do_nothing":
+        return json_response(to_json(assistant_fields(await _as_configured(talk, caller, agent))))
     taken = is_built_in(agent.id) or not await talk.store.add_agent(owner_of(caller), agent)
     if taken and body.if_exists != "do_nothing":
         raise AlreadyExists("There is an assistant with this id already.")
@@ -235,6 +239,27 @@ def _configured(agent: Agent, **given: Json) -> Agent:
     config, context = agent.configuration.get("config"), agent.configuration.get("context")
     prompt, model = told("system_prompt", config, context), told("model", config, context)
     return replace(agent, system_prompt=prompt, model=model)
+
+
+async def _as_configured(talk: Conversations, caller: Caller, agent: Agent) -> Agent:
+    """The oldest assistant that is configured as this one, which is kept if there is none. Of many who ask at once, at
+    any instance, all get the same: the id is made of the configuration, and the store has each once.
+    """
+    owner, configuration = owner_of(caller), agent.configuration
+    wanted = Wanted(schemas.MOST_LISTED, configuration=configuration, archived=False, descending=False)
+    found = await talk.store.agents(owner, wanted)
+    known = next((each for each in found.items if same(each.configuration, configuration)), None)
+    name = json.dumps(configuration, sort_keys=True)
+    while known is None:
+        agent = replace(agent, id=str(uuid.uuid5(NAMESPACE, name)))
+        if await talk.store.add_agent(owner, agent):
+            return agent
+        there = await talk.store.agent(owner, agent.id)
+        if there is not None and not there.archived and same(there.configuration, configuration):
+            known = there
+        elif there is not None:
+            name += "'"  # that one was changed since
+    return known
 
 
 def _check(agent: Agent) -> None:

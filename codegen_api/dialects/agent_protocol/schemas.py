@@ -5,13 +5,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MOST = 10**18
+MOST_LISTED = 1000
 
 Object = dict[str, Any]
 Id = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^/]+$")]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
-Limit = Annotated[int, Field(ge=1, le=1000, description="How many to give at most.")]
+Limit = Annotated[int, Field(ge=1, le=MOST_LISTED, description="How many to give at most.")]
 Offset = Annotated[int, Field(ge=0, le=MOST, description="How many to pass over.")]
 Order = Annotated[Literal["asc", "desc"] | None, Field(description="`desc` by default.")]
+OrderBy = Annotated[
+    str | None,
+    Field(
+        pattern=r"(?i)^ *(thread_id|created_at|updated_at)( +(asc|desc))? *$",
+        description="`sort_by` and `sort_order` in one, such as `created_at ASC`; they go before it.",
+    ),
+]
 IfExists = Annotated[
     Literal["raise", "do_nothing"] | None,
     Field(description="What to do when the id is taken: answer 409, or give what is there."),
@@ -129,6 +137,7 @@ class SearchThreads(CountThreads):
     offset: Offset = 0
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] | None = None
     sort_order: Order = None
+    order_by: OrderBy = None
     select: Names | None = Field(None, description="The fields that are wanted; all by default.")
     extract: Object | None = Field(None, description="Not offered: the host keeps what was said.")
 

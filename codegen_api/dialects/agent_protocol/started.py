@@ -17,6 +17,7 @@ from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.state import turn_values
 from codegen_api.dialects.agent_protocol.streams import Abandoning
 from codegen_api.dialects.agent_protocol.threads import thread_of
+from codegen_api.dialects.agent_protocol.wire import selected
 from codegen_api.errors import Conflict, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
@@ -47,6 +48,7 @@ async def list_runs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     status: Annotated[str | None, Query(description="Only runs with this status.")] = None,
+    select: Annotated[list[str] | None, Query(description="The fields that are wanted; all by default.")] = None,
 ) -> Response:
     """The runs of a thread, newest first. What came of them is told by `GET` of each."""
     await thread_of(talk, caller, thread_id)
@@ -54,7 +56,7 @@ async def list_runs(
     words = statuses_of(request)
     states = [state for state in TurnState if words[state] == status] if status else None
     turns = await talk.store.turns(owner_of(caller), thread_id, states=states, limit=limit, offset=offset)
-    return json_response(to_json([run_fields(turn, words) for turn in turns]))
+    return json_response(to_json([selected(run_fields(turn, words), select) for turn in turns]))
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}", summary="Get a run", responses=answers.RUN, openapi_extra=needs(READ))

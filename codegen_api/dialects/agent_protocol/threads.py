@@ -74,15 +74,20 @@ async def search_threads(
     """
     asked = body or schemas.SearchThreads()
     not_offered(values=asked.values, extract=asked.extract)
-    if asked.sort_by not in SORTS:
-        raise NotOffered(f"Threads cannot be sorted by {asked.sort_by} here.")
+    sort: str | None = asked.sort_by
+    order: str | None = asked.sort_order
+    if asked.order_by and sort is None:
+        sort, _, said = asked.order_by.lower().strip().partition(" ")
+        order = order or said.strip()
+    if sort not in SORTS:
+        raise NotOffered(f"Threads cannot be sorted by {sort} here.")
     wanted = replace(
         _wanted(asked),
         limit=asked.limit,
         offset=asked.offset,
         ids=None if asked.ids is None else tuple(asked.ids),
-        sort=SORTS[asked.sort_by],
-        descending=asked.sort_order != "asc",
+        sort=SORTS[sort],
+        descending=order != "asc",
     )
     found = await talk.store.conversations(owner_of(caller), wanted)
     items: list[Json] = [selected(each, asked.select) for each in await _in_short(talk, caller, found.items)]
