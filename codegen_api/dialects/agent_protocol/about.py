@@ -5,8 +5,12 @@ from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol import answers
 from codegen_api.dialects.agent_protocol.asking import routes_about
+from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.runs import to_json
 from codegen_api.web import json_response
+
+LANGGRAPH = "1.0.0"
+"""Clients ask it for what to expect. No graph runs here; this is the version whose messages and events these are."""
 
 router = routes_about("about", public=True)
 
@@ -23,7 +27,9 @@ async def info(request: Request) -> Response:
         "version": request.app.version,
         "description": "The Agent Protocol in front of a hosted agent API.",
         "status": "running",
+        "langgraph_py_version": LANGGRAPH,
         "flags": {"assistants": True, "crons": False, "langsmith": False},
+        "metadata": {},
     }
     return json_response(to_json(body))
 
@@ -31,8 +37,8 @@ async def info(request: Request) -> Response:
 @router.get(
     "/ok",
     summary="Is it well",
-    responses={200: {"model": answers.Ok, "description": "Yes."}, **answers.PUBLIC_ERRORS},
+    responses={200: {"model": answers.Ok, "description": "Yes."}, **answers.PUBLIC_ERRORS, **answers.UNREADABLE},
 )
-async def ok() -> Response:
+async def ok(check_db: IgnoredQuery = None) -> Response:
     """Whether anybody answers. Wants no token and asks nobody."""
     return json_response(b'{"ok":true}')

@@ -182,7 +182,9 @@ class Info(BaseModel):
     version: str
     description: str
     status: str = Field(examples=["running"])
+    langgraph_py_version: str = Field(description="Whose messages and events these are.")
     flags: dict[str, bool]
+    metadata: dict[str, Any]
 
 
 class Ok(BaseModel):
@@ -259,6 +261,7 @@ def _error(status: int) -> dict[str, Any]:
 
 
 PUBLIC_ERRORS: Responses = {status: _error(status) for status in ANYWHERE}
+UNREADABLE: Responses = {422: _error(422)}
 
 _PLACES = {
     "Location": {"schema": {"type": "string"}, "description": "Where to follow it, without the gateway's own prefix."},

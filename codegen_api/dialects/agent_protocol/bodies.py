@@ -13,6 +13,7 @@ from codegen_api.conversations import Ask, Checkpoint, new_id, text_of
 from codegen_api.dialects import EMPTY, Ignored, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.messages import heard, images_of
+from codegen_api.dialects.agent_protocol.schemas import Id
 from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Detail, InvalidRequest, NotOffered, Rejected
 from codegen_api.runs import Json, to_json
@@ -49,6 +50,7 @@ class RunBody(BaseModel):
     assistant_id: str | None = Field(
         default=None, description="The id of an assistant; `agent` by default.", examples=["agent"]
     )
+    thread_id: Id | None = Field(default=None, description="In which thread, where the path names none.")
     agent_id: str | None = Field(default=None, description="The same, as the published protocol calls it.")
     messages: list[Any] | None = Field(default=None, description="The same as `input.messages`, by that protocol.")
     input: Object | None = Field(

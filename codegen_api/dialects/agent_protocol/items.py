@@ -75,6 +75,7 @@ async def get_item(
     caller: Asker,
     key: Annotated[str, Query()],
     namespace: Annotated[list[str] | None, Query(description="Labels with dots between them, or one by one.")] = None,
+    refresh_ttl: schemas.IgnoredQuery = None,
 ) -> Response:
     """The value under a key in a namespace; null where there is none."""
     labels = [label for part in namespace or () for label in part.split(".")]

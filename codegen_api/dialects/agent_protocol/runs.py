@@ -22,6 +22,7 @@ from codegen_api.dialects.agent_protocol.bodies import RunBody, ask_of, refuse_w
 from codegen_api.dialects.agent_protocol.keeping import keepable
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
 from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
+from codegen_api.errors import Rejected
 from codegen_api.identity import WRITE, Caller
 from codegen_api.runs import to_json
 from codegen_api.sse import Begins
@@ -88,8 +89,8 @@ async def wait_for_run(
 async def create_stateless_run(
     request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
 ) -> Response:
-    """Start a run in a thread that is made for it."""
-    turn = await _begin(talk, caller, wanted, None, body)
+    """Start a run in a thread that is made for it, or in the one that `thread_id` names."""
+    turn = await _begin(talk, caller, wanted, body.thread_id, body)
     return json_response(to_json(run_fields(turn, statuses_of(request))), headers=places_of(turn, "stream"))
 
 
@@ -108,8 +109,8 @@ async def stream_stateless_run(
     body: Annotated[RunBody, Body()],
 ) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
-    turn = await _begin(talk, caller, wanted, None, body)
-    forget, leaving = _forgetting(talk, caller, body, None), _leaving(talk, caller, turn, body.on_disconnect)
+    turn = await _begin(talk, caller, wanted, body.thread_id, body)
+    forget, leaving = _forgetting(talk, caller, body), _leaving(talk, caller, turn, body.on_disconnect)
     return events_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
 
 
@@ -120,8 +121,8 @@ async def wait_for_stateless_run(
     request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
 ) -> Response:
     """The thread is removed when the outcome has been sent, but for `on_completion: keep`."""
-    turn = await _begin(talk, caller, wanted, None, body)
-    forget, leaving = _forgetting(talk, caller, body, None), _leaving(talk, caller, turn, body.on_disconnect)
+    turn = await _begin(talk, caller, wanted, body.thread_id, body)
+    forget, leaving = _forgetting(talk, caller, body), _leaving(talk, caller, turn, body.on_disconnect)
     return outcome_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
 
 
@@ -134,7 +135,7 @@ async def create_batch(
     bodies: Annotated[list[RunBody], Body(max_length=20)],
 ) -> Response:
     """Start runs, each in a thread of its own. The first that cannot be started ends it; those before it go on."""
-    turns = [await _begin(talk, caller, wanted, None, body) for body in bodies]
+    turns = [await _begin(talk, caller, wanted, body.thread_id, body) for body in bodies]
     return json_response(to_json([run_fields(turn, statuses_of(request)) for turn in turns]))
 
 
@@ -147,6 +148,8 @@ async def _begin(
 ) -> Turn:
     """A new turn of the thread, or of one that is made for it."""
     refuse_what_is_not_offered(body)
+    if body.thread_id not in (None, thread):
+        raise Rejected("`thread_id` names another thread than the path.")
     keepable(metadata=body.metadata, config=body.config, context=body.context)
     agent = await agent_for(talk, caller, body.agent)
     known: Sequence[Turn] = ()
@@ -166,9 +169,9 @@ def _leaving(talk: Conversations, caller: Caller, turn: Turn, asked: str | None)
     return Abandoning(talk, caller, turn) if asked == "cancel" else None
 
 
-def _forgetting(talk: Conversations, caller: Caller, body: RunBody, thread: str | None) -> Ending:
+def _forgetting(talk: Conversations, caller: Caller, body: RunBody) -> Ending:
     """What happens at the end of a run: a thread that was made for it goes."""
-    if thread is not None or body.on_completion == "keep":
+    if body.thread_id is not None or body.on_completion == "keep":
         return nothing
 
     async def forget(turn: Turn) -> None:

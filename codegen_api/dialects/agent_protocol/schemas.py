@@ -1,8 +1,13 @@
-"""What clients send. Unknown fields are ignored: each SDK sends some that mean nothing to this gateway."""
+"""What clients send."""
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
+
+from codegen_api.dialects import Ignored
+
+IgnoredQuery = Annotated[str | None, Query(description="Has no meaning here, and is ignored.")]
 
 MOST = 10**18
 MOST_LISTED = 1000
@@ -119,6 +124,9 @@ class UpdateThread(BaseModel):
 
     metadata: Object | None = None
     ttl: Any = Field(None, description="Not offered.")
+    values: Any = Field(None, description="Not offered: the host keeps what was said.")
+    messages: Any = Field(None, description="Not offered, likewise.")
+    checkpoint: Any = Field(None, description="Not offered, likewise.")
 
 
 class CountThreads(BaseModel):
@@ -215,6 +223,7 @@ class SearchItems(BaseModel):
     )
     limit: Limit = 10
     offset: Offset = 0
+    refresh_ttl: Ignored = None
 
 
 class ListNamespaces(BaseModel):

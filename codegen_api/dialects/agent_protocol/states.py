@@ -7,8 +7,10 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from codegen_api.conversations import Checkpoint
+from codegen_api.dialects import Ignored
 from codegen_api.dialects.agent_protocol.answers import HISTORY, STATE
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
+from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.dialects.agent_protocol.state import current_state, history, state_at
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.identity import READ
@@ -28,6 +30,7 @@ class AtCheckpoint(BaseModel):
     checkpoint: dict[str, Any] = Field(
         description="Its `checkpoint_id` says which; without one, the end of the thread."
     )
+    subgraphs: Ignored = None
 
 
 class WantedHistory(BaseModel):
@@ -42,7 +45,7 @@ class WantedHistory(BaseModel):
 @router.get(
     "/threads/{thread_id}/state", summary="Get the state of a thread", responses=STATE, openapi_extra=needs(READ)
 )
-async def get_state(talk: Keeper, caller: Asker, thread_id: str) -> Response:
+async def get_state(talk: Keeper, caller: Asker, thread_id: str, subgraphs: IgnoredQuery = None) -> Response:
     """All that was said in a thread by now, and whether it goes on."""
     await thread_of(talk, caller, thread_id)
     return json_response(to_json(await current_state(talk, caller, thread_id)))
@@ -54,7 +57,9 @@ async def get_state(talk: Keeper, caller: Asker, thread_id: str) -> Response:
     responses=STATE,
     openapi_extra=needs(READ),
 )
-async def get_state_at(talk: Keeper, caller: Asker, thread_id: str, checkpoint_id: CheckpointId) -> Response:
+async def get_state_at(
+    talk: Keeper, caller: Asker, thread_id: str, checkpoint_id: CheckpointId, subgraphs: IgnoredQuery = None
+) -> Response:
     """All that had been said in a thread at a checkpoint."""
     await thread_of(talk, caller, thread_id)
     return json_response(to_json(await state_at(talk, caller, thread_id, Checkpoint.of(checkpoint_id))))

@@ -130,7 +130,9 @@ async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.Pru
     responses=answers.answers(200, answers.Thread, "The thread."),
     openapi_extra=needs(READ),
 )
-async def get_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
+async def get_thread(
+    talk: Keeper, caller: Asker, thread_id: ThreadId, include: schemas.IgnoredQuery = None
+) -> Response:
     """A thread as it is now, with all that was said in it."""
     thread = await thread_of(talk, caller, thread_id)
     latest = await talk.latest(caller, thread.id)
@@ -155,7 +157,7 @@ async def update_thread(
     prefer: Annotated[str | None, Header(description="`return=minimal` for an empty answer.")] = None,
 ) -> Response:
     """Put fields into a thread's metadata, in the place of those with the same names."""
-    not_offered(ttl=body.ttl)
+    not_offered(ttl=body.ttl, values=body.values, messages=body.messages, checkpoint=body.checkpoint)
     thread = await _put_metadata(talk, caller, thread_id, body.metadata or {})
     if prefer is not None and "return=minimal" in prefer.replace(" ", "").lower():
         return Response(status_code=204, headers={"Preference-Applied": "return=minimal"})
