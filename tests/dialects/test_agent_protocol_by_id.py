@@ -81,6 +81,9 @@ def test_runs_are_found_among_the_callers_own() -> None:
             assert await found(thread_id="two") == [second]
             assert await found(status="success") == []
             assert set(await found(status="running")) | set(await found(status="pending")) == {first, second}
+            assert await found(status="timeout") == []
+            odd = await site.post("/runs/search", {"status": "foo"})
+            assert (odd.status_code, odd.json()["details"][0]["loc"]) == (422, ["body", "status"])
             assert (await site.post("/runs/search", {"thread_id": "three"})).status_code == 404
             for name, value in (("metadata", {"a": 1}), ("agent_id", "agent")):
                 refused = await site.post("/runs/search", {name: value})

@@ -18,6 +18,7 @@ from codegen_api.dialects.agent_protocol.graphs import SCHEMAS
 from codegen_api.dialects.agent_protocol.keeping import not_offered
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import agent_fields, paged
+from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
@@ -80,6 +81,9 @@ async def search_runs(
     if asked.thread_id is not None:
         await thread_of(talk, caller, asked.thread_id)
     words = statuses_of(request)
+    if asked.status not in (None, "timeout", *words.values()):  # no run is over because of the time
+        said = f"must be one of {', '.join(sorted(set(words.values())))}"
+        raise Rejected(details=[Detail(("body", "status"), said, "enum")])
     states = None if asked.status is None else [state for state in TurnState if words[state] == asked.status]
     owner = owner_of(caller)
     turns = await talk.store.turns(owner, asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
