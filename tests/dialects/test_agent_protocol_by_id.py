@@ -34,7 +34,7 @@ def test_an_agent_is_an_assistant_under_another_name() -> None:
             schemas = (await site.get("/agents/poet/schemas")).json()
             theirs = await client.assistants.get_schemas("poet")
             assert schemas == {"agent_id": "poet", **{name: theirs[name] for name in theirs if name != "graph_id"}}
-            for path in ("/agents/nobody", "/agents/nobody/schemas"):
+            for path in ("/agents/nowhere", "/agents/nowhere/schemas"):
                 answer = await site.get(path)
                 assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
 
@@ -84,7 +84,7 @@ def test_runs_are_found_among_the_callers_own() -> None:
             assert await found(status="timeout") == []
             odd = await site.post("/runs/search", {"status": "foo"})
             assert (odd.status_code, odd.json()["details"][0]["loc"]) == (422, ["body", "status"])
-            assert (await site.post("/runs/search", {"thread_id": "three"})).status_code == 404
+            assert (await site.post("/runs/search", {"thread_id": "elsewhere"})).status_code == 404
             for name, value in (("metadata", {"a": 1}), ("agent_id", "agent")):
                 refused = await site.post("/runs/search", {name: value})
                 assert (refused.status_code, refused.json()["code"]) == (422, "unsupported")

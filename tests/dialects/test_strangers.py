@@ -26,7 +26,7 @@ from tests.fakehost import FakeHost
 ISSUER = Issuer()
 MISSING = "999"
 READING = re.compile(
-    "/(stream-ticket|search|count|versions|namespaces|history|state/checkpoint|stream/events)$|^/runs/{run_id}/stream$"
+    "/(stream-ticket|search|count|versions|namespaces|history|state/checkpoint|stream/events)$|^/(runs/{run_id}|threads/{thread_id})/stream$"
 )
 """What is asked with POST, and changes nothing."""
 

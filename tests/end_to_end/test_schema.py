@@ -59,7 +59,7 @@ class Surface:
 SURFACES = {
     "native": Surface("^/(?!v1/)", 14),
     "codegen": Surface("^/v1/", 31),
-    "agent_protocol": Surface("^/(assistants|threads|runs|store|info|ok)", 61, 10, {}, hurried=True),
+    "agent_protocol": Surface("^/(agents|assistants|threads|runs|store|info|ok)", 73, 10, {}, hurried=True),
     # its streams go on when a turn is over
     "everruns": Surface("^/v1/(agents|sessions)", 28, 5, {"stream_max_age_seconds": 0.1}, hurried=True),
     "agio": Surface("^/api/", 18, 5, {}, hurried=True),

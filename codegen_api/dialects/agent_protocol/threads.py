@@ -157,6 +157,7 @@ async def update_thread(
     prefer: Annotated[str | None, Header(description="`return=minimal` for an empty answer.")] = None,
 ) -> Response:
     """Put fields into a thread's metadata, in the place of those with the same names."""
+    await thread_of(talk, caller, thread_id)
     not_offered(ttl=body.ttl, values=body.values, messages=body.messages, checkpoint=body.checkpoint)
     thread = await _put_metadata(talk, caller, thread_id, body.metadata or {})
     if prefer is not None and "return=minimal" in prefer.replace(" ", "").lower():
