@@ -12,6 +12,7 @@ from tests.dialects.routes import EVERY, filled, routes
 from tests.dialects.site import Site, request_scope, run, serving
 from tests.fakehost import FakeHost
 
+THREAD = "7c2e0a52-6a5e-4c56-9d0c-0a3f2b8b7f11"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -203,6 +204,32 @@ def test_a_status_that_nothing_can_have_is_told_with_the_words_there_are(word: s
         ((place, text),) = told(answer)
         assert place == "query.status"
         assert all(status in text for status in RunStatus)
+
+
+@pytest.mark.parametrize("path", ["/agent-runs", "/api/runs"])
+def test_a_status_is_told_in_every_dialect_that_filters_by_one(path: str) -> None:
+    known, other = asking(
+        lambda site: site.get(path, params={"status": "running"}),
+        lambda site: site.get(path, params={"status": "foo"}),
+        dialects=EVERY,
+    )
+    assert "warning" not in known.headers
+    assert known.json()["items"] == other.json()["items"] == []
+    assert "running" in other.headers["warning"]
+
+
+def test_a_status_that_no_run_of_a_thread_has_is_refused_with_the_words_there_are() -> None:
+    made, listed, searched, timed_out = asking(
+        lambda site: site.post("/threads", {"thread_id": THREAD}),
+        lambda site: site.get(f"/threads/{THREAD}/runs?status=foo"),
+        lambda site: site.post("/runs/search", {"status": "foo"}),
+        lambda site: site.get(f"/threads/{THREAD}/runs?status=timeout"),
+        dialects=["agent_protocol"],
+    )
+    assert made.status_code == 200
+    assert listed.status_code == searched.status_code == 422
+    assert "interrupted" in listed.text
+    assert timed_out.json() == []
 
 
 def test_a_word_of_the_hosts_that_a_run_has_is_not_told() -> None:

@@ -13,6 +13,7 @@ from codegen_api.dialects.agent_protocol.messages import human
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome, response
 from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.dialects.agent_protocol.wording import Wordings
+from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
@@ -35,6 +36,20 @@ def places_of(turn: Turn, kind: str) -> dict[str, str]:
 def statuses_of(request: Request) -> Mapping[TurnState, str]:
     words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if request.app.state.documented_statuses else STATUSES
     return words
+
+
+def states_called(words: Mapping[TurnState, str], status: str | None, where: str) -> list[TurnState] | None:
+    """The states that ``words`` call by this; None for all of them. ``where``: in which part of the request it stood.
+
+    Raises:
+        Rejected: no run ever has this status.
+    """
+    if status is None:
+        return None
+    if status not in ("timeout", *words.values()):  # that one is the protocol's, and no run is over because of the time
+        said = f"must be one of {', '.join(sorted(set(words.values())))}"
+        raise Rejected(details=[Detail((where, "status"), said, "enum")])
+    return [state for state in TurnState if words[state] == status]
 
 
 def events_of(

@@ -11,18 +11,16 @@ from starlette.responses import Response
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas, started
 from codegen_api.dialects.agent_protocol.agents import agent_for
-from codegen_api.dialects.agent_protocol.answering import run_fields, statuses_of
+from codegen_api.dialects.agent_protocol.answering import run_fields, states_called, statuses_of
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.assistants import find_assistants
 from codegen_api.dialects.agent_protocol.graphs import SCHEMAS
 from codegen_api.dialects.agent_protocol.keeping import not_offered
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import agent_fields, paged
-from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
-from codegen_api.stores import TurnState
 from codegen_api.web import Keeper, json_response, needs
 
 router = routes_about("agents and runs")
@@ -81,10 +79,7 @@ async def search_runs(
     if asked.thread_id is not None:
         await thread_of(talk, caller, asked.thread_id)
     words = statuses_of(request)
-    if asked.status not in (None, "timeout", *words.values()):  # no run is over because of the time
-        said = f"must be one of {', '.join(sorted(set(words.values())))}"
-        raise Rejected(details=[Detail(("body", "status"), said, "enum")])
-    states = None if asked.status is None else [state for state in TurnState if words[state] == asked.status]
+    states = states_called(words, asked.status, "body")
     owner = owner_of(caller)
     turns = await talk.store.turns(owner, asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
     found: list[Json] = [run_fields(turn, words) for turn in turns]

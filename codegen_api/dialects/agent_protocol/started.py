@@ -10,7 +10,13 @@ from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas
-from codegen_api.dialects.agent_protocol.answering import events_of, outcome_of, run_fields, statuses_of
+from codegen_api.dialects.agent_protocol.answering import (
+    events_of,
+    outcome_of,
+    run_fields,
+    states_called,
+    statuses_of,
+)
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.bodies import Modes
 from codegen_api.dialects.agent_protocol.events import MODES
@@ -54,7 +60,7 @@ async def list_runs(
     await thread_of(talk, caller, thread_id)
     await talk.latest(caller, thread_id)
     words = statuses_of(request)
-    states = [state for state in TurnState if words[state] == status] if status else None
+    states = states_called(words, status, "query")
     turns = await talk.store.turns(owner_of(caller), thread_id, states=states, limit=limit, offset=offset)
     return json_response(to_json([selected(run_fields(turn, words), select) for turn in turns]))
 

@@ -16,6 +16,7 @@ from codegen_api.dialects.agio.streams import Reader, metrics
 from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
 from codegen_api.errors import InvalidCursor, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.names import warn
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
 from codegen_api.web import Keeper, json_response, needs
@@ -23,6 +24,7 @@ from codegen_api.web import Keeper, json_response, needs
 router = routes_about("runs")
 
 RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
+STATUSES = ("starting", "running", "paused", "completed", "failed", "cancelled")
 STOPPED = answers.answers(200, answers.Done, "It is done.", 409, 501)
 RESUMED = answers.answers(200, answers.Done, "It goes on.", 402, 409)
 
@@ -34,6 +36,7 @@ RESUMED = answers.answers(200, answers.Done, "It goes on.", 402, 409)
     openapi_extra=needs(READ),
 )
 async def list_runs(
+    request: Request,
     talk: Keeper,
     caller: Asker,
     agent_id: Annotated[str | None, Query(description="Only runs of this agent.")] = None,
@@ -55,6 +58,8 @@ async def list_runs(
         and session_id in (None, run.first.conversation)
         and status in (None, run.status)
     ]
+    if status is not None and not found and status not in STATUSES:
+        warn(request, f"no run has this status; there are {', '.join(STATUSES)}", "query", "status")
     items = [run_fields(run, None, metrics_fields(None, None, _steps(run))) for run in found[offset : offset + limit]]
     return page(items, len(found), limit, offset)
 
