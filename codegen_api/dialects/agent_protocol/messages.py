@@ -12,7 +12,7 @@ from codegen_api.runs import Json, Step, StepKind, to_json
 
 Message = dict[str, Json]
 
-_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
+_DATA_URI = re.compile(r"data:[\w.+-]{1,100}/[\w.+-]{1,100};base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
