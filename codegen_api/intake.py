@@ -5,7 +5,7 @@ By itself the framework receives and reads a body before anything else, from any
 """
 
 import asyncio
-import json
+import codecs
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any
 
@@ -22,7 +22,7 @@ from codegen_api.errors import AtCapacity, Detail, Rejected
 from codegen_api.extent import Extent
 from codegen_api.identity import Caller
 from codegen_api.names import WARNINGS, Names, drop_empty, missing, told
-from codegen_api.runs import whole
+from codegen_api.runs import from_json
 
 MOST_VALUES = 10_000
 """Numbers, texts, lists and so on in the JSON of one request. Whatever is done for each of them takes tens of
@@ -135,8 +135,10 @@ def _is_json(request: Request) -> None:
 
 
 def _read(body: bytes) -> Any:
-    # of bytes Python would take UTF-16, too, in which nothing was counted
-    return json.loads(body.decode("utf-8-sig", "surrogatepass"), parse_int=whole)
+    # of bytes Python would take UTF-16 and UTF-32, too, in which nothing was counted
+    if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("JSON that is not in UTF-8")
+    return from_json(body.removeprefix(codecs.BOM_UTF8))
 
 
 def _bounded(extent: Extent) -> None:

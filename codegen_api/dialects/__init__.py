@@ -23,6 +23,9 @@ from codegen_api.errors import GatewayError, NotFound
 
 EMPTY = "must not be empty"
 
+MOST_SAID = 1000
+"""Messages of a request, and parts of a message: each is kept, and told again and again."""
+
 LOOKED_AT = 10_000
 """Characters that are looked at, one by one."""
 
