@@ -1,13 +1,15 @@
-"""Large bodies from somebody who may not even ask: what they cost everybody else, and how much memory they take.
+"""The worst that one caller can send: what it costs everybody else, and how much memory it takes.
 
-``python -m bench.strangers`` starts a sandbox, a gateway, and a stranger, each in a process of its own, and asks
-meanwhile for ``/livez`` and, with a good token, for a run. It prints a table. ``--token sandbox-bob`` lets him in.
+``python -m bench.strangers`` starts a sandbox, a gateway, and a stranger, each in a process of its own. Others, with a
+good token, ask meanwhile for ``/livez`` and for a run, and create runs. It prints a table. ``--token sandbox-bob`` lets
+the stranger in.
 """
 
 import argparse
 import multiprocessing
 import socket
 import statistics
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -24,6 +26,8 @@ from tests.end_to_end import processes
 
 SIZE = 24 * MIB
 WITHHELD = 10
+ITEMS, ITEM_BYTES, SEARCHES = 800, 240 * 1024, 6
+RUNS, THREADS = "/agent-runs", "/runs"
 HELD_SECONDS = 5.0
 """How long the connections that withhold the end are watched."""
 
@@ -33,12 +37,33 @@ def _filled(begin: bytes, piece: bytes, end: bytes) -> bytes:
     return begin + middle[: len(middle) - 1] + end
 
 
-BODIES: Mapping[str, Callable[[], bytes]] = {
-    "nothing": lambda: b"",
-    "lists": lambda: _filled(b'{"prompt":"x","metadata":{"a":[', b"[],", b"]}}"),
-    "nested": lambda: b'{"prompt":"x","metadata":{"a":' + b"[" * (SIZE // 2) + b"]" * (SIZE // 2) + b"}}",
-    "keys": lambda: b'{"prompt":"x","metadata":{' + b",".join(b'"%d":0' % key for key in range(SIZE // 12)) + b"}}",
-    "one text": lambda: _filled(b'{"prompt":"', b"hello, \\n", b'n"}'),
+def _in_metadata(said: bytes) -> bytes:
+    return b'{"prompt":"x","metadata":{"a":' + said + b"}}"
+
+
+def _in_messages(said: bytes) -> bytes:
+    return b'{"assistant_id":"agent","input":{"messages":[' + said + b"]}}"
+
+
+Kind = tuple[str, Callable[[], bytes]]
+"""Where it is sent, and what is sent."""
+
+BODIES: Mapping[str, Kind] = {
+    "nothing": ("", lambda: b""),
+    "lists": (RUNS, lambda: _filled(b'{"prompt":"x","metadata":{"a":[', b"[],", b"]}}")),
+    "nested": (RUNS, lambda: _in_metadata(b"[" * (SIZE // 2) + b"]" * (SIZE // 2))),
+    "keys": (RUNS, lambda: _in_metadata(b"{" + b",".join(b'"%d":0' % key for key in range(SIZE // 12)) + b"}")),
+    "one text": (RUNS, lambda: _filled(b'{"prompt":"', b"hello, \\n", b'n"}')),
+    "spaces": (RUNS, lambda: b'{"prompt":"' + b" " * SIZE + b'"}'),
+    "long numbers": (RUNS, lambda: _in_metadata(b"[" + b",".join([b"1" * 4000] * (SIZE // 4001)) + b"]")),
+    "40,000 messages": (THREADS, lambda: _in_messages(b",".join([b'"x"'] * 40_000))),
+    "9,000 messages": (THREADS, lambda: _in_messages(b",".join([b'"x"'] * 9_000))),
+    "an image": (
+        THREADS,
+        lambda: _in_messages(
+            b'{"role":"user","content":[{"type":"image_url","image_url":"data:image/png;base64,' + b"A" * SIZE + b'"}]}'
+        ),
+    ),
 }
 
 
@@ -57,40 +82,58 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--token", help="what the stranger shows")
     given = parser.parse_args(argv)
-    print("| what comes | answers | `/livez`: median, p99, max | another's run: p99, max | memory: before, peak |")
-    print("|---|---|---|---|---|")
+    print(
+        "| what comes | answers | `/livez`: median, p99, max | another's run: p99, max | others' creates"
+        " | memory: before, peak |"
+    )
+    print("|---|---|---|---|---|---|")
     for times, withheld in ((1, 0), (4, 0), (40, WITHHELD)):
         for body in BODIES:
             if (body == "nothing") <= (times == 1) and not (withheld and body != "lists"):
                 _round(body, times, withheld, given.token)
+    if given.token:
+        _round("searches", SEARCHES, 0, given.token)
 
 
 def _round(body: str, times: int, withheld: int, token: str | None) -> None:
     spawn = multiprocessing.get_context("spawn")
     with (
         processes.sandbox() as host,
-        processes.gateway(host, log_level="WARNING") as gateway,
+        tempfile.TemporaryDirectory() as directory,
+        processes.gateway(host, log_level="WARNING", dialects="agent_protocol", data_dir=directory) as gateway,
         ProcessPoolExecutor(1, mp_context=spawn) as pool,
         httpx.Client(timeout=120, trust_env=False) as client,
     ):
         pool.submit(time.monotonic).result()  # which starts it
         client.get(f"{gateway.url}/agent-runs/12345", headers=processes.ALICE).raise_for_status()
+        if body == "searches":
+            _keep_items(client, gateway.url, str(token))
         idle = memory(gateway.pid, "VmRSS")
         future = pool.submit(attack, Plan(gateway.url, body, times, withheld, token))
-        livez, run = _bystanders(gateway.url, future)
+        livez, run, creates = _bystanders(gateway.url, future)
         peak = memory(gateway.pid, "VmHWM")
+    made = ", ".join(f"{count} x {status}" for status, count in sorted(creates.items()))
     came = f"{times} x {body}" + (f", but for the last {withheld} bytes" if withheld else "")
     said = ", ".join(f"{count} x {status}" for status, count in sorted(future.result().items())) or "-"
     print(
         f"| {came} | {said} | {_ms(statistics.median(livez))}, {_ms(p99(livez))}, {_ms(max(livez))}"
-        f" | {_ms(p99(run))}, {_ms(max(run))} | {idle / MIB:.0f}, {peak / MIB:.0f} MiB |",
+        f" | {_ms(p99(run))}, {_ms(max(run))} | {made} | {idle / MIB:.0f}, {peak / MIB:.0f} MiB |",
         flush=True,
     )
 
 
-def _bystanders(url: str, future: "Future[Counter[str]]") -> tuple[list[float], list[float]]:
-    """How long others waited, each on a connection of their own, until the stranger is done."""
+def _keep_items(client: httpx.Client, url: str, token: str) -> None:
+    for number in range(ITEMS):
+        item = {"namespace": ["n"], "key": str(number), "value": {"text": "x" * ITEM_BYTES}}
+        client.put(f"{url}/store/items", json=item, headers={"Authorization": f"Bearer {token}"}).raise_for_status()
+
+
+def _bystanders(url: str, future: "Future[Counter[str]]") -> tuple[list[float], list[float], Counter[int]]:
+    """How long others waited, and what came of their creates, each on a connection of their own, until the stranger is
+    done.
+    """
     waits: tuple[list[float], list[float]] = ([], [])
+    creates: Counter[int] = Counter()
     least = time.monotonic() + 2
 
     def ask(path: str, took: list[float]) -> None:
@@ -101,25 +144,33 @@ def _bystanders(url: str, future: "Future[Counter[str]]") -> tuple[list[float], 
                 took.append(time.monotonic() - asked)
                 time.sleep(0.01)
 
+    def create() -> None:
+        with httpx.Client(timeout=120, trust_env=False, headers=processes.ALICE) as client:
+            while not future.done() or time.monotonic() < least:
+                creates[client.post(url + RUNS, json={"prompt": "Say hello"}).status_code] += 1
+                time.sleep(0.2)
+
     asking = [
         threading.Thread(target=ask, args=each) for each in zip(("/livez", "/agent-runs/12345"), waits, strict=True)
     ]
+    asking.append(threading.Thread(target=create))
     for thread in asking:
         thread.start()
     for thread in asking:
         thread.join()
-    return waits
+    return *waits, creates
 
 
 def attack(plan: Plan) -> Counter[str]:
     """What the stranger was answered, by status."""
-    body = BODIES[plan.body]()
     answers: Counter[str] = Counter()
-    if not body:
+    path, make = BODIES.get(plan.body, BODIES["nothing"])
+    body = make()
+    if plan.body == "nothing":
         return answers
 
     def send() -> None:
-        answers[_sent(plan, body)] += 1
+        answers[_sent(plan, path, body) if path else _searched(plan)] += 1
 
     threads = [threading.Thread(target=send) for _ in range(plan.times)]
     for thread in threads:
@@ -129,11 +180,23 @@ def attack(plan: Plan) -> Counter[str]:
     return answers
 
 
-def _sent(plan: Plan, body: bytes) -> str:
+def _searched(plan: Plan) -> str:
+    """All of one's items, in so many answers as it takes."""
+    offset, headers = "0", {"Authorization": f"Bearer {plan.token}"}
+    with httpx.Client(timeout=120, trust_env=False, headers=headers) as client:
+        while True:
+            asked = {"namespace_prefix": [], "limit": 1000, "offset": int(offset)}
+            answer = client.post(f"{plan.url}/store/items/search", json=asked)
+            offset = answer.headers.get("X-Pagination-Next", "")
+            if answer.status_code != 200 or not offset:
+                return str(answer.status_code)
+
+
+def _sent(plan: Plan, path: str, body: bytes) -> str:
     address = urlsplit(plan.url)
     shown = f"Authorization: Bearer {plan.token}\r\n" if plan.token else ""
     head = (
-        f"POST /agent-runs HTTP/1.1\r\nHost: {address.netloc}\r\n{shown}Content-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\n{shown}Content-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection((address.hostname or "", address.port or 0), 120) as connection:

@@ -5,7 +5,7 @@ By itself the framework receives and reads a body before anything else, from any
 """
 
 import asyncio
-import json
+import codecs
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any
 
@@ -17,13 +17,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
+from codegen_api.aside import LARGE, aside
 from codegen_api.errors import AtCapacity, Detail, Rejected
 from codegen_api.extent import Extent
 from codegen_api.identity import Caller
 from codegen_api.names import WARNINGS, Names, drop_empty, missing, told
+from codegen_api.runs import from_json
 
-MOST_VALUES = 50_000
-"""Numbers, texts, lists and so on in the JSON of one request: what takes tens of milliseconds to be read."""
+MOST_VALUES = 10_000
+"""Numbers, texts, lists and so on in the JSON of one request. Whatever is done for each of them takes tens of
+milliseconds for all.
+"""
 MOST_DEPTH = 100
 """Lists and objects within each other."""
 
@@ -110,8 +114,8 @@ class BoundedRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        # of bytes Python would take UTF-16, too, in which nothing was counted
-        parsed = json.loads((await self.body()).decode("utf-8-sig", "surrogatepass"))
+        body = await self.body()
+        parsed = await aside(_read, body) if len(body) > LARGE else _read(body)
         if isinstance(parsed, dict):
             self.fields = list(parsed)
         return parsed
@@ -128,6 +132,13 @@ def _is_json(request: Request) -> None:
         raise Rejected(
             details=[Detail(("header", "Content-Type"), f"must be application/json, and {found}", "content_type")]
         )
+
+
+def _read(body: bytes) -> Any:
+    # of bytes Python would take UTF-16 and UTF-32, too, in which nothing was counted
+    if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("JSON that is not in UTF-8")
+    return from_json(body.removeprefix(codecs.BOM_UTF8))
 
 
 def _bounded(extent: Extent) -> None:

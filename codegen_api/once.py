@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from codegen_api.aside import encoded
 from codegen_api.errors import (
     GatewayError,
     IdempotencyKeyReused,
@@ -95,9 +96,9 @@ class Once:
         """
         if not _FORM.fullmatch(key):
             raise InvalidIdempotencyKey
-        name = fingerprint([principal.authority, principal.user, route, key])
+        name = await fingerprint([principal.authority, principal.user, route, key])
         now = self._clock()
-        ours = Outcome(fingerprint(body), State.UNDER_WAY, now, now)
+        ours = Outcome(await fingerprint(body), State.UNDER_WAY, now, now)
         there = await self._outcomes.begin(name, ours)
         if there is None:
             return await self._first(name, ours, action)
@@ -164,9 +165,9 @@ def grace(error: BaseException) -> float:
     return CUT_GRACE if isinstance(error, UpstreamUnreachable) else SILENT_GRACE
 
 
-def fingerprint(value: Json) -> str:
+async def fingerprint(value: Json) -> str:
     """What tells one request from another."""
-    return hashlib.sha256(to_json(value)).hexdigest()
+    return hashlib.sha256(await encoded(value)).hexdigest()
 
 
 def _encoded(run: Run) -> bytes:

@@ -24,16 +24,14 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
+from codegen_api.aside import LARGE, aside
 from codegen_api.proxies import proxy_for, shown
-from codegen_api.runs import Json, from_json
+from codegen_api.runs import Json, from_json, whole
 from codegen_api.shortages import shortage
 from codegen_api.telemetry import Allowance, Observation
 
-MAX_ANSWER = 128 * 1024 * 1024
+MAX_ANSWER = 32 * 1024 * 1024
 """Bytes of one answer, decompressed; a host that says more is not listened to any longer."""
-
-LARGE = 1024 * 1024
-"""Bytes of an answer that are read in some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +328,7 @@ async def _decoded(content: bytearray) -> Json:
     Raises:
         ValueError: it is none.
     """
-    return await asyncio.to_thread(_decoded_aside, content) if len(content) > LARGE else from_json(content)
+    return await aside(_decoded_aside, content) if len(content) > LARGE else from_json(content)
 
 
 def _decoded_aside(content: bytearray) -> Json:
@@ -341,10 +339,8 @@ def _decoded_aside(content: bytearray) -> Json:
     starts = range(0, len(content), LARGE)
     text = "".join([*(decoder.decode(content[start : start + LARGE]) for start in starts), decoder.decode(b"", True)])
     try:
-        answer: Json = json.loads(text, object_hook=lambda found: found)
-    except json.JSONDecodeError:
-        raise
-    except (ValueError, RecursionError):  # more digits than Python makes a number of, or nested deeply
+        answer: Json = json.loads(text, object_hook=lambda found: found, parse_int=whole)
+    except RecursionError:
         answer = from_json(content)
     return answer
 

@@ -78,8 +78,9 @@ class Repeats:
             "model": new.model,
             "agent_type": new.agent_type,
         }
+        asked_for = await fingerprint(body)
         marks = [
-            {REQUEST: self._mark(secret, caller, organization, key), BODY: fingerprint(body)}
+            {REQUEST: self._mark(secret, caller, organization, key), BODY: asked_for}
             for secret in (self._keys if caller.shared else [caller.credential.token])
         ]
         action = _Create(self._gateway, caller, organization, new, marks, self._clock)

@@ -91,8 +91,8 @@ def test_what_json_has_no_word_for_is_written_so_that_every_reader_accepts_it(va
         "18446744073709551615",
         "18446744073709551616",
         "-" + "9" * 30,
-        "1" + "0" * 400,
-        "9" * 4300,
+        "1" + "0" * 399,
+        "9" * 400,
     ],
 )
 @pytest.mark.parametrize("around", ["%s", "[%s]", '{"a":%s,"b":[{"c":%s}]}', '{"half of a pair":"\\ud800","n":%s}'])
@@ -113,6 +113,7 @@ def test_whole_numbers_are_read_and_written_to_their_last_digit(number: str, aro
         (b"[12345678901234567890123,1e400]", b"[12345678901234567890123,null]"),
         (b"[12345678901234567890123,NaN,-Infinity]", b"[12345678901234567890123,null,null]"),
         (b'"12345678901234567890123"', b'"12345678901234567890123"'),
+        (b"9" * 401, b'"%b"' % (b"9" * 401)),
         (b"9" * 5000, b'"%b"' % (b"9" * 5000)),
         (b"[-%b,1,NaN]" % (b"9" * 5000), b'["-%b",1,null]' % (b"9" * 5000)),
     ],

@@ -23,13 +23,21 @@ from codegen_api.errors import GatewayError, NotFound
 
 EMPTY = "must not be empty"
 
+MOST_SAID = 1000
+"""Messages of a request, and parts of a message: each is kept, and told again and again."""
+
+LOOKED_AT = 10_000
+"""Characters that are looked at, one by one."""
+
 _UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
-_DATA_URI = re.compile(r"data:[^,\s]*,", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:[^,\s]{0,1000},", re.IGNORECASE)
 
 
 def says_nothing(text: str) -> bool:
-    """Whether nothing can be seen of a text: white space, control and format characters at most."""
-    return all(unicodedata.category(character) in _UNSEEN for character in text)
+    """Whether nothing can be seen of a text: white space, control and format characters at most. Behind the white space
+    at its beginning that has to be seen soon.
+    """
+    return all(unicodedata.category(character) in _UNSEEN for character in text.lstrip()[:LOOKED_AT])
 
 
 def _something(text: str) -> str:

@@ -3,11 +3,11 @@
 Most servers of models speak it: vLLM, Ollama, LiteLLM, text-embeddings-inference, llama.cpp.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 import httpx
 
+from codegen_api.aside import aside
 from codegen_api.embeddings import NoVectors, Vector, normalized
 from codegen_api.errors import UpstreamFailure
 from codegen_api.outbound import Answer, Outbound
@@ -67,7 +67,7 @@ class OpenAIEmbedder:
             refused = answer.status in REFUSED
             raise NoVectors(f"it answered {answer.status}", refused=refused, retry_after=_patience(answer))
         # thousands of numbers: longer than other requests should wait for
-        return await asyncio.to_thread(_vectors, answer.json, len(texts))
+        return await aside(_vectors, answer.json, len(texts))
 
 
 def _patience(answer: Answer) -> float | None:

@@ -5,7 +5,8 @@ so each credential is shown to the host once before its first byte, and again an
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from cachetools import TTLCache
@@ -16,6 +17,12 @@ from codegen_api.runs import Page, Run, RunRef
 
 LIFETIME = 60.0
 """Seconds for which an answer of the host is good."""
+
+HELD_BYTES = 16 * 1024 * 1024
+"""Bytes of all rights that are held."""
+
+RIGHT_BYTES, VALUE_BYTES = 1000, 60
+"""What a right is charged, and each value in the description of its run, beside the texts: the objects around them."""
 
 TICK = 0.001
 """Seconds by which a timer may be early: a sum of floats need not reach its own deadline."""
@@ -35,17 +42,37 @@ class Right:
     page: Page | None = None
 
 
+def _size(right: Right) -> int:
+    """What holding this right costs, in bytes, about."""
+    size = RIGHT_BYTES
+    waiting: list[object] = [right.run.fields]
+    while waiting:
+        part = waiting.pop()
+        size += VALUE_BYTES
+        if isinstance(part, str):
+            size += sys.getsizeof(part)
+        elif isinstance(part, Mapping):
+            waiting += part
+            waiting += part.values()
+        elif isinstance(part, list | tuple):
+            waiting += part
+    return size
+
+
 def loop_time() -> float:
     """Seconds by the running event loop: real, or virtual in a simulation."""
     return asyncio.get_running_loop().time()
 
 
 class Rights:
-    """The rights that are good now. ``get`` gets a run from the host with somebody's own credential."""
+    """The rights that are good now. ``get`` gets a run from the host with somebody's own credential.
 
-    def __init__(self, get: Callable[[Credential, RunRef], Awaitable[Run]], *, at_most: int = 50_000) -> None:
+    Each holds a description of its run, and all together ``at_most`` bytes: what was not used for longest goes first.
+    """
+
+    def __init__(self, get: Callable[[Credential, RunRef], Awaitable[Run]], *, at_most: int = HELD_BYTES) -> None:
         self._get = get
-        self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time)
+        self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time, getsizeof=_size)
         self._flights: Flights[tuple[str, RunRef], Right] = Flights()
 
     def held(self, credential: Credential, ref: RunRef) -> Right | None:
@@ -78,29 +105,36 @@ class Rights:
         asked = loop_time()
         run = await self._get(credential, ref)
         right = self.grant(credential, run, asked)
-        self._held[credential.digest, ref] = right  # under the name that was used as well
+        self._hold(credential, right, ref)  # under the name that was used as well
         return right
 
     def grant(self, credential: Credential, run: Run, asked: float) -> Right:
         """The host has shown ``run`` to ``credential``, which was ``asked`` then (the event loop's time)."""
-        right = self._held[credential.digest, run.ref] = Right(run, asked, asked)
-        return right
+        return self._hold(credential, Right(run, asked, asked), run.ref)
 
     def grant_by(self, credential: Credential, ref: RunRef, page: Page, asked: float) -> Right:
         """The host has shown the log of ``ref`` to ``credential``."""
         right = Right(page.run, asked, asked, whole=False)
-        self._held[credential.digest, ref] = self._held[credential.digest, page.run.ref] = right
+        for name in {ref, page.run.ref}:
+            self._hold(credential, right, name)
         return replace(right, page=page)  # which is not kept
 
     def renew(self, credential: Credential, ref: RunRef) -> None:
         """The host has just shown ``credential`` the log: as good as asking."""
         right = self._held.get((credential.digest, ref))
         if right is not None:
-            self._held[credential.digest, ref] = replace(right, confirmed=loop_time())
+            self._hold(credential, replace(right, confirmed=loop_time()), ref)
 
     def revoke(self, credential: Credential, ref: RunRef) -> None:
         """The host has just refused ``credential``."""
         self._held.pop((credential.digest, ref), None)
+
+    def _hold(self, credential: Credential, right: Right, ref: RunRef) -> Right:
+        try:
+            self._held[credential.digest, ref] = right
+        except ValueError:  # larger than all may be together
+            self._held.pop((credential.digest, ref), None)
+        return right
 
     async def aclose(self) -> None:
         await self._flights.aclose()

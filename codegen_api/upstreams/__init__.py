@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from codegen_api.aside import is_large
 from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, Step, to_json
@@ -71,7 +72,7 @@ def require_few_bytes(metadata: Mapping[str, Json] | None) -> None:
         Rejected: a run's metadata is larger than what others, in whose lists it will be, are to read.
     """
     with suppress(ValueError):  # nested too deeply: the adapter will say so
-        if len(to_json(metadata)) > LARGEST_METADATA:
+        if is_large(metadata) or len(to_json(metadata)) > LARGEST_METADATA:
             what = f"Must have at most {LARGEST_METADATA} bytes as JSON."
             raise Rejected(details=[Detail(("body", "metadata"), what, "too_long")])
 

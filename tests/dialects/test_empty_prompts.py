@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from codegen_api.dialects import MOST_SAID
 from tests.dialects.sdk import speaking
 from tests.dialects.site import Site, run
 
@@ -81,6 +82,18 @@ NOTHING: dict[str, tuple[str, Any, str]] = {
     ),
 }
 
+PART = {"type": "text", "text": "x"}
+
+MANY: dict[str, Way] = {
+    "agent_protocol, messages": ("/runs", lambda count: says(["x"] * count), "messages"),
+    "agent_protocol, parts": ("/runs", lambda count: says([{"content": [PART] * count}]), "parts"),
+    "agio, messages": (
+        "/api/checkpoints/{run}.1/fork",
+        lambda count: {"modifications": {"modified_messages": [{"role": "user", "content": "x"}] * count}},
+        "modified_messages",
+    ),
+}
+
 IMAGES: dict[str, tuple[str, Body]] = {
     "native, create": ("/agent-runs", lambda url: {"prompt": "Look at it", "images": [url]}),
     "native, resume": ("/agent-runs/1/resume", lambda url: {"prompt": "Look at it", "images": [url]}),
@@ -137,6 +150,18 @@ def test_nothing_is_asked_of_an_agent_by_a_message_without_anything_in_it() -> N
             taken = [name for name, each in NOTHING.items() if not await refused(site, session, *each)]
             assert taken == []
             assert spent(site) == 0
+
+    run(main())
+
+
+def test_there_are_so_many_messages_in_a_request_and_so_many_parts_in_a_message() -> None:
+    async def main() -> None:
+        async with begun() as (site, session):
+            for name, (path, body, field) in MANY.items():
+                assert await refused(site, session, path, body(MOST_SAID + 1), field), name
+            assert spent(site) == 0
+            for name, (path, body, field) in MANY.items():
+                assert not await refused(site, session, path, body(MOST_SAID), field), name
 
     run(main())
 

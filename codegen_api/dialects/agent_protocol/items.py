@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Body, Query
 from starlette.responses import Response
 
+from codegen_api.aside import encoded
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
@@ -132,7 +133,7 @@ async def search_items(
             return await _stretch(meant, asked, "meaning")
     if not condition and not query:
         found = await talk.store.items(owner, asked.namespace_prefix, asked.limit, asked.offset)
-        return _shown([item_fields(item) for item in found.items], asked.offset, found.total)
+        return await _shown([item_fields(item) for item in found.items], asked.offset, found.total)
     words = query.casefold().split()
     kept = _below(talk, owner, asked.namespace_prefix)
     matching = ((item, None) async for item in kept if holds(condition, item.value) and mentions(item.value, words))
@@ -173,14 +174,14 @@ async def _stretch(
         shown.append(item_fields(item) if score is None else {**item_fields(item), "score": score})
         held += len(to_json(item.value))
         if len(shown) == asked.limit or held >= ANSWER_BYTES:
-            return _shown(shown, asked.offset, None, searched_by)  # whether there is more is not looked for
-    return _shown(shown, asked.offset, asked.offset + len(shown), searched_by)
+            return await _shown(shown, asked.offset, None, searched_by)  # whether there is more is not looked for
+    return await _shown(shown, asked.offset, asked.offset + len(shown), searched_by)
 
 
-def _shown(items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None) -> Response:
+async def _shown(items: Sequence[Json], offset: int, total: int | None, searched_by: str | None = None) -> Response:
     """A stretch of what was found. It may be shorter than was asked for, and the headers say where it goes on."""
     said = {} if searched_by is None else {"searched_by": searched_by}
-    return json_response(to_json({"items": items, **said}), headers=pages(offset, len(items), total))
+    return json_response(await encoded({"items": items, **said}), headers=pages(offset, len(items), total))
 
 
 async def _those(talk: Conversations, owner: str, near: Sequence[Near]) -> AsyncIterator[tuple[Item, float | None]]:

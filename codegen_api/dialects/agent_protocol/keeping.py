@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from codegen_api.aside import is_large
 from codegen_api.conversations import checked
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.runs import Json, to_json
@@ -18,8 +19,10 @@ def keepable(**given: Json) -> None:
         Rejected: it cannot be, or it is too large.
     """
     for name, value in given.items():
-        checked(value)
-        if isinstance(value, Mapping) and len(to_json(value)) > LARGEST:
+        large = isinstance(value, Mapping) and is_large(value)
+        if not large:
+            checked(value)
+        if large or (isinstance(value, Mapping) and len(to_json(value)) > LARGEST):
             raise Rejected(details=[Detail(("body", name), f"Must have at most {LARGEST} bytes as JSON.", "too_long")])
 
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from codegen_api.dialects import MOST_SAID
 from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json, Step, StepKind, to_json
 
 Message = dict[str, Json]
 
-_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
+_DATA_URI = re.compile(r"data:[\w.+-]{1,100}/[\w.+-]{1,100};base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ def heard(content: Json, where: tuple[str | int, ...]) -> list[Json]:
         return _parts(content)
     if not isinstance(content, list):
         raise _unheard(where)
+    if len(content) > MOST_SAID:
+        raise Rejected(details=[Detail(where, f"There may be {MOST_SAID} parts at most.", "too_long")])
     return [part for index, item in enumerate(content) for part in _heard_part(item, (*where, index))]
 
 

@@ -16,7 +16,7 @@ from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
 from codegen_api.stores import Turn
 from codegen_api.web import timestamp
 
-_DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,", re.ASCII)
+_DATA_URI = re.compile(r"data:([\w.+-]{1,100}/[\w.+-]{1,100});base64,", re.ASCII)
 
 OPEN = "The host shows no output of this call yet."
 

@@ -43,9 +43,11 @@ from codegen_api.stores.sql.tables import (
     conversations,
     items,
     labels_of,
+    made,
     path_of,
     queued,
     size_of,
+    things,
     turns,
     withdrawn,
 )
@@ -160,7 +162,7 @@ class SqlStore:
 
     @finished
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
-        row = TURNS.row_of(owner, turn)
+        row = await made(TURNS.row_of, owner, turn, of=turn)
         its = exactly(conversations, owner=owner, id=turn.conversation)
         async with self._database.writing() as connection:
             # whoever comes at the same time waits here
@@ -237,7 +239,7 @@ class SqlStore:
     @finished
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
-        row = TURNS.row(changed)
+        row = await made(TURNS.row, changed, of=changed)
         async with self._database.writing() as connection:
             if changed.state.active and not then.state.active:
                 its = exactly(conversations, owner=owner, id=then.conversation)
@@ -315,7 +317,7 @@ class SqlStore:
 
     @finished
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
-        insert = self._database.insert(kind.table).values(kind.row_of(owner, thing))
+        insert = self._database.insert(kind.table).values(await made(kind.row_of, owner, thing, of=thing))
         async with self._database.writing() as connection:
             added = await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))
             await self._bound(connection, owner)
@@ -342,13 +344,13 @@ class SqlStore:
         statement = select(*kind.shown).where(exactly(kind.table, **key))
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
-        return kind.thing(row) if row else None
+        return (await things(kind, [row]))[0] if row else None
 
     @finished
     async def _some(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
-        return tuple(kind.thing(row) for row in rows)
+        return await things(kind, rows)
 
     @finished
     async def _found(
@@ -371,12 +373,12 @@ class SqlStore:
                 if len(more) < some:
                     break
                 some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit, if they are like the others
-        return Found(tuple(kind.thing(row) for row in rows), total or 0)
+        return Found(await things(kind, rows), total or 0)
 
     @finished
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
         changed = _next(then, now)
-        row = kind.row(changed)
+        row = await made(kind.row, changed, of=changed)
         async with self._database.writing() as connection:
             return changed if await _put(connection, kind, owner, then, row) else None
 

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
+from codegen_api.aside import aside, is_large
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.stores import LONGEST, Agent, Conversation, Item, Turn, TurnState, storable
 from codegen_api.stores.sql.facts import facts_of
@@ -358,3 +359,18 @@ def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
         value: Json = None if values[name] is None else json.loads(values[name])
         values[name] = tuple(value) if name in _TUPLES and isinstance(value, list) else value
     return values
+
+
+async def made(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
+    """A row of this thing."""
+    large = is_large([getattr(of, field.name) for field in fields(of)])
+    return await aside(make, *args) if large else make(*args)
+
+
+async def things(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
+    """What is in these rows."""
+
+    def read() -> tuple[T, ...]:
+        return tuple(map(kind.thing, rows))
+
+    return await aside(read) if is_large([*map(dict, rows)]) else read()

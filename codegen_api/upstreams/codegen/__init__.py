@@ -4,7 +4,6 @@ Where a docstring says what the host does, it also says how that is known: from 
 October 2025, or from payloads seen on the wire in June and August 2025. Nothing is repeated, cached or decided here.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -12,9 +11,10 @@ from typing import TypeVar
 import httpx
 
 from codegen_api import errors
+from codegen_api.aside import aside, encoded
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
-from codegen_api.runs import Cursor, Json, LogEntry, Page, Run, RunRef, Step, to_json
+from codegen_api.runs import Cursor, Json, LogEntry, Page, Run, RunRef, Step
 from codegen_api.telemetry import Observation, Observer, Quiet, trace
 from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User, observed
 from codegen_api.upstreams.codegen.answers import (
@@ -243,14 +243,14 @@ class CodegenUpstream:
         order: bool = False,
     ) -> T:
         """One exchange: what ``read`` makes of a good answer, or the error that a bad one means."""
-        content, headers = None if body is None else _encoded(body), _headers(credential)
+        content, headers = None if body is None else await _encoded(body), _headers(credential)
         with observed(self.observer, credential, operation) as heard:
             unread = order and read is _nothing
             answer = await self._outbound.ask(method, path, query, content, headers, unread=unread)
             heard.allowance = answer.allowance
             try:
                 if 200 <= answer.status < 300 and (answer.readable or order):
-                    return await asyncio.to_thread(read, answer.json) if answer.large else read(answer.json)
+                    return await aside(read, answer.json) if answer.large else read(answer.json)
                 if answer.cut and 200 <= answer.status < 300:
                     raise errors.AnswerCut
                 raise refusal(answer.status, answer.json, answer.retry_after, credential.token)
@@ -289,9 +289,9 @@ def _headers(credential: Credential) -> list[tuple[str, str]]:
     return [("Authorization", f"Bearer {credential.token}"), *safe]
 
 
-def _encoded(body: Object) -> bytes:
+async def _encoded(body: Object) -> bytes:
     try:
-        return to_json({key: value for key, value in body.items() if value is not None})
+        return await encoded({key: value for key, value in body.items() if value is not None})
     except ValueError as error:
         raise errors.Rejected(details=[errors.Detail(("body",), "Nested too deeply.", "recursion_loop")]) from error
 
