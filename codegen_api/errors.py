@@ -154,7 +154,7 @@ class Rejected(InvalidRequest):
         if message is None and isinstance(first, Detail):
             others = f" (and {len(details) - 1} more: see the details)" if len(details) > 1 else ""
             wrong = first.msg.rstrip(".")
-            wrong = wrong if wrong[:2].isupper() else wrong[:1].lower() + wrong[1:]
+            wrong = wrong if wrong[1:2].isupper() else wrong[:1].lower() + wrong[1:]
             message = f"{first.place}: {wrong}{others}."
         super().__init__(message, details=details, **more)
 

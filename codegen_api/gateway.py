@@ -161,9 +161,10 @@ class Gateway:
         with heard(caller, of_a_run=False):
             if only is None:
                 return await self._reads.organizations(caller.credential, skip, limit)
-            position, found = 0, []
-            for _ in range(SEARCHED_PAGES):
+            position, pages, found = 0, SEARCHED_PAGES, []
+            while pages > 0:
                 listing = await self._reads.organizations(caller.credential, position, self._upstream.page_size)
+                pages -= listing.pieces
                 found += [each for each in listing.items if each.id == only]
                 position += listing.length
                 if found or listing.at_end:

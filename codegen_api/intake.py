@@ -7,6 +7,7 @@ By itself the framework receives and reads a body before anything else, from any
 import asyncio
 import codecs
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import HTTPException
@@ -22,7 +23,7 @@ from codegen_api.errors import AtCapacity, Detail, Rejected
 from codegen_api.extent import Extent
 from codegen_api.identity import Caller
 from codegen_api.names import WARNINGS, Names, drop_empty, missing, told
-from codegen_api.runs import from_json
+from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
 
 MOST_VALUES = 10_000
 """Numbers, texts, lists and so on in the JSON of one request. Whatever is done for each of them takes tens of
@@ -71,6 +72,8 @@ class CallerFirst(APIRoute):
                 await asking(request)
                 if await bounded.body():
                     _is_json(bounded)
+                    with suppress(ValueError):  # the framework will say where
+                        await bounded.read()
             try:
                 response = await handle(bounded)
             except RequestValidationError as error:
@@ -89,7 +92,11 @@ def _calls(dependant: Dependant) -> Iterator[object]:
 
 
 class BoundedRequest(Request):
-    """A request whose JSON is refused as soon as there is too much in it. ``fields``: the names at its top."""
+    """A request whose JSON is refused as soon as there is too much in it. ``fields``: the names at its top.
+
+    The framework makes one sentence of all that goes wrong while it reads JSON, so what has to be said by name is found
+    before, by ``read``.
+    """
 
     fields: Collection[str] = ()
 
@@ -113,12 +120,21 @@ class BoundedRequest(Request):
             self._body = b"".join(pieces)
         return self._body
 
-    async def json(self) -> Any:
+    async def read(self) -> None:
+        """
+        Raises:
+            Rejected: there is something in it that cannot be taken.
+            ValueError: it is no JSON.
+        """
         body = await self.body()
-        parsed = await aside(_read, body) if len(body) > LARGE else _read(body)
-        if isinstance(parsed, dict):
-            self.fields = list(parsed)
-        return parsed
+        self._parsed = await aside(_read, body) if len(body) > LARGE else _read(body)
+        if isinstance(self._parsed, dict):
+            self.fields = list(self._parsed)
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_parsed"):
+            await self.read()
+        return self.__dict__.pop("_parsed")  # a stream that answers it may last for long
 
 
 def _is_json(request: Request) -> None:
@@ -138,7 +154,15 @@ def _read(body: bytes) -> Any:
     # of bytes Python would take UTF-16 and UTF-32, too, in which nothing was counted
     if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError("JSON that is not in UTF-8")
-    return from_json(body.removeprefix(codecs.BOM_UTF8))
+    return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
+
+
+def _whole(digits: str) -> Json:
+    number = whole(digits)
+    if number is digits:
+        said = f"A whole number may have {MOST_DIGITS} digits"
+        raise Rejected(details=[Detail(("body",), said, "number_too_long")])
+    return number
 
 
 def _bounded(extent: Extent) -> None:

@@ -212,8 +212,9 @@ async def find_marked(
         OutcomeUnknown: it is not on the first ``pages``, and there are more; or it may be one that cannot be had.
     """
     skip, unseen = 0, False
-    for _ in range(pages):
+    while pages > 0:
         found = await gateway.list(looking(caller), organization, skip, PAGE, RunFilter(), None)
+        pages -= SEARCHED_PAGES if found.searched else 1
         unseen = unseen or found.unseen
         for run in found.listing.items:
             if (run.marks or {}).get(name) in values:

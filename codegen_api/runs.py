@@ -8,7 +8,7 @@ import json
 import math
 import zlib
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -259,10 +259,15 @@ def to_json(value: Json) -> bytes:
     return memoryview(written).tobytes()
 
 
-def from_json(text: bytes | bytearray) -> Json:
+def whole(digits: str) -> int | str:
+    """A whole number, if it has at most ``MOST_DIGITS`` digits."""
+    return int(digits) if len(digits.lstrip("-")) <= MOST_DIGITS else digits
+
+
+def from_json(text: bytes | bytearray, whole: Callable[[str], Json] = whole) -> Json:
     """Read JSON, whole numbers to their last digit, and what Python alone calls JSON: NaN, 1e400, lone surrogates.
 
-    A whole number of more than ``MOST_DIGITS`` digits comes as a text.
+    ``whole`` reads a whole number from its digits; by itself it leaves more than ``MOST_DIGITS`` of them a text.
 
     Raises:
         ValueError: it is none.
@@ -270,14 +275,14 @@ def from_json(text: bytes | bytearray) -> Json:
     # orjson makes floats of integers beyond 64 bits, without a word; those have at least 19 digits
     if _NINETEEN_DIGITS in text.translate(_DIGITS_ONLY):
         try:
-            return _read_exactly(text)
+            return _read_exactly(text, whole)
         except (ValueError, RecursionError):
             pass  # to orjson with it: it reads what is nested more deeply, and knows what is no JSON
     try:
         value: Json = orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            value = _read_exactly(text)
+            value = _read_exactly(text, whole)
         except RecursionError as error:
             raise ValueError("nested too deeply to be read as JSON") from error
     return value
@@ -287,14 +292,9 @@ _DIGITS_ONLY = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdecimal() e
 _NINETEEN_DIGITS = b"0" * 19
 
 
-def _read_exactly(text: bytes | bytearray) -> Json:
+def _read_exactly(text: bytes | bytearray, whole: Callable[[str], Json]) -> Json:
     value: Json = json.loads(text, parse_int=whole)
     return value
-
-
-def whole(digits: str) -> int | str:
-    """A whole number, if it has at most ``MOST_DIGITS`` digits."""
-    return int(digits) if len(digits.lstrip("-")) <= MOST_DIGITS else digits
 
 
 def _finite(value: Json) -> Json:

@@ -7,7 +7,7 @@ from codegen_api.runs import Run, RunRef
 from codegen_api.upstreams import Listing
 
 SEARCHED_PAGES = 10
-"""How many of the host's pages are read at most for one answer."""
+"""How many of the host's pages are read at most for one answer. Where it gives them in pieces, each piece is one."""
 
 INDEXED = 20_000
 """So many runs of a list are remembered, the newest ones."""
@@ -120,8 +120,9 @@ async def search(
     found: list[Run] = []
     met: set[RunRef] = set()  # a run that newer ones push on to the next page is met twice
     unseen = False
-    for _ in range(pages):
+    while pages > 0:
         listing = await read(place)
+        pages -= listing.pieces
         unseen = unseen or bool(listing.gaps)
         for index, run in enumerate(listing.items):
             if run.ref in met or not wanted(run):

@@ -13,6 +13,7 @@ from codegen_api import aside as beside
 from codegen_api import dialects, intake, outbound
 from codegen_api.aside import LARGE, aside, encoded, is_large
 from codegen_api.dialects import LOOKED_AT, says_nothing
+from codegen_api.errors import Rejected
 from codegen_api.following.rights import Rights
 from codegen_api.identity import Credential
 from codegen_api.runs import MOST_DIGITS, Json, Run, RunRef, RunStatus
@@ -106,11 +107,14 @@ def test_of_a_prompt_that_shows_nothing_a_part_is_looked_at(unseen: str, monkeyp
     assert not says_nothing(" " * 10 * LOOKED_AT + unseen * (LOOKED_AT // 4) + "x")
 
 
-def test_a_number_that_takes_long_is_a_text_wherever_it_comes_from() -> None:
+def test_a_number_that_takes_long_is_refused_by_name_and_a_text_where_the_host_says_it() -> None:
     digits = "1" * (MOST_DIGITS + 1)
 
-    for number, kept in ((digits[1:], int(digits[1:])), (digits, digits), ("-" + digits, "-" + digits)):
-        assert intake._read(f'{{"n":{number}}}'.encode()) == {"n": kept}
+    assert intake._read(f'{{"n":{digits[1:]}}}'.encode()) == {"n": int(digits[1:])}
+    for sign in ("", "-"):
+        with pytest.raises(Rejected) as refused:
+            intake._read(f'{{"n":{sign}{digits}}}'.encode())
+        assert refused.value.message == f"the body: a whole number may have {MOST_DIGITS} digits."
     for around in ("[%s]", "[%s," + '"%s"]' % ("x" * LARGE)):  # the second is read beside the loop
         said = bytearray((around % digits).encode())
         read: Any = asyncio.run(outbound._decoded(said))

@@ -203,6 +203,9 @@ def test_a_list_of_what_is_wrong_is_bounded_for_every_field_of_every_body() -> N
                     if answer.status_code == 422:
                         said = answer.json()
                         found = said["details"] if isinstance(said.get("details"), list) else said["detail"]
+                        if isinstance(found, str):  # it is refused by its name
+                            assert len(found) < 200, (route.path, name)
+                            continue
                         places = [tuple(each["loc"]) for each in found if name in each["loc"]]
                         assert len(places) <= 3, (route.path, name)
                         lists += any(0 in place for place in places)

@@ -12,7 +12,15 @@ from dataclasses import replace
 from cachetools import TTLCache
 
 from codegen_api.conversations.prompts import storable_text
-from codegen_api.errors import ConversationBusy, GatewayError, InProgress, NotFound, Unavailable, UpstreamFailure
+from codegen_api.errors import (
+    ConversationBusy,
+    GatewayError,
+    InProgress,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+    UpstreamFailure,
+)
 from codegen_api.flights import Flights
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
@@ -20,6 +28,7 @@ from codegen_api.identity import Caller
 from codegen_api.once import SECOND_LOOK, grace
 from codegen_api.repeats import find_marked, looking, says
 from codegen_api.runs import RunRef
+from codegen_api.searching import SEARCHED_PAGES
 from codegen_api.stores import Busy, Store, Turn, TurnState
 from codegen_api.telemetry import log_fault, note
 from codegen_api.upstreams import NewRun
@@ -243,7 +252,7 @@ class Starting:
             found = await find_marked(self._gateway, caller, turn.organization, MARK, [turn.mark], turn.updated)
             return None if found is None else found.ref
         after, size = turn.begin, self._gateway.page_size
-        while True:
+        for _ in range(SEARCHED_PAGES):  # what was said stands near the beginning
             page = await self._gateway.read_log(
                 looking(caller), turn.run.organization, turn.run.id, after, size, newest_first=False
             )
@@ -252,3 +261,4 @@ class Starting:
             if page.at_end:
                 return None
             after = page.last
+        raise OutcomeUnknown("The log has grown too long to find out whether the run was resumed.", retry_after=60)

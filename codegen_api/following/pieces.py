@@ -203,7 +203,7 @@ async def listing_of(
         gaps += [place] if listing is None else [place + gap for gap in listing.gaps]
         place += 1 if listing is None else listing.length
     paging = _paging(had[-1].paging, start, limit) if had else UNCOUNTED
-    return Listing(items, paging, found[-1] is not None and had[-1].at_end, tuple(gaps))
+    return Listing(items, paging, found[-1] is not None and had[-1].at_end, tuple(gaps), len(found))
 
 
 def _paging(paging: Paging, start: int, limit: int) -> Paging:

@@ -90,13 +90,14 @@ class Listing(Generic[T_co]):
     """A page of a list, with the host's own account of it. ``at_end``: there was nothing behind it, by the host's word.
 
     A page that is short is no end. ``gaps``: which places of this stretch of the list, counted from 0, are here without
-    their items, which cannot be had.
+    their items, which cannot be had. ``pieces``: in how many it was read.
     """
 
     items: tuple[T_co, ...]
     paging: Paging
     at_end: bool
     gaps: tuple[int, ...] = ()
+    pieces: int = 1
 
     @property
     def length(self) -> int:

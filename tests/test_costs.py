@@ -1,0 +1,160 @@
+"""How many calls to the host one request costs at most, whatever route of whatever dialect it is for.
+
+The routes come from the application's own table, so one that is added is asked here without anybody thinking of it.
+"""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.following import Turns
+from codegen_api.gateway import Gateway
+from codegen_api.outcomes.memory import MemoryOutcomes
+from codegen_api.ownership import Ownership
+from codegen_api.repeats import Repeats
+from codegen_api.runs import Run
+from codegen_api.searching import SEARCHED_PAGES
+from codegen_api.upstreams import NewRun, RunFilter
+from tests.dialects import routes as runs
+from tests.dialects.people import CONVERSATIONS, ROUTES, SERVED, Person
+from tests.dialects.site import Site, gateway_app, lifespan, serving
+from tests.dialects.test_conversation_strangers import ask
+from tests.fakehost import FakeHost, Hosted
+from tests.stores.model import ModelStore
+from tests.test_ownership import SECRET, user
+from tests.virtual import run
+
+PAGE = 100
+SOME = 12
+"""Calls beside those for the log: who is asking, the run, what goes on, and the order itself."""
+
+FOLLOWING = ("/stream", "/sse", "/wait", "/join")
+"""What is followed is read for as long as somebody follows it, once for all of them, at the pace of the budget."""
+
+RUNS = 3_000
+ENTRIES = 2_000
+HURRY: dict[str, Any] = {"upstream_requests_per_minute": 1_000_000, "stream_max_age_seconds": 5}
+
+
+class Quick(FakeHost):
+    """Its runs say much, and are over at once, if it is in a ``hurry``."""
+
+    hurry = False
+
+    async def create_run(self, *args: Any) -> Run:
+        return self._over(await super().create_run(*args))
+
+    async def resume_run(self, *args: Any) -> Run:
+        return self._over(await super().resume_run(*args))
+
+    def _over(self, run: Run) -> Run:
+        if self.hurry:
+            self.finish(self.runs[run.ref.id])
+        return run
+
+    def finish(self, hosted: Hosted) -> None:
+        hosted.append(ENTRIES, text="A step.")
+        hosted.status = "COMPLETE"
+
+
+def spent(host: FakeHost) -> int:
+    """Calls since the last time."""
+    calls = sum(host.calls.values())
+    host.calls.clear()
+    return calls
+
+
+@pytest.mark.wire("calls-bounded")
+def test_a_request_about_a_conversation_costs_a_call_for_each_hundred_entries_and_a_few() -> None:
+    async def main() -> None:
+        host, store = Quick(), ModelStore()
+        host.latency = 0
+        app = gateway_app(host, store=store, dialects=CONVERSATIONS, org_id="9", **HURRY)
+        async with lifespan(app):
+            SERVED.state = app.state
+            site = Site(SERVED, host)
+            costs = {}
+            for method, path in sorted(ROUTES):
+                if path.endswith(FOLLOWING):
+                    continue
+                person = Person("alice", "marmalade")
+                await person.settle(app, host, str(uuid.uuid4()), str(uuid.uuid4()))
+                for hosted in [*host.runs.values()][-3:]:
+                    host.finish(hosted)
+                host.hurry = True
+                spent(host)
+                await ask(site, method, path, person.names, {"Authorization": "Bearer alice"})
+                costs[method, path] = spent(host)
+                host.hurry = False
+                for hosted in host.runs.values():
+                    hosted.entries.clear()
+            told = 3 * ENTRIES // PAGE  # two turns in the session, and one that is begun
+            assert {route: cost for route, cost in costs.items() if cost > told + SOME} == {}
+            assert max(costs.values()) > ENTRIES // PAGE  # some of them did read a log
+
+    run(main())
+
+
+@pytest.mark.wire("calls-bounded")
+@pytest.mark.parametrize("at_once", [PAGE, 7], ids=["whole pages", "short pages"])
+@pytest.mark.parametrize("query", ["", "?status=foo", "?limit=1&status=paused", "?user_id=1", "?skip=2000&status=foo"])
+def test_a_list_costs_ten_pages_however_long_it_is(query: str, at_once: int) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.latency, host.most = 0, at_once
+        for number in range(RUNS):
+            host.add(str(number))
+        async with serving(host, dialects=("codegen",), org_id="9", **HURRY) as site:
+            for path in ("/agent-runs", "/v1/organizations/9/agent/runs"):
+                spent(host)
+                answer = await site.get(path + query)
+                assert answer.status_code == 200
+                # a page that is given in pieces is read to its end
+                assert spent(host) <= 2 * SEARCHED_PAGES
+
+    run(main())
+
+
+@pytest.mark.wire("calls-bounded")
+@pytest.mark.parametrize("at_once", [PAGE, 7], ids=["whole pages", "short pages"])
+def test_what_users_who_share_a_token_have_of_their_own_costs_no_more(at_once: int) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.latency, host.most = 0, at_once
+        gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=Turns(limit=1_000_000))
+        repeats = Repeats(gateway, MemoryOutcomes(), [SECRET])
+        for number in range(RUNS):
+            host.add(str(number))
+        for status in (None, "paused"):
+            found = await gateway.list(user("bob"), "9", 0, PAGE, RunFilter(), status)
+            assert found.next_skip is not None
+            assert spent(host) <= 2 * SEARCHED_PAGES
+        await repeats.create(user("bob"), "9", NewRun("Say hello"), "a key")
+        assert spent(host) <= 2 * SEARCHED_PAGES + SOME
+        await repeats.aclose()
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("calls-bounded")
+@pytest.mark.parametrize("at_once", [PAGE, 7], ids=["whole pages", "short pages"])
+def test_a_request_about_a_run_costs_a_few_calls_however_long_its_log_is(at_once: int) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.latency, host.most = 0, at_once
+        secret = "a key that is long enough to be one"
+        async with serving(host, dialects=("codegen",), org_id="9", secret_key=secret, **HURRY) as site:
+            for method, path in runs.ON_A_RUN:
+                if path.endswith(FOLLOWING):
+                    continue
+                hosted = host.add()
+                hosted.append(ENTRIES)
+                spent(host)
+                answer = await runs.ask(site, method, path, hosted.ref.id, "alice")
+                assert answer.status_code < 300, path
+                assert spent(host) <= SEARCHED_PAGES + SOME, path
+
+    run(main())
