@@ -24,6 +24,7 @@ from codegen_api.auth.quota import WINDOW, Left
 from codegen_api.errors import (
     GatewayError,
     Interrupted,
+    InvalidRequest,
     LoopDetected,
     ShuttingDown,
     TokenInUrl,
@@ -65,6 +66,9 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?"
 MOST_ASKED = 8 * 1024
 """Bytes of header names in a preflight, which go into its answer."""
+
+SINGLE = ("authorization", "x-api-key", "content-type", "idempotency-key", "x-organization-id", "x-org-id")
+"""Of several that differ it would be chance which one counts."""
 
 PROBES = ("/livez", "/readyz")
 """Asked for under any name: probes and load balancers call a machine by its address."""
@@ -117,8 +121,8 @@ class Cors(CORSMiddleware):
 
     def _preflight(self, scope: Scope, headers: Headers) -> Response:
         response = self.preflight_response(headers)
-        asked = headers.get("access-control-request-headers", "")
-        names = [name.strip(" \t") for name in asked.split(",")] if asked else []
+        asked = ",".join(headers.getlist("access-control-request-headers"))
+        names = [name.strip(" \t") for name in asked.split(",") if name.strip(" \t")]
         if response.status_code < 400 and len(asked) <= MOST_ASKED and all(map(_NAME.fullmatch, names)):
             if names:
                 response.headers["Access-Control-Allow-Headers"] = ", ".join(names)
@@ -285,6 +289,9 @@ class Edge:
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
+        for name in SINGLE:
+            if len(set(headers.getlist(name))) > 1:
+                return InvalidRequest(f"The request has several {name} headers, and only one can be meant.")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:19]) > self._bodies.max_body:
             return PayloadTooLarge()

@@ -35,6 +35,7 @@ RESERVE = 64
 """So many descriptors, or a quarter of them, are kept for all else, and for telling those who come that it is full."""
 
 _HOST = re.compile(rb"[^\s/@?#\\,]*")
+_ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 class Requests(HttpToolsProtocol):
@@ -80,6 +81,23 @@ class Requests(HttpToolsProtocol):
             self._give_up(HeadersTooLarge())
         elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # the head of a next one
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Nothing more will come. That is how some say that they have asked, and how others leave: who still waits for
+        the beginning of an answer gets it, and who has some of a stream is gone. True leaves our side open.
+        """
+        if self.transport.is_closing() or self.transport.get_extra_info("sslcontext") is not None:
+            return False
+        if self.cycle is None or self.cycle.response_complete:
+            if self._late is not None:  # there is some of a head
+                self._refuse(InvalidRequest("The request ends before it is whole."))
+            return False
+        if self.cycle.more_body:
+            self._give_up(InvalidRequest())
+        elif self.cycle.response_started:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -141,6 +159,9 @@ class Requests(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
             return InvalidRequest("The request needs one Host header.")
+        named = _ABSOLUTE.match(self.url)
+        if named and hosts and named[1].lower() != hosts[0].lower():
+            return InvalidRequest("The target of the request names one host, and its Host header another.")
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if not codings or codings == [b"chunked"]:
             return None

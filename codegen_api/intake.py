@@ -142,6 +142,10 @@ def _is_json(request: Request) -> None:
     Raises:
         Rejected: the head does not say that the body is JSON; without that the framework would not read it as such.
     """
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        said = f"must be identity, and is {coding[:100]}: bodies are taken as they are"
+        raise Rejected(details=[Detail(("header", "Content-Encoding"), said, "content_encoding")])
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not (kind.startswith("application/") and kind.rpartition("/")[2].rpartition("+")[2] == "json"):
         found = f"is {kind[:100]}" if kind else "is missing"
@@ -153,8 +157,15 @@ def _is_json(request: Request) -> None:
 def _read(body: bytes) -> Any:
     # of bytes Python would take UTF-16 and UTF-32, too, in which nothing was counted
     if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError("JSON that is not in UTF-8")
-    return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
+        raise _not_utf8()
+    try:
+        return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
+    except UnicodeDecodeError:
+        raise _not_utf8() from None  # it quotes what was sent
+
+
+def _not_utf8() -> Rejected:
+    return Rejected(details=[Detail(("body",), "Must be JSON in UTF-8", "encoding")])
 
 
 def _whole(digits: str) -> Json:

@@ -324,6 +324,7 @@ ODD = {
     "a host of two words": ASKED + b"Host: gate way\r\n\r\n",
     "a host with a user": ASKED + b"Host: alice@gateway\r\n\r\n",
     "a host with a path": ASKED + b"Host: gateway/livez\r\n\r\n",
+    "a target on another host": b"GET http://evil.example/livez HTTP/1.1\r\n" + NAMED + b"\r\n",
     "a zero byte": ASKED + NAMED + b"X-A: a\x00b\r\n\r\n",
     "a folded line": ASKED + NAMED + b"X-A: a\r\n b\r\n\r\n",
     "a space before the colon": ASKED + NAMED + b"X-A : a\r\n\r\n",
@@ -488,3 +489,79 @@ def test_who_comes_when_hardly_any_descriptors_are_left_is_told_to_come_back(
         assert (await answers(transport))[0][2]["status"] == "starting"  # a probe is answered as ever
 
     run(main())
+
+
+# -- who ends their side ----------------------------------------------------------------------------------------------
+
+
+POSTED = b"POST /slow HTTP/1.1\r\nHost: gateway\r\n"
+
+
+@pytest.mark.wire("half-closed")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /slow HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        POSTED + b"Content-Length: 2\r\n\r\n{}",
+        POSTED + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        HEAD + b"\r\n" + HEAD + b"\r\n",
+    ],
+    ids=["without a body", "with a body", "in chunks", "two at once"],
+)
+def test_who_ends_their_side_behind_a_request_is_answered(sent: bytes) -> None:
+    async def main() -> None:
+        transport, feed = connected()
+        feed(sent)
+        assert transport.protocol.eof_received()
+        await asyncio.sleep(1001)
+        assert transport.written.count(b"\r\n\r\nok") == sent.count(b"HTTP/1.1")
+        assert transport.is_closing()
+
+    virtual.run(main())
+
+
+@pytest.mark.wire("half-closed", "error-unreadable")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        SENT + b"Content-Length: 500\r\n\r\n{",
+        SENT + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+        SENT + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+        ASKED + b"Ho",
+    ],
+    ids=["in a body", "in a chunk", "between chunks", "in a head"],
+)
+def test_a_request_that_ends_before_it_is_whole_is_refused(sent: bytes) -> None:
+    async def main() -> None:
+        site = FakeHost()
+        transport, feed = connected(gateway_app(site, org_id="9"))
+        feed(sent)
+        transport.protocol.eof_received()
+        ((status, headers, body),) = await answers(transport)
+        assert (status, headers["connection"], body["code"]) == (400, "close", "invalid_request")
+        assert not site.calls["create"]
+
+    run(main())
+
+
+def test_who_has_some_of_an_answer_and_ends_their_side_has_left() -> None:
+    async def stream(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    left = asyncio.Event()
+
+    async def main() -> None:
+        transport, feed = connected(stream)
+        feed(HEAD + b"\r\n")
+        await asyncio.sleep(1)
+        assert not transport.protocol.eof_received()
+        transport.close()  # as the loop does then
+        async with asyncio.timeout(1):
+            await left.wait()
+
+    virtual.run(main())

@@ -13,6 +13,7 @@ from tests.dialects.site import Site, request_scope, run, serving
 from tests.fakehost import FakeHost
 
 THREAD = "7c2e0a52-6a5e-4c56-9d0c-0a3f2b8b7f11"
+IDENTITY = {"Content-Encoding": "identity"}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -158,6 +159,51 @@ def test_a_body_that_is_not_said_to_be_json_is_refused_by_that_name(kind: str | 
     assert "must be application/json, and is " + (kind or "missing") in answer.text
 
 
+@pytest.mark.wire("content-type")
+@pytest.mark.parametrize("path", ["/agent-runs", "/threads", "/v1/agents", "/api/agents"])
+@pytest.mark.parametrize(
+    "body", ['{"prompt":"\xf6"}'.encode("latin-1"), '{"a":1}'.encode("utf-16"), '{"a":1}'.encode("utf-16-le")]
+)
+def test_a_body_that_is_not_in_utf_8_is_refused_by_that_name(path: str, body: bytes) -> None:
+    (answer,) = asking(lambda site: site.ask("POST", path, content=body, headers=JSON), dialects=EVERY)
+    assert answer.status_code == 422
+    assert "UTF-8" in answer.text
+
+
+@pytest.mark.wire("content-type")
+@pytest.mark.parametrize("coding", ["gzip", "br", "gzip, identity"])
+def test_a_packed_body_is_refused_by_that_name(coding: str) -> None:
+    def packed(site: Site) -> Any:
+        return site.ask("POST", "/agent-runs", content=b"{}", headers={**JSON, "Content-Encoding": coding})
+
+    plain, refused = asking(lambda site: site.post("/agent-runs", {"prompt": "x"}, headers=IDENTITY), packed)
+    assert plain.status_code == 201
+    assert refused.status_code == 422
+    assert refused.json()["error"].startswith(f"Content-Encoding: must be identity, and is {coding}")
+
+
+@pytest.mark.wire("headers-single")
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("Authorization", "Bearer alice", "Bearer bob"),
+        ("Content-Type", "application/json", "text/plain"),
+        ("Idempotency-Key", "a", "b"),
+        ("X-Organization-ID", "9", "8"),
+    ],
+)
+def test_two_headers_that_differ_where_one_is_meant_are_refused(name: str, first: str, second: str) -> None:
+    def twice(site: Site, then: str) -> Any:
+        return site.ask(
+            "POST", "/agent-runs", token=None, content=b'{"prompt":"x"}', headers=[(name, first), (name, then)]
+        )
+
+    same, other = asking(lambda site: twice(site, first), lambda site: twice(site, second))
+    assert same.status_code != 400
+    assert (other.status_code, other.json()["code"]) == (400, "invalid_request")
+    assert name.lower() in other.json()["error"]
+
+
 @pytest.mark.parametrize(
     "kind", ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"]
 )
@@ -246,6 +292,20 @@ def test_a_word_of_the_hosts_that_a_run_has_is_not_told() -> None:
 
 
 # -- pages that are not let in ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.wire("cors-headers")
+@pytest.mark.parametrize("asked", ["a,,b", " ,a , b,", "a,b"])
+def test_names_of_headers_that_are_empty_are_passed_over(asked: str) -> None:
+    async def preflight(site: Site) -> Any:
+        headers = {"Origin": "https://ui.example", "Access-Control-Request-Method": "POST"}
+        return await site.ask(
+            "OPTIONS", "/agent-runs", headers={**headers, "Access-Control-Request-Headers": asked}, token=None
+        )
+
+    (answer,) = asking(preflight, cors_origins=["https://ui.example"])
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-headers"] == "a, b"
 
 
 @pytest.mark.wire("cors-preflight")

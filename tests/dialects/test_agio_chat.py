@@ -391,7 +391,7 @@ def test_a_chat_whose_key_is_good_no_longer_says_so_and_gives_no_half_answer(
     stream: bool, how: str, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat() if how == "expired" else None
+        soon = (datetime.now(UTC) + timedelta(seconds=4)).isoformat() if how == "expired" else None
         async with by_key(tmp_path, soon, stream_heartbeat_seconds=0.2) as (site, key, file):
             body = {"agent_id": "assistant", "message": "Say hello", "stream": stream}
             reading = Reading(site, "POST", "/api/chat", body, Authorization=f"Bearer {key}")
