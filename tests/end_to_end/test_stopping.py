@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from codegen_api.serve import START_SECONDS
 from tests.end_to_end import processes
 from tests.end_to_end.conftest import BRISK
 from tests.end_to_end.processes import WAIT, Sandbox, Server, descendants, entry, eventually, gateway, plain_uvicorn
@@ -137,7 +138,9 @@ def test_a_signal_ends_every_stream_with_the_id_to_come_back_with(
         assert last.retry is not None
         assert last.at - report.asked < drain + SLACK / 2
         assert [event.number for event in viewer.of("log")] == [1, 2, 3]
-    assert report.exited < drain + SLACK, f"it took {report.exited:.1f} s"
+    # uvicorn's parent of workers may just be asking one how it is that has gone meanwhile: it waits for the answer
+    asking = START_SECONDS if way == "Ctrl-C, four workers" else 0
+    assert report.exited < drain + SLACK + asking, f"it took {report.exited:.1f} s"
     # uvicorn by itself dies of the signal that it was asked to stop with
     assert report.status == 0 or way.startswith("uvicorn")
     assert 503 in report.ready
