@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -102,15 +102,19 @@ def _round(body: str, times: int, withheld: int, token: str | None) -> None:
         tempfile.TemporaryDirectory() as directory,
         processes.gateway(host, log_level="WARNING", dialects="agent_protocol", data_dir=directory) as gateway,
         ProcessPoolExecutor(1, mp_context=spawn) as pool,
-        httpx.Client(timeout=120, trust_env=False) as client,
+        ExitStack() as stack,
     ):
+        client, *others = [
+            stack.enter_context(httpx.Client(timeout=120, trust_env=False, headers=headers))
+            for headers in ({}, *[processes.ALICE] * 3)
+        ]  # before anything is measured: to make one takes a hundred milliseconds
         pool.submit(time.monotonic).result()  # which starts it
         client.get(f"{gateway.url}/agent-runs/12345", headers=processes.ALICE).raise_for_status()
         if body == "searches":
             _keep_items(client, gateway.url, str(token))
         idle = memory(gateway.pid, "VmRSS")
         future = pool.submit(attack, Plan(gateway.url, body, times, withheld, token))
-        livez, run, creates = _bystanders(gateway.url, future)
+        livez, run, creates = _bystanders(gateway.url, others, future)
         peak = memory(gateway.pid, "VmHWM")
     made = ", ".join(f"{count} x {status}" for status, count in sorted(creates.items()))
     came = f"{times} x {body}" + (f", but for the last {withheld} bytes" if withheld else "")
@@ -128,32 +132,31 @@ def _keep_items(client: httpx.Client, url: str, token: str) -> None:
         client.put(f"{url}/store/items", json=item, headers={"Authorization": f"Bearer {token}"}).raise_for_status()
 
 
-def _bystanders(url: str, future: "Future[Counter[str]]") -> tuple[list[float], list[float], Counter[int]]:
-    """How long others waited, and what came of their creates, each on a connection of their own, until the stranger is
+def _bystanders(
+    url: str, clients: Sequence[httpx.Client], future: "Future[Counter[str]]"
+) -> tuple[list[float], list[float], Counter[int]]:
+    """How long others waited, and what came of their creates, each with a client of their own, until the stranger is
     done.
     """
     waits: tuple[list[float], list[float]] = ([], [])
     creates: Counter[int] = Counter()
     least = time.monotonic() + 2
 
-    def ask(path: str, took: list[float]) -> None:
-        with httpx.Client(timeout=120, trust_env=False, headers=processes.ALICE) as client:
-            while not future.done() or time.monotonic() < least:
-                asked = time.monotonic()
-                client.get(url + path).raise_for_status()
-                took.append(time.monotonic() - asked)
-                time.sleep(0.01)
+    def ask(client: httpx.Client, path: str, took: list[float]) -> None:
+        while not future.done() or time.monotonic() < least:
+            asked = time.monotonic()
+            client.get(url + path).raise_for_status()
+            took.append(time.monotonic() - asked)
+            time.sleep(0.01)
 
-    def create() -> None:
-        with httpx.Client(timeout=120, trust_env=False, headers=processes.ALICE) as client:
-            while not future.done() or time.monotonic() < least:
-                creates[client.post(url + RUNS, json={"prompt": "Say hello"}).status_code] += 1
-                time.sleep(0.2)
+    def create(client: httpx.Client) -> None:
+        while not future.done() or time.monotonic() < least:
+            creates[client.post(url + RUNS, json={"prompt": "Say hello"}).status_code] += 1
+            time.sleep(0.2)
 
-    asking = [
-        threading.Thread(target=ask, args=each) for each in zip(("/livez", "/agent-runs/12345"), waits, strict=True)
-    ]
-    asking.append(threading.Thread(target=create))
+    paths = ("/livez", "/agent-runs/12345")
+    asking = [threading.Thread(target=ask, args=each) for each in zip(clients[:2], paths, waits, strict=True)]
+    asking.append(threading.Thread(target=create, args=clients[2:]))
     for thread in asking:
         thread.start()
     for thread in asking:
