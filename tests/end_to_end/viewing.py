@@ -71,14 +71,13 @@ class Connection:
             if receive_buffer is not None:  # before the connection is there: later it does not shrink
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(sock, (host, int(port)))
             lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {it}" for name, it in headers.items())]
-            try:
-                await loop.sock_sendall(sock, ("\r\n".join(lines) + "\r\n\r\n").encode())
-            except ConnectionError as error:  # it was let in, and cut before it could ask
-                raise Broken from error
-        except BaseException:
+            await loop.sock_connect(sock, (host, int(port)))
+            await loop.sock_sendall(sock, ("\r\n".join(lines) + "\r\n\r\n").encode())
+        except BaseException as error:
             sock.close()
+            if isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError):
+                raise Broken from error  # somebody listened, and cut it before it could ask
             raise
         return cls(sock, rate)
 
