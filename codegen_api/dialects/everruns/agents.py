@@ -10,10 +10,10 @@ from starlette.responses import RedirectResponse, Response
 from codegen_api import stores
 from codegen_api.conversations import Conversations, change, new_id, owner_of
 from codegen_api.dialects.everruns import answers, schemas
-from codegen_api.dialects.everruns.asking import Asker, Reading, routes_about
+from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, routes_about
 from codegen_api.dialects.everruns.ids import is_id, kept_id
 from codegen_api.dialects.everruns.keeping import keepable, not_offered
-from codegen_api.dialects.everruns.wire import OWN, Reader, agent_fields, listed, own, told
+from codegen_api.dialects.everruns.wire import OWN, Recipient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.runs import Json, to_json
@@ -47,11 +47,11 @@ PUT: answers.Responses = {
     openapi_extra=needs(WRITE),
 )
 async def create_agent(
-    conversations: Keeper, caller: Asker, reader: Reading, body: Annotated[schemas.CreateAgent, Body()]
+    conversations: Keeper, caller: Asker, recipient: CurrentRecipient, body: Annotated[schemas.CreateAgent, Body()]
 ) -> Response:
     """Create an agent; with the `id` of one that there is, change it."""
     id = new_id() if body.id is None else kept_id(body.id, "agent")  # noqa: A001 - as everywhere
-    return await _put(conversations, caller, reader, id, body)
+    return await _put(conversations, caller, recipient, id, body)
 
 
 @router.put(
@@ -64,7 +64,7 @@ async def create_agent(
 async def put_agent(
     conversations: Keeper,
     caller: Asker,
-    reader: Reading,
+    recipient: CurrentRecipient,
     agent_id: NamedAgent,
     body: Annotated[schemas.CreateAgent, Body()],
 ) -> Response:
@@ -74,7 +74,7 @@ async def put_agent(
     else:
         known = await named_agent(conversations, caller, agent_id)
         id = new_id() if known is None else known.id  # noqa: A001
-    return await _put(conversations, caller, reader, id, body)
+    return await _put(conversations, caller, recipient, id, body)
 
 
 @router.get(
@@ -85,7 +85,7 @@ async def put_agent(
 )
 async def list_agents(
     conversations: Keeper,
-    reader: Reading,
+    recipient: CurrentRecipient,
     offset: Offset = 0,
     limit: Limit = 100,
     search: Search = None,
@@ -94,8 +94,8 @@ async def list_agents(
     """The agents that were made here and are not archived, newest first."""
     archived = None if include_archived else False
     wanted = stores.Query(limit, offset, configuration={OWN: {}}, name=search or None, archived=archived)
-    found = await conversations.store.agents(reader.owner, wanted)
-    return listed(await _fields(conversations, reader, *found.items), found.total, offset=offset, limit=limit)
+    found = await conversations.store.agents(recipient.owner, wanted)
+    return listed(await _fields(conversations, recipient, *found.items), found.total, offset=offset, limit=limit)
 
 
 @router.get(
@@ -104,13 +104,15 @@ async def list_agents(
     responses=answers.answers(200, answers.EverrunsAgent, "The agent."),
     openapi_extra=needs(READ),
 )
-async def get_agent(conversations: Keeper, caller: Asker, reader: Reading, agent_id: NamedAgent) -> Response:
+async def get_agent(
+    conversations: Keeper, caller: Asker, recipient: CurrentRecipient, agent_id: NamedAgent
+) -> Response:
     """An agent, archived or not. By its name only one that is not."""
     if is_id(agent_id, "agent"):
         agent = await agent_of(conversations, caller, agent_id)
     else:
         agent = await agent_called(conversations, caller, agent_id)
-    return await _shown(conversations, reader, agent)
+    return await _shown(conversations, recipient, agent)
 
 
 @router.patch(
@@ -122,7 +124,7 @@ async def get_agent(conversations: Keeper, caller: Asker, reader: Reading, agent
 async def update_agent(
     conversations: Keeper,
     caller: Asker,
-    reader: Reading,
+    recipient: CurrentRecipient,
     agent_id: AgentId,
     body: Annotated[schemas.UpdateAgent, Body()],
 ) -> Response:
@@ -144,7 +146,7 @@ async def update_agent(
             version=then.version + 1,
         )
 
-    return await _shown(conversations, reader, await _change(conversations, caller, agent_id, to))
+    return await _shown(conversations, recipient, await _change(conversations, caller, agent_id, to))
 
 
 @router.delete(
@@ -208,19 +210,19 @@ async def named_agent(conversations: Conversations, caller: Caller, name: str) -
     return None
 
 
-async def _fields(conversations: Conversations, reader: Reader, *agents: Agent) -> list[Json]:
-    counts = await conversations.store.counts(reader.owner, [agent.id for agent in agents], {OWN: {}})
-    return [agent_fields(agent, counts.get(agent.id, 0), reader) for agent in agents]
+async def _fields(conversations: Conversations, recipient: Recipient, *agents: Agent) -> list[Json]:
+    counts = await conversations.store.counts(recipient.owner, [agent.id for agent in agents], {OWN: {}})
+    return [agent_fields(agent, counts.get(agent.id, 0), recipient) for agent in agents]
 
 
-async def _shown(conversations: Conversations, reader: Reader, agent: Agent, status: int = 200) -> Response:
-    return json_response(to_json((await _fields(conversations, reader, agent))[0]), status)
+async def _shown(conversations: Conversations, recipient: Recipient, agent: Agent, status: int = 200) -> Response:
+    return json_response(to_json((await _fields(conversations, recipient, agent))[0]), status)
 
 
 async def _put(
     conversations: Conversations,
     caller: Caller,
-    reader: Reader,
+    recipient: Recipient,
     id: str,  # noqa: A002 - as everywhere
     body: schemas.CreateAgent,
 ) -> Response:
@@ -238,14 +240,14 @@ async def _put(
         tags=tuple(body.tags),
         configuration={OWN: told({"display_name": body.display_name})},
     )
-    if await conversations.store.add_agent(reader.owner, agent):
-        return await _shown(conversations, reader, agent, 201)
+    if await conversations.store.add_agent(recipient.owner, agent):
+        return await _shown(conversations, recipient, agent, 201)
 
     def to(then: Agent) -> Agent:
         configuration = {**then.configuration, **agent.configuration}
         return replace(agent, created=then.created, version=then.version + 1, configuration=configuration)
 
-    return await _shown(conversations, reader, await _change(conversations, caller, id, to))
+    return await _shown(conversations, recipient, await _change(conversations, caller, id, to))
 
 
 async def _change(conversations: Conversations, caller: Caller, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:

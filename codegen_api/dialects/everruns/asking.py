@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import APIKeyHeader
 
 from codegen_api.conversations import owner_of
-from codegen_api.dialects.everruns.wire import Reader, heard_organization
+from codegen_api.dialects.everruns.wire import Recipient, heard_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking, CallerFirst
@@ -87,10 +87,10 @@ def routes_about(what: str, prefix: str = "") -> APIRouter:
 Asker = Annotated[Caller, Depends(asking)]
 
 
-async def reader(request: Request, caller: Asker) -> Reader:
+async def recipient(request: Request, caller: Asker) -> Recipient:
     """Who is going to read what is answered."""
-    return Reader(owner_of(caller), str(request.base_url).rstrip("/"))
+    return Recipient(owner_of(caller), str(request.base_url).rstrip("/"))
 
 
-Reading = Annotated[Reader, Depends(reader)]
+CurrentRecipient = Annotated[Recipient, Depends(recipient)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import Limit, Offset, agent_called, agent_of
-from codegen_api.dialects.everruns.asking import Asker, Reading, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import not_offered
@@ -21,9 +21,9 @@ router = routes_about("sessions", "/v1/sessions")
 SessionId = Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")]
 
 
-async def session_here(conversations: Keeper, reader: Reading, session_id: SessionId) -> sessions.Here:
+async def session_here(conversations: Keeper, recipient: CurrentRecipient, session_id: SessionId) -> sessions.Here:
     """The session that the path names."""
-    return await sessions.session_at(conversations, reader, FLAT, session_id)
+    return await sessions.session_at(conversations, recipient, FLAT, session_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -39,7 +39,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 async def create_session(
     conversations: Keeper,
     caller: Asker,
-    reader: Reading,
+    recipient: CurrentRecipient,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateSession, Body()],
     key: IdempotencyKey = None,
@@ -50,7 +50,7 @@ async def create_session(
         agent = await agent_of(conversations, caller, body.agent_id)
     elif body.agent_name is not None:
         agent = await agent_called(conversations, caller, body.agent_name)
-    return await sessions.begin_session(conversations, caller, reader, FLAT, wanted, body, agent, key)
+    return await sessions.begin_session(conversations, caller, recipient, FLAT, wanted, body, agent, key)
 
 
 @router.get(
@@ -62,7 +62,7 @@ async def create_session(
 async def list_sessions(
     conversations: Keeper,
     caller: Asker,
-    reader: Reading,
+    recipient: CurrentRecipient,
     offset: Offset = 0,
     limit: Limit = 100,
     agent_id: Annotated[str | None, Query(description="Only those with this agent.")] = None,
@@ -74,7 +74,9 @@ async def list_sessions(
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = kept_id(agent_id, "agent") if agent_id else None
     offset = offset if page_token is None else page_token
-    return await sessions.list_sessions(conversations, caller, reader, FLAT, offset, limit, agent=agent, search=search)
+    return await sessions.list_sessions(
+        conversations, caller, recipient, FLAT, offset, limit, agent=agent, search=search
+    )
 
 
 @router.get(

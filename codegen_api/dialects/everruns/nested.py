@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
-from codegen_api.dialects.everruns.asking import Asker, Reading, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.keeping import not_offered
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
@@ -21,10 +21,10 @@ SessionId = Annotated[str, Path(description="A UUID, or `session_` and 32 hexade
 
 
 async def session_here(
-    conversations: Keeper, reader: Reading, agent_id: AgentId, session_id: SessionId
+    conversations: Keeper, recipient: CurrentRecipient, agent_id: AgentId, session_id: SessionId
 ) -> sessions.Here:
     """The session that the path names, if it has this agent."""
-    return await sessions.session_at(conversations, reader, NESTED, session_id, agent_id)
+    return await sessions.session_at(conversations, recipient, NESTED, session_id, agent_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -40,7 +40,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 async def create_session_below(
     conversations: Keeper,
     caller: Asker,
-    reader: Reading,
+    recipient: CurrentRecipient,
     wanted: WantedOrganization,
     agent_id: AgentId,
     body: Annotated[schemas.CreateSessionBelow, Body()],
@@ -48,7 +48,7 @@ async def create_session_below(
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
     agent = await agent_of(conversations, caller, agent_id)
-    return await sessions.begin_session(conversations, caller, reader, NESTED, wanted, body, agent, key, agent_id)
+    return await sessions.begin_session(conversations, caller, recipient, NESTED, wanted, body, agent, key, agent_id)
 
 
 @router.get(
@@ -58,12 +58,17 @@ async def create_session_below(
     openapi_extra=needs(READ),
 )
 async def list_sessions_below(
-    conversations: Keeper, caller: Asker, reader: Reading, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
+    conversations: Keeper,
+    caller: Asker,
+    recipient: CurrentRecipient,
+    agent_id: AgentId,
+    offset: Offset = 0,
+    limit: Limit = 100,
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = await agent_of(conversations, caller, agent_id)
     return await sessions.list_sessions(
-        conversations, caller, reader, NESTED, offset, limit, agent=agent.id, agent_id=agent_id
+        conversations, caller, recipient, NESTED, offset, limit, agent=agent.id, agent_id=agent_id
     )
 
 

@@ -10,7 +10,7 @@ from codegen_api.dialects.everruns.families import FLAT, Family
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import keepable, not_offered
 from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
-from codegen_api.dialects.everruns.wire import OWN, Reader, listed, session_fields, told
+from codegen_api.dialects.everruns.wire import OWN, Recipient, listed, session_fields, told
 from codegen_api.errors import Conflict, NotFound
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
@@ -27,28 +27,28 @@ class Here:
 
     family: Family
     session: Conversation
-    reader: Reader
+    recipient: Recipient
     agent: str | None = None
 
 
 async def session_at(
-    conversations: Conversations, reader: Reader, family: Family, session_id: str, agent_id: str | None = None
+    conversations: Conversations, recipient: Recipient, family: Family, session_id: str, agent_id: str | None = None
 ) -> Here:
     """The session that a client means, below the agent that they name.
 
     Raises:
         NotFound: there is none, or it is somebody else's, or it has another agent.
     """
-    session = await conversations.store.conversation(reader.owner, kept_id(session_id, "session"))
+    session = await conversations.store.conversation(recipient.owner, kept_id(session_id, "session"))
     if session is None or (agent_id is not None and session.agent != kept_id(agent_id, "agent")):
         raise NotFound.named("Session", session_id)
-    return Here(family, session, reader, agent_id)
+    return Here(family, session, recipient, agent_id)
 
 
 async def begin_session(
     conversations: Conversations,
     caller: Caller,
-    reader: Reader,
+    recipient: Recipient,
     family: Family,
     wanted: str | None,
     body: schemas.CreateSessionBelow,
@@ -68,7 +68,7 @@ async def begin_session(
     if agent is not None and agent.archived:
         raise Conflict("This agent is archived: begin no sessions with it, or take it back first.")
     organization = await conversations.gateway.organization(caller, wanted)
-    now, owner = conversations.clock(), reader.owner
+    now, owner = conversations.clock(), recipient.owner
     session = Conversation(
         id_for(key, "session", owner),
         created=now,
@@ -79,17 +79,17 @@ async def begin_session(
         metadata={OWN: told({"organization": organization, "model_id": body.model_id, "system_prompt": system_prompt})},
     )
     if not await conversations.store.add_conversation(owner, session):
-        there = await session_at(conversations, reader, family, session.id)
+        there = await session_at(conversations, recipient, family, session.id)
         same_session(session, there.session)
         again = await get_session(conversations, caller, replace(there, agent=agent_id))
         return json_response(bytes(again.body), 201, REPLAYED)
-    return json_response(to_json(session_fields(family, session, reader, agent_id, None, None)), 201)
+    return json_response(to_json(session_fields(family, session, recipient, agent_id, None, None)), 201)
 
 
 async def list_sessions(
     conversations: Conversations,
     caller: Caller,
-    reader: Reader,
+    recipient: Recipient,
     family: Family,
     offset: int,
     limit: int,
@@ -100,12 +100,12 @@ async def list_sessions(
 ) -> Response:
     """Sessions, newest first. Each is told as of when somebody last looked: who asks again soon gets it as it is."""
     wanted = Query(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
-    found = await conversations.store.conversations(reader.owner, wanted)
-    ends = await conversations.store.ends(reader.owner, [session.id for session in found.items])
+    found = await conversations.store.conversations(recipient.owner, wanted)
+    ends = await conversations.store.ends(recipient.owner, [session.id for session in found.items])
     for turn in [latest for _, latest in ends.values() if not latest.state.over][:ASKED_AFTER]:
         conversations.ask_after(caller, turn)
     items: list[Json] = [
-        session_fields(family, session, reader, agent_id, *ends.get(session.id, (None, None)))
+        session_fields(family, session, recipient, agent_id, *ends.get(session.id, (None, None)))
         for session in found.items
     ]
     paging: dict[str, Json] = {"offset": offset, "limit": limit}
@@ -120,7 +120,7 @@ async def get_session(conversations: Conversations, caller: Caller, here: Here) 
     first = latest
     if latest is not None and latest.number > 1:
         first, _ = (await conversations.store.ends(owner_of(caller), [here.session.id])).get(here.session.id, (None, 0))
-    return json_response(to_json(session_fields(here.family, here.session, here.reader, here.agent, first, latest)))
+    return json_response(to_json(session_fields(here.family, here.session, here.recipient, here.agent, first, latest)))
 
 
 async def update_session(

@@ -68,7 +68,7 @@ def _detail(item: "Detail | Json") -> Json:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class Recipient:
     """Who reads an answer: whose all is that it tells, and the address at which they found us."""
 
     owner: str
@@ -84,7 +84,7 @@ class Reader:
         return {"self_url": url, "view_url": url, "ui_link": url}
 
 
-def agent_fields(agent: Agent, sessions: int, reader: Reader) -> dict[str, Json]:
+def agent_fields(agent: Agent, sessions: int, recipient: Recipient) -> dict[str, Json]:
     """An agent with so many ``sessions``, which both families share. Those of other dialects have no settings of this
     one.
     """
@@ -105,13 +105,18 @@ def agent_fields(agent: Agent, sessions: int, reader: Reader) -> dict[str, Json]
         "archived_at": moment(agent.updated) if agent.archived else None,
         "session_count": sessions,
         "app_count": 0,
-        **reader.links(f"/v1/agents/{id}"),
+        **recipient.links(f"/v1/agents/{id}"),
     }
     return told(fields)
 
 
 def session_fields(
-    family: Family, session: Conversation, reader: Reader, agent: str | None, first: Turn | None, latest: Turn | None
+    family: Family,
+    session: Conversation,
+    recipient: Recipient,
+    agent: str | None,
+    first: Turn | None,
+    latest: Turn | None,
 ) -> dict[str, Json]:
     """A conversation as a session, with its first and its latest turn. ``agent`` is what the client calls its agent."""
     if agent is None and session.agent is not None:
@@ -133,13 +138,13 @@ def session_fields(
         organization = own(session.metadata).get("organization")
         fields |= {
             "organization_id": shown_organization(str(organization or "0")),
-            "owner_principal_id": reader.principal,
+            "owner_principal_id": recipient.principal,
             # it has a workspace for itself alone, and this is how its id is made
             "workspace_id": family.id("wsp", session.id),
             "harness_id": HARNESS_ID,
             "capabilities": [],
             "features": [],
-            **reader.links(f"/v1/sessions/{fields['id']}"),
+            **recipient.links(f"/v1/sessions/{fields['id']}"),
         }
     return told(fields)
 
