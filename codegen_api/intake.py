@@ -71,7 +71,7 @@ class CallerFirst(APIRoute):
             if self.body_field is not None and asking is not None:
                 await asking(request)
                 if await bounded.body():
-                    _is_json(bounded)
+                    _require_json(bounded)
                     with suppress(ValueError):  # the framework will say where
                         await bounded.read()
             try:
@@ -137,10 +137,10 @@ class BoundedRequest(Request):
         return self.__dict__.pop("_parsed")  # a stream that answers it may last for long
 
 
-def _is_json(request: Request) -> None:
+def _require_json(request: Request) -> None:
     """
     Raises:
-        Rejected: the head does not say that the body is JSON; without that the framework would not read it as such.
+        Rejected: the head does not say that the body is JSON as it is. The framework would take it for something else.
     """
     coding = request.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):

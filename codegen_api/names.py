@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from codegen_api.errors import Detail
-from codegen_api.positions import names_a_position
+from codegen_api.positions import names_a_position, plain
 from codegen_api.runs import to_json
 
 MOST = 10
@@ -53,7 +53,7 @@ def missing(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> l
     """The faults that the framework found; where a field is missing, which unknown one may have been meant for it."""
     unsaid = [*unknown]
 
-    def told(place: Mapping[str, Any]) -> dict[str, Any]:
+    def explained(place: Mapping[str, Any]) -> dict[str, Any]:
         where, *rest = place["loc"]
         if place["type"] == "missing" and len(rest) == 1:
             sent = {str(item.loc[1]): item.loc[1] for item in unsaid if item.loc[0] == where}
@@ -62,7 +62,7 @@ def missing(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> l
                 return {**place, "msg": f"{place['msg']}; {meant} is not known here"}
         return {**place}
 
-    return [told(place) for place in places]
+    return [explained(place) for place in places]
 
 
 def drop_empty(request: Request) -> None:
@@ -131,13 +131,9 @@ def _cut(name: str) -> str:
 
 
 def _nearest(name: str, among: Mapping[str, object]) -> str | None:
-    plain = {_plain(each): each for each in among}
-    found = difflib.get_close_matches(_plain(name[:LONGEST]), plain, 1, 0.75)
-    return plain[found[0]] if found else None
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").replace("-", "").lower()
+    spelled = {plain(each): each for each in among}
+    found = difflib.get_close_matches(plain(name[:LONGEST]), spelled, 1, 0.75)
+    return spelled[found[0]] if found else None
 
 
 def _quoted(text: str) -> str:

@@ -28,9 +28,14 @@ OUTDATED = "..--"
 """In place of a digest: the viewer's copy of this entry is known to be an old one."""
 
 
+def plain(name: str) -> str:
+    """A name without what tells one way of spelling it from another."""
+    return name.replace("_", "").replace("-", "").lower()
+
+
 def names_a_position(name: str) -> bool:
     """Whether a parameter of a URL is called, in any spelling, as libraries call the position they come back with."""
-    return name.replace("_", "").replace("-", "").lower() == "lasteventid"
+    return plain(name) == "lasteventid"
 
 
 class Sighting(NamedTuple):

@@ -23,7 +23,7 @@ AT_A_TIME = 1000
 SETTLED = 20
 """So many runs of a list that go on are looked after."""
 
-STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (
+STATUSES = STARTING, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (
     "starting",
     "running",
     "paused",

@@ -11,7 +11,7 @@ from codegen_api.dialects.agio.agents import Known, Limit, Offset
 from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.chat import answered
 from codegen_api.dialects.agio.events import BEGINNING, Position
-from codegen_api.dialects.agio.executions import Execution, every_run, find_run, length_of, user_of
+from codegen_api.dialects.agio.executions import STATUSES, Execution, every_run, find_run, length_of, user_of
 from codegen_api.dialects.agio.streams import Reader, metrics
 from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
 from codegen_api.errors import InvalidCursor, NotOffered
@@ -24,7 +24,6 @@ from codegen_api.web import Keeper, json_response, needs
 router = routes_about("runs")
 
 RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
-STATUSES = ("starting", "running", "paused", "completed", "failed", "cancelled")
 STOPPED = answers.answers(200, answers.Done, "It is done.", 409, 501)
 RESUMED = answers.answers(200, answers.Done, "It goes on.", 402, 409)
 

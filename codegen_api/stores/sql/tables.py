@@ -373,4 +373,4 @@ async def things(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, .
     def read() -> tuple[T, ...]:
         return tuple(map(kind.thing, rows))
 
-    return await aside(read) if is_large([*map(dict, rows)]) else read()
+    return await aside(read) if is_large(rows) else read()
