@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.conversations.starting import Starting
+from codegen_api.errors import OutcomeUnknown
 from codegen_api.following import Turns
 from codegen_api.gateway import Gateway
+from codegen_api.identity import Credential
 from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.ownership import Ownership
-from codegen_api.repeats import Repeats
-from codegen_api.runs import Run
+from codegen_api.repeats import Repeats, find_marked
+from codegen_api.runs import Paging, Run
 from codegen_api.searching import SEARCHED_PAGES
-from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.stores import Turn
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.dialects import routes as runs
 from tests.dialects.people import CONVERSATIONS, ROUTES, SERVED, Person
 from tests.dialects.site import Site, gateway_app, lifespan, serving
 from tests.dialects.test_conversation_strangers import ask
-from tests.fakehost import FakeHost, Hosted
+from tests.fakehost import FakeHost, Hosted, caller
 from tests.stores.model import ModelStore
 from tests.test_ownership import SECRET, user
 from tests.virtual import run
@@ -134,6 +138,44 @@ def test_what_users_who_share_a_token_have_of_their_own_costs_no_more(at_once: i
         await repeats.create(user("bob"), "9", NewRun("Say hello"), "a key")
         assert spent(host) <= 2 * SEARCHED_PAGES + SOME
         await repeats.aclose()
+        await gateway.aclose()
+
+    run(main())
+
+
+class Crowded(FakeHost):
+    """Its tokens open many organizations."""
+
+    async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
+        await self._called("organizations", credential)
+        numbers = range(100, RUNS)[skip : skip + min(limit, self.most)]
+        items = tuple(Organization(str(number), {"id": number}) for number in numbers)
+        return Listing(items, Paging(RUNS, None, limit, None), at_end=not items)
+
+
+@pytest.mark.wire("calls-bounded")
+@pytest.mark.parametrize("at_once", [PAGE, 7], ids=["whole pages", "short pages"])
+def test_what_is_looked_for_is_looked_for_on_ten_pages(at_once: int) -> None:
+    async def main() -> None:
+        host = Crowded()
+        host.latency, host.most = 0, at_once
+        for number in range(1, RUNS):
+            host.add(str(number))
+        gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=Turns(limit=1_000_000))
+        with pytest.raises(OutcomeUnknown):
+            await find_marked(gateway, user("bob"), "9", "a mark", ["its value"], since=0)
+        assert spent(host) <= 2 * SEARCHED_PAGES
+        assert (await gateway.organizations(user("bob", organization="8"), 0, PAGE)).items == ()
+        assert spent(host) <= 2 * SEARCHED_PAGES
+
+        hosted = host.runs["1"]
+        hosted.append(RUNS)
+        starting = Starting(gateway, ModelStore(), clock=lambda: 0.0)
+        turn = Turn("t", "c", 0.0, 0.0, resumes=True, prompt="Go on", organization="9", run=hosted.ref)
+        with pytest.raises(OutcomeUnknown):
+            await starting._look(caller(), turn)
+        assert spent(host) <= SEARCHED_PAGES * -(-PAGE // at_once) + SOME
+        await starting.aclose()
         await gateway.aclose()
 
     run(main())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects import MOST_SAID
+from codegen_api.dialects import LOOKED_AT, MOST_SAID, says_nothing
 from tests.dialects.sdk import speaking
 from tests.dialects.site import Site, run
 
@@ -197,3 +197,8 @@ def test_what_says_something_is_taken_as_it_is() -> None:
             assert said.status_code == 201, said.text
 
     run(main())
+
+
+def test_of_a_long_text_that_begins_with_nothing_only_so_much_is_looked_at() -> None:
+    assert says_nothing("\u200b" * LOOKED_AT + "x")
+    assert not says_nothing(" " * 10 * LOOKED_AT + "\u200b" * (LOOKED_AT - 1) + "x")
