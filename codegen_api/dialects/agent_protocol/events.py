@@ -6,8 +6,8 @@ and one more for what ``debug`` tells of it, and for a state in which no tool's 
 the first entry, ``end`` behind the last.
 
 An action is closed when its output is there, a later entry has come, or the turn is over. What its tool answered comes
-then, before anything of the next entry. What changes after it was told is told again, behind what has come by then: so
-whoever reads to the end has the same, whenever they came.
+then, before anything of the next entry. What changes after it was told is told again, behind what has come by then, as
+far as ``conversations.late`` and the blocks of numbers have room.
 """
 
 import re

@@ -2,8 +2,8 @@
 
 Everything is made of the turn and its log, so that each instance tells the same, live or again. An action is closed
 when its output is there, a later entry has come, or the turn is over; what its tool answered is told then, before
-anything of the next entry. What changes after it was told is told again, behind what has come by then: so whoever
-listens to the end has the same, whenever they came.
+anything of the next entry. What changes after it was told is told again, behind what has come by then, as far as
+``conversations.late`` has room.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
