@@ -121,8 +121,8 @@ class FakeHost:
         if entry.said is not None:
             return Step(StepKind.USER, fields["type"], entry.said)
         if fields["type"] == "ACTION":
-            tool, given = fields.get("tool", "look"), fields.get("input", {})
-            return Step(StepKind.ACTION, "ACTION", "", tool, given, fields.get("output"), not entry.open)
+            text, tool, given = fields.get("text", ""), fields.get("tool", "look"), fields.get("input", {})
+            return Step(StepKind.ACTION, "ACTION", text, tool, given, fields.get("output"), not entry.open)
         kind = StepKind.ANSWER if fields["type"] == "ANSWER" else StepKind.THOUGHT
         return Step(kind, fields["type"], fields.get("text", f"note {fields['n']}"))
 

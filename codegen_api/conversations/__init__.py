@@ -7,24 +7,33 @@ turn comes as ``Progress``.
 from codegen_api.conversations.changing import change
 from codegen_api.conversations.checkpoints import BEFORE, Checkpoint, Stretch, end_of
 from codegen_api.conversations.conversations import Conversations, checked, owner_of
-from codegen_api.conversations.late import Change, Changes
+from codegen_api.conversations.late import START, Changes, Form, Slot
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
 from codegen_api.conversations.progress import Came, Caught, Over, Progress
 from codegen_api.conversations.prompts import with_transcript
+from codegen_api.conversations.telling import Again, Altered, Arrived, Closed, Moment, Telling
 
 __all__ = [
     "BEFORE",
     "GO_ON",
+    "START",
+    "Again",
+    "Altered",
+    "Arrived",
     "Ask",
     "Came",
     "Caught",
-    "Change",
     "Changes",
     "Checkpoint",
+    "Closed",
     "Conversations",
+    "Form",
+    "Moment",
     "Over",
     "Progress",
+    "Slot",
     "Stretch",
+    "Telling",
     "change",
     "checked",
     "end_of",

@@ -1,76 +1,153 @@
 """What has changed in the entries of turns after they were told, as this process has seen it.
 
-Who tells a turn tells such an entry again, behind what has come by then. No log says that it was late. So it is noted
-here, for all who read the turn and for who comes back to it: they get what they lack, and it once.
+No log says that something in it was late. So it is noted here, for all who read a turn and for who comes back to it.
+What entries were is not kept, only how to tell one form of them from another: what is told again is what they are now.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
-MOST_TURNS = 10_000
-MOST_CHANGES = 1000
-"""In one turn."""
+from codegen_api.runs import LogEntry, Step, to_json
 
-MOST_AT_ONCE = 16
-"""Between two entries."""
+ROOM = 2000
+"""So many entries are told again between two events. More wait for the next one."""
+
+MOST_BYTES = 16 * 1024 * 1024
+"""So much is noted of all turns together."""
+
+PORTION = 64
+"""Of so many entries more the forms are noted, when there is one more."""
+
+UNTOLD = 0
+"""The form of an entry that nobody was told of."""
 
 
-class Change(NamedTuple):
-    """Entry ``offset`` has changed when ``behind`` entries had come, of which the last was still open, or not; as the
-    ``number``-th there, from 0.
+class Form(NamedTuple):
+    """Tells an entry from what it was: all of it, what is said in it, what is called, and what came of that."""
+
+    whole: int
+    text: int
+    call: int
+    outcome: int
+
+    @classmethod
+    def of(cls, entry: LogEntry, step: Step) -> "Form":
+        asked = None if step.input is None else to_json(step.input)
+        answered = None if step.output is None else to_json(step.output)
+        text = hash((step.kind, step.raw_kind, step.text, entry.created_at))
+        return cls(hash(entry.json) or 1, text, hash((step.tool, asked)), hash((step.closed, answered)))
+
+
+class Slot(NamedTuple):
+    """Where an entry is told again: when ``behind`` entries had come, of which the last was closed or not, as the
+    ``number``-th there; -1 is before all of those. Slots are in the order in which they are told.
     """
 
-    offset: int
     behind: int
-    is_open: bool
-    number: int
+    is_closed: bool
+    number: int = -1
+
+    @property
+    def place(self) -> tuple[int, bool]:
+        return self.behind, self.is_closed
+
+    @property
+    def next(self) -> "Slot":
+        return self._replace(number=self.number + 1)
+
+
+START = Slot(0, False)
 
 
 @dataclass(slots=True)
+class Alteration:
+    """An entry is not what somebody was told: in which parts, and where it is told again. None: nobody was there."""
+
+    text: bool = False
+    call: bool = False
+    outcome: bool = False
+    slot: Slot | None = None
+
+
 class Changes:
-    """Those of a turn, in the order in which they were seen. ``unanswered`` are entries that were told without their
-    output, and ``front`` is how far anybody was told anything: the last entry, and whether it was not open any more.
-    """
+    """Those in one turn. ``grown`` is called when there is more to note."""
 
-    seen: list[Change] = field(default_factory=list)
-    unanswered: set[int] = field(default_factory=set)
-    front: tuple[int, bool] = (0, False)
+    def __init__(self, grown: Callable[[], None] = lambda: None) -> None:
+        self._grown = grown
+        self._forms = array("q")  # of each entry as it was told last
+        self._altered: dict[int, Alteration] = {}
+        self._front = (0, False)  # how far anybody was told anything,
+        self._taken = 0  # and the slots that are taken there
 
-    def told(self, offset: int, *, is_open: bool) -> None:
-        """Somebody was told of everything up to an entry."""
-        self.front = max(self.front, (offset, not is_open))
+    @property
+    def size(self) -> int:
+        """What holding this costs, in bytes."""
+        return 500 + 8 * len(self._forms) + 300 * len(self._altered)
 
-    def left_open(self, offset: int) -> None:
-        """Somebody was told of an entry without its output."""
-        if len(self.unanswered) < MOST_CHANGES:
-            self.unanswered.add(offset)
+    def tell(self, offset: int, form: Form) -> None:
+        """Somebody is told of an entry."""
+        parts = len(form)
+        start = parts * offset
+        if start >= len(self._forms):
+            self._forms.extend([UNTOLD] * (parts * (offset + PORTION) - len(self._forms)))
+            self._grown()
+        if self._forms[start] == form.whole:
+            return
+        before = Form(*self._forms[start : start + parts])
+        self._forms[start : start + parts] = array("q", form)
+        if before.whole != UNTOLD:
+            altered = self._altered.setdefault(offset, Alteration())
+            altered.text |= before.text != form.text
+            altered.call |= before.call != form.call
+            altered.outcome |= before.outcome != form.outcome
+            altered.slot = None
+            self._grown()
 
-    def of(self, offset: int) -> bool:
-        """Whether an entry was seen to change."""
-        return any(change.offset == offset for change in self.seen)
+    def of(self, offset: int) -> Alteration | None:
+        """What has changed in an entry."""
+        return self._altered.get(offset)
 
-    def see(self, told: Collection[Change], offset: int, behind: int, *, is_open: bool) -> Change | None:
-        """A change, for somebody who was ``told`` of those; None when there are too many to tell."""
-        here = [each for each in self.seen if (each.behind, each.is_open) == (behind, is_open)]
-        for each in here:
-            if each.offset == offset and each not in told:
-                return each
-        if len(here) >= MOST_AT_ONCE or len(self.seen) >= MOST_CHANGES:
+    def reach(self, place: tuple[int, bool]) -> bool:
+        """Somebody is there. Whether nobody was told of anything behind that."""
+        if place > self._front:
+            self._front, self._taken = place, 0
+        return place == self._front
+
+    def take(self, altered: Alteration, after: Slot, *, last: bool) -> Slot | None:
+        """A slot at the front, behind ``after``. None: it is full. The ``last`` place never is."""
+        number = max(self._taken, after.number + 1 if after.place == self._front else 0)
+        if number >= ROOM and not last:
             return None
-        self.seen.append(Change(offset, behind, is_open, len(here)))
-        return self.seen[-1]
+        self._taken = number + 1
+        altered.slot = Slot(*self._front, min(number, ROOM - 1))
+        return altered.slot
 
 
 class Late:
     """The changes of those turns that somebody has read lately."""
 
-    def __init__(self) -> None:
-        self._changes: LRUCache[str, Changes] = LRUCache(MOST_TURNS)
+    def __init__(self, max_bytes: int = MOST_BYTES) -> None:
+        self._changes: LRUCache[str, Changes] = LRUCache(max_bytes, getsizeof=lambda changes: changes.size)
+
+    @property
+    def held_bytes(self) -> int:
+        return int(self._changes.currsize)
 
     def of(self, turn_id: str) -> Changes:
         """Those of a turn: the same for all who read it."""
-        changes: Changes = self._changes.setdefault(turn_id, Changes())
+        changes = self._changes.get(turn_id)
+        if changes is None:
+            changes = self._changes[turn_id] = Changes(lambda: self._weigh(turn_id))
         return changes
+
+    def _weigh(self, turn_id: str) -> None:
+        """What is kept of a turn has grown."""
+        changes = self._changes.get(turn_id)
+        if changes is not None:
+            del self._changes[turn_id]
+            if changes.size <= self._changes.maxsize:
+                self._changes[turn_id] = changes

@@ -11,9 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Came, Changes
-from codegen_api.conversations.late import MOST_AT_ONCE
-from codegen_api.dialects.agent_protocol.events import FINAL_STATE, MODES, Teller, position
-from codegen_api.dialects.agent_protocol.wording import AFTERWARDS, BLOCK, MEANWHILE, PLACES, Place, Wordings, number
+from codegen_api.conversations.late import ROOM
+from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, Teller, position
+from codegen_api.dialects.agent_protocol.wording import (
+    AFTERWARDS,
+    BEHIND,
+    BLOCK,
+    MEANWHILE,
+    PLACES,
+    Place,
+    Wordings,
+    number,
+)
 from codegen_api.runs import LogEntry, RunRef
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost
@@ -132,7 +141,7 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
 
 def is_again(n: int) -> bool:
     """Whether this is the number of something that is told again."""
-    return MEANWHILE <= n % PLACES < number(0, Place.TOOL_METADATA) or n % PLACES >= AFTERWARDS
+    return MEANWHILE <= n % PLACES < 2 * BEHIND or n % PLACES >= AFTERWARDS
 
 
 def states(events: Sequence[Event]) -> list[Any]:
@@ -186,10 +195,15 @@ def held(events: Sequence[Event]) -> dict[Any, Any]:
                 has.update({(mode, "metadata", key): value for key, value in data.items()})
             case "messages/partial" | "messages/complete":
                 has.update({(mode, message["id"]): message for message in data})
+            case "messages" if data[0]["type"] == "remove":
+                for part in ("content", "calls"):
+                    has.pop((mode, part, data[0]["id"]), None)
             case "messages":
                 message, _ = data
                 before = has.get((mode, "content", message["id"]), "") if message["type"] == "AIMessageChunk" else ""
                 has[mode, "content", message["id"]] = before + message["content"]
+                calls = has.get((mode, "calls", message["id"]), [])
+                has[mode, "calls", message["id"]] = [*calls, *message.get("tool_call_chunks", [])]
             case "updates":
                 for node, update in data.items():
                     has.update({(mode, node, message["id"]): message for message in update["messages"]})
@@ -209,22 +223,32 @@ def held(events: Sequence[Event]) -> dict[Any, Any]:
 
 @st.composite
 def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
-    """A log, and the portions in which it came to somebody who was there from the beginning: outputs late or not, some
-    changed once more.
+    """A log, and the portions in which it came to somebody who was there from the beginning: outputs late or not, and
+    words or outputs that were others before, or missing.
     """
     log: list[LogEntry] = draw(logs())
     portions: list[list[Came]] = []
     coming: list[int] = []
     for offset, one in enumerate(log, 1):
-        late = one.amendable and not one.open and draw(st.booleans())
-        portions.append([Came(offset, open_form(one) if late else one)])
+        late = draw(st.booleans())
+        portions.append([Came(offset, draw(st.sampled_from(earlier_forms(one))) if late else one)])
         coming += [offset] if late else []
         for there in [each for each in coming if draw(st.booleans())]:
             right = Came(there, log[there - 1], amended=True)
-            wrong = Came(there, entry(there, "ACTION", tool="run", input={"n": there}, output="wrong"), amended=True)
+            wrong = Came(there, draw(st.sampled_from(earlier_forms(log[there - 1]))), amended=True)
             portions.append([wrong, right] if draw(st.booleans()) else [right])
             coming.remove(there)
     return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
+
+
+def earlier_forms(one: LogEntry) -> list[LogEntry]:
+    fields = json.loads(one.json)
+    n, kind = fields.pop("n"), fields.pop("type")
+    if kind == "ACTION":
+        wrong = entry(n, kind, **{**fields, "output": "wrong"})
+        other = entry(n, kind, **{**fields, "text": "a thought", "input": {}})
+        return [open_form(one), wrong, other, open_form(other)]
+    return [one] if one.said or not fields.get("text") else [entry(n, kind, text=""), entry(n, kind, text="wrong")]
 
 
 @given(life=lives(), modes=MODE_SETS, data=st.data())
@@ -268,23 +292,20 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
     if stays:
         got[0] += parsed([steady.over(end)])
         assert held(got[0]) == expected
-        # and the same events, but for states in which an answer was missing
-        others = [[(name, n) for name, n, _ in events if name != "values"] for events in (listed, got[0])]
-        assert others[0] == others[1]
+    assert not any(is_again(n) for _, n, _ in listed), "who had nothing is told nothing again"
     for events in (*got, listed):
         numbers = [n for _, n, _ in events]
         assert numbers == sorted(set(numbers)), "each id once, in order"
 
 
-def test_a_late_output_is_told_again_under_an_id_of_its_own() -> None:
-    """As it was: the one who had been there from the beginning had ``observation: null``, and nobody told them more."""
+def test_a_late_output_is_told_again_under_an_id_of_its_own_to_who_lacks_it() -> None:
     changes = Changes()
     speaker = teller(["custom"], changes=changes)
     waiting, done = entry(1, "ACTION", tool="run", output=None), entry(1, "ACTION", tool="run", output="late")
     pieces = [speaker.begin(), speaker.take([Came(1, waiting), Came(2, entry(2, text="x"))])]
     pieces += [speaker.take([Came(1, done, amended=True)]), speaker.take([Came(3, entry(3, text="y"))])]
     custom = [(data["position"], data.get("output"), n) for name, n, data in parsed(pieces) if name == "custom"]
-    late = number(2, 0) + AFTERWARDS
+    late = number(2, Place.CUSTOM) + AFTERWARDS
     assert custom == [
         (1, None, number(1, Place.CUSTOM)),
         (2, None, number(2, Place.CUSTOM)),
@@ -295,25 +316,35 @@ def test_a_late_output_is_told_again_under_an_id_of_its_own() -> None:
     for after, rest in (
         (custom[1][2], custom[2:]),
         (late, custom[3:]),
-        (0, [(1, "late", custom[0][2]), *custom[1:]]),
+        (0, [(1, "late", custom[0][2]), custom[1], custom[3]]),
     ):
         back = teller(["custom"], after, changes)
         again = parsed([back.begin(), back.take([Came(offset, one) for offset, one in enumerate(log, 1)])])
         assert [(data["position"], data.get("output"), n) for name, n, data in again if name == "custom"] == rest
 
 
-def test_very_many_changes_at_one_place_end_where_the_next_event_begins() -> None:
+@pytest.mark.parametrize("count", [17, ROOM + 5, 2 * ROOM + 5])
+def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
+    """Those for which there is no room wait for the next entry, or for the end."""
     changes = Changes()
     speaker = teller(["custom"], changes=changes)
-    log = [entry(n, "ACTION", tool="run") for n in range(1, 101)]
-    pieces = [speaker.begin(), speaker.take([Came(n, one) for n, one in enumerate(log, 1)])]
-    late = [Came(n, entry(n, "ACTION", tool="run", output="late"), amended=True) for n in range(1, 100)]
-    pieces += [speaker.take([came]) for came in late]
-    pieces.append(speaker.take([Came(101, entry(101, text="x"))]))
-    numbers = [n for _, n, _ in parsed(pieces)]
+    calls = [Came(n, entry(n, "ACTION", tool="run")) for n in range(1, count + 2)]
+    late = [Came(n, entry(n, "ACTION", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
+    pieces = [speaker.begin(), speaker.take(calls), *(speaker.take([came]) for came in late)]
+    waiting = count - sum(data.get("output") == "late" for name, _, data in parsed(pieces) if name == "custom")
+    assert waiting == max(0, count - ROOM)
+    pieces.append(speaker.take([Came(count + 2, entry(count + 2, text="x"))]))
+    pieces.append(speaker.over(replace(TURN, state=TurnState.COMPLETED, end=7 + count + 2)))
+    events = parsed(pieces)
+    has = {data["position"]: data.get("output") for name, _, data in events if name == "custom"}
+    assert [n for n in range(1, count + 1) if has[n] != "late"] == []
+    numbers = [n for _, n, _ in events]
     assert numbers == sorted(set(numbers))
-    assert AFTERWARDS + BLOCK * MOST_AT_ONCE <= PLACES
-    assert number(0, Place.TOOL_METADATA) >= MEANWHILE + BLOCK * MOST_AT_ONCE
+    cut = next(index for index, (_, n, _) in enumerate(events) if is_again(n)) + 7
+    back = teller(["custom"], events[cut][1], changes)
+    now = [*late, calls[-1], Came(count + 2, entry(count + 2, text="x"))]
+    rest = [back.begin(), back.take(now), back.over(replace(TURN, state=TurnState.COMPLETED, end=7 + count + 2))]
+    assert parsed(rest) == events[cut + 1 :]
 
 
 def test_an_action_is_answered_before_anything_of_the_next_entry() -> None:
@@ -378,7 +409,7 @@ def test_the_end_tells_how_it_was_and_never_has_empty_data() -> None:
         (TurnState.WAITING, "interrupted"),
     ):
         events = told([], ["values"], over=replace(TURN, state=state, end=7))
-        assert events[-1] == ("end", number(1, 15), {"status": words})
+        assert events[-1] == ("end", number(1, END), {"status": words})
         assert ("error" in [name for name, *_ in events]) is (words == "error")
         assert any("__interrupt__" in data for name, _, data in events if name == "values") is (
             state is TurnState.WAITING
@@ -422,4 +453,32 @@ def test_debug_tells_what_tasks_and_checkpoints_tell() -> None:
 
 
 def test_places_fit_between_two_entries() -> None:
-    assert number(0, max(Place)) + 1 < number(1, 0) == PLACES
+    assert number(0, max(Place)) + 1 < AFTERWARDS
+    assert AFTERWARDS + BLOCK * ROOM <= number(1, 0) == PLACES
+    assert number(0, Place.TOOL_METADATA) >= MEANWHILE + BLOCK * ROOM
+    assert number(0, FINAL_STATE) > MEANWHILE + BLOCK * ROOM
+
+
+def test_words_that_change_beside_an_output_are_told_again_in_the_words_of_each_mode() -> None:
+    was, now = entry(1, "ACTION", tool="run", text="a thought", output="x"), "another thought"
+    speaker = teller(["messages", "messages-tuple", "updates", "tasks"])
+    speaker.begin()
+    speaker.take([Came(1, was), Came(2, entry(2, text="y"))])
+    altered = entry(1, "ACTION", tool="run", text=now, output="x")
+    events = parsed([speaker.take([Came(1, altered, amended=True)])])
+    told_again = [(name, data) for name, _, data in events]
+    assert [name for name, _ in told_again] == [
+        "tasks",
+        "messages/metadata",
+        "messages/partial",
+        "messages",
+        "messages",
+        "updates",
+        "tasks",
+        "tasks",
+    ]
+    ((message,), (gone, _), (piece, _), update, result) = (data for _, data in told_again[2:7])
+    assert (gone["type"], gone["id"], gone["content"]) == ("remove", piece["id"], "")
+    said = (message, piece, *update["agent"]["messages"], *result["result"]["messages"])
+    assert [each["content"] for each in said] == [now] * 4
+    assert parsed([speaker.take([Came(1, altered, amended=True)])]) == []

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegen_api.dialects.agio.events import BETWEEN, MOST_OPEN, NEVER, Event, Position, Teller
+from codegen_api.conversations import Came, Changes
+from codegen_api.dialects.agio.events import BETWEEN, MOST_RANGES, NEVER, Event, Position, Teller
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
@@ -42,6 +43,10 @@ def teller(after: str | None = None) -> Teller:
     return Teller("r", step, Position() if after is None else Position.of(after))
 
 
+def take(mine: Teller, number: int, entry: LogEntry) -> list[Event]:
+    return mine.take([Came(number, entry)])
+
+
 def brief(events: list[Event]) -> list[tuple[str, Any, str | None]]:
     """Name, the most telling field, and the id."""
     told = ("content", "result", "arguments", "query")
@@ -51,15 +56,15 @@ def brief(events: list[Event]) -> list[tuple[str, Any, str | None]]:
 def test_a_run_is_told_from_its_beginning() -> None:
     mine = teller()
     assert brief(mine.begin("s", "Hello!")) == [("run_started", "Hello!", "0")]
-    assert mine.take(1, entry("user", "These are your instructions: ...")) == []
-    assert brief(mine.take(2, entry("thought", "Well."))) == [("content_delta", "Well.", "11")]
+    assert take(mine, 1, entry("user", "These are your instructions: ...")) == []
+    assert brief(take(mine, 2, entry("thought", "Well."))) == [("content_delta", "Well.", "11")]
     action = entry("action", "I look.", tool="look", input={"at": "it"}, output=[1])
-    assert brief(mine.take(3, action)) == [
+    assert brief(take(mine, 3, action)) == [
         ("content_delta", BETWEEN + "I look.", "16"),
         ("tool_call_started", '{"at":"it"}', "17-3"),
         ("tool_call_completed", "[1]", "18"),
     ]
-    assert brief(mine.take(4, entry("answer", "Done."))) == [("content_delta", BETWEEN + "Done.", "21")]
+    assert brief(take(mine, 4, entry("answer", "Done."))) == [("content_delta", BETWEEN + "Done.", "21")]
     assert brief(mine.close(turn(TurnState.COMPLETED))) == []
     assert brief(mine.conclude("By the way.")) == [("content_delta", BETWEEN + "By the way.", "24")]
     assert mine.response == "Well.\n\nI look.\n\nDone.\n\nBy the way."
@@ -67,7 +72,7 @@ def test_a_run_is_told_from_its_beginning() -> None:
 
 
 def test_a_call_is_told_with_all_that_is_known_of_it() -> None:
-    started, completed = teller().take(1, entry("action", tool="look", output="seen", at=7))
+    started, completed = take(teller(), 1, entry("action", tool="look", output="seen", at=7))
     assert started.data == {"tool_name": "look", "tool_call_id": "call_r_1", "arguments": "{}", "step": 1}
     assert completed.data == {
         "tool_name": "look",
@@ -82,21 +87,24 @@ def test_a_call_is_told_with_all_that_is_known_of_it() -> None:
 
 def test_what_a_tool_answers_late_is_told_late() -> None:
     mine = teller()
-    assert brief(mine.take(1, entry("action", tool="slow"))) == [("tool_call_started", "{}", "7-1")]
-    assert mine.take(1, entry("action", tool="slow")) == []
-    assert brief(mine.take(2, entry("thought", "Meanwhile."))) == [("content_delta", "Meanwhile.", "11-1")]
-    assert brief(mine.take(1, entry("action", tool="slow", output="at last"))) == [
-        ("tool_call_completed", "at last", "11")
+    assert brief(take(mine, 1, entry("action", tool="slow"))) == [("tool_call_started", "{}", "7-1")]
+    assert take(mine, 1, entry("action", tool="slow")) == []
+    assert brief(take(mine, 2, entry("thought", "Meanwhile."))) == [("content_delta", "Meanwhile.", "11-1")]
+    assert brief(take(mine, 1, entry("action", tool="slow", output="at last"))) == [
+        ("tool_call_completed", "at last", "11~2.1")
     ]
-    assert mine.take(1, entry("action", tool="slow", output="again")) == []
+    assert brief(take(mine, 1, entry("action", tool="slow", output="again"))) == [
+        ("tool_call_completed", "again", "11~2.3")
+    ]
+    assert take(mine, 1, entry("action", tool="slow", output="again")) == []
 
 
 def test_an_error_of_a_tool_is_a_call_that_failed_and_any_other_is_said() -> None:
     mine = teller()
-    failed = mine.take(1, entry("error", "It broke.", tool="edit"))
+    failed = take(mine, 1, entry("error", "It broke.", tool="edit"))
     assert brief(failed) == [("tool_call_started", "{}", "7-1"), ("tool_call_failed", "It broke.", "8")]
     assert failed[1].data["is_success"] is False
-    assert brief(mine.take(2, entry("error", "I give up."))) == [("content_delta", "I give up.", "11")]
+    assert brief(take(mine, 2, entry("error", "I give up."))) == [("content_delta", "I give up.", "11")]
     assert mine.response == "I give up."
 
 
@@ -111,39 +119,59 @@ def test_an_error_of_a_tool_is_a_call_that_failed_and_any_other_is_said() -> Non
 )
 def test_whoever_has_not_answered_by_the_end_never_will(state: TurnState, name: str, result: str) -> None:
     mine = teller()
-    mine.take(1, entry("action", tool="slow"))
+    take(mine, 1, entry("action", tool="slow"))
     assert brief(mine.close(turn(state))) == [(name, result, "8")]
     assert mine.close(turn(state)) == []
 
 
-def test_of_very_many_calls_the_oldest_is_given_up() -> None:
+@pytest.mark.parametrize("apart", [1, 2])
+def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> None:
+    """The positions of readers name them by ranges."""
+    count, changes = 5 * MOST_RANGES, Changes()
+    log = [
+        entry("action", tool="slow") if number % apart == 0 else entry("action", tool="fast", output="now")
+        for number in range(1, count + 1)
+    ]
+    answered = [entry("action", tool="slow", output="late") if each.json == log[-1].json else each for each in log]
     mine = teller()
-    for number in range(1, MOST_OPEN + 1):
-        mine.take(number, entry("action", tool="slow"))
-    events = mine.take(MOST_OPEN + 1, entry("action", tool="slow"))
-    assert [event.name for event in events] == ["tool_call_started", "tool_call_completed"]
-    assert events[1].data["step"] == 1
-    assert len(Position.of(str(events[0].id)).open) == MOST_OPEN + 1
-    assert mine.take(1, entry("action", tool="slow", output="too late")) == []
+    mine.turn(changes)
+    events = mine.take([Came(number, each) for number, each in enumerate(log, 1)])
+    assert len(Position.of(str(events[-1].id)).open) == (1 if apart == 1 else MOST_RANGES)
+    for number, each in enumerate(answered, 1):
+        events += take(mine, number, each)
+    assert results(events) == {n: "late" if n % apart == 0 else "now" for n in range(1, count + 1)}
+    # who comes back, be it to another process, gets all answers
+    for known in (changes, None):
+        for index in (0, 3, len(log), len(log) + 7):
+            back = teller(events[index].id)
+            back.turn(known)
+            rest = back.take([Came(number, each) for number, each in enumerate(answered, 1)])
+            assert results([*events[: index + 1], *rest]) == results(events)
+
+
+def results(events: list[Event]) -> dict[Any, Any]:
+    return {event.data["step"]: event.data["result"] for event in events if "result" in event.data}
 
 
 def test_seconds_are_those_of_the_host() -> None:
     mine = teller()
     assert mine.seconds is None
     for number, at in enumerate((1, 3, 8), 1):
-        mine.take(number, entry("thought", "Well.", at))
+        take(mine, number, entry("thought", "Well.", at))
     assert mine.seconds == 7.0
-    mine.take(4, LogEntry(b'{"kind": "thought", "text": ""}', None, False, False))
+    take(mine, 4, LogEntry(b'{"kind": "thought", "text": ""}', None, False, False))
     assert mine.seconds == 7.0
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1-", "1-x", "1.5", "1" * 19, "\u0661", "1" + "-1" * 30])
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "1-", "1-x", "1.5", "1" * 19, "\u0661", "1" + "-1" * 30, "1~2", "1-1.", "1-1.x"]
+)
 def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(InvalidCursor):
         Position.of(text)
 
 
-@pytest.mark.parametrize("text", ["0", "17-3", "17-3-1", "123456789012345678"])
+@pytest.mark.parametrize("text", ["0", "17-3", "17-3-1", "17-3.9-1~4.2", "123456789012345678"])
 def test_a_position_comes_back_as_it_was(text: str) -> None:
     assert str(Position.of(text)) == text
 
@@ -183,9 +211,9 @@ class Host:
         if since:
             length = self.moments[since - 1][1]
             for number in range(1, length + 1):
-                events += mine.take(number, self.entry(number, length))
+                events += take(mine, number, self.entry(number, length))
         for number, length in self.moments[since:]:
-            events += mine.take(number, self.entry(number, length))
+            events += take(mine, number, self.entry(number, length))
         return events + mine.close(turn(TurnState.COMPLETED)) + mine.conclude("the end")
 
 
@@ -214,3 +242,90 @@ def test_a_reader_who_comes_back_gets_everything_once(
     last = teller()
     host.read(last)
     assert contents == last.response
+
+
+@st.composite
+def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
+    """A log, and the portions in which it came to somebody who was there from the beginning: words and outputs late, or
+    others before.
+    """
+    log: list[LogEntry] = []
+    portions: list[list[Came]] = []
+    coming: list[int] = []
+    for offset, kind in enumerate(draw(st.lists(KINDS, min_size=1, max_size=8)), 1):
+        number = offset
+        fields: dict[str, Any] = {"text": "" if "silent" in kind else f"<{offset}>"}
+        if "action" in kind or kind == "failure":
+            fields |= {"tool": "t", "input": {"n": offset}}
+        if "action" in kind and draw(st.booleans()):
+            fields["output"] = f"out {offset}"
+        kind = {"silent action": "action", "failure": "error"}.get(kind, kind)  # noqa: PLW2901
+        log.append(entry(kind, **fields))
+        before = dict(fields)
+        if kind != "user" and draw(st.booleans()):
+            coming.append(number)
+            before |= draw(
+                st.sampled_from([{}, {"text": "other"}, {"text": ""}, {"input": "other"} if "tool" in fields else {}])
+            )
+            before.pop("output", None)
+            before |= (
+                draw(st.sampled_from([{}, {"output": "other"}])) if kind == "action" and "output" in fields else {}
+            )
+        portions.append([Came(offset, entry(kind, **before))])
+        for there in [each for each in coming if draw(st.booleans())]:
+            portions.append([Came(there, log[there - 1], amended=True)])
+            coming.remove(there)
+    return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
+
+
+def held(events: list[Event]) -> dict[Any, Any]:
+    """What a client has, who puts in its place what is told again; but for the empty line behind what was said first."""
+    has: dict[Any, Any] = {}
+    for event in events:
+        what = "answer" if "result" in event.data else event.name
+        content = str(event.data.get("content", "")).strip()
+        has[what, event.data.get("step"), content == "the end"] = (event.name, {**event.data, "content": content})
+    return {key: data for key, data in has.items() if key[0] != "content_delta" or data[1]["content"]}
+
+
+@settings(deadline=None)
+@given(life=lives(), data=st.data())
+def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_often_they_were_cut(
+    life: tuple[list[LogEntry], list[list[Came]]], data: Any
+) -> None:
+    log, portions = life
+    changes, over = Changes(), turn(TurnState.COMPLETED)
+
+    def reading(after: str | None = None) -> Teller:
+        mine = teller(after)
+        mine.turn(changes)
+        return mine
+
+    def ended(mine: Teller) -> list[Event]:
+        return mine.close(over) + mine.conclude("the end")
+
+    steady, got = reading(), [[], []]  # one stays all the time, and one is cut
+    speaker: Teller | None = reading()
+    got[0] += steady.begin("s", "q")
+    got[1] += reading().begin("s", "q")
+    there: dict[int, LogEntry] = {}
+    for portion in [*portions, []]:
+        there.update((came.offset, came.entry) for came in portion)
+        got[0] += steady.take(portion)
+        news = portion
+        if speaker is None:
+            speaker, news = reading(got[1][-1].id), [Came(offset, there[offset]) for offset in sorted(there)]
+        told = speaker.take(news)
+        seen = data.draw(st.none() | st.integers(0, len(told)), label="cut behind") if portion else None
+        got[1] += told if seen is None else told[:seen]
+        speaker = speaker if seen is None else None
+    assert speaker is not None
+    got[0] += ended(steady)
+    got[1] += ended(speaker)
+    fresh = reading()
+    listed = [*fresh.begin("s", "q"), *fresh.take([Came(n, each) for n, each in enumerate(log, 1)]), *ended(fresh)]
+    assert len(keys(listed)) == len(set(keys(listed))), "who had nothing is told nothing again"
+    for events in got:
+        assert held(events) == held(listed)
+    assert steady.response == speaker.response == fresh.response
+    assert steady.calls == speaker.calls == fresh.calls

@@ -10,9 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Came, Changes
+from codegen_api.conversations.late import ROOM
 from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
 from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.ids import MOST_NUMBER, START, Spot, as_uuid, event_hex, kept_id, spot_of
+from codegen_api.dialects.everruns.ids import (
+    MOST_NUMBER,
+    MOST_PLACES,
+    OFFSET_BITS,
+    START,
+    Spot,
+    as_uuid,
+    event_hex,
+    kept_id,
+    spot_of,
+)
 from codegen_api.dialects.everruns.kinds import BELOW, ELSEWHERE, TOLD
 from codegen_api.dialects.everruns.messages import OPEN, Place, heard, images_of, message_fields
 from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written, written
@@ -35,7 +46,9 @@ TURN = Turn(
     begin=7,
     end=12,
 )
-SPOTS = st.builds(Spot, st.integers(1, (1 << 21) - 1), st.integers(0, (1 << 24) - 1), st.integers(0, 255))
+SPOTS = st.builds(
+    Spot, st.integers(1, (1 << 17) - 1), st.integers(0, (1 << OFFSET_BITS) - 1), st.integers(0, MOST_PLACES - 1)
+)
 
 
 def entry(**fields: Any) -> LogEntry:
@@ -340,20 +353,26 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
     (again,) = teller.take([Came(1, closed, amended=True)])
     assert (again.kind, again.data["status"]) == ("tool.completed", "success")
-    assert again.spot == Spot(TURN.number, 2, Place.AFTERWARDS)
+    assert again.spot == Spot(TURN.number, 2, Place.AFTERWARDS + Place.BLOCK - 1)
     assert list(teller.take([Came(1, closed, amended=True)])) == []
 
 
 @st.composite
 def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
-    """A log, and the portions in which it came to somebody who was there from the beginning, outputs late or not."""
+    """A log, and the portions in which it came to somebody who was there from the beginning: outputs late or not, and
+    words that were others before.
+    """
     log = draw(st.lists(st.sampled_from(LOG), max_size=8))
     portions: list[list[Came]] = []
     coming: list[int] = []
-    waiting = entry(kind="action", text="a look", tool="ls", input={"path": "."}, closed=False)
     for offset, each in enumerate(log, 1):
-        late = each is LOG[2] and draw(st.booleans())
-        portions.append([Came(offset, waiting if late else each)])
+        fields = json.loads(each.json)
+        late = fields.get("kind") != "user" and draw(st.booleans())
+        if late and draw(st.booleans()):
+            fields["text"] = "something else"
+        if late and each is LOG[2] and draw(st.booleans()):
+            fields |= {"output": None, "closed": False}
+        portions.append([Came(offset, entry(**fields))])
         coming += [offset] if late else []
         for there in [offset for offset in coming if draw(st.booleans())]:
             portions.append([Came(there, log[there - 1], amended=True)])
@@ -375,6 +394,8 @@ def heard_by(family: Any, events: list[Written]) -> dict[Any, Any]:
         body = data["data"]
         about = body.get("tool_call_id") or body.get("message_id") or (body.get("message") or {}).get("id")
         has[event.kind, about or (body.get("tool_call") or {}).get("id")] = data
+        if event.kind == "output.message.started":  # from its beginning
+            has.pop(("output.message.delta", about), None)
     return has
 
 
@@ -423,8 +444,33 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
         spots = [event.spot for event in each]
         assert spots == sorted(set(spots)), "each id once, in order"
         assert heard_by(family, each) == heard_by(family, elsewhere)
-    if stays:  # who matches by id what they have heard with a list finds all of it
-        assert [event.spot for event in listed] == [event.spot for event in kept]
+    whole = [event.spot for event in elsewhere]
+    assert [event.spot for event in listed] == whole, "who had nothing hears nothing again"
+
+
+def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -> None:
+    teller = Teller(TURN, Plainly(step))
+    list(teller.take([Came(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
+    fields = json.loads(LOG[2].json)
+    events = list(teller.take([Came(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
+    kinds = ["output.message.started", "output.message.delta", "output.message.completed", "tool.started"]
+    assert [event.kind for event in events] == kinds
+    assert events[1].data["delta"] == events[1].data["accumulated"] == "a closer look"
+    assert {event.spot.offset for event in events} == {4}
+
+
+@pytest.mark.parametrize("count", [17, ROOM + 5])
+def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
+    turn = replace(TURN, end=TURN.begin + count + 1)
+    teller = Teller(turn, Plainly(step))
+    calls = [Came(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
+    late = [Came(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
+    events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]
+    completed = {event.data["tool_call_id"]: event.data["status"] for event in events if event.kind == "tool.completed"}
+    assert sorted(completed.values()) == ["success"] * count + ["timeout"]
+    spots = [event.spot for event in events]
+    assert spots == sorted(set(spots))
+    assert Place.AFTERWARDS + Place.BLOCK * ROOM <= Place.TURN_OVER
 
 
 def test_a_step_that_says_nothing_is_no_message() -> None:

@@ -1,32 +1,33 @@
 """A turn as the events of the stream modes: which events there are, in which order, with which ids.
 
 Everything is a function of the turn's log, so that each instance tells the same, live or again. An id is
-``{turn}_event_{n}`` with n = 4096 x the entry's number in the turn + twice the event's place among those of the entry,
-and one more for what ``debug`` tells of it, and for a state in which no tool's answer is missing; metadata comes before
-the first entry, ``end`` behind the last.
+``{turn}_event_{n}`` with n = PLACES x the entry's number in the turn + twice the event's place among those of the
+entry, and one more for what ``debug`` tells of it, and for a state in which no tool's answer is missing; metadata comes
+before the first entry, ``end`` behind the last.
 
-An action is closed when its output is there, a later entry has come, or the turn is over. What its tool answered comes
-then, before anything of the next entry. What changes after it was told is told again, behind what has come by then, as
-far as ``conversations.late`` and the blocks of numbers have room.
+What a tool answered comes when the action is closed, before anything of the next entry. What changes after it was told
+is told again, behind what has come by then, in blocks of numbers: see ``conversations.telling``.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from codegen_api.conversations import Came, Change, Changes, Checkpoint
+from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Checkpoint, Closed, Moment, Telling
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human
 from codegen_api.dialects.agent_protocol.wording import (
-    AFTERWARDS,
     AGAIN,
+    BEHIND,
     BLOCK,
     CHECKPOINTS_AGAIN,
-    MEANWHILE,
     PLACES,
     Frames,
     Place,
     Told,
     Wording,
+    block,
     number,
+    slot,
 )
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
@@ -35,9 +36,6 @@ FREE, EARNED = 10_000, 16
 """Whole states are told behind each entry until they have held FREE messages together, then as often as EARNED messages
 for each entry allow: a long log would else cost its square.
 """
-
-REMEMBERED = 100
-"""Of so many entries, the last ones, it is remembered what was told of them."""
 
 MODES = (
     "values",
@@ -57,7 +55,7 @@ WHOLE_STATES = CHECKPOINTS | {"values"}
 
 # before the first entry, and behind the last
 RUN_METADATA, INPUT, INPUT_CHECKPOINT = 1, 2, 3
-INTERRUPT, INTERRUPT_UPDATE, FAILURE, FINAL_STATE, END = 7, 8, 13, 14, 15
+INTERRUPT, INTERRUPT_UPDATE, FAILURE, FINAL_STATE, END = (BEHIND + place for place in (7, 8, 13, 14, 15))
 
 STATUSES: Mapping[TurnState, str] = {
     TurnState.QUEUED: "pending",
@@ -114,19 +112,12 @@ class Teller:
         self._wording = wording
         self._modes = modes
         self._statuses = statuses
-        # what is told again: all changes, those that were told of, what the reader has of the changed entries
-        self._changes = changes or Changes()
-        self._changed: set[Change] = set()
-        self._known: dict[int, int] = {}
-        self._had: dict[int, Told] = {}
-        self._due: dict[int, Told] = {}
-        self._lengths: dict[int, int] = {}
-        self._offset = 0
-        self._open: Told | None = None
-        # whole states: what has been said, and where in it an entry's messages are
+        self._telling: Telling[Told] = Telling(wording.of, changes, slot(after))
+        # whole states: what has been said, and of which entry each message is
         self._states = bool(modes & WHOLE_STATES)
         self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
-        self._at: dict[tuple[int, bool], int] = {}
+        self._of = [(0, False)] * len(self._messages)
+        self._checkpoints: list[int] = []
         self._told = self._told_again = len(self._messages)
         # what the reader's last state lacks: something that was said, or perhaps what was amended since
         self._said = self._doubtful = self._amendable = False
@@ -142,29 +133,18 @@ class Teller:
 
     def take(self, news: Sequence[Came]) -> bytes:
         """What these entries amount to."""
-        out: list[bytes] = []
-        for came in news:
-            told = self._wording.of(came)
-            if came.offset > self._offset:
-                self._close(out)
-                self._offset = came.offset
-                self._remember(told)
-                self._arrive(told, out)
-            elif self._known.get(came.offset) != hash(came.entry.json):
-                self._amend(came.offset, told, out)
-        self._changes.told(self._offset, is_open=self._open is not None)
-        return b"".join(out)
+        return self._written(self._telling.take(news))
 
     def over(self, turn: Turn) -> bytes:
         """What comes behind the last entry."""
-        out: list[bytes] = []
-        self._close(out)
-        last = self._offset + 1
+        out = [self._written(self._telling.close())]
+        last = self._telling.offset + 1
         if turn.answer is not None:
             message = answer(turn.id, turn.answer)
-            self._messages.append(to_json(message))
+            self._put((last, False), to_json(message))
             self._said = True
             out.append(Frames.of(self._wording.message(last, message)).behind(self.after))
+        out.append(self._written(self._telling.rest()))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
             final = {"__interrupt__": [interrupt(turn)]}
@@ -183,161 +163,136 @@ class Teller:
     @property
     def end(self) -> int:
         """The number of ``end``, once everything has come."""
-        return number(self._offset + 1, END)
+        return number(self._telling.offset + 1, END)
 
     # -- one entry ----------------------------------------------------------------------------------------------------
 
-    def _arrive(self, told: Told, out: list[bytes]) -> None:
+    def _written(self, moments: Iterable[Moment[Told]]) -> bytes:
+        out: list[bytes] = []
+        for moment in moments:
+            if isinstance(moment, Arrived):
+                self._arrive(moment.offset, moment.worded, out)
+            elif isinstance(moment, Closed):
+                self._send(moment.offset, moment.worded.answered, out)
+                self._say(moment.offset, moment.worded.tool, tool=True)
+                self._whole(moment.offset, out)
+            elif isinstance(moment, Altered):
+                self._alter(moment.offset, moment.worded)
+            else:
+                self._tell_again(moment, out)
+        return b"".join(out)
+
+    def _arrive(self, offset: int, told: Told, out: list[bytes]) -> None:
         self._amendable |= told.entry.amendable
-        self._recall(told)
-        self._send(told.arrival, out)
-        if told.ai is not None:
-            self._say(told.ai, tool=False)
+        self._send(offset, told.arrival, out)
+        self._say(offset, told.ai, tool=False)
         if told.tool is None:
-            self._whole(("agent",), out)
-            self._tell_changes(out)
+            self._whole(offset, out)
             return
         if self._said and "values" in self._modes and self._affordable():
-            out.append(self._values(Place.STATE))
-        self._send(told.begun, out)
-        self._open = told
+            out.append(self._values(offset, Place.STATE))
+        self._send(offset, told.begun, out)
         if not told.closed:
-            self._unanswered.add(self._offset)
-        self._tell_changes(out)
-        if told.closed:
-            self._close(out)
+            self._unanswered.add(offset)
 
-    def _amend(self, offset: int, told: Told, out: list[bytes]) -> None:
-        for message, tool in ((told.ai, False), (told.tool, True)):
-            place = self._at.get((offset, tool))
-            if message is not None and place is not None and self._messages[place] != message:
-                self._messages[place] = message
-                self._doubtful = True
+    def _alter(self, offset: int, told: Told) -> None:
         if told.closed:
             self._unanswered.discard(offset)
-        is_open = self._open is not None
-        self._known[offset] = hash(told.entry.json)
-        change = self._changes.see(self._changed, offset, self._offset, is_open=is_open)
-        if change is not None:
-            self._tell_change(change, told, out)
-        if is_open and offset == self._offset:
-            self._open = told
-            if told.closed:
-                self._close(out)
-
-    def _close(self, out: list[bytes]) -> None:
-        """The open action, if there is one, has had its time. It is the last entry that came."""
-        told, self._open = self._open, None
-        if told is None or told.tool is None:
-            return
-        self._send(told.answered, out)
-        self._say(told.tool, tool=True)
-        self._whole(("agent",), out)
-        self._tell_changes(out)
-
-    # -- what has changed ---------------------------------------------------------------------------------------------
-
-    def _remember(self, told: Told) -> None:
-        self._known[self._offset] = hash(told.entry.json)
-        if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
-
-    def _recall(self, told: Told) -> None:
-        """Whether an entry has changed since it was told to somebody, or while nobody was there."""
-        if self._changes.of(self._offset):
-            self._had[self._offset] = told
-        elif not told.closed:
-            self._changes.left_open(self._offset)
-        elif self._offset in self._changes.unanswered and number(self._offset, Place.CUSTOM) <= self.after:
-            self._due[self._offset] = told
-
-    def _tell_changes(self, out: list[bytes]) -> None:
-        """Those that were seen when so much had come."""
-        is_open = self._open is not None
-        for change in [*self._changes.seen] if self._had else []:
-            here = (change.behind, change.is_open) == (self._offset, is_open)
-            if here and change.offset in self._had and change not in self._changed:
-                self._tell_change(change, self._had[change.offset], out)
-        if self._due and (self._offset, not is_open) >= self._changes.front:
-            for offset, told in self._due.items():
-                new = self._changes.see(self._changed, offset, self._offset, is_open=is_open)
-                if new is not None:
-                    self._tell_change(new, told, out)
-            self._due = {}
-
-    def _tell_change(self, change: Change, told: Told, out: list[bytes]) -> None:
-        """An entry, as it is now, behind what has come: in a block of numbers of its own."""
-        self._changed.add(change)
-        gap = MEANWHILE if change.is_open else AFTERWARDS
-        first = number(change.behind, 0) + gap + BLOCK * change.number
-        last_one = change.is_open and change.offset == change.behind  # whose answer is about to come by itself
-        again: list[tuple[int, bytes]] = []
-        for n, frame in (*told.arrival.each, *(() if last_one else told.answered.each)):
-            place = Place(n % PLACES // 2)
-            has_changed = place == Place.CUSTOM or told.tool is None or place >= Place.TOOL_METADATA
-            if has_changed and place in AGAIN:
-                again.append((first + AGAIN[place] + n % 2, frame))
-        if self._modes & CHECKPOINTS:
-            again += self._checkpoints_with(change, first + CHECKPOINTS_AGAIN)
-        out += [self._wording.again(frame, n) for n, frame in again if n > self.after]
-
-    def _checkpoints_with(self, change: Change, first: int) -> list[tuple[int, bytes]]:
-        """The checkpoints that hold an entry which has changed; where that is too much, the last one."""
-        most = (BLOCK - CHECKPOINTS_AGAIN) // 2
-        holding = [each for each in self._lengths if each >= change.offset][::-1][:most]
-        if self._told_again + sum(self._lengths[each] for each in holding) > FREE + EARNED * self._offset:
-            holding = holding[:1]
-        again: list[tuple[int, bytes]] = []
-        for index, each in enumerate(holding):
-            self._told_again += self._lengths[each]
-            frames = self._checkpoint(each, Place.CHECKPOINT, upto=self._lengths[each])
-            again += [(first + 2 * index + n % 2, frame) for n, frame in frames]
-        return again
-
-    def _send(self, frames: Frames, out: list[bytes]) -> None:
-        out.append(frames.whole if number(self._offset, 0) > self.after else frames.behind(self.after))
-
-    def _say(self, message: bytes, *, tool: bool) -> None:
         if self._states:
-            self._at[self._offset, tool] = len(self._messages)
-            self._messages.append(message)
+            self._doubtful |= self._put((offset, False), told.ai)
+            if self._telling.open is None or offset < self._telling.offset:
+                self._doubtful |= self._put((offset, True), told.tool)
+
+    def _tell_again(self, again: Again[Told], out: list[bytes]) -> None:
+        """An entry, as it is now, behind what has come: in a block of numbers of its own."""
+        told, first = again.worded, block(again.slot)
+        frames: list[tuple[int, bytes]] = []
+        for n, frame in (*told.arrival.each, *told.begun.each, *told.answered.each):
+            place = Place(n % PLACES // 2)
+            lacks = again.outcome if place >= BEHIND else again.words or place == Place.CUSTOM
+            if not lacks or (again.earlier and n > self.after):
+                continue
+            at = first + AGAIN[place] + n % 2
+            if place == Place.TUPLE:
+                frames.append((at, self._wording.removed(again.came.offset)))
+                at += 1
+            frames.append((at, frame))
+        if self._modes & CHECKPOINTS:
+            frames += self._checkpoints_with(again, first + CHECKPOINTS_AGAIN)
+        out += [self._wording.again(frame, n) for n, frame in frames if n > self.after]
+
+    def _checkpoints_with(self, again: Again[Told], first: int) -> list[tuple[int, bytes]]:
+        """The checkpoints that hold an entry which has changed; where that is too much, the last one."""
+        holding = [
+            each
+            for each in self._checkpoints[bisect_left(self._checkpoints, again.came.offset) :]
+            if not again.earlier or number(each, Place.CHECKPOINT) <= self.after
+        ][-((BLOCK - CHECKPOINTS_AGAIN) // 2) :]
+        if self._told_again + sum(map(self._length, holding)) > FREE + EARNED * self._telling.offset:
+            holding = holding[-1:]
+        frames: list[tuple[int, bytes]] = []
+        for index, each in enumerate(holding):
+            self._told_again += self._length(each)
+            told = self._checkpoint(each, Place.CHECKPOINT)
+            frames += [(first + 2 * index + n % 2, frame) for n, frame in told]
+        return frames
+
+    def _send(self, offset: int, frames: Frames, out: list[bytes]) -> None:
+        out.append(frames.whole if number(offset, 0) > self.after else frames.behind(self.after))
+
+    def _say(self, offset: int, message: bytes | None, *, tool: bool) -> None:
+        if self._states and message is not None:
+            self._put((offset, tool), message)
             self._said = True
 
     # -- whole states -------------------------------------------------------------------------------------------------
 
+    def _put(self, of: tuple[int, bool], message: bytes | None) -> bool:
+        """A message of an entry in its place; whether that is new."""
+        index = bisect_left(self._of, of)
+        end = index + (self._of[index : index + 1] == [of])
+        if self._messages[index:end] == ([] if message is None else [message]):
+            return False
+        self._messages[index:end] = [] if message is None else [message]
+        self._of[index:end] = [] if message is None else [of]
+        return True
+
+    def _length(self, offset: int) -> int:
+        """How many messages there are up to an entry."""
+        return bisect_right(self._of, (offset, True))
+
     def _affordable(self) -> bool:
-        if not self._states or self._told + len(self._messages) > FREE + EARNED * self._offset:
+        if not self._states or self._told + len(self._messages) > FREE + EARNED * self._telling.offset:
             return False
         self._told += len(self._messages)
         return True
 
-    def _whole(self, following: Sequence[str], out: list[bytes]) -> None:
+    def _whole(self, offset: int, out: list[bytes]) -> None:
         """The state behind an entry, if there is something new in it, and the checkpoint; if it may be told again."""
         news = self._said and "values" in self._modes
         if not (news or self._modes & CHECKPOINTS) or not self._affordable():
             return
         if news:
-            out.append(self._values(Place.WHOLE_STATE))
-        out += [f for n, f in self._checkpoint(self._offset, Place.CHECKPOINT, following) if n > self.after]
+            out.append(self._values(offset, Place.WHOLE_STATE))
+        if self._modes & CHECKPOINTS:
+            self._checkpoints.append(offset)
+        out += [frame for n, frame in self._checkpoint(offset, Place.CHECKPOINT) if n > self.after]
 
-    def _values(self, place: Place) -> bytes:
+    def _values(self, offset: int, place: Place) -> bytes:
         """The state behind an entry. One in which every tool has answered has the next number, so that who had it
         before gets it again.
         """
-        n, frame = self._wording.frame("values", self._state(), self._offset, place, again=not self._unanswered)
+        n, frame = self._wording.frame("values", self._state(), offset, place, again=not self._unanswered)
         self._said = False
         # of who has something behind it, nobody knows which of both they had
-        self._doubtful = (n < self.after and self._amendable) or (n <= self.after and bool(self._had))
+        self._doubtful = (n < self.after and self._amendable) or (n <= self.after and self._telling.returned)
         return frame if n > self.after else b""
 
     def _state(self, more: Mapping[str, Json] | None = None, *, upto: int | None = None) -> bytes:
         rest = b"" if not more else b"," + to_json(more)[1:-1]
         return b'{"messages":[%b]%b}' % (b",".join(self._messages[:upto]), rest)
 
-    def _checkpoint(
-        self, offset: int, place: int, following: Sequence[str] = ("agent",), *, upto: int | None = None
-    ) -> list[tuple[int, bytes]]:
-        """``upto``: it holds so many messages, and not all that there are by now."""
+    def _checkpoint(self, offset: int, place: int) -> list[tuple[int, bytes]]:
         if not self._modes & CHECKPOINTS:
             return []
         parent = str(Checkpoint(self._turn.id, offset - 1)) if offset else self._turn.parent
@@ -345,16 +300,12 @@ class Teller:
             {
                 "config": self._config(str(Checkpoint(self._turn.id, offset))),
                 "metadata": {"source": "loop", "step": offset},
-                "next": list(following),
+                "next": ["agent"],
                 "parent_config": None if parent is None else self._config(parent),
                 "tasks": [],
             }
         )
-        if offset:
-            self._lengths[offset] = len(self._messages) if upto is None else upto
-            if len(self._lengths) > REMEMBERED:
-                del self._lengths[next(iter(self._lengths))]
-        payload = b'%b,"values":%b}' % (described[:-1], self._state(upto=upto))
+        payload = b'%b,"values":%b}' % (described[:-1], self._state(upto=self._length(offset)))
         return self._wording.both("checkpoints", "checkpoint", payload, offset, place)
 
     def _config(self, checkpoint: str) -> Json:

@@ -66,6 +66,12 @@ def chunk(message: Message) -> Message:
     return {**message, "type": "AIMessageChunk", "tool_call_chunks": pieces}
 
 
+def removal(turn_id: str, offset: int) -> Message:
+    """What takes the message of an entry away from who puts messages together from pieces."""
+    about: Message = {"content": "", "additional_kwargs": {}, "response_metadata": {}, "name": None}
+    return {"id": f"{turn_id}-{offset}", "type": "remove", **about}
+
+
 def human(message: Mapping[str, Json]) -> Message:
     """What a user said, as it is kept, for clients."""
     parts = message.get("content")

@@ -11,19 +11,24 @@ from typing import TypeAlias
 
 from cachetools import LRUCache
 
-from codegen_api.conversations import Came
-from codegen_api.dialects.agent_protocol.messages import Message, chunk, said
+from codegen_api.conversations import Came, Form, Slot
+from codegen_api.conversations.late import ROOM
+from codegen_api.dialects.agent_protocol.messages import Message, chunk, removal, said
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn
 
-PLACES = 4096
+BLOCK = 4096
+"""How many numbers an entry has that is told again: behind what another one says, or behind all of it."""
+
+MEANWHILE = 64
+AFTERWARDS = MEANWHILE + (ROOM + 1) * BLOCK
+"""Where such blocks begin."""
+
+PLACES = AFTERWARDS + ROOM * BLOCK
 """How many numbers an entry has for its events."""
 
-BLOCK = 64
-"""How many a change has that is told again: of an entry before, behind what this one says, or behind all of it."""
-
-MEANWHILE, AFTERWARDS = 64, 2048
-"""Where such blocks begin."""
+BEHIND = (AFTERWARDS - BLOCK) // 2
+"""The first place behind the blocks of what comes meanwhile."""
 
 
 class Place(IntEnum):
@@ -39,39 +44,36 @@ class Place(IntEnum):
     STATE = 7
     TOOL_STARTED = 8
     # behind the blocks
-    TOOL_METADATA = 1000
-    TOOL_COMPLETE = 1001
-    TOOL_TUPLE = 1002
-    TOOL_UPDATE = 1003
-    TOOL_DONE = 1004
-    WHOLE_STATE = 1005
-    CHECKPOINT = 1006
+    TOOL_METADATA = BEHIND
+    TOOL_COMPLETE = BEHIND + 1
+    TOOL_TUPLE = BEHIND + 2
+    TOOL_UPDATE = BEHIND + 3
+    TOOL_DONE = BEHIND + 4
+    WHOLE_STATE = BEHIND + 5
+    CHECKPOINT = BEHIND + 6
 
 
 def number(offset: int, place: int) -> int:
     return offset * PLACES + 2 * place
 
 
-AGAIN = {
-    place: 2 * index
-    for index, place in enumerate(
-        (
-            Place.CUSTOM,
-            Place.PARTIAL,
-            Place.UPDATE,
-            Place.DONE,
-            Place.TOOL_METADATA,
-            Place.TOOL_COMPLETE,
-            Place.TOOL_TUPLE,
-            Place.TOOL_UPDATE,
-            Place.TOOL_DONE,
-        )
-    )
-}
-"""Where in a block the events stand that are told again: not those that clients put together from pieces."""
+def slot(after: int) -> Slot:
+    """What who has the events up to a number has been told."""
+    offset, rest = divmod(after, PLACES)
+    is_closed = rest >= 2 * BEHIND
+    return Slot(offset, is_closed, (rest - (AFTERWARDS if is_closed else MEANWHILE)) // BLOCK)
 
-CHECKPOINTS_AGAIN = 2 * len(AGAIN)
-"""And behind them the checkpoints that hold what has changed, the last one first."""
+
+def block(slot: Slot) -> int:
+    """The first number of what is told again there."""
+    return slot.behind * PLACES + (AFTERWARDS if slot.is_closed else MEANWHILE) + BLOCK * slot.number
+
+
+AGAIN = {place: 2 * index for index, place in enumerate(sorted({*Place} - {Place.STATE, Place.WHOLE_STATE}))}
+"""Where in a block the events stand that are told again."""
+
+CHECKPOINTS_AGAIN = AGAIN[Place.CHECKPOINT]
+"""The last are the checkpoints that hold what has changed, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,17 @@ class Told:
     """
 
     entry: LogEntry
+    form: Form
     closed: bool
     ai: bytes | None
     tool: bytes | None
     arrival: Frames
     begun: Frames = NOTHING
     answered: Frames = NOTHING
+
+    @property
+    def is_action(self) -> bool:
+        return self.tool is not None
 
     @property
     def size(self) -> int:
@@ -151,6 +158,11 @@ class Wording:
         """An event that was told before, under another number."""
         return b"%b\nid: %b_event_%d\n\n" % (frame[: frame.rindex(b"\nid: ")], self._id, n)
 
+    def removed(self, offset: int) -> bytes:
+        """Before a message whose pieces clients put together is told again, what they have of it goes."""
+        pair = b"[%b,%b]" % (to_json(removal(self._turn, offset)), self._about(offset, "agent"))
+        return self.frame("messages", pair, offset, Place.TUPLE)[1]
+
     def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> tuple[int, bytes]:
         n = number(offset, place) + again
         return n, b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
@@ -182,7 +194,7 @@ class Wording:
 
     def _tell(self, offset: int, entry: LogEntry) -> Told:
         step = self._step(entry)
-        messages = said(self._turn, offset, step)
+        form, messages = Form.of(entry, step), said(self._turn, offset, step)
         ai, tool = messages.ai, messages.tool
         arrival = [] if ai is None else self.message(offset, ai)
         if "custom" in self._modes:
@@ -190,10 +202,11 @@ class Wording:
         arrival.sort(key=lambda one: one[0])
         written = None if ai is None else to_json(ai)
         if tool is None:
-            return Told(entry, True, written, None, Frames.of(arrival))
+            return Told(entry, form, True, written, None, Frames.of(arrival))
         answer = to_json(tool)
         return Told(
             entry,
+            form,
             step.closed,
             written,
             answer,

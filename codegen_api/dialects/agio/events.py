@@ -2,15 +2,17 @@
 
 Everything is a function of the run's log, so that each instance tells the same, live or again. A *step* is an entry of
 that log, counted from 1. What a tool answered is told when it is there, be it behind later steps; so a position names
-the steps whose answer is still to come, and a reader who comes back gets every event once.
+the steps whose answer is still to come, and a reader who comes back gets every event once. What changes after it was
+told is told again, and a position says up to where: see ``conversations.telling``.
 """
 
 import re
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakValueDictionary
 
+from codegen_api.conversations import START, Again, Altered, Arrived, Came, Changes, Closed, Form, Moment, Slot, Telling
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
 from codegen_api.stores import Turn, TurnState
@@ -22,25 +24,34 @@ SAID, CALLED, ANSWERED, CONCLUDED = 1, 2, 3, 4
 BETWEEN = "\n\n"
 """What stands between two things that the agent says: told as the beginning of the second."""
 
-MOST_OPEN = 20
-"""So many answers may be awaited at a time; then the oldest is given up. Logs are not read again further back."""
+MOST_RANGES = 20
+"""Steps whose answers are awaited are named by so many ranges at most. In what lies between, some may have answered."""
 
 NEVER = "The run stopped before the tool had answered."
 
-_POSITION = re.compile(rf"([0-9]{{1,18}})((?:-[0-9]{{1,18}}){{0,{MOST_OPEN + 1}}})", re.ASCII)
+_NUMBER = "[0-9]{1,18}"
+_RANGE = rf"-({_NUMBER})(?:\.({_NUMBER}))?"
+_POSITION = re.compile(rf"({_NUMBER})((?:{_RANGE}){{0,{MOST_RANGES}}})(?:~({_NUMBER})\.({_NUMBER}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """``number`` is that of the last event told in the order of the log, PLACES for each step: 0 is the first of all,
-    and -1 before it. ``open`` are the steps whose tools have not answered.
+    and -1 before it. ``open`` are ranges of the steps whose tools have not answered, and ``slot`` says what was told
+    again there.
     """
 
     number: int = -1
-    open: tuple[int, ...] = ()
+    open: tuple[tuple[int, int], ...] = ()
+    slot: Slot | None = None
 
     def __str__(self) -> str:
-        return "-".join(map(str, (self.number, *self.open)))
+        ranges = (f"-{first}" if first == last else f"-{first}.{last}" for first, last in self.open)
+        again = "" if self.slot is None else f"~{self.slot.behind}.{2 * self.slot.number + self.slot.is_closed}"
+        return f"{self.number}{''.join(ranges)}{again}"
+
+    def awaits(self, step: int) -> bool:
+        return any(first <= step <= last for first, last in self.open)
 
     @property
     def step(self) -> int:
@@ -55,10 +66,26 @@ class Position:
         found = _POSITION.fullmatch(text.strip())
         if found is None:
             raise InvalidCursor("The last event id is none that is given here.")
-        return cls(int(found[1]), tuple(int(step) for step in found[2].split("-") if step))
+        ranges = [(int(first), int(last or first)) for first, last in re.findall(_RANGE, found[2], re.ASCII)]
+        slot = None if found[5] is None else Slot(int(found[5]), int(found[6]) % 2 == 1, int(found[6]) // 2)
+        return cls(int(found[1]), tuple(ranges), slot)
 
 
 BEGINNING = Position()
+
+
+def ranges_of(some: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same ranges in order, together where they touch; where they would be too many, also where they are near."""
+    ranges: list[tuple[int, int]] = []
+    for first, last in sorted(some):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], max(last, ranges[-1][1])
+        else:
+            ranges.append((first, last))
+    while len(ranges) > MOST_RANGES:
+        near = min(range(1, len(ranges)), key=lambda index: ranges[index][0] - ranges[index - 1][1])
+        ranges[near - 1 : near + 1] = [(ranges[near - 1][0], ranges[near][1])]
+    return tuple(ranges)
 
 
 @dataclass(frozen=True)
@@ -106,6 +133,43 @@ class Shared:
         return event
 
 
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """What a step of the log amounts to: something that is said, and a call with what came of it."""
+
+    number: int
+    step: Step
+    form: Form
+    created: float | None
+
+    @property
+    def has_failed(self) -> bool:
+        return self.step.kind is StepKind.ERROR and self.step.tool is not None
+
+    @property
+    def is_action(self) -> bool:
+        return self.has_failed or self.step.kind is StepKind.ACTION
+
+    @property
+    def closed(self) -> bool:
+        return self.step.closed
+
+    @property
+    def text(self) -> str:
+        return "" if self.has_failed or self.step.kind is StepKind.USER else self.step.text
+
+    @property
+    def tool(self) -> str:
+        return self.step.tool or "unknown"
+
+    @property
+    def result(self) -> str:
+        if self.has_failed:
+            return self.step.text
+        output = "" if self.step.output is None else self.step.output
+        return output if isinstance(output, str) else to_json(output).decode()
+
+
 class Teller:
     """Tells one reader of a run the events behind ``after``, and keeps what they amount to.
 
@@ -116,22 +180,40 @@ class Teller:
         self, run_id: str, step: Callable[[LogEntry], Step], after: Position = BEGINNING, shared: Shared | None = None
     ) -> None:
         self.steps = 0
-        self.calls = 0
-        self.said: list[Text] = []
         self.began: float | None = None
         self.latest: float | None = None
         self._run_id = run_id
         self._step = step
         self._after = after
         self._shared = shared or Shared()
+        self._said: dict[int, Text] = {}  # by the number of the event
         self._number = after.number
-        self._open = set(after.open)
-        self._tools: dict[int, str] = {}  # of the steps in ``_open`` that have come
+        self._slot = after.slot
+        self._called: set[int] = set()  # the steps that call a tool,
+        self._tools: dict[int, str] = {}  # and which one those call that are not answered
+        self._ahead: set[int] = set()  # those whose answer the reader has already, from who had read more
+        self.turn()
+
+    def turn(self, changes: Changes | None = None) -> None:
+        """A turn begins. ``changes`` are what was seen to change in it."""
+        self._base = self.steps
+        # what was told again comes in more than one event, of which the last has the slot
+        slot = Slot(self._after.step, False) if self._after.slot is None else self._after.slot.next
+        after = slot._replace(behind=slot.behind - self._base) if slot.behind > self._base else START
+        self._telling: Telling[Meant] = Telling(self._meant, changes, after)
+
+    @property
+    def said(self) -> tuple[Text, ...]:
+        return tuple(self._said[n] for n in sorted(self._said))
 
     @property
     def response(self) -> str:
         """All that the agent has said: what the contents of the events make together."""
         return BETWEEN.join(said.text for said in self.said)
+
+    @property
+    def calls(self) -> int:
+        return len(self._called)
 
     @property
     def seconds(self) -> float | None:
@@ -142,73 +224,116 @@ class Teller:
         """What comes before the first step."""
         return self._tell(0, "run_started", {"run_id": self._run_id, "session_id": session_id, "query": query})
 
-    def take(self, number: int, entry: LogEntry) -> list[Event]:
-        """What a step amounts to when it comes, and when it comes again because the host has filled it in."""
-        step = self._step(entry)
-        if number <= self.steps:
-            return self._answer(number, step, entry.created) if number in self._tools and step.closed else []
-        self.steps = number
-        if entry.created is not None:
-            self.began = entry.created if self.began is None else self.began
-            self.latest = entry.created
-        if step.kind is StepKind.USER:
-            return []
-        broken = step.kind is StepKind.ERROR and step.tool is not None
-        out = [] if broken else self._say(number, SAID, step, entry.created)
-        return out + self._call(number, step, entry.created) if broken or step.kind is StepKind.ACTION else out
+    def take(self, news: Sequence[Came]) -> list[Event]:
+        """What these entries of the turn amount to."""
+        return list(self._told(self._telling.take(news)))
 
     def close(self, turn: Turn) -> list[Event]:
         """What comes behind the last step of a turn that is over: nobody answers any more."""
+        told = [*self._told(self._telling.close()), *self._told(self._telling.rest())]
         fine = turn.state in (TurnState.COMPLETED, TurnState.WAITING)
-        return [
-            event
-            for number in sorted(self._tools)
-            for event in self._result(number, "" if fine else NEVER, is_success=fine, created=None)
-        ]
+        result = "" if fine else NEVER
+        return told + [self._result(each, result, is_success=fine, created=None) for each in sorted(self._tools)]
 
     def conclude(self, text: str) -> list[Event]:
         """What the host says at the end, and its log does not tell."""
-        return self._say(self.steps, CONCLUDED, Step(StepKind.ANSWER, None, text), None)
+        step = Step(StepKind.ANSWER, None, text)
+        return self._say(CONCLUDED, Meant(self.steps, step, Form(0, 0, 0, 0), None))
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    def _say(self, number: int, place: int, step: Step, created: float | None) -> list[Event]:
-        if not step.text:
-            return []
-        text = BETWEEN + step.text if self.said else step.text
-        self.said.append(self._shared.text(step.text))
-        data: dict[str, Json] = {"content": text, "step": number, "kind": step.kind.value}
-        return self._tell(number * PLACES + place, "content_delta", data, created)
+    def _meant(self, came: Came) -> Meant:
+        step = self._step(came.entry)
+        return Meant(self._base + came.offset, step, Form.of(came.entry, step), came.entry.created)
 
-    def _call(self, number: int, step: Step, created: float | None) -> list[Event]:
-        self.calls += 1
-        n = number * PLACES + CALLED
-        if n <= self._after.number and number not in self._open:
-            return []  # this reader has the answer already
-        self._open.add(number)
-        self._tools[number] = step.tool or "unknown"
-        data: dict[str, Json] = {
-            "tool_name": self._tools[number],
-            "tool_call_id": f"call_{self._run_id}_{number}",
-            "arguments": "{}" if step.input is None else to_json(step.input).decode(),
-            "step": number,
+    def _told(self, moments: Iterable[Moment[Meant]]) -> Iterator[Event]:
+        for moment in moments:
+            meant = moment.worded
+            match moment:
+                case Arrived():
+                    yield from self._arrive(meant)
+                case Closed() if meant.closed and meant.number in self._tools:
+                    yield self._answer(meant)
+                case Altered():
+                    self._keep(meant.number * PLACES + SAID, meant.text)
+                case Again(slot=slot):
+                    told = [*self._again(moment)]
+                    self._slot = slot._replace(behind=self._base + slot.behind)
+                    yield from told[:-1]
+                    yield from (replace(last, id=self._position) for last in told[-1:])
+                case _:
+                    pass
+
+    def _arrive(self, meant: Meant) -> Iterator[Event]:
+        self.steps = meant.number
+        if meant.created is not None:
+            self.began = meant.created if self.began is None else self.began
+            self.latest = meant.created
+        yield from self._say(SAID, meant)
+        if meant.is_action:
+            n = meant.number * PLACES + CALLED
+            self._called.add(meant.number)
+            if n > self._after.number or self._after.awaits(meant.number):
+                self._tools[meant.number] = meant.tool
+                yield from self._tell(n, "tool_call_started", self._call(meant), meant.created)
+            elif not meant.closed:
+                self._ahead.add(meant.number)
+
+    def _say(self, place: int, meant: Meant) -> list[Event]:
+        n = meant.number * PLACES + place
+        self._keep(n, meant.text)
+        return self._tell(n, "content_delta", self._content(n, meant), meant.created) if meant.text else []
+
+    def _again(self, again: Again[Meant]) -> Iterator[Event]:
+        """A step as it is now."""
+        meant, number = again.worded, again.worded.number
+        said, n = (number * PLACES + place for place in (SAID, CALLED))
+        if again.text and not meant.has_failed and not (again.earlier and said > self._after.number):
+            self._number = max(self._number, said)
+            yield self._event("content_delta", self._content(said, meant), meant.created)
+        if not meant.is_action or (again.earlier and n > self._after.number):
+            return
+        called = again.call or number not in self._called
+        if called:
+            self._called.add(number)
+            self._number = max(self._number, n)
+            yield self._event("tool_call_started", self._call(meant), meant.created)
+        if called or number in self._tools:
+            self._tools[number] = meant.tool
+            if meant.closed:
+                yield self._answer(meant)
+        elif number in self._ahead:
+            self._ahead.remove(number)
+        elif again.earlier and self._after.awaits(number):
+            pass  # that was just told
+        elif meant.closed and (again.outcome or meant.has_failed):
+            yield self._answer(meant)
+
+    # -- what it is worded as -----------------------------------------------------------------------------------------
+
+    def _keep(self, n: int, text: str) -> None:
+        self._said.pop(n, None)
+        if text:
+            self._said[n] = self._shared.text(text)
+
+    def _content(self, n: int, meant: Meant) -> dict[str, Json]:
+        is_first = not any(earlier < n for earlier in self._said)
+        text = meant.text if is_first or not meant.text else BETWEEN + meant.text
+        return {"content": text, "step": meant.number, "kind": meant.step.kind.value}
+
+    def _call(self, meant: Meant) -> dict[str, Json]:
+        return {
+            "tool_name": meant.tool,
+            "tool_call_id": f"call_{self._run_id}_{meant.number}",
+            "arguments": "{}" if meant.step.input is None else to_json(meant.step.input).decode(),
+            "step": meant.number,
         }
-        out = self._tell(n, "tool_call_started", data, created)
-        if step.closed:
-            out += self._answer(number, step, created)
-        elif len(self._tools) > MOST_OPEN:
-            out += self._result(min(self._tools), "", is_success=True, created=None)
-        return out
 
-    def _answer(self, number: int, step: Step, created: float | None) -> list[Event]:
-        if step.kind is StepKind.ERROR:
-            return self._result(number, step.text, is_success=False, created=created)
-        output = "" if step.output is None else step.output
-        text = output if isinstance(output, str) else to_json(output).decode()
-        return self._result(number, text, is_success=True, created=created)
+    def _answer(self, meant: Meant) -> Event:
+        self._tools[meant.number] = meant.tool
+        return self._result(meant.number, meant.result, is_success=not meant.has_failed, created=meant.created)
 
-    def _result(self, number: int, result: str, *, is_success: bool, created: float | None) -> list[Event]:
-        self._open.discard(number)
+    def _result(self, number: int, result: str, *, is_success: bool, created: float | None) -> Event:
         data: dict[str, Json] = {
             "tool_name": self._tools.pop(number),
             "tool_call_id": f"call_{self._run_id}_{number}",
@@ -217,15 +342,25 @@ class Teller:
             "duration": None,  # the host does not say how long it took
             "step": number,
         }
-        name = "tool_call_completed" if is_success else "tool_call_failed"
         # behind later steps, the reader stays where they are in the order of the log
-        return self._told(max(self._number, number * PLACES + ANSWERED), name, data, created)
+        self._number = max(self._number, number * PLACES + ANSWERED)
+        return self._event("tool_call_completed" if is_success else "tool_call_failed", data, created)
 
     # -- where the reader is ------------------------------------------------------------------------------------------
 
     def _tell(self, n: int, name: str, data: Mapping[str, Json], created: float | None = None) -> list[Event]:
-        return self._told(n, name, data, created) if n > self._number else []
-
-    def _told(self, n: int, name: str, data: Mapping[str, Json], created: float | None) -> list[Event]:
+        if n <= self._number:
+            return []
         self._number = n
-        return [Event(name, data, str(Position(n, tuple(sorted(self._open)))), created)]
+        return [self._event(name, data, created)]
+
+    def _event(self, name: str, data: Mapping[str, Json], created: float | None) -> Event:
+        return Event(name, data, self._position, created)
+
+    @property
+    def _position(self) -> str:
+        to_come = [each for each in self._after.open if each[0] > self.steps]
+        slot = self._slot
+        if slot is not None and slot.behind < max(0, self._number) // PLACES:
+            slot = None
+        return str(Position(self._number, ranges_of([*((step, step) for step in self._tools), *to_come]), slot))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fastapi import Request
 
-from codegen_api.conversations import Caught, Conversations, Over, Stretch
+from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch
 from codegen_api.dialects.agio.events import BEGINNING, Event, Position, Shared, Teller
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
@@ -61,9 +61,9 @@ class Reader:
         """What has come by now, and the end, if it has come."""
         told = self._begin()
         for stretch in self.run.stretches:
-            base = self.teller.steps
-            for offset, entry in enumerate(await self._talk.entries(self._caller, stretch), 1):
-                told += self.teller.take(base + offset, entry)
+            self.teller.turn()
+            entries = await self._talk.entries(self._caller, stretch)
+            told += self.teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)])
             if stretch.turn.state.over:
                 told += self._close(stretch)
         if self.run.latest.state.over and not self._waits_for_resume:
@@ -80,7 +80,7 @@ class Reader:
                         async for each in told:
                             yield each
                 stretches = await self._behind_a_pause()
-            key = (self.run.id, self.run.latest.id, self.run.status, self.teller.steps)
+            key = (self.run.id, self.run.latest.id, self.run.status, self.teller.steps, self.teller.said)
             yield [self._shared.end(key, lambda: ending(self.run, self.teller))]
         except ShuttingDown as error:
             raise Cut from error
@@ -93,7 +93,8 @@ class Reader:
 
     async def _turn(self, stretch: Stretch) -> AsyncGenerator[Sequence[Event], None]:
         """A stretch of a turn as it comes."""
-        base, upto = self.teller.steps, stretch.upto
+        upto = stretch.upto
+        self.teller.turn(self._talk.late.of(stretch.turn.id))
         async with aclosing(self._talk.follow(self._caller, stretch.turn)) as progress:
             async for news in progress:
                 match news:
@@ -106,7 +107,7 @@ class Reader:
                         pass
                     case _:
                         came = [each for each in news if upto is None or each.offset <= upto]
-                        yield [event for each in came for event in self.teller.take(base + each.offset, each.entry)]
+                        yield self.teller.take(came)
                         if len(came) < len(news):
                             break
         yield self._close(stretch)

@@ -134,7 +134,7 @@ class EverrunsMessages(_Listed):
 class EverrunsEvent(_Told):
     """Something that happened in a session."""
 
-    id: str = Field(examples=["event_0000000100000203bd0b53c1a6a9a0a1"])
+    id: str = Field(examples=["event_0000001000010003bd0b53c1a6a9a0a1"])
     type: str = Field(examples=["output.message.completed"])
     ts: str = Field(examples=[TIME])
     session_id: str
@@ -202,9 +202,9 @@ retry: 1000
 event: connected
 data: {"status":"connected"}
 
-id: event_0000000100000000bd0b53c1a6a9a0a1
+id: event_0000001000000000bd0b53c1a6a9a0a1
 event: input.message
-data: {"id":"event_0000000100000000bd0b53c1a6a9a0a1","type":"input.message",...}
+data: {"id":"event_0000001000000000bd0b53c1a6a9a0a1","type":"input.message",...}
 
 """
 

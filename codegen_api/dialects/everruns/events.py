@@ -1,16 +1,15 @@
 """A turn as events: which there are, in which order, and with which ids. Pure functions.
 
-Everything is made of the turn and its log, so that each instance tells the same, live or again. An action is closed
-when its output is there, a later entry has come, or the turn is over; what its tool answered is told then, before
-anything of the next entry. What changes after it was told is told again, behind what has come by then, as far as
-``conversations.late`` has room.
+Everything is made of the turn and its log, so that each instance tells the same, live or again. What a tool answered is
+told when the action is closed, before anything of the next entry. What changes after it was told is told again, behind
+what has come by then: see ``conversations.telling``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from codegen_api.conversations import Came, Change, Changes
+from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Closed, Form, Moment, Slot, Telling
 from codegen_api.dialects.everruns.families import FLAT, heard_of
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import (
@@ -57,21 +56,23 @@ class Placed(Protocol):
 
 T = TypeVar("T", bound=Placed)
 
-REMEMBERED = 100
-"""Of so many entries, the last ones, it is remembered what was told of them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Happened(Generic[T]):
     """What one entry amounts to: what is told at once, and what when it is closed."""
 
-    at_once: tuple[T, ...]
-    at_close: tuple[T, ...]
-    closed: bool
+    form: Form
+    at_once: tuple[T, ...] = ()
+    at_close: tuple[T, ...] = ()
+    closed: bool = True
+
+    @property
+    def is_action(self) -> bool:
+        return bool(self.at_close)
 
 
-class Telling(Protocol[T]):
-    """In what form events are told."""
+class Style(Protocol[T]):
+    """How events are written."""
 
     def event(self, event: Event) -> T: ...
 
@@ -79,8 +80,8 @@ class Telling(Protocol[T]):
         """What an entry amounts to."""
         ...
 
-    def again(self, turn: Turn, came: Came, spot: Spot) -> T | None:
-        """What has changed in an entry, at another spot."""
+    def unwritten(self, turn: Turn, came: Came) -> Happened[Event]:
+        """The same as it is."""
         ...
 
 
@@ -96,16 +97,7 @@ class Plainly:
     def entry(self, turn: Turn, came: Came) -> Happened[Event]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
-    def again(self, turn: Turn, came: Came, spot: Spot) -> Event | None:
-        return changed(self.entry(turn, came), spot)
-
-
-def changed(found: Happened[Event], spot: Spot) -> Event | None:
-    """Of what an entry amounts to, what may change: what came of it; or, where nothing does, what was said."""
-    for event in (*found.at_close, *found.at_once):
-        if event.message is not None:
-            return replace(event, spot=spot)
-    return None
+    unwritten = entry
 
 
 def begun(turn: Turn) -> list[Event]:
@@ -125,16 +117,16 @@ def begun(turn: Turn) -> list[Event]:
 
 def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[Event]:
     """What an entry amounts to, the ``offset``-th of its turn."""
-    heard = said(turn, offset, entry, step)
+    form, heard = Form.of(entry, step), said(turn, offset, entry, step)
     if heard.message is None:
-        return Happened((), (), closed=True)
+        return Happened(form)
     at = moment(turn, entry)
     if heard.message.role is Role.USER:
         data: dict[str, Json] = {"message": _flat(turn, heard.message)}
-        return Happened((Event(turn, heard.message.spot, "input.message", at, data, heard.message),), (), closed=True)
+        return Happened(form, (Event(turn, heard.message.spot, "input.message", at, data, heard.message),))
     told = list(_output(turn, at, heard.message))
     if heard.result is None:
-        return Happened(tuple(told), (), closed=True)
+        return Happened(form, tuple(told))
     call = heard.message.content[-1]
     assert step.kind is StepKind.ACTION  # noqa: S101 - nothing else has a result
     assert isinstance(call, Mapping)  # noqa: S101 - it is made there
@@ -152,7 +144,7 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[E
     if not step.closed:
         completed["error"] = OPEN
     result = Event(turn, heard.result.spot, "tool.completed", at, completed, heard.result)
-    return Happened(tuple(told), (result,), step.closed)
+    return Happened(form, tuple(told), (result,), step.closed)
 
 
 def over(turn: Turn, offset: int) -> list[Event]:
@@ -186,112 +178,68 @@ def last_spot(turn: Turn) -> Spot:
     return Spot(turn.number, length(turn) + 1, Place.IDLED)
 
 
+def slot(turn: Turn, after: Spot) -> Slot:
+    """What of a turn who has the events up to a spot has been told."""
+    if after.turn != turn.number:
+        return Slot(0, False)
+    is_closed = after.place >= Place.TOOL_COMPLETED
+    first = Place.AFTERWARDS if is_closed else Place.MEANWHILE
+    return Slot(after.offset, is_closed, max(-1, (after.place - first) // Place.BLOCK))
+
+
 class Teller(Generic[T]):
     """Tells the events of a turn in order, as its log comes, to who has those up to ``after``. ``changes`` are what was
     seen to change in it.
     """
 
-    def __init__(
-        self,
-        turn: Turn,
-        telling: Telling[T],
-        changes: Changes | None = None,
-        after: Spot = START,
-    ) -> None:
-        self._changes = changes or Changes()
-        self._changed: set[Change] = set()
-        self._known: dict[int, int] = {}
-        self._had: dict[int, Came] = {}
-        self._due: dict[int, Came] = {}
+    def __init__(self, turn: Turn, style: Style[T], changes: Changes | None = None, after: Spot = START) -> None:
+        self._telling: Telling[Happened[T]] = Telling(lambda came: style.entry(turn, came), changes, slot(turn, after))
         self._after = after
         self._turn = turn
-        self._telling = telling
-        self._offset = 0
+        self._style = style
         self._begun = False
-        self._open: tuple[T, ...] = ()
 
     def begin(self) -> Iterator[T]:
         """What comes before the first entry, if that has not been told."""
         if not self._begun:
             self._begun = True
-            yield from map(self._telling.event, begun(self._turn))
+            yield from map(self._style.event, begun(self._turn))
 
     def take(self, news: Sequence[Came]) -> Iterator[T]:
         """What these entries amount to."""
         yield from self.begin()
-        for came in news:
-            new, printed = came.offset > self._offset, hash(came.entry.json)
-            if not new and self._known.get(came.offset) == printed:
-                continue
-            if new:
-                yield from self._close()
-            found = self._telling.entry(self._turn, came)
-            self._known[came.offset] = printed
-            if new:
-                self._offset = came.offset
-                self._recall(came, found)
-                yield from found.at_once
-            else:
-                is_open = bool(self._open)
-                change = self._changes.see(self._changed, came.offset, self._offset, is_open=is_open)
-                if change is not None:
-                    yield from self._again(change, came)
-                if not (is_open and came.offset == self._offset):
-                    continue
-            self._open = found.at_close
-            if self._open:
-                yield from self._tell_changes()
-            if found.closed:
-                yield from self._close()
-        self._changes.told(self._offset, is_open=bool(self._open))
+        yield from self._told(self._telling.take(news))
 
     def over(self, turn: Turn) -> Iterator[T]:
         """What comes behind the last entry. Of a turn that the host never began there is nothing to tell."""
         if heard_of(turn):
             yield from self.begin()
-            yield from self._close()
-            yield from map(self._telling.event, over(turn, self._offset))
+            yield from self._told(self._telling.close())
+            last = map(self._style.event, over(turn, self._telling.offset))
+            yield from sorted([*self._told(self._telling.rest()), *last], key=lambda event: event.spot)
 
-    def _close(self) -> Iterator[T]:
-        """The open action, if there is one, has had its time."""
-        told, self._open = self._open, ()
-        yield from told
-        yield from self._tell_changes()
+    def _told(self, moments: Iterable[Moment[Happened[T]]]) -> Iterator[T]:
+        for each in moments:
+            match each:
+                case Arrived(worded=found):
+                    yield from found.at_once
+                case Closed(worded=found):
+                    yield from found.at_close
+                case Again():
+                    yield from map(self._style.event, self._again(each))
+                case Altered():
+                    pass
 
-    def _recall(self, came: Came, found: Happened[T]) -> None:
-        """Whether an entry has changed since it was told to somebody, or while nobody was there."""
-        if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
-        if self._changes.of(came.offset):
-            self._had[came.offset] = came
-        elif not found.closed:
-            self._changes.left_open(came.offset)
-        elif came.offset in self._changes.unanswered and any(each.spot <= self._after for each in found.at_close):
-            self._due[came.offset] = came
-
-    def _tell_changes(self) -> Iterator[T]:
-        """Those that were seen when so much had come."""
-        is_open = bool(self._open)
-        for change in [*self._changes.seen] if self._had else []:
-            here = (change.behind, change.is_open) == (self._offset, is_open)
-            if here and change.offset in self._had and change not in self._changed:
-                yield from self._again(change, self._had[change.offset])
-        if self._due and (self._offset, not is_open) >= self._changes.front:
-            due, self._due = self._due, {}
-            for offset, came in due.items():
-                new = self._changes.see(self._changed, offset, self._offset, is_open=is_open)
-                if new is not None:
-                    yield from self._again(new, came)
-
-    def _again(self, change: Change, came: Came) -> Iterator[T]:
+    def _again(self, again: Again[Happened[T]]) -> Iterator[Event]:
         """An entry, as it is now, behind what has come."""
-        self._changed.add(change)
-        if change.is_open and change.offset == change.behind:
-            return  # what came of it is about to be told
-        place = (Place.MEANWHILE if change.is_open else Place.AFTERWARDS) + change.number
-        event = self._telling.again(self._turn, came, Spot(self._turn.number, change.behind, place))
-        if event is not None:
-            yield event
+        behind, is_closed, number = again.slot
+        first = (Place.AFTERWARDS if is_closed else Place.MEANWHILE) + Place.BLOCK * number
+        found = self._style.unwritten(self._turn, again.came)
+        for lacks, events in ((again.words, found.at_once), (again.outcome, found.at_close)):
+            if lacks and events and not (again.earlier and events[0].spot > self._after):
+                for event in events:
+                    spot = Spot(self._turn.number, behind, first + min(event.spot.place, Place.BLOCK - 1))
+                    yield replace(event, spot=spot)
 
 
 def _output(turn: Turn, at: str, message: Message) -> Iterator[Event]:

@@ -80,7 +80,7 @@ async def _events(conversations: Conversations, caller: Caller, turn: Turn, want
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
     ):
         return ()  # nobody need be asked
-    teller = Teller(turn, Plainly(conversations.gateway.step), conversations.late.of(turn.id))
+    teller = Teller(turn, Plainly(conversations.gateway.step), conversations.late.of(turn.id), wanted.after)
     entries = await conversations.entries(caller, Stretch(turn, None))
     events = list(teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)]))
     return [*events, *teller.over(turn)] if is_over else events

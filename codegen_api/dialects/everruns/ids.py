@@ -17,7 +17,7 @@ from codegen_api.errors import NotFound
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
 
-PLACES_BITS, OFFSET_BITS = 8, 24
+PLACES_BITS, OFFSET_BITS = 15, 21
 MOST_PLACES = 1 << PLACES_BITS
 """Events of one entry."""
 

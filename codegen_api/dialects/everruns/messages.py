@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from codegen_api.conversations.late import ROOM
 from codegen_api.dialects import EMPTY, says_nothing
 from codegen_api.dialects.everruns.families import Family
-from codegen_api.dialects.everruns.ids import Spot, as_uuid, derived_id
+from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id
 from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
 from codegen_api.stores import Turn
@@ -51,11 +52,14 @@ class Place:
     """Where an event stands among those of its entry. Before the first entry stand the user's messages."""
 
     MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED = range(4)
-    # what is told again of entries before comes meanwhile, or afterwards
-    MEANWHILE, TOOL_COMPLETED, AFTERWARDS = 16, 64, 80
     MOST_INPUTS = 250
     ACTIVATED, TURN_STARTED = 251, 252
-    TURN_OVER, IDLED = 254, 255
+    # what is told again of entries before comes meanwhile, or afterwards
+    BLOCK = 8
+    MEANWHILE = 256
+    TOOL_COMPLETED = MEANWHILE + ROOM * BLOCK
+    AFTERWARDS = TOOL_COMPLETED + BLOCK
+    TURN_OVER, IDLED = MOST_PLACES - 2, MOST_PLACES - 1
 
 
 def inputs(turn: Turn) -> list[Message]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from codegen_api.conversations import Came
-from codegen_api.dialects.everruns.events import Event, Happened, changed, happened
+from codegen_api.dialects.everruns.events import Event, Happened, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.ids import Spot
 from codegen_api.dialects.everruns.kinds import kind_in
@@ -55,6 +55,7 @@ class Renderings:
     def _written(self, family: Family, turn: Turn, came: Came) -> Happened[Written]:
         found = self.happened(turn, came)
         return Happened(
+            found.form,
             tuple(written(family, event) for event in found.at_once),
             tuple(written(family, event) for event in found.at_close),
             found.closed,
@@ -74,9 +75,8 @@ class Framed:
     def entry(self, turn: Turn, came: Came) -> Happened[Written]:
         return self._renderings.of(self._family, turn, came)
 
-    def again(self, turn: Turn, came: Came, spot: Spot) -> Written | None:
-        event = changed(self._renderings.happened(turn, came), spot)
-        return None if event is None else written(self._family, event)
+    def unwritten(self, turn: Turn, came: Came) -> Happened[Event]:
+        return self._renderings.happened(turn, came)
 
 
 def written(family: Family, event: Event) -> Written:

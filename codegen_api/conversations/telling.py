@@ -1,0 +1,175 @@
+"""A turn told to one reader: its entries in order, each action's end, and again what has changed. Dialects word it.
+
+An action is closed when its output is there, a later entry has come, or the turn is over. What changes after it was
+told is told again, behind what has come by then. Who reads an entry for the first time is told of it as it is, once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from codegen_api.conversations.late import START, Alteration, Changes, Form, Slot
+from codegen_api.conversations.progress import Came
+
+REMEMBERED = 100
+"""Of so many entries, the last ones, it is remembered in which form they were told."""
+
+
+class Worded(Protocol):
+    """What a dialect makes of an entry."""
+
+    @property
+    def form(self) -> Form: ...
+
+    @property
+    def is_action(self) -> bool: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+
+W = TypeVar("W", bound=Worded)
+
+
+class Arrived(NamedTuple, Generic[W]):
+    """An entry is there; of an action what came of it is told later."""
+
+    offset: int
+    worded: W
+
+
+class Altered(NamedTuple, Generic[W]):
+    """An entry is another one than was told."""
+
+    offset: int
+    worded: W
+
+
+class Closed(NamedTuple, Generic[W]):
+    """Nothing more is waited for of the last entry, an action."""
+
+    offset: int
+    worded: W
+
+
+class Again(NamedTuple, Generic[W]):
+    """An entry as it is now is told again at ``slot``: its ``text``, what it calls, the ``outcome``, and whatever shows
+    all of it. ``earlier``: the reader lacks only what was told before they came back.
+    """
+
+    came: Came
+    worded: W
+    text: bool
+    call: bool
+    outcome: bool
+    earlier: bool
+    slot: Slot = START
+
+    @property
+    def words(self) -> bool:
+        return self.text or self.call
+
+
+Moment: TypeAlias = Arrived[W] | Altered[W] | Closed[W] | Again[W]
+
+
+class Telling(Generic[W]):
+    """Tells a turn to one who was told of everything up to ``after``."""
+
+    def __init__(self, word: Callable[[Came], W], changes: Changes | None = None, after: Slot = START) -> None:
+        self.offset = 0
+        self.open: W | None = None
+        self.returned = False
+        """Whether something has changed that was told before the reader came back."""
+        self._word = word
+        self._changes = changes or Changes()
+        self._after = after
+        self._latest = after._replace(number=after.number - 1)  # the reader may have a part of what is told there
+        self._known: dict[int, int] = {}
+        self._stale: dict[int, Again[W]] = {}
+
+    def take(self, news: Sequence[Came]) -> list[Moment[W]]:
+        """What these entries amount to."""
+        moments: list[Moment[W]] = []
+        for came in news:
+            worded = self._word(came)
+            if came.offset > self.offset:
+                self._close(moments)
+                self._arrive(came, worded, moments)
+            elif self._known.get(came.offset) != worded.form.whole:
+                self._alter(came, worded, moments)
+        return moments
+
+    def close(self) -> list[Moment[W]]:
+        """The open action, if there is one, has had its time."""
+        moments: list[Moment[W]] = []
+        self._close(moments)
+        return moments
+
+    def rest(self) -> list[Moment[W]]:
+        """What is still to be told when nothing more comes."""
+        moments: list[Moment[W]] = []
+        self._tell_again((self.offset + 1, False), moments, last=True)
+        return moments
+
+    def _close(self, moments: list[Moment[W]]) -> None:
+        worded, self.open = self.open, None
+        if worded is not None:
+            moments.append(Closed(self.offset, worded))
+            self._tell_again((self.offset, True), moments)
+
+    def _arrive(self, came: Came, worded: W, moments: list[Moment[W]]) -> None:
+        self.offset = came.offset
+        self._tell(came, worded)
+        if came.offset <= self._after.behind:
+            altered = self._changes.of(came.offset)
+            if altered is not None and (altered.slot is None or altered.slot > self._latest):
+                self.returned = True
+                self._stale[came.offset] = Again(came, worded, altered.text, altered.call, altered.outcome, True)
+        moments.append(Arrived(came.offset, worded))
+        if worded.is_action:
+            self.open = worded
+        self._tell_again((came.offset, self.open is None), moments)
+        if worded.is_action and worded.closed:
+            self._close(moments)
+
+    def _alter(self, came: Came, worded: W, moments: list[Moment[W]]) -> None:
+        self._tell(came, worded)
+        altered = self._changes.of(came.offset) or Alteration(True, True, True)
+        is_last = self.open is not None and came.offset == self.offset
+        # what came of the last action is about to be told by itself
+        outcome = altered.outcome and not is_last
+        self._stale[came.offset] = Again(came, worded, altered.text, altered.call, outcome, False)
+        moments.append(Altered(came.offset, worded))
+        if is_last:
+            self.open = worded
+        self._tell_again((self.offset, self.open is None), moments)
+        if is_last and worded.closed:
+            self._close(moments)
+
+    def _tell(self, came: Came, worded: W) -> None:
+        self._changes.tell(came.offset, worded.form)
+        self._known[came.offset] = worded.form.whole
+        if len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+    def _tell_again(self, place: tuple[int, bool], moments: list[Moment[W]], *, last: bool = False) -> None:
+        """Of what the reader has in an older form, that which is to be told at this place."""
+        at_front = self._changes.reach(place)
+        due: list[tuple[Slot, int]] = []
+        for offset in self._stale:
+            slot = self._slot(offset, place, at_front=at_front and place >= self._after.place, last=last)
+            if slot is not None and slot.place == place:
+                due.append((slot, offset))
+        for slot, offset in sorted(due):
+            self._latest = slot
+            moments.append(self._stale.pop(offset)._replace(slot=slot))
+
+    def _slot(self, offset: int, place: tuple[int, bool], *, at_front: bool, last: bool) -> Slot | None:
+        """Where an entry is told again: where others were told of it, if the reader is still to come there."""
+        altered = self._changes.of(offset)
+        if altered is None:
+            return None
+        slot = altered.slot
+        if slot is not None and slot > self._latest and slot.place >= place:
+            return slot
+        return self._changes.take(altered, self._after, last=last) if at_front else None
