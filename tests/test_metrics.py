@@ -373,7 +373,8 @@ def test_nothing_there_says_anything_of_anybody() -> None:
 
     text = run(main())
     assert len(secrets) == 9  # the digests of both tokens are among them
-    assert [secret for secret in secrets if secret in text] == []
+    values = re.sub(r"(\.\d{2})\d+", r"\1", text)  # the many digits of a duration may hold any number
+    assert [secret for secret in secrets if secret in values] == []
     routes = {"other", "/docs/assets/{name}", *gateway_app().openapi()["paths"]}
     labels = [has for _, has, _ in samples(text)]
     assert len(labels) > 50

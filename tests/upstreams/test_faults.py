@@ -174,8 +174,9 @@ def test_the_log_is_told_what_was_asked_and_what_came_and_nothing_secret(
         assert error.reason.startswith(
             f"GET {host.url}/v1/organizations/{{id}}/agent/run/{{id}}: {upstream.observation.trouble}"
         )
+    told = error.reason.removeprefix(f"GET {host.url}")  # its port may hold the digits of an id
     for secret in (TOKEN, SECRET, "41894", "323"):
-        assert secret not in error.reason
+        assert secret not in told
 
 
 @pytest.mark.parametrize(
