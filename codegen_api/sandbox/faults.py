@@ -13,7 +13,7 @@ from starlette.types import Send
 
 from .bodies import FaultKind, FaultOrder
 from .encoding import encode
-from .errors import INVALID_TOKEN, rate_limited
+from .errors import INVALID_TOKEN, RATE_LIMITED, Refusal
 
 GENTLE: frozenset[FaultKind] = frozenset({"latency", "cookie"})
 """The kinds that let the request go on to its real answer."""
@@ -109,7 +109,7 @@ class Answer:
 
 
 def _too_many(order: FaultOrder) -> Answer:
-    body = encode(rate_limited().to_wire())
+    body = encode(Refusal(*RATE_LIMITED).to_wire())
     if order.retry_after is None:
         return Answer(429, body)
     text = order.retry_after if isinstance(order.retry_after, str) else f"{order.retry_after:g}"

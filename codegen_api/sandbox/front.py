@@ -19,7 +19,7 @@ from .bodies import FaultOrder
 from .connection import hang, reset, send_half
 from .directory import Directory, User
 from .encoding import encode
-from .errors import INVALID_TOKEN, rate_limited
+from .errors import INVALID_TOKEN, RATE_LIMITED, Refusal
 from .faults import ANSWERS, Answer, Faults
 from .ledger import Ledger
 from .limits import Limits
@@ -115,7 +115,7 @@ class Front:
             wait = self.limits.take(user.name, operation)
             if wait is not None:
                 headers = (("retry-after", str(wait)),) if self.retry_after else ()
-                await Answer(429, encode(rate_limited().to_wire()), headers=headers).send(send)
+                await Answer(429, encode(Refusal(*RATE_LIMITED).to_wire()), headers=headers).send(send)
                 return
         scope[USER] = user
         await self.app(scope, receive, send)

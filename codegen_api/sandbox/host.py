@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from .bodies import CreateBody, ResumeBody, StopBody
 from .directory import Organization, User
 from .encoding import json_response
-from .errors import no_access, no_user
+from .errors import NO_ACCESS, NO_USER, Refusal
 from .front import USER
 from .operations import OPERATIONS
 from .run import Run
@@ -150,7 +150,7 @@ class Host:
         for member in self._enter(org_id, user).members:
             if member.id == user_id:
                 return json_response(member.to_wire())
-        raise no_user()
+        raise Refusal(*NO_USER)
 
     async def org_repos(self, org_id: int, user: Caller, skip: Skip = 0, limit: Limit = 100) -> Response:
         every = self._enter(org_id, user).repositories_to_wire()
@@ -160,7 +160,7 @@ class Host:
         """The organization, if `user` is in it. The host does not tell a foreign one from one that is not there."""
         organization = self._directory.organizations.get(organization_id)
         if organization is None or user not in organization.members:
-            raise no_access()
+            raise Refusal(*NO_ACCESS)
         return organization
 
     def _find(self, run_id: int, organization_id: int, user: User) -> Run:

@@ -8,16 +8,18 @@ so a page costs the entries it shows, whatever the length of the log.
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .directory import User
 from .encoding import encode, timestamp
-from .script import Fields, PullRequest, Script, listed
+from .script import Fields, Script, listed
 
 JsonObject = Mapping[str, object]
 
 OVER = {"COMPLETE", "ERROR", "FAILED", "TIMEOUT", "MAX_ITERATIONS_REACHED", "OUT_OF_TOKENS", "CANCELLED", "STOPPED"}
 """Words for a run that has ended, whichever way."""
+
+_PULL_REQUEST = dict.fromkeys(("id", "title", "url", "created_at", "head_branch_name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,42 +70,27 @@ class Segment:
 
     def fields(self, index: int, clock: float) -> tuple[Fields, bool]:
         """The fields of an entry of this segment, and whether they can still change by the script."""
-        script = self.script
-        fields = script.entry(index)
-        if index not in script.amendments:
+        fields, amendment = self.script.entry(index), self.script.amendments.get(index)
+        if amendment is None:
             return fields, False
-        happened = script.amendments_by(index, self.elapsed(clock))
-        for amendment in happened:
-            fields = {**fields, **amendment.fields}
-        return fields, len(happened) < len(script.amendments[index])
+        if amendment.at > self.elapsed(clock):
+            return fields, True
+        return {**fields, **amendment.fields}, False
 
     def outcome(self, clock: float) -> Outcome:
-        """The run's outcome by this segment, after the turns that have happened."""
-        elapsed = self.elapsed(clock)
-        outcome = self.before
-        for turn in self.script.turns:
-            if turn.offset > elapsed:
+        """The run's outcome by this segment, after the changes that have happened."""
+        elapsed, outcome = self.elapsed(clock), self.before
+        for change in self.script.changes:
+            if change.at > elapsed:
                 break
-            outcome = replace(outcome, status=turn.status)
-            if turn.result is not None:
-                outcome = replace(outcome, result=turn.result)
-            if turn.summary is not None:
-                outcome = replace(outcome, summary=turn.summary)
-            if turn.pull_requests:
-                created_at = timestamp(self.wall_at(turn.offset))
-                shown = tuple(_pull_request(each, created_at) for each in turn.pull_requests)
-                outcome = replace(outcome, pull_requests=outcome.pull_requests + shown)
+            pull_requests = outcome.pull_requests
+            if change.pull_request is not None:
+                created_at = timestamp(self.wall_at(change.at))
+                pull_requests += ({**_PULL_REQUEST, **change.pull_request, "created_at": created_at},)
+            result = outcome.result if change.result is None else change.result
+            summary = outcome.summary if change.summary is None else change.summary
+            outcome = Outcome(change.status, result, summary, pull_requests)
         return outcome
-
-
-def _pull_request(pull_request: PullRequest, created_at: str) -> JsonObject:
-    return {
-        "id": pull_request.id,
-        "title": pull_request.title,
-        "url": pull_request.url,
-        "created_at": created_at,
-        "head_branch_name": pull_request.head_branch_name,
-    }
 
 
 class Run:
@@ -144,10 +131,10 @@ class Run:
         return self._segments[-1].outcome(now.clock)
 
     def is_over(self, now: Moment) -> bool:
-        """Whether the run has ended, and no turn of it is to come, as it is just after a resume."""
+        """Whether the run has ended, and no change of it is to come, as it is just after a resume."""
         segment = self._segments[-1]
         elapsed = segment.elapsed(now.clock)
-        return self.outcome(now).status in OVER and all(turn.offset <= elapsed for turn in segment.script.turns)
+        return self.outcome(now).status in OVER and all(change.at <= elapsed for change in segment.script.changes)
 
     def play(self, script: Script, now: Moment) -> None:
         """Freeze the log as it is and go on with `script`."""

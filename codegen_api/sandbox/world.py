@@ -10,11 +10,13 @@ from dataclasses import replace
 from itertools import count
 
 from .directory import Directory, User
-from .errors import no_run
-from .example import EXAMPLE_AGE, EXAMPLE_ID, example_script
+from .errors import NO_RUN, Refusal
 from .run import JsonObject, Moment, Outcome, Run
-from .scenarios import REFUSED, Cue, scenario
-from .script import Script, Turn, listed
+from .scenarios import EXAMPLE_ID, Cue, check_not_refused, example_script, scenario_script
+from .script import Script, StatusChange, listed
+
+EXAMPLE_AGE = 7200.0
+"""Seconds between the creation of the example run and the start of the sandbox."""
 
 
 class World:
@@ -49,8 +51,7 @@ class World:
         """Start a run of the scenario its metadata names. Raises Refusal for a scenario that is refused."""
         wishes = metadata or {}
         name = wishes.get("scenario")
-        if isinstance(name, str) and name in REFUSED:
-            raise REFUSED[name]()
+        check_not_refused(name)
         run_id = next(self._ids)
         return self._add(
             Run(
@@ -60,7 +61,7 @@ class World:
                 source_type="API",
                 metadata=metadata,
                 speed=self.speed * _factor(wishes.get("speed")),
-                script=scenario(name)(Cue(run_id, prompt, images)),
+                script=scenario_script(name, Cue(run_id, prompt, images)),
                 started=self.now(),
                 outcome=Outcome("ACTIVE"),
             )
@@ -95,7 +96,7 @@ class World:
         """The run with this id, of that organization if one is given. Raises Refusal(404)."""
         run = self._runs.get(run_id)
         if run is None or organization_id not in (None, run.organization_id):
-            raise no_run()
+            raise Refusal(*NO_RUN)
         return run
 
     def runs(self, organization_id: int, user_id: int | None, source_type: str | None) -> Sequence[Run]:
@@ -110,14 +111,14 @@ class World:
         run.resumed += 1
         name = (run.metadata or {}).get("scenario")
         cue = Cue(run.id, prompt, images, delay=self._resume_lag, segment=run.resumed)
-        run.play(scenario(name)(cue), self.now())
+        run.play(scenario_script(name, cue), self.now())
 
     def ban(self, run: Run) -> None:
         """Flag a run's pull request, and stop the run until it is resumed. One that is over is not rewritten."""
         run.banned = True
         now = self.now()
         if not run.is_over(now):
-            run.play(listed((), Turn(0.0, "CANCELLED")), now)
+            run.play(listed((), StatusChange(0.0, "CANCELLED")), now)
 
     def unban(self, run: Run) -> None:
         """Take the flag back. The run stays stopped: the host has resume for that."""
