@@ -28,6 +28,11 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(encode(value), status, media_type="application/json")
 
 
+def plain_response(status: int, body: bytes, content_type: str = "application/json") -> Response:
+    """An answer that no route has given."""
+    return Response(body, status, {"content-type": content_type})
+
+
 def _encode_oddities(value: object) -> bytes:
     """The slow way, for what orjson refuses: lone surrogates, huge integers, more than 254 levels.
 

@@ -11,6 +11,10 @@ refusals: 401 `{"detail": "Invalid or expired API token"}`, seen on the wire tho
 FastAPI's own 422, 404 and 405.
 """
 
+from starlette.responses import Response
+
+from .encoding import encode, plain_response
+
 
 class Refusal(Exception):
     """A domain error: an HTTP status and the sentence that goes with it."""
@@ -28,5 +32,15 @@ NO_ACCESS = 403, "You do not have access to this organization."
 NO_RUN = 404, "Agent run not found."
 NO_USER = 404, "User not found."
 RATE_LIMITED = 429, "Rate limit exceeded. Please try again later."
-INVALID_TOKEN = "Invalid or expired API token"  # noqa: S105 - an error text
-"""The `detail` of every 401; a missing header is answered alike."""
+
+
+def rate_limited(retry_after: str | None) -> Response:
+    answer = plain_response(429, encode(Refusal(*RATE_LIMITED).to_wire()))
+    if retry_after is not None:
+        answer.headers["retry-after"] = retry_after
+    return answer
+
+
+def invalid_token() -> Response:
+    """The answer also to a missing header."""
+    return plain_response(401, encode({"detail": "Invalid or expired API token"}))
