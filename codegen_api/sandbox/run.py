@@ -20,6 +20,7 @@ OVER = {"COMPLETE", "ERROR", "FAILED", "TIMEOUT", "MAX_ITERATIONS_REACHED", "OUT
 """Words for a run that has ended, whichever way."""
 
 _PULL_REQUEST = dict.fromkeys(("id", "title", "url", "created_at", "head_branch_name"))
+_NOT_WITH_LOGS = {"summary", "source_type", "github_pull_requests"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +102,20 @@ class Run:
         run_id: int,
         organization_id: int,
         user: User,
+        segment: Segment,
         *,
         source_type: str | None,
         metadata: JsonObject | None,
-        speed: float,
-        script: Script,
-        started: Moment,
-        outcome: Outcome,
     ) -> None:
         self.id = run_id
         self.organization_id = organization_id
         self.user = user
         self.source_type = source_type
         self.metadata = metadata
-        self.speed = speed
-        self.created_at = timestamp(started.wall)
+        self.created_at = timestamp(segment.started.wall)
         self.banned = False
         self.resumed = 0
-        self._segments = [Segment(script, started, speed, 0, outcome)]
+        self._segments = [segment]
         self._bases = [0]
         self._edits: dict[int, Fields] = {}
 
@@ -142,13 +139,12 @@ class Run:
         base = self.length(now)
         before = last.outcome(now.clock)
         last.stopped = now.clock
-        self._segments.append(Segment(script, now, self.speed, base, before))
+        self._segments.append(Segment(script, now, last.speed, base, before))
         self._bases.append(base)
 
     def replay(self, script: Script, now: Moment) -> None:
         """Forget the log and begin a new one with `script`; the outcome stays."""
-        outcome = self.outcome(now)
-        self._segments = [Segment(script, now, self.speed, 0, outcome)]
+        self._segments = [Segment(script, now, self._segments[-1].speed, 0, self.outcome(now))]
         self._bases = [0]
         self._edits.clear()
 
@@ -171,7 +167,7 @@ class Run:
             "organization_id": self.organization_id,
             "status": outcome.status,
             "created_at": self.created_at,
-            "web_url": self._web_url,
+            "web_url": f"https://codegen.com/agent/trace/{self.id}",
             "result": outcome.result,
             "summary": outcome.summary,
             "source_type": self.source_type,
@@ -184,33 +180,14 @@ class Run:
 
         With `reverse` the newest entry comes first and `skip` counts from the end, as it does for the host.
         """
-        outcome = self.outcome(now)
         total = self.length(now)
-        head = encode(
-            {
-                "id": self.id,
-                "organization_id": self.organization_id,
-                "status": outcome.status,
-                "created_at": self.created_at,
-                "web_url": self._web_url,
-                "result": outcome.result,
-                "metadata": self.metadata,
-            }
-        )
+        head = encode({name: each for name, each in self.to_wire(now).items() if name not in _NOT_WITH_LOGS})
         start, stop = min(skip, total), min(skip + limit, total)
         indices = range(total - 1 - start, total - 1 - stop, -1) if reverse else range(start, stop)
         logs = b",".join([self._entry(index, now) for index in indices])
-        tail = b'],"total_logs":%d,"page":%d,"size":%d,"pages":%d}' % (
-            total,
-            skip // limit + 1,
-            limit,
-            -(-total // limit),
-        )
+        page, pages = skip // limit + 1, -(-total // limit)
+        tail = b'],"total_logs":%d,"page":%d,"size":%d,"pages":%d}' % (total, page, limit, pages)
         return b"".join((head[:-1], b',"logs":[', logs, tail))
-
-    @property
-    def _web_url(self) -> str:
-        return f"https://codegen.com/agent/trace/{self.id}"
 
     def _entry(self, index: int, now: Moment) -> bytes:
         """One entry of the log, encoded."""

@@ -121,40 +121,38 @@ def _small_entry(index: int) -> Fields:
     )
 
 
-def _read(name: str) -> dict[str, Any]:
+@cache
+def _read(name: str) -> Mapping[str, Any]:
     with Path(__file__).with_name(name).open("rb") as file:
         return tomllib.load(file)
 
 
 @cache
-def _scenarios() -> tuple[Mapping[str, Sequence[Outline]], Mapping[str, Mapping[str, Any]]]:
+def _scenarios() -> Mapping[str, Sequence[Outline]]:
     written = _read("scenarios.toml")
-    refused = written.pop("refused")
-    return {name: [Outline(**each) for each in starts] for name, starts in written.items()}, refused
+    return {name: [Outline(**start) for start in starts] for name, starts in written.items() if name != "refused"}
 
 
 def scenario_names() -> list[str]:
-    played, refused = _scenarios()
-    return [*played, *refused]
+    return [*_scenarios(), *_read("scenarios.toml")["refused"]]
 
 
 def check_not_refused(name: object) -> None:
     """Raise the Refusal of a scenario that makes the creation of a run fail."""
-    _, refused = _scenarios()
+    refused = _read("scenarios.toml")["refused"]
     if isinstance(name, str) and name in refused:
         raise Refusal(**refused[name])
 
 
 def scenario_script(name: object, cue: Cue) -> Script:
     """What the scenario called `name`, which may be anything a client put into its metadata, does at this start."""
-    played, _ = _scenarios()
-    starts = played.get(name, played["default"]) if isinstance(name, str) else played["default"]
+    default = _scenarios()["default"]
+    starts = _scenarios().get(name, default) if isinstance(name, str) else default
     return starts[min(cue.segment, len(starts) - 1)].script(cue)
 
 
 def example_script() -> Script:
     """What happened in run 12345."""
     written = _read("example.toml")
-    return Outline(**{name: each for name, each in written.items() if name != "prompt"}).script(
-        Cue(EXAMPLE_ID, written["prompt"])
-    )
+    outline = Outline(**{name: each for name, each in written.items() if name != "prompt"})
+    return outline.script(Cue(EXAMPLE_ID, written["prompt"]))

@@ -6,15 +6,15 @@ its encoded entries (about 300 bytes each) until the process ends. Not for threa
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import count
 
 from .directory import Directory, User
 from .errors import NO_RUN, Refusal
-from .run import JsonObject, Moment, Outcome, Run
+from .run import JsonObject, Moment, Outcome, Run, Segment
 from .scenarios import EXAMPLE_ID, Cue, check_not_refused, example_script, scenario_script
 from .script import Script, StatusChange, listed
 
+ACTIVE = Outcome("ACTIVE")
 EXAMPLE_AGE = 7200.0
 """Seconds between the creation of the example run and the start of the sandbox."""
 
@@ -53,19 +53,9 @@ class World:
         name = wishes.get("scenario")
         check_not_refused(name)
         run_id = next(self._ids)
-        return self._add(
-            Run(
-                run_id,
-                organization_id,
-                user,
-                source_type="API",
-                metadata=metadata,
-                speed=self.speed * _factor(wishes.get("speed")),
-                script=scenario_script(name, Cue(run_id, prompt, images)),
-                started=self.now(),
-                outcome=Outcome("ACTIVE"),
-            )
-        )
+        script = scenario_script(name, Cue(run_id, prompt, images))
+        speed = self.speed * _factor(wishes.get("speed"))
+        return self._add(run_id, organization_id, user, script, metadata=metadata, speed=speed)
 
     def seed(
         self,
@@ -78,19 +68,8 @@ class World:
         metadata: JsonObject | None,
     ) -> Run:
         """Add a run made by hand, which shows `script` and otherwise stays as it is."""
-        return self._add(
-            Run(
-                next(self._ids),
-                organization_id,
-                user,
-                source_type=source_type,
-                metadata=metadata,
-                speed=self.speed,
-                script=script,
-                started=self.now(),
-                outcome=outcome,
-            )
-        )
+        run_id = next(self._ids)
+        return self._add(run_id, organization_id, user, script, outcome, source_type=source_type, metadata=metadata)
 
     def run(self, run_id: int, organization_id: int | None = None) -> Run:
         """The run with this id, of that organization if one is given. Raises Refusal(404)."""
@@ -124,28 +103,31 @@ class World:
         """Take the flag back. The run stays stopped: the host has resume for that."""
         run.banned = False
 
-    def _add(self, run: Run) -> Run:
-        self._runs[run.id] = run
-        self._by_organization[run.organization_id].append(run)
+    def _add(
+        self,
+        run_id: int,
+        organization_id: int,
+        user: User,
+        script: Script,
+        outcome: Outcome = ACTIVE,
+        *,
+        source_type: str | None = "API",
+        metadata: JsonObject | None = None,
+        speed: float | None = None,
+        started: Moment | None = None,
+    ) -> Run:
+        """Keep a run which begins now, at the speed of the sandbox, unless it says otherwise."""
+        segment = Segment(script, started or self.now(), speed or self.speed, 0, outcome)
+        run = Run(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
+        self._runs[run_id] = run
+        self._by_organization[organization_id].append(run)
         return run
 
     def _add_example(self) -> None:
         """The run that is there from the start, long finished."""
         now = self.now()
-        long_ago = replace(now, clock=now.clock - EXAMPLE_AGE, wall=now.wall - EXAMPLE_AGE)
-        self._add(
-            Run(
-                EXAMPLE_ID,
-                323,
-                self.directory.alice,
-                source_type="API",
-                metadata=None,
-                speed=1.0,
-                script=example_script(),
-                started=long_ago,
-                outcome=Outcome("ACTIVE"),
-            )
-        )
+        long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
+        self._add(EXAMPLE_ID, 323, self.directory.alice, example_script(), speed=1.0, started=long_ago)
 
 
 def _factor(wish: object) -> float:
