@@ -98,7 +98,7 @@ class Admin:
         """A run whose log is there at once and which changes only by further orders."""
         if order.organization_id not in self._directory.organizations:
             raise HTTPException(422, f"no such organization: {order.organization_id}")
-        run = self._world.seed(
+        run = self._world.add(
             order.organization_id,
             self._user(order.user),
             _script(order),

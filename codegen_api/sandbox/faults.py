@@ -93,6 +93,10 @@ class Faults:
         return striking
 
 
+def _always(status: int, body: bytes, content_type: str = "application/json") -> Callable[[FaultOrder], Response]:
+    return lambda _order: plain_response(status, body, content_type)
+
+
 def _too_many(order: FaultOrder) -> Response:
     return rate_limited(f"{order.retry_after:g}" if isinstance(order.retry_after, float) else order.retry_after)
 
@@ -102,28 +106,21 @@ def _any_status(order: FaultOrder) -> Response:
     return plain_response(order.status, b"" if order.status in (204, 304) else encode(order.body))
 
 
-def _server_error(_order: FaultOrder) -> Response:
-    return plain_response(500, encode({"message": "Internal server error.", "status_code": 500}))
+def _revoked(_order: FaultOrder) -> Response:
+    return invalid_token()
 
 
-def _unavailable_page(_order: FaultOrder) -> Response:
-    page = b"<html><head><title>503</title></head><body><h1>Service Unavailable</h1></body></html>"
-    return plain_response(503, page, "text/html")
-
-
-def _parked_page(_order: FaultOrder) -> Response:
-    page = b"<!doctype html><html><body><h1>We have moved</h1><p>This service has ended.</p></body></html>"
-    return plain_response(200, page, "text/html; charset=utf-8")
-
+UNAVAILABLE = b"<html><head><title>503</title></head><body><h1>Service Unavailable</h1></body></html>"
+MOVED = b"<!doctype html><html><body><h1>We have moved</h1><p>This service has ended.</p></body></html>"
 
 ANSWERS: Mapping[str, Callable[[FaultOrder], Response]] = {
     "429": _too_many,
-    "500": _server_error,
-    "503_html": _unavailable_page,
-    "html": _parked_page,
+    "500": _always(500, b'{"message":"Internal server error.","status_code":500}'),
+    "503_html": _always(503, UNAVAILABLE, "text/html"),
+    "html": _always(200, MOVED, "text/html; charset=utf-8"),
     "status": _any_status,
-    "empty": lambda _order: plain_response(200, b""),
-    "revoked": lambda _order: invalid_token(),
+    "empty": _always(200, b""),
+    "revoked": _revoked,
 }
 """The kinds that are simply another answer; the rest need the connection or the real answer."""
 

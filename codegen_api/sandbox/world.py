@@ -55,21 +55,28 @@ class World:
         run_id = next(self._ids)
         script = scenario_script(name, Cue(run_id, prompt, images))
         speed = self.speed * _factor(wishes.get("speed"))
-        return self._add(run_id, organization_id, user, script, metadata=metadata, speed=speed)
+        return self.add(organization_id, user, script, run_id=run_id, metadata=metadata, speed=speed)
 
-    def seed(
+    def add(
         self,
         organization_id: int,
         user: User,
         script: Script,
-        outcome: Outcome,
+        outcome: Outcome = ACTIVE,
         *,
-        source_type: str | None,
-        metadata: JsonObject | None,
+        run_id: int | None = None,
+        source_type: str | None = "API",
+        metadata: JsonObject | None = None,
+        speed: float | None = None,
+        started: Moment | None = None,
     ) -> Run:
-        """Add a run made by hand, which shows `script` and otherwise stays as it is."""
-        run_id = next(self._ids)
-        return self._add(run_id, organization_id, user, script, outcome, source_type=source_type, metadata=metadata)
+        """Add a run that plays `script`, from now on and at the sandbox's speed unless told otherwise."""
+        segment = Segment(script, started or self.now(), speed or self.speed, 0, outcome)
+        run_id = run_id or next(self._ids)
+        run = Run(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
+        self._runs[run_id] = run
+        self._by_organization[organization_id].append(run)
+        return run
 
     def run(self, run_id: int, organization_id: int | None = None) -> Run:
         """The run with this id, of that organization if one is given. Raises Refusal(404)."""
@@ -103,31 +110,11 @@ class World:
         """Take the flag back. The run stays stopped: the host has resume for that."""
         run.banned = False
 
-    def _add(
-        self,
-        run_id: int,
-        organization_id: int,
-        user: User,
-        script: Script,
-        outcome: Outcome = ACTIVE,
-        *,
-        source_type: str | None = "API",
-        metadata: JsonObject | None = None,
-        speed: float | None = None,
-        started: Moment | None = None,
-    ) -> Run:
-        """Keep a run which begins now, at the speed of the sandbox, unless it says otherwise."""
-        segment = Segment(script, started or self.now(), speed or self.speed, 0, outcome)
-        run = Run(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
-        self._runs[run_id] = run
-        self._by_organization[organization_id].append(run)
-        return run
-
     def _add_example(self) -> None:
         """The run that is there from the start, long finished."""
         now = self.now()
         long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
-        self._add(EXAMPLE_ID, 323, self.directory.alice, example_script(), speed=1.0, started=long_ago)
+        self.add(323, self.directory.alice, example_script(), run_id=EXAMPLE_ID, speed=1.0, started=long_ago)
 
 
 def _factor(wish: object) -> float:
