@@ -17,7 +17,7 @@ from .faults import Faults
 from .ledger import Ledger
 from .limits import Limits
 from .operations import OPERATIONS, UNKNOWN
-from .run import Outcome, Run
+from .run import Run, RunState
 from .scenarios import EXAMPLE_ID, scenario_names
 from .script import Fields, Script, at_once, entry_fields, listed
 from .world import World
@@ -102,7 +102,7 @@ class Admin:
             order.organization_id,
             self._user(order.user),
             _script(order),
-            Outcome(order.status, order.result, order.summary, tuple(order.github_pull_requests)),
+            RunState(order.status, order.result, order.summary, tuple(order.github_pull_requests)),
             source_type=order.source_type,
             metadata=order.metadata,
         )
@@ -127,7 +127,7 @@ class Admin:
             run.edit(amendment.position - 1, amendment.fields, now)
         changes = order.model_dump(include={"status", "result", "summary"} & order.model_fields_set)
         if changes:
-            run.settle(replace(run.outcome(now), **changes), now)
+            run.settle(replace(run.state(now), **changes), now)
         return self._show(run)
 
     def _show(self, run: Run) -> Response:

@@ -32,7 +32,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunState:
     """What changes about a run beside its log. `status` is the host's word, null included."""
 
     status: str | None
@@ -45,7 +45,7 @@ class Outcome:
 class Segment:
     """A script being played since `started`, `speed` times as fast as written.
 
-    `base` is the index of its first entry in the run's log, `before` the outcome of all that went before, and
+    `base` is the index of its first entry in the run's log, `before` the state of all that went before, and
     `stopped` the reading of the clock at which it was frozen, if it was.
     """
 
@@ -53,7 +53,7 @@ class Segment:
     started: Moment
     speed: float
     base: int
-    before: Outcome
+    before: RunState
     stopped: float | None = None
     encoded: dict[int, bytes] = field(default_factory=dict)
 
@@ -78,20 +78,20 @@ class Segment:
             return fields, True
         return {**fields, **amendment.fields}, False
 
-    def outcome(self, clock: float) -> Outcome:
-        """The run's outcome by this segment, after the changes that have happened."""
-        elapsed, outcome = self.elapsed(clock), self.before
+    def state(self, clock: float) -> RunState:
+        """The run's state by this segment, after the changes that have happened."""
+        elapsed, state = self.elapsed(clock), self.before
         for change in self.script.changes:
             if change.at > elapsed:
                 break
-            pull_requests = outcome.pull_requests
+            pull_requests = state.pull_requests
             if change.pull_request is not None:
                 created_at = timestamp(self.wall_at(change.at))
                 pull_requests += ({**_PULL_REQUEST, **change.pull_request, "created_at": created_at},)
-            result = outcome.result if change.result is None else change.result
-            summary = outcome.summary if change.summary is None else change.summary
-            outcome = Outcome(change.status, result, summary, pull_requests)
-        return outcome
+            result = state.result if change.result is None else change.result
+            summary = state.summary if change.summary is None else change.summary
+            state = RunState(change.status, result, summary, pull_requests)
+        return state
 
 
 class Run:
@@ -124,34 +124,34 @@ class Run:
         last = self._segments[-1]
         return last.base + last.count(now.clock)
 
-    def outcome(self, now: Moment) -> Outcome:
-        return self._segments[-1].outcome(now.clock)
+    def state(self, now: Moment) -> RunState:
+        return self._segments[-1].state(now.clock)
 
     def is_over(self, now: Moment) -> bool:
         """Whether the run has ended, and no change of it is to come, as it is just after a resume."""
         segment = self._segments[-1]
         elapsed = segment.elapsed(now.clock)
-        return self.outcome(now).status in OVER and all(change.at <= elapsed for change in segment.script.changes)
+        return self.state(now).status in OVER and all(change.at <= elapsed for change in segment.script.changes)
 
     def play(self, script: Script, now: Moment) -> None:
         """Freeze the log as it is and go on with `script`."""
         last = self._segments[-1]
         base = self.length(now)
-        before = last.outcome(now.clock)
+        before = last.state(now.clock)
         last.stopped = now.clock
         self._segments.append(Segment(script, now, last.speed, base, before))
         self._bases.append(base)
 
     def replay(self, script: Script, now: Moment) -> None:
-        """Forget the log and begin a new one with `script`; the outcome stays."""
-        self._segments = [Segment(script, now, self._segments[-1].speed, 0, self.outcome(now))]
+        """Forget the log and begin a new one with `script`; the state stays."""
+        self._segments = [Segment(script, now, self._segments[-1].speed, 0, self.state(now))]
         self._bases = [0]
         self._edits.clear()
 
-    def settle(self, outcome: Outcome, now: Moment) -> None:
-        """Freeze the log as it is, with this outcome from now on."""
+    def settle(self, state: RunState, now: Moment) -> None:
+        """Freeze the log as it is, with this state from now on."""
         self.play(listed(()), now)
-        self._segments[-1].before = outcome
+        self._segments[-1].before = state
 
     def edit(self, index: int, fields: Fields, now: Moment) -> None:
         """Change members of an entry that is already there, for good. Raises IndexError for any other."""
@@ -161,17 +161,17 @@ class Run:
 
     def to_wire(self, now: Moment) -> dict[str, object]:
         """The host's AgentRunResponse."""
-        outcome = self.outcome(now)
+        state = self.state(now)
         return {
             "id": self.id,
             "organization_id": self.organization_id,
-            "status": outcome.status,
+            "status": state.status,
             "created_at": self.created_at,
             "web_url": f"https://codegen.com/agent/trace/{self.id}",
-            "result": outcome.result,
-            "summary": outcome.summary,
+            "result": state.result,
+            "summary": state.summary,
             "source_type": self.source_type,
-            "github_pull_requests": outcome.pull_requests,
+            "github_pull_requests": state.pull_requests,
             "metadata": self.metadata,
         }
 

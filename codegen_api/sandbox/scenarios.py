@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Refusal
-from .script import Amendment, Fields, Listed, Paced, Script, StatusChange, entry_fields, user_message
+from .script import Amendment, Fields, ListedTimes, PacedTimes, Script, StatusChange, entry_fields, user_message
 
 EXAMPLE_ID = 12345
 
@@ -73,7 +73,7 @@ class Outline:
         opening = 0.0 if cue.segment else self.opening
         message = user_message(cue.prompt, cue.images)
         if self.stream is not None:
-            times = Paced(opening, **{**self.stream, "first": cue.delay + self.stream["first"]})
+            times = PacedTimes(opening, **{**self.stream, "first": cue.delay + self.stream["first"]})
             closing = entry_fields("FINAL_ANSWER", observation=changes[-1].result)
 
             def small_entry(index: int) -> Fields:
@@ -90,7 +90,7 @@ class Outline:
             for index, each in enumerate(self.entries, 1)
             if "later" in each
         }
-        return Script(Listed(offsets), entry, tuple(changes), amendments)
+        return Script(ListedTimes(offsets), entry, tuple(changes), amendments)
 
 
 def _filled(value: Any, texts: Mapping[str, object]) -> Any:

@@ -17,7 +17,7 @@ FOREVER = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedTimes:
     """When the entries of a log appear, each offset written down; they never decrease."""
 
     offsets: Sequence[float]
@@ -32,7 +32,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Paced:
+class PacedTimes:
     """One entry at `opening`, then from `first` on `batch` entries every `every` seconds, `total` in all."""
 
     opening: float
@@ -56,9 +56,9 @@ class Paced:
         return self.first + ((index - 1) // self.batch) * self.every
 
 
-def at_once(total: int) -> Paced:
+def at_once(total: int) -> PacedTimes:
     """`total` entries, all there from the start."""
-    return Paced(opening=0.0, first=0.0, every=1.0, batch=max(total, 1), total=total)
+    return PacedTimes(opening=0.0, first=0.0, every=1.0, batch=max(total, 1), total=total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Script:
     `changes` are in the order of their offsets, and `amendments` by the index of their entry.
     """
 
-    times: Listed | Paced
+    times: ListedTimes | PacedTimes
     entry: Callable[[int], Fields]
     changes: tuple[StatusChange, ...] = ()
     amendments: Mapping[int, Amendment] = field(default_factory=dict)

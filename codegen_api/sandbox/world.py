@@ -10,11 +10,11 @@ from itertools import count
 
 from .directory import Directory, User
 from .errors import NO_RUN, Refusal
-from .run import JsonObject, Moment, Outcome, Run, Segment
+from .run import JsonObject, Moment, Run, RunState, Segment
 from .scenarios import EXAMPLE_ID, Cue, check_not_refused, example_script, scenario_script
 from .script import Script, StatusChange, listed
 
-ACTIVE = Outcome("ACTIVE")
+ACTIVE = RunState("ACTIVE")
 EXAMPLE_AGE = 7200.0
 """Seconds between the creation of the example run and the start of the sandbox."""
 
@@ -62,7 +62,7 @@ class World:
         organization_id: int,
         user: User,
         script: Script,
-        outcome: Outcome = ACTIVE,
+        state: RunState = ACTIVE,
         *,
         run_id: int | None = None,
         source_type: str | None = "API",
@@ -71,7 +71,7 @@ class World:
         started: Moment | None = None,
     ) -> Run:
         """Add a run that plays `script`, from now on and at the sandbox's speed unless told otherwise."""
-        segment = Segment(script, started or self.now(), speed or self.speed, 0, outcome)
+        segment = Segment(script, started or self.now(), speed or self.speed, 0, state)
         run_id = run_id or next(self._ids)
         run = Run(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
         self._runs[run_id] = run
