@@ -101,7 +101,7 @@ class Gateway:
         self._reads = Reads(upstream, portions, turns.take)
         self._own_runs = OwnRuns(self._reads, self._ownership, upstream.page_size)
         self._rights = Rights(self._reads.run)
-        self.hub = Hub(
+        self._hub = Hub(
             upstream,
             broker,
             self._rights,
@@ -298,7 +298,7 @@ class Gateway:
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
-        self.hub.resumed(run.ref, run, length)
+        self._hub.resumed(run.ref, run, length)
         return run
 
     async def cancel(self, caller: Caller, organization: str, run_id: str, *, anyway: bool = False) -> Run:
@@ -311,7 +311,7 @@ class Gateway:
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
-        certain = not (anyway or self.hub.resumed_lately(ref))
+        certain = not (anyway or self._hub.resumed_lately(ref))
         with heard(caller):
             with _not_the_order_itself():
                 if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
@@ -319,7 +319,7 @@ class Gateway:
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
                 await cancels.cancel_run(caller.credential, ref)
-                self.hub.cancelled(ref)
+                self._hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
         if certain and run.status in _CAME_TO_AN_END:
             raise RunEnded  # by itself, just then
@@ -356,7 +356,7 @@ class Gateway:
         """
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
-            return (await self.hub.shown(caller.credential, ref)).run
+            return (await self._hub.shown(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
@@ -373,7 +373,7 @@ class Gateway:
             await self._admit(caller, organization, run_id, READ)
         right = None if unknown else self._rights.held(credential, ref)
         if right is None:
-            with heard(caller), self.hub.room(credential, ref) as room:
+            with heard(caller), self._hub.room(credential, ref) as room:
                 if room:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
@@ -397,12 +397,28 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             ShuttingDown: this process takes no new viewers.
         """
-        with self._seats.take(caller.principal), self.hub.attend() as attendant:
+        with self._seats.take(caller.principal), self._hub.attend() as attendant:
             yield attendant
+
+    @property
+    def runs_followed(self) -> int:
+        return self._hub.runs_followed
+
+    @property
+    def viewers(self) -> int:
+        return self._hub.viewers
+
+    def touched(self, ref: RunRef) -> None:
+        """Whoever reads this run's log here may be behind, and looks again."""
+        self._hub.touched(ref)
+
+    async def drain(self, seconds: float) -> None:
+        """Ask every viewer to come back elsewhere, spread over ``seconds``; returns when all have left, or then."""
+        await self._hub.drain(seconds)
 
     async def aclose(self) -> None:
         """Stop everything that runs, and let go of every connection."""
-        await self.hub.aclose()
+        await self._hub.aclose()
         await self._gets.aclose()
         await self._log_reads.aclose()
         await self._own_runs.aclose()
@@ -420,7 +436,7 @@ class Gateway:
         finally:
             self._writes += 1
             if ref is not None:
-                self.hub.touched(ref)
+                self._hub.touched(ref)
 
     async def _updates(
         self, caller: Caller, ref: RunRef, right: Right | None, position: Position
@@ -430,7 +446,7 @@ class Gateway:
         with heard(caller), self._seats.take(caller.principal):
             if right is None:
                 whole = caller.shared and self._ownership.deed(ref) is None
-                async with aclosing(self.hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
+                async with aclosing(self._hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
                     async for news in coming:
                         if not isinstance(news, Right):
                             yield news
@@ -441,7 +457,7 @@ class Gateway:
                 if right is None:
                     return  # they are to come back
                 patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
-            async with self.hub.subscribe(caller.credential, right, position, patrol) as subscriber:
+            async with self._hub.subscribe(caller.credential, right, position, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
                         self._note_age(update, opened)

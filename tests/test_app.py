@@ -148,13 +148,13 @@ def test_what_is_in_force_is_logged_once_without_its_secrets(
 def test_processes_beside_each_other_share_the_budget(workers: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     app = create_app(settings(workers=workers), upstream=FakeHost())
-    assert app.state.gateway.hub._cadence().fast == pytest.approx(1.25 * workers)
+    assert app.state.parts.gateway._hub._cadence().fast == pytest.approx(1.25 * workers)
     assert ("each takes 1/4 of" in caplog.text) == (workers == 4)
 
 
 def _cadence_of_a_worker(answer: "multiprocessing.SimpleQueue[float]", arguments: list[str]) -> None:
     sys.argv[1:] = arguments
-    answer.put(create_app(settings(), upstream=FakeHost()).state.gateway.hub._cadence().fast)
+    answer.put(create_app(settings(), upstream=FakeHost()).state.parts.gateway._hub._cadence().fast)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_directory_that_the_operator_names_is_used_or_refused_by_name(tmp_path
 @pytest.mark.wire("stream-age")
 def test_streams_that_began_together_do_not_all_end_together() -> None:
     app = gateway_app(FakeHost(), stream_max_age_seconds=100, stream_heartbeat_seconds=7)
-    patrols = [app.state.gateway._patrol() for _ in range(50)]
+    patrols = [app.state.parts.gateway._patrol() for _ in range(50)]
     assert all(90 <= patrol.max_age <= 100 for patrol in patrols)
     assert len({patrol.max_age for patrol in patrols}) > 10
     assert {patrol.heartbeat for patrol in patrols} == {7}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from codegen_api import create_app
-from codegen_api.app import DIALECTS
+from codegen_api.build_parts import DIALECTS
 from codegen_api.errors import Forbidden, UpstreamError
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.site import Site, lifespan, run, serving, settings

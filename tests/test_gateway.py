@@ -569,7 +569,7 @@ def test_who_knows_the_end_is_told_that_it_still_is(status: str) -> None:
         gateway = gateway_to(host)
         for _ in range(3):
             assert await gateway.follow(caller(), "9", "1", Position(25, over=True)) is None
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         await gateway.aclose()
 
     run(main())
@@ -589,7 +589,7 @@ def test_who_knows_the_end_is_told_so_although_the_run_was_held_from_before_it()
         assert [type(update) async for update in stream][-1] is Ended
         await stream.aclose()
         await asyncio.sleep(20)
-        assert gateway.hub.runs_followed == 0  # so that nothing but the right, which still holds, tells of the run
+        assert gateway.runs_followed == 0  # so that nothing but the right, which still holds, tells of the run
         asked = host.calls["log"]
         assert await gateway.follow(caller(), "9", "1", Position(25, over=True)) is None
         assert host.calls["log"] > asked
@@ -654,7 +654,7 @@ def test_who_knows_an_end_that_is_past_gets_a_stream_when_there_is_something_to_
         assert stream is not None
         assert type(await anext(stream)) is Changed
         await stream.aclose()
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         await gateway.aclose()
 
     run(main())
@@ -683,7 +683,7 @@ def test_who_knows_an_end_does_not_wait_long_for_the_word_that_it_is_still_the_e
         await asyncio.sleep(1)
         leaving.cancel()
         await asyncio.wait({leaving})
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         await gateway.aclose()
 
     run(main())
@@ -704,9 +704,9 @@ def test_a_caller_who_leaves_while_the_stream_is_being_opened_leaves_nothing(ove
             except TimeoutError:
                 pass
             await asyncio.sleep(0)
-            assert gateway.hub.viewers == 0
+            assert gateway.viewers == 0
         await asyncio.sleep(30)
-        assert gateway.hub.runs_followed == 0
+        assert gateway.runs_followed == 0
         await gateway.aclose()
 
     run(main())
@@ -727,7 +727,7 @@ def test_who_may_not_see_a_run_is_told_so_before_the_first_byte_while_others_wat
             await gateway.follow(caller("mallory"), "9", "1", Position(0))
         with pytest.raises(NotFound):
             await gateway.follow(caller(), "9", "2", Position(0))
-        assert gateway.hub.viewers == 1
+        assert gateway.viewers == 1
         await watching
         await gateway.aclose()
 
@@ -760,10 +760,10 @@ def test_nobody_is_let_in_while_the_process_is_about_to_stop() -> None:
         host = FakeHost()
         host.add()
         gateway = gateway_to(host)
-        await gateway.hub.drain(1)
+        await gateway.drain(1)
         with pytest.raises(ShuttingDown):
             await gateway.follow(caller(), "9", "1", Position(0))
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         await gateway.aclose()
 
     run(main())
@@ -779,7 +779,7 @@ def test_closing_closes_the_parts() -> None:
         await gateway.aclose()
         assert host.closed
         assert broker.held_bytes == 0
-        assert gateway.hub.runs_followed == 0
+        assert gateway.runs_followed == 0
         assert gateway.upstream_name == "fake"
         assert gateway.observation is None
 

@@ -81,7 +81,7 @@ def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() -> Non
         del news, came
         held = {
             "windows": (broker.held_bytes, holdings.windows),
-            "old pages": (gateway.hub.old_pages_bytes, holdings.old_pages),
+            "old pages": (gateway._hub.old_pages_bytes, holdings.old_pages),
             "turns": (pages.held_bytes, holdings.turns),
             "renderings": (renderings.held_bytes, holdings.renderings),
             "wordings": (wordings.held_bytes, holdings.renderings),

@@ -332,7 +332,7 @@ def test_viewers_and_the_runs_they_watch_are_counted_while_they_are_there() -> N
                 viewer.leave()
                 await viewer.task
             assert value(await scraped(site), "viewers") == 0
-            await site.app.state.gateway.hub.aclose()  # or after CODEGEN_FOLLOWER_LINGER_SECONDS
+            await site.app.state.parts.gateway._hub.aclose()  # or after CODEGEN_FOLLOWER_LINGER_SECONDS
             text = await scraped(site)
             assert value(text, "runs_followed") == 0
             stream = {"route": "/agent-runs/{id}/logs/stream", "method": "GET", "status": "200"}

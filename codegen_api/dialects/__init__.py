@@ -1,16 +1,13 @@
 """What clients speak. A dialect translates and decides nothing.
 
-It is a module that meets ``Dialect``. It may also have ``EXPOSED_HEADERS``: what web pages of other origins may read of
-its answers, besides what holds for all. ``CONVERSATIONS = True``: it keeps some, so the deployment needs a database;
-and it lets the demo token in. And ``describe``: given the OpenAPI document, it puts in what no route can say.
-
 What a run is started with is checked in the same way by all of them, as it costs money: ``Prompt`` and ``Images``.
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -19,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from codegen_api.errors import GatewayError, NotFound
+from codegen_api.errors import NotFound
+from codegen_api.shapes import RenderError
 
 EMPTY = "must not be empty"
 
@@ -85,17 +83,19 @@ class Absent(Route):
         raise NotFound(f"{path} is not offered here.")
 
 
-class Dialect(Protocol):
-    """A module here. ``PREFIXES`` are the beginnings of its paths, in whole segments: below them every error is told in
-    its shape, also that there is no such path.
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """What clients of one protocol are served: a package has one, called ``DIALECT``.
+
+    ``prefixes`` are the beginnings of its paths, in whole segments: below them ``render_error`` writes every error,
+    also that there is no such path. ``exposed_headers`` may be read by web pages of other origins, besides what holds
+    for all. ``conversations``: it keeps some, so the deployment needs a database; and it lets the demo token in.
+    ``describe`` puts into the OpenAPI document what no route can say.
     """
 
-    @property
-    def ROUTES(self) -> Sequence[BaseRoute]: ...  # noqa: N802 - a module's constant
-
-    @property
-    def PREFIXES(self) -> tuple[str, ...]: ...  # noqa: N802 - a module's constant
-
-    def render_error(self, error: GatewayError) -> Response:
-        """Any error, in the dialect's shape."""
-        ...
+    routes: Sequence[BaseRoute]
+    render_error: RenderError
+    prefixes: tuple[str, ...] = ()
+    exposed_headers: tuple[str, ...] = ()
+    conversations: bool = False
+    describe: Callable[[dict[str, Any]], dict[str, Any]] = lambda document: document

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jose import jws
 
-from codegen_api import authorities
+from codegen_api import build_auth
 from codegen_api.auth.callers import LONGEST_TOKEN, Callers
 from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys, new_key
@@ -128,7 +128,7 @@ def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(
     assert len(lines) <= 4
     assert "jwt_jwks_url" not in lines
     given = settings(auth="jwt", api_token="t", secret_key="k" * 32, jwt_key=OURS.public_pem, **lines)
-    authorities.require(settings(auth="jwt", api_token="t", secret_key="k" * 32, **lines))  # the issuer says the rest
+    build_auth.require(settings(auth="jwt", api_token="t", secret_key="k" * 32, **lines))  # the issuer says the rest
     claims, scopes = SHAPES[name]
     issuer = Issuer(private=OURS.private, name=lines["jwt_issuer"])
     audience = {} if "aud" in claims else {"aud": lines["jwt_audience"]}
@@ -136,7 +136,7 @@ def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(
 
     async def main() -> None:
         async with AsyncExitStack() as closing:
-            callers = authorities.callers(given, None, closing, 60)  # type: ignore[arg-type]
+            callers = build_auth.callers(given, None, closing, 60)  # type: ignore[arg-type]
             caller = await callers.authenticate(token)
             assert caller.principal.user == claims["sub"]
             assert caller.scopes == scopes

@@ -645,7 +645,7 @@ def test_who_stops_following_in_the_middle_leaves_nothing_behind() -> None:
                 await asyncio.sleep(seconds)
                 task.cancel()
                 await asyncio.wait({task})
-            assert process.gateway.hub.viewers == 0
+            assert process.gateway.viewers == 0
             assert isinstance((await seen(process, turn)).news[-1], Over)
 
     run(main())

@@ -559,7 +559,7 @@ def test_whoever_waits_is_sent_away_when_the_process_is_about_to_stop_or_their_t
             seen = Seen()
             following = asyncio.ensure_future(seen.follow(process, second))
             await asyncio.sleep(2)
-            await process.gateway.hub.drain(1)
+            await process.gateway.drain(1)
             await following
             assert seen.kinds()[-1] == "Leaving"
             with pytest.raises(ShuttingDown):

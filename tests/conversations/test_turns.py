@@ -419,15 +419,15 @@ def test_a_watch_ends_some_time_after_the_last_who_asked() -> None:
             await asyncio.sleep(INTEREST / 2)
             await process.conversations.turn(ALICE, turn.id)
             await asyncio.sleep(INTEREST - 5)
-            assert process.gateway.hub.viewers == 1
+            assert process.gateway.viewers == 1
             await asyncio.sleep(40)
-            assert process.gateway.hub.viewers == 0
-            assert process.gateway.hub.runs_followed == 0
+            assert process.gateway.viewers == 0
+            assert process.gateway.runs_followed == 0
             calls = world.host.calls.total()
             await asyncio.sleep(1000)
             assert world.host.calls.total() == calls
             assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
-            assert process.gateway.hub.viewers == 1
+            assert process.gateway.viewers == 1
 
     run(main())
 

@@ -49,7 +49,7 @@ def test_what_the_host_is_told_comes_from_the_context_or_else_the_configuration(
         async with speaking() as site, client_of(site) as client:
             configured = {"configurable": {"system_prompt": "From the config.", "model": "slow"}}
             made = await client.assistants.create("agent", config=configured, context={"system_prompt": "First."})
-            caller, talk = await caller_of(site), site.app.state.conversations
+            caller, talk = await caller_of(site), site.app.state.parts.conversations
             agent = await agent_for(talk, caller, made["assistant_id"])
             assert (agent.system_prompt, agent.model) == ("First.", "slow")
             await client.assistants.update(made["assistant_id"], context={})
@@ -253,7 +253,7 @@ def test_the_threads_of_an_assistant_are_deleted_with_it_if_that_is_asked_for() 
 def test_an_agent_that_was_made_elsewhere_is_an_assistant_and_keeps_what_is_its_own() -> None:
     async def main() -> None:
         async with speaking() as site, client_of(site) as client:
-            caller, talk = await caller_of(site), site.app.state.conversations
+            caller, talk = await caller_of(site), site.app.state.parts.conversations
             owner = owner_of(caller)
             agent = Agent("x", "Elsewhere", 1.0, 1.0, system_prompt="Be brief.", configuration={"own": 1})
             assert await talk.store.add_agent(owner, agent)

@@ -32,7 +32,7 @@ async def meaningful(endpoint: Endpoint) -> AsyncIterator[Site]:
 async def seen_to(site: Site) -> None:
     """Until all that was put has its vectors."""
     async with asyncio.timeout(10):
-        while await site.app.state.conversations.store.due("4 small", 1):  # noqa: ASYNC110 - nobody tells
+        while await site.app.state.parts.conversations.store.due("4 small", 1):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
 

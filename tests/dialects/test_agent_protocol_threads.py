@@ -199,7 +199,7 @@ def test_in_a_list_there_is_what_the_user_said_first_and_last() -> None:
 def test_a_thread_remembers_its_assistant_and_what_was_said_first() -> None:
     async def main() -> None:
         async with speaking() as site, client_of(site) as client:
-            talk, caller = site.app.state.conversations, await caller_of(site)
+            talk, caller = site.app.state.parts.conversations, await caller_of(site)
             thread, is_new = await begin_thread(talk, caller, "t", {})
             assert is_new
             assert await begin_thread(talk, caller, "t", {"other": 1}) == (thread, False)
@@ -236,7 +236,7 @@ def test_a_change_that_never_comes_through_is_told_as_a_conflict(monkeypatch: py
             async def never(*_: Any) -> None:
                 return None
 
-            monkeypatch.setattr(site.app.state.conversations.store, "change_conversation", never)
+            monkeypatch.setattr(site.app.state.parts.conversations.store, "change_conversation", never)
             answer = await site.ask("PATCH", "/threads/t", json={"metadata": {"a": 1}})
             assert (answer.status_code, answer.json()["code"]) == (409, Conflict.code)
 

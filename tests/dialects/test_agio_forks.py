@@ -36,7 +36,7 @@ def test_a_fork_goes_on_in_a_session_of_its_own() -> None:
             assert (shown["session_id"], shown["user_id"]) == (done["session_id"], "u1")
             first = (await checkpoints(site, done["run_id"]))["items"][0]
             assert first["description"] == "A try"
-            talk = site.app.state.conversations
+            talk = site.app.state.parts.conversations
             session = await talk.store.conversation(owner_of(await caller_of(site)), done["session_id"])
             assert session.parent == f"{old}.3"
             await said(site, "And now?", session_id=done["session_id"])
@@ -126,7 +126,7 @@ def test_a_fork_that_cannot_be_kept_leaves_no_session_behind() -> None:
             body = {"modifications": {"modified_query": "half\0whole"}}
             answer = await site.post(f"/api/checkpoints/{old}.2/fork", body)
             assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
-            store, owner = site.app.state.conversations.store, owner_of(await caller_of(site))
+            store, owner = site.app.state.parts.conversations.store, owner_of(await caller_of(site))
             assert (await store.conversations(owner, Query(10))).total == 1
             assert len(site.host.runs) == 1
 

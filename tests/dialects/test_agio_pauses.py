@@ -195,7 +195,7 @@ def test_a_process_that_is_about_to_stop_cuts_the_streams_of_paused_runs() -> No
         async with speaking() as site:
             reading, _ = await paused(site)
             await a_beat(reading)
-            await site.app.state.gateway.hub.drain(10)
+            await site.app.state.parts.gateway.drain(10)
             assert [event.name for event in await reading.cut()] == ["run_started", "content_delta"]
 
     run(main())
@@ -206,7 +206,7 @@ def test_a_stream_that_would_go_on_in_a_process_about_to_stop_is_cut_and_tells_n
         async with speaking() as site:
             first, run_id = await paused(site)
             await first.leave()
-            await site.app.state.gateway.hub.drain(0)
+            await site.app.state.parts.gateway.drain(0)
             reading = following(site, run_id)
             assert [event.name for event in await reading.cut()] == ["run_started", "content_delta"]
 

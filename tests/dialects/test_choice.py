@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from codegen_api import Settings, app
+from codegen_api import Settings, create_app
+from codegen_api.build_parts import DIALECTS
 from codegen_api.settings import SettingsError
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
@@ -53,11 +54,11 @@ def test_nothing_named_is_the_native_dialect_alone() -> None:
 
 def test_a_dialect_that_is_none_is_refused_by_its_setting() -> None:
     with pytest.raises(SettingsError, match=r"^CODEGEN_DIALECTS: there are native, .*codegen"):
-        app.create_app(settings(dialects="native,esperanto"), upstream=RichHost())
+        create_app(settings(dialects="native,esperanto"), upstream=RichHost())
 
 
 def test_every_dialect_has_paths_of_its_own() -> None:
-    prefixes = [prefix for dialect in app.DIALECTS.values() for prefix in dialect.PREFIXES]
+    prefixes = [prefix for dialect in DIALECTS.values() for prefix in dialect.load().prefixes]
     assert len(prefixes) == len(set(prefixes))
     assert all(prefix.startswith("/") and not prefix.endswith("/") for prefix in prefixes)
     assert Settings.model_fields["dialects"].default == ("native",)

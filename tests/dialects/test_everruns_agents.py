@@ -161,7 +161,7 @@ def test_with_the_id_of_one_that_there_is_an_agent_is_changed() -> None:
 def test_agents_of_other_dialects_can_be_read_and_are_not_listed() -> None:
     async def main() -> None:
         async with speaking() as site:
-            conversations = site.app.state.conversations
+            conversations = site.app.state.parts.conversations
             from codegen_api.conversations import owner_of
 
             owner = owner_of(await caller_of(site))

@@ -174,7 +174,7 @@ def test_conversations_of_other_dialects_can_be_read_and_are_not_listed() -> Non
     async def main() -> None:
         async with speaking() as site:
             owner = owner_of(await caller_of(site))
-            await site.app.state.conversations.store.add_conversation(owner, Conversation(NOBODY, 1.0, 1.0))
+            await site.app.state.parts.conversations.store.add_conversation(owner, Conversation(NOBODY, 1.0, 1.0))
             assert (await site.get("/v1/sessions")).json()["data"] == []
             found = (await site.get(f"/v1/sessions/{NOBODY}")).json()
             assert (found["status"], found["organization_id"]) == ("started", f"org_{'0' * 32}")

@@ -363,13 +363,13 @@ def test_a_process_that_stops_tells_whoever_waits_and_takes_nobody_new() -> None
             ears = [Ear() for _ in range(4)]
             listening = [asyncio.ensure_future(ear.listen(process)) for ear in ears]
             await asyncio.sleep(30)
-            assert process.gateway.hub.viewers == 4
+            assert process.gateway.viewers == 4
             begun = now()
-            await process.gateway.hub.drain(20)
+            await process.gateway.drain(20)
             assert now() - begun < 20
             await asyncio.gather(*listening)
             assert [ear.goodbye["reason"] for ear in ears] == ["shutdown"] * 4
-            assert process.gateway.hub.viewers == 0
+            assert process.gateway.viewers == 0
             late = Ear()
             await late.listen(process)
             assert late.goodbye["reason"] == "shutdown"
@@ -385,7 +385,7 @@ def test_a_process_that_stops_tells_who_listens_to_a_turn() -> None:
             ear, late = Ear(), Ear()
             async with heard(process, ear) as listening:
                 await asyncio.sleep(10)
-                await process.gateway.hub.drain(20)
+                await process.gateway.drain(20)
                 await listening
             await late.listen(process)
             assert ear.goodbye["reason"] == "connection_cycle"

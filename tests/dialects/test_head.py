@@ -76,9 +76,9 @@ def test_head_is_answered_with_the_head_of_what_get_answers() -> None:
                 asked = filled(path, person.names)
                 for headers in ASKED:
                     WATCH.sent(headers, None)
-                    before = person.has(app.state.conversations.store, host)
+                    before = person.has(app.state.parts.conversations.store, host)
                     head = await head_of(app, "HEAD", asked, headers)
-                    assert person.has(app.state.conversations.store, host) == before, path
+                    assert person.has(app.state.parts.conversations.store, host) == before, path
                     status, said, _ = await head_of(app, "GET", asked, headers)
                     assert head == (status, said, b""), (path, headers)
                     await asyncio.sleep(100)  # whoever follows a run for the sake of that GET has gone
@@ -108,15 +108,15 @@ def test_head_of_what_is_followed_begins_nothing_and_stops_nothing() -> None:
         app, host, person = await settled()
         names = {**person.names, "turn": person.names["running"]}
         async with lifespan(app):
-            live = app.state.conversations.store._turns[person.owner, names["turn"]].run.id
-            gateway = app.state.gateway
+            live = app.state.parts.conversations.store._turns[person.owner, names["turn"]].run.id
+            gateway = app.state.parts.gateway
             await asyncio.sleep(100)  # what was followed to get here is followed no more
             for path in FOLLOWED:
                 asked = filled(path, names).replace("/agent-runs/1/", f"/agent-runs/{live}/")
                 reads = host.calls["log"]
                 status, _, body = await head_of(app, "HEAD", f"{asked}?cancel_on_disconnect=1", STREAMED)
                 assert (status, body) == (200, b""), path
-                assert (gateway.hub.viewers, gateway.hub.runs_followed, gateway._seats.taken) == (0, 0, 0), path
+                assert (gateway.viewers, gateway.runs_followed, gateway._seats.taken) == (0, 0, 0), path
                 await asyncio.sleep(30)
                 assert host.calls["log"] == reads, path
                 assert host.calls["cancel"] == 0, path

@@ -80,15 +80,15 @@ def test_it_is_ready_between_its_start_and_its_drain(path: str) -> None:
         async with serving(RichHost()) as site:
             answer = await site.get(path, token=None)
             assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
-            drain, site.app.state.drain = site.app.state.drain, None
+            drain = site.app.state.parts.drain
+            drain.phase = "starting"
             answer = await site.get(path, token=None)
             assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (
                 503,
                 "starting",
                 "1",
             )
-            site.app.state.drain = drain
-            drain.begun = True
+            drain.phase = "draining"
             answer = await site.get(path, token=None)
             assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (
                 503,

@@ -262,7 +262,7 @@ def test_a_refusal_is_a_refusal_also_for_who_reconnects(error: errors.GatewayErr
 def test_while_draining_new_streams_are_refused_and_old_ones_sent_elsewhere() -> None:
     async def main() -> None:
         async with serving(a_host()) as site:
-            await site.app.state.gateway.hub.drain(0.01)
+            await site.app.state.parts.gateway.drain(0.01)
             answer = await site.get(STREAM)
             assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
             assert int(answer.headers["retry-after"]) >= 1
@@ -501,7 +501,7 @@ def test_trouble_is_told_and_a_lost_right_is_a_failure() -> None:
         assert told[2][1]["retry_in"] is None
         assert told[3][1]["status_code"] == 403
         assert body.endswith(b"\n\n")
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         await gateway.aclose()
 
     virtual.run(main())
@@ -588,7 +588,7 @@ def test_one_stream_too_many_is_refused_until_another_ends(limit: str, whose: st
             for connection in (opened[1], again):
                 connection.leave()
                 await connection.task
-            assert site.app.state.gateway._seats.taken == 0
+            assert site.app.state.parts.gateway._seats.taken == 0
 
     run(main())
 

@@ -211,7 +211,7 @@ def test_a_ticket_means_nothing_anywhere_else(method: str, path: str) -> None:
 def sealed(site: Site, *, now: float | None = None, name: str = "alice", user: str = "1") -> str:
     """The URL of a ticket as this gateway would have made it."""
     caller = Caller(Principal("fake", user), Credential.of(name, b"key"), name)
-    ticket, _ = site.app.state.tickets.seal(RunRef("9", "1"), caller, time.time() if now is None else now)
+    ticket, _ = site.app.state.parts.tickets.seal(RunRef("9", "1"), caller, time.time() if now is None else now)
     return f"{STREAM}?ticket={ticket}"
 
 
@@ -327,7 +327,7 @@ def test_the_ticket_of_a_jwt_opens_no_more_and_for_no_longer_than_that() -> None
             who = Principal(f"jwt:{ISSUER.name}", "ann")
             for scopes, refusal in [({"runs:read"}, (404, "not_found")), (set(), (403, "insufficient_scope"))]:
                 caller = Caller(who, Credential.of("alice", b"key"), None, frozenset(scopes), shared=True)
-                ticket, _ = site.app.state.tickets.seal(RunRef("9", "1"), caller, time.time())
+                ticket, _ = site.app.state.parts.tickets.seal(RunRef("9", "1"), caller, time.time())
                 assert code(await opened(site, f"{STREAM}?ticket={ticket}")) == refusal
 
     run(main())
@@ -383,7 +383,7 @@ def test_while_draining_who_comes_with_a_ticket_is_sent_elsewhere() -> None:
     async def main() -> None:
         async with serving(a_host(), secret_key=KEY) as site:
             url = await minted(site)
-            await site.app.state.gateway.hub.drain(0.01)
+            await site.app.state.parts.gateway.drain(0.01)
             (event,) = parse((await opened(site, url)).content)
             assert event.type == "notice"
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from codegen_api.dialects import codegen
+from codegen_api.dialects.codegen import DIALECT
 from codegen_api.sandbox import create_sandbox
 from codegen_api.upstreams.codegen import CodegenUpstream
 from tests.dialects.documented import chapter, routes_in
@@ -168,7 +168,7 @@ def test_every_answer_has_what_the_document_requires_of_it() -> None:
 def test_what_is_not_offered_is_501_in_the_host_s_shape(operation: str) -> None:
     async def main() -> None:
         method, path = split(operation)
-        assert any(f"{path}/".startswith(f"{prefix}/") for prefix in codegen.PREFIXES)
+        assert any(f"{path}/".startswith(f"{prefix}/") for prefix in DIALECT.prefixes)
         async with sandboxed() as site:
             answer = await site.ask(method, f"{filled(path)}?repo_id=7&org_id=323", token="sandbox-alice", json={})
             assert answer.status_code == answer.json()["status_code"] == 501

@@ -73,7 +73,7 @@ def test_who_opens_a_log_that_nobody_follows_gets_it_as_it_is_now(memory: int, s
         await watching
         assert before.texts() == hosted.encoded()
         await asyncio.sleep(away)
-        assert not gateway.hub.runs_followed
+        assert not gateway.runs_followed
         for position in (*FAR, 250, 390, 450, 499):
             hosted.amend(position, note="late")
         await after.watch(gateway, until=30)

@@ -50,7 +50,7 @@ def test_a_drain_sends_every_viewer_away_spread_over_its_time() -> None:
         visiting = [asyncio.create_task(visit(viewer)) for viewer in viewers]
         await asyncio.sleep(5)
         began = loop.time()
-        await gateway.hub.drain(10)
+        await gateway.drain(10)
         assert loop.time() - began <= 8
         await asyncio.gather(*visiting)
         assert [viewer.left_at for viewer in viewers] == [5] * 20
@@ -70,7 +70,7 @@ def test_a_drain_does_not_wait_for_who_takes_nothing() -> None:
         stream = await gateway.follow(caller(), "9", "1", Position(0))
         assert stream is not None
         began = asyncio.get_running_loop().time()
-        await gateway.hub.drain(10)
+        await gateway.drain(10)
         assert asyncio.get_running_loop().time() - began == pytest.approx(10)
         await stream.aclose()
         with pytest.raises(ShuttingDown):
@@ -89,7 +89,7 @@ def test_who_is_asked_to_leave_in_the_middle_of_something_leaves() -> None:
         viewer = Viewer()
         watching = asyncio.create_task(viewer.watch(gateway))
         await asyncio.sleep(30)  # the first page is on its way
-        await gateway.hub.drain(1)
+        await gateway.drain(1)
         await watching
         assert viewer.left_at == 0
         await gateway.aclose()
@@ -107,7 +107,7 @@ def test_closing_while_everybody_watches_leaves_nobody_waiting() -> None:
         await gateway.aclose()
         done, pending = await asyncio.wait(watching, timeout=700)
         assert not pending
-        assert gateway.hub.runs_followed == 0
+        assert gateway.runs_followed == 0
         for task in done:
             task.exception()
 
@@ -175,7 +175,7 @@ def test_a_stream_of_a_reader_that_is_gone_ends_without_disturbing_the_next_one(
         await asyncio.sleep(2)
         await idle.aclose()
         await asyncio.sleep(20)
-        assert gateway.hub.runs_followed == 1
+        assert gateway.runs_followed == 1
         hosted.append(5)
         hosted.status = "COMPLETE"
         await watching
@@ -699,7 +699,7 @@ def test_a_resume_is_remembered_for_a_reader_that_does_not_exist_yet() -> None:
         viewer = Viewer()
         await viewer.watch(gateway)
         await asyncio.sleep(60)
-        assert gateway.hub.runs_followed == 0
+        assert gateway.runs_followed == 0
         await gateway.resume(caller(), "9", "1", "Go on", None)
         hosted.status = "COMPLETE"  # still, for the eyes of readers
         watching = asyncio.create_task(viewer.watch(gateway, over=True))

@@ -350,10 +350,10 @@ def test_the_last_viewer_s_leaving_stops_the_reader_after_a_while() -> None:
         gateway = Gateway(host, MemoryBroker())
         await Viewer().watch(gateway, until=3)
         calls = host.calls.total()
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         await asyncio.sleep(30)
         assert host.calls.total() <= calls + 1
-        assert gateway.hub.runs_followed == 0
+        assert gateway.runs_followed == 0
         await gateway.aclose()
 
     run(main())

@@ -74,7 +74,7 @@ def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_there_an
             assert viewer.texts() == finished.encoded()
             assert host.calls["log"] - before <= reads + 1
             await asyncio.sleep(away)
-        assert gateway.hub.runs_followed == 0
+        assert gateway.runs_followed == 0
         await gateway.aclose()
 
     run(main())

@@ -253,14 +253,14 @@ def test_a_wait_in_line_ends_as_a_stream_does(how: str) -> None:
         gateway = busy(host, patrol=lambda: Patrol(max_age=20, heartbeat=15))
         telling = asyncio.ensure_future(told(gateway, caller(), 10 if how == "leave" else 100, Position(2)))
         await asyncio.sleep(5)
-        assert gateway.hub.viewers == 1
+        assert gateway.viewers == 1
         if how == "drain":
-            await gateway.hub.drain(10)
+            await gateway.drain(10)
         if how == "close":
-            await gateway.hub.aclose()
+            await gateway.aclose()
         moment, last = (await telling)[-1]
         assert not host.calls
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         if how in ("age", "drain"):
             assert isinstance(last, Leaving)
             assert last.position.cursor == 2
@@ -340,7 +340,7 @@ def test_rights_that_are_asked_for_without_a_stream_wait_in_the_line_as_well_for
         waits = [view.retry_after for view in views if isinstance(view, UpstreamRateLimited)]
         assert len(shown) + len(waits) == 100
         assert len({round(wait or 0) for wait in waits}) > 10
-        assert gateway.hub.viewers == 0
+        assert gateway.viewers == 0
         assert (await gateway.view(caller(), "9", shown[0].ref.id)) is shown[0]
         await gateway.aclose()
 

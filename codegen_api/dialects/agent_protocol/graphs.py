@@ -10,8 +10,9 @@ from codegen_api.dialects.agent_protocol.agents import AssistantId, agent_for
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.wire import GRAPH, assistant_fields
 from codegen_api.identity import READ
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, needs
 
 router = routes_about("assistants")
 

@@ -15,9 +15,10 @@ from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import ANSWER_BYTES, Item, Near
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, needs
 
 router = routes_about("store")
 

@@ -9,7 +9,8 @@ from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.threads import ThreadId, thread_of
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
-from codegen_api.web import Keeper, needs
+from codegen_api.parts import Keeper
+from codegen_api.web import needs
 
 router = routes_about("not offered")
 

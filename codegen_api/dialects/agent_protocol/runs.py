@@ -24,10 +24,11 @@ from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
 from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
 from codegen_api.errors import Rejected
 from codegen_api.identity import WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import to_json
 from codegen_api.sse import Begins
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import Keeper, WantedOrganization, json_response, needs
+from codegen_api.web import WantedOrganization, json_response, needs
 
 router = routes_about("runs")
 

@@ -14,8 +14,9 @@ from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.dialects.agent_protocol.state import current_state, history, state_at
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.identity import READ
+from codegen_api.parts import Keeper
 from codegen_api.runs import to_json
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, needs
 
 router = routes_about("threads")
 

@@ -15,9 +15,10 @@ from codegen_api.dialects.agent_protocol.state import thread_values
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Query
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, needs
 
 router = routes_about("threads")
 

@@ -15,10 +15,11 @@ from codegen_api.dialects.agio.executions import OWN
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
 from codegen_api.errors import AlreadyExists, NotFound
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper, parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, needs
 
 router = routes_about("agents")
 
@@ -126,7 +127,7 @@ def is_enabled(agent: Agent) -> bool:
 
 
 async def agents_of(request: Request, talk: Keeper, caller: Asker) -> Agents:
-    return Agents(talk, caller, SANDBOX if request.app.state.settings.sandbox else ())
+    return Agents(talk, caller, SANDBOX if parts_of(request).sandbox else ())
 
 
 Known = Annotated[Agents, Depends(agents_of)]

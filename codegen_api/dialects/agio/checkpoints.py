@@ -15,8 +15,9 @@ from codegen_api.dialects.agio.runs import RunId
 from codegen_api.dialects.agio.wire import page
 from codegen_api.errors import NotOffered
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
-from codegen_api.web import Keeper, WantedOrganization, json_response, needs
+from codegen_api.web import WantedOrganization, json_response, needs
 
 router = routes_about("checkpoints")
 

@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from codegen_api.dialects.agio import answers
 from codegen_api.dialects.agio.asking import routes_about
+from codegen_api.parts import Door
 from codegen_api.runs import to_json
-from codegen_api.web import Door, json_response, timestamp
+from codegen_api.web import json_response, timestamp
 
 router = routes_about("health", public=True)
 

@@ -17,9 +17,10 @@ from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, p
 from codegen_api.errors import InvalidCursor, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.names import warn
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, needs
 
 router = routes_about("runs")
 

@@ -10,9 +10,10 @@ from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, run
 from codegen_api.errors import Detail, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.intake import CallerFirst
+from codegen_api.parts import Door, Repeater
 from codegen_api.runs import to_json
 from codegen_api.upstreams import NewRun, RunFilter
-from codegen_api.web import Asker, Door, IdempotencyKey, Repeater, bearer, json_response, named, needs, replayed
+from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, needs, replayed
 
 router = APIRouter(
     route_class=CallerFirst,

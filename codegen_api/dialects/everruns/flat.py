@@ -13,8 +13,9 @@ from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.keeping import not_offered
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.sse import LastEventId
-from codegen_api.web import IdempotencyKey, Keeper, needs
+from codegen_api.web import IdempotencyKey, needs
 
 router = routes_about("sessions", "/v1/sessions")
 

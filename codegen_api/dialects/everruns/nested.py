@@ -12,8 +12,9 @@ from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.keeping import not_offered
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.sse import LastEventId
-from codegen_api.web import IdempotencyKey, Keeper, needs
+from codegen_api.web import IdempotencyKey, needs
 
 router = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 

@@ -22,11 +22,12 @@ from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, listed, own, told
 from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import Caller
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import STREAM_HEADERS, EventStream
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
-from codegen_api.web import json_response, kept
+from codegen_api.web import json_response
 
 MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
@@ -133,13 +134,13 @@ def listen(
         frozenset(query.types),
         frozenset(query.exclude),
     )
-    step, share = conversations.gateway.step, request.app.state.holdings.renderings
-    renderings = kept(request, "everruns_renderings", lambda: Renderings(step, max_bytes=share))
+    step, share = conversations.gateway.step, parts_of(request).renderings_bytes
+    renderings = parts_of(request).kept("everruns_renderings", lambda: Renderings(step, max_bytes=share))
     return EventStream(
         frames(conversations, renderings, listener),
         media_type=f"{EVENT_STREAM}; charset=utf-8",
         headers=STREAM_HEADERS,
-        stall_seconds=request.app.state.stall_seconds,
+        stall_seconds=parts_of(request).stall_seconds,
         connection=request.scope["connection"],
     )
 

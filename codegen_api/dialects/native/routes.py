@@ -9,10 +9,8 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
-from codegen_api.auth.callers import Callers
 from codegen_api.auth.jwts import Jwts
 from codegen_api.auth.tickets import Tickets
-from codegen_api.conversations import Conversations
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.wire import (
     EVENTS,
@@ -29,15 +27,14 @@ from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.intake import CallerFirst
 from codegen_api.names import warn
+from codegen_api.parts import Door, Repeater, parts_of
 from codegen_api.runs import Json, RunRef, RunStatus, to_json
 from codegen_api.sse import HEAD_ONLY, STREAM_HEADERS, EventStream, LastEventId, nothing, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
     Asker,
-    Door,
     IdempotencyKey,
-    Repeater,
     WantedOrganization,
     address_of,
     admit,
@@ -64,13 +61,13 @@ async def health(request: Request, gateway: Door) -> Response:
     once.
     """
     seen, store, now = gateway.observation, _store_seen(request), time.time()
-    jwts: Jwts | None = request.app.state.callers.jwts
+    jwts: Jwts | None = parts_of(request).callers.jwts
     issuer = None if jwts is None else jwts.observation
     body: dict[str, Json] = {
         "status": "healthy" if all(each is None or each.reachable for each in (seen, issuer, store)) else "degraded",
         "version": request.app.version,
         "timestamp": timestamp(now),
-        "uptime_seconds": round(now - request.app.state.started, 3),
+        "uptime_seconds": round(now - parts_of(request).started, 3),
         "upstream": {
             "name": gateway.upstream_name,
             **_observed(seen),
@@ -80,8 +77,8 @@ async def health(request: Request, gateway: Door) -> Response:
         "issuer": "not configured" if jwts is None else {"name": jwts.issuer, **_observed(issuer)},
         "store": "not configured" if store is None else _observed(store),
         "redis": "not configured",
-        "runs_followed": gateway.hub.runs_followed,
-        "viewers": gateway.hub.viewers,
+        "runs_followed": gateway.runs_followed,
+        "viewers": gateway.viewers,
     }
     return json_response(to_json(body))
 
@@ -104,7 +101,7 @@ async def ready(request: Request) -> Response:
 
 def _store_seen(request: Request) -> Observation | None:
     """What was last seen of the store, if there is one."""
-    conversations: Conversations | None = request.app.state.conversations
+    conversations = parts_of(request).conversations
     return None if conversations is None else conversations.observation
 
 
@@ -116,11 +113,9 @@ def _observed(seen: Observation | None) -> dict[str, Json]:
 
 
 def _readiness(request: Request) -> Response:
-    drain = request.app.state.drain
-    if drain is None:
-        return json_response(b'{"status":"starting"}', 503, {"Retry-After": "1"})
-    if drain.begun:
-        return json_response(b'{"status":"draining"}', 503, {"Retry-After": "1"})
+    phase = parts_of(request).drain.phase
+    if phase != "ready":
+        return json_response(to_json({"status": phase}), 503, {"Retry-After": "1"})
     return json_response(b'{"status":"ready"}')
 
 
@@ -375,13 +370,12 @@ async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: s
     opened = _tickets(request).open(ticket, time.time())
     if RunRef(wanted or opened.run.organization, run_id) != opened.run:
         raise errors.InvalidTicket
-    callers: Callers = request.app.state.callers
-    caller = await admit(request, await callers.holder(opened, address_of(request)))
+    caller = await admit(request, await parts_of(request).callers.holder(opened, address_of(request)))
     return caller, opened.run.organization
 
 
 def _tickets(request: Request) -> Tickets:
-    tickets: Tickets | None = request.app.state.tickets
+    tickets = parts_of(request).tickets
     if tickets is None:
         raise errors.TicketsNotConfigured
     return tickets
@@ -394,7 +388,7 @@ def _event_stream(
         pieces,
         media_type=writer.media_type,
         headers=STREAM_HEADERS,
-        stall_seconds=request.app.state.stall_seconds,
+        stall_seconds=parts_of(request).stall_seconds,
         connection=request.scope["connection"],
         source=source,
     )
