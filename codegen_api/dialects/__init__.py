@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from codegen_api.errors import NotFound
+from codegen_api.errors import Detail, NotFound, NotOffered
 from codegen_api.shapes import RenderError
 
 EMPTY = "must not be empty"
@@ -57,8 +57,21 @@ Image = Annotated[str, AfterValidator(_inline), Field(json_schema_extra={"patter
 Images = Annotated[list[Image], Field(fail_fast=True)]
 """Of thousands that are none, one is told."""
 
+
 Ignored = Annotated[Any, Field(description="Has no meaning here, and is ignored.")]
 """A field that a protocol has and the gateway need not know: named, so that it is told from a slip of the pen."""
+
+
+def not_offered(**given: object) -> None:
+    """What a client may ask for elsewhere, by the name of its field in the body.
+
+    Raises:
+        NotOffered: some of these are given.
+    """
+    places = [Detail(("body", name), "Is not offered here.", "unsupported") for name, value in given.items() if value]
+    if places:
+        named = ", ".join(f"`{place.loc[-1]}`" for place in places)
+        raise NotOffered(f"The gateway does not do what {named} asks for.", details=places)
 
 
 class Absent(Route):

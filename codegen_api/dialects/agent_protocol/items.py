@@ -8,10 +8,11 @@ from starlette.responses import Response
 
 from codegen_api.aside import encoded
 from codegen_api.conversations import Conversations, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import begins, holds, mentions, understood
-from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_offered
+from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE

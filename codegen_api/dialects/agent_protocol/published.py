@@ -9,13 +9,13 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import answers, schemas, started
 from codegen_api.dialects.agent_protocol.agents import agent_for
 from codegen_api.dialects.agent_protocol.answering import run_fields, states_called, statuses_of
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.assistants import find_assistants
 from codegen_api.dialects.agent_protocol.graphs import SCHEMAS
-from codegen_api.dialects.agent_protocol.keeping import not_offered
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import agent_fields, paged
 from codegen_api.identity import READ, WRITE, Caller

@@ -8,9 +8,10 @@ from fastapi import Body, Header, Path
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, new_id, owner_of, text_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
-from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_offered
+from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
 from codegen_api.dialects.agent_protocol.state import thread_values
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Path, Query
 from starlette.responses import Response
 
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
-from codegen_api.errors import Detail, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.intake import CallerFirst
 from codegen_api.parts import Door, Repeater
@@ -40,18 +40,6 @@ async def entered(
 
 
 Organization = Annotated[str, Depends(entered)]
-
-
-def not_offered(**given: object) -> None:
-    """What the host may be asked for, by the name of its field.
-
-    Raises:
-        NotOffered: one of these is given.
-    """
-    places = [Detail(("body", name), "Is not offered here.", "unsupported") for name, value in given.items() if value]
-    if places:
-        named = ", ".join(str(place.loc[-1]) for place in places)
-        raise NotOffered(f"The gateway does not pass this on: {named}.", details=places)
 
 
 @router.get("/v1/users/me", summary="Who am I", responses=schemas.ME, openapi_extra=needs(None))

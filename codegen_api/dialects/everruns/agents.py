@@ -9,10 +9,11 @@ from starlette.responses import RedirectResponse, Response
 
 from codegen_api import stores
 from codegen_api.conversations import Conversations, change, new_id, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import answers, schemas
 from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, routes_about
 from codegen_api.dialects.everruns.ids import is_id, kept_id
-from codegen_api.dialects.everruns.keeping import keepable, not_offered
+from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.wire import OWN, Recipient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE, Caller

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
 from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
-from codegen_api.dialects.everruns.keeping import not_offered
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import Keeper

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.families import FLAT, Family
 from codegen_api.dialects.everruns.ids import kept_id
-from codegen_api.dialects.everruns.keeping import keepable, not_offered
+from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
 from codegen_api.dialects.everruns.wire import OWN, Recipient, listed, session_fields, told
 from codegen_api.errors import Conflict, NotFound

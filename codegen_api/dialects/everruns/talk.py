@@ -6,13 +6,14 @@ from fastapi import Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Ask, Conversations, owner_of, text_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.answers import EVENT_STREAM
 from codegen_api.dialects.everruns.events import DELTA, Event
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
-from codegen_api.dialects.everruns.keeping import keepable, not_offered
+from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.kinds import chosen, kind_in
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import Renderings
