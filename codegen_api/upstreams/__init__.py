@@ -170,7 +170,7 @@ class Upstream(Protocol):
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Runs, newest first."""
+        """Runs, newest first. Their ids are whole numbers, and newer runs have higher ones."""
         ...
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
