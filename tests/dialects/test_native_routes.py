@@ -110,13 +110,14 @@ class Lost(ModelStore):
 
     async def check(self) -> None:
         self.looked.set()
+        self.observation = Observation(not self.gone, 1_800_000_000.25, "OperationalError" if self.gone else None)
         if self.gone:
             raise StoreUnavailable
 
 
 @pytest.mark.wire("health", "readiness")
 def test_a_store_that_has_gone_is_told_and_what_needs_none_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversations, "CHECK_EVERY", 0.001)
+    monkeypatch.setattr(conversations, "WATCH_EVERY", 0.0001)
     store, host = Lost(), RichHost()
     host.add()
 
@@ -130,7 +131,13 @@ def test_a_store_that_has_gone_is_told_and_what_needs_none_goes_on(monkeypatch: 
                 answer = await site.get("/readyz", token=None)
                 assert (answer.status_code, answer.json()) == (expected[0], {"status": expected[1]})
                 health = (await site.get("/health", token=None)).json()
-                assert (health["status"], health["store"]["reachable"]) == ("degraded" if gone else "healthy", not gone)
+                assert health["status"] == ("degraded" if gone else "healthy")
+                assert health["store"] == {
+                    "reachable": not gone,
+                    "checked_at": "2027-01-15T08:00:00.250Z",
+                    "trouble": "OperationalError" if gone else None,
+                    "since": None,
+                }
                 assert (await site.get("/livez", token=None)).status_code == 200
                 assert (await site.get("/agent-runs/1")).status_code == 200
 

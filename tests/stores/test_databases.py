@@ -1,17 +1,21 @@
 """Which database is meant, that it outlives what happens to it, and what is said and not said when it cannot be had."""
 
 import asyncio
+import errno
 import logging
 import random
+import resource
+import signal
 import sqlite3
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -19,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from codegen_api.errors import StoreUnavailable
 from codegen_api.stores import Busy, Query, Store, TurnState
 from codegen_api.stores.sql import SqlStore, libpq
+from codegen_api.stores.sql import postgres as on_a_server
 from codegen_api.stores.sql import sqlite as in_a_file
 from codegen_api.stores.sql.database import database_at
 from tests.leaks import WATCH
@@ -284,6 +289,159 @@ def test_postgresql_may_cut_every_connection_and_is_asked_again(postgres: Postgr
         run(main(url))
 
 
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    def no_room(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_a_file, "_make_sure_of_room", no_room)
+        yield
+
+
+@contextmanager
+def another_file(path: Path) -> Iterator[None]:
+    path.rename(path.with_name("moved"))
+    path.touch()
+    yield
+    path.with_name("moved").rename(path)
+
+
+@pytest.mark.wire("readiness", "health")
+@pytest.mark.parametrize(
+    ("gone", "trouble"),
+    [
+        (locked_file, "OperationalError SQLITE_BUSY"),
+        (full_disk, "OSError ENOSPC"),
+        (another_file, "FileNotFoundError ENOENT"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_at_once_until_it_can_be(
+    gone: Callable[[Path], AbstractContextManager[None]],
+    trouble: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_a_file, "WAIT", 0.1)
+    path = tmp_path / "gateway.db"
+
+    async def main() -> None:
+        async with opened(f"sqlite:///{path}") as store:
+            await store.check()
+            assert seen(store) == (True, None)
+            with gone(path):
+                with pytest.raises(StoreUnavailable):
+                    await store.check()
+                assert seen(store) == (False, trouble)
+                if gone is not full_disk:  # nor can anything else be written, which is what counts
+                    store.observe(None)
+                    with pytest.raises(StoreUnavailable):
+                        await store.add_agent(ME, agent())
+                    assert seen(store) == (False, trouble)
+            assert await store.agent(ME, "b") is None
+            assert seen(store) == (False, trouble)  # to be read is not enough
+            await store.check()
+            assert seen(store) == (True, None)
+            assert await store.add_agent(ME, agent("b"))
+            assert (await store.items(ME, (), 10, 0)).total == (await store.items("", (), 10, 0)).total == 0
+
+    run(main())
+
+
+def seen(store: SqlStore) -> tuple[bool, str | None]:
+    assert store.observation is not None
+    assert (store.observation.since is None) is store.observation.reachable
+    return store.observation.reachable, store.observation.trouble
+
+
+def test_a_disk_without_room_is_found_out_by_asking_for_some(tmp_path: Path) -> None:
+    in_a_file._make_sure_of_room(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (in_a_file.ROOM // 2, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            in_a_file._make_sure_of_room(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handled)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_began_before_something_failed_does_not_say_that_all_is_well(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(f"sqlite:///{tmp_path}/gateway.db") as store:
+            checking = asyncio.ensure_future(store.check())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            store.observe("OperationalError SQLITE_FULL")
+            await checking
+            assert seen(store) == (False, "OperationalError SQLITE_FULL")
+            await store.check()
+            assert seen(store) == (True, None)
+
+    run(main())
+
+
+@pytest.mark.wire("readiness", "health")
+@pytest.mark.parametrize("table", ["agents", "conversations", "turns", "items"])
+def test_tables_that_somebody_else_locks_are_told_until_they_are_free(
+    table: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_a_server, "WAIT", 0.3)
+
+    async def main(url: str) -> None:
+        async with opened(url) as store:
+            other = await asyncpg.connect(url)
+            async with other.transaction():
+                await other.execute(f"LOCK TABLE {table} IN SHARE MODE")
+                with pytest.raises(StoreUnavailable):
+                    await store.check()
+                assert seen(store) == (False, "TimeoutError")
+                await store.agent(ME, "a")
+                assert not seen(store)[0]
+            await other.close()
+            await store.check()
+            assert seen(store) == (True, None)
+
+    with postgres.database(template="migrated") as url:
+        run(main(url))
+
+
+@pytest.mark.wire("readiness", "health")
+def test_a_server_that_only_reads_is_told_until_it_writes_again(postgres: Postgres) -> None:
+    async def main(url: str) -> None:
+        name = url.split("/")[3].split("?", maxsplit=1)[0]
+        async with opened(url) as store:
+            for only, expected in (("on", (False, "ReadOnlySQLTransactionError 25006")), ("off", (True, None))):
+                setting = f"ALTER DATABASE {name} SET default_transaction_read_only = {only}"
+                await asyncio.to_thread(postgres.ask, setting)
+                await asyncio.to_thread(postgres.ask, CUT)
+                if only == "on":
+                    with pytest.raises(StoreUnavailable):
+                        await store.add_agent(ME, agent())
+                    assert seen(store) == expected
+                    store.observe(None)
+                    with pytest.raises(StoreUnavailable):
+                        await store.check()
+                else:
+                    await store.check()
+                assert seen(store) == expected
+            assert await store.add_agent(ME, agent())
+
+    with postgres.database(template="migrated") as url:
+        run(main(url))
+
+
 # -- what is not said -------------------------------------------------------------------------------------------------
 
 
@@ -393,7 +551,7 @@ def test_a_file_that_was_deleted_while_it_was_open_is_noticed(
                     await ask
 
     run(main())
-    assert "the database cannot be used: FileNotFoundError 2" in caplog.text
+    assert "the database cannot be used: FileNotFoundError ENOENT" in caplog.text
 
 
 def test_a_server_that_stops_is_noticed_and_so_is_its_return(postgres: Postgres) -> None:

@@ -68,14 +68,9 @@ async def health(request: Request, gateway: Door) -> Response:
         "version": request.app.version,
         "timestamp": timestamp(now),
         "uptime_seconds": round(now - parts_of(request).started, 3),
-        "upstream": {
-            "name": gateway.upstream_name,
-            **_observed(seen),
-            "trouble": seen.trouble if seen else None,
-            "since": timestamp(seen.since) if seen and seen.since is not None else None,
-        },
+        "upstream": {"name": gateway.upstream_name, **_observed(seen), **_trouble(seen)},
         "issuer": "not configured" if jwts is None else {"name": jwts.issuer, **_observed(issuer)},
-        "store": "not configured" if store is None else _observed(store),
+        "store": "not configured" if store is None else {**_observed(store), **_trouble(store)},
         "redis": "not configured",
         "runs_followed": gateway.runs_followed,
         "viewers": gateway.viewers,
@@ -109,6 +104,13 @@ def _observed(seen: Observation | None) -> dict[str, Json]:
     return {
         "reachable": seen.reachable if seen else None,
         "checked_at": timestamp(seen.checked_at) if seen else None,
+    }
+
+
+def _trouble(seen: Observation | None) -> dict[str, Json]:
+    return {
+        "trouble": seen.trouble if seen else None,
+        "since": timestamp(seen.since) if seen and seen.since is not None else None,
     }
 
 

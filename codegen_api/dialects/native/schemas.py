@@ -246,7 +246,11 @@ class HealthOut(BaseModel):
         ],
     )
     store: str | dict[str, Any] = Field(
-        examples=["not configured", {"reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
+        description="The database, where there is one, as `upstream`.",
+        examples=[
+            "not configured",
+            {"reachable": True, "checked_at": "2026-11-20T12:00:00Z", "trouble": None, "since": None},
+        ],
     )
     redis: str = Field(examples=["not configured"])
     runs_followed: int
