@@ -27,15 +27,30 @@ MOST_SAID = 1000
 LOOKED_AT = 10_000
 """Characters that are looked at, one by one."""
 
-_UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
-_DATA_URI = re.compile(r"data:[^,\s]{0,1000},", re.IGNORECASE)
+_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"}
+"""White space, controls, formats, and what is no character of Unicode. What it has not named yet may be seen."""
+_MARKS = {"Mc", "Me", "Mn"}
+"""They are seen on the character before them."""
+_BLANK = re.compile(
+    r"[\u115f\u1160\u2065\u2800\u3164\uffa0\ufff0-\ufff8\ufffc\U00013441\U00013442\U0001d159\U000e0000-\U000e0fff"
+    r"\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)) + "]"
+)
+"""Letters and symbols without ink (fillers, the empty pattern of Braille, the place of an object that has not come),
+what is to be ignored by default, and what will never be a character.
+"""
+
+_DATA_URI = re.compile(r"data:([^,;\s]{0,200})([^,\s]{0,1000}),", re.IGNORECASE)
+_IMAGE = re.compile(r"image/[\w.+-]+", re.IGNORECASE | re.ASCII)
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 def says_nothing(text: str) -> bool:
-    """Whether nothing can be seen of a text: white space, control and format characters at most. Behind the white space
-    at its beginning that has to be seen soon.
-    """
-    return all(unicodedata.category(character) in _UNSEEN for character in text.lstrip()[:LOOKED_AT])
+    """Whether nothing can be seen of a text. Behind the white space at its beginning that has to be seen soon."""
+    return not any(map(_is_seen, text.lstrip()[:LOOKED_AT]))
+
+
+def _is_seen(character: str) -> bool:
+    return unicodedata.category(character) not in _UNSEEN | _MARKS and not _BLANK.match(character)
 
 
 def _something(text: str) -> str:
@@ -44,9 +59,26 @@ def _something(text: str) -> str:
     return text
 
 
+def no_image(url: str) -> str | None:
+    """Why this is no image that the host could be given; None if it is one."""
+    head = _DATA_URI.match(url)
+    if head is None:
+        return "must be a data URI: the host fetches no images"
+    if not _IMAGE.fullmatch(head[1]):
+        return "must be an image, and say so: its media type begins with image/"
+    data = url[head.end() :].rstrip("=").encode(errors="replace")
+    if not data:
+        return "must not be an empty image"
+    # whether it ends in = does not matter, but a single letter of four has no byte
+    if not head[2].lower().endswith(";base64") or len(data) % 4 == 1 or data.translate(None, _BASE64):
+        return "must have its bytes in base64"
+    return None
+
+
 def _inline(text: str) -> str:
-    if not _DATA_URI.match(text):
-        raise PydanticCustomError("image_not_inline", "must be a data URI: the host fetches no images")
+    trouble = no_image(text)
+    if trouble is not None:
+        raise PydanticCustomError("image_not_inline", trouble)  # type: ignore[arg-type]
     return text
 
 

@@ -22,6 +22,8 @@ from tests.stores.model import ModelStore
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
+GIF = "data:image/gif;base64,QUJD"
+
 
 def a_host(status: str = "ACTIVE", length: int = 0, **more: Any) -> RichHost:
     host = RichHost(**more)
@@ -266,10 +268,10 @@ def test_a_run_can_be_cancelled_and_resumed() -> None:
         async with serving(host) as site:
             answer = await site.post("/agent-runs/1/cancel")
             assert (answer.status_code, answer.json()["run_status"], answer.json()["ended"]) == (200, "cancelled", True)
-            answer = await site.post("/agent-runs/1/resume", {"prompt": "Go on", "images": ["data:,i"]})
+            answer = await site.post("/agent-runs/1/resume", {"prompt": "Go on", "images": [GIF]})
             assert (answer.status_code, answer.json()["run_status"], answer.json()["id"]) == (200, "running", 1)
             await site.post("/agent-runs/1/resume", {"prompt": "On"})
-        assert host.resumed == [("Go on", ("data:,i",)), ("On", None)]
+        assert host.resumed == [("Go on", (GIF,)), ("On", None)]
 
     run(main())
 
