@@ -78,7 +78,7 @@ def no_image(url: str) -> str | None:
 def _inline(text: str) -> str:
     trouble = no_image(text)
     if trouble is not None:
-        raise PydanticCustomError("image_not_inline", trouble)  # type: ignore[arg-type]
+        raise PydanticCustomError("image_not_inline", trouble)
     return text
 
 

@@ -199,6 +199,7 @@ def test_what_is_not_offered_is_said_by_name_to_whoever_is_let_in_and_nobody_is_
         "/v1/mcp-providers/7",
         "/v1/slack-connect",
         "/v1/alpha/x",
+        "/v1/beta/organizations/9/agent/run/stop",
     ],
 )
 def test_what_no_document_has_is_not_found_in_the_host_s_shape(path: str) -> None:

@@ -11,6 +11,7 @@ DIALECT = Dialect(
         "/v1/organizations",
         "/v1/users",
         "/v1/alpha",
+        "/v1/beta",
         "/v1/mcp-providers",
         "/v1/oauth",
         "/v1/slack-connect",
