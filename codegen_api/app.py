@@ -160,6 +160,7 @@ def _build(
         title=title,
         version=version or codegen_api.__version__,
         description=DESCRIPTION,
+        openapi_url=None,  # it is served by documentation, as these are
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

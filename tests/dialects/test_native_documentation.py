@@ -1,14 +1,16 @@
 """The OpenAPI document, and the pages that show it."""
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from codegen_api import errors
+from codegen_api import app, errors
 from tests.dialects.eventsource import parse
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY, routes
@@ -222,6 +224,33 @@ def test_the_contract_s_codes_are_those_that_are_raised() -> None:
     of_conversations = {errors.Conflict, errors.AlreadyExists, errors.ConversationBusy, errors.NotOffered}
     raised = {kind.code: TABLE[kind] for kind in KINDS if kind not in abstract | of_conversations}
     assert promised == raised
+
+
+@pytest.mark.wire("documentation", "root-path")
+@pytest.mark.parametrize("root_path", ["", "/codegen"])
+@pytest.mark.filterwarnings("default:The `root_path`")
+def test_the_description_is_made_once_and_beside_the_event_loop(
+    root_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def openapi(application: app.Application) -> dict[str, Any]:
+        made.append(threading.current_thread().name)
+        return described(application)
+
+    described = app.Application.openapi
+    monkeypatch.setattr(app.Application, "openapi", openapi)
+
+    async def main() -> None:
+        async with serving(RichHost(), root_path=root_path) as site:
+            asked = await asyncio.gather(*(site.get("/openapi.json", token=None) for _ in range(3)))
+            for answer in asked:
+                assert answer.headers["content-type"] == "application/json"
+                assert answer.json().get("servers") == ([{"url": root_path}] if root_path else None)
+            assert len(made) == 1
+            assert made[0].startswith("aside")
+
+    run(main())
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
