@@ -140,6 +140,7 @@ def test_a_store_that_has_gone_is_told_and_what_needs_none_goes_on(monkeypatch: 
                     "trouble": "OperationalError" if gone else None,
                     "since": None,
                 }
+                assert (await site.get("/api/health", token=None)).json()["status"] == health["status"]
                 assert (await site.get("/livez", token=None)).status_code == 200
                 assert (await site.get("/agent-runs/1")).status_code == 200
 
