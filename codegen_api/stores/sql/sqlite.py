@@ -116,7 +116,8 @@ class SqliteDatabase:
             FileNotFoundError: it is not there any more, or another one is.
         """
         if self._opened is not None and _identity(self._path) != self._opened:
-            raise FileNotFoundError(errno.ENOENT, "the database was replaced while it was open: start anew")
+            said = "the database was replaced while it was open: start anew"
+            raise FileNotFoundError(errno.ENOENT, said, str(self._path))
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
