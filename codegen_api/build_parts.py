@@ -29,10 +29,10 @@ from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.holdings import Holdings
-from codegen_api.outcomes.memory import MemoryOutcomes
+from codegen_api.idempotency import Idempotency
+from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.parts import Parts
-from codegen_api.repeats import Repeats
 from codegen_api.settings import PREFIX, Settings, SettingsError, secret_keys
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer
@@ -129,8 +129,8 @@ def parts(
     gateway = _gateway(settings, holdings, limit, upstream, broker, observer)
     closing.push_async_callback(gateway.aclose)
     callers = build_auth.callers(settings, gateway, closing, limit)
-    repeats = _repeats(settings, gateway)
-    closing.push_async_callback(repeats.aclose)
+    idempotency = _idempotency(settings, gateway)
+    closing.push_async_callback(idempotency.aclose)
     conversations = None
     if conversing:
         conversations = _conversations(settings, holdings, gateway, store, embedder, callers)
@@ -138,7 +138,7 @@ def parts(
     return Parts(
         gateway=gateway,
         callers=callers,
-        repeats=repeats,
+        idempotency=idempotency,
         conversations=conversations,
         tickets=_tickets(settings),
         quota=None if settings.requests_per_minute is None else Quota(settings.requests_per_minute),
@@ -175,9 +175,9 @@ def _gateway(
     )
 
 
-def _repeats(settings: Settings, gateway: Gateway) -> Repeats:
+def _idempotency(settings: Settings, gateway: Gateway) -> Idempotency:
     keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)
-    return Repeats(gateway, MemoryOutcomes(max_bytes=settings.memory_mib * MIB // 16), keys)
+    return Idempotency(gateway, MemoryRecords(max_bytes=settings.memory_mib * MIB // 16), keys)
 
 
 def _conversations(

@@ -12,7 +12,7 @@ from codegen_api.auth.tickets import Tickets
 from codegen_api.conversations import Conversations
 from codegen_api.draining import Drain
 from codegen_api.gateway import Gateway
-from codegen_api.repeats import Repeats
+from codegen_api.idempotency import Idempotency
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Parts:
 
     gateway: Gateway
     callers: Callers
-    repeats: Repeats
+    idempotency: Idempotency
     conversations: Conversations | None
     tickets: Tickets | None
     quota: Quota | None
@@ -59,8 +59,8 @@ async def gateway_of(request: Request) -> Gateway:
     return parts_of(request).gateway
 
 
-async def repeats_of(request: Request) -> Repeats:
-    return parts_of(request).repeats
+async def idempotency_of(request: Request) -> Idempotency:
+    return parts_of(request).idempotency
 
 
 async def conversations_of(request: Request) -> Conversations:
@@ -69,4 +69,4 @@ async def conversations_of(request: Request) -> Conversations:
 
 Door = Annotated[Gateway, Depends(gateway_of)]
 Keeper = Annotated[Conversations, Depends(conversations_of)]
-Repeater = Annotated[Repeats, Depends(repeats_of)]
+Idempotent = Annotated[Idempotency, Depends(idempotency_of)]

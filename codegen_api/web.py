@@ -38,9 +38,9 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
+from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking
-from codegen_api.once import Done
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json
 from codegen_api.shortages import shortage
@@ -298,9 +298,12 @@ def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] 
     return Response(content, status, headers, "application/json")
 
 
-def replayed(done: Done) -> dict[str, str]:
-    """The header of what is answered as the first time."""
-    return {"Idempotent-Replayed": "true"} if done.replayed else {}
+REPLAYED = {"Idempotent-Replayed": "true"}
+"""The header of what is answered as the first time."""
+
+
+def replayed(outcome: Outcome) -> Mapping[str, str]:
+    return REPLAYED if outcome.replayed else {}
 
 
 def timestamp(seconds: float, precision: str = "milliseconds") -> str:

@@ -13,10 +13,11 @@ from codegen_api.conversations.starting import Starting
 from codegen_api.errors import OutcomeUnknown
 from codegen_api.following import Turns
 from codegen_api.gateway import Gateway
+from codegen_api.idempotency import Idempotency
+from codegen_api.idempotency.lookup import find_marked
+from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.identity import Credential
-from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.ownership import Ownership
-from codegen_api.repeats import Repeats, find_marked
 from codegen_api.runs import Paging, Run
 from codegen_api.searching import SEARCHED_PAGES
 from codegen_api.stores import Turn
@@ -128,16 +129,16 @@ def test_what_users_who_share_a_token_have_of_their_own_costs_no_more(at_once: i
         host = FakeHost()
         host.latency, host.most = 0, at_once
         gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=Turns(limit=1_000_000))
-        repeats = Repeats(gateway, MemoryOutcomes(), [SECRET])
+        idempotency = Idempotency(gateway, MemoryRecords(), [SECRET])
         for number in range(RUNS):
             host.add(str(number))
         for status in (None, "paused"):
             found = await gateway.list(user("bob"), "9", 0, PAGE, RunFilter(), status)
             assert found.next_skip is not None
             assert spent(host) <= 2 * SEARCHED_PAGES
-        await repeats.create(user("bob"), "9", NewRun("Say hello"), "a key")
+        await idempotency.create(user("bob"), "9", NewRun("Say hello"), "a key")
         assert spent(host) <= 2 * SEARCHED_PAGES + SOME
-        await repeats.aclose()
+        await idempotency.aclose()
         await gateway.aclose()
 
     run(main())

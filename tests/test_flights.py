@@ -108,3 +108,24 @@ def test_closing_ends_what_is_under_way() -> None:
         assert asyncio.get_running_loop().time() == pytest.approx(1)
 
     run(main())
+
+
+def test_closing_waits_as_long_as_it_is_told_to() -> None:
+    async def main() -> None:
+        flights: Flights[str, str] = Flights()
+
+        async def call(seconds: float) -> str:
+            await asyncio.sleep(seconds)
+            return "here"
+
+        soon, late = (asyncio.create_task(flights.share(str(each), lambda each=each: call(each))) for each in (5, 20))
+        await asyncio.sleep(1)
+        assert not await flights.landed("another", within=1000)
+        assert await flights.landed("20", within=1)
+        await flights.aclose(within=10)
+        assert await soon == "here"
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        assert asyncio.get_running_loop().time() == pytest.approx(12)
+
+    run(main())

@@ -7,9 +7,9 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import AnswerCut, AnswerTooLong, GatewayError, OutcomeUnknown, UpstreamError, UpstreamTimeout
 from codegen_api.gateway import Gateway
+from codegen_api.idempotency.lookup import find_marked
 from codegen_api.identity import READ, Caller, Credential, Principal
 from codegen_api.ownership import Ownership
-from codegen_api.repeats import find_marked
 from codegen_api.runs import Paging
 from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.dialects.site import run as run_site

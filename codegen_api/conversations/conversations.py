@@ -137,7 +137,7 @@ class Conversations:
         begun = [turn for turn in known if turn.state.begun]
         turn, new = await self._planning.plan(caller, owner, wanted, there, ask, begun)
         try:
-            return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
+            return await self._turns.starting.begin(caller, owner, turn, new, known[0] if known else None)
         except ConversationBusy:  # since a moment ago
             if ask.if_busy != "enqueue":
                 raise
@@ -187,7 +187,7 @@ class Conversations:
         """
         owner, deadline = owner_of(caller), loop_time() + within
         while True:
-            begun = self._turns.next_begun
+            begun = self._turns.starting.next_begun
             if await self.store.conversation(owner, conversation) is None:
                 raise NotFound.named("Conversation", conversation)
             turns = await self.store.turns(owner, conversation, limit=1)

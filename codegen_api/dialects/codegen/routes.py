@@ -10,7 +10,7 @@ from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
 from codegen_api.identity import READ, WRITE
 from codegen_api.intake import CallerFirst
-from codegen_api.parts import Door, Repeater
+from codegen_api.parts import Door, Idempotent
 from codegen_api.runs import to_json
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, needs, replayed
@@ -103,7 +103,7 @@ async def get_repositories_for_cli(
 @router.post(BELOW + "/agent/run", summary="Start a run", responses=schemas.DONE, openapi_extra=needs(WRITE))
 async def create_agent_run(
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     organization: Organization,
     body: Annotated[schemas.CreateAgentRunInput, Body()],
@@ -113,8 +113,8 @@ async def create_agent_run(
     not_offered(webhooks=body.webhooks)
     images = None if body.images is None else tuple(body.images)
     new = NewRun(body.prompt, body.metadata, images, body.repo_id, body.model, body.agent_type)
-    done = await repeats.create(caller, organization, new, key)
-    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+    outcome = await idempotency.create(caller, organization, new, key)
+    return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
 @router.get(BELOW + "/agent/runs", summary="List runs", responses=schemas.RUNS, openapi_extra=needs(READ))
@@ -147,7 +147,7 @@ async def get_agent_run(gateway: Door, caller: Asker, organization: Organization
 )
 async def resume_agent_run(
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     organization: Organization,
     body: Annotated[schemas.ResumeAgentRunInput, Body()],
@@ -156,8 +156,8 @@ async def resume_agent_run(
     """Give a run another prompt. It goes on under the same id; the ban of a cancelled run is lifted."""
     not_offered(model=body.model, webhooks=body.webhooks)
     images = None if body.images is None else tuple(body.images)
-    done = await repeats.resume(caller, organization, str(body.agent_run_id), body.prompt, images, key)
-    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+    outcome = await idempotency.resume(caller, organization, str(body.agent_run_id), body.prompt, images, key)
+    return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
 @router.post(BELOW + "/agent/run/ban", summary="Ban a run", responses=schemas.BAN, openapi_extra=needs(WRITE))

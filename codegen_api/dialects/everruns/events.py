@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from codegen_api.conversations import Came, Change, Changes
-from codegen_api.dialects.everruns.families import FLAT, heard_of
+from codegen_api.conversations import Came, Change, Changes, heard_of
+from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import (
     OPEN,

@@ -27,7 +27,7 @@ from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.intake import CallerFirst
 from codegen_api.names import warn
-from codegen_api.parts import Door, Repeater, parts_of
+from codegen_api.parts import Door, Idempotent, parts_of
 from codegen_api.runs import Json, RunRef, RunStatus, to_json
 from codegen_api.sse import HEAD_ONLY, STREAM_HEADERS, EventStream, LastEventId, nothing, parse_position
 from codegen_api.telemetry import Observation
@@ -158,7 +158,7 @@ async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Lim
 async def create_run(
     request: Request,
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateRun, Body()],
@@ -166,7 +166,7 @@ async def create_run(
 ) -> Response:
     """Start an agent run."""
     organization = await gateway.organization(caller, wanted)
-    done = await repeats.create(
+    outcome = await idempotency.create(
         caller,
         organization,
         NewRun(
@@ -179,8 +179,8 @@ async def create_run(
         ),
         key,
     )
-    location = f"{request.scope.get('root_path', '')}/agent-runs/{done.run.ref.id}"
-    return json_response(to_json(run_fields(done.run)), 201, {"Location": location, **replayed(done)})
+    location = f"{request.scope.get('root_path', '')}/agent-runs/{outcome.run.ref.id}"
+    return json_response(to_json(run_fields(outcome.run)), 201, {"Location": location, **replayed(outcome)})
 
 
 @runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
@@ -225,7 +225,7 @@ async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_
 )
 async def resume_run(
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     wanted: WantedOrganization,
     run_id: RunId,
@@ -238,8 +238,8 @@ async def resume_run(
     """
     organization = await gateway.organization(caller, wanted)
     images = None if body.images is None else tuple(body.images)
-    done = await repeats.resume(caller, organization, run_id, body.prompt, images, key)
-    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+    outcome = await idempotency.resume(caller, organization, run_id, body.prompt, images, key)
+    return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
 @runs.post(

@@ -29,11 +29,11 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.gateway import Gateway
+from codegen_api.idempotency import ELSEWHERE, Idempotency, Outcome
+from codegen_api.idempotency.lookup import CUT_GRACE, SILENT_GRACE, find_said
+from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
-from codegen_api.once import CUT_GRACE, SILENT_GRACE, Done, Once
-from codegen_api.outcomes.memory import MemoryOutcomes
 from codegen_api.ownership import Ownership
-from codegen_api.repeats import ELSEWHERE, Repeats
 from codegen_api.runs import Run
 from codegen_api.searching import SEARCHED_PAGES
 from codegen_api.upstreams import NewRun
@@ -106,14 +106,14 @@ class Site:
         keys = keys or (SECRET,)
         self.host = host or Faulty()
         self.gateway = Gateway(self.host, MemoryBroker(), ownership=Ownership(keys))
-        self.repeats = Repeats(self.gateway, MemoryOutcomes(), keys, clock=now)
+        self.idempotency = Idempotency(self.gateway, MemoryRecords(), keys, clock=now)
         self.who = who or caller()
 
-    async def create(self, prompt: str = "Say hello", key: str | None = KEY, who: Caller | None = None) -> Done:
-        return await self.repeats.create(who or self.who, "9", NewRun(prompt), key)
+    async def create(self, prompt: str = "Say hello", key: str | None = KEY, who: Caller | None = None) -> Outcome:
+        return await self.idempotency.create(who or self.who, "9", NewRun(prompt), key)
 
-    async def resume(self, prompt: str = "Go on now", key: str | None = KEY, who: Caller | None = None) -> Done:
-        return await self.repeats.resume(who or self.who, "9", "1", prompt, None, key)
+    async def resume(self, prompt: str = "Go on now", key: str | None = KEY, who: Caller | None = None) -> Outcome:
+        return await self.idempotency.resume(who or self.who, "9", "1", prompt, None, key)
 
 
 ASKS: dict[str, Callable[[Site], Any]] = {"create": Site.create, "resume": Site.resume}
@@ -143,12 +143,12 @@ def test_the_first_result_is_given_again_for_a_day(ask: str, who: Caller) -> Non
         site.host.runs[first.run.ref.id].status = "COMPLETE"
         for pause in (1, 3600, 22 * 3600):
             await asyncio.sleep(pause)
-            assert await ASKS[ask](site) == Done(first.run, replayed=True)
+            assert await ASKS[ask](site) == Outcome(first.run, replayed=True)
         assert site.host.acted == 1
         await asyncio.sleep(2 * 3600)
         assert not (await ASKS[ask](site)).replayed
         assert site.host.acted == 2
-        await site.repeats.aclose()
+        await site.idempotency.aclose()
 
     run(main(), at_most=10**6)
 
@@ -190,7 +190,7 @@ def test_of_two_hundred_at_once_one_is_done(ask: str, who: Caller) -> None:
     async def main() -> None:
         site = site_for(ask, who)
         found = await asyncio.gather(*(ASKS[ask](site) for _ in range(200)), return_exceptions=True)
-        assert len([each for each in found if isinstance(each, Done)]) == 1
+        assert len([each for each in found if isinstance(each, Outcome)]) == 1
         assert len([each for each in found if isinstance(each, InProgress)]) == 199
         assert site.host.acted == 1
 
@@ -311,12 +311,12 @@ def test_what_the_host_never_did_is_done_in_the_end(ask: str, who: Caller, error
     run(main())
 
 
-async def patiently(ask: Callable[[], Any]) -> Done:
+async def patiently(ask: Callable[[], Any]) -> Outcome:
     """Ask again for as long as it is not known what came of it."""
     async with asyncio.timeout(200):
         while True:
             try:
-                found: Done = await ask()
+                found: Outcome = await ask()
             except InProgress as error:
                 await asyncio.sleep(error.retry_after or 1)
             else:
@@ -340,7 +340,7 @@ def test_only_one_looks_at_a_time_and_a_look_that_fails_changes_nothing(ask: str
             await ASKS[ask](site)
         site.host.before = Site().host.before
         found = await asyncio.gather(*(ASKS[ask](site) for _ in range(50)), return_exceptions=True)
-        assert [each.replayed for each in found if isinstance(each, Done)] == [True]
+        assert [each.replayed for each in found if isinstance(each, Outcome)] == [True]
         assert len([each for each in found if isinstance(each, InProgress)]) == 49
         assert site.host.acted == 1
 
@@ -401,6 +401,23 @@ def test_what_somebody_else_said_is_not_taken_for_ours() -> None:
     run(main())
 
 
+@pytest.mark.wire("idempotency-unknown")
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_what_may_be_in_an_entry_that_cannot_be_had_is_not_taken_for_unsaid(newest_first: bool) -> None:
+    async def main() -> None:
+        site = site_for("resume", caller())
+        hosted = site.host.runs["1"]
+        start = {"behind": hosted.entries[-1]["created_at"]} if newest_first else {"after": 3}
+        hosted.append(3)
+        assert not await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
+        hosted.amend(5, text="x" * 60_000)
+        site.host.heaviest = 50_000
+        with pytest.raises(OutcomeUnknown):
+            await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
+
+    run(main())
+
+
 def test_what_may_be_written_may_be_looked_for() -> None:
     async def main() -> None:
         for scopes in ({WRITE}, {WRITE + ALL}):
@@ -431,15 +448,14 @@ def test_a_key_that_cannot_be_one_is_refused(key: str) -> None:
 
 def test_what_is_kept_tells_neither_the_key_nor_the_prompt() -> None:
     async def main() -> None:
-        outcomes = MemoryOutcomes()
-        once = Once(outcomes)
+        records = MemoryRecords()
         site = Site()
-        repeats = Repeats(site.gateway, outcomes)
-        await repeats.create(site.who, "9", NewRun("a prompt of its own"), "a-key-of-its-own")
-        kept = json.dumps([(name, str(outcome)) for name, outcome in outcomes._kept.items()])
+        await Idempotency(site.gateway, records).create(
+            site.who, "9", NewRun("a prompt of its own"), "a-key-of-its-own"
+        )
+        kept = json.dumps([(name, str(record)) for name, record in records._kept.items()])
         assert "of-its-own" not in kept
         assert "of its own" not in kept
-        assert once is not repeats
 
     run(main())
 
@@ -464,11 +480,11 @@ def test_whatever_goes_wrong_it_is_done_once(ask: str, who: Caller, faults: Any,
     async def main() -> None:
         site = site_for(ask, who)
         site.host.faults = list(faults)
-        asking: list[asyncio.Task[Done]] = []
+        asking: list[asyncio.Task[Outcome]] = []
         for pause in pauses:
             asking.append(asyncio.ensure_future(ASKS[ask](site)))
             await asyncio.sleep(pause)
-        heard = [each for each in await asyncio.gather(*asking, return_exceptions=True) if isinstance(each, Done)]
+        heard = [each for each in await asyncio.gather(*asking, return_exceptions=True) if isinstance(each, Outcome)]
         for _ in range(100):
             try:
                 heard.append(await ASKS[ask](site))
@@ -508,7 +524,7 @@ def test_a_create_that_another_process_had_is_not_done_again(who: Caller, broken
             await Site(who, host).create("Something else")
         assert not (await Site(who, host).create(key="another key")).replayed
         for site in (before, after):
-            await site.repeats.aclose()
+            await site.idempotency.aclose()
 
     run(main(), at_most=10**6)
 
@@ -557,7 +573,7 @@ def test_a_host_that_does_not_show_its_runs_is_asked_to_start_nothing() -> None:
 def test_what_is_too_much_to_keep_is_read_again_for_a_repeat() -> None:
     async def main() -> None:
         site = Site()
-        site.repeats = Repeats(site.gateway, MemoryOutcomes(max_bytes=1000), [SECRET], clock=now)
+        site.idempotency = Idempotency(site.gateway, MemoryRecords(max_bytes=1000), [SECRET], clock=now)
         first = await site.create(key="0")
         for number in range(1, 10):
             await site.create(key=str(number))

@@ -1,4 +1,4 @@
-"""The contract of a store of outcomes, over every adapter."""
+"""The contract of a records of requests, over every adapter."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from codegen_api.outcomes import KEPT_SECONDS, Outcome, Outcomes, State
-from codegen_api.outcomes.memory import MemoryOutcomes
+from codegen_api.idempotency.records import KEPT_SECONDS, MemoryRecords, Records, RequestRecord, RequestState
 from codegen_api.runs import RunRef
 from tests.virtual import run
 
-Make = Callable[[], Outcomes]
-ONE = Outcome("a", State.UNDER_WAY, 1.0, 1.0)
-TWO = Outcome("b", State.DONE, 1.0, 2.0, 3.0, "note", b"result")
+Make = Callable[[], Records]
+ONE = RequestRecord("a", RequestState.UNDER_WAY, 1.0, 1.0)
+TWO = RequestRecord("b", RequestState.DONE, 1.0, 2.0, 3.0, "note", b"result")
 
 
-@pytest.fixture(params=[MemoryOutcomes])
+@pytest.fixture(params=[MemoryRecords])
 def store(request: pytest.FixtureRequest) -> Make:
     make: Make = request.param
     return make
@@ -90,7 +89,7 @@ def test_what_is_kept_is_kept_for_a_day_and_not_for_ever(store: Make) -> None:
 
 def test_memory_holds_the_last_ones_only() -> None:
     async def main() -> None:
-        it = MemoryOutcomes(at_most=10)
+        it = MemoryRecords(at_most=10)
         for number in range(11):
             await it.begin(str(number), ONE)
         assert await it.begin("10", TWO) == ONE
@@ -102,7 +101,7 @@ def test_memory_holds_the_last_ones_only() -> None:
 
 def test_results_take_so_many_bytes_and_outcomes_outlive_them() -> None:
     async def main() -> None:
-        it = MemoryOutcomes(max_bytes=100)
+        it = MemoryRecords(max_bytes=100)
         done = {str(number): replace(TWO, run=RunRef("9", str(number)), result=b"x" * 40) for number in range(5)}
         for name, outcome in done.items():
             assert await it.begin(name, ONE) is None
