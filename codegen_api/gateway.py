@@ -14,13 +14,7 @@ from dataclasses import replace
 from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
-from codegen_api.errors import (
-    Forbidden,
-    OrganizationRequired,
-    RunEnded,
-    Unsupported,
-    UpstreamFailure,
-)
+from codegen_api.errors import Forbidden, OrganizationRequired, RunEnded, Unsupported, UpstreamError, UpstreamFailure
 from codegen_api.flights import Flights
 from codegen_api.following import (
     Attendant,
@@ -192,6 +186,8 @@ class Gateway:
             choices = await self.organizations(caller, 0, self._upstream.page_size)
             if len(choices.items) != 1:
                 raise OrganizationRequired(details=[choice.fields for choice in choices.items])
+            if choices.next(0) is not None:
+                raise UpstreamError("The host did not list all of your organizations.")
             known = self._only_organization[caller.credential.digest] = choices.items[0].id
         return known
 
@@ -265,9 +261,7 @@ class Gateway:
                 return await self._own_runs.list(caller, organization, skip, limit, only, status, writes=self._writes)
             if status is None:
                 listing = await self._reads.runs(caller.credential, organization, skip, limit, only)
-                behind = skip + listing.length
-                at_end = listing.at_end or behind == listing.paging.total
-                return Found(listing, None if at_end else behind, unseen=bool(listing.gaps))
+                return Found(listing, listing.next(skip), unseen=bool(listing.gaps))
             found = await search(
                 lambda place: self._reads.runs(caller.credential, organization, place, self.page_size, only),
                 lambda run: has_status(run, status),

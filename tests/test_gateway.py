@@ -57,6 +57,7 @@ READS: dict[str, Ask] = {
     "user": lambda gateway: gateway.user(caller(), "9", "2"),
     "repositories": lambda gateway: gateway.repositories(caller(), "9", 0, 100),
 }
+LISTED = {"organizations", "list", "log", "users", "repositories"}
 WRITES: dict[str, Ask] = {
     "create": lambda gateway: gateway.create(caller(), "9", NewRun("Say hello")),
     "resume": lambda gateway: gateway.resume(caller(), "9", "1", "Go on", None),
@@ -122,7 +123,8 @@ def test_a_read_that_met_a_passing_fault_is_asked_again(operation: str, error: G
         host.before = Failing(error, times)
         gateway = gateway_to(host)
         await READS[operation](gateway)
-        assert host.calls == {operation: times + 1}
+        # of what has parts one is asked for first, and then what is behind it
+        assert times < host.calls[operation] <= (times + 3 if operation in LISTED else times + 1)
         assert asyncio.get_running_loop().time() < 10
         await gateway.aclose()
 
@@ -147,8 +149,15 @@ def test_a_read_is_asked_three_times_at_most(operation: str, error: GatewayError
 
 
 @pytest.mark.wire("reads-retried")
-@pytest.mark.parametrize("error", LASTING)
-@pytest.mark.parametrize("operation", sorted(READS))
+@pytest.mark.parametrize(
+    ("operation", "error"),
+    [
+        (operation, error)
+        for operation in sorted(READS)
+        for error in LASTING
+        if not (operation in LISTED and isinstance(error, Rejected | UpstreamTimeout))  # which may be for too much
+    ],
+)
 def test_a_read_that_was_answered_or_timed_out_is_not_asked_again(operation: str, error: GatewayError) -> None:
     async def main() -> None:
         host = FakeHost()

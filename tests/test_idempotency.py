@@ -240,7 +240,7 @@ def test_what_goes_wrong_before_the_host_is_asked_for_it_frees_the_key() -> None
     async def main() -> None:
         site = site_for("resume", caller())
         for operation in ("log", "get"):
-            site.host.before = Sequence(operation, UpstreamTimeout())
+            site.host.before = Sequence(operation, *[UpstreamTimeout()] * (3 if operation == "log" else 1))
             with pytest.raises(UpstreamTimeout):
                 await site.resume(key=operation)
             site.host.runs["1"].status = "COMPLETE"

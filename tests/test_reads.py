@@ -1,11 +1,26 @@
 """What is read for somebody who waits for the answer, of hosts that give little, or fail to give much."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.errors import AnswerCut, AnswerTooLong, GatewayError, OutcomeUnknown, UpstreamError, UpstreamTimeout
+from codegen_api.errors import (
+    AnswerCut,
+    AnswerTooLong,
+    Forbidden,
+    GatewayError,
+    InvalidToken,
+    NotFound,
+    OutcomeUnknown,
+    Rejected,
+    UpstreamError,
+    UpstreamFailure,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency.lookup import find_marked
 from codegen_api.identity import READ, Caller, Credential, Principal
@@ -16,6 +31,15 @@ from tests.dialects.site import run as run_site
 from tests.dialects.site import serving
 from tests.fakehost import FakeHost, caller
 from tests.virtual import run
+
+POSSIBLY = [UpstreamError, UpstreamUnreachable, UpstreamTimeout, Rejected]
+"""What may be because too much was asked for, or because the host is down."""
+
+
+def unreached(kind: type[UpstreamFailure]) -> UpstreamFailure:
+    error = kind()
+    error.may_have_acted = False
+    return error
 
 
 def texts(page: Any) -> list[str]:
@@ -108,18 +132,137 @@ def test_a_page_that_does_not_come_whole_is_asked_for_in_pieces_and_that_is_reme
     run(main())
 
 
-@pytest.mark.wire("reads-retried")
-def test_a_page_that_comes_too_late_is_a_time_out_and_the_next_one_is_asked_for_in_pieces() -> None:
+@pytest.mark.wire("reads-retried", "fault-too-much")
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("fault", POSSIBLY)
+def test_a_page_that_fails_in_any_way_is_asked_for_in_pieces_when_a_single_entry_comes(
+    fault: type[GatewayError], newest_first: bool
+) -> None:
     async def main() -> None:
         host = FakeHost()
         hosted = host.add()
         hosted.append(100, text="x" * 1_000)
-        host.heaviest, host.too_heavy = 60_000, UpstreamTimeout
+        host.heaviest, host.too_heavy = 30_000, fault
         gateway = Gateway(host, MemoryBroker())
+        expected = hosted.encoded()[::-1] if newest_first else hosted.encoded()
+        for most in (13, 8):
+            before = host.calls["log"]
+            page = await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=newest_first)
+            assert texts(page) == expected
+            assert host.calls["log"] - before <= most
+        # how much can be had is known for the other way round as well
+        before = host.calls["log"]
+        await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=not newest_first)
+        assert host.calls["log"] - before <= 8
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("reads-retried", "fault-too-much")
+@pytest.mark.parametrize("fault", POSSIBLY)
+@pytest.mark.parametrize("place", [0, 19, 38])
+def test_an_entry_that_never_comes_whatever_the_host_says_has_a_placeholder(
+    fault: type[GatewayError], place: int
+) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(39)
+        hosted.amend(place + 1, text="x" * 60_000)
+        host.heaviest, host.too_heavy = 50_000, fault
+        gateway = Gateway(host, MemoryBroker())
+        entries: list[bool] = []
+        while len(entries) < 39:
+            page = await gateway.read_log(caller(), "9", "1", len(entries), 39, newest_first=False)
+            entries += [entry.absent for entry in page.entries]
+        assert [index for index, absent in enumerate(entries) if absent] == [place]
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("reads-retried")
+@pytest.mark.parametrize("limit", [1, 100])
+@pytest.mark.parametrize(
+    "fault", [*POSSIBLY, lambda: unreached(UpstreamUnreachable), lambda: unreached(UpstreamTimeout)]
+)
+def test_a_host_that_is_down_is_asked_three_times_however_often_that_was_so(fault: Any, limit: int) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(100)
+        gateway = Gateway(host, MemoryBroker())
+
+        async def fail(operation: str) -> None:
+            raise fault()
+
+        host.before, calm = fail, host.before
+        for _ in range(3):
+            before = host.calls["log"]
+            with pytest.raises(GatewayError):
+                await gateway.read_log(caller(), "9", "1", 0, limit, newest_first=False)
+            assert host.calls["log"] - before <= 3
+        host.before = calm
+        before = host.calls["log"]
+        await gateway.read_log(caller(), "9", "1", 0, limit, newest_first=False)
+        assert host.calls["log"] - before == 1  # an outage says nothing of how much can be had
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("reads-retried", "fault-too-much")
+@pytest.mark.parametrize(
+    "fault",
+    [UpstreamRateLimited, InvalidToken, Forbidden, NotFound, lambda: UpstreamError(retry_after=30)],
+    ids=["429", "401", "403", "404", "503 with Retry-After"],
+)
+def test_a_refusal_is_never_taken_for_too_much(fault: Any) -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(100, text="x" * 1_000)
+        host.heaviest, host.too_heavy = 30_000, fault
+        gateway = Gateway(host, MemoryBroker())
+        for _ in range(2):
+            with pytest.raises(GatewayError):
+                await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
+        assert host.calls["log"] == 2
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("reads-retried")
+def test_a_host_that_hangs_is_not_waited_for_again_and_again() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        host.add().append(100)
+        gateway = Gateway(host, MemoryBroker())
+
+        async def hang(operation: str) -> None:
+            await asyncio.sleep(60)
+            raise UpstreamTimeout
+
+        host.before = hang
         with pytest.raises(UpstreamTimeout):
             await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
-        assert host.calls["log"] == 1
-        assert texts(await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)) == hosted.encoded()
+        assert asyncio.get_running_loop().time() < 70
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("pages-filled")
+def test_a_page_whose_pieces_take_long_ends_early_and_says_where_to_go_on() -> None:
+    async def main() -> None:
+        host = FakeHost()
+        hosted = host.add()
+        hosted.append(100)
+        host.most, host.latency = 20, 8.0
+        gateway = Gateway(host, MemoryBroker())
+        page = await gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False)
+        assert texts(page) == hosted.encoded()[:60]
+        assert page.at_end is False
         await gateway.aclose()
 
     run(main())
@@ -216,9 +359,11 @@ def test_a_read_is_not_repeated_before_the_host_wants_it() -> None:
 
 @pytest.mark.wire("pages-filled", "list-next")
 @pytest.mark.parametrize("weights", [{5: 500}, {1: 500}, {10: 500}, {3: 500, 4: 500}, {}], ids=str)
-def test_a_run_that_is_too_heavy_breaks_nobody_s_list(weights: dict[int, int]) -> None:
+@pytest.mark.parametrize("fault", [AnswerTooLong, *POSSIBLY])
+def test_a_run_that_is_too_heavy_breaks_nobody_s_list(weights: dict[int, int], fault: type[GatewayError]) -> None:
     async def main() -> None:
         host = FakeHost()
+        host.too_heavy = fault
         for number in range(1, 11):
             host.add(str(number), weight=weights.get(number, 40))
         host.heaviest = 150
@@ -299,6 +444,23 @@ def test_an_organization_is_the_only_one_when_the_host_has_shown_that_no_other_f
         with pytest.raises(GatewayError) as caught:
             await gateway.organization(caller(), None)
         assert [choice["id"] for choice in caught.value.details] == [7, 8, 9]  # type: ignore[index, call-overload]
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("org-required")
+def test_an_organization_is_not_taken_for_the_only_one_while_others_may_follow() -> None:
+    async def main() -> None:
+        class First(FakeHost):
+            async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
+                if skip:
+                    raise UpstreamTimeout
+                return Listing((Organization("7", {"id": 7}),), Paging(None, None, None, None), at_end=False)
+
+        gateway = Gateway(First(), MemoryBroker())
+        with pytest.raises(UpstreamError):
+            await gateway.organization(caller(), None)
         await gateway.aclose()
 
     run(main())

@@ -104,6 +104,11 @@ class Listing(Generic[T_co]):
         """How many places of the list this page covers."""
         return len(self.items) + len(self.gaps)
 
+    def next(self, skip: int) -> int | None:
+        """Where to go on behind this page, which was read from ``skip`` on; None at the end of the list."""
+        behind = skip + self.length
+        return None if self.at_end or behind == self.paging.total else behind
+
     def place(self, index: int) -> int:
         """Which of them is that of ``items[index]``."""
         for gap in self.gaps:

@@ -76,6 +76,31 @@ def test_runs_are_listed_with_the_host_s_numbers_and_filters() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("most", [100, 7, 5, 4, 1])
+@pytest.mark.parametrize("path", [f"{RUNS}s", LOGS, f"{LOGS}?reverse=true"])
+def test_a_page_is_whole_or_an_error_that_says_how_much_can_be_had(path: str, most: int) -> None:
+    async def main() -> None:
+        host = a_host(130)
+        for number in range(2, 131):
+            host.add(str(number))
+        host.most = most
+        async with serving_all(host, upstream_requests_per_minute=1_000_000) as site:
+            name, sign = ("items" if path.endswith("runs") else "logs"), "&" if "?" in path else "?"
+            limit, skip, came = 100, 0, 0
+            while skip < 130:
+                answer = await site.get(f"{path}{sign}skip={skip}&limit={limit}")
+                if answer.status_code == 502:
+                    assert limit == 100
+                    limit = int(re.findall(r"ask for a limit of (\d+) or less", answer.json()["message"])[0])
+                    continue
+                came += len(answer.json()[name])
+                skip += limit  # as clients of the host do
+            assert came == 130
+            assert (limit == 100) == (most >= 5)
+
+    run(main())
+
+
 def test_a_run_that_is_resumed_is_named_in_the_body() -> None:
     async def main() -> None:
         async with serving_all(a_host(status="COMPLETE")) as site:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from codegen_api.conversations import conversations
 from codegen_api.dialects.native.wire import entry_json
 from codegen_api.errors import StoreUnavailable
-from codegen_api.runs import to_json
+from codegen_api.runs import Paging, to_json
 from codegen_api.telemetry import Observation
-from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.dialects.rich import RichHost
 from tests.dialects.site import run, serving
 from tests.fakehost import STATUSES
@@ -165,7 +165,26 @@ def test_organizations_come_with_the_host_s_account_of_them() -> None:
     async def main() -> None:
         async with serving(RichHost()) as site:
             answer = await site.get("/organizations?limit=7")
-        assert answer.json() == {"items": [{"id": 9}], "total": 1, "page": 1, "size": 7, "pages": 1}
+        assert answer.json() == {"items": [{"id": 9}], "total": 1, "page": 1, "size": 7, "pages": 1, "next_skip": None}
+
+    run(main())
+
+
+@pytest.mark.wire("pages-filled", "list-next")
+def test_a_page_of_organizations_that_is_short_says_where_to_go_on() -> None:
+    class Many(RichHost):
+        async def organizations(self, credential: Any, skip: int, limit: int) -> Any:
+            items = tuple(Organization(str(number), {"id": number}) for number in range(1, 31)[skip : skip + 1])
+            return Listing(items, Paging(30, 1, limit, 1), at_end=not items)
+
+    async def main() -> None:
+        async with serving(Many(), upstream_requests_per_minute=1_000_000) as site:
+            ids, skip = [], 0
+            while skip is not None:
+                answer = (await site.get(f"/organizations?skip={skip}")).json()
+                ids += [each["id"] for each in answer["items"]]
+                skip = answer["next_skip"]
+            assert ids == list(range(1, 31))
 
     run(main())
 

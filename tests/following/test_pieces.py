@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,12 @@ from codegen_api.errors import (
     AnswerCut,
     AnswerTooLong,
     GatewayError,
+    Rejected,
     UpstreamError,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from codegen_api.following import Turns
 from codegen_api.following.pieces import GIVEN_UP, LESS_STEADY, MISSING, Portion
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
@@ -170,6 +173,9 @@ def test_a_page_is_given_as_soon_as_it_is_read() -> None:
 
 # -- what is too much -------------------------------------------------------------------------------------------------
 
+TOO_MUCH = [AnswerTooLong, AnswerCut, UpstreamTimeout, UpstreamError, UpstreamUnreachable, Rejected]
+"""However a host, or what stands before it, answers what is too much."""
+
 
 class Times(FakeHost):
     """Notes how much was asked for in vain."""
@@ -178,11 +184,13 @@ class Times(FakeHost):
         super().__init__()
         self.heaviest = heaviest
         self.failed: list[int] = []
+        self.asked: list[int] = []
         self._fault = fault
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> Page:
+        self.asked.append(limit)
         self.too_heavy = lambda: self._fail(limit)
         return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
 
@@ -192,7 +200,7 @@ class Times(FakeHost):
 
 
 @pytest.mark.wire("fault-too-much")
-@pytest.mark.parametrize("fault", [AnswerTooLong, AnswerCut, UpstreamTimeout])
+@pytest.mark.parametrize("fault", TOO_MUCH)
 @pytest.mark.parametrize("cursor", [0, 130])
 def test_a_stretch_that_does_not_come_whole_is_asked_for_in_smaller_pieces(
     fault: Callable[[], GatewayError], cursor: int
@@ -207,7 +215,7 @@ def test_a_stretch_that_does_not_come_whole_is_asked_for_in_smaller_pieces(
         await viewer.watch(gateway)
         assert viewer.texts() == hosted.encoded()
         assert viewer.ends == [340]
-        assert len(host.failed) < 12  # it is known by then how much is too much
+        assert len(host.failed) < 16  # it is known by then how much is too much
         assert not any("UNREADABLE" in text for text in viewer.texts())
         await gateway.aclose()
 
@@ -215,7 +223,7 @@ def test_a_stretch_that_does_not_come_whole_is_asked_for_in_smaller_pieces(
 
 
 @pytest.mark.wire("fault-too-much", "json-always-valid")
-@pytest.mark.parametrize("fault", [AnswerTooLong, AnswerCut, UpstreamTimeout])
+@pytest.mark.parametrize("fault", TOO_MUCH)
 @pytest.mark.parametrize("places", [(1,), (55,), (55, 56, 57), (130,), (1, 2, 130)], ids=str)
 def test_an_entry_that_does_not_come_alone_has_a_placeholder_in_its_place(
     fault: Callable[[], GatewayError], places: tuple[int, ...]
@@ -287,6 +295,70 @@ def test_an_outage_is_not_taken_for_entries_that_cannot_be_had(fault: type[Gatew
         assert viewer.cursor == 0
         host.before = calm
         await asyncio.sleep(250 if heavy else 10)
+        assert viewer.texts() == hosted.encoded()
+        hosted.status = "COMPLETE"
+        await watching
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("fault-too-much")
+@pytest.mark.parametrize("fault", [UpstreamError, UpstreamUnreachable])
+def test_a_host_that_fails_now_and_then_gives_every_entry_and_soon_full_pages_again(fault: type[GatewayError]) -> None:
+    async def main() -> None:
+        host = Times(10**9, fault)
+        hosted = host.add()
+        hosted.append(300)
+        gateway = Gateway(host, MemoryBroker(), turns=Turns(limit=600))
+        rng = random.Random(7)
+
+        async def fail(operation: str) -> None:
+            if operation == "log" and rng.random() < 0.4:
+                raise fault
+
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(1)
+        host.before, calm = fail, host.before
+        for _ in range(40):
+            hosted.append(10)
+            await asyncio.sleep(10)
+        host.before = calm
+        await asyncio.sleep(120)
+        hosted.append(500)
+        host.asked.clear()
+        hosted.status = "COMPLETE"
+        await watching
+        assert viewer.texts() == hosted.encoded()
+        assert not viewer.amended
+        assert max(host.asked) == 100
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.wire("fault-too-much")
+def test_after_an_outage_full_pages_are_asked_for() -> None:
+    async def main() -> None:
+        host = Times(10**9, UpstreamError)
+        hosted = host.add()
+        hosted.append(10)
+        gateway = Gateway(host, MemoryBroker())
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(20)
+
+        async def fail(operation: str) -> None:
+            raise UpstreamError
+
+        host.before, calm = fail, host.before
+        hosted.append(500)
+        await asyncio.sleep(300)
+        host.before = calm
+        host.asked.clear()
+        await asyncio.sleep(60)
+        assert [amount for amount in host.asked if amount > 1][:5] == [100] * 5
         assert viewer.texts() == hosted.encoded()
         hosted.status = "COMPLETE"
         await watching

@@ -133,6 +133,24 @@ def test_an_order_is_done_when_the_head_of_the_answer_says_so(
     assert len(host.requests) == 1
 
 
+@pytest.mark.wire("error-host-failed")
+@pytest.mark.parametrize(
+    "script",
+    [
+        reset_after_headers,
+        saying(HEAD + b"Content-Length: 100\r\n\r\n{"),
+        saying(HEAD + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"),
+        saying(HEAD + b"Content-Encoding: br\r\nContent-Length: 2\r\n\r\n{}"),
+        saying(answer(b"\xff\xfe")),
+    ],
+    ids=["reset", "half a body", "no gzip", "packed as nobody asked", "no JSON"],
+)
+def test_a_resume_is_done_when_the_head_of_the_answer_says_so(connect: Connect, script: Script) -> None:
+    run, host = ask_raw(connect, script, lambda upstream: upstream.resume_run(CREDENTIAL, REF, "Go on", None))
+    assert run.ref == REF
+    assert [request.line for request in host.requests if request.line.startswith("POST")] == [host.requests[0].line]
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

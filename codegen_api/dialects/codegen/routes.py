@@ -1,6 +1,8 @@
 """The hosted API's routes, at its paths and under its names, with the gateway behind them."""
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Body, Depends, Path, Query
 from starlette.responses import Response
@@ -8,12 +10,15 @@ from starlette.responses import Response
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
+from codegen_api.errors import UpstreamError
 from codegen_api.identity import READ, WRITE
 from codegen_api.intake import CallerFirst
 from codegen_api.parts import Door, Idempotent
-from codegen_api.runs import to_json
-from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.runs import Run, to_json
+from codegen_api.upstreams import Listing, NewRun, RunFilter
 from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, needs, replayed
+
+T = TypeVar("T")
 
 router = APIRouter(
     route_class=CallerFirst,
@@ -42,6 +47,30 @@ async def entered(
 Organization = Annotated[str, Depends(entered)]
 
 
+async def whole(
+    read: Callable[[int, int], Awaitable[Listing[T]]], skip: int, limit: int, first: Listing[T] | None = None
+) -> Listing[T]:
+    """All of a page, for which the host is asked twice as much as for others: clients pass over what does not come."""
+    found = first or await read(skip, limit)
+    on = found.next(skip)
+    if found.length < limit and on is not None:
+        rest = await read(on, limit - found.length)
+        gaps = found.gaps + tuple(found.length + gap for gap in rest.gaps)
+        found = replace(rest, items=found.items + rest.items, paging=found.paging, gaps=gaps)
+        require_whole(found.length, limit, at_end=found.next(skip) is None)
+    return found
+
+
+def require_whole(came: int, limit: int, *, at_end: bool) -> None:
+    """
+    Raises:
+        UpstreamError: a page did not come whole, and more follows.
+    """
+    if came < limit and not at_end:
+        why = f"Only {came} of {limit} came, because the host gives little at once, and more follow"
+        raise UpstreamError(f"{why}: ask for a limit of {came} or less.")
+
+
 @router.get("/v1/users/me", summary="Who am I", responses=schemas.ME, openapi_extra=needs(None))
 async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
     """The user behind the token. Who is no user of the host has a number here all the same, which stays theirs."""
@@ -54,7 +83,7 @@ async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
 )
 async def get_organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
-    listing = await gateway.organizations(caller, skip, limit)
+    listing = await whole(lambda *stretch: gateway.organizations(caller, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
@@ -63,7 +92,7 @@ async def get_users(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """Who is in the organization; not for those who share the deployment's account."""
-    listing = await gateway.users(caller, organization, skip, limit)
+    listing = await whole(lambda *stretch: gateway.users(caller, organization, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
@@ -83,7 +112,7 @@ async def get_repositories(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """What the organization's agents can work in; not for those who share the deployment's account."""
-    listing = await gateway.repositories(caller, organization, skip, limit)
+    listing = await whole(lambda *stretch: gateway.repositories(caller, organization, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
@@ -132,7 +161,15 @@ async def list_agent_runs(
     How many these are is not known: `total` then counts what was passed over and what is here, and one more when there
     may be more.
     """
-    found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), None)
+    only = RunFilter(source_type, user_id)
+
+    async def read(start: int, amount: int) -> Listing[Run]:
+        return (await gateway.list(caller, organization, start, amount, only, None)).listing
+
+    found = await gateway.list(caller, organization, skip, limit, only, None)
+    if not found.searched:
+        listing = await whole(read, skip, limit, found.listing)
+        found = replace(found, listing=listing, next_skip=listing.next(skip))
     return json_response(runs_page(found, skip, limit))
 
 
@@ -217,4 +254,10 @@ async def get_agent_run_logs(
 ) -> Response:
     """A stretch of the log, with the run as it is now."""
     page = await gateway.read_log(caller, organization, str(run_id), skip, limit, newest_first=reverse)
+    came = len(page.entries)
+    if came < limit and not page.at_end:
+        on, left = skip + came, limit - came
+        rest = await gateway.read_log(caller, organization, str(run_id), on, left, newest_first=reverse)
+        page = replace(rest, after=skip, entries=page.entries + rest.entries, paging=page.paging)
+        require_whole(len(page.entries), limit, at_end=page.at_end)
     return json_response(log_page(page))

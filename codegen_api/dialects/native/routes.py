@@ -144,7 +144,8 @@ async def me(gateway: Door, caller: Asker) -> Response:
 async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
     listing = await gateway.organizations(caller, skip, limit)
-    return json_response(to_json({"items": [item.fields for item in listing.items], **paging_fields(listing.paging)}))
+    items: list[Json] = [item.fields for item in listing.items]
+    return json_response(to_json({"items": items, **paging_fields(listing.paging), "next_skip": listing.next(skip)}))
 
 
 @runs.post(

@@ -140,19 +140,19 @@ class EntryOut(_Open):
 
 
 class Page(BaseModel):
-    """The host's own account of a list; any of it may be unknown."""
+    """The host's own account of a list, any of which may be unknown, and where it goes on."""
 
     total: int | None
     page: int | None
     size: int | None
     pages: int | None
+    next_skip: int | None = Field(
+        None, description="The `skip` to go on with; null at the end of the list. A short page is no end."
+    )
 
 
 class RunsOut(Page):
     items: list[RunOut]
-    next_skip: int | None = Field(
-        None, description="The `skip` to go on with; null at the end of the list. A short page is no end."
-    )
 
 
 class OrganizationOut(_Open):
