@@ -254,6 +254,6 @@ def test_a_database_that_cannot_be_used_ends_the_start_with_lines_that_say_why(t
         check=False,
     )
     assert ended.returncode != 0
-    assert "the database cannot be used: FileExistsError 17 File exists" in ended.stderr
+    assert "the database cannot be used: FileExistsError EEXIST File exists" in ended.stderr
     assert "What the gateway has to remember cannot be read or written just now." in ended.stderr
     assert "Traceback" not in ended.stderr
