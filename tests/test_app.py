@@ -17,7 +17,7 @@ from codegen_api import Settings, create_app, workers
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.settings import PREFIX, SettingsError
 from tests.dialects.rich import RichHost
-from tests.dialects.site import Site, gateway_app, lifespan, run, serving, settings
+from tests.dialects.site import Site, gateway_app, lifespan, serving, settings
 from tests.fakehost import FakeHost
 
 ROOT = Path(codegen_api.__file__).parents[1]
@@ -32,63 +32,48 @@ def _a_bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_can_be_made_of_nothing_but_the_environment() -> None:
-    async def main() -> None:
-        app = create_app(title="My Codegen API", version="2.0.0")
-        async with lifespan(app):
-            site = Site(app, None)
-            health = (await site.get("/health", token=None)).json()
-            assert (health["version"], health["upstream"]["name"]) == ("2.0.0", "codegen")
-
-    run(main())
+async def test_it_can_be_made_of_nothing_but_the_environment() -> None:
+    app = create_app(title="My Codegen API", version="2.0.0")
+    async with lifespan(app):
+        site = Site(app, None)
+        health = (await site.get("/health", token=None)).json()
+        assert (health["version"], health["upstream"]["name"]) == ("2.0.0", "codegen")
 
 
-def test_the_parts_can_be_handed_in() -> None:
-    async def main() -> None:
-        host, broker = FakeHost(), MemoryBroker()
-        host.latency = 0
-        host.add(status="COMPLETE").append(3)
-        app = create_app(settings(), upstream=host, broker=broker)
-        async with lifespan(app):
-            answer = await Site(app, host).get("/agent-runs/1/logs/stream")
-            assert answer.text.count("event: log\n") == 3
-            assert broker.held_bytes > 0
-        assert host.closed
-        assert broker.held_bytes == 0
-
-    run(main())
+async def test_the_parts_can_be_handed_in() -> None:
+    host, broker = FakeHost(), MemoryBroker()
+    host.latency = 0
+    host.add(status="COMPLETE").append(3)
+    app = create_app(settings(), upstream=host, broker=broker)
+    async with lifespan(app):
+        answer = await Site(app, host).get("/agent-runs/1/logs/stream")
+        assert answer.text.count("event: log\n") == 3
+        assert broker.held_bytes > 0
+    assert host.closed
+    assert broker.held_bytes == 0
 
 
-def test_two_applications_in_one_process_share_nothing() -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as one, serving(RichHost()) as other:
-            one.host.tokens = {"one": "1"}
-            assert (await one.get("/users/me", token="one")).status_code == 200
-            assert (await other.get("/users/me", token="one")).status_code == 401
-
-    run(main())
+async def test_two_applications_in_one_process_share_nothing() -> None:
+    async with serving(RichHost()) as one, serving(RichHost()) as other:
+        one.host.tokens = {"one": "1"}
+        assert (await one.get("/users/me", token="one")).status_code == 200
+        assert (await other.get("/users/me", token="one")).status_code == 401
 
 
-def test_an_application_can_be_part_of_another_one_s_life() -> None:
-    async def main() -> None:
-        app = gateway_app(RichHost())
-        async with app.router.lifespan_context(app):
-            assert (await Site(app, None).get("/readyz", token=None)).status_code == 200
-
-    run(main())
+async def test_an_application_can_be_part_of_another_one_s_life() -> None:
+    app = gateway_app(RichHost())
+    async with app.router.lifespan_context(app):
+        assert (await Site(app, None).get("/readyz", token=None)).status_code == 200
 
 
 @pytest.mark.wire("auth-remembered", "stream-heartbeat")
-def test_settings_reach_the_parts() -> None:
-    async def main() -> None:
-        host = RichHost()
-        async with serving(host, token_cache_seconds=0.01, org_id="5") as site:
-            for _ in range(2):
-                await site.get("/users/me")
-                await asyncio.sleep(0.05)
-        assert host.calls["identify"] == 4  # each request checks the token, and asks
-
-    run(main())
+async def test_settings_reach_the_parts() -> None:
+    host = RichHost()
+    async with serving(host, token_cache_seconds=0.01, org_id="5") as site:
+        for _ in range(2):
+            await site.get("/users/me")
+            await asyncio.sleep(0.05)
+    assert host.calls["identify"] == 4  # each request checks the token, and asks
 
 
 INVALID = [

@@ -162,40 +162,34 @@ def test_who_presses_the_keys_twice_does_not_wait() -> None:
     served(play)
 
 
-def test_what_ends_badly_ends_all_the_same() -> None:
+async def test_what_ends_badly_ends_all_the_same() -> None:
     """A fault while the streams are asked to leave must not keep the process alive for ever."""
 
-    async def main() -> None:
-        server = Server()
-        signal.signal(signal.SIGTERM, server.handle)
+    server = Server()
+    signal.signal(signal.SIGTERM, server.handle)
 
-        async def broken(seconds: float) -> None:
-            raise RuntimeError
+    async def broken(seconds: float) -> None:
+        raise RuntimeError
 
-        complaints: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        drain = Drain(20)
-        drain.take_signals(broken, server.cut, server.give_up)
-        os.kill(os.getpid(), signal.SIGTERM)
-        try:
-            async with asyncio.timeout(10):
-                await server.stopped.wait()
-        finally:
-            drain.give_back()
-
-    asyncio.run(main())
-
-
-def test_where_nobody_handles_a_signal_it_is_left_alone() -> None:
-    async def main() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        drain = quick()
-        Server().take_signals(drain)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    drain = Drain(20)
+    drain.take_signals(broken, server.cut, server.give_up)
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        async with asyncio.timeout(10):
+            await server.stopped.wait()
+    finally:
         drain.give_back()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
-    asyncio.run(main())
+
+async def test_where_nobody_handles_a_signal_it_is_left_alone() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    drain = quick()
+    Server().take_signals(drain)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    drain.give_back()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_in_a_thread_signals_are_left_alone() -> None:

@@ -9,7 +9,7 @@ import pytest
 from codegen_api import create_app
 from codegen_api.build_parts import DIALECTS, UPSTREAMS
 from codegen_api.settings import SettingsError
-from tests.dialects.site import run, serving, settings
+from tests.dialects.site import serving, settings
 from tests.fakehost import FakeHost
 
 ROOT = Path(__file__).parents[1]
@@ -72,19 +72,16 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def test_a_dialect_of_another_package_is_served_beside_our_own() -> None:
-    async def main() -> None:
-        async with serving(dialects="toy") as site:
-            site.host.add("1")
-            answer = await site.get("/toy/runs/1")
-            assert (answer.status_code, answer.text) == (200, "running")
-            assert (await site.get("/toy/runs/2")).text == "toy: not_found"
-            assert (await site.get("/toy/nothing")).text == "toy: not_found"
-            assert (await site.get("/toy/runs/1", token=None)).text == "toy: not_authenticated"
-            assert (await site.get("/agent-runs/1")).json()["status"] == "ACTIVE"
-            assert "/toy/runs/{id}" in site.app.openapi()["paths"]
-
-    run(main())
+async def test_a_dialect_of_another_package_is_served_beside_our_own() -> None:
+    async with serving(dialects="toy") as site:
+        site.host.add("1")
+        answer = await site.get("/toy/runs/1")
+        assert (answer.status_code, answer.text) == (200, "running")
+        assert (await site.get("/toy/runs/2")).text == "toy: not_found"
+        assert (await site.get("/toy/nothing")).text == "toy: not_found"
+        assert (await site.get("/toy/runs/1", token=None)).text == "toy: not_authenticated"
+        assert (await site.get("/agent-runs/1")).json()["status"] == "ACTIVE"
+        assert "/toy/runs/{id}" in site.app.openapi()["paths"]
 
 
 def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:

@@ -40,6 +40,8 @@ from codegen_api.upstreams import NewRun
 from tests.fakehost import FakeHost, Hosted, Sequence, caller
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 SECRET = "a key that is long enough to be one"
 KEY = "the client's choice"
 
@@ -154,47 +156,38 @@ def test_the_first_result_is_given_again_for_a_day(ask: str, who: Caller) -> Non
 
 
 @pytest.mark.wire("idempotency-replayed")
-def test_without_a_key_everything_is_done_as_it_comes() -> None:
-    async def main() -> None:
-        site = Site()
-        assert len({(await site.create(key=None)).run.ref.id for _ in range(3)}) == 3
-        await site.resume(key=None)
-        await site.resume(key=None)
-        assert site.host.acted == 5
-
-    run(main())
+async def test_without_a_key_everything_is_done_as_it_comes() -> None:
+    site = Site()
+    assert len({(await site.create(key=None)).run.ref.id for _ in range(3)}) == 3
+    await site.resume(key=None)
+    await site.resume(key=None)
+    assert site.host.acted == 5
 
 
 @pytest.mark.wire("idempotency-reused")
 @each_case
-def test_a_key_goes_with_one_request_one_route_and_one_user(ask: str, who: Caller) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        first = await ASKS[ask](site)
-        for other in ("Something else", "Say hello ", ""):
-            with pytest.raises(IdempotencyKeyReused):
-                await ASKS[ask](site, other)  # type: ignore[call-arg]
-        assert site.host.acted == 1
-        another = replace(who, principal=Principal(who.principal.authority, "another"))
-        assert not (await site.create(who=another)).replayed
-        if ask == "create":
-            site.host.runs[first.run.ref.id].status = "COMPLETE"
-            assert not (await site.resume()).replayed
-
-    run(main())
+async def test_a_key_goes_with_one_request_one_route_and_one_user(ask: str, who: Caller) -> None:
+    site = site_for(ask, who)
+    first = await ASKS[ask](site)
+    for other in ("Something else", "Say hello ", ""):
+        with pytest.raises(IdempotencyKeyReused):
+            await ASKS[ask](site, other)  # type: ignore[call-arg]
+    assert site.host.acted == 1
+    another = replace(who, principal=Principal(who.principal.authority, "another"))
+    assert not (await site.create(who=another)).replayed
+    if ask == "create":
+        site.host.runs[first.run.ref.id].status = "COMPLETE"
+        assert not (await site.resume()).replayed
 
 
 @pytest.mark.wire("idempotency-under-way")
 @each_case
-def test_of_two_hundred_at_once_one_is_done(ask: str, who: Caller) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        found = await asyncio.gather(*(ASKS[ask](site) for _ in range(200)), return_exceptions=True)
-        assert len([each for each in found if isinstance(each, Outcome)]) == 1
-        assert len([each for each in found if isinstance(each, InProgress)]) == 199
-        assert site.host.acted == 1
-
-    run(main())
+async def test_of_two_hundred_at_once_one_is_done(ask: str, who: Caller) -> None:
+    site = site_for(ask, who)
+    found = await asyncio.gather(*(ASKS[ask](site) for _ in range(200)), return_exceptions=True)
+    assert len([each for each in found if isinstance(each, Outcome)]) == 1
+    assert len([each for each in found if isinstance(each, InProgress)]) == 199
+    assert site.host.acted == 1
 
 
 @pytest.mark.wire("idempotency-released")
@@ -202,16 +195,13 @@ def test_of_two_hundred_at_once_one_is_done(ask: str, who: Caller) -> None:
     "error", [QuotaExhausted(), NotFound(), UpstreamRateLimited(retry_after=1), InvalidToken()], ids=repr
 )
 @each_case
-def test_a_refusal_frees_the_key(ask: str, who: Caller, error: GatewayError) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        site.host.faults = [(error, None)]
-        with pytest.raises(GatewayError):
-            await ASKS[ask](site)
-        assert not (await ASKS[ask](site)).replayed
-        assert site.host.acted == 1
-
-    run(main())
+async def test_a_refusal_frees_the_key(ask: str, who: Caller, error: GatewayError) -> None:
+    site = site_for(ask, who)
+    site.host.faults = [(error, None)]
+    with pytest.raises(GatewayError):
+        await ASKS[ask](site)
+    assert not (await ASKS[ask](site)).replayed
+    assert site.host.acted == 1
 
 
 def unheard(error: UpstreamFailure) -> UpstreamFailure:
@@ -222,32 +212,26 @@ def unheard(error: UpstreamFailure) -> UpstreamFailure:
 @pytest.mark.wire("idempotency-released")
 @pytest.mark.parametrize("error", [unheard(UpstreamUnreachable()), unheard(UpstreamTimeout())], ids=repr)
 @each_case
-def test_a_host_that_was_not_reached_frees_the_key(ask: str, who: Caller, error: UpstreamFailure) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        site.host.faults = [(error, None)]
-        with pytest.raises(type(error)):
-            await ASKS[ask](site)
-        calls = site.host.calls["list"]
-        assert not (await ASKS[ask](site)).replayed
-        # a create looks whether another process has started it, and no further
-        assert (site.host.acted, site.host.calls["list"]) == (1, calls + (ask == "create"))
-
-    run(main())
+async def test_a_host_that_was_not_reached_frees_the_key(ask: str, who: Caller, error: UpstreamFailure) -> None:
+    site = site_for(ask, who)
+    site.host.faults = [(error, None)]
+    with pytest.raises(type(error)):
+        await ASKS[ask](site)
+    calls = site.host.calls["list"]
+    assert not (await ASKS[ask](site)).replayed
+    # a create looks whether another process has started it, and no further
+    assert (site.host.acted, site.host.calls["list"]) == (1, calls + (ask == "create"))
 
 
-def test_what_goes_wrong_before_the_host_is_asked_for_it_frees_the_key() -> None:
-    async def main() -> None:
-        site = site_for("resume", caller())
-        for operation in ("log", "get"):
-            site.host.before = Sequence(operation, *[UpstreamTimeout()] * (3 if operation == "log" else 1))
-            with pytest.raises(UpstreamTimeout):
-                await site.resume(key=operation)
-            site.host.runs["1"].status = "COMPLETE"
-            assert not (await site.resume(key=operation)).replayed
-        assert site.host.acted == 2
-
-    run(main())
+async def test_what_goes_wrong_before_the_host_is_asked_for_it_frees_the_key() -> None:
+    site = site_for("resume", caller())
+    for operation in ("log", "get"):
+        site.host.before = Sequence(operation, *[UpstreamTimeout()] * (3 if operation == "log" else 1))
+        with pytest.raises(UpstreamTimeout):
+            await site.resume(key=operation)
+        site.host.runs["1"].status = "COMPLETE"
+        assert not (await site.resume(key=operation)).replayed
+    assert site.host.acted == 2
 
 
 BROKEN = [UpstreamError(), UpstreamUnreachable(), UpstreamTimeout(), RuntimeError("x"), asyncio.CancelledError()]
@@ -256,21 +240,18 @@ BROKEN = [UpstreamError(), UpstreamUnreachable(), UpstreamTimeout(), RuntimeErro
 @pytest.mark.wire("idempotency-unknown")
 @pytest.mark.parametrize("error", BROKEN, ids=repr)
 @each_case
-def test_what_the_host_did_and_did_not_say_is_found(ask: str, who: Caller, error: BaseException) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        site.host.faults = [(error, 0)]
-        with pytest.raises(type(error)):
-            await ASKS[ask](site)
-        with pytest.raises(IdempotencyKeyReused):
-            await ASKS[ask](site, "Something else")  # type: ignore[call-arg]
-        found = await ASKS[ask](site)
-        assert found.replayed
-        assert found.run.ref.id == "1"
-        assert await ASKS[ask](site) == found
-        assert site.host.acted == 1
-
-    run(main())
+async def test_what_the_host_did_and_did_not_say_is_found(ask: str, who: Caller, error: BaseException) -> None:
+    site = site_for(ask, who)
+    site.host.faults = [(error, 0)]
+    with pytest.raises(type(error)):
+        await ASKS[ask](site)
+    with pytest.raises(IdempotencyKeyReused):
+        await ASKS[ask](site, "Something else")  # type: ignore[call-arg]
+    found = await ASKS[ask](site)
+    assert found.replayed
+    assert found.run.ref.id == "1"
+    assert await ASKS[ask](site) == found
+    assert site.host.acted == 1
 
 
 @pytest.mark.wire("idempotency-unknown")
@@ -278,17 +259,14 @@ def test_what_the_host_did_and_did_not_say_is_found(ask: str, who: Caller, error
     ("error", "late"), [(UpstreamTimeout(), 40), (UpstreamUnreachable(), 4), (UpstreamError(), 0.5)]
 )
 @each_case
-def test_what_the_host_does_late_is_waited_for(ask: str, who: Caller, error: GatewayError, late: float) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        site.host.faults = [(error, late)]
-        with pytest.raises(type(error)):
-            await ASKS[ask](site)
-        found = await patiently(lambda: ASKS[ask](site))
-        assert found.replayed
-        assert site.host.acted == 1
-
-    run(main())
+async def test_what_the_host_does_late_is_waited_for(ask: str, who: Caller, error: GatewayError, late: float) -> None:
+    site = site_for(ask, who)
+    site.host.faults = [(error, late)]
+    with pytest.raises(type(error)):
+        await ASKS[ask](site)
+    found = await patiently(lambda: ASKS[ask](site))
+    assert found.replayed
+    assert site.host.acted == 1
 
 
 @pytest.mark.wire("idempotency-unknown")
@@ -296,19 +274,18 @@ def test_what_the_host_does_late_is_waited_for(ask: str, who: Caller, error: Gat
     ("error", "grace"), [(UpstreamTimeout(), SILENT_GRACE), (UpstreamUnreachable(), CUT_GRACE), (UpstreamError(), 0)]
 )
 @each_case
-def test_what_the_host_never_did_is_done_in_the_end(ask: str, who: Caller, error: GatewayError, grace: float) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        site.host.faults = [(error, None), (error, None)]
-        for _ in range(2):
-            begun = now()
-            with pytest.raises(type(error)):
-                await patiently(lambda: ASKS[ask](site))
-        assert now() >= begun + grace
-        assert not (await patiently(lambda: ASKS[ask](site))).replayed
-        assert site.host.acted == 1
-
-    run(main())
+async def test_what_the_host_never_did_is_done_in_the_end(
+    ask: str, who: Caller, error: GatewayError, grace: float
+) -> None:
+    site = site_for(ask, who)
+    site.host.faults = [(error, None), (error, None)]
+    for _ in range(2):
+        begun = now()
+        with pytest.raises(type(error)):
+            await patiently(lambda: ASKS[ask](site))
+    assert now() >= begun + grace
+    assert not (await patiently(lambda: ASKS[ask](site))).replayed
+    assert site.host.acted == 1
 
 
 async def patiently(ask: Callable[[], Any]) -> Outcome:
@@ -325,139 +302,113 @@ async def patiently(ask: Callable[[], Any]) -> Outcome:
 
 @pytest.mark.wire("idempotency-unknown")
 @each_case
-def test_only_one_looks_at_a_time_and_a_look_that_fails_changes_nothing(ask: str, who: Caller) -> None:
-    async def main() -> None:
-        site = site_for(ask, who)
-        site.host.faults = [(UpstreamTimeout(), 0)]
-        with pytest.raises(UpstreamTimeout):
-            await ASKS[ask](site)
+async def test_only_one_looks_at_a_time_and_a_look_that_fails_changes_nothing(ask: str, who: Caller) -> None:
+    site = site_for(ask, who)
+    site.host.faults = [(UpstreamTimeout(), 0)]
+    with pytest.raises(UpstreamTimeout):
+        await ASKS[ask](site)
 
-        async def fail(_: str) -> None:
-            raise UpstreamRateLimited(retry_after=3)
+    async def fail(_: str) -> None:
+        raise UpstreamRateLimited(retry_after=3)
 
-        site.host.before = fail
-        with pytest.raises(UpstreamRateLimited):
-            await ASKS[ask](site)
-        site.host.before = Site().host.before
-        found = await asyncio.gather(*(ASKS[ask](site) for _ in range(50)), return_exceptions=True)
-        assert [each.replayed for each in found if isinstance(each, Outcome)] == [True]
-        assert len([each for each in found if isinstance(each, InProgress)]) == 49
+    site.host.before = fail
+    with pytest.raises(UpstreamRateLimited):
+        await ASKS[ask](site)
+    site.host.before = Site().host.before
+    found = await asyncio.gather(*(ASKS[ask](site) for _ in range(50)), return_exceptions=True)
+    assert [each.replayed for each in found if isinstance(each, Outcome)] == [True]
+    assert len([each for each in found if isinstance(each, InProgress)]) == 49
+    assert site.host.acted == 1
+
+
+@pytest.mark.wire("idempotency-unknown")
+async def test_among_many_newer_runs_an_old_one_is_found_or_nothing_is_started() -> None:
+    for others, found in [(250, True), (100 * SEARCHED_PAGES + 5, False)]:
+        site = Site()
+        site.host.faults = [(UpstreamError(), 0)]
+        with pytest.raises(UpstreamError):
+            await site.create()
+        for number in range(others):
+            site.host.add(str(number + 2))
+        if found:
+            assert (await site.create()).run.ref.id == "1"
+        else:
+            with pytest.raises(OutcomeUnknown):
+                await site.create()
         assert site.host.acted == 1
 
-    run(main())
-
 
 @pytest.mark.wire("idempotency-unknown")
-def test_among_many_newer_runs_an_old_one_is_found_or_nothing_is_started() -> None:
-    async def main() -> None:
-        for others, found in [(250, True), (100 * SEARCHED_PAGES + 5, False)]:
-            site = Site()
-            site.host.faults = [(UpstreamError(), 0)]
-            with pytest.raises(UpstreamError):
-                await site.create()
-            for number in range(others):
-                site.host.add(str(number + 2))
-            if found:
-                assert (await site.create()).run.ref.id == "1"
-            else:
-                with pytest.raises(OutcomeUnknown):
-                    await site.create()
-            assert site.host.acted == 1
-
-    run(main())
-
-
-@pytest.mark.wire("idempotency-unknown")
-def test_a_log_that_has_grown_is_looked_through_as_far_as_it_was_known_and_no_further() -> None:
-    async def main() -> None:
-        for grown, found in [(350, True), (100 * SEARCHED_PAGES + 5, False)]:
-            site = site_for("resume", caller())
-            site.host.faults = [(UpstreamError(), 0)]
-            with pytest.raises(UpstreamError):
-                await site.resume()
-            site.host.runs["1"].append(grown)
-            if found:
-                assert (await site.resume()).replayed
-            else:
-                with pytest.raises(OutcomeUnknown):
-                    await site.resume()
-            assert site.host.acted == 1
-
-    run(main())
-
-
-@pytest.mark.wire("idempotency-unknown")
-def test_what_somebody_else_said_is_not_taken_for_ours() -> None:
-    async def main() -> None:
+async def test_a_log_that_has_grown_is_looked_through_as_far_as_it_was_known_and_no_further() -> None:
+    for grown, found in [(350, True), (100 * SEARCHED_PAGES + 5, False)]:
         site = site_for("resume", caller())
-        site.host.runs["1"].entries.clear()
-        site.host.faults = [(UpstreamError(), None)]
+        site.host.faults = [(UpstreamError(), 0)]
         with pytest.raises(UpstreamError):
             await site.resume()
-        site.host.runs["1"].append(prompt="Something else altogether")
-        assert not (await site.resume()).replayed
+        site.host.runs["1"].append(grown)
+        if found:
+            assert (await site.resume()).replayed
+        else:
+            with pytest.raises(OutcomeUnknown):
+                await site.resume()
         assert site.host.acted == 1
 
-    run(main())
+
+@pytest.mark.wire("idempotency-unknown")
+async def test_what_somebody_else_said_is_not_taken_for_ours() -> None:
+    site = site_for("resume", caller())
+    site.host.runs["1"].entries.clear()
+    site.host.faults = [(UpstreamError(), None)]
+    with pytest.raises(UpstreamError):
+        await site.resume()
+    site.host.runs["1"].append(prompt="Something else altogether")
+    assert not (await site.resume()).replayed
+    assert site.host.acted == 1
 
 
 @pytest.mark.wire("idempotency-unknown")
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_what_may_be_in_an_entry_that_cannot_be_had_is_not_taken_for_unsaid(newest_first: bool) -> None:
-    async def main() -> None:
-        site = site_for("resume", caller())
-        hosted = site.host.runs["1"]
-        start = {"behind": hosted.entries[-1]["created_at"]} if newest_first else {"after": 3}
-        hosted.append(3)
-        assert not await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
-        hosted.amend(5, text="x" * 60_000)
-        site.host.heaviest = 50_000
-        with pytest.raises(OutcomeUnknown):
-            await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
-
-    run(main())
+async def test_what_may_be_in_an_entry_that_cannot_be_had_is_not_taken_for_unsaid(newest_first: bool) -> None:
+    site = site_for("resume", caller())
+    hosted = site.host.runs["1"]
+    start = {"behind": hosted.entries[-1]["created_at"]} if newest_first else {"after": 3}
+    hosted.append(3)
+    assert not await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
+    hosted.amend(5, text="x" * 60_000)
+    site.host.heaviest = 50_000
+    with pytest.raises(OutcomeUnknown):
+        await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
 
 
-def test_what_may_be_written_may_be_looked_for() -> None:
-    async def main() -> None:
-        for scopes in ({WRITE}, {WRITE + ALL}):
-            who = replace(SHARED, scopes=frozenset(scopes))
-            for ask, request in ASKS.items():
-                site = site_for(ask, who)
-                site.host.faults = [(UpstreamError(), 0)]
-                with pytest.raises(UpstreamError):
-                    await request(site)
-                assert (await request(site)).replayed
-                with pytest.raises((InsufficientScope, NotFound)):
-                    await site.gateway.get(who, "9", "1")
-
-    run(main())
+async def test_what_may_be_written_may_be_looked_for() -> None:
+    for scopes in ({WRITE}, {WRITE + ALL}):
+        who = replace(SHARED, scopes=frozenset(scopes))
+        for ask, request in ASKS.items():
+            site = site_for(ask, who)
+            site.host.faults = [(UpstreamError(), 0)]
+            with pytest.raises(UpstreamError):
+                await request(site)
+            assert (await request(site)).replayed
+            with pytest.raises((InsufficientScope, NotFound)):
+                await site.gateway.get(who, "9", "1")
 
 
 @pytest.mark.wire("idempotency-form")
 @pytest.mark.parametrize("key", ["", "x" * 256, "é", "a\nb", "a\x7f"])
-def test_a_key_that_cannot_be_one_is_refused(key: str) -> None:
-    async def main() -> None:
-        site = Site()
-        with pytest.raises(InvalidIdempotencyKey):
-            await site.create(key=key)
-        assert site.host.acted == 0
-
-    run(main())
+async def test_a_key_that_cannot_be_one_is_refused(key: str) -> None:
+    site = Site()
+    with pytest.raises(InvalidIdempotencyKey):
+        await site.create(key=key)
+    assert site.host.acted == 0
 
 
-def test_what_is_kept_tells_neither_the_key_nor_the_prompt() -> None:
-    async def main() -> None:
-        records = MemoryRecords()
-        site = Site()
-        await Idempotency(site.gateway, records).create(
-            site.who, "9", NewRun("a prompt of its own"), "a-key-of-its-own"
-        )
-        kept = json.dumps([(name, str(record)) for name, record in records._kept.items()])
-        assert "of-its-own" not in kept
-        assert "of its own" not in kept
-
-    run(main())
+async def test_what_is_kept_tells_neither_the_key_nor_the_prompt() -> None:
+    records = MemoryRecords()
+    site = Site()
+    await Idempotency(site.gateway, records).create(site.who, "9", NewRun("a prompt of its own"), "a-key-of-its-own")
+    kept = json.dumps([(name, str(record)) for name, record in records._kept.items()])
+    assert "of-its-own" not in kept
+    assert "of its own" not in kept
 
 
 FAULTS = st.lists(
@@ -546,40 +497,31 @@ def test_a_create_of_long_ago_or_of_somebody_else_is_not_taken_for_a_repeat() ->
 
 
 @pytest.mark.wire("idempotency-reach")
-def test_a_mark_is_known_by_each_of_the_deployments_keys() -> None:
-    async def main() -> None:
-        host = Dated()
-        ann = USERS["with a JWT"]
-        await Site(ann, host, "old" + SECRET).create()
-        assert (await Site(ann, host, "new" + SECRET, "old" + SECRET).create()).replayed
-        assert not (await Site(ann, host, "new" + SECRET).create()).replayed
-
-    run(main())
+async def test_a_mark_is_known_by_each_of_the_deployments_keys() -> None:
+    host = Dated()
+    ann = USERS["with a JWT"]
+    await Site(ann, host, "old" + SECRET).create()
+    assert (await Site(ann, host, "new" + SECRET, "old" + SECRET).create()).replayed
+    assert not (await Site(ann, host, "new" + SECRET).create()).replayed
 
 
-def test_a_host_that_does_not_show_its_runs_is_asked_to_start_nothing() -> None:
-    async def main() -> None:
-        site = Site(host=Dated())
-        site.host.before = Sequence("list", *[UpstreamRateLimited(retry_after=7)])
-        with pytest.raises(UpstreamRateLimited):
-            await site.create()
-        assert site.host.acted == 0
-        assert not (await site.create()).replayed
-
-    run(main())
+async def test_a_host_that_does_not_show_its_runs_is_asked_to_start_nothing() -> None:
+    site = Site(host=Dated())
+    site.host.before = Sequence("list", *[UpstreamRateLimited(retry_after=7)])
+    with pytest.raises(UpstreamRateLimited):
+        await site.create()
+    assert site.host.acted == 0
+    assert not (await site.create()).replayed
 
 
 @pytest.mark.wire("idempotency-replayed")
-def test_what_is_too_much_to_keep_is_read_again_for_a_repeat() -> None:
-    async def main() -> None:
-        site = Site()
-        site.idempotency = Idempotency(site.gateway, MemoryRecords(max_bytes=1000), [SECRET], clock=now)
-        first = await site.create(key="0")
-        for number in range(1, 10):
-            await site.create(key=str(number))
-        site.host.runs["1"].status = "COMPLETE"
-        again = await site.create(key="0")
-        assert (again.replayed, again.run.ref, again.run.raw_status) == (True, first.run.ref, "COMPLETE")
-        assert site.host.acted == 10
-
-    run(main())
+async def test_what_is_too_much_to_keep_is_read_again_for_a_repeat() -> None:
+    site = Site()
+    site.idempotency = Idempotency(site.gateway, MemoryRecords(max_bytes=1000), [SECRET], clock=now)
+    first = await site.create(key="0")
+    for number in range(1, 10):
+        await site.create(key=str(number))
+    site.host.runs["1"].status = "COMPLETE"
+    again = await site.create(key="0")
+    assert (again.replayed, again.run.ref, again.run.raw_status) == (True, first.run.ref, "COMPLETE")
+    assert site.host.acted == 10

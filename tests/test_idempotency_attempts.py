@@ -25,6 +25,8 @@ from tests.fakehost import caller
 from tests.test_idempotency import FAULTS, USERS, Dated, Site, patiently, site_for
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 FIRST, SECOND, THIRD = map(Attempt, range(3))
 each_user = pytest.mark.parametrize("who", USERS.values(), ids=list(USERS))
 
@@ -40,17 +42,14 @@ async def broken(site: Site, error: BaseException, late: float | None, attempt: 
 
 
 @each_user
-def test_two_first_attempts_are_two_requests_however_equal_they_are(who: Caller) -> None:
-    async def main() -> None:
-        site = Site(who, Dated())
-        asked = [FIRST, None, FIRST, None, FIRST]
-        outcomes = [await create(site, attempt) for attempt in asked]
-        outcomes += await asyncio.gather(*(create(site, attempt) for attempt in asked))
-        assert not any(outcome.replayed for outcome in outcomes)
-        assert len({outcome.run.ref for outcome in outcomes}) == site.host.acted == 10
-        assert site.host.calls["list"] == 0  # nobody looks for what a first attempt did before
-
-    run(main())
+async def test_two_first_attempts_are_two_requests_however_equal_they_are(who: Caller) -> None:
+    site = Site(who, Dated())
+    asked = [FIRST, None, FIRST, None, FIRST]
+    outcomes = [await create(site, attempt) for attempt in asked]
+    outcomes += await asyncio.gather(*(create(site, attempt) for attempt in asked))
+    assert not any(outcome.replayed for outcome in outcomes)
+    assert len({outcome.run.ref for outcome in outcomes}) == site.host.acted == 10
+    assert site.host.calls["list"] == 0  # nobody looks for what a first attempt did before
 
 
 @each_user
@@ -70,77 +69,62 @@ def test_a_repeat_gets_what_came_of_the_attempt_before(who: Caller) -> None:
     run(main(), at_most=10**4)
 
 
-def test_a_repeat_waits_for_an_attempt_that_is_under_way() -> None:
-    async def main() -> None:
-        site = Site(host=Dated())
-        site.host.latency = 20
-        first = asyncio.ensure_future(create(site, FIRST))
-        await asyncio.sleep(5)
-        second = await create(site, SECOND)
-        assert second == Outcome((await first).run, replayed=True)
-        assert site.host.acted == 1
-
-    run(main())
+async def test_a_repeat_waits_for_an_attempt_that_is_under_way() -> None:
+    site = Site(host=Dated())
+    site.host.latency = 20
+    first = asyncio.ensure_future(create(site, FIRST))
+    await asyncio.sleep(5)
+    second = await create(site, SECOND)
+    assert second == Outcome((await first).run, replayed=True)
+    assert site.host.acted == 1
 
 
 @each_user
 @pytest.mark.parametrize(
     ("error", "late"), [(UpstreamError(), 0), (UpstreamUnreachable(), 4), (UpstreamTimeout(), 40), (OSError(), 0)]
 )
-def test_a_repeat_finds_what_the_host_did_and_did_not_say(who: Caller, error: Exception, late: float) -> None:
-    async def main() -> None:
-        site = Site(who, Dated())
-        await create(site, FIRST)
-        await broken(site, error, late)
-        number = 0
+async def test_a_repeat_finds_what_the_host_did_and_did_not_say(who: Caller, error: Exception, late: float) -> None:
+    site = Site(who, Dated())
+    await create(site, FIRST)
+    await broken(site, error, late)
+    number = 0
 
-        def again() -> Any:
-            nonlocal number
-            number += 1
-            return create(site, Attempt(number))
+    def again() -> Any:
+        nonlocal number
+        number += 1
+        return create(site, Attempt(number))
 
-        outcome = await patiently(again)
-        assert (outcome.replayed, outcome.run.ref.id, site.host.acted) == (True, "2", 2)
-
-    run(main())
+    outcome = await patiently(again)
+    assert (outcome.replayed, outcome.run.ref.id, site.host.acted) == (True, "2", 2)
 
 
-def test_a_repeat_of_what_was_refused_is_done_and_gets_nothing_of_an_equal_request() -> None:
-    async def main() -> None:
-        site = Site(host=Dated())
-        await create(site, FIRST)
-        await broken(site, UpstreamRateLimited(retry_after=1), None)
-        outcome = await create(site, SECOND)
-        assert (outcome.replayed, site.host.acted, site.host.calls["list"]) == (False, 2, 0)
-
-    run(main())
+async def test_a_repeat_of_what_was_refused_is_done_and_gets_nothing_of_an_equal_request() -> None:
+    site = Site(host=Dated())
+    await create(site, FIRST)
+    await broken(site, UpstreamRateLimited(retry_after=1), None)
+    outcome = await create(site, SECOND)
+    assert (outcome.replayed, site.host.acted, site.host.calls["list"]) == (False, 2, 0)
 
 
-def test_a_repeat_is_of_what_broke_off_rather_than_of_what_was_answered_refused_or_is_under_way() -> None:
-    async def main() -> None:
-        site = Site(host=Dated())
-        await create(site, FIRST)
-        await broken(site, UpstreamError(), 0)
-        await broken(site, QuotaExhausted(), None)
-        await create(site, FIRST)
-        site.host.latency = 10
-        under_way = asyncio.ensure_future(create(site, FIRST))
-        await asyncio.sleep(1)
-        assert (await create(site, SECOND)).run.ref.id == "2"
-        assert (await under_way).run.ref.id == "4"
-
-    run(main())
+async def test_a_repeat_is_of_what_broke_off_rather_than_of_what_was_answered_refused_or_is_under_way() -> None:
+    site = Site(host=Dated())
+    await create(site, FIRST)
+    await broken(site, UpstreamError(), 0)
+    await broken(site, QuotaExhausted(), None)
+    await create(site, FIRST)
+    site.host.latency = 10
+    under_way = asyncio.ensure_future(create(site, FIRST))
+    await asyncio.sleep(1)
+    assert (await create(site, SECOND)).run.ref.id == "2"
+    assert (await under_way).run.ref.id == "4"
 
 
-def test_equal_requests_that_broke_off_together_are_each_done_once() -> None:
-    async def main() -> None:
-        site = Site(host=Dated())
-        site.host.faults = [(UpstreamError(), late) for late in (None, 0, 0.5, None, 0)] * 2
-        await asyncio.gather(*(create(site, FIRST) for _ in range(10)), return_exceptions=True)
-        outcomes = await asyncio.gather(*(create(site, SECOND) for _ in range(10)))
-        assert len({outcome.run.ref for outcome in outcomes}) == site.host.acted == 10
-
-    run(main())
+async def test_equal_requests_that_broke_off_together_are_each_done_once() -> None:
+    site = Site(host=Dated())
+    site.host.faults = [(UpstreamError(), late) for late in (None, 0, 0.5, None, 0)] * 2
+    await asyncio.gather(*(create(site, FIRST) for _ in range(10)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(create(site, SECOND) for _ in range(10)))
+    assert len({outcome.run.ref for outcome in outcomes}) == site.host.acted == 10
 
 
 @each_user
@@ -163,34 +147,28 @@ def test_repeats_that_reach_another_process_find_the_runs_by_their_marks_and_eac
     run(main(), at_most=10**4)
 
 
-def test_a_repeat_that_missed_an_attempt_elsewhere_finds_what_came_of_that() -> None:
-    async def main() -> None:
-        host = Dated()
-        here, elsewhere = Site(host=host), Site(host=host)
-        await broken(here, UpstreamRateLimited(retry_after=1), None)
-        await broken(elsewhere, UpstreamTimeout(), 0, SECOND)
-        outcome = await create(here, THIRD)
-        assert (outcome.replayed, host.acted) == (True, 1)
-
-    run(main())
+async def test_a_repeat_that_missed_an_attempt_elsewhere_finds_what_came_of_that() -> None:
+    host = Dated()
+    here, elsewhere = Site(host=host), Site(host=host)
+    await broken(here, UpstreamRateLimited(retry_after=1), None)
+    await broken(elsewhere, UpstreamTimeout(), 0, SECOND)
+    outcome = await create(here, THIRD)
+    assert (outcome.replayed, host.acted) == (True, 1)
 
 
-def test_a_resume_is_repeated_by_its_attempts_as_well() -> None:
-    async def main() -> None:
-        site = site_for("resume", caller())
+async def test_a_resume_is_repeated_by_its_attempts_as_well() -> None:
+    site = site_for("resume", caller())
 
-        async def resume(attempt: Attempt) -> Outcome:
-            return await site.idempotency.resume(site.who, "9", "1", "Go on now", None, attempt)
+    async def resume(attempt: Attempt) -> Outcome:
+        return await site.idempotency.resume(site.who, "9", "1", "Go on now", None, attempt)
 
-        site.host.faults = [(UpstreamError(), 0)]
-        with pytest.raises(UpstreamError):
-            await resume(FIRST)
-        assert (await resume(SECOND)).replayed
-        assert (await resume(THIRD)).replayed
-        assert not (await resume(FIRST)).replayed
-        assert site.host.acted == 2
-
-    run(main())
+    site.host.faults = [(UpstreamError(), 0)]
+    with pytest.raises(UpstreamError):
+        await resume(FIRST)
+    assert (await resume(SECOND)).replayed
+    assert (await resume(THIRD)).replayed
+    assert not (await resume(FIRST)).replayed
+    assert site.host.acted == 2
 
 
 @settings(deadline=None)
@@ -226,15 +204,12 @@ def test_a_retry_count_is_a_number_or_nothing_was_said(said: str | None, attempt
     assert Attempt.of(said) == attempt
 
 
-def test_the_id_of_a_message_is_a_key_whatever_it_looks_like() -> None:
+async def test_the_id_of_a_message_is_a_key_whatever_it_looks_like() -> None:
     ids = ["msg_1", "msg_2", "", "é", "x" * 1000, "\ud800", "a\nb"]
     assert len({checked_key(message_key(each)) for each in ids}) == len(ids)
 
-    async def main() -> None:
-        site = Site()
-        first = await site.create(key=message_key("é"))
-        assert await site.create(key=message_key("é")) == Outcome(first.run, replayed=True)
-        with pytest.raises(IdempotencyKeyReused):
-            await site.create("Something else", key=message_key("é"))
-
-    run(main())
+    site = Site()
+    first = await site.create(key=message_key("é"))
+    assert await site.create(key=message_key("é")) == Outcome(first.run, replayed=True)
+    with pytest.raises(IdempotencyKeyReused):
+        await site.create("Something else", key=message_key("é"))

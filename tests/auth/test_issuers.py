@@ -30,6 +30,8 @@ from tests.auth.test_tokens import Host
 from tests.dialects.site import settings
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 OPERATING = (Path(__file__).parents[2] / "docs/operating.md").read_text()
 OWN = {"read": "runs:read", "write": "runs:write"}
 BOTH = frozenset(OWN.values())
@@ -123,7 +125,7 @@ def lines_for(name: str) -> dict[str, str]:
 
 @pytest.mark.wire("auth-jwt", "scopes")
 @pytest.mark.parametrize("name", SHAPES)
-def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(name: str) -> None:
+async def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(name: str) -> None:
     lines = lines_for(name)
     assert len(lines) <= 4
     assert "jwt_jwks_url" not in lines
@@ -134,17 +136,14 @@ def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(
     audience = {} if "aud" in claims else {"aud": lines["jwt_audience"]}
     token = issuer.token("somebody", **{**audience, **claims})
 
-    async def main() -> None:
-        async with AsyncExitStack() as closing:
-            callers = build_auth.callers(given, None, closing, 60)  # type: ignore[arg-type]
-            caller = await callers.authenticate(token)
-            assert caller.principal.user == claims["sub"]
-            assert caller.scopes == scopes
-            for wrong in ({"aud": "other", "client_id": "other"}, {"iss": "https://other.example"}):
-                with pytest.raises(InvalidToken):
-                    await callers.authenticate(issuer.token("somebody", **{**audience, **claims, **wrong}))
-
-    run(main())
+    async with AsyncExitStack() as closing:
+        callers = build_auth.callers(given, None, closing, 60)  # type: ignore[arg-type]
+        caller = await callers.authenticate(token)
+        assert caller.principal.user == claims["sub"]
+        assert caller.scopes == scopes
+        for wrong in ({"aud": "other", "client_id": "other"}, {"iss": "https://other.example"}):
+            with pytest.raises(InvalidToken):
+                await callers.authenticate(issuer.token("somebody", **{**audience, **claims, **wrong}))
 
 
 @pytest.mark.wire("scopes")
@@ -227,17 +226,14 @@ def test_ed25519_and_pss_are_taken_with_the_keys_that_are_theirs() -> None:
         refused(token, source)
 
 
-def test_the_example_of_rfc_8037_is_good_and_no_other_text_is() -> None:
+async def test_the_example_of_rfc_8037_is_good_and_no_other_text_is() -> None:
     key = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
     said = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc"
     signature = "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
 
-    async def main() -> None:
-        (found,) = [each async for each in KeySet(Publisher({"keys": [key]}), []).keys("EdDSA", None)]
-        assert jws.verify(f"{said}.{signature}", found, ["EdDSA"]) == b"Example of Ed25519 signing"
-        assert not found.verify(said.encode() + b"x", base64.urlsafe_b64decode(signature + "=="))
-
-    run(main())
+    (found,) = [each async for each in KeySet(Publisher({"keys": [key]}), []).keys("EdDSA", None)]
+    assert jws.verify(f"{said}.{signature}", found, ["EdDSA"]) == b"Example of Ed25519 signing"
+    assert not found.verify(said.encode() + b"x", base64.urlsafe_b64decode(signature + "=="))
 
 
 # -- first mistakes ---------------------------------------------------------------------------------------------------
@@ -417,27 +413,24 @@ def test_the_same_trouble_is_said_now_and_then_and_so_is_its_end(caplog: pytest.
 
 
 @pytest.mark.wire("auth-jwt-keys")
-def test_keys_without_names_are_tried_for_any_and_new_ones_are_taken() -> None:
+async def test_keys_without_names_are_tried_for_any_and_new_ones_are_taken() -> None:
     def nameless(issuer: Issuer) -> dict[str, Any]:
         return {name: value for name, value in issuer.jwks["keys"][0].items() if name != "kid"}
 
-    async def main() -> None:
-        publisher = Publisher({"keys": [nameless(OURS)]})
-        jwts = verifier(KeySet(publisher, []))
-        for _ in range(20):
+    publisher = Publisher({"keys": [nameless(OURS)]})
+    jwts = verifier(KeySet(publisher, []))
+    for _ in range(20):
+        await jwts.authenticate(OURS.token("ann"))
+        await asyncio.sleep(12)
+    assert len(publisher.asked) == 1  # a good token is no reason to ask again
+    fresh = Issuer("fresh")
+    publisher.answers = [{"keys": [nameless(fresh)]}]
+    assert (await jwts.authenticate(fresh.token("ann"))).principal.user == "ann"
+    assert len(publisher.asked) == 2
+    for _ in range(20):
+        with pytest.raises(InvalidToken):
             await jwts.authenticate(OURS.token("ann"))
-            await asyncio.sleep(12)
-        assert len(publisher.asked) == 1  # a good token is no reason to ask again
-        fresh = Issuer("fresh")
-        publisher.answers = [{"keys": [nameless(fresh)]}]
-        assert (await jwts.authenticate(fresh.token("ann"))).principal.user == "ann"
-        assert len(publisher.asked) == 2
-        for _ in range(20):
-            with pytest.raises(InvalidToken):
-                await jwts.authenticate(OURS.token("ann"))
-        assert len(publisher.asked) == 2
-
-    run(main())
+    assert len(publisher.asked) == 2
 
 
 def test_a_weak_curve_is_no_key() -> None:

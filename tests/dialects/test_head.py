@@ -12,7 +12,6 @@ from tests.dialects.people import CONVERSATIONS, KINDS, Person
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY, RUNS
 from tests.dialects.site import AUTHORIZED, Connection, gateway_app, lifespan, serving
-from tests.dialects.site import run as in_real_time
 from tests.leaks import WATCH
 from tests.stores.model import ModelStore
 from tests.virtual import run
@@ -87,19 +86,17 @@ def test_head_is_answered_with_the_head_of_what_get_answers() -> None:
 
 
 @pytest.mark.wire("head", "error-unknown-route")
-def test_head_is_allowed_where_get_is_and_nowhere_else() -> None:
-    async def main() -> None:
-        app, _, person = await settled()
-        async with lifespan(app):
-            for path in EVERYWHERE:
-                status, said, _ = await head_of(app, "TRACE", filled(path, person.names), AUTHORIZED)
-                assert status == 405, path
-                allowed = said["allow"].split(", ")
-                assert ("HEAD" in allowed) == ("GET" in allowed) >= (path in PATHS), path
-                if "GET" not in allowed:
-                    assert (await head_of(app, "HEAD", filled(path, person.names), AUTHORIZED))[0] == 405, path
-
-    run(main())
+@pytest.mark.virtual_time
+async def test_head_is_allowed_where_get_is_and_nowhere_else() -> None:
+    app, _, person = await settled()
+    async with lifespan(app):
+        for path in EVERYWHERE:
+            status, said, _ = await head_of(app, "TRACE", filled(path, person.names), AUTHORIZED)
+            assert status == 405, path
+            allowed = said["allow"].split(", ")
+            assert ("HEAD" in allowed) == ("GET" in allowed) >= (path in PATHS), path
+            if "GET" not in allowed:
+                assert (await head_of(app, "HEAD", filled(path, person.names), AUTHORIZED))[0] == 405, path
 
 
 @pytest.mark.wire("head")
@@ -126,14 +123,11 @@ def test_head_of_what_is_followed_begins_nothing_and_stops_nothing() -> None:
 
 
 @pytest.mark.wire("head")
-def test_head_of_a_file_has_its_length_and_no_body() -> None:
-    async def main() -> None:
-        async with serving() as site:
-            head, whole = [await site.ask(method, "/docs/assets/swagger-ui.css") for method in ("HEAD", "GET")]
-        assert (head.status_code, head.content) == (200, b"")
-        assert head.headers["content-length"] == str(len(whole.content))
-
-    in_real_time(main())
+async def test_head_of_a_file_has_its_length_and_no_body() -> None:
+    async with serving() as site:
+        head, whole = [await site.ask(method, "/docs/assets/swagger-ui.css") for method in ("HEAD", "GET")]
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
 
 
 def test_every_dialect_is_asked() -> None:

@@ -101,16 +101,13 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize("more", PARAMETERS)
-def test_parameters_are_read_as_psql_reads_them(postgres: Postgres, more: str) -> None:
+async def test_parameters_are_read_as_psql_reads_them(postgres: Postgres, more: str) -> None:
     """psql takes all of these as well, if it is new enough."""
 
-    async def main() -> None:
-        database = database_at(f"{postgres.url('postgres')}&{more}")
-        async with database.reading() as connection:
-            assert await connection.scalar(text("SELECT 1")) == 1
-        await database.aclose()
-
-    run(main())
+    database = database_at(f"{postgres.url('postgres')}&{more}")
+    async with database.reading() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+    await database.aclose()
 
 
 @pytest.mark.parametrize(
@@ -123,14 +120,11 @@ def test_parameters_are_read_as_psql_reads_them(postgres: Postgres, more: str) -
         ("application_name=a%20%2B+c", "a ++c"),
     ],
 )
-def test_connections_bear_the_name_that_the_url_gives_them(postgres: Postgres, more: str, name: str) -> None:
-    async def main() -> None:
-        database = database_at(f"{postgres.url('postgres')}&{more}")
-        async with database.reading() as connection:
-            assert await connection.scalar(text("SELECT current_setting('application_name')")) == name
-        await database.aclose()
-
-    run(main())
+async def test_connections_bear_the_name_that_the_url_gives_them(postgres: Postgres, more: str, name: str) -> None:
+    database = database_at(f"{postgres.url('postgres')}&{more}")
+    async with database.reading() as connection:
+        assert await connection.scalar(text("SELECT current_setting('application_name')")) == name
+    await database.aclose()
 
 
 @pytest.mark.parametrize(
@@ -231,25 +225,22 @@ def test_a_file_that_is_no_database_is_said_to_be_unavailable(caplog: pytest.Log
     assert "IsADirectoryError" in unavailable(f"sqlite:///{tmp_path}/directory", caplog)
 
 
-def test_a_file_that_somebody_else_writes_to_is_waited_for_but_not_for_ever(
+async def test_a_file_that_somebody_else_writes_to_is_waited_for_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_a_file, "WAIT", 0.2)
     url = f"sqlite:///{tmp_path}/gateway.db"
 
-    async def main() -> None:
-        async with opened(url) as store:
-            await store.add_agent(ME, agent())
-            with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
-                adding = [store.add_agent(ME, agent(str(number))) for number in range(3)]
-                came = await asyncio.gather(*adding, return_exceptions=True)
-                assert [type(each) for each in came] == [StoreUnavailable] * 3
-                assert await store.agent(ME, "a") == agent()  # readers wait for nobody
-                other.execute("ROLLBACK")
-            assert await store.add_agent(ME, agent("b"))
-
-    run(main())
+    async with opened(url) as store:
+        await store.add_agent(ME, agent())
+        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            adding = [store.add_agent(ME, agent(str(number))) for number in range(3)]
+            came = await asyncio.gather(*adding, return_exceptions=True)
+            assert [type(each) for each in came] == [StoreUnavailable] * 3
+            assert await store.agent(ME, "a") == agent()  # readers wait for nobody
+            other.execute("ROLLBACK")
+        assert await store.add_agent(ME, agent("b"))
 
 
 def test_a_full_disk_is_said_to_be_and_nothing_is_half_done(
@@ -324,7 +315,7 @@ def another_file(path: Path) -> Iterator[None]:
         (another_file, "FileNotFoundError ENOENT"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_told_at_once_until_it_can_be(
+async def test_a_file_that_cannot_be_written_is_told_at_once_until_it_can_be(
     gone: Callable[[Path], AbstractContextManager[None]],
     trouble: str,
     tmp_path: Path,
@@ -333,27 +324,24 @@ def test_a_file_that_cannot_be_written_is_told_at_once_until_it_can_be(
     monkeypatch.setattr(in_a_file, "WAIT", 0.1)
     path = tmp_path / "gateway.db"
 
-    async def main() -> None:
-        async with opened(f"sqlite:///{path}") as store:
-            await store.check()
-            assert seen(store) == (True, None)
-            with gone(path):
+    async with opened(f"sqlite:///{path}") as store:
+        await store.check()
+        assert seen(store) == (True, None)
+        with gone(path):
+            with pytest.raises(StoreUnavailable):
+                await store.check()
+            assert seen(store) == (False, trouble)
+            if gone is not full_disk:  # nor can anything else be written, which is what counts
+                store.observe(None)
                 with pytest.raises(StoreUnavailable):
-                    await store.check()
+                    await store.add_agent(ME, agent())
                 assert seen(store) == (False, trouble)
-                if gone is not full_disk:  # nor can anything else be written, which is what counts
-                    store.observe(None)
-                    with pytest.raises(StoreUnavailable):
-                        await store.add_agent(ME, agent())
-                    assert seen(store) == (False, trouble)
-            assert await store.agent(ME, "b") is None
-            assert seen(store) == (False, trouble)  # to be read is not enough
-            await store.check()
-            assert seen(store) == (True, None)
-            assert await store.add_agent(ME, agent("b"))
-            assert (await store.items(ME, (), 10, 0)).total == (await store.items("", (), 10, 0)).total == 0
-
-    run(main())
+        assert await store.agent(ME, "b") is None
+        assert seen(store) == (False, trouble)  # to be read is not enough
+        await store.check()
+        assert seen(store) == (True, None)
+        assert await store.add_agent(ME, agent("b"))
+        assert (await store.items(ME, (), 10, 0)).total == (await store.items("", (), 10, 0)).total == 0
 
 
 def seen(store: SqlStore) -> tuple[bool, str | None]:
@@ -377,19 +365,16 @@ def test_a_disk_without_room_is_found_out_by_asking_for_some(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_check_that_began_before_something_failed_does_not_say_that_all_is_well(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with opened(f"sqlite:///{tmp_path}/gateway.db") as store:
-            checking = asyncio.ensure_future(store.check())
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            store.observe("OperationalError SQLITE_FULL")
-            await checking
-            assert seen(store) == (False, "OperationalError SQLITE_FULL")
-            await store.check()
-            assert seen(store) == (True, None)
-
-    run(main())
+async def test_a_check_that_began_before_something_failed_does_not_say_that_all_is_well(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path}/gateway.db") as store:
+        checking = asyncio.ensure_future(store.check())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        store.observe("OperationalError SQLITE_FULL")
+        await checking
+        assert seen(store) == (False, "OperationalError SQLITE_FULL")
+        await store.check()
+        assert seen(store) == (True, None)
 
 
 @pytest.mark.wire("readiness", "health")
@@ -488,7 +473,7 @@ def test_opening_leaves_the_logging_of_the_application_as_it_was(url: str) -> No
 # -- what happens meanwhile -------------------------------------------------------------------------------------------
 
 
-def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
+async def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
     chance = random.Random(7)
     left: list[Any] = []
 
@@ -497,37 +482,31 @@ def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
         await store.turns(ME, "c")
         await store.change_turn(ME, added, replace(added, state=TurnState.COMPLETED))
 
-    async def main() -> None:
+    async with opened(url) as store:
+        await store.add_conversation(ME, conversation())
+        for round_ in range(20):
+            tasks = [asyncio.ensure_future(add(store, 100 * round_ + number)) for number in range(6)]
+            await asyncio.sleep(chance.random() * 0.03)
+            for task in tasks:
+                task.cancel()
+            left.extend(await asyncio.gather(*tasks, return_exceptions=True))  # with all that they refer to
+            assert await store.add_agent(ME, agent(str(round_)))
+            for each in await store.turns(ME, "c", states=[TurnState.STARTING]):
+                await store.change_turn(ME, each, replace(each, state=TurnState.UNKNOWN))
+    assert {type(each) for each in left} <= {type(None), Busy, asyncio.CancelledError}
+    async with opened(url) as store:
+        kept = await store.turns(ME, "c", newest_first=False)
+        assert [each.number for each in kept] == list(range(1, len(kept) + 1))
+        assert [each.id for each in kept if each.state.active] in ([], [kept[-1].id])
+
+
+async def test_what_was_closed_can_be_opened_again(url: str) -> None:
+    for number in range(3):
         async with opened(url) as store:
-            await store.add_conversation(ME, conversation())
-            for round_ in range(20):
-                tasks = [asyncio.ensure_future(add(store, 100 * round_ + number)) for number in range(6)]
-                await asyncio.sleep(chance.random() * 0.03)
-                for task in tasks:
-                    task.cancel()
-                left.extend(await asyncio.gather(*tasks, return_exceptions=True))  # with all that they refer to
-                assert await store.add_agent(ME, agent(str(round_)))
-                for each in await store.turns(ME, "c", states=[TurnState.STARTING]):
-                    await store.change_turn(ME, each, replace(each, state=TurnState.UNKNOWN))
-        assert {type(each) for each in left} <= {type(None), Busy, asyncio.CancelledError}
-        async with opened(url) as store:
-            kept = await store.turns(ME, "c", newest_first=False)
-            assert [each.number for each in kept] == list(range(1, len(kept) + 1))
-            assert [each.id for each in kept if each.state.active] in ([], [kept[-1].id])
-
-    run(main())
-
-
-def test_what_was_closed_can_be_opened_again(url: str) -> None:
-    async def main() -> None:
-        for number in range(3):
-            async with opened(url) as store:
-                assert await store.add_agent(ME, agent(str(number)))
-                await store.open()
-        async with opened(url) as store:
-            assert (await store.agents(ME, Query())).total == 3
-
-    run(main())
+            assert await store.add_agent(ME, agent(str(number)))
+            await store.open()
+    async with opened(url) as store:
+        assert (await store.agents(ME, Query())).total == 3
 
 
 # -- when it has gone -------------------------------------------------------------------------------------------------

@@ -364,20 +364,17 @@ def test_a_page_for_people_is_an_error_of_the_host_and_is_not_quoted(connect: Co
     "status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
 )
 @pytest.mark.parametrize("ask", [get_run, create_run])
-def test_a_redirect_is_not_followed_and_takes_no_token_elsewhere(
+async def test_a_redirect_is_not_followed_and_takes_no_token_elsewhere(
     connect: Connect, status: str, ask: Ask[object]
 ) -> None:
-    async def play() -> None:
-        async with raw_host(saying(answer(RUN))) as elsewhere:
-            for location in ("/elsewhere", elsewhere.url, f"//{elsewhere.url.removeprefix('http://')}/x"):
-                headers = (f"Location: {location}", f"Content-Location: {location}", f"Refresh: 0; url={location}")
-                async with raw_host(saying(answer(b"{}", *headers, status=status))) as host:
-                    with pytest.raises(errors.UpstreamError):
-                        await asked(connect(host.url), ask)
-                assert len(host.requests) == 1
-            assert elsewhere.connections == 0
-
-    asyncio.run(play())
+    async with raw_host(saying(answer(RUN))) as elsewhere:
+        for location in ("/elsewhere", elsewhere.url, f"//{elsewhere.url.removeprefix('http://')}/x"):
+            headers = (f"Location: {location}", f"Content-Location: {location}", f"Refresh: 0; url={location}")
+            async with raw_host(saying(answer(b"{}", *headers, status=status))) as host:
+                with pytest.raises(errors.UpstreamError):
+                    await asked(connect(host.url), ask)
+            assert len(host.requests) == 1
+        assert elsewhere.connections == 0
 
 
 @pytest.mark.parametrize(
