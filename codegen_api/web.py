@@ -247,6 +247,15 @@ def needs(scope: str | None) -> dict[str, str | None]:
     return {SCOPE: scope}
 
 
+Responses = dict[int | str, dict[str, Any]]
+"""What a route answers, in the form that FastAPI takes."""
+
+
+def operation(summary: str, scope: str | None, responses: Responses) -> dict[str, Any]:
+    """What a route for callers says of itself: what it does, in a few words, which scope they need, what it answers."""
+    return {"summary": summary, "responses": responses, "openapi_extra": needs(scope)}
+
+
 async def _count(request: Request, caller: Caller) -> None:
     """Count this request of ``caller``, where the deployment counts; the edge will say in the answer what is left.
 

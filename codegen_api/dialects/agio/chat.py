@@ -20,7 +20,7 @@ from codegen_api.runs import Json
 from codegen_api.sse import Begins
 from codegen_api.stores import Agent, Conversation
 from codegen_api.upstreams import NewRun, require_few_bytes
-from codegen_api.web import WantedOrganization, needs
+from codegen_api.web import WantedOrganization, operation
 
 router = routes_about("chat")
 
@@ -31,17 +31,19 @@ TITLE_CHARACTERS = 100
 
 @router.post(
     "/api/chat",
-    summary="Talk to an agent",
-    responses=answers.located(
-        answers.streamed(
-            answers.Answer,
-            f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before"
-            " which white space comes as a sign of life.",
-            402,
-            409,
-        )
+    **operation(
+        "Talk to an agent",
+        WRITE,
+        answers.located(
+            answers.streamed(
+                answers.Answer,
+                f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before"
+                " which white space comes as a sign of life.",
+                402,
+                409,
+            )
+        ),
     ),
-    openapi_extra=needs(WRITE),
 )
 async def chat(
     request: Request,

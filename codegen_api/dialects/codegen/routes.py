@@ -16,7 +16,7 @@ from codegen_api.intake import CallerFirst
 from codegen_api.parts import Door, Idempotent
 from codegen_api.runs import Run, to_json
 from codegen_api.upstreams import Listing, NewRun, RunFilter
-from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, needs, replayed
+from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, operation, replayed
 
 T = TypeVar("T")
 
@@ -71,23 +71,21 @@ def require_whole(came: int, limit: int, *, at_end: bool) -> None:
         raise UpstreamError(f"{why}: ask for a limit of {came} or less.")
 
 
-@router.get("/v1/users/me", summary="Who am I", responses=schemas.ME, openapi_extra=needs(None))
+@router.get("/v1/users/me", **operation("Who am I", None, schemas.ME))
 async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
     """The user behind the token. Who is no user of the host has a number here all the same, which stays theirs."""
     fields = user_fields(caller.principal) if caller.shared else (await gateway.me(caller)).fields
     return json_response(to_json(fields))
 
 
-@router.get(
-    "/v1/organizations", summary="List organizations", responses=schemas.ORGANIZATIONS, openapi_extra=needs(READ)
-)
+@router.get("/v1/organizations", **operation("List organizations", READ, schemas.ORGANIZATIONS))
 async def get_organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
     listing = await whole(lambda *stretch: gateway.organizations(caller, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
-@router.get(BELOW + "/users", summary="List users", responses=schemas.USERS, openapi_extra=needs(READ))
+@router.get(BELOW + "/users", **operation("List users", READ, schemas.USERS))
 async def get_users(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
@@ -96,7 +94,7 @@ async def get_users(
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
-@router.get(BELOW + "/users/{user_id}", summary="Get a user", responses=schemas.USER, openapi_extra=needs(READ))
+@router.get(BELOW + "/users/{user_id}", **operation("Get a user", READ, schemas.USER))
 async def get_user(
     gateway: Door,
     caller: Asker,
@@ -107,7 +105,7 @@ async def get_user(
     return json_response(to_json((await gateway.user(caller, organization, str(user_id))).fields))
 
 
-@router.get(BELOW + "/repos", summary="List repositories", responses=schemas.REPOSITORIES, openapi_extra=needs(READ))
+@router.get(BELOW + "/repos", **operation("List repositories", READ, schemas.REPOSITORIES))
 async def get_repositories(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
@@ -117,10 +115,7 @@ async def get_repositories(
 
 
 @router.get(
-    BELOW + "/repositories",
-    summary="List repositories, as the host's CLI asks",
-    responses=schemas.REPOSITORIES,
-    openapi_extra=needs(READ),
+    BELOW + "/repositories", **operation("List repositories, as the host's CLI asks", READ, schemas.REPOSITORIES)
 )
 async def get_repositories_for_cli(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
@@ -129,7 +124,7 @@ async def get_repositories_for_cli(
     return await get_repositories(gateway, caller, organization, skip, limit)
 
 
-@router.post(BELOW + "/agent/run", summary="Start a run", responses=schemas.DONE, openapi_extra=needs(WRITE))
+@router.post(BELOW + "/agent/run", **operation("Start a run", WRITE, schemas.DONE))
 async def create_agent_run(
     gateway: Door,
     idempotency: Idempotent,
@@ -146,7 +141,7 @@ async def create_agent_run(
     return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@router.get(BELOW + "/agent/runs", summary="List runs", responses=schemas.RUNS, openapi_extra=needs(READ))
+@router.get(BELOW + "/agent/runs", **operation("List runs", READ, schemas.RUNS))
 async def list_agent_runs(
     gateway: Door,
     caller: Asker,
@@ -173,15 +168,13 @@ async def list_agent_runs(
     return json_response(runs_page(found, skip, limit))
 
 
-@router.get(BELOW + "/agent/run/{agent_run_id}", summary="Get a run", responses=schemas.RUN, openapi_extra=needs(READ))
+@router.get(BELOW + "/agent/run/{agent_run_id}", **operation("Get a run", READ, schemas.RUN))
 async def get_agent_run(gateway: Door, caller: Asker, organization: Organization, run_id: RunId) -> Response:
     """A run as it is now."""
     return json_response(to_json(run_fields(await gateway.get(caller, organization, str(run_id)))))
 
 
-@router.post(
-    BELOW + "/agent/run/resume", summary="Go on with a run", responses=schemas.DONE, openapi_extra=needs(WRITE)
-)
+@router.post(BELOW + "/agent/run/resume", **operation("Go on with a run", WRITE, schemas.DONE))
 async def resume_agent_run(
     gateway: Door,
     idempotency: Idempotent,
@@ -197,7 +190,7 @@ async def resume_agent_run(
     return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@router.post(BELOW + "/agent/run/ban", summary="Ban a run", responses=schemas.BAN, openapi_extra=needs(WRITE))
+@router.post(BELOW + "/agent/run/ban", **operation("Ban a run", WRITE, schemas.BAN))
 async def ban_all_checks_for_agent_run(
     gateway: Door,
     caller: Asker,
@@ -209,7 +202,7 @@ async def ban_all_checks_for_agent_run(
     return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": True}))
 
 
-@router.post(BELOW + "/agent/run/unban", summary="Lift a ban", responses=schemas.BAN, openapi_extra=needs(WRITE))
+@router.post(BELOW + "/agent/run/unban", **operation("Lift a ban", WRITE, schemas.BAN))
 async def unban_all_checks_for_agent_run(
     gateway: Door,
     caller: Asker,
@@ -222,10 +215,7 @@ async def unban_all_checks_for_agent_run(
 
 
 @router.post(
-    BELOW + "/agent/run/remove-from-pr",
-    summary="Remove the agent from a pull request",
-    responses=schemas.BAN,
-    openapi_extra=needs(WRITE),
+    BELOW + "/agent/run/remove-from-pr", **operation("Remove the agent from a pull request", WRITE, schemas.BAN)
 )
 async def remove_codegen_from_pr(
     gateway: Door,
@@ -238,10 +228,7 @@ async def remove_codegen_from_pr(
 
 
 @router.get(
-    "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs",
-    summary="Read the log",
-    responses=schemas.LOGS,
-    openapi_extra=needs(READ),
+    "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", **operation("Read the log", READ, schemas.LOGS)
 )
 async def get_agent_run_logs(
     gateway: Door,

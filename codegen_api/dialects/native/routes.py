@@ -44,6 +44,7 @@ from codegen_api.web import (
     json_response,
     named,
     needs,
+    operation,
     replayed,
     timestamp,
 )
@@ -126,20 +127,14 @@ Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
 
-@runs.get(
-    "/users/me", summary="Who am I", tags=["Users and organizations"], responses=schemas.ME, openapi_extra=needs(None)
-)
+@runs.get("/users/me", **operation("Who am I", None, schemas.ME), tags=["Users and organizations"])
 async def me(gateway: Door, caller: Asker) -> Response:
     """The user behind the token, as the host knows them, or as whoever gave it out does."""
     return json_response(to_json((await gateway.me(caller)).fields))
 
 
 @runs.get(
-    "/organizations",
-    summary="List organizations",
-    tags=["Users and organizations"],
-    responses=schemas.ORGANIZATIONS,
-    openapi_extra=needs(READ),
+    "/organizations", **operation("List organizations", READ, schemas.ORGANIZATIONS), tags=["Users and organizations"]
 )
 async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
@@ -148,14 +143,7 @@ async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Lim
     return json_response(to_json({"items": items, **paging_fields(listing.paging), "next_skip": listing.next(skip)}))
 
 
-@runs.post(
-    "/agent-runs",
-    status_code=201,
-    summary="Start a run",
-    tags=["Runs"],
-    responses=schemas.CREATED,
-    openapi_extra=needs(WRITE),
-)
+@runs.post("/agent-runs", **operation("Start a run", WRITE, schemas.CREATED), status_code=201, tags=["Runs"])
 async def create_run(
     request: Request,
     gateway: Door,
@@ -184,7 +172,7 @@ async def create_run(
     return json_response(to_json(run_fields(outcome.run)), 201, {"Location": location, **replayed(outcome)})
 
 
-@runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
+@runs.get("/agent-runs", **operation("List runs", READ, schemas.RUNS), tags=["Runs"])
 async def list_runs(
     request: Request,
     gateway: Door,
@@ -210,20 +198,14 @@ async def list_runs(
     return json_response(to_json({**listing_fields(found.listing), "next_skip": found.next_skip}))
 
 
-@runs.get("/agent-runs/{id}", summary="Get a run", tags=["Runs"], responses=schemas.RUN, openapi_extra=needs(READ))
+@runs.get("/agent-runs/{id}", **operation("Get a run", READ, schemas.RUN), tags=["Runs"])
 async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """A run as it is now."""
     organization = await gateway.organization(caller, wanted)
     return json_response(to_json(run_fields(await gateway.get(caller, organization, run_id))))
 
 
-@runs.post(
-    "/agent-runs/{id}/resume",
-    summary="Go on with a run",
-    tags=["Runs"],
-    responses=schemas.RESUMED,
-    openapi_extra=needs(WRITE),
-)
+@runs.post("/agent-runs/{id}/resume", **operation("Go on with a run", WRITE, schemas.RESUMED), tags=["Runs"])
 async def resume_run(
     gateway: Door,
     idempotency: Idempotent,
@@ -243,13 +225,7 @@ async def resume_run(
     return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@runs.post(
-    "/agent-runs/{id}/cancel",
-    summary="Stop a run",
-    tags=["Runs"],
-    responses=schemas.CANCELLED,
-    openapi_extra=needs(WRITE),
-)
+@runs.post("/agent-runs/{id}/cancel", **operation("Stop a run", WRITE, schemas.CANCELLED), tags=["Runs"])
 async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """Stop a run, where the host can.
 
@@ -260,9 +236,7 @@ async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, r
     return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
 
 
-@runs.get(
-    "/agent-runs/{id}/logs", summary="Read the log", tags=["Logs"], responses=schemas.LOGS, openapi_extra=needs(READ)
-)
+@runs.get("/agent-runs/{id}/logs", **operation("Read the log", READ, schemas.LOGS), tags=["Logs"])
 async def read_logs(
     request: Request,
     gateway: Door,
@@ -289,11 +263,9 @@ async def read_logs(
 
 @runs.post(
     "/agent-runs/{id}/logs/stream-ticket",
+    **operation("Get a ticket for the live log", READ, schemas.TICKET),
     status_code=201,
-    summary="Get a ticket for the live log",
     tags=["Logs"],
-    responses=schemas.TICKET,
-    openapi_extra=needs(READ),
 )
 async def create_stream_ticket(
     request: Request, gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from codegen_api.dialects import Images, Prompt
 from codegen_api.runs import RunStatus
-from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
+from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, Responses, described_error
 
 RUN_EXAMPLE: dict[str, Any] = {
     "id": 12345,
@@ -292,8 +292,6 @@ EVENT: dict[str, Any] = {
         "retry": {"type": "integer"},
     },
 }
-
-Responses = dict[int | str, dict[str, Any]]
 
 _NO_TICKETS = ("tickets_not_configured", "This deployment has no key to seal and open tickets with.")
 _OVER = ("run_ended", "The run is over: there is nothing to stop any more.")
