@@ -1,24 +1,37 @@
-"""The pages that show the API, with assets of our own: they work without the internet."""
+"""What shows the API: its description, and pages with assets of our own, which work without the internet."""
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse, Response
 
+from codegen_api.aside import aside
 from codegen_api.errors import NotFound
+from codegen_api.runs import to_json
+from codegen_api.web import json_response
 
 ASSETS = "/docs/assets"
 
 
 def install(app: FastAPI) -> None:
-    """Serve ``/docs`` and ``/redoc``. The assets are those that the package fastapi-offline carries."""
+    """Serve ``/openapi.json``, ``/docs`` and ``/redoc``. The assets are those of the package fastapi-offline."""
     package = importlib.util.find_spec("fastapi_offline")
     assert package is not None  # noqa: S101 - it is a dependency
     assert package.origin is not None  # noqa: S101 - and no namespace package
     assets = {path.name: path for path in (Path(package.origin).parent / "static").iterdir()}
+
+    @lru_cache(maxsize=1)
+    def description(root: str) -> bytes:
+        document = app.openapi()  # which takes half a second, the first time
+        return to_json({**document, "servers": [{"url": root}]} if root else document)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        return json_response(await aside(description, request.scope.get("root_path", "")))
 
     @app.get(ASSETS + "/{name}", include_in_schema=False)
     async def asset(name: str) -> FileResponse:

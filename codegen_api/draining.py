@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from types import FrameType
+from typing import Literal
 
 from codegen_api.telemetry import logger
 
@@ -21,35 +22,28 @@ SIGINT_SECONDS = 2.0
 
 
 class Drain:
-    """Takes SIGTERM and SIGINT for as long as the application runs.
-
-    ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
-    take nothing; ``give_up`` ends the requests that are not answered ``request_seconds`` after that. ``says``: log that
-    it begins; of several workers their parent does.
+    """Takes SIGTERM and SIGINT for as long as the application runs. Streams have ``seconds`` to end, and what is then
+    not answered has ``request_seconds`` more. ``says``: log that it begins; of several workers their parent does.
     """
 
-    def __init__(
-        self,
-        empty: Callable[[float], Awaitable[None]],
-        cut: Callable[[], None],
-        give_up: Callable[[], None],
-        seconds: float,
-        request_seconds: float = REQUEST_SECONDS,
-        *,
-        says: bool = True,
-    ) -> None:
-        self.begun = False
-        self._empty = empty
-        self._cut = cut
-        self._give_up = give_up
+    def __init__(self, seconds: float, request_seconds: float = REQUEST_SECONDS, *, says: bool = True) -> None:
+        self.phase: Literal["starting", "ready", "draining"] = "starting"
         self._seconds = seconds
         self._request_seconds = request_seconds
         self._says = says
         self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def take_signals(self) -> None:
-        """From now on the signals come here; only a process's main thread can do that."""
+    def take_signals(
+        self, empty: Callable[[float], Awaitable[None]], cut: Callable[[], None], give_up: Callable[[], None]
+    ) -> None:
+        """All is ready, and from now on the signals come here; only a process's main thread can do that.
+
+        ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
+        take nothing; ``give_up`` ends the requests that are not answered in time.
+        """
+        self.phase = "ready"
+        self._empty, self._cut, self._give_up = empty, cut, give_up
         if threading.current_thread() is not threading.main_thread():
             return
         loop = asyncio.get_running_loop()
@@ -73,7 +67,7 @@ class Drain:
             self._hand_on(number)
 
     async def _drain(self, number: int, seconds: float, more: float) -> None:
-        self.begun = True
+        self.phase = "draining"
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         if self._says:

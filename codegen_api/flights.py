@@ -34,9 +34,18 @@ class Flights(Generic[K, V]):
         if not task.cancelled():
             task.exception()  # mark it as seen: all who asked may have left
 
-    async def aclose(self) -> None:
-        """End what is under way."""
+    async def landed(self, key: K, *, within: float) -> bool:
+        """Wait for the call with this key, if there is one; whether there was."""
+        task = self._tasks.get(key)
+        if task is not None:
+            await asyncio.wait({task}, timeout=within)
+        return task is not None
+
+    async def aclose(self, *, within: float = 0.0) -> None:
+        """End what is under way, when it has had so many seconds."""
         tasks = list(self._tasks.values())
+        if tasks and within > 0:
+            await asyncio.wait(tasks, timeout=within)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,13 +14,7 @@ from dataclasses import replace
 from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
-from codegen_api.errors import (
-    Forbidden,
-    OrganizationRequired,
-    RunEnded,
-    Unsupported,
-    UpstreamFailure,
-)
+from codegen_api.errors import Forbidden, OrganizationRequired, RunEnded, Unsupported, UpstreamError, UpstreamFailure
 from codegen_api.flights import Flights
 from codegen_api.following import (
     Attendant,
@@ -101,7 +95,7 @@ class Gateway:
         self._reads = Reads(upstream, portions, turns.take)
         self._own_runs = OwnRuns(self._reads, self._ownership, upstream.page_size)
         self._rights = Rights(self._reads.run)
-        self.hub = Hub(
+        self._hub = Hub(
             upstream,
             broker,
             self._rights,
@@ -192,6 +186,8 @@ class Gateway:
             choices = await self.organizations(caller, 0, self._upstream.page_size)
             if len(choices.items) != 1:
                 raise OrganizationRequired(details=[choice.fields for choice in choices.items])
+            if choices.next(0) is not None:
+                raise UpstreamError("The host did not list all of your organizations.")
             known = self._only_organization[caller.credential.digest] = choices.items[0].id
         return known
 
@@ -265,9 +261,7 @@ class Gateway:
                 return await self._own_runs.list(caller, organization, skip, limit, only, status, writes=self._writes)
             if status is None:
                 listing = await self._reads.runs(caller.credential, organization, skip, limit, only)
-                behind = skip + listing.length
-                at_end = listing.at_end or behind == listing.paging.total
-                return Found(listing, None if at_end else behind, unseen=bool(listing.gaps))
+                return Found(listing, listing.next(skip), unseen=bool(listing.gaps))
             found = await search(
                 lambda place: self._reads.runs(caller.credential, organization, place, self.page_size, only),
                 lambda run: has_status(run, status),
@@ -298,7 +292,7 @@ class Gateway:
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
                 run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
-        self.hub.resumed(run.ref, run, length)
+        self._hub.resumed(run.ref, run, length)
         return run
 
     async def cancel(self, caller: Caller, organization: str, run_id: str, *, anyway: bool = False) -> Run:
@@ -311,7 +305,7 @@ class Gateway:
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
-        certain = not (anyway or self.hub.resumed_lately(ref))
+        certain = not (anyway or self._hub.resumed_lately(ref))
         with heard(caller):
             with _not_the_order_itself():
                 if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
@@ -319,7 +313,7 @@ class Gateway:
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
                 await cancels.cancel_run(caller.credential, ref)
-                self.hub.cancelled(ref)
+                self._hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
         if certain and run.status in _CAME_TO_AN_END:
             raise RunEnded  # by itself, just then
@@ -356,7 +350,7 @@ class Gateway:
         """
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):
-            return (await self.hub.shown(caller.credential, ref)).run
+            return (await self._hub.shown(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
         """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
@@ -373,7 +367,7 @@ class Gateway:
             await self._admit(caller, organization, run_id, READ)
         right = None if unknown else self._rights.held(credential, ref)
         if right is None:
-            with heard(caller), self.hub.room(credential, ref) as room:
+            with heard(caller), self._hub.room(credential, ref) as room:
                 if room:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
@@ -397,12 +391,28 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             ShuttingDown: this process takes no new viewers.
         """
-        with self._seats.take(caller.principal), self.hub.attend() as attendant:
+        with self._seats.take(caller.principal), self._hub.attend() as attendant:
             yield attendant
+
+    @property
+    def runs_followed(self) -> int:
+        return self._hub.runs_followed
+
+    @property
+    def viewers(self) -> int:
+        return self._hub.viewers
+
+    def touched(self, ref: RunRef) -> None:
+        """Whoever reads this run's log here may be behind, and looks again."""
+        self._hub.touched(ref)
+
+    async def drain(self, seconds: float) -> None:
+        """Ask every viewer to come back elsewhere, spread over ``seconds``; returns when all have left, or then."""
+        await self._hub.drain(seconds)
 
     async def aclose(self) -> None:
         """Stop everything that runs, and let go of every connection."""
-        await self.hub.aclose()
+        await self._hub.aclose()
         await self._gets.aclose()
         await self._log_reads.aclose()
         await self._own_runs.aclose()
@@ -420,7 +430,7 @@ class Gateway:
         finally:
             self._writes += 1
             if ref is not None:
-                self.hub.touched(ref)
+                self._hub.touched(ref)
 
     async def _updates(
         self, caller: Caller, ref: RunRef, right: Right | None, position: Position
@@ -430,7 +440,7 @@ class Gateway:
         with heard(caller), self._seats.take(caller.principal):
             if right is None:
                 whole = caller.shared and self._ownership.deed(ref) is None
-                async with aclosing(self.hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
+                async with aclosing(self._hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
                     async for news in coming:
                         if not isinstance(news, Right):
                             yield news
@@ -441,7 +451,7 @@ class Gateway:
                 if right is None:
                     return  # they are to come back
                 patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
-            async with self.hub.subscribe(caller.credential, right, position, patrol) as subscriber:
+            async with self._hub.subscribe(caller.credential, right, position, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
                         self._note_age(update, opened)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from codegen_api.dialects.native import render_error
+from codegen_api.dialects.native.wire import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
 from codegen_api.telemetry import Trace, log_seldom, trace
 from codegen_api.web import HeadersTooLarge

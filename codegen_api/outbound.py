@@ -98,9 +98,11 @@ class Outbound:
         body: bytes | None,
         headers: list[tuple[str, str]],
         *,
+        order: bool = False,
         unread: bool = False,
     ) -> Answer:
-        """One exchange; ``body`` is JSON. ``unread``: of an answer of success nothing but the status is wanted.
+        """One exchange; ``body`` is JSON. ``order``: the head of an answer of success will do, whatever comes of the
+        rest; ``unread``: none of that is wanted.
 
         Raises:
             UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or not the whole of one
@@ -113,7 +115,7 @@ class Outbound:
         request = self._client.build_request(method, self._root + path, params=query, headers=headers, content=content)
         asked = f"{method} {self._root}{_without_ids(path)}{self._by_way_of}"
         try:
-            response, received = await self._exchange(request, unread=unread)
+            response, received = await self._exchange(request, order=order, unread=unread)
         except errors.UpstreamFailure as error:
             came = error.reason or error.message
             self._observe(came)
@@ -124,7 +126,7 @@ class Outbound:
         except ValueError:
             answer, readable = None, False
         came = _came(response, received, readable)
-        usable = response.status_code < 500 and (readable or (unread and response.is_success))
+        usable = response.status_code < 500 and (readable or (order and response.is_success))
         self._observe(None if usable else came)
         said = response.headers
         return Answer(
@@ -147,20 +149,27 @@ class Outbound:
         since = before.since if before is not None and before.since is not None else now
         self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
 
-    async def _exchange(self, request: httpx.Request, *, unread: bool) -> tuple[httpx.Response, bytearray]:
+    async def _exchange(self, request: httpx.Request, *, order: bool, unread: bool) -> tuple[httpx.Response, bytearray]:
         if self._client.is_closed:
             raise _unheard(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
         # The deadline is no luxury: aiohttp 3.14 waits for ever when a chunked body turns bad half-way.
-        with self._faults(answered=False):
-            async with asyncio.timeout(self._deadline):
-                response = await self._client.send(request, stream=True)
-                try:
-                    if unread and response.is_success:
-                        return response, bytearray()
-                    with self._faults(answered=True):
-                        return response, await _received(response)
-                finally:
-                    await response.aclose()
+        done = None
+        try:
+            with self._faults(answered=False):
+                async with asyncio.timeout(self._deadline):
+                    response = await self._client.send(request, stream=True)
+                    try:
+                        done = response if order and response.is_success else None
+                        if unread and done:
+                            return done, bytearray()
+                        with self._faults(answered=True):
+                            return response, await _received(response)
+                    finally:
+                        await response.aclose()
+        except errors.UpstreamFailure:
+            if done is None:
+                raise
+            return done, bytearray()
 
     @contextmanager
     def _faults(self, *, answered: bool) -> Iterator[None]:

@@ -6,14 +6,69 @@ from codegen_api.flights import Flights
 from codegen_api.identity import Caller
 from codegen_api.ownership import Ownership
 from codegen_api.reads import Reads
-from codegen_api.runs import Paging, Run
+from codegen_api.runs import Paging, Run, RunRef
 from codegen_api.searching import Found, RunIndex, has_status, search
 from codegen_api.upstreams import Listing, RunFilter
 
 LISTS = 16
 """So many lists are remembered: one for each organization, and for each filter of the host's own."""
 
+_ID = 24
+"""Of an id so many bits tell one run from those around it, and which of two is the newer one."""
+_DIGITS, _SHIFT = 10, 3
+"""Bits of a place that are told, which are the first ones, and bits that tell how many follow."""
+_PLACES = 1 << (_DIGITS + (1 << _SHIFT) - 1)
+"""So far a list goes."""
+
 Key = tuple[str, str, RunFilter]
+
+
+class Bookmark:
+    """Where somebody is in a list that is newest first: behind one run, of which the ``number`` is the end of its id.
+    The ``place`` only says about where to look for it, because others start and remove runs meanwhile.
+    """
+
+    def __init__(self, number: int, place: int) -> None:
+        self.number = number
+        self.place = place
+        self._met = False
+
+    @classmethod
+    def read(cls, written: int) -> "Bookmark":
+        told, number = divmod(written, 1 << _ID)
+        digits, shift = divmod(told, 1 << _SHIFT)
+        return cls(number, digits << shift)
+
+    def written(self) -> int:
+        shift = max(0, self.place.bit_length() - _DIGITS)
+        return ((self.place >> shift) << _SHIFT | shift) << _ID | self.number
+
+    def moved(self, ref: RunRef, place: int) -> "Bookmark":
+        """To behind the run at ``place``, or not beyond it where that comes before where it lies."""
+        return Bookmark(_number(ref) if self.precedes(ref) else self.number, place)
+
+    def precedes(self, ref: RunRef) -> bool:
+        """Whether this run, the next one of the list that is looked at, comes behind it."""
+        met, self._met = self._met, self._met or self.number == _number(ref)
+        return met or self.older(ref)
+
+    def older(self, ref: RunRef) -> bool:
+        """Whether this run is older than the one it lies at."""
+        return 0 < (self.number - _number(ref)) % (1 << _ID) < 1 << (_ID - 1)
+
+
+class Front(Bookmark):
+    """Before all runs."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0)
+
+    def older(self, ref: RunRef) -> bool:
+        return True
+
+
+def _number(ref: RunRef) -> int:
+    return int(ref.id) % (1 << _ID)
 
 
 class OwnRuns:
@@ -41,6 +96,7 @@ class OwnRuns:
         number of ``writes`` are one.
         """
         sealed = self._ownership.unseal(skip)
+        mark = Front() if sealed is None else Bookmark.read(sealed)
         key = (caller.credential.digest, organization, only)
         index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
         marks = self._ownership.marks_of(caller)
@@ -53,18 +109,30 @@ class OwnRuns:
             index.take_in(place, listing)
             return listing
 
+        def wanted(run: Run) -> bool:
+            behind = mark.precedes(run.ref)  # which looks at each of them
+            return behind and self._ownership.sees(caller, run) and (status is None or has_status(run, status))
+
         found = await search(
             read,
-            lambda run: self._ownership.sees(caller, run) and (status is None or has_status(run, status)),
+            wanted,
             next_place=lambda place: index.next(place, marks.__contains__),
-            place=sealed or 0,
+            place=mark.place,
+            passed=lambda page: mark.older(page.items[0].ref) if page.items else not page.length,
             passing=skip if sealed is None else 0,
             limit=limit,
         )
+        on = found.next_place
+        if on is not None:
+            if found.last is None:
+                mark = Bookmark(mark.number, on)
+            else:
+                known = index.at(on - 1)  # nothing of theirs is before that place
+                mark = mark.moved(*found.last) if known is None else mark.moved(known, on - 1)
+            on = self._ownership.seal(mark.written()) if mark.place < _PLACES else None
         # what others have is theirs: neither how many there are nor where in their list is told
-        listing = Listing(found.runs, Paging(None, None, limit, None), found.next_place is None)
-        next_skip = None if found.next_place is None else self._ownership.seal(found.next_place)
-        return Found(listing, next_skip, searched=True, unseen=found.unseen)
+        listing = Listing(found.runs, Paging(None, None, limit, None), on is None)
+        return Found(listing, on, searched=True, unseen=found.unseen)
 
     async def aclose(self) -> None:
         """End what is under way."""

@@ -75,16 +75,16 @@ class Ownership:
         """What ``owner_of`` may give for a run of this caller."""
         return frozenset((None, *(_mark(key, caller.principal) for key in self._keys)))
 
-    def seal(self, place: int) -> int:
-        """A place in a list that holds the runs of others too, as a number that does not tell how many they are."""
-        return _SEALED | _mixed(self._keys[0], place << _SPARE | secrets.randbits(_RANDOM) << _ZEROS)
+    def seal(self, number: int) -> int:
+        """``number``, of ``SEALABLE`` bits, as another that tells nothing of it, not even whether two are the same."""
+        return _SEALED | _mixed(self._keys[0], number << _SPARE | secrets.randbits(_SPARE - _ZEROS) << _ZEROS)
 
-    def unseal(self, number: int) -> int | None:
-        """The place that was sealed; None for a number that does not come of ``seal``."""
-        for key in self._keys if number >> 52 == 1 else []:
-            place, spare = divmod(_mixed(key, number & (_SEALED - 1), back=True), 1 << _SPARE)
+    def unseal(self, sealed: int) -> int | None:
+        """What was sealed; None for a number that does not come of ``seal``."""
+        for key in self._keys if sealed >> 52 == 1 else []:
+            number, spare = divmod(_mixed(key, sealed & (_SEALED - 1), back=True), 1 << _SPARE)
             if spare % (1 << _ZEROS) == 0:
-                return place
+                return number
         return None
 
     def require(self, caller: Caller, deed: Deed, scope: str) -> None:
@@ -115,10 +115,11 @@ def _mark(key: bytes, principal: Principal) -> str:
 
 
 _SEALED = 1 << 52
-"""Set in sealed places, which have 52 bits below it: readers of JSON take no whole number beyond 53 bits."""
+"""Set in sealed numbers, which have 52 bits below it: readers of JSON take no whole number beyond 53 bits."""
 _HALF = 26
-_SPARE, _RANDOM, _ZEROS = 24, 14, 10
-"""Below a place there are so many bits: random ones, so that equal places do not look equal, and zeros as a check."""
+_SPARE, _ZEROS = 15, 6
+"""So many bits are beside what is sealed: random ones, and zeros as a check."""
+SEALABLE = 2 * _HALF - _SPARE
 
 
 def _mixed(key: bytes, number: int, *, back: bool = False) -> int:

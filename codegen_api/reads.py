@@ -8,7 +8,7 @@ from typing import TypeVar
 import stamina
 
 from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamUnreachable
-from codegen_api.following import Portions, listing_of, page_of, proven
+from codegen_api.following import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Page, Run, RunRef
 from codegen_api.upstreams import Listing, Members, Organization, Repositories, Repository, RunFilter, Upstream, User
@@ -78,17 +78,18 @@ class Reads:
         )
 
     async def log(self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool) -> Page:
-        def read(start: int, amount: int) -> Awaitable[Page]:
+        def read(start: int, amount: int, tries: int) -> Awaitable[Page]:
             return patiently(
                 self._fairly(
                     credential,
                     lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
                 ),
-                in_pieces=True,
+                in_pieces=tries,
             )
 
         # counted from the end, what is at a place is another entry as soon as the log has grown
         portion = self._portions.of((ref, newest_first), fixed=not newest_first)
+        portion.size = min(portion.size, self._portions.of((ref, not newest_first), fixed=newest_first).size)
         return await page_of(proven(read), after, limit, portion, lambda: self._upstream.placeholder(ref))
 
     async def _list(
@@ -99,10 +100,11 @@ class Reads:
         skip: int,
         limit: int,
     ) -> Listing[T]:
-        async def reading(start: int, amount: int) -> Listing[T]:
-            return await patiently(self._fairly(credential, lambda: read(start, amount)), in_pieces=True)
+        async def reading(start: int, amount: int, tries: int) -> Listing[T]:
+            return await patiently(self._fairly(credential, lambda: read(start, amount)), in_pieces=tries)
 
-        return await listing_of(proven(reading), skip, limit, self._portions.of(key))
+        portion = self._portions.of(key)
+        return await listing_of(proven(reading), skip, limit, portion)
 
     def _fairly(self, credential: Credential, read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         async def when_it_is_fair() -> T:
@@ -112,16 +114,21 @@ class Reads:
         return when_it_is_fair
 
 
-async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: bool = False) -> T:
+async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
     """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something.
 
-    ``in_pieces``: what does not come whole is better asked for in smaller pieces.
+    ``in_pieces``: what does not come after so many tries is better asked for in smaller pieces.
     """
+    tries = 0
 
     def may_pass(error: Exception) -> bool:
+        nonlocal tries
+        tries += 1
         if not isinstance(error, UpstreamError | UpstreamUnreachable) or error.retry_after is not None:
             return False
-        return not isinstance(error, AnswerCut if in_pieces else AnswerTooLong)
+        if in_pieces and may_be_too_much(error):
+            return tries < in_pieces and not isinstance(error, AnswerCut)
+        return not isinstance(error, AnswerTooLong)
 
     caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
     return await caller(may_pass, read)

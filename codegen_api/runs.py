@@ -52,6 +52,15 @@ class RunStatus(StrEnum):
 _ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
 
 
+def _seconds(moment: str) -> float | None:
+    """A time in seconds since the epoch; None when it is none that can be known."""
+    try:
+        parsed = datetime.fromisoformat(moment)
+        return parsed.timestamp() if parsed.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class RunRef:
     """The name of a run everywhere: taken from the host's answer, so that one run has one name."""
@@ -74,6 +83,11 @@ class Run:
     raw_status: str | None
     fields: Mapping[str, Json]
     marks: Mapping[str, str] | None = None
+
+    @property
+    def created(self) -> float | None:
+        """When the host made it, as of an entry."""
+        return _seconds(str(self.fields.get("created_at")))
 
     def updated(self, newer: "Run") -> "Run":
         """This run as ``newer`` describes it. What ``newer`` does not say, the status too, keeps its last value."""
@@ -118,11 +132,7 @@ class LogEntry:
     @property
     def created(self) -> float | None:
         """When the host made it, in seconds since the epoch; None when the host does not say so in a way we know."""
-        try:
-            moment = datetime.fromisoformat(self.created_at or "")
-            return moment.timestamp() if moment.tzinfo is not None else None
-        except (ValueError, OverflowError):
-            return None
+        return _seconds(self.created_at or "")
 
 
 class StepKind(StrEnum):

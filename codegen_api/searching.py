@@ -15,6 +15,9 @@ INDEXED = 20_000
 MOVED = 200
 """By so many places a list may have moved on between two of its pages, and is still taken for the same."""
 
+STRIDE = 100
+"""By so many places a search goes back at first, when it began behind the place that is meant; then by ever more."""
+
 Wanted = Callable[[Run], bool]
 OwnerOf = Callable[[Run], str | None]
 Listed = tuple[RunRef, str | None]
@@ -37,13 +40,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What was found, and the place in the host's list behind the last run that was looked at; None at its end.
+    """What was found, and the place in the host's list where to go on; None at its end.
 
-    ``total`` is the host's word on how long that list is.
+    ``last`` is the last run that was looked at, and its place; None when it came to none. ``total`` is the host's word
+    on how long that list is.
     """
 
     runs: tuple[Run, ...]
     next_place: int | None
+    last: tuple[RunRef, int] | None
     total: int | None
     unseen: bool
 
@@ -84,6 +89,11 @@ class RunIndex:
                 return at
         return None if self._whole else max(place, len(self._known))
 
+    def at(self, place: int) -> RunRef | None:
+        """The run at this place; None where that is not known."""
+        known = self._known[place] if place < len(self._known) else _UNKNOWN
+        return None if known is _UNKNOWN else known[0]
+
     def _front(self, read: list[Listed]) -> list[Listed]:
         """What is known after the front of the list was read: newer runs push the others on."""
         known = [each for each in self._known if each != _UNKNOWN]
@@ -110,21 +120,32 @@ async def search(
     *,
     next_place: Callable[[int], int | None] = lambda place: place,
     place: int = 0,
+    passed: Callable[[Listing[Run]], bool] = lambda _: False,
     passing: int = 0,
     limit: int = 1,
     pages: int = SEARCHED_PAGES,
 ) -> Search:
     """The first ``limit`` runs that are wanted, from ``place`` on, after ``passing`` others; ``read`` reads a page of
     the list from a place on, and ``next_place`` says where from a place on there may be some; None for nowhere.
+
+    ``passed`` says of a page whether what is meant lies before it: then that is looked for there first.
     """
     found: list[Run] = []
     met: set[RunRef] = set()  # a run that newer ones push on to the next page is met twice
-    unseen = False
-    while pages > 0:
+    last: tuple[RunRef, int] | None = None
+    unseen, stride = False, STRIDE
+    on: int | None = place
+    while pages > 0 and on is not None:
+        place = on
         listing = await read(place)
         pages -= listing.pieces
         unseen = unseen or bool(listing.gaps)
+        if stride and place and passed(listing):
+            on, stride = max(0, place - stride), 2 * stride
+            continue
+        stride = 0
         for index, run in enumerate(listing.items):
+            last = run.ref, place + listing.place(index)
             if run.ref in met or not wanted(run):
                 continue
             met.add(run.ref)
@@ -136,12 +157,9 @@ async def search(
                 behind = listing.place(index) + 1
                 at_end = listing.at_end and behind == listing.length
                 on = None if at_end else next_place(place + behind)
-                return Search(tuple(found), on, listing.paging.total, unseen)
+                return Search(tuple(found), on, last, listing.paging.total, unseen)
         on = None if listing.at_end else next_place(place + listing.length)
-        if on is None:
-            break
-        place = on
-    return Search(tuple(found), on, listing.paging.total, unseen)
+    return Search(tuple(found), on, last, listing.paging.total, unseen)
 
 
 def has_status(run: Run, wanted: str) -> bool:

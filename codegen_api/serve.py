@@ -28,8 +28,9 @@ import uvicorn
 from fastapi import FastAPI
 
 import codegen_api
-from codegen_api.app import DIALECTS, create_app, with_conversations
+from codegen_api.app import create_app
 from codegen_api.auth.keys import new_key
+from codegen_api.build_parts import DIALECTS, with_conversations
 from codegen_api.http1 import Requests
 from codegen_api.identity import SCOPES
 from codegen_api.origins import is_loopback

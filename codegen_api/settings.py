@@ -132,11 +132,15 @@ class Settings(BaseSettings):
     base_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "https://api.codegen.com/v1", description="The hosted API, with or without /v1."
     )
+    upstream: str = Field(
+        "codegen", description="What it speaks: `codegen`, or the name of an upstream that another package adds."
+    )
     org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
     dialects: Names = Field(
         ("native",),
         description="What is spoken here, by commas: `native`, always; `codegen`, the hosted API's own paths;"
-        " `agent_protocol`, as LangGraph's SDKs speak it; `everruns`, Everruns' API; `agio`, Agio's.",
+        " `agent_protocol`, as LangGraph's SDKs speak it; `everruns`, Everruns' API; `agio`, Agio's; or what"
+        " another package adds.",
     )
     auth: Modes = Field(
         ("token",),

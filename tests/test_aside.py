@@ -18,10 +18,8 @@ from codegen_api.following.rights import Rights
 from codegen_api.identity import Credential
 from codegen_api.runs import MOST_DIGITS, Json, Run, RunRef, RunStatus
 from codegen_api.stores.sql import tables
-from tests import virtual
-from tests.dialects.site import run, serving
+from tests.dialects.site import serving
 from tests.stores.things import ME, conversation, opened, turn
-from tests.stores.things import run as run_with_database
 
 IMAGE = "data:image/png;base64," + "A" * 6 * LARGE
 MESSAGES = ({"id": "m", "content": [{"type": "image", "url": IMAGE}]},)
@@ -46,24 +44,21 @@ class Threads:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
-def test_a_create_with_an_image_of_several_mib_is_read_and_written_beside_the_loop(
+async def test_a_create_with_an_image_of_several_mib_is_read_and_written_beside_the_loop(
     headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, written = Threads(monkeypatch, intake, "_read"), Threads(monkeypatch, beside, "to_json")
 
-    async def main() -> None:
-        async with serving(org_id="9") as site:
-            body: dict[str, Any] = {"prompt": "What is this?", "images": [IMAGE]}
-            assert (await site.ask("POST", "/agent-runs", json=body, headers=headers)).status_code == 201
-            assert read.beside == [True]
-            assert True in written.beside or not headers  # the host of this site takes no bytes
-            assert (await site.ask("POST", "/agent-runs", json={"prompt": "Hello"})).status_code == 201
-            assert read.beside == [True, False]
-
-    run(main())
+    async with serving(org_id="9") as site:
+        body: dict[str, Any] = {"prompt": "What is this?", "images": [IMAGE]}
+        assert (await site.ask("POST", "/agent-runs", json=body, headers=headers)).status_code == 201
+        assert read.beside == [True]
+        assert True in written.beside or not headers  # the host of this site takes no bytes
+        assert (await site.ask("POST", "/agent-runs", json={"prompt": "Hello"})).status_code == 201
+        assert read.beside == [True, False]
 
 
-def test_one_thing_is_done_at_a_time() -> None:
+async def test_one_thing_is_done_at_a_time() -> None:
     under_way: list[int] = []
     most = 0
 
@@ -74,12 +69,9 @@ def test_one_thing_is_done_at_a_time() -> None:
         under_way.remove(number)
         return threading.get_ident()
 
-    async def main() -> None:
-        threads = await asyncio.gather(*(aside(work, number) for number in range(50)))
-        assert set(threads) != {threading.get_ident()}
-        assert (len(set(threads)), most) == (1, 1)
-
-    asyncio.run(main())
+    threads = await asyncio.gather(*(aside(work, number) for number in range(50)))
+    assert set(threads) != {threading.get_ident()}
+    assert (len(set(threads)), most) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -121,27 +113,25 @@ def test_a_number_that_takes_long_is_refused_by_name_and_a_text_where_the_host_s
         assert read[0] == digits
 
 
-def test_a_turn_with_an_image_is_written_and_read_beside_the_loop(
+async def test_a_turn_with_an_image_is_written_and_read_beside_the_loop(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed, plain = Threads(monkeypatch, tables, "_parsed"), Threads(monkeypatch, tables, "_plain")
 
-    async def main() -> None:
-        async with opened(f"sqlite:///{tmp_path}/kept") as store:
-            await store.add_conversation(ME, conversation("c"))
-            kept = await store.add_turn(ME, turn("t", conversation="c", messages=MESSAGES))
-            assert await store.turn(ME, "t") == kept
-            assert await store.turns(ME, "c") == (kept,)
-        assert plain.beside == [False, True]
-        assert parsed.beside == [True, True]
-
-    run_with_database(main())
+    async with opened(f"sqlite:///{tmp_path}/kept") as store:
+        await store.add_conversation(ME, conversation("c"))
+        kept = await store.add_turn(ME, turn("t", conversation="c", messages=MESSAGES))
+        assert await store.turn(ME, "t") == kept
+        assert await store.turns(ME, "c") == (kept,)
+    assert plain.beside == [False, True]
+    assert parsed.beside == [True, True]
 
 
 # -- rights -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_rights_that_are_held_are_bounded_in_bytes() -> None:
+@pytest.mark.virtual_time
+async def test_the_rights_that_are_held_are_bounded_in_bytes() -> None:
     asked = 0
 
     async def get(_: Credential, ref: RunRef) -> Run:
@@ -150,20 +140,17 @@ def test_the_rights_that_are_held_are_bounded_in_bytes() -> None:
         metadata: Json = {"long": "x" * (10**7 if ref.id == "huge" else 10**5), "list": [1, "two", {"three": None}]}
         return Run(ref, RunStatus.RUNNING, "ACTIVE", {"metadata": metadata})
 
-    async def main() -> None:
-        rights, credential = Rights(get, at_most=10**6), Credential("secret", "digest")
-        for number in range(100):
-            right = await rights.require(credential, RunRef("9", str(number)))
-            assert rights.held(credential, right.run.ref) is right
-            assert rights._held.currsize <= 10**6
-        assert 5 < len(rights._held) < 10
-        assert rights.held(credential, RunRef("9", "0")) is None
-        huge = RunRef("9", "huge")
-        assert (await rights.require(credential, huge)).run.ref == huge  # which is a right, and none that is held
-        rights.renew(credential, huge)
-        assert rights.held(credential, huge) is None
-        await rights.require(credential, RunRef("9", "99"))
-        assert asked == 101
-        await rights.aclose()
-
-    virtual.run(main())
+    rights, credential = Rights(get, at_most=10**6), Credential("secret", "digest")
+    for number in range(100):
+        right = await rights.require(credential, RunRef("9", str(number)))
+        assert rights.held(credential, right.run.ref) is right
+        assert rights._held.currsize <= 10**6
+    assert 5 < len(rights._held) < 10
+    assert rights.held(credential, RunRef("9", "0")) is None
+    huge = RunRef("9", "huge")
+    assert (await rights.require(credential, huge)).run.ref == huge  # which is a right, and none that is held
+    rights.renew(credential, huge)
+    assert rights.held(credential, huge) is None
+    await rights.require(credential, RunRef("9", "99"))
+    assert asked == 101
+    await rights.aclose()

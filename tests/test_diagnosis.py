@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from codegen_api import create_app
-from codegen_api.app import DIALECTS
+from codegen_api.build_parts import DIALECTS
 from codegen_api.errors import Forbidden, UpstreamError
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.site import Site, lifespan, run, serving, settings
@@ -222,20 +222,17 @@ def test_the_start_says_which_proxies_are_in_the_way(
     assert "hunter2" not in caplog.text
 
 
-def test_an_issuer_in_an_excepted_network_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        issuer = Issuer()
+async def test_an_issuer_in_an_excepted_network_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = Issuer()
 
-        async def publish(conversation: Conversation) -> None:
-            await conversation.say(answer(json.dumps(issuer.jwks).encode()))
+    async def publish(conversation: Conversation) -> None:
+        await conversation.say(answer(json.dumps(issuer.jwks).encode()))
 
-        async with raw_host(publish) as keys, raw_host(saying()) as proxy, raw_host(saying(answer(RUN))) as host:
-            monkeypatch.setenv("HTTP_PROXY", proxy.url)
-            monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,127.0.0.0/8")
-            known = {"jwt_issuer": issuer.name, "jwt_audience": AUDIENCE, "jwt_jwks_url": f"{keys.url}/keys"}
-            more = {"auth": ("jwt",), "api_token": "sk-of-the-deployment", "secret_key": "0" * 64, **known}
-            async with before(host.url, **more) as site:
-                assert (await site.get("/users/me", token=issuer.token("ann"))).status_code == 200
-            assert (len(keys.requests) > 0, proxy.connections) == (True, 0)
-
-    run(main())
+    async with raw_host(publish) as keys, raw_host(saying()) as proxy, raw_host(saying(answer(RUN))) as host:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,127.0.0.0/8")
+        known = {"jwt_issuer": issuer.name, "jwt_audience": AUDIENCE, "jwt_jwks_url": f"{keys.url}/keys"}
+        more = {"auth": ("jwt",), "api_token": "sk-of-the-deployment", "secret_key": "0" * 64, **known}
+        async with before(host.url, **more) as site:
+            assert (await site.get("/users/me", token=issuer.token("ann"))).status_code == 200
+        assert (len(keys.requests) > 0, proxy.connections) == (True, 0)

@@ -38,8 +38,12 @@ class Server:
     def give_up(self) -> None:
         self.happened.append("give up")
 
-    def drain(self, seconds: float) -> Drain:
-        return Drain(self.empty, self.cut, self.give_up, seconds, request_seconds=0.05)
+    def take_signals(self, drain: Drain) -> None:
+        drain.take_signals(self.empty, self.cut, self.give_up)
+
+
+def quick(seconds: float = 20) -> Drain:
+    return Drain(seconds, request_seconds=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +59,8 @@ def served(play: Callable[[Server, Drain], "asyncio.Future[None] | object"], sec
         server = Server()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle)
-        drain = server.drain(seconds)
-        drain.take_signals()
+        drain = quick(seconds)
+        server.take_signals(drain)
         async with asyncio.timeout(10):
             await play(server, drain)  # type: ignore[misc]
         drain.give_back()
@@ -85,10 +89,10 @@ def test_the_server_hears_of_a_signal_when_the_streams_have_ended(
     number: signal.Signals, seconds: float, given: float
 ) -> None:
     async def play(server: Server, drain: Drain) -> None:
-        assert not drain.begun
+        assert drain.phase == "ready"
         os.kill(os.getpid(), number)
         await until(lambda: server.happened)
-        assert drain.begun
+        assert drain.phase == "draining"
         assert server.happened == [given]
         server.left.set()
         await server.stopped.wait()
@@ -124,8 +128,8 @@ def test_requests_have_ten_seconds_however_short_the_drain_is(
         signal.signal(number, server.handle)
         ended: list[float] = []
         server.left.set()  # there are no streams, or they end at once
-        drain = Drain(server.empty, server.cut, lambda: ended.append(asyncio.get_running_loop().time()), seconds)
-        drain.take_signals()
+        drain = Drain(seconds)
+        drain.take_signals(server.empty, server.cut, lambda: ended.append(asyncio.get_running_loop().time()))
         drain._begin(number)
         await asyncio.sleep(60)
         drain.give_back()
@@ -158,40 +162,34 @@ def test_who_presses_the_keys_twice_does_not_wait() -> None:
     served(play)
 
 
-def test_what_ends_badly_ends_all_the_same() -> None:
+async def test_what_ends_badly_ends_all_the_same() -> None:
     """A fault while the streams are asked to leave must not keep the process alive for ever."""
 
-    async def main() -> None:
-        server = Server()
-        signal.signal(signal.SIGTERM, server.handle)
+    server = Server()
+    signal.signal(signal.SIGTERM, server.handle)
 
-        async def broken(seconds: float) -> None:
-            raise RuntimeError
+    async def broken(seconds: float) -> None:
+        raise RuntimeError
 
-        complaints: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        drain = Drain(broken, server.cut, server.give_up, 20)
-        drain.take_signals()
-        os.kill(os.getpid(), signal.SIGTERM)
-        try:
-            async with asyncio.timeout(10):
-                await server.stopped.wait()
-        finally:
-            drain.give_back()
-
-    asyncio.run(main())
-
-
-def test_where_nobody_handles_a_signal_it_is_left_alone() -> None:
-    async def main() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        drain = Server().drain(20)
-        drain.take_signals()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    drain = Drain(20)
+    drain.take_signals(broken, server.cut, server.give_up)
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        async with asyncio.timeout(10):
+            await server.stopped.wait()
+    finally:
         drain.give_back()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
-    asyncio.run(main())
+
+async def test_where_nobody_handles_a_signal_it_is_left_alone() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    drain = quick()
+    Server().take_signals(drain)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    drain.give_back()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_in_a_thread_signals_are_left_alone() -> None:
@@ -200,8 +198,8 @@ def test_in_a_thread_signals_are_left_alone() -> None:
 
     def serve() -> None:
         async def main() -> None:
-            drain = Server().drain(20)
-            drain.take_signals()
+            drain = quick()
+            Server().take_signals(drain)
             assert signal.getsignal(signal.SIGINT) is before
             drain.give_back()
 

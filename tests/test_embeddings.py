@@ -11,7 +11,6 @@ from codegen_api import Settings, create_app
 from codegen_api.embeddings import NoVectors
 from codegen_api.embeddings.openai import OpenAIEmbedder
 from codegen_api.settings import SettingsError
-from tests.dialects.site import run
 from tests.embeddings import Endpoint, length
 
 URL = "http://models.example/v1"
@@ -22,21 +21,18 @@ def embedder(endpoint: httpx.AsyncBaseTransport, url: str = URL, token: str | No
 
 
 @pytest.mark.parametrize("url", [URL, f"{URL}/", f"{URL}/embeddings", f" {URL}/embeddings/ "])
-def test_each_text_gets_its_vector_of_length_one(url: str) -> None:
-    async def main() -> None:
-        endpoint = Endpoint()
-        it = embedder(endpoint, url, "secret")
-        texts = ["tea", "car", *("music" for _ in range(150))]
-        vectors = await it.embed(texts)
-        assert [max(range(4), key=list(vector).__getitem__) for vector in vectors] == [0, 1, *(2 for _ in range(150))]
-        assert all(math.isclose(length(vector), 1) for vector in vectors)
-        assert endpoint.texts == texts
-        assert max(len(each["input"]) for each in endpoint.asked) <= 64
-        assert {each["model"] for each in endpoint.asked} == {"small"}
-        assert {each["Authorization"] for each in endpoint.headers} == {"Bearer secret"}
-        await it.aclose()
-
-    run(main())
+async def test_each_text_gets_its_vector_of_length_one(url: str) -> None:
+    endpoint = Endpoint()
+    it = embedder(endpoint, url, "secret")
+    texts = ["tea", "car", *("music" for _ in range(150))]
+    vectors = await it.embed(texts)
+    assert [max(range(4), key=list(vector).__getitem__) for vector in vectors] == [0, 1, *(2 for _ in range(150))]
+    assert all(math.isclose(length(vector), 1) for vector in vectors)
+    assert endpoint.texts == texts
+    assert max(len(each["input"]) for each in endpoint.asked) <= 64
+    assert {each["model"] for each in endpoint.asked} == {"small"}
+    assert {each["Authorization"] for each in endpoint.headers} == {"Bearer secret"}
+    await it.aclose()
 
 
 def said(data: Any, **more: Any) -> Callable[[Any], httpx.Response]:
@@ -67,39 +63,30 @@ WRONG: dict[str, Callable[[Any], httpx.Response]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_no_vector_is_not_taken_for_one(what: str) -> None:
-    async def main() -> None:
-        endpoint = Endpoint()
-        endpoint.answer = WRONG[what]
-        with pytest.raises(NoVectors) as fault:
-            await embedder(endpoint).embed(["tea", "car"])
-        assert not fault.value.refused
-        assert not {"tea", "sk-1"} & set(str(fault.value).split())
-
-    run(main())
+async def test_what_is_no_vector_is_not_taken_for_one(what: str) -> None:
+    endpoint = Endpoint()
+    endpoint.answer = WRONG[what]
+    with pytest.raises(NoVectors) as fault:
+        await embedder(endpoint).embed(["tea", "car"])
+    assert not fault.value.refused
+    assert not {"tea", "sk-1"} & set(str(fault.value).split())
 
 
-def test_an_endpoint_that_is_not_there_is_a_fault_like_others() -> None:
-    async def main() -> None:
-        def refuse(request: httpx.Request) -> httpx.Response:
-            raise httpx.ConnectError("refused")
+async def test_an_endpoint_that_is_not_there_is_a_fault_like_others() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
 
-        with pytest.raises(NoVectors, match="upstream_unreachable"):
-            await embedder(httpx.MockTransport(refuse)).embed(["tea"])
-
-    run(main())
+    with pytest.raises(NoVectors, match="upstream_unreachable"):
+        await embedder(httpx.MockTransport(refuse)).embed(["tea"])
 
 
 @pytest.mark.parametrize(("status", "refused"), [(400, True), (413, True), (422, True), (404, False), (429, False)])
-def test_it_is_known_whether_the_text_or_the_endpoint_is_at_fault(status: int, refused: bool) -> None:
-    async def main() -> None:
-        endpoint = Endpoint()
-        endpoint.answer = lambda _: httpx.Response(status, headers={"Retry-After": "7"})
-        with pytest.raises(NoVectors, match=str(status)) as fault:
-            await embedder(endpoint).embed(["tea"])
-        assert (fault.value.refused, fault.value.retry_after) == (refused, 7.0)
-
-    run(main())
+async def test_it_is_known_whether_the_text_or_the_endpoint_is_at_fault(status: int, refused: bool) -> None:
+    endpoint = Endpoint()
+    endpoint.answer = lambda _: httpx.Response(status, headers={"Retry-After": "7"})
+    with pytest.raises(NoVectors, match=str(status)) as fault:
+        await embedder(endpoint).embed(["tea"])
+    assert (fault.value.refused, fault.value.retry_after) == (refused, 7.0)
 
 
 @pytest.mark.parametrize(

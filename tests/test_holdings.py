@@ -19,7 +19,8 @@ from codegen_api.holdings import Holdings
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer
-from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 MIB = 1024 * 1024
 
@@ -32,71 +33,68 @@ def test_the_shares_are_all_there_is(total: int, dialects: int) -> None:
     assert holdings.windows >= total // 4
 
 
-def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() -> None:
+async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() -> None:
     """Four runs are viewed by fast and slow viewers, read back, worded and rendered."""
     total = MIB
     holdings = Holdings.of(total, dialects=2)
 
-    async def main() -> None:
-        host = FakeHost()
-        for number in range(1, 5):
-            host.add(str(number), status="COMPLETE").append(300, text=f"{number} " + "x" * 1000)
-        broker = MemoryBroker(max_bytes=holdings.windows)
-        gateway = Gateway(host, broker, old_pages_bytes=holdings.old_pages)
-        pages = Pages(gateway, max_bytes=holdings.turns, clock=lambda: 10_000.0)
-        renderings = Renderings(host.step, max_bytes=holdings.renderings)
-        wordings = Wordings(host.step, max_bytes=holdings.renderings)
-        modes = frozenset({"messages", "custom"})
-        turns = [
-            Turn(
-                str(UUID(int=number)),
-                str(UUID(int=99)),
-                0.0,
-                0.0,
-                state=TurnState.COMPLETED,
-                number=number,
-                run=each.ref,
-                end=300,
-            )
-            for number, each in enumerate(host.runs.values())
-        ]
-        gc.collect()
-        tracemalloc.start()
-        # opened before they have anything, and fed in turn
-        worded = [wordings.of(turn, modes, {"run_id": turn.id}) for turn in turns]
-        slow = [await gateway.follow(caller(), "9", str(number), Position(0)) for number in range(1, 5)]
-        for stream in slow:
-            assert stream is not None
-            for _ in range(2):
-                await anext(stream)
-        for number, turn in enumerate(turns):
-            viewer = Viewer(cursor=0)
-            await viewer.watch(gateway, run=str(number + 1))
-            del viewer
-            async for news in pages.read(caller(), turn):
-                for came in news:
-                    worded[number].of(came)
-                    for family in (FLAT, NESTED):
-                        renderings.of(family, turn, Came(came.offset, came.entry))
-        del news, came
-        held = {
-            "windows": (broker.held_bytes, holdings.windows),
-            "old pages": (gateway.hub.old_pages_bytes, holdings.old_pages),
-            "turns": (pages.held_bytes, holdings.turns),
-            "renderings": (renderings.held_bytes, holdings.renderings),
-            "wordings": (wordings.held_bytes, holdings.renderings),
-        }
-        for name, (size, share) in held.items():
-            assert share / 2 < size <= share, name
-        for stream in slow:
-            assert stream is not None
-            await stream.aclose()
-        await asyncio.sleep(1)
-        gc.collect()
-        measured, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert measured <= 1.25 * total
-        await pages.aclose()
-        await gateway.aclose()
-
-    run(main())
+    host = FakeHost()
+    for number in range(1, 5):
+        host.add(str(number), status="COMPLETE").append(300, text=f"{number} " + "x" * 1000)
+    broker = MemoryBroker(max_bytes=holdings.windows)
+    gateway = Gateway(host, broker, old_pages_bytes=holdings.old_pages)
+    pages = Pages(gateway, max_bytes=holdings.turns, clock=lambda: 10_000.0)
+    renderings = Renderings(host.step, max_bytes=holdings.renderings)
+    wordings = Wordings(host.step, max_bytes=holdings.renderings)
+    modes = frozenset({"messages", "custom"})
+    turns = [
+        Turn(
+            str(UUID(int=number)),
+            str(UUID(int=99)),
+            0.0,
+            0.0,
+            state=TurnState.COMPLETED,
+            number=number,
+            run=each.ref,
+            end=300,
+        )
+        for number, each in enumerate(host.runs.values())
+    ]
+    gc.collect()
+    tracemalloc.start()
+    # opened before they have anything, and fed in turn
+    worded = [wordings.of(turn, modes, {"run_id": turn.id}) for turn in turns]
+    slow = [await gateway.follow(caller(), "9", str(number), Position(0)) for number in range(1, 5)]
+    for stream in slow:
+        assert stream is not None
+        for _ in range(2):
+            await anext(stream)
+    for number, turn in enumerate(turns):
+        viewer = Viewer(cursor=0)
+        await viewer.watch(gateway, run=str(number + 1))
+        del viewer
+        async for news in pages.read(caller(), turn):
+            for came in news:
+                worded[number].of(came)
+                for family in (FLAT, NESTED):
+                    renderings.of(family, turn, Came(came.offset, came.entry))
+    del news, came
+    held = {
+        "windows": (broker.held_bytes, holdings.windows),
+        "old pages": (gateway._hub.old_pages_bytes, holdings.old_pages),
+        "turns": (pages.held_bytes, holdings.turns),
+        "renderings": (renderings.held_bytes, holdings.renderings),
+        "wordings": (wordings.held_bytes, holdings.renderings),
+    }
+    for name, (size, share) in held.items():
+        assert share / 2 < size <= share, name
+    for stream in slow:
+        assert stream is not None
+        await stream.aclose()
+    await asyncio.sleep(1)
+    gc.collect()
+    measured, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert measured <= 1.25 * total
+    await pages.aclose()
+    await gateway.aclose()

@@ -18,7 +18,7 @@ from codegen_api.http1 import HEAD_SECONDS, MOST_UNREAD, RESERVE, Requests
 from codegen_api.serve import _options
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, routes
-from tests.dialects.site import gateway_app, run, settings
+from tests.dialects.site import gateway_app, settings
 from tests.fakehost import FakeHost
 
 # -- heads that do not end --------------------------------------------------------------------------------------------
@@ -116,40 +116,37 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r
         (HEAD + b"Content-Length: x\r\n\r\n", b"", 400),
     ],
 )
-def test_a_head_that_does_not_end_is_refused_and_the_connection_closed(begun: bytes, more: bytes, status: int) -> None:
-    async def main() -> None:
-        transport, feed = connected()
-        feed(begun)
-        fed = len(begun)
-        while not transport.is_closing():
-            feed(more)
-            fed += len(more)
-            assert fed <= MOST_UNREAD + 8192
-        head, _, body = transport.written.decode().partition("\r\n\r\n")
-        assert head.startswith(f"HTTP/1.1 {status} ")
-        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
-        assert headers["connection"] == "close"
-        assert headers["content-type"] == "application/json"
-        assert int(headers["content-length"]) == len(body)
-        said = json.loads(body)
-        assert (said["status_code"], said["request_id"]) == (status, headers["x-request-id"])
-        assert said["code"] == {431: "headers_too_large", 400: "invalid_request"}[status]
-
-    virtual.run(main())
+@pytest.mark.virtual_time
+async def test_a_head_that_does_not_end_is_refused_and_the_connection_closed(
+    begun: bytes, more: bytes, status: int
+) -> None:
+    transport, feed = connected()
+    feed(begun)
+    fed = len(begun)
+    while not transport.is_closing():
+        feed(more)
+        fed += len(more)
+        assert fed <= MOST_UNREAD + 8192
+    head, _, body = transport.written.decode().partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+    assert headers["connection"] == "close"
+    assert headers["content-type"] == "application/json"
+    assert int(headers["content-length"]) == len(body)
+    said = json.loads(body)
+    assert (said["status_code"], said["request_id"]) == (status, headers["x-request-id"])
+    assert said["code"] == {431: "headers_too_large", 400: "invalid_request"}[status]
 
 
 @pytest.mark.parametrize("more", [b"x-a: b\r\n" * 1024, b"x-long: " + b"v" * 8192])
-def test_trailers_that_do_not_end_are_refused_and_the_connection_closed(more: bytes) -> None:
-    async def main() -> None:
-        transport, feed = connected(gateway_app())
-        feed(CREATE + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
-        for _ in range(MOST_UNREAD // len(more) + 1):
-            assert not transport.is_closing()
-            feed(more)
-        ((status, headers, body),) = await answers(transport)
-        assert (status, headers["connection"], body["code"]) == (400, "close", "invalid_request")
-
-    run(main())
+async def test_trailers_that_do_not_end_are_refused_and_the_connection_closed(more: bytes) -> None:
+    transport, feed = connected(gateway_app())
+    feed(CREATE + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
+    for _ in range(MOST_UNREAD // len(more) + 1):
+        assert not transport.is_closing()
+        feed(more)
+    ((status, headers, body),) = await answers(transport)
+    assert (status, headers["connection"], body["code"]) == (400, "close", "invalid_request")
 
 
 def test_a_body_may_be_as_long_as_the_application_takes_it() -> None:
@@ -168,22 +165,20 @@ def test_a_body_may_be_as_long_as_the_application_takes_it() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])
-def test_a_head_that_takes_too_long_closes_the_connection(before: int) -> None:
-    async def main() -> None:
-        transport, feed = connected()
-        for _ in range(before):  # requests that were answered on this connection
-            feed(HEAD + b"\r\n")
-            await asyncio.sleep(1)
-        begun = asyncio.get_running_loop().time()
-        for piece in range(2 * int(HEAD_SECONDS)):
-            if transport.is_closing():
-                break
-            feed(HEAD[piece : piece + 1] or b"x")
-            await asyncio.sleep(1)
-        assert transport.written.count(b"200 OK") == before
-        assert transport.closed_at == begun + HEAD_SECONDS
-
-    virtual.run(main())
+@pytest.mark.virtual_time
+async def test_a_head_that_takes_too_long_closes_the_connection(before: int) -> None:
+    transport, feed = connected()
+    for _ in range(before):  # requests that were answered on this connection
+        feed(HEAD + b"\r\n")
+        await asyncio.sleep(1)
+    begun = asyncio.get_running_loop().time()
+    for piece in range(2 * int(HEAD_SECONDS)):
+        if transport.is_closing():
+            break
+        feed(HEAD[piece : piece + 1] or b"x")
+        await asyncio.sleep(1)
+    assert transport.written.count(b"200 OK") == before
+    assert transport.closed_at == begun + HEAD_SECONDS
 
 
 @pytest.mark.parametrize(("given", "seconds"), [({}, 75), ({"keep_alive_seconds": 620}, 620)])
@@ -204,30 +199,26 @@ def test_a_connection_may_be_idle_for_longer_than_balancers_keep_one(given: dict
     virtual.run(main())
 
 
-def test_an_answer_may_take_as_long_as_it_likes() -> None:
-    async def main() -> None:
-        transport, feed = connected()
-        feed(b"GET /slow HTTP/1.1\r\nHost: gateway\r\n\r\n")
-        await asyncio.sleep(500)
-        assert not transport.is_closing()
-        await asyncio.sleep(501)
-        assert transport.written.endswith(b"\r\n\r\nok")
-        transport.close()
-
-    virtual.run(main())
+@pytest.mark.virtual_time
+async def test_an_answer_may_take_as_long_as_it_likes() -> None:
+    transport, feed = connected()
+    feed(b"GET /slow HTTP/1.1\r\nHost: gateway\r\n\r\n")
+    await asyncio.sleep(500)
+    assert not transport.is_closing()
+    await asyncio.sleep(501)
+    assert transport.written.endswith(b"\r\n\r\nok")
+    transport.close()
 
 
-def test_garbage_behind_a_request_does_not_disturb_its_answer_with_another() -> None:
-    async def main() -> None:
-        transport, feed = connected()
-        feed(b"GET /slow HTTP/1.1\r\nHost: gateway\r\n\r\n")
-        await asyncio.sleep(1)
-        feed(b"\x00garbage\r\n\r\n")
-        assert transport.is_closing()
-        assert not transport.written
-        await asyncio.sleep(1001)
-
-    virtual.run(main())
+@pytest.mark.virtual_time
+async def test_garbage_behind_a_request_does_not_disturb_its_answer_with_another() -> None:
+    transport, feed = connected()
+    feed(b"GET /slow HTTP/1.1\r\nHost: gateway\r\n\r\n")
+    await asyncio.sleep(1)
+    feed(b"\x00garbage\r\n\r\n")
+    assert transport.is_closing()
+    assert not transport.written
+    await asyncio.sleep(1001)
 
 
 # -- offers to upgrade ------------------------------------------------------------------------------------------------
@@ -250,18 +241,15 @@ CLOSING = b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
 @pytest.mark.parametrize("at_once", [1, 7, 10_000])
 @pytest.mark.parametrize("body", [WITH_LENGTH, IN_CHUNKS])
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
-def test_an_offer_to_upgrade_is_passed_over_and_the_body_is_read(offer: bytes, body: bytes, at_once: int) -> None:
-    async def main() -> None:
-        transport, feed = connected(gateway_app())
-        requests = CREATE + offer + body + CREATE + body + b"GET /users/me HTTP/1.1\r\nHost: gateway\r\n" + offer
-        whole = requests + b"\r\n" + CLOSING
-        for start in range(0, len(whole), at_once):
-            feed(whole[start : start + at_once])
-        said = await answers(transport)
-        assert [status for status, _, _ in said] == [201, 201, 401, 503]
-        assert said[0][2]["id"] != said[1][2]["id"]
-
-    run(main())
+async def test_an_offer_to_upgrade_is_passed_over_and_the_body_is_read(offer: bytes, body: bytes, at_once: int) -> None:
+    transport, feed = connected(gateway_app())
+    requests = CREATE + offer + body + CREATE + body + b"GET /users/me HTTP/1.1\r\nHost: gateway\r\n" + offer
+    whole = requests + b"\r\n" + CLOSING
+    for start in range(0, len(whole), at_once):
+        feed(whole[start : start + at_once])
+    said = await answers(transport)
+    assert [status for status, _, _ in said] == [201, 201, 401, 503]
+    assert said[0][2]["id"] != said[1][2]["id"]
 
 
 def with_bodies() -> list[APIRoute]:
@@ -269,25 +257,22 @@ def with_bodies() -> list[APIRoute]:
 
 
 @pytest.mark.wire("upgrade-passed-over")
-def test_every_route_of_every_dialect_reads_the_body_behind_an_offer() -> None:
-    async def main() -> None:
-        app = gateway_app(dialects=EVERY, org_id="9")
-        assert len({route.path for route in with_bodies()}) > 30
-        for route in with_bodies():
-            (method,) = route.methods
-            told = []
-            for offer in (b"", H2C):
-                transport, feed = connected(app)
-                path = filled(route.path, "1", "9")
-                # a list is what no route takes, and says so; a body that is missing they would call missing
-                feed(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer alice\r\n".encode())
-                feed(offer + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]" + CLOSING)
-                status, _, said = (await answers(transport))[0]
-                told.append((status, re.sub("[0-9a-f]{32}", "", str(said))))
-            assert told[0] == told[1], route.path
-            assert "missing" not in told[1][1]
-
-    run(main())
+async def test_every_route_of_every_dialect_reads_the_body_behind_an_offer() -> None:
+    app = gateway_app(dialects=EVERY, org_id="9")
+    assert len({route.path for route in with_bodies()}) > 30
+    for route in with_bodies():
+        (method,) = route.methods
+        told = []
+        for offer in (b"", H2C):
+            transport, feed = connected(app)
+            path = filled(route.path, "1", "9")
+            # a list is what no route takes, and says so; a body that is missing they would call missing
+            feed(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer alice\r\n".encode())
+            feed(offer + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]" + CLOSING)
+            status, _, said = (await answers(transport))[0]
+            told.append((status, re.sub("[0-9a-f]{32}", "", str(said))))
+        assert told[0] == told[1], route.path
+        assert "missing" not in told[1][1]
 
 
 # -- heads and bodies that cannot be read, or say two things ----------------------------------------------------------
@@ -346,83 +331,69 @@ ODD = {
 
 @pytest.mark.wire("error-unreadable", "error-shape", "request-id")
 @pytest.mark.parametrize("sent", ODD.values(), ids=ODD)
-def test_what_cannot_be_read_is_told_so_and_the_connection_closed(sent: bytes) -> None:
-    async def main() -> None:
-        site = FakeHost()
-        transport, feed = connected(gateway_app(site, org_id="9"))
+async def test_what_cannot_be_read_is_told_so_and_the_connection_closed(sent: bytes) -> None:
+    site = FakeHost()
+    transport, feed = connected(gateway_app(site, org_id="9"))
+    feed(sent)
+    ((status, headers, body),) = await answers(transport)
+    assert (status, headers["connection"]) == (400, "close")
+    assert (body["status_code"], body["code"]) == (400, "invalid_request")
+    assert body["request_id"] == headers["x-request-id"]
+    assert not site.calls["create"]
+
+
+@pytest.mark.wire("error-unreadable")
+async def test_what_is_unusual_and_clear_is_taken() -> None:
+    for sent in (
+        b"\r\n\r\n" + ASKED + NAMED + b"\r\n",
+        ASKED + b"Host:\r\n\r\n",
+        ASKED + b"Host: [::1]:8000\r\n\r\n",
+        b"GET http://gateway/livez HTTP/1.1\r\n" + NAMED + b"\r\n",
+        b"GET /livez HTTP/1.0\r\n\r\n",
+        ASKED + NAMED + b"transfer-encoding:  Chunked \r\n\r\n1;name=value\r\nx\r\n0\r\nX-Trailer: x\r\n\r\n",
+        ASKED + NAMED + b"Content-Length:  1 \r\n\r\nx",
+    ):
+        transport, feed = connected()
         feed(sent)
-        ((status, headers, body),) = await answers(transport)
-        assert (status, headers["connection"]) == (400, "close")
-        assert (body["status_code"], body["code"]) == (400, "invalid_request")
-        assert body["request_id"] == headers["x-request-id"]
-        assert not site.calls["create"]
-
-    run(main())
+        await asyncio.sleep(0.01)
+        assert transport.written.startswith(b"HTTP/1.1 200 OK"), sent
+        transport.close()
 
 
 @pytest.mark.wire("error-unreadable")
-def test_what_is_unusual_and_clear_is_taken() -> None:
-    async def main() -> None:
-        for sent in (
-            b"\r\n\r\n" + ASKED + NAMED + b"\r\n",
-            ASKED + b"Host:\r\n\r\n",
-            ASKED + b"Host: [::1]:8000\r\n\r\n",
-            b"GET http://gateway/livez HTTP/1.1\r\n" + NAMED + b"\r\n",
-            b"GET /livez HTTP/1.0\r\n\r\n",
-            ASKED + NAMED + b"transfer-encoding:  Chunked \r\n\r\n1;name=value\r\nx\r\n0\r\nX-Trailer: x\r\n\r\n",
-            ASKED + NAMED + b"Content-Length:  1 \r\n\r\nx",
-        ):
-            transport, feed = connected()
-            feed(sent)
-            await asyncio.sleep(0.01)
-            assert transport.written.startswith(b"HTTP/1.1 200 OK"), sent
-            transport.close()
-
-    run(main())
+async def test_a_body_that_turns_bad_is_told_in_the_shape_of_the_dialect_that_it_was_for() -> None:
+    shapes = {"/agent-runs": "error", "/threads": "detail", "/v1/organizations/9/agent/run": "message"}
+    for path, key in shapes.items():
+        transport, feed = connected(gateway_app(dialects=EVERY))
+        head = f"POST {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer alice\r\n"
+        feed(head.encode() + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.01)
+        feed(b"zz\r\n")
+        ((status, _, body),) = await answers(transport)
+        assert (status, body[key]) == (400, "The body of the request cannot be read.")
 
 
-@pytest.mark.wire("error-unreadable")
-def test_a_body_that_turns_bad_is_told_in_the_shape_of_the_dialect_that_it_was_for() -> None:
-    async def main() -> None:
-        shapes = {"/agent-runs": "error", "/threads": "detail", "/v1/organizations/9/agent/run": "message"}
-        for path, key in shapes.items():
-            transport, feed = connected(gateway_app(dialects=EVERY))
-            head = f"POST {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer alice\r\n"
-            feed(head.encode() + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
-            await asyncio.sleep(0.01)
-            feed(b"zz\r\n")
-            ((status, _, body),) = await answers(transport)
-            assert (status, body[key]) == (400, "The body of the request cannot be read.")
-
-    run(main())
+async def test_what_comes_behind_a_body_is_no_header() -> None:
+    transport, feed = connected(gateway_app())
+    feed(CREATE.replace(b"alice", b"nobody") + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+    feed(b"2\r\n{}\r\n0\r\nAuthorization: Bearer alice\r\n\r\n")
+    ((status, _, _),) = await answers(transport)
+    assert status == 401
 
 
-def test_what_comes_behind_a_body_is_no_header() -> None:
-    async def main() -> None:
-        transport, feed = connected(gateway_app())
-        feed(CREATE.replace(b"alice", b"nobody") + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
-        feed(b"2\r\n{}\r\n0\r\nAuthorization: Bearer alice\r\n\r\n")
-        ((status, _, _),) = await answers(transport)
-        assert status == 401
-
-    run(main())
-
-
-def test_a_body_that_goes_on_after_its_answer_is_not_waited_for_for_ever() -> None:
+@pytest.mark.virtual_time
+async def test_a_body_that_goes_on_after_its_answer_is_not_waited_for_for_ever() -> None:
     async def early(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"no"})
 
-    async def main() -> None:
-        transport, feed = connected(early)
-        feed(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+    transport, feed = connected(early)
+    feed(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+    await asyncio.sleep(1)
+    while not transport.is_closing():
+        feed(b"x" * 8192)
         await asyncio.sleep(1)
-        while not transport.is_closing():
-            feed(b"x" * 8192)
-            await asyncio.sleep(1)
-        assert transport.closed_at == 1 + HEAD_SECONDS
-
-    virtual.run(main())
+    assert transport.closed_at == 1 + HEAD_SECONDS
 
 
 # -- answers to HTTP/1.0 ----------------------------------------------------------------------------------------------
@@ -430,28 +401,26 @@ def test_a_body_that_goes_on_after_its_answer_is_not_waited_for_for_ever() -> No
 
 @pytest.mark.wire("http10-unchunked")
 @pytest.mark.parametrize("kept", [b"", b"Connection: keep-alive\r\n"])
-def test_what_has_no_length_ends_with_the_connection_for_http_1_0(kept: bytes) -> None:
+@pytest.mark.virtual_time
+async def test_what_has_no_length_ends_with_the_connection_for_http_1_0(kept: bytes) -> None:
     async def stream(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
         for piece in (b"one ", b"", b"two ", b"three"):
             await send({"type": "http.response.body", "body": piece, "more_body": piece != b"three"})
 
-    async def main() -> None:
-        for app, body in ((stream, b"one two three"), (answer, b"ok")):
-            transport, feed = connected(app)
-            feed(b"GET / HTTP/1.0\r\n" + kept + b"\r\n")
-            await asyncio.sleep(1)
-            head, _, rest = transport.written.partition(b"\r\n\r\n")
-            assert transport.is_closing()
-            assert rest == body
-            assert b"transfer-encoding" not in head.lower()
-        transport, feed = connected(stream)
-        feed(HEAD + b"\r\n")
+    for app, body in ((stream, b"one two three"), (answer, b"ok")):
+        transport, feed = connected(app)
+        feed(b"GET / HTTP/1.0\r\n" + kept + b"\r\n")
         await asyncio.sleep(1)
-        assert transport.written.endswith(b"\r\n\r\n4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n")
-        transport.close()
-
-    virtual.run(main())
+        head, _, rest = transport.written.partition(b"\r\n\r\n")
+        assert transport.is_closing()
+        assert rest == body
+        assert b"transfer-encoding" not in head.lower()
+    transport, feed = connected(stream)
+    feed(HEAD + b"\r\n")
+    await asyncio.sleep(1)
+    assert transport.written.endswith(b"\r\n\r\n4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n")
+    transport.close()
 
 
 # -- hardly any descriptors left --------------------------------------------------------------------------------------
@@ -467,28 +436,25 @@ class Numbered:
 
 @pytest.mark.wire("no-room")
 @pytest.mark.parametrize(("left", "status"), [(1, 503), (RESERVE, 503), (RESERVE + 1, 200)])
-def test_who_comes_when_hardly_any_descriptors_are_left_is_told_to_come_back(
+async def test_who_comes_when_hardly_any_descriptors_are_left_is_told_to_come_back(
     left: int, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 4096
     monkeypatch.setattr(resource, "getrlimit", lambda _: (most, most))
 
-    async def main() -> None:
-        host = FakeHost()
-        app = gateway_app(host, dialects=EVERY)
-        transport, feed = connected(app, Numbered(most - left))
-        feed(b"GET /users/me HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer alice\r\n")
-        feed(b"Connection: close\r\n\r\n" if status == 200 else b"\r\n")
-        ((told, headers, body),) = await answers(transport)
-        assert told == status
-        if status == 503:
-            assert (body["code"], headers["retry-after"]) == ("at_capacity", "5")
-            assert not host.calls
-        transport, feed = connected(app, Numbered(most - left))
-        feed(CLOSING)
-        assert (await answers(transport))[0][2]["status"] == "starting"  # a probe is answered as ever
-
-    run(main())
+    host = FakeHost()
+    app = gateway_app(host, dialects=EVERY)
+    transport, feed = connected(app, Numbered(most - left))
+    feed(b"GET /users/me HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer alice\r\n")
+    feed(b"Connection: close\r\n\r\n" if status == 200 else b"\r\n")
+    ((told, headers, body),) = await answers(transport)
+    assert told == status
+    if status == 503:
+        assert (body["code"], headers["retry-after"]) == ("at_capacity", "5")
+        assert not host.calls
+    transport, feed = connected(app, Numbered(most - left))
+    feed(CLOSING)
+    assert (await answers(transport))[0][2]["status"] == "starting"  # a probe is answered as ever
 
 
 # -- who ends their side ----------------------------------------------------------------------------------------------
@@ -508,16 +474,14 @@ POSTED = b"POST /slow HTTP/1.1\r\nHost: gateway\r\n"
     ],
     ids=["without a body", "with a body", "in chunks", "two at once"],
 )
-def test_who_ends_their_side_behind_a_request_is_answered(sent: bytes) -> None:
-    async def main() -> None:
-        transport, feed = connected()
-        feed(sent)
-        assert transport.protocol.eof_received()
-        await asyncio.sleep(1001)
-        assert transport.written.count(b"\r\n\r\nok") == sent.count(b"HTTP/1.1")
-        assert transport.is_closing()
-
-    virtual.run(main())
+@pytest.mark.virtual_time
+async def test_who_ends_their_side_behind_a_request_is_answered(sent: bytes) -> None:
+    transport, feed = connected()
+    feed(sent)
+    assert transport.protocol.eof_received()
+    await asyncio.sleep(1001)
+    assert transport.written.count(b"\r\n\r\nok") == sent.count(b"HTTP/1.1")
+    assert transport.is_closing()
 
 
 @pytest.mark.wire("half-closed", "error-unreadable")
@@ -531,20 +495,18 @@ def test_who_ends_their_side_behind_a_request_is_answered(sent: bytes) -> None:
     ],
     ids=["in a body", "in a chunk", "between chunks", "in a head"],
 )
-def test_a_request_that_ends_before_it_is_whole_is_refused(sent: bytes) -> None:
-    async def main() -> None:
-        site = FakeHost()
-        transport, feed = connected(gateway_app(site, org_id="9"))
-        feed(sent)
-        transport.protocol.eof_received()
-        ((status, headers, body),) = await answers(transport)
-        assert (status, headers["connection"], body["code"]) == (400, "close", "invalid_request")
-        assert not site.calls["create"]
-
-    run(main())
+async def test_a_request_that_ends_before_it_is_whole_is_refused(sent: bytes) -> None:
+    site = FakeHost()
+    transport, feed = connected(gateway_app(site, org_id="9"))
+    feed(sent)
+    transport.protocol.eof_received()
+    ((status, headers, body),) = await answers(transport)
+    assert (status, headers["connection"], body["code"]) == (400, "close", "invalid_request")
+    assert not site.calls["create"]
 
 
-def test_who_has_some_of_an_answer_and_ends_their_side_has_left() -> None:
+@pytest.mark.virtual_time
+async def test_who_has_some_of_an_answer_and_ends_their_side_has_left() -> None:
     async def stream(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -555,13 +517,10 @@ def test_who_has_some_of_an_answer_and_ends_their_side_has_left() -> None:
 
     left = asyncio.Event()
 
-    async def main() -> None:
-        transport, feed = connected(stream)
-        feed(HEAD + b"\r\n")
-        await asyncio.sleep(1)
-        assert not transport.protocol.eof_received()
-        transport.close()  # as the loop does then
-        async with asyncio.timeout(1):
-            await left.wait()
-
-    virtual.run(main())
+    transport, feed = connected(stream)
+    feed(HEAD + b"\r\n")
+    await asyncio.sleep(1)
+    assert not transport.protocol.eof_received()
+    transport.close()  # as the loop does then
+    async with asyncio.timeout(1):
+        await left.wait()

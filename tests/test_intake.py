@@ -13,7 +13,7 @@ from codegen_api.intake import MOST_DEPTH, MOST_VALUES, PATIENCE, SLOWEST, SMALL
 from codegen_api.web import understood
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, routes
-from tests.dialects.site import CALLER, Connection, gateway_app, request_scope, run, serving
+from tests.dialects.site import CALLER, Connection, gateway_app, request_scope, serving
 from tests.fakehost import FakeHost
 
 MIB = 1024 * 1024
@@ -53,69 +53,54 @@ def with_bodies() -> list[APIRoute]:
 
 @pytest.mark.wire("auth-first")
 @pytest.mark.parametrize("token", [None, "sk-nobody", "bob smith"])
-def test_no_route_of_any_dialect_receives_a_body_before_it_knows_its_caller(token: str | None) -> None:
-    async def main() -> None:
-        async with serving(dialects=EVERY) as site:
-            assert len(with_bodies()) > 30
-            for route in with_bodies():
-                (method,) = route.methods
-                sender = Sender(site.app, filled(route.path, "1", "9"), b"[" * MIB, token=token, method=method)
-                status, _ = await sender.answered()
-                assert (status, sender.taken) == (401, 0), route.path
-
-    run(main())
+async def test_no_route_of_any_dialect_receives_a_body_before_it_knows_its_caller(token: str | None) -> None:
+    async with serving(dialects=EVERY) as site:
+        assert len(with_bodies()) > 30
+        for route in with_bodies():
+            (method,) = route.methods
+            sender = Sender(site.app, filled(route.path, "1", "9"), b"[" * MIB, token=token, method=method)
+            status, _ = await sender.answered()
+            assert (status, sender.taken) == (401, 0), route.path
 
 
 @pytest.mark.wire("auth-first", "rate-limit")
-def test_who_may_not_do_it_now_is_told_so_before_they_have_said_what() -> None:
-    async def main() -> None:
-        async with serving(dialects=EVERY, requests_per_minute=1) as site:
-            await site.get("/users/me")
-            for route in with_bodies():
-                (method,) = route.methods
-                sender = Sender(site.app, filled(route.path, "1", "9"), b"[" * MIB, method=method)
-                status, _ = await sender.answered()
-                assert (status, sender.taken) == (429, 0), route.path
-
-    run(main())
+async def test_who_may_not_do_it_now_is_told_so_before_they_have_said_what() -> None:
+    async with serving(dialects=EVERY, requests_per_minute=1) as site:
+        await site.get("/users/me")
+        for route in with_bodies():
+            (method,) = route.methods
+            sender = Sender(site.app, filled(route.path, "1", "9"), b"[" * MIB, method=method)
+            status, _ = await sender.answered()
+            assert (status, sender.taken) == (429, 0), route.path
 
 
 @pytest.mark.wire("auth-first", "rate-limit")
-def test_a_caller_is_asked_and_counted_once() -> None:
-    async def main() -> None:
-        async with serving(dialects=EVERY, requests_per_minute=100, org_id="9") as site:
-            for count, route in enumerate(with_bodies(), 1):
-                (method,) = route.methods
-                answer = await site.ask(method, filled(route.path, "1", "9"), json=[])
-                assert f"r={100 - count};" in answer.headers["ratelimit"], route.path
-            assert site.host.calls["identify"] == 1
-
-    run(main())
+async def test_a_caller_is_asked_and_counted_once() -> None:
+    async with serving(dialects=EVERY, requests_per_minute=100, org_id="9") as site:
+        for count, route in enumerate(with_bodies(), 1):
+            (method,) = route.methods
+            answer = await site.ask(method, filled(route.path, "1", "9"), json=[])
+            assert f"r={100 - count};" in answer.headers["ratelimit"], route.path
+        assert site.host.calls["identify"] == 1
 
 
 @pytest.mark.wire("auth-first")
-def test_a_host_that_cannot_say_who_it_is_leaves_the_body_where_it_is() -> None:
-    async def main() -> None:
-        async with serving(FakeHost()) as site:
-            site.host.tokens.clear()
-            sender = Sender(site.app, "/agent-runs", b"[" * MIB)
-            assert (await sender.answered())[0] == 401
-            assert sender.taken == 0
-            assert site.host.calls["identify"] == 1
-
-    run(main())
+async def test_a_host_that_cannot_say_who_it_is_leaves_the_body_where_it_is() -> None:
+    async with serving(FakeHost()) as site:
+        site.host.tokens.clear()
+        sender = Sender(site.app, "/agent-runs", b"[" * MIB)
+        assert (await sender.answered())[0] == 401
+        assert sender.taken == 0
+        assert site.host.calls["identify"] == 1
 
 
 @pytest.mark.wire("auth-first")
-def test_the_demo_user_is_known_by_saying_nothing_and_bounded_like_everybody() -> None:
-    async def main() -> None:
-        async with serving(dialects=EVERY, demo_token="alice") as site:
-            sender = Sender(site.app, "/threads", b"[", *[b"[]," * 64 * 1024] * 9, token=None)
-            status, said = await sender.answered()
-            assert (status, said["code"]) == (413, "payload_too_large")
-            assert sender.taken == 2
-
-    run(main())
+async def test_the_demo_user_is_known_by_saying_nothing_and_bounded_like_everybody() -> None:
+    async with serving(dialects=EVERY, demo_token="alice") as site:
+        sender = Sender(site.app, "/threads", b"[", *[b"[]," * 64 * 1024] * 9, token=None)
+        status, said = await sender.answered()
+        assert (status, said["code"]) == (413, "payload_too_large")
+        assert sender.taken == 2
 
 
 def test_a_route_that_takes_a_body_from_anybody_cannot_be_made() -> None:
@@ -161,57 +146,48 @@ AROUND = 4
         (created("[0,]"), 422, "validation_error"),
     ],
 )
-def test_json_has_so_many_values_and_is_so_deep(body: bytes, status: int, code: str | None) -> None:
-    async def main() -> None:
-        async with serving(org_id="9") as site:
-            answer = await site.ask("POST", "/agent-runs", content=body, headers=JSON)
-            assert answer.status_code == status, answer.text
-            assert answer.json().get("code") == code
-            assert (site.host.calls["create"] == 1) == (status == 201)
-
-    run(main())
+async def test_json_has_so_many_values_and_is_so_deep(body: bytes, status: int, code: str | None) -> None:
+    async with serving(org_id="9") as site:
+        answer = await site.ask("POST", "/agent-runs", content=body, headers=JSON)
+        assert answer.status_code == status, answer.text
+        assert answer.json().get("code") == code
+        assert (site.host.calls["create"] == 1) == (status == 201)
 
 
 @pytest.mark.wire("body-extent")
-def test_too_much_is_refused_as_soon_as_it_has_come() -> None:
-    async def main() -> None:
-        async with serving(org_id="9") as site:
-            for pieces, code, taken in (
-                ([b"[", *[b"0," * 1024] * 1000], "payload_too_large", 1 + MOST_VALUES // 1024 + 1),
-                ([b"[" * 10] * 1000, "validation_error", MOST_DEPTH // 10 + 1),
-                ([b"x" * MIB] * 100, "payload_too_large", 26),
-            ):
-                sender = Sender(site.app, "/agent-runs", *pieces)
-                assert (await sender.answered())[1]["code"] == code
-                assert sender.taken == taken
-
-    run(main())
+async def test_too_much_is_refused_as_soon_as_it_has_come() -> None:
+    async with serving(org_id="9") as site:
+        for pieces, code, taken in (
+            ([b"[", *[b"0," * 1024] * 1000], "payload_too_large", 1 + MOST_VALUES // 1024 + 1),
+            ([b"[" * 10] * 1000, "validation_error", MOST_DEPTH // 10 + 1),
+            ([b"x" * MIB] * 100, "payload_too_large", 26),
+        ):
+            sender = Sender(site.app, "/agent-runs", *pieces)
+            assert (await sender.answered())[1]["code"] == code
+            assert sender.taken == taken
 
 
 @pytest.mark.wire("error-validation")
-def test_a_list_of_what_is_wrong_is_bounded_for_every_field_of_every_body() -> None:
-    async def main() -> None:
-        lists = 0
-        async with serving(dialects=EVERY, org_id="9") as site:
-            for route in with_bodies():
-                (method,) = route.methods
-                model = route.body_field.field_info.annotation
-                shapes = [model, *get_args(model)]
-                for name in {name for shape in shapes for name in getattr(shape, "model_fields", ())}:
-                    body = {name: [3.5] * 3000}
-                    answer = await site.ask(method, filled(route.path, "1", "9"), json=body)
-                    if answer.status_code == 422:
-                        said = answer.json()
-                        found = said["details"] if isinstance(said.get("details"), list) else said["detail"]
-                        if isinstance(found, str):  # it is refused by its name
-                            assert len(found) < 200, (route.path, name)
-                            continue
-                        places = [tuple(each["loc"]) for each in found if name in each["loc"]]
-                        assert len(places) <= 3, (route.path, name)
-                        lists += any(0 in place for place in places)
-        assert lists > 5
-
-    run(main())
+async def test_a_list_of_what_is_wrong_is_bounded_for_every_field_of_every_body() -> None:
+    lists = 0
+    async with serving(dialects=EVERY, org_id="9") as site:
+        for route in with_bodies():
+            (method,) = route.methods
+            model = route.body_field.field_info.annotation
+            shapes = [model, *get_args(model)]
+            for name in {name for shape in shapes for name in getattr(shape, "model_fields", ())}:
+                body = {name: [3.5] * 3000}
+                answer = await site.ask(method, filled(route.path, "1", "9"), json=body)
+                if answer.status_code == 422:
+                    said = answer.json()
+                    found = said["details"] if isinstance(said.get("details"), list) else said["detail"]
+                    if isinstance(found, str):  # it is refused by its name
+                        assert len(found) < 200, (route.path, name)
+                        continue
+                    places = [tuple(each["loc"]) for each in found if name in each["loc"]]
+                    assert len(places) <= 3, (route.path, name)
+                    lists += any(0 in place for place in places)
+    assert lists > 5
 
 
 # -- how much all of them hold ----------------------------------------------------------------------------------------
@@ -223,43 +199,37 @@ def edge_of(app: Any) -> Edge:
 
 
 @pytest.mark.wire("bodies-together", "error-retry-after")
-def test_all_bodies_together_may_take_so_much_and_small_ones_have_room() -> None:
-    async def main() -> None:
-        async with serving(org_id="9", max_body_mib=1) as site:
-            bodies = edge_of(site.app)._bodies
-            piece = b'"' + b"x" * (MIB // 2) + b'"'
-            senders = [Sender(site.app, "/agent-runs", b'{"prompt":', piece) for _ in range(2 * TOGETHER - 1)]
-            while any(sender.taken < 2 for sender in senders):  # noqa: ASYNC110 - bounded by `run`
-                await asyncio.sleep(0)
-            assert bodies.held == (len(piece) + 10) * len(senders)
-            status, said = await Sender(site.app, "/agent-runs", *[piece] * 2).answered()
-            assert (status, said["code"], said["retry_after"]) == (503, "at_capacity", 1)
-            assert bodies.held == (len(piece) + 10) * len(senders)
-            assert (await site.post("/agent-runs", {"prompt": "x" * (SMALL - 100)})).status_code == 201
-            for sender in senders:
-                sender.end()
-            assert {status for status, _ in [await sender.answered() for sender in senders]} == {422}
-            assert bodies.held == 0
-
-    run(main())
+async def test_all_bodies_together_may_take_so_much_and_small_ones_have_room() -> None:
+    async with serving(org_id="9", max_body_mib=1) as site:
+        bodies = edge_of(site.app)._bodies
+        piece = b'"' + b"x" * (MIB // 2) + b'"'
+        senders = [Sender(site.app, "/agent-runs", b'{"prompt":', piece) for _ in range(2 * TOGETHER - 1)]
+        while any(sender.taken < 2 for sender in senders):  # noqa: ASYNC110 - bounded by `run`
+            await asyncio.sleep(0)
+        assert bodies.held == (len(piece) + 10) * len(senders)
+        status, said = await Sender(site.app, "/agent-runs", *[piece] * 2).answered()
+        assert (status, said["code"], said["retry_after"]) == (503, "at_capacity", 1)
+        assert bodies.held == (len(piece) + 10) * len(senders)
+        assert (await site.post("/agent-runs", {"prompt": "x" * (SMALL - 100)})).status_code == 201
+        for sender in senders:
+            sender.end()
+        assert {status for status, _ in [await sender.answered() for sender in senders]} == {422}
+        assert bodies.held == 0
 
 
 @pytest.mark.wire("bodies-together")
-def test_what_was_held_is_let_go_whatever_becomes_of_the_request() -> None:
-    async def main() -> None:
-        async with serving(org_id="9", max_body_mib=1) as site:
-            bodies = edge_of(site.app)._bodies
-            whole = json.dumps({"prompt": "x" * (MIB - 100)}).encode()
-            assert (await site.ask("POST", "/agent-runs", content=whole, headers=JSON)).status_code == 201
-            assert bodies.held == 0
-            left = Sender(site.app, "/agent-runs", whole[: MIB // 2])
-            while not bodies.held:  # noqa: ASYNC110 - bounded by `run`
-                await asyncio.sleep(0)
-            left.task.cancel()
-            await left.task
-            assert (bodies.held, left.status) == (0, 503)  # nothing was begun that it could have been in the middle of
-
-    run(main())
+async def test_what_was_held_is_let_go_whatever_becomes_of_the_request() -> None:
+    async with serving(org_id="9", max_body_mib=1) as site:
+        bodies = edge_of(site.app)._bodies
+        whole = json.dumps({"prompt": "x" * (MIB - 100)}).encode()
+        assert (await site.ask("POST", "/agent-runs", content=whole, headers=JSON)).status_code == 201
+        assert bodies.held == 0
+        left = Sender(site.app, "/agent-runs", whole[: MIB // 2])
+        while not bodies.held:  # noqa: ASYNC110 - bounded by `run`
+            await asyncio.sleep(0)
+        left.task.cancel()
+        await left.task
+        assert (bodies.held, left.status) == (0, 503)  # nothing was begun that it could have been in the middle of
 
 
 # -- how long it takes ------------------------------------------------------------------------------------------------
@@ -326,14 +296,11 @@ def test_a_body_that_keeps_us_waiting_for_too_long_is_given_up(
 
 
 @pytest.mark.wire("body-time", "error-shape")
-def test_a_slow_body_is_told_so_in_the_shape_of_its_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_body_is_told_so_in_the_shape_of_its_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codegen_api.intake.PATIENCE", 0.01)
 
-    async def main() -> None:
-        async with serving(dialects=EVERY, org_id="9") as site:
-            for route in with_bodies():
-                (method,) = route.methods
-                status, said = await Sender(site.app, filled(route.path, "1", "9"), b"{", method=method).answered()
-                assert (status, said["code"]) == (408, "request_timeout"), route.path
-
-    run(main())
+    async with serving(dialects=EVERY, org_id="9") as site:
+        for route in with_bodies():
+            (method,) = route.methods
+            status, said = await Sender(site.app, filled(route.path, "1", "9"), b"{", method=method).answered()
+            assert (status, said["code"]) == (408, "request_timeout"), route.path

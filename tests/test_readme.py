@@ -10,9 +10,9 @@ from typing import Any, get_args
 import pytest
 
 from codegen_api import Settings, create_app, serve
-from codegen_api.app import DIALECTS
+from codegen_api.build_parts import DIALECTS
 from codegen_api.sandbox.bodies import FaultKind
-from codegen_api.sandbox.scenarios import REFUSED, SCENARIOS
+from codegen_api.sandbox.scenarios import scenario_names
 from codegen_api.settings import PREFIX
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +84,7 @@ def test_the_table_of_dialects_is_that_of_the_code() -> None:
     table = (ROOT / "docs/clients.md").read_text().split("\n| name |")[1].split("\n\n")[0]
     told = {row[0].strip("`"): (tuple(re.findall("`(/[^`]*)`", row[2])), row[3] == "yes") for row in rows(table)}
     assert told == {
-        name: (dialect.PREFIXES, getattr(dialect, "CONVERSATIONS", False))
+        name: (dialect.load().prefixes, dialect.load().conversations)
         for name, dialect in DIALECTS.items()
         if name != "native"
     }
@@ -179,7 +179,7 @@ def first_cells(head: str) -> list[str]:
 
 
 def test_the_sandbox_tables_are_those_of_the_code() -> None:
-    assert first_cells("scenario") == [*SCENARIOS, *REFUSED]
+    assert first_cells("scenario") == scenario_names()
     assert first_cells("kind") == list(get_args(FaultKind))
 
 

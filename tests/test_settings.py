@@ -13,6 +13,7 @@ from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings,
 KEY = "0123456789abcdef" * 2
 VALID: dict[str, tuple[str, Any]] = {
     "BASE_URL": ("http://127.0.0.1:9/", "http://127.0.0.1:9/"),
+    "UPSTREAM": ("codegen", "codegen"),
     "ORG_ID": ("323", "323"),
     "API_TOKEN": ("sk-1", SecretStr("sk-1")),
     "DIALECTS": ("native, codegen,", ("native", "codegen")),

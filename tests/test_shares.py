@@ -18,7 +18,8 @@ from tests.fakehost import caller
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 from tests.test_ownership import SECRET, user
-from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 
 def gateway_to(host: StrictHost) -> Gateway:
@@ -35,101 +36,89 @@ async def runs_of(host: StrictHost, gateway: Gateway, name: str, count: int) -> 
 
 @pytest.mark.wire("budget-fair")
 @pytest.mark.parametrize("followed", [0, 30])
-def test_whatever_one_asks_at_once_another_may_create_at_once(followed: int) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        host = StrictHost()
-        gateway = gateway_to(host)
-        bobs = await runs_of(host, gateway, "bob", 300)
-        for number in range(800):
-            host.add(f"9{number}")
-        for number in await runs_of(host, gateway, "kim", followed):
-            host.runs[number].status = "ACTIVE"
-        watching = [
-            asyncio.create_task(Viewer().watch(gateway, who=user("kim"), run=number, until=100))
-            for number in list(host.runs)[-followed:]
-            if followed
-        ]
-        await asyncio.sleep(70 if followed else 0)
-        began = loop.time()
-        worst = [
-            *(gateway.get(user("bob"), "9", number) for number in bobs),
-            *(gateway.list(user("bob"), "9", number, 50, RunFilter(), None) for number in range(10)),
-            *(gateway.read_log(user("bob"), "9", number, 0, 10, newest_first=False) for number in bobs),
-        ]
-        asked = [asyncio.ensure_future(each) for each in worst]
-        for moment in (0.0, 0.2, 1.0, 5.0, 9.0):
-            await asyncio.sleep(began + moment - loop.time())
-            created = loop.time()
-            await gateway.create(user("alice"), "9", NewRun("Say hello"))
-            assert loop.time() - created <= host.latency + 0.001
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert not host.refused
-        assert loop.time() - began <= 15
-        waits = [answer.retry_after for answer in answers if isinstance(answer, RateLimited)]
-        assert len(waits) > 500
-        assert all(wait is not None and 0 < wait <= WINDOW for wait in waits)
-        assert sum(not isinstance(answer, BaseException) for answer in answers) >= (6 if followed else 20)
-        await asyncio.gather(*watching)
-        await gateway.aclose()
-
-    run(main())
+async def test_whatever_one_asks_at_once_another_may_create_at_once(followed: int) -> None:
+    loop = asyncio.get_running_loop()
+    host = StrictHost()
+    gateway = gateway_to(host)
+    bobs = await runs_of(host, gateway, "bob", 300)
+    for number in range(800):
+        host.add(f"9{number}")
+    for number in await runs_of(host, gateway, "kim", followed):
+        host.runs[number].status = "ACTIVE"
+    watching = [
+        asyncio.create_task(Viewer().watch(gateway, who=user("kim"), run=number, until=100))
+        for number in list(host.runs)[-followed:]
+        if followed
+    ]
+    await asyncio.sleep(70 if followed else 0)
+    began = loop.time()
+    worst = [
+        *(gateway.get(user("bob"), "9", number) for number in bobs),
+        *(gateway.list(user("bob"), "9", number, 50, RunFilter(), None) for number in range(10)),
+        *(gateway.read_log(user("bob"), "9", number, 0, 10, newest_first=False) for number in bobs),
+    ]
+    asked = [asyncio.ensure_future(each) for each in worst]
+    for moment in (0.0, 0.2, 1.0, 5.0, 9.0):
+        await asyncio.sleep(began + moment - loop.time())
+        created = loop.time()
+        await gateway.create(user("alice"), "9", NewRun("Say hello"))
+        assert loop.time() - created <= host.latency + 0.001
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert not host.refused
+    assert loop.time() - began <= 15
+    waits = [answer.retry_after for answer in answers if isinstance(answer, RateLimited)]
+    assert len(waits) > 500
+    assert all(wait is not None and 0 < wait <= WINDOW for wait in waits)
+    assert sum(not isinstance(answer, BaseException) for answer in answers) >= (6 if followed else 20)
+    await asyncio.gather(*watching)
+    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-fair")
-def test_who_comes_back_when_they_are_told_gets_it() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        gateway = gateway_to(host)
-        bobs = await runs_of(host, gateway, "bob", 100)
+async def test_who_comes_back_when_they_are_told_gets_it() -> None:
+    host = StrictHost()
+    gateway = gateway_to(host)
+    bobs = await runs_of(host, gateway, "bob", 100)
 
-        async def insist(number: str) -> Run:
-            while True:
-                try:
-                    return await gateway.get(user("bob"), "9", number)
-                except RateLimited as error:
-                    await asyncio.sleep(error.retry_after or 1)
+    async def insist(number: str) -> Run:
+        while True:
+            try:
+                return await gateway.get(user("bob"), "9", number)
+            except RateLimited as error:
+                await asyncio.sleep(error.retry_after or 1)
 
-        found = await asyncio.gather(*map(insist, bobs))
-        assert [each.ref.id for each in found] == bobs
-        assert not host.refused
-        assert asyncio.get_running_loop().time() < 240
-        await gateway.aclose()
-
-    run(main())
+    found = await asyncio.gather(*map(insist, bobs))
+    assert [each.ref.id for each in found] == bobs
+    assert not host.refused
+    assert asyncio.get_running_loop().time() < 240
+    await gateway.aclose()
 
 
-def test_who_has_a_token_of_their_own_has_its_limit_for_themselves() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        gateway = Gateway(host, MemoryBroker())
-        for number in range(LIMIT_RUNS):
-            host.add(str(number))
-        await asyncio.gather(*(gateway.get(caller(), "9", str(number)) for number in range(LIMIT_RUNS)))
-        assert asyncio.get_running_loop().time() < 1
-        await gateway.aclose()
-
-    run(main())
+async def test_who_has_a_token_of_their_own_has_its_limit_for_themselves() -> None:
+    host = StrictHost()
+    gateway = Gateway(host, MemoryBroker())
+    for number in range(LIMIT_RUNS):
+        host.add(str(number))
+    await asyncio.gather(*(gateway.get(caller(), "9", str(number)) for number in range(LIMIT_RUNS)))
+    assert asyncio.get_running_loop().time() < 1
+    await gateway.aclose()
 
 
 LIMIT_RUNS = int(LIMIT)
 
 
 @pytest.mark.wire("budget-fair")
-def test_where_the_host_counts_by_address_tokens_of_their_own_share_as_well() -> None:
-    async def main() -> None:
-        host = StrictHost(together=True)
-        gateway = Gateway(host, MemoryBroker(), turns=Turns(together=True))
-        for number in range(200):
-            host.add(str(number))
-        asked = [asyncio.ensure_future(gateway.get(caller("bob"), "9", str(number))) for number in range(200)]
-        await asyncio.sleep(1)
-        await gateway.create(caller("alice"), "9", NewRun("Say hello"))
-        await asyncio.gather(*asked, return_exceptions=True)
-        assert not host.refused
-        await gateway.aclose()
-
-    run(main())
+async def test_where_the_host_counts_by_address_tokens_of_their_own_share_as_well() -> None:
+    host = StrictHost(together=True)
+    gateway = Gateway(host, MemoryBroker(), turns=Turns(together=True))
+    for number in range(200):
+        host.add(str(number))
+    asked = [asyncio.ensure_future(gateway.get(caller("bob"), "9", str(number))) for number in range(200)]
+    await asyncio.sleep(1)
+    await gateway.create(caller("alice"), "9", NewRun("Say hello"))
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert not host.refused
+    await gateway.aclose()
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=300))

@@ -75,23 +75,20 @@ def test_callers_are_told_to_come_back_and_the_operator_in_one_line(
 
 
 @pytest.mark.wire("no-room")
-def test_a_connection_to_the_host_that_cannot_be_opened_for_lack_of_descriptors_is_not_the_hosts_fault() -> None:
-    async def main() -> None:
-        def transport(_: httpx.Request) -> httpx.Response:
-            raise httpx.ConnectError("x") from aiohttp.ClientConnectorError(
-                SimpleNamespace(host="host", port=80, ssl=True),  # type: ignore[arg-type]
-                OSError(errno.EMFILE, "Too many open files"),
-            )
-
-        outbound = Outbound(
-            "http://host", "", transport=httpx.MockTransport(transport), connect_timeout=1, read_timeout=1, via=None
+async def test_a_connection_to_the_host_that_cannot_be_opened_for_lack_of_descriptors_is_not_the_hosts_fault() -> None:
+    def transport(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("x") from aiohttp.ClientConnectorError(
+            SimpleNamespace(host="host", port=80, ssl=True),  # type: ignore[arg-type]
+            OSError(errno.EMFILE, "Too many open files"),
         )
-        with pytest.raises(AtCapacity):
-            await outbound.ask("GET", "/", None, None, [])
-        assert outbound.observation is None
-        await outbound.aclose()
 
-    run(main())
+    outbound = Outbound(
+        "http://host", "", transport=httpx.MockTransport(transport), connect_timeout=1, read_timeout=1, via=None
+    )
+    with pytest.raises(AtCapacity):
+        await outbound.ask("GET", "/", None, None, [])
+    assert outbound.observation is None
+    await outbound.aclose()
 
 
 @pytest.mark.wire("no-room")

@@ -17,11 +17,13 @@ from tests.dialects.eventsource import Early, parse
 from tests.test_runs import as_sent, values
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 names = st.sampled_from(["status", "log", "log.amended", "notice", "resync", "failure", "end"])
 ids = st.none() | st.integers(0, 10**18) | st.integers(0, 10**18).map(lambda n: f"{n}.end")
 
 
-def test_each_silence_is_said_and_nothing_is_lost_by_it() -> None:
+async def test_each_silence_is_said_and_nothing_is_lost_by_it() -> None:
     closed = []
 
     async def slow(*seconds: float) -> AsyncGenerator[float, None]:
@@ -32,26 +34,20 @@ def test_each_silence_is_said_and_nothing_is_lost_by_it() -> None:
         finally:
             closed.append(seconds)
 
-    async def main() -> None:
-        assert [each async for each in beating(slow(1, 7, 2), 3)] == [1, None, None, 7, 2]
-        async with aclosing(beating(slow(1, 7, 2), 3)) as left:
-            assert [await anext(left), await anext(left)] == [1, None]
-        assert closed == [(1, 7, 2)] * 2
-
-    run(main())
+    assert [each async for each in beating(slow(1, 7, 2), 3)] == [1, None, None, 7, 2]
+    async with aclosing(beating(slow(1, 7, 2), 3)) as left:
+        assert [await anext(left), await anext(left)] == [1, None]
+    assert closed == [(1, 7, 2)] * 2
 
 
-def test_what_goes_wrong_behind_a_silence_is_told() -> None:
+async def test_what_goes_wrong_behind_a_silence_is_told() -> None:
     async def failing() -> AsyncGenerator[int, None]:
         await asyncio.sleep(4)
         raise InvalidCursor
         yield 1
 
-    async def main() -> None:
-        with pytest.raises(InvalidCursor):
-            _ = [each async for each in beating(failing(), 3)]
-
-    run(main())
+    with pytest.raises(InvalidCursor):
+        _ = [each async for each in beating(failing(), 3)]
 
 
 @pytest.mark.wire("stream-events")
@@ -221,55 +217,46 @@ async def endless() -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(1)
 
 
-def test_a_stream_goes_out_piece_by_piece_and_is_then_complete() -> None:
-    async def main() -> None:
-        client, source = Client(), Source(two)
-        answering = asyncio.create_task(answer(source, client))
-        await asyncio.sleep(1)
-        assert client.sent[0]["status"] == 200
-        assert (b"content-type", b"text/event-stream") in [
-            (name, value.split(b";")[0]) for name, value in client.sent[0]["headers"]
-        ]
-        assert b"content-length" not in dict(client.sent[0]["headers"])
-        assert client.body == b"one"
-        await answering
-        assert client.body == b"onetwo"
-        assert [message["more_body"] for message in client.sent[1:]] == [True, True, False]
-        assert source.closed
-        assert not client.aborted
-
-    run(main())
+async def test_a_stream_goes_out_piece_by_piece_and_is_then_complete() -> None:
+    client, source = Client(), Source(two)
+    answering = asyncio.create_task(answer(source, client))
+    await asyncio.sleep(1)
+    assert client.sent[0]["status"] == 200
+    assert (b"content-type", b"text/event-stream") in [
+        (name, value.split(b";")[0]) for name, value in client.sent[0]["headers"]
+    ]
+    assert b"content-length" not in dict(client.sent[0]["headers"])
+    assert client.body == b"one"
+    await answering
+    assert client.body == b"onetwo"
+    assert [message["more_body"] for message in client.sent[1:]] == [True, True, False]
+    assert source.closed
+    assert not client.aborted
 
 
 @pytest.mark.wire("stream-stall")
-def test_nothing_larger_than_64_kib_is_written_at_once() -> None:
+async def test_nothing_larger_than_64_kib_is_written_at_once() -> None:
     async def large() -> AsyncGenerator[bytes, None]:
         yield b"ab" * (3 * WRITE_BYTES // 2) + b"!"
 
-    async def main() -> None:
-        client, source = Client(), Source(large)
-        await answer(source, client)
-        assert [len(message["body"]) for message in client.sent[1:]] == [WRITE_BYTES] * 3 + [1, 0]
-        assert client.body == b"ab" * (3 * WRITE_BYTES // 2) + b"!"
-
-    run(main())
+    client, source = Client(), Source(large)
+    await answer(source, client)
+    assert [len(message["body"]) for message in client.sent[1:]] == [WRITE_BYTES] * 3 + [1, 0]
+    assert client.body == b"ab" * (3 * WRITE_BYTES // 2) + b"!"
 
 
 @pytest.mark.wire("stream-stall")
-def test_a_client_who_takes_nothing_is_cut_after_the_time_given_and_not_before() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        client, source = Client(), Source(endless)
-        answering = asyncio.create_task(answer(source, client, stall_seconds=30))
-        await asyncio.sleep(10.5)
-        client.stuck.clear()
-        stuck_at = loop.time()
-        await answering
-        assert client.aborted == 1
-        assert 30 <= loop.time() - stuck_at <= 31
-        assert source.closed
-
-    run(main())
+async def test_a_client_who_takes_nothing_is_cut_after_the_time_given_and_not_before() -> None:
+    loop = asyncio.get_running_loop()
+    client, source = Client(), Source(endless)
+    answering = asyncio.create_task(answer(source, client, stall_seconds=30))
+    await asyncio.sleep(10.5)
+    client.stuck.clear()
+    stuck_at = loop.time()
+    await answering
+    assert client.aborted == 1
+    assert 30 <= loop.time() - stuck_at <= 31
+    assert source.closed
 
 
 @pytest.mark.wire("stream-stall")
@@ -284,99 +271,78 @@ def test_a_client_who_does_not_even_take_the_head_is_cut() -> None:
     run(main(), at_most=120)
 
 
-def test_a_client_who_takes_a_little_now_and_then_is_not_cut() -> None:
-    async def main() -> None:
-        client, source = Client(), Source(endless)
-        answering = asyncio.create_task(answer(source, client, stall_seconds=30))
-        for _ in range(10):
-            client.stuck.clear()
-            await asyncio.sleep(25)
-            client.stuck.set()
-            await asyncio.sleep(2)
-        assert not client.aborted
-        client.gone.set()
-        await answering
-
-    run(main())
+async def test_a_client_who_takes_a_little_now_and_then_is_not_cut() -> None:
+    client, source = Client(), Source(endless)
+    answering = asyncio.create_task(answer(source, client, stall_seconds=30))
+    for _ in range(10):
+        client.stuck.clear()
+        await asyncio.sleep(25)
+        client.stuck.set()
+        await asyncio.sleep(2)
+    assert not client.aborted
+    client.gone.set()
+    await answering
 
 
-def test_when_the_client_leaves_the_source_is_closed_at_once() -> None:
-    async def main() -> None:
-        client, source = Client(), Source(endless)
-        answering = asyncio.create_task(answer(source, client))
-        await asyncio.sleep(3.5)
-        client.gone.set()
-        await answering
-        assert asyncio.get_running_loop().time() == pytest.approx(3.5)
-        assert source.closed
-        assert not client.aborted
-
-    run(main())
+async def test_when_the_client_leaves_the_source_is_closed_at_once() -> None:
+    client, source = Client(), Source(endless)
+    answering = asyncio.create_task(answer(source, client))
+    await asyncio.sleep(3.5)
+    client.gone.set()
+    await answering
+    assert asyncio.get_running_loop().time() == pytest.approx(3.5)
+    assert source.closed
+    assert not client.aborted
 
 
-def test_when_the_source_fails_it_is_closed_and_the_error_comes_out() -> None:
+async def test_when_the_source_fails_it_is_closed_and_the_error_comes_out() -> None:
     async def failing() -> AsyncGenerator[bytes, None]:
         yield b"one"
         raise LookupError("broken")
 
-    async def main() -> None:
-        client, source = Client(), Source(failing)
-        with pytest.raises(LookupError):
-            await answer(source, client)
-        assert source.closed
-        assert client.sent[-1]["more_body"]
-
-    run(main())
-
-
-def test_when_the_server_cancels_the_answer_the_source_is_closed() -> None:
-    async def main() -> None:
-        client, source = Client(), Source(endless)
-        answering = asyncio.create_task(answer(source, client))
-        await asyncio.sleep(3.5)
-        answering.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await answering
-        assert source.closed
-
-    run(main())
-
-
-def test_a_source_that_was_never_asked_is_closed_as_well() -> None:
-    async def main() -> None:
-        client, source = Client(), Source(two)
-        client.gone.set()
-        client.stuck.clear()
+    client, source = Client(), Source(failing)
+    with pytest.raises(LookupError):
         await answer(source, client)
-        del source
-        gc.collect()  # a generator left open would complain here
-
-    run(main())
+    assert source.closed
+    assert client.sent[-1]["more_body"]
 
 
-@pytest.mark.wire("stream-stall")
-def test_a_client_who_takes_little_at_a_time_is_not_cut() -> None:
-    async def main() -> None:
-        client, source = Client(), Source(two)
-        client.stuck.clear()
-        client.waiting = [500, 400, 400, 300, 300, 200]  # seen at the start and at the end of each wait
-        answering = asyncio.create_task(answer(source, client, stall_seconds=30))
-        await asyncio.sleep(80)
-        assert not client.aborted
-        client.stuck.set()
+async def test_when_the_server_cancels_the_answer_the_source_is_closed() -> None:
+    client, source = Client(), Source(endless)
+    answering = asyncio.create_task(answer(source, client))
+    await asyncio.sleep(3.5)
+    answering.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await answering
-        assert client.body == b"onetwo"
+    assert source.closed
 
-    run(main())
+
+async def test_a_source_that_was_never_asked_is_closed_as_well() -> None:
+    client, source = Client(), Source(two)
+    client.gone.set()
+    client.stuck.clear()
+    await answer(source, client)
+    del source
+    gc.collect()  # a generator left open would complain here
 
 
 @pytest.mark.wire("stream-stall")
-def test_where_nobody_can_tell_what_a_client_takes_the_time_alone_counts() -> None:
-    async def main() -> None:
-        client, source = Client(), Source(endless)
-        client.waiting = [None, None]
-        client.stuck.clear()
-        await answer(source, client, stall_seconds=30)
-        assert client.aborted == 1
+async def test_a_client_who_takes_little_at_a_time_is_not_cut() -> None:
+    client, source = Client(), Source(two)
+    client.stuck.clear()
+    client.waiting = [500, 400, 400, 300, 300, 200]  # seen at the start and at the end of each wait
+    answering = asyncio.create_task(answer(source, client, stall_seconds=30))
+    await asyncio.sleep(80)
+    assert not client.aborted
+    client.stuck.set()
+    await answering
+    assert client.body == b"onetwo"
 
-    run(main())
+
+@pytest.mark.wire("stream-stall")
+async def test_where_nobody_can_tell_what_a_client_takes_the_time_alone_counts() -> None:
+    client, source = Client(), Source(endless)
+    client.waiting = [None, None]
+    client.stuck.clear()
+    await answer(source, client, stall_seconds=30)
+    assert client.aborted == 1

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from codegen_api.validate import main
 from codegen_api.validate.checks import CHECKS
-from codegen_api.validate.events import Event, NotEvents, read_events
+from codegen_api.validate.events import NotEvents, ServerEvent, read_events
 from tests.end_to_end import processes
 
 ROOT = Path(__file__).parents[1]
@@ -652,12 +652,12 @@ def test_settings_that_are_not_valid_exit_with_2(
 # -- the reader of events ---------------------------------------------------------------------------------------------
 
 
-def read(*chunks: bytes) -> list[Event]:
+def read(*chunks: bytes) -> list[ServerEvent]:
     async def source() -> AsyncIterator[bytes]:
         for chunk in chunks:
             yield chunk
 
-    async def collect() -> list[Event]:
+    async def collect() -> list[ServerEvent]:
         return [event async for event in read_events(source())]
 
     return asyncio.run(collect())
@@ -665,7 +665,7 @@ def read(*chunks: bytes) -> list[Event]:
 
 def test_events_are_the_same_wherever_the_bytes_are_split() -> None:
     stream = "retry: 20\r\nevent: a\ndata: ü\u2028\n\n:\n\nid: 3\ndata:1\ndata: 2\r\n\r\ndata: never ended\n".encode()
-    expected = [Event("a", "ü\u2028", None, 20), Event("message", "1\n2", "3", 20)]
+    expected = [ServerEvent("a", "ü\u2028", None, 20), ServerEvent("message", "1\n2", "3", 20)]
     assert read(stream) == expected
     assert read(*(stream[index : index + 1] for index in range(len(stream)))) == expected
 

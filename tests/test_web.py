@@ -137,21 +137,18 @@ def preflight(origin: str, method: str = "GET", headers: str | None = None) -> d
     "path", ["/health", "/users/me", "/nothing", "/agent-runs/1/logs/stream", "/agent-runs/7", "/docs"]
 )
 @pytest.mark.parametrize("origin", [APP, OTHER, "null", "http://localhost:3000", None])
-def test_only_the_origins_of_the_deployment_may_read_an_answer(path: str, origin: str | None) -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add(status="COMPLETE").append(1)
-        async with serving(host, cors_origins=f"{APP},https://second.example.com") as site:
-            answer = await site.get(path, headers={} if origin is None else {"Origin": origin})
-        assert answer.headers.get("access-control-allow-origin") == (APP if origin == APP else None)
-        assert "origin" in answer.headers["vary"].lower()
-        assert answer.headers["vary"].lower().count("origin") == 1
-        assert "access-control-allow-credentials" not in answer.headers
-        if origin == APP:
-            exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
-            assert exposed == set(EXPOSED_HEADERS) >= {"X-Request-ID", "Retry-After", "Location", "Link"}
-
-    run(main())
+async def test_only_the_origins_of_the_deployment_may_read_an_answer(path: str, origin: str | None) -> None:
+    host = RichHost()
+    host.add(status="COMPLETE").append(1)
+    async with serving(host, cors_origins=f"{APP},https://second.example.com") as site:
+        answer = await site.get(path, headers={} if origin is None else {"Origin": origin})
+    assert answer.headers.get("access-control-allow-origin") == (APP if origin == APP else None)
+    assert "origin" in answer.headers["vary"].lower()
+    assert answer.headers["vary"].lower().count("origin") == 1
+    assert "access-control-allow-credentials" not in answer.headers
+    if origin == APP:
+        exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+        assert exposed == set(EXPOSED_HEADERS) >= {"X-Request-ID", "Retry-After", "Location", "Link"}
 
 
 SENT_BY_PAGES = [
@@ -168,22 +165,19 @@ SENT_BY_PAGES = [
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "HEAD"])
 @pytest.mark.parametrize("path", ["/agent-runs", "/nothing"])
 @pytest.mark.parametrize("wanted", SENT_BY_PAGES)
-def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, path: str, wanted: str) -> None:
-    async def main() -> None:
-        async with serving(cors_origins=APP) as site:
-            answer = await site.ask("OPTIONS", path, token=None, headers=preflight(APP, method, wanted))
-        assert answer.status_code in (200, 204)
-        assert answer.headers["access-control-allow-origin"] == APP
-        assert answer.headers["access-control-max-age"] == "600"
-        assert method in answer.headers["access-control-allow-methods"]
-        assert "access-control-allow-credentials" not in answer.headers
-        assert "origin" in answer.headers["vary"].lower()
-        assert answer.headers["x-request-id"]
-        allowed = answer.headers["access-control-allow-headers"].split(", ")
-        assert allowed == [name.strip() for name in wanted.split(",")]
-        assert "access-control-allow-private-network" not in answer.headers
-
-    run(main())
+async def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, path: str, wanted: str) -> None:
+    async with serving(cors_origins=APP) as site:
+        answer = await site.ask("OPTIONS", path, token=None, headers=preflight(APP, method, wanted))
+    assert answer.status_code in (200, 204)
+    assert answer.headers["access-control-allow-origin"] == APP
+    assert answer.headers["access-control-max-age"] == "600"
+    assert method in answer.headers["access-control-allow-methods"]
+    assert "access-control-allow-credentials" not in answer.headers
+    assert "origin" in answer.headers["vary"].lower()
+    assert answer.headers["x-request-id"]
+    allowed = answer.headers["access-control-allow-headers"].split(", ")
+    assert allowed == [name.strip() for name in wanted.split(",")]
+    assert "access-control-allow-private-network" not in answer.headers
 
 
 @pytest.mark.wire("cors-preflight", "error-shape")
@@ -203,35 +197,29 @@ def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: str, pat
         {**preflight(OTHER, "GET", "authorization"), "Access-Control-Request-Private-Network": "true"},
     ],
 )
-def test_a_preflight_that_is_refused_is_refused_in_the_shape_of_every_error(headers: dict[str, str]) -> None:
-    async def main() -> None:
-        async with serving(cors_origins=APP) as site:
-            raw = [(name, value.encode()) for name, value in headers.items()]
-            answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=raw)
-        assert (answer.status_code, answer.json()["code"]) == (400, "cors_refused")
-        assert "access-control-allow-headers" not in answer.headers
-        assert "access-control-allow-private-network" not in answer.headers
-        assert len(answer.content) < 1000
-        assert answer.json()["request_id"] == answer.headers["x-request-id"]
-        assert answer.headers["vary"].lower().startswith("origin")
-        allowed = answer.headers.get("access-control-allow-origin")
-        assert allowed == (APP if headers["Origin"] == APP else None)
-
-    run(main())
+async def test_a_preflight_that_is_refused_is_refused_in_the_shape_of_every_error(headers: dict[str, str]) -> None:
+    async with serving(cors_origins=APP) as site:
+        raw = [(name, value.encode()) for name, value in headers.items()]
+        answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=raw)
+    assert (answer.status_code, answer.json()["code"]) == (400, "cors_refused")
+    assert "access-control-allow-headers" not in answer.headers
+    assert "access-control-allow-private-network" not in answer.headers
+    assert len(answer.content) < 1000
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert answer.headers["vary"].lower().startswith("origin")
+    allowed = answer.headers.get("access-control-allow-origin")
+    assert allowed == (APP if headers["Origin"] == APP else None)
 
 
 @pytest.mark.wire("cors-headers")
 @pytest.mark.parametrize("origins", [APP, "*"])
-def test_a_page_that_is_let_in_may_come_from_outside_of_the_private_network(origins: str) -> None:
-    async def main() -> None:
-        asked = {**preflight(APP, "GET", "authorization"), "Access-Control-Request-Private-Network": "true"}
-        async with serving(cors_origins=origins) as site:
-            answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=asked)
-        assert answer.status_code == 200
-        assert answer.headers["access-control-allow-private-network"] == "true"
-        assert answer.headers["access-control-allow-origin"] == origins
-
-    run(main())
+async def test_a_page_that_is_let_in_may_come_from_outside_of_the_private_network(origins: str) -> None:
+    asked = {**preflight(APP, "GET", "authorization"), "Access-Control-Request-Private-Network": "true"}
+    async with serving(cors_origins=origins) as site:
+        answer = await site.ask("OPTIONS", "/agent-runs", token=None, headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-private-network"] == "true"
+    assert answer.headers["access-control-allow-origin"] == origins
 
 
 @pytest.mark.wire("cors-origins")
@@ -252,14 +240,11 @@ def test_a_page_that_is_let_in_may_come_from_outside_of_the_private_network(orig
         ("https://a.example.com", "https://a.example.com", "https://aXexample.com"),
     ],
 )
-def test_an_origin_is_let_in_as_browsers_write_it(named: str, let_in: str, not_let_in: str) -> None:
-    async def main() -> None:
-        async with serving(cors_origins=f"{APP},{named}") as site:
-            for origin, expected in ((let_in, let_in), (not_let_in, None)):
-                answer = await site.get("/health", headers={"Origin": origin})
-                assert answer.headers.get("access-control-allow-origin") == expected
-
-    run(main())
+async def test_an_origin_is_let_in_as_browsers_write_it(named: str, let_in: str, not_let_in: str) -> None:
+    async with serving(cors_origins=f"{APP},{named}") as site:
+        for origin, expected in ((let_in, let_in), (not_let_in, None)):
+            answer = await site.get("/health", headers={"Origin": origin})
+            assert answer.headers.get("access-control-allow-origin") == expected
 
 
 LOCAL = [
@@ -276,14 +261,11 @@ NOT_LOCAL = [
 @pytest.mark.wire("cors-origins")
 @pytest.mark.parametrize("origin", [*LOCAL, *NOT_LOCAL])
 @pytest.mark.parametrize("sandbox", [True, False])
-def test_pages_of_this_machine_may_ask_the_sandbox(origin: str, sandbox: bool) -> None:
-    async def main() -> None:
-        async with serving(sandbox=sandbox) as site:
-            answer = await site.get("/health", headers=[(b"Origin", origin.encode())])
-        expected = origin if sandbox and origin in LOCAL else None
-        assert answer.headers.get("access-control-allow-origin") == expected
-
-    run(main())
+async def test_pages_of_this_machine_may_ask_the_sandbox(origin: str, sandbox: bool) -> None:
+    async with serving(sandbox=sandbox) as site:
+        answer = await site.get("/health", headers=[(b"Origin", origin.encode())])
+    expected = origin if sandbox and origin in LOCAL else None
+    assert answer.headers.get("access-control-allow-origin") == expected
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40))
@@ -299,19 +281,16 @@ def test_no_other_origin_is_ever_let_in(origin: str) -> None:
 
 
 @pytest.mark.wire("cors-every-answer")
-def test_a_204_and_a_stream_carry_the_permission_too() -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add(status="COMPLETE").append(3)
-        async with serving(host, cors_origins=APP) as site:
-            for last, status in (("3.end", 204), ("3", 200), ("1", 200)):
-                answer = await site.get("/agent-runs/1/logs/stream", headers={"Origin": APP, "Last-Event-ID": last})
-                assert answer.status_code == status
-                assert answer.headers["access-control-allow-origin"] == APP
-                assert answer.headers["x-request-id"]
-                assert "origin" in answer.headers["vary"].lower()
-
-    run(main())
+async def test_a_204_and_a_stream_carry_the_permission_too() -> None:
+    host = RichHost()
+    host.add(status="COMPLETE").append(3)
+    async with serving(host, cors_origins=APP) as site:
+        for last, status in (("3.end", 204), ("3", 200), ("1", 200)):
+            answer = await site.get("/agent-runs/1/logs/stream", headers={"Origin": APP, "Last-Event-ID": last})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == APP
+            assert answer.headers["x-request-id"]
+            assert "origin" in answer.headers["vary"].lower()
 
 
 # -- caches -----------------------------------------------------------------------------------------------------------
@@ -334,18 +313,15 @@ def test_a_204_and_a_stream_carry_the_permission_too() -> None:
     ],
 )
 @pytest.mark.parametrize("header", ["Authorization", "X-Api-Key"])
-def test_no_cache_keeps_what_needs_credentials(method: str, path: str, header: str) -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add(status="COMPLETE").append(3)
-        async with serving(host, dialects=EVERY, secret_key="0123456789abcdef" * 2) as site:
-            for token in ("alice", "nobody"):
-                shown = {header: f"Bearer {token}" if header == "Authorization" else token, "Last-Event-ID": "3.end"}
-                more = {"json": {"prompt": "Say hello"}} if method == "POST" else {}
-                answer = await site.ask(method, path, token=None, headers=shown, **more)
-                assert answer.headers["cache-control"] == "no-store", answer.status_code
-
-    run(main())
+async def test_no_cache_keeps_what_needs_credentials(method: str, path: str, header: str) -> None:
+    host = RichHost()
+    host.add(status="COMPLETE").append(3)
+    async with serving(host, dialects=EVERY, secret_key="0123456789abcdef" * 2) as site:
+        for token in ("alice", "nobody"):
+            shown = {header: f"Bearer {token}" if header == "Authorization" else token, "Last-Event-ID": "3.end"}
+            more = {"json": {"prompt": "Say hello"}} if method == "POST" else {}
+            answer = await site.ask(method, path, token=None, headers=shown, **more)
+            assert answer.headers["cache-control"] == "no-store", answer.status_code
 
 
 # -- pages that nobody has let in -------------------------------------------------------------------------------------
@@ -373,31 +349,27 @@ BEGINNINGS = ["/threads", "/v1/sessions", "/api/agents"]
 @pytest.mark.wire("pages-not-let-in")
 @pytest.mark.parametrize(("kind", "body"), UNASKED)
 @pytest.mark.parametrize("path", BEGINNINGS)
-def test_a_page_that_is_not_let_in_begins_nothing_with_the_demo_token(path: str, kind: str | None, body: bytes) -> None:
-    async def main() -> None:
-        async with serving(RichHost(), dialects=EVERY, demo_token="alice", cors_origins=APP) as site:
-            sent = {} if kind is None else {"Content-Type": kind}
-            for page in FOREIGN:
-                answer = await site.ask("POST", path, token=None, headers={**sent, **page}, content=body)
-                assert (answer.status_code, answer.json().get("code")) == (400, "cors_refused"), page
-            for page in OURS:
-                answer = await site.ask("POST", path, token=None, headers={**sent, **page}, content=body)
-                assert answer.json().get("code") != "cors_refused", page
-
-    run(main())
+async def test_a_page_that_is_not_let_in_begins_nothing_with_the_demo_token(
+    path: str, kind: str | None, body: bytes
+) -> None:
+    async with serving(RichHost(), dialects=EVERY, demo_token="alice", cors_origins=APP) as site:
+        sent = {} if kind is None else {"Content-Type": kind}
+        for page in FOREIGN:
+            answer = await site.ask("POST", path, token=None, headers={**sent, **page}, content=body)
+            assert (answer.status_code, answer.json().get("code")) == (400, "cors_refused"), page
+        for page in OURS:
+            answer = await site.ask("POST", path, token=None, headers={**sent, **page}, content=body)
+            assert answer.json().get("code") != "cors_refused", page
 
 
 @pytest.mark.wire("pages-not-let-in")
 @pytest.mark.parametrize("page", FOREIGN)
-def test_what_no_page_can_send_without_being_asked_is_let_through(page: dict[str, str]) -> None:
-    async def main() -> None:
-        async with serving(RichHost(), dialects=EVERY, demo_token="alice") as site:
-            answer = await site.post("/threads", {}, token=None, headers=page)
-            assert answer.status_code == 200
-            assert (await site.ask("POST", "/threads", headers=page)).status_code == 200  # with credentials
-            assert (await site.get(f"/threads/{answer.json()['thread_id']}", token=None, headers=page)).is_success
-
-    run(main())
+async def test_what_no_page_can_send_without_being_asked_is_let_through(page: dict[str, str]) -> None:
+    async with serving(RichHost(), dialects=EVERY, demo_token="alice") as site:
+        answer = await site.post("/threads", {}, token=None, headers=page)
+        assert answer.status_code == 200
+        assert (await site.ask("POST", "/threads", headers=page)).status_code == 200  # with credentials
+        assert (await site.get(f"/threads/{answer.json()['thread_id']}", token=None, headers=page)).is_success
 
 
 REBOUND = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "10.0.0.1", "[::2]", "0.0.0.0"]
@@ -406,16 +378,13 @@ OWN = ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"]
 
 @pytest.mark.wire("trusted-hosts")
 @pytest.mark.parametrize("more", [{"sandbox": True}, {"demo_token": "alice"}])
-def test_what_anybody_may_use_is_not_reached_by_a_name_that_leads_here(more: dict[str, Any]) -> None:
-    async def main() -> None:
-        async with serving(RichHost(), dialects=EVERY, **more) as site:
-            for name in (*REBOUND, *OWN):
-                for path in ("/users/me", "/threads/search", "/docs"):
-                    answer = await site.ask("GET", path, headers={"Host": name, "Origin": f"http://{name}"})
-                    assert (answer.status_code == 400) == (name in REBOUND), name
-                assert (await site.get("/livez", headers={"Host": name})).status_code == 200
-
-    run(main())
+async def test_what_anybody_may_use_is_not_reached_by_a_name_that_leads_here(more: dict[str, Any]) -> None:
+    async with serving(RichHost(), dialects=EVERY, **more) as site:
+        for name in (*REBOUND, *OWN):
+            for path in ("/users/me", "/threads/search", "/docs"):
+                answer = await site.ask("GET", path, headers={"Host": name, "Origin": f"http://{name}"})
+                assert (answer.status_code == 400) == (name in REBOUND), name
+            assert (await site.get("/livez", headers={"Host": name})).status_code == 200
 
 
 @pytest.mark.wire("trusted-hosts")
@@ -457,25 +426,22 @@ def test_a_token_in_the_url_is_refused(path: str, query: str, caplog: pytest.Log
 
 
 @pytest.mark.wire("loop-refused")
-def test_a_request_that_this_deployment_forwarded_is_refused() -> None:
-    async def main() -> None:
-        host = RichHost()
-        async with (
-            serving(host, base_url="https://one.example") as site,
-            serving(base_url="https://two.example") as other,
-        ):
-            via = site.app.edge._via
-            assert via != other.app.edge._via
-            for sent in (f"1.1 {via}", f"1.0 fred, 1.1 {via} (codegen_api)", f"1.1 x,1.1 {via}"):
-                answer = await site.get("/users/me", headers={"Via": sent})
-                assert (answer.status_code, answer.json()["code"]) == (508, "loop_detected")
-            answer = await site.get("/users/me", headers=[("Via", "1.1 a"), ("Via", f"1.1 {via}")])
-            assert answer.status_code == 508
-            assert not host.calls
-            for sent in ("1.1 fred", f"1.1 {other.app.edge._via}", ""):
-                assert (await site.get("/users/me", headers={"Via": sent})).status_code == 200
-
-    run(main())
+async def test_a_request_that_this_deployment_forwarded_is_refused() -> None:
+    host = RichHost()
+    async with (
+        serving(host, base_url="https://one.example") as site,
+        serving(base_url="https://two.example") as other,
+    ):
+        via = site.app.edge._via
+        assert via != other.app.edge._via
+        for sent in (f"1.1 {via}", f"1.0 fred, 1.1 {via} (codegen_api)", f"1.1 x,1.1 {via}"):
+            answer = await site.get("/users/me", headers={"Via": sent})
+            assert (answer.status_code, answer.json()["code"]) == (508, "loop_detected")
+        answer = await site.get("/users/me", headers=[("Via", "1.1 a"), ("Via", f"1.1 {via}")])
+        assert answer.status_code == 508
+        assert not host.calls
+        for sent in ("1.1 fred", f"1.1 {other.app.edge._via}", ""):
+            assert (await site.get("/users/me", headers={"Via": sent})).status_code == 200
 
 
 CREDENTIALS: list[tuple[Any, str, str]] = [
@@ -507,62 +473,52 @@ CREDENTIALS: list[tuple[Any, str, str]] = [
         ("GET", "/agent-runs/1/logs/stream"),
     ],
 )
-def test_nobody_is_let_in_without_a_good_token(method: str, path: str, sent: Any, code: str, challenge: str) -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add()
-        async with serving(host) as site:
-            headers = [] if sent is None else [("Authorization", sent)]
-            more = {"json": {"prompt": "Say hello"}} if method == "POST" else {}
-            answer = await site.ask(method, path, token=None, headers=headers, **more)
-        assert (answer.status_code, answer.json()["code"]) == (401, code)
-        assert answer.headers["www-authenticate"] == challenge
-        assert set(host.calls) <= {"identify"}
-
-    run(main())
+async def test_nobody_is_let_in_without_a_good_token(
+    method: str, path: str, sent: Any, code: str, challenge: str
+) -> None:
+    host = RichHost()
+    host.add()
+    async with serving(host) as site:
+        headers = [] if sent is None else [("Authorization", sent)]
+        more = {"json": {"prompt": "Say hello"}} if method == "POST" else {}
+        answer = await site.ask(method, path, token=None, headers=headers, **more)
+    assert (answer.status_code, answer.json()["code"]) == (401, code)
+    assert answer.headers["www-authenticate"] == challenge
+    assert set(host.calls) <= {"identify"}
 
 
 @pytest.mark.wire("auth-bearer")
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_a_good_token_is_taken_whatever_the_case_of_its_scheme(scheme: str) -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as site:
-            assert (await site.get("/users/me", headers={"Authorization": f"{scheme} alice"})).status_code == 200
-
-    run(main())
+async def test_a_good_token_is_taken_whatever_the_case_of_its_scheme(scheme: str) -> None:
+    async with serving(RichHost()) as site:
+        assert (await site.get("/users/me", headers={"Authorization": f"{scheme} alice"})).status_code == 200
 
 
 @pytest.mark.wire("auth-bearer", "health")
 @pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"])
-def test_some_pages_are_for_everybody(path: str) -> None:
-    async def main() -> None:
-        host = RichHost()
-        async with serving(host) as site:
-            for headers in ({}, {"Authorization": "Bearer sk-nobody"}):
-                assert (await site.get(path, token=None, headers=headers)).status_code == 200
-        assert not host.calls
-
-    run(main())
+async def test_some_pages_are_for_everybody(path: str) -> None:
+    host = RichHost()
+    async with serving(host) as site:
+        for headers in ({}, {"Authorization": "Bearer sk-nobody"}):
+            assert (await site.get(path, token=None, headers=headers)).status_code == 200
+    assert not host.calls
 
 
 @pytest.mark.wire("auth-own-token")
-def test_the_host_is_called_with_the_caller_s_own_token_always() -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add(status="COMPLETE").append(1)
-        async with serving(host, api_token="sk-of-the-deployment") as site:
-            for path in (
-                "/users/me",
-                "/organizations",
-                "/agent-runs",
-                "/agent-runs/1/logs",
-                "/agent-runs/1/logs/stream",
-            ):
-                await site.get(path, token="bob")
-        assert host.calls.total() > 5
-        assert {token for _, _, token in host.log} == {"bob"}
-
-    run(main())
+async def test_the_host_is_called_with_the_caller_s_own_token_always() -> None:
+    host = RichHost()
+    host.add(status="COMPLETE").append(1)
+    async with serving(host, api_token="sk-of-the-deployment") as site:
+        for path in (
+            "/users/me",
+            "/organizations",
+            "/agent-runs",
+            "/agent-runs/1/logs",
+            "/agent-runs/1/logs/stream",
+        ):
+            await site.get(path, token="bob")
+    assert host.calls.total() > 5
+    assert {token for _, _, token in host.log} == {"bob"}
 
 
 @pytest.mark.wire("auth-outage")
@@ -573,23 +529,20 @@ def test_the_host_is_called_with_the_caller_s_own_token_always() -> None:
         (errors.UpstreamRateLimited(retry_after=17), 429, "upstream_rate_limited", "17"),
     ],
 )
-def test_a_token_that_cannot_be_checked_is_nobody_s_fault(
+async def test_a_token_that_cannot_be_checked_is_nobody_s_fault(
     error: errors.GatewayError, status: int, code: str, wait: str
 ) -> None:
-    async def main() -> None:
-        host = RichHost()
+    host = RichHost()
 
-        async def fail(_: str) -> None:
-            raise error
+    async def fail(_: str) -> None:
+        raise error
 
-        host.before = fail
-        async with serving(host) as site:
-            answer = await site.get("/users/me")
-        assert (answer.status_code, answer.json()["code"]) == (status, code)
-        assert answer.headers["retry-after"] == wait
-        assert "www-authenticate" not in answer.headers
-
-    run(main())
+    host.before = fail
+    async with serving(host) as site:
+        answer = await site.get("/users/me")
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["retry-after"] == wait
+    assert "www-authenticate" not in answer.headers
 
 
 # -- what the framework says ------------------------------------------------------------------------------------------
@@ -669,142 +622,121 @@ def test_a_client_who_leaves_before_the_first_byte_of_a_stream_is_no_fault() -> 
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_an_answer_that_is_whole_does_not_cost_the_connection() -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.unexpected = RuntimeError("secret")
-        async with serving(host, org_id="9") as site:
-            for path in ("/agent-runs/1", "/users/me", "/nothing", "/agent-runs/x", "/agent-runs?limit=0"):
-                connection = Connection(site.app, path)
-                await connection.task
-                assert connection.complete
-                assert not connection.transport.aborted, path
-
-    run(main())
+async def test_an_answer_that_is_whole_does_not_cost_the_connection() -> None:
+    host = RichHost()
+    host.unexpected = RuntimeError("secret")
+    async with serving(host, org_id="9") as site:
+        for path in ("/agent-runs/1", "/users/me", "/nothing", "/agent-runs/x", "/agent-runs?limit=0"):
+            connection = Connection(site.app, path)
+            await connection.task
+            assert connection.complete
+            assert not connection.transport.aborted, path
 
 
 @pytest.mark.wire("error-internal")
-def test_an_answer_that_broke_off_is_cut_so_that_nobody_takes_it_for_the_whole() -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as site:
-            cut = []
+async def test_an_answer_that_broke_off_is_cut_so_that_nobody_takes_it_for_the_whole() -> None:
+    async with serving(RichHost()) as site:
+        cut = []
 
-            async def broken(scope: Any, receive: Any, send: Any) -> None:
-                await send({"type": "http.response.start", "status": 200, "headers": []})
-                await send({"type": "http.response.body", "body": b"half", "more_body": True})
-                raise RuntimeError("secret")
+        async def broken(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+            raise RuntimeError("secret")
 
-            site.app.mount("/broken", broken)
-            connection = Connection(site.app, "/broken/x", AUTHORIZED)
-            await connection.task
-            cut.append(connection.transport.aborted)
-            assert connection.status == 200
-            assert not connection.complete
-            assert cut == [True]
-
-    run(main())
+        site.app.mount("/broken", broken)
+        connection = Connection(site.app, "/broken/x", AUTHORIZED)
+        await connection.task
+        cut.append(connection.transport.aborted)
+        assert connection.status == 200
+        assert not connection.complete
+        assert cut == [True]
 
 
-def test_only_connections_that_have_not_taken_everything_are_cut_at_the_end() -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as site:
-            idle, stuck = (Connection(site.app, "/health") for _ in range(2))
-            await asyncio.gather(idle.task, stuck.task)
-            stuck.transport.waiting = 1
-            site.app.edge.abort_stuck()
-            assert (idle.transport.aborted, stuck.transport.aborted) == (False, True)
-
-    run(main())
+async def test_only_connections_that_have_not_taken_everything_are_cut_at_the_end() -> None:
+    async with serving(RichHost()) as site:
+        idle, stuck = (Connection(site.app, "/health") for _ in range(2))
+        await asyncio.gather(idle.task, stuck.task)
+        stuck.transport.waiting = 1
+        site.app.edge.abort_stuck()
+        assert (idle.transport.aborted, stuck.transport.aborted) == (False, True)
 
 
 @pytest.mark.wire("drain-streams", "error-shape")
-def test_who_still_waits_when_the_process_stops_is_told_so() -> None:
-    async def main() -> None:
-        host = RichHost()
-        waiting = asyncio.Event()
+async def test_who_still_waits_when_the_process_stops_is_told_so() -> None:
+    host = RichHost()
+    waiting = asyncio.Event()
 
-        async def hang(_: str) -> None:
-            waiting.set()
-            await asyncio.Event().wait()
+    async def hang(_: str) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
 
-        host.before = hang
-        async with serving(host, cors_origins=APP) as site:
-            connection = Connection(site.app, "/users/me", {**AUTHORIZED, "Origin": APP, "X-Request-ID": "abc"})
-            await waiting.wait()
-            site.app.edge.give_up()
-            await asyncio.wait([connection.task])
-            assert (connection.status, connection.complete) == (503, True)
-            body = json.loads(connection.body)
-            assert (body["code"], body["request_id"]) == ("shutting_down", "abc")
-            assert connection.headers["access-control-allow-origin"] == APP
-            assert int(connection.headers["retry-after"]) >= 1
-            assert not connection.transport.aborted
-
-    run(main())
+    host.before = hang
+    async with serving(host, cors_origins=APP) as site:
+        connection = Connection(site.app, "/users/me", {**AUTHORIZED, "Origin": APP, "X-Request-ID": "abc"})
+        await waiting.wait()
+        site.app.edge.give_up()
+        await asyncio.wait([connection.task])
+        assert (connection.status, connection.complete) == (503, True)
+        body = json.loads(connection.body)
+        assert (body["code"], body["request_id"]) == ("shutting_down", "abc")
+        assert connection.headers["access-control-allow-origin"] == APP
+        assert int(connection.headers["retry-after"]) >= 1
+        assert not connection.transport.aborted
 
 
 @pytest.mark.wire("drain-requests", "error-shape")
-def test_a_create_that_the_process_does_not_wait_for_is_not_told_as_the_hosts_silence() -> None:
-    async def main() -> None:
-        host = RichHost()
-        waiting = asyncio.Event()
+async def test_a_create_that_the_process_does_not_wait_for_is_not_told_as_the_hosts_silence() -> None:
+    host = RichHost()
+    waiting = asyncio.Event()
 
-        async def hang(operation: str) -> None:
-            if operation == "create":
-                waiting.set()
-                await asyncio.Event().wait()
+    async def hang(operation: str) -> None:
+        if operation == "create":
+            waiting.set()
+            await asyncio.Event().wait()
 
-        host.before = hang
-        async with serving(host, org_id="9") as site:
-            create = asyncio.create_task(site.post("/agent-runs", {"prompt": "Say hello"}))
-            await waiting.wait()
-            site.app.edge.give_up()
-            answer = await create
-            assert (answer.status_code, answer.json()["code"]) == (504, "interrupted")
-            assert "whether the host acted is unknown" in answer.json()["error"]
-
-    run(main())
+    host.before = hang
+    async with serving(host, org_id="9") as site:
+        create = asyncio.create_task(site.post("/agent-runs", {"prompt": "Say hello"}))
+        await waiting.wait()
+        site.app.edge.give_up()
+        answer = await create
+        assert (answer.status_code, answer.json()["code"]) == (504, "interrupted")
+        assert "whether the host acted is unknown" in answer.json()["error"]
 
 
-def test_what_is_no_http_passes_the_edge_untouched() -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as site:
-            sent: list[Any] = []
+async def test_what_is_no_http_passes_the_edge_untouched() -> None:
+    async with serving(RichHost()) as site:
+        sent: list[Any] = []
 
-            async def receive() -> Any:
-                return {"type": "websocket.connect"}
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
 
-            async def send(message: Any) -> None:
-                sent.append(message)
+        async def send(message: Any) -> None:
+            sent.append(message)
 
-            scope = {"type": "websocket", "path": "/x", "headers": [], "query_string": b"", "subprotocols": []}
-            await site.app(scope, receive, send)
-            assert [message["type"] for message in sent] == ["websocket.close"]
-
-    run(main())
+        scope = {"type": "websocket", "path": "/x", "headers": [], "query_string": b"", "subprotocols": []}
+        await site.app(scope, receive, send)
+        assert [message["type"] for message in sent] == ["websocket.close"]
 
 
 @pytest.mark.wire("body-limit")
 @pytest.mark.parametrize("says_its_length", [True, False])
 @pytest.mark.parametrize(("size", "status"), [(1024 * 1024 - 1, 201), (1024 * 1024 + 1, 413)])
-def test_a_request_that_is_too_large_is_refused(says_its_length: bool, size: int, status: int) -> None:
-    async def main() -> None:
-        content = b'{"prompt":"' + b"x" * (size - 13) + b'"}'
+async def test_a_request_that_is_too_large_is_refused(says_its_length: bool, size: int, status: int) -> None:
+    content = b'{"prompt":"' + b"x" * (size - 13) + b'"}'
 
-        async def pieces() -> AsyncIterator[bytes]:
-            for start in range(0, len(content), 65536):
-                yield content[start : start + 65536]
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 65536):
+            yield content[start : start + 65536]
 
-        async with serving(max_body_mib=1) as site:
-            answer = await site.ask(
-                "POST",
-                "/agent-runs",
-                content=content if says_its_length else pieces(),
-                headers={"Content-Type": "application/json"},
-            )
-            assert answer.status_code == status
-            if status == 413:
-                assert answer.json()["code"] == "payload_too_large"
-                assert not site.host.calls["create"]
-
-    run(main())
+    async with serving(max_body_mib=1) as site:
+        answer = await site.ask(
+            "POST",
+            "/agent-runs",
+            content=content if says_its_length else pieces(),
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.status_code == status
+        if status == 413:
+            assert answer.json()["code"] == "payload_too_large"
+            assert not site.host.calls["create"]

@@ -236,6 +236,8 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def _words(claim: object) -> list[str]:
-    """The words of a claim: a text with spaces, or a list."""
-    named = claim.split(" ") if isinstance(claim, str) else claim
-    return [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
+    """The words of a claim: a text with spaces or commas, or a list. What has a comma may be one word as well."""
+    if isinstance(claim, str):
+        words = claim.split(" ")
+        return words + [part for word in words if "," in word for part in word.split(",")]
+    return [each for each in claim if isinstance(each, str)] if isinstance(claim, list) else []

@@ -11,6 +11,7 @@ from codegen_api.conversations.late import START, Changes, Form, Slot
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
 from codegen_api.conversations.progress import Came, Caught, Over, Progress
 from codegen_api.conversations.prompts import with_transcript
+from codegen_api.conversations.starting import heard_of, said_before
 from codegen_api.conversations.telling import Again, Altered, Arrived, Closed, Moment, Telling
 
 __all__ = [
@@ -37,8 +38,10 @@ __all__ = [
     "change",
     "checked",
     "end_of",
+    "heard_of",
     "new_id",
     "owner_of",
+    "said_before",
     "text_of",
     "with_transcript",
 ]

@@ -32,8 +32,10 @@ from codegen_api.telemetry import Observation, log_fault, logger
 
 TIDY_EVERY = 3600.0
 
-CHECK_EVERY = 10.0
-"""Seconds between two looks whether the store can be had."""
+WATCH_EVERY = 1.0
+"""Seconds between two looks whether the store was found to fail: then it is checked."""
+CHECKED_AFTER = 10
+"""After so many looks it is checked anyway."""
 
 
 def owner_of(caller: Caller) -> str:
@@ -82,14 +84,16 @@ class Conversations:
         self._reading = Reading(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._queue = Queue(gateway, store, self._planning, self._turns, absent=absent, clock=clock)
-        self.observation: Observation | None = None
-        """What was last seen of the store; None before it is open."""
         self._chores: list[asyncio.Task[None]] = []
+
+    @property
+    def observation(self) -> Observation | None:
+        """What was last seen of the store; None before it is open."""
+        return self.store.observation
 
     async def open(self) -> None:
         """Make ready: once, before anything else."""
         await self.store.open()
-        self.observation = Observation(reachable=True, checked_at=self.clock())
         self._chores.append(asyncio.ensure_future(self._check()))
         self._queue.open()
         if self.meaning is not None:
@@ -133,7 +137,7 @@ class Conversations:
         begun = [turn for turn in known if turn.state.begun]
         turn, new = await self._planning.plan(caller, owner, wanted, there, ask, begun)
         try:
-            return await self._turns.begin(caller, owner, turn, new, known[0] if known else None)
+            return await self._turns.starting.begin(caller, owner, turn, new, known[0] if known else None)
         except ConversationBusy:  # since a moment ago
             if ask.if_busy != "enqueue":
                 raise
@@ -183,7 +187,7 @@ class Conversations:
         """
         owner, deadline = owner_of(caller), loop_time() + within
         while True:
-            begun = self._turns.next_begun
+            begun = self._turns.starting.next_begun
             if await self.store.conversation(owner, conversation) is None:
                 raise NotFound.named("Conversation", conversation)
             turns = await self.store.turns(owner, conversation, limit=1)
@@ -357,16 +361,16 @@ class Conversations:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_EVERY)
+            for _ in range(CHECKED_AFTER):
+                await asyncio.sleep(WATCH_EVERY)
+                if self.observation is not None and not self.observation.reachable:
+                    break
             try:
                 await self.store.check()
-                reachable = True
-            except StoreUnavailable:  # which is logged where it is found
-                reachable = False
+            except StoreUnavailable:  # which is observed and logged where it is found
+                pass
             except Exception as error:  # task boundary: the next look may tell
                 log_fault("looking whether the store is there", error)
-                reachable = False
-            self.observation = Observation(reachable, self.clock())
 
     async def _tidy(self, seconds: float) -> None:
         while True:

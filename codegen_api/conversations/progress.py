@@ -79,7 +79,7 @@ async def live(
             async for update in stream:
                 if isinstance(update, Resync):
                     await watch.make_sure_of_the_log(update)
-                    gateway.hub.touched(ref)  # whoever reads the log here is behind
+                    gateway.touched(ref)  # whoever reads the log here is behind
                     break
                 if (news := watch.see(update)) is not None:
                     yield news

@@ -124,7 +124,7 @@ class Queue:
             while turn.state is TurnState.QUEUED and loop_time() < until and not attendant.leaving.is_set():
                 caller.confirm()
                 self.see_to(caller, owner, turn.conversation)
-                happened = self._turns.next_begun
+                happened = self._turns.starting.next_begun
                 # without one it went with its conversation
                 turn = await self._store.turn(owner, turn.id) or replace(turn, state=TurnState.WITHDRAWN, ask=None)
                 yield turn
@@ -186,7 +186,7 @@ class Queue:
             return
         turn = replace(turn, id=waiting.id, created=waiting.created, agent=waiting.agent)
         try:
-            await self._turns.begin_queued(caller, owner, waiting, turn, new)
+            await self._turns.starting.begin(caller, owner, turn, new, None, waiting=waiting)
         except ConversationBusy:
             pass  # another process was faster
         except GatewayError as error:

@@ -6,7 +6,8 @@ in the log; after a minute it is given up, and it is never begun again by itself
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from cachetools import TTLCache
@@ -15,20 +16,18 @@ from codegen_api.conversations.prompts import storable_text
 from codegen_api.errors import (
     ConversationBusy,
     GatewayError,
+    IdempotencyKeyReused,
     InProgress,
     NotFound,
-    OutcomeUnknown,
     Unavailable,
     UpstreamFailure,
 )
 from codegen_api.flights import Flights
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
+from codegen_api.idempotency.lookup import SECOND_LOOK, find_marked, find_said, grace, in_doubt
 from codegen_api.identity import Caller
-from codegen_api.once import SECOND_LOOK, grace
-from codegen_api.repeats import find_marked, looking, says
-from codegen_api.runs import RunRef
-from codegen_api.searching import SEARCHED_PAGES
+from codegen_api.runs import Json, RunRef
 from codegen_api.stores import Busy, Store, Turn, TurnState
 from codegen_api.telemetry import log_fault, note
 from codegen_api.upstreams import NewRun
@@ -41,6 +40,9 @@ GIVEN_UP = 60.0
 
 LOOK_EVERY = 2.0
 """Seconds between two looks for a turn."""
+
+LOOKED_THROUGH = 50
+"""So many of a conversation's turns are looked through for a message, the latest."""
 
 CLOSING = 10.0
 """Seconds that what is just being told to the host is given when this process stops."""
@@ -62,36 +64,27 @@ class Starting:
         self._gateway = gateway
         self._store = store
         self._clock = clock
-        self._under_way: dict[str, asyncio.Task[Turn]] = {}
+        self._under_way: Flights[str, Turn] = Flights()
         self._looks: Flights[tuple[str, str], Turn] = Flights()
         self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
-    async def begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
+    async def begin(
+        self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None, *, waiting: Turn | None = None
+    ) -> Turn:
         """Write a turn down behind ``latest``, and tell the host of it. When nobody can say whether it has heard, the
         turn stays as it is, and is looked for.
 
+        One that has waited was written down as ``waiting``, and becomes that again when the host has surely heard
+        nothing and may be told later. Who begins it first has begun it, whichever process that is.
+
         Raises:
             NotFound: there is no such conversation any more.
-            ConversationBusy: there is a turn that was not known.
-            GatewayError: the host has surely not begun it; the turn has failed.
+            ConversationBusy: there is a turn that was not known, or this one waits no longer.
+            GatewayError: the host has surely not begun it; the turn has failed, or waits again.
         """
-        return await self._in_a_task(turn, self._begin(caller, owner, turn, new, latest))
-
-    async def begin_queued(self, caller: Caller, owner: str, queued: Turn, turn: Turn, new: NewRun) -> Turn:
-        """The same for a turn that has waited. Who begins it first has begun it, whichever process that is.
-
-        Raises:
-            ConversationBusy: it waits no longer, or there is another one that is active.
-            GatewayError: the host has surely not begun it. It waits again if that may pass; else it has failed.
-        """
-        return await self._in_a_task(queued, self._begin_queued(caller, owner, queued, turn, new))
-
-    async def _in_a_task(self, turn: Turn, beginning: Coroutine[None, None, Turn]) -> Turn:
-        """Go on when whoever asked for it leaves."""
-        task = asyncio.ensure_future(beginning)
-        self._under_way[turn.id] = task
-        task.add_done_callback(lambda _: self._done(turn.id, task))
-        return await asyncio.shield(task)
+        return await self._under_way.share(
+            turn.id, lambda: _logged(self._begin(caller, owner, turn, new, latest, waiting))
+        )
 
     async def found(self, caller: Caller, owner: str, turn: Turn) -> Turn:
         """A turn that was being told to the host, as far as it can be found out what came of it.
@@ -99,11 +92,9 @@ class Starting:
         Raises:
             GatewayError: the host tells this caller nothing.
         """
-        task = self._under_way.get(turn.id)
-        if task is not None:
-            await asyncio.wait({task}, timeout=LOOK_EVERY)
+        under_way = await self._under_way.landed(turn.id, within=LOOK_EVERY)
         turn = await self._store.turn(owner, turn.id) or turn
-        if task is not None or turn.state is not TurnState.STARTING or turn.id in self._looked:
+        if under_way or turn.state is not TurnState.STARTING or turn.id in self._looked:
             return turn
         self._looked[turn.id] = True
         # who sees more of the host than others does not get their answer
@@ -111,9 +102,7 @@ class Starting:
 
     async def done(self, turn: Turn, *, within: float) -> None:
         """Wait until it has been told to the host, if that is just being done."""
-        task = self._under_way.get(turn.id)
-        if task is not None:
-            await asyncio.wait({task}, timeout=within)
+        await self._under_way.landed(turn.id, within=within)
 
     def happened(self) -> None:
         """Tell whoever waits for it that there is another turn, or one less that waits."""
@@ -127,56 +116,41 @@ class Starting:
 
     async def aclose(self) -> None:
         """Wait for what is being told to the host, and look for nothing any more."""
-        tasks = list(self._under_way.values())
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSING)
-        for task in tasks:
-            task.cancel()  # whoever asks for that turn will look for it at the host
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._under_way.aclose(within=CLOSING)  # whoever asks for the others will look for them at the host
         await self._looks.aclose()
-
-    def _done(self, id: str, task: asyncio.Task[Turn]) -> None:  # noqa: A002 - as everywhere
-        del self._under_way[id]
-        if task.cancelled():
-            return
-        error = task.exception()  # who asked for the turn may have left
-        if error is not None and not isinstance(error, GatewayError):
-            log_fault("beginning a turn", error)
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    async def _begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
+    async def _begin(
+        self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None, waiting: Turn | None
+    ) -> Turn:
         try:
-            turn = await self._store.add_turn(owner, turn)
+            if waiting is None:
+                begun: Turn | None = await self._add(owner, turn, latest)
+            else:
+                begun = await self._store.change_turn(owner, waiting, turn)
         except Busy as busy:
             raise ConversationBusy from busy
         except KeyError as gone:
             raise NotFound.named("Conversation", turn.conversation) from gone
-        if not await self._follows(owner, turn, latest):
-            await self._store.remove_turn(owner, turn.id)
-            raise ConversationBusy("There has been another turn in the meantime; ask again.")
-        self.happened()
-        return await self._tell(caller, owner, turn, new)
-
-    async def _begin_queued(self, caller: Caller, owner: str, queued: Turn, turn: Turn, new: NewRun) -> Turn:
-        try:
-            begun = await self._store.change_turn(owner, queued, turn)
-        except Busy as busy:
-            raise ConversationBusy from busy
         if begun is None:
             raise ConversationBusy("This turn waits no longer.")
         self.happened()
-        return await self._tell(caller, owner, begun, new, waiting=queued)
+        return await self._tell(caller, owner, begun, new, waiting)
 
-    async def _follows(self, owner: str, turn: Turn, latest: Turn | None) -> bool:
-        """Whether the turn came behind the one behind which it was planned: no other one has come and gone."""
-        if turn.number == (1 if latest is None else latest.number + 1):
-            return True
-        before = [each.id for each in await self._store.turns(owner, turn.conversation, limit=2) if each.id != turn.id]
-        return before == ([] if latest is None else [latest.id])
+    async def _add(self, owner: str, turn: Turn, latest: Turn | None) -> Turn:
+        """The turn as it is written down, if no other one has come and gone behind that behind which it was planned."""
+        turn = await self._store.add_turn(owner, turn)
+        if turn.number != (1 if latest is None else latest.number + 1):
+            last = [
+                each.id for each in await self._store.turns(owner, turn.conversation, limit=2) if each.id != turn.id
+            ]
+            if last != ([] if latest is None else [latest.id]):
+                await self._store.remove_turn(owner, turn.id)
+                raise ConversationBusy("There has been another turn in the meantime; ask again.")
+        return turn
 
-    async def _tell(self, caller: Caller, owner: str, turn: Turn, new: NewRun, *, waiting: Turn | None = None) -> Turn:
-        """``waiting`` is what it becomes again when the host has surely heard nothing, and may be told later."""
+    async def _tell(self, caller: Caller, owner: str, turn: Turn, new: NewRun, waiting: Turn | None) -> Turn:
         try:
             if turn.resumes and turn.run is not None:
                 organization, run_id = turn.run.organization, turn.run.id
@@ -188,7 +162,7 @@ class Starting:
                 run = await self._gateway.create(caller, turn.organization, marked)
         except GatewayError as error:
             note(error.code, error.root_reason)  # who asked may be answered with the turn all the same
-            if isinstance(error, UpstreamFailure) and error.may_have_acted:
+            if in_doubt(error):
                 if grace(error) >= GIVEN_UP:
                     return turn
                 try:
@@ -208,14 +182,11 @@ class Starting:
         Raises:
             GatewayError: the last look has told nothing.
         """
-        try:
-            found = await self._look(caller, turn)
-        except GatewayError:
-            found = None
-        if found is None:
-            await asyncio.sleep(max(seconds, SECOND_LOOK))
-            found = await self._look(caller, turn)
-        return found
+        with suppress(GatewayError):
+            if (found := await self._look(caller, turn)) is not None:
+                return found
+        await asyncio.sleep(max(seconds, SECOND_LOOK))
+        return await self._look(caller, turn)
 
     async def _running(self, owner: str, turn: Turn, ref: RunRef) -> Turn:
         """It runs: whatever anybody thought of it meanwhile."""
@@ -243,22 +214,41 @@ class Starting:
             ref = None  # nobody can say, just now or ever
         if ref is not None:
             return await self._running(owner, turn, ref)
-        if not expired:
-            return turn
-        return await self.given_up(owner, turn)
+        return await self.given_up(owner, turn) if expired else turn
 
     async def _look(self, caller: Caller, turn: Turn) -> RunRef | None:
-        if not turn.resumes or turn.run is None:
-            found = await find_marked(self._gateway, caller, turn.organization, MARK, [turn.mark], turn.updated)
-            return None if found is None else found.ref
-        after, size = turn.begin, self._gateway.page_size
-        for _ in range(SEARCHED_PAGES):  # what was said stands near the beginning
-            page = await self._gateway.read_log(
-                looking(caller), turn.run.organization, turn.run.id, after, size, newest_first=False
-            )
-            if any(says(entry, turn.prompt) for entry in page.entries):
-                return turn.run
-            if page.at_end:
-                return None
-            after = page.last
-        raise OutcomeUnknown("The log has grown too long to find out whether the run was resumed.", retry_after=60)
+        if turn.resumes and turn.run is not None:
+            said = await find_said(self._gateway, caller, turn.run, turn.prompt, after=turn.begin)
+            return turn.run if said else None
+        found = await find_marked(self._gateway, caller, turn.organization, MARK, [turn.mark], turn.updated)
+        return None if found is None else found.ref
+
+
+async def _logged(beginning: Awaitable[Turn]) -> Turn:
+    """The same; what goes wrong and should not is logged, as who asked may have left."""
+    try:
+        return await beginning
+    except Exception as error:
+        if not isinstance(error, GatewayError):
+            log_fault("beginning a turn", error)
+        raise
+
+
+def heard_of(turn: Turn) -> bool:
+    """Whether the host has heard of a turn, or may have, or may yet. Of one that it refused the client was told."""
+    return turn.state is not TurnState.WITHDRAWN and (turn.state is not TurnState.FAILED or turn.end is not None)
+
+
+async def said_before(store: Store, owner: str, conversation: str, message: Mapping[str, Json]) -> Turn | None:
+    """The turn in which the user said this, under this id, if the host may have heard it.
+
+    Raises:
+        IdempotencyKeyReused: they said something else.
+    """
+    for turn in await store.turns(owner, conversation, limit=LOOKED_THROUGH):
+        for said in turn.messages:
+            if heard_of(turn) and said.get("id") == message["id"]:
+                if dict(said) != dict(message):
+                    raise IdempotencyKeyReused
+                return turn
+    return None

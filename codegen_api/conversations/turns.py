@@ -22,7 +22,6 @@ from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, Run
 from codegen_api.stores import Store, Turn, TurnState
 from codegen_api.telemetry import log_fault, logger
-from codegen_api.upstreams import NewRun
 
 INTEREST = 60.0
 """Seconds for which a turn is followed after somebody asked how it is, so that whoever asks again costs nothing."""
@@ -52,31 +51,18 @@ class Turns:
         self._gateway = gateway
         self._store = store
         self._clock = clock
-        self._starting = Starting(gateway, store, clock=clock)
+        self.starting = Starting(gateway, store, clock=clock)
         self._pages = Pages(gateway, max_bytes=max_bytes, clock=clock)
         self._shared: Shared = WeakKeyDictionary()
         self._stopping: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, str], _Watch] = {}
-
-    @property
-    def next_begun(self) -> asyncio.Event:
-        """As ``Starting.next_begun``."""
-        return self._starting.next_begun
-
-    async def begin(self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None) -> Turn:
-        """As ``Starting.begin``."""
-        return await self._starting.begin(caller, owner, turn, new, latest)
-
-    async def begin_queued(self, caller: Caller, owner: str, queued: Turn, turn: Turn, new: NewRun) -> Turn:
-        """As ``Starting.begin_queued``."""
-        return await self._starting.begin_queued(caller, owner, queued, turn, new)
 
     async def settled(self, caller: Caller, owner: str, turn: Turn) -> Turn:
         """The turn as it is now, as far as that can be found out in a moment."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 if turn.state is TurnState.STARTING:
-                    turn = await self._starting.found(caller, owner, turn)
+                    turn = await self.starting.found(caller, owner, turn)
                 if turn.state is TurnState.RUNNING:
                     await self.watch(caller, owner, turn).told.wait()
         return (await self._store.turn(owner, turn.id) or turn) if turn.state.active else turn
@@ -117,7 +103,7 @@ class Turns:
             GatewayError: the caller may not see it, or nobody can say how it goes on.
         """
         while turn.state is TurnState.STARTING:
-            turn = await self._starting.found(caller, owner, turn)
+            turn = await self.starting.found(caller, owner, turn)
             if turn.state is TurnState.STARTING:
                 yield Quiet()
                 await asyncio.sleep(LOOK_EVERY / 2)
@@ -155,7 +141,7 @@ class Turns:
             ConversationBusy: it is not known yet whether the host has begun it.
         """
         turn = await self._withdrawn(owner, turn)
-        await self._starting.done(turn, within=STOPPING)
+        await self.starting.done(turn, within=STOPPING)
         turn = await self._withdrawn(owner, await self._store.turn(owner, turn.id) or turn)  # it may wait again
         turn = await self.settled(caller, owner, turn)
         if not turn.state.active:
@@ -166,7 +152,7 @@ class Turns:
         try:
             await self._gateway.cancel(caller, turn.run.organization, turn.run.id, anyway=in_doubt)
         except NotFound:
-            return await self._starting.given_up(owner, turn)
+            return await self.starting.given_up(owner, turn)
         except RunEnded:
             wait = True  # how, is about to be seen
         watch = self.watch(caller, owner, turn)
@@ -181,7 +167,7 @@ class Turns:
             changed = await self._store.change_turn(owner, turn, withdrawn)
             # if another process has begun it, that is how it is
             turn = changed or await self._store.turn(owner, turn.id) or withdrawn
-            self._starting.happened()
+            self.starting.happened()
         return turn
 
     def abandon(self, caller: Caller, owner: str, turn: Turn) -> None:
@@ -194,7 +180,7 @@ class Turns:
         """Wait for what is being told to the host, and let go of the rest."""
         if self._stopping:
             await asyncio.wait(set(self._stopping), timeout=CLOSING)
-        await self._starting.aclose()
+        await self.starting.aclose()
         tasks = [*self._stopping, *(watch.task for watch in self._watches.values() if watch.task is not None)]
         for task in tasks:
             task.cancel()

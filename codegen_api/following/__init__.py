@@ -8,7 +8,7 @@ Brokers only store; when to read, what to believe and when a log has ended is de
 
 from codegen_api.following.follower import Follower
 from codegen_api.following.hub import Attendant, Hub
-from codegen_api.following.pieces import Portions, listing_of, page_of, proven
+from codegen_api.following.pieces import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.seats import Seats
@@ -50,6 +50,7 @@ __all__ = [
     "close_running",
     "listing_of",
     "loop_time",
+    "may_be_too_much",
     "page_of",
     "proven",
 ]

@@ -422,12 +422,12 @@ class Follower:
     async def _read(self, after: Cursor, limit: int | None = None, need: Need | None = None) -> tuple[Page, float]:
         """A page of the log, and when the host was asked for it."""
 
-        async def read(start: int, amount: int) -> tuple[Page, float]:
-            async def ask(credential: Credential) -> tuple[Page, float]:
+        async def read(start: int, amount: int) -> tuple[tuple[Page, float], int]:
+            async def ask(credential: Credential, limit: int) -> tuple[tuple[Page, float], int]:
                 sent = loop_time()
-                return await self._upstream.read_log(credential, self.ref, start, amount), sent
+                return (await self._upstream.read_log(credential, self.ref, start, limit), sent), limit
 
-            return await self.readers.ask(ask, need or Need(self._last_read, self._interval), amount=amount)
+            return await self.readers.ask_for(ask, need or Need(self._last_read, self._interval), amount)
 
         found = await piece(read, after, limit or self._upstream.page_size, self._portion)
         if need is None:

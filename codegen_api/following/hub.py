@@ -9,12 +9,12 @@ from typing import Any
 from cachetools import TTLCache
 
 from codegen_api.brokers import Broker
-from codegen_api.errors import AnswerCut, ShuttingDown, UpstreamRateLimited, UpstreamTimeout
+from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRateLimited
 from codegen_api.following.follower import BELIEVED, RESUME_DOUBT, Follower
 from codegen_api.following.known import opens_at
 from codegen_api.following.opening import Opening, Waiting
 from codegen_api.following.pages import OldPages
-from codegen_api.following.pieces import BEYOND, Portions
+from codegen_api.following.pieces import BEYOND, Portions, may_be_too_much
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
@@ -263,12 +263,15 @@ class Hub:
         asked, portion = loop_time(), self._portions.of((ref, False), fixed=True)
         start = opens_at(cursor, self._upstream.page_size)
         amount = portion.of(start, self._upstream.page_size)
-        if whole or amount <= 1:
+        if whole or portion.doubted or amount <= 1:
             return self._rights.grant(credential, await self._upstream.get_run(credential, ref), asked)
         try:
             page = await self._upstream.read_log(credential, ref, start, amount)
-        except (AnswerCut, UpstreamTimeout):
+        except AnswerCut:
             portion.failed(amount)
+            raise
+        except GatewayError as error:
+            portion.doubted = may_be_too_much(error)
             raise
         portion.came(start, amount)
         return self._rights.grant_by(credential, ref, page, asked)

@@ -1,8 +1,10 @@
 """Reading a log or a list in pieces, as large as the host gives them.
 
 A host may give fewer entries than it was asked for, and may fail to give as many: its answer is too long, breaks off on
-the way, or does not come in time. So what a short page leaves is asked for next, until the host says that this was the
-end; and of what could not be had half as much is asked for, down to a single one, which then is left out.
+the way, does not come in time, or is any error that it, or what stands before it, answers then. So what a short page
+leaves is asked for next, until the host says that this was the end; and of what could not be had half as much is asked
+for, down to a single one, which then is left out. An error alone may as well mean that the host is down: less is asked
+for when it has given a single one at the same place.
 """
 
 import asyncio
@@ -15,6 +17,8 @@ from cachetools import TTLCache
 from codegen_api.errors import (
     AnswerCut,
     AnswerTooLong,
+    GatewayError,
+    Rejected,
     Unavailable,
     UpstreamError,
     UpstreamFailure,
@@ -26,7 +30,18 @@ from codegen_api.upstreams import Listing
 T = TypeVar("T")
 
 AT_MOST = 10
-"""How many pieces are read at most for one answer to a client, who then is told where to go on."""
+"""How many pieces are read at most for one answer to a client, who then is told where to go on; those not counted after
+which it was known that less must be asked for.
+"""
+
+LONG_ENOUGH = 20.0
+"""Seconds after which no other piece is begun for such an answer."""
+
+MOMENT = 0.1
+"""Seconds after which a host is asked again that has failed."""
+
+AT_ONCE = 5.0
+"""Seconds within which a host that is well gives a single entry, when it took too long for more."""
 
 STEADY = 4
 """After so many pieces that came, twice as much is asked for."""
@@ -58,6 +73,15 @@ class _Found(Protocol):
 F = TypeVar("F", bound=_Found)
 
 
+def may_be_too_much(error: GatewayError) -> bool:
+    """Whether that may have been because too much was asked for. Not where the host asks for patience, refuses whoever
+    asks, or was not reached.
+    """
+    if isinstance(error, UpstreamFailure):
+        return isinstance(error, AnswerCut) or (error.may_have_acted and error.retry_after is None)
+    return isinstance(error, Rejected)
+
+
 class Portion:
     """How much of one log or list is asked for at once: ``most``, but for what the host could not give.
 
@@ -66,6 +90,8 @@ class Portion:
 
     def __init__(self, most: int, *, fixed: bool = False) -> None:
         self.size = most
+        self.doubted = False
+        """More than a single one did not come when it was asked for last, which may have passed."""
         self._fixed = fixed
         self._most = most
         self._came = 0
@@ -87,6 +113,7 @@ class Portion:
         """They came."""
         for position in [position for position in self._missing if start <= position < start + asked]:
             del self._missing[position]
+        self.doubted = self.doubted and asked == 1
         if asked < self.size or self.size == self._most:
             return
         self._came += 1
@@ -99,6 +126,12 @@ class Portion:
         self._steady = min(2 * self._steady, LESS_STEADY) if self._growing else STEADY
         self._growing = False
         self.size, self._came = max(1, asked // 2), 0
+
+    def doubt(self, asked: int) -> None:
+        """They did not come, and a single one did: once, that may have been because of something that has passed."""
+        if self.doubted or self._growing:
+            self.failed(asked)
+        self.doubted = True
 
     def give_up(self, position: int) -> None:
         """That one cannot be had. What comes behind it may be as small as ever."""
@@ -122,30 +155,38 @@ class Portions:
         return portion
 
 
-async def piece(read: Callable[[int, int], Awaitable[T]], start: int, limit: int, portion: Portion) -> T | None:
+async def piece(
+    read: Callable[[int, int], Awaitable[tuple[T, int]]], start: int, limit: int, portion: Portion
+) -> T | None:
     """What can be had at once of ``limit`` from ``start`` on; None for the one there, if that cannot be had.
 
-    ``read`` raises ``AnswerCut`` for a single one only when it is sure that the host is well otherwise.
+    ``read`` says besides how many it has asked for in the end: a single one where it found that more may be too much.
+    It raises ``AnswerCut`` for what is surely too much, and for a single one only when it is sure that the host is well
+    otherwise.
     """
     while asked := portion.of(start, limit):
         try:
-            found = await read(start, asked)
+            found, given = await read(start, asked)
         except AnswerCut:
             portion.failed(asked)
             if asked == 1:
                 portion.give_up(start)
                 return None
-        except UpstreamTimeout:
-            portion.failed(asked)
-            raise
         else:
-            portion.came(start, asked)
+            portion.came(start, given)
+            if given < asked:
+                portion.doubt(asked)
             return found
     return None
 
 
 async def pieces(
-    read: Callable[[int, int], Awaitable[F]], start: int, limit: int, portion: Portion, *, at_most: int = AT_MOST
+    read: Callable[[int, int], Awaitable[tuple[F, int]]],
+    start: int,
+    limit: int,
+    portion: Portion,
+    *,
+    at_most: int = AT_MOST,
 ) -> list[F | None]:
     """What there is of ``limit`` from ``start`` on, in so many pieces at most; None for each that cannot be had.
 
@@ -154,7 +195,9 @@ async def pieces(
     """
     found: list[F | None] = []
     position = start
-    while position < start + limit and len(found) < at_most:
+    until = asyncio.get_running_loop().time() + LONG_ENOUGH
+    while position < start + limit and at_most and (not found or asyncio.get_running_loop().time() < until):
+        before = portion.size
         try:
             came = await piece(read, position, start + limit - position, portion)
         except (Unavailable, UpstreamFailure):
@@ -162,6 +205,8 @@ async def pieces(
                 raise
             break
         found.append(came)
+        if portion.size >= before:
+            at_most -= 1
         position += 1 if came is None else came.length
         if came is not None and (came.at_end or not came.length):
             break
@@ -169,7 +214,7 @@ async def pieces(
 
 
 async def page_of(
-    read: Callable[[int, int], Awaitable[Page]],
+    read: Callable[[int, int], Awaitable[tuple[Page, int]]],
     start: int,
     limit: int,
     portion: Portion,
@@ -180,7 +225,7 @@ async def page_of(
     """A stretch of a log as one page, with a ``placeholder`` for each entry that cannot be had."""
     found = await pieces(read, start, limit, portion, at_most=at_most)
     had = [page for page in found if page is not None]
-    last = had[-1] if had else await read(start + BEYOND, 1)  # nothing but the run is wanted of it
+    last = had[-1] if had else (await read(start + BEYOND, 1))[0]  # nothing but the run is wanted of it
     if found == [last]:
         return last
     entries = [entry for page in found for entry in ((placeholder(),) if page is None else page.entries)]
@@ -189,7 +234,7 @@ async def page_of(
 
 
 async def listing_of(
-    read: Callable[[int, int], Awaitable[Listing[T]]], start: int, limit: int, portion: Portion
+    read: Callable[[int, int], Awaitable[tuple[Listing[T], int]]], start: int, limit: int, portion: Portion
 ) -> Listing[T]:
     """A stretch of a list as one page, with a gap for each that cannot be had."""
     found: Sequence[Listing[T] | None] = await pieces(read, start, limit, portion)
@@ -217,22 +262,50 @@ def _paging(paging: Paging, start: int, limit: int) -> Paging:
     )
 
 
-def proven(read: Callable[[int, int], Awaitable[T]]) -> Callable[[int, int], Awaitable[T]]:
-    """The same, sure of a single one that cannot be had: the host has shown that it is well, and was asked again."""
+def proven(read: Callable[[int, int, int], Awaitable[T]]) -> Callable[[int, int], Awaitable[tuple[T, int]]]:
+    """Reading for ``piece`` where somebody waits for the answer. The third that ``read`` takes is how often it may ask.
 
-    async def reading(start: int, limit: int) -> T:
+    What fails is followed by a single one, and that, if it fails, by what there should be none of: a host that is down
+    is asked three times. If it is well it is asked again for the single one, more than once.
+    """
+
+    async def reading(start: int, limit: int) -> tuple[T, int]:
+        quickly = None
+        if limit > 1:
+            try:
+                return await read(start, limit, 1), limit
+            except (UpstreamFailure, Rejected) as error:
+                if isinstance(error, AnswerCut) or not may_be_too_much(error):
+                    raise
+                if isinstance(error, UpstreamTimeout):
+                    quickly = AT_ONCE
+            await asyncio.sleep(MOMENT)
         try:
-            return await read(start, limit)
-        except AnswerCut as error:
-            if limit > 1:
-                raise
-            fault = error
-        try:
-            await read(start + BEYOND, 1)
-        except AnswerCut as error:  # then it is not for what was asked for
-            raise UpstreamError(error.message) from error
-        if isinstance(fault, AnswerTooLong):
-            raise fault
-        return await read(start, limit)
+            async with asyncio.timeout(quickly):
+                return await _single(read, start), 1
+        except TimeoutError as error:
+            raise UpstreamTimeout from error
 
     return reading
+
+
+async def _single(read: Callable[[int, int, int], Awaitable[T]], start: int) -> T:
+    try:
+        return await read(start, 1, 1)
+    except (UpstreamFailure, Rejected) as error:
+        if not may_be_too_much(error):
+            raise
+        fault = error
+    await asyncio.sleep(MOMENT)
+    try:
+        await read(start + BEYOND, 1, 1)
+    except AnswerCut as error:  # then it is not for what was asked for
+        raise UpstreamError(error.message) from error
+    if isinstance(fault, AnswerTooLong):
+        raise fault
+    try:
+        return await read(start, 1, 3)
+    except (UpstreamFailure, Rejected) as error:
+        if isinstance(error, AnswerCut) or not may_be_too_much(error):
+            raise
+        raise AnswerCut from error

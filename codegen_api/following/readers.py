@@ -23,6 +23,7 @@ from codegen_api.errors import (
     UpstreamTimeout,
 )
 from codegen_api.following.outage import EVERY, Outage
+from codegen_api.following.pieces import may_be_too_much
 from codegen_api.following.rights import LIFETIME, Rights, loop_time
 from codegen_api.following.troubles import Troubles
 from codegen_api.following.turns import Turn, Turns
@@ -48,6 +49,9 @@ LONGEST = 7.5
 
 SPREAD = 1.0
 """Seconds over which those come back who have waited for the host together."""
+
+PROVING = 4
+"""At each so many tries of one entry it is found out whether the host is well otherwise."""
 
 LOOK_ROUND = 5.0
 """Seconds after which those whose rights are to be renewed are looked for again."""
@@ -102,43 +106,51 @@ class Readers:
         """Why viewers with this credential may not go on."""
         return self._refused.get(credential)
 
-    async def ask(
-        self, call: Callable[[Credential], Awaitable[T]], need: Need, *, once: bool = False, amount: int = 0
-    ) -> T:
+    async def ask(self, call: Callable[[Credential], Awaitable[T]], need: Need, *, once: bool = False) -> T:
         """The host's answer to somebody who views the run, however long that takes; ``need`` says how it is wanted.
-
-        ``amount``: how many entries it is to bring. Where these may be too many, less is to be asked for.
 
         Raises:
             ShuttingDown: nobody will view this run any more.
-            AnswerCut: only with ``amount``: it cannot be had as it is. The host has shown that it is well otherwise,
-                if one entry was asked for.
             Unavailable, UpstreamFailure: only with ``once``, and told to the viewers already: the host did not answer.
         """
+        return await self.ask_for(lambda credential, _: call(credential), need, 0, once=once)
+
+    async def ask_for(
+        self, call: Callable[[Credential, int], Awaitable[T]], need: Need, amount: int, *, once: bool = False
+    ) -> T:
+        """The same for so many entries. Where these may be too many, a single one is asked for in between.
+
+        Raises:
+            AnswerCut: besides, they are too many; or that one cannot be had, and the host is well otherwise.
+        """
+        most = amount
         async with aclosing(_Trouble(self._turns.outage, self._is_back)) as trouble:
             while True:
                 with closing(self._turns.want(need, self._tell_of_waiting)) as turn:
                     credential = await self._granted(turn)
                     turn.begun()
                     try:
-                        answer = await trouble.unless_past(call(credential))
+                        answer = await trouble.unless_past(call(credential, amount))
                     except UpstreamRateLimited as error:
                         self._troubles.met(self._ref, error.root_reason or error.code)
                         if once:  # the limit of another operation, for all that is known
                             raise
                         turn.refused(error.retry_after)
-                    except (Unavailable, UpstreamFailure) as error:
+                    except GatewayError as error:
                         if amount > 1 and isinstance(error, AnswerCut):
                             raise
+                        in_doubt = amount > 0 and may_be_too_much(error)
+                        if not (in_doubt or isinstance(error, Unavailable | UpstreamFailure)):
+                            self._refuse(credential, error)
+                            continue
                         need = replace(need, since=loop_time())  # it has had its turn
                         turn.close()
                         self._troubles.met(self._ref, error.root_reason or error.code)
                         self._set_trouble(Notice("upstream_unavailable", round(trouble.met(error), 1)))
                         if once:
                             raise
-                        await self._bear(trouble, error, amount)
-                    except GatewayError as error:
-                        self._refuse(credential, error)
+                        back = await self._bear(trouble, error, single=in_doubt and amount == 1)
+                        amount = 1 if trouble.proofs or (in_doubt and amount > 1 and not back) else most
                     else:
                         if answer is not None:
                             turn.accepted()
@@ -147,6 +159,7 @@ class Readers:
                             return answer[0]
                         turn.close()
                         await trouble.settle()
+                        amount = most
 
     async def aside(self, call: Callable[[Credential], Awaitable[T]]) -> T | None:
         """The host's answer to what nobody waits for, if there is room for it beside the reads, and it is one."""
@@ -162,19 +175,23 @@ class Readers:
                     self._refuse(credential, error)
         return None
 
-    async def _bear(self, trouble: "_Trouble", error: GatewayError, amount: int) -> None:
-        """Wait until it is worth while to ask again.
+    async def _bear(self, trouble: "_Trouble", error: GatewayError, *, single: bool) -> bool:
+        """Wait until it is worth while to ask again; whether that is because the host has answered somebody.
+
+        ``single``: it was asked for one entry, and that may be too much.
 
         Raises:
-            AnswerCut: it is worth while to ask for something else.
+            AnswerCut: a single entry cannot be had, and the host has shown each time that it is well otherwise.
         """
-        too_much = amount > 0 and isinstance(error, AnswerCut | UpstreamTimeout)
-        if too_much and (amount == 1 or trouble.new) and await self._is_back():
-            if amount > 1 or trouble.proven or isinstance(error, AnswerTooLong):
-                raise AnswerCut from error
-            trouble.proven = True
-        elif await trouble.passed() and too_much and amount > 1:
+        if not single:
+            return await trouble.passed(at_once=isinstance(error, UpstreamTimeout))
+        well = (isinstance(error, AnswerCut) or trouble.to_be_proven) and await self._is_back()
+        trouble.proofs = trouble.proofs + 1 if well else 0
+        if trouble.proofs >= _proofs_of(error):
             raise AnswerCut from error
+        if well and isinstance(error, AnswerCut | UpstreamTimeout):
+            return True
+        return await trouble.passed()
 
     async def _is_back(self) -> bool:
         """Whether the host shows this log at all: asked for where there should be nothing, so that it costs little."""
@@ -289,6 +306,13 @@ def _nothing() -> None:
     return None
 
 
+def _proofs_of(error: GatewayError) -> int:
+    """How often the host must have been well beside this before it is sure that it will not pass."""
+    if isinstance(error, AnswerTooLong):
+        return 1
+    return 2 if isinstance(error, AnswerCut | UpstreamTimeout) else 4
+
+
 class _Trouble:
     """One read that fails, again and again: when to try it next. ``is_back`` asks the host for next to nothing.
 
@@ -296,15 +320,20 @@ class _Trouble:
     """
 
     def __init__(self, outage: Outage, is_back: Callable[[], Awaitable[bool]]) -> None:
-        self.new = True
-        self.proven = False
-        """Whether the host was seen well after it has failed to give this."""
+        self.proofs = 0
+        """How often in a row the host was seen well after it has failed to give this."""
         self._outage = outage
         self._is_back = is_back
         self._patience = Patience()
         self._delay = 0.0
         self._alone = False
+        self._tries = 0
         self._over: asyncio.Task[None] | None = None
+
+    @property
+    def to_be_proven(self) -> bool:
+        """Whether to find out if the host is well otherwise: soon, and now and then while it goes on."""
+        return self.proofs > 0 or self._tries == 1 or (self._alone and self._tries % PROVING == 1)
 
     def met(self, error: GatewayError) -> float:
         """It failed like this: in how many seconds it is tried again, if not before."""
@@ -313,9 +342,13 @@ class _Trouble:
             self._over = asyncio.ensure_future(self._outage.over(self._is_back))
         return self._delay if self._over is None else min(self._delay, EVERY)
 
-    async def passed(self) -> bool:
-        """Until it is to be tried again; whether that is because the host has answered somebody."""
-        self.new = False
+    async def passed(self, *, at_once: bool = False) -> bool:
+        """Until it is to be tried again; whether that is because the host has answered somebody. ``at_once``: the first
+        failure has taken long enough.
+        """
+        self._tries += 1
+        if at_once and self._tries == 1:
+            return False
         if self._over is None:
             await asyncio.sleep(self._delay)
             return False
@@ -346,7 +379,7 @@ class _Trouble:
         if self._over is None or not self._over.done():
             return False
         self._over.result()
-        self._over, self._alone = None, True
+        self._over, self._alone, self._tries = None, True, 1
         self._patience = Patience(longest=LONGEST)
         await asyncio.sleep(SPREAD * random.random())  # noqa: S311 - spreads load only
         return True

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -36,15 +36,15 @@ NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 class SandboxServer(uvicorn.Server):
     """uvicorn, which says when it listens and may leave SIGINT to its parent."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None], ignore_sigint: bool) -> None:
+    def __init__(self, config: uvicorn.Config, greeting: str, ignore_sigint: bool) -> None:
         super().__init__(config)
-        self._announce = started
+        self._greeting = greeting
         self._ignore_sigint = ignore_sigint
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._announce()
+            print(self._greeting, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Ctrl-C reaches the whole process group, and the parent may still need its host while it drains.
@@ -84,11 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeout_keep_alive=75,  # longer than who asks us keeps a connection
             timeout_graceful_shutdown=1,
         )
-
-        def started() -> None:
-            print(json.dumps({"url": url}) if options.announce else _greeting(url), flush=True)
-
-        server = SandboxServer(config, started, ignore_sigint=options.die_with_stdin)
+        greeting = json.dumps({"url": url}) if options.announce else _greeting(url)
+        server = SandboxServer(config, greeting, ignore_sigint=options.die_with_stdin)
         if options.die_with_stdin:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()

@@ -13,14 +13,13 @@ from fastapi.responses import Response
 from .bodies import FaultOrder, PatchOrder, SeedOrder
 from .directory import User
 from .encoding import json_response
-from .example import EXAMPLE_ID
 from .faults import Faults
 from .ledger import Ledger
 from .limits import Limits
 from .operations import OPERATIONS, UNKNOWN
-from .run import Outcome, Run
-from .scenarios import REFUSED, SCENARIOS
-from .script import Fields, Script, action, at_once, listed
+from .run import Run, RunState
+from .scenarios import EXAMPLE_ID, scenario_names
+from .script import Fields, Script, at_once, entry_fields, listed
 from .world import World
 
 BARE_BYTES = 270
@@ -66,7 +65,7 @@ class Admin:
         return json_response(
             {
                 "tokens": tokens,
-                "scenarios": [*SCENARIOS, *REFUSED],
+                "scenarios": scenario_names(),
                 "operations": [*OPERATIONS, UNKNOWN],
                 "example_run": EXAMPLE_ID,
                 "limits": self._limits.policy,
@@ -99,11 +98,11 @@ class Admin:
         """A run whose log is there at once and which changes only by further orders."""
         if order.organization_id not in self._directory.organizations:
             raise HTTPException(422, f"no such organization: {order.organization_id}")
-        run = self._world.seed(
+        run = self._world.add(
             order.organization_id,
             self._user(order.user),
             _script(order),
-            Outcome(order.status, order.result, order.summary, tuple(order.github_pull_requests)),
+            RunState(order.status, order.result, order.summary, tuple(order.github_pull_requests)),
             source_type=order.source_type,
             metadata=order.metadata,
         )
@@ -128,7 +127,7 @@ class Admin:
             run.edit(amendment.position - 1, amendment.fields, now)
         changes = order.model_dump(include={"status", "result", "summary"} & order.model_fields_set)
         if changes:
-            run.settle(replace(run.outcome(now), **changes), now)
+            run.settle(replace(run.state(now), **changes), now)
         return self._show(run)
 
     def _show(self, run: Run) -> Response:
@@ -150,7 +149,12 @@ def _script(order: SeedOrder) -> Script:
     def entry(index: int) -> Fields:
         if index < len(entries):
             return entries[index]
-        path = f"src/file_{index}.py"
-        return action("view_file", {"path": path}, {"text": padding}, observation=f"entry {index + 1}")
+        return entry_fields(
+            "ACTION",
+            tool_name="view_file",
+            observation=f"entry {index + 1}",
+            tool_input={"path": f"src/file_{index}.py"},
+            tool_output={"text": padding},
+        )
 
     return Script(at_once(len(entries) + order.count), entry)

@@ -130,9 +130,9 @@ class EntryAmendment(BaseModel):
 
 
 class PatchOrder(BaseModel):
-    """Changes to a run, in this order: `entries` (the whole log anew), `append`, `amend`, then the outcome.
+    """Changes to a run, in this order: `entries` (the whole log anew), `append`, `amend`, then the state.
 
-    A change to the log or the outcome ends the run's script: from then on only further orders move it; `amend`
+    A change to the log or the state ends the run's script: from then on only further orders move it; `amend`
     alone lets it go on. A `status` or `result` of null is set; one that is absent stays.
     """
 

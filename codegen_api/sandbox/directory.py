@@ -82,19 +82,12 @@ class Directory:
 
     def owner(self, authorization: str | None) -> User | None:
         """The user behind an `Authorization` header; None when it is missing, malformed or unknown."""
-        if authorization is None:
-            return None
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        return self._by_token.get(token.strip())
+        scheme, _, token = (authorization or "").partition(" ")
+        return self._by_token.get(token.strip()) if scheme.lower() == "bearer" else None
 
     def named(self, name_or_token: str) -> User | None:
         """The user called `name_or_token`, or the one whose token it is."""
-        for user in self.users:
-            if name_or_token in (user.name, user.token):
-                return user
-        return None
+        return next((user for user in self.users if name_or_token in (user.name, user.token)), None)
 
     def organizations_of(self, user: User) -> list[Organization]:
         """The organizations `user` is in, by id."""

@@ -28,6 +28,11 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(encode(value), status, media_type="application/json")
 
 
+def plain_response(status: int, body: bytes, content_type: str = "application/json") -> Response:
+    """An answer that no route has given."""
+    return Response(body, status, {"content-type": content_type})
+
+
 def _encode_oddities(value: object) -> bytes:
     """The slow way, for what orjson refuses: lone surrogates, huge integers, more than 254 levels.
 
@@ -36,7 +41,7 @@ def _encode_oddities(value: object) -> bytes:
     text = json.dumps(value, separators=(",", ":"), default=_empty)
     if "NaN" in text or "Infinity" in text:
         # The words may also stand inside strings, so they are parsed away rather than replaced.
-        finite = json.loads(text, parse_constant=_null)
+        finite = json.loads(text, parse_constant=lambda _constant: None)
         text = json.dumps(finite, separators=(",", ":"))
     return text.encode("ascii")
 
@@ -44,10 +49,6 @@ def _encode_oddities(value: object) -> bytes:
 def _empty(_unknown: object) -> dict[str, object]:
     """What FastAPI makes of the exception objects inside a validation error's `ctx`."""
     return {}
-
-
-def _null(_constant: str) -> None:
-    return None
 
 
 def timestamp(seconds: float) -> str:

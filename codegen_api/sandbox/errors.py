@@ -1,15 +1,19 @@
 """What the hosted API refuses, with its literal texts.
 
     Refusal                  answered as {"message": ..., "status_code": ...}
-      402 out_of_runs        the plan's quota is used up
-      403 no_access          not a member of the organization, or no such organization
-      404 no_run, no_user, no_repos
-      429 rate_limited
+      402, 404               by the scenario of a new run: see scenarios.toml
+      403 NO_ACCESS          not a member of the organization, or no such organization
+      404 NO_RUN, NO_USER
+      429 RATE_LIMITED
 
 The texts are the defaults in the host's OpenAPI document, "Alloted" included. Two more shapes exist and are not
 refusals: 401 `{"detail": "Invalid or expired API token"}`, seen on the wire though not in the document, and
 FastAPI's own 422, 404 and 405.
 """
+
+from starlette.responses import Response
+
+from .encoding import encode, plain_response
 
 
 class Refusal(Exception):
@@ -24,32 +28,19 @@ class Refusal(Exception):
         return {"message": self.message, "status_code": self.status_code}
 
 
-def no_access() -> Refusal:
-    return Refusal(403, "You do not have access to this organization.")
+NO_ACCESS = 403, "You do not have access to this organization."
+NO_RUN = 404, "Agent run not found."
+NO_USER = 404, "User not found."
+RATE_LIMITED = 429, "Rate limit exceeded. Please try again later."
 
 
-def no_run() -> Refusal:
-    return Refusal(404, "Agent run not found.")
+def rate_limited(retry_after: str | None) -> Response:
+    answer = plain_response(429, encode(Refusal(*RATE_LIMITED).to_wire()))
+    if retry_after is not None:
+        answer.headers["retry-after"] = retry_after
+    return answer
 
 
-def no_user() -> Refusal:
-    return Refusal(404, "User not found.")
-
-
-def no_repos() -> Refusal:
-    return Refusal(404, "No repos found in the organization. Please add some repos and try again.")
-
-
-def out_of_runs() -> Refusal:
-    return Refusal(
-        402,
-        "Alloted agent runs for the current billing plan have been reached. Please upgrade your plan to continue.",
-    )
-
-
-def rate_limited() -> Refusal:
-    return Refusal(429, "Rate limit exceeded. Please try again later.")
-
-
-INVALID_TOKEN = "Invalid or expired API token"  # noqa: S105 - an error text
-"""The `detail` of every 401; a missing header is answered alike."""
+def invalid_token() -> Response:
+    """The answer also to a missing header."""
+    return plain_response(401, encode({"detail": "Invalid or expired API token"}))

@@ -1,25 +1,30 @@
-"""Faults on demand: which are armed, and which strike a given request.
+"""Faults on demand: which are armed, which strike a given request, and what they do to it.
 
 A fault strikes requests of one operation or all, of one user or all, for a number of requests, for some seconds
 of the sandbox's clock, or until it is removed. Several may strike the same request: every `latency` and `cookie`,
 and of the others the one armed first; only those that strike are counted.
+
+Hanging and cut connections reach through uvicorn's `send` to its transport. Under an in-process test transport there
+is no connection to cut: a ConnectionResetError takes its place, and `hang` simply waits.
 """
 
+import asyncio
+import socket
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from starlette.types import Send
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .bodies import FaultKind, FaultOrder
-from .encoding import encode
-from .errors import INVALID_TOKEN, rate_limited
+from .encoding import encode, plain_response
+from .errors import invalid_token, rate_limited
+from .oddities import odd
 
 GENTLE: frozenset[FaultKind] = frozenset({"latency", "cookie"})
 """The kinds that let the request go on to its real answer."""
-
-BODILESS = frozenset({204, 304})
-"""The statuses whose answers have no body."""
 
 
 @dataclass(slots=True)
@@ -70,11 +75,11 @@ class Faults:
     def disarm(self) -> None:
         self._armed.clear()
 
-    def strike(self, operation: str, user: str | None) -> list[Fault]:
+    def strike(self, operation: str, user: str | None) -> list[FaultOrder]:
         """The faults that strike this request, each counted as having done so."""
         if not self._armed:
             return []
-        striking: list[Fault] = []
+        striking: list[FaultOrder] = []
         harsh = False
         for fault in self.armed():
             gentle = fault.order.kind in GENTLE
@@ -84,71 +89,116 @@ class Faults:
             fault.struck += 1
             if fault.remaining is not None:
                 fault.remaining -= 1
-            striking.append(fault)
+            striking.append(fault.order)
         return striking
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer that takes the place of the real one."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
-
-    async def send(self, send: Send) -> None:
-        """Give the answer, whole, with its length."""
-        headers = [(b"content-type", self.content_type.encode())]
-        # HTTP forbids a length where it forbids a body.
-        if self.status not in BODILESS:
-            headers.append((b"content-length", str(len(self.body)).encode()))
-        headers.extend((name.encode(), value.encode()) for name, value in self.headers)
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+def _always(status: int, body: bytes, content_type: str = "application/json") -> Callable[[FaultOrder], Response]:
+    return lambda _order: plain_response(status, body, content_type)
 
 
-def _too_many(order: FaultOrder) -> Answer:
-    body = encode(rate_limited().to_wire())
-    if order.retry_after is None:
-        return Answer(429, body)
-    text = order.retry_after if isinstance(order.retry_after, str) else f"{order.retry_after:g}"
-    return Answer(429, body, headers=(("retry-after", text),))
+def _too_many(order: FaultOrder) -> Response:
+    return rate_limited(f"{order.retry_after:g}" if isinstance(order.retry_after, float) else order.retry_after)
 
 
-def _server_error(_order: FaultOrder) -> Answer:
-    return Answer(500, encode({"message": "Internal server error.", "status_code": 500}))
+def _any_status(order: FaultOrder) -> Response:
+    # HTTP forbids a body here, and a length with it.
+    return plain_response(order.status, b"" if order.status in (204, 304) else encode(order.body))
 
 
-def _unavailable_page(_order: FaultOrder) -> Answer:
-    page = b"<html><head><title>503</title></head><body><h1>Service Unavailable</h1></body></html>"
-    return Answer(503, page, "text/html")
+def _revoked(_order: FaultOrder) -> Response:
+    return invalid_token()
 
 
-def _parked_page(_order: FaultOrder) -> Answer:
-    page = b"<!doctype html><html><body><h1>We have moved</h1><p>This service has ended.</p></body></html>"
-    return Answer(200, page, "text/html; charset=utf-8")
+UNAVAILABLE = b"<html><head><title>503</title></head><body><h1>Service Unavailable</h1></body></html>"
+MOVED = b"<!doctype html><html><body><h1>We have moved</h1><p>This service has ended.</p></body></html>"
 
-
-def _any_status(order: FaultOrder) -> Answer:
-    return Answer(order.status, b"" if order.status in BODILESS else encode(order.body))
-
-
-def _nothing(_order: FaultOrder) -> Answer:
-    return Answer(200, b"")
-
-
-def _revoked(_order: FaultOrder) -> Answer:
-    return Answer(401, encode({"detail": INVALID_TOKEN}))
-
-
-ANSWERS: Mapping[str, Callable[[FaultOrder], Answer]] = {
+ANSWERS: Mapping[str, Callable[[FaultOrder], Response]] = {
     "429": _too_many,
-    "500": _server_error,
-    "503_html": _unavailable_page,
-    "html": _parked_page,
+    "500": _always(500, b'{"message":"Internal server error.","status_code":500}'),
+    "503_html": _always(503, UNAVAILABLE, "text/html"),
+    "html": _always(200, MOVED, "text/html; charset=utf-8"),
     "status": _any_status,
-    "empty": _nothing,
+    "empty": _always(200, b""),
     "revoked": _revoked,
 }
 """The kinds that are simply another answer; the rest need the connection or the real answer."""
+
+
+async def play(order: FaultOrder, app: ASGIApp, scope: Scope, receive: Receive, answer: Send, server: Send) -> None:
+    """Do to a request what a harsh fault says.
+
+    `app` gives the real answer, `answer` sends any, and `server` is the server's own `send`.
+    """
+    if order.kind in ANSWERS:
+        await ANSWERS[order.kind](order)(scope, receive, answer)
+    elif order.kind == "reset":
+        await _reset(receive, server)
+    elif order.kind == "hang":
+        await _hang(receive, server, seconds_of(order, 60.0))
+    else:
+        held: list[Message] = []
+
+        async def hold(message: Message) -> None:
+            held.append(message)
+
+        await app(scope, receive, hold)
+        start, *rest = held
+        body = b"".join(message.get("body", b"") for message in rest)
+        if order.kind == "half_body":
+            await answer(start)
+            await _send_half(body, receive, server)
+            return
+        body = odd(body, scope["query_string"].decode("latin-1"))
+        kept = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+        await answer({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+        await answer({"type": "http.response.body", "body": body})
+
+
+def seconds_of(order: FaultOrder, otherwise: float) -> float:
+    return otherwise if order.seconds is None else order.seconds
+
+
+async def _reset(receive: Receive, server: Send) -> None:
+    """Drop the connection with RST, without another byte."""
+    transport = _transport(server)
+    # Lingering for zero seconds makes the kernel send RST instead of FIN. Not every event loop hands out a socket that
+    # may be touched, so this is another one for the same descriptor, which stays the transport's.
+    twin = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        twin.detach()
+    transport.abort()
+    await _gone(receive)
+
+
+async def _hang(receive: Receive, server: Send, seconds: float) -> None:
+    """Say nothing until the client leaves; reset the connection after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await _gone(receive)
+    except TimeoutError:
+        await _reset(receive, server)
+
+
+async def _send_half(body: bytes, receive: Receive, server: Send) -> None:
+    """Send half of a body whose whole length is already announced, and close."""
+    await server({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+    # close() and not abort(): what was written must still reach the client, or it would not be half a body.
+    _transport(server).close()
+    await _gone(receive)
+
+
+def _transport(server: Send) -> asyncio.Transport:
+    """The connection under uvicorn's `send`. Raises ConnectionResetError when there is none to cut."""
+    transport: asyncio.Transport | None = getattr(getattr(server, "__self__", None), "transport", None)
+    if transport is None:
+        raise ConnectionResetError("the sandbox cut this connection on demand")
+    return transport
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the connection is closed, from either side."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

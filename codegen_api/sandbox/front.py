@@ -10,21 +10,20 @@ transport, which any layer in between would hide.
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .bodies import FaultOrder
-from .connection import hang, reset, send_half
 from .directory import Directory, User
-from .encoding import encode
-from .errors import INVALID_TOKEN, rate_limited
-from .faults import ANSWERS, Answer, Faults
+from .encoding import encode, plain_response
+from .errors import invalid_token, rate_limited
+from .faults import Faults, play, seconds_of
 from .ledger import Ledger
 from .limits import Limits
-from .oddities import odd
-from .operations import UNKNOWN, Recognition
+from .operations import UNKNOWN, operation_of
 
 ADMIN = "/_sandbox/"
 """Where the admin routes lie; the host has nothing there."""
@@ -44,7 +43,6 @@ class Front:
     faults: Faults
     clock: Callable[[], float]
     retry_after: bool
-    recognition: Recognition = field(default_factory=Recognition)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not f"{scope['path']}/".startswith(ADMIN):
@@ -54,7 +52,7 @@ class Front:
 
     async def _receive(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A request to the host, from its arrival to its answer."""
-        operation = self.recognition.name(scope["method"], scope["path"])
+        operation = operation_of(scope["method"], scope["path"])
         user = self.directory.owner(_header(scope, b"authorization"))
         name = user.name if user else None
         request = self.ledger.open(
@@ -75,47 +73,29 @@ class Front:
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
-        harsh = await self._bear(operation, name, extra)
-        if harsh is None:
-            await self._serve(scope, receive, answer, operation, user)
-        elif harsh.kind in ANSWERS:
-            await ANSWERS[harsh.kind](harsh).send(answer)
-        elif harsh.kind == "reset":
-            await reset(receive, send)
-        elif harsh.kind == "hang":
-            await hang(receive, send, _seconds(harsh, 60.0))
-        else:
-            held = _Held()
-            await self._serve(scope, receive, held.hold, operation, user)
-            if harsh.kind == "odd_json":
-                await held.release(answer, odd(held.body, scope["query_string"].decode("latin-1")))
-            else:
-                await answer(held.start)
-                await send_half(held.body, receive, send)
-
-    async def _bear(self, operation: str, user: str | None, extra: list[tuple[bytes, bytes]]) -> FaultOrder | None:
-        """Suffer the gentle faults that strike, with `extra` for headers; the harsh one, if any, is left to do."""
+        routes = partial(self._serve, operation, user)
         harsh: FaultOrder | None = None
-        for fault in self.faults.strike(operation, user):
-            order = fault.order
+        for order in self.faults.strike(operation, name):
             if order.kind == "latency":
-                await asyncio.sleep(_seconds(order, 1.0))
+                await asyncio.sleep(seconds_of(order, 1.0))
             elif order.kind == "cookie":
                 extra.append((b"set-cookie", f"session={order.value}; Path=/".encode()))
             else:
                 harsh = order
-        return harsh
+        if harsh is None:
+            await routes(scope, receive, answer)
+        else:
+            await play(harsh, routes, scope, receive, answer, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, operation: str, user: User | None) -> None:
+    async def _serve(self, operation: str, user: User | None, scope: Scope, receive: Receive, send: Send) -> None:
         """The real answer. An unknown path has no owner and no price."""
         if operation != UNKNOWN:
             if user is None:
-                await Answer(401, encode({"detail": INVALID_TOKEN})).send(send)
+                await invalid_token()(scope, receive, send)
                 return
             wait = self.limits.take(user.name, operation)
             if wait is not None:
-                headers = (("retry-after", str(wait)),) if self.retry_after else ()
-                await Answer(429, encode(rate_limited().to_wire()), headers=headers).send(send)
+                await rate_limited(str(wait) if self.retry_after else None)(scope, receive, send)
                 return
         scope[USER] = user
         await self.app(scope, receive, send)
@@ -133,13 +113,10 @@ class Private:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = re.sub(r":[0-9]*$", "", _header(scope, b"host") or "") if scope["type"] == "http" else ""
         if scope["type"] == "http" and name.lower() not in self.names:
-            await Answer(400, encode({"detail": "The sandbox is not called by this name; see --open."})).send(send)
+            body = encode({"detail": "The sandbox is not called by this name; see --open."})
+            await plain_response(400, body)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-
-def _seconds(order: FaultOrder, otherwise: float) -> float:
-    return otherwise if order.seconds is None else order.seconds
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -147,24 +124,3 @@ def _header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return bytes(value).decode("latin-1")
     return None
-
-
-@dataclass(slots=True)
-class _Held:
-    """A real answer, held back. The routes answer whole bodies at once, so nothing is lost by waiting."""
-
-    start: Message = field(default_factory=dict)
-    body: bytes = b""
-
-    async def hold(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.start = message
-        else:
-            self.body += message.get("body", b"")
-
-    async def release(self, send: Send, body: bytes) -> None:
-        """Let the answer go with another body."""
-        kept = [(name, value) for name, value in self.start["headers"] if name != b"content-length"]
-        kept.append((b"content-length", str(len(body)).encode()))
-        await send({**self.start, "headers": kept})
-        await send({"type": "http.response.body", "body": body})

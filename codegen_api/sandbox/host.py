@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from .bodies import CreateBody, ResumeBody, StopBody
 from .directory import Organization, User
 from .encoding import json_response
-from .errors import no_access, no_user
+from .errors import NO_ACCESS, NO_USER, Refusal
 from .front import USER
 from .operations import OPERATIONS
 from .run import Run
@@ -139,28 +139,25 @@ class Host:
         return json_response(user.to_wire())
 
     async def organizations(self, user: Caller, skip: Skip = 0, limit: Limit = 100) -> Response:
-        every = [each.to_wire() for each in self._directory.organizations_of(user)]
-        return _page(every[skip : skip + limit], len(every), skip, limit)
+        return _list([each.to_wire() for each in self._directory.organizations_of(user)], skip, limit)
 
     async def org_users(self, org_id: int, user: Caller, skip: Skip = 0, limit: Limit = 100) -> Response:
-        every = [each.to_wire() for each in self._enter(org_id, user).members]
-        return _page(every[skip : skip + limit], len(every), skip, limit)
+        return _list([each.to_wire() for each in self._enter(org_id, user).members], skip, limit)
 
     async def org_user(self, org_id: int, user_id: int, user: Caller) -> Response:
         for member in self._enter(org_id, user).members:
             if member.id == user_id:
                 return json_response(member.to_wire())
-        raise no_user()
+        raise Refusal(*NO_USER)
 
     async def org_repos(self, org_id: int, user: Caller, skip: Skip = 0, limit: Limit = 100) -> Response:
-        every = self._enter(org_id, user).repositories_to_wire()
-        return _page(every[skip : skip + limit], len(every), skip, limit)
+        return _list(self._enter(org_id, user).repositories_to_wire(), skip, limit)
 
     def _enter(self, organization_id: int, user: User) -> Organization:
         """The organization, if `user` is in it. The host does not tell a foreign one from one that is not there."""
         organization = self._directory.organizations.get(organization_id)
         if organization is None or user not in organization.members:
-            raise no_access()
+            raise Refusal(*NO_ACCESS)
         return organization
 
     def _find(self, run_id: int, organization_id: int, user: User) -> Run:
@@ -175,14 +172,11 @@ def _ban_state(run: Run) -> Response:
     return json_response({"agent_run_id": run.id, "banned": run.banned})
 
 
+def _list(every: Sequence[dict[str, object]], skip: int, limit: int) -> Response:
+    return _page(every[skip : skip + limit], len(every), skip, limit)
+
+
 def _page(items: Sequence[dict[str, object]], total: int, skip: int, limit: int) -> Response:
     """The host's page shape: asked for by skip and limit, answered with page and size."""
-    return json_response(
-        {
-            "items": items,
-            "total": total,
-            "page": skip // limit + 1,
-            "size": limit,
-            "pages": -(-total // limit),
-        }
-    )
+    page, pages = skip // limit + 1, -(-total // limit)
+    return json_response({"items": items, "total": total, "page": page, "size": limit, "pages": pages})

@@ -6,7 +6,7 @@ have one row per operation and user; the details are the last 100 requests.
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 REMEMBERED = 100
 """How many requests are kept in detail."""
@@ -46,18 +46,6 @@ class Request:
     query: str
     headers: dict[str, str]
     status: int | None = None
-
-    def to_wire(self) -> dict[str, object]:
-        return {
-            "at": self.at,
-            "operation": self.operation,
-            "user": self.user,
-            "method": self.method,
-            "path": self.path,
-            "query": self.query,
-            "headers": self.headers,
-            "status": self.status,
-        }
 
 
 @dataclass(slots=True)
@@ -133,5 +121,5 @@ class Ledger:
             "with_cookie": self.with_cookie,
             "operations": {name: tally.to_wire() for name, tally in operations.items()},
             "by_user": rows,
-            "recent": [request.to_wire() for request in self.recent],
+            "recent": [asdict(request) for request in self.recent],
         }

@@ -15,18 +15,18 @@ LimitPolicy = Literal["table", "shared", "off"]
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class RateLimit:
     """At most `answers` in any `seconds`."""
 
     answers: int
     seconds: float
 
 
-TABLE: Mapping[str, Allowance] = {"create": Allowance(10, 60.0), "logs": Allowance(60, 60.0)}
+TABLE: Mapping[str, RateLimit] = {"create": RateLimit(10, 60.0), "logs": RateLimit(60, 60.0)}
 """The endpoints with a figure of their own; the host states none for resume and ban."""
 
-OTHERS = Allowance(60, 30.0)
-SHARED = Allowance(60, 60.0)
+OTHERS = RateLimit(60, 30.0)
+SHARED = RateLimit(60, 60.0)
 
 
 class Limits:

@@ -6,7 +6,7 @@ Python's parser and JavaScript's disagree about them, which is the point.
 """
 
 import json
-from collections.abc import Callable
+from functools import reduce
 from urllib.parse import parse_qs
 
 DEPTH = 300
@@ -15,60 +15,18 @@ DEPTH = 300
 _HUGE = "\u0000huge\u0000"
 """Stands for the number 1e400 until the text is written: no Python value prints that way."""
 
-Entry = dict[str, object]
-
-
-def _nan(entry: Entry) -> None:
-    entry["tool_output"] = {"score": float("nan"), "low": float("-inf")}
-
-
-def _huge(entry: Entry) -> None:
-    entry["tool_output"] = {"size": _HUGE, "count": 10**40}
-
-
-def _surrogate(entry: Entry) -> None:
-    entry["thought"] = "half a pair: \ud800, the other half: \udc00"
-
-
-def _deep(entry: Entry) -> None:
-    nested: list[object] = []
-    for _ in range(DEPTH):
-        nested = [nested]
-    entry["observation"] = {"nested": nested}
-
-
-def _list_observation(entry: Entry) -> None:
-    entry["observation"] = ["a", "list", {"of": "things"}, None]
-
-
-def _text_output(entry: Entry) -> None:
-    entry["tool_output"] = "plain text, with a line\nbreak and a separator \u2028"
-
-
-def _unknown_members(entry: Entry) -> None:
-    entry["id"] = "log-1"
-    entry["x_tokens"] = {"in": 812, "out": 77}
-
-
-def _unknown_type(entry: Entry) -> None:
-    entry["message_type"] = "HOLOGRAM_RENDERED"
-
-
-def _null_members(entry: Entry) -> None:
-    entry.update(message_type=None, created_at=None, tool_name=None)
-
-
-ODDITIES: tuple[Callable[[Entry], None], ...] = (
-    _nan,
-    _huge,
-    _surrogate,
-    _deep,
-    _list_observation,
-    _text_output,
-    _unknown_members,
-    _unknown_type,
-    _null_members,
+ODDITIES: tuple[dict[str, object], ...] = (
+    {"tool_output": {"score": float("nan"), "low": float("-inf")}},
+    {"tool_output": {"size": _HUGE, "count": 10**40}},
+    {"thought": "half a pair: \ud800, the other half: \udc00"},
+    {"observation": {"nested": reduce(lambda inner, _: [inner], range(DEPTH), list[object]())}},
+    {"observation": ["a", "list", {"of": "things"}, None]},
+    {"tool_output": "plain text, with a line\nbreak and a separator \u2028"},
+    {"id": "log-1", "x_tokens": {"in": 812, "out": 77}},
+    {"message_type": "HOLOGRAM_RENDERED"},
+    {"message_type": None, "created_at": None, "tool_name": None},
 )
+"""Members that an entry gets, or gets anew."""
 
 
 def odd(body: bytes, query: str) -> bytes:
@@ -85,7 +43,7 @@ def odd(body: bytes, query: str) -> bytes:
     logs = answer.get("logs")
     if isinstance(logs, list):
         for entry, position in zip(logs, _positions(query, answer["total_logs"]), strict=False):
-            ODDITIES[position % len(ODDITIES)](entry)
+            entry.update(ODDITIES[position % len(ODDITIES)])
     return json.dumps(answer, separators=(",", ":")).replace(json.dumps(_HUGE), "1e400").encode("ascii")
 
 

@@ -4,8 +4,10 @@ One table serves both the routes and the recognition of a request before it is r
 and counts speak of the same things. `unknown` is every request that is none of them.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from starlette.routing import compile_path
 
@@ -13,8 +15,7 @@ ORGANIZATION = "/v1/organizations/{org_id}"
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One operation of the host: HTTP method and path template."""
 
     method: str
@@ -38,15 +39,14 @@ OPERATIONS: Mapping[str, Operation] = {
 }
 
 
-class Recognition:
-    """Names the operation that a request asks for."""
+def operation_of(method: str, path: str) -> str:
+    """The name in OPERATIONS of what a request asks for, or `unknown`."""
+    for name, operation in OPERATIONS.items():
+        if method == operation.method and _pattern(operation.path).match(path):
+            return name
+    return UNKNOWN
 
-    def __init__(self) -> None:
-        self._patterns = [(name, each.method, compile_path(each.path)[0]) for name, each in OPERATIONS.items()]
 
-    def name(self, method: str, path: str) -> str:
-        """The operation's name in OPERATIONS, or `unknown`."""
-        for name, expected, pattern in self._patterns:
-            if method == expected and pattern.match(path):
-                return name
-        return UNKNOWN
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return compile_path(path)[0]

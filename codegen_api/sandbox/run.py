@@ -8,16 +8,19 @@ so a page costs the entries it shows, whatever the length of the log.
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .directory import User
 from .encoding import encode, timestamp
-from .script import Fields, PullRequest, Script, listed
+from .script import Fields, Script, listed
 
 JsonObject = Mapping[str, object]
 
 OVER = {"COMPLETE", "ERROR", "FAILED", "TIMEOUT", "MAX_ITERATIONS_REACHED", "OUT_OF_TOKENS", "CANCELLED", "STOPPED"}
 """Words for a run that has ended, whichever way."""
+
+_PULL_REQUEST = dict.fromkeys(("id", "title", "url", "created_at", "head_branch_name"))
+_NOT_WITH_LOGS = {"summary", "source_type", "github_pull_requests"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunState:
     """What changes about a run beside its log. `status` is the host's word, null included."""
 
     status: str | None
@@ -42,7 +45,7 @@ class Outcome:
 class Segment:
     """A script being played since `started`, `speed` times as fast as written.
 
-    `base` is the index of its first entry in the run's log, `before` the outcome of all that went before, and
+    `base` is the index of its first entry in the run's log, `before` the state of all that went before, and
     `stopped` the reading of the clock at which it was frozen, if it was.
     """
 
@@ -50,7 +53,7 @@ class Segment:
     started: Moment
     speed: float
     base: int
-    before: Outcome
+    before: RunState
     stopped: float | None = None
     encoded: dict[int, bytes] = field(default_factory=dict)
 
@@ -68,42 +71,27 @@ class Segment:
 
     def fields(self, index: int, clock: float) -> tuple[Fields, bool]:
         """The fields of an entry of this segment, and whether they can still change by the script."""
-        script = self.script
-        fields = script.entry(index)
-        if index not in script.amendments:
+        fields, amendment = self.script.entry(index), self.script.amendments.get(index)
+        if amendment is None:
             return fields, False
-        happened = script.amendments_by(index, self.elapsed(clock))
-        for amendment in happened:
-            fields = {**fields, **amendment.fields}
-        return fields, len(happened) < len(script.amendments[index])
+        if amendment.at > self.elapsed(clock):
+            return fields, True
+        return {**fields, **amendment.fields}, False
 
-    def outcome(self, clock: float) -> Outcome:
-        """The run's outcome by this segment, after the turns that have happened."""
-        elapsed = self.elapsed(clock)
-        outcome = self.before
-        for turn in self.script.turns:
-            if turn.offset > elapsed:
+    def state(self, clock: float) -> RunState:
+        """The run's state by this segment, after the changes that have happened."""
+        elapsed, state = self.elapsed(clock), self.before
+        for change in self.script.changes:
+            if change.at > elapsed:
                 break
-            outcome = replace(outcome, status=turn.status)
-            if turn.result is not None:
-                outcome = replace(outcome, result=turn.result)
-            if turn.summary is not None:
-                outcome = replace(outcome, summary=turn.summary)
-            if turn.pull_requests:
-                created_at = timestamp(self.wall_at(turn.offset))
-                shown = tuple(_pull_request(each, created_at) for each in turn.pull_requests)
-                outcome = replace(outcome, pull_requests=outcome.pull_requests + shown)
-        return outcome
-
-
-def _pull_request(pull_request: PullRequest, created_at: str) -> JsonObject:
-    return {
-        "id": pull_request.id,
-        "title": pull_request.title,
-        "url": pull_request.url,
-        "created_at": created_at,
-        "head_branch_name": pull_request.head_branch_name,
-    }
+            pull_requests = state.pull_requests
+            if change.pull_request is not None:
+                created_at = timestamp(self.wall_at(change.at))
+                pull_requests += ({**_PULL_REQUEST, **change.pull_request, "created_at": created_at},)
+            result = state.result if change.result is None else change.result
+            summary = state.summary if change.summary is None else change.summary
+            state = RunState(change.status, result, summary, pull_requests)
+        return state
 
 
 class Run:
@@ -114,24 +102,20 @@ class Run:
         run_id: int,
         organization_id: int,
         user: User,
+        segment: Segment,
         *,
         source_type: str | None,
         metadata: JsonObject | None,
-        speed: float,
-        script: Script,
-        started: Moment,
-        outcome: Outcome,
     ) -> None:
         self.id = run_id
         self.organization_id = organization_id
         self.user = user
         self.source_type = source_type
         self.metadata = metadata
-        self.speed = speed
-        self.created_at = timestamp(started.wall)
+        self.created_at = timestamp(segment.started.wall)
         self.banned = False
         self.resumed = 0
-        self._segments = [Segment(script, started, speed, 0, outcome)]
+        self._segments = [segment]
         self._bases = [0]
         self._edits: dict[int, Fields] = {}
 
@@ -140,35 +124,34 @@ class Run:
         last = self._segments[-1]
         return last.base + last.count(now.clock)
 
-    def outcome(self, now: Moment) -> Outcome:
-        return self._segments[-1].outcome(now.clock)
+    def state(self, now: Moment) -> RunState:
+        return self._segments[-1].state(now.clock)
 
     def is_over(self, now: Moment) -> bool:
-        """Whether the run has ended, and no turn of it is to come, as it is just after a resume."""
+        """Whether the run has ended, and no change of it is to come, as it is just after a resume."""
         segment = self._segments[-1]
         elapsed = segment.elapsed(now.clock)
-        return self.outcome(now).status in OVER and all(turn.offset <= elapsed for turn in segment.script.turns)
+        return self.state(now).status in OVER and all(change.at <= elapsed for change in segment.script.changes)
 
     def play(self, script: Script, now: Moment) -> None:
         """Freeze the log as it is and go on with `script`."""
         last = self._segments[-1]
         base = self.length(now)
-        before = last.outcome(now.clock)
+        before = last.state(now.clock)
         last.stopped = now.clock
-        self._segments.append(Segment(script, now, self.speed, base, before))
+        self._segments.append(Segment(script, now, last.speed, base, before))
         self._bases.append(base)
 
     def replay(self, script: Script, now: Moment) -> None:
-        """Forget the log and begin a new one with `script`; the outcome stays."""
-        outcome = self.outcome(now)
-        self._segments = [Segment(script, now, self.speed, 0, outcome)]
+        """Forget the log and begin a new one with `script`; the state stays."""
+        self._segments = [Segment(script, now, self._segments[-1].speed, 0, self.state(now))]
         self._bases = [0]
         self._edits.clear()
 
-    def settle(self, outcome: Outcome, now: Moment) -> None:
-        """Freeze the log as it is, with this outcome from now on."""
+    def settle(self, state: RunState, now: Moment) -> None:
+        """Freeze the log as it is, with this state from now on."""
         self.play(listed(()), now)
-        self._segments[-1].before = outcome
+        self._segments[-1].before = state
 
     def edit(self, index: int, fields: Fields, now: Moment) -> None:
         """Change members of an entry that is already there, for good. Raises IndexError for any other."""
@@ -178,17 +161,17 @@ class Run:
 
     def to_wire(self, now: Moment) -> dict[str, object]:
         """The host's AgentRunResponse."""
-        outcome = self.outcome(now)
+        state = self.state(now)
         return {
             "id": self.id,
             "organization_id": self.organization_id,
-            "status": outcome.status,
+            "status": state.status,
             "created_at": self.created_at,
-            "web_url": self._web_url,
-            "result": outcome.result,
-            "summary": outcome.summary,
+            "web_url": f"https://codegen.com/agent/trace/{self.id}",
+            "result": state.result,
+            "summary": state.summary,
             "source_type": self.source_type,
-            "github_pull_requests": outcome.pull_requests,
+            "github_pull_requests": state.pull_requests,
             "metadata": self.metadata,
         }
 
@@ -197,33 +180,14 @@ class Run:
 
         With `reverse` the newest entry comes first and `skip` counts from the end, as it does for the host.
         """
-        outcome = self.outcome(now)
         total = self.length(now)
-        head = encode(
-            {
-                "id": self.id,
-                "organization_id": self.organization_id,
-                "status": outcome.status,
-                "created_at": self.created_at,
-                "web_url": self._web_url,
-                "result": outcome.result,
-                "metadata": self.metadata,
-            }
-        )
+        head = encode({name: each for name, each in self.to_wire(now).items() if name not in _NOT_WITH_LOGS})
         start, stop = min(skip, total), min(skip + limit, total)
         indices = range(total - 1 - start, total - 1 - stop, -1) if reverse else range(start, stop)
         logs = b",".join([self._entry(index, now) for index in indices])
-        tail = b'],"total_logs":%d,"page":%d,"size":%d,"pages":%d}' % (
-            total,
-            skip // limit + 1,
-            limit,
-            -(-total // limit),
-        )
+        page, pages = skip // limit + 1, -(-total // limit)
+        tail = b'],"total_logs":%d,"page":%d,"size":%d,"pages":%d}' % (total, page, limit, pages)
         return b"".join((head[:-1], b',"logs":[', logs, tail))
-
-    @property
-    def _web_url(self) -> str:
-        return f"https://codegen.com/agent/trace/{self.id}"
 
     def _entry(self, index: int, now: Moment) -> bytes:
         """One entry of the log, encoded."""

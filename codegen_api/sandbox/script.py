@@ -8,7 +8,6 @@ simulation may jump about in time. Asking costs a bisection or a division, never
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 Fields = Mapping[str, object]
 """The JSON members of a log entry other than `agent_run_id` and `created_at`."""
@@ -17,33 +16,23 @@ FOREVER = 10**12
 """More entries than any run will show: the length of an endless log."""
 
 
-class Times(Protocol):
-    """When the entries of a log appear: offsets that never decrease."""
-
-    def count(self, elapsed: float) -> int:
-        """How many entries are there after `elapsed` seconds."""
-        ...
-
-    def at(self, index: int) -> float:
-        """The offset at which the entry `index`, counted from 0, appears."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """Each offset written down."""
+class ListedTimes:
+    """When the entries of a log appear, each offset written down; they never decrease."""
 
     offsets: Sequence[float]
 
     def count(self, elapsed: float) -> int:
+        """How many entries are there after `elapsed` seconds."""
         return bisect_right(self.offsets, elapsed)
 
     def at(self, index: int) -> float:
+        """The offset at which the entry `index`, counted from 0, appears."""
         return self.offsets[index]
 
 
 @dataclass(frozen=True, slots=True)
-class Paced:
+class PacedTimes:
     """One entry at `opening`, then from `first` on `batch` entries every `every` seconds, `total` in all."""
 
     opening: float
@@ -67,38 +56,31 @@ class Paced:
         return self.first + ((index - 1) // self.batch) * self.every
 
 
-def at_once(total: int) -> Times:
+def at_once(total: int) -> PacedTimes:
     """`total` entries, all there from the start."""
-    return Paced(opening=0.0, first=0.0, every=1.0, batch=max(total, 1), total=total)
+    return PacedTimes(opening=0.0, first=0.0, every=1.0, batch=max(total, 1), total=total)
 
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
-    """At `offset`, an entry that is already there gets other `fields`; its members not named here stay."""
+    """At the offset `at`, an entry that is already there gets other `fields`; its members not named here stay."""
 
-    offset: float
+    at: float
     fields: Fields
 
 
 @dataclass(frozen=True, slots=True)
-class PullRequest:
-    """A pull request the agent opened. `created_at` is added when it is shown."""
+class StatusChange:
+    """At the offset `at` the run's status becomes `status`; what else it then carries replaces what it had, if given.
 
-    id: int
-    title: str
-    url: str
-    head_branch_name: str
+    `pull_request` is one that the agent opened; `created_at` is added when it is shown.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """At `offset` the run's status becomes `status`; what else it then carries replaces what it had, if given."""
-
-    offset: float
+    at: float
     status: str | None
     result: str | None = None
     summary: str | None = None
-    pull_requests: tuple[PullRequest, ...] = ()
+    pull_request: Fields | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,88 +88,37 @@ class Script:
     """The timed steps of one stretch of a run.
 
     `entry` makes the fields of the entry with a given index, counted from 0, and must always make the same.
-    `amendments` are those of each index, by offset; `turns` are in the order of their offsets.
+    `changes` are in the order of their offsets, and `amendments` by the index of their entry.
     """
 
-    times: Times
+    times: ListedTimes | PacedTimes
     entry: Callable[[int], Fields]
-    turns: tuple[Turn, ...] = ()
-    amendments: Mapping[int, tuple[Amendment, ...]] = field(default_factory=dict)
-
-    def amendments_by(self, index: int, elapsed: float) -> tuple[Amendment, ...]:
-        """The amendments of an entry that have happened after `elapsed` seconds."""
-        every = self.amendments.get(index, ())
-        return tuple(each for each in every if each.offset <= elapsed)
+    changes: tuple[StatusChange, ...] = ()
+    amendments: Mapping[int, Amendment] = field(default_factory=dict)
 
 
-def listed(entries: Sequence[Fields], *turns: Turn) -> Script:
-    """A script that shows `entries` at once, and then only turns the status."""
+def listed(entries: Sequence[Fields], *changes: StatusChange) -> Script:
+    """A script that shows `entries` at once, and then only changes the status."""
     kept = tuple(entries)
-    return Script(at_once(len(kept)), kept.__getitem__, turns)
+    return Script(at_once(len(kept)), kept.__getitem__, changes)
 
 
-# The kinds of entry, with the members that each is documented to carry. All eight members are always there, null
-# where unused, except in a user's message: the one seen on the wire had neither `thought` nor `observation`.
+_EMPTY = dict.fromkeys(("tool_name", "message_type", "thought", "observation", "tool_input", "tool_output"))
 
 
-def _entry(
-    message_type: str,
-    *,
-    tool_name: str | None = None,
-    thought: str | None = None,
-    observation: Fields | str | None = None,
-    tool_input: Fields | None = None,
-    tool_output: Fields | None = None,
-) -> Fields:
-    return {
-        "tool_name": tool_name,
-        "message_type": message_type,
-        "thought": thought,
-        "observation": observation,
-        "tool_input": tool_input,
-        "tool_output": tool_output,
-    }
+def entry_fields(message_type: str, **members: object) -> Fields:
+    """An entry: all its members are always there, null where unused."""
+    return {**_EMPTY, "message_type": message_type, **members}
 
 
 def user_message(prompt: str, images: int = 0) -> Fields:
-    """The first entry of each stretch; contrary to the host's guide it has a tool's name, input and output."""
+    """The first entry of each stretch; contrary to the host's guide it has a tool's name, input and output.
+
+    The one seen on the wire had neither `thought` nor `observation`.
+    """
     return {
         "tool_name": "user_input",
         "message_type": "USER_MESSAGE",
         "tool_input": {"message": prompt, "images": images},
         "tool_output": {"status": "received", "content": prompt},
     }
-
-
-def plan(thought: str) -> Fields:
-    """PLAN_EVALUATION: reasoning, or a plan brought up to date."""
-    return _entry("PLAN_EVALUATION", thought=thought)
-
-
-def action(
-    tool_name: str,
-    tool_input: Fields,
-    tool_output: Fields | None,
-    *,
-    thought: str | None = None,
-    observation: Fields | str | None = None,
-) -> Fields:
-    """ACTION: one call of a tool; `tool_output` is None while the tool is still at work."""
-    return _entry(
-        "ACTION",
-        tool_name=tool_name,
-        thought=thought,
-        observation=observation,
-        tool_input=tool_input,
-        tool_output=tool_output,
-    )
-
-
-def error(observation: Fields | str, tool_name: str | None = None) -> Fields:
-    """ERROR: something went wrong and the run goes on; only the status tells whether a run failed."""
-    return _entry("ERROR", tool_name=tool_name, observation=observation)
-
-
-def answer(observation: str) -> Fields:
-    """FINAL_ANSWER: the text that also becomes the run's result. Not the end: that is the status."""
-    return _entry("FINAL_ANSWER", observation=observation)

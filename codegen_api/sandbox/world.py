@@ -6,15 +6,17 @@ its encoded entries (about 300 bytes each) until the process ends. Not for threa
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import count
 
 from .directory import Directory, User
-from .errors import no_run
-from .example import EXAMPLE_AGE, EXAMPLE_ID, example_script
-from .run import JsonObject, Moment, Outcome, Run
-from .scenarios import REFUSED, Cue, scenario
-from .script import Script, Turn, listed
+from .errors import NO_RUN, Refusal
+from .run import JsonObject, Moment, Run, RunState, Segment
+from .scenarios import EXAMPLE_ID, Cue, check_not_refused, example_script, scenario_script
+from .script import Script, StatusChange, listed
+
+ACTIVE = RunState("ACTIVE")
+EXAMPLE_AGE = 7200.0
+"""Seconds between the creation of the example run and the start of the sandbox."""
 
 
 class World:
@@ -49,53 +51,38 @@ class World:
         """Start a run of the scenario its metadata names. Raises Refusal for a scenario that is refused."""
         wishes = metadata or {}
         name = wishes.get("scenario")
-        if isinstance(name, str) and name in REFUSED:
-            raise REFUSED[name]()
+        check_not_refused(name)
         run_id = next(self._ids)
-        return self._add(
-            Run(
-                run_id,
-                organization_id,
-                user,
-                source_type="API",
-                metadata=metadata,
-                speed=self.speed * _factor(wishes.get("speed")),
-                script=scenario(name)(Cue(run_id, prompt, images)),
-                started=self.now(),
-                outcome=Outcome("ACTIVE"),
-            )
-        )
+        script = scenario_script(name, Cue(run_id, prompt, images))
+        speed = self.speed * _factor(wishes.get("speed"))
+        return self.add(organization_id, user, script, run_id=run_id, metadata=metadata, speed=speed)
 
-    def seed(
+    def add(
         self,
         organization_id: int,
         user: User,
         script: Script,
-        outcome: Outcome,
+        state: RunState = ACTIVE,
         *,
-        source_type: str | None,
-        metadata: JsonObject | None,
+        run_id: int | None = None,
+        source_type: str | None = "API",
+        metadata: JsonObject | None = None,
+        speed: float | None = None,
+        started: Moment | None = None,
     ) -> Run:
-        """Add a run made by hand, which shows `script` and otherwise stays as it is."""
-        return self._add(
-            Run(
-                next(self._ids),
-                organization_id,
-                user,
-                source_type=source_type,
-                metadata=metadata,
-                speed=self.speed,
-                script=script,
-                started=self.now(),
-                outcome=outcome,
-            )
-        )
+        """Add a run that plays `script`, from now on and at the sandbox's speed unless told otherwise."""
+        segment = Segment(script, started or self.now(), speed or self.speed, 0, state)
+        run_id = run_id or next(self._ids)
+        run = Run(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
+        self._runs[run_id] = run
+        self._by_organization[organization_id].append(run)
+        return run
 
     def run(self, run_id: int, organization_id: int | None = None) -> Run:
         """The run with this id, of that organization if one is given. Raises Refusal(404)."""
         run = self._runs.get(run_id)
         if run is None or organization_id not in (None, run.organization_id):
-            raise no_run()
+            raise Refusal(*NO_RUN)
         return run
 
     def runs(self, organization_id: int, user_id: int | None, source_type: str | None) -> Sequence[Run]:
@@ -110,41 +97,24 @@ class World:
         run.resumed += 1
         name = (run.metadata or {}).get("scenario")
         cue = Cue(run.id, prompt, images, delay=self._resume_lag, segment=run.resumed)
-        run.play(scenario(name)(cue), self.now())
+        run.play(scenario_script(name, cue), self.now())
 
     def ban(self, run: Run) -> None:
         """Flag a run's pull request, and stop the run until it is resumed. One that is over is not rewritten."""
         run.banned = True
         now = self.now()
         if not run.is_over(now):
-            run.play(listed((), Turn(0.0, "CANCELLED")), now)
+            run.play(listed((), StatusChange(0.0, "CANCELLED")), now)
 
     def unban(self, run: Run) -> None:
         """Take the flag back. The run stays stopped: the host has resume for that."""
         run.banned = False
 
-    def _add(self, run: Run) -> Run:
-        self._runs[run.id] = run
-        self._by_organization[run.organization_id].append(run)
-        return run
-
     def _add_example(self) -> None:
         """The run that is there from the start, long finished."""
         now = self.now()
-        long_ago = replace(now, clock=now.clock - EXAMPLE_AGE, wall=now.wall - EXAMPLE_AGE)
-        self._add(
-            Run(
-                EXAMPLE_ID,
-                323,
-                self.directory.alice,
-                source_type="API",
-                metadata=None,
-                speed=1.0,
-                script=example_script(),
-                started=long_ago,
-                outcome=Outcome("ACTIVE"),
-            )
-        )
+        long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
+        self.add(323, self.directory.alice, example_script(), run_id=EXAMPLE_ID, speed=1.0, started=long_ago)
 
 
 def _factor(wish: object) -> float:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from codegen_api.runs import Cursor, Json, RunRef
+from codegen_api.telemetry import Observation
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -223,7 +224,13 @@ class Store(Protocol):
 
     When the database cannot be had, or cannot do it just now, each of these raises ``errors.StoreUnavailable``. What is
     kept for the first time raises ``errors.StoreFull`` where its owner would have more than the store keeps for one.
+
+    ``observation`` is what was last seen of the database; None before it is open. When it could not do something it is
+    not reachable, until a ``check`` goes well.
     """
+
+    @property
+    def observation(self) -> Observation | None: ...
 
     async def open(self) -> None:
         """Make ready: once, before anything else, and by any number of processes at the same time."""
@@ -232,7 +239,7 @@ class Store(Protocol):
     async def aclose(self) -> None: ...
 
     async def check(self) -> None:
-        """Do nothing, but raise ``errors.StoreUnavailable`` if nothing could be done."""
+        """Leave everything as it is, but raise ``errors.StoreUnavailable`` where nothing could be read or written."""
         ...
 
     async def add_agent(self, owner: str, agent: Agent) -> bool:

@@ -104,6 +104,11 @@ class Listing(Generic[T_co]):
         """How many places of the list this page covers."""
         return len(self.items) + len(self.gaps)
 
+    def next(self, skip: int) -> int | None:
+        """Where to go on behind this page, which was read from ``skip`` on; None at the end of the list."""
+        behind = skip + self.length
+        return None if self.at_end or behind == self.paging.total else behind
+
     def place(self, index: int) -> int:
         """Which of them is that of ``items[index]``."""
         for gap in self.gaps:
@@ -170,7 +175,7 @@ class Upstream(Protocol):
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Runs, newest first."""
+        """Runs, newest first. Their ids are whole numbers, and newer runs have higher ones."""
         ...
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:

@@ -20,7 +20,7 @@ import httpx
 import codegen_api
 from codegen_api.settings import SettingsError, read_settings
 from codegen_api.validate.checks import CHECKS, Check
-from codegen_api.validate.life import Found
+from codegen_api.validate.life import Findings
 from codegen_api.validate.remote import Failed, Object, Options, Remote, Skipped, described
 
 __all__ = ["main"]
@@ -104,7 +104,7 @@ async def _run(checks: Sequence[Check], options: Options, report: Callable[[Resu
     """Run the checks one after the other."""
     transports = dict.fromkeys(DIRECT)
     async with httpx.AsyncClient(timeout=ANSWER_SECONDS, mounts=transports) as client:
-        remote, found = Remote(client, options), Found()
+        remote, found = Remote(client, options), Findings()
         await _reach(remote)
         outcomes: dict[str, str] = {}
         for check in checks:
@@ -135,7 +135,7 @@ def _reason(error: BaseException) -> str:
     return str((inner is not None and inner.strerror) or error or type(error).__name__)
 
 
-async def _outcome(check: Check, remote: Remote, found: Found, outcomes: dict[str, str]) -> tuple[str, str]:
+async def _outcome(check: Check, remote: Remote, found: Findings, outcomes: dict[str, str]) -> tuple[str, str]:
     """How a check goes, and what it saw. One that goes wrong never keeps the others from being made."""
     seconds = ANSWER_SECONDS + (remote.options.stream_seconds if check.creates else 0)
     try:
@@ -157,7 +157,7 @@ async def _outcome(check: Check, remote: Remote, found: Found, outcomes: dict[st
         return "FAILED", f"the answer is so odd that the check itself broke ({type(error).__name__})"
 
 
-def _expect_possible(check: Check, found: Found, outcomes: dict[str, str]) -> None:
+def _expect_possible(check: Check, found: Findings, outcomes: dict[str, str]) -> None:
     if found.gone:
         raise Skipped("nobody answers any more")
     if found.cause and not check.open:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 from codegen_api.validate import life
-from codegen_api.validate.life import Found
+from codegen_api.validate.life import Findings
 from codegen_api.validate.remote import (
     Remote,
     Skipped,
@@ -39,13 +39,13 @@ class Check:
     """
 
     name: str
-    run: Callable[[Remote, Found], Awaitable[str]]
+    run: Callable[[Remote, Findings], Awaitable[str]]
     needs: tuple[str, ...] = ()
     creates: bool = False
     open: bool = False
 
 
-async def health(remote: Remote, found: Found) -> str:
+async def health(remote: Remote, found: Findings) -> str:
     body = json_of(await remote.ask("GET", "/health", token=None))
     expect(body.get("status") in ("healthy", "degraded"), "`status` is neither healthy nor degraded")
     numbers = ("uptime_seconds", "runs_followed", "viewers")
@@ -59,7 +59,7 @@ async def health(remote: Remote, found: Found) -> str:
     return f"{body['status']}, version {shown(body['version'])}"
 
 
-async def documentation(remote: Remote, _: Found) -> str:
+async def documentation(remote: Remote, _: Findings) -> str:
     seen = set()
     for path in ("/docs", "/redoc"):
         page = await remote.ask("GET", path, token=None)
@@ -90,7 +90,7 @@ class _Assets(HTMLParser):
                 self.found.add(asset)
 
 
-async def openapi(remote: Remote, _: Found) -> str:
+async def openapi(remote: Remote, _: Findings) -> str:
     body = json_of(await remote.ask("GET", "/openapi.json", token=None))
     expect(str(body.get("openapi")).startswith("3."), "this is no OpenAPI document of version 3")
     paths = body.get("paths")
@@ -99,7 +99,7 @@ async def openapi(remote: Remote, _: Found) -> str:
     return f"OpenAPI {shown(body['openapi'])}, {len(paths or ())} paths"
 
 
-async def no_token(remote: Remote, _: Found) -> str:
+async def no_token(remote: Remote, _: Findings) -> str:
     answer = await remote.ask("GET", "/users/me", token=None)
     error_of(answer, 401)
     challenge = answer.headers.get("WWW-Authenticate", "")
@@ -108,7 +108,7 @@ async def no_token(remote: Remote, _: Found) -> str:
     return f"401, WWW-Authenticate: {shown(challenge)}"
 
 
-async def bad_token(remote: Remote, _: Found) -> str:
+async def bad_token(remote: Remote, _: Findings) -> str:
     answer = await remote.ask("GET", "/users/me", token="not-a-token-of-anybody")  # noqa: S106 - as it says
     error_of(answer, 401)
     challenge = answer.headers.get("WWW-Authenticate", "")
@@ -129,7 +129,7 @@ CAUSES = {
 """What keeps everything from going well that needs a user, by the code of the error."""
 
 
-async def me(remote: Remote, found: Found) -> str:
+async def me(remote: Remote, found: Findings) -> str:
     answer = await remote.ask("GET", "/users/me")
     if answer.status_code >= 400:
         found.cause = CAUSES.get(code_of(answer), "")
@@ -139,20 +139,20 @@ async def me(remote: Remote, found: Found) -> str:
     return f"user {shown(body['id'])}"
 
 
-async def organizations(remote: Remote, _: Found) -> str:
+async def organizations(remote: Remote, _: Findings) -> str:
     items = page_of(await remote.ask("GET", "/organizations?limit=100"), 100)
     expect(all("id" in item and "name" in item for item in items), "an organization lacks its `id` or `name`")
     return f"{len(items)} of them"
 
 
-async def runs(remote: Remote, found: Found) -> str:
+async def runs(remote: Remote, found: Findings) -> str:
     items = page_of(await remote.ask("GET", f"/agent-runs?limit={LISTED}"), LISTED)
     found.runs = [run_of(item) for item in items]
     found.bodies += found.runs
     return f"the newest {len(items)}"
 
 
-async def run(remote: Remote, found: Found) -> str:
+async def run(remote: Remote, found: Findings) -> str:
     if not found.runs:
         raise Skipped("there are no runs yet")
     run_id = found.runs[0]["id"]
@@ -161,7 +161,7 @@ async def run(remote: Remote, found: Found) -> str:
     return f"run {run_id} is {shown(body['run_status'])}"
 
 
-async def times(remote: Remote, found: Found) -> str:
+async def times(remote: Remote, found: Findings) -> str:
     if found.runs:
         found.bodies.append(json_of(await remote.ask("GET", f"/agent-runs/{found.runs[0]['id']}/logs?limit=10")))
     seen = [time for body in found.bodies for time in times_of(body)]
@@ -172,17 +172,17 @@ async def times(remote: Remote, found: Found) -> str:
     return f"{len(seen)} times, all in UTC with Z"
 
 
-async def unknown_run(remote: Remote, _: Found) -> str:
+async def unknown_run(remote: Remote, _: Findings) -> str:
     body = error_of(await remote.ask("GET", f"/agent-runs/{NO_RUN}"), 404)
     return f"404 ({body['code']})"
 
 
-async def unknown_route(remote: Remote, _: Found) -> str:
+async def unknown_route(remote: Remote, _: Findings) -> str:
     body = error_of(await remote.ask("GET", "/there-is-no-such-route"), 404)
     return f"404 ({body['code']})"
 
 
-async def preflight(remote: Remote, _: Found) -> str:
+async def preflight(remote: Remote, _: Findings) -> str:
     origin = remote.options.origin
     asked = {
         "Origin": origin,

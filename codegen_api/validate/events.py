@@ -12,7 +12,7 @@ class NotEvents(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ServerEvent:
     """One event. ``retry`` is what the stream last asked for, in milliseconds."""
 
     name: str
@@ -21,7 +21,7 @@ class Event:
     retry: int | None
 
 
-async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
+async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[ServerEvent, None]:
     """The events in ``chunks``, as they come. What stands behind the last empty line is no event and is left out."""
     rest, fields, retry = b"", dict[str, str](), None
     async for chunk in chunks:
@@ -40,5 +40,5 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, Non
                 fields[name] = value
             elif not line.strip():
                 if "data" in fields:
-                    yield Event(fields.get("event", "message"), fields["data"], fields.get("id"), retry)
+                    yield ServerEvent(fields.get("event", "message"), fields["data"], fields.get("id"), retry)
                 fields = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from codegen_api.validate.events import Event, NotEvents, read_events
+from codegen_api.validate.events import NotEvents, ServerEvent, read_events
 from codegen_api.validate.remote import (
     Failed,
     Object,
@@ -48,12 +48,12 @@ class Record:
     told_ended: bool = False
     live: bool = False
     """Whether the run was still at work when the first entry had arrived."""
-    ended: Event | None = None
+    ended: ServerEvent | None = None
     trouble: str = ""
 
 
 @dataclass(slots=True)
-class Found:
+class Findings:
     """What the checks hand on to each other."""
 
     bodies: list[Object] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Found:
     record: Record = field(default_factory=Record)
 
 
-async def create(remote: Remote, found: Found) -> str:
+async def create(remote: Remote, found: Findings) -> str:
     body: Object = {"prompt": PROMPT}
     if remote.options.metadata is not None:
         body["metadata"] = remote.options.metadata
@@ -79,19 +79,19 @@ async def create(remote: Remote, found: Found) -> str:
     return f"201, run {run['id']}, found where Location says"
 
 
-async def stream(remote: Remote, found: Found) -> str:
+async def stream(remote: Remote, found: Findings) -> str:
     record = found.record
     await _follow(remote, found.run_id, record, cut_after=CUT_AFTER)
     return f"{len(record.positions)} entries over {record.connections} connections"
 
 
-async def live(_: Remote, found: Found) -> str:
+async def live(_: Remote, found: Findings) -> str:
     expect(found.record.positions, "no entry came at all")
     expect(found.record.live, "the first entry came only after the run had ended (held back, or a run too short)")
     return "the first entry arrived while the run was at work"
 
 
-async def unbroken(_: Remote, found: Found) -> str:
+async def unbroken(_: Remote, found: Findings) -> str:
     record = found.record
     _expect_whole(record, 1)
     if record.connections == 1:
@@ -99,11 +99,11 @@ async def unbroken(_: Remote, found: Found) -> str:
     return f"positions 1 to {len(record.positions)}, none lost and none doubled"
 
 
-async def end(_: Remote, found: Found) -> str:
+async def end(_: Remote, found: Findings) -> str:
     return f"{_expect_end(found.record)} entries in all"
 
 
-async def pages(remote: Remote, found: Found) -> str:
+async def pages(remote: Remote, found: Findings) -> str:
     entries = found.record.entries
     limit = min(100, len(entries) // 3 + 1)
     skip = read = 0
@@ -122,7 +122,7 @@ async def pages(remote: Remote, found: Found) -> str:
     return f"{read} pages, equal to what was streamed"
 
 
-async def told(remote: Remote, found: Found) -> str:
+async def told(remote: Remote, found: Findings) -> str:
     path, last = f"/agent-runs/{found.run_id}/logs/stream", found.record.last_id or ""
     while True:  # the check as a whole has a time limit
         async with remote.stream(path, {"Accept": "text/event-stream", "Last-Event-ID": last}) as answer:
@@ -142,7 +142,7 @@ async def _is_late(answer: httpx.Response) -> bool:
     return False
 
 
-async def ticket(remote: Remote, found: Found) -> str:
+async def ticket(remote: Remote, found: Findings) -> str:
     answer = await remote.ask("POST", f"/agent-runs/{found.run_id}/logs/stream-ticket")
     if answer.status_code == 501:
         raise Skipped(f"not configured ({error_of(answer, 501)['code']})")
@@ -154,7 +154,7 @@ async def ticket(remote: Remote, found: Found) -> str:
     return f"opens the log without a token; a false one is 401 ({refused['code']})"
 
 
-async def resume(remote: Remote, found: Found) -> str:
+async def resume(remote: Remote, found: Findings) -> str:
     before = _expect_end(found.record)
     answer = await remote.ask("POST", f"/agent-runs/{found.run_id}/resume", body={"prompt": PROMPT_AGAIN})
     run_of(json_of(answer), found.run_id)
@@ -217,7 +217,7 @@ async def _connection(remote: Remote, run_id: int, record: Record, cut_after: in
     return pause
 
 
-async def _until_broken(answer: httpx.Response) -> AsyncGenerator[Event, None]:
+async def _until_broken(answer: httpx.Response) -> AsyncGenerator[ServerEvent, None]:
     """The events of a connection. That it breaks is no failure: the client comes back."""
     try:
         async with aclosing(read_events(answer.aiter_bytes())) as events:
@@ -229,7 +229,7 @@ async def _until_broken(answer: httpx.Response) -> AsyncGenerator[Event, None]:
         raise Failed("what comes is not a stream of events") from None
 
 
-def _note(record: Record, event: Event) -> None:
+def _note(record: Record, event: ServerEvent) -> None:
     """Write down what an event says."""
     data = _data(event)
     match event.name:
@@ -256,7 +256,7 @@ def _note(record: Record, event: Event) -> None:
     record.last_id = event.id or record.last_id
 
 
-def _data(event: Event) -> Object:
+def _data(event: ServerEvent) -> Object:
     try:
         data: Any = json.loads(event.data)
     except ValueError:

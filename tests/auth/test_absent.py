@@ -13,7 +13,8 @@ from codegen_api.errors import InvalidToken
 from codegen_api.identity import READ, WRITE, Credential, Principal
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer
 from tests.auth.test_keys import File
-from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 CREDENTIAL = Credential.of("host-token", b"key")
 ANN, ROBOT = Principal(f"jwt:{ISSUER}", "ann"), Principal("key", "robot")
@@ -33,27 +34,24 @@ def test_a_user_of_the_issuer_may_do_what_is_their_own_and_no_more() -> None:
     caller.confirm()
 
 
-def test_a_key_may_do_what_its_line_says_now() -> None:
-    async def main() -> None:
-        now = [1_000.0]
-        key, line = new_key("robot", ["runs:read", "runs:write"], "323", "2030-01-01")
-        file = File(line)
-        callers = Callers(keys=Keys(file, credential=CREDENTIAL, clock=lambda: now[0]))
-        caller = callers.absent(ROBOT)
-        assert caller is not None
-        assert replace(caller, shown=key) == await callers.authenticate(key)
-        assert caller.shown is None
+async def test_a_key_may_do_what_its_line_says_now() -> None:
+    now = [1_000.0]
+    key, line = new_key("robot", ["runs:read", "runs:write"], "323", "2030-01-01")
+    file = File(line)
+    callers = Callers(keys=Keys(file, credential=CREDENTIAL, clock=lambda: now[0]))
+    caller = callers.absent(ROBOT)
+    assert caller is not None
+    assert replace(caller, shown=key) == await callers.authenticate(key)
+    assert caller.shown is None
+    caller.confirm()
+    now[0] = 2_000_000_000.0
+    assert callers.absent(ROBOT) is None, "it has expired"
+    now[0] = 1_000.0
+    file.text = new_key("another", ["runs:read"])[1]
+    await asyncio.sleep(LOOK_SECONDS)
+    assert callers.absent(ROBOT) is None, "it was taken out of the list"
+    with pytest.raises(InvalidToken):
         caller.confirm()
-        now[0] = 2_000_000_000.0
-        assert callers.absent(ROBOT) is None, "it has expired"
-        now[0] = 1_000.0
-        file.text = new_key("another", ["runs:read"])[1]
-        await asyncio.sleep(LOOK_SECONDS)
-        assert callers.absent(ROBOT) is None, "it was taken out of the list"
-        with pytest.raises(InvalidToken):
-            caller.confirm()
-
-    run(main())
 
 
 @pytest.mark.parametrize(
@@ -65,10 +63,7 @@ def test_a_key_may_do_what_its_line_says_now() -> None:
         replace(ANN, authority="key"),
     ],
 )
-def test_nobody_speaks_for_who_is_not_theirs(principal: Principal) -> None:
-    async def main() -> None:
-        keys = Keys(File(new_key("robot", ["runs:read"])[1]), credential=CREDENTIAL)
-        assert Callers(jwts=issuer_s(), keys=keys).absent(principal) is None
-        assert Callers().absent(ANN) is None
-
-    run(main())
+async def test_nobody_speaks_for_who_is_not_theirs(principal: Principal) -> None:
+    keys = Keys(File(new_key("robot", ["runs:read"])[1]), credential=CREDENTIAL)
+    assert Callers(jwts=issuer_s(), keys=keys).absent(principal) is None
+    assert Callers().absent(ANN) is None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from codegen_api import create_app
-from codegen_api.authorities import cautions
+from codegen_api.build_auth import cautions
 from codegen_api.settings import SettingsError
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.site import Site, run, serving, settings

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jose import jws
 
-from codegen_api import authorities
+from codegen_api import build_auth
 from codegen_api.auth.callers import LONGEST_TOKEN, Callers
 from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys, new_key
@@ -29,6 +29,8 @@ from tests.auth.test_jwts import CREDENTIAL, OURS, Publisher, caller_of, part, p
 from tests.auth.test_tokens import Host
 from tests.dialects.site import settings
 from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 OPERATING = (Path(__file__).parents[2] / "docs/operating.md").read_text()
 OWN = {"read": "runs:read", "write": "runs:write"}
@@ -123,28 +125,25 @@ def lines_for(name: str) -> dict[str, str]:
 
 @pytest.mark.wire("auth-jwt", "scopes")
 @pytest.mark.parametrize("name", SHAPES)
-def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(name: str) -> None:
+async def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(name: str) -> None:
     lines = lines_for(name)
     assert len(lines) <= 4
     assert "jwt_jwks_url" not in lines
     given = settings(auth="jwt", api_token="t", secret_key="k" * 32, jwt_key=OURS.public_pem, **lines)
-    authorities.require(settings(auth="jwt", api_token="t", secret_key="k" * 32, **lines))  # the issuer says the rest
+    build_auth.require(settings(auth="jwt", api_token="t", secret_key="k" * 32, **lines))  # the issuer says the rest
     claims, scopes = SHAPES[name]
     issuer = Issuer(private=OURS.private, name=lines["jwt_issuer"])
     audience = {} if "aud" in claims else {"aud": lines["jwt_audience"]}
     token = issuer.token("somebody", **{**audience, **claims})
 
-    async def main() -> None:
-        async with AsyncExitStack() as closing:
-            callers = authorities.callers(given, None, closing, 60)  # type: ignore[arg-type]
-            caller = await callers.authenticate(token)
-            assert caller.principal.user == claims["sub"]
-            assert caller.scopes == scopes
-            for wrong in ({"aud": "other", "client_id": "other"}, {"iss": "https://other.example"}):
-                with pytest.raises(InvalidToken):
-                    await callers.authenticate(issuer.token("somebody", **{**audience, **claims, **wrong}))
-
-    run(main())
+    async with AsyncExitStack() as closing:
+        callers = build_auth.callers(given, None, closing, 60)  # type: ignore[arg-type]
+        caller = await callers.authenticate(token)
+        assert caller.principal.user == claims["sub"]
+        assert caller.scopes == scopes
+        for wrong in ({"aud": "other", "client_id": "other"}, {"iss": "https://other.example"}):
+            with pytest.raises(InvalidToken):
+                await callers.authenticate(issuer.token("somebody", **{**audience, **claims, **wrong}))
 
 
 @pytest.mark.wire("scopes")
@@ -159,7 +158,10 @@ def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_understood(
         (Claims(scopes=["https://a.example/roles"]), {"https://a.example/roles": ["runs:read"]}, {"runs:read"}),
         (Claims(scopes=["cognito:groups"]), {"cognito:groups": ["runs:write"]}, {"runs:write"}),
         (Claims(prefix="api://x/"), {"scope": "api://x/runs:read runs:write"}, {"runs:read"}),
+        (Claims(prefix="api://x/"), {"scope": "api://x/runs:read,api://x/runs:write"}, BOTH),
         (Claims(prefix="x:"), {"scope": "x:x:runs:read"}, set()),
+        (Claims(scopes=["role"], granted={"staff": BOTH}), {"role": "staff,guests"}, BOTH),
+        (Claims(scopes=["role"], granted={"ou=a,o=b": BOTH}), {"role": "ou=a,o=b"}, BOTH),
         (Claims(scopes=["groups"], granted={"a b": SCOPES}), {"groups": ["a b"]}, SCOPES),
         (Claims(scopes=["groups"], granted={"a b": SCOPES}), {"groups": "a b"}, set()),
         (Claims(granted={"*": BOTH}), {}, BOTH),
@@ -224,17 +226,14 @@ def test_ed25519_and_pss_are_taken_with_the_keys_that_are_theirs() -> None:
         refused(token, source)
 
 
-def test_the_example_of_rfc_8037_is_good_and_no_other_text_is() -> None:
+async def test_the_example_of_rfc_8037_is_good_and_no_other_text_is() -> None:
     key = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
     said = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc"
     signature = "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
 
-    async def main() -> None:
-        (found,) = [each async for each in KeySet(Publisher({"keys": [key]}), []).keys("EdDSA", None)]
-        assert jws.verify(f"{said}.{signature}", found, ["EdDSA"]) == b"Example of Ed25519 signing"
-        assert not found.verify(said.encode() + b"x", base64.urlsafe_b64decode(signature + "=="))
-
-    run(main())
+    (found,) = [each async for each in KeySet(Publisher({"keys": [key]}), []).keys("EdDSA", None)]
+    assert jws.verify(f"{said}.{signature}", found, ["EdDSA"]) == b"Example of Ed25519 signing"
+    assert not found.verify(said.encode() + b"x", base64.urlsafe_b64decode(signature + "=="))
 
 
 # -- first mistakes ---------------------------------------------------------------------------------------------------
@@ -414,27 +413,24 @@ def test_the_same_trouble_is_said_now_and_then_and_so_is_its_end(caplog: pytest.
 
 
 @pytest.mark.wire("auth-jwt-keys")
-def test_keys_without_names_are_tried_for_any_and_new_ones_are_taken() -> None:
+async def test_keys_without_names_are_tried_for_any_and_new_ones_are_taken() -> None:
     def nameless(issuer: Issuer) -> dict[str, Any]:
         return {name: value for name, value in issuer.jwks["keys"][0].items() if name != "kid"}
 
-    async def main() -> None:
-        publisher = Publisher({"keys": [nameless(OURS)]})
-        jwts = verifier(KeySet(publisher, []))
-        for _ in range(20):
+    publisher = Publisher({"keys": [nameless(OURS)]})
+    jwts = verifier(KeySet(publisher, []))
+    for _ in range(20):
+        await jwts.authenticate(OURS.token("ann"))
+        await asyncio.sleep(12)
+    assert len(publisher.asked) == 1  # a good token is no reason to ask again
+    fresh = Issuer("fresh")
+    publisher.answers = [{"keys": [nameless(fresh)]}]
+    assert (await jwts.authenticate(fresh.token("ann"))).principal.user == "ann"
+    assert len(publisher.asked) == 2
+    for _ in range(20):
+        with pytest.raises(InvalidToken):
             await jwts.authenticate(OURS.token("ann"))
-            await asyncio.sleep(12)
-        assert len(publisher.asked) == 1  # a good token is no reason to ask again
-        fresh = Issuer("fresh")
-        publisher.answers = [{"keys": [nameless(fresh)]}]
-        assert (await jwts.authenticate(fresh.token("ann"))).principal.user == "ann"
-        assert len(publisher.asked) == 2
-        for _ in range(20):
-            with pytest.raises(InvalidToken):
-                await jwts.authenticate(OURS.token("ann"))
-        assert len(publisher.asked) == 2
-
-    run(main())
+    assert len(publisher.asked) == 2
 
 
 def test_a_weak_curve_is_no_key() -> None:

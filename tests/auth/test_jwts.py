@@ -23,6 +23,8 @@ from codegen_api.runs import Json
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 OURS, OTHER = Issuer(), Issuer("second")
 CREDENTIAL = Credential.of("host-token", b"key")
 SECRET = "a secret that two know, and nobody else"
@@ -88,6 +90,10 @@ def test_a_good_token_says_who_may_do_what_and_until_when() -> None:
         ({"scope": "runs:read"}, {"runs:read"}),
         ({"scope": None, "scp": "runs:read  runs:write:all"}, {"runs:read", "runs:write:all"}),
         ({"scope": None, "scp": ["runs:read:all"]}, {"runs:read:all"}),
+        ({"scope": "runs:read,runs:write"}, {"runs:read", "runs:write"}),
+        ({"scope": "openid, runs:read , runs:write:all"}, {"runs:read", "runs:write:all"}),
+        ({"scope": ["openid,runs:read", "runs:write runs:read"]}, set()),
+        ({"scope": ",,"}, set()),
         ({"scope": None}, set()),
         ({"scope": ""}, set()),
         ({"scope": "RUNS:READ runs:rea"}, set()),
@@ -304,51 +310,42 @@ def published(*issuers: Issuer) -> Publisher:
 
 
 @pytest.mark.wire("auth-jwt-keys")
-def test_the_key_set_is_asked_for_once_and_then_when_it_is_old() -> None:
-    async def main() -> None:
-        publisher = published(OURS)
-        jwts = verifier(KeySet(publisher, []))
-        await asyncio.gather(*(jwts.authenticate(OURS.token(name)) for name in "abcdefgh"))
-        assert len(publisher.asked) == 1
-        await asyncio.sleep(FRESH_SECONDS - 1)
-        await jwts.authenticate(OURS.token("ann"))
-        assert len(publisher.asked) == 1
-        await asyncio.sleep(2)
-        await jwts.authenticate(OURS.token("ann"))
-        assert len(publisher.asked) == 2
-        await jwts.aclose()
-
-    run(main())
+async def test_the_key_set_is_asked_for_once_and_then_when_it_is_old() -> None:
+    publisher = published(OURS)
+    jwts = verifier(KeySet(publisher, []))
+    await asyncio.gather(*(jwts.authenticate(OURS.token(name)) for name in "abcdefgh"))
+    assert len(publisher.asked) == 1
+    await asyncio.sleep(FRESH_SECONDS - 1)
+    await jwts.authenticate(OURS.token("ann"))
+    assert len(publisher.asked) == 1
+    await asyncio.sleep(2)
+    await jwts.authenticate(OURS.token("ann"))
+    assert len(publisher.asked) == 2
+    await jwts.aclose()
 
 
 @pytest.mark.wire("auth-jwt-keys")
-def test_a_new_key_is_known_when_a_token_names_it_and_an_old_one_is_forgotten() -> None:
-    async def main() -> None:
-        publisher = published(OURS)
-        jwts = verifier(KeySet(publisher, []))
+async def test_a_new_key_is_known_when_a_token_names_it_and_an_old_one_is_forgotten() -> None:
+    publisher = published(OURS)
+    jwts = verifier(KeySet(publisher, []))
+    await jwts.authenticate(OURS.token("ann"))
+    publisher.answers = published(OTHER).answers
+    await asyncio.sleep(COOL_DOWN_SECONDS)
+    assert (await jwts.authenticate(OTHER.token("ann"))).principal.user == "ann"
+    with pytest.raises(InvalidToken):
         await jwts.authenticate(OURS.token("ann"))
-        publisher.answers = published(OTHER).answers
-        await asyncio.sleep(COOL_DOWN_SECONDS)
-        assert (await jwts.authenticate(OTHER.token("ann"))).principal.user == "ann"
+
+
+@pytest.mark.wire("auth-jwt-keys")
+async def test_made_up_names_of_keys_do_not_trouble_the_issuer() -> None:
+    publisher = published(OURS)
+    jwts = verifier(KeySet(publisher, []))
+    for number in range(600):
         with pytest.raises(InvalidToken):
-            await jwts.authenticate(OURS.token("ann"))
-
-    run(main())
-
-
-@pytest.mark.wire("auth-jwt-keys")
-def test_made_up_names_of_keys_do_not_trouble_the_issuer() -> None:
-    async def main() -> None:
-        publisher = published(OURS)
-        jwts = verifier(KeySet(publisher, []))
-        for number in range(600):
-            with pytest.raises(InvalidToken):
-                await jwts.authenticate(OURS.token("ann", headers={"kid": f"made up {number}"}))
-            await asyncio.sleep(0.1)
-        assert len(publisher.asked) <= 60 / COOL_DOWN_SECONDS + 1
-        await jwts.authenticate(OURS.token("ann"))
-
-    run(main())
+            await jwts.authenticate(OURS.token("ann", headers={"kid": f"made up {number}"}))
+        await asyncio.sleep(0.1)
+    assert len(publisher.asked) <= 60 / COOL_DOWN_SECONDS + 1
+    await jwts.authenticate(OURS.token("ann"))
 
 
 @pytest.mark.wire("auth-jwt-keys")
@@ -388,32 +385,26 @@ def test_the_last_good_set_is_kept_while_there_is_no_other(trouble: Any, caplog:
 
 
 @pytest.mark.wire("auth-jwt-keys")
-def test_without_a_set_nobody_can_say_and_no_answer_is_waited_for_for_ever() -> None:
-    async def main() -> None:
-        publisher = published(OURS)
-        publisher.seconds = 1e6
-        jwts = verifier(KeySet(publisher, []))
-        with pytest.raises(AuthUnavailable):
-            await jwts.authenticate(OURS.token("ann"))
-        assert asyncio.get_running_loop().time() < 20
-        publisher.seconds = 0
-        await asyncio.sleep(COOL_DOWN_SECONDS)
+async def test_without_a_set_nobody_can_say_and_no_answer_is_waited_for_for_ever() -> None:
+    publisher = published(OURS)
+    publisher.seconds = 1e6
+    jwts = verifier(KeySet(publisher, []))
+    with pytest.raises(AuthUnavailable):
         await jwts.authenticate(OURS.token("ann"))
+    assert asyncio.get_running_loop().time() < 20
+    publisher.seconds = 0
+    await asyncio.sleep(COOL_DOWN_SECONDS)
+    await jwts.authenticate(OURS.token("ann"))
 
-    run(main())
 
-
-def test_who_asked_first_and_left_takes_nothing_from_the_others() -> None:
-    async def main() -> None:
-        jwts = verifier(KeySet(published(OURS), []))
-        first = asyncio.ensure_future(jwts.authenticate(OURS.token("ann")))
-        await asyncio.sleep(0.05)
-        second = asyncio.ensure_future(jwts.authenticate(OURS.token("bob")))
-        await asyncio.sleep(0)
-        first.cancel()
-        assert (await second).principal.user == "bob"
-
-    run(main())
+async def test_who_asked_first_and_left_takes_nothing_from_the_others() -> None:
+    jwts = verifier(KeySet(published(OURS), []))
+    first = asyncio.ensure_future(jwts.authenticate(OURS.token("ann")))
+    await asyncio.sleep(0.05)
+    second = asyncio.ensure_future(jwts.authenticate(OURS.token("bob")))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).principal.user == "bob"
 
 
 def elliptic(curve: Any, kid: str, algorithm: str) -> tuple[dict[str, Any], str]:

@@ -15,6 +15,8 @@ from codegen_api.identity import SCOPES, Caller, Credential, Principal
 from tests.leaks import WATCH
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 CREDENTIAL = Credential.of("host-token", b"key")
 READ = ["runs:read"]
 ZEROS = "digest=sha256:" + "0" * 64
@@ -40,85 +42,73 @@ def keys(read: Callable[[], str], **more: Any) -> Keys:
 
 
 @pytest.mark.wire("auth-keys")
-def test_a_key_says_who_it_is_and_what_it_may_do() -> None:
-    async def main() -> None:
-        key, line = new_key("nightly", ["runs:read", "runs:write:all"], "323", "2999-01-01T02:00:00+02:00")
-        other, second = new_key("ci", READ)
-        for text in (f"{line}\n{second}", f"{second};{line}", f"# all\n\n  {second}  # one\r\n{line}\n"):
-            each = keys(lambda text=text: text)
-            assert await each.authenticate(key) == Caller(
-                Principal("key", "nightly"),
-                CREDENTIAL,
-                key,
-                scopes=frozenset({"runs:read", "runs:write:all"}),
-                shared=True,
-                organization="323",
-                expires=32472144000.0,
-            )
-            caller = await each.authenticate(other)
-            assert (caller.principal.user, caller.organization, caller.expires) == ("ci", None, None)
-
-    run(main())
+async def test_a_key_says_who_it_is_and_what_it_may_do() -> None:
+    key, line = new_key("nightly", ["runs:read", "runs:write:all"], "323", "2999-01-01T02:00:00+02:00")
+    other, second = new_key("ci", READ)
+    for text in (f"{line}\n{second}", f"{second};{line}", f"# all\n\n  {second}  # one\r\n{line}\n"):
+        each = keys(lambda text=text: text)
+        assert await each.authenticate(key) == Caller(
+            Principal("key", "nightly"),
+            CREDENTIAL,
+            key,
+            scopes=frozenset({"runs:read", "runs:write:all"}),
+            shared=True,
+            organization="323",
+            expires=32472144000.0,
+        )
+        caller = await each.authenticate(other)
+        assert (caller.principal.user, caller.organization, caller.expires) == ("ci", None, None)
 
 
 @pytest.mark.wire("auth-keys")
-def test_what_is_not_in_the_list_is_not_good() -> None:
-    async def main() -> None:
-        key, line = new_key("ci", READ)
-        each = keys(lambda: line)
-        stranger, _ = new_key("ci", READ)
-        for text in (
-            stranger,
-            key[:-1],
-            key + "x",
-            key.upper(),
-            line.partition("sha256:")[2][:64],
-            "",
-            "cgk_",
-            "cgk_é",
-        ):
-            with pytest.raises(InvalidToken):
-                await each.authenticate(text)
+async def test_what_is_not_in_the_list_is_not_good() -> None:
+    key, line = new_key("ci", READ)
+    each = keys(lambda: line)
+    stranger, _ = new_key("ci", READ)
+    for text in (
+        stranger,
+        key[:-1],
+        key + "x",
+        key.upper(),
+        line.partition("sha256:")[2][:64],
+        "",
+        "cgk_",
+        "cgk_é",
+    ):
         with pytest.raises(InvalidToken):
-            await keys(lambda: "").authenticate(key)
+            await each.authenticate(text)
+    with pytest.raises(InvalidToken):
+        await keys(lambda: "").authenticate(key)
 
-    run(main())
 
+async def test_every_line_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [new_key(f"k{number}", READ) for number in range(5)]
+    each = keys(lambda: "\n".join(line for _, line in made))
+    compare, compared = hmac.compare_digest, 0
 
-def test_every_line_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        made = [new_key(f"k{number}", READ) for number in range(5)]
-        each = keys(lambda: "\n".join(line for _, line in made))
-        compare, compared = hmac.compare_digest, 0
+    def counting(one: str, other: str) -> bool:
+        nonlocal compared
+        compared += 1
+        return compare(one, other)
 
-        def counting(one: str, other: str) -> bool:
-            nonlocal compared
-            compared += 1
-            return compare(one, other)
-
-        monkeypatch.setattr(hmac, "compare_digest", counting)
-        for key, _ in made:
-            compared = 0
-            await each.authenticate(key)
-            assert compared == 5
-
-    run(main())
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    for key, _ in made:
+        compared = 0
+        await each.authenticate(key)
+        assert compared == 5
 
 
 @pytest.mark.wire("auth-keys")
-def test_a_key_is_good_until_it_expires() -> None:
-    async def main() -> None:
-        key, line = new_key("ci", READ, expires="2026-12-01")
-        now = 1796083199.0  # a second before that
-        each = keys(lambda: line, clock=lambda: now)
-        caller = await each.authenticate(key)
-        caller.confirm()
-        now += 1
-        for ask in (lambda: each.authenticate(key), lambda: confirmed(caller)):
-            with pytest.raises(InvalidToken, match="expired"):
-                await ask()
-
-    run(main())
+async def test_a_key_is_good_until_it_expires() -> None:
+    key, line = new_key("ci", READ, expires="2026-12-01")
+    now = 1796083199.0  # a second before that
+    each = keys(lambda: line, clock=lambda: now)
+    caller = await each.authenticate(key)
+    caller.confirm()
+    now += 1
+    for ask in (lambda: each.authenticate(key), lambda: confirmed(caller)):
+        with pytest.raises(InvalidToken, match="expired"):
+            await ask()
 
 
 async def confirmed(caller: Caller) -> None:
@@ -126,39 +116,33 @@ async def confirmed(caller: Caller) -> None:
 
 
 @pytest.mark.wire("auth-keys")
-def test_a_line_that_is_taken_out_ends_its_key_and_one_that_is_put_in_begins_it() -> None:
-    async def main() -> None:
-        (key, line), (other, second) = new_key("ci", READ), new_key("ci", ["runs:write"])
-        file = File(line)
-        each = keys(file)
-        caller = await each.authenticate(key)
-        file.text = second
-        await asyncio.sleep(LOOK_SECONDS)
-        with pytest.raises(InvalidToken):
-            caller.confirm()
-        with pytest.raises(InvalidToken):
-            await each.authenticate(key)
-        assert (await each.authenticate(other)).principal == caller.principal
-        file.text = f"{second}\n{line.replace('runs:read', 'runs:write')}"
-        await asyncio.sleep(LOOK_SECONDS)
-        with pytest.raises(InvalidToken):
-            caller.confirm()  # what it was allowed, it is not any longer
-        assert (await each.authenticate(key)).scopes == {"runs:write"}
-
-    run(main())
+async def test_a_line_that_is_taken_out_ends_its_key_and_one_that_is_put_in_begins_it() -> None:
+    (key, line), (other, second) = new_key("ci", READ), new_key("ci", ["runs:write"])
+    file = File(line)
+    each = keys(file)
+    caller = await each.authenticate(key)
+    file.text = second
+    await asyncio.sleep(LOOK_SECONDS)
+    with pytest.raises(InvalidToken):
+        caller.confirm()
+    with pytest.raises(InvalidToken):
+        await each.authenticate(key)
+    assert (await each.authenticate(other)).principal == caller.principal
+    file.text = f"{second}\n{line.replace('runs:read', 'runs:write')}"
+    await asyncio.sleep(LOOK_SECONDS)
+    with pytest.raises(InvalidToken):
+        caller.confirm()  # what it was allowed, it is not any longer
+    assert (await each.authenticate(key)).scopes == {"runs:write"}
 
 
-def test_the_list_is_looked_at_once_a_second_at_most() -> None:
-    async def main() -> None:
-        key, line = new_key("ci", READ)
-        file = File(line)
-        each = keys(file)
-        for _ in range(50):
-            (await each.authenticate(key)).confirm()
-            await asyncio.sleep(0.1)
-        assert file.reads <= 7
-
-    run(main())
+async def test_the_list_is_looked_at_once_a_second_at_most() -> None:
+    key, line = new_key("ci", READ)
+    file = File(line)
+    each = keys(file)
+    for _ in range(50):
+        (await each.authenticate(key)).confirm()
+        await asyncio.sleep(0.1)
+    assert file.reads <= 7
 
 
 def test_a_list_that_cannot_be_read_now_stays_as_it_was_and_that_is_said_once(

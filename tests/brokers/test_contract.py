@@ -12,7 +12,8 @@ from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.runs import Amended, Appended
 from tests.brokers.logs import BIG, REF, changed, entries, entry, made_page, page, ref
-from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 BROKERS: dict[str, Callable[..., Broker]] = {"memory": MemoryBroker}
 
@@ -58,121 +59,100 @@ def appended(numbers: Any, version: int = 0) -> list[Appended]:
 # -- publishing -------------------------------------------------------------------------------------------------------
 
 
-def test_publishing_the_same_page_twice_does_nothing(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
+async def test_publishing_the_same_page_twice_does_nothing(broker: Make) -> None:
+    it = broker()
+    for _ in range(3):
+        await it.publish(page(0, 5))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        first = await take(batches)
+        assert list(first.entries) == appended(range(1, 6))
         for _ in range(3):
             await it.publish(page(0, 5))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            first = await take(batches)
-            assert list(first.entries) == appended(range(1, 6))
-            for _ in range(3):
-                await it.publish(page(0, 5))
-                await it.publish(page(2, 2))
-            await nothing(batches)
-        tail = await it.tail(REF)
-        assert tail is not None
-        assert tail.cursor == 5
-        await it.aclose()
-
-    run(main())
+            await it.publish(page(2, 2))
+        await nothing(batches)
+    tail = await it.tail(REF)
+    assert tail is not None
+    assert tail.cursor == 5
+    await it.aclose()
 
 
-def test_pages_that_overlap_are_joined(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        await it.publish(page(3, 5))
-        await it.publish(page(8, 0))
-        await it.publish(page(8, 2))
-        assert await everything(it) == appended(range(1, 11))
-        await it.aclose()
-
-    run(main())
+async def test_pages_that_overlap_are_joined(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    await it.publish(page(3, 5))
+    await it.publish(page(8, 0))
+    await it.publish(page(8, 2))
+    assert await everything(it) == appended(range(1, 11))
+    await it.aclose()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_behind_a_page_that_leaves_a_gap_the_window_begins_anew(broker: Make, count: int) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        there = it.subscribe(REF, 0)
-        assert (await anext(there)).cursor == 5
-        await it.publish(page(40, count))
-        for after in (0, 5, 39):
-            with pytest.raises(Evicted) as evicted:
-                await everything(it, after)
-            assert evicted.value.first == 41
-        with pytest.raises(Evicted):
-            await anext(there)
-        await it.publish(page(40, 3))
-        assert await everything(it, 40) == appended([41, 42, 43])
-        tail = await it.tail(REF)
-        assert tail is not None
-        assert (tail.cursor, len(tail.recent)) == (43, 3)
-        await it.aclose()
-
-    run(main())
-
-
-def test_the_first_page_opens_the_window_wherever_it_begins(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(40, 3))
-        assert await everything(it, 40) == appended([41, 42, 43])
+async def test_behind_a_page_that_leaves_a_gap_the_window_begins_anew(broker: Make, count: int) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    there = it.subscribe(REF, 0)
+    assert (await anext(there)).cursor == 5
+    await it.publish(page(40, count))
+    for after in (0, 5, 39):
         with pytest.raises(Evicted) as evicted:
-            await everything(it, 39)
+            await everything(it, after)
         assert evicted.value.first == 41
-        await it.aclose()
-
-    run(main())
-
-
-def test_an_empty_log_has_a_tail_too(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        assert await it.tail(REF) is None
-        await it.publish(page(0, 0))
-        tail = await it.tail(REF)
-        assert tail is not None
-        assert (tail.cursor, tail.recent, tail.changed) == (0, (), None)
-        await it.aclose()
-
-    run(main())
+    with pytest.raises(Evicted):
+        await anext(there)
+    await it.publish(page(40, 3))
+    assert await everything(it, 40) == appended([41, 42, 43])
+    tail = await it.tail(REF)
+    assert tail is not None
+    assert (tail.cursor, len(tail.recent)) == (43, 3)
+    await it.aclose()
 
 
-def test_the_tail_is_the_position_and_up_to_100_entries_that_lead_there(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 30))
-        tail = await it.tail(REF)
-        assert tail is not None
-        assert (tail.cursor, tail.recent) == (30, entries(1, 31))
-        await it.publish(page(30, 220))
-        await it.publish(page(200, 1, version=1))
-        latest = changed(length=250)
-        await it.publish(latest)
-        tail = await it.tail(REF)
-        assert tail is not None
-        assert tail.cursor == 250
-        assert tail.recent == (*entries(151, 201), entry(201, 1), *entries(202, 251))
-        assert tail.changed == latest
-        await it.aclose()
-
-    run(main())
+async def test_the_first_page_opens_the_window_wherever_it_begins(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(40, 3))
+    assert await everything(it, 40) == appended([41, 42, 43])
+    with pytest.raises(Evicted) as evicted:
+        await everything(it, 39)
+    assert evicted.value.first == 41
+    await it.aclose()
 
 
-def test_runs_do_not_mix(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 3))
-        await it.publish(page(0, 2, ref=ref(2)))
-        await it.publish(changed(ref=ref(2)))
-        assert await everything(it) == appended(range(1, 4))
-        assert await everything(it, name=ref(2)) == [*appended(range(1, 3)), changed(ref=ref(2))]
-        await it.aclose()
+async def test_an_empty_log_has_a_tail_too(broker: Make) -> None:
+    it = broker()
+    assert await it.tail(REF) is None
+    await it.publish(page(0, 0))
+    tail = await it.tail(REF)
+    assert tail is not None
+    assert (tail.cursor, tail.recent, tail.changed) == (0, (), None)
+    await it.aclose()
 
-    run(main())
+
+async def test_the_tail_is_the_position_and_up_to_100_entries_that_lead_there(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 30))
+    tail = await it.tail(REF)
+    assert tail is not None
+    assert (tail.cursor, tail.recent) == (30, entries(1, 31))
+    await it.publish(page(30, 220))
+    await it.publish(page(200, 1, version=1))
+    latest = changed(length=250)
+    await it.publish(latest)
+    tail = await it.tail(REF)
+    assert tail is not None
+    assert tail.cursor == 250
+    assert tail.recent == (*entries(151, 201), entry(201, 1), *entries(202, 251))
+    assert tail.changed == latest
+    await it.aclose()
+
+
+async def test_runs_do_not_mix(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 3))
+    await it.publish(page(0, 2, ref=ref(2)))
+    await it.publish(changed(ref=ref(2)))
+    assert await everything(it) == appended(range(1, 4))
+    assert await everything(it, name=ref(2)) == [*appended(range(1, 3)), changed(ref=ref(2))]
+    await it.aclose()
 
 
 # -- subscribing ------------------------------------------------------------------------------------------------------
@@ -180,539 +160,446 @@ def test_runs_do_not_mix(broker: Make) -> None:
 
 @pytest.mark.wire("stream-log")
 @pytest.mark.parametrize("at", [0, 1, 4, 5])
-def test_what_was_there_is_followed_by_what_comes_without_a_gap_or_a_repeat(broker: Make, at: int) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        seen: list[Any] = []
+async def test_what_was_there_is_followed_by_what_comes_without_a_gap_or_a_repeat(broker: Make, at: int) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    seen: list[Any] = []
 
-        async def watch() -> None:
-            async with aclosing(it.subscribe(REF, at)) as batches:
-                async for batch in batches:
-                    seen.extend(batch.entries)
-                    assert batch.cursor == at + len(seen)
-                    if batch.cursor == 25:
-                        return
+    async def watch() -> None:
+        async with aclosing(it.subscribe(REF, at)) as batches:
+            async for batch in batches:
+                seen.extend(batch.entries)
+                assert batch.cursor == at + len(seen)
+                if batch.cursor == 25:
+                    return
 
-        watching = asyncio.create_task(watch())
-        for after in range(5, 25, 2):
-            await asyncio.sleep(0 if after % 4 else 1)
-            await it.publish(page(after - 3, 5))
-        await watching
-        assert seen == appended(range(at + 1, 26))
-        await it.aclose()
-
-    run(main())
+    watching = asyncio.create_task(watch())
+    for after in range(5, 25, 2):
+        await asyncio.sleep(0 if after % 4 else 1)
+        await it.publish(page(after - 3, 5))
+    await watching
+    assert seen == appended(range(at + 1, 26))
+    await it.aclose()
 
 
-def test_who_comes_before_the_first_page_waits_for_it(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        batches = it.subscribe(REF, 0)
+async def test_who_comes_before_the_first_page_waits_for_it(broker: Make) -> None:
+    it = broker()
+    batches = it.subscribe(REF, 0)
+    waiting = asyncio.create_task(take(batches, 1000))
+    await asyncio.sleep(100)
+    assert not waiting.done()
+    assert await it.tail(REF) is None
+    await it.publish(page(0, 2))
+    assert list((await waiting).entries) == appended([1, 2])
+    await batches.aclose()
+    await it.aclose()
+
+
+async def test_who_is_ahead_of_the_log_waits_until_it_has_come_so_far(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 2))
+    async with aclosing(it.subscribe(REF, 4)) as batches:
         waiting = asyncio.create_task(take(batches, 1000))
-        await asyncio.sleep(100)
+        await it.publish(page(2, 2))
+        await asyncio.sleep(1)
         assert not waiting.done()
-        assert await it.tail(REF) is None
-        await it.publish(page(0, 2))
-        assert list((await waiting).entries) == appended([1, 2])
-        await batches.aclose()
-        await it.aclose()
-
-    run(main())
-
-
-def test_who_is_ahead_of_the_log_waits_until_it_has_come_so_far(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 2))
-        async with aclosing(it.subscribe(REF, 4)) as batches:
-            waiting = asyncio.create_task(take(batches, 1000))
-            await it.publish(page(2, 2))
-            await asyncio.sleep(1)
-            assert not waiting.done()
-            await it.publish(page(4, 2))
-            assert list((await waiting).entries) == appended([5, 6])
-        await it.aclose()
-
-    run(main())
+        await it.publish(page(4, 2))
+        assert list((await waiting).entries) == appended([5, 6])
+    await it.aclose()
 
 
 @pytest.mark.wire("stream-shared")
-def test_every_subscriber_gets_everything(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 3))
-        watching = [asyncio.create_task(everything(it)) for _ in range(5)]
-        for after in (3, 6, 9):
-            await asyncio.sleep(0.1)
-            await it.publish(page(after, 3))
-        for given in await asyncio.gather(*watching):
-            assert given == appended(range(1, 13))
-        await it.aclose()
-
-    run(main())
+async def test_every_subscriber_gets_everything(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 3))
+    watching = [asyncio.create_task(everything(it)) for _ in range(5)]
+    for after in (3, 6, 9):
+        await asyncio.sleep(0.1)
+        await it.publish(page(after, 3))
+    for given in await asyncio.gather(*watching):
+        assert given == appended(range(1, 13))
+    await it.aclose()
 
 
-def test_a_batch_holds_64_kib_at_most(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 500, text="x" * 1000))
-        await it.publish(page(410, 90, text="x" * 1000, version=1))
-        await it.publish(changed())
-        for after, revision in ((0, None), (500, 0)):
-            sizes, copies, cursors = [], {}, []
-            async with aclosing(it.subscribe(REF, after, revision)) as batches:
-                batch = None
-                while batch is None or batch.changed is None:
-                    batch = await take(batches)
-                    sizes.append(sum(event.entry.size for event in batch.entries))
-                    copies.update({event.cursor: event.entry for event in batch.entries})
-                    cursors += [event.cursor for event in batch.entries if isinstance(event, Appended)]
-            assert len(sizes) > 1
-            assert max(sizes) <= BATCH_BYTES
-            assert cursors == list(range(after + 1, 501))
-            for number in range(411, 501):
-                assert copies[number] == entry(number, 1, "x" * 1000)
-        await it.aclose()
-
-    run(main())
+async def test_a_batch_holds_64_kib_at_most(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 500, text="x" * 1000))
+    await it.publish(page(410, 90, text="x" * 1000, version=1))
+    await it.publish(changed())
+    for after, revision in ((0, None), (500, 0)):
+        sizes, copies, cursors = [], {}, []
+        async with aclosing(it.subscribe(REF, after, revision)) as batches:
+            batch = None
+            while batch is None or batch.changed is None:
+                batch = await take(batches)
+                sizes.append(sum(event.entry.size for event in batch.entries))
+                copies.update({event.cursor: event.entry for event in batch.entries})
+                cursors += [event.cursor for event in batch.entries if isinstance(event, Appended)]
+        assert len(sizes) > 1
+        assert max(sizes) <= BATCH_BYTES
+        assert cursors == list(range(after + 1, 501))
+        for number in range(411, 501):
+            assert copies[number] == entry(number, 1, "x" * 1000)
+    await it.aclose()
 
 
-def test_an_entry_larger_than_a_batch_comes_alone(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 1))
-        await it.publish(page(1, 2, text=BIG))
-        await it.publish(page(3, 1))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(4)]
-        assert numbers == [[1], [2], [3], [4]]
-        await it.publish(page(1, 2, text=BIG, version=1))
-        async with aclosing(it.subscribe(REF, 4, 0)) as batches:
-            numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(2)]
-        assert numbers == [[2], [3]]
-        await it.aclose()
-
-    run(main())
+async def test_an_entry_larger_than_a_batch_comes_alone(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 1))
+    await it.publish(page(1, 2, text=BIG))
+    await it.publish(page(3, 1))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(4)]
+    assert numbers == [[1], [2], [3], [4]]
+    await it.publish(page(1, 2, text=BIG, version=1))
+    async with aclosing(it.subscribe(REF, 4, 0)) as batches:
+        numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(2)]
+    assert numbers == [[2], [3]]
+    await it.aclose()
 
 
-def test_a_subscriber_who_is_cancelled_leaves_nothing_and_disturbs_nobody(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        waiting = [asyncio.create_task(everything(it, name=ref(number))) for number in (2, 3, 4)]
-        watching = asyncio.create_task(everything(it))
-        await asyncio.sleep(0)
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting)
-        assert all(task.cancelled() for task in waiting)
-        await it.publish(page(0, 2))
-        assert await watching == appended([1, 2])
-        for number in (2, 3, 4):
-            assert await it.tail(ref(number)) is None
-        await it.aclose()
-
-    run(main())
+async def test_a_subscriber_who_is_cancelled_leaves_nothing_and_disturbs_nobody(broker: Make) -> None:
+    it = broker()
+    waiting = [asyncio.create_task(everything(it, name=ref(number))) for number in (2, 3, 4)]
+    watching = asyncio.create_task(everything(it))
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert all(task.cancelled() for task in waiting)
+    await it.publish(page(0, 2))
+    assert await watching == appended([1, 2])
+    for number in (2, 3, 4):
+        assert await it.tail(ref(number)) is None
+    await it.aclose()
 
 
 # -- amendments -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.wire("stream-amended")
-def test_an_entry_that_was_given_and_changes_is_given_again(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            before = await take(batches)
-            await it.publish(page(2, 1, version=1))
-            batch = await take(batches)
-            assert batch.entries == (Amended(3, entry(3, 1)),)
-            assert batch.cursor == 5
-            assert batch.revision > before.revision
-            await it.publish(page(2, 1, version=1))
-            await nothing(batches)
-        await it.aclose()
-
-    run(main())
-
-
-def test_an_entry_that_cannot_be_had_any_more_does_not_take_the_place_of_what_was_given(broker: Make) -> None:
-    async def main() -> None:
-        for memory in (10**6, 1):
-            it = broker(max_bytes=memory)
-            await it.publish(page(0, 5))
-            gone = replace(entry(3, 1), absent=True)
-            await it.publish(made_page(1, (entry(2), gone, entry(4), entry(5))))
-            assert await everything(it, 5, 0) == []
-            await it.publish(made_page(5, (gone,)))
-            await it.publish(page(5, 1))  # but what could not be had at first is told as soon as it can
-            if memory > 1:
-                assert await everything(it) == appended(range(1, 7))
-            await it.aclose()
-
-    run(main())
-
-
-def test_an_entry_that_changes_before_it_is_given_is_given_once_as_it_is_now(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
+async def test_an_entry_that_was_given_and_changes_is_given_again(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        before = await take(batches)
         await it.publish(page(2, 1, version=1))
-        expected = [*appended([1, 2]), *appended([3], 1), *appended([4, 5])]
-        assert await everything(it) == expected
-        assert await everything(it, 2, 0) == expected[2:]
+        batch = await take(batches)
+        assert batch.entries == (Amended(3, entry(3, 1)),)
+        assert batch.cursor == 5
+        assert batch.revision > before.revision
+        await it.publish(page(2, 1, version=1))
+        await nothing(batches)
+    await it.aclose()
+
+
+async def test_an_entry_that_cannot_be_had_any_more_does_not_take_the_place_of_what_was_given(broker: Make) -> None:
+    for memory in (10**6, 1):
+        it = broker(max_bytes=memory)
+        await it.publish(page(0, 5))
+        gone = replace(entry(3, 1), absent=True)
+        await it.publish(made_page(1, (entry(2), gone, entry(4), entry(5))))
+        assert await everything(it, 5, 0) == []
+        await it.publish(made_page(5, (gone,)))
+        await it.publish(page(5, 1))  # but what could not be had at first is told as soon as it can
+        if memory > 1:
+            assert await everything(it) == appended(range(1, 7))
         await it.aclose()
 
-    run(main())
+
+async def test_an_entry_that_changes_before_it_is_given_is_given_once_as_it_is_now(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    await it.publish(page(2, 1, version=1))
+    expected = [*appended([1, 2]), *appended([3], 1), *appended([4, 5])]
+    assert await everything(it) == expected
+    assert await everything(it, 2, 0) == expected[2:]
+    await it.aclose()
 
 
-def test_a_page_may_amend_and_append(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            await take(batches)
-            await it.publish(page(3, 4, version=1))
-            batch = await take(batches)
-            assert list(batch.entries) == [Amended(4, entry(4, 1)), Amended(5, entry(5, 1)), *appended([6, 7], 1)]
-        await it.aclose()
-
-    run(main())
+async def test_a_page_may_amend_and_append(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        await take(batches)
+        await it.publish(page(3, 4, version=1))
+        batch = await take(batches)
+        assert list(batch.entries) == [Amended(4, entry(4, 1)), Amended(5, entry(5, 1)), *appended([6, 7], 1)]
+    await it.aclose()
 
 
-def test_of_several_amendments_only_the_last_is_given(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            await take(batches)
-            for version in range(1, 10):
-                await it.publish(page(1, 1, version=version))
-            await it.publish(page(3, 1, version=1))
-            await it.publish(page(1, 1, version=10))
-            assert (await take(batches)).entries == (Amended(4, entry(4, 1)), Amended(2, entry(2, 10)))
-        await it.aclose()
-
-    run(main())
+async def test_of_several_amendments_only_the_last_is_given(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        await take(batches)
+        for version in range(1, 10):
+            await it.publish(page(1, 1, version=version))
+        await it.publish(page(3, 1, version=1))
+        await it.publish(page(1, 1, version=10))
+        assert (await take(batches)).entries == (Amended(4, entry(4, 1)), Amended(2, entry(2, 10)))
+    await it.aclose()
 
 
-def test_a_revision_says_which_amendments_are_known(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        revisions = []
-        async with aclosing(it.subscribe(REF, 0)) as batches:
+async def test_a_revision_says_which_amendments_are_known(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    revisions = []
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        revisions.append((await take(batches)).revision)
+        for position in (1, 2):
+            await it.publish(page(position, 1, version=1))
             revisions.append((await take(batches)).revision)
-            for position in (1, 2):
-                await it.publish(page(position, 1, version=1))
-                revisions.append((await take(batches)).revision)
-        assert revisions == sorted(set(revisions))
-        both = [Amended(2, entry(2, 1)), Amended(3, entry(3, 1))]
-        assert await everything(it, 5, revisions[0]) == both
-        assert await everything(it, 5, revisions[1]) == both[1:]
-        assert await everything(it, 5, revisions[2]) == []
-        await it.aclose()
-
-    run(main())
+    assert revisions == sorted(set(revisions))
+    both = [Amended(2, entry(2, 1)), Amended(3, entry(3, 1))]
+    assert await everything(it, 5, revisions[0]) == both
+    assert await everything(it, 5, revisions[1]) == both[1:]
+    assert await everything(it, 5, revisions[2]) == []
+    await it.aclose()
 
 
-def test_who_has_no_revision_is_given_every_amendment_that_is_known(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        await it.publish(page(1, 2, version=1))
-        assert await everything(it, 5) == [Amended(2, entry(2, 1)), Amended(3, entry(3, 1))]
-        assert await everything(it, 2) == [Amended(2, entry(2, 1)), *appended([3], 1), *appended([4, 5])]
-        await it.aclose()
-
-    run(main())
+async def test_who_has_no_revision_is_given_every_amendment_that_is_known(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    await it.publish(page(1, 2, version=1))
+    assert await everything(it, 5) == [Amended(2, entry(2, 1)), Amended(3, entry(3, 1))]
+    assert await everything(it, 2) == [Amended(2, entry(2, 1)), *appended([3], 1), *appended([4, 5])]
+    await it.aclose()
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
-def test_of_several_descriptions_only_the_latest_counts(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 1))
-        for number in range(5):
+async def test_of_several_descriptions_only_the_latest_counts(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 1))
+    for number in range(5):
+        await it.publish(changed(n=number))
+    assert await everything(it) == [*appended([1]), changed(n=4)]
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        await take(batches)
+        for number in range(5, 9):
             await it.publish(changed(n=number))
-        assert await everything(it) == [*appended([1]), changed(n=4)]
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            await take(batches)
-            for number in range(5, 9):
-                await it.publish(changed(n=number))
-            batch = await take(batches)
-            assert (batch.entries, batch.changed) == ((), changed(n=8))
-            await nothing(batches)
-        await it.aclose()
-
-    run(main())
+        batch = await take(batches)
+        assert (batch.entries, batch.changed) == ((), changed(n=8))
+        await nothing(batches)
+    await it.aclose()
 
 
 @pytest.mark.wire("end-complete")
-def test_a_description_comes_after_all_the_entries(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 300, text="x" * 1000))
-        await it.publish(changed(length=300))
-        given = await everything(it)
-        assert [event.cursor for event in given[:-1]] == list(range(1, 301))
-        assert given[-1] == changed(length=300)
-        await it.aclose()
-
-    run(main())
+async def test_a_description_comes_after_all_the_entries(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 300, text="x" * 1000))
+    await it.publish(changed(length=300))
+    given = await everything(it)
+    assert [event.cursor for event in given[:-1]] == list(range(1, 301))
+    assert given[-1] == changed(length=300)
+    await it.aclose()
 
 
-def test_a_description_from_before_the_first_page_waits_for_it(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(changed())
-        assert await it.tail(REF) is None
-        await it.publish(page(0, 1))
-        assert await everything(it) == [*appended([1]), changed()]
-        await it.aclose()
-
-    run(main())
+async def test_a_description_from_before_the_first_page_waits_for_it(broker: Make) -> None:
+    it = broker()
+    await it.publish(changed())
+    assert await it.tail(REF) is None
+    await it.publish(page(0, 1))
+    assert await everything(it) == [*appended([1]), changed()]
+    await it.aclose()
 
 
 # -- what is no longer there ------------------------------------------------------------------------------------------
 
 
-def test_what_was_let_go_is_said_with_the_position_from_which_there_is_something(broker: Make) -> None:
-    async def main() -> None:
-        it = broker(max_bytes=20_000)
-        await it.publish(page(0, 100, text="x" * 500))
+async def test_what_was_let_go_is_said_with_the_position_from_which_there_is_something(broker: Make) -> None:
+    it = broker(max_bytes=20_000)
+    await it.publish(page(0, 100, text="x" * 500))
+    with pytest.raises(Evicted) as evicted:
+        await everything(it)
+    first = evicted.value.first
+    assert 1 < first <= 101
+    assert not evicted.value.missed.changes
+    assert await everything(it, first - 1) == [
+        Appended(number, entry(number, text="x" * 500)) for number in range(first, 101)
+    ]
+    await it.aclose()
+
+
+async def test_a_window_that_holds_nothing_any_more_begins_behind_the_tail(broker: Make) -> None:
+    it = broker(max_bytes=1)
+    await it.publish(page(0, 10))
+    with pytest.raises(Evicted) as evicted:
+        await everything(it)
+    assert evicted.value.first == 11
+    assert await everything(it, 10) == []
+    tail = await it.tail(REF)
+    assert tail is not None
+    assert tail.cursor == 10
+    await it.aclose()
+
+
+async def test_amendments_that_were_let_go_are_said_to_be_missed(broker: Make) -> None:
+    it = broker(max_bytes=60_000)
+    await it.publish(page(0, 50))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        seen = await take(batches)
+        await it.publish(page(9, 1, version=1))
+        await it.publish(page(50, 90, text="x" * 500))
         with pytest.raises(Evicted) as evicted:
-            await everything(it)
-        first = evicted.value.first
-        assert 1 < first <= 101
-        assert not evicted.value.missed.changes
-        assert await everything(it, first - 1) == [
-            Appended(number, entry(number, text="x" * 500)) for number in range(first, 101)
-        ]
-        await it.aclose()
-
-    run(main())
+            await everything(it, seen.cursor, seen.revision)
+        assert [change.cursor for change in evicted.value.missed.changes] == [10]
+        assert (evicted.value.missed.revision or 0) > seen.revision
+        assert await everything(it, 140, evicted.value.missed.revision) == []
+    await it.aclose()
 
 
-def test_a_window_that_holds_nothing_any_more_begins_behind_the_tail(broker: Make) -> None:
-    async def main() -> None:
-        it = broker(max_bytes=1)
-        await it.publish(page(0, 10))
-        with pytest.raises(Evicted) as evicted:
-            await everything(it)
-        assert evicted.value.first == 11
-        assert await everything(it, 10) == []
-        tail = await it.tail(REF)
-        assert tail is not None
-        assert tail.cursor == 10
-        await it.aclose()
-
-    run(main())
-
-
-def test_amendments_that_were_let_go_are_said_to_be_missed(broker: Make) -> None:
-    async def main() -> None:
-        it = broker(max_bytes=60_000)
-        await it.publish(page(0, 50))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            seen = await take(batches)
-            await it.publish(page(9, 1, version=1))
-            await it.publish(page(50, 90, text="x" * 500))
-            with pytest.raises(Evicted) as evicted:
-                await everything(it, seen.cursor, seen.revision)
-            assert [change.cursor for change in evicted.value.missed.changes] == [10]
-            assert (evicted.value.missed.revision or 0) > seen.revision
-            assert await everything(it, 140, evicted.value.missed.revision) == []
-        await it.aclose()
-
-    run(main())
-
-
-def test_an_entry_that_was_let_go_can_still_be_amended(broker: Make) -> None:
-    async def main() -> None:
-        it = broker(max_bytes=1)
-        await it.publish(page(0, 50))
-        await it.publish(page(0, 50))
-        assert await everything(it, 50, 0) == []
-        await it.publish(page(9, 41, version=1))
-        with pytest.raises(Evicted) as evicted:
-            await everything(it, 50, 0)
-        assert [change.cursor for change in evicted.value.missed.changes] == list(range(10, 51))
-        assert evicted.value.first == 51
-        assert await everything(it, 50, evicted.value.missed.revision) == []
-        await it.aclose()
-
-    run(main())
+async def test_an_entry_that_was_let_go_can_still_be_amended(broker: Make) -> None:
+    it = broker(max_bytes=1)
+    await it.publish(page(0, 50))
+    await it.publish(page(0, 50))
+    assert await everything(it, 50, 0) == []
+    await it.publish(page(9, 41, version=1))
+    with pytest.raises(Evicted) as evicted:
+        await everything(it, 50, 0)
+    assert [change.cursor for change in evicted.value.missed.changes] == list(range(10, 51))
+    assert evicted.value.first == 51
+    assert await everything(it, 50, evicted.value.missed.revision) == []
+    await it.aclose()
 
 
 @pytest.mark.wire("end-complete")
-def test_who_reads_again_what_was_let_go_still_hears_of_the_run(broker: Make) -> None:
-    async def main() -> None:
-        it = broker(max_bytes=1)
-        await it.publish(page(0, 50))
-        await it.publish(changed(length=50))
-        await it.publish(page(9, 41, version=1))
-        with pytest.raises(Evicted) as evicted:
-            await everything(it, 50, 0)
-        assert await everything(it, 50, evicted.value.missed.revision) == [changed(length=50)]
-        await it.aclose()
-
-    run(main())
+async def test_who_reads_again_what_was_let_go_still_hears_of_the_run(broker: Make) -> None:
+    it = broker(max_bytes=1)
+    await it.publish(page(0, 50))
+    await it.publish(changed(length=50))
+    await it.publish(page(9, 41, version=1))
+    with pytest.raises(Evicted) as evicted:
+        await everything(it, 50, 0)
+    assert await everything(it, 50, evicted.value.missed.revision) == [changed(length=50)]
+    await it.aclose()
 
 
-def test_nothing_is_missed_at_the_start_of_the_log(broker: Make) -> None:
-    async def main() -> None:
-        it = broker(max_bytes=1)
-        await it.publish(page(0, 5))
-        await it.publish(page(2, 1, version=1))
-        with pytest.raises(Evicted) as evicted:
-            await everything(it, 0, 0)
-        assert not evicted.value.missed.changes
-        await it.aclose()
-
-    run(main())
+async def test_nothing_is_missed_at_the_start_of_the_log(broker: Make) -> None:
+    it = broker(max_bytes=1)
+    await it.publish(page(0, 5))
+    await it.publish(page(2, 1, version=1))
+    with pytest.raises(Evicted) as evicted:
+        await everything(it, 0, 0)
+    assert not evicted.value.missed.changes
+    await it.aclose()
 
 
-def test_a_window_that_was_let_go_whole_does_not_come_back_as_if_nothing_had_changed(broker: Make) -> None:
+async def test_a_window_that_was_let_go_whole_does_not_come_back_as_if_nothing_had_changed(broker: Make) -> None:
     """A viewer who reads again what was evicted holds no place in the window meanwhile."""
 
-    async def main() -> None:
-        it = broker(max_bytes=20_000)
-        await it.publish(page(0, 50))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            seen = await take(batches)
-        await it.publish(page(0, 10, ref=ref(2), text="x" * 2000))  # takes the place of the first
-        assert await it.tail(REF) is None
-        await it.publish(page(30, 20, version=1))  # the follower goes on, and finds these changed
-        try:
-            given = await everything(it, seen.cursor, seen.revision)
-        except Evicted as evicted:
-            missed = evicted
-        else:
-            missed = None
-            assert given == [Amended(number, entry(number, 1)) for number in range(31, 51)]
-        changes = [] if missed is None else [change.cursor for change in missed.missed.changes]
-        assert missed is None or set(changes) >= set(range(31, 51))
-        await it.aclose()
-
-    run(main())
+    it = broker(max_bytes=20_000)
+    await it.publish(page(0, 50))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        seen = await take(batches)
+    await it.publish(page(0, 10, ref=ref(2), text="x" * 2000))  # takes the place of the first
+    assert await it.tail(REF) is None
+    await it.publish(page(30, 20, version=1))  # the follower goes on, and finds these changed
+    try:
+        given = await everything(it, seen.cursor, seen.revision)
+    except Evicted as evicted:
+        missed = evicted
+    else:
+        missed = None
+        assert given == [Amended(number, entry(number, 1)) for number in range(31, 51)]
+    changes = [] if missed is None else [change.cursor for change in missed.missed.changes]
+    assert missed is None or set(changes) >= set(range(31, 51))
+    await it.aclose()
 
 
 @pytest.mark.wire("log-replaced")
-def test_who_waits_hears_that_the_log_was_forgotten(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        waiting = [asyncio.create_task(everything(it, after)) for after in (0, 5)]
-        await asyncio.sleep(0.5)
-        await it.forget(REF)
-        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [Forgotten, Forgotten]
-        assert await it.tail(REF) is None
-        await it.publish(page(0, 2, version=7))
-        assert await everything(it) == appended([1, 2], 7)
-        await it.aclose()
-
-    run(main())
+async def test_who_waits_hears_that_the_log_was_forgotten(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    waiting = [asyncio.create_task(everything(it, after)) for after in (0, 5)]
+    await asyncio.sleep(0.5)
+    await it.forget(REF)
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Forgotten, Forgotten]
+    assert await it.tail(REF) is None
+    await it.publish(page(0, 2, version=7))
+    assert await everything(it) == appended([1, 2], 7)
+    await it.aclose()
 
 
-def test_forgetting_what_was_never_known_does_nothing(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.forget(REF)
-        await it.aclose()
-
-    run(main())
+async def test_forgetting_what_was_never_known_does_nothing(broker: Make) -> None:
+    it = broker()
+    await it.forget(REF)
+    await it.aclose()
 
 
-def test_revisions_of_a_forgotten_log_say_nothing_of_the_next(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        for version in (1, 2, 3):
-            await it.publish(page(1, 1, version=version))
-        async with aclosing(it.subscribe(REF, 0)) as batches:
-            old = await take(batches)
-        await it.forget(REF)
-        await it.publish(page(0, 5))
-        await it.publish(page(3, 1, version=1))
-        async with aclosing(it.subscribe(REF, 5)) as batches:
-            assert (await take(batches)).revision > old.revision
-        await it.aclose()
-
-    run(main())
+async def test_revisions_of_a_forgotten_log_say_nothing_of_the_next(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    for version in (1, 2, 3):
+        await it.publish(page(1, 1, version=version))
+    async with aclosing(it.subscribe(REF, 0)) as batches:
+        old = await take(batches)
+    await it.forget(REF)
+    await it.publish(page(0, 5))
+    await it.publish(page(3, 1, version=1))
+    async with aclosing(it.subscribe(REF, 5)) as batches:
+        assert (await take(batches)).revision > old.revision
+    await it.aclose()
 
 
 # -- leading, and the end ---------------------------------------------------------------------------------------------
 
 
-def test_a_run_has_one_leader_at_a_time(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        leading = 0
-        turns = []
+async def test_a_run_has_one_leader_at_a_time(broker: Make) -> None:
+    it = broker()
+    leading = 0
+    turns = []
 
-        async def lead(number: int) -> None:
-            nonlocal leading
-            async with it.lead(REF):
-                leading += 1
-                assert leading == 1
-                turns.append(number)
-                await asyncio.sleep(10)
-                leading -= 1
+    async def lead(number: int) -> None:
+        nonlocal leading
+        async with it.lead(REF):
+            leading += 1
+            assert leading == 1
+            turns.append(number)
+            await asyncio.sleep(10)
+            leading -= 1
 
-        await asyncio.gather(*(lead(number) for number in range(5)))
-        assert sorted(turns) == list(range(5))
-        assert asyncio.get_running_loop().time() >= 50
-        await it.aclose()
-
-    run(main())
+    await asyncio.gather(*(lead(number) for number in range(5)))
+    assert sorted(turns) == list(range(5))
+    assert asyncio.get_running_loop().time() >= 50
+    await it.aclose()
 
 
-def test_runs_are_led_beside_each_other(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        async with it.lead(REF), it.lead(ref(2)), asyncio.timeout(5), it.lead(ref(3)):
-            pass
-        await it.aclose()
-
-    run(main())
+async def test_runs_are_led_beside_each_other(broker: Make) -> None:
+    it = broker()
+    async with it.lead(REF), it.lead(ref(2)), asyncio.timeout(5), it.lead(ref(3)):
+        pass
+    await it.aclose()
 
 
-def test_the_lead_passes_on_when_the_leader_fails_or_is_cancelled(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        with pytest.raises(LookupError):
-            async with it.lead(REF):
-                raise LookupError
+async def test_the_lead_passes_on_when_the_leader_fails_or_is_cancelled(broker: Make) -> None:
+    it = broker()
+    with pytest.raises(LookupError):
+        async with it.lead(REF):
+            raise LookupError
 
-        async def lead() -> None:
-            async with it.lead(REF):
-                await asyncio.sleep(1000)
+    async def lead() -> None:
+        async with it.lead(REF):
+            await asyncio.sleep(1000)
 
-        first, second = asyncio.create_task(lead()), asyncio.create_task(lead())
-        await asyncio.sleep(1)
-        second.cancel()  # while it waits
-        first.cancel()
-        await asyncio.wait([first, second])
-        async with asyncio.timeout(60), it.lead(REF):
-            pass
-        await it.aclose()
-
-    run(main())
+    first, second = asyncio.create_task(lead()), asyncio.create_task(lead())
+    await asyncio.sleep(1)
+    second.cancel()  # while it waits
+    first.cancel()
+    await asyncio.wait([first, second])
+    async with asyncio.timeout(60), it.lead(REF):
+        pass
+    await it.aclose()
 
 
-def test_closing_lets_go_of_everything_and_of_everybody(broker: Make) -> None:
-    async def main() -> None:
-        it = broker()
-        await it.publish(page(0, 5))
-        waiting = [asyncio.create_task(everything(it, 5)), asyncio.create_task(everything(it, name=ref(2)))]
-        await asyncio.sleep(0.5)
-        await it.aclose()
-        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [Forgotten, Forgotten]
-
-    run(main())
+async def test_closing_lets_go_of_everything_and_of_everybody(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 5))
+    waiting = [asyncio.create_task(everything(it, 5)), asyncio.create_task(everything(it, name=ref(2)))]
+    await asyncio.sleep(0.5)
+    await it.aclose()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Forgotten, Forgotten]

@@ -18,6 +18,8 @@ from codegen_api.runs import to_json
 from tests.brokers.logs import REF, changed, entries, page, ref
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 
 def size(*stretches: tuple[int, int, str]) -> int:
     return WINDOW_OVERHEAD + sum(
@@ -25,30 +27,27 @@ def size(*stretches: tuple[int, int, str]) -> int:
     )
 
 
-def test_what_is_held_is_known_to_the_byte() -> None:
-    async def main() -> None:
-        broker = MemoryBroker()
-        assert broker.held_bytes == 0
-        await broker.publish(page(0, 10))
-        assert broker.held_bytes == size((1, 11, ""))
-        await broker.publish(page(5, 10))
-        assert broker.held_bytes == size((1, 16, ""))
-        await broker.publish(page(0, 3, text="longer"))  # an amendment may be larger
-        changes = 3 * AMENDED_OVERHEAD
-        assert broker.held_bytes == size((1, 4, "longer"), (4, 16, "")) + changes
-        described = changed()
-        for _ in range(2):
-            await broker.publish(described)
-        run_size = broker.held_bytes - size((1, 4, "longer"), (4, 16, "")) - changes
-        assert run_size >= len(to_json(described.run.fields))  # only the latest is held
-        await broker.publish(page(0, 1, ref=ref(2)))
-        assert broker.held_bytes == size((1, 4, "longer"), (4, 16, "")) + changes + size((1, 2, "")) + run_size
-        await broker.forget(REF)
-        assert broker.held_bytes == size((1, 2, ""))
-        await broker.aclose()
-        assert broker.held_bytes == 0
-
-    run(main())
+async def test_what_is_held_is_known_to_the_byte() -> None:
+    broker = MemoryBroker()
+    assert broker.held_bytes == 0
+    await broker.publish(page(0, 10))
+    assert broker.held_bytes == size((1, 11, ""))
+    await broker.publish(page(5, 10))
+    assert broker.held_bytes == size((1, 16, ""))
+    await broker.publish(page(0, 3, text="longer"))  # an amendment may be larger
+    changes = 3 * AMENDED_OVERHEAD
+    assert broker.held_bytes == size((1, 4, "longer"), (4, 16, "")) + changes
+    described = changed()
+    for _ in range(2):
+        await broker.publish(described)
+    run_size = broker.held_bytes - size((1, 4, "longer"), (4, 16, "")) - changes
+    assert run_size >= len(to_json(described.run.fields))  # only the latest is held
+    await broker.publish(page(0, 1, ref=ref(2)))
+    assert broker.held_bytes == size((1, 4, "longer"), (4, 16, "")) + changes + size((1, 2, "")) + run_size
+    await broker.forget(REF)
+    assert broker.held_bytes == size((1, 2, ""))
+    await broker.aclose()
+    assert broker.held_bytes == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,216 +72,176 @@ def test_all_windows_together_stay_within_the_bound(pages: list[tuple[int, int, 
     run(main())
 
 
-def test_windows_that_nobody_watches_go_first_and_the_oldest_of_them_before_the_others() -> None:
-    async def main() -> None:
-        one = size((1, 11, "x" * 1000))
-        broker = MemoryBroker(max_bytes=4 * one)
-        async with aclosing(broker.subscribe(ref(1), 0)) as batches:
-            for number in (1, 2, 3, 4):
-                await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
+async def test_windows_that_nobody_watches_go_first_and_the_oldest_of_them_before_the_others() -> None:
+    one = size((1, 11, "x" * 1000))
+    broker = MemoryBroker(max_bytes=4 * one)
+    async with aclosing(broker.subscribe(ref(1), 0)) as batches:
+        for number in (1, 2, 3, 4):
+            await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
+        await anext(batches)
+        await broker.publish(page(10, 0, ref=ref(2)))  # used again
+        for number, gone in ((5, 3), (6, 4), (7, 2)):
+            await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
+            assert await broker.tail(ref(gone)) is None
+            assert broker.held_bytes == 4 * one
+        tail = await broker.tail(ref(1))
+        assert tail is not None
+        assert len(tail.recent) == 10
+    await broker.aclose()
+
+
+async def test_windows_that_are_watched_lose_their_oldest_entries_and_keep_their_viewers() -> None:
+    broker = MemoryBroker(max_bytes=100_000)
+    async with AsyncExitStack() as stack:
+        watched = [await stack.enter_async_context(aclosing(broker.subscribe(ref(number), 0))) for number in range(3)]
+        for number, batches in enumerate(watched):
+            await broker.publish(page(0, 1, ref=ref(number)))
             await anext(batches)
-            await broker.publish(page(10, 0, ref=ref(2)))  # used again
-            for number, gone in ((5, 3), (6, 4), (7, 2)):
-                await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
-                assert await broker.tail(ref(gone)) is None
-                assert broker.held_bytes == 4 * one
-            tail = await broker.tail(ref(1))
-            assert tail is not None
-            assert len(tail.recent) == 10
-        await broker.aclose()
-
-    run(main())
+        for number, batches in enumerate(watched):
+            await broker.publish(page(1, 50, text="x" * 1000, ref=ref(number)))
+            assert broker.held_bytes <= 100_000
+            assert [event.cursor for event in (await anext(batches)).entries] == list(range(2, 52))
+    await broker.aclose()
 
 
-def test_windows_that_are_watched_lose_their_oldest_entries_and_keep_their_viewers() -> None:
-    async def main() -> None:
-        broker = MemoryBroker(max_bytes=100_000)
-        async with AsyncExitStack() as stack:
-            watched = [
-                await stack.enter_async_context(aclosing(broker.subscribe(ref(number), 0))) for number in range(3)
-            ]
-            for number, batches in enumerate(watched):
-                await broker.publish(page(0, 1, ref=ref(number)))
-                await anext(batches)
-            for number, batches in enumerate(watched):
-                await broker.publish(page(1, 50, text="x" * 1000, ref=ref(number)))
-                assert broker.held_bytes <= 100_000
-                assert [event.cursor for event in (await anext(batches)).entries] == list(range(2, 52))
-        await broker.aclose()
-
-    run(main())
-
-
-def test_viewers_at_the_same_position_are_given_the_same_object() -> None:
-    async def main() -> None:
-        broker = MemoryBroker()
-        await broker.publish(page(0, 5))
-        async with AsyncExitStack() as stack:
-            watching = [await stack.enter_async_context(aclosing(broker.subscribe(REF, 0))) for _ in range(10)]
-            for news in (page(5, 5), page(7, 1, version=1), changed()):
-                given = [await anext(batches) for batches in watching]
-                assert all(batch is given[0] for batch in given)
-                await broker.publish(news)
+async def test_viewers_at_the_same_position_are_given_the_same_object() -> None:
+    broker = MemoryBroker()
+    await broker.publish(page(0, 5))
+    async with AsyncExitStack() as stack:
+        watching = [await stack.enter_async_context(aclosing(broker.subscribe(REF, 0))) for _ in range(10)]
+        for news in (page(5, 5), page(7, 1, version=1), changed()):
             given = [await anext(batches) for batches in watching]
             assert all(batch is given[0] for batch in given)
-        await broker.aclose()
+            await broker.publish(news)
+        given = [await anext(batches) for batches in watching]
+        assert all(batch is given[0] for batch in given)
+    await broker.aclose()
 
-    run(main())
 
+async def test_what_one_viewer_still_holds_is_given_to_the_next_however_many_were_elsewhere_meanwhile() -> None:
+    broker = MemoryBroker()
+    await broker.publish(page(0, 1000, text="x" * 1000))
 
-def test_what_one_viewer_still_holds_is_given_to_the_next_however_many_were_elsewhere_meanwhile() -> None:
-    async def main() -> None:
-        broker = MemoryBroker()
-        await broker.publish(page(0, 1000, text="x" * 1000))
+    async def first(after: int) -> Batch:
+        async with aclosing(broker.subscribe(REF, after)) as batches:
+            return await anext(batches)
 
-        async def first(after: int) -> Batch:
-            async with aclosing(broker.subscribe(REF, after)) as batches:
-                return await anext(batches)
-
-        held = await first(0)
-        for after in range(1, 50):
-            await first(after)
-        assert await first(0) is held
-        await broker.publish(page(999, 1, text="x" * 1000))  # read again, and the same
-        assert await first(0) is held
-        await broker.publish(page(1000, 1))
-        assert await first(0) is not held
-        await broker.aclose()
-
-    run(main())
+    held = await first(0)
+    for after in range(1, 50):
+        await first(after)
+    assert await first(0) is held
+    await broker.publish(page(999, 1, text="x" * 1000))  # read again, and the same
+    assert await first(0) is held
+    await broker.publish(page(1000, 1))
+    assert await first(0) is not held
+    await broker.aclose()
 
 
 @pytest.mark.wire("stream-stall")
-def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> None:
+async def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> None:
     """Each came at a position of its own, so that no two were given the same batches."""
 
-    async def main() -> None:
-        broker = MemoryBroker()
-        await broker.publish(page(0, 1000, text="x" * 1000))
-        await broker.publish(changed(length=1000))
-        given: list[weakref.ref[Batch]] = []
-        for after in range(60):
-            async with aclosing(broker.subscribe(REF, after)) as batches:
-                async for batch in batches:
-                    given.append(weakref.ref(batch))
-                    if batch.cursor == 1000:
-                        break
-        del batch
-        gc.collect()
-        held = sum(
-            sum(event.entry.size for event in batch.entries)
-            for reference in given
-            if (batch := reference()) is not None
-        )
-        # a batch is what encoded copies hang on: what is kept of them belongs within the bound of the broker
-        assert held <= 2 * broker.held_bytes
-        await broker.aclose()
-
-    run(main())
+    broker = MemoryBroker()
+    await broker.publish(page(0, 1000, text="x" * 1000))
+    await broker.publish(changed(length=1000))
+    given: list[weakref.ref[Batch]] = []
+    for after in range(60):
+        async with aclosing(broker.subscribe(REF, after)) as batches:
+            async for batch in batches:
+                given.append(weakref.ref(batch))
+                if batch.cursor == 1000:
+                    break
+    del batch
+    gc.collect()
+    held = sum(
+        sum(event.entry.size for event in batch.entries) for reference in given if (batch := reference()) is not None
+    )
+    # a batch is what encoded copies hang on: what is kept of them belongs within the bound of the broker
+    assert held <= 2 * broker.held_bytes
+    await broker.aclose()
 
 
-def test_a_window_that_nobody_ever_wrote_to_goes_with_the_last_who_waited_for_it() -> None:
-    async def main() -> None:
-        broker = MemoryBroker()
-        waiting = [asyncio.create_task(anext(broker.subscribe(ref(number % 3), 0))) for number in range(9)]
+async def test_a_window_that_nobody_ever_wrote_to_goes_with_the_last_who_waited_for_it() -> None:
+    broker = MemoryBroker()
+    waiting = [asyncio.create_task(anext(broker.subscribe(ref(number % 3), 0))) for number in range(9)]
+    await asyncio.sleep(1)
+    assert broker.held_bytes == 3 * WINDOW_OVERHEAD
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert broker.held_bytes == 0
+    await broker.aclose()
+
+
+async def test_a_subscriber_who_left_is_not_woken() -> None:
+    broker = MemoryBroker()
+    await broker.publish(page(0, 1))
+    async with aclosing(broker.subscribe(REF, 0)) as batches:
+        await anext(batches)
+        waiting = asyncio.create_task(anext(batches))
         await asyncio.sleep(1)
-        assert broker.held_bytes == 3 * WINDOW_OVERHEAD
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting)
-        assert broker.held_bytes == 0
+        await broker.publish(page(1, 1))
+        waiting.cancel()  # woken and cancelled in the same breath
+        await asyncio.wait([waiting])
+    async with aclosing(broker.subscribe(REF, 2)) as batches:
+        waiting = asyncio.create_task(anext(batches))
+        await asyncio.sleep(1)
+        waiting.cancel()  # the other way round
+        await broker.publish(page(2, 1))
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+    await broker.publish(page(3, 1))
+    await broker.aclose()
+
+
+async def test_who_closes_while_somebody_leads_lets_the_leader_end() -> None:
+    broker = MemoryBroker()
+    async with broker.lead(REF):
         await broker.aclose()
 
-    run(main())
+
+async def test_who_misses_changes_of_what_was_let_go_is_told_which_and_no_others() -> None:
+    broker = MemoryBroker(max_bytes=1)
+    await broker.publish(page(0, 1000))
+    await broker.publish(page(950, 3, version=1))
+    with pytest.raises(Evicted) as evicted:
+        await anext(broker.subscribe(REF, 1000, 0))
+    await broker.aclose()
+    assert [change.cursor for change in evicted.value.missed.changes] == [951, 952, 953]
 
 
-def test_a_subscriber_who_left_is_not_woken() -> None:
-    async def main() -> None:
-        broker = MemoryBroker()
-        await broker.publish(page(0, 1))
-        async with aclosing(broker.subscribe(REF, 0)) as batches:
-            await anext(batches)
-            waiting = asyncio.create_task(anext(batches))
-            await asyncio.sleep(1)
-            await broker.publish(page(1, 1))
-            waiting.cancel()  # woken and cancelled in the same breath
-            await asyncio.wait([waiting])
-        async with aclosing(broker.subscribe(REF, 2)) as batches:
-            waiting = asyncio.create_task(anext(batches))
-            await asyncio.sleep(1)
-            waiting.cancel()  # the other way round
-            await broker.publish(page(2, 1))
-            await asyncio.wait([waiting])
-            assert waiting.cancelled()
-        await broker.publish(page(3, 1))
-        await broker.aclose()
-
-    run(main())
+async def test_how_many_changes_are_remembered_is_bounded() -> None:
+    broker = MemoryBroker()
+    await broker.publish(page(0, 3 * COMPARED))
+    await broker.publish(page(0, 3 * COMPARED, version=1))
+    known = await broker.missed(REF, 3 * COMPARED)
+    assert [change.cursor for change in known.changes] == list(range(2 * COMPARED + 1, 3 * COMPARED + 1))
+    assert broker.held_bytes == size((1, 3 * COMPARED + 1, "")) + COMPARED * AMENDED_OVERHEAD
+    await broker.aclose()
 
 
-def test_who_closes_while_somebody_leads_lets_the_leader_end() -> None:
-    async def main() -> None:
-        broker = MemoryBroker()
-        async with broker.lead(REF):
-            await broker.aclose()
-
-    run(main())
-
-
-def test_who_misses_changes_of_what_was_let_go_is_told_which_and_no_others() -> None:
-    async def main() -> None:
-        broker = MemoryBroker(max_bytes=1)
-        await broker.publish(page(0, 1000))
-        await broker.publish(page(950, 3, version=1))
-        with pytest.raises(Evicted) as evicted:
-            await anext(broker.subscribe(REF, 1000, 0))
-        await broker.aclose()
-        assert [change.cursor for change in evicted.value.missed.changes] == [951, 952, 953]
-
-    run(main())
+async def test_a_window_that_somebody_viewed_lately_stays_longer_than_one_that_was_only_written_lately() -> None:
+    one = size((1, 11, "x" * 1000))
+    broker = MemoryBroker(max_bytes=2 * one)
+    for number in (1, 2):
+        await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
+    async with aclosing(broker.subscribe(ref(1), 0)) as batches:
+        await anext(batches)
+    await broker.publish(page(0, 10, text="x" * 1000, ref=ref(3)))
+    assert [await broker.tail(ref(number)) is not None for number in (1, 2, 3)] == [True, False, True]
+    await broker.aclose()
 
 
-def test_how_many_changes_are_remembered_is_bounded() -> None:
-    async def main() -> None:
-        broker = MemoryBroker()
-        await broker.publish(page(0, 3 * COMPARED))
-        await broker.publish(page(0, 3 * COMPARED, version=1))
-        known = await broker.missed(REF, 3 * COMPARED)
-        assert [change.cursor for change in known.changes] == list(range(2 * COMPARED + 1, 3 * COMPARED + 1))
-        assert broker.held_bytes == size((1, 3 * COMPARED + 1, "")) + COMPARED * AMENDED_OVERHEAD
-        await broker.aclose()
-
-    run(main())
-
-
-def test_a_window_that_somebody_viewed_lately_stays_longer_than_one_that_was_only_written_lately() -> None:
-    async def main() -> None:
-        one = size((1, 11, "x" * 1000))
-        broker = MemoryBroker(max_bytes=2 * one)
-        for number in (1, 2):
-            await broker.publish(page(0, 10, text="x" * 1000, ref=ref(number)))
-        async with aclosing(broker.subscribe(ref(1), 0)) as batches:
-            await anext(batches)
-        await broker.publish(page(0, 10, text="x" * 1000, ref=ref(3)))
-        assert [await broker.tail(ref(number)) is not None for number in (1, 2, 3)] == [True, False, True]
-        await broker.aclose()
-
-    run(main())
-
-
-def test_a_description_that_cannot_be_written_is_held_all_the_same() -> None:
-    async def main() -> None:
-        nested: list[object] = []
-        for _ in range(100_000):
-            nested = [nested]
-        broker = MemoryBroker()
-        described = changed()
-        deep = replace(described, run=replace(described.run, fields={"metadata": nested}))  # type: ignore[dict-item]
-        await broker.publish(page(0, 1))
-        await broker.publish(deep)
-        tail = await broker.tail(REF)
-        assert tail is not None
-        assert tail.changed is deep
-        await broker.aclose()
-
-    run(main())
+async def test_a_description_that_cannot_be_written_is_held_all_the_same() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    broker = MemoryBroker()
+    described = changed()
+    deep = replace(described, run=replace(described.run, fields={"metadata": nested}))  # type: ignore[dict-item]
+    await broker.publish(page(0, 1))
+    await broker.publish(deep)
+    tail = await broker.tail(REF)
+    assert tail is not None
+    assert tail.changed is deep
+    await broker.aclose()

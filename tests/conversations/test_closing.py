@@ -15,92 +15,82 @@ from tests.conversations.world import ALICE, Host, World, now, works_for_ever
 from tests.fakehost import Sequence, caller
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 DAY = 86400.0
 
 
-def test_what_is_just_being_told_to_the_host_is_told_before_the_process_ends() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        process = world.process()
-        await process.conversations.open()
-        world.host.latency = 5
-        saying = asyncio.ensure_future(process.say("Say hello"))
-        await asyncio.sleep(7)
-        saying.cancel()  # the server lets go of its clients first
-        await process.aclose()
-        assert [turn.state for turn in world.turns()] == [TurnState.RUNNING]
-
-    run(main())
+async def test_what_is_just_being_told_to_the_host_is_told_before_the_process_ends() -> None:
+    world = World()
+    await world.converse()
+    process = world.process()
+    await process.conversations.open()
+    world.host.latency = 5
+    saying = asyncio.ensure_future(process.say("Say hello"))
+    await asyncio.sleep(7)
+    saying.cancel()  # the server lets go of its clients first
+    await process.aclose()
+    assert [turn.state for turn in world.turns()] == [TurnState.RUNNING]
 
 
-def test_a_host_that_does_not_answer_holds_up_the_end_for_a_while_only() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        process = world.process()
-        await process.gateway.organization(ALICE, None)
+async def test_a_host_that_does_not_answer_holds_up_the_end_for_a_while_only() -> None:
+    world = World()
+    await world.converse()
+    process = world.process()
+    await process.gateway.organization(ALICE, None)
 
-        async def hang(_: str) -> None:
-            await asyncio.Event().wait()
+    async def hang(_: str) -> None:
+        await asyncio.Event().wait()
 
-        world.host.before = hang
-        saying = asyncio.ensure_future(process.say("Say hello"))
-        await asyncio.sleep(1)
-        began = asyncio.get_running_loop().time()
-        await process.aclose()
-        assert asyncio.get_running_loop().time() - began <= CLOSING + 1
-        await asyncio.wait({saying})
-        assert saying.cancelled()
-        assert [turn.state for turn in world.turns()] == [TurnState.STARTING]
-
-    run(main())
+    world.host.before = hang
+    saying = asyncio.ensure_future(process.say("Say hello"))
+    await asyncio.sleep(1)
+    began = asyncio.get_running_loop().time()
+    await process.aclose()
+    assert asyncio.get_running_loop().time() - began <= CLOSING + 1
+    await asyncio.wait({saying})
+    assert saying.cancelled()
+    assert [turn.state for turn in world.turns()] == [TurnState.STARTING]
 
 
-def test_nothing_is_left_behind_of_watches_looks_and_stops() -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        for name in ("watched", "lost", "stopped", "abandoned"):
-            await world.converse(name)
-        process = world.process(kept_days=1)
-        await process.conversations.open()
-        watched = await process.say("Say hello", conversation="watched")
-        await process.conversations.turn(ALICE, watched.id)
-        process.conversations.ask_after(ALICE, watched)
-        world.host.before = Sequence("create", UpstreamTimeout())
-        lost = await process.say("Say hello", conversation="lost")
-        stopped = await process.say("Say hello", conversation="stopped")
-        abandoned = await process.say("Say hello", conversation="abandoned")
+async def test_nothing_is_left_behind_of_watches_looks_and_stops() -> None:
+    world = World(Host(script=works_for_ever))
+    for name in ("watched", "lost", "stopped", "abandoned"):
+        await world.converse(name)
+    process = world.process(kept_days=1)
+    await process.conversations.open()
+    watched = await process.say("Say hello", conversation="watched")
+    await process.conversations.turn(ALICE, watched.id)
+    process.conversations.ask_after(ALICE, watched)
+    world.host.before = Sequence("create", UpstreamTimeout())
+    lost = await process.say("Say hello", conversation="lost")
+    stopped = await process.say("Say hello", conversation="stopped")
+    abandoned = await process.say("Say hello", conversation="abandoned")
 
-        async def hang(_: str) -> None:
-            await asyncio.Event().wait()
+    async def hang(_: str) -> None:
+        await asyncio.Event().wait()
 
-        world.host.before = hang
-        asking = [
-            asyncio.ensure_future(process.conversations.turn(ALICE, lost.id)),
-            asyncio.ensure_future(process.conversations.stop(ALICE, stopped, wait=True)),
-        ]
-        process.conversations.abandon(ALICE, abandoned)
-        await asyncio.sleep(1)
-        began = asyncio.get_running_loop().time()
-        await process.aclose()
-        assert asyncio.get_running_loop().time() - began <= CLOSING + 1
-        for each in asking:
-            each.cancel()
-        await asyncio.wait(asking)
-        # and the loop that runs this test finds no task that is still there
-
-    run(main())
+    world.host.before = hang
+    asking = [
+        asyncio.ensure_future(process.conversations.turn(ALICE, lost.id)),
+        asyncio.ensure_future(process.conversations.stop(ALICE, stopped, wait=True)),
+    ]
+    process.conversations.abandon(ALICE, abandoned)
+    await asyncio.sleep(1)
+    began = asyncio.get_running_loop().time()
+    await process.aclose()
+    assert asyncio.get_running_loop().time() - began <= CLOSING + 1
+    for each in asking:
+        each.cancel()
+    await asyncio.wait(asking)
+    # and the loop that runs this test finds no task that is still there
 
 
-def test_a_process_that_did_nothing_ends_at_once() -> None:
-    async def main() -> None:
-        world = World()
-        async with world.serving(kept_days=1) as process:
-            pass
-        assert process.world.store is world.store
-
-    run(main())
+async def test_a_process_that_did_nothing_ends_at_once() -> None:
+    world = World()
+    async with world.serving(kept_days=1) as process:
+        pass
+    assert process.world.store is world.store
 
 
 def test_conversations_that_nobody_touched_for_long_are_removed_and_no_others(
@@ -166,21 +156,18 @@ def test_a_store_that_fails_once_is_tidied_the_next_time(caplog: pytest.LogCaptu
     assert "removing old conversations failed: RuntimeError" in caplog.text
 
 
-def test_the_store_is_opened_first_and_closed_last() -> None:
-    async def main() -> None:
-        world, order = World(), []
+async def test_the_store_is_opened_first_and_closed_last() -> None:
+    world, order = World(), []
 
-        def noting(name: str) -> Any:
-            async def note() -> None:
-                order.append(name)
+    def noting(name: str) -> Any:
+        async def note() -> None:
+            order.append(name)
 
-            return note
+        return note
 
-        world.store.open, world.store.aclose = noting("open"), noting("close")  # type: ignore[method-assign]
-        await world.converse()
-        async with world.serving(kept_days=1) as process:
-            await process.say("Say hello")
-            assert order == ["open"]
-        assert order == ["open", "close"]
-
-    run(main())
+    world.store.open, world.store.aclose = noting("open"), noting("close")  # type: ignore[method-assign]
+    await world.converse()
+    async with world.serving(kept_days=1) as process:
+        await process.say("Say hello")
+        assert order == ["open"]
+    assert order == ["open", "close"]

@@ -21,6 +21,8 @@ from codegen_api.stores import Turn, TurnState
 from tests.conversations.world import ALICE, Crashed, Process, Trap, World, at, kill, works, works_for_ever
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 FIRST, SECOND, THIRD, LAST = "Build me a small house", "Now paint the house blue", "Hang a lamp", "And on we go"
 AT_LEAST, AT_MOST = 4, 1000
 """Calls in a life: what has less was not lived, what has more never ends."""
@@ -259,32 +261,29 @@ def test_a_crash_wherever_anything_waits_starts_no_turn_twice_and_leaves_none_bu
 
 @pytest.mark.parametrize("name", ["a first turn", "a second turn", "a fork", "an interrupt"])
 @pytest.mark.parametrize("late", [1, 10, 50])
-def test_what_the_host_does_when_who_asked_for_it_is_dead_is_found(name: str, late: float) -> None:
-    async def main() -> None:
-        life = LIVES[name]
-        world = await began(life)
-        trap = Trap(1, only=lambda call: call in ("host.create_run", "host.resume_run"))
+async def test_what_the_host_does_when_who_asked_for_it_is_dead_is_found(name: str, late: float) -> None:
+    life = LIVES[name]
+    world = await began(life)
+    trap = Trap(1, only=lambda call: call in ("host.create_run", "host.resume_run"))
 
-        def crash(call: str) -> None:
-            asked = trap.asked
+    def crash(call: str) -> None:
+        asked = trap.asked
 
-            def act() -> None:
-                if call == "host.create_run":
-                    world.host.begin_run(asked[2])
-                else:
-                    world.host.hear(world.host.runs[asked[1].id], asked[2])
+        def act() -> None:
+            if call == "host.create_run":
+                world.host.begin_run(asked[2])
+            else:
+                world.host.hear(world.host.runs[asked[1].id], asked[2])
 
-            world.host.later(late, act)
-            trap.crash()
+        world.host.later(late, act)
+        trap.crash()
 
-        trap.spring = crash
-        assert await dies(world, life, trap)
-        async with world.serving() as process:
-            await asked_again(process)
-            assert world.turns(life.conversation)[-1].state is TurnState.COMPLETED
-            await all_is_well(process, life)
-
-    run(main())
+    trap.spring = crash
+    assert await dies(world, life, trap)
+    async with world.serving() as process:
+        await asked_again(process)
+        assert world.turns(life.conversation)[-1].state is TurnState.COMPLETED
+        await all_is_well(process, life)
 
 
 @each_life

@@ -43,6 +43,8 @@ from tests.conversations.world import (
 from tests.fakehost import Hosted, Sequence, caller
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 TEXT = " ".join(["an", "unexpected", "text"])  # which stands in no line of this file
 
 
@@ -65,464 +67,395 @@ async def until(holds: Callable[[], bool]) -> None:
 # -- while another turn is under way ----------------------------------------------------------------------------------
 
 
-def test_a_second_message_while_a_turn_runs_is_refused() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            first = await process.say("Say hello")
-            with pytest.raises(ConversationBusy):
-                await process.say("Say it louder")
-            await process.wait(first)
-            await process.wait(await process.say("Say it louder"))
-            assert len(world.host.prompts) == 2
-
-    run(main())
+async def test_a_second_message_while_a_turn_runs_is_refused() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        first = await process.say("Say hello")
+        with pytest.raises(ConversationBusy):
+            await process.say("Say it louder")
+        await process.wait(first)
+        await process.wait(await process.say("Say it louder"))
+        assert len(world.host.prompts) == 2
 
 
 @pytest.mark.parametrize("what", ["rollback", "anything"])
-def test_what_cannot_be_done_about_a_running_turn_is_not_offered(what: str) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            first = await process.say("Say hello", if_busy=what)
-            with pytest.raises(NotOffered) as raised:
-                await process.say("Say it louder", if_busy=what)
-            assert raised.value.code == "unsupported"
-            await process.wait(first)
+async def test_what_cannot_be_done_about_a_running_turn_is_not_offered(what: str) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        first = await process.say("Say hello", if_busy=what)
+        with pytest.raises(NotOffered) as raised:
             await process.say("Say it louder", if_busy=what)
+        assert raised.value.code == "unsupported"
+        await process.wait(first)
+        await process.say("Say it louder", if_busy=what)
 
-    run(main())
 
-
-def test_a_running_turn_is_interrupted_where_the_host_can_stop_a_run() -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
-            first = await process.say("Say hello")
-            await asyncio.sleep(10)
-            world.host.script = works
-            second = await process.wait(await process.say("Say it louder", if_busy="interrupt"))
-            first = await process.conversations.turn(ALICE, first.id)
-            assert (first.state, first.end, first.error) == (TurnState.CANCELLED, 4, None)
-            assert (second.state, second.run, second.begin) == (TurnState.COMPLETED, first.run, 4)
-            assert world.host.calls["uncancel"] == 1
-            for turn in (first, second):
-                assert await process.told(turn) == world.expected(turn)
-
-    run(main())
+async def test_a_running_turn_is_interrupted_where_the_host_can_stop_a_run() -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        first = await process.say("Say hello")
+        await asyncio.sleep(10)
+        world.host.script = works
+        second = await process.wait(await process.say("Say it louder", if_busy="interrupt"))
+        first = await process.conversations.turn(ALICE, first.id)
+        assert (first.state, first.end, first.error) == (TurnState.CANCELLED, 4, None)
+        assert (second.state, second.run, second.begin) == (TurnState.COMPLETED, first.run, 4)
+        assert world.host.calls["uncancel"] == 1
+        for turn in (first, second):
+            assert await process.told(turn) == world.expected(turn)
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 2])
-def test_a_turn_that_has_just_resumed_a_run_can_be_interrupted(seconds: float) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            await process.wait(await process.say("Say hello"))
-            second = await process.say("Say it louder")
-            await asyncio.sleep(seconds)
-            third = await process.wait(await process.say("Say it softly", if_busy="interrupt"))
-            second = await process.conversations.turn(ALICE, second.id)
-            assert second.state is TurnState.CANCELLED
-            assert await process.told(second) == world.expected(second)
-            assert await process.told(third) == world.expected(third)
-
-    run(main())
+async def test_a_turn_that_has_just_resumed_a_run_can_be_interrupted(seconds: float) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        await process.wait(await process.say("Say hello"))
+        second = await process.say("Say it louder")
+        await asyncio.sleep(seconds)
+        third = await process.wait(await process.say("Say it softly", if_busy="interrupt"))
+        second = await process.conversations.turn(ALICE, second.id)
+        assert second.state is TurnState.CANCELLED
+        assert await process.told(second) == world.expected(second)
+        assert await process.told(third) == world.expected(third)
 
 
-def test_where_the_host_cannot_stop_a_run_interrupting_is_not_offered() -> None:
-    async def main() -> None:
-        world = World()
-        world.lines = HostLine
-        await world.converse()
-        async with world.serving() as process:
-            first = await process.say("Say hello")
-            with pytest.raises(NotOffered):
-                await process.say("Say it louder", if_busy="interrupt")
-            with pytest.raises(Unsupported):
-                await process.conversations.stop(ALICE, first)
-            assert (await process.wait(first)).state is TurnState.COMPLETED
-
-    run(main())
+async def test_where_the_host_cannot_stop_a_run_interrupting_is_not_offered() -> None:
+    world = World()
+    world.lines = HostLine
+    await world.converse()
+    async with world.serving() as process:
+        first = await process.say("Say hello")
+        with pytest.raises(NotOffered):
+            await process.say("Say it louder", if_busy="interrupt")
+        with pytest.raises(Unsupported):
+            await process.conversations.stop(ALICE, first)
+        assert (await process.wait(first)).state is TurnState.COMPLETED
 
 
-def test_a_run_that_does_not_stop_in_time_is_still_busy() -> None:
-    async def main() -> None:
-        class Stubborn(Host):
-            async def cancel_run(self, credential: Any, ref: Any) -> None:
-                await self._called("cancel", credential)
+async def test_a_run_that_does_not_stop_in_time_is_still_busy() -> None:
+    class Stubborn(Host):
+        async def cancel_run(self, credential: Any, ref: Any) -> None:
+            await self._called("cancel", credential)
 
-        world = World(Stubborn(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
-            await process.say("Say hello")
-            with pytest.raises(ConversationBusy):
-                await process.say("Say it louder", if_busy="interrupt")
-
-    run(main())
+    world = World(Stubborn(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        await process.say("Say hello")
+        with pytest.raises(ConversationBusy):
+            await process.say("Say it louder", if_busy="interrupt")
 
 
-def test_a_turn_whose_end_nobody_has_seen_yet_stands_in_nobody_s_way() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            first = await process.say("Say hello")
-        await asyncio.sleep(100)
-        async with world.serving() as process:
-            second = await process.say("Say it louder")
-            assert (second.number, second.parent) == (2, str(end_of(world.turns()[0])))
-            assert world.turns()[0].state is TurnState.COMPLETED
-            assert (await process.conversations.turn(ALICE, first.id)).end == 5
-
-    run(main())
+async def test_a_turn_whose_end_nobody_has_seen_yet_stands_in_nobody_s_way() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        first = await process.say("Say hello")
+    await asyncio.sleep(100)
+    async with world.serving() as process:
+        second = await process.say("Say it louder")
+        assert (second.number, second.parent) == (2, str(end_of(world.turns()[0])))
+        assert world.turns()[0].state is TurnState.COMPLETED
+        assert (await process.conversations.turn(ALICE, first.id)).end == 5
 
 
 # -- at the same time -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resumes", [False, True])
-def test_of_twenty_messages_at_once_at_two_instances_one_begins_a_turn(resumes: bool) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as one, world.serving() as other:
-            if resumes:
-                await one.wait(await one.say("Say hello"))
-            said = [(one, other)[number % 2].say(f"Say number {number}") for number in range(20)]
-            heard = await asyncio.gather(*said, return_exceptions=True)
-            begun = [each for each in heard if isinstance(each, Turn)]
-            assert len(begun) == 1
-            assert sum(isinstance(each, ConversationBusy) for each in heard) == 19
-            assert len(world.host.prompts) == 1 + resumes
-            assert len(world.turns()) == 1 + resumes
-            over = await asyncio.gather(*(process.wait(begun[0]) for process in (one, other)))
-            assert over[0] == over[1]
-            assert over[0].state is TurnState.COMPLETED
-
-    run(main())
+async def test_of_twenty_messages_at_once_at_two_instances_one_begins_a_turn(resumes: bool) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as one, world.serving() as other:
+        if resumes:
+            await one.wait(await one.say("Say hello"))
+        said = [(one, other)[number % 2].say(f"Say number {number}") for number in range(20)]
+        heard = await asyncio.gather(*said, return_exceptions=True)
+        begun = [each for each in heard if isinstance(each, Turn)]
+        assert len(begun) == 1
+        assert sum(isinstance(each, ConversationBusy) for each in heard) == 19
+        assert len(world.host.prompts) == 1 + resumes
+        assert len(world.turns()) == 1 + resumes
+        over = await asyncio.gather(*(process.wait(begun[0]) for process in (one, other)))
+        assert over[0] == over[1]
+        assert over[0].state is TurnState.COMPLETED
 
 
-def test_of_two_interruptions_at_once_one_begins_a_turn() -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as one, world.serving() as other:
-            await one.say("Say hello")
-            world.host.script = works
-            said = [process.say(f"Say {name}", if_busy="interrupt") for process, name in ((one, "one"), (other, "two"))]
-            heard = await asyncio.gather(*said, return_exceptions=True)
-            begun = [each for each in heard if isinstance(each, Turn)]
-            assert len(begun) >= 1
-            assert all(isinstance(each, Turn | ConversationBusy) for each in heard)
-            last = await patiently(one, world.turns()[-1])
-            assert last.state is TurnState.COMPLETED
-            assert await one.told(last) == world.expected(last)
-
-    run(main())
+async def test_of_two_interruptions_at_once_one_begins_a_turn() -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as one, world.serving() as other:
+        await one.say("Say hello")
+        world.host.script = works
+        said = [process.say(f"Say {name}", if_busy="interrupt") for process, name in ((one, "one"), (other, "two"))]
+        heard = await asyncio.gather(*said, return_exceptions=True)
+        begun = [each for each in heard if isinstance(each, Turn)]
+        assert len(begun) >= 1
+        assert all(isinstance(each, Turn | ConversationBusy) for each in heard)
+        last = await patiently(one, world.turns()[-1])
+        assert last.state is TurnState.COMPLETED
+        assert await one.told(last) == world.expected(last)
 
 
 @pytest.mark.parametrize("removed", [False, True])
-def test_a_turn_planned_behind_one_is_not_begun_behind_another(removed: bool) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as one, world.serving() as other:
-            first = await one.wait(await one.say("Say hello"))
+async def test_a_turn_planned_behind_one_is_not_begun_behind_another(removed: bool) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as one, world.serving() as other:
+        first = await one.wait(await one.say("Say hello"))
 
-            async def meanwhile(_: str) -> None:
-                world.host.before = Host().before
-                second = await other.wait(await other.say("Say it louder"))
-                if removed:
-                    await world.store.remove_turn(owner_of(ALICE), second.id)
+        async def meanwhile(_: str) -> None:
+            world.host.before = Host().before
+            second = await other.wait(await other.say("Say it louder"))
+            if removed:
+                await world.store.remove_turn(owner_of(ALICE), second.id)
 
-            # while the first instance reads how long the log is
-            world.host.before = meanwhile
-            begun = one.say("Say it softly")
-            if removed:  # then the log holds what nobody said here
-                third = await one.wait(await begun)
-                assert third.parent == str(end_of(first))
-                return
-            with pytest.raises(ConversationBusy):
-                await begun
-            assert [turn.messages[0]["content"][0]["text"] for turn in world.turns()] == ["Say hello", "Say it louder"]
-            assert world.host.heard("Say it softly") == 0
-            third = await one.wait(await one.say("Say it softly"))
-            assert await one.told(third) == world.expected(third)
-
-    run(main())
+        # while the first instance reads how long the log is
+        world.host.before = meanwhile
+        begun = one.say("Say it softly")
+        if removed:  # then the log holds what nobody said here
+            third = await one.wait(await begun)
+            assert third.parent == str(end_of(first))
+            return
+        with pytest.raises(ConversationBusy):
+            await begun
+        assert [turn.messages[0]["content"][0]["text"] for turn in world.turns()] == ["Say hello", "Say it louder"]
+        assert world.host.heard("Say it softly") == 0
+        third = await one.wait(await one.say("Say it softly"))
+        assert await one.told(third) == world.expected(third)
 
 
-def test_a_turn_follows_another_though_numbers_are_missing() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            await process.wait(await process.say("Say hello"))
-            owner, first = owner_of(ALICE), world.turns()[0]
-            world.store._turns[owner, first.id] = replace(first, number=1)
-            add = world.store.add_turn
+async def test_a_turn_follows_another_though_numbers_are_missing() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        await process.wait(await process.say("Say hello"))
+        owner, first = owner_of(ALICE), world.turns()[0]
+        world.store._turns[owner, first.id] = replace(first, number=1)
+        add = world.store.add_turn
 
-            async def add_later(owner: str, turn: Turn) -> Turn:
-                turn = replace(await add(owner, turn), number=7)
-                world.store._turns[owner, turn.id] = turn
-                return turn
+        async def add_later(owner: str, turn: Turn) -> Turn:
+            turn = replace(await add(owner, turn), number=7)
+            world.store._turns[owner, turn.id] = turn
+            return turn
 
-            world.store.add_turn = add_later  # type: ignore[method-assign]
-            assert (await process.say("Say it louder")).number == 7
-
-    run(main())
+        world.store.add_turn = add_later  # type: ignore[method-assign]
+        assert (await process.say("Say it louder")).number == 7
 
 
-def test_a_conversation_that_is_removed_while_a_turn_is_planned_gets_none() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
+async def test_a_conversation_that_is_removed_while_a_turn_is_planned_gets_none() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
 
-            async def remove(_: str) -> None:
-                await world.store.remove_conversation(owner_of(ALICE), "talk")
-
-            world.host.before = remove
-            with pytest.raises(NotFound):
-                await process.say("Say hello")
-            assert not world.host.prompts
-
-    run(main())
-
-
-def test_a_conversation_may_be_removed_while_its_turn_runs() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
+        async def remove(_: str) -> None:
             await world.store.remove_conversation(owner_of(ALICE), "talk")
-            assert (await process.wait(turn)).state is TurnState.COMPLETED
-            assert not world.turns()
-            with pytest.raises(NotFound):
-                await process.conversations.turn(ALICE, turn.id)
 
-    run(main())
+        world.host.before = remove
+        with pytest.raises(NotFound):
+            await process.say("Say hello")
+        assert not world.host.prompts
+
+
+async def test_a_conversation_may_be_removed_while_its_turn_runs() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        await world.store.remove_conversation(owner_of(ALICE), "talk")
+        assert (await process.wait(turn)).state is TurnState.COMPLETED
+        assert not world.turns()
+        with pytest.raises(NotFound):
+            await process.conversations.turn(ALICE, turn.id)
 
 
 # -- how a turn is ----------------------------------------------------------------------------------------------------
 
 
-def test_a_turn_goes_on_when_nobody_follows_it_and_who_asks_is_told_how_it_is() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
-            await asyncio.sleep(30)
-            assert world.turns()[0].state is TurnState.COMPLETED  # who has asked once has it watched for a while
-            latest = await process.conversations.latest(ALICE, "talk")
-            assert latest == world.turns()[0]
-
-    run(main())
+async def test_a_turn_goes_on_when_nobody_follows_it_and_who_asks_is_told_how_it_is() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        await asyncio.sleep(30)
+        assert world.turns()[0].state is TurnState.COMPLETED  # who has asked once has it watched for a while
+        latest = await process.conversations.latest(ALICE, "talk")
+        assert latest == world.turns()[0]
 
 
 @pytest.mark.parametrize("resumes", [False, True])
-def test_who_asks_for_a_turn_that_has_ended_is_told_so_at_once(resumes: bool) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            if resumes:
-                await process.wait(await process.say("Say hello"))
-            turn = await process.say("Say it louder")
-        await asyncio.sleep(1000)
-        async with world.serving() as process:
-            asked = asyncio.get_running_loop().time()
-            over = await process.conversations.turn(ALICE, turn.id)
-            assert over.state is TurnState.COMPLETED
-            assert asyncio.get_running_loop().time() - asked < 1
-
-    run(main())
+async def test_who_asks_for_a_turn_that_has_ended_is_told_so_at_once(resumes: bool) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        if resumes:
+            await process.wait(await process.say("Say hello"))
+        turn = await process.say("Say it louder")
+    await asyncio.sleep(1000)
+    async with world.serving() as process:
+        asked = asyncio.get_running_loop().time()
+        over = await process.conversations.turn(ALICE, turn.id)
+        assert over.state is TurnState.COMPLETED
+        assert asyncio.get_running_loop().time() - asked < 1
 
 
-def test_as_it_was_when_somebody_last_looked_costs_the_host_nothing() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-            await asyncio.sleep(30)
-            calls = world.host.calls.total()
-            assert (await process.conversations.turn(ALICE, turn.id, settled=False)).state is TurnState.RUNNING
-            assert world.host.calls.total() == calls
-            process.conversations.ask_after(ALICE, turn)
-            await asyncio.sleep(10)
-            over = await process.conversations.turn(ALICE, turn.id, settled=False)
-            assert over.state is TurnState.COMPLETED
-            process.conversations.ask_after(ALICE, over)
-
-    run(main())
+async def test_as_it_was_when_somebody_last_looked_costs_the_host_nothing() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        await asyncio.sleep(30)
+        calls = world.host.calls.total()
+        assert (await process.conversations.turn(ALICE, turn.id, settled=False)).state is TurnState.RUNNING
+        assert world.host.calls.total() == calls
+        process.conversations.ask_after(ALICE, turn)
+        await asyncio.sleep(10)
+        over = await process.conversations.turn(ALICE, turn.id, settled=False)
+        assert over.state is TurnState.COMPLETED
+        process.conversations.ask_after(ALICE, over)
 
 
-def test_a_hundred_who_ask_cost_the_host_what_one_costs() -> None:
-    async def main() -> None:
-        prices = []
-        for count in (1, 100):
-            world = World(Host(script=works_for_ever))
-            await world.converse()
-            async with world.serving() as process:
-                turn = await process.say("Say hello")
-                for _ in range(20):
-                    found = await asyncio.gather(*(process.conversations.turn(ALICE, turn.id) for _ in range(count)))
-                    assert {each.state for each in found} == {TurnState.RUNNING}
-                    await asyncio.sleep(1)
-                prices.append(world.host.calls.total())
-        assert prices[0] == prices[1]
-
-    run(main())
-
-
-@pytest.mark.parametrize("kind", ["create", "resume"])
-def test_a_hundred_who_ask_for_a_turn_whose_outcome_is_unknown_cost_what_one_costs(kind: str) -> None:
-    async def main() -> None:
-        prices = []
-        for count in (1, 100):
-            world = World()
-            await world.converse()
-            async with world.serving() as process:
-                if kind == "resume":
-                    await process.wait(await process.say("Say hello"))
-                world.host.before = Sequence(kind, UpstreamTimeout())
-                turn = await process.say("Say it louder")
-                calls = world.host.calls.copy()
-                while turn.state is TurnState.STARTING:
-                    found = await asyncio.gather(*(process.conversations.turn(ALICE, turn.id) for _ in range(count)))
-                    turn = found[0]
-                    await asyncio.sleep(1)
-                assert turn.state is TurnState.UNKNOWN
-                calls = world.host.calls - calls
-                assert calls.total() <= GIVEN_UP / 2 + 2
-                prices.append(calls)
-        assert prices[0] == prices[1]
-
-    run(main())
-
-
-def test_a_watch_ends_some_time_after_the_last_who_asked() -> None:
-    async def main() -> None:
+async def test_a_hundred_who_ask_cost_the_host_what_one_costs() -> None:
+    prices = []
+    for count in (1, 100):
         world = World(Host(script=works_for_ever))
         await world.converse()
         async with world.serving() as process:
             turn = await process.say("Say hello")
-            await process.conversations.turn(ALICE, turn.id)
-            await asyncio.sleep(INTEREST / 2)
-            await process.conversations.turn(ALICE, turn.id)
-            await asyncio.sleep(INTEREST - 5)
-            assert process.gateway.hub.viewers == 1
-            await asyncio.sleep(40)
-            assert process.gateway.hub.viewers == 0
-            assert process.gateway.hub.runs_followed == 0
-            calls = world.host.calls.total()
-            await asyncio.sleep(1000)
-            assert world.host.calls.total() == calls
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
-            assert process.gateway.hub.viewers == 1
+            for _ in range(20):
+                found = await asyncio.gather(*(process.conversations.turn(ALICE, turn.id) for _ in range(count)))
+                assert {each.state for each in found} == {TurnState.RUNNING}
+                await asyncio.sleep(1)
+            prices.append(world.host.calls.total())
+    assert prices[0] == prices[1]
 
-    run(main())
+
+@pytest.mark.parametrize("kind", ["create", "resume"])
+async def test_a_hundred_who_ask_for_a_turn_whose_outcome_is_unknown_cost_what_one_costs(kind: str) -> None:
+    prices = []
+    for count in (1, 100):
+        world = World()
+        await world.converse()
+        async with world.serving() as process:
+            if kind == "resume":
+                await process.wait(await process.say("Say hello"))
+            world.host.before = Sequence(kind, UpstreamTimeout())
+            turn = await process.say("Say it louder")
+            calls = world.host.calls.copy()
+            while turn.state is TurnState.STARTING:
+                found = await asyncio.gather(*(process.conversations.turn(ALICE, turn.id) for _ in range(count)))
+                turn = found[0]
+                await asyncio.sleep(1)
+            assert turn.state is TurnState.UNKNOWN
+            calls = world.host.calls - calls
+            assert calls.total() <= GIVEN_UP / 2 + 2
+            prices.append(calls)
+    assert prices[0] == prices[1]
+
+
+async def test_a_watch_ends_some_time_after_the_last_who_asked() -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        await process.conversations.turn(ALICE, turn.id)
+        await asyncio.sleep(INTEREST / 2)
+        await process.conversations.turn(ALICE, turn.id)
+        await asyncio.sleep(INTEREST - 5)
+        assert process.gateway.viewers == 1
+        await asyncio.sleep(40)
+        assert process.gateway.viewers == 0
+        assert process.gateway.runs_followed == 0
+        calls = world.host.calls.total()
+        await asyncio.sleep(1000)
+        assert world.host.calls.total() == calls
+        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        assert process.gateway.viewers == 1
 
 
 @pytest.mark.parametrize("state", [TurnState.STARTING, TurnState.RUNNING])
-def test_who_asks_is_answered_in_time_though_the_host_hangs(state: TurnState) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            if state is TurnState.STARTING:
-                world.host.before = Sequence("create", UpstreamTimeout())
-            turn = await process.say("Say hello")
-            assert turn.state is state
-            hanging = asyncio.Event()
+async def test_who_asks_is_answered_in_time_though_the_host_hangs(state: TurnState) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        if state is TurnState.STARTING:
+            world.host.before = Sequence("create", UpstreamTimeout())
+        turn = await process.say("Say hello")
+        assert turn.state is state
+        hanging = asyncio.Event()
 
-            async def hang(_: str) -> None:
+        async def hang(_: str) -> None:
+            await hanging.wait()
+
+        world.host.before = hang
+        for _ in range(3):
+            asked = asyncio.get_running_loop().time()
+            assert (await process.conversations.turn(ALICE, turn.id)).state is state
+            assert asyncio.get_running_loop().time() - asked <= PATIENCE + 0.1
+        with pytest.raises(ConversationBusy):
+            await process.say("Say it louder")
+        hanging.set()
+        assert not (await patiently(process, turn)).state.active
+
+
+async def test_who_asks_for_a_turn_that_is_just_being_told_to_a_host_that_hangs_is_answered_in_time() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        hanging = asyncio.Event()
+
+        async def hang(operation: str) -> None:
+            if operation == "create":
                 await hanging.wait()
 
-            world.host.before = hang
-            for _ in range(3):
-                asked = asyncio.get_running_loop().time()
-                assert (await process.conversations.turn(ALICE, turn.id)).state is state
-                assert asyncio.get_running_loop().time() - asked <= PATIENCE + 0.1
-            with pytest.raises(ConversationBusy):
-                await process.say("Say it louder")
-            hanging.set()
-            assert not (await patiently(process, turn)).state.active
-
-    run(main())
-
-
-def test_who_asks_for_a_turn_that_is_just_being_told_to_a_host_that_hangs_is_answered_in_time() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            hanging = asyncio.Event()
-
-            async def hang(operation: str) -> None:
-                if operation == "create":
-                    await hanging.wait()
-
-            world.host.before = hang
-            saying = asyncio.ensure_future(process.say("Say hello"))
-            await asyncio.sleep(1)
-            asked = asyncio.get_running_loop().time()
-            latest = await process.conversations.latest(ALICE, "talk")
-            assert latest is not None
-            assert latest.state is TurnState.STARTING
-            assert asyncio.get_running_loop().time() - asked <= PATIENCE
-            assert world.host.calls["list"] == 0  # whoever is telling the host will know
-            with pytest.raises(ConversationBusy):
-                await process.conversations.stop(ALICE, latest)
-            hanging.set()
-            assert (await process.wait(await saying)).state is TurnState.COMPLETED
-
-    run(main())
+        world.host.before = hang
+        saying = asyncio.ensure_future(process.say("Say hello"))
+        await asyncio.sleep(1)
+        asked = asyncio.get_running_loop().time()
+        latest = await process.conversations.latest(ALICE, "talk")
+        assert latest is not None
+        assert latest.state is TurnState.STARTING
+        assert asyncio.get_running_loop().time() - asked <= PATIENCE
+        assert world.host.calls["list"] == 0  # whoever is telling the host will know
+        with pytest.raises(ConversationBusy):
+            await process.conversations.stop(ALICE, latest)
+        hanging.set()
+        assert (await process.wait(await saying)).state is TurnState.COMPLETED
 
 
-def test_who_leaves_while_they_ask_leaves_nothing_behind() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-            for _ in range(5):
-                asking = asyncio.ensure_future(process.conversations.turn(ALICE, turn.id))
-                await asyncio.sleep(0.01)
-                asking.cancel()
-                await asyncio.wait({asking})
-            assert (await patiently(process, turn)).state is TurnState.COMPLETED
-
-    run(main())
+async def test_who_leaves_while_they_ask_leaves_nothing_behind() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        for _ in range(5):
+            asking = asyncio.ensure_future(process.conversations.turn(ALICE, turn.id))
+            await asyncio.sleep(0.01)
+            asking.cancel()
+            await asyncio.wait({asking})
+        assert (await patiently(process, turn)).state is TurnState.COMPLETED
 
 
 @pytest.mark.parametrize("error", [Forbidden(), NotFound(), UpstreamError(), UpstreamRateLimited(retry_after=1)])
-def test_who_cannot_be_shown_how_a_turn_is_is_told_what_is_written_down(error: GatewayError) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-        async with world.serving() as process:
-            calm = world.host.before
+async def test_who_cannot_be_shown_how_a_turn_is_is_told_what_is_written_down(error: GatewayError) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+    async with world.serving() as process:
+        calm = world.host.before
 
-            async def refuse(_: str) -> None:
-                raise error
+        async def refuse(_: str) -> None:
+            raise error
 
-            world.host.before = refuse
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
-            world.host.before = calm
-            assert (await patiently(process, turn)).state is TurnState.COMPLETED
-
-    run(main())
+        world.host.before = refuse
+        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        world.host.before = calm
+        assert (await patiently(process, turn)).state is TurnState.COMPLETED
 
 
 def test_an_unexpected_fault_while_a_turn_is_watched_is_logged_and_told_to_nobody(
@@ -558,91 +491,79 @@ ENDS = {
 
 
 @pytest.mark.parametrize("status", ENDS)
-def test_a_turn_ends_as_its_run_does(status: str) -> None:
-    async def main() -> None:
-        def ends(hosted: Hosted, prompt: str) -> list[Step]:
-            return [(1, lambda each: each.append()), (2, lambda each: setattr(each, "status", status))]
+async def test_a_turn_ends_as_its_run_does(status: str) -> None:
+    def ends(hosted: Hosted, prompt: str) -> list[Step]:
+        return [(1, lambda each: each.append()), (2, lambda each: setattr(each, "status", status))]
 
-        world = World(Host(script=ends))
-        await world.converse()
-        async with world.serving() as process:
-            over = await process.wait(await process.say("Say hello"))
-            assert (over.state, over.error) == ENDS[status]
-            assert (over.begin, over.end) == (0, 2)
-            world.host.script = works
-            again = await process.wait(await process.say("And again"))
-            assert (again.run, again.begin, again.end) == (over.run, 2, 7)
-
-    run(main())
+    world = World(Host(script=ends))
+    await world.converse()
+    async with world.serving() as process:
+        over = await process.wait(await process.say("Say hello"))
+        assert (over.state, over.error) == ENDS[status]
+        assert (over.begin, over.end) == (0, 2)
+        world.host.script = works
+        again = await process.wait(await process.say("And again"))
+        assert (again.run, again.begin, again.end) == (over.run, 2, 7)
 
 
 @pytest.mark.parametrize("status", ENDS)
 @pytest.mark.parametrize("logged", [None, "forty-two", "nineteen or so"])
-def test_an_answer_is_kept_when_the_log_does_not_tell_it(status: str, logged: str | None) -> None:
-    async def main() -> None:
-        def ends(hosted: Hosted, prompt: str) -> list[Step]:
-            def end(each: Hosted) -> None:
-                if logged is not None:
-                    each.append(type="ANSWER", text=logged)
-                each.status, each.result = status, "forty-two"
+async def test_an_answer_is_kept_when_the_log_does_not_tell_it(status: str, logged: str | None) -> None:
+    def ends(hosted: Hosted, prompt: str) -> list[Step]:
+        def end(each: Hosted) -> None:
+            if logged is not None:
+                each.append(type="ANSWER", text=logged)
+            each.status, each.result = status, "forty-two"
 
-            return [(1, end)]
+        return [(1, end)]
 
-        world = World(Host(script=ends))
-        await world.converse()
-        async with world.serving() as process:
-            over = await process.wait(await process.say("Say a number"))
-            kept = status == "COMPLETE" and logged != "forty-two"
-            assert over.answer == ("forty-two" if kept else None)
-
-    run(main())
+    world = World(Host(script=ends))
+    await world.converse()
+    async with world.serving() as process:
+        over = await process.wait(await process.say("Say a number"))
+        kept = status == "COMPLETE" and logged != "forty-two"
+        assert over.answer == ("forty-two" if kept else None)
 
 
 @pytest.mark.parametrize("error", [QuotaExhausted(), UpstreamRateLimited(retry_after=3), NotFound()], ids=repr)
 @pytest.mark.parametrize("kind", ["create", "resume"])
-def test_a_turn_that_the_host_refuses_has_failed(kind: str, error: GatewayError) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            if kind == "resume":
-                await process.wait(await process.say("Say hello"))
-            world.host.before = Sequence(kind, error)
-            with pytest.raises(type(error)):
-                await process.say("Say it louder")
-            failed = world.turns()[-1]
-            assert (failed.state, failed.error, failed.end) == (TurnState.FAILED, error.message, None)
-            assert await process.wait(failed) == failed
-
-    run(main())
+async def test_a_turn_that_the_host_refuses_has_failed(kind: str, error: GatewayError) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        if kind == "resume":
+            await process.wait(await process.say("Say hello"))
+        world.host.before = Sequence(kind, error)
+        with pytest.raises(type(error)):
+            await process.say("Say it louder")
+        failed = world.turns()[-1]
+        assert (failed.state, failed.error, failed.end) == (TurnState.FAILED, error.message, None)
+        assert await process.wait(failed) == failed
 
 
 @pytest.mark.parametrize("error", [UpstreamError, UpstreamUnreachable], ids=lambda error: error.__name__)
 @pytest.mark.parametrize("looks", [True, False])
-def test_a_turn_has_failed_only_when_it_was_looked_for_and_not_found(error: Any, looks: bool) -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
+async def test_a_turn_has_failed_only_when_it_was_looked_for_and_not_found(error: Any, looks: bool) -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
 
-            async def fail(operation: str) -> None:
-                if operation == "create" or not looks:
-                    raise error
+        async def fail(operation: str) -> None:
+            if operation == "create" or not looks:
+                raise error
 
-            organizations, calm = await process.gateway.organization(ALICE, None), world.host.before
-            world.host.before = fail
-            if looks:
-                with pytest.raises(error):
-                    await process.say("Say hello")
-                assert world.turns()[0].state is TurnState.FAILED
-            else:
-                turn = await process.say("Say hello")
-                assert turn.state is TurnState.STARTING
-                world.host.before = calm
-                assert (await patiently(process, turn)).error == "outcome_unknown"
-            assert organizations == "9"
-
-    run(main())
+        organizations, calm = await process.gateway.organization(ALICE, None), world.host.before
+        world.host.before = fail
+        if looks:
+            with pytest.raises(error):
+                await process.say("Say hello")
+            assert world.turns()[0].state is TurnState.FAILED
+        else:
+            turn = await process.say("Say hello")
+            assert turn.state is TurnState.STARTING
+            world.host.before = calm
+            assert (await patiently(process, turn)).error == "outcome_unknown"
+        assert organizations == "9"
 
 
 def test_a_client_who_left_hears_of_no_failure_and_nobody_else_does(caplog: pytest.LogCaptureFixture) -> None:
@@ -693,293 +614,248 @@ each_kind = pytest.mark.parametrize("kind", ["create", "resume"])
 
 @each_kind
 @pytest.mark.parametrize("done", [True, False])
-def test_a_turn_whose_outcome_is_unknown_is_found_or_given_up_after_a_minute(kind: str, done: bool) -> None:
-    async def main() -> None:
-        world = World()
-        async with world.serving() as process:
-            turn = await lost(world, process, kind, done=done)
-            found = await process.conversations.turn(ALICE, turn.id)
-            assert found.state is (TurnState.RUNNING if done else TurnState.STARTING)
-            over = await patiently(process, turn)
-            assert over.state is (TurnState.COMPLETED if done else TurnState.UNKNOWN)
-            assert over.error == (None if done else "outcome_unknown")
-            if not done:
-                assert turn.created + GIVEN_UP <= over.updated <= turn.created + GIVEN_UP + 3
-            assert world.host.heard("Say it louder") == done
-
-    run(main())
+async def test_a_turn_whose_outcome_is_unknown_is_found_or_given_up_after_a_minute(kind: str, done: bool) -> None:
+    world = World()
+    async with world.serving() as process:
+        turn = await lost(world, process, kind, done=done)
+        found = await process.conversations.turn(ALICE, turn.id)
+        assert found.state is (TurnState.RUNNING if done else TurnState.STARTING)
+        over = await patiently(process, turn)
+        assert over.state is (TurnState.COMPLETED if done else TurnState.UNKNOWN)
+        assert over.error == (None if done else "outcome_unknown")
+        if not done:
+            assert turn.created + GIVEN_UP <= over.updated <= turn.created + GIVEN_UP + 3
+        assert world.host.heard("Say it louder") == done
 
 
 @each_kind
-def test_who_follows_such_a_turn_hears_signs_of_life_and_then_all_of_it(kind: str) -> None:
-    async def main() -> None:
-        world = World()
-        async with world.serving() as process:
-            turn = await lost(world, process, kind)
+async def test_who_follows_such_a_turn_hears_signs_of_life_and_then_all_of_it(kind: str) -> None:
+    world = World()
+    async with world.serving() as process:
+        turn = await lost(world, process, kind)
 
-            def act() -> None:
-                if kind == "create":
-                    world.host.begin_run(NewRun(turn.prompt, marks={"turn": turn.mark}))
-                else:
-                    world.host.hear(world.host.runs["1"], turn.prompt)
+        def act() -> None:
+            if kind == "create":
+                world.host.begin_run(NewRun(turn.prompt, marks={"turn": turn.mark}))
+            else:
+                world.host.hear(world.host.runs["1"], turn.prompt)
 
-            world.host.later(20, act)
-            seen = Seen()
-            await seen.follow(process, turn)
-            assert seen.kinds()[:5] == ["Quiet"] * 5
-            assert seen.over is not None
-            assert seen.over.state is TurnState.COMPLETED
-            assert seen.texts() == world.expected(seen.over)
-
-    run(main())
+        world.host.later(20, act)
+        seen = Seen()
+        await seen.follow(process, turn)
+        assert seen.kinds()[:5] == ["Quiet"] * 5
+        assert seen.over is not None
+        assert seen.over.state is TurnState.COMPLETED
+        assert seen.texts() == world.expected(seen.over)
 
 
 @each_kind
 @pytest.mark.parametrize("error", [Forbidden(), NotFound()], ids=repr)
-def test_who_is_shown_nothing_by_the_host_is_told_so_and_after_a_minute_nobody_waits_for_them(
+async def test_who_is_shown_nothing_by_the_host_is_told_so_and_after_a_minute_nobody_waits_for_them(
     kind: str, error: GatewayError
 ) -> None:
-    async def main() -> None:
-        world = World()
-        async with world.serving() as process:
-            turn = await lost(world, process, kind, done=True)
+    world = World()
+    async with world.serving() as process:
+        turn = await lost(world, process, kind, done=True)
 
-            async def refuse(_: str) -> None:
-                raise error
+        async def refuse(_: str) -> None:
+            raise error
 
-            world.host.before = refuse
-            with pytest.raises(type(error)):
-                await process.conversations.turn(ALICE, turn.id)
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING  # just looked for
-            await asyncio.sleep(GIVEN_UP + 3)
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.UNKNOWN
-
-    run(main())
+        world.host.before = refuse
+        with pytest.raises(type(error)):
+            await process.conversations.turn(ALICE, turn.id)
+        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING  # just looked for
+        await asyncio.sleep(GIVEN_UP + 3)
+        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.UNKNOWN
 
 
 @each_kind
 @pytest.mark.parametrize("error", [Unavailable(), UpstreamUnreachable(), UpstreamTimeout()], ids=repr)
-def test_while_nobody_can_say_the_turn_stays_unknown(kind: str, error: GatewayError) -> None:
-    async def main() -> None:
-        world = World()
-        async with world.serving() as process:
-            turn = await lost(world, process, kind, done=True)
-            calm = world.host.before
+async def test_while_nobody_can_say_the_turn_stays_unknown(kind: str, error: GatewayError) -> None:
+    world = World()
+    async with world.serving() as process:
+        turn = await lost(world, process, kind, done=True)
+        calm = world.host.before
 
-            async def refuse(_: str) -> None:
-                raise error
+        async def refuse(_: str) -> None:
+            raise error
 
-            world.host.before = refuse
-            for _ in range(5):
-                assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING
-                await asyncio.sleep(3)
-            world.host.before = calm
-            assert (await patiently(process, turn)).state is TurnState.COMPLETED
-
-    run(main())
-
-
-def test_among_too_many_newer_runs_a_turn_is_given_up() -> None:
-    async def main() -> None:
-        world = World()
-        async with world.serving() as process:
-            turn = await lost(world, process, "create", done=True)
-            for number in range(100 * SEARCHED_PAGES + 5):
-                world.host.add(str(number + 2))
+        world.host.before = refuse
+        for _ in range(5):
             assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING
-            assert (await patiently(process, turn)).error == OutcomeUnknown.code
+            await asyncio.sleep(3)
+        world.host.before = calm
+        assert (await patiently(process, turn)).state is TurnState.COMPLETED
 
-    run(main())
+
+async def test_among_too_many_newer_runs_a_turn_is_given_up() -> None:
+    world = World()
+    async with world.serving() as process:
+        turn = await lost(world, process, "create", done=True)
+        for number in range(100 * SEARCHED_PAGES + 5):
+            world.host.add(str(number + 2))
+        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING
+        assert (await patiently(process, turn)).error == OutcomeUnknown.code
 
 
-def test_a_turn_that_resumed_a_run_is_found_many_pages_on() -> None:
-    async def main() -> None:
-        world = World(Host(page_size=7))
-        async with world.serving() as process:
-            await world.converse()
-            await process.wait(await process.say("Say hello"))
-            world.host.script = lambda hosted, prompt: []
-            trap = process.trap
-            trap.at, trap.before, trap.calls, trap.only = 1, False, [], lambda name: name == "host.resume_run"
+async def test_a_turn_that_resumed_a_run_is_found_many_pages_on() -> None:
+    world = World(Host(page_size=7))
+    async with world.serving() as process:
+        await world.converse()
+        await process.wait(await process.say("Say hello"))
+        world.host.script = lambda hosted, prompt: []
+        trap = process.trap
+        trap.at, trap.before, trap.calls, trap.only = 1, False, [], lambda name: name == "host.resume_run"
 
-            def spring(_: str) -> None:
-                hosted = world.host.runs["1"]
-                prompt = hosted.entries.pop()
-                hosted.append(30)
-                hosted.append(**{key: prompt[key] for key in ("type", "prompt")})
-                raise UpstreamTimeout
+        def spring(_: str) -> None:
+            hosted = world.host.runs["1"]
+            prompt = hosted.entries.pop()
+            hosted.append(30)
+            hosted.append(**{key: prompt[key] for key in ("type", "prompt")})
+            raise UpstreamTimeout
 
-            trap.spring = spring
-            turn = await process.say("Say it louder")
-            assert turn.state is TurnState.STARTING
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
-
-    run(main())
+        trap.spring = spring
+        turn = await process.say("Say it louder")
+        assert turn.state is TurnState.STARTING
+        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
 
 
 @each_kind
-def test_what_the_host_answers_too_late_is_heard_unless_another_turn_has_begun(kind: str) -> None:
-    async def main() -> None:
-        for another in (False, True):
-            world = World()
-            await world.converse()
-            async with world.serving() as slow, world.serving() as other:
-                if kind == "resume":
-                    await slow.wait(await slow.say("Say hello"))
-                hanging = asyncio.Event()
-
-                async def hang(operation: str, hanging: asyncio.Event = hanging) -> None:
-                    if operation == kind:
-                        await hanging.wait()
-
-                calm, world.host.before = world.host.before, hang
-                saying = asyncio.ensure_future(slow.say("Say it louder"))
-                await asyncio.sleep(GIVEN_UP + 5)
-                unknown = await other.conversations.latest(ALICE, "talk")
-                assert unknown is not None
-                assert unknown.state is TurnState.UNKNOWN
-                world.host.before = calm
-                if another:
-                    world.host.script = works_for_ever
-                    await other.say("Say it softly")
-                hanging.set()
-                turn = await saying
-                if another:
-                    assert turn.state is TurnState.UNKNOWN
-                    assert [each.state for each in world.turns()][-2:] == [TurnState.UNKNOWN, TurnState.RUNNING]
-                else:
-                    over = await slow.wait(turn)
-                    assert over.state is TurnState.COMPLETED
-                    assert over.error is None
-
-    run(main())
-
-
-def test_two_who_look_at_the_same_time_find_the_same() -> None:
-    async def main() -> None:
+async def test_what_the_host_answers_too_late_is_heard_unless_another_turn_has_begun(kind: str) -> None:
+    for another in (False, True):
         world = World()
-        async with world.serving() as one, world.serving() as other:
-            turn = await lost(world, one, "create", done=True)
-            found = await asyncio.gather(*(each.conversations.turn(ALICE, turn.id) for each in (one, other, one)))
-            assert {each.state for each in found} <= {TurnState.RUNNING, TurnState.STARTING}
-            stored = world.turns()[0]
-            assert (stored.state, stored.revision) == (TurnState.RUNNING, 1)
+        await world.converse()
+        async with world.serving() as slow, world.serving() as other:
+            if kind == "resume":
+                await slow.wait(await slow.say("Say hello"))
+            hanging = asyncio.Event()
 
-    run(main())
+            async def hang(operation: str, hanging: asyncio.Event = hanging) -> None:
+                if operation == kind:
+                    await hanging.wait()
+
+            calm, world.host.before = world.host.before, hang
+            saying = asyncio.ensure_future(slow.say("Say it louder"))
+            await asyncio.sleep(GIVEN_UP + 5)
+            unknown = await other.conversations.latest(ALICE, "talk")
+            assert unknown is not None
+            assert unknown.state is TurnState.UNKNOWN
+            world.host.before = calm
+            if another:
+                world.host.script = works_for_ever
+                await other.say("Say it softly")
+            hanging.set()
+            turn = await saying
+            if another:
+                assert turn.state is TurnState.UNKNOWN
+                assert [each.state for each in world.turns()][-2:] == [TurnState.UNKNOWN, TurnState.RUNNING]
+            else:
+                over = await slow.wait(turn)
+                assert over.state is TurnState.COMPLETED
+                assert over.error is None
 
 
-def test_what_is_found_out_about_a_turn_that_was_removed_is_kept_nowhere() -> None:
-    async def main() -> None:
-        for done in (True, False):
-            world = World()
-            async with world.serving() as process:
-                turn = await lost(world, process, "create", done=done)
-                await world.store.remove_turn(owner_of(ALICE), turn.id)
-                over = await process.wait(turn)
-                assert over.state is (TurnState.UNKNOWN if not done else TurnState.COMPLETED)
-                assert not world.turns()
+async def test_two_who_look_at_the_same_time_find_the_same() -> None:
+    world = World()
+    async with world.serving() as one, world.serving() as other:
+        turn = await lost(world, one, "create", done=True)
+        found = await asyncio.gather(*(each.conversations.turn(ALICE, turn.id) for each in (one, other, one)))
+        assert {each.state for each in found} <= {TurnState.RUNNING, TurnState.STARTING}
+        stored = world.turns()[0]
+        assert (stored.state, stored.revision) == (TurnState.RUNNING, 1)
 
-    run(main())
+
+async def test_what_is_found_out_about_a_turn_that_was_removed_is_kept_nowhere() -> None:
+    for done in (True, False):
+        world = World()
+        async with world.serving() as process:
+            turn = await lost(world, process, "create", done=done)
+            await world.store.remove_turn(owner_of(ALICE), turn.id)
+            over = await process.wait(turn)
+            assert over.state is (TurnState.UNKNOWN if not done else TurnState.COMPLETED)
+            assert not world.turns()
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_turn_is_stopped_and_stopping_what_is_over_does_nothing() -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-            await asyncio.sleep(5)
-            stopped = await process.conversations.stop(ALICE, turn)
-            assert stopped.id == turn.id
-            over = await patiently(process, turn)
-            assert (over.state, over.end) == (TurnState.CANCELLED, 4)
-            assert await process.conversations.stop(ALICE, turn) == over
-            assert world.host.calls["cancel"] == 1
-
-    run(main())
+async def test_a_turn_is_stopped_and_stopping_what_is_over_does_nothing() -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        await asyncio.sleep(5)
+        stopped = await process.conversations.stop(ALICE, turn)
+        assert stopped.id == turn.id
+        over = await patiently(process, turn)
+        assert (over.state, over.end) == (TurnState.CANCELLED, 4)
+        assert await process.conversations.stop(ALICE, turn) == over
+        assert world.host.calls["cancel"] == 1
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_a_turn_whose_run_has_just_ended_by_itself_keeps_that_end_when_it_is_stopped(wait: bool) -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-            await asyncio.sleep(5)
+async def test_a_turn_whose_run_has_just_ended_by_itself_keeps_that_end_when_it_is_stopped(wait: bool) -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        await asyncio.sleep(5)
 
-            async def at_the_last_moment(operation: str) -> None:
-                if operation == "get":  # the look before the stop
-                    world.host.runs["1"].status = "COMPLETE"
+        async def at_the_last_moment(operation: str) -> None:
+            if operation == "get":  # the look before the stop
+                world.host.runs["1"].status = "COMPLETE"
 
-            world.host.before = at_the_last_moment
-            stopped = await process.conversations.stop(ALICE, turn, wait=wait)
-            assert stopped.state is TurnState.COMPLETED
-            assert (world.host.runs["1"].status, world.host.calls["cancel"]) == ("COMPLETE", 0)
-
-    run(main())
+        world.host.before = at_the_last_moment
+        stopped = await process.conversations.stop(ALICE, turn, wait=wait)
+        assert stopped.state is TurnState.COMPLETED
+        assert (world.host.runs["1"].status, world.host.calls["cancel"]) == ("COMPLETE", 0)
 
 
-def test_who_waits_for_a_stop_gets_the_turn_when_it_is_over() -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-            over = await process.conversations.stop(ALICE, turn, wait=True)
-            assert over.state is TurnState.CANCELLED
-
-    run(main())
+async def test_who_waits_for_a_stop_gets_the_turn_when_it_is_over() -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+        over = await process.conversations.stop(ALICE, turn, wait=True)
+        assert over.state is TurnState.CANCELLED
 
 
-def test_a_turn_that_is_just_being_told_to_the_host_is_stopped_when_it_has_begun() -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
-            saying = asyncio.ensure_future(process.say("Say hello"))
-            await until(lambda: bool(world.turns()))
-            stopped = await process.conversations.stop(ALICE, world.turns()[0], wait=True)
-            assert stopped.state is TurnState.CANCELLED
-            assert (await saying).id == stopped.id
-
-    run(main())
+async def test_a_turn_that_is_just_being_told_to_the_host_is_stopped_when_it_has_begun() -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        saying = asyncio.ensure_future(process.say("Say hello"))
+        await until(lambda: bool(world.turns()))
+        stopped = await process.conversations.stop(ALICE, world.turns()[0], wait=True)
+        assert stopped.state is TurnState.CANCELLED
+        assert (await saying).id == stopped.id
 
 
-def test_a_turn_whose_outcome_is_unknown_cannot_be_stopped_yet() -> None:
-    async def main() -> None:
-        world = World()
-        async with world.serving() as process:
-            turn = await lost(world, process, "create")
-            with pytest.raises(ConversationBusy):
-                await process.conversations.stop(ALICE, turn)
-            with pytest.raises(ConversationBusy):
-                await process.say("Say it softly", if_busy="interrupt")
-
-    run(main())
+async def test_a_turn_whose_outcome_is_unknown_cannot_be_stopped_yet() -> None:
+    world = World()
+    async with world.serving() as process:
+        turn = await lost(world, process, "create")
+        with pytest.raises(ConversationBusy):
+            await process.conversations.stop(ALICE, turn)
+        with pytest.raises(ConversationBusy):
+            await process.say("Say it softly", if_busy="interrupt")
 
 
-def test_a_turn_whose_run_the_host_has_forgotten_is_given_up_when_it_is_stopped() -> None:
-    async def main() -> None:
-        world = World(Host(script=works_for_ever))
-        await world.converse()
-        async with world.serving() as process:
-            turn = await process.say("Say hello")
-        world.host.runs.clear()
-        async with world.serving() as process:
-            with pytest.raises(ConversationBusy):
-                await process.say("Are you there?")
-            stopped = await process.conversations.stop(ALICE, turn)
-            assert (stopped.state, stopped.error) == (TurnState.UNKNOWN, "outcome_unknown")
-            assert await process.told(stopped) == []
-            world.host.script = works
-            after = await process.wait(await process.say("Begin again"))
-            assert (after.state, after.resumes) == (TurnState.COMPLETED, False)
-
-    run(main())
+async def test_a_turn_whose_run_the_host_has_forgotten_is_given_up_when_it_is_stopped() -> None:
+    world = World(Host(script=works_for_ever))
+    await world.converse()
+    async with world.serving() as process:
+        turn = await process.say("Say hello")
+    world.host.runs.clear()
+    async with world.serving() as process:
+        with pytest.raises(ConversationBusy):
+            await process.say("Are you there?")
+        stopped = await process.conversations.stop(ALICE, turn)
+        assert (stopped.state, stopped.error) == (TurnState.UNKNOWN, "outcome_unknown")
+        assert await process.told(stopped) == []
+        world.host.script = works
+        after = await process.wait(await process.say("Begin again"))
+        assert (after.state, after.resumes) == (TurnState.COMPLETED, False)
 
 
 def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
@@ -1018,38 +894,32 @@ def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixtur
 # -- the next turn ----------------------------------------------------------------------------------------------------
 
 
-def test_who_waits_for_the_next_turn_is_told_of_it_when_it_is_written_down() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process, world.serving() as other:
-            clock = asyncio.get_running_loop().time
-            for number, (begins, within) in enumerate([(process, 0.1), (other, 2.1)]):
-                waiting = asyncio.ensure_future(process.conversations.turn_after(ALICE, "talk", number, within=60))
-                await asyncio.sleep(5)
-                turn = await begins.say("Say hello")
-                begun = clock()
-                found = await waiting
-                assert found is not None
-                assert found.id == turn.id
-                assert clock() - begun <= within
-                await begins.wait(turn)
-            first = await process.conversations.turn_after(ALICE, "talk", 0, within=60)
-            assert first is not None
-            assert first.number == 1
-
-    run(main())
+async def test_who_waits_for_the_next_turn_is_told_of_it_when_it_is_written_down() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process, world.serving() as other:
+        clock = asyncio.get_running_loop().time
+        for number, (begins, within) in enumerate([(process, 0.1), (other, 2.1)]):
+            waiting = asyncio.ensure_future(process.conversations.turn_after(ALICE, "talk", number, within=60))
+            await asyncio.sleep(5)
+            turn = await begins.say("Say hello")
+            begun = clock()
+            found = await waiting
+            assert found is not None
+            assert found.id == turn.id
+            assert clock() - begun <= within
+            await begins.wait(turn)
+        first = await process.conversations.turn_after(ALICE, "talk", 0, within=60)
+        assert first is not None
+        assert first.number == 1
 
 
-def test_who_waits_for_a_turn_that_nobody_begins_is_told_so_in_the_end() -> None:
-    async def main() -> None:
-        world = World()
-        await world.converse()
-        async with world.serving() as process:
-            begun = asyncio.get_running_loop().time()
-            assert await process.conversations.turn_after(ALICE, "talk", 0, within=7) is None
-            assert 7 <= asyncio.get_running_loop().time() - begun < 8
-            with pytest.raises(NotFound):
-                await process.conversations.turn_after(caller("bob"), "talk", 0, within=7)
-
-    run(main())
+async def test_who_waits_for_a_turn_that_nobody_begins_is_told_so_in_the_end() -> None:
+    world = World()
+    await world.converse()
+    async with world.serving() as process:
+        begun = asyncio.get_running_loop().time()
+        assert await process.conversations.turn_after(ALICE, "talk", 0, within=7) is None
+        assert 7 <= asyncio.get_running_loop().time() - begun < 8
+        with pytest.raises(NotFound):
+            await process.conversations.turn_after(caller("bob"), "talk", 0, within=7)

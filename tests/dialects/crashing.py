@@ -5,8 +5,7 @@ the gateway and the conversations of ``tests/conversations/world.py``.
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codegen_api.identity import Caller
@@ -55,13 +54,13 @@ class Client:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.world = process.world
-        APP.state.gateway = process.gateway
-        APP.state.conversations = process.conversations
-        APP.state.callers = _Alice()
-        APP.state.drain = SimpleNamespace(begun=False)
-        for name in ("everruns_renderings", "agent_protocol_wordings"):
-            if hasattr(APP.state, name):
-                delattr(APP.state, name)
+        APP.state.parts = replace(
+            APP.state.parts,
+            gateway=process.gateway,
+            conversations=process.conversations,
+            callers=_Alice(),  # type: ignore[arg-type]
+            own={},
+        )
 
     def open(self, method: str, path: str, body: Any = None, **headers: str) -> Connection:
         """A request whose answer is taken piece by piece."""

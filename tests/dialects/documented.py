@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from codegen_api.app import DIALECTS
+from codegen_api.build_parts import DIALECTS
 from codegen_api.web import ANYWHERE, COMMON, WAITS
 from tests.dialects.rich import RichHost
 from tests.dialects.site import gateway_app
@@ -37,7 +37,7 @@ def routes_in(text: str) -> list[str]:
 def documented(name: str) -> Operations:
     """Method, path and description of each route of a dialect, in the OpenAPI document."""
     described = gateway_app(RichHost(), dialects=(name,)).openapi()
-    return [each for each in operations(described) if each[1].startswith(DIALECTS[name].PREFIXES)]
+    return [each for each in operations(described) if each[1].startswith(DIALECTS[name].load().prefixes)]
 
 
 def assert_described(

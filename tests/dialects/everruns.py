@@ -59,7 +59,7 @@ class Talk:
 
     async def over(self) -> Turn:
         """Wait for the end of the latest turn."""
-        conversations: Conversations = self.site.app.state.conversations
+        conversations: Conversations = self.site.app.state.parts.conversations
         caller = await caller_of(self.site, self.token)
         turn = await conversations.latest(caller, self.id)
         assert turn is not None
@@ -96,7 +96,7 @@ async def a_talk(site: Site, token: str = CALLER, **more: Any) -> Talk:
 
 
 async def caller_of(site: Site, token: str = CALLER) -> Caller:
-    caller: Caller = await site.app.state.callers.authenticate(token)
+    caller: Caller = await site.app.state.parts.callers.authenticate(token)
     return caller
 
 

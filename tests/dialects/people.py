@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from codegen_api.app import DIALECTS
+from codegen_api.build_parts import DIALECTS
 from codegen_api.conversations import Ask, Conversations, owner_of
 from codegen_api.dialects.everruns.ids import Spot, event_hex
 from codegen_api.stores import Agent, Conversation, Turn
@@ -12,12 +12,12 @@ from tests.dialects.site import gateway_app
 from tests.fakehost import FakeHost
 from tests.stores.model import ModelStore
 
-CONVERSATIONS = tuple(name for name, dialect in DIALECTS.items() if getattr(dialect, "CONVERSATIONS", False))
+CONVERSATIONS = tuple(name for name, dialect in DIALECTS.items() if dialect.load().conversations)
 SERVED = gateway_app(dialects=CONVERSATIONS)
 """Its routes are built once, which takes a second; what is behind them is another each time."""
 
 TABLE = [route for route in routes(SERVED) if wants_caller(route)]
-PREFIXES = [prefix for name in CONVERSATIONS for prefix in DIALECTS[name].PREFIXES]
+PREFIXES = [prefix for name in CONVERSATIONS for prefix in DIALECTS[name].load().prefixes]
 ROUTES = {
     (method, route.path): route
     for route in TABLE
@@ -49,8 +49,8 @@ class Person:
     names: dict[str, str] = field(default_factory=dict)
 
     async def settle(self, app: Any, host: FakeHost, first: str, second: str) -> None:
-        talk: Conversations = app.state.conversations
-        caller = await app.state.callers.authenticate(self.token)
+        talk: Conversations = app.state.parts.conversations
+        caller = await app.state.parts.callers.authenticate(self.token)
         self.owner = owner_of(caller)
         now = talk.clock()
         agent = Agent(f"{first[:-1]}a", f"{self.word} agent", now, now, configuration={"everruns": {}})

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from fastapi.routing import APIRoute
 
-from codegen_api.app import DIALECTS
+from codegen_api.build_parts import DIALECTS
 from tests.dialects.site import Site, gateway_app
 
 EVERY = tuple(DIALECTS)
@@ -39,7 +39,7 @@ def takes_run(route: APIRoute) -> bool:
     return bool({*re.findall(r"{(\w+)}", route.path), *in_body} & set(RUNS))
 
 
-OF_RUNS = tuple(name for name, dialect in DIALECTS.items() if not getattr(dialect, "CONVERSATIONS", False))
+OF_RUNS = tuple(name for name, dialect in DIALECTS.items() if not dialect.load().conversations)
 """The others have things with ids of their own: ``test_conversation_strangers.py`` asks for them."""
 
 ON_A_RUN = sorted(

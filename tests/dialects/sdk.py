@@ -47,13 +47,13 @@ async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
 
 
 async def caller_of(site: Site, token: str = CALLER) -> Caller:
-    caller: Caller = await site.app.state.callers.authenticate(token)
+    caller: Caller = await site.app.state.parts.callers.authenticate(token)
     return caller
 
 
 async def over(site: Site, turn: Turn, token: str = CALLER) -> Turn:
     """The turn, when it has ended."""
-    async for news in site.app.state.conversations.follow(await caller_of(site, token), turn):
+    async for news in site.app.state.parts.conversations.follow(await caller_of(site, token), turn):
         if isinstance(news, Over):
             return news.turn
     raise AssertionError("it never ended")
@@ -61,6 +61,6 @@ async def over(site: Site, turn: Turn, token: str = CALLER) -> Turn:
 
 async def say(site: Site, thread: str, text: str, token: str = CALLER, **more: Any) -> Turn:
     """A turn in a thread."""
-    conversations: Conversations = site.app.state.conversations
+    conversations: Conversations = site.app.state.parts.conversations
     message = {"id": new_id(), "content": [{"type": "text", "text": text}]}
     return await conversations.begin(await caller_of(site, token), None, thread, Ask((message,), text, **more))

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from codegen_api import create_app
 from tests.dialects.sdk import speaking
-from tests.dialects.site import run, settings
+from tests.dialects.site import settings
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
 
@@ -37,50 +37,41 @@ WHO: list[tuple[dict[str, str], str | None]] = [
 
 
 @pytest.mark.parametrize("demo", [None, "bob"])
-def test_who_is_calling(demo: str | None) -> None:
-    async def main() -> None:
-        for name in FOREIGN:
-            WATCH.secret("a key for somebody else", name)
-        async with speaking(demo_token=demo) as site:
-            for user in ("alice", "bob"):
-                made = await site.post("/threads", {"thread_id": f"of-{user}"}, token=user)
-                assert made.status_code == 200
-            for headers, expected in WHO:
-                told = expected or demo or "not_authenticated"
-                answer = await site.post("/threads/search", {}, token=None, headers=headers)
-                if told in ("alice", "bob"):
-                    assert [thread["thread_id"] for thread in answer.json()] == [f"of-{told}"], headers
-                else:
-                    assert (answer.status_code, answer.json()["code"]) == (401, told), headers
-                    assert answer.json()["error"] == "unauthorized"
-                    assert answer.headers["www-authenticate"].startswith("Bearer")
-            shown = {token for _, _, token in site.host.log}
-            assert not shown & set(FOREIGN), "such keys are shown to no host"
-
-    run(main())
+async def test_who_is_calling(demo: str | None) -> None:
+    for name in FOREIGN:
+        WATCH.secret("a key for somebody else", name)
+    async with speaking(demo_token=demo) as site:
+        for user in ("alice", "bob"):
+            made = await site.post("/threads", {"thread_id": f"of-{user}"}, token=user)
+            assert made.status_code == 200
+        for headers, expected in WHO:
+            told = expected or demo or "not_authenticated"
+            answer = await site.post("/threads/search", {}, token=None, headers=headers)
+            if told in ("alice", "bob"):
+                assert [thread["thread_id"] for thread in answer.json()] == [f"of-{told}"], headers
+            else:
+                assert (answer.status_code, answer.json()["code"]) == (401, told), headers
+                assert answer.json()["error"] == "unauthorized"
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+        shown = {token for _, _, token in site.host.log}
+        assert not shown & set(FOREIGN), "such keys are shown to no host"
 
 
-def test_the_demo_user_comes_in_nowhere_else() -> None:
-    async def main() -> None:
-        async with speaking(dialects=("codegen", "agent_protocol"), demo_token="alice") as site:
-            for path in ("/users/me", "/agent-runs", "/v1/users/me"):
-                answer = await site.get(path, token=None)
-                assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated"), path
-            for path in ("/users/me", "/v1/users/me"):
-                assert (await site.get(path, token=None, headers={KEY: "alice"})).status_code == 401
-
-    run(main())
+async def test_the_demo_user_comes_in_nowhere_else() -> None:
+    async with speaking(dialects=("codegen", "agent_protocol"), demo_token="alice") as site:
+        for path in ("/users/me", "/agent-runs", "/v1/users/me"):
+            answer = await site.get(path, token=None)
+            assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated"), path
+        for path in ("/users/me", "/v1/users/me"):
+            assert (await site.get(path, token=None, headers={KEY: "alice"})).status_code == 401
 
 
-def test_what_the_demo_user_asks_is_counted() -> None:
-    async def main() -> None:
-        async with speaking(demo_token="alice", requests_per_minute=2) as site:
-            statuses = [(await site.get("/assistants", token=None)).status_code for _ in range(3)]
-            assert statuses == [200, 200, 429]
-            assert (await site.get("/assistants")).json()["error"] == "rate_limited"
-            assert (await site.get("/assistants", token="bob")).status_code == 200
-
-    run(main())
+async def test_what_the_demo_user_asks_is_counted() -> None:
+    async with speaking(demo_token="alice", requests_per_minute=2) as site:
+        statuses = [(await site.get("/assistants", token=None)).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        assert (await site.get("/assistants")).json()["error"] == "rate_limited"
+        assert (await site.get("/assistants", token="bob")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -101,16 +92,13 @@ def test_that_anybody_is_let_in_is_said_aloud_and_the_token_is_not(
     assert "sk-demo" not in caplog.text
 
 
-def test_whether_anybody_is_there_is_told_to_everybody() -> None:
-    async def main() -> None:
-        async with speaking(title="My Codegen API", version="2.0.0") as site:
-            assert (await site.get("/ok", token=None)).json() == {"ok": True}
-            info = (await site.get("/info", token=None, headers={KEY: FOREIGN[0]})).json()
-            assert (info["name"], info["version"]) == ("My Codegen API", "2.0.0")
-            assert info["flags"] == {"assistants": True, "crons": False, "langsmith": False}
-            assert site.host.calls.total() == 0
-
-    run(main())
+async def test_whether_anybody_is_there_is_told_to_everybody() -> None:
+    async with speaking(title="My Codegen API", version="2.0.0") as site:
+        assert (await site.get("/ok", token=None)).json() == {"ok": True}
+        info = (await site.get("/info", token=None, headers={KEY: FOREIGN[0]})).json()
+        assert (info["name"], info["version"]) == ("My Codegen API", "2.0.0")
+        assert info["flags"] == {"assistants": True, "crons": False, "langsmith": False}
+        assert site.host.calls.total() == 0
 
 
 PAGE = "https://chat.example.com"

@@ -44,27 +44,21 @@ def test_every_state_of_a_turn_is_a_status_of_its_thread() -> None:
     assert sorted(told, key=str) == sorted([None, *TurnState], key=str)
 
 
-def test_the_places_that_are_wrong_are_told_without_what_was_there() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            answer = await site.post("/assistants", {"graph_id": 5, "metadata": "sk-pasted-here"})
-            body = answer.json()
-            assert (answer.status_code, body["error"]) == (422, "validation_error")
-            assert [item["loc"] for item in body["details"]] == [["body", "graph_id"], ["body", "metadata"]]
-            assert "sk-pasted" not in answer.text
-
-    run(main())
+async def test_the_places_that_are_wrong_are_told_without_what_was_there() -> None:
+    async with speaking() as site:
+        answer = await site.post("/assistants", {"graph_id": 5, "metadata": "sk-pasted-here"})
+        body = answer.json()
+        assert (answer.status_code, body["error"]) == (422, "validation_error")
+        assert [item["loc"] for item in body["details"]] == [["body", "graph_id"], ["body", "metadata"]]
+        assert "sk-pasted" not in answer.text
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/threads"), ("GET", "/runs/x/y"), ("DELETE", "/store/nothing")])
-def test_below_its_paths_errors_have_its_shape_also_where_nothing_is(method: str, path: str) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            body = (await site.ask(method, path)).json()
-            assert body["error"] in ("not_found", "method_not_allowed")
-            assert body["detail"] == body["message"]
-
-    run(main())
+async def test_below_its_paths_errors_have_its_shape_also_where_nothing_is(method: str, path: str) -> None:
+    async with speaking() as site:
+        body = (await site.ask(method, path)).json()
+        assert body["error"] in ("not_found", "method_not_allowed")
+        assert body["detail"] == body["message"]
 
 
 # -- odd input --------------------------------------------------------------------------------------------------------
@@ -146,83 +140,68 @@ async def sent(site: Site, method: str, path: str, body: Any) -> Any:
 
 
 @pytest.mark.parametrize(("method", "path"), BODIES)
-def test_no_field_breaks_anything_whatever_is_in_it(method: str, path: str) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            fields = ROUTES[method, path]
-            asked = re.sub("{.*?}", "t", path)
-            for odd in (*ODD, nested(90), nested(110), nested(300)):
-                if asked != path:
-                    await site.post("/threads", {"thread_id": "t", "if_exists": "do_nothing"})
-                    given = {"graph_id": "agent", "assistant_id": "t", "if_exists": "do_nothing"}
-                    await site.post("/assistants", given)
-                await sent(site, method, asked, {**FITTING, **dict.fromkeys(fields, odd)})
-                for name in fields:
-                    await sent(site, method, asked, {**FITTING, name: odd})
-            for kept in ("/threads/search", "/assistants/search", "/store/items/search", "/store/namespaces"):
-                assert (await site.post(kept, {"limit": 1000})).status_code == 200
-
-    run(main())
+async def test_no_field_breaks_anything_whatever_is_in_it(method: str, path: str) -> None:
+    async with speaking() as site:
+        fields = ROUTES[method, path]
+        asked = re.sub("{.*?}", "t", path)
+        for odd in (*ODD, nested(90), nested(110), nested(300)):
+            if asked != path:
+                await site.post("/threads", {"thread_id": "t", "if_exists": "do_nothing"})
+                given = {"graph_id": "agent", "assistant_id": "t", "if_exists": "do_nothing"}
+                await site.post("/assistants", given)
+            await sent(site, method, asked, {**FITTING, **dict.fromkeys(fields, odd)})
+            for name in fields:
+                await sent(site, method, asked, {**FITTING, name: odd})
+        for kept in ("/threads/search", "/assistants/search", "/store/items/search", "/store/namespaces"):
+            assert (await site.post(kept, {"limit": 1000})).status_code == 200
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"null", b"[]", b'"a"', b"\xff\xfe", b'{"a":' + b"9" * 5000 + b"}", b"[" * 50_000, b"{}" * 2],
 )
-def test_no_body_breaks_anything(body: bytes) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            for method, path in ROUTES:
-                await sent(site, method, path.replace("{", "").replace("}", ""), body)
-
-    run(main())
+async def test_no_body_breaks_anything(body: bytes) -> None:
+    async with speaking() as site:
+        for method, path in ROUTES:
+            await sent(site, method, path.replace("{", "").replace("}", ""), body)
 
 
 @pytest.mark.parametrize("id", ["%00", "a%00b", "%ED%A0%80", "%FF", "x" * 2000, "%F0%9F%98%80", "%20", "-1"])
-def test_no_id_in_a_path_breaks_anything(id: str) -> None:  # noqa: A002
-    async def main() -> None:
-        async with speaking() as site:
-            for method, path in ROUTES:
-                if "{" in path:
-                    asked = path.replace("{namespace}", "x").replace("{cron_id}", id)
-                    for name in ("{thread_id}", "{assistant_id}"):
-                        asked = asked.replace(name, id)
-                    answer = await sent(site, method, asked, FITTING)
-                    assert answer.status_code in (404, 405, 501), (method, asked, answer.text)
-
-    run(main())
+async def test_no_id_in_a_path_breaks_anything(id: str) -> None:  # noqa: A002
+    async with speaking() as site:
+        for method, path in ROUTES:
+            if "{" in path:
+                asked = path.replace("{namespace}", "x").replace("{cron_id}", id)
+                for name in ("{thread_id}", "{assistant_id}"):
+                    asked = asked.replace(name, id)
+                answer = await sent(site, method, asked, FITTING)
+                assert answer.status_code in (404, 405, 501), (method, asked, answer.text)
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=99999999999999999999", "offset=1e9"])
-def test_no_query_breaks_anything(query: str) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            for path in (f"/assistants?{query}", f"/store/items?key=%00&namespace=%ED%A0%80&{query}", "/store/items"):
-                await sent(site, "GET", path, b"")
-
-    run(main())
+async def test_no_query_breaks_anything(query: str) -> None:
+    async with speaking() as site:
+        for path in (f"/assistants?{query}", f"/store/items?key=%00&namespace=%ED%A0%80&{query}", "/store/items"):
+            await sent(site, "GET", path, b"")
 
 
 @pytest.mark.wire("position-names")
 @pytest.mark.parametrize("path", ["GET /threads/t/runs/{run}/stream", "POST /runs/{run}/stream"])
-def test_a_stream_goes_on_behind_the_last_event_wherever_a_library_writes_its_id(path: str) -> None:
-    async def main() -> None:
-        async with speaking() as site, client_of(site) as client:
-            await client.threads.create(thread_id="t")
-            turn = await say(site, "t", "Say it")
-            assert turn.run is not None
-            hosted = site.host.runs[turn.run.id]
-            hosted.append(3, text="I think.")
-            hosted.status = "COMPLETE"
-            method, _, place = path.format(run=turn.id).partition(" ")
-            whole = parse((await site.ask(method, place)).content)
-            last = whole[2].last_event_id
-            for query in (f"lastEventId={last}", f"last_event_id={whole[0].last_event_id}&lastEventID={last}"):
-                assert parse((await site.ask(method, f"{place}?{query}")).content) == whole[3:]
-            by_header = await site.ask(method, f"{place}?lastEventId=x", headers={"Last-Event-ID": last})
-            assert parse(by_header.content) == whole[3:]
-
-    run(main())
+async def test_a_stream_goes_on_behind_the_last_event_wherever_a_library_writes_its_id(path: str) -> None:
+    async with speaking() as site, client_of(site) as client:
+        await client.threads.create(thread_id="t")
+        turn = await say(site, "t", "Say it")
+        assert turn.run is not None
+        hosted = site.host.runs[turn.run.id]
+        hosted.append(3, text="I think.")
+        hosted.status = "COMPLETE"
+        method, _, place = path.format(run=turn.id).partition(" ")
+        whole = parse((await site.ask(method, place)).content)
+        last = whole[2].last_event_id
+        for query in (f"lastEventId={last}", f"last_event_id={whole[0].last_event_id}&lastEventID={last}"):
+            assert parse((await site.ask(method, f"{place}?{query}")).content) == whole[3:]
+        by_header = await site.ask(method, f"{place}?lastEventId=x", headers={"Last-Event-ID": last})
+        assert parse(by_header.content) == whole[3:]
 
 
 @pytest.mark.parametrize("path", ["/threads/t/runs/stream", "/runs/stream"])

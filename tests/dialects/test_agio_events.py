@@ -279,7 +279,7 @@ def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
 
 
 def held(events: list[Event]) -> dict[Any, Any]:
-    """What a client has, who puts in its place what is told again; but for the empty line behind what was said first."""
+    """What a client has who puts what is told again in its place, but for the empty line behind what was said first."""
     has: dict[Any, Any] = {}
     for event in events:
         what = "answer" if "result" in event.data else event.name

@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api.web import SCOPE
 from tests.dialects.routes import routes
-from tests.dialects.site import Site, gateway_app, run
+from tests.dialects.site import Site, gateway_app
 from tests.dialects.test_strangers import INTRUDERS, ISSUER, place
 
 MISSING = "there-is-none"
@@ -74,55 +74,46 @@ def test_the_routes_are_there() -> None:
 
 
 @pytest.mark.parametrize("who", sorted(INTRUDERS))
-def test_nothing_tells_a_stranger_that_there_is_such_a_thing(who: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, keys):
-            there = await settle(site)
-            before = await state(site, there)
-            intruder = INTRUDERS[who]
-            token = keys[who] if intruder.key else intruder.token()
-            run_id = there["{run_id}"]
-            for method, path in ROUTES:
-                # an organization is looked at only where a run is begun; what is somebody's is theirs anywhere
-                if intruder.organization is not None and intruder.status == 403:
-                    continue
-                missing = {**dict.fromkeys(TAKEN, MISSING), "{checkpoint_id}": f"{MISSING}.1"}
-                answer = await ask(site, method, path, there, token, intruder.organization)
-                nothing = await ask(site, method, path, missing, token, intruder.organization)
-                assert answer.status_code == intruder.status, (method, path, answer.text)
-                assert told(answer, there) == told(nothing, missing), (method, path)
-                assert "Say hello" not in answer.text
-                assert run_id not in answer.text.replace(f"'{run_id}'", "").replace(f"'{run_id}.1'", "")
-            assert await state(site, there) == before
-
-    run(main())
+async def test_nothing_tells_a_stranger_that_there_is_such_a_thing(who: str, tmp_path: Path) -> None:
+    async with place(tmp_path) as (site, keys):
+        there = await settle(site)
+        before = await state(site, there)
+        intruder = INTRUDERS[who]
+        token = keys[who] if intruder.key else intruder.token()
+        run_id = there["{run_id}"]
+        for method, path in ROUTES:
+            # an organization is looked at only where a run is begun; what is somebody's is theirs anywhere
+            if intruder.organization is not None and intruder.status == 403:
+                continue
+            missing = {**dict.fromkeys(TAKEN, MISSING), "{checkpoint_id}": f"{MISSING}.1"}
+            answer = await ask(site, method, path, there, token, intruder.organization)
+            nothing = await ask(site, method, path, missing, token, intruder.organization)
+            assert answer.status_code == intruder.status, (method, path, answer.text)
+            assert told(answer, there) == told(nothing, missing), (method, path)
+            assert "Say hello" not in answer.text
+            assert run_id not in answer.text.replace(f"'{run_id}'", "").replace(f"'{run_id}.1'", "")
+        assert await state(site, there) == before
 
 
-def test_the_owner_gets_an_answer(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, _):
-            there = await settle(site)
-            for method, path in ROUTES:
-                if path.endswith(("/pause", "/resume", "/cancel")) or method == "DELETE":
-                    continue
-                answer = await ask(site, method, path, there, ISSUER.token("ann"), None)
-                assert answer.status_code in (200, 201), (method, path, answer.text)
-                assert "codegen_gateway" not in answer.text
-
-    run(main())
+async def test_the_owner_gets_an_answer(tmp_path: Path) -> None:
+    async with place(tmp_path) as (site, _):
+        there = await settle(site)
+        for method, path in ROUTES:
+            if path.endswith(("/pause", "/resume", "/cancel")) or method == "DELETE":
+                continue
+            answer = await ask(site, method, path, there, ISSUER.token("ann"), None)
+            assert answer.status_code in (200, 201), (method, path, answer.text)
+            assert "codegen_gateway" not in answer.text
 
 
-def test_whoever_may_read_all_runs_of_the_host_does_not_see_what_others_have_here(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, _):
-            there = await settle(site)
-            everything = ISSUER.token("eve", scope="runs:read runs:write runs:read:all runs:write:all")
-            for method, path in ROUTES:
-                answer = await ask(site, method, path, there, everything, None)
-                assert answer.status_code == 404, (method, path)
-            assert (await site.get("/api/runs", token=everything)).json()["total"] == 0
-
-    run(main())
+async def test_whoever_may_read_all_runs_of_the_host_does_not_see_what_others_have_here(tmp_path: Path) -> None:
+    async with place(tmp_path) as (site, _):
+        there = await settle(site)
+        everything = ISSUER.token("eve", scope="runs:read runs:write runs:read:all runs:write:all")
+        for method, path in ROUTES:
+            answer = await ask(site, method, path, there, everything, None)
+            assert answer.status_code == 404, (method, path)
+        assert (await site.get("/api/runs", token=everything)).json()["total"] == 0
 
 
 def test_reading_needs_the_one_scope_and_all_else_the_other() -> None:

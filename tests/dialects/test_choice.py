@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from codegen_api import Settings, app
+from codegen_api import Settings, create_app
+from codegen_api.build_parts import DIALECTS
 from codegen_api.settings import SettingsError
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
-from tests.dialects.site import Connection, gateway_app, run, serving, settings
+from tests.dialects.site import Connection, gateway_app, serving, settings
 
 APP = "https://app.example.com"
 NATIVE = {"error", "code", "status_code", "request_id"}
@@ -28,23 +29,17 @@ def shape(answer: Any) -> set[str]:
     return set(answer.json()) - {"details", "retry_after"}
 
 
-def test_by_default_the_gateway_speaks_for_itself_only() -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as site:
-            answer = await site.get("/v1/users/me")
-            assert (answer.status_code, shape(answer)) == (404, NATIVE)
-
-    run(main())
+async def test_by_default_the_gateway_speaks_for_itself_only() -> None:
+    async with serving(RichHost()) as site:
+        answer = await site.get("/v1/users/me")
+        assert (answer.status_code, shape(answer)) == (404, NATIVE)
 
 
 @pytest.mark.parametrize("named", [("codegen",), ("codegen", "native"), EVERY, "codegen , native,"])
-def test_the_native_dialect_is_always_on(named: Any) -> None:
-    async def main() -> None:
-        async with serving(RichHost(), dialects=named) as site:
-            assert (await site.get("/users/me")).status_code == 200
-            assert (await site.get("/v1/users/me")).status_code == 200
-
-    run(main())
+async def test_the_native_dialect_is_always_on(named: Any) -> None:
+    async with serving(RichHost(), dialects=named) as site:
+        assert (await site.get("/users/me")).status_code == 200
+        assert (await site.get("/v1/users/me")).status_code == 200
 
 
 def test_nothing_named_is_the_native_dialect_alone() -> None:
@@ -53,11 +48,11 @@ def test_nothing_named_is_the_native_dialect_alone() -> None:
 
 def test_a_dialect_that_is_none_is_refused_by_its_setting() -> None:
     with pytest.raises(SettingsError, match=r"^CODEGEN_DIALECTS: there are native, .*codegen"):
-        app.create_app(settings(dialects="native,esperanto"), upstream=RichHost())
+        create_app(settings(dialects="native,esperanto"), upstream=RichHost())
 
 
 def test_every_dialect_has_paths_of_its_own() -> None:
-    prefixes = [prefix for dialect in app.DIALECTS.values() for prefix in dialect.PREFIXES]
+    prefixes = [prefix for dialect in DIALECTS.values() for prefix in dialect.load().prefixes]
     assert len(prefixes) == len(set(prefixes))
     assert all(prefix.startswith("/") and not prefix.endswith("/") for prefix in prefixes)
     assert Settings.model_fields["dialects"].default == ("native",)
@@ -80,20 +75,17 @@ def test_every_dialect_has_paths_of_its_own() -> None:
 )
 @pytest.mark.parametrize("root_path", ["", "/codegen"])
 @pytest.mark.filterwarnings("default:The `root_path`")
-def test_an_error_is_told_in_the_shape_of_the_path_it_is_about(
+async def test_an_error_is_told_in_the_shape_of_the_path_it_is_about(
     path: str, expected: set[str], method: str, more: Any, status: set[int], root_path: str
 ) -> None:
-    async def main() -> None:
-        names = {"trusted_hosts": "localhost", "cors_origins": APP, "max_body_mib": 1, "root_path": root_path}
-        async with serving(RichHost(), dialects=EVERY, **names) as site:
-            for asked in {path, root_path + path}:
-                answer = await site.ask(method, asked, **more)
-                assert answer.status_code in status, answer.text
-                assert shape(answer) == expected
-                assert answer.json()["request_id"] == answer.headers["x-request-id"]
-                assert ("allow" in answer.headers) == (answer.status_code == 405)
-
-    run(main())
+    names = {"trusted_hosts": "localhost", "cors_origins": APP, "max_body_mib": 1, "root_path": root_path}
+    async with serving(RichHost(), dialects=EVERY, **names) as site:
+        for asked in {path, root_path + path}:
+            answer = await site.ask(method, asked, **more)
+            assert answer.status_code in status, answer.text
+            assert shape(answer) == expected
+            assert answer.json()["request_id"] == answer.headers["x-request-id"]
+            assert ("allow" in answer.headers) == (answer.status_code == 405)
 
 
 @pytest.mark.parametrize(
@@ -105,42 +97,33 @@ def test_an_error_is_told_in_the_shape_of_the_path_it_is_about(
         (("agio",), [NATIVE, NATIVE, NATIVE]),
     ],
 )
-def test_what_two_dialects_share_of_a_path_is_told_by_that_which_is_on(dialects: Any, expected: Any) -> None:
-    async def main() -> None:
-        async with serving(RichHost(), dialects=dialects) as site:
-            for path, keys in zip(("/v1/organizations/9/x", "/v1/memories", "/v1/x"), expected, strict=True):
-                answer = await site.get(path)
-                assert (answer.status_code, shape(answer)) == (404, keys), path
-
-    run(main())
+async def test_what_two_dialects_share_of_a_path_is_told_by_that_which_is_on(dialects: Any, expected: Any) -> None:
+    async with serving(RichHost(), dialects=dialects) as site:
+        for path, keys in zip(("/v1/organizations/9/x", "/v1/memories", "/v1/x"), expected, strict=True):
+            answer = await site.get(path)
+            assert (answer.status_code, shape(answer)) == (404, keys), path
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/v1/organizations/9/agent/run/1", HOSTED), ("/agent-runs/1", NATIVE)])
-def test_a_fault_inside_is_told_in_that_shape_too(path: str, expected: set[str]) -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add()
-        host.unexpected = RuntimeError("secret-prompt")
-        async with serving(host, dialects=EVERY, org_id="9") as site:
-            answer = await site.get(path)
-            assert (answer.status_code, shape(answer)) == (500, expected)
-            assert "secret-" not in answer.text
-
-    run(main())
+async def test_a_fault_inside_is_told_in_that_shape_too(path: str, expected: set[str]) -> None:
+    host = RichHost()
+    host.add()
+    host.unexpected = RuntimeError("secret-prompt")
+    async with serving(host, dialects=EVERY, org_id="9") as site:
+        answer = await site.get(path)
+        assert (answer.status_code, shape(answer)) == (500, expected)
+        assert "secret-" not in answer.text
 
 
-def test_who_still_waits_when_the_process_stops_is_told_in_that_shape() -> None:
-    async def main() -> None:
-        host = RichHost()
-        async with serving(host, dialects=EVERY) as site:
+async def test_who_still_waits_when_the_process_stops_is_told_in_that_shape() -> None:
+    host = RichHost()
+    async with serving(host, dialects=EVERY) as site:
 
-            async def stop(_: str) -> None:
-                site.app.edge.give_up()
+        async def stop(_: str) -> None:
+            site.app.edge.give_up()
 
-            host.before = stop
-            connection = Connection(site.app, "/v1/users/me")
-            await connection.task
-            assert connection.status == 503
-            assert b'"detail":"This instance is about to stop' in connection.body
-
-    run(main())
+        host.before = stop
+        connection = Connection(site.app, "/v1/users/me")
+        await connection.task
+        assert connection.status == 503
+        assert b'"detail":"This instance is about to stop' in connection.body

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from codegen_api.dialects import codegen
+from codegen_api.dialects.codegen import DIALECT
 from codegen_api.sandbox.operations import OPERATIONS
 from codegen_api.web import COMMON
 from tests.dialects.documented import assert_errors_described, chapter, routes_in
@@ -17,7 +17,7 @@ CLIENTS = chapter("Codegen's own API")
 def document() -> dict[str, Any]:
     described = gateway_app(RichHost(), dialects=("codegen",)).openapi()
     described["paths"] = {
-        path: methods for path, methods in described["paths"].items() if path.startswith(codegen.PREFIXES)
+        path: methods for path, methods in described["paths"].items() if path.startswith(DIALECT.prefixes)
     }
     return described
 

@@ -22,7 +22,8 @@ from tests.dialects.test_strangers import INTRUDERS, ISSUER, Intruder, keys_of, 
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
 from tests.stores.model import ModelStore
-from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 ITSELF = re.compile(f"{{({'|'.join(KINDS)})}}")
 FIRST, SECOND = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -107,40 +108,34 @@ async def nothing_is_told(site: Site, store: ModelStore, owner: Person, intruder
 
 
 @pytest.mark.parametrize("who", sorted(INTRUDERS))
-def test_nothing_tells_anybody_else_that_there_is_something(who: str, tmp_path: Path) -> None:
+async def test_nothing_tells_anybody_else_that_there_is_something(who: str, tmp_path: Path) -> None:
     intruder = INTRUDERS[who]
     if intruder.organization is not None and intruder.token() == ISSUER.token("ann"):
         intruder = replace(intruder, token=lambda: ISSUER.token("eve"))  # what is ann's is hers in any organization
 
-    async def main() -> None:
-        host, store, keys = FakeHost(), ModelStore(), keys_of(tmp_path)
-        host.latency = 0
-        app = gateway_app(host, store=store, dialects=CONVERSATIONS, **users_of(tmp_path), stream_max_age_seconds=5)
-        async with lifespan(app):
-            SERVED.state = app.state
-            owner = Person(ISSUER.token("ann"), WORD)
-            await owner.settle(app, host, FIRST, SECOND)
-            token = keys[who] if intruder.key else intruder.token()
-            if token is not None:
-                WATCH.secret("a token", token)
-            await nothing_is_told(Site(SERVED, host), store, owner, intruder, token)
-
-    run(main())
+    host, store, keys = FakeHost(), ModelStore(), keys_of(tmp_path)
+    host.latency = 0
+    app = gateway_app(host, store=store, dialects=CONVERSATIONS, **users_of(tmp_path), stream_max_age_seconds=5)
+    async with lifespan(app):
+        SERVED.state = app.state
+        owner = Person(ISSUER.token("ann"), WORD)
+        await owner.settle(app, host, FIRST, SECOND)
+        token = keys[who] if intruder.key else intruder.token()
+        if token is not None:
+            WATCH.secret("a token", token)
+        await nothing_is_told(Site(SERVED, host), store, owner, intruder, token)
 
 
-def test_nothing_tells_anybody_with_a_token_of_the_host_that_there_is_something() -> None:
-    async def main() -> None:
-        host, store = FakeHost(), ModelStore()
-        host.latency = 0
-        app = gateway_app(host, store=store, dialects=CONVERSATIONS, stream_max_age_seconds=5, org_id="9")
-        async with lifespan(app):
-            SERVED.state = app.state
-            owner = Person("alice", WORD)
-            await owner.settle(app, host, FIRST, SECOND)
-            intruder = Intruder(lambda: "bob", status=404)
-            await nothing_is_told(Site(SERVED, host), store, owner, intruder, "bob")
-
-    run(main())
+async def test_nothing_tells_anybody_with_a_token_of_the_host_that_there_is_something() -> None:
+    host, store = FakeHost(), ModelStore()
+    host.latency = 0
+    app = gateway_app(host, store=store, dialects=CONVERSATIONS, stream_max_age_seconds=5, org_id="9")
+    async with lifespan(app):
+        SERVED.state = app.state
+        owner = Person("alice", WORD)
+        await owner.settle(app, host, FIRST, SECOND)
+        intruder = Intruder(lambda: "bob", status=404)
+        await nothing_is_told(Site(SERVED, host), store, owner, intruder, "bob")
 
 
 KEY_SETTINGS = {"auth": ("key",), "api_token": "alice", "secret_key": "a key that is long enough to be one"}
@@ -148,20 +143,19 @@ KEY_SETTINGS = {"auth": ("key",), "api_token": "alice", "secret_key": "a key tha
 
 @pytest.mark.wire("org-confined")
 @pytest.mark.parametrize("organization", ["8", None])
-def test_nothing_tells_a_key_of_the_same_name_what_was_said_in_another_organization(organization: str | None) -> None:
-    async def main() -> None:
-        host, store = FakeHost(), ModelStore()
-        host.latency = 0
-        (ours, ours_line), (theirs, theirs_line) = (new_key("ci", sorted(SCOPES), each) for each in ("9", organization))
-        keys = {"api_keys": f"{ours_line};{theirs_line}", **KEY_SETTINGS}
-        app = gateway_app(host, store=store, dialects=CONVERSATIONS, **keys, stream_max_age_seconds=5)
-        async with lifespan(app):
-            SERVED.state = app.state
-            owner = Person(ours, WORD)
-            await owner.settle(app, host, FIRST, SECOND)
-            await nothing_is_told(Site(SERVED, host), store, owner, Intruder(lambda: theirs, status=404), theirs)
-
-    run(main())
+async def test_nothing_tells_a_key_of_the_same_name_what_was_said_in_another_organization(
+    organization: str | None,
+) -> None:
+    host, store = FakeHost(), ModelStore()
+    host.latency = 0
+    (ours, ours_line), (theirs, theirs_line) = (new_key("ci", sorted(SCOPES), each) for each in ("9", organization))
+    keys = {"api_keys": f"{ours_line};{theirs_line}", **KEY_SETTINGS}
+    app = gateway_app(host, store=store, dialects=CONVERSATIONS, **keys, stream_max_age_seconds=5)
+    async with lifespan(app):
+        SERVED.state = app.state
+        owner = Person(ours, WORD)
+        await owner.settle(app, host, FIRST, SECOND)
+        await nothing_is_told(Site(SERVED, host), store, owner, Intruder(lambda: theirs, status=404), theirs)
 
 
 STREAMS = [
@@ -177,50 +171,44 @@ STREAMS = [
 @pytest.mark.wire("right-asked-first")
 @pytest.mark.parametrize(("method", "path"), STREAMS)
 @pytest.mark.parametrize("which", ["turn", "running"])
-def test_before_a_turn_is_told_the_host_is_asked_whether_it_may_be(method: str, path: str, which: str) -> None:
-    async def main() -> None:
-        host, store = FakeHost(), ModelStore()
-        host.latency = 0
-        owner = Person("alice", WORD)
-        given = {"store": store, "dialects": CONVERSATIONS, "stream_max_age_seconds": 1, "org_id": "9"}
-        app = gateway_app(host, **given)
-        async with lifespan(app):
-            await owner.settle(app, host, FIRST, SECOND)
-        host.barred |= {("alice", id_) for id_ in host.runs}
-        app = gateway_app(host, **given)  # where nothing is remembered
-        async with lifespan(app):
-            SERVED.state = app.state
-            names = {**owner.names, "turn": owner.names[which]}
-            headers = {"Authorization": "Bearer alice", "Accept": "text/event-stream"}
-            answer = await Site(SERVED, host).ask(method, filled(path, names), token=None, headers=headers)
-            assert WORD not in answer.text
-            if path.startswith("/v1/"):
-                assert '"forbidden"' in answer.text
-            else:
-                assert answer.status_code == 403, answer.text
-
-    run(main())
+async def test_before_a_turn_is_told_the_host_is_asked_whether_it_may_be(method: str, path: str, which: str) -> None:
+    host, store = FakeHost(), ModelStore()
+    host.latency = 0
+    owner = Person("alice", WORD)
+    given = {"store": store, "dialects": CONVERSATIONS, "stream_max_age_seconds": 1, "org_id": "9"}
+    app = gateway_app(host, **given)
+    async with lifespan(app):
+        await owner.settle(app, host, FIRST, SECOND)
+    host.barred |= {("alice", id_) for id_ in host.runs}
+    app = gateway_app(host, **given)  # where nothing is remembered
+    async with lifespan(app):
+        SERVED.state = app.state
+        names = {**owner.names, "turn": owner.names[which]}
+        headers = {"Authorization": "Bearer alice", "Accept": "text/event-stream"}
+        answer = await Site(SERVED, host).ask(method, filled(path, names), token=None, headers=headers)
+        assert WORD not in answer.text
+        if path.startswith("/v1/"):
+            assert '"forbidden"' in answer.text
+        else:
+            assert answer.status_code == 403, answer.text
 
 
-def test_the_owner_is_answered(tmp_path: Path) -> None:
+async def test_the_owner_is_answered(tmp_path: Path) -> None:
     """Or the strangers above were asking in vain."""
 
-    async def main() -> None:
-        host, store = FakeHost(), ModelStore()
-        host.latency = 0
-        keys_of(tmp_path)
-        app = gateway_app(host, store=store, dialects=CONVERSATIONS, **users_of(tmp_path), stream_max_age_seconds=5)
-        async with lifespan(app):
-            SERVED.state = app.state
-            owner = Person(ISSUER.token("ann"), WORD)
-            await owner.settle(app, host, FIRST, SECOND)
-            site, answered = Site(SERVED, host), 0
-            reading = [(method, path) for method, path in sorted(ROUTES) if method == "GET" and ITSELF.search(path)]
-            for method, path in reading:
-                for way in presenting(path, owner.token):
-                    answer = await ask(site, method, path, owner.names, way)
-                    assert answer.status_code in (200, 404, 501), (path, answer.text)
-                    answered += answer.status_code == 200
-            assert answered > len(reading)
-
-    run(main())
+    host, store = FakeHost(), ModelStore()
+    host.latency = 0
+    keys_of(tmp_path)
+    app = gateway_app(host, store=store, dialects=CONVERSATIONS, **users_of(tmp_path), stream_max_age_seconds=5)
+    async with lifespan(app):
+        SERVED.state = app.state
+        owner = Person(ISSUER.token("ann"), WORD)
+        await owner.settle(app, host, FIRST, SECOND)
+        site, answered = Site(SERVED, host), 0
+        reading = [(method, path) for method, path in sorted(ROUTES) if method == "GET" and ITSELF.search(path)]
+        for method, path in reading:
+            for way in presenting(path, owner.token):
+                answer = await ask(site, method, path, owner.names, way)
+                assert answer.status_code in (200, 404, 501), (path, answer.text)
+                answered += answer.status_code == 200
+        assert answered > len(reading)

@@ -6,12 +6,25 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects import LOOKED_AT, MOST_SAID, says_nothing
+from codegen_api.dialects import LOOKED_AT, MOST_SAID, no_image, says_nothing
 from tests.dialects.sdk import speaking
-from tests.dialects.site import Site, run
+from tests.dialects.site import Site
 
 ALL = ("codegen", "agent_protocol", "everruns", "agio")
-EMPTY = ["", " ", "\n\t ", "\u00a0\u2003", "\u200b\ufeff"]
+EMPTY = ["", " ", "\n\t ", "\u00a0\u2003", "\u200b\ufeff", "\u3164", " \u0301\ufe0f"]
+UNSEEN = [
+    "\x00", "\x7f\x85", "\u00ad", "\u061c", "\u180e", "\u202e\u202c", "\u2060\u2063", "\u2028\u2029", "\ufff9",
+    "\u115f", "\u1160", "\u3164\u3164", "\uffa0", "\u2800 \u2800", "\ufffc", "\U0001d159", "\U00013441",
+    "\u0301", "\u034f", "\u0903", "\u20dd", "\u17b4\u17b5", "\u180b", "\u3099", "\U00016fe4",
+    "\ufe0f", "\u200d\ufe0f", "\U000e0100", "\U000e0001\U000e0020", "\U000e0fff", "\u2065", "\ufff0",
+    "\ue000", "\U0010fffd", "\ufdd0", "\uffff", "\U0004fffe",
+]  # fmt: skip
+SEEN = [
+    "?", "0", "^", "\u00b4", "\ufffd", "\u0e01\u0e33", "\u0915\u093e", "\u05e9\u05c1", "\uac00", "\u1112\u1161",
+    "\u2801",
+    "\u2764\ufe0f", "1\ufe0f\u20e3", "\U0001f469\u200d\U0001f4bb", "\U0001f1e9\U0001f1ea", "\U0001f3fb", "\U0001fae9",
+    "\U0001f3f4\U000e0067\U000e0062\U000e007f", "e\u0301", "\u3164x", "\u4e00\ufe00", "\U00013440\U00013000",
+]  # fmt: skip
 
 Body = Callable[[Any], Any]
 Way = tuple[str, Body, str]
@@ -129,74 +142,101 @@ def spent(site: Site) -> int:
 
 @pytest.mark.wire("prompt-not-empty")
 @pytest.mark.parametrize("text", EMPTY)
-def test_nothing_is_asked_of_an_agent_by_a_text_in_which_nothing_can_be_seen(text: str) -> None:
-    async def main() -> None:
-        async with begun() as (site, session):
-            taken = [
-                name
-                for name, (path, body, field) in PROMPTS.items()
-                if not await refused(site, session, path, body(text), field)
-            ]
-            assert taken == []
-            assert spent(site) == 0
-
-    run(main())
+async def test_nothing_is_asked_of_an_agent_by_a_text_in_which_nothing_can_be_seen(text: str) -> None:
+    async with begun() as (site, session):
+        taken = [
+            name
+            for name, (path, body, field) in PROMPTS.items()
+            if not await refused(site, session, path, body(text), field)
+        ]
+        assert taken == []
+        assert spent(site) == 0
 
 
 @pytest.mark.wire("prompt-not-empty")
-def test_nothing_is_asked_of_an_agent_by_a_message_without_anything_in_it() -> None:
-    async def main() -> None:
-        async with begun() as (site, session):
-            taken = [name for name, each in NOTHING.items() if not await refused(site, session, *each)]
-            assert taken == []
-            assert spent(site) == 0
-
-    run(main())
+async def test_nothing_is_asked_of_an_agent_by_a_message_without_anything_in_it() -> None:
+    async with begun() as (site, session):
+        taken = [name for name, each in NOTHING.items() if not await refused(site, session, *each)]
+        assert taken == []
+        assert spent(site) == 0
 
 
-def test_there_are_so_many_messages_in_a_request_and_so_many_parts_in_a_message() -> None:
-    async def main() -> None:
-        async with begun() as (site, session):
-            for name, (path, body, field) in MANY.items():
-                assert await refused(site, session, path, body(MOST_SAID + 1), field), name
-            assert spent(site) == 0
-            for name, (path, body, field) in MANY.items():
-                assert not await refused(site, session, path, body(MOST_SAID), field), name
-
-    run(main())
+async def test_there_are_so_many_messages_in_a_request_and_so_many_parts_in_a_message() -> None:
+    async with begun() as (site, session):
+        for name, (path, body, field) in MANY.items():
+            assert await refused(site, session, path, body(MOST_SAID + 1), field), name
+        assert spent(site) == 0
+        for name, (path, body, field) in MANY.items():
+            assert not await refused(site, session, path, body(MOST_SAID), field), name
 
 
 @pytest.mark.wire("images-inline")
 @pytest.mark.parametrize(
     "url", ["http://example.com/a.png", "https://example.com/?data:,", "cid:1", "", " data:,a", "data:"]
 )
-def test_an_image_that_the_host_would_have_to_fetch_is_refused(url: str) -> None:
-    async def main() -> None:
-        async with begun() as (site, session):
-            taken = [
-                name
-                for name, (path, body) in IMAGES.items()
-                if not await refused(site, session, path, body(url), "image")
-            ]
-            assert taken == []
-            assert spent(site) == 0
-
-    run(main())
+async def test_an_image_that_the_host_would_have_to_fetch_is_refused(url: str) -> None:
+    async with begun() as (site, session):
+        taken = [
+            name for name, (path, body) in IMAGES.items() if not await refused(site, session, path, body(url), "image")
+        ]
+        assert taken == []
+        assert spent(site) == 0
 
 
-def test_what_says_something_is_taken_as_it_is() -> None:
-    async def main() -> None:
-        async with begun() as (site, session):
-            for text in (" a ", "\u200bb", "0", "\U0001f642", "."):
-                before = spent(site)
-                made = await site.post("/agent-runs", {"prompt": text, "images": ["DATA:image/png;base64,AA=="]})
-                assert made.status_code == 201, made.text
-                assert spent(site) == before + 1
-            image = {"type": "image", "base64": "QUJD", "media_type": "image/gif"}
-            said = await site.post(f"/v1/sessions/{session}/messages", {"message": {"content": [image]}})
-            assert said.status_code == 201, said.text
+@pytest.mark.wire("images-inline")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64,", "data:image/png;base64,=", "data:image/png;base64,A", "data:image/png,AAAA",
+        "data:image/png;base64,AA AA", "data:image/png;base64,AAA\u0660", "data:image/png;base64,<svg/>",
+        "data:image/png;base64,data:image/png;base64,AAAA", "data:image/svg+xml;utf8,AAAA", "data:;base64,AAAA",
+        "data:text/html;base64,AAAA", "data:image;base64,AAAA", "data:image/;base64,AAAA",
+        "data:imagex/png;base64,AAAA", "data:application/pdf;base64,AAAA", "data:None;base64,AAAA",
+    ],
+)  # fmt: skip
+async def test_an_image_that_is_none_is_refused(url: str) -> None:
+    async with begun() as (site, session):
+        taken = [
+            name for name, (path, body) in IMAGES.items() if not await refused(site, session, path, body(url), "image")
+        ]
+        assert taken == []
+        assert spent(site) == 0
 
-    run(main())
+
+@pytest.mark.wire("images-inline")
+def test_an_image_may_say_more_of_itself_and_its_end() -> None:
+    for url in (
+        "data:image/png;base64,AA==", "data:image/jpeg;base64,AA", "DATA:IMAGE/PNG;BASE64,AAAA",
+        "data:image/svg+xml;charset=utf-8;base64,AAA=", "data:image/vnd.x-1;name=a.png;base64,+/+/",
+    ):  # fmt: skip
+        assert no_image(url) is None, url
+
+
+@pytest.mark.wire("images-inline")
+async def test_the_answer_says_which_image_it_is_and_what_is_wrong_with_it() -> None:
+    async with begun() as (site, _):
+        images = ["data:image/png;base64,AA==", "data:text/html;base64,AA=="]
+        answer = await site.post("/agent-runs", {"prompt": "Look", "images": images})
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith("images.1: must be an image")
+
+
+@pytest.mark.wire("prompt-not-empty")
+def test_what_is_seen_of_a_text_is_what_has_ink() -> None:
+    assert [text for text in UNSEEN if not says_nothing(text)] == []
+    assert [text for text in SEEN if says_nothing(text)] == []
+
+
+async def test_what_says_something_is_taken_as_it_is() -> None:
+    async with begun() as (site, session):
+        for text in (" a ", "\u200bb", "0", "\U0001f642", "."):
+            before = spent(site)
+            made = await site.post("/agent-runs", {"prompt": text, "images": ["DATA:image/png;base64,AA=="]})
+            assert made.status_code == 201, made.text
+            assert spent(site) == before + 1
+        image = {"type": "image", "base64": "QUJD", "media_type": "image/gif"}
+        said = await site.post(f"/v1/sessions/{session}/messages", {"message": {"content": [image]}})
+        assert said.status_code == 201, said.text
 
 
 def test_of_a_long_text_that_begins_with_nothing_only_so_much_is_looked_at() -> None:

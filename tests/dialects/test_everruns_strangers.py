@@ -13,7 +13,7 @@ import pytest
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.everruns import NOBODY, a_talk, an_agent, speaking
 from tests.dialects.routes import routes
-from tests.dialects.site import Site, gateway_app, run
+from tests.dialects.site import Site, gateway_app
 
 ID = re.compile("{(agent_id|session_id)}")
 ISSUER = Issuer()
@@ -60,34 +60,28 @@ def test_there_are_routes_to_ask() -> None:
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 @pytest.mark.parametrize(("method", "path"), taking_an_id())
-def test_nothing_tells_a_stranger_that_there_is_an_agent_or_a_session(method: str, path: str, mode: str) -> None:
-    async def main() -> None:
-        owner, stranger, more = MODES[mode]
-        async with speaking(**more) as site:
-            talk = await a_talk(site, owner)
-            await talk.answered()
-            before = [await talk.get(), await talk.get("/messages"), await talk.get("/events")]
-            calls = {name: count for name, count in site.host.calls.items() if name != "identify"}
-            own = await an_agent(site, stranger)
-            there = await ask(site, method, path, talk.agent, talk.id, stranger)
-            assert there == await ask(site, method, path, NOBODY, NOBODY, stranger)
-            assert there[0] == 404
-            if "{session_id}" in path:  # below an agent of their own it is not there either
-                assert await ask(site, method, path, own["id"], talk.id, stranger) == there
-            assert {name: count for name, count in site.host.calls.items() if name != "identify"} == calls
-            assert [await talk.get(), await talk.get("/messages"), await talk.get("/events")] == before
-            assert (await site.get("/v1/sessions", token=stranger)).json()["data"] == []
-            assert [each["id"] for each in (await site.get("/v1/agents", token=stranger)).json()["data"]] == [own["id"]]
-
-    run(main())
+async def test_nothing_tells_a_stranger_that_there_is_an_agent_or_a_session(method: str, path: str, mode: str) -> None:
+    owner, stranger, more = MODES[mode]
+    async with speaking(**more) as site:
+        talk = await a_talk(site, owner)
+        await talk.answered()
+        before = [await talk.get(), await talk.get("/messages"), await talk.get("/events")]
+        calls = {name: count for name, count in site.host.calls.items() if name != "identify"}
+        own = await an_agent(site, stranger)
+        there = await ask(site, method, path, talk.agent, talk.id, stranger)
+        assert there == await ask(site, method, path, NOBODY, NOBODY, stranger)
+        assert there[0] == 404
+        if "{session_id}" in path:  # below an agent of their own it is not there either
+            assert await ask(site, method, path, own["id"], talk.id, stranger) == there
+        assert {name: count for name, count in site.host.calls.items() if name != "identify"} == calls
+        assert [await talk.get(), await talk.get("/messages"), await talk.get("/events")] == before
+        assert (await site.get("/v1/sessions", token=stranger)).json()["data"] == []
+        assert [each["id"] for each in (await site.get("/v1/agents", token=stranger)).json()["data"]] == [own["id"]]
 
 
-def test_an_agent_of_somebody_else_answers_nobody() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            theirs = await an_agent(site, name="helper")
-            for body in ({"agent_id": theirs["id"]}, {"agent_name": "helper"}):
-                assert (await site.post("/v1/sessions", body, token="bob")).status_code == 404
-            assert (await site.get(f"/v1/sessions?agent_id={theirs['id']}", token="bob")).json()["data"] == []
-
-    run(main())
+async def test_an_agent_of_somebody_else_answers_nobody() -> None:
+    async with speaking() as site:
+        theirs = await an_agent(site, name="helper")
+        for body in ({"agent_id": theirs["id"]}, {"agent_name": "helper"}):
+            assert (await site.post("/v1/sessions", body, token="bob")).status_code == 404
+        assert (await site.get(f"/v1/sessions?agent_id={theirs['id']}", token="bob")).json()["data"] == []

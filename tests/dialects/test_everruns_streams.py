@@ -26,6 +26,8 @@ from tests.conversations.world import ALICE, Host, Process, World, kill, now, wo
 from tests.dialects.eventsource import parse
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 SESSION = "6f1d4a58-2c0e-4d53-9a0c-0a3b6d3f7e11"
 
 BEGINNING = ["input.message", "session.activated", "turn.started"]
@@ -132,24 +134,21 @@ async def heard(process: Process, ear: Ear, **more: Any) -> AsyncIterator["async
 # -- what is heard ----------------------------------------------------------------------------------------------------
 
 
-def test_turn_after_turn_is_heard_once_and_in_order_in_the_words_of_each_family() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            flat, below = Ear(FLAT), Ear(NESTED)
-            async with heard(process, flat), heard(process, below):
-                await asyncio.sleep(20)
-                for text in ("One", "Two", "Three"):
-                    await answered(process, text)
-                    await asyncio.sleep(50)
-            assert flat.kinds == TURN * 3
-            assert below.kinds == BELOW * 3
-            assert flat.ids == await told(process)
-            assert [int(each) for each in below.ids] == sorted({int(each) for each in below.ids})
-            texts = [data["data"]["message"]["content"][0]["text"] for data in flat.data if "message" in data["data"]]
-            assert texts == [data["content"][0]["text"] for data in below.data]
-            assert (texts[0], texts[4]) == ("One", "answer to One")
-
-    run(main())
+async def test_turn_after_turn_is_heard_once_and_in_order_in_the_words_of_each_family() -> None:
+    async with alone() as process:
+        flat, below = Ear(FLAT), Ear(NESTED)
+        async with heard(process, flat), heard(process, below):
+            await asyncio.sleep(20)
+            for text in ("One", "Two", "Three"):
+                await answered(process, text)
+                await asyncio.sleep(50)
+        assert flat.kinds == TURN * 3
+        assert below.kinds == BELOW * 3
+        assert flat.ids == await told(process)
+        assert [int(each) for each in below.ids] == sorted({int(each) for each in below.ids})
+        texts = [data["data"]["message"]["content"][0]["text"] for data in flat.data if "message" in data["data"]]
+        assert texts == [data["content"][0]["text"] for data in below.data]
+        assert (texts[0], texts[4]) == ("One", "answer to One")
 
 
 def test_between_turns_the_host_is_left_alone_and_the_listener_hears_signs_of_life() -> None:
@@ -170,83 +169,68 @@ def test_between_turns_the_host_is_left_alone_and_the_listener_hears_signs_of_li
 
 
 @pytest.mark.parametrize("family", [FLAT, NESTED], ids=["flat", "nested"])
-def test_who_names_no_event_hears_of_the_last_turn_or_of_everything(family: Family) -> None:
-    async def main() -> None:
-        async with alone() as process:
-            ear = Ear(family)
-            await ear.listen_for(20, process)
-            assert ear.kinds == []
-            await answered(process, "One")
-            await answered(process, "Two")
-            ear = Ear(family)
-            await ear.listen_for(20, process)
-            assert ear.kinds == (TURN if family is FLAT else BELOW * 2)
-
-    run(main())
+async def test_who_names_no_event_hears_of_the_last_turn_or_of_everything(family: Family) -> None:
+    async with alone() as process:
+        ear = Ear(family)
+        await ear.listen_for(20, process)
+        assert ear.kinds == []
+        await answered(process, "One")
+        await answered(process, "Two")
+        ear = Ear(family)
+        await ear.listen_for(20, process)
+        assert ear.kinds == (TURN if family is FLAT else BELOW * 2)
 
 
-def test_whoever_says_something_and_then_listens_misses_nothing() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            for text in ("One", "Two"):
-                await say(process, text)
-                ear = Ear()
-                await ear.listen_for(20, process)
-                assert ear.kinds == TURN
-                assert ear.data[0]["data"]["message"]["content"][0]["text"] == text
-
-    run(main())
-
-
-def test_what_is_chosen_is_heard_and_what_is_not_is_not() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            await answered(process, "One")
-            for more, expected in (
-                ({"types": frozenset({"turn.started", "turn.completed"})}, ["turn.started", "turn.completed"]),
-                ({"exclude": frozenset(TURN) - {"turn.started"}}, ["turn.started"]),
-                ({"types": frozenset({"unheard.of"})}, []),
-            ):
-                ear = Ear()
-                await ear.listen_for(20, process, **more)
-                assert ear.kinds == expected
-
-    run(main())
-
-
-def test_what_the_user_said_is_heard_as_soon_as_the_host_knows() -> None:
-    async def main() -> None:
-        async with alone(Host(script=lambda *_: [])) as process:
+async def test_whoever_says_something_and_then_listens_misses_nothing() -> None:
+    async with alone() as process:
+        for text in ("One", "Two"):
+            await say(process, text)
             ear = Ear()
-            async with heard(process, ear):
-                await say(process, "One")
-                await asyncio.sleep(1)
-                assert ear.kinds == BEGINNING
+            await ear.listen_for(20, process)
+            assert ear.kinds == TURN
+            assert ear.data[0]["data"]["message"]["content"][0]["text"] == text
 
-    run(main())
+
+async def test_what_is_chosen_is_heard_and_what_is_not_is_not() -> None:
+    async with alone() as process:
+        await answered(process, "One")
+        for more, expected in (
+            ({"types": frozenset({"turn.started", "turn.completed"})}, ["turn.started", "turn.completed"]),
+            ({"exclude": frozenset(TURN) - {"turn.started"}}, ["turn.started"]),
+            ({"types": frozenset({"unheard.of"})}, []),
+        ):
+            ear = Ear()
+            await ear.listen_for(20, process, **more)
+            assert ear.kinds == expected
+
+
+async def test_what_the_user_said_is_heard_as_soon_as_the_host_knows() -> None:
+    async with alone(Host(script=lambda *_: [])) as process:
+        ear = Ear()
+        async with heard(process, ear):
+            await say(process, "One")
+            await asyncio.sleep(1)
+            assert ear.kinds == BEGINNING
 
 
 # -- coming back ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [FLAT, NESTED], ids=["flat", "nested"])
-def test_from_every_event_on_the_rest_is_heard(family: Family) -> None:
-    async def main() -> None:
-        async with alone() as process:
-            await answered(process, "One")
-            await answered(process, "Two")
-            whole = Ear(family)
-            await whole.listen_for(5, process, since="event_unheard-of")
-            assert whole.kinds == (TURN * 2 if family is FLAT else BELOW * 2)
-            for index, each in enumerate(whole.ids):
-                spot = spot_of(SESSION, each)
-                assert spot is not None
-                for since in (each, str(spot.number), f"event_{event_hex(SESSION, spot)}"):
-                    ear = Ear(family)
-                    await ear.listen_for(5, process, since=since)
-                    assert ear.ids == whole.ids[index + 1 :]
-
-    run(main())
+async def test_from_every_event_on_the_rest_is_heard(family: Family) -> None:
+    async with alone() as process:
+        await answered(process, "One")
+        await answered(process, "Two")
+        whole = Ear(family)
+        await whole.listen_for(5, process, since="event_unheard-of")
+        assert whole.kinds == (TURN * 2 if family is FLAT else BELOW * 2)
+        for index, each in enumerate(whole.ids):
+            spot = spot_of(SESSION, each)
+            assert spot is not None
+            for since in (each, str(spot.number), f"event_{event_hex(SESSION, spot)}"):
+                ear = Ear(family)
+                await ear.listen_for(5, process, since=since)
+                assert ear.ids == whole.ids[index + 1 :]
 
 
 UNKNOWN = {
@@ -260,297 +244,249 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("since", UNKNOWN.values(), ids=UNKNOWN)
-def test_an_id_that_nobody_knows_gets_everything(since: str) -> None:
-    async def main() -> None:
-        async with alone() as process:
-            await answered(process, "One")
-            await answered(process, "Two")
-            ear = Ear()
-            await ear.listen_for(20, process, since=since)
-            assert ear.kinds == TURN * 2
-
-    run(main())
+async def test_an_id_that_nobody_knows_gets_everything(since: str) -> None:
+    async with alone() as process:
+        await answered(process, "One")
+        await answered(process, "Two")
+        ear = Ear()
+        await ear.listen_for(20, process, since=since)
+        assert ear.kinds == TURN * 2
 
 
 @pytest.mark.parametrize("offset", [6, 7, 400])
-def test_an_id_behind_the_end_of_a_turn_gets_all_of_it(offset: int) -> None:
-    async def main() -> None:
-        async with alone() as process:
-            turn = await answered(process, "One")
-            assert turn.end == 5
+async def test_an_id_behind_the_end_of_a_turn_gets_all_of_it(offset: int) -> None:
+    async with alone() as process:
+        turn = await answered(process, "One")
+        assert turn.end == 5
+        ear = Ear()
+        await ear.listen_for(20, process, since=f"event_{event_hex(SESSION, Spot(1, offset, Place.IDLED))}")
+        assert ear.kinds == ([] if offset == 6 else TURN)
+
+
+async def test_an_id_that_a_running_turn_does_not_have_gets_all_of_it() -> None:
+    async with alone(Host(script=works_for_ever)) as process:
+        await say(process, "One")
+        await asyncio.sleep(30)
+        for spot, expected in ((Spot(1, 50, 1), [*BEGINNING, *SAID * 3]), (Spot(1, 2, 2), SAID * 2)):
             ear = Ear()
-            await ear.listen_for(20, process, since=f"event_{event_hex(SESSION, Spot(1, offset, Place.IDLED))}")
-            assert ear.kinds == ([] if offset == 6 else TURN)
-
-    run(main())
+            await ear.listen_for(20, process, since=str(spot.number))
+            assert ear.kinds == expected
 
 
-def test_an_id_that_a_running_turn_does_not_have_gets_all_of_it() -> None:
-    async def main() -> None:
-        async with alone(Host(script=works_for_ever)) as process:
-            await say(process, "One")
-            await asyncio.sleep(30)
-            for spot, expected in ((Spot(1, 50, 1), [*BEGINNING, *SAID * 3]), (Spot(1, 2, 2), SAID * 2)):
-                ear = Ear()
-                await ear.listen_for(20, process, since=str(spot.number))
-                assert ear.kinds == expected
-
-    run(main())
-
-
-def test_an_id_that_this_process_has_not_read_yet_is_no_unknown_one() -> None:
+async def test_an_id_that_this_process_has_not_read_yet_is_no_unknown_one() -> None:
     """Another instance has read further."""
 
-    async def main() -> None:
-        host = Host(script=lambda *_: [(9, lambda run: run.append())])
-        async with alone(host) as process:
-            await say(process, "One")
-            held = Ear()
-            async with heard(process, held):
-                await asyncio.sleep(9.5)
-                host.evolve()
-                assert held.kinds == BEGINNING
-                ear = Ear()
-                await ear.listen_for(30, process, since=str(Spot(1, 2, 2).number))
-                assert ear.kinds == []
-                assert held.kinds == [*BEGINNING, *SAID]
-
-    run(main())
+    host = Host(script=lambda *_: [(9, lambda run: run.append())])
+    async with alone(host) as process:
+        await say(process, "One")
+        held = Ear()
+        async with heard(process, held):
+            await asyncio.sleep(9.5)
+            host.evolve()
+            assert held.kinds == BEGINNING
+            ear = Ear()
+            await ear.listen_for(30, process, since=str(Spot(1, 2, 2).number))
+            assert ear.kinds == []
+            assert held.kinds == [*BEGINNING, *SAID]
 
 
 # -- leaving ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_that_is_old_says_so_between_turns_and_the_next_goes_on() -> None:
-    async def main() -> None:
-        async with alone(patrol=lambda: Patrol(100, 15)) as process:
-            await answered(process, "One")
-            begun = now()
-            ear = Ear()
+async def test_a_stream_that_is_old_says_so_between_turns_and_the_next_goes_on() -> None:
+    async with alone(patrol=lambda: Patrol(100, 15)) as process:
+        await answered(process, "One")
+        begun = now()
+        ear = Ear()
+        await ear.listen(process)
+        assert 99 <= now() - begun <= 101
+        assert ear.goodbye["reason"] == "connection_cycle"
+        assert 1000 <= ear.goodbye["retry_ms"] <= 2000
+        talking = asyncio.ensure_future(answered(process, "Two"))
+        await ear.listen(process)
+        await talking
+        assert ear.kinds == TURN * 2
+
+
+async def test_a_stream_that_is_old_says_so_in_the_middle_of_a_turn_and_the_next_goes_on() -> None:
+    def slowly(hosted: Any, prompt: str) -> Any:
+        steps = [(40 * n, lambda run: run.append()) for n in range(1, 9)]
+        return [*steps, (360, lambda run: setattr(run, "status", "COMPLETE"))]
+
+    async with alone(Host(script=slowly), patrol=lambda: Patrol(100, 15)) as process:
+        await say(process, "One")
+        ear = Ear()
+        while ear.kinds[-1:] != ["session.idled"]:
             await ear.listen(process)
-            assert 99 <= now() - begun <= 101
             assert ear.goodbye["reason"] == "connection_cycle"
-            assert 1000 <= ear.goodbye["retry_ms"] <= 2000
-            talking = asyncio.ensure_future(answered(process, "Two"))
-            await ear.listen(process)
-            await talking
-            assert ear.kinds == TURN * 2
-
-    run(main())
+        assert ear.kinds == [*BEGINNING, *SAID * 8, *END]
+        assert ear.connects > 3
 
 
-def test_a_stream_that_is_old_says_so_in_the_middle_of_a_turn_and_the_next_goes_on() -> None:
-    async def main() -> None:
-        def slowly(hosted: Any, prompt: str) -> Any:
-            steps = [(40 * n, lambda run: run.append()) for n in range(1, 9)]
-            return [*steps, (360, lambda run: setattr(run, "status", "COMPLETE"))]
-
-        async with alone(Host(script=slowly), patrol=lambda: Patrol(100, 15)) as process:
-            await say(process, "One")
-            ear = Ear()
-            while ear.kinds[-1:] != ["session.idled"]:
-                await ear.listen(process)
-                assert ear.goodbye["reason"] == "connection_cycle"
-            assert ear.kinds == [*BEGINNING, *SAID * 8, *END]
-            assert ear.connects > 3
-
-    run(main())
-
-
-def test_a_process_that_stops_tells_whoever_waits_and_takes_nobody_new() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            await answered(process, "One")
-            ears = [Ear() for _ in range(4)]
-            listening = [asyncio.ensure_future(ear.listen(process)) for ear in ears]
-            await asyncio.sleep(30)
-            assert process.gateway.hub.viewers == 4
-            begun = now()
-            await process.gateway.hub.drain(20)
-            assert now() - begun < 20
-            await asyncio.gather(*listening)
-            assert [ear.goodbye["reason"] for ear in ears] == ["shutdown"] * 4
-            assert process.gateway.hub.viewers == 0
-            late = Ear()
-            await late.listen(process)
-            assert late.goodbye["reason"] == "shutdown"
-            assert late.kinds == TURN
-
-    run(main())
+async def test_a_process_that_stops_tells_whoever_waits_and_takes_nobody_new() -> None:
+    async with alone() as process:
+        await answered(process, "One")
+        ears = [Ear() for _ in range(4)]
+        listening = [asyncio.ensure_future(ear.listen(process)) for ear in ears]
+        await asyncio.sleep(30)
+        assert process.gateway.viewers == 4
+        begun = now()
+        await process.gateway.drain(20)
+        assert now() - begun < 20
+        await asyncio.gather(*listening)
+        assert [ear.goodbye["reason"] for ear in ears] == ["shutdown"] * 4
+        assert process.gateway.viewers == 0
+        late = Ear()
+        await late.listen(process)
+        assert late.goodbye["reason"] == "shutdown"
+        assert late.kinds == TURN
 
 
-def test_a_process_that_stops_tells_who_listens_to_a_turn() -> None:
-    async def main() -> None:
-        async with alone(Host(script=works_for_ever)) as process:
-            await say(process, "One")
-            ear, late = Ear(), Ear()
-            async with heard(process, ear) as listening:
-                await asyncio.sleep(10)
-                await process.gateway.hub.drain(20)
-                await listening
-            await late.listen(process)
-            assert ear.goodbye["reason"] == "connection_cycle"
-            assert late.goodbye["reason"] == "shutdown"
-
-    run(main())
+async def test_a_process_that_stops_tells_who_listens_to_a_turn() -> None:
+    async with alone(Host(script=works_for_ever)) as process:
+        await say(process, "One")
+        ear, late = Ear(), Ear()
+        async with heard(process, ear) as listening:
+            await asyncio.sleep(10)
+            await process.gateway.drain(20)
+            await listening
+        await late.listen(process)
+        assert ear.goodbye["reason"] == "connection_cycle"
+        assert late.goodbye["reason"] == "shutdown"
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_stream_of_a_session_that_is_deleted_ends_with_a_reason(busy: bool) -> None:
-    async def main() -> None:
-        async with alone(Host(script=works_for_ever)) as process:
-            if busy:
-                await say(process, "One")
-            ear = Ear()
-            async with heard(process, ear) as listening:
-                await asyncio.sleep(30)
-                await process.world.store.remove_conversation(owner_of(ALICE), SESSION)
-                async with asyncio.timeout(40):
-                    await listening
-            assert ear.goodbye["reason"] == "session_deleted"
-
-    run(main())
-
-
-def test_where_the_host_fails_the_listener_is_told_and_comes_back_later() -> None:
-    async def main() -> None:
-        host = Host(script=works_for_ever)
-        async with alone(host) as process:
+async def test_a_stream_of_a_session_that_is_deleted_ends_with_a_reason(busy: bool) -> None:
+    async with alone(Host(script=works_for_ever)) as process:
+        if busy:
             await say(process, "One")
-
-            async def fail(operation: str) -> None:
-                raise UpstreamUnreachable
-
-            await asyncio.sleep(100)
-            host.before = fail
-            ear = Ear()
-            await ear.listen(process)
-            assert ear.goodbye["reason"] == "error"
-            assert ear.goodbye["error"]["code"] == "upstream_unreachable"
-            assert ear.goodbye["retry_ms"] >= 5000
-
-    run(main())
-
-
-def test_what_a_listener_came_with_is_asked_about_again() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            await answered(process, "One")
-            revoked = False
-
-            def confirm() -> None:
-                if revoked:
-                    raise InvalidToken
-
-            ear = Ear()
-            async with heard(process, ear, who=replace(ALICE, confirm=confirm)) as listening:
-                await asyncio.sleep(60)
-                revoked = True
+        ear = Ear()
+        async with heard(process, ear) as listening:
+            await asyncio.sleep(30)
+            await process.world.store.remove_conversation(owner_of(ALICE), SESSION)
+            async with asyncio.timeout(40):
                 await listening
-            assert ear.goodbye["error"]["code"] == "invalid_token"
-            begun = now()
-            await Ear().listen(process, who=replace(ALICE, expires=begun + 50))
-            assert 49 <= now() - begun <= 51
-
-    run(main())
+        assert ear.goodbye["reason"] == "session_deleted"
 
 
-def test_whoever_waits_takes_a_seat() -> None:
-    async def main() -> None:
-        async with alone(max_streams=2, max_streams_each=1) as process:
-            first, second = Ear(), Ear()
-            async with heard(process, first):
-                await asyncio.sleep(5)
-                await second.listen(process)
-                assert second.goodbye["error"]["code"] == "rate_limited"
-                assert first.goodbye is None
-            with process.gateway.attend(ALICE), pytest.raises(RateLimited), process.gateway.attend(ALICE):
-                pass
-            with pytest.raises(AtCapacity), Seats(0, 1).take(ALICE.principal):
-                pass
+async def test_where_the_host_fails_the_listener_is_told_and_comes_back_later() -> None:
+    host = Host(script=works_for_ever)
+    async with alone(host) as process:
+        await say(process, "One")
 
-    run(main())
+        async def fail(operation: str) -> None:
+            raise UpstreamUnreachable
+
+        await asyncio.sleep(100)
+        host.before = fail
+        ear = Ear()
+        await ear.listen(process)
+        assert ear.goodbye["reason"] == "error"
+        assert ear.goodbye["error"]["code"] == "upstream_unreachable"
+        assert ear.goodbye["retry_ms"] >= 5000
+
+
+async def test_what_a_listener_came_with_is_asked_about_again() -> None:
+    async with alone() as process:
+        await answered(process, "One")
+        revoked = False
+
+        def confirm() -> None:
+            if revoked:
+                raise InvalidToken
+
+        ear = Ear()
+        async with heard(process, ear, who=replace(ALICE, confirm=confirm)) as listening:
+            await asyncio.sleep(60)
+            revoked = True
+            await listening
+        assert ear.goodbye["error"]["code"] == "invalid_token"
+        begun = now()
+        await Ear().listen(process, who=replace(ALICE, expires=begun + 50))
+        assert 49 <= now() - begun <= 51
+
+
+async def test_whoever_waits_takes_a_seat() -> None:
+    async with alone(max_streams=2, max_streams_each=1) as process:
+        first, second = Ear(), Ear()
+        async with heard(process, first):
+            await asyncio.sleep(5)
+            await second.listen(process)
+            assert second.goodbye["error"]["code"] == "rate_limited"
+            assert first.goodbye is None
+        with process.gateway.attend(ALICE), pytest.raises(RateLimited), process.gateway.attend(ALICE):
+            pass
+        with pytest.raises(AtCapacity), Seats(0, 1).take(ALICE.principal):
+            pass
 
 
 # -- turns that did not come about ------------------------------------------------------------------------------------
 
 
-def test_of_a_turn_that_the_host_refuses_nothing_is_heard() -> None:
-    async def main() -> None:
-        host = Host()
-        async with alone(host) as process:
-            ear = Ear()
-            async with heard(process, ear):
+async def test_of_a_turn_that_the_host_refuses_nothing_is_heard() -> None:
+    host = Host()
+    async with alone(host) as process:
+        ear = Ear()
+        async with heard(process, ear):
 
-                async def refuse(operation: str) -> None:
-                    if operation == "create":
-                        await asyncio.sleep(3)
-                        raise RateLimited
+            async def refuse(operation: str) -> None:
+                if operation == "create":
+                    await asyncio.sleep(3)
+                    raise RateLimited
 
-                host.before = refuse
-                with pytest.raises(RateLimited):
-                    await say(process, "One")
-                host.before = lambda _: asyncio.sleep(0)
-                await asyncio.sleep(20)
-                assert ear.kinds == []
-                await answered(process, "Two")
-                await asyncio.sleep(20)
-            assert ear.kinds == TURN
-
-    run(main())
+            host.before = refuse
+            with pytest.raises(RateLimited):
+                await say(process, "One")
+            host.before = lambda _: asyncio.sleep(0)
+            await asyncio.sleep(20)
+            assert ear.kinds == []
+            await answered(process, "Two")
+            await asyncio.sleep(20)
+        assert ear.kinds == TURN
 
 
-def test_a_turn_that_was_taken_back_is_forgotten_and_the_next_one_is_heard() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            store, owner = process.world.store, owner_of(ALICE)
-            ear = Ear()
-            async with heard(process, ear):
-                await asyncio.sleep(5)
-                turn = Turn(new_id(), SESSION, now(), now(), mark="m", organization="9")
-                taken_back = await store.add_turn(owner, turn)
-                await asyncio.sleep(5)
-                await store.remove_turn(owner, taken_back.id)
-                await asyncio.sleep(5)
-                assert ear.kinds == []
-                turn = await answered(process, "Two")
-                assert turn.number == taken_back.number
-                await asyncio.sleep(20)
-            assert ear.kinds == TURN
-
-    run(main())
+async def test_a_turn_that_was_taken_back_is_forgotten_and_the_next_one_is_heard() -> None:
+    async with alone() as process:
+        store, owner = process.world.store, owner_of(ALICE)
+        ear = Ear()
+        async with heard(process, ear):
+            await asyncio.sleep(5)
+            turn = Turn(new_id(), SESSION, now(), now(), mark="m", organization="9")
+            taken_back = await store.add_turn(owner, turn)
+            await asyncio.sleep(5)
+            await store.remove_turn(owner, taken_back.id)
+            await asyncio.sleep(5)
+            assert ear.kinds == []
+            turn = await answered(process, "Two")
+            assert turn.number == taken_back.number
+            await asyncio.sleep(20)
+        assert ear.kinds == TURN
 
 
-def test_a_turn_whose_outcome_nobody_knows_is_heard_as_failed() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            messages = an_ask("One").messages
-            lost = Turn(new_id(), SESSION, now(), now(), mark="m", organization="9", messages=messages)
-            await process.world.store.add_turn(owner_of(ALICE), lost)
-            ear = Ear()
-            async with heard(process, ear):
-                await asyncio.sleep(100)
-            assert ear.kinds == [*BEGINNING, "turn.failed", "session.idled"]
-            assert ear.data[-2]["data"]["error_code"] == "outcome_unknown"
-            (turn,) = process.world.turns(SESSION)
-            assert turn.state is TurnState.UNKNOWN
-
-    run(main())
+async def test_a_turn_whose_outcome_nobody_knows_is_heard_as_failed() -> None:
+    async with alone() as process:
+        messages = an_ask("One").messages
+        lost = Turn(new_id(), SESSION, now(), now(), mark="m", organization="9", messages=messages)
+        await process.world.store.add_turn(owner_of(ALICE), lost)
+        ear = Ear()
+        async with heard(process, ear):
+            await asyncio.sleep(100)
+        assert ear.kinds == [*BEGINNING, "turn.failed", "session.idled"]
+        assert ear.data[-2]["data"]["error_code"] == "outcome_unknown"
+        (turn,) = process.world.turns(SESSION)
+        assert turn.state is TurnState.UNKNOWN
 
 
-def test_only_as_many_turns_are_read_as_there_are_to_tell() -> None:
-    async def main() -> None:
-        async with alone() as process:
-            store, owner = process.world.store, owner_of(ALICE)
-            for _ in range(120):
-                await store.add_turn(owner, Turn(new_id(), SESSION, now(), now(), TurnState.COMPLETED, end=0))
-            for number, reads in ((119, 1), (120, 1), (100, 2), (0, 4), (60, 3)):
-                process.trap.calls.clear()
-                found = await turns_behind(process.conversations, ALICE, SESSION, number)
-                assert [turn.number for turn in found] == list(range(number + 1, 121))
-                assert len(process.trap.calls) <= reads
-
-    run(main())
+async def test_only_as_many_turns_are_read_as_there_are_to_tell() -> None:
+    async with alone() as process:
+        store, owner = process.world.store, owner_of(ALICE)
+        for _ in range(120):
+            await store.add_turn(owner, Turn(new_id(), SESSION, now(), now(), TurnState.COMPLETED, end=0))
+        for number, reads in ((119, 1), (120, 1), (100, 2), (0, 4), (60, 3)):
+            process.trap.calls.clear()
+            found = await turns_behind(process.conversations, ALICE, SESSION, number)
+            assert [turn.number for turn in found] == list(range(number + 1, 121))
+            assert len(process.trap.calls) <= reads
 
 
 # -- whatever happens -------------------------------------------------------------------------------------------------

@@ -240,7 +240,6 @@ def test_nothing_that_is_sent_breaks_anything_or_gets_something_of_somebody_else
             client = Client(app.state, {name.encode(): id_.encode() for name, id_ in names.items()}, mine.token)
             for sent in requests:
                 status, headers, body = await client.ask(sent, signed=signed)
-                WATCH.answer(status, body.decode(errors="replace"))
                 assert status < 500 or status == 501, (sent, body)
                 for name, value in headers:
                     assert b"\r" not in value
@@ -250,6 +249,7 @@ def test_nothing_that_is_sent_breaks_anything_or_gets_something_of_somebody_else
                     told = json.loads(body)
                     assert {"code", "status_code", "request_id"} <= set(told)
                     assert told["status_code"] == status
+                    WATCH.answer(status, json.dumps({**told, "request_id": None}))  # that one is as the client has it
                 assert theirs.word.encode() not in body, sent
                 for kind in ("session", "turn", "running", "agent"):
                     id_ = theirs.names[kind].encode()

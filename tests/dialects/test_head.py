@@ -12,7 +12,6 @@ from tests.dialects.people import CONVERSATIONS, KINDS, Person
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY, RUNS
 from tests.dialects.site import AUTHORIZED, Connection, gateway_app, lifespan, serving
-from tests.dialects.site import run as in_real_time
 from tests.leaks import WATCH
 from tests.stores.model import ModelStore
 from tests.virtual import run
@@ -76,9 +75,9 @@ def test_head_is_answered_with_the_head_of_what_get_answers() -> None:
                 asked = filled(path, person.names)
                 for headers in ASKED:
                     WATCH.sent(headers, None)
-                    before = person.has(app.state.conversations.store, host)
+                    before = person.has(app.state.parts.conversations.store, host)
                     head = await head_of(app, "HEAD", asked, headers)
-                    assert person.has(app.state.conversations.store, host) == before, path
+                    assert person.has(app.state.parts.conversations.store, host) == before, path
                     status, said, _ = await head_of(app, "GET", asked, headers)
                     assert head == (status, said, b""), (path, headers)
                     await asyncio.sleep(100)  # whoever follows a run for the sake of that GET has gone
@@ -87,19 +86,17 @@ def test_head_is_answered_with_the_head_of_what_get_answers() -> None:
 
 
 @pytest.mark.wire("head", "error-unknown-route")
-def test_head_is_allowed_where_get_is_and_nowhere_else() -> None:
-    async def main() -> None:
-        app, _, person = await settled()
-        async with lifespan(app):
-            for path in EVERYWHERE:
-                status, said, _ = await head_of(app, "TRACE", filled(path, person.names), AUTHORIZED)
-                assert status == 405, path
-                allowed = said["allow"].split(", ")
-                assert ("HEAD" in allowed) == ("GET" in allowed) >= (path in PATHS), path
-                if "GET" not in allowed:
-                    assert (await head_of(app, "HEAD", filled(path, person.names), AUTHORIZED))[0] == 405, path
-
-    run(main())
+@pytest.mark.virtual_time
+async def test_head_is_allowed_where_get_is_and_nowhere_else() -> None:
+    app, _, person = await settled()
+    async with lifespan(app):
+        for path in EVERYWHERE:
+            status, said, _ = await head_of(app, "TRACE", filled(path, person.names), AUTHORIZED)
+            assert status == 405, path
+            allowed = said["allow"].split(", ")
+            assert ("HEAD" in allowed) == ("GET" in allowed) >= (path in PATHS), path
+            if "GET" not in allowed:
+                assert (await head_of(app, "HEAD", filled(path, person.names), AUTHORIZED))[0] == 405, path
 
 
 @pytest.mark.wire("head")
@@ -108,15 +105,15 @@ def test_head_of_what_is_followed_begins_nothing_and_stops_nothing() -> None:
         app, host, person = await settled()
         names = {**person.names, "turn": person.names["running"]}
         async with lifespan(app):
-            live = app.state.conversations.store._turns[person.owner, names["turn"]].run.id
-            gateway = app.state.gateway
+            live = app.state.parts.conversations.store._turns[person.owner, names["turn"]].run.id
+            gateway = app.state.parts.gateway
             await asyncio.sleep(100)  # what was followed to get here is followed no more
             for path in FOLLOWED:
                 asked = filled(path, names).replace("/agent-runs/1/", f"/agent-runs/{live}/")
                 reads = host.calls["log"]
                 status, _, body = await head_of(app, "HEAD", f"{asked}?cancel_on_disconnect=1", STREAMED)
                 assert (status, body) == (200, b""), path
-                assert (gateway.hub.viewers, gateway.hub.runs_followed, gateway._seats.taken) == (0, 0, 0), path
+                assert (gateway.viewers, gateway.runs_followed, gateway._seats.taken) == (0, 0, 0), path
                 await asyncio.sleep(30)
                 assert host.calls["log"] == reads, path
                 assert host.calls["cancel"] == 0, path
@@ -126,14 +123,11 @@ def test_head_of_what_is_followed_begins_nothing_and_stops_nothing() -> None:
 
 
 @pytest.mark.wire("head")
-def test_head_of_a_file_has_its_length_and_no_body() -> None:
-    async def main() -> None:
-        async with serving() as site:
-            head, whole = [await site.ask(method, "/docs/assets/swagger-ui.css") for method in ("HEAD", "GET")]
-        assert (head.status_code, head.content) == (200, b"")
-        assert head.headers["content-length"] == str(len(whole.content))
-
-    in_real_time(main())
+async def test_head_of_a_file_has_its_length_and_no_body() -> None:
+    async with serving() as site:
+        head, whole = [await site.ask(method, "/docs/assets/swagger-ui.css") for method in ("HEAD", "GET")]
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
 
 
 def test_every_dialect_is_asked() -> None:

@@ -1,18 +1,20 @@
 """The OpenAPI document, and the pages that show it."""
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from codegen_api import errors
+from codegen_api import app, errors
 from tests.dialects.eventsource import parse
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY, routes
-from tests.dialects.site import gateway_app, run, serving
+from tests.dialects.site import gateway_app, serving
 from tests.dialects.test_native_errors import KINDS, TABLE
 
 CONTRACT = (Path(__file__).parents[2] / "docs/wire.md").read_text()
@@ -224,6 +226,30 @@ def test_the_contract_s_codes_are_those_that_are_raised() -> None:
     assert promised == raised
 
 
+@pytest.mark.wire("documentation", "root-path")
+@pytest.mark.parametrize("root_path", ["", "/codegen"])
+@pytest.mark.filterwarnings("default:The `root_path`")
+async def test_the_description_is_made_once_and_beside_the_event_loop(
+    root_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def openapi(application: app.Application) -> dict[str, Any]:
+        made.append(threading.current_thread().name)
+        return described(application)
+
+    described = app.Application.openapi
+    monkeypatch.setattr(app.Application, "openapi", openapi)
+
+    async with serving(RichHost(), root_path=root_path) as site:
+        asked = await asyncio.gather(*(site.get("/openapi.json", token=None) for _ in range(3)))
+        for answer in asked:
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.json().get("servers") == ([{"url": root_path}] if root_path else None)
+        assert len(made) == 1
+        assert made[0].startswith("aside")
+
+
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
@@ -231,36 +257,30 @@ def test_the_contract_s_codes_are_those_that_are_raised() -> None:
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
 @pytest.mark.parametrize("root_path", ["", "/codegen"])
 @pytest.mark.filterwarnings("default:The `root_path`")
-def test_the_pages_load_nothing_from_other_hosts(page: str, root_path: str) -> None:
-    async def main() -> None:
-        async with serving(RichHost(), root_path=root_path, title="My Codegen API") as site:
-            answer = await site.get(page, token=None)
-            assert answer.status_code == 200
-            assert answer.headers["content-type"].startswith("text/html")
-            assert "My Codegen API" in answer.text
-            assert f"{root_path}/openapi.json" in answer.text
-            assert not re.search(r"(https?:)?//[\w.-]+\.", answer.text)
-            loaded = [url for url in re.findall(r'(?:src|href)="([^"]+)"', answer.text) if not url.startswith("data:")]
-            assert len(loaded) >= 2
-            for url in loaded:
-                assert url.startswith(f"{root_path}/docs/assets/")
-                for asked in {url, url.removeprefix(root_path)}:  # a proxy may strip the prefix, or not
-                    asset = await site.get(asked, token=None)
-                    assert asset.status_code == 200, asked
-                    assert len(asset.content) > 100
-
-    run(main())
+async def test_the_pages_load_nothing_from_other_hosts(page: str, root_path: str) -> None:
+    async with serving(RichHost(), root_path=root_path, title="My Codegen API") as site:
+        answer = await site.get(page, token=None)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "My Codegen API" in answer.text
+        assert f"{root_path}/openapi.json" in answer.text
+        assert not re.search(r"(https?:)?//[\w.-]+\.", answer.text)
+        loaded = [url for url in re.findall(r'(?:src|href)="([^"]+)"', answer.text) if not url.startswith("data:")]
+        assert len(loaded) >= 2
+        for url in loaded:
+            assert url.startswith(f"{root_path}/docs/assets/")
+            for asked in {url, url.removeprefix(root_path)}:  # a proxy may strip the prefix, or not
+                asset = await site.get(asked, token=None)
+                assert asset.status_code == 200, asked
+                assert len(asset.content) > 100
 
 
 @pytest.mark.wire("documentation")
 @pytest.mark.parametrize("name", ["..%2f..%2fapp.py", "../__init__.py", "nothing.js", "%00", ""])
-def test_only_the_assets_are_served(name: str) -> None:
-    async def main() -> None:
-        async with serving(RichHost()) as site:
-            answer = await site.get(f"/docs/assets/{name}", token=None)
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-
-    run(main())
+async def test_only_the_assets_are_served(name: str) -> None:
+    async with serving(RichHost()) as site:
+        answer = await site.get(f"/docs/assets/{name}", token=None)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 def test_the_api_calls_itself_what_it_is_told_to() -> None:

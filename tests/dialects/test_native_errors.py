@@ -144,25 +144,22 @@ def test_details_are_choices_or_places() -> None:
 
 @pytest.mark.wire("error-shape", "error-from-host", "error-host-failed", "error-host-unreachable", "request-id")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.__module__ == "codegen_api.errors"])
-def test_an_error_of_the_host_is_answered_with_the_request_s_id(kind: type[errors.GatewayError]) -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add()
+async def test_an_error_of_the_host_is_answered_with_the_request_s_id(kind: type[errors.GatewayError]) -> None:
+    host = RichHost()
+    host.add()
 
-        async def fail(operation: str) -> None:
-            if operation == "get":
-                raise kind("As the host says.", retry_after=3)
+    async def fail(operation: str) -> None:
+        if operation == "get":
+            raise kind("As the host says.", retry_after=3)
 
-        host.before = fail
-        async with serving(host) as site:
-            answer = await site.get("/agent-runs/1", headers={"X-Request-ID": "abc"})
-        assert answer.status_code == TABLE[kind]
-        assert answer.headers["x-request-id"] == "abc"
-        assert answer.json()["request_id"] == "abc"
-        assert answer.json()["code"] == kind.code
-        assert answer.json()["error"] == "As the host says."
-
-    run(main())
+    host.before = fail
+    async with serving(host) as site:
+        answer = await site.get("/agent-runs/1", headers={"X-Request-ID": "abc"})
+    assert answer.status_code == TABLE[kind]
+    assert answer.headers["x-request-id"] == "abc"
+    assert answer.json()["request_id"] == "abc"
+    assert answer.json()["code"] == kind.code
+    assert answer.json()["error"] == "As the host says."
 
 
 @pytest.mark.parametrize("kind", [errors.NotFound, errors.NotAuthenticated, errors.Rejected, errors.UpstreamError])
@@ -188,13 +185,10 @@ def test_an_error_that_is_understood_is_no_fault_of_the_gateway(
 @pytest.mark.parametrize(
     "path", ["/", "/nothing", "/agent-runs/", "/agent-runs/1/logs/", "/v1/users/me", "/docs/assets/x"]
 )
-def test_what_is_not_there_is_404(path: str) -> None:
-    async def main() -> None:
-        async with serving() as site:
-            answer = await site.get(path, token=None)
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-
-    run(main())
+async def test_what_is_not_there_is_404(path: str) -> None:
+    async with serving() as site:
+        answer = await site.get(path, token=None)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.wire("error-unknown-route")
@@ -211,14 +205,11 @@ def test_what_is_not_there_is_404(path: str) -> None:
         ("OPTIONS", "/agent-runs", {"GET", "POST"}),
     ],
 )
-def test_a_method_that_is_not_known_is_405_and_says_which_are(method: str, path: str, allowed: set[str]) -> None:
-    async def main() -> None:
-        async with serving() as site:
-            answer = await site.ask(method, path, token=None)
-        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-        assert {name.strip() for name in answer.headers["allow"].split(",")} - {"HEAD"} == allowed - {"HEAD"}
-
-    run(main())
+async def test_a_method_that_is_not_known_is_405_and_says_which_are(method: str, path: str, allowed: set[str]) -> None:
+    async with serving() as site:
+        answer = await site.ask(method, path, token=None)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert {name.strip() for name in answer.headers["allow"].split(",")} - {"HEAD"} == allowed - {"HEAD"}
 
 
 # -- requests that are wrong ------------------------------------------------------------------------------------------
@@ -284,45 +275,36 @@ def test_a_body_of_the_wrong_shape_is_refused_without_being_quoted(
         "limit=-5", "limit=all", "limit=%FF", "limit=" + "1" * 5000,
     ],
 )  # fmt: skip
-def test_a_window_that_makes_no_sense_is_422(path: str, query: str) -> None:
-    async def main() -> None:
-        host = RichHost()
-        host.add()
-        async with serving(host) as site:
-            answer = await site.get(f"{path}?{query}")
-        assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
-        assert answer.json()["details"][0]["loc"] == ["query", query.split("=", maxsplit=1)[0]]
-        assert host.calls["list"] == host.calls["log"] == 0
-
-    run(main())
+async def test_a_window_that_makes_no_sense_is_422(path: str, query: str) -> None:
+    host = RichHost()
+    host.add()
+    async with serving(host) as site:
+        answer = await site.get(f"{path}?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert answer.json()["details"][0]["loc"] == ["query", query.split("=", maxsplit=1)[0]]
+    assert host.calls["list"] == host.calls["log"] == 0
 
 
 @pytest.mark.wire("id-form")
 @pytest.mark.parametrize("run_id", ["abc", "1.5", "-1", "%20", "1%00", "٣", "9" * 40, "%FF", "1;2"])
 @pytest.mark.parametrize("route", ["", "/logs", "/logs/stream"])
-def test_an_id_that_cannot_be_one_is_422_and_nobody_is_asked(run_id: str, route: str) -> None:
-    async def main() -> None:
-        host = RichHost()
-        async with serving(host, org_id="9") as site:
-            for headers in ({}, {"Last-Event-ID": "3"}):
-                answer = await site.get(f"/agent-runs/{run_id}{route}", headers=headers)
-                assert (answer.status_code, answer.json()["code"]) == (422, "validation_error"), answer.text
-        assert set(host.calls) <= {"identify"}
-
-    run(main())
+async def test_an_id_that_cannot_be_one_is_422_and_nobody_is_asked(run_id: str, route: str) -> None:
+    host = RichHost()
+    async with serving(host, org_id="9") as site:
+        for headers in ({}, {"Last-Event-ID": "3"}):
+            answer = await site.get(f"/agent-runs/{run_id}{route}", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (422, "validation_error"), answer.text
+    assert set(host.calls) <= {"identify"}
 
 
 @pytest.mark.wire("id-form")
 @pytest.mark.parametrize("organization", ["acme", "1 2", "-1", "9" * 40, "1,2"])
-def test_an_organization_that_cannot_be_one_is_422(organization: str) -> None:
-    async def main() -> None:
-        host = RichHost()
-        async with serving(host) as site:
-            answer = await site.get("/agent-runs", headers={"X-Organization-ID": organization})
-        assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
-        assert set(host.calls) <= {"identify"}
-
-    run(main())
+async def test_an_organization_that_cannot_be_one_is_422(organization: str) -> None:
+    host = RichHost()
+    async with serving(host) as site:
+        answer = await site.get("/agent-runs", headers={"X-Organization-ID": organization})
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert set(host.calls) <= {"identify"}
 
 
 json_values: Any = st.recursive(

@@ -10,7 +10,7 @@ import pytest
 from tests.dialects.documented import chapter
 from tests.dialects.published import Operation, bare, declared, operations, served
 from tests.dialects.sdk import speaking
-from tests.dialects.site import Site, run
+from tests.dialects.site import Site
 
 CHAPTER = chapter("The Agent Protocol")
 
@@ -131,26 +131,23 @@ def test_each_operation_is_served_and_knows_what_it_may_be_sent(operation: Opera
     assert f"`{operation}`" in CHAPTER
 
 
-def test_each_answer_has_what_clients_cannot_do_without() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            names = await filled(site)
-            lacking = {}
-            for operation in (each for each in SERVED if each.answer):
-                path = re.sub("{([^}]*)}", lambda found: names[found[1]], operation.path)
-                if operation.path == "/store/items":
-                    path += "?key=k&namespace=a"
-                body = BODIES.get(str(operation), {})
-                sent = {} if operation.method == "GET" or path.endswith("/cancel") else {"json": body}
-                answer = await site.ask(operation.method, path, **sent)
-                assert answer.status_code == 200, (operation, answer.text)
-                told = answer.json()
-                many = told if isinstance(told, list) else [told]
-                assert many, operation
-                lacking[str(operation)] = {name for each in many for name in operation.answer if name not in each}
-            assert {operation: names for operation, names in lacking.items() if names} == {}
-
-    run(main())
+async def test_each_answer_has_what_clients_cannot_do_without() -> None:
+    async with speaking() as site:
+        names = await filled(site)
+        lacking = {}
+        for operation in (each for each in SERVED if each.answer):
+            path = re.sub("{([^}]*)}", lambda found: names[found[1]], operation.path)
+            if operation.path == "/store/items":
+                path += "?key=k&namespace=a"
+            body = BODIES.get(str(operation), {})
+            sent = {} if operation.method == "GET" or path.endswith("/cancel") else {"json": body}
+            answer = await site.ask(operation.method, path, **sent)
+            assert answer.status_code == 200, (operation, answer.text)
+            told = answer.json()
+            many = told if isinstance(told, list) else [told]
+            assert many, operation
+            lacking[str(operation)] = {name for each in many for name in operation.answer if name not in each}
+        assert {operation: names for operation, names in lacking.items() if names} == {}
 
 
 async def filled(site: Site) -> dict[str, str]:
@@ -194,61 +191,49 @@ def finishing(site: Site) -> None:
     site.host.create_run, site.host.resume_run = created, resumed
 
 
-def test_what_is_not_offered_is_said_by_name_and_listed() -> None:
+async def test_what_is_not_offered_is_said_by_name_and_listed() -> None:
     refused = CHAPTER.split("\n**Refused by name.**")[1].split("\n**", maxsplit=1)[0]
     listed = {"copy": "copying a thread", "state": "changing its state", "crons": "crons"}
 
-    async def main() -> None:
-        async with speaking() as site:
-            await site.post("/threads", {"thread_id": "t"})
-            for operation in ABSENT:
-                path = operation.path.format(t="t", c="c")
-                answer = await site.ask(operation.method, path)
-                assert answer.status_code == 501, operation
-                assert (answer.json()["error"], answer.json()["code"]) == ("not_implemented", "unsupported")
-                last = "crons" if "crons" in path else path.rpartition("/")[2]
-                named = operation.path.replace("{t}", "{thread_id}")
-                assert listed.get(last, f"`{named}`") in refused, operation
-            for path in ("/a2a/agent", "/mcp/"):
-                assert (await site.post(path, {})).status_code == 404
-                assert f"`{path.replace('agent', '{assistant_id}')}`" in CHAPTER
-
-    run(main())
+    async with speaking() as site:
+        await site.post("/threads", {"thread_id": "t"})
+        for operation in ABSENT:
+            path = operation.path.format(t="t", c="c")
+            answer = await site.ask(operation.method, path)
+            assert answer.status_code == 501, operation
+            assert (answer.json()["error"], answer.json()["code"]) == ("not_implemented", "unsupported")
+            last = "crons" if "crons" in path else path.rpartition("/")[2]
+            named = operation.path.replace("{t}", "{thread_id}")
+            assert listed.get(last, f"`{named}`") in refused, operation
+        for path in ("/a2a/agent", "/mcp/"):
+            assert (await site.post(path, {})).status_code == 404
+            assert f"`{path.replace('agent', '{assistant_id}')}`" in CHAPTER
 
 
 @pytest.mark.parametrize("name", ["values", "messages", "checkpoint", "ttl"])
-def test_what_would_change_a_thread_otherwise_is_refused_by_name(name: str) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            await site.post("/threads", {"thread_id": "t"})
-            answer = await site.ask("PATCH", "/threads/t", json={"metadata": {"a": 1}, name: {"b": 2}})
-            assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
-            assert f"`{name}`" in answer.json()["message"]
-            assert (await site.get("/threads/t")).json()["metadata"] == {}
-
-    run(main())
+async def test_what_would_change_a_thread_otherwise_is_refused_by_name(name: str) -> None:
+    async with speaking() as site:
+        await site.post("/threads", {"thread_id": "t"})
+        answer = await site.ask("PATCH", "/threads/t", json={"metadata": {"a": 1}, name: {"b": 2}})
+        assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
+        assert f"`{name}`" in answer.json()["message"]
+        assert (await site.get("/threads/t")).json()["metadata"] == {}
 
 
-def test_a_run_goes_into_the_thread_that_its_body_names_and_nowhere_else() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            await filled(site)
-            answer = await site.post("/runs/wait", {**SAID, "thread_id": "t"})
-            assert len([each for each in answer.json()["messages"] if each["type"] == "human"]) == 2
-            assert (await site.get("/threads/t")).status_code == 200
-            assert (await site.post("/runs", {**SAID, "thread_id": "new"})).json()["thread_id"] == "new"
-            refused = await site.post("/threads/t/runs", {**SAID, "thread_id": "other"})
-            assert refused.status_code == 422
-            assert (await site.get("/threads/other")).status_code == 404
-
-    run(main())
+async def test_a_run_goes_into_the_thread_that_its_body_names_and_nowhere_else() -> None:
+    async with speaking() as site:
+        await filled(site)
+        answer = await site.post("/runs/wait", {**SAID, "thread_id": "t"})
+        assert len([each for each in answer.json()["messages"] if each["type"] == "human"]) == 2
+        assert (await site.get("/threads/t")).status_code == 200
+        assert (await site.post("/runs", {**SAID, "thread_id": "new"})).json()["thread_id"] == "new"
+        refused = await site.post("/threads/t/runs", {**SAID, "thread_id": "other"})
+        assert refused.status_code == 422
+        assert (await site.get("/threads/other")).status_code == 404
 
 
-def test_a_list_of_runs_has_the_fields_that_are_asked_for() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            made = (await site.post("/threads/t/runs", SAID)).json()
-            found = (await site.get("/threads/t/runs?select=run_id&select=thread_id")).json()
-            assert found == [{"run_id": made["run_id"], "thread_id": "t"}]
-
-    run(main())
+async def test_a_list_of_runs_has_the_fields_that_are_asked_for() -> None:
+    async with speaking() as site:
+        made = (await site.post("/threads/t/runs", SAID)).json()
+        found = (await site.get("/threads/t/runs?select=run_id&select=thread_id")).json()
+        assert found == [{"run_id": made["run_id"], "thread_id": "t"}]

@@ -11,7 +11,7 @@ import pytest
 from tests.dialects.agio import chatting, finish, latest, said, speaking
 from tests.dialects.documented import chapter, part
 from tests.dialects.published import Operation, bare, declared, operations, served
-from tests.dialects.site import Site, run
+from tests.dialects.site import Site
 
 AGENT = "name model description tools system_prompt tags"
 ONE_AGENT = "id name description model tools enabled tags created_at"
@@ -65,49 +65,43 @@ def test_what_is_served_knows_all_that_clients_send(operation: Operation) -> Non
     assert set(operation.body) - body == set()
 
 
-def test_what_is_not_there_is_listed_and_said_by_name() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            for operation in ABSENT:
-                assert any(f"{operation.path}/".startswith(f"{each}/") for each in NOT_THERE)
-                answer = await site.ask(operation.method, re.sub("{.}", "x", operation.path), token=None)
-                told = answer.json()
-                assert (answer.status_code, told["code"]) == (404, "not_found"), operation
-                assert told["detail"].removesuffix(" is not offered here.") in NOT_THERE
-
-    run(main())
+async def test_what_is_not_there_is_listed_and_said_by_name() -> None:
+    async with speaking() as site:
+        for operation in ABSENT:
+            assert any(f"{operation.path}/".startswith(f"{each}/") for each in NOT_THERE)
+            answer = await site.ask(operation.method, re.sub("{.}", "x", operation.path), token=None)
+            told = answer.json()
+            assert (answer.status_code, told["code"]) == (404, "not_found"), operation
+            assert told["detail"].removesuffix(" is not offered here.") in NOT_THERE
 
 
 @pytest.mark.parametrize("operation", SERVED, ids=str)
-def test_answers_have_what_clients_cannot_do_without(operation: Operation) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            made = (await site.post("/api/agents", {"name": "reviewer"})).json()
-            run_id = (await said(site))["run_id"]
-            if operation.path.endswith(("pause", "resume", "cancel")):
-                run_id = await under_way(site)
-                if operation.path.endswith("resume"):
-                    assert (await site.post(f"/api/runs/{run_id}/pause")).status_code == 200
-            ids = {"agent_id": made["id"], "run_id": run_id, "checkpoint_id": f"{run_id}.1"}
-            path = re.sub("{([a-z_]+)}", lambda found: ids[found[1]], operation.path)
-            if operation.path == "/api/chat":
-                told = await whole(site)
-            else:
-                body = {"name": "other"} if operation.path == "/api/agents" else {}
-                more = {} if operation.method in ("GET", "DELETE") else {"json": body}
-                answer = await site.ask(operation.method, path, **more)
-                assert answer.is_success, answer.text
-                if operation.method == "DELETE":
-                    assert (answer.status_code, answer.content) == (204, b"")
-                    return
-                told = answer.json()
-            assert set(operation.answer) - set(told) == set()
-            for item in told.get("items", []):
-                assert set(ITEMS[operation.path].split()) - set(item) == set()
-            if "items" in told:
-                assert told["items"]
-
-    run(main())
+async def test_answers_have_what_clients_cannot_do_without(operation: Operation) -> None:
+    async with speaking() as site:
+        made = (await site.post("/api/agents", {"name": "reviewer"})).json()
+        run_id = (await said(site))["run_id"]
+        if operation.path.endswith(("pause", "resume", "cancel")):
+            run_id = await under_way(site)
+            if operation.path.endswith("resume"):
+                assert (await site.post(f"/api/runs/{run_id}/pause")).status_code == 200
+        ids = {"agent_id": made["id"], "run_id": run_id, "checkpoint_id": f"{run_id}.1"}
+        path = re.sub("{([a-z_]+)}", lambda found: ids[found[1]], operation.path)
+        if operation.path == "/api/chat":
+            told = await whole(site)
+        else:
+            body = {"name": "other"} if operation.path == "/api/agents" else {}
+            more = {} if operation.method in ("GET", "DELETE") else {"json": body}
+            answer = await site.ask(operation.method, path, **more)
+            assert answer.is_success, answer.text
+            if operation.method == "DELETE":
+                assert (answer.status_code, answer.content) == (204, b"")
+                return
+            told = answer.json()
+        assert set(operation.answer) - set(told) == set()
+        for item in told.get("items", []):
+            assert set(ITEMS[operation.path].split()) - set(item) == set()
+        if "items" in told:
+            assert told["items"]
 
 
 async def under_way(site: Site) -> str:
@@ -127,18 +121,15 @@ async def whole(site: Site) -> Any:
     return json.loads(reading.text)
 
 
-def test_what_cannot_be_done_is_refused_by_name() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            run_id = (await said(site))["run_id"]
-            runs = (await site.get("/api/runs")).json()["total"]
-            fork = await site.post(f"/api/checkpoints/{run_id}.1/fork", {"create_new_run": False})
-            assert (fork.status_code, fork.json()["code"]) == (422, "unsupported")
-            assert "`create_new_run`" in fork.json()["error"]
-            for name in ("limit", "offset"):
-                stream = await site.get(f"/api/runs/{run_id}/events?{name}=1", headers={"Accept": "text/event-stream"})
-                assert (stream.status_code, stream.json()["code"]) == (422, "unsupported")
-                assert f"`{name}`" in stream.json()["error"]
-            assert (await site.get("/api/runs")).json()["total"] == runs
-
-    run(main())
+async def test_what_cannot_be_done_is_refused_by_name() -> None:
+    async with speaking() as site:
+        run_id = (await said(site))["run_id"]
+        runs = (await site.get("/api/runs")).json()["total"]
+        fork = await site.post(f"/api/checkpoints/{run_id}.1/fork", {"create_new_run": False})
+        assert (fork.status_code, fork.json()["code"]) == (422, "unsupported")
+        assert "`create_new_run`" in fork.json()["error"]
+        for name in ("limit", "offset"):
+            stream = await site.get(f"/api/runs/{run_id}/events?{name}=1", headers={"Accept": "text/event-stream"})
+            assert (stream.status_code, stream.json()["code"]) == (422, "unsupported")
+            assert f"`{name}`" in stream.json()["error"]
+        assert (await site.get("/api/runs")).json()["total"] == runs

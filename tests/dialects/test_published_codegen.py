@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from codegen_api.dialects import codegen
+from codegen_api.dialects.codegen import DIALECT
 from codegen_api.sandbox import create_sandbox
 from codegen_api.upstreams.codegen import CodegenUpstream
 from tests.dialects.documented import chapter, routes_in
 from tests.dialects.routes import routes
-from tests.dialects.site import gateway_app, run, serving
+from tests.dialects.site import gateway_app, serving
 
 BELOW = "/v1/organizations/{org_id}"
 RUNS = f"{BELOW}/agent/run"
@@ -119,25 +119,22 @@ def test_every_published_parameter_and_field_is_known(published: Published) -> N
     assert set(getattr(body, "model_fields", {})) == set(published.body)
 
 
-def test_what_is_refused_or_ignored_is_what_the_documentation_says() -> None:
+async def test_what_is_refused_or_ignored_is_what_the_documentation_says() -> None:
     assert set(re.findall("`([a-z_]+)`", REFUSED)) == {"webhooks", "model", "unsupported"}
     assert set(re.findall("`([a-z_]+)`", IGNORED)) == {"before_card_order_id", "after_card_order_id"}
 
-    async def main() -> None:
-        async with sandboxed() as site:
-            for path, field, value in (
-                (RUNS, "webhooks", [{"url": "https://a.example"}]),
-                (f"{RUNS}/resume", "webhooks", [{"url": "https://a.example"}]),
-                (f"{RUNS}/resume", "model", "m"),
-            ):
-                answer = await site.post(filled(path), {**BODY, field: value}, token="sandbox-alice")
-                assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
-                assert answer.json()["detail"][0]["loc"] == ["body", field]
-            for order in ("ban", "unban", "remove-from-pr"):
-                body = {**BODY, "before_card_order_id": "a", "after_card_order_id": 7}
-                assert (await site.post(filled(f"{RUNS}/{order}"), body, token="sandbox-alice")).status_code == 200
-
-    run(main())
+    async with sandboxed() as site:
+        for path, field, value in (
+            (RUNS, "webhooks", [{"url": "https://a.example"}]),
+            (f"{RUNS}/resume", "webhooks", [{"url": "https://a.example"}]),
+            (f"{RUNS}/resume", "model", "m"),
+        ):
+            answer = await site.post(filled(path), {**BODY, field: value}, token="sandbox-alice")
+            assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
+            assert answer.json()["detail"][0]["loc"] == ["body", field]
+        for order in ("ban", "unban", "remove-from-pr"):
+            body = {**BODY, "before_card_order_id": "a", "after_card_order_id": 7}
+            assert (await site.post(filled(f"{RUNS}/{order}"), body, token="sandbox-alice")).status_code == 200
 
 
 def sandboxed() -> Any:
@@ -146,32 +143,26 @@ def sandboxed() -> Any:
     return serving(CodegenUpstream("http://host.example", transport=transport), dialects=("codegen",))
 
 
-def test_every_answer_has_what_the_document_requires_of_it() -> None:
-    async def main() -> None:
-        async with sandboxed() as site:
-            for published in ORDERED:
-                method, path = split(published.operation)
-                more = {"json": BODY} if method == "POST" else {}
-                answer = await site.ask(method, filled(path), token="sandbox-alice", **more)
-                assert answer.status_code == 200, answer.text
-                assert set(published.required) - set(answer.json()) == set(), published.operation
-                if published.items is not None:
-                    key, required = published.items
-                    assert answer.json()[key], published.operation
-                    for item in answer.json()[key]:
-                        assert set(required) - set(item) == set(), published.operation
-
-    run(main())
+async def test_every_answer_has_what_the_document_requires_of_it() -> None:
+    async with sandboxed() as site:
+        for published in ORDERED:
+            method, path = split(published.operation)
+            more = {"json": BODY} if method == "POST" else {}
+            answer = await site.ask(method, filled(path), token="sandbox-alice", **more)
+            assert answer.status_code == 200, answer.text
+            assert set(published.required) - set(answer.json()) == set(), published.operation
+            if published.items is not None:
+                key, required = published.items
+                assert answer.json()[key], published.operation
+                for item in answer.json()[key]:
+                    assert set(required) - set(item) == set(), published.operation
 
 
 @pytest.mark.parametrize("operation", NOT_OFFERED)
-def test_what_is_not_offered_is_501_in_the_host_s_shape(operation: str) -> None:
-    async def main() -> None:
-        method, path = split(operation)
-        assert any(f"{path}/".startswith(f"{prefix}/") for prefix in codegen.PREFIXES)
-        async with sandboxed() as site:
-            answer = await site.ask(method, f"{filled(path)}?repo_id=7&org_id=323", token="sandbox-alice", json={})
-            assert answer.status_code == answer.json()["status_code"] == 501
-            assert answer.json()["detail"] == answer.json()["message"]
-
-    run(main())
+async def test_what_is_not_offered_is_501_in_the_host_s_shape(operation: str) -> None:
+    method, path = split(operation)
+    assert any(f"{path}/".startswith(f"{prefix}/") for prefix in DIALECT.prefixes)
+    async with sandboxed() as site:
+        answer = await site.ask(method, f"{filled(path)}?repo_id=7&org_id=323", token="sandbox-alice", json={})
+        assert answer.status_code == answer.json()["status_code"] == 501
+        assert answer.json()["detail"] == answer.json()["message"]

@@ -13,7 +13,7 @@ from codegen_api.dialects.everruns.asking import END_USER
 from tests.dialects.documented import chapter, part
 from tests.dialects.everruns import Listening, Talk, a_talk, an_agent, speaking
 from tests.dialects.published import Operation, bare, declared, operations, served
-from tests.dialects.site import Site, run
+from tests.dialects.site import Site
 
 BUILT = "capabilities tools initial_files mcpServers network_access max_iterations harness_id harness_name"
 AGENT = f"name system_prompt display_name description default_model_id tags parallel_tool_calls {BUILT}"
@@ -326,20 +326,17 @@ def test_nothing_is_listed_as_not_there_that_is_served() -> None:
     assert [each for each in not_there() if any(f"{path}/".startswith(f"{each}/") for path in paths)] == []
 
 
-def test_what_is_not_there_is_said_by_name_in_the_shape_of_the_document() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            for operation in [*ABSENT, *OF_USERS]:
-                answer = await site.ask(operation.method, re.sub("{.}", "x", operation.path), token=None)
-                assert answer.status_code == 404, operation
-                assert answer.headers["content-type"] == "application/problem+json", operation
-                told = answer.json()
-                assert (told["title"], told["status"], told["code"]) == ("Not Found", 404, "not_found")
-                if operation in ABSENT:
-                    name = told["detail"].removesuffix(" is not offered here.")
-                    assert bare(name) in not_there(), operation
-
-    run(main())
+async def test_what_is_not_there_is_said_by_name_in_the_shape_of_the_document() -> None:
+    async with speaking() as site:
+        for operation in [*ABSENT, *OF_USERS]:
+            answer = await site.ask(operation.method, re.sub("{.}", "x", operation.path), token=None)
+            assert answer.status_code == 404, operation
+            assert answer.headers["content-type"] == "application/problem+json", operation
+            told = answer.json()
+            assert (told["title"], told["status"], told["code"]) == ("Not Found", 404, "not_found")
+            if operation in ABSENT:
+                name = told["detail"].removesuffix(" is not offered here.")
+                assert bare(name) in not_there(), operation
 
 
 async def ask(site: Site, talk: Talk, agent: str, operation: Operation) -> Any:
@@ -358,60 +355,51 @@ async def ask(site: Site, talk: Talk, agent: str, operation: Operation) -> Any:
 
 
 @pytest.mark.parametrize("operation", [each for each in SERVED if not each.path.endswith("sse")], ids=str)
-def test_answers_have_what_clients_cannot_do_without(operation: Operation) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            talk, agent = await a_talk(site), await an_agent(site)
-            await talk.answered()
-            answer = await ask(site, talk, agent["id"], operation)
-            if operation.method == "DELETE":
-                assert (answer.status_code, answer.content) == (204, b"")
-            elif operation.answer:
-                told = answer.json()
-                assert set(operation.answer) - {name for name, value in told.items() if value is not None} == set()
-                item = next((each for each in SERVED if each.path.startswith(operation.path + "/{")), operation)
-                for each in told.get("data", []) if "events" not in operation.path else []:
-                    required = ONE_MESSAGE.split() if operation.path.endswith("messages") else item.answer
-                    assert set(required) - set(each) == set()
-
-    run(main())
+async def test_answers_have_what_clients_cannot_do_without(operation: Operation) -> None:
+    async with speaking() as site:
+        talk, agent = await a_talk(site), await an_agent(site)
+        await talk.answered()
+        answer = await ask(site, talk, agent["id"], operation)
+        if operation.method == "DELETE":
+            assert (answer.status_code, answer.content) == (204, b"")
+        elif operation.answer:
+            told = answer.json()
+            assert set(operation.answer) - {name for name, value in told.items() if value is not None} == set()
+            item = next((each for each in SERVED if each.path.startswith(operation.path + "/{")), operation)
+            for each in told.get("data", []) if "events" not in operation.path else []:
+                required = ONE_MESSAGE.split() if operation.path.endswith("messages") else item.answer
+                assert set(required) - set(each) == set()
 
 
-def test_events_have_what_clients_cannot_do_without() -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            talk = await a_talk(site)
-            await talk.say()
-            hosted = list(site.host.runs.values())[-1]
-            hosted.append(type="ACTION", tool_name="bash", tool_input={"command": "ls"}, tool_output="a")
-            hosted.append(type="ANSWER", text="Done.")
-            hosted.status = "COMPLETE"
-            await talk.over()
-            query = "&".join(f"types={kind}" for kind in EVENTS)
-            events = (await talk.get(f"/events?{query}"))["data"]
-            listening = Listening(site, f"{talk.flat}/sse")
-            live = [json.loads(event.data) for event in (await listening.until("session.idled"))[1:]]
-            await listening.leave()
-            for told in (events, live):
-                assert {event["type"] for event in told} == set(EVENTS)
-                for event in told:
-                    assert {"id", "type", "ts", "session_id", "context", "data"} - set(event) == set()
-                    assert set(EVENTS[event["type"]].split()) - set(event["data"]) == set(), event
-
-    run(main())
+async def test_events_have_what_clients_cannot_do_without() -> None:
+    async with speaking() as site:
+        talk = await a_talk(site)
+        await talk.say()
+        hosted = list(site.host.runs.values())[-1]
+        hosted.append(type="ACTION", tool_name="bash", tool_input={"command": "ls"}, tool_output="a")
+        hosted.append(type="ANSWER", text="Done.")
+        hosted.status = "COMPLETE"
+        await talk.over()
+        query = "&".join(f"types={kind}" for kind in EVENTS)
+        events = (await talk.get(f"/events?{query}"))["data"]
+        listening = Listening(site, f"{talk.flat}/sse")
+        live = [json.loads(event.data) for event in (await listening.until("session.idled"))[1:]]
+        await listening.leave()
+        for told in (events, live):
+            assert {event["type"] for event in told} == set(EVENTS)
+            for event in told:
+                assert {"id", "type", "ts", "session_id", "context", "data"} - set(event) == set()
+                assert set(EVENTS[event["type"]].split()) - set(event["data"]) == set(), event
 
 
 @pytest.mark.parametrize("query", ["q=x", "tags=a", "around=event_1", "limit=5", "turn_id=x", "order_desc=true"])
-def test_what_a_live_stream_cannot_be_chosen_by_is_refused_by_name(query: str) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            talk = await a_talk(site)
-            for path in (talk.flat, talk.nested):
-                answer = await site.get(f"{path}/events?{query}", headers={"Accept": "text/event-stream"})
-                assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
-                assert f"`{query.partition('=')[0]}`" in answer.json()["detail"]
-
-    run(main())
+async def test_what_a_live_stream_cannot_be_chosen_by_is_refused_by_name(query: str) -> None:
+    async with speaking() as site:
+        talk = await a_talk(site)
+        for path in (talk.flat, talk.nested):
+            answer = await site.get(f"{path}/events?{query}", headers={"Accept": "text/event-stream"})
+            assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
+            assert f"`{query.partition('=')[0]}`" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -423,18 +411,15 @@ def test_what_a_live_stream_cannot_be_chosen_by_is_refused_by_name(query: str) -
         ("POST", None, {"mcpServers": {"a": {}}}, "mcpServers"),
     ],
 )
-def test_what_would_change_what_is_done_is_refused_by_name(
+async def test_what_would_change_what_is_done_is_refused_by_name(
     method: str, path: str | None, body: dict[str, Any], name: str
 ) -> None:
-    async def main() -> None:
-        async with speaking() as site:
-            talk = await a_talk(site)
-            where = "/v1/sessions" if path is None else talk.flat + path
-            message = {"message": {"content": [{"type": "text", "text": "Hello"}]}}
-            answer = await site.ask(method, where, json={**message, **body})
-            assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
-            assert f"`{name}`" in answer.json()["detail"]
-            assert (await talk.get("/messages"))["data"] == []
-            assert (await site.get("/v1/sessions")).json()["total"] == 1
-
-    run(main())
+    async with speaking() as site:
+        talk = await a_talk(site)
+        where = "/v1/sessions" if path is None else talk.flat + path
+        message = {"message": {"content": [{"type": "text", "text": "Hello"}]}}
+        answer = await site.ask(method, where, json={**message, **body})
+        assert (answer.status_code, answer.json()["code"]) == (422, "unsupported")
+        assert f"`{name}`" in answer.json()["detail"]
+        assert (await talk.get("/messages"))["data"] == []
+        assert (await site.get("/v1/sessions")).json()["total"] == 1

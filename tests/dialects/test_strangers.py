@@ -20,7 +20,7 @@ from codegen_api.identity import SCOPES
 from codegen_api.web import SCOPE
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.routes import EVERY, ON_A_RUN, ask, routes, wants_caller
-from tests.dialects.site import Site, run, serving
+from tests.dialects.site import Site, serving
 from tests.fakehost import FakeHost
 
 ISSUER = Issuer()
@@ -131,40 +131,36 @@ def told(answer: httpx.Response) -> tuple[int, dict[str, Any], dict[str, str]]:
 @pytest.mark.wire("owner-checked", "scopes", "auth-jwt", "auth-keys", "org-confined")
 @pytest.mark.parametrize(("method", "path"), ON_A_RUN)
 @pytest.mark.parametrize("who", sorted(INTRUDERS))
-def test_nothing_tells_a_stranger_that_there_is_such_a_run(method: str, path: str, who: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, keys):
-            intruder = INTRUDERS[who]
-            token = keys[who] if intruder.key else intruder.token()
-            for headers in ASKED:
-                there = await ask(site, method, path, "1", token, headers, intruder.organization)
-                not_there = await ask(site, method, path, MISSING, token, headers, intruder.organization)
-                assert there.status_code == intruder.status, there.text
-                assert told(there) == told(not_there)
-            assert len(site.host.runs["1"].entries) == 1
-            assert site.host.runs["1"].status == "COMPLETE"
-
-    run(main())
+async def test_nothing_tells_a_stranger_that_there_is_such_a_run(
+    method: str, path: str, who: str, tmp_path: Path
+) -> None:
+    async with place(tmp_path) as (site, keys):
+        intruder = INTRUDERS[who]
+        token = keys[who] if intruder.key else intruder.token()
+        for headers in ASKED:
+            there = await ask(site, method, path, "1", token, headers, intruder.organization)
+            not_there = await ask(site, method, path, MISSING, token, headers, intruder.organization)
+            assert there.status_code == intruder.status, there.text
+            assert told(there) == told(not_there)
+        assert len(site.host.runs["1"].entries) == 1
+        assert site.host.runs["1"].status == "COMPLETE"
 
 
 @pytest.mark.wire("owner-checked", "owner-all", "scopes")
 @pytest.mark.parametrize(("method", "path"), ON_A_RUN)
-def test_the_owner_and_who_may_reach_all_get_an_answer(method: str, path: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, _):
-            everything = " ".join(sorted(SCOPES))
-            for token in (
-                ISSUER.token("ann"),
-                ISSUER.token("eve", scope=everything),
-                ISSUER.token("eve", scp=list(SCOPES)),
-            ):
-                site.host.runs["1"].status = "ACTIVE" if path.endswith("/cancel") else "COMPLETE"
-                answer = await ask(site, method, path, "1", token)
-                assert answer.status_code in (200, 201), answer.text
-                assert "codegen_gateway" not in answer.text
-                assert "owner" not in answer.text
-
-    run(main())
+async def test_the_owner_and_who_may_reach_all_get_an_answer(method: str, path: str, tmp_path: Path) -> None:
+    async with place(tmp_path) as (site, _):
+        everything = " ".join(sorted(SCOPES))
+        for token in (
+            ISSUER.token("ann"),
+            ISSUER.token("eve", scope=everything),
+            ISSUER.token("eve", scp=list(SCOPES)),
+        ):
+            site.host.runs["1"].status = "ACTIVE" if path.endswith("/cancel") else "COMPLETE"
+            answer = await ask(site, method, path, "1", token)
+            assert answer.status_code in (200, 201), answer.text
+            assert "codegen_gateway" not in answer.text
+            assert "owner" not in answer.text
 
 
 @pytest.mark.wire("scopes")
@@ -184,78 +180,60 @@ def test_every_route_says_which_scope_it_needs() -> None:
 
 @pytest.mark.wire("auth-bearer")
 @pytest.mark.parametrize("route", [route for route in routes() if wants_caller(route)], ids=lambda route: route.path)
-def test_every_route_that_says_so_wants_to_know_its_caller(route: APIRoute) -> None:
-    async def main() -> None:
-        async with serving(dialects=EVERY) as site:
-            (method,) = route.methods
-            answer = await ask(site, method, route.path, "1", None)
-            assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
-
-    run(main())
+async def test_every_route_that_says_so_wants_to_know_its_caller(route: APIRoute) -> None:
+    async with serving(dialects=EVERY) as site:
+        (method,) = route.methods
+        answer = await ask(site, method, route.path, "1", None)
+        assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
 
 
 @pytest.mark.wire("scopes")
 @pytest.mark.parametrize("scope", ["runs:read", "runs:write"])
-def test_a_missing_scope_is_named(scope: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        other = {"runs:read": "runs:write", "runs:write": "runs:read"}[scope]
-        method, path = ("GET", "/agent-runs") if scope == "runs:read" else ("POST", "/agent-runs/{id}/cancel")
-        async with place(tmp_path) as (site, _):
-            answer = await ask(site, method, path, "1", ISSUER.token("ann", scope=other))
-            assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
-            assert answer.json()["details"] == [scope]
-            assert answer.headers["www-authenticate"] == f'Bearer error="insufficient_scope", scope="{scope}"'
-
-    run(main())
+async def test_a_missing_scope_is_named(scope: str, tmp_path: Path) -> None:
+    other = {"runs:read": "runs:write", "runs:write": "runs:read"}[scope]
+    method, path = ("GET", "/agent-runs") if scope == "runs:read" else ("POST", "/agent-runs/{id}/cancel")
+    async with place(tmp_path) as (site, _):
+        answer = await ask(site, method, path, "1", ISSUER.token("ann", scope=other))
+        assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+        assert answer.json()["details"] == [scope]
+        assert answer.headers["www-authenticate"] == f'Bearer error="insufficient_scope", scope="{scope}"'
 
 
 @pytest.mark.wire("shared-me")
-def test_who_has_no_account_at_the_host_is_told_who_they_are_here(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, keys):
-            me = (await site.get("/users/me", token=ISSUER.token("ann", scope="openid"))).json()
-            assert me == {"id": "ann", "authority": f"jwt:{ISSUER.name}", "scopes": []}
-            machine = (await site.get("/users/me", token=keys["another key"])).json()
-            assert machine == {"id": "ci", "authority": "key", "scopes": ["runs:read", "runs:write"]}
-            assert site.host.calls["identify"] == 0
-
-    run(main())
+async def test_who_has_no_account_at_the_host_is_told_who_they_are_here(tmp_path: Path) -> None:
+    async with place(tmp_path) as (site, keys):
+        me = (await site.get("/users/me", token=ISSUER.token("ann", scope="openid"))).json()
+        assert me == {"id": "ann", "authority": f"jwt:{ISSUER.name}", "scopes": []}
+        machine = (await site.get("/users/me", token=keys["another key"])).json()
+        assert machine == {"id": "ci", "authority": "key", "scopes": ["runs:read", "runs:write"]}
+        assert site.host.calls["identify"] == 0
 
 
 @pytest.mark.wire("shared-refusals")
-def test_a_deployment_whose_token_is_refused_says_that_it_is_not_the_callers(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, _):
-            site.host.tokens.clear()
-            answer = await site.post("/agent-runs", {"prompt": "Say hello"}, token=ISSUER.token("ann"))
-            assert (answer.status_code, answer.json()["code"]) == (502, "upstream_error")
-            assert "www-authenticate" not in answer.headers
-
-    run(main())
+async def test_a_deployment_whose_token_is_refused_says_that_it_is_not_the_callers(tmp_path: Path) -> None:
+    async with place(tmp_path) as (site, _):
+        site.host.tokens.clear()
+        answer = await site.post("/agent-runs", {"prompt": "Say hello"}, token=ISSUER.token("ann"))
+        assert (answer.status_code, answer.json()["code"]) == (502, "upstream_error")
+        assert "www-authenticate" not in answer.headers
 
 
 @pytest.mark.wire("owner-checked", "ticket-checked-again")
 @pytest.mark.parametrize("headers", ASKED)
-def test_a_ticket_lets_its_owner_in_and_nobody_with_a_token_of_their_own(
+async def test_a_ticket_lets_its_owner_in_and_nobody_with_a_token_of_their_own(
     headers: dict[str, str], tmp_path: Path
 ) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, _):
-            made = await site.post("/agent-runs/1/logs/stream-ticket", token=ISSUER.token("ann"))
-            url = made.json()["url"]
-            assert (await site.get(url, token=None, headers=headers)).status_code == 200 + 4 * ("1.end" in str(headers))
-            assert (await site.get(url, token=ISSUER.token("eve"), headers=headers)).status_code == 404
-
-    run(main())
+    async with place(tmp_path) as (site, _):
+        made = await site.post("/agent-runs/1/logs/stream-ticket", token=ISSUER.token("ann"))
+        url = made.json()["url"]
+        assert (await site.get(url, token=None, headers=headers)).status_code == 200 + 4 * ("1.end" in str(headers))
+        assert (await site.get(url, token=ISSUER.token("eve"), headers=headers)).status_code == 404
 
 
 @pytest.mark.wire("auth-ends")
-def test_a_ticket_is_good_no_longer_than_what_it_was_made_with(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with place(tmp_path) as (site, _):
-            ends = int(time.time()) + 120
-            made = await site.post("/agent-runs/1/logs/stream-ticket", token=ISSUER.token("ann", exp=ends))
-            expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends + 30))  # and the leeway
-            assert made.json()["expires_at"] == expires
-
-    run(main())
+async def test_a_ticket_is_good_no_longer_than_what_it_was_made_with(tmp_path: Path) -> None:
+    async with place(tmp_path) as (site, _):
+        ends = int(time.time()) + 120
+        made = await site.post("/agent-runs/1/logs/stream-ticket", token=ISSUER.token("ann", exp=ends))
+        expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends + 30))  # and the leeway
+        assert made.json()["expires_at"] == expires

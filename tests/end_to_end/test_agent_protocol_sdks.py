@@ -173,20 +173,14 @@ async def crons(call: Methods, thread: str) -> None:
         assert (await call.refused(501, name, *positional, **given)).message == "Nothing is run by the clock here."
 
 
-def test_every_method_of_the_python_sdk_works_or_is_refused_by_name(talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            await every_method(Methods(client))
-
-    run(main())
+async def test_every_method_of_the_python_sdk_works_or_is_refused_by_name(talking: Server) -> None:
+    async with client_of(talking.url) as client:
+        await every_method(Methods(client))
 
 
-def test_every_method_of_its_synchronous_kind_does_the_same(talking: Server) -> None:
-    async def main() -> None:
-        with get_sync_client(url=talking.url, api_key="sandbox-bob") as client:
-            await every_method(Methods(client))
-
-    run(main())
+async def test_every_method_of_its_synchronous_kind_does_the_same(talking: Server) -> None:
+    with get_sync_client(url=talking.url, api_key="sandbox-bob") as client:
+        await every_method(Methods(client))
 
 
 REFUSED = {
@@ -234,32 +228,29 @@ def test_every_method_of_the_javascript_sdk_works_or_is_refused_by_name(talking:
 # -- what people do with them -----------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_is_told_and_answered(host: Sandbox, talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            thread = (await client.threads.create())["thread_id"]
-            modes = ["values", "updates"]
-            events = await stream(client, thread, "Bring it out", metadata=PAUSES, stream_mode=modes)
-            (told,) = named(events, "updates")[-1]["__interrupt__"]
-            assert named(events, "values")[-1]["__interrupt__"] == [told]
-            assert events[-1].data == {"status": "interrupted"}
-            state = await client.threads.get_state(thread)
-            assert (state["next"], state["interrupts"], state["tasks"][0]["interrupts"]) == (["agent"], [told], [told])
-            (waiting,) = await client.threads.search(ids=[thread], status="interrupted")
-            assert [*waiting["interrupts"].values()] == [[told]]
-            with pytest.raises(UnprocessableEntityError, match="not both"):
-                await stream(client, thread, "Now", command={"resume": "now"})
+async def test_an_interrupt_is_told_and_answered(host: Sandbox, talking: Server) -> None:
+    async with client_of(talking.url) as client:
+        thread = (await client.threads.create())["thread_id"]
+        modes = ["values", "updates"]
+        events = await stream(client, thread, "Bring it out", metadata=PAUSES, stream_mode=modes)
+        (told,) = named(events, "updates")[-1]["__interrupt__"]
+        assert named(events, "values")[-1]["__interrupt__"] == [told]
+        assert events[-1].data == {"status": "interrupted"}
+        state = await client.threads.get_state(thread)
+        assert (state["next"], state["interrupts"], state["tasks"][0]["interrupts"]) == (["agent"], [told], [told])
+        (waiting,) = await client.threads.search(ids=[thread], status="interrupted")
+        assert [*waiting["interrupts"].values()] == [[told]]
+        with pytest.raises(UnprocessableEntityError, match="not both"):
+            await stream(client, thread, "Now", command={"resume": "now"})
 
-            answer = {"decisions": [{"type": "approve"}]}
-            events = await stream(client, thread, None, command={"resume": answer})
-            assert events[-1].data == {"status": "success"}
-            assert texts(named(events, "values")[-1])[-1][1].startswith("Thank you. With your answer I finished")
-            assert prompts(host, run_of(host, "Bring it out")) == ["Bring it out", json.dumps(answer).replace(" ", "")]
-            assert (await client.threads.get_state(thread))["next"] == []
-            with pytest.raises(BadRequestError, match="not interrupted"):
-                await stream(client, thread, None, command={"resume": answer})
-
-    run(main())
+        answer = {"decisions": [{"type": "approve"}]}
+        events = await stream(client, thread, None, command={"resume": answer})
+        assert events[-1].data == {"status": "success"}
+        assert texts(named(events, "values")[-1])[-1][1].startswith("Thank you. With your answer I finished")
+        assert prompts(host, run_of(host, "Bring it out")) == ["Bring it out", json.dumps(answer).replace(" ", "")]
+        assert (await client.threads.get_state(thread))["next"] == []
+        with pytest.raises(BadRequestError, match="not interrupted"):
+            await stream(client, thread, None, command={"resume": answer})
 
 
 def spoken(history: list[Any], text: str) -> Any:
@@ -267,175 +258,161 @@ def spoken(history: list[Any], text: str) -> Any:
     return next(state for state in reversed(history) if texts(state["values"])[-1:] == [("human", text)])
 
 
-def test_an_answer_is_made_anew_and_what_was_asked_first_is_said_otherwise(host: Sandbox, talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            thread = (await client.threads.create())["thread_id"]
-            await stream(client, thread, "Name a bird of the north")
-            await stream(client, thread, "And one of the south")
-            one_way = await client.threads.get_history(thread)
-            first, second = spoken(one_way, "Name a bird of the north"), spoken(one_way, "And one of the south")
+async def test_an_answer_is_made_anew_and_what_was_asked_first_is_said_otherwise(
+    host: Sandbox, talking: Server
+) -> None:
+    async with client_of(talking.url) as client:
+        thread = (await client.threads.create())["thread_id"]
+        await stream(client, thread, "Name a bird of the north")
+        await stream(client, thread, "And one of the south")
+        one_way = await client.threads.get_history(thread)
+        first, second = spoken(one_way, "Name a bird of the north"), spoken(one_way, "And one of the south")
 
-            # once more from where the user had spoken: what came of that is left behind
-            again = await stream(client, thread, None, checkpoint=second["checkpoint"])
-            said = texts(named(again, "values")[-1])
-            assert [text for who, text in said if who == "human"] == [
-                "Name a bird of the north",
-                "And one of the south",
-            ]
-            (told,) = prompts(host, run_of(host, "And one of the south"))
-            assert "Assistant: Done: Name a bird of the north" in told
+        # once more from where the user had spoken: what came of that is left behind
+        again = await stream(client, thread, None, checkpoint=second["checkpoint"])
+        said = texts(named(again, "values")[-1])
+        assert [text for who, text in said if who == "human"] == [
+            "Name a bird of the north",
+            "And one of the south",
+        ]
+        (told,) = prompts(host, run_of(host, "And one of the south"))
+        assert "Assistant: Done: Name a bird of the north" in told
 
-            # otherwise from before the user had spoken
-            edited = await stream(client, thread, "Name a fish", checkpoint=first["parent_checkpoint"])
-            assert texts(named(edited, "values")[-1])[0] == ("human", "Name a fish")
-            assert prompts(host, run_of(host, "Name a fish")) == ["Name a fish"]
+        # otherwise from before the user had spoken
+        edited = await stream(client, thread, "Name a fish", checkpoint=first["parent_checkpoint"])
+        assert texts(named(edited, "values")[-1])[0] == ("human", "Name a fish")
+        assert prompts(host, run_of(host, "Name a fish")) == ["Name a fish"]
 
-            history = await client.threads.get_history(thread, limit=100)
-            assert history[-len(one_way) :] == one_way
-            begun = [state for state in history if state["metadata"]["step"] == 0]
-            assert [texts(state["values"])[-1][1] for state in begun] == [
-                "Name a fish",
-                "And one of the south",
-                "And one of the south",
-                "Name a bird of the north",
-            ]
-            assert (await client.threads.get_state(thread))["values"] == history[0]["values"]
-            mine = {"run_id": edited[0].data["run_id"], "step": 0}
-            assert await client.threads.get_history(thread, metadata=mine) == begun[:1]
-            assert await client.threads.get_history(thread, before=one_way[0]["checkpoint"], limit=1) == one_way[1:2]
-            assert await client.threads.get_state(thread, checkpoint=second["checkpoint"]) == second
-            assert await client.threads.get_state(thread, checkpoint_id=first["checkpoint_id"]) == first
-            with pytest.raises(NotFoundError):
-                await stream(client, thread, "And on", checkpoint_id="not-a-checkpoint")
-
-    run(main())
+        history = await client.threads.get_history(thread, limit=100)
+        assert history[-len(one_way) :] == one_way
+        begun = [state for state in history if state["metadata"]["step"] == 0]
+        assert [texts(state["values"])[-1][1] for state in begun] == [
+            "Name a fish",
+            "And one of the south",
+            "And one of the south",
+            "Name a bird of the north",
+        ]
+        assert (await client.threads.get_state(thread))["values"] == history[0]["values"]
+        mine = {"run_id": edited[0].data["run_id"], "step": 0}
+        assert await client.threads.get_history(thread, metadata=mine) == begun[:1]
+        assert await client.threads.get_history(thread, before=one_way[0]["checkpoint"], limit=1) == one_way[1:2]
+        assert await client.threads.get_state(thread, checkpoint=second["checkpoint"]) == second
+        assert await client.threads.get_state(thread, checkpoint_id=first["checkpoint_id"]) == first
+        with pytest.raises(NotFoundError):
+            await stream(client, thread, "And on", checkpoint_id="not-a-checkpoint")
 
 
-def test_a_run_while_another_is_under_way_waits_is_refused_or_takes_its_place(host: Sandbox, talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            thread = (await client.threads.create())["thread_id"]
-            first = await client.runs.create(thread, "agent", input=says("Count the stars"), metadata=ENDLESS)
-            assert (await client.threads.get(thread))["status"] == "busy"
-            with pytest.raises(ConflictError):
-                await stream(client, thread, "Count the clouds", multitask_strategy="reject")
-            with pytest.raises(UnprocessableEntityError, match="rollback"):
-                await stream(client, thread, "Count the clouds", multitask_strategy="rollback")
-            with pytest.raises(ConflictError):
-                await client.runs.delete(thread, first["run_id"])
-            waiting = await client.runs.create(thread, "agent", input=says("Count the drops"))
-            assert [each["run_id"] for each in await client.runs.list(thread)] == [waiting["run_id"], first["run_id"]]
-            assert waiting["status"] == "pending"
-            second = await client.runs.create(
-                thread, "agent", input=says("Count the clouds"), multitask_strategy="interrupt"
-            )
-            found = {each["run_id"]: each["status"] for each in await client.runs.list(thread)}
-            assert found == {
-                second["run_id"]: "running",
-                waiting["run_id"]: "interrupted",
-                first["run_id"]: "interrupted",
-            }
-            counted = run_of(host, "Count the stars")
-            assert prompts(host, counted) == ["Count the stars", "Count the clouds"]
-            await grown(host, counted)
-            await client.runs.cancel(thread, second["run_id"], wait=True)
-
-    run(main())
+async def test_a_run_while_another_is_under_way_waits_is_refused_or_takes_its_place(
+    host: Sandbox, talking: Server
+) -> None:
+    async with client_of(talking.url) as client:
+        thread = (await client.threads.create())["thread_id"]
+        first = await client.runs.create(thread, "agent", input=says("Count the stars"), metadata=ENDLESS)
+        assert (await client.threads.get(thread))["status"] == "busy"
+        with pytest.raises(ConflictError):
+            await stream(client, thread, "Count the clouds", multitask_strategy="reject")
+        with pytest.raises(UnprocessableEntityError, match="rollback"):
+            await stream(client, thread, "Count the clouds", multitask_strategy="rollback")
+        with pytest.raises(ConflictError):
+            await client.runs.delete(thread, first["run_id"])
+        waiting = await client.runs.create(thread, "agent", input=says("Count the drops"))
+        assert [each["run_id"] for each in await client.runs.list(thread)] == [waiting["run_id"], first["run_id"]]
+        assert waiting["status"] == "pending"
+        second = await client.runs.create(
+            thread, "agent", input=says("Count the clouds"), multitask_strategy="interrupt"
+        )
+        found = {each["run_id"]: each["status"] for each in await client.runs.list(thread)}
+        assert found == {
+            second["run_id"]: "running",
+            waiting["run_id"]: "interrupted",
+            first["run_id"]: "interrupted",
+        }
+        counted = run_of(host, "Count the stars")
+        assert prompts(host, counted) == ["Count the stars", "Count the clouds"]
+        await grown(host, counted)
+        await client.runs.cancel(thread, second["run_id"], wait=True)
 
 
 @pytest.mark.parametrize("on_disconnect", ["cancel", "continue", None])
-def test_a_client_that_leaves_stops_its_run_only_where_it_said_so(
+async def test_a_client_that_leaves_stops_its_run_only_where_it_said_so(
     host: Sandbox, talking: Server, on_disconnect: Any
 ) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            thread, text = (await client.threads.create())["thread_id"], f"Watch the sky, {on_disconnect}"
-            given: Any = {"input": says(text), "metadata": ENDLESS, "stream_mode": "custom"}
-            async with aclosing(client.runs.stream(thread, "agent", **given, on_disconnect=on_disconnect)) as events:
-                async for event in events:
-                    if event.event == "custom" and event.data["position"] > 2:
-                        break
-            watched, (made,) = run_of(host, text), await client.runs.list(thread)
-            if on_disconnect != "cancel":
-                await grown(host, watched)
-                assert (await client.runs.get(thread, made["run_id"]))["status"] == "running"
-                # who joins may say so, too
-                join = client.runs.join_stream(thread, made["run_id"], cancel_on_disconnect=on_disconnect == "continue")
-                async with aclosing(join) as events:
-                    assert (await anext(events)).event == "metadata"
-            if on_disconnect is None:
-                assert (await client.runs.get(thread, made["run_id"]))["status"] == "running"
-                await client.runs.cancel(thread, made["run_id"])
-            await until(lambda: client.runs.get(thread, made["run_id"]), lambda it: it["status"] == "interrupted")
-            assert status_at(host, watched) == "CANCELLED"
-
-    run(main())
+    async with client_of(talking.url) as client:
+        thread, text = (await client.threads.create())["thread_id"], f"Watch the sky, {on_disconnect}"
+        given: Any = {"input": says(text), "metadata": ENDLESS, "stream_mode": "custom"}
+        async with aclosing(client.runs.stream(thread, "agent", **given, on_disconnect=on_disconnect)) as events:
+            async for event in events:
+                if event.event == "custom" and event.data["position"] > 2:
+                    break
+        watched, (made,) = run_of(host, text), await client.runs.list(thread)
+        if on_disconnect != "cancel":
+            await grown(host, watched)
+            assert (await client.runs.get(thread, made["run_id"]))["status"] == "running"
+            # who joins may say so, too
+            join = client.runs.join_stream(thread, made["run_id"], cancel_on_disconnect=on_disconnect == "continue")
+            async with aclosing(join) as events:
+                assert (await anext(events)).event == "metadata"
+        if on_disconnect is None:
+            assert (await client.runs.get(thread, made["run_id"]))["status"] == "running"
+            await client.runs.cancel(thread, made["run_id"])
+        await until(lambda: client.runs.get(thread, made["run_id"]), lambda it: it["status"] == "interrupted")
+        assert status_at(host, watched) == "CANCELLED"
 
 
-def test_a_run_is_stopped_for_whoever_waits_and_the_thread_goes_on(host: Sandbox, talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            thread = (await client.threads.create())["thread_id"]
-            made = await client.runs.create(thread, "agent", input=says("Rake the leaves"), metadata=ENDLESS)
-            joining = asyncio.ensure_future(client.runs.join(thread, made["run_id"]))
-            reading = asyncio.ensure_future(Methods(client)("runs.join_stream", thread, made["run_id"]))
-            with pytest.raises(UnprocessableEntityError, match="rollback"):
-                await client.runs.cancel(thread, made["run_id"], action="rollback")
-            await client.runs.cancel(thread, made["run_id"], wait=True)
-            assert (await client.runs.get(thread, made["run_id"]))["status"] == "interrupted"
-            assert status_at(host, run_of(host, "Rake the leaves")) == "CANCELLED"
-            assert texts(await joining)[0] == ("human", "Rake the leaves")
-            assert (await reading)[-1].data == {"status": "interrupted"}
-            assert (await client.threads.get(thread))["status"] == "idle"
-            await client.runs.cancel(thread, made["run_id"], wait=True)
-            going_on = await client.runs.create(thread, "agent", input=says("And the twigs"), metadata=ENDLESS)
-            assert (await client.runs.get(thread, going_on["run_id"]))["status"] == "running"
-            await grown(host, run_of(host, "Rake the leaves"))
-            place = f"/threads/{thread}/runs/{going_on['run_id']}"
-            assert (await asyncio.to_thread(talking.request, "DELETE", f"{place}?force=1")).status_code == 204
-            assert status_at(host, run_of(host, "Rake the leaves")) == "CANCELLED"
-            assert [each["run_id"] for each in await client.runs.list(thread)] == [made["run_id"]]
-
-    run(main())
+async def test_a_run_is_stopped_for_whoever_waits_and_the_thread_goes_on(host: Sandbox, talking: Server) -> None:
+    async with client_of(talking.url) as client:
+        thread = (await client.threads.create())["thread_id"]
+        made = await client.runs.create(thread, "agent", input=says("Rake the leaves"), metadata=ENDLESS)
+        joining = asyncio.ensure_future(client.runs.join(thread, made["run_id"]))
+        reading = asyncio.ensure_future(Methods(client)("runs.join_stream", thread, made["run_id"]))
+        with pytest.raises(UnprocessableEntityError, match="rollback"):
+            await client.runs.cancel(thread, made["run_id"], action="rollback")
+        await client.runs.cancel(thread, made["run_id"], wait=True)
+        assert (await client.runs.get(thread, made["run_id"]))["status"] == "interrupted"
+        assert status_at(host, run_of(host, "Rake the leaves")) == "CANCELLED"
+        assert texts(await joining)[0] == ("human", "Rake the leaves")
+        assert (await reading)[-1].data == {"status": "interrupted"}
+        assert (await client.threads.get(thread))["status"] == "idle"
+        await client.runs.cancel(thread, made["run_id"], wait=True)
+        going_on = await client.runs.create(thread, "agent", input=says("And the twigs"), metadata=ENDLESS)
+        assert (await client.runs.get(thread, going_on["run_id"]))["status"] == "running"
+        await grown(host, run_of(host, "Rake the leaves"))
+        place = f"/threads/{thread}/runs/{going_on['run_id']}"
+        assert (await asyncio.to_thread(talking.request, "DELETE", f"{place}?force=1")).status_code == 204
+        assert status_at(host, run_of(host, "Rake the leaves")) == "CANCELLED"
+        assert [each["run_id"] for each in await client.runs.list(thread)] == [made["run_id"]]
 
 
-def test_a_run_that_fails_says_so_to_everybody(talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            thread = (await client.threads.create())["thread_id"]
-            fails = {"scenario": "fails", "speed": 10}
-            events = await stream(client, thread, "Build the shed", metadata=fails)
-            failure, end = events[-2:]
-            assert (failure.event, failure.data["error"]) == ("error", "RunFailed")
-            assert (end.event, end.data) == ("end", {"status": "error"})
-            run_id = events[0].data["run_id"]
-            assert (await client.runs.join(thread, run_id))["__error__"] == failure.data
-            assert (await client.runs.get(thread, run_id))["error_message"] == failure.data["message"]
-            assert (await client.threads.get(thread))["status"] == "error"
-            (task,) = (await client.threads.get_state(thread))["tasks"]
-            assert task["error"] == failure.data["message"]
-            with pytest.raises(Exception, match="RunFailed"):
-                await client.runs.wait(thread, "agent", input=says("Build it all the same"))
-
-    run(main())
+async def test_a_run_that_fails_says_so_to_everybody(talking: Server) -> None:
+    async with client_of(talking.url) as client:
+        thread = (await client.threads.create())["thread_id"]
+        fails = {"scenario": "fails", "speed": 10}
+        events = await stream(client, thread, "Build the shed", metadata=fails)
+        failure, end = events[-2:]
+        assert (failure.event, failure.data["error"]) == ("error", "RunFailed")
+        assert (end.event, end.data) == ("end", {"status": "error"})
+        run_id = events[0].data["run_id"]
+        assert (await client.runs.join(thread, run_id))["__error__"] == failure.data
+        assert (await client.runs.get(thread, run_id))["error_message"] == failure.data["message"]
+        assert (await client.threads.get(thread))["status"] == "error"
+        (task,) = (await client.threads.get_state(thread))["tasks"]
+        assert task["error"] == failure.data["message"]
+        with pytest.raises(Exception, match="RunFailed"):
+            await client.runs.wait(thread, "agent", input=says("Build it all the same"))
 
 
-def test_a_stateless_run_leaves_nothing_unless_it_is_to_be_kept(talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            begun: list[Any] = []
-            for keep, left in (({}, 0), ({"on_completion": "delete"}, 0), ({"on_completion": "keep"}, 1)):
-                events = await stream(client, None, "Sing a song", on_run_created=begun.append, **keep)
-                assert events[-1].data == {"status": "success"}
-                assert len(await client.threads.search(ids=[begun[-1]["thread_id"]])) == left, keep
-            await client.runs.wait(None, "agent", input=says("Sing it"), metadata=QUICK, on_run_created=begun.append)
-            assert await client.threads.search(ids=[begun[-1]["thread_id"]]) == []
-            with pytest.raises(httpx.HTTPStatusError, match="404"):
-                await client.runs.join(begun[-1]["thread_id"], begun[-1]["run_id"])
-            assert len({each["thread_id"] for each in begun}) == 4
-
-    run(main())
+async def test_a_stateless_run_leaves_nothing_unless_it_is_to_be_kept(talking: Server) -> None:
+    async with client_of(talking.url) as client:
+        begun: list[Any] = []
+        for keep, left in (({}, 0), ({"on_completion": "delete"}, 0), ({"on_completion": "keep"}, 1)):
+            events = await stream(client, None, "Sing a song", on_run_created=begun.append, **keep)
+            assert events[-1].data == {"status": "success"}
+            assert len(await client.threads.search(ids=[begun[-1]["thread_id"]])) == left, keep
+        await client.runs.wait(None, "agent", input=says("Sing it"), metadata=QUICK, on_run_created=begun.append)
+        assert await client.threads.search(ids=[begun[-1]["thread_id"]]) == []
+        with pytest.raises(httpx.HTTPStatusError, match="404"):
+            await client.runs.join(begun[-1]["thread_id"], begun[-1]["run_id"])
+        assert len({each["thread_id"] for each in begun}) == 4
 
 
 def test_who_waits_gets_signs_of_life_before_the_outcome(talking: Server) -> None:
@@ -458,73 +435,67 @@ def test_who_waits_gets_signs_of_life_before_the_outcome(talking: Server) -> Non
 # -- who asks ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_users_have_threads_of_the_same_name_and_know_nothing_of_each_other(talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as alice, client_of(talking.url, "sandbox-bob") as bob:
-            thread = f"diary-{os.urandom(4).hex()}"
-            hers, his = await asyncio.gather(*(stream(client, thread, "Dear diary") for client in (alice, bob)))
-            run_ids = [events[0].data["run_id"] for events in (hers, his)]
-            for client, (mine, other) in ((alice, run_ids), (bob, run_ids[::-1])):
-                assert [each["run_id"] for each in await client.runs.list(thread)] == [mine]
-                assert [each["thread_id"] for each in await client.threads.search(ids=[thread])] == [thread]
-                for refused in (
-                    client.runs.get(thread, other),
-                    client.runs.join(thread, other),
-                    client.runs.cancel(thread, other),
-                    client.runs.delete(thread, other),
-                    Methods(client)("runs.join_stream", thread, other),
-                    client.threads.get_state(thread, checkpoint_id=f"{other}.0"),
-                ):
-                    with pytest.raises((NotFoundError, httpx.HTTPStatusError), match=r"404|not found"):
-                        await refused
-            await bob.threads.delete(thread)
-            assert (await alice.threads.get(thread))["status"] == "idle"
-
-    run(main())
+async def test_two_users_have_threads_of_the_same_name_and_know_nothing_of_each_other(talking: Server) -> None:
+    async with client_of(talking.url) as alice, client_of(talking.url, "sandbox-bob") as bob:
+        thread = f"diary-{os.urandom(4).hex()}"
+        hers, his = await asyncio.gather(*(stream(client, thread, "Dear diary") for client in (alice, bob)))
+        run_ids = [events[0].data["run_id"] for events in (hers, his)]
+        for client, (mine, other) in ((alice, run_ids), (bob, run_ids[::-1])):
+            assert [each["run_id"] for each in await client.runs.list(thread)] == [mine]
+            assert [each["thread_id"] for each in await client.threads.search(ids=[thread])] == [thread]
+            for refused in (
+                client.runs.get(thread, other),
+                client.runs.join(thread, other),
+                client.runs.cancel(thread, other),
+                client.runs.delete(thread, other),
+                Methods(client)("runs.join_stream", thread, other),
+                client.threads.get_state(thread, checkpoint_id=f"{other}.0"),
+            ):
+                with pytest.raises((NotFoundError, httpx.HTTPStatusError), match=r"404|not found"):
+                    await refused
+        await bob.threads.delete(thread)
+        assert (await alice.threads.get(thread))["status"] == "idle"
 
 
 LANGSMITH = "lsv2_pt_0123456789abcdef0123456789abcdef_0123456789"
 
 
-def test_a_token_may_come_in_either_header_and_keys_for_others_are_shown_to_no_host(
+async def test_a_token_may_come_in_either_header_and_keys_for_others_are_shown_to_no_host(
     host: Sandbox, talking: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        mark = os.urandom(4).hex()
-        async with client_of(talking.url) as client:
-            thread = (await client.threads.create(metadata={"mark": mark}))["thread_id"]
-        good: list[tuple[str | None, dict[str, str]]] = [
-            ("sandbox-alice", {}),
-            (None, {"Authorization": "Bearer sandbox-alice"}),
-            ("sandbox-bob", {"Authorization": "Bearer sandbox-alice"}),
-            (LANGSMITH, {"Authorization": "Bearer sandbox-alice"}),
-        ]
-        for token, headers in good:
-            async with client_of(talking.url, token, **headers) as client:
-                assert [each["thread_id"] for each in await client.threads.search(metadata={"mark": mark})] == [thread]
-        host.forget_requests()
-        foreign: list[tuple[str | None, dict[str, str]]] = [
-            (None, {}),
-            (LANGSMITH, {}),
-            ("ls__0123456789abcdef", {}),
-            (None, {"Authorization": f"Bearer {LANGSMITH}"}),
-            ("sandbox-alice", {"Authorization": f"Bearer {LANGSMITH}"}),
-        ]
-        for token, headers in foreign:
-            async with client_of(talking.url, token, **headers) as client:
-                with pytest.raises(AuthenticationError):
-                    await client.threads.search(metadata={"mark": mark})
-        monkeypatch.setenv("LANGSMITH_API_KEY", LANGSMITH)
-        async with get_client(url=talking.url) as client:
+    mark = os.urandom(4).hex()
+    async with client_of(talking.url) as client:
+        thread = (await client.threads.create(metadata={"mark": mark}))["thread_id"]
+    good: list[tuple[str | None, dict[str, str]]] = [
+        ("sandbox-alice", {}),
+        (None, {"Authorization": "Bearer sandbox-alice"}),
+        ("sandbox-bob", {"Authorization": "Bearer sandbox-alice"}),
+        (LANGSMITH, {"Authorization": "Bearer sandbox-alice"}),
+    ]
+    for token, headers in good:
+        async with client_of(talking.url, token, **headers) as client:
+            assert [each["thread_id"] for each in await client.threads.search(metadata={"mark": mark})] == [thread]
+    host.forget_requests()
+    foreign: list[tuple[str | None, dict[str, str]]] = [
+        (None, {}),
+        (LANGSMITH, {}),
+        ("ls__0123456789abcdef", {}),
+        (None, {"Authorization": f"Bearer {LANGSMITH}"}),
+        ("sandbox-alice", {"Authorization": f"Bearer {LANGSMITH}"}),
+    ]
+    for token, headers in foreign:
+        async with client_of(talking.url, token, **headers) as client:
             with pytest.raises(AuthenticationError):
-                await stream(client, None, "Tell me everything")
-        strangers = [row for row in host.admin("GET", "requests")["by_user"] if row["user"] is None]
-        assert strangers == [], "the host was shown a key that is not for it"
-        async with client_of(talking.url, "sandbox-mallory") as client:
-            with pytest.raises(AuthenticationError):
-                await client.threads.search()
-
-    run(main())
+                await client.threads.search(metadata={"mark": mark})
+    monkeypatch.setenv("LANGSMITH_API_KEY", LANGSMITH)
+    async with get_client(url=talking.url) as client:
+        with pytest.raises(AuthenticationError):
+            await stream(client, None, "Tell me everything")
+    strangers = [row for row in host.admin("GET", "requests")["by_user"] if row["user"] is None]
+    assert strangers == [], "the host was shown a key that is not for it"
+    async with client_of(talking.url, "sandbox-mallory") as client:
+        with pytest.raises(AuthenticationError):
+            await client.threads.search()
 
 
 def test_the_words_of_older_documents_are_spoken_where_the_deployment_says_so(host: Sandbox) -> None:

@@ -56,41 +56,35 @@ async def check_whole(client: LangGraphClient, thread: str, events: list[StreamP
     assert all(one != other for one, other in pairwise(named(again, "values"))), "a state without news"
 
 
-def test_a_reader_who_is_cut_off_again_and_again_gets_every_event_once(talking: Server) -> None:
+async def test_a_reader_who_is_cut_off_again_and_again_gets_every_event_once(talking: Server) -> None:
     """Wherever the cut is: before the first event, within one, between two."""
 
-    async def main() -> None:
-        chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", "7"))
-        with relay(talking.url) as between:
-            async with client_of(talking.url) as direct, client_of(between.url) as client:
-                thread = (await direct.threads.create())["thread_id"]
-                between.lengths = [3000, 1, *(chance.randint(800, 9000) for _ in range(3))]
-                events = await stream(client, thread, "Mend the roof", metadata=BUSY, stream_mode=MODES)
-                await check_whole(direct, thread, events)
-                assert between.cuts == 5
-                place = f"/threads/{thread}/runs/{events[0].data['run_id']}/stream"
-                back = [last for path, last in between.asked if path == place]
-                assert len(back) >= 5
-                assert set(back) <= {event.id for event in events}
-
-    run(main())
+    chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", "7"))
+    with relay(talking.url) as between:
+        async with client_of(talking.url) as direct, client_of(between.url) as client:
+            thread = (await direct.threads.create())["thread_id"]
+            between.lengths = [3000, 1, *(chance.randint(800, 9000) for _ in range(3))]
+            events = await stream(client, thread, "Mend the roof", metadata=BUSY, stream_mode=MODES)
+            await check_whole(direct, thread, events)
+            assert between.cuts == 5
+            place = f"/threads/{thread}/runs/{events[0].data['run_id']}/stream"
+            back = [last for path, last in between.asked if path == place]
+            assert len(back) >= 5
+            assert set(back) <= {event.id for event in events}
 
 
 @pytest.mark.filterwarnings("ignore:Reconnecting without a Last-Event-ID", "ignore:Request failed, attempting")
-def test_who_waits_and_is_cut_off_gets_the_outcome_all_the_same(talking: Server) -> None:
-    async def main() -> None:
-        with relay(talking.url) as between:
-            async with client_of(between.url) as client:
-                thread = (await client.threads.create())["thread_id"]
-                between.lengths = [700]
-                given = {"input": says("Bake a cake"), "metadata": {"scenario": "quick", "speed": 0.5}}
-                outcome = await client.runs.wait(thread, "agent", **given)
-                assert texts(outcome)[-1] == ("ai", "Done: Bake a cake")
-                assert between.cuts == 1
-                assert len(await client.runs.list(thread)) == 1
-                assert between.asked[0][0].endswith("/join")
-
-    run(main())
+async def test_who_waits_and_is_cut_off_gets_the_outcome_all_the_same(talking: Server) -> None:
+    with relay(talking.url) as between:
+        async with client_of(between.url) as client:
+            thread = (await client.threads.create())["thread_id"]
+            between.lengths = [700]
+            given = {"input": says("Bake a cake"), "metadata": {"scenario": "quick", "speed": 0.5}}
+            outcome = await client.runs.wait(thread, "agent", **given)
+            assert texts(outcome)[-1] == ("ai", "Done: Bake a cake")
+            assert between.cuts == 1
+            assert len(await client.runs.list(thread)) == 1
+            assert between.asked[0][0].endswith("/join")
 
 
 # -- positions --------------------------------------------------------------------------------------------------------
@@ -113,40 +107,39 @@ def nowhere(run_id: str) -> list[str | None]:
     return [*words, f"{run_id}_event_{10**17}", f"{run_id}_event_{10**30}", f"{'0' * 8}{run_id[8:]}_event_50"]
 
 
-def test_every_position_is_understood_while_a_run_goes_on_and_when_it_is_over(host: Sandbox, talking: Server) -> None:
-    async def main() -> None:
-        async with client_of(talking.url) as client:
-            thread = (await client.threads.create())["thread_id"]
-            made = await client.runs.create(
-                thread, "agent", input=says("Walk the dog"), metadata=ENDLESS, stream_mode=["updates", "values"]
-            )
-            run_id = made["run_id"]
-            path = f"/threads/{thread}/runs/{run_id}"
-            await grown(host, run_of(host, "Walk the dog"))
-            async with (
-                httpx.AsyncClient(base_url=talking.url, timeout=WAIT, trust_env=False) as plain,
-                plain.stream("GET", f"{path}/stream", headers=ALICE) as answer,
-            ):
-                lines = (line async for line in answer.aiter_lines() if line.startswith("id: "))
-                seen = [(await anext(lines)).removeprefix("id: ") for _ in range(8)]
-            ahead = f"{run_id}_event_{int(seen[-1].rpartition('_')[2]) + 100_000}"
-            wanted = [*nowhere(run_id), ahead]
-            reading = [asyncio.ensure_future(ids(talking, path, last)) for last in [*wanted, *seen]]
-            await grown(host, run_of(host, "Walk the dog"))
-            await client.runs.cancel(thread, run_id, wait=True)
-            whole = await ids(talking, path, None)
-            assert whole[:8] == seen
-            for last, live in zip(wanted, reading, strict=False):
-                assert await live == whole, f"live, behind {last}"
-                assert await ids(talking, path, last) == whole, f"over, behind {last}"
-            for number, (last, live) in enumerate(zip(seen, reading[len(wanted) :], strict=True), 1):
-                assert await live == whole[number:], f"live, behind {last}"
-                assert await ids(talking, path, last) == whole[number:], f"over, behind {last}"
-            assert await ids(talking, path, whole[-1]) == whole[-1:], "who asks for the end again is told of it"
-            by_id = talking.request("POST", f"/runs/{run_id}/stream").text
-            assert [line.removeprefix("id: ") for line in by_id.split("\n") if line.startswith("id: ")] == whole
-
-    run(main())
+async def test_every_position_is_understood_while_a_run_goes_on_and_when_it_is_over(
+    host: Sandbox, talking: Server
+) -> None:
+    async with client_of(talking.url) as client:
+        thread = (await client.threads.create())["thread_id"]
+        made = await client.runs.create(
+            thread, "agent", input=says("Walk the dog"), metadata=ENDLESS, stream_mode=["updates", "values"]
+        )
+        run_id = made["run_id"]
+        path = f"/threads/{thread}/runs/{run_id}"
+        await grown(host, run_of(host, "Walk the dog"))
+        async with (
+            httpx.AsyncClient(base_url=talking.url, timeout=WAIT, trust_env=False) as plain,
+            plain.stream("GET", f"{path}/stream", headers=ALICE) as answer,
+        ):
+            lines = (line async for line in answer.aiter_lines() if line.startswith("id: "))
+            seen = [(await anext(lines)).removeprefix("id: ") for _ in range(8)]
+        ahead = f"{run_id}_event_{int(seen[-1].rpartition('_')[2]) + 100_000}"
+        wanted = [*nowhere(run_id), ahead]
+        reading = [asyncio.ensure_future(ids(talking, path, last)) for last in [*wanted, *seen]]
+        await grown(host, run_of(host, "Walk the dog"))
+        await client.runs.cancel(thread, run_id, wait=True)
+        whole = await ids(talking, path, None)
+        assert whole[:8] == seen
+        for last, live in zip(wanted, reading, strict=False):
+            assert await live == whole, f"live, behind {last}"
+            assert await ids(talking, path, last) == whole, f"over, behind {last}"
+        for number, (last, live) in enumerate(zip(seen, reading[len(wanted) :], strict=True), 1):
+            assert await live == whole[number:], f"live, behind {last}"
+            assert await ids(talking, path, last) == whole[number:], f"over, behind {last}"
+        assert await ids(talking, path, whole[-1]) == whole[-1:], "who asks for the end again is told of it"
+        by_id = talking.request("POST", f"/runs/{run_id}/stream").text
+        assert [line.removeprefix("id: ") for line in by_id.split("\n") if line.startswith("id: ")] == whole
 
 
 # -- gateways that come and go ----------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Every method that the clients of ``everruns-sdk`` have: it works, or raises the error of an honest refusal."""
 
-import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -115,28 +114,25 @@ async def agent_client_of(site: Server) -> AsyncIterator[AgentClient]:
         yield client
 
 
-def test_every_method_of_the_sdk_works_or_is_refused_by_a_status(site: Server) -> None:
+async def test_every_method_of_the_sdk_works_or_is_refused_by_a_status(site: Server) -> None:
     parts = {name for name, _ in inspect.getmembers(Everruns, lambda member: isinstance(member, property))}
     assert parts == {*SPOKEN, *MANAGED}, "the SDK has parts that nobody has looked at, or some no more"
 
-    async def main() -> None:
-        async with client_of(site) as client:
-            call = Methods(client)
-            there = {f"{part}.{name}" for part in SPOKEN for name in methods(type(getattr(client, part)))}
-            agent = await agents(call)
-            await sessions(call, client, agent)
-            spoken = set(call.called)
-            known = {"agent_id": agent, "session_id": (await client.sessions.create()).id}
-            for name, given in NOT_HERE.items():
-                error = await call.refused(404, name, **{**made_up(call.find(name), **known), **given})
-                assert "is not offered here" in error.message
-            assert not spoken & set(NOT_HERE)
-            assert call.called == there, "the SDK has methods that nobody has looked at, or some no more"
-            for part in MANAGED:
-                for name in sorted(methods(type(getattr(client, part)))):
-                    await call.refused(404, f"{part}.{name}", **made_up(call.find(f"{part}.{name}")))
-
-    asyncio.run(main())
+    async with client_of(site) as client:
+        call = Methods(client)
+        there = {f"{part}.{name}" for part in SPOKEN for name in methods(type(getattr(client, part)))}
+        agent = await agents(call)
+        await sessions(call, client, agent)
+        spoken = set(call.called)
+        known = {"agent_id": agent, "session_id": (await client.sessions.create()).id}
+        for name, given in NOT_HERE.items():
+            error = await call.refused(404, name, **{**made_up(call.find(name), **known), **given})
+            assert "is not offered here" in error.message
+        assert not spoken & set(NOT_HERE)
+        assert call.called == there, "the SDK has methods that nobody has looked at, or some no more"
+        for part in MANAGED:
+            for name in sorted(methods(type(getattr(client, part)))):
+                await call.refused(404, f"{part}.{name}", **made_up(call.find(f"{part}.{name}")))
 
 
 async def agents(call: Methods) -> str:
@@ -198,64 +194,58 @@ async def sessions(call: Methods, client: Everruns, agent: str) -> None:
     await call.refused(404, "sessions.delete", session.id)
 
 
-def test_every_method_of_the_agent_client_works_or_is_refused_by_a_status(site: Server) -> None:
-    async def main() -> None:
-        async with agent_client_of(site) as client:
-            call = Methods(client)
-            session = await call("create_session", "Haiku", idempotency_key="every-method")
-            assert await call("create_session", "Haiku", idempotency_key="every-method") == session
-            assert await call("get_session", session["id"]) == session
-            second = await call("create_session")
-            page = await call("list_sessions", limit=1)
-            assert [each["id"] for each in page["data"]] == [second["id"]]
-            page = await call("list_sessions", limit=1, page_token=page["next_page_token"])
-            assert [each["id"] for each in page["data"]] == [session["id"]]
+async def test_every_method_of_the_agent_client_works_or_is_refused_by_a_status(site: Server) -> None:
+    async with agent_client_of(site) as client:
+        call = Methods(client)
+        session = await call("create_session", "Haiku", idempotency_key="every-method")
+        assert await call("create_session", "Haiku", idempotency_key="every-method") == session
+        assert await call("get_session", session["id"]) == session
+        second = await call("create_session")
+        page = await call("list_sessions", limit=1)
+        assert [each["id"] for each in page["data"]] == [second["id"]]
+        page = await call("list_sessions", limit=1, page_token=page["next_page_token"])
+        assert [each["id"] for each in page["data"]] == [session["id"]]
 
-            WATCH.secret("a prompt", HELLO)
-            said = await call("send_message", session["id"], HELLO, idempotency_key="every-message")
-            assert await call("send_message", session["id"], HELLO, idempotency_key="every-message") == said
-            stream = await call("stream_events", session["id"], after_sequence=0, max_retries=3)
-            events = await heard(stream, "session.idled")
-            listed = await call("list_events", session["id"], after_sequence=0, limit=1000)
-            assert ids(listed) == [event.id for event in events if event.type != "output.message.delta"]
-            resumed = await heard(await call("stream_events", session["id"], since_id=events[-3].id), "session.idled")
-            assert resumed == events[-2:]
-            assert HELLO in await call("run", HELLO, second["id"])
+        WATCH.secret("a prompt", HELLO)
+        said = await call("send_message", session["id"], HELLO, idempotency_key="every-message")
+        assert await call("send_message", session["id"], HELLO, idempotency_key="every-message") == said
+        stream = await call("stream_events", session["id"], after_sequence=0, max_retries=3)
+        events = await heard(stream, "session.idled")
+        listed = await call("list_events", session["id"], after_sequence=0, limit=1000)
+        assert ids(listed) == [event.id for event in events if event.type != "output.message.delta"]
+        resumed = await heard(await call("stream_events", session["id"], since_id=events[-3].id), "session.idled")
+        assert resumed == events[-2:]
+        assert HELLO in await call("run", HELLO, second["id"])
 
-            third = (await client.create_session())["id"]
-            await client.send_message(third, HELLO)
-            assert (await call("cancel", third))["status"] == "cancelled"
+        third = (await client.create_session())["id"]
+        await client.send_message(third, HELLO)
+        assert (await call("cancel", third))["status"] == "cancelled"
 
-            async def stopped() -> bool:
-                return bool((await client.get_session(third))["status"] == "idle")
+        async def stopped() -> bool:
+            return bool((await client.get_session(third))["status"] == "idle")
 
-            await eventually(stopped)
-            assert (await call("cancel", third))["status"] == "no_op"
+        await eventually(stopped)
+        assert (await call("cancel", third))["status"] == "no_op"
 
-            await call.refused(404, "card")
-            await call.refused(404, "answer_questions", session["id"], {})
-            await call.refused(404, "submit_tool_approvals", session["id"], {})
-            # users of an application who share a token would see each other's sessions
-            theirs = Methods(await call("for_end_user", "customer-42"))
-            for name, given in (("list_sessions", {}), ("get_session", {"session_id": session["id"]})):
-                assert (await theirs.refused(422, name, **given)).code == "unsupported"
-            call.called.add("runtime_token")
-            await theirs.refused(404, "runtime_token")
-            await call("close")
-            there = methods(AgentClient)
-            assert call.called == there, "the SDK has methods that nobody has looked at, or some no more"
-
-    asyncio.run(main())
+        await call.refused(404, "card")
+        await call.refused(404, "answer_questions", session["id"], {})
+        await call.refused(404, "submit_tool_approvals", session["id"], {})
+        # users of an application who share a token would see each other's sessions
+        theirs = Methods(await call("for_end_user", "customer-42"))
+        for name, given in (("list_sessions", {}), ("get_session", {"session_id": session["id"]})):
+            assert (await theirs.refused(422, name, **given)).code == "unsupported"
+        call.called.add("runtime_token")
+        await theirs.refused(404, "runtime_token")
+        await call("close")
+        there = methods(AgentClient)
+        assert call.called == there, "the SDK has methods that nobody has looked at, or some no more"
 
 
-def test_the_sdk_s_errors_are_those_that_it_has_for_each_status(site: Server) -> None:
-    async def main() -> None:
-        async with client_of(site, "sandbox-nobody") as nobody:
-            with pytest.raises(AuthenticationError) as refused:
-                await nobody.sessions.list()
-            assert (refused.value.code, refused.value.status_code) == ("invalid_token", 401)
-        async with client_of(site, "evr_0123456789") as foreign:
-            with pytest.raises(AuthenticationError, match="Everruns"):
-                await foreign.sessions.list()
-
-    asyncio.run(main())
+async def test_the_sdk_s_errors_are_those_that_it_has_for_each_status(site: Server) -> None:
+    async with client_of(site, "sandbox-nobody") as nobody:
+        with pytest.raises(AuthenticationError) as refused:
+            await nobody.sessions.list()
+        assert (refused.value.code, refused.value.status_code) == ("invalid_token", 401)
+    async with client_of(site, "evr_0123456789") as foreign:
+        with pytest.raises(AuthenticationError, match="Everruns"):
+            await foreign.sessions.list()

@@ -69,38 +69,32 @@ async def suffer(host: Sandbox, viewer: Viewer, faults: list[Fault]) -> None:
 
 
 @pytest.mark.wire("fault-notice", "fault-recovered")
-def test_a_stream_lives_through_each_fault_of_the_host_and_loses_nothing(pair: tuple[Sandbox, Server]) -> None:
+async def test_a_stream_lives_through_each_fault_of_the_host_and_loses_nothing(pair: tuple[Sandbox, Server]) -> None:
     host, server = pair
     host.heal()
 
-    async def main() -> None:
-        alice = Viewer(server.url, host.seed(entries=[entry("the first of them")]))
-        bob = Viewer(server.url, host.seed(entries=[entry("the first of them")]), token="sandbox-bob")
-        await asyncio.gather(suffer(host, alice, FAULTS), suffer(host, bob, [PATIENT]))
-
-    asyncio.run(main())
+    alice = Viewer(server.url, host.seed(entries=[entry("the first of them")]))
+    bob = Viewer(server.url, host.seed(entries=[entry("the first of them")]), token="sandbox-bob")
+    await asyncio.gather(suffer(host, alice, FAULTS), suffer(host, bob, [PATIENT]))
 
 
 @pytest.mark.wire("json-always-valid", "host-fields-kept", "entry-position")
-def test_a_stream_takes_odd_json_as_it_comes(pair: tuple[Sandbox, Server]) -> None:
+async def test_a_stream_takes_odd_json_as_it_comes(pair: tuple[Sandbox, Server]) -> None:
     host, server = pair
     host.heal()
 
-    async def main() -> None:
-        viewer = Viewer(server.url, host.seed(entries=[entry(f"entry {number}") for number in range(1, 7)]))
-        watching = asyncio.create_task(viewer.watch())
-        await viewer.until("log", 6)
-        await asyncio.to_thread(host.fault, "odd_json", "logs", times=2)
-        await asyncio.to_thread(host.append, viewer.run, *(f"entry {number}" for number in range(7, 21)))
-        await viewer.until("log", 20)
-        await asyncio.to_thread(host.heal)
-        await asyncio.to_thread(host.patch, viewer.run, status="COMPLETE")
-        await watching
-        assert viewer.entries == await asyncio.to_thread(host.log, viewer.run)
-        assert len(viewer.of("end")) == 1
-        assert not viewer.of("notice") + viewer.of("failure") + viewer.of("resync")
-
-    asyncio.run(main())
+    viewer = Viewer(server.url, host.seed(entries=[entry(f"entry {number}") for number in range(1, 7)]))
+    watching = asyncio.create_task(viewer.watch())
+    await viewer.until("log", 6)
+    await asyncio.to_thread(host.fault, "odd_json", "logs", times=2)
+    await asyncio.to_thread(host.append, viewer.run, *(f"entry {number}" for number in range(7, 21)))
+    await viewer.until("log", 20)
+    await asyncio.to_thread(host.heal)
+    await asyncio.to_thread(host.patch, viewer.run, status="COMPLETE")
+    await watching
+    assert viewer.entries == await asyncio.to_thread(host.log, viewer.run)
+    assert len(viewer.of("end")) == 1
+    assert not viewer.of("notice") + viewer.of("failure") + viewer.of("resync")
 
 
 @pytest.mark.wire("no-foreign-cookies")
@@ -197,7 +191,7 @@ def test_each_fault_before_a_stream_and_on_plain_requests_is_the_documented_erro
 
 
 @pytest.mark.wire("trouble-on-reconnect", "ndjson")
-def test_a_reconnect_that_meets_a_fault_is_told_to_come_back(pair: tuple[Sandbox, Server]) -> None:
+async def test_a_reconnect_that_meets_a_fault_is_told_to_come_back(pair: tuple[Sandbox, Server]) -> None:
     host, server = pair
     host.heal()
 
@@ -232,10 +226,7 @@ def test_a_reconnect_that_meets_a_fault_is_told_to_come_back(pair: tuple[Sandbox
             await viewer.watch()
             assert viewer.last_id == "1.end"
 
-    async def main() -> None:
-        await asyncio.gather(*map(lane, TOKENS, [FAULTS[0:2], [*FAULTS[4::2], PATIENT]]))
-
-    asyncio.run(main())
+    await asyncio.gather(*map(lane, TOKENS, [FAULTS[0:2], [*FAULTS[4::2], PATIENT]]))
 
 
 @pytest.mark.wire("auth-outage", "error-host-sentence")

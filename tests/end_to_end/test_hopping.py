@@ -57,27 +57,24 @@ async def hop(viewer: Viewer, servers: list[Server], events: int) -> int:
 
 
 @pytest.mark.wire("position-continues", "position-headway", "position-ahead", "stream-same-for-all", "end-complete")
-def test_whoever_is_cut_off_all_the_time_and_meets_another_process_each_time_has_the_whole_log_in_the_end(
+async def test_whoever_is_cut_off_all_the_time_and_meets_another_process_each_time_has_the_whole_log_in_the_end(
     host: Sandbox, brisk: Server, seldom: Server
 ) -> None:
-    async def main() -> None:
-        run = await asyncio.to_thread(host.seed, entries=[entry("entry 1")])
-        stays = Viewer(brisk.url, run)
-        hoppers = {events: Viewer(brisk.url, run) for events in (1, 2, 7)}
-        async with asyncio.timeout(2 * WAIT):
-            took, *_ = await asyncio.gather(
-                asyncio.gather(*(hop(viewer, [brisk, seldom], events) for events, viewer in hoppers.items())),
-                stays.watch(2 * WAIT),
-                work(host, run),
-            )
-        log = await asyncio.to_thread(host.log, run)
-        assert stays.entries == log
-        for viewer, events in zip(hoppers.values(), took, strict=True):
-            assert viewer.entries[3:] == log[3:]
-            assert [event.number for event in viewer.of("log")] == list(range(1, ENTRIES + 1))
-            assert events <= 2 * ENTRIES + 1
-            # who comes now has what changed far back, too
-            last = await Viewer(seldom.url, run).watch()
-            assert last.entries == log
-
-    asyncio.run(main())
+    run = await asyncio.to_thread(host.seed, entries=[entry("entry 1")])
+    stays = Viewer(brisk.url, run)
+    hoppers = {events: Viewer(brisk.url, run) for events in (1, 2, 7)}
+    async with asyncio.timeout(2 * WAIT):
+        took, *_ = await asyncio.gather(
+            asyncio.gather(*(hop(viewer, [brisk, seldom], events) for events, viewer in hoppers.items())),
+            stays.watch(2 * WAIT),
+            work(host, run),
+        )
+    log = await asyncio.to_thread(host.log, run)
+    assert stays.entries == log
+    for viewer, events in zip(hoppers.values(), took, strict=True):
+        assert viewer.entries[3:] == log[3:]
+        assert [event.number for event in viewer.of("log")] == list(range(1, ENTRIES + 1))
+        assert events <= 2 * ENTRIES + 1
+        # who comes now has what changed far back, too
+        last = await Viewer(seldom.url, run).watch()
+        assert last.entries == log

@@ -138,7 +138,8 @@ def test_what_is_read_is_the_same_to_the_byte(
 
 
 def test_what_is_done_is_answered_the_same_to_the_byte(alone: Sandbox, instead: Server) -> None:
-    body = {"prompt": "Sweep the yard", "metadata": {"scenario": "endless", "at": NESTED}, "images": ["data:,"]}
+    metadata = {"scenario": "endless", "at": NESTED}
+    body = {"prompt": "Sweep the yard", "metadata": metadata, "images": ["data:image/gif;base64,QUJD"]}
     made = instead.request("POST", RUNS, json=body)
     run = made.json()["id"]
     assert_same(alone.client.get(f"{alone.url}{RUNS}/{run}", headers=ALICE), made)

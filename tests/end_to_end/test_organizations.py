@@ -42,7 +42,7 @@ def ask(server: Server, method: str, path: str, **headers: str) -> httpx.Respons
 
 
 @pytest.mark.wire("org-closed", "right-asked-first", "error-from-host")
-def test_alices_organization_is_closed_to_bob_on_every_route_while_she_is_streaming(
+async def test_alices_organization_is_closed_to_bob_on_every_route_while_she_is_streaming(
     host: Sandbox, brisk: Server, secret: int
 ) -> None:
     def try_all() -> None:
@@ -66,18 +66,15 @@ def test_alices_organization_is_closed_to_bob_on_every_route_while_she_is_stream
         assert [each["id"] for each in brisk.get("/organizations", BOB).json()["items"]] == [323, 402]
         assert str(secret) not in ask(brisk, "GET", "/agent-runs").text
 
-    async def main() -> None:
-        alice = Viewer(brisk.url, secret, organization=401)
-        watching = asyncio.create_task(alice.watch())
-        await alice.until("log")
-        await asyncio.to_thread(try_all)
-        await asyncio.to_thread(host.append, secret, "Half of it is done, on it goes.", status="COMPLETE")
-        await watching
-        assert alice.entries == await asyncio.to_thread(host.log, secret, 401)
-        assert len(alice.of("end")) == 1
-        assert not alice.notices()
-
-    asyncio.run(main())
+    alice = Viewer(brisk.url, secret, organization=401)
+    watching = asyncio.create_task(alice.watch())
+    await alice.until("log")
+    await asyncio.to_thread(try_all)
+    await asyncio.to_thread(host.append, secret, "Half of it is done, on it goes.", status="COMPLETE")
+    await watching
+    assert alice.entries == await asyncio.to_thread(host.log, secret, 401)
+    assert len(alice.of("end")) == 1
+    assert not alice.notices()
 
 
 @pytest.mark.wire("id-form", "org-closed")

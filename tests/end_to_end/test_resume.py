@@ -44,20 +44,19 @@ async def check_goes_on(host: Sandbox, server: Server, viewer: Viewer, resume: C
 
 
 @pytest.mark.wire("end-known", "resumed-streams-on", "resume", "position-continues", "resume-doubt")
-def test_a_run_resumed_here_streams_on_for_who_stayed_away_and_for_who_is_new(host: Sandbox, brisk: Server) -> None:
+async def test_a_run_resumed_here_streams_on_for_who_stayed_away_and_for_who_is_new(
+    host: Sandbox, brisk: Server
+) -> None:
     def resume(run: int) -> None:
         answer = brisk.request("POST", f"/agent-runs/{run}/resume", json={"prompt": "Go on"})
         assert answer.status_code == 200, answer.text
         assert answer.json()["id"] == run
 
-    async def main() -> None:
-        await check_goes_on(host, brisk, await finished(host, brisk), resume)
-
-    asyncio.run(main())
+    await check_goes_on(host, brisk, await finished(host, brisk), resume)
 
 
 @pytest.mark.wire("end-known", "end-looked-at", "resumed-streams-on")
-def test_a_run_resumed_past_this_process_streams_on_although_its_finished_log_is_held_here(
+async def test_a_run_resumed_past_this_process_streams_on_although_its_finished_log_is_held_here(
     host: Sandbox, server: Server
 ) -> None:
     """For five seconds an end is believed without a look at the host: who comes back within them may be told 204."""
@@ -83,27 +82,21 @@ def test_a_run_resumed_past_this_process_streams_on_although_its_finished_log_is
         assert viewer.entries == await asyncio.to_thread(host.log, viewer.run)
         assert viewer.last_id == f"{BOTH}.end"
 
-    async def main() -> None:
-        await asyncio.gather(at_once(), after_a_while())
-
-    asyncio.run(main())
+    await asyncio.gather(at_once(), after_a_while())
 
 
 @pytest.mark.wire("resumed-streams-on", "cancel", "resume")
-def test_a_cancelled_run_ends_its_stream_and_goes_on_when_it_is_resumed(host: Sandbox, brisk: Server) -> None:
-    async def main() -> None:
-        run = await asyncio.to_thread(host.create, "pauses", 4)
-        viewer = Viewer(brisk.url, run)
-        watching = asyncio.create_task(viewer.watch())
-        await viewer.until("log")
-        cancelled = await asyncio.to_thread(brisk.request, "POST", f"/agent-runs/{run}/cancel")
-        assert cancelled.json()["run_status"] == "cancelled"
-        await watching
-        assert viewer.of("end")[0].data["run_status"] == "cancelled"
-        resumed = await asyncio.to_thread(brisk.request, "POST", f"/agent-runs/{run}/resume", json={"prompt": "Go on"})
-        assert resumed.status_code == 200
-        await viewer.watch()
-        assert viewer.of("end")[-1].data["run_status"] == "completed"
-        assert viewer.entries == await asyncio.to_thread(host.log, run)
-
-    asyncio.run(main())
+async def test_a_cancelled_run_ends_its_stream_and_goes_on_when_it_is_resumed(host: Sandbox, brisk: Server) -> None:
+    run = await asyncio.to_thread(host.create, "pauses", 4)
+    viewer = Viewer(brisk.url, run)
+    watching = asyncio.create_task(viewer.watch())
+    await viewer.until("log")
+    cancelled = await asyncio.to_thread(brisk.request, "POST", f"/agent-runs/{run}/cancel")
+    assert cancelled.json()["run_status"] == "cancelled"
+    await watching
+    assert viewer.of("end")[0].data["run_status"] == "cancelled"
+    resumed = await asyncio.to_thread(brisk.request, "POST", f"/agent-runs/{run}/resume", json={"prompt": "Go on"})
+    assert resumed.status_code == 200
+    await viewer.watch()
+    assert viewer.of("end")[-1].data["run_status"] == "completed"
+    assert viewer.entries == await asyncio.to_thread(host.log, run)

@@ -178,33 +178,30 @@ def test_a_viewer_who_takes_what_it_gets_within_the_drain_is_told_too(host: Sand
 
 
 @pytest.mark.wire("position-continues", "drain-streams")
-def test_after_a_restart_a_viewer_goes_on_and_loses_nothing(host: Sandbox) -> None:
-    async def main() -> None:
-        run = host.seed(entries=[entry(f"entry {number}") for number in range(1, 4)])
-        viewer = Viewer("", run)
-        for before in (0, 4):
-            with gateway(host, drain_seconds=0.3, **BRISK) as server:
-                viewer.url = server.url
-                watching = asyncio.create_task(viewer.watch())
-                await viewer.until("log", before + 3)
-                await asyncio.to_thread(host.append, run, f"entry {before + 4}, which this gateway tells")
-                await viewer.until("log", before + 4)
-                server.process.terminate()
-                await asyncio.to_thread(host.append, run, *(f"entry {before + number}" for number in (5, 6, 7)))
-                await watching
-                assert viewer.events[-1].data["last_event_id"] == viewer.last_id
-                assert not viewer.of("end")
-        with gateway(host, **BRISK) as server:
+async def test_after_a_restart_a_viewer_goes_on_and_loses_nothing(host: Sandbox) -> None:
+    run = host.seed(entries=[entry(f"entry {number}") for number in range(1, 4)])
+    viewer = Viewer("", run)
+    for before in (0, 4):
+        with gateway(host, drain_seconds=0.3, **BRISK) as server:
             viewer.url = server.url
             watching = asyncio.create_task(viewer.watch())
-            await viewer.until("log", 11)
-            await asyncio.to_thread(host.append, run, "the last", status="COMPLETE")
+            await viewer.until("log", before + 3)
+            await asyncio.to_thread(host.append, run, f"entry {before + 4}, which this gateway tells")
+            await viewer.until("log", before + 4)
+            server.process.terminate()
+            await asyncio.to_thread(host.append, run, *(f"entry {before + number}" for number in (5, 6, 7)))
             await watching
-        assert viewer.entries == await asyncio.to_thread(host.log, run)
-        assert len(viewer.entries) == 12
-        assert len(viewer.of("end")) == 1
-
-    asyncio.run(main())
+            assert viewer.events[-1].data["last_event_id"] == viewer.last_id
+            assert not viewer.of("end")
+    with gateway(host, **BRISK) as server:
+        viewer.url = server.url
+        watching = asyncio.create_task(viewer.watch())
+        await viewer.until("log", 11)
+        await asyncio.to_thread(host.append, run, "the last", status="COMPLETE")
+        await watching
+    assert viewer.entries == await asyncio.to_thread(host.log, run)
+    assert len(viewer.entries) == 12
+    assert len(viewer.of("end")) == 1
 
 
 @pytest.mark.parametrize("start", [gateway, plain_uvicorn])

@@ -69,56 +69,52 @@ def test_ten_viewers_who_join_drop_and_dawdle_all_end_with_the_same_log_at_the_p
 
 
 @pytest.mark.wire("stream-same-for-all", "stream-stall")
-def test_a_viewer_who_reads_2_kib_a_second_of_a_large_busy_log_loses_nothing(host: Sandbox, server: Server) -> None:
+async def test_a_viewer_who_reads_2_kib_a_second_of_a_large_busy_log_loses_nothing(
+    host: Sandbox, server: Server
+) -> None:
     """Once the run has ended it reads on as fast as it can, so that this comes to an end."""
 
-    async def main() -> None:
-        run = host.seed(entries=[entry("the first of them")])
-        slow = Viewer(server.url, run, receive_buffer=1024, rate=2048)
-        fast = Viewer(server.url, run)
-        watching = [asyncio.create_task(viewer.watch()) for viewer in (slow, fast)]
-        for number in range(8):
-            texts = [f"{number}.{index}" + "." * 4096 for index in range(5)]
-            news = [entry(text, tool_output=None) for text in texts]
-            late = [{"position": 1 + (number - 1) * 5 + 3, "fields": {"tool_output": {"late": "x" * 512}}}]
-            await asyncio.to_thread(host.patch, run, append=news, amend=late if number else [])
-            await asyncio.sleep(0.35)
-        await asyncio.to_thread(host.patch, run, status="COMPLETE")
-        await watching[1]
-        assert not slow.of("end")
-        assert slow.connection is not None
-        slow.connection.hurry()
-        await watching[0]
-        log = await asyncio.to_thread(host.log, run)
-        assert len(log) == 41
-        check_whole(slow, log)
-        check_whole(fast, log)
-
-    asyncio.run(main())
+    run = host.seed(entries=[entry("the first of them")])
+    slow = Viewer(server.url, run, receive_buffer=1024, rate=2048)
+    fast = Viewer(server.url, run)
+    watching = [asyncio.create_task(viewer.watch()) for viewer in (slow, fast)]
+    for number in range(8):
+        texts = [f"{number}.{index}" + "." * 4096 for index in range(5)]
+        news = [entry(text, tool_output=None) for text in texts]
+        late = [{"position": 1 + (number - 1) * 5 + 3, "fields": {"tool_output": {"late": "x" * 512}}}]
+        await asyncio.to_thread(host.patch, run, append=news, amend=late if number else [])
+        await asyncio.sleep(0.35)
+    await asyncio.to_thread(host.patch, run, status="COMPLETE")
+    await watching[1]
+    assert not slow.of("end")
+    assert slow.connection is not None
+    slow.connection.hurry()
+    await watching[0]
+    log = await asyncio.to_thread(host.log, run)
+    assert len(log) == 41
+    check_whole(slow, log)
+    check_whole(fast, log)
 
 
-def test_an_entry_reaches_a_connected_viewer_within_one_poll(host: Sandbox, server: Server) -> None:
-    async def main() -> None:
-        run = host.seed(entries=[entry("the first of them")])
-        viewer = Viewer(server.url, run)
-        watching = asyncio.create_task(viewer.watch())
-        await viewer.until("log")
-        written = {}
-        for number in range(2, 8):
-            await asyncio.to_thread(host.append, run, f"entry {number}")
-            written[number] = time.monotonic()
-            await asyncio.sleep(0.5)
-        await asyncio.to_thread(host.append, run, "last", status="COMPLETE")
-        await watching
-        arrived = {event.number: event.at for event in viewer.of("log")}
-        # the first comes while the run was quiet, and finds the run busy from then on
-        late = {number: arrived[number] - at for number, at in written.items() if number > 3}
-        # they come at all times between two reads: would each wait for the read after the next, none would be in time
-        assert min(late.values()) < POLL, late
-        assert max(late.values()) < 2 * POLL, late
-        assert viewer.entries == await asyncio.to_thread(host.log, run)
-
-    asyncio.run(main())
+async def test_an_entry_reaches_a_connected_viewer_within_one_poll(host: Sandbox, server: Server) -> None:
+    run = host.seed(entries=[entry("the first of them")])
+    viewer = Viewer(server.url, run)
+    watching = asyncio.create_task(viewer.watch())
+    await viewer.until("log")
+    written = {}
+    for number in range(2, 8):
+        await asyncio.to_thread(host.append, run, f"entry {number}")
+        written[number] = time.monotonic()
+        await asyncio.sleep(0.5)
+    await asyncio.to_thread(host.append, run, "last", status="COMPLETE")
+    await watching
+    arrived = {event.number: event.at for event in viewer.of("log")}
+    # the first comes while the run was quiet, and finds the run busy from then on
+    late = {number: arrived[number] - at for number, at in written.items() if number > 3}
+    # they come at all times between two reads: would each wait for the read after the next, none would be in time
+    assert min(late.values()) < POLL, late
+    assert max(late.values()) < 2 * POLL, late
+    assert viewer.entries == await asyncio.to_thread(host.log, run)
 
 
 async def fifty(server: Server, runs: list[int]) -> None:

@@ -18,6 +18,8 @@ from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 FIVE_MINUTES = 300.0
 
 
@@ -33,32 +35,29 @@ async def work(hosted: Hosted, every: float, until: float) -> None:
 @pytest.mark.wire("budget-kept", "budget-first", "budget-shared")
 @pytest.mark.parametrize("runs", [1, 10, 50])
 @pytest.mark.parametrize("every", [2.0, 20.0, 1000.0])
-def test_runs_followed_at_once_are_all_read_in_time_and_nobody_is_refused(runs: int, every: float) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        host = StrictHost()
-        gateway = Gateway(host, MemoryBroker())
-        viewers = [Viewer() for _ in range(runs)]
-        for number in range(1, runs + 1):
-            host.add(str(number)).append(5)
-        working = [asyncio.create_task(work(hosted, every, FIVE_MINUTES)) for hosted in host.runs.values()]
-        watching = [
-            asyncio.create_task(viewer.watch(gateway, run=str(number), until=FIVE_MINUTES))
-            for number, viewer in enumerate(viewers, 1)
-        ]
-        await gateway.identify(caller().credential)
-        for moment in (30.0, 110.0, 215.0):
-            await asyncio.sleep(moment - loop.time())
-            asked = loop.time()
-            await gateway.create(caller(), "9", NewRun("in the middle"))
-            assert loop.time() - asked <= host.latency + 0.001
-        await asyncio.gather(*working, *watching)
-        gaps = [host.longest_gap(str(number), 0, FIVE_MINUTES) for number in range(1, runs + 1)]
-        assert not host.refused
-        assert max(gaps) <= 90
-        await gateway.aclose()
-
-    run(main())
+async def test_runs_followed_at_once_are_all_read_in_time_and_nobody_is_refused(runs: int, every: float) -> None:
+    loop = asyncio.get_running_loop()
+    host = StrictHost()
+    gateway = Gateway(host, MemoryBroker())
+    viewers = [Viewer() for _ in range(runs)]
+    for number in range(1, runs + 1):
+        host.add(str(number)).append(5)
+    working = [asyncio.create_task(work(hosted, every, FIVE_MINUTES)) for hosted in host.runs.values()]
+    watching = [
+        asyncio.create_task(viewer.watch(gateway, run=str(number), until=FIVE_MINUTES))
+        for number, viewer in enumerate(viewers, 1)
+    ]
+    await gateway.identify(caller().credential)
+    for moment in (30.0, 110.0, 215.0):
+        await asyncio.sleep(moment - loop.time())
+        asked = loop.time()
+        await gateway.create(caller(), "9", NewRun("in the middle"))
+        assert loop.time() - asked <= host.latency + 0.001
+    await asyncio.gather(*working, *watching)
+    gaps = [host.longest_gap(str(number), 0, FIVE_MINUTES) for number in range(1, runs + 1)]
+    assert not host.refused
+    assert max(gaps) <= 90
+    await gateway.aclose()
 
 
 def requests_for(viewers: int) -> tuple[int, int]:
@@ -94,307 +93,262 @@ def test_five_hundred_viewers_of_a_run_cost_the_host_what_one_costs() -> None:
 
 
 @pytest.mark.wire("budget-shared")
-def test_news_comes_first_and_what_rests_comes_last() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        gateway = Gateway(host, MemoryBroker())
-        busy, quiet, resting = ("1", "2"), tuple(map(str, range(3, 11))), tuple(map(str, range(11, 21)))
-        for number in (*busy, *quiet, *resting):
-            host.add(number, status="PAUSED" if number in resting else "ACTIVE").append(5)
-        working = [asyncio.create_task(work(host.runs[number], 2.0, FIVE_MINUTES)) for number in busy]
-        watching = [
-            asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs
-        ]
-        await asyncio.gather(*working, *watching)
-        reads = {
-            kind: sum(len(host.reads[number]) for number in numbers) / len(numbers)
-            for kind, numbers in (("busy", busy), ("quiet", quiet), ("resting", resting))
-        }
-        assert reads["busy"] > 2 * reads["quiet"] > 3 * reads["resting"]
-        assert max(host.longest_gap(number, 0, FIVE_MINUTES) for number in host.runs) <= 90
-        assert not host.refused
-        await gateway.aclose()
-
-    run(main())
+async def test_news_comes_first_and_what_rests_comes_last() -> None:
+    host = StrictHost()
+    gateway = Gateway(host, MemoryBroker())
+    busy, quiet, resting = ("1", "2"), tuple(map(str, range(3, 11))), tuple(map(str, range(11, 21)))
+    for number in (*busy, *quiet, *resting):
+        host.add(number, status="PAUSED" if number in resting else "ACTIVE").append(5)
+    working = [asyncio.create_task(work(host.runs[number], 2.0, FIVE_MINUTES)) for number in busy]
+    watching = [asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs]
+    await asyncio.gather(*working, *watching)
+    reads = {
+        kind: sum(len(host.reads[number]) for number in numbers) / len(numbers)
+        for kind, numbers in (("busy", busy), ("quiet", quiet), ("resting", resting))
+    }
+    assert reads["busy"] > 2 * reads["quiet"] > 3 * reads["resting"]
+    assert max(host.longest_gap(number, 0, FIVE_MINUTES) for number in host.runs) <= 90
+    assert not host.refused
+    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-kept", "budget-first")
 @pytest.mark.parametrize("together", [False, True])
-def test_reading_gives_way_to_callers_who_wait(together: bool) -> None:
-    async def main() -> None:
-        host = StrictHost(together=together)
-        gateway = Gateway(host, MemoryBroker(), turns=Turns(together=together))
-        for number in "123":
-            host.add(number).append(5)
-        working = [asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES)) for hosted in host.runs.values()]
-        watching = [
-            asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs
-        ]
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(60)
-        while loop.time() < FIVE_MINUTES - 2:  # more than their fifth, for minutes
-            asked = loop.time()
-            await gateway.get(caller("bob" if together else "alice"), "9", "1")
-            assert loop.time() - asked <= host.latency + 0.001
-            await asyncio.sleep(2)
-        await asyncio.gather(*working, *watching)
-        assert not host.refused
-        assert len(host.log) > 4 * 50  # and what there is, is used
-        await gateway.aclose()
-
-    run(main())
+async def test_reading_gives_way_to_callers_who_wait(together: bool) -> None:
+    host = StrictHost(together=together)
+    gateway = Gateway(host, MemoryBroker(), turns=Turns(together=together))
+    for number in "123":
+        host.add(number).append(5)
+    working = [asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES)) for hosted in host.runs.values()]
+    watching = [asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs]
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(60)
+    while loop.time() < FIVE_MINUTES - 2:  # more than their fifth, for minutes
+        asked = loop.time()
+        await gateway.get(caller("bob" if together else "alice"), "9", "1")
+        assert loop.time() - asked <= host.latency + 0.001
+        await asyncio.sleep(2)
+    await asyncio.gather(*working, *watching)
+    assert not host.refused
+    assert len(host.log) > 4 * 50  # and what there is, is used
+    await gateway.aclose()
 
 
-def test_reads_rotate_over_the_credentials_by_what_each_has_left() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        hosted = host.add()
-        gateway = Gateway(host, MemoryBroker())
-        working = asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES))
-        watching = [
-            asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=FIVE_MINUTES))
-            for name in ("alice", "bob")
-        ]
-        for _ in range(140):  # bob has other things to do as well
-            await asyncio.sleep(2)
-            await gateway.get(caller("bob"), "9", "1")
-        await asyncio.gather(working, *watching)
-        shown = {
-            name: [moment for moment, operation, token in host.log if (operation, token) == ("log", name)]
-            for name in ("alice", "bob")
-        }
-        assert len(shown["alice"]) > 2 * len(shown["bob"]) > 0
-        moments = [0.0, *(moment for moment, _, token in host.log if token == "bob"), FIVE_MINUTES]
-        assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 70
-        assert len(shown["alice"]) + len(shown["bob"]) > 200  # together they read as fast as is worth while
-        assert not host.refused
-        await gateway.aclose()
-
-    run(main())
+async def test_reads_rotate_over_the_credentials_by_what_each_has_left() -> None:
+    host = StrictHost()
+    hosted = host.add()
+    gateway = Gateway(host, MemoryBroker())
+    working = asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES))
+    watching = [
+        asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=FIVE_MINUTES)) for name in ("alice", "bob")
+    ]
+    for _ in range(140):  # bob has other things to do as well
+        await asyncio.sleep(2)
+        await gateway.get(caller("bob"), "9", "1")
+    await asyncio.gather(working, *watching)
+    shown = {
+        name: [moment for moment, operation, token in host.log if (operation, token) == ("log", name)]
+        for name in ("alice", "bob")
+    }
+    assert len(shown["alice"]) > 2 * len(shown["bob"]) > 0
+    moments = [0.0, *(moment for moment, _, token in host.log if token == "bob"), FIVE_MINUTES]
+    assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 70
+    assert len(shown["alice"]) + len(shown["bob"]) > 200  # together they read as fast as is worth while
+    assert not host.refused
+    await gateway.aclose()
 
 
 @pytest.mark.parametrize("says", [False, True])
-def test_a_limit_that_is_lower_than_was_thought_is_learned(says: bool) -> None:
-    async def main() -> None:
-        host = StrictHost(limit=20, says=says)
-        gateway = Gateway(host, MemoryBroker())
-        viewers = [Viewer() for _ in range(3)]
-        for number in "123":
-            host.add(number).append(5)
-        working = [asyncio.create_task(work(hosted, 1.0, 500)) for hosted in host.runs.values()]
-        watching = [
-            asyncio.create_task(viewer.watch(gateway, run=number))
-            for number, viewer in zip(host.runs, viewers, strict=True)
-        ]
-        await asyncio.gather(*working, *watching)
-        assert [viewer.texts() for viewer in viewers] == [hosted.encoded() for hosted in host.runs.values()]
-        if says:
-            assert not host.refused
-        else:
-            assert 0 < len(host.refused) <= 2 * 9  # one too many twice a minute, and no more
-        assert len(host.log) > 12 * 9
-        await gateway.aclose()
-
-    run(main())
+async def test_a_limit_that_is_lower_than_was_thought_is_learned(says: bool) -> None:
+    host = StrictHost(limit=20, says=says)
+    gateway = Gateway(host, MemoryBroker())
+    viewers = [Viewer() for _ in range(3)]
+    for number in "123":
+        host.add(number).append(5)
+    working = [asyncio.create_task(work(hosted, 1.0, 500)) for hosted in host.runs.values()]
+    watching = [
+        asyncio.create_task(viewer.watch(gateway, run=number))
+        for number, viewer in zip(host.runs, viewers, strict=True)
+    ]
+    await asyncio.gather(*working, *watching)
+    assert [viewer.texts() for viewer in viewers] == [hosted.encoded() for hosted in host.runs.values()]
+    if says:
+        assert not host.refused
+    else:
+        assert 0 < len(host.refused) <= 2 * 9  # one too many twice a minute, and no more
+    assert len(host.log) > 12 * 9
+    await gateway.aclose()
 
 
 @pytest.mark.parametrize("retry_after", [None, 5.0, 45.0])
-def test_after_a_429_all_readers_of_that_credential_wait_and_come_back_one_by_one(retry_after: float | None) -> None:
-    async def main() -> None:
-        host = StrictHost()
-        gateway = Gateway(host, MemoryBroker())
-        for number in "123456":
-            host.add(number).append(5)
-        working = [asyncio.create_task(work(hosted, 1.0, 150)) for hosted in host.runs.values()]
-        viewers = {number: Viewer() for number in host.runs}
-        watching = [
-            asyncio.create_task(viewer.watch(gateway, who=caller("bob" if number == "6" else "alice"), run=number))
-            for number, viewer in viewers.items()
-        ]
-        await asyncio.sleep(30)
-        refused_at: list[float] = []
+async def test_after_a_429_all_readers_of_that_credential_wait_and_come_back_one_by_one(
+    retry_after: float | None,
+) -> None:
+    host = StrictHost()
+    gateway = Gateway(host, MemoryBroker())
+    for number in "123456":
+        host.add(number).append(5)
+    working = [asyncio.create_task(work(hosted, 1.0, 150)) for hosted in host.runs.values()]
+    viewers = {number: Viewer() for number in host.runs}
+    watching = [
+        asyncio.create_task(viewer.watch(gateway, who=caller("bob" if number == "6" else "alice"), run=number))
+        for number, viewer in viewers.items()
+    ]
+    await asyncio.sleep(30)
+    refused_at: list[float] = []
 
-        async def refuse(operation: str) -> None:
-            if operation == "log" and not refused_at and host.log[-1][2] == "alice":
-                refused_at.append(asyncio.get_running_loop().time())
-                raise UpstreamRateLimited(retry_after=retry_after)
+    async def refuse(operation: str) -> None:
+        if operation == "log" and not refused_at and host.log[-1][2] == "alice":
+            refused_at.append(asyncio.get_running_loop().time())
+            raise UpstreamRateLimited(retry_after=retry_after)
 
-        host.before = refuse
-        await asyncio.gather(*working, *watching)
-        wait = retry_after or 10.0
-        (since,) = refused_at
-        reads = [moment - since for moment, operation, token in host.log if (operation, token) == ("log", "alice")]
-        back = [moment for moment in reads if moment > 0.5]
-        assert wait <= back[0] <= 1.25 * wait + 10
-        told = {number for number, viewer in viewers.items() if "rate_limited" in viewer.notices}
-        assert told == {"1", "2", "3", "4", "5"}  # bob's budget is another one
-        assert all(
-            viewer.notices.count("rate_limited") == viewer.notices.count("recovered") for viewer in viewers.values()
-        )
-        assert all(viewer.texts() == host.runs[number].encoded() for number, viewer in viewers.items())
-        await gateway.aclose()
-
-    run(main())
+    host.before = refuse
+    await asyncio.gather(*working, *watching)
+    wait = retry_after or 10.0
+    (since,) = refused_at
+    reads = [moment - since for moment, operation, token in host.log if (operation, token) == ("log", "alice")]
+    back = [moment for moment in reads if moment > 0.5]
+    assert wait <= back[0] <= 1.25 * wait + 10
+    told = {number for number, viewer in viewers.items() if "rate_limited" in viewer.notices}
+    assert told == {"1", "2", "3", "4", "5"}  # bob's budget is another one
+    assert all(viewer.notices.count("rate_limited") == viewer.notices.count("recovered") for viewer in viewers.values())
+    assert all(viewer.texts() == host.runs[number].encoded() for number, viewer in viewers.items())
+    await gateway.aclose()
 
 
 @pytest.mark.wire("right-revoked")
 @pytest.mark.parametrize("of_his_own", [1, 2, 20])
-def test_a_lost_right_is_noticed_although_others_have_more_left(of_his_own: int) -> None:
-    async def main() -> None:
-        host = StrictHost()
-        gateway = Gateway(host, MemoryBroker())
-        for number in range(1, of_his_own + 2):
-            host.add(str(number)).append(3)
-        working = [asyncio.create_task(work(hosted, 2.0, 400)) for hosted in host.runs.values()]
-        alone = [
-            asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), run=str(number), until=400))
-            for number in range(2, of_his_own + 2)
-        ]
-        alice = Viewer()
-        watching = asyncio.create_task(alice.watch(gateway, who=caller("alice"), until=400))
-        barred = asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), until=400))
-        await asyncio.sleep(100)
-        host.barred.add(("bob", "1"))
-        await asyncio.wait({barred}, timeout=90)
-        assert isinstance(barred.exception(), Forbidden)
-        await asyncio.gather(watching, *alone, *working)
-        assert host.longest_gap("1", 0, 400) < 5  # nobody waited for that
-        assert not host.refused
-        await gateway.aclose()
-
-    run(main())
+async def test_a_lost_right_is_noticed_although_others_have_more_left(of_his_own: int) -> None:
+    host = StrictHost()
+    gateway = Gateway(host, MemoryBroker())
+    for number in range(1, of_his_own + 2):
+        host.add(str(number)).append(3)
+    working = [asyncio.create_task(work(hosted, 2.0, 400)) for hosted in host.runs.values()]
+    alone = [
+        asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), run=str(number), until=400))
+        for number in range(2, of_his_own + 2)
+    ]
+    alice = Viewer()
+    watching = asyncio.create_task(alice.watch(gateway, who=caller("alice"), until=400))
+    barred = asyncio.create_task(Viewer().watch(gateway, who=caller("bob"), until=400))
+    await asyncio.sleep(100)
+    host.barred.add(("bob", "1"))
+    await asyncio.wait({barred}, timeout=90)
+    assert isinstance(barred.exception(), Forbidden)
+    await asyncio.gather(watching, *alone, *working)
+    assert host.longest_gap("1", 0, 400) < 5  # nobody waited for that
+    assert not host.refused
+    await gateway.aclose()
 
 
 @pytest.mark.wire("right-revoked")
-def test_however_many_tokens_view_a_quiet_run_each_is_shown_to_the_host_every_minute() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        host.add().append(3)
-        names = [f"user-{number}" for number in range(200)]
-        host.tokens = {name: name for name in names}
-        gateway = Gateway(host, MemoryBroker())
-        watching = {name: asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=400)) for name in names}
-        await asyncio.sleep(100)
-        for name in names[::2]:
-            host.barred.add((name, "1"))
-        await asyncio.sleep(90)
-        assert all(isinstance(watching[name].exception(), Forbidden) for name in names[::2])
-        assert not any(watching[name].done() for name in names[1::2])
-        await asyncio.gather(*watching.values(), return_exceptions=True)
-        await gateway.aclose()
-
-    run(main())
+async def test_however_many_tokens_view_a_quiet_run_each_is_shown_to_the_host_every_minute() -> None:
+    host = StrictHost()
+    host.add().append(3)
+    names = [f"user-{number}" for number in range(200)]
+    host.tokens = {name: name for name in names}
+    gateway = Gateway(host, MemoryBroker())
+    watching = {name: asyncio.create_task(Viewer().watch(gateway, who=caller(name), until=400)) for name in names}
+    await asyncio.sleep(100)
+    for name in names[::2]:
+        host.barred.add((name, "1"))
+    await asyncio.sleep(90)
+    assert all(isinstance(watching[name].exception(), Forbidden) for name in names[::2])
+    assert not any(watching[name].done() for name in names[1::2])
+    await asyncio.gather(*watching.values(), return_exceptions=True)
+    await gateway.aclose()
 
 
 @pytest.mark.wire("budget-shared", "fault-notice")
-def test_runs_that_the_host_cannot_show_hold_up_no_other() -> None:
-    async def main() -> None:
-        class Broken(StrictHost):
-            async def read_log(
-                self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-            ) -> Page:
-                if int(ref.id) > 5:
-                    with observed(self.observer, credential, "read_log"):
-                        await asyncio.sleep(30)
-                        raise UpstreamTimeout
-                return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
+async def test_runs_that_the_host_cannot_show_hold_up_no_other() -> None:
+    class Broken(StrictHost):
+        async def read_log(
+            self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+        ) -> Page:
+            if int(ref.id) > 5:
+                with observed(self.observer, credential, "read_log"):
+                    await asyncio.sleep(30)
+                    raise UpstreamTimeout
+            return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
 
-        host = Broken()
-        gateway = Gateway(host, MemoryBroker())
-        for number in range(1, 36):
-            host.add(str(number)).append(3)
-        viewers = {number: Viewer() for number in host.runs}
-        working = [asyncio.create_task(work(host.runs[str(number)], 2.0, 400)) for number in range(1, 6)]
-        watching = [
-            asyncio.create_task(viewer.watch(gateway, run=number, until=400)) for number, viewer in viewers.items()
-        ]
-        await asyncio.gather(*watching, *working)
-        assert max(host.longest_gap(str(number), 0, 400) for number in range(1, 6)) <= 90
-        assert all("upstream_unavailable" in viewers[str(number)].notices for number in range(6, 36))
-        await gateway.aclose()
-
-    run(main())
+    host = Broken()
+    gateway = Gateway(host, MemoryBroker())
+    for number in range(1, 36):
+        host.add(str(number)).append(3)
+    viewers = {number: Viewer() for number in host.runs}
+    working = [asyncio.create_task(work(host.runs[str(number)], 2.0, 400)) for number in range(1, 6)]
+    watching = [asyncio.create_task(viewer.watch(gateway, run=number, until=400)) for number, viewer in viewers.items()]
+    await asyncio.gather(*watching, *working)
+    assert max(host.longest_gap(str(number), 0, 400) for number in range(1, 6)) <= 90
+    assert all("upstream_unavailable" in viewers[str(number)].notices for number in range(6, 36))
+    await gateway.aclose()
 
 
 @pytest.mark.wire("fault-notice")
-def test_after_a_long_wait_nobody_rushes() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        gateway = Gateway(host, MemoryBroker())
-        for number in range(1, 41):
-            host.add(str(number)).append(3)
-        watching = [
-            asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs
-        ]
-        await asyncio.sleep(100)
-        told: list[float] = []
+async def test_after_a_long_wait_nobody_rushes() -> None:
+    host = StrictHost()
+    gateway = Gateway(host, MemoryBroker())
+    for number in range(1, 41):
+        host.add(str(number)).append(3)
+    watching = [asyncio.create_task(Viewer().watch(gateway, run=number, until=FIVE_MINUTES)) for number in host.runs]
+    await asyncio.sleep(100)
+    told: list[float] = []
 
-        async def refuse(operation: str) -> None:
-            if operation == "log" and not told:
-                told.append(asyncio.get_running_loop().time())
-                raise UpstreamRateLimited(retry_after=70)
+    async def refuse(operation: str) -> None:
+        if operation == "log" and not told:
+            told.append(asyncio.get_running_loop().time())
+            raise UpstreamRateLimited(retry_after=70)
 
-        host.before = refuse
-        await asyncio.gather(*watching)
-        reads = sorted(moment for moment, operation, _ in host.log if operation == "log" and moment > told[0] + 1)
-        assert reads[0] >= told[0] + 70
-        assert min(reads[tenth + 10] - reads[tenth] for tenth in range(len(reads) - 10)) > 5
-        await gateway.aclose()
-
-    run(main())
+    host.before = refuse
+    await asyncio.gather(*watching)
+    reads = sorted(moment for moment, operation, _ in host.log if operation == "log" and moment > told[0] + 1)
+    assert reads[0] >= told[0] + 70
+    assert min(reads[tenth + 10] - reads[tenth] for tenth in range(len(reads) - 10)) > 5
+    await gateway.aclose()
 
 
-def test_credentials_that_are_never_seen_again_are_forgotten() -> None:
-    async def main() -> None:
-        turns = Turns()
-        for number in range(5000):
-            turns.asking(f"digest {number}", "identify")
-            turns.asked(Exchange(f"digest {number}", "identify", "invalid_token", 0.0))
-        await asyncio.sleep(100)
-        turns.asking("another", "identify")
-        assert len(turns._queues) == 1
-        turns.asked(Exchange("another", "identify", "ok", 0.0))
-
-    run(main())
+async def test_credentials_that_are_never_seen_again_are_forgotten() -> None:
+    turns = Turns()
+    for number in range(5000):
+        turns.asking(f"digest {number}", "identify")
+        turns.asked(Exchange(f"digest {number}", "identify", "invalid_token", 0.0))
+    await asyncio.sleep(100)
+    turns.asking("another", "identify")
+    assert len(turns._queues) == 1
+    turns.asked(Exchange("another", "identify", "ok", 0.0))
 
 
-def test_what_the_host_says_of_a_single_operation_s_limit_does_not_stop_the_logs() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        hosted = host.add()
-        hosted.append(3)
-        gateway = Gateway(host, MemoryBroker())
-        viewer = Viewer()
-        watching = asyncio.create_task(viewer.watch(gateway))
-        await asyncio.sleep(5)
+async def test_what_the_host_says_of_a_single_operation_s_limit_does_not_stop_the_logs() -> None:
+    host = StrictHost()
+    hosted = host.add()
+    hosted.append(3)
+    gateway = Gateway(host, MemoryBroker())
+    viewer = Viewer()
+    watching = asyncio.create_task(viewer.watch(gateway))
+    await asyncio.sleep(5)
 
-        async def refuse(operation: str) -> None:
-            if operation == "get":
-                raise UpstreamRateLimited(retry_after=600)
+    async def refuse(operation: str) -> None:
+        if operation == "get":
+            raise UpstreamRateLimited(retry_after=600)
 
-        host.before = refuse
-        hosted.append(3)
-        hosted.status = "COMPLETE"
-        await watching
-        assert viewer.texts() == hosted.encoded()
-        assert viewer.ends == [6]  # although the host never described the whole run
-        assert asyncio.get_running_loop().time() < 100
-        await gateway.aclose()
-
-    run(main())
+    host.before = refuse
+    hosted.append(3)
+    hosted.status = "COMPLETE"
+    await watching
+    assert viewer.texts() == hosted.encoded()
+    assert viewer.ends == [6]  # although the host never described the whole run
+    assert asyncio.get_running_loop().time() < 100
+    await gateway.aclose()
 
 
 @pytest.mark.wire("right-asked-first")
-def test_who_has_just_started_a_run_may_see_it_and_nobody_else_may_unasked() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        gateway = Gateway(host, MemoryBroker())
-        started = await gateway.create(caller(), "9", NewRun("go"))
-        await Viewer().watch(gateway, run=started.ref.id, until=3)
-        assert host.calls["get"] == 0
-        host.barred.add(("bob", started.ref.id))
-        with pytest.raises(Forbidden):
-            await Viewer().watch(gateway, who=caller("bob"), run=started.ref.id, until=3)
-        await gateway.aclose()
-
-    run(main())
+async def test_who_has_just_started_a_run_may_see_it_and_nobody_else_may_unasked() -> None:
+    host = StrictHost()
+    gateway = Gateway(host, MemoryBroker())
+    started = await gateway.create(caller(), "9", NewRun("go"))
+    await Viewer().watch(gateway, run=started.ref.id, until=3)
+    assert host.calls["get"] == 0
+    host.barred.add(("bob", started.ref.id))
+    with pytest.raises(Forbidden):
+        await Viewer().watch(gateway, who=caller("bob"), run=started.ref.id, until=3)
+    await gateway.aclose()

@@ -7,97 +7,86 @@ from codegen_api.gateway import Gateway
 from tests.fakehost import FakeHost
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
-from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 
-def test_a_viewer_who_reads_what_was_evicted_is_not_left_alone_when_the_window_is_let_go_meanwhile() -> None:
+async def test_a_viewer_who_reads_what_was_evicted_is_not_left_alone_when_the_window_is_let_go_meanwhile() -> None:
     """An ended run is not looked at any more, so nobody would open its window again."""
 
-    async def main() -> None:
-        host = FakeHost()
-        long = host.add("1", status="COMPLETE")
-        long.append(3000, text="x" * 1000)
-        other = host.add("2", status="COMPLETE")
-        other.append(50, text="x" * 1000)
-        host.latency = 1.0
-        gateway = Gateway(host, MemoryBroker(max_bytes=60_000), old_pages_bytes=10**7)
-        slow, quick = Viewer(), Viewer()
-        loop = asyncio.get_running_loop()
-        watching = asyncio.create_task(slow.watch(gateway))
-        await asyncio.sleep(10)
-        assert 0 < slow.cursor < 2000
-        await quick.watch(gateway, run="2")
-        await watching
-        assert slow.texts() == long.encoded()
-        assert slow.ends == [3000]
-        assert loop.time() < 100
-        await gateway.aclose()
-
-    run(main())
+    host = FakeHost()
+    long = host.add("1", status="COMPLETE")
+    long.append(3000, text="x" * 1000)
+    other = host.add("2", status="COMPLETE")
+    other.append(50, text="x" * 1000)
+    host.latency = 1.0
+    gateway = Gateway(host, MemoryBroker(max_bytes=60_000), old_pages_bytes=10**7)
+    slow, quick = Viewer(), Viewer()
+    loop = asyncio.get_running_loop()
+    watching = asyncio.create_task(slow.watch(gateway))
+    await asyncio.sleep(10)
+    assert 0 < slow.cursor < 2000
+    await quick.watch(gateway, run="2")
+    await watching
+    assert slow.texts() == long.encoded()
+    assert slow.ends == [3000]
+    assert loop.time() < 100
+    await gateway.aclose()
 
 
-def test_a_thousand_people_who_open_one_finished_run_cost_one_set_of_pages() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        finished = host.add("1", status="COMPLETE")
-        finished.append(1050)
-        gateway = Gateway(host, MemoryBroker())
+async def test_a_thousand_people_who_open_one_finished_run_cost_one_set_of_pages() -> None:
+    host = StrictHost()
+    finished = host.add("1", status="COMPLETE")
+    finished.append(1050)
+    gateway = Gateway(host, MemoryBroker())
 
-        async def open_it(number: int) -> None:
-            await asyncio.sleep(0.6 * number)
-            viewer = Viewer()
-            await viewer.watch(gateway)
-            assert viewer.texts() == finished.encoded()
-            assert viewer.ends == [1050]
+    async def open_it(number: int) -> None:
+        await asyncio.sleep(0.6 * number)
+        viewer = Viewer()
+        await viewer.watch(gateway)
+        assert viewer.texts() == finished.encoded()
+        assert viewer.ends == [1050]
 
-        await asyncio.gather(*(open_it(number) for number in range(1000)))
-        seconds = asyncio.get_running_loop().time()
-        # eleven pages, and then a look at the tail every five seconds at most, with the run itself
-        assert host.calls["log"] <= 11 + 1 + seconds / 5
-        assert host.calls["get"] <= seconds / 5 + seconds / 60 + 2
-        assert not host.refused
-        await gateway.aclose()
-
-    run(main())
+    await asyncio.gather(*(open_it(number) for number in range(1000)))
+    seconds = asyncio.get_running_loop().time()
+    # eleven pages, and then a look at the tail every five seconds at most, with the run itself
+    assert host.calls["log"] <= 11 + 1 + seconds / 5
+    assert host.calls["get"] <= seconds / 5 + seconds / 60 + 2
+    assert not host.refused
+    await gateway.aclose()
 
 
-def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_there_and_then_read_anew() -> None:
-    async def main() -> None:
-        host = StrictHost()
-        finished = host.add("1", status="COMPLETE")
-        finished.append(1050)
-        gateway = Gateway(host, MemoryBroker())
-        for away, reads in ((1, 11), (4, 2), (600, 2), (600, 11 + 2)):
-            before = host.calls["log"]
-            viewer = Viewer()
-            await viewer.watch(gateway)
-            assert viewer.texts() == finished.encoded()
-            assert host.calls["log"] - before <= reads + 1
-            await asyncio.sleep(away)
-        assert gateway.hub.runs_followed == 0
-        await gateway.aclose()
-
-    run(main())
+async def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_there_and_then_read_anew() -> None:
+    host = StrictHost()
+    finished = host.add("1", status="COMPLETE")
+    finished.append(1050)
+    gateway = Gateway(host, MemoryBroker())
+    for away, reads in ((1, 11), (4, 2), (600, 2), (600, 11 + 2)):
+        before = host.calls["log"]
+        viewer = Viewer()
+        await viewer.watch(gateway)
+        assert viewer.texts() == finished.encoded()
+        assert host.calls["log"] - before <= reads + 1
+        await asyncio.sleep(away)
+    assert gateway.runs_followed == 0
+    await gateway.aclose()
 
 
 @pytest.mark.wire("position-amendments", "end-known")
-def test_who_comes_back_when_the_window_was_let_go_a_moment_before_is_given_what_changed() -> None:
-    async def main() -> None:
-        host = FakeHost()
-        first = host.add("1", status="COMPLETE")
-        first.append(30, text="x" * 300)
-        acted = first.act()
-        other = host.add("2", status="COMPLETE")
-        other.append(60, text="x" * 1000)
-        gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
-        viewer = Viewer(plain=False)
-        await viewer.watch(gateway)
-        await Viewer().watch(gateway, run="2")  # takes the place of the first
-        first.amend(acted, output="done")
-        await viewer.watch(gateway)
-        assert viewer.texts() == first.encoded()
-        assert viewer.ends == [31, 31]
-        assert asyncio.get_running_loop().time() < 10
-        await gateway.aclose()
-
-    run(main())
+async def test_who_comes_back_when_the_window_was_let_go_a_moment_before_is_given_what_changed() -> None:
+    host = FakeHost()
+    first = host.add("1", status="COMPLETE")
+    first.append(30, text="x" * 300)
+    acted = first.act()
+    other = host.add("2", status="COMPLETE")
+    other.append(60, text="x" * 1000)
+    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
+    viewer = Viewer(plain=False)
+    await viewer.watch(gateway)
+    await Viewer().watch(gateway, run="2")  # takes the place of the first
+    first.amend(acted, output="done")
+    await viewer.watch(gateway)
+    assert viewer.texts() == first.encoded()
+    assert viewer.ends == [31, 31]
+    assert asyncio.get_running_loop().time() < 10
+    await gateway.aclose()

@@ -14,6 +14,8 @@ from tests.fakehost import FakeHost, Hosted
 from tests.following.viewing import Viewer
 from tests.virtual import run
 
+pytestmark = pytest.mark.virtual_time
+
 LARGE = 96 * 1024 * 1024
 
 
@@ -49,98 +51,86 @@ async def cut_after(events: int, gateways: list[Gateway], *, away: float = 0.0) 
 
 @pytest.mark.wire("position-amendments", "position-continues")
 @pytest.mark.parametrize("back", [100, 300, 500, 590])
-def test_a_return_to_a_long_log_costs_what_is_new_and_not_what_changed_long_ago(back: int) -> None:
-    async def main() -> None:
-        host = FakeHost()
-        hosted = host.add()
-        gateway = Gateway(host, MemoryBroker())
-        stays = Viewer()
-        staying = asyncio.create_task(stays.watch(gateway))
-        changed = await work(hosted, 600)
-        assert changed == 240
-        assert len(stays.amended) > 200
-        for plain in (True, False):
-            returns = Viewer(cursor=back, plain=plain)
-            await returns.watch(gateway, until=3)
-            assert returns.cursor == 600
-            # of the twenty before it those of a kind that changes, and those that were not known to be done by then
-            assert len(returns.amended) <= 8
-            again = Viewer(cursor=600, position=returns.position, plain=False)
-            await again.watch(gateway, until=3)
-            assert not again.amended
-        hosted.status = "COMPLETE"
-        await staying
-        await gateway.aclose()
-
-    run(main())
+async def test_a_return_to_a_long_log_costs_what_is_new_and_not_what_changed_long_ago(back: int) -> None:
+    host = FakeHost()
+    hosted = host.add()
+    gateway = Gateway(host, MemoryBroker())
+    stays = Viewer()
+    staying = asyncio.create_task(stays.watch(gateway))
+    changed = await work(hosted, 600)
+    assert changed == 240
+    assert len(stays.amended) > 200
+    for plain in (True, False):
+        returns = Viewer(cursor=back, plain=plain)
+        await returns.watch(gateway, until=3)
+        assert returns.cursor == 600
+        # of the twenty before it those of a kind that changes, and those that were not known to be done by then
+        assert len(returns.amended) <= 8
+        again = Viewer(cursor=600, position=returns.position, plain=False)
+        await again.watch(gateway, until=3)
+        assert not again.amended
+    hosted.status = "COMPLETE"
+    await staying
+    await gateway.aclose()
 
 
 @pytest.mark.wire("position-amendments", "position-headway")
-def test_who_was_given_a_settled_stretch_is_given_nothing_of_it_again() -> None:
-    async def main() -> None:
-        host = FakeHost()
-        hosted = host.add()
-        for _ in range(100):
-            hosted.act()
-            hosted.append()
-        hosted.append(200)
-        gateway = Gateway(host, MemoryBroker())
-        viewer = Viewer(plain=False)
-        await viewer.glance(gateway, 150)
-        assert viewer.position is not None
-        assert viewer.position.settled
-        before = host.calls["log"]
-        await viewer.watch(gateway, until=3)
-        assert viewer.cursor == 400
-        assert not viewer.amended
-        assert host.calls["log"] <= before + 6
-        await gateway.aclose()
-
-    run(main())
+async def test_who_was_given_a_settled_stretch_is_given_nothing_of_it_again() -> None:
+    host = FakeHost()
+    hosted = host.add()
+    for _ in range(100):
+        hosted.act()
+        hosted.append()
+    hosted.append(200)
+    gateway = Gateway(host, MemoryBroker())
+    viewer = Viewer(plain=False)
+    await viewer.glance(gateway, 150)
+    assert viewer.position is not None
+    assert viewer.position.settled
+    before = host.calls["log"]
+    await viewer.watch(gateway, until=3)
+    assert viewer.cursor == 400
+    assert not viewer.amended
+    assert host.calls["log"] <= before + 6
+    await gateway.aclose()
 
 
 @pytest.mark.wire("position-headway", "position-amendments", "position-continues", "stream-same-for-all")
 @pytest.mark.parametrize("events", [1, 2, 3, 7, 50])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_viewer_who_is_cut_off_all_the_time_gets_to_the_end_in_as_many_events_as_there_are(
+async def test_a_viewer_who_is_cut_off_all_the_time_gets_to_the_end_in_as_many_events_as_there_are(
     events: int, processes: int
 ) -> None:
-    async def main() -> None:
-        host = FakeHost()
-        hosted = host.add()
-        gateways = [Gateway(host, MemoryBroker()) for _ in range(processes)]
-        cutting = asyncio.create_task(cut_after(events, gateways, away=0.1))
-        changed = await work(hosted, 120)
-        await asyncio.sleep(5)
-        hosted.status = "COMPLETE"
-        viewer, total = await cutting
-        assert viewer.texts() == hosted.encoded()
-        assert total <= 120 + changed
-        for gateway in gateways:
-            await gateway.aclose()
-
-    run(main())
+    host = FakeHost()
+    hosted = host.add()
+    gateways = [Gateway(host, MemoryBroker()) for _ in range(processes)]
+    cutting = asyncio.create_task(cut_after(events, gateways, away=0.1))
+    changed = await work(hosted, 120)
+    await asyncio.sleep(5)
+    hosted.status = "COMPLETE"
+    viewer, total = await cutting
+    assert viewer.texts() == hosted.encoded()
+    assert total <= 120 + changed
+    for gateway in gateways:
+        await gateway.aclose()
 
 
 @pytest.mark.wire("position-headway", "position-amendments", "position-continues", "stream-same-for-all")
 @pytest.mark.parametrize("events", [1, 3])
-def test_a_process_that_knows_nothing_yet_continues_at_no_higher_price(events: int) -> None:
-    async def main() -> None:
-        host = FakeHost()
-        hosted = host.add()
-        viewer, total = Viewer(plain=False), 0
-        working = asyncio.create_task(work(hosted, 60))
-        while not viewer.ends:
-            gateway = Gateway(host, MemoryBroker())
-            total += await viewer.glance(gateway, events)
-            await gateway.aclose()
-            if working.done():
-                hosted.status = "COMPLETE"
-        assert viewer.texts() == hosted.encoded()
-        assert total <= 60 + await working
-        await asyncio.sleep(0)
-
-    run(main())
+async def test_a_process_that_knows_nothing_yet_continues_at_no_higher_price(events: int) -> None:
+    host = FakeHost()
+    hosted = host.add()
+    viewer, total = Viewer(plain=False), 0
+    working = asyncio.create_task(work(hosted, 60))
+    while not viewer.ends:
+        gateway = Gateway(host, MemoryBroker())
+        total += await viewer.glance(gateway, events)
+        await gateway.aclose()
+        if working.done():
+            hosted.status = "COMPLETE"
+    assert viewer.texts() == hosted.encoded()
+    assert total <= 60 + await working
+    await asyncio.sleep(0)
 
 
 @settings(max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.too_slow])

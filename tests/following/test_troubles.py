@@ -12,7 +12,8 @@ from codegen_api.gateway import Gateway
 from codegen_api.runs import RunRef
 from tests.fakehost import FakeHost
 from tests.following.viewing import Viewer
-from tests.virtual import run
+
+pytestmark = pytest.mark.virtual_time
 
 ONE, TWO = RunRef("9", "1"), RunRef("9", "2")
 REFUSED, HTML = "GET http://host: no connection: refused", "GET http://host: status 200, text/html"
@@ -93,33 +94,30 @@ def test_a_run_that_nobody_reads_any_more_is_not_late(lines: list[str]) -> None:
     "error",
     [UpstreamUnreachable(reason=REFUSED), UpstreamError(reason=HTML), UpstreamRateLimited(reason=HTML, retry_after=3)],
 )
-def test_a_follower_tells_of_an_outage_in_two_lines_however_often_it_tries(
+async def test_a_follower_tells_of_an_outage_in_two_lines_however_often_it_tries(
     error: UpstreamError, lines: list[str]
 ) -> None:
-    async def main() -> None:
-        host = FakeHost()
-        host.add().append(3)
-        gateway = Gateway(host, MemoryBroker())
-        viewer = Viewer()
-        watching = asyncio.create_task(viewer.watch(gateway))
-        await asyncio.sleep(5)
-        failing = True
+    host = FakeHost()
+    host.add().append(3)
+    gateway = Gateway(host, MemoryBroker())
+    viewer = Viewer()
+    watching = asyncio.create_task(viewer.watch(gateway))
+    await asyncio.sleep(5)
+    failing = True
 
-        async def fail(operation: str) -> None:
-            if failing and operation == "log":
-                raise error
+    async def fail(operation: str) -> None:
+        if failing and operation == "log":
+            raise error
 
-        host.before = fail
-        await asyncio.sleep(120)
-        failing = False
-        host.runs["1"].append(1)
-        host.runs["1"].status = "COMPLETE"
-        await asyncio.sleep(120)
-        assert host.calls["log"] > 5
-        late, over = lines
-        assert late == f"the log of run 1 is late, and is asked for again: {error.reason}"
-        assert over.startswith("the log of run 1 goes on, after ")
-        await asyncio.wait_for(watching, 30)
-        await gateway.aclose()
-
-    run(main())
+    host.before = fail
+    await asyncio.sleep(120)
+    failing = False
+    host.runs["1"].append(1)
+    host.runs["1"].status = "COMPLETE"
+    await asyncio.sleep(120)
+    assert host.calls["log"] > 5
+    late, over = lines
+    assert late == f"the log of run 1 is late, and is asked for again: {error.reason}"
+    assert over.startswith("the log of run 1 goes on, after ")
+    await asyncio.wait_for(watching, 30)
+    await gateway.aclose()

@@ -302,3 +302,22 @@ def test_a_prompt_with_half_a_surrogate_pair_comes_back_as_its_escape() -> None:
     answer = host.ask("GET", f"/v1/alpha/organizations/323/agent/run/{made.json()['id']}/logs")
     assert rb'"half \ud800"' in answer.content
     assert json.loads(answer.content)["logs"][0]["tool_input"]["message"] == "half \ud800"
+
+
+def test_what_a_user_writes_in_braces_is_no_gap_to_fill() -> None:
+    host = Host()
+    prompt = "{result} of {prompt}"
+    run_id = host.create(prompt=prompt)
+    host.time.advance(14)
+    assert host.log(run_id)[0]["tool_input"]["message"] == prompt
+    assert f"> {prompt}\n" in host.run(run_id)["result"]
+    assert host.run(run_id)["github_pull_requests"][0]["title"] == f"Do what was asked: {prompt}"
+
+
+def test_a_refused_name_in_the_metadata_of_a_run_made_by_hand_plays_the_default() -> None:
+    host = Host()
+    run_id = host.post("/_sandbox/runs", {"metadata": {"scenario": "quota"}}, token=None)["id"]
+    host.resume(run_id)
+    host.time.advance(20)
+    assert host.run(run_id)["status"] == "COMPLETE"
+    assert len(host.log(run_id)) == 12

@@ -20,6 +20,7 @@ from codegen_api.stores import (
     TurnState,
     storable,
 )
+from codegen_api.telemetry import Observation
 
 T = TypeVar("T")
 Kept = dict[tuple[str, str], T]
@@ -27,6 +28,8 @@ Kept = dict[tuple[str, str], T]
 
 class ModelStore:
     """``Store`` in the memory of one process."""
+
+    observation: Observation | None = None
 
     def __init__(self) -> None:
         self._agents: Kept[Agent] = {}

@@ -85,37 +85,31 @@ def test_what_was_deleted_makes_room_and_what_goes_on_is_never_refused(url: str)
     bounded(url, main)
 
 
-def test_a_stretch_of_large_things_ends_early_and_what_follows_is_found_behind_it(url: str) -> None:
+async def test_a_stretch_of_large_things_ends_early_and_what_follows_is_found_behind_it(url: str) -> None:
     value = {"long": "x" * 250_000}
 
-    async def main() -> None:
-        store = SqlStore(url)
-        await store.open()
-        for number in range(60):
-            await store.put_item(ME, item("n", key=f"{number:02}", value=value))
-            await store.add_agent(ME, agent(f"{number:02}", metadata=value))
-        seen: list[str] = []
-        while len(seen) < 60:
-            found = await store.items(ME, (), 1000, len(seen))
-            assert (found.total, len(found.items) > 0) == (60, True)
-            assert sum(len(each.value["long"]) for each in found.items) <= ANSWER_BYTES + 16 * 250_000  # type: ignore[arg-type]
-            seen += [each.key for each in found.items]
-        assert seen == sorted(set(seen))
-        agents = await store.agents(ME, Query(1000))
-        assert (agents.total, 20 < len(agents.items) < 60) == (60, True)
-        await store.aclose()
-
-    run(main())
+    store = SqlStore(url)
+    await store.open()
+    for number in range(60):
+        await store.put_item(ME, item("n", key=f"{number:02}", value=value))
+        await store.add_agent(ME, agent(f"{number:02}", metadata=value))
+    seen: list[str] = []
+    while len(seen) < 60:
+        found = await store.items(ME, (), 1000, len(seen))
+        assert (found.total, len(found.items) > 0) == (60, True)
+        assert sum(len(each.value["long"]) for each in found.items) <= ANSWER_BYTES + 16 * 250_000  # type: ignore[arg-type]
+        seen += [each.key for each in found.items]
+    assert seen == sorted(set(seen))
+    agents = await store.agents(ME, Query(1000))
+    assert (agents.total, 20 < len(agents.items) < 60) == (60, True)
+    await store.aclose()
 
 
-def test_a_thousand_small_things_come_at_once(url: str) -> None:
-    async def main() -> None:
-        store = SqlStore(url)
-        await store.open()
-        for number in range(300):
-            await store.put_item(ME, item("n", key=str(number)))
-        assert len((await store.items(ME, (), 1000, 0)).items) == 300
-        assert len((await store.items(ME, (), 17, 290)).items) == 10
-        await store.aclose()
-
-    run(main())
+async def test_a_thousand_small_things_come_at_once(url: str) -> None:
+    store = SqlStore(url)
+    await store.open()
+    for number in range(300):
+        await store.put_item(ME, item("n", key=str(number)))
+    assert len((await store.items(ME, (), 1000, 0)).items) == 300
+    assert len((await store.items(ME, (), 17, 290)).items) == 10
+    await store.aclose()

@@ -11,7 +11,7 @@ from codegen_api.errors import NotOffered, StoreFull
 from codegen_api.stores import Near, Store
 from codegen_api.stores.sql import SqlStore, vectors
 from codegen_api.stores.sql.tables import ROW_BYTES, VECTOR_BYTES
-from tests.stores.things import ME, YOU, Test, item, run
+from tests.stores.things import ME, YOU, Test, item
 
 SPACE = "2 model"
 
@@ -94,42 +94,36 @@ def test_which_fields_are_meant_is_kept(check: Test) -> None:
     check(main)
 
 
-def test_vectors_count_for_what_an_owner_keeps(url: str) -> None:
-    async def main() -> None:
-        store = SqlStore(url, bytes_each=10 * (ROW_BYTES + VECTOR_BYTES))
-        await store.open()
-        for key in "abc":
-            await store.put_item(ME, item("n", key=key))
-        for due in await store.due(SPACE, 10):
-            assert await store.keep_vectors(due, SPACE, [[1.0] * 500])
-        with pytest.raises(StoreFull):
-            await store.put_item(ME, item("n", key="d"))
-        assert await store.remove_item(ME, ("n",), "a")
+async def test_vectors_count_for_what_an_owner_keeps(url: str) -> None:
+    store = SqlStore(url, bytes_each=10 * (ROW_BYTES + VECTOR_BYTES))
+    await store.open()
+    for key in "abc":
+        await store.put_item(ME, item("n", key=key))
+    for due in await store.due(SPACE, 10):
+        assert await store.keep_vectors(due, SPACE, [[1.0] * 500])
+    with pytest.raises(StoreFull):
         await store.put_item(ME, item("n", key="d"))
-        await store.aclose()
+    assert await store.remove_item(ME, ("n",), "a")
+    await store.put_item(ME, item("n", key="d"))
+    await store.aclose()
 
-    run(main())
 
-
-def test_vectors_are_compared_stretch_by_stretch_and_no_more_than_the_bound(
+async def test_vectors_are_compared_stretch_by_stretch_and_no_more_than_the_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors, "_AT_A_TIME", 3)
     monkeypatch.setattr(vectors, "MOST_COMPARED", 10)
 
-    async def main() -> None:
-        store = SqlStore(f"sqlite:///{tmp_path}/gateway.db")
-        await store.open()
-        for number in range(5):
-            await store.put_item(ME, item("n", key=str(number)))
-        await keep(store, {(ME, str(number)): [number * 10, 170] for number in range(5)})
-        found = await store.nearest(ME, (), SPACE, towards(0), 10)
-        assert [each.key for each in found] == ["0", "1", "2", "3", "4"]
-        await store.put_item(ME, item("other", key="5"))
-        await keep(store, {(ME, "5"): [0]})
-        with pytest.raises(NotOffered, match=r"No more than 10 vectors .* longer prefix"):
-            await store.nearest(ME, (), SPACE, towards(0), 10)
-        assert len(await store.nearest(ME, ("n",), SPACE, towards(0), 10)) == 5
-        await store.aclose()
-
-    run(main())
+    store = SqlStore(f"sqlite:///{tmp_path}/gateway.db")
+    await store.open()
+    for number in range(5):
+        await store.put_item(ME, item("n", key=str(number)))
+    await keep(store, {(ME, str(number)): [number * 10, 170] for number in range(5)})
+    found = await store.nearest(ME, (), SPACE, towards(0), 10)
+    assert [each.key for each in found] == ["0", "1", "2", "3", "4"]
+    await store.put_item(ME, item("other", key="5"))
+    await keep(store, {(ME, "5"): [0]})
+    with pytest.raises(NotOffered, match=r"No more than 10 vectors .* longer prefix"):
+        await store.nearest(ME, (), SPACE, towards(0), 10)
+    assert len(await store.nearest(ME, ("n",), SPACE, towards(0), 10)) == 5
+    await store.aclose()

@@ -1,17 +1,21 @@
 """Which database is meant, that it outlives what happens to it, and what is said and not said when it cannot be had."""
 
 import asyncio
+import errno
 import logging
 import random
+import resource
+import signal
 import sqlite3
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -19,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from codegen_api.errors import StoreUnavailable
 from codegen_api.stores import Busy, Query, Store, TurnState
 from codegen_api.stores.sql import SqlStore, libpq
+from codegen_api.stores.sql import postgres as on_a_server
 from codegen_api.stores.sql import sqlite as in_a_file
 from codegen_api.stores.sql.database import database_at
 from tests.leaks import WATCH
@@ -96,16 +101,13 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize("more", PARAMETERS)
-def test_parameters_are_read_as_psql_reads_them(postgres: Postgres, more: str) -> None:
+async def test_parameters_are_read_as_psql_reads_them(postgres: Postgres, more: str) -> None:
     """psql takes all of these as well, if it is new enough."""
 
-    async def main() -> None:
-        database = database_at(f"{postgres.url('postgres')}&{more}")
-        async with database.reading() as connection:
-            assert await connection.scalar(text("SELECT 1")) == 1
-        await database.aclose()
-
-    run(main())
+    database = database_at(f"{postgres.url('postgres')}&{more}")
+    async with database.reading() as connection:
+        assert await connection.scalar(text("SELECT 1")) == 1
+    await database.aclose()
 
 
 @pytest.mark.parametrize(
@@ -118,14 +120,11 @@ def test_parameters_are_read_as_psql_reads_them(postgres: Postgres, more: str) -
         ("application_name=a%20%2B+c", "a ++c"),
     ],
 )
-def test_connections_bear_the_name_that_the_url_gives_them(postgres: Postgres, more: str, name: str) -> None:
-    async def main() -> None:
-        database = database_at(f"{postgres.url('postgres')}&{more}")
-        async with database.reading() as connection:
-            assert await connection.scalar(text("SELECT current_setting('application_name')")) == name
-        await database.aclose()
-
-    run(main())
+async def test_connections_bear_the_name_that_the_url_gives_them(postgres: Postgres, more: str, name: str) -> None:
+    database = database_at(f"{postgres.url('postgres')}&{more}")
+    async with database.reading() as connection:
+        assert await connection.scalar(text("SELECT current_setting('application_name')")) == name
+    await database.aclose()
 
 
 @pytest.mark.parametrize(
@@ -226,25 +225,22 @@ def test_a_file_that_is_no_database_is_said_to_be_unavailable(caplog: pytest.Log
     assert "IsADirectoryError" in unavailable(f"sqlite:///{tmp_path}/directory", caplog)
 
 
-def test_a_file_that_somebody_else_writes_to_is_waited_for_but_not_for_ever(
+async def test_a_file_that_somebody_else_writes_to_is_waited_for_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_a_file, "WAIT", 0.2)
     url = f"sqlite:///{tmp_path}/gateway.db"
 
-    async def main() -> None:
-        async with opened(url) as store:
-            await store.add_agent(ME, agent())
-            with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
-                adding = [store.add_agent(ME, agent(str(number))) for number in range(3)]
-                came = await asyncio.gather(*adding, return_exceptions=True)
-                assert [type(each) for each in came] == [StoreUnavailable] * 3
-                assert await store.agent(ME, "a") == agent()  # readers wait for nobody
-                other.execute("ROLLBACK")
-            assert await store.add_agent(ME, agent("b"))
-
-    run(main())
+    async with opened(url) as store:
+        await store.add_agent(ME, agent())
+        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            adding = [store.add_agent(ME, agent(str(number))) for number in range(3)]
+            came = await asyncio.gather(*adding, return_exceptions=True)
+            assert [type(each) for each in came] == [StoreUnavailable] * 3
+            assert await store.agent(ME, "a") == agent()  # readers wait for nobody
+            other.execute("ROLLBACK")
+        assert await store.add_agent(ME, agent("b"))
 
 
 def test_a_full_disk_is_said_to_be_and_nothing_is_half_done(
@@ -279,6 +275,153 @@ def test_postgresql_may_cut_every_connection_and_is_asked_again(postgres: Postgr
                 assert all(await asyncio.gather(*adding))
                 assert await asyncio.to_thread(postgres.ask, CUT) > 0
             assert (await store.agents(ME, Query())).total == 15
+
+    with postgres.database(template="migrated") as url:
+        run(main(url))
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    def no_room(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_a_file, "_make_sure_of_room", no_room)
+        yield
+
+
+@contextmanager
+def another_file(path: Path) -> Iterator[None]:
+    path.rename(path.with_name("moved"))
+    path.touch()
+    yield
+    path.with_name("moved").rename(path)
+
+
+@pytest.mark.wire("readiness", "health")
+@pytest.mark.parametrize(
+    ("gone", "trouble"),
+    [
+        (locked_file, "OperationalError SQLITE_BUSY"),
+        (full_disk, "OSError ENOSPC"),
+        (another_file, "FileNotFoundError ENOENT"),
+    ],
+)
+async def test_a_file_that_cannot_be_written_is_told_at_once_until_it_can_be(
+    gone: Callable[[Path], AbstractContextManager[None]],
+    trouble: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_a_file, "WAIT", 0.1)
+    path = tmp_path / "gateway.db"
+
+    async with opened(f"sqlite:///{path}") as store:
+        await store.check()
+        assert seen(store) == (True, None)
+        with gone(path):
+            with pytest.raises(StoreUnavailable):
+                await store.check()
+            assert seen(store) == (False, trouble)
+            if gone is not full_disk:  # nor can anything else be written, which is what counts
+                store.observe(None)
+                with pytest.raises(StoreUnavailable):
+                    await store.add_agent(ME, agent())
+                assert seen(store) == (False, trouble)
+        assert await store.agent(ME, "b") is None
+        assert seen(store) == (False, trouble)  # to be read is not enough
+        await store.check()
+        assert seen(store) == (True, None)
+        assert await store.add_agent(ME, agent("b"))
+        assert (await store.items(ME, (), 10, 0)).total == (await store.items("", (), 10, 0)).total == 0
+
+
+def seen(store: SqlStore) -> tuple[bool, str | None]:
+    assert store.observation is not None
+    assert (store.observation.since is None) is store.observation.reachable
+    return store.observation.reachable, store.observation.trouble
+
+
+def test_a_disk_without_room_is_found_out_by_asking_for_some(tmp_path: Path) -> None:
+    in_a_file._make_sure_of_room(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (in_a_file.ROOM // 2, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            in_a_file._make_sure_of_room(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handled)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_check_that_began_before_something_failed_does_not_say_that_all_is_well(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path}/gateway.db") as store:
+        checking = asyncio.ensure_future(store.check())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        store.observe("OperationalError SQLITE_FULL")
+        await checking
+        assert seen(store) == (False, "OperationalError SQLITE_FULL")
+        await store.check()
+        assert seen(store) == (True, None)
+
+
+@pytest.mark.wire("readiness", "health")
+@pytest.mark.parametrize("table", ["agents", "conversations", "turns", "items"])
+def test_tables_that_somebody_else_locks_are_told_until_they_are_free(
+    table: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_a_server, "WAIT", 0.3)
+
+    async def main(url: str) -> None:
+        async with opened(url) as store:
+            other = await asyncpg.connect(url)
+            async with other.transaction():
+                await other.execute(f"LOCK TABLE {table} IN SHARE MODE")
+                with pytest.raises(StoreUnavailable):
+                    await store.check()
+                assert seen(store) == (False, "TimeoutError")
+                await store.agent(ME, "a")
+                assert not seen(store)[0]
+            await other.close()
+            await store.check()
+            assert seen(store) == (True, None)
+
+    with postgres.database(template="migrated") as url:
+        run(main(url))
+
+
+@pytest.mark.wire("readiness", "health")
+def test_a_server_that_only_reads_is_told_until_it_writes_again(postgres: Postgres) -> None:
+    async def main(url: str) -> None:
+        name = url.split("/")[3].split("?", maxsplit=1)[0]
+        async with opened(url) as store:
+            for only, expected in (("on", (False, "ReadOnlySQLTransactionError 25006")), ("off", (True, None))):
+                setting = f"ALTER DATABASE {name} SET default_transaction_read_only = {only}"
+                await asyncio.to_thread(postgres.ask, setting)
+                await asyncio.to_thread(postgres.ask, CUT)
+                if only == "on":
+                    with pytest.raises(StoreUnavailable):
+                        await store.add_agent(ME, agent())
+                    assert seen(store) == expected
+                    store.observe(None)
+                    with pytest.raises(StoreUnavailable):
+                        await store.check()
+                else:
+                    await store.check()
+                assert seen(store) == expected
+            assert await store.add_agent(ME, agent())
 
     with postgres.database(template="migrated") as url:
         run(main(url))
@@ -330,7 +473,7 @@ def test_opening_leaves_the_logging_of_the_application_as_it_was(url: str) -> No
 # -- what happens meanwhile -------------------------------------------------------------------------------------------
 
 
-def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
+async def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
     chance = random.Random(7)
     left: list[Any] = []
 
@@ -339,37 +482,31 @@ def test_whoever_leaves_does_not_hold_up_the_others(url: str) -> None:
         await store.turns(ME, "c")
         await store.change_turn(ME, added, replace(added, state=TurnState.COMPLETED))
 
-    async def main() -> None:
+    async with opened(url) as store:
+        await store.add_conversation(ME, conversation())
+        for round_ in range(20):
+            tasks = [asyncio.ensure_future(add(store, 100 * round_ + number)) for number in range(6)]
+            await asyncio.sleep(chance.random() * 0.03)
+            for task in tasks:
+                task.cancel()
+            left.extend(await asyncio.gather(*tasks, return_exceptions=True))  # with all that they refer to
+            assert await store.add_agent(ME, agent(str(round_)))
+            for each in await store.turns(ME, "c", states=[TurnState.STARTING]):
+                await store.change_turn(ME, each, replace(each, state=TurnState.UNKNOWN))
+    assert {type(each) for each in left} <= {type(None), Busy, asyncio.CancelledError}
+    async with opened(url) as store:
+        kept = await store.turns(ME, "c", newest_first=False)
+        assert [each.number for each in kept] == list(range(1, len(kept) + 1))
+        assert [each.id for each in kept if each.state.active] in ([], [kept[-1].id])
+
+
+async def test_what_was_closed_can_be_opened_again(url: str) -> None:
+    for number in range(3):
         async with opened(url) as store:
-            await store.add_conversation(ME, conversation())
-            for round_ in range(20):
-                tasks = [asyncio.ensure_future(add(store, 100 * round_ + number)) for number in range(6)]
-                await asyncio.sleep(chance.random() * 0.03)
-                for task in tasks:
-                    task.cancel()
-                left.extend(await asyncio.gather(*tasks, return_exceptions=True))  # with all that they refer to
-                assert await store.add_agent(ME, agent(str(round_)))
-                for each in await store.turns(ME, "c", states=[TurnState.STARTING]):
-                    await store.change_turn(ME, each, replace(each, state=TurnState.UNKNOWN))
-        assert {type(each) for each in left} <= {type(None), Busy, asyncio.CancelledError}
-        async with opened(url) as store:
-            kept = await store.turns(ME, "c", newest_first=False)
-            assert [each.number for each in kept] == list(range(1, len(kept) + 1))
-            assert [each.id for each in kept if each.state.active] in ([], [kept[-1].id])
-
-    run(main())
-
-
-def test_what_was_closed_can_be_opened_again(url: str) -> None:
-    async def main() -> None:
-        for number in range(3):
-            async with opened(url) as store:
-                assert await store.add_agent(ME, agent(str(number)))
-                await store.open()
-        async with opened(url) as store:
-            assert (await store.agents(ME, Query())).total == 3
-
-    run(main())
+            assert await store.add_agent(ME, agent(str(number)))
+            await store.open()
+    async with opened(url) as store:
+        assert (await store.agents(ME, Query())).total == 3
 
 
 # -- when it has gone -------------------------------------------------------------------------------------------------
@@ -393,7 +530,7 @@ def test_a_file_that_was_deleted_while_it_was_open_is_noticed(
                     await ask
 
     run(main())
-    assert "the database cannot be used: FileNotFoundError 2" in caplog.text
+    assert "the database cannot be used: FileNotFoundError ENOENT" in caplog.text
 
 
 def test_a_server_that_stops_is_noticed_and_so_is_its_return(postgres: Postgres) -> None:

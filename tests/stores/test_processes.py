@@ -56,17 +56,14 @@ def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield url
 
 
-def test_four_that_open_a_new_database_at_once_all_have_it(bare: str) -> None:
+async def test_four_that_open_a_new_database_at_once_all_have_it(bare: str) -> None:
     with workers(bare, "open", 4) as processes:
         for process in processes:
             assert said(process) == ["done"]
             assert process.returncode == 0
 
-    async def main() -> None:
-        async with opened(bare) as store:
-            assert (await store.agents(ME, Query())).total == 4
-
-    run(main())
+    async with opened(bare) as store:
+        assert (await store.agents(ME, Query())).total == 4
 
 
 def test_of_turns_of_four_processes_at_once_one_is_added(url: str) -> None:

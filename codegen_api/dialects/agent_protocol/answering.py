@@ -15,9 +15,9 @@ from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.dialects.agent_protocol.wording import Wordings
 from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import Caller
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import kept
 
 EVENTS_TYPE = "text/event-stream"
 """Without a charset, as SDKs know it."""
@@ -34,7 +34,7 @@ def places_of(turn: Turn, kind: str) -> dict[str, str]:
 
 
 def statuses_of(request: Request) -> Mapping[TurnState, str]:
-    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if request.app.state.documented_statuses else STATUSES
+    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if parts_of(request).documented_statuses else STATUSES
     return words
 
 
@@ -72,8 +72,8 @@ def events_of(
         "graph_id": "agent",
         "tags": [],
     }
-    share = request.app.state.holdings.renderings
-    wordings = kept(request, "agent_protocol_wordings", lambda: Wordings(talk.gateway.step, max_bytes=share))
+    share = parts_of(request).renderings_bytes
+    wordings = parts_of(request).kept("agent_protocol_wordings", lambda: Wordings(talk.gateway.step, max_bytes=share))
     pieces = events(
         talk,
         caller,

@@ -5,9 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from codegen_api.dialects.agent_protocol.wire import KINDS
-from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
-
-Responses = dict[int | str, dict[str, Any]]
+from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, Responses, described_error
 
 NEXT = {
     "X-Pagination-Next": {

@@ -18,10 +18,11 @@ from codegen_api.dialects.agent_protocol.threads import remove_threads_of
 from codegen_api.dialects.agent_protocol.wire import assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("assistants")
 
@@ -32,9 +33,7 @@ SORTS = {"assistant_id": "id", "name": "name", "created_at": "created", "updated
 
 @router.post(
     "/assistants",
-    summary="Create an assistant",
-    responses=answers.answers(200, answers.Assistant, "The assistant.", 409),
-    openapi_extra=needs(WRITE),
+    **operation("Create an assistant", WRITE, answers.answers(200, answers.Assistant, "The assistant.", 409)),
 )
 async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.CreateAssistant, Body()]) -> Response:
     """Keep how somebody wants to be answered: `system_prompt` and `model`, and whatever else they have configured."""
@@ -64,10 +63,7 @@ async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.
 
 
 @router.get(
-    "/assistants",
-    summary="List assistants",
-    responses=answers.answers(200, answers.Assistants, "The assistants."),
-    openapi_extra=needs(READ),
+    "/assistants", **operation("List assistants", READ, answers.answers(200, answers.Assistants, "The assistants."))
 )
 async def list_assistants(
     talk: Keeper,
@@ -83,10 +79,7 @@ async def list_assistants(
 
 
 @router.post(
-    "/assistants/search",
-    summary="Search assistants",
-    responses=answers.listed(answers.Assistant, "The assistants."),
-    openapi_extra=needs(READ),
+    "/assistants/search", **operation("Search assistants", READ, answers.listed(answers.Assistant, "The assistants."))
 )
 async def search_assistants(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchAssistants | None, Body()] = None
@@ -112,10 +105,7 @@ async def find_assistants(talk: Conversations, caller: Caller, asked: schemas.Se
 
 
 @router.post(
-    "/assistants/count",
-    summary="Count assistants",
-    responses=answers.answers(200, int, "How many there are."),
-    openapi_extra=needs(READ),
+    "/assistants/count", **operation("Count assistants", READ, answers.answers(200, int, "How many there are."))
 )
 async def count_assistants(
     talk: Keeper, caller: Asker, body: Annotated[schemas.CountAssistants | None, Body()] = None
@@ -127,9 +117,7 @@ async def count_assistants(
 
 @router.get(
     "/assistants/{assistant_id}",
-    summary="Get an assistant",
-    responses=answers.answers(200, answers.Assistant, "The assistant."),
-    openapi_extra=needs(READ),
+    **operation("Get an assistant", READ, answers.answers(200, answers.Assistant, "The assistant.")),
 )
 async def get_assistant(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
     """An assistant by its id; the one that is built in by `agent`, too."""
@@ -138,9 +126,7 @@ async def get_assistant(talk: Keeper, caller: Asker, assistant_id: AssistantId) 
 
 @router.patch(
     "/assistants/{assistant_id}",
-    summary="Change an assistant",
-    responses=answers.answers(200, answers.Assistant, "The assistant.", 409),
-    openapi_extra=needs(WRITE),
+    **operation("Change an assistant", WRITE, answers.answers(200, answers.Assistant, "The assistant.", 409)),
 )
 async def update_assistant(
     talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.UpdateAssistant, Body()]
@@ -173,10 +159,8 @@ async def update_assistant(
 
 @router.delete(
     "/assistants/{assistant_id}",
+    **operation("Delete an assistant", WRITE, answers.answers(204, None, "It is gone.", 409)),
     status_code=204,
-    summary="Delete an assistant",
-    responses=answers.answers(204, None, "It is gone.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def delete_assistant(
     talk: Keeper,
@@ -199,9 +183,11 @@ async def delete_assistant(
 
 @router.post(
     "/assistants/{assistant_id}/versions",
-    summary="List the versions of an assistant",
-    responses=answers.answers(200, list[answers.Assistant], "The latest version, which is the only one kept."),
-    openapi_extra=needs(READ),
+    **operation(
+        "List the versions of an assistant",
+        READ,
+        answers.answers(200, list[answers.Assistant], "The latest version, which is the only one kept."),
+    ),
 )
 async def list_assistant_versions(
     talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.Versions | None, Body()] = None
@@ -214,9 +200,9 @@ async def list_assistant_versions(
 
 @router.post(
     "/assistants/{assistant_id}/latest",
-    summary="Go back to a version of an assistant",
-    responses=answers.answers(200, answers.Assistant, "The assistant."),
-    openapi_extra=needs(WRITE),
+    **operation(
+        "Go back to a version of an assistant", WRITE, answers.answers(200, answers.Assistant, "The assistant.")
+    ),
 )
 async def set_latest_assistant_version(
     talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.Latest, Body()]

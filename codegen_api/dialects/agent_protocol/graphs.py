@@ -10,8 +10,9 @@ from codegen_api.dialects.agent_protocol.agents import AssistantId, agent_for
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.wire import GRAPH, assistant_fields
 from codegen_api.identity import READ
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("assistants")
 
@@ -43,9 +44,7 @@ SCHEMAS: dict[str, Json] = {
 
 @router.get(
     "/assistants/{assistant_id}/schemas",
-    summary="Get the schemas of an assistant",
-    responses=answers.answers(200, answers.Schemas, "The schemas."),
-    openapi_extra=needs(READ),
+    **operation("Get the schemas of an assistant", READ, answers.answers(200, answers.Schemas, "The schemas.")),
 )
 async def get_assistant_schemas(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
     """What an assistant takes and gives."""
@@ -55,9 +54,7 @@ async def get_assistant_schemas(talk: Keeper, caller: Asker, assistant_id: Assis
 
 @router.get(
     "/assistants/{assistant_id}/graph",
-    summary="Get the graph of an assistant",
-    responses=answers.answers(200, answers.Graph, "The graph."),
-    openapi_extra=needs(READ),
+    **operation("Get the graph of an assistant", READ, answers.answers(200, answers.Graph, "The graph.")),
 )
 async def get_assistant_graph(talk: Keeper, caller: Asker, assistant_id: AssistantId, xray: Xray = None) -> Response:
     """The graph of an assistant: one node, which is the agent at the host."""
@@ -72,9 +69,9 @@ async def get_assistant_graph(talk: Keeper, caller: Asker, assistant_id: Assista
 
 @router.get(
     "/assistants/{assistant_id}/subgraphs",
-    summary="Get the subgraphs of an assistant",
-    responses=answers.answers(200, dict[str, answers.Schemas], "The subgraphs."),
-    openapi_extra=needs(READ),
+    **operation(
+        "Get the subgraphs of an assistant", READ, answers.answers(200, dict[str, answers.Schemas], "The subgraphs.")
+    ),
 )
 async def get_assistant_subgraphs(
     talk: Keeper, caller: Asker, assistant_id: AssistantId, recurse: Recurse = None
@@ -86,9 +83,9 @@ async def get_assistant_subgraphs(
 
 @router.get(
     "/assistants/{assistant_id}/subgraphs/{namespace}",
-    summary="Get a subgraph of an assistant",
-    responses=answers.answers(200, dict[str, answers.Schemas], "The subgraphs."),
-    openapi_extra=needs(READ),
+    **operation(
+        "Get a subgraph of an assistant", READ, answers.answers(200, dict[str, answers.Schemas], "The subgraphs.")
+    ),
 )
 async def get_assistant_subgraph(
     talk: Keeper, caller: Asker, assistant_id: AssistantId, namespace: str, recurse: Recurse = None

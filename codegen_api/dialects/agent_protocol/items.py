@@ -8,16 +8,18 @@ from starlette.responses import Response
 
 from codegen_api.aside import encoded
 from codegen_api.conversations import Conversations, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.conditions import begins, holds, mentions, understood
-from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_offered
+from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import ANSWER_BYTES, Item, Near
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("store")
 
@@ -29,19 +31,13 @@ MOST_LOOKED_AT = 10_000
 
 
 @router.put(
-    "/store/items",
-    status_code=204,
-    summary="Keep an item",
-    responses=answers.answers(204, None, "It is kept."),
-    openapi_extra=needs(WRITE),
+    "/store/items", **operation("Keep an item", WRITE, answers.answers(204, None, "It is kept.")), status_code=204
 )
 @router.put(
     "/store",
+    **operation("Keep an item (older path)", WRITE, answers.answers(204, None, "It is kept.")),
     name="put_item_under_the_older_path",
     status_code=204,
-    summary="Keep an item (older path)",
-    responses=answers.answers(204, None, "It is kept."),
-    openapi_extra=needs(WRITE),
 )
 async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem, Body()]) -> Response:
     """Keep a value, in the place of one that is there."""
@@ -67,9 +63,7 @@ async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem,
 
 @router.get(
     "/store/items",
-    summary="Get an item",
-    responses=answers.answers(200, answers.StoreItem | None, "The item, or null."),
-    openapi_extra=needs(READ),
+    **operation("Get an item", READ, answers.answers(200, answers.StoreItem | None, "The item, or null.")),
 )
 async def get_item(
     talk: Keeper,
@@ -86,10 +80,8 @@ async def get_item(
 
 @router.delete(
     "/store/items",
+    **operation("Delete an item", WRITE, answers.answers(204, None, "It is gone, or was never there.")),
     status_code=204,
-    summary="Delete an item",
-    responses=answers.answers(204, None, "It is gone, or was never there."),
-    openapi_extra=needs(WRITE),
 )
 async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.DeleteItem, Body()]) -> Response:
     """Delete the value under a key in a namespace."""
@@ -97,18 +89,11 @@ async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.Delet
     return Response(status_code=204)
 
 
-@router.post(
-    "/store/items/search",
-    summary="Search items",
-    responses=answers.paged(answers.StoreItems, "The items."),
-    openapi_extra=needs(READ),
-)
+@router.post("/store/items/search", **operation("Search items", READ, answers.paged(answers.StoreItems, "The items.")))
 @router.post(
     "/store/search",
+    **operation("Search items (older path)", READ, answers.paged(answers.StoreItems, "The items.")),
     name="search_items_under_the_older_path",
-    summary="Search items (older path)",
-    responses=answers.paged(answers.StoreItems, "The items."),
-    openapi_extra=needs(READ),
 )
 async def search_items(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchItems | None, Body()] = None
@@ -142,9 +127,7 @@ async def search_items(
 
 @router.post(
     "/store/namespaces",
-    summary="List namespaces",
-    responses=answers.answers(200, answers.Namespaces, "The namespaces."),
-    openapi_extra=needs(READ),
+    **operation("List namespaces", READ, answers.answers(200, answers.Namespaces, "The namespaces.")),
 )
 async def list_namespaces(
     talk: Keeper, caller: Asker, body: Annotated[schemas.ListNamespaces | None, Body()] = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from codegen_api.aside import is_large
 from codegen_api.conversations import checked
-from codegen_api.errors import Detail, NotOffered, Rejected
+from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import LONGEST
 
@@ -36,17 +36,3 @@ def nameable(**given: str) -> None:
         checked(text)
         if len(text.encode()) > LONGEST:
             raise Rejected(details=[Detail(("body", name), f"Must have at most {LONGEST} bytes.", "string_too_long")])
-
-
-def not_offered(**given: object) -> None:
-    """What a client may ask for elsewhere, by the name of its field.
-
-    Raises:
-        NotOffered: one of these is given.
-    """
-    for name, value in given.items():
-        if value:
-            raise NotOffered(
-                f"The gateway does not do what `{name}` asks for.",
-                details=[Detail(("body", name), "Is not offered here.", "unsupported")],
-            )

@@ -3,17 +3,14 @@
 Ids are made of the turn's and the entry's number, so whoever reads a turn again gets the same ones.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from codegen_api.dialects import MOST_SAID
+from codegen_api.dialects import MOST_SAID, no_image
 from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json, Step, StepKind, to_json
 
 Message = dict[str, Json]
-
-_DATA_URI = re.compile(r"data:[\w.+-]{1,100}/[\w.+-]{1,100};base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +132,9 @@ def _heard_part(item: Json, where: tuple[str | int, ...]) -> list[Json]:
             url = f"data:{kind};base64,{data}" if data else item.get("url")
         case _:
             raise _unheard(where)
-    if not isinstance(url, str) or not _DATA_URI.match(url):
-        raise Rejected(details=[Detail(where, "An image must come as a base64 data URI.", "image_not_inline")])
+    trouble = no_image(str(url or ""))
+    if trouble is not None:
+        raise Rejected(details=[Detail(where, trouble, "image_not_inline")])
     return [{"type": "image", "url": url}]
 
 

@@ -1,6 +1,6 @@
 """What the protocol has and this gateway does not do, said by name instead of as a route that is not there."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from starlette.responses import Response
 
@@ -9,7 +9,8 @@ from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.threads import ThreadId, thread_of
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
-from codegen_api.web import Keeper, needs
+from codegen_api.parts import Keeper
+from codegen_api.web import operation
 
 router = routes_about("not offered")
 
@@ -21,105 +22,65 @@ NO_THREAD_STREAMS = "A thread cannot be followed as a whole: each of its runs ha
 NO_COMMANDS = "Commands and their events are not spoken here: runs are started and followed under `/threads/{id}/runs`."
 
 
-def _never(why: str, scope: str) -> dict[str, Any]:
-    """What the document says of such a route."""
-    return {"status_code": 501, "responses": answers.not_offered(why), "openapi_extra": needs(scope)}
+def _in_a_thread(why: str) -> Callable[..., Awaitable[Response]]:
+    async def refuse(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
+        await thread_of(talk, caller, thread_id)
+        raise Unsupported(why)
+
+    return refuse
 
 
-@router.post("/threads/{thread_id}/copy", summary="Copy a thread", **_never(NO_COPIES, WRITE))
-async def copy_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    await thread_of(talk, caller, thread_id)
-    raise Unsupported(NO_COPIES)
+def _in_one_to_be_made(why: str) -> Callable[..., Awaitable[Response]]:
+    async def refuse(caller: Asker, thread_id: ThreadId) -> Response:
+        raise Unsupported(why)
+
+    return refuse
 
 
-@router.post("/threads/{thread_id}/state", summary="Change the state of a thread", **_never(NO_UPDATES, WRITE))
-async def update_thread_state(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    await thread_of(talk, caller, thread_id)
-    raise Unsupported(NO_UPDATES)
+def _anywhere(why: str) -> Callable[..., Awaitable[Response]]:
+    async def refuse(caller: Asker) -> Response:
+        raise Unsupported(why)
+
+    return refuse
 
 
-@router.patch("/threads/{thread_id}/state", summary="Change the metadata of a state", **_never(NO_UPDATES, WRITE))
-async def patch_thread_state(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    await thread_of(talk, caller, thread_id)
-    raise Unsupported(NO_UPDATES)
+def _of_one(why: str) -> Callable[..., Awaitable[Response]]:
+    async def refuse(caller: Asker, cron_id: str) -> Response:
+        raise Unsupported(why)
+
+    return refuse
 
 
-@router.get("/threads/{thread_id}/stream", summary="Follow a thread", **_never(NO_THREAD_STREAMS, READ))
-async def join_thread_stream(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    await thread_of(talk, caller, thread_id)
-    raise Unsupported(NO_THREAD_STREAMS)
+THREAD, CRONS = "/threads/{thread_id}", "/runs/crons"
+ABOUT = _in_a_thread, _in_one_to_be_made, _anywhere, _of_one
+IN, NEW, ANY, ONE = range(len(ABOUT))
 
+OPERATIONS = (
+    ("POST", f"{THREAD}/copy", "copy_thread", "Copy a thread", NO_COPIES, WRITE, IN),
+    ("POST", f"{THREAD}/state", "update_thread_state", "Change the state of a thread", NO_UPDATES, WRITE, IN),
+    ("PATCH", f"{THREAD}/state", "patch_thread_state", "Change the metadata of a state", NO_UPDATES, WRITE, IN),
+    ("GET", f"{THREAD}/stream", "join_thread_stream", "Follow a thread", NO_THREAD_STREAMS, READ, IN),
+    ("GET", f"{THREAD}/storage", "get_thread_storage", "What a thread takes", NO_SIZES, READ, IN),
+    ("POST", f"{THREAD}/commands", "command_thread", "Give a command", NO_COMMANDS, WRITE, NEW),
+    ("POST", f"{THREAD}/stream", "stream_thread", "Follow a thread by channels", NO_COMMANDS, READ, NEW),
+    ("POST", f"{THREAD}/stream/events", "follow_thread_events", "Follow what commands do", NO_COMMANDS, READ, NEW),
+    ("POST", f"{THREAD}{CRONS}", "create_cron_for_thread", "Run in a thread by the clock", NO_CRONS, WRITE, IN),
+    ("POST", CRONS, "create_cron", "Run by the clock", NO_CRONS, WRITE, ANY),
+    ("POST", f"{CRONS}/search", "search_crons", "Search what runs by the clock", NO_CRONS, READ, ANY),
+    ("POST", f"{CRONS}/count", "count_crons", "Count what runs by the clock", NO_CRONS, READ, ANY),
+    ("GET", f"{CRONS}/{{cron_id}}", "get_cron", "Get what runs by the clock", NO_CRONS, READ, ONE),
+    ("PATCH", f"{CRONS}/{{cron_id}}", "update_cron", "Change what runs by the clock", NO_CRONS, WRITE, ONE),
+    ("DELETE", f"{CRONS}/{{cron_id}}", "delete_cron", "Delete what runs by the clock", NO_CRONS, WRITE, ONE),
+)
+"""Method, path, name, what it would do, why it does not, who may ask, and what it is about."""
 
-@router.get("/threads/{thread_id}/storage", summary="What a thread takes", **_never(NO_SIZES, READ))
-async def get_thread_storage(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    await thread_of(talk, caller, thread_id)
-    raise Unsupported(NO_SIZES)
-
-
-# the next three may be asked for a thread that the first command is to make
-
-
-@router.post("/threads/{thread_id}/commands", summary="Give a command", **_never(NO_COMMANDS, WRITE))
-async def command_thread(caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_COMMANDS)
-
-
-@router.post("/threads/{thread_id}/stream", summary="Follow a thread by channels", **_never(NO_COMMANDS, READ))
-async def stream_thread(caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_COMMANDS)
-
-
-@router.post("/threads/{thread_id}/stream/events", summary="Follow what commands do", **_never(NO_COMMANDS, READ))
-async def follow_thread_events(caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_COMMANDS)
-
-
-@router.post("/threads/{thread_id}/runs/crons", summary="Run in a thread by the clock", **_never(NO_CRONS, WRITE))
-async def create_cron_for_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
-    """Not offered."""
-    await thread_of(talk, caller, thread_id)
-    raise Unsupported(NO_CRONS)
-
-
-@router.post("/runs/crons", summary="Run by the clock", **_never(NO_CRONS, WRITE))
-async def create_cron(caller: Asker) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_CRONS)
-
-
-@router.post("/runs/crons/search", summary="Search what runs by the clock", **_never(NO_CRONS, READ))
-async def search_crons(caller: Asker) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_CRONS)
-
-
-@router.post("/runs/crons/count", summary="Count what runs by the clock", **_never(NO_CRONS, READ))
-async def count_crons(caller: Asker) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_CRONS)
-
-
-@router.get("/runs/crons/{cron_id}", summary="Get what runs by the clock", **_never(NO_CRONS, READ))
-async def get_cron(caller: Asker, cron_id: str) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_CRONS)
-
-
-@router.patch("/runs/crons/{cron_id}", summary="Change what runs by the clock", **_never(NO_CRONS, WRITE))
-async def update_cron(caller: Asker, cron_id: str) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_CRONS)
-
-
-@router.delete("/runs/crons/{cron_id}", summary="Delete what runs by the clock", **_never(NO_CRONS, WRITE))
-async def delete_cron(caller: Asker, cron_id: str) -> Response:
-    """Not offered."""
-    raise Unsupported(NO_CRONS)
+for _method, _path, _name, _summary, _why, _scope, _about in OPERATIONS:
+    router.add_api_route(
+        _path,
+        ABOUT[_about](_why),
+        methods=[_method],
+        name=_name,
+        description="Not offered.",
+        status_code=501,
+        **operation(_summary, _scope, answers.not_offered(_why)),
+    )

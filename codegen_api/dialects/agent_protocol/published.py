@@ -9,31 +9,27 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import answers, schemas, started
 from codegen_api.dialects.agent_protocol.agents import agent_for
 from codegen_api.dialects.agent_protocol.answering import run_fields, states_called, statuses_of
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.assistants import find_assistants
 from codegen_api.dialects.agent_protocol.graphs import SCHEMAS
-from codegen_api.dialects.agent_protocol.keeping import not_offered
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import agent_fields, paged
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("agents and runs")
 
 AgentId = Annotated[str, Path(description="The id of an agent, or `agent`.")]
 
 
-@router.post(
-    "/agents/search",
-    summary="Search agents",
-    responses=answers.listed(answers.ProtocolAgent, "The agents."),
-    openapi_extra=needs(READ),
-)
+@router.post("/agents/search", **operation("Search agents", READ, answers.listed(answers.ProtocolAgent, "The agents.")))
 async def search_agents(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchAgents | None, Body()] = None
 ) -> Response:
@@ -44,10 +40,7 @@ async def search_agents(
 
 
 @router.get(
-    "/agents/{agent_id}",
-    summary="Get an agent",
-    responses=answers.answers(200, answers.ProtocolAgent, "The agent."),
-    openapi_extra=needs(READ),
+    "/agents/{agent_id}", **operation("Get an agent", READ, answers.answers(200, answers.ProtocolAgent, "The agent."))
 )
 async def get_agent(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
     """An assistant, as an agent."""
@@ -56,9 +49,7 @@ async def get_agent(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
 
 @router.get(
     "/agents/{agent_id}/schemas",
-    summary="Get the schemas of an agent",
-    responses=answers.answers(200, answers.AgentSchemas, "The schemas."),
-    openapi_extra=needs(READ),
+    **operation("Get the schemas of an agent", READ, answers.answers(200, answers.AgentSchemas, "The schemas.")),
 )
 async def get_agent_schemas(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
     """What an agent takes and gives."""
@@ -69,7 +60,7 @@ async def get_agent_schemas(talk: Keeper, caller: Asker, agent_id: AgentId) -> R
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-@router.post("/runs/search", summary="Search runs", responses=answers.RUNS, openapi_extra=needs(READ))
+@router.post("/runs/search", **operation("Search runs", READ, answers.RUNS))
 async def search_runs(
     request: Request, talk: Keeper, caller: Asker, body: Annotated[schemas.SearchRuns | None, Body()] = None
 ) -> Response:
@@ -86,26 +77,19 @@ async def search_runs(
     return json_response(to_json(found))
 
 
-@router.get("/runs/{run_id}", summary="Get a run by its id", responses=answers.RUN, openapi_extra=needs(READ))
+@router.get("/runs/{run_id}", **operation("Get a run by its id", READ, answers.RUN))
 async def get_run_by_id(request: Request, talk: Keeper, caller: Asker, run_id: str) -> Response:
     """A run as it is now, for who does not know its thread."""
     return await started.get_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
 
 
-@router.get(
-    "/runs/{run_id}/wait", summary="Wait for a run by its id", responses=answers.JOINED, openapi_extra=needs(READ)
-)
+@router.get("/runs/{run_id}/wait", **operation("Wait for a run by its id", READ, answers.JOINED))
 async def wait_by_id(request: Request, talk: Keeper, caller: Asker, run_id: str) -> Response:
     """The thread's state at the end of a run."""
     return await started.join_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
 
 
-@router.get(
-    "/runs/{run_id}/stream",
-    summary="Follow a run by its id (by GET)",
-    responses=answers.FOLLOWED,
-    openapi_extra=needs(READ),
-)
+@router.get("/runs/{run_id}/stream", **operation("Follow a run by its id (by GET)", READ, answers.FOLLOWED))
 async def stream_by_id(
     request: Request,
     talk: Keeper,
@@ -122,9 +106,7 @@ async def stream_by_id(
     )
 
 
-@router.post(
-    "/runs/{run_id}/cancel", summary="Stop a run by its id", responses=answers.STOPPED, openapi_extra=needs(WRITE)
-)
+@router.post("/runs/{run_id}/cancel", **operation("Stop a run by its id", WRITE, answers.STOPPED))
 async def cancel_by_id(
     request: Request,
     talk: Keeper,
@@ -137,13 +119,7 @@ async def cancel_by_id(
     return await started.cancel_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id, wait, action)
 
 
-@router.delete(
-    "/runs/{run_id}",
-    status_code=204,
-    summary="Forget a run by its id",
-    responses=answers.FORGOTTEN,
-    openapi_extra=needs(WRITE),
-)
+@router.delete("/runs/{run_id}", **operation("Forget a run by its id", WRITE, answers.FORGOTTEN), status_code=204)
 async def delete_by_id(talk: Keeper, caller: Asker, run_id: str, force: started.Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
     return await started.delete_run(talk, caller, await _thread_of(talk, caller, run_id), run_id, force)

@@ -24,15 +24,16 @@ from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
 from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
 from codegen_api.errors import Rejected
 from codegen_api.identity import WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import to_json
 from codegen_api.sse import Begins
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import Keeper, WantedOrganization, json_response, needs
+from codegen_api.web import WantedOrganization, json_response, operation
 
 router = routes_about("runs")
 
 
-@router.post("/threads/{thread_id}/runs", summary="Start a run", responses=answers.STARTED, openapi_extra=needs(WRITE))
+@router.post("/threads/{thread_id}/runs", **operation("Start a run", WRITE, answers.STARTED))
 async def create_run(
     request: Request,
     talk: Keeper,
@@ -46,12 +47,7 @@ async def create_run(
     return json_response(to_json(run_fields(turn, statuses_of(request))), headers=places_of(turn, "stream"))
 
 
-@router.post(
-    "/threads/{thread_id}/runs/stream",
-    summary="Start a run and follow it",
-    responses=answers.STREAMED,
-    openapi_extra=needs(WRITE),
-)
+@router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and follow it", WRITE, answers.STREAMED))
 async def stream_run(
     request: Request,
     talk: Keeper,
@@ -66,12 +62,7 @@ async def stream_run(
     return events_of(request, talk, caller, turn, abandoning=_leaving(talk, caller, turn, body.on_disconnect))
 
 
-@router.post(
-    "/threads/{thread_id}/runs/wait",
-    summary="Start a run and wait for it",
-    responses=answers.WAITED,
-    openapi_extra=needs(WRITE),
-)
+@router.post("/threads/{thread_id}/runs/wait", **operation("Start a run and wait for it", WRITE, answers.WAITED))
 async def wait_for_run(
     request: Request,
     talk: Keeper,
@@ -85,7 +76,7 @@ async def wait_for_run(
     return outcome_of(request, talk, caller, turn, abandoning=_leaving(talk, caller, turn, body.on_disconnect))
 
 
-@router.post("/runs", summary="Start a stateless run", responses=answers.STARTED, openapi_extra=needs(WRITE))
+@router.post("/runs", **operation("Start a stateless run", WRITE, answers.STARTED))
 async def create_stateless_run(
     request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
 ) -> Response:
@@ -94,12 +85,7 @@ async def create_stateless_run(
     return json_response(to_json(run_fields(turn, statuses_of(request))), headers=places_of(turn, "stream"))
 
 
-@router.post(
-    "/runs/stream",
-    summary="Start a stateless run and follow it",
-    responses=answers.STREAMED,
-    openapi_extra=needs(WRITE),
-)
+@router.post("/runs/stream", **operation("Start a stateless run and follow it", WRITE, answers.STREAMED))
 async def stream_stateless_run(
     request: Request,
     talk: Keeper,
@@ -114,9 +100,7 @@ async def stream_stateless_run(
     return events_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
 
 
-@router.post(
-    "/runs/wait", summary="Start a stateless run and wait for it", responses=answers.WAITED, openapi_extra=needs(WRITE)
-)
+@router.post("/runs/wait", **operation("Start a stateless run and wait for it", WRITE, answers.WAITED))
 async def wait_for_stateless_run(
     request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
 ) -> Response:
@@ -126,7 +110,7 @@ async def wait_for_stateless_run(
     return outcome_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
 
 
-@router.post("/runs/batch", summary="Start several stateless runs", responses=answers.BATCH, openapi_extra=needs(WRITE))
+@router.post("/runs/batch", **operation("Start several stateless runs", WRITE, answers.BATCH))
 async def create_batch(
     request: Request,
     talk: Keeper,

@@ -26,10 +26,11 @@ from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import selected
 from codegen_api.errors import Conflict, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("runs")
 
@@ -45,7 +46,7 @@ async def _find(talk: Conversations, caller: Caller, thread: str | None, run: st
     return turn
 
 
-@router.get("/threads/{thread_id}/runs", summary="List runs", responses=answers.RUNS, openapi_extra=needs(READ))
+@router.get("/threads/{thread_id}/runs", **operation("List runs", READ, answers.RUNS))
 async def list_runs(
     request: Request,
     talk: Keeper,
@@ -65,7 +66,7 @@ async def list_runs(
     return json_response(to_json([selected(run_fields(turn, words), select) for turn in turns]))
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}", summary="Get a run", responses=answers.RUN, openapi_extra=needs(READ))
+@router.get("/threads/{thread_id}/runs/{run_id}", **operation("Get a run", READ, answers.RUN))
 async def get_run(request: Request, talk: Keeper, caller: Asker, thread_id: str, run_id: str) -> Response:
     """A run as it is now; with the state of its thread at its end as `output`."""
     turn = await _find(talk, caller, thread_id, run_id)
@@ -77,12 +78,7 @@ async def get_run(request: Request, talk: Keeper, caller: Asker, thread_id: str,
     return json_response(to_json({**run_fields(turn, statuses_of(request)), "output": output}))
 
 
-@router.get(
-    "/threads/{thread_id}/runs/{run_id}/join",
-    summary="Wait for a run",
-    responses=answers.JOINED,
-    openapi_extra=needs(READ),
-)
+@router.get("/threads/{thread_id}/runs/{run_id}/join", **operation("Wait for a run", READ, answers.JOINED))
 async def join_run(
     request: Request,
     talk: Keeper,
@@ -97,12 +93,7 @@ async def join_run(
     return outcome_of(request, talk, caller, turn, abandoning=_joined(talk, caller, turn, cancel_on_disconnect))
 
 
-@router.get(
-    "/threads/{thread_id}/runs/{run_id}/stream",
-    summary="Follow a run",
-    responses=answers.FOLLOWED,
-    openapi_extra=needs(READ),
-)
+@router.get("/threads/{thread_id}/runs/{run_id}/stream", **operation("Follow a run", READ, answers.FOLLOWED))
 async def join_stream(
     request: Request,
     talk: Keeper,
@@ -129,9 +120,7 @@ async def join_stream(
     )
 
 
-@router.post(
-    "/runs/{run_id}/stream", summary="Follow a run by its id", responses=answers.FOLLOWED, openapi_extra=needs(READ)
-)
+@router.post("/runs/{run_id}/stream", **operation("Follow a run by its id", READ, answers.FOLLOWED))
 async def follow_run(
     request: Request, talk: Keeper, caller: Asker, run_id: str, last_event_id: LastEventId
 ) -> Response:
@@ -160,12 +149,7 @@ def _joined(talk: Conversations, caller: Caller, turn: Turn, asked: str | None) 
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
-@router.post(
-    "/threads/{thread_id}/runs/{run_id}/cancel",
-    summary="Stop a run",
-    responses=answers.STOPPED,
-    openapi_extra=needs(WRITE),
-)
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel", **operation("Stop a run", WRITE, answers.STOPPED))
 async def cancel_run(
     request: Request,
     talk: Keeper,
@@ -190,9 +174,7 @@ class ManyRuns(BaseModel):
     status: Literal["pending", "running", "all"] | None = None
 
 
-@router.post(
-    "/runs/cancel", status_code=204, summary="Stop runs", responses=answers.ALL_STOPPED, openapi_extra=needs(WRITE)
-)
+@router.post("/runs/cancel", **operation("Stop runs", WRITE, answers.ALL_STOPPED), status_code=204)
 async def cancel_runs(
     talk: Keeper,
     caller: Asker,
@@ -215,11 +197,7 @@ async def cancel_runs(
 
 
 @router.delete(
-    "/threads/{thread_id}/runs/{run_id}",
-    status_code=204,
-    summary="Forget a run",
-    responses=answers.FORGOTTEN,
-    openapi_extra=needs(WRITE),
+    "/threads/{thread_id}/runs/{run_id}", **operation("Forget a run", WRITE, answers.FORGOTTEN), status_code=204
 )
 async def delete_run(talk: Keeper, caller: Asker, thread_id: str, run_id: str, force: Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""

@@ -14,8 +14,9 @@ from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.dialects.agent_protocol.state import current_state, history, state_at
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.identity import READ
+from codegen_api.parts import Keeper
 from codegen_api.runs import to_json
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("threads")
 
@@ -42,9 +43,7 @@ class WantedHistory(BaseModel):
     metadata: dict[str, Any] | None = Field(None, description="Only those with this `run_id`, `source` or `step`.")
 
 
-@router.get(
-    "/threads/{thread_id}/state", summary="Get the state of a thread", responses=STATE, openapi_extra=needs(READ)
-)
+@router.get("/threads/{thread_id}/state", **operation("Get the state of a thread", READ, STATE))
 async def get_state(talk: Keeper, caller: Asker, thread_id: str, subgraphs: IgnoredQuery = None) -> Response:
     """All that was said in a thread by now, and whether it goes on."""
     await thread_of(talk, caller, thread_id)
@@ -52,10 +51,7 @@ async def get_state(talk: Keeper, caller: Asker, thread_id: str, subgraphs: Igno
 
 
 @router.get(
-    "/threads/{thread_id}/state/{checkpoint_id}",
-    summary="Get the state of a thread at a checkpoint",
-    responses=STATE,
-    openapi_extra=needs(READ),
+    "/threads/{thread_id}/state/{checkpoint_id}", **operation("Get the state of a thread at a checkpoint", READ, STATE)
 )
 async def get_state_at(
     talk: Keeper, caller: Asker, thread_id: str, checkpoint_id: CheckpointId, subgraphs: IgnoredQuery = None
@@ -67,9 +63,7 @@ async def get_state_at(
 
 @router.post(
     "/threads/{thread_id}/state/checkpoint",
-    summary="Get the state of a thread at a checkpoint, given as a whole",
-    responses=STATE,
-    openapi_extra=needs(READ),
+    **operation("Get the state of a thread at a checkpoint, given as a whole", READ, STATE),
 )
 async def post_state_at(talk: Keeper, caller: Asker, thread_id: str, body: Annotated[AtCheckpoint, Body()]) -> Response:
     """The same, for clients that have the checkpoint as an object."""
@@ -80,9 +74,7 @@ async def post_state_at(talk: Keeper, caller: Asker, thread_id: str, body: Annot
     return json_response(to_json(await state_at(talk, caller, thread_id, wanted)))
 
 
-@router.get(
-    "/threads/{thread_id}/history", summary="List the states of a thread", responses=HISTORY, openapi_extra=needs(READ)
-)
+@router.get("/threads/{thread_id}/history", **operation("List the states of a thread", READ, HISTORY))
 async def get_history(
     talk: Keeper,
     caller: Asker,
@@ -95,10 +87,7 @@ async def get_history(
 
 
 @router.post(
-    "/threads/{thread_id}/history",
-    summary="List the states of a thread, chosen by a body",
-    responses=HISTORY,
-    openapi_extra=needs(READ),
+    "/threads/{thread_id}/history", **operation("List the states of a thread, chosen by a body", READ, HISTORY)
 )
 async def post_history(
     talk: Keeper, caller: Asker, thread_id: str, body: Annotated[WantedHistory | None, Body()] = None

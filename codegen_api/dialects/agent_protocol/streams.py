@@ -12,6 +12,7 @@ from codegen_api.dialects.agent_protocol.wording import PLACES, Wording
 from codegen_api.errors import GatewayError
 from codegen_api.following import Leaving, Notice, Quiet
 from codegen_api.identity import Caller
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import BEAT, STREAM_HEADERS, Cut, EventStream, beating
 from codegen_api.stores import Turn, TurnState
@@ -173,7 +174,7 @@ def response(
         pieces if abandoning is None else abandoning.watched(pieces),
         media_type=media_type,
         headers={"Content-Type": media_type, **STREAM_HEADERS, **headers},  # or a charset would be added to it
-        stall_seconds=request.app.state.stall_seconds,
+        stall_seconds=parts_of(request).stall_seconds,
         connection=request.scope["connection"],
         source=abandoning,
     )

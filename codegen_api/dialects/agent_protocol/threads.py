@@ -8,16 +8,18 @@ from fastapi import Body, Header, Path
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, new_id, owner_of, text_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import answers, schemas
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
-from codegen_api.dialects.agent_protocol.keeping import keepable, nameable, not_offered
+from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
 from codegen_api.dialects.agent_protocol.state import thread_values
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Query
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("threads")
 
@@ -40,10 +42,7 @@ SORTS = {
 
 
 @router.post(
-    "/threads",
-    summary="Create a thread",
-    responses=answers.answers(200, answers.Thread, "The thread.", 409),
-    openapi_extra=needs(WRITE),
+    "/threads", **operation("Create a thread", WRITE, answers.answers(200, answers.Thread, "The thread.", 409))
 )
 async def create_thread(
     talk: Keeper, caller: Asker, body: Annotated[schemas.CreateThread | None, Body()] = None
@@ -59,12 +58,7 @@ async def create_thread(
     return json_response(to_json(fields))
 
 
-@router.post(
-    "/threads/search",
-    summary="Search threads",
-    responses=answers.listed(answers.Thread, "The threads."),
-    openapi_extra=needs(READ),
-)
+@router.post("/threads/search", **operation("Search threads", READ, answers.listed(answers.Thread, "The threads.")))
 async def search_threads(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchThreads | None, Body()] = None
 ) -> Response:
@@ -94,12 +88,7 @@ async def search_threads(
     return paged(items, asked.offset, found.total)
 
 
-@router.post(
-    "/threads/count",
-    summary="Count threads",
-    responses=answers.answers(200, int, "How many there are."),
-    openapi_extra=needs(READ),
-)
+@router.post("/threads/count", **operation("Count threads", READ, answers.answers(200, int, "How many there are.")))
 async def count_threads(
     talk: Keeper, caller: Asker, body: Annotated[schemas.CountThreads | None, Body()] = None
 ) -> Response:
@@ -112,9 +101,7 @@ async def count_threads(
 
 @router.post(
     "/threads/prune",
-    summary="Delete several threads",
-    responses=answers.answers(200, answers.Pruned, "How many are gone.", 409),
-    openapi_extra=needs(WRITE),
+    **operation("Delete several threads", WRITE, answers.answers(200, answers.Pruned, "How many are gone.", 409)),
 )
 async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.PruneThreads, Body()]) -> Response:
     """Delete those of these threads that there are."""
@@ -125,10 +112,7 @@ async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.Pru
 
 
 @router.get(
-    "/threads/{thread_id}",
-    summary="Get a thread",
-    responses=answers.answers(200, answers.Thread, "The thread."),
-    openapi_extra=needs(READ),
+    "/threads/{thread_id}", **operation("Get a thread", READ, answers.answers(200, answers.Thread, "The thread."))
 )
 async def get_thread(
     talk: Keeper, caller: Asker, thread_id: ThreadId, include: schemas.IgnoredQuery = None
@@ -142,12 +126,14 @@ async def get_thread(
 
 @router.patch(
     "/threads/{thread_id}",
-    summary="Change a thread's metadata",
-    responses={
-        **answers.answers(200, answers.Thread, "The thread.", 409),
-        204: {"description": "Done, and the thread was not asked for."},
-    },
-    openapi_extra=needs(WRITE),
+    **operation(
+        "Change a thread's metadata",
+        WRITE,
+        {
+            **answers.answers(200, answers.Thread, "The thread.", 409),
+            204: {"description": "Done, and the thread was not asked for."},
+        },
+    ),
 )
 async def update_thread(
     talk: Keeper,
@@ -168,10 +154,8 @@ async def update_thread(
 
 @router.delete(
     "/threads/{thread_id}",
+    **operation("Delete a thread", WRITE, answers.answers(204, None, "It is gone.", 409)),
     status_code=204,
-    summary="Delete a thread",
-    responses=answers.answers(204, None, "It is gone.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def delete_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
     """Delete a thread. A run of it that is under way is stopped, where the host can; there, its log stays."""

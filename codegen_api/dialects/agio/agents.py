@@ -15,10 +15,11 @@ from codegen_api.dialects.agio.executions import OWN
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
 from codegen_api.errors import AlreadyExists, NotFound
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper, parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("agents")
 
@@ -126,7 +127,7 @@ def is_enabled(agent: Agent) -> bool:
 
 
 async def agents_of(request: Request, talk: Keeper, caller: Asker) -> Agents:
-    return Agents(talk, caller, SANDBOX if request.app.state.settings.sandbox else ())
+    return Agents(talk, caller, SANDBOX if parts_of(request).sandbox else ())
 
 
 Known = Annotated[Agents, Depends(agents_of)]
@@ -138,12 +139,7 @@ Offset = Annotated[int, Query(ge=0, le=10**18, description="How many to pass ove
 # -- routes -----------------------------------------------------------------------------------------------------------
 
 
-@router.get(
-    "/api/agents",
-    summary="List agents",
-    responses=answers.answers(200, answers.AgentPage, "The agents."),
-    openapi_extra=needs(READ),
-)
+@router.get("/api/agents", **operation("List agents", READ, answers.answers(200, answers.AgentPage, "The agents.")))
 async def list_agents(
     agents: Known,
     limit: Limit = 20,
@@ -157,10 +153,8 @@ async def list_agents(
 
 @router.post(
     "/api/agents",
+    **operation("Create an agent", WRITE, answers.answers(201, answers.Agent, "The agent.", 409)),
     status_code=201,
-    summary="Create an agent",
-    responses=answers.answers(201, answers.Agent, "The agent.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
     """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
@@ -171,10 +165,7 @@ async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.Crea
 
 
 @router.get(
-    "/api/agents/{agent_id}",
-    summary="Get an agent",
-    responses=answers.answers(200, answers.Agent, "The agent."),
-    openapi_extra=needs(READ),
+    "/api/agents/{agent_id}", **operation("Get an agent", READ, answers.answers(200, answers.Agent, "The agent."))
 )
 async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     """One of the caller's agents."""
@@ -183,9 +174,7 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
 
 @router.put(
     "/api/agents/{agent_id}",
-    summary="Change an agent",
-    responses=answers.answers(200, answers.Agent, "The agent.", 409),
-    openapi_extra=needs(WRITE),
+    **operation("Change an agent", WRITE, answers.answers(200, answers.Agent, "The agent.", 409)),
 )
 async def update_agent(
     talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]
@@ -201,10 +190,8 @@ async def update_agent(
 
 @router.delete(
     "/api/agents/{agent_id}",
+    **operation("Delete an agent", WRITE, answers.answers(204, None, "It is gone; its runs stay.", 409)),
     status_code=204,
-    summary="Delete an agent",
-    responses=answers.answers(204, None, "It is gone; its runs stay.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def delete_agent(agents: Known, agent_id: AgentId) -> Response:
     """Forget an agent."""

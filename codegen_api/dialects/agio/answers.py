@@ -4,9 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
-
-Responses = dict[int | str, dict[str, Any]]
+from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, Responses, described_error
 
 MOMENT = "2026-11-20T12:00:00.000Z"
 RUN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"

@@ -15,11 +15,12 @@ from codegen_api.dialects.agio.executions import OWN, Execution
 from codegen_api.dialects.agio.streams import Reader, frames, outcome, response
 from codegen_api.errors import Conflict
 from codegen_api.identity import WRITE, Caller
+from codegen_api.parts import Keeper, parts_of
 from codegen_api.runs import Json
 from codegen_api.sse import Begins
 from codegen_api.stores import Agent, Conversation
 from codegen_api.upstreams import NewRun, require_few_bytes
-from codegen_api.web import Keeper, WantedOrganization, kept, needs
+from codegen_api.web import WantedOrganization, operation
 
 router = routes_about("chat")
 
@@ -30,17 +31,19 @@ TITLE_CHARACTERS = 100
 
 @router.post(
     "/api/chat",
-    summary="Talk to an agent",
-    responses=answers.located(
-        answers.streamed(
-            answers.Answer,
-            f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before"
-            " which white space comes as a sign of life.",
-            402,
-            409,
-        )
+    **operation(
+        "Talk to an agent",
+        WRITE,
+        answers.located(
+            answers.streamed(
+                answers.Answer,
+                f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before"
+                " which white space comes as a sign of life.",
+                402,
+                409,
+            )
+        ),
     ),
-    openapi_extra=needs(WRITE),
 )
 async def chat(
     request: Request,
@@ -84,7 +87,7 @@ def answered(
     stream: bool = True,
 ) -> Response:
     """A run as it comes, or whole."""
-    reader = Reader(talk, caller, run, after, kept(request, "agio_shared", Shared))
+    reader = Reader(talk, caller, run, after, parts_of(request).kept("agio_shared", Shared))
     headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
         return response(request, frames(reader.events()), EVENTS_TYPE, headers)

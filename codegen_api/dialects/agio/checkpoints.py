@@ -15,8 +15,9 @@ from codegen_api.dialects.agio.runs import RunId
 from codegen_api.dialects.agio.wire import page
 from codegen_api.errors import NotOffered
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
-from codegen_api.web import Keeper, WantedOrganization, json_response, needs
+from codegen_api.web import WantedOrganization, json_response, operation
 
 router = routes_about("checkpoints")
 
@@ -27,9 +28,9 @@ GOES_ON = answers.answers(200, answers.Restored, "A run goes on from there.", 40
 
 @router.get(
     "/api/checkpoints/runs/{run_id}/checkpoints",
-    summary="List the checkpoints of a run",
-    responses=answers.answers(200, answers.CheckpointPage, "The checkpoints."),
-    openapi_extra=needs(READ),
+    **operation(
+        "List the checkpoints of a run", READ, answers.answers(200, answers.CheckpointPage, "The checkpoints.")
+    ),
 )
 async def list_checkpoints(
     talk: Keeper, caller: Asker, run_id: RunId, limit: Limit = 20, offset: Offset = 0
@@ -41,10 +42,10 @@ async def list_checkpoints(
 
 @router.post(
     "/api/checkpoints/runs/{run_id}/checkpoints",
+    **operation(
+        "Name the place where a run is", WRITE, answers.answers(201, answers.NamedCheckpoint, "The checkpoint.", 409)
+    ),
     status_code=201,
-    summary="Name the place where a run is",
-    responses=answers.answers(201, answers.NamedCheckpoint, "The checkpoint.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def create_checkpoint(
     talk: Keeper,
@@ -60,18 +61,13 @@ async def create_checkpoint(
     return json_response(to_json({**done, **place.fields}), 201)
 
 
-@router.get("/api/checkpoints/{checkpoint_id}", summary="Get a checkpoint", responses=ONE, openapi_extra=needs(READ))
+@router.get("/api/checkpoints/{checkpoint_id}", **operation("Get a checkpoint", READ, ONE))
 async def get_checkpoint(talk: Keeper, caller: Asker, checkpoint_id: CheckpointId) -> Response:
     """A place in a run."""
     return json_response(to_json((await find_place(talk, caller, checkpoint_id)).fields))
 
 
-@router.post(
-    "/api/checkpoints/{checkpoint_id}/restore",
-    summary="Go on from a checkpoint",
-    responses=GOES_ON,
-    openapi_extra=needs(WRITE),
-)
+@router.post("/api/checkpoints/{checkpoint_id}/restore", **operation("Go on from a checkpoint", WRITE, GOES_ON))
 async def restore_checkpoint(
     talk: Keeper,
     caller: Asker,
@@ -85,12 +81,7 @@ async def restore_checkpoint(
     return json_response(to_json(await restore(talk, caller, agents, wanted, place, body or schemas.Restore())))
 
 
-@router.post(
-    "/api/checkpoints/{checkpoint_id}/fork",
-    summary="Go on from a checkpoint elsewhere",
-    responses=GOES_ON,
-    openapi_extra=needs(WRITE),
-)
+@router.post("/api/checkpoints/{checkpoint_id}/fork", **operation("Go on from a checkpoint elsewhere", WRITE, GOES_ON))
 async def fork_checkpoint(
     talk: Keeper,
     caller: Asker,

@@ -17,9 +17,10 @@ from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, p
 from codegen_api.errors import InvalidCursor, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.names import warn
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import json_response, operation
 
 router = routes_about("runs")
 
@@ -28,12 +29,7 @@ STOPPED = answers.answers(200, answers.Done, "It is done.", 409, 501)
 RESUMED = answers.answers(200, answers.Done, "It goes on.", 402, 409)
 
 
-@router.get(
-    "/api/runs",
-    summary="List runs",
-    responses=answers.answers(200, answers.RunPage, "The runs."),
-    openapi_extra=needs(READ),
-)
+@router.get("/api/runs", **operation("List runs", READ, answers.answers(200, answers.RunPage, "The runs.")))
 async def list_runs(
     request: Request,
     talk: Keeper,
@@ -63,12 +59,7 @@ async def list_runs(
     return page(items, len(found), limit, offset)
 
 
-@router.get(
-    "/api/runs/{run_id}",
-    summary="Get a run",
-    responses=answers.answers(200, answers.AgioRun, "The run."),
-    openapi_extra=needs(READ),
-)
+@router.get("/api/runs/{run_id}", **operation("Get a run", READ, answers.answers(200, answers.AgioRun, "The run.")))
 async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     """A run as it is now, with what the agent has said by now."""
     run = await find_run(talk, caller, run_id)
@@ -80,13 +71,15 @@ async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
 
 @router.get(
     "/api/runs/{run_id}/events",
-    summary="Get the events of a run",
-    responses=answers.streamed(
-        answers.Events,
-        "With `Accept: text/event-stream` the same stream as that of the chat, from the position on; else what has come"
-        " by now.",
+    **operation(
+        "Get the events of a run",
+        READ,
+        answers.streamed(
+            answers.Events,
+            "With `Accept: text/event-stream` the same stream as that of the chat, from the position on; else what has"
+            " come by now.",
+        ),
     ),
-    openapi_extra=needs(READ),
 )
 async def get_run_events(
     request: Request,
@@ -115,13 +108,13 @@ async def get_run_events(
     return json_response(to_json(body))
 
 
-@router.post("/api/runs/{run_id}/pause", summary="Pause a run", responses=STOPPED, openapi_extra=needs(WRITE))
+@router.post("/api/runs/{run_id}/pause", **operation("Pause a run", WRITE, STOPPED))
 async def pause_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     """Stop a run at the host, meaning to go on. Streams of it stay open and are silent."""
     return done("paused", await controls.pause(talk, caller, await find_run(talk, caller, run_id)))
 
 
-@router.post("/api/runs/{run_id}/resume", summary="Go on with a run", responses=RESUMED, openapi_extra=needs(WRITE))
+@router.post("/api/runs/{run_id}/resume", **operation("Go on with a run", WRITE, RESUMED))
 async def resume_run(
     talk: Keeper,
     caller: Asker,
@@ -136,7 +129,7 @@ async def resume_run(
     return done("resumed", await controls.resume(talk, caller, agents, run, None if body is None else body.message))
 
 
-@router.post("/api/runs/{run_id}/cancel", summary="Cancel a run", responses=STOPPED, openapi_extra=needs(WRITE))
+@router.post("/api/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, STOPPED))
 async def cancel_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     """Stop a run at the host for good. What it has done stays."""
     return done("cancelled", await controls.cancel(talk, caller, await find_run(talk, caller, run_id)))

@@ -17,6 +17,7 @@ from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown
 from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.identity import Caller
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import BEAT, STREAM_HEADERS, WRITE_BYTES, Cut, EventStream, beating
 from codegen_api.stores import TurnState
@@ -220,7 +221,7 @@ def response(
         pieces,
         media_type=media_type,
         headers={**STREAM_HEADERS, **headers},
-        stall_seconds=request.app.state.stall_seconds,
+        stall_seconds=parts_of(request).stall_seconds,
         connection=request.scope["connection"],
     )
 

@@ -1,17 +1,19 @@
 """The hosted Codegen API's own paths, so that what was made for it only changes its base URL: docs/clients.md."""
 
+from codegen_api.dialects import Dialect
 from codegen_api.dialects.codegen import missing, routes
 from codegen_api.dialects.codegen.wire import render_error
 
-PREFIXES: tuple[str, ...] = (
-    "/v1/organizations",
-    "/v1/users",
-    "/v1/alpha",
-    "/v1/mcp-providers",
-    "/v1/oauth",
-    "/v1/slack-connect",
+DIALECT = Dialect(
+    routes=[*routes.router.routes, *missing.router.routes],
+    render_error=render_error,
+    prefixes=(
+        "/v1/organizations",
+        "/v1/users",
+        "/v1/alpha",
+        "/v1/beta",
+        "/v1/mcp-providers",
+        "/v1/oauth",
+        "/v1/slack-connect",
+    ),
 )
-
-ROUTES = [*routes.router.routes, *missing.router.routes]
-
-__all__ = ["PREFIXES", "ROUTES", "render_error"]

@@ -1,18 +1,24 @@
 """The hosted API's routes, at its paths and under its names, with the gateway behind them."""
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Body, Depends, Path, Query
 from starlette.responses import Response
 
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
-from codegen_api.errors import Detail, NotOffered
+from codegen_api.errors import UpstreamError
 from codegen_api.identity import READ, WRITE
 from codegen_api.intake import CallerFirst
-from codegen_api.runs import to_json
-from codegen_api.upstreams import NewRun, RunFilter
-from codegen_api.web import Asker, Door, IdempotencyKey, Repeater, bearer, json_response, named, needs, replayed
+from codegen_api.parts import Door, Idempotent
+from codegen_api.runs import Run, to_json
+from codegen_api.upstreams import Listing, NewRun, RunFilter
+from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, operation, replayed
+
+T = TypeVar("T")
 
 router = APIRouter(
     route_class=CallerFirst,
@@ -41,44 +47,54 @@ async def entered(
 Organization = Annotated[str, Depends(entered)]
 
 
-def not_offered(**given: object) -> None:
-    """What the host may be asked for, by the name of its field.
+async def whole(
+    read: Callable[[int, int], Awaitable[Listing[T]]], skip: int, limit: int, first: Listing[T] | None = None
+) -> Listing[T]:
+    """All of a page, for which the host is asked twice as much as for others: clients pass over what does not come."""
+    found = first or await read(skip, limit)
+    on = found.next(skip)
+    if found.length < limit and on is not None:
+        rest = await read(on, limit - found.length)
+        gaps = found.gaps + tuple(found.length + gap for gap in rest.gaps)
+        found = replace(rest, items=found.items + rest.items, paging=found.paging, gaps=gaps)
+        require_whole(found.length, limit, at_end=found.next(skip) is None)
+    return found
 
-    Raises:
-        NotOffered: one of these is given.
+
+def require_whole(came: int, limit: int, *, at_end: bool) -> None:
     """
-    places = [Detail(("body", name), "Is not offered here.", "unsupported") for name, value in given.items() if value]
-    if places:
-        named = ", ".join(str(place.loc[-1]) for place in places)
-        raise NotOffered(f"The gateway does not pass this on: {named}.", details=places)
+    Raises:
+        UpstreamError: a page did not come whole, and more follows.
+    """
+    if came < limit and not at_end:
+        why = f"Only {came} of {limit} came, because the host gives little at once, and more follow"
+        raise UpstreamError(f"{why}: ask for a limit of {came} or less.")
 
 
-@router.get("/v1/users/me", summary="Who am I", responses=schemas.ME, openapi_extra=needs(None))
+@router.get("/v1/users/me", **operation("Who am I", None, schemas.ME))
 async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
     """The user behind the token. Who is no user of the host has a number here all the same, which stays theirs."""
     fields = user_fields(caller.principal) if caller.shared else (await gateway.me(caller)).fields
     return json_response(to_json(fields))
 
 
-@router.get(
-    "/v1/organizations", summary="List organizations", responses=schemas.ORGANIZATIONS, openapi_extra=needs(READ)
-)
+@router.get("/v1/organizations", **operation("List organizations", READ, schemas.ORGANIZATIONS))
 async def get_organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
-    listing = await gateway.organizations(caller, skip, limit)
+    listing = await whole(lambda *stretch: gateway.organizations(caller, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
-@router.get(BELOW + "/users", summary="List users", responses=schemas.USERS, openapi_extra=needs(READ))
+@router.get(BELOW + "/users", **operation("List users", READ, schemas.USERS))
 async def get_users(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """Who is in the organization; not for those who share the deployment's account."""
-    listing = await gateway.users(caller, organization, skip, limit)
+    listing = await whole(lambda *stretch: gateway.users(caller, organization, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
-@router.get(BELOW + "/users/{user_id}", summary="Get a user", responses=schemas.USER, openapi_extra=needs(READ))
+@router.get(BELOW + "/users/{user_id}", **operation("Get a user", READ, schemas.USER))
 async def get_user(
     gateway: Door,
     caller: Asker,
@@ -89,20 +105,17 @@ async def get_user(
     return json_response(to_json((await gateway.user(caller, organization, str(user_id))).fields))
 
 
-@router.get(BELOW + "/repos", summary="List repositories", responses=schemas.REPOSITORIES, openapi_extra=needs(READ))
+@router.get(BELOW + "/repos", **operation("List repositories", READ, schemas.REPOSITORIES))
 async def get_repositories(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """What the organization's agents can work in; not for those who share the deployment's account."""
-    listing = await gateway.repositories(caller, organization, skip, limit)
+    listing = await whole(lambda *stretch: gateway.repositories(caller, organization, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
 @router.get(
-    BELOW + "/repositories",
-    summary="List repositories, as the host's CLI asks",
-    responses=schemas.REPOSITORIES,
-    openapi_extra=needs(READ),
+    BELOW + "/repositories", **operation("List repositories, as the host's CLI asks", READ, schemas.REPOSITORIES)
 )
 async def get_repositories_for_cli(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
@@ -111,10 +124,10 @@ async def get_repositories_for_cli(
     return await get_repositories(gateway, caller, organization, skip, limit)
 
 
-@router.post(BELOW + "/agent/run", summary="Start a run", responses=schemas.DONE, openapi_extra=needs(WRITE))
+@router.post(BELOW + "/agent/run", **operation("Start a run", WRITE, schemas.DONE))
 async def create_agent_run(
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     organization: Organization,
     body: Annotated[schemas.CreateAgentRunInput, Body()],
@@ -124,11 +137,11 @@ async def create_agent_run(
     not_offered(webhooks=body.webhooks)
     images = None if body.images is None else tuple(body.images)
     new = NewRun(body.prompt, body.metadata, images, body.repo_id, body.model, body.agent_type)
-    done = await repeats.create(caller, organization, new, key)
-    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+    outcome = await idempotency.create(caller, organization, new, key)
+    return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@router.get(BELOW + "/agent/runs", summary="List runs", responses=schemas.RUNS, openapi_extra=needs(READ))
+@router.get(BELOW + "/agent/runs", **operation("List runs", READ, schemas.RUNS))
 async def list_agent_runs(
     gateway: Door,
     caller: Asker,
@@ -143,22 +156,28 @@ async def list_agent_runs(
     How many these are is not known: `total` then counts what was passed over and what is here, and one more when there
     may be more.
     """
-    found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), None)
+    only = RunFilter(source_type, user_id)
+
+    async def read(start: int, amount: int) -> Listing[Run]:
+        return (await gateway.list(caller, organization, start, amount, only, None)).listing
+
+    found = await gateway.list(caller, organization, skip, limit, only, None)
+    if not found.searched:
+        listing = await whole(read, skip, limit, found.listing)
+        found = replace(found, listing=listing, next_skip=listing.next(skip))
     return json_response(runs_page(found, skip, limit))
 
 
-@router.get(BELOW + "/agent/run/{agent_run_id}", summary="Get a run", responses=schemas.RUN, openapi_extra=needs(READ))
+@router.get(BELOW + "/agent/run/{agent_run_id}", **operation("Get a run", READ, schemas.RUN))
 async def get_agent_run(gateway: Door, caller: Asker, organization: Organization, run_id: RunId) -> Response:
     """A run as it is now."""
     return json_response(to_json(run_fields(await gateway.get(caller, organization, str(run_id)))))
 
 
-@router.post(
-    BELOW + "/agent/run/resume", summary="Go on with a run", responses=schemas.DONE, openapi_extra=needs(WRITE)
-)
+@router.post(BELOW + "/agent/run/resume", **operation("Go on with a run", WRITE, schemas.DONE))
 async def resume_agent_run(
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     organization: Organization,
     body: Annotated[schemas.ResumeAgentRunInput, Body()],
@@ -167,11 +186,11 @@ async def resume_agent_run(
     """Give a run another prompt. It goes on under the same id; the ban of a cancelled run is lifted."""
     not_offered(model=body.model, webhooks=body.webhooks)
     images = None if body.images is None else tuple(body.images)
-    done = await repeats.resume(caller, organization, str(body.agent_run_id), body.prompt, images, key)
-    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+    outcome = await idempotency.resume(caller, organization, str(body.agent_run_id), body.prompt, images, key)
+    return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@router.post(BELOW + "/agent/run/ban", summary="Ban a run", responses=schemas.BAN, openapi_extra=needs(WRITE))
+@router.post(BELOW + "/agent/run/ban", **operation("Ban a run", WRITE, schemas.BAN))
 async def ban_all_checks_for_agent_run(
     gateway: Door,
     caller: Asker,
@@ -183,7 +202,7 @@ async def ban_all_checks_for_agent_run(
     return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": True}))
 
 
-@router.post(BELOW + "/agent/run/unban", summary="Lift a ban", responses=schemas.BAN, openapi_extra=needs(WRITE))
+@router.post(BELOW + "/agent/run/unban", **operation("Lift a ban", WRITE, schemas.BAN))
 async def unban_all_checks_for_agent_run(
     gateway: Door,
     caller: Asker,
@@ -196,10 +215,7 @@ async def unban_all_checks_for_agent_run(
 
 
 @router.post(
-    BELOW + "/agent/run/remove-from-pr",
-    summary="Remove the agent from a pull request",
-    responses=schemas.BAN,
-    openapi_extra=needs(WRITE),
+    BELOW + "/agent/run/remove-from-pr", **operation("Remove the agent from a pull request", WRITE, schemas.BAN)
 )
 async def remove_codegen_from_pr(
     gateway: Door,
@@ -212,10 +228,7 @@ async def remove_codegen_from_pr(
 
 
 @router.get(
-    "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs",
-    summary="Read the log",
-    responses=schemas.LOGS,
-    openapi_extra=needs(READ),
+    "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", **operation("Read the log", READ, schemas.LOGS)
 )
 async def get_agent_run_logs(
     gateway: Door,
@@ -228,4 +241,10 @@ async def get_agent_run_logs(
 ) -> Response:
     """A stretch of the log, with the run as it is now."""
     page = await gateway.read_log(caller, organization, str(run_id), skip, limit, newest_first=reverse)
+    came = len(page.entries)
+    if came < limit and not page.at_end:
+        on, left = skip + came, limit - came
+        rest = await gateway.read_log(caller, organization, str(run_id), on, left, newest_first=reverse)
+        page = replace(rest, after=skip, entries=page.entries + rest.entries, paging=page.paging)
+        require_whole(len(page.entries), limit, at_end=page.at_end)
     return json_response(log_page(page))

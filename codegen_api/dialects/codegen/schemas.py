@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from codegen_api.dialects import Ignored, Images, Prompt
-from codegen_api.web import COMMON, MEANINGS, described_error
+from codegen_api.web import COMMON, MEANINGS, Responses, described_error
 
 RUN_EXAMPLE: dict[str, Any] = {
     "id": 12345,
@@ -270,9 +270,6 @@ class HostedError(BaseModel):
     status_code: int
     code: str = Field(description="Stable, for machines.")
     request_id: str | None
-
-
-Responses = dict[int | str, dict[str, Any]]
 
 
 def _responses(model: type[BaseModel], description: str, *errors: int) -> Responses:

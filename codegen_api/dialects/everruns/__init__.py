@@ -4,13 +4,15 @@ Two generations of clients are served, each in its own words. What the host keep
 docs/clients.md.
 """
 
+from codegen_api.dialects import Dialect
 from codegen_api.dialects.everruns import absent, agents, flat, nested
 from codegen_api.dialects.everruns.answers import describe
 from codegen_api.dialects.everruns.wire import render_error
 
-PREFIXES = ("/v1", "/swagger-ui")
-CONVERSATIONS = True
-
-ROUTES = [absent.FIRST, *(route for part in (agents, nested, flat) for route in part.router.routes), absent.REST]
-
-__all__ = ["CONVERSATIONS", "PREFIXES", "ROUTES", "describe", "render_error"]
+DIALECT = Dialect(
+    routes=[absent.FIRST, *(route for part in (agents, nested, flat) for route in part.router.routes), absent.REST],
+    render_error=render_error,
+    prefixes=("/v1", "/swagger-ui"),
+    conversations=True,
+    describe=describe,
+)

@@ -9,16 +9,18 @@ from starlette.responses import RedirectResponse, Response
 
 from codegen_api import stores
 from codegen_api.conversations import Conversations, change, new_id, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import answers, schemas
 from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, routes_about
 from codegen_api.dialects.everruns.ids import is_id, kept_id
-from codegen_api.dialects.everruns.keeping import keepable, not_offered
+from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.wire import OWN, Recipient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
-from codegen_api.web import Keeper, json_response, needs
+from codegen_api.web import Responses, json_response, operation
 
 router = routes_about("agents")
 
@@ -33,19 +35,13 @@ Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most
 Search = Annotated[str | None, Query(description="A part of the name, in either case.")]
 Archived = Annotated[bool, Query(description="Those that are archived as well.")]
 
-PUT: answers.Responses = {
+PUT: Responses = {
     **answers.answers(201, answers.EverrunsAgent, "The agent.", 409),
     200: {"model": answers.EverrunsAgent, "description": "The agent that there was, changed."},
 }
 
 
-@router.post(
-    "/v1/agents",
-    status_code=201,
-    summary="Create an agent",
-    responses=PUT,
-    openapi_extra=needs(WRITE),
-)
+@router.post("/v1/agents", **operation("Create an agent", WRITE, PUT), status_code=201)
 async def create_agent(
     conversations: Keeper, caller: Asker, recipient: CurrentRecipient, body: Annotated[schemas.CreateAgent, Body()]
 ) -> Response:
@@ -54,13 +50,7 @@ async def create_agent(
     return await _put(conversations, caller, recipient, id, body)
 
 
-@router.put(
-    "/v1/agents/{agent_id}",
-    status_code=201,
-    summary="Create or replace an agent",
-    responses=PUT,
-    openapi_extra=needs(WRITE),
-)
+@router.put("/v1/agents/{agent_id}", **operation("Create or replace an agent", WRITE, PUT), status_code=201)
 async def put_agent(
     conversations: Keeper,
     caller: Asker,
@@ -79,9 +69,11 @@ async def put_agent(
 
 @router.get(
     "/v1/agents",
-    summary="List agents",
-    responses=answers.answers(200, answers.EverrunsAgents, "The agents that are not archived, newest first."),
-    openapi_extra=needs(READ),
+    **operation(
+        "List agents",
+        READ,
+        answers.answers(200, answers.EverrunsAgents, "The agents that are not archived, newest first."),
+    ),
 )
 async def list_agents(
     conversations: Keeper,
@@ -100,9 +92,7 @@ async def list_agents(
 
 @router.get(
     "/v1/agents/{agent_id}",
-    summary="Get an agent",
-    responses=answers.answers(200, answers.EverrunsAgent, "The agent."),
-    openapi_extra=needs(READ),
+    **operation("Get an agent", READ, answers.answers(200, answers.EverrunsAgent, "The agent.")),
 )
 async def get_agent(
     conversations: Keeper, caller: Asker, recipient: CurrentRecipient, agent_id: NamedAgent
@@ -117,9 +107,7 @@ async def get_agent(
 
 @router.patch(
     "/v1/agents/{agent_id}",
-    summary="Change an agent",
-    responses=answers.answers(200, answers.EverrunsAgent, "The agent.", 409),
-    openapi_extra=needs(WRITE),
+    **operation("Change an agent", WRITE, answers.answers(200, answers.EverrunsAgent, "The agent.", 409)),
 )
 async def update_agent(
     conversations: Keeper,
@@ -151,10 +139,8 @@ async def update_agent(
 
 @router.delete(
     "/v1/agents/{agent_id}",
+    **operation("Archive an agent", WRITE, answers.answers(204, None, "It is archived.", 409)),
     status_code=204,
-    summary="Archive an agent",
-    responses=answers.answers(204, None, "It is archived.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def archive_agent(conversations: Keeper, caller: Asker, agent_id: AgentId) -> Response:
     """Hide an agent from lists. Its sessions go on, and it can still be read."""

@@ -7,9 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from codegen_api.dialects.everruns.wire import PROBLEM
 from codegen_api.runs import Json
-from codegen_api.web import COMMON, MEANINGS, WAITS, described_error
-
-Responses = dict[int | str, dict[str, Any]]
+from codegen_api.web import COMMON, MEANINGS, WAITS, Responses, described_error
 
 COMPONENTS = "#/components/schemas/"
 TIME = "2026-11-20T12:00:00.000000Z"

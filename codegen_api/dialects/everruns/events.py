@@ -9,8 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Closed, Form, Moment, Slot, Telling
-from codegen_api.dialects.everruns.families import FLAT, heard_of
+from codegen_api.conversations import (
+    Again,
+    Altered,
+    Arrived,
+    Came,
+    Changes,
+    Closed,
+    Form,
+    Moment,
+    Slot,
+    Telling,
+    heard_of,
+)
+from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import (
     OPEN,

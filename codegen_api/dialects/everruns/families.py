@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from codegen_api.conversations import heard_of
 from codegen_api.stores import Turn, TurnState
 
 
@@ -70,8 +71,3 @@ FLAT = Family(
     },
     prefixed=True,
 )
-
-
-def heard_of(turn: Turn) -> bool:
-    """Whether the host has heard of a turn, or may have, or may yet. Of one that it refused the client was told."""
-    return turn.state is not TurnState.WITHDRAWN and (turn.state is not TurnState.FAILED or turn.end is not None)

@@ -5,16 +5,17 @@ from typing import Annotated
 from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import Limit, Offset, agent_called, agent_of
 from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
-from codegen_api.dialects.everruns.keeping import not_offered
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.sse import LastEventId
-from codegen_api.web import IdempotencyKey, Keeper, needs
+from codegen_api.web import IdempotencyKey, operation
 
 router = routes_about("sessions", "/v1/sessions")
 
@@ -31,10 +32,8 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 
 @router.post(
     "",
+    **operation("Begin a session", WRITE, answers.made(answers.EverrunsSession, "The session.", 409)),
     status_code=201,
-    summary="Begin a session",
-    responses=answers.made(answers.EverrunsSession, "The session.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def create_session(
     conversations: Keeper,
@@ -55,9 +54,7 @@ async def create_session(
 
 @router.get(
     "",
-    summary="List sessions",
-    responses=answers.answers(200, answers.EverrunsSessions, "The sessions, newest first."),
-    openapi_extra=needs(READ),
+    **operation("List sessions", READ, answers.answers(200, answers.EverrunsSessions, "The sessions, newest first.")),
 )
 async def list_sessions(
     conversations: Keeper,
@@ -80,10 +77,7 @@ async def list_sessions(
 
 
 @router.get(
-    "/{session_id}",
-    summary="Get a session",
-    responses=answers.answers(200, answers.EverrunsSession, "The session."),
-    openapi_extra=needs(READ),
+    "/{session_id}", **operation("Get a session", READ, answers.answers(200, answers.EverrunsSession, "The session."))
 )
 async def get_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """A session as it is now: `active` from before a message is answered until its answer can be read."""
@@ -92,9 +86,7 @@ async def get_session(conversations: Keeper, caller: Asker, here: Here) -> Respo
 
 @router.patch(
     "/{session_id}",
-    summary="Change a session",
-    responses=answers.answers(200, answers.EverrunsSession, "The session.", 409),
-    openapi_extra=needs(WRITE),
+    **operation("Change a session", WRITE, answers.answers(200, answers.EverrunsSession, "The session.", 409)),
 )
 async def update_session(
     conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.UpdateSession, Body()]
@@ -105,10 +97,8 @@ async def update_session(
 
 @router.delete(
     "/{session_id}",
+    **operation("Delete a session", WRITE, answers.answers(204, None, "It is gone.", 409)),
     status_code=204,
-    summary="Delete a session",
-    responses=answers.answers(204, None, "It is gone.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
@@ -117,10 +107,8 @@ async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Re
 
 @router.post(
     "/{session_id}/messages",
+    **operation("Say something", WRITE, answers.made(answers.EverrunsMessage, "What was said.", 402, 409)),
     status_code=201,
-    summary="Say something",
-    responses=answers.made(answers.EverrunsMessage, "What was said.", 402, 409),
-    openapi_extra=needs(WRITE),
 )
 async def create_message(
     conversations: Keeper,
@@ -138,9 +126,9 @@ async def create_message(
 
 @router.get(
     "/{session_id}/messages",
-    summary="List messages",
-    responses=answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first."),
-    openapi_extra=needs(READ),
+    **operation(
+        "List messages", READ, answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first.")
+    ),
 )
 async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """What the user, the agent and its tools have said by now."""
@@ -149,13 +137,15 @@ async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Res
 
 @router.get(
     "/{session_id}/export",
-    summary="Export messages",
-    responses={
-        **answers.answers(200, None, "The messages, each on a line."),
-        200: {"description": "The messages, each on a line.", "content": {"application/x-ndjson": {}}},
-    },
+    **operation(
+        "Export messages",
+        READ,
+        {
+            **answers.answers(200, None, "The messages, each on a line."),
+            200: {"description": "The messages, each on a line.", "content": {"application/x-ndjson": {}}},
+        },
+    ),
     response_class=Response,
-    openapi_extra=needs(READ),
 )
 async def export_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """The same as lines of JSON."""
@@ -164,11 +154,11 @@ async def export_messages(conversations: Keeper, caller: Asker, here: Here) -> R
 
 @router.get(
     "/{session_id}/events",
-    summary="List events",
-    responses=answers.streamed(
-        "What has happened by now; with `Accept: text/event-stream` live.", answers.EverrunsEvents
+    **operation(
+        "List events",
+        READ,
+        answers.streamed("What has happened by now; with `Accept: text/event-stream` live.", answers.EverrunsEvents),
     ),
-    openapi_extra=needs(READ),
 )
 async def list_events(
     request: Request,
@@ -186,10 +176,8 @@ async def list_events(
 
 @router.get(
     "/{session_id}/sse",
-    summary="Follow events live",
-    responses=answers.streamed("Events, live."),
+    **operation("Follow events live", READ, answers.streamed("Events, live.")),
     response_class=Response,
-    openapi_extra=needs(READ),
 )
 async def stream_events(
     request: Request,
@@ -208,9 +196,7 @@ async def stream_events(
 
 @router.post(
     "/{session_id}/cancel",
-    summary="Stop the agent",
-    responses=answers.answers(200, answers.Cancelled, "What came of it.", 409, 501),
-    openapi_extra=needs(WRITE),
+    **operation("Stop the agent", WRITE, answers.answers(200, answers.Cancelled, "What came of it.", 409, 501)),
 )
 async def cancel_turn(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """Stop what the agent does, if it does anything."""

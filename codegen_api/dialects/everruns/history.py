@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import Came, Conversations, Stretch, owner_of
+from codegen_api.conversations import Came, Conversations, Stretch, heard_of, owner_of
 from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
-from codegen_api.dialects.everruns.families import heard_of
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import Message
 from codegen_api.identity import Caller

@@ -13,6 +13,7 @@ import uuid
 from typing import NamedTuple
 
 from codegen_api.errors import NotFound
+from codegen_api.idempotency.keys import checked_key
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
@@ -69,6 +70,15 @@ def kept_id(text: str, kind: str) -> str:
 def derived_id(*of: str | int) -> str:
     """An id that is made of others: the same wherever it is made."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, of))))
+
+
+def id_for(key: str | None, *of: str) -> str:
+    """The id of what is made with an ``Idempotency-Key``, under which a repeat finds it; a new one without a key.
+
+    Raises:
+        InvalidIdempotencyKey: it cannot be one.
+    """
+    return str(uuid.uuid4()) if key is None else derived_id("key", *of, checked_key(key))
 
 
 def as_uuid(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from codegen_api.conversations import checked
-from codegen_api.errors import Detail, InvalidRequest, NotOffered
+from codegen_api.errors import InvalidRequest
 from codegen_api.runs import Json, to_json
 
 SIZES: Mapping[str, int] = {
@@ -33,17 +33,3 @@ def keepable(**given: Json) -> None:
         size = len(value.encode()) if isinstance(value, str) else 0 if value is None else len(to_json(value))
         if size > SIZES[name]:
             raise InvalidRequest(f"{name} must have at most {SIZES[name]} bytes.")
-
-
-def not_offered(**given: object) -> None:
-    """What a client may ask for elsewhere, by the name of its field.
-
-    Raises:
-        NotOffered: one of these is given.
-    """
-    for name, value in given.items():
-        if value:
-            raise NotOffered(
-                f"The gateway does not do what `{name}` asks for.",
-                details=[Detail((name,), "Is not offered here.", "unsupported")],
-            )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from codegen_api.conversations.late import ROOM
-from codegen_api.dialects import EMPTY, says_nothing
+from codegen_api.dialects import EMPTY, no_image, says_nothing
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id
 from codegen_api.errors import Detail, Rejected
@@ -187,8 +187,9 @@ def _heard_part(part: Mapping[str, Json], index: int) -> dict[str, Json]:
         case "image":
             data, kind = part.get("base64"), part.get("media_type") or "image/png"
             url = f"data:{kind};base64,{data}" if isinstance(data, str) and data else part.get("url")
-            if not isinstance(url, str) or not _DATA_URI.match(url):
-                raise Rejected(details=[Detail(where, "An image must come as base64.", "image_not_inline")])
+            trouble = no_image(str(url or ""))
+            if trouble is not None:
+                raise Rejected(details=[Detail(where, trouble, "image_not_inline")])
             return {"type": "image", "url": url}
         case _:
             raise Rejected(details=[Detail(where, "Must be a text or an image.", "content_not_supported")])

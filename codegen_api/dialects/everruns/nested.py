@@ -5,15 +5,16 @@ from typing import Annotated
 from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import answers, schemas, sessions, talk
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
 from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
-from codegen_api.dialects.everruns.keeping import not_offered
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
+from codegen_api.parts import Keeper
 from codegen_api.sse import LastEventId
-from codegen_api.web import IdempotencyKey, Keeper, needs
+from codegen_api.web import IdempotencyKey, operation
 
 router = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 
@@ -32,10 +33,8 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 
 @router.post(
     "",
+    **operation("Begin a session with an agent", WRITE, answers.made(answers.SessionBelow, "The session.", 409)),
     status_code=201,
-    summary="Begin a session with an agent",
-    responses=answers.made(answers.SessionBelow, "The session.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def create_session_below(
     conversations: Keeper,
@@ -53,9 +52,11 @@ async def create_session_below(
 
 @router.get(
     "",
-    summary="List the sessions with an agent",
-    responses=answers.answers(200, answers.SessionsBelow, "The sessions, newest first."),
-    openapi_extra=needs(READ),
+    **operation(
+        "List the sessions with an agent",
+        READ,
+        answers.answers(200, answers.SessionsBelow, "The sessions, newest first."),
+    ),
 )
 async def list_sessions_below(
     conversations: Keeper,
@@ -74,9 +75,7 @@ async def list_sessions_below(
 
 @router.get(
     "/{session_id}",
-    summary="Get a session below its agent",
-    responses=answers.answers(200, answers.SessionBelow, "The session."),
-    openapi_extra=needs(READ),
+    **operation("Get a session below its agent", READ, answers.answers(200, answers.SessionBelow, "The session.")),
 )
 async def get_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """A session as it is now: `running` from before a message is answered until its answer can be read."""
@@ -85,9 +84,9 @@ async def get_session_below(conversations: Keeper, caller: Asker, here: Here) ->
 
 @router.patch(
     "/{session_id}",
-    summary="Change a session below its agent",
-    responses=answers.answers(200, answers.SessionBelow, "The session.", 409),
-    openapi_extra=needs(WRITE),
+    **operation(
+        "Change a session below its agent", WRITE, answers.answers(200, answers.SessionBelow, "The session.", 409)
+    ),
 )
 async def update_session_below(
     conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.UpdateSession, Body()]
@@ -98,10 +97,8 @@ async def update_session_below(
 
 @router.delete(
     "/{session_id}",
+    **operation("Delete a session below its agent", WRITE, answers.answers(204, None, "It is gone.", 409)),
     status_code=204,
-    summary="Delete a session below its agent",
-    responses=answers.answers(204, None, "It is gone.", 409),
-    openapi_extra=needs(WRITE),
 )
 async def delete_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
@@ -110,10 +107,12 @@ async def delete_session_below(conversations: Keeper, caller: Asker, here: Here)
 
 @router.post(
     "/{session_id}/messages",
+    **operation(
+        "Say something in a session below its agent",
+        WRITE,
+        answers.made(answers.EverrunsMessage, "What was said.", 402, 409),
+    ),
     status_code=201,
-    summary="Say something in a session below its agent",
-    responses=answers.made(answers.EverrunsMessage, "What was said.", 402, 409),
-    openapi_extra=needs(WRITE),
 )
 async def create_message_below(
     conversations: Keeper,
@@ -131,9 +130,11 @@ async def create_message_below(
 
 @router.get(
     "/{session_id}/messages",
-    summary="List messages of a session below its agent",
-    responses=answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first."),
-    openapi_extra=needs(READ),
+    **operation(
+        "List messages of a session below its agent",
+        READ,
+        answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first."),
+    ),
 )
 async def list_messages_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """What the user, the assistant and its tools have said by now."""
@@ -142,9 +143,11 @@ async def list_messages_below(conversations: Keeper, caller: Asker, here: Here) 
 
 @router.get(
     "/{session_id}/events",
-    summary="Follow or list events of a session below its agent",
-    responses=answers.streamed("What was said by now; with `Accept: text/event-stream` live.", answers.EventsBelow),
-    openapi_extra=needs(READ),
+    **operation(
+        "Follow or list events of a session below its agent",
+        READ,
+        answers.streamed("What was said by now; with `Accept: text/event-stream` live.", answers.EventsBelow),
+    ),
 )
 async def events_below(
     request: Request,
@@ -162,9 +165,11 @@ async def events_below(
 
 @router.get(
     "/{session_id}/events/list",
-    summary="List events of a session below its agent",
-    responses=answers.answers(200, answers.EventsBelow, "What was said by now, as events."),
-    openapi_extra=needs(READ),
+    **operation(
+        "List events of a session below its agent",
+        READ,
+        answers.answers(200, answers.EventsBelow, "What was said by now, as events."),
+    ),
 )
 async def list_events_below(
     conversations: Keeper,
@@ -178,10 +183,8 @@ async def list_events_below(
 
 @router.get(
     "/{session_id}/sse",
-    summary="Follow events of a session below its agent",
-    responses=answers.streamed("Events, live."),
+    **operation("Follow events of a session below its agent", READ, answers.streamed("Events, live.")),
     response_class=Response,
-    openapi_extra=needs(READ),
 )
 async def stream_events_below(
     request: Request,
@@ -197,9 +200,11 @@ async def stream_events_below(
 
 @router.post(
     "/{session_id}/cancel",
-    summary="Stop the agent of a session below it",
-    responses=answers.answers(200, answers.Cancelled, "What came of it.", 409, 501),
-    openapi_extra=needs(WRITE),
+    **operation(
+        "Stop the agent of a session below it",
+        WRITE,
+        answers.answers(200, answers.Cancelled, "What came of it.", 409, 501),
+    ),
 )
 async def cancel_turn_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """Stop what the agent does, if it does anything."""

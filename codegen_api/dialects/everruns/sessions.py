@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, owner_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.families import FLAT, Family
-from codegen_api.dialects.everruns.ids import kept_id
-from codegen_api.dialects.everruns.keeping import keepable, not_offered
-from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, same_session
+from codegen_api.dialects.everruns.ids import id_for, kept_id
+from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.wire import OWN, Recipient, listed, session_fields, told
-from codegen_api.errors import Conflict, NotFound
+from codegen_api.errors import Conflict, IdempotencyKeyReused, NotFound
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Query
-from codegen_api.web import json_response
+from codegen_api.web import REPLAYED, json_response
 
 ASKED_AFTER = 10
 """So many busy sessions of a list are looked after, for whoever asks again."""
@@ -80,7 +80,8 @@ async def begin_session(
     )
     if not await conversations.store.add_conversation(owner, session):
         there = await session_at(conversations, recipient, family, session.id)
-        same_session(session, there.session)
+        if (session.agent, session.metadata) != (there.session.agent, there.session.metadata):
+            raise IdempotencyKeyReused
         again = await get_session(conversations, caller, replace(there, agent=agent_id))
         return json_response(bytes(again.body), 201, REPLAYED)
     return json_response(to_json(session_fields(family, session, recipient, agent_id, None, None)), 201)

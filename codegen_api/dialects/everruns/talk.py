@@ -5,28 +5,29 @@ from collections.abc import Mapping
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Ask, Conversations, owner_of, text_of
+from codegen_api.conversations import Ask, Conversations, owner_of, said_before, text_of
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.answers import EVENT_STREAM
 from codegen_api.dialects.everruns.events import DELTA, Event
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
-from codegen_api.dialects.everruns.ids import START, Spot, kept_id, spot_of
-from codegen_api.dialects.everruns.keeping import keepable, not_offered
+from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
+from codegen_api.dialects.everruns.keeping import keepable
 from codegen_api.dialects.everruns.kinds import chosen, kind_in
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import Renderings
-from codegen_api.dialects.everruns.repeating import REPLAYED, id_for, said_before
 from codegen_api.dialects.everruns.sessions import Here
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, listed, own, told
 from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import Caller
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import STREAM_HEADERS, EventStream
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
-from codegen_api.web import json_response, kept
+from codegen_api.web import REPLAYED, json_response
 
 MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
@@ -47,7 +48,7 @@ async def say(
     id = id_for(key, "message", owner_of(caller), here.session.id)  # noqa: A001 - as everywhere
     message = {"id": id, "content": content, **told({"controls": body.controls, "metadata": body.metadata})}
     if key is not None:
-        turn = await said_before(conversations, caller, here.session.id, message)
+        turn = await said_before(conversations.store, owner_of(caller), here.session.id, message)
         if turn is not None:
             return _heard(here, turn, REPLAYED)
     kept = own(here.session.metadata)
@@ -133,13 +134,13 @@ def listen(
         frozenset(query.types),
         frozenset(query.exclude),
     )
-    step, share = conversations.gateway.step, request.app.state.holdings.renderings
-    renderings = kept(request, "everruns_renderings", lambda: Renderings(step, max_bytes=share))
+    step, share = conversations.gateway.step, parts_of(request).renderings_bytes
+    renderings = parts_of(request).kept("everruns_renderings", lambda: Renderings(step, max_bytes=share))
     return EventStream(
         frames(conversations, renderings, listener),
         media_type=f"{EVENT_STREAM}; charset=utf-8",
         headers=STREAM_HEADERS,
-        stall_seconds=request.app.state.stall_seconds,
+        stall_seconds=parts_of(request).stall_seconds,
         connection=request.scope["connection"],
     )
 

@@ -9,10 +9,8 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
-from codegen_api.auth.callers import Callers
 from codegen_api.auth.jwts import Jwts
 from codegen_api.auth.tickets import Tickets
-from codegen_api.conversations import Conversations
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.wire import (
     EVENTS,
@@ -29,15 +27,14 @@ from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.intake import CallerFirst
 from codegen_api.names import warn
+from codegen_api.parts import Door, Idempotent, parts_of
 from codegen_api.runs import Json, RunRef, RunStatus, to_json
 from codegen_api.sse import HEAD_ONLY, STREAM_HEADERS, EventStream, LastEventId, nothing, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
     Asker,
-    Door,
     IdempotencyKey,
-    Repeater,
     WantedOrganization,
     address_of,
     admit,
@@ -47,6 +44,7 @@ from codegen_api.web import (
     json_response,
     named,
     needs,
+    operation,
     replayed,
     timestamp,
 )
@@ -64,24 +62,19 @@ async def health(request: Request, gateway: Door) -> Response:
     once.
     """
     seen, store, now = gateway.observation, _store_seen(request), time.time()
-    jwts: Jwts | None = request.app.state.callers.jwts
+    jwts: Jwts | None = parts_of(request).callers.jwts
     issuer = None if jwts is None else jwts.observation
     body: dict[str, Json] = {
         "status": "healthy" if all(each is None or each.reachable for each in (seen, issuer, store)) else "degraded",
         "version": request.app.version,
         "timestamp": timestamp(now),
-        "uptime_seconds": round(now - request.app.state.started, 3),
-        "upstream": {
-            "name": gateway.upstream_name,
-            **_observed(seen),
-            "trouble": seen.trouble if seen else None,
-            "since": timestamp(seen.since) if seen and seen.since is not None else None,
-        },
+        "uptime_seconds": round(now - parts_of(request).started, 3),
+        "upstream": {"name": gateway.upstream_name, **_observed(seen), **_trouble(seen)},
         "issuer": "not configured" if jwts is None else {"name": jwts.issuer, **_observed(issuer)},
-        "store": "not configured" if store is None else _observed(store),
+        "store": "not configured" if store is None else {**_observed(store), **_trouble(store)},
         "redis": "not configured",
-        "runs_followed": gateway.hub.runs_followed,
-        "viewers": gateway.hub.viewers,
+        "runs_followed": gateway.runs_followed,
+        "viewers": gateway.viewers,
     }
     return json_response(to_json(body))
 
@@ -104,7 +97,7 @@ async def ready(request: Request) -> Response:
 
 def _store_seen(request: Request) -> Observation | None:
     """What was last seen of the store, if there is one."""
-    conversations: Conversations | None = request.app.state.conversations
+    conversations = parts_of(request).conversations
     return None if conversations is None else conversations.observation
 
 
@@ -115,12 +108,17 @@ def _observed(seen: Observation | None) -> dict[str, Json]:
     }
 
 
+def _trouble(seen: Observation | None) -> dict[str, Json]:
+    return {
+        "trouble": seen.trouble if seen else None,
+        "since": timestamp(seen.since) if seen and seen.since is not None else None,
+    }
+
+
 def _readiness(request: Request) -> Response:
-    drain = request.app.state.drain
-    if drain is None:
-        return json_response(b'{"status":"starting"}', 503, {"Retry-After": "1"})
-    if drain.begun:
-        return json_response(b'{"status":"draining"}', 503, {"Retry-After": "1"})
+    phase = parts_of(request).drain.phase
+    if phase != "ready":
+        return json_response(to_json({"status": phase}), 503, {"Retry-After": "1"})
     return json_response(b'{"status":"ready"}')
 
 
@@ -129,39 +127,27 @@ Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
 
-@runs.get(
-    "/users/me", summary="Who am I", tags=["Users and organizations"], responses=schemas.ME, openapi_extra=needs(None)
-)
+@runs.get("/users/me", **operation("Who am I", None, schemas.ME), tags=["Users and organizations"])
 async def me(gateway: Door, caller: Asker) -> Response:
     """The user behind the token, as the host knows them, or as whoever gave it out does."""
     return json_response(to_json((await gateway.me(caller)).fields))
 
 
 @runs.get(
-    "/organizations",
-    summary="List organizations",
-    tags=["Users and organizations"],
-    responses=schemas.ORGANIZATIONS,
-    openapi_extra=needs(READ),
+    "/organizations", **operation("List organizations", READ, schemas.ORGANIZATIONS), tags=["Users and organizations"]
 )
 async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
     listing = await gateway.organizations(caller, skip, limit)
-    return json_response(to_json({"items": [item.fields for item in listing.items], **paging_fields(listing.paging)}))
+    items: list[Json] = [item.fields for item in listing.items]
+    return json_response(to_json({"items": items, **paging_fields(listing.paging), "next_skip": listing.next(skip)}))
 
 
-@runs.post(
-    "/agent-runs",
-    status_code=201,
-    summary="Start a run",
-    tags=["Runs"],
-    responses=schemas.CREATED,
-    openapi_extra=needs(WRITE),
-)
+@runs.post("/agent-runs", **operation("Start a run", WRITE, schemas.CREATED), status_code=201, tags=["Runs"])
 async def create_run(
     request: Request,
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateRun, Body()],
@@ -169,7 +155,7 @@ async def create_run(
 ) -> Response:
     """Start an agent run."""
     organization = await gateway.organization(caller, wanted)
-    done = await repeats.create(
+    outcome = await idempotency.create(
         caller,
         organization,
         NewRun(
@@ -182,11 +168,11 @@ async def create_run(
         ),
         key,
     )
-    location = f"{request.scope.get('root_path', '')}/agent-runs/{done.run.ref.id}"
-    return json_response(to_json(run_fields(done.run)), 201, {"Location": location, **replayed(done)})
+    location = f"{request.scope.get('root_path', '')}/agent-runs/{outcome.run.ref.id}"
+    return json_response(to_json(run_fields(outcome.run)), 201, {"Location": location, **replayed(outcome)})
 
 
-@runs.get("/agent-runs", summary="List runs", tags=["Runs"], responses=schemas.RUNS, openapi_extra=needs(READ))
+@runs.get("/agent-runs", **operation("List runs", READ, schemas.RUNS), tags=["Runs"])
 async def list_runs(
     request: Request,
     gateway: Door,
@@ -212,23 +198,17 @@ async def list_runs(
     return json_response(to_json({**listing_fields(found.listing), "next_skip": found.next_skip}))
 
 
-@runs.get("/agent-runs/{id}", summary="Get a run", tags=["Runs"], responses=schemas.RUN, openapi_extra=needs(READ))
+@runs.get("/agent-runs/{id}", **operation("Get a run", READ, schemas.RUN), tags=["Runs"])
 async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """A run as it is now."""
     organization = await gateway.organization(caller, wanted)
     return json_response(to_json(run_fields(await gateway.get(caller, organization, run_id))))
 
 
-@runs.post(
-    "/agent-runs/{id}/resume",
-    summary="Go on with a run",
-    tags=["Runs"],
-    responses=schemas.RESUMED,
-    openapi_extra=needs(WRITE),
-)
+@runs.post("/agent-runs/{id}/resume", **operation("Go on with a run", WRITE, schemas.RESUMED), tags=["Runs"])
 async def resume_run(
     gateway: Door,
-    repeats: Repeater,
+    idempotency: Idempotent,
     caller: Asker,
     wanted: WantedOrganization,
     run_id: RunId,
@@ -241,17 +221,11 @@ async def resume_run(
     """
     organization = await gateway.organization(caller, wanted)
     images = None if body.images is None else tuple(body.images)
-    done = await repeats.resume(caller, organization, run_id, body.prompt, images, key)
-    return json_response(to_json(run_fields(done.run)), headers=replayed(done))
+    outcome = await idempotency.resume(caller, organization, run_id, body.prompt, images, key)
+    return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@runs.post(
-    "/agent-runs/{id}/cancel",
-    summary="Stop a run",
-    tags=["Runs"],
-    responses=schemas.CANCELLED,
-    openapi_extra=needs(WRITE),
-)
+@runs.post("/agent-runs/{id}/cancel", **operation("Stop a run", WRITE, schemas.CANCELLED), tags=["Runs"])
 async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """Stop a run, where the host can.
 
@@ -262,9 +236,7 @@ async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, r
     return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
 
 
-@runs.get(
-    "/agent-runs/{id}/logs", summary="Read the log", tags=["Logs"], responses=schemas.LOGS, openapi_extra=needs(READ)
-)
+@runs.get("/agent-runs/{id}/logs", **operation("Read the log", READ, schemas.LOGS), tags=["Logs"])
 async def read_logs(
     request: Request,
     gateway: Door,
@@ -291,11 +263,9 @@ async def read_logs(
 
 @runs.post(
     "/agent-runs/{id}/logs/stream-ticket",
+    **operation("Get a ticket for the live log", READ, schemas.TICKET),
     status_code=201,
-    summary="Get a ticket for the live log",
     tags=["Logs"],
-    responses=schemas.TICKET,
-    openapi_extra=needs(READ),
 )
 async def create_stream_ticket(
     request: Request, gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId
@@ -375,13 +345,12 @@ async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: s
     opened = _tickets(request).open(ticket, time.time())
     if RunRef(wanted or opened.run.organization, run_id) != opened.run:
         raise errors.InvalidTicket
-    callers: Callers = request.app.state.callers
-    caller = await admit(request, await callers.holder(opened, address_of(request)))
+    caller = await admit(request, await parts_of(request).callers.holder(opened, address_of(request)))
     return caller, opened.run.organization
 
 
 def _tickets(request: Request) -> Tickets:
-    tickets: Tickets | None = request.app.state.tickets
+    tickets = parts_of(request).tickets
     if tickets is None:
         raise errors.TicketsNotConfigured
     return tickets
@@ -394,7 +363,7 @@ def _event_stream(
         pieces,
         media_type=writer.media_type,
         headers=STREAM_HEADERS,
-        stall_seconds=request.app.state.stall_seconds,
+        stall_seconds=parts_of(request).stall_seconds,
         connection=request.scope["connection"],
         source=source,
     )

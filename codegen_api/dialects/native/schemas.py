@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from codegen_api.dialects import Images, Prompt
 from codegen_api.runs import RunStatus
-from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, described_error
+from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, Responses, described_error
 
 RUN_EXAMPLE: dict[str, Any] = {
     "id": 12345,
@@ -140,19 +140,19 @@ class EntryOut(_Open):
 
 
 class Page(BaseModel):
-    """The host's own account of a list; any of it may be unknown."""
+    """The host's own account of a list, any of which may be unknown, and where it goes on."""
 
     total: int | None
     page: int | None
     size: int | None
     pages: int | None
+    next_skip: int | None = Field(
+        None, description="The `skip` to go on with; null at the end of the list. A short page is no end."
+    )
 
 
 class RunsOut(Page):
     items: list[RunOut]
-    next_skip: int | None = Field(
-        None, description="The `skip` to go on with; null at the end of the list. A short page is no end."
-    )
 
 
 class OrganizationOut(_Open):
@@ -246,7 +246,11 @@ class HealthOut(BaseModel):
         ],
     )
     store: str | dict[str, Any] = Field(
-        examples=["not configured", {"reachable": True, "checked_at": "2026-11-20T12:00:00Z"}]
+        description="The database, where there is one, as `upstream`.",
+        examples=[
+            "not configured",
+            {"reachable": True, "checked_at": "2026-11-20T12:00:00Z", "trouble": None, "since": None},
+        ],
     )
     redis: str = Field(examples=["not configured"])
     runs_followed: int
@@ -288,8 +292,6 @@ EVENT: dict[str, Any] = {
         "retry": {"type": "integer"},
     },
 }
-
-Responses = dict[int | str, dict[str, Any]]
 
 _NO_TICKETS = ("tickets_not_configured", "This deployment has no key to seal and open tickets with.")
 _OVER = ("run_ended", "The run is over: there is nothing to stop any more.")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, false, func, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from codegen_api.errors import StoreFull
@@ -30,7 +30,7 @@ from codegen_api.stores import (
 )
 from codegen_api.stores.sql import vectors
 from codegen_api.stores.sql.database import database_at
-from codegen_api.stores.sql.finishing import finished
+from codegen_api.stores.sql.finishing import Finishing, finished
 from codegen_api.stores.sql.migrating import migrate
 from codegen_api.stores.sql.queries import among, below, counted, cut, exactly, matching, order_of
 from codegen_api.stores.sql.tables import (
@@ -58,6 +58,11 @@ Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
 _WAIT = 30.0
 """Seconds that closing waits for what is under way."""
 
+_KINDS = (AGENTS, CONVERSATIONS, TURNS, ITEMS)
+
+_TRIED = 64 * 1024
+"""Bytes that are written to see whether that can be done."""
+
 _FIRST_ROWS = 16
 """So many are read before it is known how large they are."""
 
@@ -65,7 +70,7 @@ _AT_ONCE = 200
 """Conversations that are removed in one transaction, for which all other writers wait."""
 
 
-class SqlStore:
+class SqlStore(Finishing):
     """``Store`` in the database that ``url`` names: ``sqlite:///path`` or ``postgresql://...``, as libpq has them.
 
     It keeps about ``bytes_each`` for an owner; requests at the same time may each add to that.
@@ -75,13 +80,14 @@ class SqlStore:
     """
 
     def __init__(self, url: str, *, bytes_each: int = 256 * 1024 * 1024) -> None:
+        super().__init__()
         self._database = database_at(url)
         self._bytes_each = bytes_each
-        self.under_way: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         try:
             await self._database.open(migrate)
+            self.observe(None)
         except BaseException:
             await self.aclose()
             raise
@@ -93,8 +99,15 @@ class SqlStore:
 
     @finished
     async def check(self) -> None:
-        async with self._database.reading() as connection:
-            await connection.execute(select(1))
+        before = self.observation
+        row = ITEMS.row_of("", Item(("check",), uuid.uuid4().hex, {"": "x" * _TRIED}, 0.0, 0.0))
+        async with self._database.trying() as connection:
+            for kind in _KINDS:  # whoever keeps one of them locked keeps us from writing
+                nothing = update(kind.table).where(false()).values(size=kind.table.c.size)
+                await connection.execute(nothing)
+            await connection.execute(insert(ITEMS.table).values({**row, "space": "", "stamp": ""}))
+        if self.observation is before:  # and nothing has failed since
+            self.observe(None)
 
     # -- agents -------------------------------------------------------------------------------------------------------
 
@@ -333,7 +346,7 @@ class SqlStore:
             StoreFull: with what was just written the owner has more than is kept for one.
         """
         held = 0
-        for kind in (AGENTS, CONVERSATIONS, TURNS, ITEMS):
+        for kind in _KINDS:
             sizes = select(func.coalesce(func.sum(kind.table.c.size), 0)).where(exactly(kind.table, owner=owner))
             held += int(await connection.scalar(sizes) or 0)
         if held > self._bytes_each:

@@ -14,9 +14,9 @@ from codegen_api.stores.sql.sqlite import SqliteDatabase
 
 
 class Database(Protocol):
-    """No connection is held beyond a ``reading()`` or ``writing()``.
+    """No connection is held beyond a ``reading()``, ``writing()`` or ``trying()``.
 
-    In both, and in ``open``, what goes wrong in the database comes out as ``StoreUnavailable``.
+    In all of them, and in ``open``, what goes wrong in the database comes out as ``StoreUnavailable``.
     """
 
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert: ...
@@ -30,6 +30,10 @@ class Database(Protocol):
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    def trying(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """As ``writing``, but nothing stays of what is written. It fails as well where there is no room for more."""
+        ...
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""

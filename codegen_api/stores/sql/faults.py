@@ -1,5 +1,6 @@
 """What goes wrong in a database, as an error of ours."""
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +20,23 @@ def faults() -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
-        reason = f"the database cannot be used: {_kind(error)}"
+        first = _first(error)
+        # what the system says quotes nothing but a path or an address
+        said = [first.strerror, first.filename] if isinstance(first, OSError) else []
+        reason = " ".join(["the database cannot be used:", kind(error), *(str(each) for each in said if each)])
         log_seldom("%s", reason)
         raise StoreUnavailable(reason=reason) from error
 
 
-def _kind(error: BaseException) -> str:
-    """What happened, without the text: the type of the first cause, and what its maker calls it."""
+def kind(error: BaseException) -> str:
+    """What happened, for anybody to read: the type of the first cause and what its maker calls it, without the text."""
+    error = _first(error)
+    names = [getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate")]
+    names.append(errno.errorcode.get(getattr(error, "errno", None) or 0))
+    return " ".join([type(error).__name__, *(str(name) for name in names if name)])
+
+
+def _first(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    names = [getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate", "errno")]
-    if isinstance(error, OSError):  # what the system says quotes nothing but a path or an address
-        names += [error.strerror, error.filename]
-    return " ".join([type(error).__name__, *(str(name) for name in names if name)])
+    return error

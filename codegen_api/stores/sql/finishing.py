@@ -5,18 +5,39 @@ by the garbage collector, some time; until then a SQLite file stays locked, and 
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
+
+from codegen_api.errors import StoreUnavailable
+from codegen_api.stores.sql.faults import kind
+from codegen_api.telemetry import Observation
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Finishing(Protocol):
-    """Whose operations these are. What is ``under_way`` has to be waited for before the database is closed."""
+class Finishing:
+    """Whose operations these are. What is ``under_way`` has to be waited for before the database is closed. What it
+    could not do last is in ``observation``, until ``observe`` is told that all is well.
+    """
 
-    under_way: set[asyncio.Task[Any]]
+    def __init__(self) -> None:
+        self.under_way: set[asyncio.Task[Any]] = set()
+        self.observation: Observation | None = None
+
+    def observe(self, trouble: str | None) -> None:
+        now, before = time.time(), self.observation
+        since = before.since if before is not None and before.since is not None else now
+        self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """One of them has; its caller may have gone."""
+        self.under_way.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreUnavailable):
+            self.observe(kind(error))
 
 
 def finished(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -24,18 +45,11 @@ def finished(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
 
     @wraps(method)
     async def in_a_task(*arguments: P.args, **named: P.kwargs) -> T:
-        under_way = cast("Finishing", arguments[0]).under_way
+        store = cast("Finishing", arguments[0])
         task = asyncio.create_task(method(*arguments, **named))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
-        task.add_done_callback(_heard)
+        store.under_way.add(task)
+        task.add_done_callback(store.ended)
         await asyncio.wait({task})
         return task.result()
 
     return in_a_task
-
-
-def _heard(task: asyncio.Task[Any]) -> None:
-    """Mark it as seen: the caller may have gone."""
-    if not task.cancelled():
-        task.exception()

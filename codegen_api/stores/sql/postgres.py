@@ -87,6 +87,13 @@ class PostgresDatabase:
             async with self._engine.begin() as connection:
                 yield connection
 
+    @asynccontextmanager
+    async def trying(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction that is rolled back at the end."""
+        async with self.writing() as connection:
+            yield connection
+            await connection.rollback()
+
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
         return func.strpos(text, part)

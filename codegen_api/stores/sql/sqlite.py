@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
@@ -33,6 +34,10 @@ WAIT = 10.0
 
 WAIT_TO_OPEN = 300.0
 """Seconds that a process waits for another one that brings the tables up to date."""
+
+
+ROOM = 256 * 1024
+"""Bytes that the disk has to have room for, or it counts as full."""
 
 
 class SqliteDatabase:
@@ -93,6 +98,17 @@ class SqliteDatabase:
             finally:
                 self._writing.release()
 
+    @asynccontextmanager
+    async def trying(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction that writes, rolled back at the end. As SQLite asks the disk for room only when
+        it commits, this does.
+        """
+        with faults():
+            await asyncio.to_thread(_make_sure_of_room, self._path.parent)
+        async with self.writing() as connection:
+            yield connection
+            await connection.rollback()
+
     def _make_sure_of_the_file(self) -> None:
         """A file that is deleted while it is open can be read and written on, and all of that is gone at the end.
 
@@ -100,7 +116,8 @@ class SqliteDatabase:
             FileNotFoundError: it is not there any more, or another one is.
         """
         if self._opened is not None and _identity(self._path) != self._opened:
-            raise FileNotFoundError(errno.ENOENT, "the database was replaced while it was open: start anew")
+            said = "the database was replaced while it was open: start anew"
+            raise FileNotFoundError(errno.ENOENT, said, str(self._path))
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
@@ -113,6 +130,16 @@ class SqliteDatabase:
     def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
         """SQLite knows no vectors."""
         return None
+
+
+def _make_sure_of_room(directory: Path) -> None:
+    """
+    Raises:
+        OSError: there is none.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(ROOM))
+        file.flush()
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -246,7 +246,7 @@ class CodegenUpstream:
         content, headers = None if body is None else await _encoded(body), _headers(credential)
         with observed(self.observer, credential, operation) as heard:
             unread = order and read is _nothing
-            answer = await self._outbound.ask(method, path, query, content, headers, unread=unread)
+            answer = await self._outbound.ask(method, path, query, content, headers, order=order, unread=unread)
             heard.allowance = answer.allowance
             try:
                 if 200 <= answer.status < 300 and (answer.readable or order):

@@ -1,0 +1,258 @@
+"""The parts of an application, made from the settings. What there are several kinds of is loaded by its name.
+
+A package of somebody else adds a dialect by an entry point in the group ``codegen_api.dialects``, which is a
+``Dialect``; and a host in ``codegen_api.upstreams``, which is called as ``CodegenUpstream`` is and makes an
+``Upstream``.
+"""
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codegen_api import build_auth, workers
+from codegen_api.auth.callers import Callers
+from codegen_api.auth.quota import Quota
+from codegen_api.auth.tickets import Tickets
+from codegen_api.brokers import Broker
+from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.conversations import Conversations
+from codegen_api.dialects import Dialect
+from codegen_api.draining import Drain
+from codegen_api.embeddings import Embedder
+from codegen_api.errors import Rejected
+from codegen_api.following import Patrol, Turns
+from codegen_api.gateway import Gateway
+from codegen_api.holdings import Holdings
+from codegen_api.idempotency import Idempotency
+from codegen_api.idempotency.records import MemoryRecords
+from codegen_api.pace import READING, WINDOW, Cadence
+from codegen_api.parts import Parts
+from codegen_api.settings import PREFIX, Settings, SettingsError, secret_keys
+from codegen_api.stores import Store
+from codegen_api.telemetry import Observer
+from codegen_api.upstreams import Upstream
+
+if TYPE_CHECKING:
+    from codegen_api.metrics import Metrics
+
+DIALECTS = {
+    name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
+    for name in ("native", "codegen", "agent_protocol", "everruns", "agio")
+}
+"""Those of our own, by their names in the settings. The native one is always on."""
+
+UPSTREAMS = {"codegen": EntryPoint("codegen", "codegen_api.upstreams.codegen:CodegenUpstream", "codegen_api.upstreams")}
+
+DATABASE = "conversations.sqlite"
+MIB = 1024 * 1024
+BRISKEST = 0.1
+"""Seconds between two reads of one log, at least, however much the host allows."""
+
+
+# -- what is loaded by its name ---------------------------------------------------------------------------------------
+
+
+def _load(setting: str, name: str, ours: Mapping[str, EntryPoint]) -> Any:
+    """What is called ``name``: one of ``ours``, or else of a package that is installed beside us.
+
+    Raises:
+        SettingsError: there is none, or it cannot be imported.
+    """
+    group = next(iter(ours.values())).group
+    found = ours[name] if name in ours else next(iter(entry_points(group=group, name=name)), None)
+    if found is None:
+        known = [*ours, *sorted(entry_points(group=group).names - ours.keys())]
+        raise SettingsError(f"{PREFIX}{setting}: there are {', '.join(known)}, and no others")
+    try:
+        return found.load()
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"{PREFIX}{setting}: {name} cannot be loaded: {error}") from error
+
+
+def dialects(settings: Settings) -> Mapping[str, Dialect]:
+    """Those that are on, by name."""
+    on = {name: None for name in (*DIALECTS, *settings.dialects) if name == "native" or name in settings.dialects}
+    loaded = {name: _load("DIALECTS", name, DIALECTS) for name in on}
+    for name, dialect in loaded.items():
+        if not isinstance(dialect, Dialect):
+            raise SettingsError(f"{PREFIX}DIALECTS: {name} is no Dialect of codegen_api.dialects")
+    return loaded
+
+
+def with_conversations(settings: Settings) -> tuple[str, ...]:
+    """The dialects that are on and keep conversations. The demo token is for them, too."""
+    return tuple(name for name, dialect in dialects(settings).items() if dialect.conversations)
+
+
+def upstream(settings: Settings) -> Upstream:
+    connect: Callable[..., Upstream] = _load("UPSTREAM", settings.upstream, UPSTREAMS)
+    try:
+        return connect(
+            settings.base_url,
+            connect_timeout=settings.upstream_connect_timeout_seconds,
+            read_timeout=settings.upstream_read_timeout_seconds,
+            via=via(settings),
+        )
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}BASE_URL: {error}") from error
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def parts(
+    settings: Settings,
+    drain: Drain,
+    upstream: Upstream,
+    broker: Broker | None,
+    store: Store | None,
+    embedder: Embedder | None,
+    observer: Observer,
+    beside: int,
+    closing: AsyncExitStack,
+) -> Parts:
+    """All of them. ``beside`` is how many processes share the host's budget; what has to be closed at the end is put
+    into ``closing``.
+
+    Raises:
+        SettingsError: something that is set cannot be used.
+    """
+    conversing = len(with_conversations(settings))
+    holdings = Holdings.of(settings.memory_mib * MIB, dialects=conversing)
+    limit = settings.upstream_requests_per_minute / beside
+    gateway = _gateway(settings, holdings, limit, upstream, broker, observer)
+    closing.push_async_callback(gateway.aclose)
+    callers = build_auth.callers(settings, gateway, closing, limit)
+    idempotency = _idempotency(settings, gateway)
+    closing.push_async_callback(idempotency.aclose)
+    conversations = None
+    if conversing:
+        conversations = _conversations(settings, holdings, gateway, store, embedder, callers)
+        closing.push_async_callback(conversations.aclose)
+    return Parts(
+        gateway=gateway,
+        callers=callers,
+        idempotency=idempotency,
+        conversations=conversations,
+        tickets=_tickets(settings),
+        quota=None if settings.requests_per_minute is None else Quota(settings.requests_per_minute),
+        drain=drain,
+        demo_token=None if settings.demo_token is None else settings.demo_token.get_secret_value(),
+        sandbox=settings.sandbox,
+        documented_statuses=settings.agent_protocol_statuses == "documented",
+        stall_seconds=settings.stream_stall_seconds,
+        renderings_bytes=holdings.renderings,
+        started=time.time(),
+    )
+
+
+def _gateway(
+    settings: Settings, holdings: Holdings, limit: float, upstream: Upstream, broker: Broker | None, observer: Observer
+) -> Gateway:
+    return Gateway(
+        upstream,
+        broker or MemoryBroker(max_bytes=holdings.windows),
+        organization=_organization(settings, upstream),
+        ownership=build_auth.ownership(settings),
+        patrol=lambda: Patrol(
+            # jittered, so that streams that began together do not all come back together
+            max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
+            heartbeat=settings.stream_heartbeat_seconds,
+        ),
+        turns=Turns(limit=limit, together=settings.upstream_budget == "gateway"),
+        cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
+        linger=settings.follower_linger_seconds,
+        old_pages_bytes=holdings.old_pages,
+        max_streams=settings.streams_per_process,
+        max_streams_each=settings.streams_per_caller,
+        observer=observer,
+    )
+
+
+def _idempotency(settings: Settings, gateway: Gateway) -> Idempotency:
+    keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)
+    return Idempotency(gateway, MemoryRecords(max_bytes=settings.memory_mib * MIB // 16), keys)
+
+
+def _conversations(
+    settings: Settings,
+    holdings: Holdings,
+    gateway: Gateway,
+    store: Store | None,
+    embedder: Embedder | None,
+    callers: Callers,
+) -> Conversations:
+    """What is kept for dialects that keep any."""
+    return Conversations(
+        gateway,
+        store or _store(settings),
+        kept_days=settings.conversation_days,
+        turns_bytes=holdings.turns,
+        absent=callers.absent if build_auth.SHARED.keys() & set(settings.auth) else None,
+        embedder=embedder or _embedder(settings),
+    )
+
+
+def _embedder(settings: Settings) -> Embedder | None:
+    if settings.embeddings_url is None and settings.embeddings_model is None:
+        return None
+    if settings.embeddings_url is None or settings.embeddings_model is None:
+        raise SettingsError(f"{PREFIX}EMBEDDINGS_URL and {PREFIX}EMBEDDINGS_MODEL: each needs the other")
+    # few have one, and it takes an HTTP client of its own
+    from codegen_api.embeddings.openai import OpenAIEmbedder  # noqa: PLC0415
+
+    token = settings.embeddings_token
+    try:
+        return OpenAIEmbedder(
+            settings.embeddings_url, settings.embeddings_model, None if token is None else token.get_secret_value()
+        )
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}EMBEDDINGS_URL: {error}") from error
+
+
+def _store(settings: Settings) -> Store:
+    # not before it is wanted: the native dialect alone opens no database, and does without what that would take
+    from codegen_api.stores.sql import SqlStore  # noqa: PLC0415
+
+    name, url = "DATA_DIR", f"sqlite:///{(settings.data_dir / DATABASE).absolute()}"
+    if settings.database_url is not None:
+        name, url = "DATABASE_URL", settings.database_url.get_secret_value()
+    try:
+        return SqlStore(url, bytes_each=settings.store_mib_per_user * MIB)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}{name}: {error}") from error
+
+
+def _organization(settings: Settings, upstream: Upstream) -> str | None:
+    try:
+        return None if settings.org_id is None else upstream.organization_id(settings.org_id)
+    except Rejected as error:
+        raise SettingsError(f"{PREFIX}ORG_ID: it is not the id of an organization") from error
+
+
+def _tickets(settings: Settings) -> Tickets | None:
+    if settings.secret_key is None:
+        return None
+    return Tickets(secret_keys(settings.secret_key), settings.stream_max_age_seconds)
+
+
+def metrics() -> "Metrics":
+    # not before the directory is named: prometheus_client decides for good when it is imported
+    from codegen_api.metrics import Metrics  # noqa: PLC0415
+
+    directory = os.environ.get(workers.METRICS_DIRECTORY)
+    try:
+        return Metrics(Path(directory) if directory else None)
+    except OSError as error:
+        raise SettingsError(f"{workers.METRICS_DIRECTORY}: {error.strerror}") from error
+
+
+def via(settings: Settings) -> str:
+    """The name under which this deployment forwards: gateways in a row differ by what is behind them."""
+    return f"codegen-api-{hashlib.sha256(settings.base_url.encode()).hexdigest()[:12]}"

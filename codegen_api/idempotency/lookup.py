@@ -1,0 +1,114 @@
+"""Looking at the host for what it did: a run by its mark, a resume by what the user said."""
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from codegen_api.errors import GatewayError, OutcomeUnknown, UpstreamError, UpstreamFailure, UpstreamUnreachable
+from codegen_api.gateway import Gateway
+from codegen_api.identity import ALL, READ, WRITE, Caller
+from codegen_api.runs import Cursor, LogEntry, Run, RunRef
+from codegen_api.searching import SEARCHED_PAGES
+from codegen_api.upstreams import RunFilter
+
+CUT_GRACE = 5.0
+"""Seconds for which a host whose connection broke may still act on what it heard."""
+
+SILENT_GRACE = 60.0
+"""The same for a host that did not answer in time."""
+
+SECOND_LOOK = 1.0
+"""Seconds after which is looked once more for what a host did that answered, and said nothing of use."""
+
+CLOCKS = 600.0
+"""Seconds by which the host's clock may be behind ours."""
+
+PROMPT = 200
+"""So much of a prompt is compared with what the log says: hosts may cut what is longer."""
+
+
+def in_doubt(error: BaseException) -> bool:
+    """Whether the host may have acted on what ended in this error."""
+    return error.may_have_acted if isinstance(error, UpstreamFailure) else not isinstance(error, GatewayError)
+
+
+def grace(error: BaseException) -> float:
+    """Seconds for which the host may still act on what ended in this error."""
+    if isinstance(error, UpstreamError):
+        return 0.0
+    return CUT_GRACE if isinstance(error, UpstreamUnreachable) else SILENT_GRACE
+
+
+async def find_marked(
+    gateway: Gateway,
+    caller: Caller,
+    organization: str,
+    name: str,
+    values: Collection[str],
+    since: float,
+    *,
+    pages: int = SEARCHED_PAGES,
+    suits: Callable[[Run], bool] = lambda _: True,
+) -> Run | None:
+    """The newest run that ``suits`` and whose mark of this ``name`` is one of ``values``, if it was created after
+    ``since`` (epoch seconds).
+
+    The list is newest first, so what is older than that ends the search.
+
+    Raises:
+        OutcomeUnknown: it is not on the first ``pages``, and there are more; or it may be one that cannot be had.
+    """
+    skip, unseen = 0, False
+    while pages > 0:
+        found = await gateway.list(looking(caller), organization, skip, gateway.page_size, RunFilter(), None)
+        pages -= SEARCHED_PAGES if found.searched else 1
+        unseen = unseen or found.unseen
+        for run in found.listing.items:
+            if (run.marks or {}).get(name) in values and suits(run):
+                return run
+            if run.created is not None and run.created < since - CLOCKS and not unseen:
+                return None
+        if unseen:
+            break
+        if found.listing.at_end:
+            return None
+        skip = found.next_skip or skip + found.listing.length
+    raise OutcomeUnknown("There are too many newer runs to find out whether this one was started.", retry_after=60)
+
+
+async def find_said(
+    gateway: Gateway, caller: Caller, ref: RunRef, prompt: str, *, after: Cursor = 0, behind: str | None = None
+) -> bool:
+    """Whether the user has said this in a run: after so many entries, where it stands near the beginning; or ``behind``
+    the entry of this name, looked for from the end.
+
+    Raises:
+        OutcomeUnknown: it is not in the first pages, and there are more; or it may be an entry that cannot be had.
+    """
+    newest_first = behind is not None
+    for _ in range(SEARCHED_PAGES):
+        page = await gateway.read_log(
+            looking(caller), ref.organization, ref.id, after, gateway.page_size, newest_first=newest_first
+        )
+        for entry in page.entries:
+            if entry.absent:
+                raise OutcomeUnknown("The host cannot show all of the log.", retry_after=60)
+            if newest_first and name_of(entry) == behind:
+                return False
+            if entry.said is not None and prompt.strip()[:PROMPT] in entry.said:
+                return True
+        if page.at_end:
+            return False
+        after += page.length
+    raise OutcomeUnknown("The log has grown too long to find out whether the run was resumed.", retry_after=60)
+
+
+def looking(caller: Caller) -> Caller:
+    """Who looks for what the caller did: they need no right to read what they may write."""
+    reading = {READ, READ + ALL} if WRITE + ALL in caller.scopes else {READ}
+    return replace(caller, scopes=caller.scopes | reading)
+
+
+def name_of(entry: LogEntry) -> str:
+    """An entry's name in its log: when it was made, because the rest may be amended."""
+    return entry.created_at or hashlib.sha256(entry.json).hexdigest()
