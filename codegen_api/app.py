@@ -26,7 +26,7 @@ from codegen_api.proxies import way_through
 from codegen_api.settings import Settings, SettingsError, read_settings, remarks
 from codegen_api.shapes import Shapes
 from codegen_api.stores import Store
-from codegen_api.telemetry import Observer, Quiet, log_loop_fault, logger, set_up_logging, warn_on_terminal
+from codegen_api.telemetry import NullObserver, Observer, log_loop_fault, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
 from codegen_api.web import named, understood
 
@@ -123,7 +123,7 @@ def _build(
     store: Store | None,
     embedder: Embedder | None,
 ) -> FastAPI:
-    observer: Observer = Quiet()
+    observer: Observer = NullObserver()
     set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - not the one that there is now
     beside = workers.beside(settings.workers)
     dialects = build_parts.dialects(settings)

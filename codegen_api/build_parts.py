@@ -39,7 +39,7 @@ from codegen_api.telemetry import Observer
 from codegen_api.upstreams import Upstream
 
 if TYPE_CHECKING:
-    from codegen_api.metrics import Metrics
+    from codegen_api.metrics import PrometheusObserver
 
 DIALECTS = {
     name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
@@ -242,13 +242,13 @@ def _tickets(settings: Settings) -> Tickets | None:
     return Tickets(secret_keys(settings.secret_key), settings.stream_max_age_seconds)
 
 
-def metrics() -> "Metrics":
+def metrics() -> "PrometheusObserver":
     # not before the directory is named: prometheus_client decides for good when it is imported
-    from codegen_api.metrics import Metrics  # noqa: PLC0415
+    from codegen_api.metrics import PrometheusObserver  # noqa: PLC0415
 
     directory = os.environ.get(workers.METRICS_DIRECTORY)
     try:
-        return Metrics(Path(directory) if directory else None)
+        return PrometheusObserver(Path(directory) if directory else None)
     except OSError as error:
         raise SettingsError(f"{workers.METRICS_DIRECTORY}: {error.strerror}") from error
 

@@ -314,15 +314,15 @@ class Edge:
             return not self._cors.is_allowed_origin(origin)
         return site in ("cross-site", "same-site")
 
-    def _connection(self, send: Send) -> "Connection":
+    def _connection(self, send: Send) -> "ServerConnection":
         """ASGI has no word for a connection; uvicorn's ``send`` knows its transport."""
         transport = getattr(getattr(send, "__self__", None), "transport", None)
         if transport is not None:
             self._transports.add(transport)
-        return Connection(transport)
+        return ServerConnection(transport)
 
 
-class Connection:
+class ServerConnection:
     """A client's connection, as far as the server lets us know it."""
 
     def __init__(self, transport: asyncio.Transport | None) -> None:

@@ -35,9 +35,9 @@ from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, heard
 from codegen_api.pace import Cadence
 from codegen_api.reads import Reads
-from codegen_api.runs import Appended, Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step
-from codegen_api.searching import SEARCHED_PAGES, Found, has_status, search
-from codegen_api.telemetry import Observation, Observer, Observers, Quiet
+from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
+from codegen_api.searching import SEARCHED_PAGES, FoundRuns, has_status, search
+from codegen_api.telemetry import NullObserver, Observation, Observer, Observers
 from codegen_api.upstreams import (
     Cancels,
     Listing,
@@ -86,7 +86,7 @@ class Gateway:
         self._ownership = ownership or Ownership()
         self._patrol = patrol
         self._seats = Seats(max_streams, max_streams_each)
-        self._observer = observer or Quiet()
+        self._observer = observer or NullObserver()
         self._clock = clock
         turns = turns or Turns()
         upstream.observer = Observers(turns, self._observer)
@@ -108,7 +108,7 @@ class Gateway:
         )
         self._writes = 0
         self._gets: Flights[tuple[int, str, RunRef], Right] = Flights()
-        self._log_reads: Flights[tuple[int, str, RunRef, Cursor, int, bool], Page] = Flights()
+        self._log_reads: Flights[tuple[int, str, RunRef, Cursor, int, bool], LogPage] = Flights()
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
@@ -247,7 +247,7 @@ class Gateway:
 
     async def list(
         self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
-    ) -> Found:
+    ) -> FoundRuns:
         """Runs, newest first; with ``status`` (the host's word or ours) only those.
 
         What the host cannot filter is searched for, up to a bound: a status, and the caller's own runs. They are what
@@ -261,7 +261,7 @@ class Gateway:
                 return await self._own_runs.list(caller, organization, skip, limit, only, status, writes=self._writes)
             if status is None:
                 listing = await self._reads.runs(caller.credential, organization, skip, limit, only)
-                return Found(listing, listing.next(skip), unseen=bool(listing.gaps))
+                return FoundRuns(listing, listing.next(skip), unseen=bool(listing.gaps))
             found = await search(
                 lambda place: self._reads.runs(caller.credential, organization, place, self.page_size, only),
                 lambda run: has_status(run, status),
@@ -270,7 +270,7 @@ class Gateway:
             )
         # a page of what matched has no number: nobody knows how many there are
         listing = Listing(found.runs, Paging(found.total, None, limit, None), found.next_place is None)
-        return Found(listing, found.next_place, searched=True, unseen=found.unseen)
+        return FoundRuns(listing, found.next_place, searched=True, unseen=found.unseen)
 
     async def resume(
         self,
@@ -333,7 +333,7 @@ class Gateway:
 
     async def read_log(
         self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
-    ) -> Page:
+    ) -> LogPage:
         writes, credential = self._writes, caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
         with heard(caller):

@@ -35,7 +35,7 @@ codegen_api_viewers 3.0
 """
 
 
-class Metrics:
+class PrometheusObserver:
     """An observer that counts. ``directory`` is where all workers write, None where there is one process.
 
     What it counts is its own, whatever else in this process counts with the same library.

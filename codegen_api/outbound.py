@@ -35,7 +35,7 @@ MAX_ANSWER = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HostAnswer:
     """What the host said. ``readable``: it was JSON, which is ``json``; else that is None.
 
     ``account`` is for the log: what was asked, and what kind of answer came. ``large``: to make something of it takes
@@ -100,7 +100,7 @@ class Outbound:
         *,
         order: bool = False,
         unread: bool = False,
-    ) -> Answer:
+    ) -> HostAnswer:
         """One exchange; ``body`` is JSON. ``order``: the head of an answer of success will do, whatever comes of the
         rest; ``unread``: none of that is wanted.
 
@@ -129,7 +129,7 @@ class Outbound:
         usable = response.status_code < 500 and (readable or (order and response.is_success))
         self._observe(None if usable else came)
         said = response.headers
-        return Answer(
+        return HostAnswer(
             response.status_code,
             answer,
             readable,

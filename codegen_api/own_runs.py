@@ -7,7 +7,7 @@ from codegen_api.identity import Caller
 from codegen_api.ownership import Ownership
 from codegen_api.reads import Reads
 from codegen_api.runs import Paging, Run, RunRef
-from codegen_api.searching import Found, RunIndex, has_status, search
+from codegen_api.searching import FoundRuns, RunIndex, has_status, search
 from codegen_api.upstreams import Listing, RunFilter
 
 LISTS = 16
@@ -91,7 +91,7 @@ class OwnRuns:
         status: str | None,
         *,
         writes: int,
-    ) -> Found:
+    ) -> FoundRuns:
         """The caller's own runs: ``skip`` counts them, or is where a search stopped. Reads that began after the same
         number of ``writes`` are one.
         """
@@ -132,7 +132,7 @@ class OwnRuns:
             on = self._ownership.seal(mark.written()) if mark.place < _PLACES else None
         # what others have is theirs: neither how many there are nor where in their list is told
         listing = Listing(found.runs, Paging(None, None, limit, None), on is None)
-        return Found(listing, on, searched=True, unseen=found.unseen)
+        return FoundRuns(listing, on, searched=True, unseen=found.unseen)
 
     async def aclose(self) -> None:
         """End what is under way."""

@@ -10,7 +10,7 @@ import stamina
 from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamUnreachable
 from codegen_api.following import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Page, Run, RunRef
+from codegen_api.runs import Cursor, LogPage, Run, RunRef
 from codegen_api.upstreams import Listing, Members, Organization, Repositories, Repository, RunFilter, Upstream, User
 
 T = TypeVar("T")
@@ -77,8 +77,10 @@ class Reads:
             limit,
         )
 
-    async def log(self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool) -> Page:
-        def read(start: int, amount: int, tries: int) -> Awaitable[Page]:
+    async def log(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool
+    ) -> LogPage:
+        def read(start: int, amount: int, tries: int) -> Awaitable[LogPage]:
             return patiently(
                 self._fairly(
                     credential,

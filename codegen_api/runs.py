@@ -181,7 +181,7 @@ UNCOUNTED = Paging(None, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class LogPage:
     """A stretch of the log, with the run as it was at that moment.
 
     ``entries`` follow position ``after``. ``at_end``: the log had no more when this was read, by the host's word; how

@@ -27,7 +27,7 @@ _UNKNOWN: Listed = (RunRef("", ""), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRuns:
     """Runs of a list, with an account of it. ``next_skip`` says where to go on; None at its end. ``searched``: the list
     was searched for them. ``unseen``: some runs on the way could not be had.
     """

@@ -96,7 +96,7 @@ class Observer(Protocol):
         ...
 
 
-class Quiet:
+class NullObserver:
     """An observer who keeps it to himself."""
 
     def asking(self, credential: str, operation: str) -> None:

@@ -25,7 +25,7 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """What prometheus_client looks for when it is imported."""
 
 
-class Shared:
+class SharedDirectory:
     """The directory at ``path``, joined.
 
     Raises:
@@ -74,7 +74,7 @@ def _entered(path: Path) -> int | None:
     return held if kept else None
 
 
-def join() -> Shared:
+def join() -> SharedDirectory:
     """The directory of this worker and of those beside it.
 
     Raises:
@@ -83,10 +83,10 @@ def join() -> Shared:
     parent = multiprocessing.parent_process()
     key = bytes(multiprocessing.current_process().authkey)
     name = hmac.digest(key, f"codegen_api {parent.pid if parent else os.getpid()}".encode(), "sha256").hex()
-    return Shared(Path(tempfile.gettempdir()) / f"codegen-api-{name[:32]}")
+    return SharedDirectory(Path(tempfile.gettempdir()) / f"codegen-api-{name[:32]}")
 
 
-def share(beside: int) -> Shared | None:
+def share(beside: int) -> SharedDirectory | None:
     """What this worker shares with those beside it, unless the operator has named a directory for them."""
     if beside == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
         return None

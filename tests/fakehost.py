@@ -9,8 +9,8 @@ from typing import Any
 
 from codegen_api.errors import AnswerTooLong, Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
-from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus, Step, StepKind
-from codegen_api.telemetry import Allowance, Observation, Observer, Quiet
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step, StepKind
+from codegen_api.telemetry import Allowance, NullObserver, Observation, Observer
 from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User, observed
 from tests.leaks import WATCH
 
@@ -81,7 +81,7 @@ class FakeHost:
     page_size = 100
 
     def __init__(self, *, with_totals: bool = True) -> None:
-        self.observer: Observer = Quiet()
+        self.observer: Observer = NullObserver()
         self.runs: dict[str, Hosted] = {}
         self.tokens: dict[str, str] = {"alice": "1", "bob": "2"}
         self.barred: set[tuple[str, str]] = set()
@@ -197,7 +197,7 @@ class FakeHost:
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-    ) -> Page:
+    ) -> LogPage:
         await self._called("log", credential)
         hosted = self._hosted(credential, ref)
         entries = list(reversed(hosted.entries)) if newest_first else hosted.entries
@@ -205,7 +205,7 @@ class FakeHost:
         total = self.counts(len(entries), len(given)) if self.with_totals else None
         if sum(len(json.dumps(entry)) for entry in given) > self.heaviest:
             raise self.too_heavy()
-        return Page(
+        return LogPage(
             self._run(hosted),
             after,
             tuple(

@@ -29,7 +29,7 @@ from codegen_api.following import Ended, Patrol, Position, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.runs import Changed, Paging, RunStatus, to_json
-from codegen_api.searching import Found
+from codegen_api.searching import FoundRuns
 from codegen_api.upstreams import LARGEST_METADATA, Listing, NewRun, Organization, RunFilter
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer
@@ -282,7 +282,7 @@ def a_host_with(statuses: list[str]) -> FakeHost:
     return host
 
 
-def ids(found: Found) -> list[str]:
+def ids(found: FoundRuns) -> list[str]:
     return [run.ref.id for run in found.listing.items]
 
 

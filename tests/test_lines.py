@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from codegen_api.lines import MOST_BYTES, Lines
-from codegen_api.metrics import Metrics
+from codegen_api.metrics import PrometheusObserver
 
 WAIT = 30.0
 
@@ -91,7 +91,7 @@ def test_a_line_that_cannot_be_written_is_lost_and_counted(how: str) -> None:
     if how == "a file that was closed":
         os.close(write)
         descriptor = 1_000_000  # a number that nothing is given meanwhile
-    metrics = Metrics()
+    metrics = PrometheusObserver()
     lines = Lines(descriptor, metrics.unlogged)
     for _ in range(3):
         lines.handle(logging.LogRecord("x", logging.INFO, "", 0, "hello", None, None))

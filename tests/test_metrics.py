@@ -19,9 +19,9 @@ from codegen_api.brokers import Batch
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
-from codegen_api.metrics import METHODS, Metrics, Sum
+from codegen_api.metrics import METHODS, PrometheusObserver, Sum
 from codegen_api.runs import LogEntry
-from codegen_api.telemetry import Exchange, Observers, Quiet
+from codegen_api.telemetry import Exchange, NullObserver, Observers
 from tests import virtual
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, Site, gateway_app, run, serving
@@ -61,7 +61,7 @@ def exchange(operation: str, outcome: str, seconds: float = 0.1) -> Exchange:
 
 @pytest.mark.wire("metrics")
 def test_requests_are_counted_by_route_method_and_status() -> None:
-    metrics = Metrics()
+    metrics = PrometheusObserver()
     for status in (200, 200, 404, None):
         metrics.answered("/agent-runs/{id}", "GET", status, 0.3)
     text = metrics.render().decode()
@@ -74,7 +74,7 @@ def test_requests_are_counted_by_route_method_and_status() -> None:
 
 @pytest.mark.wire("metrics")
 def test_calls_to_the_host_are_counted_by_operation_and_outcome_and_its_refusals_once_more() -> None:
-    metrics = Metrics()
+    metrics = PrometheusObserver()
     for outcome in ("ok", "upstream_rate_limited", "upstream_rate_limited", "cancelled"):
         metrics.asking("digest-of-a-token", "read_log")
         metrics.asked(exchange("read_log", outcome, 2))
@@ -91,14 +91,14 @@ def test_calls_to_the_host_are_counted_by_operation_and_outcome_and_its_refusals
 
 @pytest.mark.wire("metrics-tell-nothing")
 def test_what_a_client_makes_up_is_one_label() -> None:
-    metrics = Metrics()
+    metrics = PrometheusObserver()
     for index in range(100):
         metrics.answered(None, f"SPY{index}", 404, 0)
     assert value(metrics.render().decode(), "requests_total", route="other", method="other", status="404") == 100
 
 
 def test_the_counts_of_two_applications_are_their_own() -> None:
-    one, other = Metrics(), Metrics()
+    one, other = PrometheusObserver(), PrometheusObserver()
     one.serving(3, 2)
     one.delivered(1.0)
     assert [value(each.render().decode(), "viewers") for each in (one, other)] == [3, 0]
@@ -106,7 +106,7 @@ def test_the_counts_of_two_applications_are_their_own() -> None:
 
 
 def test_several_observers_are_all_told_everything() -> None:
-    class Witness(Quiet):
+    class Witness(NullObserver):
         def __init__(self) -> None:
             self.told: list[Any] = []
 
@@ -154,7 +154,7 @@ def test_what_a_dead_worker_counted_stays_and_what_it_was_doing_does_not(tmp_pat
 # -- how old entries are ----------------------------------------------------------------------------------------------
 
 
-class Ages(Quiet):
+class Ages(NullObserver):
     def __init__(self) -> None:
         self.heard: list[float] = []
 
@@ -334,7 +334,7 @@ def test_nothing_there_says_anything_of_anybody() -> None:
     token, run_id, organization, user = "sk-AliceSecretToken", "770077", "880088", "990099"
     secrets = {token, token.upper(), run_id, organization, user, "31337", "Mallory"}
 
-    class Digests(Quiet):
+    class Digests(NullObserver):
         def asking(self, credential: str, operation: str) -> None:
             secrets.add(credential)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.runs import ENTRY_OVERHEAD, LogEntry, Page, Paging, Run, RunRef, RunStatus, from_json, to_json
+from codegen_api.runs import ENTRY_OVERHEAD, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, from_json, to_json
 
 REF = RunRef("9", "1")
 
@@ -17,9 +17,9 @@ def a_run(run_status: RunStatus = RunStatus.RUNNING, **fields: Any) -> Run:
     return Run(REF, run_status, run_status.name, fields)
 
 
-def page(after: int, count: int, *, total: int | None = None, newest_first: bool = False) -> Page:
+def page(after: int, count: int, *, total: int | None = None, newest_first: bool = False) -> LogPage:
     entry = LogEntry(b"{}", None, False, False)
-    return Page(a_run(), after, (entry,) * count, False, Paging(total, None, None, None), newest_first)
+    return LogPage(a_run(), after, (entry,) * count, False, Paging(total, None, None, None), newest_first)
 
 
 texts = st.text(st.characters(exclude_categories=()), max_size=30)  # every code point, lone surrogates too

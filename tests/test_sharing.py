@@ -9,7 +9,7 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import GatewayError, NotFound, QuotaExhausted, UpstreamTimeout
 from codegen_api.gateway import Gateway
-from codegen_api.runs import Page, Run
+from codegen_api.runs import LogPage, Run
 from codegen_api.upstreams import NewRun
 from tests.fakehost import FakeHost, caller
 from tests.test_ownership import gateway_to as owning_gateway
@@ -28,7 +28,7 @@ class Distant(FakeHost):
         await asyncio.sleep(self.way)
         return answer
 
-    async def read_log(self, *more: Any, **rest: Any) -> Page:
+    async def read_log(self, *more: Any, **rest: Any) -> LogPage:
         answer = await super().read_log(*more, **rest)
         await asyncio.sleep(self.way)
         return answer
@@ -156,10 +156,10 @@ async def test_what_was_asked_before_a_write_is_no_answer_to_who_asks_after_it(
     assert not before[0].done()
     old, again = await asyncio.gather(*before)
     assert old is again
-    run_then, run_later = (each.run if isinstance(each, Page) else each for each in (old, later))
+    run_then, run_later = (each.run if isinstance(each, LogPage) else each for each in (old, later))
     assert (run_then.raw_status, run_later.raw_status) == ("ACTIVE", host.runs["1"].status)
     assert run_later.raw_status == "PAUSED" or not fails
-    if isinstance(later, Page):
+    if isinstance(later, LogPage):
         assert len(old.entries) == 3
         assert len(later.entries) == len(host.runs["1"].entries) > 3
     await gateway.aclose()
@@ -174,7 +174,7 @@ async def test_a_stranger_who_asks_at_the_same_time_is_not_given_the_owner_s_ans
         lambda who: gateway.read_log(who, "9", "1", 0, 100, newest_first=False),
     ):
         hers, theirs = await asyncio.gather(ask(user("ann")), ask(user("eve")), return_exceptions=True)
-        assert isinstance(hers, Run | Page)
+        assert isinstance(hers, Run | LogPage)
         assert isinstance(theirs, NotFound)
     await gateway.aclose()
 

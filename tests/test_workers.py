@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from codegen_api import workers
-from codegen_api.workers import Shared
+from codegen_api.workers import SharedDirectory
 
 
 def test_the_directory_is_ours_alone_and_goes_with_the_last_who_leaves(tmp_path: Path) -> None:
     path = tmp_path / "shared"
-    one, other = Shared(path), Shared(path)
+    one, other = SharedDirectory(path), SharedDirectory(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     (path / "file").touch()
     one.leave()
@@ -27,10 +27,10 @@ def test_the_directory_is_ours_alone_and_goes_with_the_last_who_leaves(tmp_path:
 
 def test_whoever_comes_after_the_last_one_left_finds_it_empty(tmp_path: Path) -> None:
     path = tmp_path / "shared"
-    one = Shared(path)
+    one = SharedDirectory(path)
     (path / "file").touch()
     one.leave()
-    other = Shared(path)
+    other = SharedDirectory(path)
     assert list(path.iterdir()) == []
     other.leave()
 
@@ -38,7 +38,7 @@ def test_whoever_comes_after_the_last_one_left_finds_it_empty(tmp_path: Path) ->
 def test_nobody_loses_the_directory_while_others_come_and_go(tmp_path: Path) -> None:
     def come_and_go(number: int) -> None:
         for _ in range(100):
-            shared = Shared(tmp_path / "shared")
+            shared = SharedDirectory(tmp_path / "shared")
             (shared.path / str(number)).touch()
             assert (shared.path / str(number)).exists()
             shared.leave()
@@ -57,7 +57,7 @@ def test_a_worker_that_dies_holds_nothing(tmp_path: Path) -> None:
     dying.start()
     try:
         assert joined.wait(30)
-        survivor = Shared(path)
+        survivor = SharedDirectory(path)
     finally:
         dying.kill()
         dying.join(30)
@@ -66,7 +66,7 @@ def test_a_worker_that_dies_holds_nothing(tmp_path: Path) -> None:
 
 
 def _join_and_wait(path: Path, joined: Event) -> None:
-    shared = Shared(path)
+    shared = SharedDirectory(path)
     joined.set()
     joined.wait(60)
     multiprocessing.Event().wait(60)
@@ -90,13 +90,13 @@ def test_what_is_not_ours_alone_is_not_taken(prepare: object, tmp_path: Path) ->
     prepare(path)  # type: ignore[operator]
     held = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     with pytest.raises(OSError, match="shared"):
-        Shared(path)
+        SharedDirectory(path)
     assert (len(os.listdir("/proc/self/fd")) if held else 0) == held
 
 
 def test_where_nothing_can_be_made_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Shared(tmp_path / "missing" / "shared")
+        SharedDirectory(tmp_path / "missing" / "shared")
 
 
 def _name(answer: "multiprocessing.SimpleQueue[str]") -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from codegen_api.positions import Missed, Position
-from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Page, RunRef
+from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, LogPage, RunRef
 
 BATCH_BYTES = 64 * 1024
 """The most that one batch holds (unless a single entry is larger): what a stuck connection can pin."""
@@ -65,7 +65,7 @@ class Forgotten(Exception):
 class Broker(Protocol):
     """Where logs pass from their follower to their viewers."""
 
-    async def publish(self, news: Page | Changed) -> None:
+    async def publish(self, news: LogPage | Changed) -> None:
         """Take in a page or a new description of the run. Publishing the same page twice does nothing.
 
         The first page of a run opens its window. An entry that was there already, or was noted, and differs is an
@@ -73,7 +73,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def note(self, page: Page) -> None:
+    async def note(self, page: LogPage) -> None:
         """Remember of a page how its entries look, and nothing else: somebody is about to be given what is not in the
         window.
         """

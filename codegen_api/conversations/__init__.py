@@ -1,11 +1,11 @@
 """Agents, conversations and their turns, between the dialects that keep state and the gateway.
 
-``Conversations`` is the door, ``Ask`` what a turn is to be, ``Checkpoint`` a place in a conversation. What comes of a
-turn comes as ``Progress``.
+``Conversations`` is the door, ``Ask`` what a turn is to be, ``TurnCheckpoint`` a place in a conversation. What comes of
+a turn comes as ``Progress``.
 """
 
 from codegen_api.conversations.changing import change
-from codegen_api.conversations.checkpoints import BEFORE, Checkpoint, Stretch, end_of
+from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.conversations import Conversations, checked, owner_of
 from codegen_api.conversations.late import START, Changes, Form, Slot
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
@@ -25,7 +25,6 @@ __all__ = [
     "Came",
     "Caught",
     "Changes",
-    "Checkpoint",
     "Closed",
     "Conversations",
     "Form",
@@ -35,6 +34,7 @@ __all__ = [
     "Slot",
     "Stretch",
     "Telling",
+    "TurnCheckpoint",
     "change",
     "checked",
     "end_of",

@@ -18,7 +18,7 @@ _FORM = re.compile(r"(.{1,200})\.(input|[0-9]{1,15})", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class TurnCheckpoint:
     """Behind entry ``offset`` of the turn's stretch, counted from 1; at 0 the user has spoken and nothing has come."""
 
     turn: str
@@ -28,20 +28,20 @@ class Checkpoint:
         return f"{self.turn}.{'input' if self.offset == BEFORE else self.offset}"
 
     @classmethod
-    def of(cls, text: str) -> "Checkpoint":
+    def of(cls, text: str) -> "TurnCheckpoint":
         """
         Raises:
             NotFound: there can be no such checkpoint.
         """
         found = _FORM.fullmatch(text)
         if found is None:
-            raise NotFound.named("Checkpoint", text)
+            raise NotFound.named("TurnCheckpoint", text)
         return cls(found[1], BEFORE if found[2] == "input" else int(found[2]))
 
 
-def end_of(turn: Turn) -> Checkpoint:
+def end_of(turn: Turn) -> TurnCheckpoint:
     """The last checkpoint of a turn that is over."""
-    return Checkpoint(turn.id, 0 if turn.end is None else turn.end - turn.begin)
+    return TurnCheckpoint(turn.id, 0 if turn.end is None else turn.end - turn.begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Stretch:
 async def path(
     store: Store,
     owner: str,
-    checkpoint: Checkpoint | None,
+    checkpoint: TurnCheckpoint | None,
     known: Sequence[Turn] = (),
     *,
     asked_for: bool = False,
@@ -72,13 +72,13 @@ async def path(
         turn = turns.get(checkpoint.turn) or await store.turn(owner, checkpoint.turn)
         if turn is None or not turn.state.begun or not _reaches(turn, checkpoint.offset):
             if asked_for:
-                raise NotFound.named("Checkpoint", str(checkpoint))
+                raise NotFound.named("TurnCheckpoint", str(checkpoint))
             break
         asked_for = False
         if checkpoint.offset != BEFORE:
             at_end = turn.end is not None and checkpoint.offset == turn.end - turn.begin
             found.append(Stretch(turn, None if at_end else checkpoint.offset))
-        checkpoint = None if turn.parent is None else Checkpoint.of(turn.parent)
+        checkpoint = None if turn.parent is None else TurnCheckpoint.of(turn.parent)
     return found[::-1]
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from codegen_api.conversations import checkpoints
-from codegen_api.conversations.checkpoints import Checkpoint, Stretch
+from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint
 from codegen_api.conversations.late import Late
 from codegen_api.conversations.meaning import Meaning
 from codegen_api.conversations.planning import Ask, Planning, latest_end
@@ -250,7 +250,7 @@ class Conversations:
 
     # -- what was said ------------------------------------------------------------------------------------------------
 
-    async def path(self, caller: Caller, conversation: str, checkpoint: Checkpoint | None = None) -> list[Stretch]:
+    async def path(self, caller: Caller, conversation: str, checkpoint: TurnCheckpoint | None = None) -> list[Stretch]:
         """The stretches of turns that lead to a checkpoint of a conversation, else to its end.
 
         Raises:
@@ -261,12 +261,12 @@ class Conversations:
         if checkpoint is not None:
             return await self._path_to(caller, conversation, checkpoint, known)
         if known and known[0].state.active:
-            parent = None if known[0].parent is None else Checkpoint.of(known[0].parent)
+            parent = None if known[0].parent is None else TurnCheckpoint.of(known[0].parent)
             return [*await checkpoints.path(self.store, owner, parent, known), Stretch(known[0], None)]
         there = None if known else await self.store.conversation(owner, conversation)
         return await checkpoints.path(self.store, owner, latest_end(there, known), known)
 
-    async def leading_to(self, caller: Caller, checkpoint: Checkpoint) -> list[Stretch]:
+    async def leading_to(self, caller: Caller, checkpoint: TurnCheckpoint) -> list[Stretch]:
         """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in, as far as they are
         still there.
         """
@@ -289,23 +289,23 @@ class Conversations:
         return [self.gateway.step(entry) for entry in await self.entries(caller, stretch)]
 
     async def _path_to(
-        self, caller: Caller, conversation: str, checkpoint: Checkpoint, known: Sequence[Turn]
+        self, caller: Caller, conversation: str, checkpoint: TurnCheckpoint, known: Sequence[Turn]
     ) -> list[Stretch]:
         owner = owner_of(caller)
         path = await checkpoints.path(self.store, owner, checkpoint, known, asked_for=True)
         if any(turn.id == checkpoint.turn for turn in known):
             turn = path[-1].turn if checkpoint.offset > 0 else None
             if turn is not None and turn.end is None and not await self.has(caller, turn, checkpoint.offset):
-                raise NotFound.named("Checkpoint", str(checkpoint))
+                raise NotFound.named("TurnCheckpoint", str(checkpoint))
         elif not await self._inherits(owner, conversation, checkpoint, known):
-            raise NotFound.named("Checkpoint", str(checkpoint))
+            raise NotFound.named("TurnCheckpoint", str(checkpoint))
         return path
 
-    async def _inherits(self, owner: str, conversation: str, checkpoint: Checkpoint, known: Sequence[Turn]) -> bool:
+    async def _inherits(self, owner: str, conversation: str, checkpoint: TurnCheckpoint, known: Sequence[Turn]) -> bool:
         """Whether a checkpoint of another conversation is one that leads to this one, which is a fork of it."""
         there, ids = await self.store.conversation(owner, conversation), {turn.id for turn in known}
         parents = {turn.parent for turn in known} | {None if there is None else there.parent}
-        for parent in (Checkpoint.of(each) for each in parents if each is not None):
+        for parent in (TurnCheckpoint.of(each) for each in parents if each is not None):
             if parent == checkpoint:
                 return True
             for stretch in await checkpoints.path(self.store, owner, parent) if parent.turn not in ids else []:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from codegen_api.conversations import checkpoints
-from codegen_api.conversations.checkpoints import Checkpoint, Stretch, end_of
+from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
 from codegen_api.conversations.reading import Reading
 from codegen_api.errors import NotFound
@@ -37,7 +37,7 @@ class Ask:
     images: tuple[str, ...] = ()
     agent: Agent | None = None
     system_prompt: str | None = None
-    checkpoint: Checkpoint | None = None
+    checkpoint: TurnCheckpoint | None = None
     if_busy: str = "reject"
     run: NewRun = field(default_factory=lambda: NewRun(""))
     fresh: bool = False
@@ -117,7 +117,7 @@ class Planning:
         told = [(USER, text_of(message)) for message in stretch.turn.messages]
         entries = await self._reading.entries(caller, owner, stretch)
         if stretch.upto is not None and len(entries) < stretch.upto:
-            raise NotFound.named("Checkpoint", f"{stretch.turn.id}.{stretch.upto}")
+            raise NotFound.named("TurnCheckpoint", f"{stretch.turn.id}.{stretch.upto}")
         for step in map(self._gateway.step, entries):
             if step.kind is StepKind.ACTION:
                 told.append((f"Tool {step.tool}", f"{step.text}\n{_json(step.input)} -> {_json(step.output)}"))
@@ -128,12 +128,12 @@ class Planning:
         return told
 
 
-def latest_end(conversation: Conversation | None, known: Sequence[Turn]) -> Checkpoint | None:
+def latest_end(conversation: Conversation | None, known: Sequence[Turn]) -> TurnCheckpoint | None:
     """The end of a conversation: that of its latest turn, unless the host never began it; or what it is a fork of."""
     if known and known[0].end is not None:
         return end_of(known[0])
     parent = known[0].parent if known else None if conversation is None else conversation.parent
-    return None if parent is None else Checkpoint.of(parent)
+    return None if parent is None else TurnCheckpoint.of(parent)
 
 
 def text_of(message: Mapping[str, Json]) -> str:
@@ -144,7 +144,7 @@ def text_of(message: Mapping[str, Json]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _goes_on(last: Turn, checkpoint: Checkpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
+def _goes_on(last: Turn, checkpoint: TurnCheckpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
     """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
     later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)
     return checkpoint == end_of(last) and last.conversation == conversation and last.end is not None and not later

@@ -16,7 +16,7 @@ from codegen_api.errors import UpstreamError
 from codegen_api.following import Current, Ended, Leaving, Notice, Position, Quiet, Resync, Update, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Appended, Changed, Cursor, LogEntry, Page, Run, RunStatus
+from codegen_api.runs import Appended, Changed, Cursor, LogEntry, LogPage, Run, RunStatus
 from codegen_api.stores import Turn, TurnState
 
 RESUME_DOUBT = 30.0
@@ -193,7 +193,7 @@ class _Watch:
                 self.answer = self._gateway.step(each.entry).text
         return came
 
-    async def _read(self, after: Cursor) -> Page:
+    async def _read(self, after: Cursor) -> LogPage:
         assert self._turn.run is not None  # noqa: S101 - it is followed
         ref, size = self._turn.run, self._gateway.page_size
         return await self._gateway.read_log(self._caller, ref.organization, ref.id, after, size, newest_first=False)

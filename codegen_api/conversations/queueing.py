@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from codegen_api.conversations.checkpoints import Checkpoint
+from codegen_api.conversations.checkpoints import TurnCheckpoint
 from codegen_api.conversations.planning import Ask, Planning, latest_end, new_id
 from codegen_api.conversations.progress import RESTING
 from codegen_api.conversations.prompts import storable_text
@@ -193,7 +193,7 @@ class Queue:
             if passes(error):
                 raise
 
-    async def _fail(self, owner: str, waiting: Turn, parent: Checkpoint | None, error: GatewayError) -> None:
+    async def _fail(self, owner: str, waiting: Turn, parent: TurnCheckpoint | None, error: GatewayError) -> None:
         """It cannot be begun, now or ever. The conversation goes on without it."""
         failed = replace(
             waiting,
@@ -284,7 +284,7 @@ def _asked(waiting: Turn) -> tuple[str | None, Ask]:
         kept.get("text", ""),
         tuple(kept.get("images", ())),
         system_prompt=kept.get("system_prompt"),
-        checkpoint=None if kept.get("checkpoint") is None else Checkpoint.of(kept["checkpoint"]),
+        checkpoint=None if kept.get("checkpoint") is None else TurnCheckpoint.of(kept["checkpoint"]),
         run=run,
         fresh=kept.get("fresh", False),
         options=waiting.options,

@@ -34,7 +34,7 @@ STOPPING = 40.0
 
 
 @dataclass(slots=True)
-class _Watch:
+class _Inquiry:
     """Somebody wants to know how a turn is. ``told``: as it is now is written down, or cannot be found out."""
 
     asked: float
@@ -55,7 +55,7 @@ class Turns:
         self._pages = Pages(gateway, max_bytes=max_bytes, clock=clock)
         self._shared: Shared = WeakKeyDictionary()
         self._stopping: set[asyncio.Task[None]] = set()
-        self._watches: dict[tuple[str, str], _Watch] = {}
+        self._watches: dict[tuple[str, str], _Inquiry] = {}
 
     async def settled(self, caller: Caller, owner: str, turn: Turn) -> Turn:
         """The turn as it is now, as far as that can be found out in a moment."""
@@ -85,12 +85,12 @@ class Turns:
         if turn.state.active:
             await asyncio.sleep(LOOK_EVERY)
 
-    def watch(self, caller: Caller, owner: str, turn: Turn) -> _Watch:
+    def watch(self, caller: Caller, owner: str, turn: Turn) -> _Inquiry:
         """Follow a turn for a while, as if somebody viewed it."""
         key = (owner, turn.id)
         watch = self._watches.get(key)
         if watch is None:
-            watch = self._watches[key] = _Watch(loop_time())
+            watch = self._watches[key] = _Inquiry(loop_time())
             watch.task = asyncio.ensure_future(self._see(caller, owner, turn, watch))
             watch.task.add_done_callback(lambda _: self._seen(key))
         watch.asked = loop_time()
@@ -223,7 +223,7 @@ class Turns:
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("stopping a turn", error)
 
-    async def _see(self, caller: Caller, owner: str, turn: Turn, watch: _Watch) -> None:
+    async def _see(self, caller: Caller, owner: str, turn: Turn, watch: _Inquiry) -> None:
         try:
             async with aclosing(self.follow(caller, owner, turn)) as progress:
                 async for news in progress:

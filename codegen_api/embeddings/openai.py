@@ -10,7 +10,7 @@ import httpx
 from codegen_api.aside import aside
 from codegen_api.embeddings import NoVectors, Vector, normalized
 from codegen_api.errors import UpstreamFailure
-from codegen_api.outbound import Answer, Outbound
+from codegen_api.outbound import HostAnswer, Outbound
 from codegen_api.runs import Json, to_json
 
 PATH = "/embeddings"
@@ -70,7 +70,7 @@ class OpenAIEmbedder:
         return await aside(_vectors, answer.json, len(texts))
 
 
-def _patience(answer: Answer) -> float | None:
+def _patience(answer: HostAnswer) -> float | None:
     said = answer.retry_after or ""
     return float(said) if said.isascii() and said.isdigit() else None
 

@@ -27,7 +27,7 @@ from codegen_api.following.rights import Right, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import SLOW, Cadence, Need
 from codegen_api.positions import AMENDABLE, COMPARED, SETTLING
-from codegen_api.runs import UNCOUNTED, Changed, Cursor, Page, Run, RunRef, RunStatus
+from codegen_api.runs import UNCOUNTED, Changed, Cursor, LogPage, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
 
@@ -339,7 +339,7 @@ class Follower:
             self.run, self.described = self.run.updated(run), sent
             self._whole_at, self._whole_for = sent, raw_status
 
-    async def _locate(self) -> tuple[Page, float]:
+    async def _locate(self) -> tuple[LogPage, float]:
         """The page at which the window opens: near the first viewer.
 
         The host's own count of the entries is a hint here: where it misleads, the log is read from the start.
@@ -355,7 +355,7 @@ class Follower:
         self._known.begin(page.after)
         return page, sent
 
-    async def _near_tail(self, page: Page) -> tuple[Page, float] | None:
+    async def _near_tail(self, page: LogPage) -> tuple[LogPage, float] | None:
         """The page near the tail, where the window goes on, when that is far ahead of the one at which it opens: what
         lies between is read when somebody needs it.
         """
@@ -370,7 +370,7 @@ class Follower:
         self._known.begin(ahead)
         return near_tail, sent
 
-    def _is_all(self, page: Page, *, final: bool) -> bool:
+    def _is_all(self, page: LogPage, *, final: bool) -> bool:
         """Whether the log has been read to its end. The host's own count of the entries, which may be wrong, will do
         where it is read again anyway. What is ``final`` is shown by an empty page.
         """
@@ -388,7 +388,7 @@ class Follower:
             return self._known.settling()
         return min(given // self._upstream.page_size * self._upstream.page_size, self._known.settling())
 
-    async def _take_in(self, page: Page) -> None:
+    async def _take_in(self, page: LogPage) -> None:
         self._known.compare(page, in_doubt=loop_time() - self.resumed_at < RESUME_DOUBT)
         await self._broker.publish(page)
         self._known.take_in(page)
@@ -419,11 +419,11 @@ class Follower:
             pass
         self._wake.clear()
 
-    async def _read(self, after: Cursor, limit: int | None = None, need: Need | None = None) -> tuple[Page, float]:
+    async def _read(self, after: Cursor, limit: int | None = None, need: Need | None = None) -> tuple[LogPage, float]:
         """A page of the log, and when the host was asked for it."""
 
-        async def read(start: int, amount: int) -> tuple[tuple[Page, float], int]:
-            async def ask(credential: Credential, limit: int) -> tuple[tuple[Page, float], int]:
+        async def read(start: int, amount: int) -> tuple[tuple[LogPage, float], int]:
+            async def ask(credential: Credential, limit: int) -> tuple[tuple[LogPage, float], int]:
                 sent = loop_time()
                 return (await self._upstream.read_log(credential, self.ref, start, limit), sent), limit
 
@@ -435,14 +435,14 @@ class Follower:
         if found is not None:
             return found
         unsaid = replace(self.run, raw_status=None)
-        return Page(unsaid, after, (self._upstream.placeholder(self.ref),), False, UNCOUNTED), loop_time()
+        return LogPage(unsaid, after, (self._upstream.placeholder(self.ref),), False, UNCOUNTED), loop_time()
 
-    async def _read_again(self, after: Cursor) -> tuple[Page, float]:
+    async def _read_again(self, after: Cursor) -> tuple[LogPage, float]:
         """The same; what is settled can wait."""
         settled = after < self._known.settling() and self._end_seen is not None and self.caught_up
         return await self._read(after, need=self._less_urgent() if settled else None)
 
-    async def _read_old(self, after: Cursor, limit: int) -> Page:
+    async def _read_old(self, after: Cursor, limit: int) -> LogPage:
         page, _ = await self._read(after, limit, self._less_urgent())
         await self._broker.note(page)
         return page

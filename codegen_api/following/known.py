@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from codegen_api.brokers import Tail
 from codegen_api.positions import AMENDABLE, SETTLING
-from codegen_api.runs import Cursor, Page, Run
+from codegen_api.runs import Cursor, LogPage, Run
 
 GONE_LOOKS = 3
 """How many looks in a row must miss the tail before the log counts as replaced, and not as a stale answer."""
@@ -61,7 +61,7 @@ class Known:
         """Behind which position to read so that late changes of what is older are seen as well."""
         return max(0, self.tail - SETTLING)
 
-    def compare(self, page: Page, *, in_doubt: bool) -> None:
+    def compare(self, page: LogPage, *, in_doubt: bool) -> None:
         """Hold a page against what is known. ``in_doubt``: stale answers are likely just now.
 
         Raises:
@@ -86,7 +86,7 @@ class Known:
         """The whole look fitted."""
         self._missed = 0
 
-    def take_in(self, page: Page) -> None:
+    def take_in(self, page: LogPage) -> None:
         """Remember what this page shows, which begins at or before the tail."""
         for position, entry in enumerate(page.entries, page.after + 1):
             mark = _Mark(entry.created_at, entry.open)

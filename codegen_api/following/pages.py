@@ -8,7 +8,7 @@ from cachetools import LRUCache
 from codegen_api.brokers import Batch
 from codegen_api.flights import Flights
 from codegen_api.positions import SETTLING
-from codegen_api.runs import Cursor, LogEntry, Page, RunRef
+from codegen_api.runs import Cursor, LogEntry, LogPage, RunRef
 
 Entries = tuple[LogEntry, ...]
 
@@ -50,7 +50,7 @@ class Past:
         pages: OldPages,
         *,
         size: int,
-        read: Callable[[Cursor, int], Awaitable[Page]],
+        read: Callable[[Cursor, int], Awaitable[LogPage]],
         tail: Callable[[], Cursor],
     ) -> None:
         self.batches: WeakValueDictionary[Hashable, Batch] = WeakValueDictionary()

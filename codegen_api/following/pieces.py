@@ -24,7 +24,7 @@ from codegen_api.errors import (
     UpstreamFailure,
     UpstreamTimeout,
 )
-from codegen_api.runs import UNCOUNTED, LogEntry, Page, Paging
+from codegen_api.runs import UNCOUNTED, LogEntry, LogPage, Paging
 from codegen_api.upstreams import Listing
 
 T = TypeVar("T")
@@ -214,14 +214,14 @@ async def pieces(
 
 
 async def page_of(
-    read: Callable[[int, int], Awaitable[tuple[Page, int]]],
+    read: Callable[[int, int], Awaitable[tuple[LogPage, int]]],
     start: int,
     limit: int,
     portion: Portion,
     placeholder: Callable[[], LogEntry],
     *,
     at_most: int = AT_MOST,
-) -> Page:
+) -> LogPage:
     """A stretch of a log as one page, with a ``placeholder`` for each entry that cannot be had."""
     found = await pieces(read, start, limit, portion, at_most=at_most)
     had = [page for page in found if page is not None]
@@ -230,7 +230,7 @@ async def page_of(
         return last
     entries = [entry for page in found for entry in ((placeholder(),) if page is None else page.entries)]
     ended = found[-1] is not None and last.at_end
-    return Page(last.run, start, tuple(entries), ended, _paging(last.paging, start, limit), last.newest_first)
+    return LogPage(last.run, start, tuple(entries), ended, _paging(last.paging, start, limit), last.newest_first)
 
 
 async def listing_of(

@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from codegen_api.flights import Flights
 from codegen_api.identity import Credential
-from codegen_api.runs import Page, Run, RunRef
+from codegen_api.runs import LogPage, Run, RunRef
 
 LIFETIME = 60.0
 """Seconds for which an answer of the host is good."""
@@ -39,7 +39,7 @@ class Right:
     asked: float
     confirmed: float
     whole: bool = True
-    page: Page | None = None
+    page: LogPage | None = None
 
 
 def _size(right: Right) -> int:
@@ -112,7 +112,7 @@ class Rights:
         """The host has shown ``run`` to ``credential``, which was ``asked`` then (the event loop's time)."""
         return self._hold(credential, Right(run, asked, asked), run.ref)
 
-    def grant_by(self, credential: Credential, ref: RunRef, page: Page, asked: float) -> Right:
+    def grant_by(self, credential: Credential, ref: RunRef, page: LogPage, asked: float) -> Right:
         """The host has shown the log of ``ref`` to ``credential``."""
         right = Right(page.run, asked, asked, whole=False)
         for name in {ref, page.run.ref}:

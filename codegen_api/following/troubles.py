@@ -18,7 +18,7 @@ SELDOM = 60.0
 
 
 @dataclass(slots=True)
-class _Trouble:
+class _KnownTrouble:
     since: float
     told: bool
     runs: set[RunRef] = field(default_factory=set)
@@ -30,7 +30,7 @@ class Troubles:
     def __init__(self, clock: Callable[[], float] = loop_time) -> None:
         self._clock = clock
         self._met: dict[RunRef, str] = {}
-        self._now: dict[str, _Trouble] = {}
+        self._now: dict[str, _KnownTrouble] = {}
         self._told: TTLCache[str, bool] = TTLCache(100, SELDOM, timer=clock)
 
     def met(self, ref: RunRef, reason: str) -> None:
@@ -39,7 +39,7 @@ class Troubles:
             return
         self._met[ref] = reason
         if reason not in self._now:
-            self._now[reason] = _Trouble(self._clock(), reason not in self._told)
+            self._now[reason] = _KnownTrouble(self._clock(), reason not in self._told)
             if reason not in self._told:
                 self._told[reason] = True
                 logger.warning("the log of run %s is late, and is asked for again: %s", ref.id, reason)
@@ -55,7 +55,7 @@ class Troubles:
         """Nobody wants to read this run any more."""
         self._left(ref)
 
-    def _left(self, ref: RunRef) -> _Trouble | None:
+    def _left(self, ref: RunRef) -> _KnownTrouble | None:
         """What is over for all who met it, now that this run does not meet it any more."""
         reason = self._met.pop(ref, None)
         if reason is None:

@@ -14,7 +14,7 @@ from codegen_api.following.outage import Outage
 from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential, asker
 from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need, Shares
-from codegen_api.telemetry import Exchange, Quiet
+from codegen_api.telemetry import Exchange, NullObserver
 
 LATE = OVERDUE + 5
 """Seconds without a read after which somebody is not held back for the sake of an even pace."""
@@ -29,7 +29,7 @@ FEW = 1000
 """So many credentials are remembered whether they ask for anything or not."""
 
 
-class Turns(Quiet):
+class Turns(NullObserver):
     """The budgets of all credentials, each of ``limit`` requests a minute; one for all of them when ``together``.
 
     An ``Observer`` of the upstream: that is how it learns what is spent.

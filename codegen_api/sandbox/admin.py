@@ -11,13 +11,13 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
 
 from .bodies import FaultOrder, PatchOrder, SeedOrder
-from .directory import User
+from .directory import HostedUser
 from .encoding import json_response
 from .faults import Faults
 from .ledger import Ledger
 from .limits import Limits
 from .operations import OPERATIONS, UNKNOWN
-from .run import Run, RunState
+from .run import HostedRun, RunState
 from .scenarios import EXAMPLE_ID, scenario_names
 from .script import Fields, Script, at_once, entry_fields, listed
 from .world import World
@@ -130,11 +130,11 @@ class Admin:
             run.settle(replace(run.state(now), **changes), now)
         return self._show(run)
 
-    def _show(self, run: Run) -> Response:
+    def _show(self, run: HostedRun) -> Response:
         now = self._world.now()
         return json_response({**run.to_wire(now), "total_logs": run.length(now)})
 
-    def _user(self, name_or_token: str) -> User:
+    def _user(self, name_or_token: str) -> HostedUser:
         user = self._directory.named(name_or_token)
         if user is None:
             raise HTTPException(422, f"no such user or token: {name_or_token!a}")

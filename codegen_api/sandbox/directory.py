@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class HostedUser:
     """A person. `github_user_id` is a string on the wire although it looks like a number."""
 
     id: int
@@ -34,12 +34,12 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Organization:
+class HostedOrganization:
     """A group of users that owns runs."""
 
     id: int
     name: str
-    members: tuple[User, ...]
+    members: tuple[HostedUser, ...]
     repositories: tuple[str, ...]
 
     def to_wire(self) -> dict[str, object]:
@@ -70,26 +70,26 @@ class Directory:
     """The users and organizations of one sandbox: alice and bob share 323, 401 is hers, 402 is his."""
 
     def __init__(self) -> None:
-        self.alice = User(1001, "alice", "sandbox-alice", "Alice Archer", "583231", "ADMIN")
-        self.bob = User(1002, "bob", "sandbox-bob", "Bob Baker", "583232", "MEMBER")
-        self.users: tuple[User, ...] = (self.alice, self.bob)
-        self.organizations: Mapping[int, Organization] = {
-            323: Organization(323, "Shared Works", (self.alice, self.bob), ("example-website", "example-api")),
-            401: Organization(401, "Alice's Workshop", (self.alice,), ("example-anvil",)),
-            402: Organization(402, "Bob's Workshop", (self.bob,), ()),
+        self.alice = HostedUser(1001, "alice", "sandbox-alice", "Alice Archer", "583231", "ADMIN")
+        self.bob = HostedUser(1002, "bob", "sandbox-bob", "Bob Baker", "583232", "MEMBER")
+        self.users: tuple[HostedUser, ...] = (self.alice, self.bob)
+        self.organizations: Mapping[int, HostedOrganization] = {
+            323: HostedOrganization(323, "Shared Works", (self.alice, self.bob), ("example-website", "example-api")),
+            401: HostedOrganization(401, "Alice's Workshop", (self.alice,), ("example-anvil",)),
+            402: HostedOrganization(402, "Bob's Workshop", (self.bob,), ()),
         }
         self._by_token = {user.token: user for user in self.users}
 
-    def owner(self, authorization: str | None) -> User | None:
+    def owner(self, authorization: str | None) -> HostedUser | None:
         """The user behind an `Authorization` header; None when it is missing, malformed or unknown."""
         scheme, _, token = (authorization or "").partition(" ")
         return self._by_token.get(token.strip()) if scheme.lower() == "bearer" else None
 
-    def named(self, name_or_token: str) -> User | None:
+    def named(self, name_or_token: str) -> HostedUser | None:
         """The user called `name_or_token`, or the one whose token it is."""
         return next((user for user in self.users if name_or_token in (user.name, user.token)), None)
 
-    def organizations_of(self, user: User) -> list[Organization]:
+    def organizations_of(self, user: HostedUser) -> list[HostedOrganization]:
         """The organizations `user` is in, by id."""
         return [each for each in self.organizations.values() if user in each.members]
 

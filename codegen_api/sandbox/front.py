@@ -17,7 +17,7 @@ from uuid import uuid4
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .bodies import FaultOrder
-from .directory import Directory, User
+from .directory import Directory, HostedUser
 from .encoding import encode, plain_response
 from .errors import invalid_token, rate_limited
 from .faults import Faults, play, seconds_of
@@ -87,7 +87,7 @@ class Front:
         else:
             await play(harsh, routes, scope, receive, answer, send)
 
-    async def _serve(self, operation: str, user: User | None, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, operation: str, user: HostedUser | None, scope: Scope, receive: Receive, send: Send) -> None:
         """The real answer. An unknown path has no owner and no price."""
         if operation != UNKNOWN:
             if user is None:

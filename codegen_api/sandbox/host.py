@@ -13,12 +13,12 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from .bodies import CreateBody, ResumeBody, StopBody
-from .directory import Organization, User
+from .directory import HostedOrganization, HostedUser
 from .encoding import json_response
 from .errors import NO_ACCESS, NO_USER, Refusal
 from .front import USER
 from .operations import OPERATIONS
-from .run import Run
+from .run import HostedRun
 from .world import World
 
 
@@ -39,13 +39,13 @@ class SourceType(StrEnum):
     SETUP_COMMANDS = "SETUP_COMMANDS"
 
 
-async def _caller(request: Request) -> User:
+async def _caller(request: Request) -> HostedUser:
     """The user whom the front has let in."""
-    user: User = request.scope[USER]
+    user: HostedUser = request.scope[USER]
     return user
 
 
-Caller = Annotated[User, Depends(_caller)]
+Caller = Annotated[HostedUser, Depends(_caller)]
 Skip = Annotated[int, Query(ge=0)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
@@ -153,22 +153,22 @@ class Host:
     async def org_repos(self, org_id: int, user: Caller, skip: Skip = 0, limit: Limit = 100) -> Response:
         return _list(self._enter(org_id, user).repositories_to_wire(), skip, limit)
 
-    def _enter(self, organization_id: int, user: User) -> Organization:
+    def _enter(self, organization_id: int, user: HostedUser) -> HostedOrganization:
         """The organization, if `user` is in it. The host does not tell a foreign one from one that is not there."""
         organization = self._directory.organizations.get(organization_id)
         if organization is None or user not in organization.members:
             raise Refusal(*NO_ACCESS)
         return organization
 
-    def _find(self, run_id: int, organization_id: int, user: User) -> Run:
+    def _find(self, run_id: int, organization_id: int, user: HostedUser) -> HostedRun:
         self._enter(organization_id, user)
         return self._world.run(run_id, organization_id)
 
-    def _show(self, run: Run) -> Response:
+    def _show(self, run: HostedRun) -> Response:
         return json_response(run.to_wire(self._world.now()))
 
 
-def _ban_state(run: Run) -> Response:
+def _ban_state(run: HostedRun) -> Response:
     return json_response({"agent_run_id": run.id, "banned": run.banned})
 
 

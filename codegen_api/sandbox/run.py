@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .directory import User
+from .directory import HostedUser
 from .encoding import encode, timestamp
 from .script import Fields, Script, listed
 
@@ -94,14 +94,14 @@ class Segment:
         return state
 
 
-class Run:
+class HostedRun:
     """A run and its log. Indices count from 0 over the whole log."""
 
     def __init__(
         self,
         run_id: int,
         organization_id: int,
-        user: User,
+        user: HostedUser,
         segment: Segment,
         *,
         source_type: str | None,

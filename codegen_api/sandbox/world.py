@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from .directory import Directory, User
+from .directory import Directory, HostedUser
 from .errors import NO_RUN, Refusal
-from .run import JsonObject, Moment, Run, RunState, Segment
+from .run import HostedRun, JsonObject, Moment, RunState, Segment
 from .scenarios import EXAMPLE_ID, Cue, check_not_refused, example_script, scenario_script
 from .script import Script, StatusChange, listed
 
@@ -40,14 +40,16 @@ class World:
         self._wall = wall
         # Milliseconds since the epoch: a sandbox started later continues above the ids of an earlier one.
         self._ids = count(max(int(wall() * 1000), EXAMPLE_ID + 1))
-        self._runs: dict[int, Run] = {}
-        self._by_organization: dict[int, list[Run]] = {key: [] for key in self.directory.organizations}
+        self._runs: dict[int, HostedRun] = {}
+        self._by_organization: dict[int, list[HostedRun]] = {key: [] for key in self.directory.organizations}
         self._add_example()
 
     def now(self) -> Moment:
         return Moment(self._clock(), self._wall())
 
-    def create(self, organization_id: int, user: User, prompt: str, images: int, metadata: JsonObject | None) -> Run:
+    def create(
+        self, organization_id: int, user: HostedUser, prompt: str, images: int, metadata: JsonObject | None
+    ) -> HostedRun:
         """Start a run of the scenario its metadata names. Raises Refusal for a scenario that is refused."""
         wishes = metadata or {}
         name = wishes.get("scenario")
@@ -60,7 +62,7 @@ class World:
     def add(
         self,
         organization_id: int,
-        user: User,
+        user: HostedUser,
         script: Script,
         state: RunState = ACTIVE,
         *,
@@ -69,44 +71,44 @@ class World:
         metadata: JsonObject | None = None,
         speed: float | None = None,
         started: Moment | None = None,
-    ) -> Run:
+    ) -> HostedRun:
         """Add a run that plays `script`, from now on and at the sandbox's speed unless told otherwise."""
         segment = Segment(script, started or self.now(), speed or self.speed, 0, state)
         run_id = run_id or next(self._ids)
-        run = Run(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
+        run = HostedRun(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
         self._runs[run_id] = run
         self._by_organization[organization_id].append(run)
         return run
 
-    def run(self, run_id: int, organization_id: int | None = None) -> Run:
+    def run(self, run_id: int, organization_id: int | None = None) -> HostedRun:
         """The run with this id, of that organization if one is given. Raises Refusal(404)."""
         run = self._runs.get(run_id)
         if run is None or organization_id not in (None, run.organization_id):
             raise Refusal(*NO_RUN)
         return run
 
-    def runs(self, organization_id: int, user_id: int | None, source_type: str | None) -> Sequence[Run]:
+    def runs(self, organization_id: int, user_id: int | None, source_type: str | None) -> Sequence[HostedRun]:
         """The runs of an organization, oldest first, that match the filters given."""
         every = self._by_organization[organization_id]
         if user_id is None and source_type is None:
             return every
         return [run for run in every if user_id in (None, run.user.id) and source_type in (None, run.source_type)]
 
-    def resume(self, run: Run, prompt: str, images: int) -> None:
+    def resume(self, run: HostedRun, prompt: str, images: int) -> None:
         """Go on with a run, whatever its status. For a moment the status still reads as before."""
         run.resumed += 1
         name = (run.metadata or {}).get("scenario")
         cue = Cue(run.id, prompt, images, delay=self._resume_lag, segment=run.resumed)
         run.play(scenario_script(name, cue), self.now())
 
-    def ban(self, run: Run) -> None:
+    def ban(self, run: HostedRun) -> None:
         """Flag a run's pull request, and stop the run until it is resumed. One that is over is not rewritten."""
         run.banned = True
         now = self.now()
         if not run.is_over(now):
             run.play(listed((), StatusChange(0.0, "CANCELLED")), now)
 
-    def unban(self, run: Run) -> None:
+    def unban(self, run: HostedRun) -> None:
         """Take the flag back. The run stays stopped: the host has resume for that."""
         run.banned = False
 

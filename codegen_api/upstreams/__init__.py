@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from codegen_api.aside import is_large
 from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, LogEntry, Page, Paging, Run, RunRef, Step, to_json
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step, to_json
 from codegen_api.telemetry import Allowance, Exchange, Observation, Observer
 
 T_co = TypeVar("T_co", covariant=True)
@@ -184,7 +184,7 @@ class Upstream(Protocol):
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-    ) -> Page:
+    ) -> LogPage:
         """Up to ``limit`` entries behind position ``after`` (``newest_first``: behind the ``after`` newest ones).
 
         The log is at its end where the page is empty, and where a page that has room comes to the host's own count.

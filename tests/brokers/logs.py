@@ -3,7 +3,7 @@
 import json
 
 from codegen_api.brokers import BATCH_BYTES
-from codegen_api.runs import Changed, Json, LogEntry, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Changed, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus
 
 BIG = "x" * (BATCH_BYTES + 1)
 
@@ -27,13 +27,13 @@ def entries(first: int, stop: int, version: int = 0, text: str = "") -> tuple[Lo
     return tuple(entry(number, version, text) for number in range(first, stop))
 
 
-def page(after: int, count: int, *, version: int = 0, text: str = "", ref: RunRef = REF) -> Page:
+def page(after: int, count: int, *, version: int = 0, text: str = "", ref: RunRef = REF) -> LogPage:
     """Entries ``after + 1`` and the next ones, ``count`` in all."""
     return made_page(after, entries(after + 1, after + count + 1, version, text), ref)
 
 
-def made_page(after: int, entries: tuple[LogEntry, ...], ref: RunRef = REF) -> Page:
-    return Page(a_run(ref), after, entries, False, Paging(None, None, None, None))
+def made_page(after: int, entries: tuple[LogEntry, ...], ref: RunRef = REF) -> LogPage:
+    return LogPage(a_run(ref), after, entries, False, Paging(None, None, None, None))
 
 
 def changed(*, length: int | None = None, ref: RunRef = REF, **fields: Json) -> Changed:

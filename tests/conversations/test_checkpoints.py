@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import BEFORE, Checkpoint, Stretch, end_of, owner_of
+from codegen_api.conversations import BEFORE, Stretch, TurnCheckpoint, end_of, owner_of
 from codegen_api.conversations.checkpoints import path
 from codegen_api.errors import NotFound
 from codegen_api.runs import RunRef
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.virtual_time
 
 @given(st.text(min_size=1, max_size=200), st.integers(BEFORE, 10**15 - 1))
 def test_a_checkpoint_is_known_by_its_text(turn: str, offset: int) -> None:
-    checkpoint = Checkpoint(turn, offset)
-    assert Checkpoint.of(str(checkpoint)) == checkpoint
+    checkpoint = TurnCheckpoint(turn, offset)
+    assert TurnCheckpoint.of(str(checkpoint)) == checkpoint
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_checkpoint_is_known_by_its_text(turn: str, offset: int) -> None:
 )
 def test_what_can_be_no_checkpoint_does_not_exist(text: str) -> None:
     with pytest.raises(NotFound):
-        Checkpoint.of(text)
+        TurnCheckpoint.of(text)
 
 
 def turn(id: str, *, parent: str | None = None, begin: int = 0, end: int | None = 5, **more: Any) -> Turn:  # noqa: A002
@@ -53,7 +53,7 @@ class Kept:
 
 
 async def led(store: Kept, text: str | None, *known: Turn, asked_for: bool = True) -> list[tuple[str, int | None]]:
-    checkpoint = None if text is None else Checkpoint.of(text)
+    checkpoint = None if text is None else TurnCheckpoint.of(text)
     found = await path(store, "ann", checkpoint, known, asked_for=asked_for)  # type: ignore[arg-type]
     return [(stretch.turn.id, stretch.upto) for stretch in found]
 
@@ -102,8 +102,8 @@ async def test_what_was_removed_is_missing_at_the_front() -> None:
 
 
 def test_the_last_checkpoint_of_a_turn_is_behind_all_that_came() -> None:
-    assert end_of(turn("a", begin=5, end=9)) == Checkpoint("a", 4)
-    assert end_of(turn("a", end=None)) == Checkpoint("a", 0)
+    assert end_of(turn("a", begin=5, end=9)) == TurnCheckpoint("a", 4)
+    assert end_of(turn("a", end=None)) == TurnCheckpoint("a", 0)
 
 
 # -- in conversations -------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ async def test_a_turn_that_the_host_never_began_leads_nowhere() -> None:
         lost = Turn("lost", "talk", 1e9, 1e9, state=TurnState.UNKNOWN, parent=str(end_of(second)))
         await world.store.add_turn(owner, lost)
         assert ids(await process.conversations.path(ALICE, "talk")) == [(first.id, None), (second.id, None)]
-        assert ids(await process.conversations.path(ALICE, "talk", Checkpoint("lost", 0))) == [
+        assert ids(await process.conversations.path(ALICE, "talk", TurnCheckpoint("lost", 0))) == [
             (first.id, None),
             (second.id, None),
             ("lost", 0),

@@ -27,7 +27,7 @@ from codegen_api.following import Leaving, Notice, Patrol, Quiet
 from codegen_api.following.turns import Turns
 from codegen_api.identity import Caller
 from codegen_api.pace import Cadence
-from codegen_api.runs import Page, Run
+from codegen_api.runs import LogPage, Run
 from codegen_api.stores import Turn, TurnState
 from tests.conversations.world import ALICE, Host, Process, Seen, Step, World, works, works_for_ever
 from tests.fakehost import STATUSES, Hosted
@@ -64,7 +64,7 @@ class Stale(Host):
     async def get_run(self, *given: Any) -> Run:
         return self._stale(await super().get_run(*given))
 
-    async def read_log(self, *given: Any, **more: Any) -> Page:
+    async def read_log(self, *given: Any, **more: Any) -> LogPage:
         page = await super().read_log(*given, **more)
         return replace(page, run=self._stale(page.run))
 
@@ -345,7 +345,7 @@ async def test_entries_that_come_while_it_is_looked_whether_a_run_rests_are_not_
         read, hosted = world.host.read_log, world.host.runs["1"]
         grown = 0
 
-        async def growing(*given: Any, **more: Any) -> Page:
+        async def growing(*given: Any, **more: Any) -> LogPage:
             nonlocal grown
             page = await read(*given, **more)
             if hosted.status == "PAUSED" and grown < 4:  # behind every look there is more

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.conversations import Checkpoint, end_of, owner_of
+from codegen_api.conversations import TurnCheckpoint, end_of, owner_of
 from codegen_api.conversations.queueing import LONGEST_PAUSE, LOOK_ROUND_EVERY, MOST_QUEUED
 from codegen_api.errors import (
     ConversationBusy,
@@ -315,7 +315,7 @@ async def test_a_place_that_is_not_there_is_refused_at_once_and_one_that_goes_fa
         first = await process.wait(await process.say("Say hello"))
         second = await process.say("Say it louder")
         with pytest.raises(NotFound):
-            await queued(process, "Whisper", checkpoint=Checkpoint("nowhere", 1))
+            await queued(process, "Whisper", checkpoint=TurnCheckpoint("nowhere", 1))
         whispers, last = (
             await queued(process, "Whisper", checkpoint=at(first, 1)),
             await queued(process, "And on"),

@@ -12,7 +12,7 @@ from codegen_api.conversations.reading import PATIENCE
 from codegen_api.errors import Forbidden, GatewayError, NotFound, Unavailable, UpstreamError, UpstreamTimeout
 from codegen_api.following import Patrol
 from codegen_api.identity import READ, WRITE, Caller, Credential, Principal
-from codegen_api.runs import Page, StepKind
+from codegen_api.runs import LogPage, StepKind
 from codegen_api.stores import Turn, TurnState
 from tests.conversations.world import ALICE, Host, Seen, Step, World, ask, works, works_for_ever
 from tests.fakehost import Hosted
@@ -275,7 +275,7 @@ async def test_a_reader_whose_page_is_on_its_way_when_the_process_ends_is_let_go
     hanging = asyncio.Event()
     read = world.host.read_log
 
-    async def hang(*given: Any, **more: Any) -> Page:
+    async def hang(*given: Any, **more: Any) -> LogPage:
         await hanging.wait()
         return await read(*given, **more)
 

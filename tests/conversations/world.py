@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Ask, Came, Caught, Checkpoint, Conversations, Over, Stretch, owner_of
+from codegen_api.conversations import Ask, Came, Caught, Conversations, Over, Stretch, TurnCheckpoint, owner_of
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.ownership import Ownership
-from codegen_api.runs import Page, Run, RunRef
+from codegen_api.runs import LogPage, Run, RunRef
 from codegen_api.stores import Conversation, Turn
-from codegen_api.telemetry import Observer, Quiet
+from codegen_api.telemetry import NullObserver, Observer
 from codegen_api.upstreams import NewRun, observed
 from tests.fakehost import FakeHost, Hosted, caller
 from tests.stores.model import ModelStore
@@ -100,7 +100,7 @@ class Host(FakeHost):
         self.hear(hosted, prompt)
         return self._run(hosted)
 
-    async def read_log(self, credential: Credential, ref: RunRef, after: int, limit: int, **more: Any) -> Page:
+    async def read_log(self, credential: Credential, ref: RunRef, after: int, limit: int, **more: Any) -> LogPage:
         assert limit <= self.page_size
         self.reads.append((ref.id, after, limit))
         return await super().read_log(credential, ref, after, limit, **more)
@@ -180,7 +180,7 @@ class _Line:
 class HostLine(_Line):
     """An ``Upstream``."""
 
-    observer: Observer = Quiet()
+    observer: Observer = NullObserver()
 
     def __getattr__(self, name: str) -> Any:
         if name in CANCELS:
@@ -360,8 +360,8 @@ def said(hosted: Hosted) -> list[str]:
     return [entry["prompt"] for entry in hosted.entries if "prompt" in entry]
 
 
-def at(turn: Turn, offset: int) -> Checkpoint:
-    return Checkpoint(turn.id, offset)
+def at(turn: Turn, offset: int) -> TurnCheckpoint:
+    return TurnCheckpoint(turn.id, offset)
 
 
 async def kill() -> None:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from codegen_api.conversations import Came, Changes
 from codegen_api.conversations.late import ROOM
-from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, Teller, position
+from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, ThreadTeller, position
 from codegen_api.dialects.agent_protocol.wording import (
     AFTERWARDS,
     BEHIND,
     BLOCK,
     MEANWHILE,
     PLACES,
-    Place,
+    EventPlace,
     Wordings,
     number,
 )
@@ -57,10 +57,10 @@ def parsed(pieces: Sequence[bytes]) -> list[Event]:
     return events
 
 
-def teller(modes: Sequence[str], after: int = 0, changes: Any = None) -> Teller:
+def teller(modes: Sequence[str], after: int = 0, changes: Any = None) -> ThreadTeller:
     wanted = frozenset(modes)
     wording = Wordings(HOST.step, max_bytes=10**6).of(TURN, wanted, {"run_id": "t1"})
-    return Teller(TURN, wording, modes=wanted, after=after, changes=changes)
+    return ThreadTeller(TURN, wording, modes=wanted, after=after, changes=changes)
 
 
 def told(
@@ -261,7 +261,7 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
     steady, got = teller(wanted, changes=changes), [[], []]  # one stays all the time, perhaps, and one is cut
     stays = data.draw(st.booleans(), label="somebody stays")
     there: dict[int, LogEntry] = {}
-    speaker: Teller | None = teller(wanted, changes=changes)
+    speaker: ThreadTeller | None = teller(wanted, changes=changes)
     got[0] += parsed([steady.begin()])
     got[1] += parsed([teller(wanted, changes=changes).begin()])
     for portion in portions:
@@ -305,12 +305,12 @@ def test_a_late_output_is_told_again_under_an_id_of_its_own_to_who_lacks_it() ->
     pieces = [speaker.begin(), speaker.take([Came(1, waiting), Came(2, entry(2, text="x"))])]
     pieces += [speaker.take([Came(1, done, amended=True)]), speaker.take([Came(3, entry(3, text="y"))])]
     custom = [(data["position"], data.get("output"), n) for name, n, data in parsed(pieces) if name == "custom"]
-    late = number(2, Place.CUSTOM) + AFTERWARDS
+    late = number(2, EventPlace.CUSTOM) + AFTERWARDS
     assert custom == [
-        (1, None, number(1, Place.CUSTOM)),
-        (2, None, number(2, Place.CUSTOM)),
+        (1, None, number(1, EventPlace.CUSTOM)),
+        (2, None, number(2, EventPlace.CUSTOM)),
         (1, "late", late),
-        (3, None, number(3, Place.CUSTOM)),
+        (3, None, number(3, EventPlace.CUSTOM)),
     ]
     log = [done, entry(2, text="x"), entry(3, text="y")]
     for after, rest in (
@@ -453,9 +453,9 @@ def test_debug_tells_what_tasks_and_checkpoints_tell() -> None:
 
 
 def test_places_fit_between_two_entries() -> None:
-    assert number(0, max(Place)) + 1 < AFTERWARDS
+    assert number(0, max(EventPlace)) + 1 < AFTERWARDS
     assert AFTERWARDS + BLOCK * ROOM <= number(1, 0) == PLACES
-    assert number(0, Place.TOOL_METADATA) >= MEANWHILE + BLOCK * ROOM
+    assert number(0, EventPlace.TOOL_METADATA) >= MEANWHILE + BLOCK * ROOM
     assert number(0, FINAL_STATE) > MEANWHILE + BLOCK * ROOM
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Came, Changes
-from codegen_api.dialects.agio.events import BETWEEN, MOST_RANGES, NEVER, Event, Position, Teller
+from codegen_api.dialects.agio.events import BETWEEN, MOST_RANGES, NEVER, EventPosition, RunEvent, RunTeller
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
@@ -39,15 +39,15 @@ def turn(state: TurnState) -> Turn:
     return Turn("r", "s", 0.0, 0.0, state)
 
 
-def teller(after: str | None = None) -> Teller:
-    return Teller("r", step, Position() if after is None else Position.of(after))
+def teller(after: str | None = None) -> RunTeller:
+    return RunTeller("r", step, EventPosition() if after is None else EventPosition.of(after))
 
 
-def take(mine: Teller, number: int, entry: LogEntry) -> list[Event]:
+def take(mine: RunTeller, number: int, entry: LogEntry) -> list[RunEvent]:
     return mine.take([Came(number, entry)])
 
 
-def brief(events: list[Event]) -> list[tuple[str, Any, str | None]]:
+def brief(events: list[RunEvent]) -> list[tuple[str, Any, str | None]]:
     """Name, the most telling field, and the id."""
     told = ("content", "result", "arguments", "query")
     return [(e.name, next((e.data[name] for name in told if name in e.data), None), e.id) for e in events]
@@ -136,7 +136,7 @@ def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> 
     mine = teller()
     mine.turn(changes)
     events = mine.take([Came(number, each) for number, each in enumerate(log, 1)])
-    assert len(Position.of(str(events[-1].id)).open) == (1 if apart == 1 else MOST_RANGES)
+    assert len(EventPosition.of(str(events[-1].id)).open) == (1 if apart == 1 else MOST_RANGES)
     for number, each in enumerate(answered, 1):
         events += take(mine, number, each)
     assert results(events) == {n: "late" if n % apart == 0 else "now" for n in range(1, count + 1)}
@@ -149,7 +149,7 @@ def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> 
             assert results([*events[: index + 1], *rest]) == results(events)
 
 
-def results(events: list[Event]) -> dict[Any, Any]:
+def results(events: list[RunEvent]) -> dict[Any, Any]:
     return {event.data["step"]: event.data["result"] for event in events if "result" in event.data}
 
 
@@ -168,12 +168,12 @@ def test_seconds_are_those_of_the_host() -> None:
 )
 def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(InvalidCursor):
-        Position.of(text)
+        EventPosition.of(text)
 
 
 @pytest.mark.parametrize("text", ["0", "17-3", "17-3-1", "17-3.9-1~4.2", "123456789012345678"])
 def test_a_position_comes_back_as_it_was(text: str) -> None:
-    assert str(Position.of(text)) == text
+    assert str(EventPosition.of(text)) == text
 
 
 # -- readers who come back --------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Host:
         output = {"output": f"out {number}"} if filled is not None and filled <= length else {}
         return entry("action", "" if "silent" in kind else f"<{number}>", tool="t", **output)
 
-    def read(self, mine: Teller, since: int = 0) -> list[Event]:
+    def read(self, mine: RunTeller, since: int = 0) -> list[RunEvent]:
         """What is there at moment ``since``, and then each that comes."""
         events = mine.begin("s", "q")
         if since:
@@ -217,7 +217,7 @@ class Host:
         return events + mine.close(turn(TurnState.COMPLETED)) + mine.conclude("the end")
 
 
-def keys(events: list[Event]) -> list[tuple[str, str, str]]:
+def keys(events: list[RunEvent]) -> list[tuple[str, str, str]]:
     return [(event.name, str(event.data.get("step")), str(event.data.get("content"))) for event in events]
 
 
@@ -229,7 +229,7 @@ def test_a_reader_who_comes_back_gets_everything_once(
     host = Host(log)
     whole = host.read(teller())
     assert len(keys(whole)) == len(set(keys(whole)))
-    got: list[Event] = []
+    got: list[RunEvent] = []
     after: str | None = None
     for events_taken, since in cuts:
         events = host.read(teller(after), min(since, len(host.moments)))[:events_taken]
@@ -278,7 +278,7 @@ def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
     return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
 
 
-def held(events: list[Event]) -> dict[Any, Any]:
+def held(events: list[RunEvent]) -> dict[Any, Any]:
     """What a client has who puts what is told again in its place, but for the empty line behind what was said first."""
     has: dict[Any, Any] = {}
     for event in events:
@@ -296,16 +296,16 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
     log, portions = life
     changes, over = Changes(), turn(TurnState.COMPLETED)
 
-    def reading(after: str | None = None) -> Teller:
+    def reading(after: str | None = None) -> RunTeller:
         mine = teller(after)
         mine.turn(changes)
         return mine
 
-    def ended(mine: Teller) -> list[Event]:
+    def ended(mine: RunTeller) -> list[RunEvent]:
         return mine.close(over) + mine.conclude("the end")
 
     steady, got = reading(), [[], []]  # one stays all the time, and one is cut
-    speaker: Teller | None = reading()
+    speaker: RunTeller | None = reading()
     got[0] += steady.begin("s", "q")
     got[1] += reading().begin("s", "q")
     there: dict[int, LogEntry] = {}

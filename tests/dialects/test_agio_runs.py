@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects.agio.events import Event, Shared, Text
+from codegen_api.dialects.agio.events import RunEvent, SharedEvents, Text
 from tests.dialects.agio import Reading, chatting, finish, following, latest, said, speaking
 
 # -- what there is ----------------------------------------------------------------------------------------------------
@@ -164,10 +164,10 @@ async def test_what_an_agent_says_is_held_once_however_many_read_it_and_not_when
 
 
 def test_the_end_of_a_run_is_made_once_for_all_who_hold_it_and_anew_when_there_is_more_to_tell() -> None:
-    shared = Shared()
+    shared = SharedEvents()
 
-    def end(key: str) -> Event:
-        return shared.end(key, lambda: Event("run_completed", {"response": key}))
+    def end(key: str) -> RunEvent:
+        return shared.end(key, lambda: RunEvent("run_completed", {"response": key}))
 
     first = end("one")
     assert end("one") is first

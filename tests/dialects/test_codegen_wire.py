@@ -18,8 +18,8 @@ from codegen_api.dialects.codegen.wire import (
     user_fields,
 )
 from codegen_api.identity import Principal
-from codegen_api.runs import LogEntry, Page, Paging, Run, RunRef, RunStatus, to_json
-from codegen_api.searching import Found
+from codegen_api.runs import LogEntry, LogPage, Paging, Run, RunRef, RunStatus, to_json
+from codegen_api.searching import FoundRuns
 from codegen_api.upstreams import Listing
 from codegen_api.upstreams.codegen.answers import entry_of, run_of
 from tests.dialects.test_native_errors import KINDS, TABLE
@@ -117,12 +117,12 @@ def a_run(number: int = 41894) -> Run:
 
 def test_a_stretch_of_the_log_is_the_run_with_its_entries_and_numbers() -> None:
     entries = tuple(entry_of({"n": number, "created_at": NAIVE[number]}, REF) for number in range(2))
-    page = Page(a_run(), 0, entries, at_end=True, paging=Paging(2, 1, 100, None))
+    page = LogPage(a_run(), 0, entries, at_end=True, paging=Paging(2, 1, 100, None))
     assert log_page(page) == (
         b'{"id":41894,"created_at":"2025-06-21 11:20:04","logs":[{"n":0,"created_at":"2025-06-21 11:20:04.338398"},'
         b'{"n":1,"created_at":"2025-06-21 11:20:04"}],"total_logs":2,"page":1,"size":100,"pages":null}'
     )
-    empty = Page(a_run(), 0, (), at_end=True, paging=Paging(None, None, None, None))
+    empty = LogPage(a_run(), 0, (), at_end=True, paging=Paging(None, None, None, None))
     assert json.loads(log_page(empty))["logs"] == []
 
 
@@ -141,7 +141,7 @@ def test_a_client_that_goes_through_numbers_that_were_reckoned_sees_everything_a
         for _ in range(count + 2):
             here = runs[len(seen) : len(seen) + limit]
             next_skip = len(seen) + len(here) if len(seen) + len(here) < count else None
-            found = Found(Listing(tuple(here), Paging(None, None, limit, None), next_skip is None), next_skip, True)
+            found = FoundRuns(Listing(tuple(here), Paging(None, None, limit, None), next_skip is None), next_skip, True)
             page = json.loads(runs_page(found, len(seen), limit))
             seen += page["items"]
             assert all(isinstance(page[name], int) for name in ("total", "page", "size", "pages"))
@@ -159,7 +159,7 @@ def test_a_client_that_goes_through_numbers_that_were_reckoned_sees_everything_a
 
 
 def test_a_search_that_was_given_up_does_not_send_clients_round_in_circles() -> None:
-    found = Found(Listing((a_run(),), Paging(None, None, 10, None), at_end=False), 10**12 + 1000, searched=True)
+    found = FoundRuns(Listing((a_run(),), Paging(None, None, 10, None), at_end=False), 10**12 + 1000, searched=True)
     assert json.loads(runs_page(found, 30, 10))["total"] == 31
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codegen_api.conversations import Came, Changes
 from codegen_api.conversations.late import ROOM
-from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
+from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.ids import (
     MOST_NUMBER,
@@ -25,7 +25,7 @@ from codegen_api.dialects.everruns.ids import (
     spot_of,
 )
 from codegen_api.dialects.everruns.kinds import BELOW, ELSEWHERE, TOLD
-from codegen_api.dialects.everruns.messages import OPEN, Place, heard, images_of, message_fields
+from codegen_api.dialects.everruns.messages import OPEN, EventSpot, heard, images_of, message_fields
 from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written, written
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization
 from codegen_api.errors import NotFound, Rejected
@@ -69,9 +69,9 @@ LOG = [
 ]
 
 
-def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[Event]:
+def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[SessionEvent]:
     """What a teller tells when ``by`` entries come at a time."""
-    teller = Teller(turn, Plainly(step))
+    teller = SessionTeller(turn, Plainly(step))
     came = [Came(offset, each) for offset, each in enumerate(log, 1)]
     events = list(teller.begin())
     for start in range(0, len(came), by):
@@ -318,13 +318,13 @@ def test_every_type_of_event_that_is_told_can_be_chosen() -> None:
     assert not TOLD & ELSEWHERE
 
 
-def is_message(event: Event) -> bool:
+def is_message(event: SessionEvent) -> bool:
     return event.message is not None
 
 
 def test_of_a_turn_that_the_host_never_began_nothing_is_told() -> None:
     turn = replace(TURN, state=TurnState.FAILED, end=None, run=None)
-    assert list(Teller(turn, Plainly(step)).over(turn)) == []
+    assert list(SessionTeller(turn, Plainly(step)).over(turn)) == []
     assert (NESTED.status(turn), FLAT.status(turn)) == ("pending", "idle")
 
 
@@ -339,7 +339,7 @@ def test_the_same_is_told_however_the_log_comes(by: int) -> None:
 
 
 def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_entry() -> None:
-    teller = Teller(TURN, Plainly(step))
+    teller = SessionTeller(TURN, Plainly(step))
     open_call = entry(kind="action", tool="run", closed=False)
     closed = entry(kind="action", tool="run", output="ok")
     assert [event.kind for event in teller.take([Came(1, open_call)])][-1] == "tool.started"
@@ -347,13 +347,13 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     (completed,) = teller.take([Came(1, closed, amended=True)])
     assert completed.data["result"] == [{"type": "text", "text": "ok"}]
     assert list(teller.take([Came(1, closed, amended=True)])) == []
-    teller = Teller(TURN, Plainly(step))
+    teller = SessionTeller(TURN, Plainly(step))
     list(teller.take([Came(1, open_call)]))
     first, *_ = teller.take([Came(2, LOG[1])])
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
     (again,) = teller.take([Came(1, closed, amended=True)])
     assert (again.kind, again.data["status"]) == ("tool.completed", "success")
-    assert again.spot == Spot(TURN.number, 2, Place.AFTERWARDS + Place.BLOCK - 1)
+    assert again.spot == Spot(TURN.number, 2, EventSpot.AFTERWARDS + EventSpot.BLOCK - 1)
     assert list(teller.take([Came(1, closed, amended=True)])) == []
 
 
@@ -409,11 +409,11 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
     changes = Changes()
 
     def listening(after: Spot = START) -> tuple[Any, Any]:
-        teller = Teller(turn, Framed(family, renderings), changes, after)
+        teller = SessionTeller(turn, Framed(family, renderings), changes, after)
         return teller, lambda events: [each for each in events if each.frame and each.spot > after]
 
     so_far = [Came(n, each) for n, each in enumerate(log, 1)]
-    unknown = Teller(turn, Framed(family, renderings))
+    unknown = SessionTeller(turn, Framed(family, renderings))
     elsewhere = [each for each in (*unknown.take(so_far), *unknown.over(turn)) if each.frame]
 
     stays = data.draw(st.booleans(), label="somebody stays")
@@ -449,7 +449,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 
 
 def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -> None:
-    teller = Teller(TURN, Plainly(step))
+    teller = SessionTeller(TURN, Plainly(step))
     list(teller.take([Came(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
     fields = json.loads(LOG[2].json)
     events = list(teller.take([Came(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
@@ -462,7 +462,7 @@ def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -
 @pytest.mark.parametrize("count", [17, ROOM + 5])
 def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
     turn = replace(TURN, end=TURN.begin + count + 1)
-    teller = Teller(turn, Plainly(step))
+    teller = SessionTeller(turn, Plainly(step))
     calls = [Came(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
     late = [Came(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]
@@ -470,7 +470,7 @@ def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: i
     assert sorted(completed.values()) == ["success"] * count + ["timeout"]
     spots = [event.spot for event in events]
     assert spots == sorted(set(spots))
-    assert Place.AFTERWARDS + Place.BLOCK * ROOM <= Place.TURN_OVER
+    assert EventSpot.AFTERWARDS + EventSpot.BLOCK * ROOM <= EventSpot.TURN_OVER
 
 
 def test_a_step_that_says_nothing_is_no_message() -> None:

@@ -15,7 +15,7 @@ from codegen_api.conversations import Ask, new_id, owner_of
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.history import Wanted, events_of, turns_behind
 from codegen_api.dialects.everruns.ids import START, Spot, event_hex, spot_of
-from codegen_api.dialects.everruns.messages import Place
+from codegen_api.dialects.everruns.messages import EventSpot
 from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
@@ -259,7 +259,7 @@ async def test_an_id_behind_the_end_of_a_turn_gets_all_of_it(offset: int) -> Non
         turn = await answered(process, "One")
         assert turn.end == 5
         ear = Ear()
-        await ear.listen_for(20, process, since=f"event_{event_hex(SESSION, Spot(1, offset, Place.IDLED))}")
+        await ear.listen_for(20, process, since=f"event_{event_hex(SESSION, Spot(1, offset, EventSpot.IDLED))}")
         assert ear.kinds == ([] if offset == 6 else TURN)
 
 

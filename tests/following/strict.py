@@ -7,7 +7,7 @@ from typing import Any
 
 from codegen_api.errors import GatewayError, UpstreamRateLimited
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Page, RunRef
+from codegen_api.runs import Cursor, LogPage, RunRef
 from codegen_api.telemetry import Allowance
 from tests.fakehost import FakeHost
 
@@ -44,7 +44,7 @@ class StrictHost(FakeHost):
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-    ) -> Page:
+    ) -> LogPage:
         page = await super().read_log(credential, ref, after, limit, newest_first=newest_first)
         self.reads[ref.id].append(asyncio.get_running_loop().time())
         return page

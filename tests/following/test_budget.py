@@ -10,7 +10,7 @@ from codegen_api.errors import Forbidden, UpstreamRateLimited, UpstreamTimeout
 from codegen_api.following import Turns
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Page, RunRef
+from codegen_api.runs import Cursor, LogPage, RunRef
 from codegen_api.telemetry import Exchange
 from codegen_api.upstreams import NewRun, observed
 from tests.fakehost import Hosted, caller
@@ -264,7 +264,7 @@ async def test_runs_that_the_host_cannot_show_hold_up_no_other() -> None:
     class Broken(StrictHost):
         async def read_log(
             self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-        ) -> Page:
+        ) -> LogPage:
             if int(ref.id) > 5:
                 with observed(self.observer, credential, "read_log"):
                     await asyncio.sleep(30)

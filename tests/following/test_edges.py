@@ -25,7 +25,7 @@ from codegen_api.following.turns import Turns
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
-from codegen_api.runs import Cursor, LogEntry, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus
 from tests.fakehost import FakeHost, Sequence, caller
 from tests.following.viewing import Viewer
 from tests.virtual import run
@@ -122,7 +122,7 @@ def test_a_fault_of_the_reader_ends_the_streams_and_the_next_viewer_gets_another
         original = host.read_log
         broken = True
 
-        async def read_log(*arguments: Any, **more: Any) -> Page:
+        async def read_log(*arguments: Any, **more: Any) -> LogPage:
             if broken:
                 raise error if isinstance(error, RuntimeError) else RuntimeError
             return await original(*arguments, **more)
@@ -153,7 +153,7 @@ async def test_a_stream_of_a_reader_that_is_gone_ends_without_disturbing_the_nex
     assert idle is not None
     original = host.read_log
 
-    async def broken(*arguments: Any, **more: Any) -> Page:
+    async def broken(*arguments: Any, **more: Any) -> LogPage:
         raise RuntimeError
 
     host.read_log = broken  # type: ignore[method-assign]
@@ -206,7 +206,7 @@ class Silent(FakeHost):
 
     silent = True
 
-    async def read_log(self, *arguments: Any, **more: Any) -> Page:
+    async def read_log(self, *arguments: Any, **more: Any) -> LogPage:
         page = await super().read_log(*arguments, **more)
         fields = {key: value for key, value in page.run.fields.items() if key != "status"}
         return replace(page, run=Run(page.run.ref, RunStatus.UNKNOWN, None, fields)) if self.silent else page
@@ -269,7 +269,7 @@ class Miscounting(FakeHost):
         super().__init__()
         self._wrong = wrong
 
-    async def read_log(self, *arguments: Any, **more: Any) -> Page:
+    async def read_log(self, *arguments: Any, **more: Any) -> LogPage:
         page = await super().read_log(*arguments, **more)
         total = page.paging.total
         assert total is not None
@@ -327,7 +327,7 @@ async def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() ->
     await asyncio.gather(*watching)
     original, hidden = host.read_log, 3
 
-    async def read_log(credential: Any, ref: Any, after: int, limit: int, **more: Any) -> Page:
+    async def read_log(credential: Any, ref: Any, after: int, limit: int, **more: Any) -> LogPage:
         nonlocal hidden
         page = await original(credential, ref, after, limit, **more)
         if after < 700 and hidden:
@@ -371,7 +371,7 @@ async def test_an_old_page_that_was_asked_for_before_an_amendment_is_not_given_t
 
         async def read_log(
             self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-        ) -> Page:
+        ) -> LogPage:
             page = await super().read_log(credential, ref, after, limit, newest_first=newest_first)
             if after == 0:
                 await asyncio.sleep(self.slow)  # what was true when it was asked comes late

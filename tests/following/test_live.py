@@ -6,7 +6,7 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import Forbidden, UpstreamError, UpstreamRateLimited, UpstreamTimeout
 from codegen_api.gateway import Gateway
-from codegen_api.runs import Page, Run
+from codegen_api.runs import LogPage, Run
 from tests.fakehost import FakeHost, Sequence, caller
 from tests.following.viewing import Viewer
 
@@ -319,7 +319,7 @@ async def test_what_a_log_page_leaves_null_is_kept_from_the_run_itself() -> None
     hosted.append(3)
     original = host.read_log
 
-    async def without_result(*arguments: object, **more: object) -> Page:
+    async def without_result(*arguments: object, **more: object) -> LogPage:
         page = await original(*arguments, **more)  # type: ignore[arg-type]
         return replace(page, run=replace(page.run, fields={**page.run.fields, "result": None}))
 

@@ -22,7 +22,7 @@ from codegen_api.following import Turns
 from codegen_api.following.pieces import GIVEN_UP, LESS_STEADY, MISSING, Portion
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Page, RunRef
+from codegen_api.runs import Cursor, LogPage, RunRef
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer
 
@@ -49,7 +49,7 @@ class Moody(FakeHost):
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-    ) -> Page:
+    ) -> LogPage:
         self.most = next(self._moods)
         return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
 
@@ -175,7 +175,7 @@ class Times(FakeHost):
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-    ) -> Page:
+    ) -> LogPage:
         self.asked.append(limit)
         self.too_heavy = lambda: self._fail(limit)
         return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
@@ -341,7 +341,7 @@ async def test_a_log_that_the_host_never_shows_gets_no_placeholders() -> None:
     class Deaf(FakeHost):
         async def read_log(
             self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-        ) -> Page:
+        ) -> LogPage:
             page = await super().read_log(credential, ref, after, limit, newest_first=newest_first)
             if ref.id == "1":
                 raise UpstreamTimeout

@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import LogEntry, Page, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import LogEntry, LogPage, Paging, Run, RunRef, RunStatus
 from codegen_api.upstreams import RunFilter
 from codegen_api.upstreams.codegen import CodegenUpstream
 
@@ -34,7 +34,7 @@ def run_of(answer: object) -> Run:
     return read(answer, lambda upstream: upstream.get_run(CREDENTIAL, REF))
 
 
-def page_of(answer: object, after: int = 0, limit: int = 100, newest_first: bool = False) -> Page:
+def page_of(answer: object, after: int = 0, limit: int = 100, newest_first: bool = False) -> LogPage:
     return read(answer, lambda upstream: upstream.read_log(CREDENTIAL, REF, after, limit, newest_first=newest_first))
 
 

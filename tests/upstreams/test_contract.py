@@ -14,7 +14,7 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import Page, RunRef, RunStatus
+from codegen_api.runs import LogPage, RunRef, RunStatus
 from codegen_api.telemetry import Trace, trace
 from codegen_api.upstreams import Cancels, Members, NewRun, Repositories, RunFilter, Upstream
 from codegen_api.upstreams.codegen import CodegenUpstream
@@ -212,7 +212,7 @@ def test_a_log_is_read_page_by_page_in_its_own_order(world: World) -> None:
 def test_the_end_of_a_log_is_a_page_that_is_not_full(world: World) -> None:
     ref = world.seed(count=100)
 
-    async def three(upstream: Upstream) -> list[Page]:
+    async def three(upstream: Upstream) -> list[LogPage]:
         return [await upstream.read_log(ALICE, ref, after, 100) for after in (0, 100, 5000)]
 
     full, empty, beyond = world.ask(three)

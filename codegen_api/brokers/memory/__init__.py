@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from codegen_api.brokers import Batch, Tail
 from codegen_api.brokers.memory.window import Window
 from codegen_api.positions import Missed
-from codegen_api.runs import Changed, Cursor, LogEntry, Page, RunRef
+from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef
 
 
 class MemoryBroker:
@@ -22,16 +22,16 @@ class MemoryBroker:
         self._leads: dict[RunRef, asyncio.Lock] = {}
         self._candidates: Counter[RunRef] = Counter()
 
-    async def publish(self, news: Page | Changed) -> None:
+    async def publish(self, news: LogPage | Changed) -> None:
         ref = news.run.ref
         with self._altering(ref) as window:
-            if isinstance(news, Page):
+            if isinstance(news, LogPage):
                 window.take_in(news.after, news.entries)
             else:
                 window.change(news)
         window.wake()
 
-    async def note(self, page: Page) -> None:
+    async def note(self, page: LogPage) -> None:
         with self._altering(page.run.ref) as window:
             window.note(page.after, page.entries)
 

@@ -113,7 +113,7 @@ class State(BaseModel):
     parent_checkpoint_id: str | None
 
 
-class Run(BaseModel):
+class ThreadRun(BaseModel):
     """A turn of a thread."""
 
     run_id: str
@@ -273,17 +273,17 @@ _EVENT = {
 
 STATE = answers(200, State, "The state.")
 HISTORY = answers(200, list[State], "The states, the newest first.")
-RUN = answers(200, Run, "The run.")
-STARTED = answers(200, Run, "The run.", 402, 409)
+RUN = answers(200, ThreadRun, "The run.")
+STARTED = answers(200, ThreadRun, "The run.", 402, 409)
 STARTED[200]["headers"] = _PLACES
-BATCH = answers(200, list[Run], "The runs.", 402, 409)
-RUNS = answers(200, list[Run], "The runs, the newest first.")
+BATCH = answers(200, list[ThreadRun], "The runs.", 402, 409)
+RUNS = answers(200, list[ThreadRun], "The runs, the newest first.")
 FOLLOWED = _lasting("The events.", "text/event-stream", _EVENT)
 STREAMED = _lasting("The events.", "text/event-stream", _EVENT, 402, 409)
 STREAMED[200]["headers"] = FOLLOWED[200]["headers"] = _PLACES
 _OUTCOME = {"type": "object", "description": "The state of the thread, or `__error__`."}
 JOINED = _lasting("The outcome.", "application/json", _OUTCOME)
 WAITED = _lasting("The outcome.", "application/json", _OUTCOME, 402, 409)
-STOPPED = answers(200, Run, "The run.", 409, 501)
+STOPPED = answers(200, ThreadRun, "The run.", 409, 501)
 ALL_STOPPED = answers(204, None, "They are stopped.", 409, 501)
 FORGOTTEN = answers(204, None, "It is forgotten.", 409, 501)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from codegen_api.conversations import Ask, Checkpoint, new_id, text_of
+from codegen_api.conversations import Ask, TurnCheckpoint, new_id, text_of
 from codegen_api.dialects import EMPTY, MOST_SAID, Ignored, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.messages import heard, images_of
@@ -213,9 +213,9 @@ def _message(item: Any, where: tuple[str | int, ...]) -> tuple[str, str | None, 
     raise Rejected(details=[Detail(where, "Must be a message.", "message_type")])
 
 
-def _checkpoint(body: RunBody) -> Checkpoint | None:
+def _checkpoint(body: RunBody) -> TurnCheckpoint | None:
     given = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
-    return Checkpoint.of(given) if isinstance(given, str) and given else None
+    return TurnCheckpoint.of(given) if isinstance(given, str) and given else None
 
 
 def _settings(body: RunBody) -> Mapping[str, Json]:

@@ -13,7 +13,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Checkpoint, Closed, Moment, Telling
+from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Closed, Moment, Telling, TurnCheckpoint
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human
 from codegen_api.dialects.agent_protocol.wording import (
     AGAIN,
@@ -21,8 +21,8 @@ from codegen_api.dialects.agent_protocol.wording import (
     BLOCK,
     CHECKPOINTS_AGAIN,
     PLACES,
+    EventPlace,
     Frames,
-    Place,
     Told,
     Wording,
     block,
@@ -89,7 +89,7 @@ def position(turn: Turn, text: str | None) -> int:
     return 0 if found is None else int(found[1])
 
 
-class Teller:
+class ThreadTeller:
     """Tells one reader of a turn the events behind number ``after``, in the modes of ``wording``.
 
     ``before`` are the messages of the conversation before the turn, needed where whole states are told. ``changes`` are
@@ -190,7 +190,7 @@ class Teller:
             self._whole(offset, out)
             return
         if self._said and "values" in self._modes and self._affordable():
-            out.append(self._values(offset, Place.STATE))
+            out.append(self._values(offset, EventPlace.STATE))
         self._send(offset, told.begun, out)
         if not told.closed:
             self._unanswered.add(offset)
@@ -208,12 +208,12 @@ class Teller:
         told, first = again.worded, block(again.slot)
         frames: list[tuple[int, bytes]] = []
         for n, frame in (*told.arrival.each, *told.begun.each, *told.answered.each):
-            place = Place(n % PLACES // 2)
-            lacks = again.outcome if place >= BEHIND else again.words or place == Place.CUSTOM
+            place = EventPlace(n % PLACES // 2)
+            lacks = again.outcome if place >= BEHIND else again.words or place == EventPlace.CUSTOM
             if not lacks or (again.earlier and n > self.after):
                 continue
             at = first + AGAIN[place] + n % 2
-            if place == Place.TUPLE:
+            if place == EventPlace.TUPLE:
                 frames.append((at, self._wording.removed(again.came.offset)))
                 at += 1
             frames.append((at, frame))
@@ -226,14 +226,14 @@ class Teller:
         holding = [
             each
             for each in self._checkpoints[bisect_left(self._checkpoints, again.came.offset) :]
-            if not again.earlier or number(each, Place.CHECKPOINT) <= self.after
+            if not again.earlier or number(each, EventPlace.CHECKPOINT) <= self.after
         ][-((BLOCK - CHECKPOINTS_AGAIN) // 2) :]
         if self._told_again + sum(map(self._length, holding)) > FREE + EARNED * self._telling.offset:
             holding = holding[-1:]
         frames: list[tuple[int, bytes]] = []
         for index, each in enumerate(holding):
             self._told_again += self._length(each)
-            told = self._checkpoint(each, Place.CHECKPOINT)
+            told = self._checkpoint(each, EventPlace.CHECKPOINT)
             frames += [(first + 2 * index + n % 2, frame) for n, frame in told]
         return frames
 
@@ -273,12 +273,12 @@ class Teller:
         if not (news or self._modes & CHECKPOINTS) or not self._affordable():
             return
         if news:
-            out.append(self._values(offset, Place.WHOLE_STATE))
+            out.append(self._values(offset, EventPlace.WHOLE_STATE))
         if self._modes & CHECKPOINTS:
             self._checkpoints.append(offset)
-        out += [frame for n, frame in self._checkpoint(offset, Place.CHECKPOINT) if n > self.after]
+        out += [frame for n, frame in self._checkpoint(offset, EventPlace.CHECKPOINT) if n > self.after]
 
-    def _values(self, offset: int, place: Place) -> bytes:
+    def _values(self, offset: int, place: EventPlace) -> bytes:
         """The state behind an entry. One in which every tool has answered has the next number, so that who had it
         before gets it again.
         """
@@ -295,10 +295,10 @@ class Teller:
     def _checkpoint(self, offset: int, place: int) -> list[tuple[int, bytes]]:
         if not self._modes & CHECKPOINTS:
             return []
-        parent = str(Checkpoint(self._turn.id, offset - 1)) if offset else self._turn.parent
+        parent = str(TurnCheckpoint(self._turn.id, offset - 1)) if offset else self._turn.parent
         described = to_json(
             {
-                "config": self._config(str(Checkpoint(self._turn.id, offset))),
+                "config": self._config(str(TurnCheckpoint(self._turn.id, offset))),
                 "metadata": {"source": "loop", "step": offset},
                 "next": ["agent"],
                 "parent_config": None if parent is None else self._config(parent),

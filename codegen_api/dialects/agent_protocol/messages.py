@@ -14,20 +14,22 @@ Message = dict[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class EntryMessages:
     """What one entry amounts to: what the agent said, and what the tool that it called answered."""
 
     ai: Message | None
     tool: Message | None
 
 
-def said(turn_id: str, offset: int, step: Step) -> Said:
+def said(turn_id: str, offset: int, step: Step) -> EntryMessages:
     """The messages of an entry, the ``offset``-th of its turn."""
     if step.kind is StepKind.USER:
         # the first one is the turn's own, which is shown as the user wrote it
-        return Said(None if offset == 1 else human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None)
+        return EntryMessages(
+            None if offset == 1 else human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None
+        )
     if step.kind is not StepKind.ACTION:
-        return Said(_ai(turn_id, offset, step, []) if step.text else None, None)
+        return EntryMessages(_ai(turn_id, offset, step, []) if step.text else None, None)
     call = f"call_{turn_id}_{offset}"
     args = step.input if isinstance(step.input, dict) else {} if step.input is None else {"input": step.input}
     ai = _ai(turn_id, offset, step, [{"name": step.tool, "args": args, "id": call, "type": "tool_call"}])
@@ -42,7 +44,7 @@ def said(turn_id: str, offset: int, step: Step) -> Said:
         "additional_kwargs": {},
         "response_metadata": {},
     }
-    return Said(ai, tool)
+    return EntryMessages(ai, tool)
 
 
 def answer(turn_id: str, text: str) -> Message:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from codegen_api.conversations import BEFORE, Checkpoint, Conversations, Stretch, owner_of
+from codegen_api.conversations import BEFORE, Conversations, Stretch, TurnCheckpoint, owner_of
 from codegen_api.dialects.agent_protocol.events import interrupt
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human, said
 from codegen_api.identity import Caller
@@ -56,11 +56,11 @@ async def current_state(conversations: Conversations, caller: Caller, thread: st
     messages = [*await messages_of(conversations, caller, path[:-1]), *_messages_in(last, steps)]
     others = latest is not None and latest.state.begun and latest.id != last.turn.id
     never_begun = latest if others else None
-    return state_fields(thread, last.turn, messages, Checkpoint(last.turn.id, len(steps)), failed=never_begun)
+    return state_fields(thread, last.turn, messages, TurnCheckpoint(last.turn.id, len(steps)), failed=never_begun)
 
 
 async def state_at(
-    conversations: Conversations, caller: Caller, thread: str, checkpoint: Checkpoint
+    conversations: Conversations, caller: Caller, thread: str, checkpoint: TurnCheckpoint
 ) -> Mapping[str, Json]:
     """The state of a thread at a checkpoint.
 
@@ -78,8 +78,8 @@ async def history(
     thread: str,
     *,
     limit: int,
-    before: Checkpoint | None = None,
-    at: Checkpoint | None = None,
+    before: TurnCheckpoint | None = None,
+    at: TurnCheckpoint | None = None,
     metadata: Mapping[str, Json] | None = None,
 ) -> list[Mapping[str, Json]]:
     """The states of a thread, the newest first: those of abandoned branches, too. ``before`` is not among them."""
@@ -105,7 +105,7 @@ async def history(
             messages.append(answer(turn.id, turn.answer))
             lengths[-1] = len(messages)
         for offset in range(len(lengths) - 1, BEFORE - 1, -1):
-            checkpoint = Checkpoint(turn.id, offset)
+            checkpoint = TurnCheckpoint(turn.id, offset)
             if not passed:
                 passed = checkpoint == before
                 continue
@@ -125,7 +125,7 @@ def state_fields(
     thread: str,
     turn: Turn | None,
     messages: list[Message],
-    checkpoint: Checkpoint | None,
+    checkpoint: TurnCheckpoint | None,
     *,
     failed: Turn | None = None,
 ) -> Mapping[str, Json]:
@@ -172,26 +172,26 @@ def state_fields(
     }
 
 
-def checkpoint_fields(thread: str, checkpoint: Checkpoint) -> Json:
+def checkpoint_fields(thread: str, checkpoint: TurnCheckpoint) -> Json:
     return {"thread_id": thread, "checkpoint_ns": "", "checkpoint_id": str(checkpoint)}
 
 
-def _metadata(thread: str, turn: Turn | None, checkpoint: Checkpoint | None) -> Mapping[str, Json]:
+def _metadata(thread: str, turn: Turn | None, checkpoint: TurnCheckpoint | None) -> Mapping[str, Json]:
     if turn is None or checkpoint is None:
         return {"thread_id": thread}
     source = "input" if checkpoint.offset == BEFORE else "loop"
     return {"thread_id": thread, "run_id": turn.id, "source": source, "step": checkpoint.offset}
 
 
-def _parent(turn: Turn | None, checkpoint: Checkpoint | None) -> Checkpoint | None:
+def _parent(turn: Turn | None, checkpoint: TurnCheckpoint | None) -> TurnCheckpoint | None:
     if turn is None or checkpoint is None:
         return None
     if checkpoint.offset > BEFORE:
-        return Checkpoint(turn.id, checkpoint.offset - 1)
-    return None if turn.parent is None else Checkpoint.of(turn.parent)
+        return TurnCheckpoint(turn.id, checkpoint.offset - 1)
+    return None if turn.parent is None else TurnCheckpoint.of(turn.parent)
 
 
-def _is_end(turn: Turn, checkpoint: Checkpoint) -> bool:
+def _is_end(turn: Turn, checkpoint: TurnCheckpoint) -> bool:
     length = 0 if turn.end is None else turn.end - turn.begin
     return checkpoint.offset == length and not turn.state.active
 
@@ -204,5 +204,5 @@ async def _leading_to(conversations: Conversations, caller: Caller, turn: Turn) 
         return await conversations.path(caller, turn.conversation)
     before: list[Stretch] = []
     if turn.parent is not None:
-        before = await conversations.leading_to(caller, Checkpoint.of(turn.parent))
+        before = await conversations.leading_to(caller, TurnCheckpoint.of(turn.parent))
     return [*before, Stretch(turn, None)]

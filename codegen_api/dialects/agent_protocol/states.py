@@ -6,7 +6,7 @@ from fastapi import Body, Path, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from codegen_api.conversations import Checkpoint
+from codegen_api.conversations import TurnCheckpoint
 from codegen_api.dialects import Ignored
 from codegen_api.dialects.agent_protocol.answers import HISTORY, STATE
 from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
@@ -58,7 +58,7 @@ async def get_state_at(
 ) -> Response:
     """All that had been said in a thread at a checkpoint."""
     await thread_of(talk, caller, thread_id)
-    return json_response(to_json(await state_at(talk, caller, thread_id, Checkpoint.of(checkpoint_id))))
+    return json_response(to_json(await state_at(talk, caller, thread_id, TurnCheckpoint.of(checkpoint_id))))
 
 
 @router.post(
@@ -108,7 +108,7 @@ async def post_history(
     return json_response(to_json(states))
 
 
-def _checkpoint(given: dict[str, Any]) -> Checkpoint | None:
+def _checkpoint(given: dict[str, Any]) -> TurnCheckpoint | None:
     configurable = given.get("configurable")
     id = given.get("checkpoint_id") or (configurable.get("checkpoint_id") if isinstance(configurable, dict) else None)  # noqa: A001
-    return Checkpoint.of(id) if isinstance(id, str) and id else None
+    return TurnCheckpoint.of(id) if isinstance(id, str) and id else None

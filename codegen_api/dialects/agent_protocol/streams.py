@@ -6,7 +6,7 @@ from contextlib import aclosing
 from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over
-from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, Teller, encoded, interrupt
+from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, ThreadTeller, encoded, interrupt
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wording import PLACES, Wording
 from codegen_api.errors import GatewayError
@@ -60,7 +60,9 @@ async def events(
             before = encoded(await messages_before(conversations, caller, turn))
         for start in dict.fromkeys((after, 0)):
             changes = conversations.late.of(turn.id)
-            teller = Teller(turn, wording, modes=modes, after=start, before=before, changes=changes, statuses=statuses)
+            teller = ThreadTeller(
+                turn, wording, modes=modes, after=start, before=before, changes=changes, statuses=statuses
+            )
             try:
                 async with aclosing(_told(conversations, caller, turn, teller, at_end)) as told:
                     async for piece in told:
@@ -74,7 +76,7 @@ async def events(
 
 
 async def _told(
-    conversations: Conversations, caller: Caller, turn: Turn, teller: Teller, at_end: Ending
+    conversations: Conversations, caller: Caller, turn: Turn, teller: ThreadTeller, at_end: Ending
 ) -> AsyncGenerator[bytes, None]:
     claims_more = False
     if begun := teller.begin():

@@ -31,7 +31,7 @@ BEHIND = (AFTERWARDS - BLOCK) // 2
 """The first place behind the blocks of what comes meanwhile."""
 
 
-class Place(IntEnum):
+class EventPlace(IntEnum):
     """Where an event stands among those of its entry."""
 
     STARTED = 0
@@ -69,10 +69,12 @@ def block(slot: Slot) -> int:
     return slot.behind * PLACES + (AFTERWARDS if slot.is_closed else MEANWHILE) + BLOCK * slot.number
 
 
-AGAIN = {place: 2 * index for index, place in enumerate(sorted({*Place} - {Place.STATE, Place.WHOLE_STATE}))}
+AGAIN = {
+    place: 2 * index for index, place in enumerate(sorted({*EventPlace} - {EventPlace.STATE, EventPlace.WHOLE_STATE}))
+}
 """Where in a block the events stand that are told again."""
 
-CHECKPOINTS_AGAIN = AGAIN[Place.CHECKPOINT]
+CHECKPOINTS_AGAIN = AGAIN[EventPlace.CHECKPOINT]
 """The last are the checkpoints that hold what has changed, in their order."""
 
 
@@ -161,7 +163,7 @@ class Wording:
     def removed(self, offset: int) -> bytes:
         """Before a message whose pieces clients put together is told again, what they have of it goes."""
         pair = b"[%b,%b]" % (to_json(removal(self._turn, offset)), self._about(offset, "agent"))
-        return self.frame("messages", pair, offset, Place.TUPLE)[1]
+        return self.frame("messages", pair, offset, EventPlace.TUPLE)[1]
 
     def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> tuple[int, bytes]:
         n = number(offset, place) + again
@@ -173,13 +175,13 @@ class Wording:
         out = self._task(offset, "agent")
         if "messages" in self._modes:
             named = b'{%b:{"metadata":%b}}' % (to_json(message["id"]), about)
-            out.append(self.frame("messages/metadata", named, offset, Place.METADATA))
-            out.append(self.frame("messages/partial", b"[%b]" % written, offset, Place.PARTIAL))
+            out.append(self.frame("messages/metadata", named, offset, EventPlace.METADATA))
+            out.append(self.frame("messages/partial", b"[%b]" % written, offset, EventPlace.PARTIAL))
         if "messages-tuple" in self._modes:
             pair = b"[%b,%b]" % (to_json(chunk(message)), about)
-            out.append(self.frame("messages", pair, offset, Place.TUPLE))
+            out.append(self.frame("messages", pair, offset, EventPlace.TUPLE))
         if "updates" in self._modes:
-            out.append(self.frame("updates", b'{"agent":{"messages":[%b]}}' % written, offset, Place.UPDATE))
+            out.append(self.frame("updates", b'{"agent":{"messages":[%b]}}' % written, offset, EventPlace.UPDATE))
         return out + self._task(offset, "agent", written)
 
     def both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[tuple[int, bytes]]:
@@ -198,7 +200,7 @@ class Wording:
         ai, tool = messages.ai, messages.tool
         arrival = [] if ai is None else self.message(offset, ai)
         if "custom" in self._modes:
-            arrival.append(self.frame("custom", _with_position(entry.json, offset), offset, Place.CUSTOM))
+            arrival.append(self.frame("custom", _with_position(entry.json, offset), offset, EventPlace.CUSTOM))
         arrival.sort(key=lambda one: one[0])
         written = None if ai is None else to_json(ai)
         if tool is None:
@@ -220,19 +222,23 @@ class Wording:
         out: list[tuple[int, bytes]] = []
         if "messages" in self._modes:
             named = b'{%b:{"metadata":%b}}' % (id, about)
-            out.append(self.frame("messages/metadata", named, offset, Place.TOOL_METADATA))
-            out.append(self.frame("messages/complete", b"[%b]" % tool, offset, Place.TOOL_COMPLETE))
+            out.append(self.frame("messages/metadata", named, offset, EventPlace.TOOL_METADATA))
+            out.append(self.frame("messages/complete", b"[%b]" % tool, offset, EventPlace.TOOL_COMPLETE))
         if "messages-tuple" in self._modes:
-            out.append(self.frame("messages", b"[%b,%b]" % (tool, about), offset, Place.TOOL_TUPLE))
+            out.append(self.frame("messages", b"[%b,%b]" % (tool, about), offset, EventPlace.TOOL_TUPLE))
         if "updates" in self._modes:
-            out.append(self.frame("updates", b'{"tools":{"messages":[%b]}}' % tool, offset, Place.TOOL_UPDATE))
+            out.append(self.frame("updates", b'{"tools":{"messages":[%b]}}' % tool, offset, EventPlace.TOOL_UPDATE))
         return out + self._task(offset, "tools", tool)
 
     def _task(self, offset: int, node: str, result: bytes | None = None) -> list[tuple[int, bytes]]:
         """A node begins, or with its ``result`` has ended."""
         if not self._modes & {"tasks", "debug"}:
             return []
-        begun, ended = (Place.STARTED, Place.DONE) if node == "agent" else (Place.TOOL_STARTED, Place.TOOL_DONE)
+        begun, ended = (
+            (EventPlace.STARTED, EventPlace.DONE)
+            if node == "agent"
+            else (EventPlace.TOOL_STARTED, EventPlace.TOOL_DONE)
+        )
         name = f'"id":"{self._turn}-{offset}-{node}","name":"{node}"'.encode()
         if result is None:
             return self.both("tasks", "task", b'{%b,"input":{},"triggers":[]}' % name, offset, begun)

@@ -153,7 +153,7 @@ async def list_agents(
 
 @router.post(
     "/api/agents",
-    **operation("Create an agent", WRITE, answers.answers(201, answers.Agent, "The agent.", 409)),
+    **operation("Create an agent", WRITE, answers.answers(201, answers.AgioAgent, "The agent.", 409)),
     status_code=201,
 )
 async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
@@ -165,7 +165,7 @@ async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.Crea
 
 
 @router.get(
-    "/api/agents/{agent_id}", **operation("Get an agent", READ, answers.answers(200, answers.Agent, "The agent."))
+    "/api/agents/{agent_id}", **operation("Get an agent", READ, answers.answers(200, answers.AgioAgent, "The agent."))
 )
 async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     """One of the caller's agents."""
@@ -174,7 +174,7 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
 
 @router.put(
     "/api/agents/{agent_id}",
-    **operation("Change an agent", WRITE, answers.answers(200, answers.Agent, "The agent.", 409)),
+    **operation("Change an agent", WRITE, answers.answers(200, answers.AgioAgent, "The agent.", 409)),
 )
 async def update_agent(
     talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]

@@ -55,7 +55,7 @@ class Health(BaseModel):
     timestamp: str = Field(examples=[MOMENT])
 
 
-class Agent(BaseModel):
+class AgioAgent(BaseModel):
     """Somebody to talk to."""
 
     id: str = Field(examples=["assistant"])
@@ -69,16 +69,16 @@ class Agent(BaseModel):
     created_at: str | None = Field(description="Null for those that are built in.", examples=[MOMENT])
 
 
-class _Page(BaseModel):
+class _OffsetPage(BaseModel):
     total: int = Field(description="How many there are in all.")
     limit: int
     offset: int
 
 
-class AgentPage(_Page):
+class AgentPage(_OffsetPage):
     """A stretch of a list of agents."""
 
-    items: list[Agent]
+    items: list[AgioAgent]
 
 
 class Metrics(BaseModel):
@@ -108,7 +108,7 @@ class AgioRun(BaseModel):
     updated_at: str = Field(examples=[MOMENT])
 
 
-class RunPage(_Page):
+class RunPage(_OffsetPage):
     """A stretch of a list of runs."""
 
     items: list[AgioRun]
@@ -167,7 +167,7 @@ class Checkpoint(BaseModel):
     total_tokens: int | None = Field(description="Null: the host does not say.")
 
 
-class CheckpointPage(_Page):
+class CheckpointPage(_OffsetPage):
     """A stretch of a list of checkpoints."""
 
     items: list[Checkpoint]

@@ -10,8 +10,8 @@ from codegen_api.conversations import (
     BEFORE,
     GO_ON,
     Ask,
-    Checkpoint,
     Conversations,
+    TurnCheckpoint,
     checked,
     new_id,
     owner_of,
@@ -21,7 +21,7 @@ from codegen_api.conversations import text_of as text_of_message
 from codegen_api.dialects.agio.agents import Agents
 from codegen_api.dialects.agio.chat import TITLE_CHARACTERS, message_of
 from codegen_api.dialects.agio.executions import OWN, user_of
-from codegen_api.dialects.agio.places import Place
+from codegen_api.dialects.agio.places import RunPlace
 from codegen_api.dialects.agio.schemas import USER, Fork, Message, Modifications, Restore
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
@@ -32,7 +32,7 @@ SPEAKERS = {**dict.fromkeys(USER, "User"), "tool": "Tool", "function": "Tool"}
 
 
 async def restore(
-    talk: Conversations, caller: Caller, agents: Agents, wanted: str | None, place: Place, asked: Restore
+    talk: Conversations, caller: Caller, agents: Agents, wanted: str | None, place: RunPlace, asked: Restore
 ) -> Mapping[str, Json]:
     """Go on from a place in its own session: with a new run, or with the same one.
 
@@ -46,7 +46,7 @@ async def restore(
 
 
 async def fork(
-    talk: Conversations, caller: Caller, agents: Agents, wanted: str | None, place: Place, asked: Fork
+    talk: Conversations, caller: Caller, agents: Agents, wanted: str | None, place: RunPlace, asked: Fork
 ) -> Mapping[str, Json]:
     """Go on from a place in a session of its own.
 
@@ -74,7 +74,7 @@ async def _begin(
     caller: Caller,
     agents: Agents,
     wanted: str | None,
-    place: Place,
+    place: RunPlace,
     asked: Fork,
     session_id: str,
     *,
@@ -86,13 +86,13 @@ async def _begin(
     if changes.modified_messages is not None:
         # nothing of what was said before holds any more
         root = (await talk.leading_to(caller, place.checkpoint))[0].turn
-        checkpoint = Checkpoint(root.id, BEFORE)
+        checkpoint = TurnCheckpoint(root.id, BEFORE)
         said, last = _said(changes.modified_messages)
         query = query or last
         text = with_transcript(said, query)
         system_prompt = system_prompt or _instructions(changes.modified_messages)
     elif text and not place.spoken:
-        checkpoint = Checkpoint(place.turn.id, BEFORE)  # said instead of what the user had just said
+        checkpoint = TurnCheckpoint(place.turn.id, BEFORE)  # said instead of what the user had just said
     own: dict[str, Json] = {"continues": place.run.id} if same else {"query": query or place.run.query}
     if user_of(place.run.first) is not None and not same:
         own["user_id"] = user_of(place.run.first)
@@ -110,7 +110,7 @@ async def _begin(
     return await talk.begin(caller, wanted or place.turn.organization or None, session_id, ask)
 
 
-def _restored(place: Place, turn: Turn, new_run_id: str | None) -> Mapping[str, Json]:
+def _restored(place: RunPlace, turn: Turn, new_run_id: str | None) -> Mapping[str, Json]:
     run_id = new_run_id or place.run.id
     return {
         "success": True,

@@ -10,7 +10,7 @@ from codegen_api.conversations import Ask, Conversations, checked, new_id, owner
 from codegen_api.dialects.agio import answers, schemas
 from codegen_api.dialects.agio.agents import Known, is_enabled
 from codegen_api.dialects.agio.asking import Asker, routes_about
-from codegen_api.dialects.agio.events import BEGINNING, Position, Shared
+from codegen_api.dialects.agio.events import BEGINNING, EventPosition, SharedEvents
 from codegen_api.dialects.agio.executions import OWN, Execution
 from codegen_api.dialects.agio.streams import Reader, frames, outcome, response
 from codegen_api.errors import Conflict
@@ -83,11 +83,11 @@ def answered(
     caller: Caller,
     run: Execution,
     *,
-    after: Position = BEGINNING,
+    after: EventPosition = BEGINNING,
     stream: bool = True,
 ) -> Response:
     """A run as it comes, or whole."""
-    reader = Reader(talk, caller, run, after, parts_of(request).kept("agio_shared", Shared))
+    reader = Reader(talk, caller, run, after, parts_of(request).kept("agio_shared", SharedEvents))
     headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
         return response(request, frames(reader.events()), EVENTS_TYPE, headers)

@@ -35,7 +35,7 @@ _POSITION = re.compile(rf"({_NUMBER})((?:{_RANGE}){{0,{MOST_RANGES}}})(?:~({_NUM
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class EventPosition:
     """``number`` is that of the last event told in the order of the log, PLACES for each step: 0 is the first of all,
     and -1 before it. ``open`` are ranges of the steps whose tools have not answered, and ``slot`` says what was told
     again there.
@@ -58,7 +58,7 @@ class Position:
         return max(0, self.number) // PLACES
 
     @classmethod
-    def of(cls, text: str) -> "Position":
+    def of(cls, text: str) -> "EventPosition":
         """
         Raises:
             InvalidCursor: it is none.
@@ -71,7 +71,7 @@ class Position:
         return cls(int(found[1]), tuple(ranges), slot)
 
 
-BEGINNING = Position()
+BEGINNING = EventPosition()
 
 
 def ranges_of(some: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -89,7 +89,7 @@ def ranges_of(some: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 @dataclass(frozen=True)
-class Event:
+class RunEvent:
     """``id`` is where a reader is who has it; None at the end, which is told to whoever comes back. ``created`` is when
     the host did what it tells, as far as that is known.
     """
@@ -113,19 +113,19 @@ class Text:
     text: str
 
 
-class Shared:
+class SharedEvents:
     """What many readers of a run hold at the same time, made once: each text, as the end tells all of them again, and
     that end. It is kept for as long as one of them holds it.
     """
 
     def __init__(self) -> None:
         self._texts: WeakValueDictionary[str, Text] = WeakValueDictionary()
-        self._ends: WeakValueDictionary[Hashable, Event] = WeakValueDictionary()
+        self._ends: WeakValueDictionary[Hashable, RunEvent] = WeakValueDictionary()
 
     def text(self, text: str) -> Text:
         return self._texts.setdefault(text, Text(text))
 
-    def end(self, key: Hashable, make: Callable[[], Event]) -> Event:
+    def end(self, key: Hashable, make: Callable[[], RunEvent]) -> RunEvent:
         """The last event of a run, which ``key`` tells from all others."""
         event = self._ends.get(key)
         if event is None:
@@ -170,14 +170,18 @@ class Meant:
         return output if isinstance(output, str) else to_json(output).decode()
 
 
-class Teller:
+class RunTeller:
     """Tells one reader of a run the events behind ``after``, and keeps what they amount to.
 
     ``step`` says what an entry means. ``shared`` is for those who read together.
     """
 
     def __init__(
-        self, run_id: str, step: Callable[[LogEntry], Step], after: Position = BEGINNING, shared: Shared | None = None
+        self,
+        run_id: str,
+        step: Callable[[LogEntry], Step],
+        after: EventPosition = BEGINNING,
+        shared: SharedEvents | None = None,
     ) -> None:
         self.steps = 0
         self.began: float | None = None
@@ -185,7 +189,7 @@ class Teller:
         self._run_id = run_id
         self._step = step
         self._after = after
-        self._shared = shared or Shared()
+        self._shared = shared or SharedEvents()
         self._said: dict[int, Text] = {}  # by the number of the event
         self._number = after.number
         self._slot = after.slot
@@ -220,22 +224,22 @@ class Teller:
         """From the first step to the latest, by the host's clock."""
         return None if self.began is None or self.latest is None else max(0.0, self.latest - self.began)
 
-    def begin(self, session_id: str, query: str) -> list[Event]:
+    def begin(self, session_id: str, query: str) -> list[RunEvent]:
         """What comes before the first step."""
         return self._tell(0, "run_started", {"run_id": self._run_id, "session_id": session_id, "query": query})
 
-    def take(self, news: Sequence[Came]) -> list[Event]:
+    def take(self, news: Sequence[Came]) -> list[RunEvent]:
         """What these entries of the turn amount to."""
         return list(self._told(self._telling.take(news)))
 
-    def close(self, turn: Turn) -> list[Event]:
+    def close(self, turn: Turn) -> list[RunEvent]:
         """What comes behind the last step of a turn that is over: nobody answers any more."""
         told = [*self._told(self._telling.close()), *self._told(self._telling.rest())]
         fine = turn.state in (TurnState.COMPLETED, TurnState.WAITING)
         result = "" if fine else NEVER
         return told + [self._result(each, result, is_success=fine, created=None) for each in sorted(self._tools)]
 
-    def conclude(self, text: str) -> list[Event]:
+    def conclude(self, text: str) -> list[RunEvent]:
         """What the host says at the end, and its log does not tell."""
         step = Step(StepKind.ANSWER, None, text)
         return self._say(CONCLUDED, Meant(self.steps, step, Form(0, 0, 0, 0), None))
@@ -246,7 +250,7 @@ class Teller:
         step = self._step(came.entry)
         return Meant(self._base + came.offset, step, Form.of(came.entry, step), came.entry.created)
 
-    def _told(self, moments: Iterable[Moment[Meant]]) -> Iterator[Event]:
+    def _told(self, moments: Iterable[Moment[Meant]]) -> Iterator[RunEvent]:
         for moment in moments:
             meant = moment.worded
             match moment:
@@ -264,7 +268,7 @@ class Teller:
                 case _:
                     pass
 
-    def _arrive(self, meant: Meant) -> Iterator[Event]:
+    def _arrive(self, meant: Meant) -> Iterator[RunEvent]:
         self.steps = meant.number
         if meant.created is not None:
             self.began = meant.created if self.began is None else self.began
@@ -279,12 +283,12 @@ class Teller:
             elif not meant.closed:
                 self._ahead.add(meant.number)
 
-    def _say(self, place: int, meant: Meant) -> list[Event]:
+    def _say(self, place: int, meant: Meant) -> list[RunEvent]:
         n = meant.number * PLACES + place
         self._keep(n, meant.text)
         return self._tell(n, "content_delta", self._content(n, meant), meant.created) if meant.text else []
 
-    def _again(self, again: Again[Meant]) -> Iterator[Event]:
+    def _again(self, again: Again[Meant]) -> Iterator[RunEvent]:
         """A step as it is now."""
         meant, number = again.worded, again.worded.number
         said, n = (number * PLACES + place for place in (SAID, CALLED))
@@ -329,11 +333,11 @@ class Teller:
             "step": meant.number,
         }
 
-    def _answer(self, meant: Meant) -> Event:
+    def _answer(self, meant: Meant) -> RunEvent:
         self._tools[meant.number] = meant.tool
         return self._result(meant.number, meant.result, is_success=not meant.has_failed, created=meant.created)
 
-    def _result(self, number: int, result: str, *, is_success: bool, created: float | None) -> Event:
+    def _result(self, number: int, result: str, *, is_success: bool, created: float | None) -> RunEvent:
         data: dict[str, Json] = {
             "tool_name": self._tools.pop(number),
             "tool_call_id": f"call_{self._run_id}_{number}",
@@ -348,14 +352,14 @@ class Teller:
 
     # -- where the reader is ------------------------------------------------------------------------------------------
 
-    def _tell(self, n: int, name: str, data: Mapping[str, Json], created: float | None = None) -> list[Event]:
+    def _tell(self, n: int, name: str, data: Mapping[str, Json], created: float | None = None) -> list[RunEvent]:
         if n <= self._number:
             return []
         self._number = n
         return [self._event(name, data, created)]
 
-    def _event(self, name: str, data: Mapping[str, Json], created: float | None) -> Event:
-        return Event(name, data, self._position, created)
+    def _event(self, name: str, data: Mapping[str, Json], created: float | None) -> RunEvent:
+        return RunEvent(name, data, self._position, created)
 
     @property
     def _position(self) -> str:
@@ -363,4 +367,4 @@ class Teller:
         slot = self._slot
         if slot is not None and slot.behind < max(0, self._number) // PLACES:
             slot = None
-        return str(Position(self._number, ranges_of([*((step, step) for step in self._tools), *to_come]), slot))
+        return str(EventPosition(self._number, ranges_of([*((step, step) for step in self._tools), *to_come]), slot))

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import BEFORE, Checkpoint, Conversations, Stretch, change, end_of, owner_of, text_of
+from codegen_api.conversations import BEFORE, Conversations, Stretch, TurnCheckpoint, change, end_of, owner_of, text_of
 from codegen_api.errors import NotFound
 from codegen_api.identity import Caller
 from codegen_api.runs import Json
@@ -87,7 +87,7 @@ class Execution:
         turns = {turn.id: turn for turn in self.turns}
         found, then = [Stretch(turn, None)], turn
         while continued(then) is not None and then.parent is not None:
-            checkpoint = Checkpoint.of(then.parent)
+            checkpoint = TurnCheckpoint.of(then.parent)
             if checkpoint.turn not in turns:
                 break  # all of the run was taken back
             then = turns[checkpoint.turn]

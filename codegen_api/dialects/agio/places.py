@@ -6,7 +6,7 @@ They are there by themselves; what a client says of one is kept with the turn.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import Checkpoint, Conversations, checked, owner_of
+from codegen_api.conversations import Conversations, TurnCheckpoint, checked, owner_of
 from codegen_api.dialects.agio.executions import Execution, find_run, note, own, run_id_of
 from codegen_api.errors import Conflict, NotFound
 from codegen_api.identity import Caller
@@ -19,7 +19,7 @@ MOST_DESCRIBED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunPlace:
     """Behind step ``step`` of a run, which is entry ``offset`` of a turn's stretch. By then there have been so many
     ``messages`` in the run; ``spoken``: the agent has said or done something in that turn.
     """
@@ -33,8 +33,8 @@ class Place:
     created: float
 
     @property
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.turn.id, self.offset)
+    def checkpoint(self) -> TurnCheckpoint:
+        return TurnCheckpoint(self.turn.id, self.offset)
 
     @property
     def fields(self) -> dict[str, Json]:
@@ -53,29 +53,29 @@ class Place:
         }
 
 
-async def places_of(talk: Conversations, caller: Caller, run: Execution, turn: Turn | None = None) -> list[Place]:
+async def places_of(talk: Conversations, caller: Caller, run: Execution, turn: Turn | None = None) -> list[RunPlace]:
     """The places of a run, or those that lead to the end of one of its turns, the first one first."""
-    places: list[Place] = []
+    places: list[RunPlace] = []
     step = messages = 0
     for stretch in run.leading_to(turn or run.latest):
         messages += len(stretch.turn.messages)
         spoken, created = False, stretch.turn.created
         if not places:  # where a run goes on there is a place already: that in which it was left
-            places.append(Place(run, stretch.turn, 0, step, messages, spoken, created))
+            places.append(RunPlace(run, stretch.turn, 0, step, messages, spoken, created))
         for offset, entry in enumerate(await talk.entries(caller, stretch), 1):
             said = talk.gateway.step(entry)
             step, messages = step + 1, messages + _messages(said)
             spoken, created = spoken or said.kind is not StepKind.USER, entry.created or created
-            places.append(Place(run, stretch.turn, offset, step, messages, spoken, created))
+            places.append(RunPlace(run, stretch.turn, offset, step, messages, spoken, created))
     return places
 
 
-async def find_place(talk: Conversations, caller: Caller, checkpoint_id: str) -> Place:
+async def find_place(talk: Conversations, caller: Caller, checkpoint_id: str) -> RunPlace:
     """
     Raises:
         NotFound: there is no such checkpoint.
     """
-    wanted = Checkpoint.of(checkpoint_id)
+    wanted = TurnCheckpoint.of(checkpoint_id)
     turn = await talk.store.turn(owner_of(caller), wanted.turn)
     if turn is not None:
         run = await find_run(talk, caller, run_id_of(turn))
@@ -83,12 +83,12 @@ async def find_place(talk: Conversations, caller: Caller, checkpoint_id: str) ->
         for place in await places_of(talk, caller, run, turn):
             if place.checkpoint == wanted:
                 return place
-    raise NotFound.named("Checkpoint", checkpoint_id)
+    raise NotFound.named("TurnCheckpoint", checkpoint_id)
 
 
 async def describe(
-    talk: Conversations, caller: Caller, place: Place, description: str | None, tags: Sequence[str]
-) -> Place:
+    talk: Conversations, caller: Caller, place: RunPlace, description: str | None, tags: Sequence[str]
+) -> RunPlace:
     """The place, with what a client says of it.
 
     Raises:

@@ -10,7 +10,7 @@ from codegen_api.dialects.agio import answers, controls, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset
 from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.chat import answered
-from codegen_api.dialects.agio.events import BEGINNING, Position
+from codegen_api.dialects.agio.events import BEGINNING, EventPosition
 from codegen_api.dialects.agio.executions import STATUSES, Execution, every_run, find_run, length_of, user_of
 from codegen_api.dialects.agio.streams import Reader, metrics
 from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
@@ -99,7 +99,7 @@ async def get_run_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         if {"limit", "offset"} & set(request.query_params):
             raise NotOffered("`limit` and `offset` are for lists. A stream goes on behind a last event id.")
-        after = BEGINNING if last_event_id is None else Position.of(last_event_id)
+        after = BEGINNING if last_event_id is None else EventPosition.of(last_event_id)
         await _require_position(talk, caller, run, after)
         return answered(request, talk, caller, run, after=after)
     events = await Reader(talk, caller, run).so_far()
@@ -139,7 +139,7 @@ def _steps(run: Execution) -> int:
     return sum(length_of(stretch) or 0 for stretch in run.stretches)
 
 
-async def _require_position(talk: Conversations, caller: Caller, run: Execution, position: Position) -> None:
+async def _require_position(talk: Conversations, caller: Caller, run: Execution, position: EventPosition) -> None:
     """
     Raises:
         InvalidCursor: the run has no such step.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fastapi import Request
 
 from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch
-from codegen_api.dialects.agio.events import BEGINNING, Event, Position, Shared, Teller
+from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown
@@ -28,7 +28,7 @@ UNFINISHED = b": unfinished, go on behind the last id\n\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
-Told = AsyncGenerator[Sequence[Event] | None, None]
+Told = AsyncGenerator[Sequence[RunEvent] | None, None]
 """Events as they come; none are a sign of life."""
 
 
@@ -40,12 +40,12 @@ class Reader:
         talk: Conversations,
         caller: Caller,
         run: Execution,
-        after: Position = BEGINNING,
-        shared: Shared | None = None,
+        after: EventPosition = BEGINNING,
+        shared: SharedEvents | None = None,
     ) -> None:
         self.run = run
-        self._shared = shared or Shared()
-        self.teller = Teller(run.id, talk.gateway.step, after, self._shared)
+        self._shared = shared or SharedEvents()
+        self.teller = RunTeller(run.id, talk.gateway.step, after, self._shared)
         self._talk = talk
         self._caller = caller
         self._until = loop_time() + talk.gateway.patrol(caller).max_age
@@ -58,7 +58,7 @@ class Reader:
         """
         return beating(self._events(), BEAT)
 
-    async def so_far(self) -> list[Event]:
+    async def so_far(self) -> list[RunEvent]:
         """What has come by now, and the end, if it has come."""
         told = self._begin()
         for stretch in self.run.stretches:
@@ -71,7 +71,7 @@ class Reader:
             told.append(ending(self.run, self.teller))
         return told
 
-    async def _events(self) -> AsyncGenerator[Sequence[Event], None]:
+    async def _events(self) -> AsyncGenerator[Sequence[RunEvent], None]:
         try:
             yield self._begin()
             stretches = self.run.stretches
@@ -89,10 +89,10 @@ class Reader:
             note(error.code, error.root_reason)
             yield [broken(self.run, self.teller, error)]
 
-    def _begin(self) -> list[Event]:
+    def _begin(self) -> list[RunEvent]:
         return self.teller.begin(self.run.first.conversation, self.run.query)
 
-    async def _turn(self, stretch: Stretch) -> AsyncGenerator[Sequence[Event], None]:
+    async def _turn(self, stretch: Stretch) -> AsyncGenerator[Sequence[RunEvent], None]:
         """A stretch of a turn as it comes."""
         upto = stretch.upto
         self.teller.turn(self._talk.late.of(stretch.turn.id))
@@ -113,7 +113,7 @@ class Reader:
                             break
         yield self._close(stretch)
 
-    def _close(self, stretch: Stretch) -> list[Event]:
+    def _close(self, stretch: Stretch) -> list[RunEvent]:
         """What comes behind a stretch of a turn that is over."""
         answer = stretch.turn.answer if stretch.upto is None else None
         return self.teller.close(stretch.turn) + (self.teller.conclude(answer) if answer else [])
@@ -150,27 +150,29 @@ class Reader:
 # -- the end ----------------------------------------------------------------------------------------------------------
 
 
-def ending(run: Execution, teller: Teller) -> Event:
+def ending(run: Execution, teller: RunTeller) -> RunEvent:
     """What comes last. A host that waits for its user has said all that it will until they answer."""
     if run.status == FAILED:
         code = "outcome_unknown" if run.latest.state is TurnState.UNKNOWN else "run_failed"
         error = run.latest.error or "The run has failed."
-        return Event("error", {"error": error, "code": code, **outcome_fields(run, teller)})
-    return Event("run_cancelled" if run.status == CANCELLED else "run_completed", outcome_fields(run, teller))
+        return RunEvent("error", {"error": error, "code": code, **outcome_fields(run, teller)})
+    return RunEvent("run_cancelled" if run.status == CANCELLED else "run_completed", outcome_fields(run, teller))
 
 
-def broken(run: Execution, teller: Teller, error: GatewayError) -> Event:
+def broken(run: Execution, teller: RunTeller, error: GatewayError) -> RunEvent:
     """What comes last where nobody can say how the run goes on."""
-    return Event("error", {"error": error.message, "code": error.code, **outcome_fields(run, teller), "response": None})
+    return RunEvent(
+        "error", {"error": error.message, "code": error.code, **outcome_fields(run, teller), "response": None}
+    )
 
 
-def unfinished(run: Execution, teller: Teller) -> Mapping[str, Json]:
+def unfinished(run: Execution, teller: RunTeller) -> Mapping[str, Json]:
     """What who waits is told when the gateway ends that before the run has ended."""
     error = f"The run goes on, and this answer ends before it: read /api/runs/{run.id} later."
     return {"error": error, "code": "unfinished", **outcome_fields(run, teller), "response": None}
 
 
-def outcome_fields(run: Execution, teller: Teller) -> dict[str, Json]:
+def outcome_fields(run: Execution, teller: RunTeller) -> dict[str, Json]:
     return {
         "run_id": run.id,
         "session_id": run.first.conversation,
@@ -180,7 +182,7 @@ def outcome_fields(run: Execution, teller: Teller) -> dict[str, Json]:
     }
 
 
-def metrics(run: Execution, teller: Teller) -> dict[str, Json]:
+def metrics(run: Execution, teller: RunTeller) -> dict[str, Json]:
     over = None if not run.latest.state.over else max(0.0, run.latest.updated - run.first.created)
     return metrics_fields(over if teller.seconds is None else teller.seconds, teller.calls, teller.steps)
 
@@ -226,7 +228,7 @@ def response(
     )
 
 
-def _packed(events: Sequence[Event]) -> Iterator[bytes]:
+def _packed(events: Sequence[RunEvent]) -> Iterator[bytes]:
     """Frames together, in pieces that are written at once."""
     piece = b""
     for event in events:

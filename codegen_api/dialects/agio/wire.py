@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
-from codegen_api.dialects.agio.events import Event
+from codegen_api.dialects.agio.events import RunEvent
 from codegen_api.dialects.agio.executions import OWN, Execution, user_of
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
@@ -112,7 +112,7 @@ def metrics_fields(
     }
 
 
-def event_fields(event: Event) -> dict[str, Json]:
+def event_fields(event: RunEvent) -> dict[str, Json]:
     """An event as an item of a list."""
     return {
         "id": event.id,

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Principal
-from codegen_api.runs import Json, LogEntry, Page, Paging, Run, to_json
-from codegen_api.searching import Found
+from codegen_api.runs import Json, LogEntry, LogPage, Paging, Run, to_json
+from codegen_api.searching import FoundRuns
 from codegen_api.telemetry import trace
 from codegen_api.web import error_headers, json_response, status_of
 
@@ -78,7 +78,7 @@ def entry_json(entry: LogEntry) -> bytes:
     return to_json({**json.loads(entry.json), "created_at": theirs})
 
 
-def log_page(page: Page) -> bytes:
+def log_page(page: LogPage) -> bytes:
     """A stretch of the log, with the run as the host describes it there."""
     entries = b",".join(entry_json(entry) for entry in page.entries)
     paging = page.paging
@@ -86,7 +86,7 @@ def log_page(page: Page) -> bytes:
     return b'%b,"logs":[%b],%b' % (to_json(run_fields(page.run))[:-1], entries, rest[1:])
 
 
-def runs_page(found: Found, skip: int, limit: int) -> bytes:
+def runs_page(found: FoundRuns, skip: int, limit: int) -> bytes:
     """A page of runs. Of a search, it says that there may be more when it is full and the search was not at its end."""
     runs = [run_fields(run) for run in found.listing.items]
     return page_of(runs, found.listing.paging, skip, limit, more=len(runs) == limit and found.next_skip is not None)

@@ -26,9 +26,9 @@ from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import (
     OPEN,
-    Message,
-    Place,
+    EventSpot,
     Role,
+    SessionMessage,
     answer,
     as_text,
     inputs,
@@ -46,7 +46,7 @@ DELTA = "output.message.delta"
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class SessionEvent:
     """Something that happened in a turn. ``at`` is a time as it goes over the wire. ``kind`` and ``data`` are the flat
     family's; the nested one is only told of messages, by ``message``.
     """
@@ -56,7 +56,7 @@ class Event:
     kind: str
     at: str
     data: Mapping[str, Json]
-    message: Message | None = None
+    message: SessionMessage | None = None
 
 
 class Placed(Protocol):
@@ -86,13 +86,13 @@ class Happened(Generic[T]):
 class Style(Protocol[T]):
     """How events are written."""
 
-    def event(self, event: Event) -> T: ...
+    def event(self, event: SessionEvent) -> T: ...
 
     def entry(self, turn: Turn, came: Came) -> Happened[T]:
         """What an entry amounts to."""
         ...
 
-    def unwritten(self, turn: Turn, came: Came) -> Happened[Event]:
+    def unwritten(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
         """The same as it is."""
         ...
 
@@ -103,31 +103,31 @@ class Plainly:
     def __init__(self, step: Callable[[LogEntry], Step]) -> None:
         self._step = step
 
-    def event(self, event: Event) -> Event:
+    def event(self, event: SessionEvent) -> SessionEvent:
         return event
 
-    def entry(self, turn: Turn, came: Came) -> Happened[Event]:
+    def entry(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
     unwritten = entry
 
 
-def begun(turn: Turn) -> list[Event]:
+def begun(turn: Turn) -> list[SessionEvent]:
     """What comes before the first entry."""
     at = timestamp(turn.created)
     about = _about(turn)
     told = [
-        Event(turn, message.spot, "input.message", at, {"message": _flat(turn, message)}, message)
+        SessionEvent(turn, message.spot, "input.message", at, {"message": _flat(turn, message)}, message)
         for message in inputs(turn)
     ]
     return [
         *told,
-        Event(turn, Spot(turn.number, 0, Place.ACTIVATED), "session.activated", at, about),
-        Event(turn, Spot(turn.number, 0, Place.TURN_STARTED), "turn.started", at, about),
+        SessionEvent(turn, Spot(turn.number, 0, EventSpot.ACTIVATED), "session.activated", at, about),
+        SessionEvent(turn, Spot(turn.number, 0, EventSpot.TURN_STARTED), "turn.started", at, about),
     ]
 
 
-def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[Event]:
+def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[SessionEvent]:
     """What an entry amounts to, the ``offset``-th of its turn."""
     form, heard = Form.of(entry, step), said(turn, offset, entry, step)
     if heard.message is None:
@@ -135,7 +135,7 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[E
     at = moment(turn, entry)
     if heard.message.role is Role.USER:
         data: dict[str, Json] = {"message": _flat(turn, heard.message)}
-        return Happened(form, (Event(turn, heard.message.spot, "input.message", at, data, heard.message),))
+        return Happened(form, (SessionEvent(turn, heard.message.spot, "input.message", at, data, heard.message),))
     told = list(_output(turn, at, heard.message))
     if heard.result is None:
         return Happened(form, tuple(told))
@@ -143,8 +143,8 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[E
     assert step.kind is StepKind.ACTION  # noqa: S101 - nothing else has a result
     assert isinstance(call, Mapping)  # noqa: S101 - it is made there
     made = {name: call[name] for name in ("id", "name", "arguments")}
-    started = Spot(turn.number, offset, Place.TOOL_STARTED)
-    told.append(Event(turn, started, "tool.started", at, {"turn_id": _turn_id(turn), "tool_call": made}))
+    started = Spot(turn.number, offset, EventSpot.TOOL_STARTED)
+    told.append(SessionEvent(turn, started, "tool.started", at, {"turn_id": _turn_id(turn), "tool_call": made}))
     completed: dict[str, Json] = {
         "turn_id": _turn_id(turn),
         "tool_call_id": made["id"],
@@ -155,14 +155,14 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[E
     }
     if not step.closed:
         completed["error"] = OPEN
-    result = Event(turn, heard.result.spot, "tool.completed", at, completed, heard.result)
+    result = SessionEvent(turn, heard.result.spot, "tool.completed", at, completed, heard.result)
     return Happened(form, tuple(told), (result,), step.closed)
 
 
-def over(turn: Turn, offset: int) -> list[Event]:
+def over(turn: Turn, offset: int) -> list[SessionEvent]:
     """What comes behind the last entry, the ``offset``-th, of a turn that is over."""
     at, last = timestamp(turn.updated), offset + 1
-    told: list[Event] = []
+    told: list[SessionEvent] = []
     message = answer(turn)
     if message is not None:
         told += _output(turn, at, message)
@@ -180,26 +180,26 @@ def over(turn: Turn, offset: int) -> list[Event]:
             data |= {"iterations": offset, "duration_ms": max(0, round((turn.updated - turn.created) * 1000))}
     return [
         *told,
-        Event(turn, Spot(turn.number, last, Place.TURN_OVER), kind, at, data),
-        Event(turn, Spot(turn.number, last, Place.IDLED), "session.idled", at, {"turn_id": _turn_id(turn)}),
+        SessionEvent(turn, Spot(turn.number, last, EventSpot.TURN_OVER), kind, at, data),
+        SessionEvent(turn, Spot(turn.number, last, EventSpot.IDLED), "session.idled", at, {"turn_id": _turn_id(turn)}),
     ]
 
 
 def last_spot(turn: Turn) -> Spot:
     """Where the last event of a turn that is over stands."""
-    return Spot(turn.number, length(turn) + 1, Place.IDLED)
+    return Spot(turn.number, length(turn) + 1, EventSpot.IDLED)
 
 
 def slot(turn: Turn, after: Spot) -> Slot:
     """What of a turn who has the events up to a spot has been told."""
     if after.turn != turn.number:
         return Slot(0, False)
-    is_closed = after.place >= Place.TOOL_COMPLETED
-    first = Place.AFTERWARDS if is_closed else Place.MEANWHILE
-    return Slot(after.offset, is_closed, max(-1, (after.place - first) // Place.BLOCK))
+    is_closed = after.place >= EventSpot.TOOL_COMPLETED
+    first = EventSpot.AFTERWARDS if is_closed else EventSpot.MEANWHILE
+    return Slot(after.offset, is_closed, max(-1, (after.place - first) // EventSpot.BLOCK))
 
 
-class Teller(Generic[T]):
+class SessionTeller(Generic[T]):
     """Tells the events of a turn in order, as its log comes, to who has those up to ``after``. ``changes`` are what was
     seen to change in it.
     """
@@ -242,30 +242,30 @@ class Teller(Generic[T]):
                 case Altered():
                     pass
 
-    def _again(self, again: Again[Happened[T]]) -> Iterator[Event]:
+    def _again(self, again: Again[Happened[T]]) -> Iterator[SessionEvent]:
         """An entry, as it is now, behind what has come."""
         behind, is_closed, number = again.slot
-        first = (Place.AFTERWARDS if is_closed else Place.MEANWHILE) + Place.BLOCK * number
+        first = (EventSpot.AFTERWARDS if is_closed else EventSpot.MEANWHILE) + EventSpot.BLOCK * number
         found = self._style.unwritten(self._turn, again.came)
         for lacks, events in ((again.words, found.at_once), (again.outcome, found.at_close)):
             if lacks and events and not (again.earlier and events[0].spot > self._after):
                 for event in events:
-                    spot = Spot(self._turn.number, behind, first + min(event.spot.place, Place.BLOCK - 1))
+                    spot = Spot(self._turn.number, behind, first + min(event.spot.place, EventSpot.BLOCK - 1))
                     yield replace(event, spot=spot)
 
 
-def _output(turn: Turn, at: str, message: Message) -> Iterator[Event]:
+def _output(turn: Turn, at: str, message: SessionMessage) -> Iterator[SessionEvent]:
     """The agent says something: it comes whole, in one piece."""
     fields = _flat(turn, message)
     ids: dict[str, Json] = {"turn_id": _turn_id(turn), "message_id": fields["id"]}
     turn_number, offset, _ = message.spot
-    yield Event(turn, Spot(turn_number, offset, Place.MESSAGE_STARTED), "output.message.started", at, ids)
+    yield SessionEvent(turn, Spot(turn_number, offset, EventSpot.MESSAGE_STARTED), "output.message.started", at, ids)
     text = plain_text(message)
     if text:
         data: dict[str, Json] = {**ids, "delta": text, "accumulated": text}
-        yield Event(turn, Spot(turn_number, offset, Place.MESSAGE_DELTA), DELTA, at, data)
+        yield SessionEvent(turn, Spot(turn_number, offset, EventSpot.MESSAGE_DELTA), DELTA, at, data)
     completed: dict[str, Json] = {"turn_id": _turn_id(turn), "message": fields}
-    yield Event(turn, message.spot, "output.message.completed", at, completed, message)
+    yield SessionEvent(turn, message.spot, "output.message.completed", at, completed, message)
 
 
 def _about(turn: Turn) -> dict[str, Json]:
@@ -281,5 +281,5 @@ def _turn_id(turn: Turn) -> str:
     return FLAT.id("turn", turn.id)
 
 
-def _flat(turn: Turn, message: Message) -> dict[str, Json]:
+def _flat(turn: Turn, message: SessionMessage) -> dict[str, Json]:
     return message_fields(FLAT, turn.conversation, message)

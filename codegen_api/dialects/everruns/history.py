@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from codegen_api.conversations import Came, Conversations, Stretch, heard_of, owner_of
-from codegen_api.dialects.everruns.events import Event, Plainly, Teller, last_spot
+from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
 from codegen_api.dialects.everruns.ids import START, Spot
-from codegen_api.dialects.everruns.messages import Message
+from codegen_api.dialects.everruns.messages import SessionMessage
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
 
@@ -21,11 +21,11 @@ class Wanted:
 
     after: Spot = START
     before: Spot | None = None
-    suits: Callable[[Event], bool] = lambda _: True
+    suits: Callable[[SessionEvent], bool] = lambda _: True
     most: int | None = None
     newest: bool = False
 
-    def has(self, event: Event) -> bool:
+    def has(self, event: SessionEvent) -> bool:
         return self.after < event.spot and (self.before is None or event.spot < self.before) and self.suits(event)
 
 
@@ -42,14 +42,14 @@ async def turns_behind(conversations: Conversations, caller: Caller, session: st
     return [turn for turn in reversed(found) if turn.number > number]
 
 
-async def messages_of(conversations: Conversations, caller: Caller, session: str) -> list[Message]:
+async def messages_of(conversations: Conversations, caller: Caller, session: str) -> list[SessionMessage]:
     """What was said in a session by now."""
     events = await events_of(conversations, caller, session, Wanted())
     # one that was told again stands where it did
     return list({event.message.id: event.message for event in events if event.message is not None}.values())
 
 
-async def events_of(conversations: Conversations, caller: Caller, session: str, wanted: Wanted) -> list[Event]:
+async def events_of(conversations: Conversations, caller: Caller, session: str, wanted: Wanted) -> list[SessionEvent]:
     """What has happened in a session by now, in order. Whoever has something of a turn that is not there has lost their
     place, and gets all of it.
     """
@@ -57,7 +57,7 @@ async def events_of(conversations: Conversations, caller: Caller, session: str, 
     if not turns and wanted.after > START:
         wanted = replace(wanted, after=START)
         turns = await turns_behind(conversations, caller, session, 0)
-    stretches: list[list[Event]] = []
+    stretches: list[list[SessionEvent]] = []
     count = 0
     for turn in reversed(turns) if wanted.newest else turns:
         found = [event for event in await _events(conversations, caller, turn, wanted) if wanted.has(event)]
@@ -71,7 +71,7 @@ async def events_of(conversations: Conversations, caller: Caller, session: str, 
     return events[max(0, len(events) - wanted.most) :] if wanted.newest else events[: wanted.most]
 
 
-async def _events(conversations: Conversations, caller: Caller, turn: Turn, wanted: Wanted) -> Sequence[Event]:
+async def _events(conversations: Conversations, caller: Caller, turn: Turn, wanted: Wanted) -> Sequence[SessionEvent]:
     if not heard_of(turn):
         return ()
     is_over = turn.state.over
@@ -79,7 +79,7 @@ async def _events(conversations: Conversations, caller: Caller, turn: Turn, want
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
     ):
         return ()  # nobody need be asked
-    teller = Teller(turn, Plainly(conversations.gateway.step), conversations.late.of(turn.id), wanted.after)
+    teller = SessionTeller(turn, Plainly(conversations.gateway.step), conversations.late.of(turn.id), wanted.after)
     entries = await conversations.entries(caller, Stretch(turn, None))
     events = list(teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)]))
     return [*events, *teller.over(turn)] if is_over else events

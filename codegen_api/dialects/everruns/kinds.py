@@ -3,7 +3,7 @@
 What nobody ever sends is refused: whoever waited for it would wait for ever.
 """
 
-from codegen_api.dialects.everruns.events import DELTA, Event
+from codegen_api.dialects.everruns.events import DELTA, SessionEvent
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.messages import Role
 from codegen_api.errors import Detail, InvalidRequest
@@ -56,7 +56,7 @@ BELOW_ELSEWHERE = frozenset({"message.tool_call"})
 """What it knows besides: a call, which is a part of the agent's message here."""
 
 
-def kind_in(family: Family, event: Event) -> str | None:
+def kind_in(family: Family, event: SessionEvent) -> str | None:
     """What a family calls an event; None when it does not know it."""
     if family is not NESTED:
         return event.kind

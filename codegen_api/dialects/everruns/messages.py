@@ -29,7 +29,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class SessionMessage:
     """``id`` is a UUID, ``created`` a time as it goes over the wire. ``extra`` is what else it carries."""
 
     id: str
@@ -41,14 +41,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SessionEntry:
     """What one entry amounts to: a message, and what the tool that was called answered."""
 
-    message: Message | None
-    result: Message | None
+    message: SessionMessage | None
+    result: SessionMessage | None
 
 
-class Place:
+class EventSpot:
     """Where an event stands among those of its entry. Before the first entry stand the user's messages."""
 
     MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED = range(4)
@@ -62,23 +62,23 @@ class Place:
     TURN_OVER, IDLED = MOST_PLACES - 2, MOST_PLACES - 1
 
 
-def inputs(turn: Turn) -> list[Message]:
+def inputs(turn: Turn) -> list[SessionMessage]:
     """What the user said in a turn."""
-    return [_input(turn, message, place) for place, message in enumerate(turn.messages[: Place.MOST_INPUTS])]
+    return [_input(turn, message, place) for place, message in enumerate(turn.messages[: EventSpot.MOST_INPUTS])]
 
 
-def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Said:
+def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> SessionEntry:
     """The messages of an entry, the ``offset``-th of its turn."""
     created = moment(turn, entry)
     if step.kind is StepKind.USER:
         # the first one is the turn's own, which is shown as the user wrote it
         content = [_text(step.text)]
-        return Said(None if offset == 1 else _message(turn, offset, Role.USER, content, created), None)
+        return SessionEntry(None if offset == 1 else _message(turn, offset, Role.USER, content, created), None)
     about: Json = {"kind": step.kind.value, "host_kind": step.raw_kind}
     texts = [_text(step.text)] if step.text else []
     if step.kind is not StepKind.ACTION:
         message = _message(turn, offset, Role.AGENT, texts, created, metadata=about) if texts else None
-        return Said(message, None)
+        return SessionEntry(message, None)
     call = call_id(turn, offset)
     arguments = step.input if isinstance(step.input, Mapping) else {} if step.input is None else {"input": step.input}
     made: Json = {"type": "tool_call", "id": call, "name": step.tool, "arguments": arguments}
@@ -86,19 +86,19 @@ def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Said:
     answered: dict[str, Json] = {"type": "tool_result", "tool_call_id": call, "result": step.output}
     if not step.closed:
         answered["error"] = OPEN
-    return Said(
+    return SessionEntry(
         _message(turn, offset, Role.AGENT, [*texts, made], created, metadata=about),
-        Message(
+        SessionMessage(
             derived_id(turn.id, offset, "result"),
             Role.TOOL_RESULT,
             [answered],
             created,
-            Spot(turn.number, offset, Place.TOOL_COMPLETED),
+            Spot(turn.number, offset, EventSpot.TOOL_COMPLETED),
         ),
     )
 
 
-def answer(turn: Turn) -> Message | None:
+def answer(turn: Turn) -> SessionMessage | None:
     """What the host says at the end of a turn, and its log does not tell."""
     if not turn.answer:
         return None
@@ -120,7 +120,7 @@ def moment(turn: Turn, entry: LogEntry) -> str:
     return timestamp(turn.created) if entry.created is None else timestamp(entry.created, "microseconds")
 
 
-def message_fields(family: Family, session: str, message: Message) -> dict[str, Json]:
+def message_fields(family: Family, session: str, message: SessionMessage) -> dict[str, Json]:
     """A message as it goes over the wire."""
     return {
         "id": family.id("message", message.id),
@@ -150,7 +150,7 @@ def images_of(parts: Sequence[Json]) -> tuple[str, ...]:
     return tuple(str(part["url"]) for part in parts if isinstance(part, Mapping) and part.get("type") == "image")
 
 
-def plain_text(message: Message) -> str:
+def plain_text(message: SessionMessage) -> str:
     """The text of a message."""
     texts = [part.get("text") for part in message.content if isinstance(part, Mapping)]
     return "\n".join(text for text in texts if isinstance(text, str))
@@ -161,12 +161,12 @@ def as_text(value: Json) -> str:
     return value if isinstance(value, str) else "" if value is None else to_json(value).decode()
 
 
-def _input(turn: Turn, message: Mapping[str, Json], place: int) -> Message:
+def _input(turn: Turn, message: Mapping[str, Json], place: int) -> SessionMessage:
     parts = message.get("content")
     shown = [_shown(part) for part in (parts if isinstance(parts, list | tuple) else []) if isinstance(part, Mapping)]
     extra = {name: message[name] for name in ("controls", "metadata") if message.get(name) is not None}
     spot = Spot(turn.number, 0, place)
-    return Message(as_uuid(str(message.get("id"))), Role.USER, shown, timestamp(turn.created), spot, extra)
+    return SessionMessage(as_uuid(str(message.get("id"))), Role.USER, shown, timestamp(turn.created), spot, extra)
 
 
 def _shown(part: Mapping[str, Json]) -> Json:
@@ -195,9 +195,11 @@ def _heard_part(part: Mapping[str, Json], index: int) -> dict[str, Json]:
             raise Rejected(details=[Detail(where, "Must be a text or an image.", "content_not_supported")])
 
 
-def _message(turn: Turn, offset: int, role: Role, content: Sequence[Json], created: str, **extra: Json) -> Message:
-    spot = Spot(turn.number, offset, Place.MESSAGE)
-    return Message(derived_id(turn.id, offset, "message"), role, content, created, spot, extra)
+def _message(
+    turn: Turn, offset: int, role: Role, content: Sequence[Json], created: str, **extra: Json
+) -> SessionMessage:
+    spot = Spot(turn.number, offset, EventSpot.MESSAGE)
+    return SessionMessage(derived_id(turn.id, offset, "message"), role, content, created, spot, extra)
 
 
 def _text(text: str) -> Mapping[str, Json]:

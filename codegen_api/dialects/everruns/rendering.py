@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from codegen_api.conversations import Came
-from codegen_api.dialects.everruns.events import Event, Happened, happened
+from codegen_api.dialects.everruns.events import Happened, SessionEvent, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.ids import Spot
 from codegen_api.dialects.everruns.kinds import kind_in
@@ -48,7 +48,7 @@ class Renderings:
                 self._kept[key] = kept
         return kept[1]
 
-    def happened(self, turn: Turn, came: Came) -> Happened[Event]:
+    def happened(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
         """The same, before it is written."""
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
@@ -69,17 +69,17 @@ class Framed:
         self._family = family
         self._renderings = renderings
 
-    def event(self, event: Event) -> Written:
+    def event(self, event: SessionEvent) -> Written:
         return written(self._family, event)
 
     def entry(self, turn: Turn, came: Came) -> Happened[Written]:
         return self._renderings.of(self._family, turn, came)
 
-    def unwritten(self, turn: Turn, came: Came) -> Happened[Event]:
+    def unwritten(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
         return self._renderings.happened(turn, came)
 
 
-def written(family: Family, event: Event) -> Written:
+def written(family: Family, event: SessionEvent) -> Written:
     """An event in the words of a family. The nested one counts its events, and has a name for messages only."""
     kind = kind_in(family, event)
     if kind is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch, owner_of
-from codegen_api.dialects.everruns.events import Teller, last_spot
+from codegen_api.dialects.everruns.events import SessionTeller, last_spot
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.history import turns_behind
 from codegen_api.dialects.everruns.ids import START, Spot
@@ -51,7 +51,7 @@ class _Removed(Exception):
     """The turn is not there any more, and never began."""
 
 
-class _Ahead(Exception):
+class _AheadOfSession(Exception):
     """A client says that it has events which nobody can have sent."""
 
 
@@ -169,21 +169,21 @@ class _Stream:
     async def _turn(self, turn: Turn, after: Spot) -> AsyncGenerator[bytes, None]:
         """The events of a turn behind ``after``; all of them, when there can be no such event."""
         for start in dict.fromkeys((after, START)):
-            teller = Teller(turn, self._telling, self._conversations.late.of(turn.id), start)
+            teller = SessionTeller(turn, self._telling, self._conversations.late.of(turn.id), start)
             source = self._whole(turn, teller, start) if turn.state.over else self._live(turn, teller, start)
             try:
                 async with aclosing(source) as pieces:
                     async for piece in pieces:
                         yield piece
-            except _Ahead:
+            except _AheadOfSession:
                 continue
             return
 
-    async def _whole(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
+    async def _whole(self, turn: Turn, teller: SessionTeller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
         """A turn that is over."""
         last = last_spot(turn)
         if after.turn == turn.number and after > last:
-            raise _Ahead
+            raise _AheadOfSession
         if after == last:
             return  # nobody need be asked
         entries = await self._conversations.entries(self._caller, Stretch(turn, None))
@@ -192,7 +192,7 @@ class _Stream:
             yield self._written(teller.take([Came(n, entry) for n, entry in enumerate(portion, start + 1)]), after)
         yield self._written(teller.over(turn), after)
 
-    async def _live(self, turn: Turn, teller: Teller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
+    async def _live(self, turn: Turn, teller: SessionTeller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
         """A turn whose end has not been seen."""
         if turn.state is TurnState.RUNNING:
             await self._conversations.require_right(self._caller, turn)
@@ -205,7 +205,7 @@ class _Stream:
                         yield self._written(teller.begin(), after)
                     case Over(turn=over):
                         if after.turn == turn.number and after > last_spot(over):
-                            raise _Ahead
+                            raise _AheadOfSession
                         yield self._written(teller.over(over), after)
                     case Leaving():
                         self._conversations.require_good(self._caller)
@@ -225,7 +225,7 @@ class _Stream:
         # another instance may have read further than this one
         ahead = after.turn == turn.number and after.offset > offset
         if ahead and not await self._conversations.has(self._caller, turn, after.offset):
-            raise _Ahead
+            raise _AheadOfSession
 
     async def _look_for(self, turn: Turn) -> None:
         """

@@ -9,7 +9,7 @@ from codegen_api.conversations import Ask, Conversations, owner_of, said_before,
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.answers import EVENT_STREAM
-from codegen_api.dialects.everruns.events import DELTA, Event
+from codegen_api.dialects.everruns.events import DELTA, SessionEvent
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
@@ -93,7 +93,7 @@ async def list_events(conversations: Conversations, caller: Caller, here: Here, 
     chosen(here.family, types=query.types, exclude=query.exclude)
     turn_id = None if query.turn_id is None else kept_id(query.turn_id, "turn")
 
-    def suits(event: Event) -> bool:
+    def suits(event: SessionEvent) -> bool:
         kind = kind_in(here.family, event)
         wants = kind in query.types if query.types else kind not in (None, DELTA)
         return wants and kind not in query.exclude and turn_id in (None, event.turn.id)

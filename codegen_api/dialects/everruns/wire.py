@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from codegen_api.dialects.everruns.events import Event
+from codegen_api.dialects.everruns.events import SessionEvent
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.ids import as_uuid, derived_id, event_hex
 from codegen_api.dialects.everruns.kinds import kind_in
@@ -187,7 +187,7 @@ def listed(items: Sequence[Json], total: int, **more: Json) -> Response:
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
-def event_fields(event: Event) -> dict[str, Json]:
+def event_fields(event: SessionEvent) -> dict[str, Json]:
     """An event as the flat family knows it, in streams and in lists."""
     turn = event.turn
     context = {name: event.data[name] for name in ("turn_id", "input_message_id") if name in event.data}
@@ -202,7 +202,7 @@ def event_fields(event: Event) -> dict[str, Json]:
     }
 
 
-def payload_below(event: Event) -> dict[str, Json]:
+def payload_below(event: SessionEvent) -> dict[str, Json]:
     """What the nested family is told of a message."""
     assert event.message is not None  # noqa: S101 - it knows no other events
     fields = message_fields(NESTED, event.turn.conversation, event.message)
@@ -216,7 +216,7 @@ def payload_below(event: Event) -> dict[str, Json]:
     }
 
 
-def event_fields_below(event: Event) -> dict[str, Json]:
+def event_fields_below(event: SessionEvent) -> dict[str, Json]:
     """A message as the nested family has it in lists of events."""
     return {
         "id": str(uuid.UUID(event_hex(event.turn.conversation, event.spot))),

@@ -14,8 +14,8 @@ from codegen_api import errors
 from codegen_api.aside import aside, encoded
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
-from codegen_api.runs import Cursor, Json, LogEntry, Page, Run, RunRef, Step
-from codegen_api.telemetry import Observation, Observer, Quiet, trace
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef, Step
+from codegen_api.telemetry import NullObserver, Observation, Observer, trace
 from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User, observed
 from codegen_api.upstreams.codegen.answers import (
     MARKS,
@@ -58,7 +58,7 @@ class CodegenUpstream:
         read_timeout: float = 30.0,
         via: str | None = None,
     ) -> None:
-        self.observer: Observer = Quiet()
+        self.observer: Observer = NullObserver()
         self._outbound = Outbound(
             base_url.strip().rstrip("/").removesuffix("/v1"),
             "/v1",
@@ -189,19 +189,19 @@ class CodegenUpstream:
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
-    ) -> Page:
+    ) -> LogPage:
         """A page of the log, ``limit`` from 1 to 100. Its run lacks summary, source_type and github_pull_requests.
 
         Logs are the one thing under ``/v1/alpha`` (OpenAPI document; the host's prose leaves it out, and is wrong).
         """
 
-        def page_of(answer: Json) -> Page:
+        def page_of(answer: Json) -> LogPage:
             said = as_object(answer)
             logs, paging = member(said, "logs", list)[:limit], paging_of(said, "total_logs")
             beyond = ("logs", "total_logs", "page", "size", "pages")
             run = run_of({key: value for key, value in said.items() if key not in beyond})
             entries = tuple(entry_of(item, run.ref) for item in logs)
-            return Page(run, after, entries, at_end(after, len(logs), limit, paging), paging, newest_first)
+            return LogPage(run, after, entries, at_end(after, len(logs), limit, paging), paging, newest_first)
 
         query = _window(after, limit) | ({"reverse": "true"} if newest_first else {})
         return await self._ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", page_of, query)
