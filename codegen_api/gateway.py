@@ -15,7 +15,6 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
 from codegen_api.errors import Forbidden, OrganizationRequired, RunEnded, Unsupported, UpstreamError, UpstreamFailure
-from codegen_api.flights import Flights
 from codegen_api.following import (
     Attendant,
     Hub,
@@ -24,19 +23,20 @@ from codegen_api.following import (
     Position,
     Right,
     Rights,
-    Seats,
     Stream,
+    StreamLimits,
     Turns,
     Update,
     loop_time,
 )
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.own_runs import OwnRuns
-from codegen_api.ownership import Ownership, heard
+from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
 from codegen_api.reads import Reads
+from codegen_api.run_search import SEARCHED_PAGES, FoundRuns, has_status, search
 from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
-from codegen_api.searching import SEARCHED_PAGES, FoundRuns, has_status, search
+from codegen_api.singleflight import Singleflight
 from codegen_api.telemetry import NullObserver, Observation, Observer, Observers
 from codegen_api.upstreams import (
     Cancels,
@@ -85,7 +85,7 @@ class Gateway:
         self._organization = organization
         self._ownership = ownership or Ownership()
         self._patrol = patrol
-        self._seats = Seats(max_streams, max_streams_each)
+        self._stream_limits = StreamLimits(max_streams, max_streams_each)
         self._observer = observer or NullObserver()
         self._clock = clock
         turns = turns or Turns()
@@ -107,8 +107,8 @@ class Gateway:
             observer=self._observer,
         )
         self._writes = 0
-        self._gets: Flights[tuple[int, str, RunRef], Right] = Flights()
-        self._log_reads: Flights[tuple[int, str, RunRef, Cursor, int, bool], LogPage] = Flights()
+        self._gets: Singleflight[tuple[int, str, RunRef], Right] = Singleflight()
+        self._log_reads: Singleflight[tuple[int, str, RunRef, Cursor, int, bool], LogPage] = Singleflight()
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
@@ -152,7 +152,7 @@ class Gateway:
     async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
         """The organizations that the caller may enter."""
         only = self._confinement(caller)
-        with heard(caller, of_a_run=False):
+        with on_behalf_of(caller, of_a_run=False):
             if only is None:
                 return await self._reads.organizations(caller.credential, skip, limit)
             position, pages, found = 0, SEARCHED_PAGES, []
@@ -227,7 +227,7 @@ class Gateway:
         """
         require_few_bytes(new.metadata)
         asked = loop_time()
-        with heard(caller, of_a_run=False), self._writing():
+        with on_behalf_of(caller, of_a_run=False), self._writing():
             await self._take(caller.credential, order=True)
             run = await self._upstream.create_run(
                 caller.credential, organization, replace(new, marks={**new.marks, **self._ownership.marks(caller)})
@@ -239,7 +239,7 @@ class Gateway:
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
         asked, writes, credential = loop_time(), self._writes, caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
-        with heard(caller):
+        with on_behalf_of(caller):
             right = await self._gets.share(
                 (writes, credential.digest, ref), lambda: self._rights.ask(credential, ref, since=asked)
             )
@@ -256,7 +256,7 @@ class Gateway:
         if caller.shared and only.user_id == caller.principal.number:
             caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
         own = caller.shared and READ + ALL not in caller.scopes
-        with heard(caller):
+        with on_behalf_of(caller):
             if own:
                 return await self._own_runs.list(caller, organization, skip, limit, only, status, writes=self._writes)
             if status is None:
@@ -284,7 +284,7 @@ class Gateway:
     ) -> Run:
         """Go on with a run, whose log is of this ``length`` at least, if the caller knows."""
         ref = await self._admit(caller, organization, run_id, WRITE)
-        with heard(caller):
+        with on_behalf_of(caller):
             with _not_the_order_itself():
                 before = await self._reads.run(caller.credential, ref)
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
@@ -306,7 +306,7 @@ class Gateway:
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
         certain = not (anyway or self._hub.resumed_lately(ref))
-        with heard(caller):
+        with on_behalf_of(caller):
             with _not_the_order_itself():
                 if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
                     raise RunEnded
@@ -327,7 +327,7 @@ class Gateway:
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
-        with heard(caller), self._writing(ref):
+        with on_behalf_of(caller), self._writing(ref):
             await self._take(caller.credential, order=True)
             await cancels.uncancel_run(caller.credential, ref)
 
@@ -336,7 +336,7 @@ class Gateway:
     ) -> LogPage:
         writes, credential = self._writes, caller.credential
         ref = await self._admit(caller, organization, run_id, READ)
-        with heard(caller):
+        with on_behalf_of(caller):
             return await self._log_reads.share(
                 (writes, credential.digest, ref, after, limit, newest_first),
                 lambda: self._reads.log(credential, ref, after, limit, newest_first=newest_first),
@@ -349,7 +349,7 @@ class Gateway:
             UpstreamRateLimited: too many others wait to be shown theirs.
         """
         ref = await self._admit(caller, organization, run_id, READ)
-        with heard(caller):
+        with on_behalf_of(caller):
             return (await self._hub.shown(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
@@ -359,7 +359,7 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             GatewayError: the caller may not see the run, or nobody can say so just now.
         """
-        self._seats.make_sure_of_room(caller.principal)
+        self._stream_limits.make_sure_of_room(caller.principal)
         asked, credential = loop_time(), caller.credential
         ref = RunRef(organization, self._upstream.run_id(run_id))
         unknown = caller.shared and self._ownership.deed(ref) is None
@@ -367,7 +367,7 @@ class Gateway:
             await self._admit(caller, organization, run_id, READ)
         right = None if unknown else self._rights.held(credential, ref)
         if right is None:
-            with heard(caller), self._hub.room(credential, ref) as room:
+            with on_behalf_of(caller), self._hub.room(credential, ref) as room:
                 if room:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
@@ -391,7 +391,7 @@ class Gateway:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             ShuttingDown: this process takes no new viewers.
         """
-        with self._seats.take(caller.principal), self._hub.attend() as attendant:
+        with self._stream_limits.take(caller.principal), self._hub.attend() as attendant:
             yield attendant
 
     @property
@@ -437,7 +437,7 @@ class Gateway:
     ) -> AsyncGenerator[Update, None]:
         opened, patrol, began = self._clock(), self.patrol(caller), loop_time()
         # no seat before this: who is being asked for, or leaves meanwhile, has no stream
-        with heard(caller), self._seats.take(caller.principal):
+        with on_behalf_of(caller), self._stream_limits.take(caller.principal):
             if right is None:
                 whole = caller.shared and self._ownership.deed(ref) is None
                 async with aclosing(self._hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
@@ -470,7 +470,7 @@ class Gateway:
         if caller.shared:
             deed = self._ownership.deed(ref)
             if deed is None:
-                with heard(caller):
+                with on_behalf_of(caller):
                     deed = self._ownership.learned(ref, (await self._rights.require(caller.credential, ref)).run)
             self._ownership.require(caller, deed, scope)
         return ref

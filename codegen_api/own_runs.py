@@ -2,12 +2,12 @@
 
 from cachetools import LRUCache
 
-from codegen_api.flights import Flights
 from codegen_api.identity import Caller
 from codegen_api.ownership import Ownership
 from codegen_api.reads import Reads
+from codegen_api.run_search import FoundRuns, RunIndex, has_status, search
 from codegen_api.runs import Paging, Run, RunRef
-from codegen_api.searching import FoundRuns, RunIndex, has_status, search
+from codegen_api.singleflight import Singleflight
 from codegen_api.upstreams import Listing, RunFilter
 
 LISTS = 16
@@ -79,7 +79,7 @@ class OwnRuns:
         self._ownership = ownership
         self._page_size = page_size
         self._indexes: LRUCache[Key, RunIndex] = LRUCache(LISTS)
-        self._flights: Flights[tuple[int, Key, int], Listing[Run]] = Flights()
+        self._flights: Singleflight[tuple[int, Key, int], Listing[Run]] = Singleflight()
 
     async def list(
         self,

@@ -139,7 +139,7 @@ def _scrambled(key: bytes, turn: int, half: int) -> int:
 
 
 @contextmanager
-def heard(caller: Caller, *, of_a_run: bool = True) -> Iterator[None]:
+def on_behalf_of(caller: Caller, *, of_a_run: bool = True) -> Iterator[None]:
     """What the host says to the deployment's own token is not for the caller: its refusal is the gateway's trouble,
     and a run that it does not have (``of_a_run``: or does not show) must look like one that is not theirs. What is
     asked inside is asked for them.

@@ -26,8 +26,8 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import ALL, READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.own_runs import Bookmark
 from codegen_api.ownership import OWNER, SEALABLE, Ownership
+from codegen_api.run_search import RunIndex
 from codegen_api.runs import Paging, Run, RunRef, RunStatus
-from codegen_api.searching import RunIndex
 from codegen_api.upstreams import Listing, NewRun, RunFilter
 from tests.dialects.rich import RichHost
 from tests.fakehost import FakeHost, caller

@@ -22,9 +22,9 @@ from jose.exceptions import JWKError
 from jose.utils import base64url_decode
 
 from codegen_api.errors import AuthUnavailable, GatewayError
-from codegen_api.flights import Flights
 from codegen_api.following import loop_time
 from codegen_api.runs import Json
+from codegen_api.singleflight import Singleflight
 from codegen_api.telemetry import Observation, logger, quoted
 
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -141,7 +141,7 @@ class KeySet:
         self._set: Sequence[_Published] = ()
         self._fetched = self._tried = self._told = -math.inf
         self._trouble = ""
-        self._flights: Flights[None, None] = Flights()
+        self._flights: Singleflight[None, None] = Singleflight()
 
     async def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
         """

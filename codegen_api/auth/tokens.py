@@ -11,9 +11,9 @@ from cachetools import LRUCache, TTLCache
 
 from codegen_api.auth.strangers import Strangers
 from codegen_api.errors import AuthUnavailable, Forbidden, InvalidToken, UpstreamFailure, UpstreamRateLimited
-from codegen_api.flights import Flights
 from codegen_api.following import loop_time
 from codegen_api.identity import Caller, Credential, Principal
+from codegen_api.singleflight import Singleflight
 from codegen_api.upstreams import User
 
 REFUSED_SECONDS = 10.0
@@ -50,7 +50,7 @@ class UpstreamTokens:
         self._refused: TTLCache[str, tuple[type[InvalidToken | Forbidden], str]] = TTLCache(
             at_most, REFUSED_SECONDS, timer=loop_time
         )
-        self._flights: Flights[str, Principal] = Flights()
+        self._flights: Singleflight[str, Principal] = Singleflight()
         self._strangers = Strangers(bad_per_minute)
 
     async def authenticate(self, token: str, address: str = "") -> Caller:

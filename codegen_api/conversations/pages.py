@@ -7,11 +7,11 @@ from cachetools import LRUCache
 
 from codegen_api.conversations.progress import Came
 from codegen_api.errors import UpstreamError
-from codegen_api.flights import Flights
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, LogEntry
+from codegen_api.singleflight import Singleflight
 from codegen_api.stores import Turn
 
 FRESH = 5.0
@@ -34,7 +34,7 @@ class Pages:
         self._gateway = gateway
         self._clock = clock
         self._kept: LRUCache[tuple[str, Cursor], tuple[float, News]] = LRUCache(max_bytes, getsizeof=_size)
-        self._flights: Flights[tuple[str, Cursor, str], News] = Flights()
+        self._flights: Singleflight[tuple[str, Cursor, str], News] = Singleflight()
 
     @property
     def held_bytes(self) -> int:

@@ -22,12 +22,12 @@ from codegen_api.errors import (
     Unavailable,
     UpstreamFailure,
 )
-from codegen_api.flights import Flights
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency.lookup import SECOND_LOOK, find_marked, find_said, grace, in_doubt
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, RunRef
+from codegen_api.singleflight import Singleflight
 from codegen_api.stores import Busy, Store, Turn, TurnState
 from codegen_api.telemetry import log_fault, note
 from codegen_api.upstreams import NewRun
@@ -64,8 +64,8 @@ class Starting:
         self._gateway = gateway
         self._store = store
         self._clock = clock
-        self._under_way: Flights[str, Turn] = Flights()
-        self._looks: Flights[tuple[str, str], Turn] = Flights()
+        self._under_way: Singleflight[str, Turn] = Singleflight()
+        self._looks: Singleflight[tuple[str, str], Turn] = Singleflight()
         self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
     async def begin(

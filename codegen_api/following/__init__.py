@@ -2,7 +2,7 @@
 
 ``Follower`` reads and publishes, ``Readers`` are those on whose behalf it asks the host, ``Turns`` says who may ask it
 next, ``Subscriber`` is one viewer's position, ``Hub`` brings them together, ``Rights`` says who may view what, and
-``Seats`` how many at a time.
+``StreamLimits`` how many at a time.
 Brokers only store; when to read, what to believe and when a log has ended is decided here.
 """
 
@@ -11,8 +11,8 @@ from codegen_api.following.hub import Attendant, Hub
 from codegen_api.following.pieces import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time
-from codegen_api.following.seats import Seats
 from codegen_api.following.stream import Stream
+from codegen_api.following.stream_limits import StreamLimits
 from codegen_api.following.subscriber import (
     Current,
     Ended,
@@ -42,8 +42,8 @@ __all__ = [
     "Resync",
     "Right",
     "Rights",
-    "Seats",
     "Stream",
+    "StreamLimits",
     "Subscriber",
     "Turns",
     "Update",

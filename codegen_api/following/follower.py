@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
-from codegen_api.following.known import (
+from codegen_api.following.log_tail import (
     Known,
     Replaced,
     Stale,

@@ -11,7 +11,7 @@ from cachetools import TTLCache
 from codegen_api.brokers import Broker
 from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRateLimited
 from codegen_api.following.follower import BELIEVED, RESUME_DOUBT, Follower
-from codegen_api.following.known import opens_at
+from codegen_api.following.log_tail import opens_at
 from codegen_api.following.opening import Opening, Waiting
 from codegen_api.following.pages import OldPages
 from codegen_api.following.pieces import BEYOND, Portions, may_be_too_much

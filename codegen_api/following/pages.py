@@ -6,9 +6,9 @@ from weakref import WeakValueDictionary
 from cachetools import LRUCache
 
 from codegen_api.brokers import Batch
-from codegen_api.flights import Flights
 from codegen_api.positions import SETTLING
 from codegen_api.runs import Cursor, LogEntry, LogPage, RunRef
+from codegen_api.singleflight import Singleflight
 
 Entries = tuple[LogEntry, ...]
 
@@ -61,7 +61,7 @@ class Past:
         self._read = read
         self._tail = tail
         self._forgotten = 0
-        self._flights: Flights[tuple[int, int | None], Entries] = Flights()
+        self._flights: Singleflight[tuple[int, int | None], Entries] = Singleflight()
 
     async def page(self, number: int, revision: int | None) -> Entries:
         """Page ``number``, counted from 0, as it was when the window had come to ``revision``, or later."""

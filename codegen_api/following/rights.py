@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from cachetools import TTLCache
 
-from codegen_api.flights import Flights
 from codegen_api.identity import Credential
 from codegen_api.runs import LogPage, Run, RunRef
+from codegen_api.singleflight import Singleflight
 
 LIFETIME = 60.0
 """Seconds for which an answer of the host is good."""
@@ -73,7 +73,7 @@ class Rights:
     def __init__(self, get: Callable[[Credential, RunRef], Awaitable[Run]], *, at_most: int = HELD_BYTES) -> None:
         self._get = get
         self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time, getsizeof=_size)
-        self._flights: Flights[tuple[str, RunRef], Right] = Flights()
+        self._flights: Singleflight[tuple[str, RunRef], Right] = Singleflight()
 
     def held(self, credential: Credential, ref: RunRef) -> Right | None:
         """The right that is good now, if there is one."""

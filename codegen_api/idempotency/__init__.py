@@ -39,8 +39,8 @@ from codegen_api.idempotency.lookup import (
 )
 from codegen_api.idempotency.records import Records, RequestRecord, RequestState
 from codegen_api.identity import Caller
+from codegen_api.run_search import SEARCHED_PAGES
 from codegen_api.runs import Json, Run, RunRef, RunStatus, from_json, to_json
-from codegen_api.searching import SEARCHED_PAGES
 from codegen_api.upstreams import NewRun
 
 REQUEST = "request"

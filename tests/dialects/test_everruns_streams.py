@@ -19,7 +19,7 @@ from codegen_api.dialects.everruns.messages import EventSpot
 from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
-from codegen_api.following import Patrol, Seats
+from codegen_api.following import Patrol, StreamLimits
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn, TurnState
 from tests.conversations.world import ALICE, Host, Process, World, kill, now, works_for_ever
@@ -416,7 +416,7 @@ async def test_whoever_waits_takes_a_seat() -> None:
             assert first.goodbye is None
         with process.gateway.attend(ALICE), pytest.raises(RateLimited), process.gateway.attend(ALICE):
             pass
-        with pytest.raises(AtCapacity), Seats(0, 1).take(ALICE.principal):
+        with pytest.raises(AtCapacity), StreamLimits(0, 1).take(ALICE.principal):
             pass
 
 

@@ -113,7 +113,7 @@ def test_head_of_what_is_followed_begins_nothing_and_stops_nothing() -> None:
                 reads = host.calls["log"]
                 status, _, body = await head_of(app, "HEAD", f"{asked}?cancel_on_disconnect=1", STREAMED)
                 assert (status, body) == (200, b""), path
-                assert (gateway.viewers, gateway.runs_followed, gateway._seats.taken) == (0, 0, 0), path
+                assert (gateway.viewers, gateway.runs_followed, gateway._stream_limits.taken) == (0, 0, 0), path
                 await asyncio.sleep(30)
                 assert host.calls["log"] == reads, path
                 assert host.calls["cancel"] == 0, path

@@ -534,7 +534,7 @@ async def test_one_stream_too_many_is_refused_until_another_ends(
         for connection in (opened[1], again):
             connection.leave()
             await connection.task
-        assert site.app.state.parts.gateway._seats.taken == 0
+        assert site.app.state.parts.gateway._stream_limits.taken == 0
 
 
 @pytest.mark.wire("stream-limits")

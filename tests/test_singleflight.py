@@ -2,13 +2,13 @@ import asyncio
 
 import pytest
 
-from codegen_api.flights import Flights
+from codegen_api.singleflight import Singleflight
 
 pytestmark = pytest.mark.virtual_time
 
 
 async def test_all_who_ask_at_the_same_time_share_one_call() -> None:
-    flights: Flights[str, int] = Flights()
+    flights: Singleflight[str, int] = Singleflight()
     calls = 0
 
     async def call() -> int:
@@ -22,7 +22,7 @@ async def test_all_who_ask_at_the_same_time_share_one_call() -> None:
 
 
 async def test_different_questions_are_asked_beside_each_other() -> None:
-    flights: Flights[int, int] = Flights()
+    flights: Singleflight[int, int] = Singleflight()
 
     async def call(number: int) -> int:
         await asyncio.sleep(1)
@@ -34,7 +34,7 @@ async def test_different_questions_are_asked_beside_each_other() -> None:
 
 
 async def test_an_error_is_shared_and_not_remembered() -> None:
-    flights: Flights[str, int] = Flights()
+    flights: Singleflight[str, int] = Singleflight()
 
     async def fail() -> int:
         await asyncio.sleep(1)
@@ -49,7 +49,7 @@ async def test_an_error_is_shared_and_not_remembered() -> None:
 
 
 async def test_a_caller_who_leaves_does_not_take_the_call_from_the_others() -> None:
-    flights: Flights[str, str] = Flights()
+    flights: Singleflight[str, str] = Singleflight()
 
     async def call() -> str:
         await asyncio.sleep(1)
@@ -63,7 +63,7 @@ async def test_a_caller_who_leaves_does_not_take_the_call_from_the_others() -> N
 
 
 async def test_an_error_that_nobody_waits_for_any_more_disturbs_nobody() -> None:
-    flights: Flights[str, str] = Flights()
+    flights: Singleflight[str, str] = Singleflight()
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
@@ -79,7 +79,7 @@ async def test_an_error_that_nobody_waits_for_any_more_disturbs_nobody() -> None
 
 
 async def test_closing_ends_what_is_under_way() -> None:
-    flights: Flights[str, str] = Flights()
+    flights: Singleflight[str, str] = Singleflight()
 
     async def call() -> str:
         await asyncio.sleep(1000)
@@ -94,7 +94,7 @@ async def test_closing_ends_what_is_under_way() -> None:
 
 
 async def test_closing_waits_as_long_as_it_is_told_to() -> None:
-    flights: Flights[str, str] = Flights()
+    flights: Singleflight[str, str] = Singleflight()
 
     async def call(seconds: float) -> str:
         await asyncio.sleep(seconds)

@@ -8,7 +8,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Flights(Generic[K, V]):
+class Singleflight(Generic[K, V]):
     """Calls under way, by key. Whoever asks while one is under way shares its outcome, error or not.
 
     The call belongs to nobody: a caller who leaves does not take it away from the others.

@@ -9,7 +9,7 @@ from codegen_api.errors import AtCapacity, RateLimited
 from codegen_api.identity import Principal
 
 
-class Seats:
+class StreamLimits:
     """``at_most`` for everybody together, ``each`` for one of them."""
 
     def __init__(self, at_most: int, each: int) -> None:
