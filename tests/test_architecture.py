@@ -55,7 +55,7 @@ def test_nothing_is_imported_inside_a_function(path: Path) -> None:
         },
         PACKAGE / "build_parts.py": {
             "from codegen_api.embeddings.openai import OpenAIEmbedder",
-            "from codegen_api.metrics import Metrics",
+            "from codegen_api.metrics import PrometheusObserver",
             "from codegen_api.stores.sql import SqlStore",
         },
     }.get(path, set())
