@@ -45,7 +45,7 @@ HEEDED = 300.0
 """Seconds for which a host that says that nothing is left is taken at its word, before it is asked again."""
 
 REGROWTH = 600.0
-"""Seconds in which what is believed of a limit grows from nothing to all of it, while the host has no objections."""
+"""Seconds in which what is believed of a limit grows from nothing to all of it, unless the host objects again."""
 
 LEAST = 1.0
 """Seconds to wait at least, even where the host says that it need not be."""
@@ -138,12 +138,13 @@ class Budget:
 
     The host counts requests in any ``WINDOW``, so ours are counted from the moment of their answers, which is later
     than the host's own. Reading asks first (``wait``, ``begin``, ``finish``); everything else only reports itself
-    (``asking``, ``asked``) and is never held up. Answers of 429 teach that the limit is lower than it was thought; it
-    grows again slowly. What the host says is left (``told``) holds as far as it is less.
+    (``asking``, ``asked``) and is never held up. Answers of 429 teach that the limit is lower than it was thought; what
+    is believed of it grows again slowly, whether anything is asked or not: others may leave reading no room to find out
+    that the host allows more. What the host says is left (``told``) holds as far as it is less.
     """
 
     def __init__(self, limit: float = LIMIT, *, chance: Callable[[], float] = random.random) -> None:
-        self._limit = self._allowed = max(limit, 1.0)
+        self._limit = self._allowed = self._learned = max(limit, 1.0)
         self._patience = Patience(first=10.0, longest=60.0, chance=chance)
         self._all: deque[float] = deque()
         self._reads: deque[float] = deque()
@@ -151,7 +152,7 @@ class Budget:
         self._began = -math.inf
         self._even = -math.inf  # when the reads so far would have ended at an even pace
         self._closed_until = -math.inf
-        self._learned = -math.inf
+        self._learned_at = -math.inf
         self._told_left, self._told_until = math.inf, -math.inf
 
     # -- every request to the host ------------------------------------------------------------------------------------
@@ -179,9 +180,12 @@ class Budget:
         ``waiting``: how many want to read. ``late``: one of them must not wait for the sake of an even pace.
         """
         self._forget(now)
+        # what others are given meanwhile may be all that is believed of the limit, and less than it is: it is tried
+        untried = now >= self._began + WINDOW
+        cap = max(1, int(self._limit * (1 - RESERVE))) if late and untried else self._cap(1 - RESERVE)
         waits = [
             self._closed_until - now,
-            _room(self._all, self._asking + self._promised, self._cap(1 - RESERVE), now),
+            _room(self._all, self._asking + self._promised, cap, now),
             _room(self._reads, self._reading, self._cap(READING), now),
             self._scarcity(now),
             # those who are late keep apart as well, but not as far
@@ -212,9 +216,8 @@ class Budget:
 
     def accepted(self, now: float) -> None:
         """A read was answered: the host has no objections."""
-        if self._allowed < self._limit:
-            self._allowed = min(self._limit, self._allowed + self._limit * (now - self._learned) / REGROWTH)
-            self._learned = now
+        self._forget(now)
+        self._learned, self._learned_at = self._allowed, now
         self._patience.reset()
 
     def refused(self, now: float, retry_after: float | None) -> None:
@@ -222,8 +225,9 @@ class Budget:
         if now < self._closed_until and retry_after is None:
             return  # it was under way with the one that taught us
         if now >= self._closed_until:
-            self._allowed = max(self._limit / 10, self._allowed * 0.75)
-        self._learned = now
+            self._learned = max(self._limit / 10, self._learned * 0.75)
+        self._learned_at = now
+        self._forget(now)
         self._closed_until = max(self._closed_until, now + self._patience.next(retry_after))
 
     # -- what there is ------------------------------------------------------------------------------------------------
@@ -238,9 +242,9 @@ class Budget:
         self._forget(now)
         return 0.0 if self.closed(now) else max(0.0, self._left())
 
-    @property
-    def allowed(self) -> float:
+    def allowed(self, now: float) -> float:
         """What is believed of the limit."""
+        self._forget(now)
         return self._allowed
 
     def room(self, now: float) -> float:
@@ -301,6 +305,8 @@ class Budget:
         return max(1, int(self._allowed * part))
 
     def _forget(self, now: float) -> None:
+        """Forget what was asked too long ago, and by and by what a refusal has taught."""
+        self._allowed = min(self._limit, self._learned + self._limit * (now - self._learned_at) / REGROWTH)
         for times in (self._all, self._reads):
             while times and times[0] <= now - WINDOW - MARGIN:
                 times.popleft()

@@ -1,11 +1,12 @@
 """A host in memory for tests of the core: an ``Upstream`` whose runs grow, change and fail exactly as a test says."""
 
 import asyncio
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from codegen_api.errors import AnswerTooLong, Forbidden, GatewayError, InvalidToken, NotFound, Rejected
 from codegen_api.identity import Caller, Credential, Principal
@@ -106,6 +107,10 @@ class FakeHost:
     def add(self, id: str = "1", **fields: Any) -> Hosted:  # noqa: A002
         hosted = self.runs[id] = Hosted(RunRef("9", id), **fields)
         return hosted
+
+    def elsewhere(self) -> Self:
+        """This host as one of several processes has it: it is told only what is asked there. To be set up before."""
+        return copy.copy(self)
 
     def organization_id(self, text: str) -> str:
         return _digits(text)

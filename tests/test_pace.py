@@ -243,6 +243,37 @@ def test_a_limit_never_falls_below_a_tenth() -> None:
     assert budget.left(now) >= 4
 
 
+def test_what_is_believed_of_a_limit_grows_again_although_nothing_is_read() -> None:
+    budget = Budget(60)
+    budget.refused(0, 1)
+    budget.refused(2, 1)
+    lowered = budget.allowed(2)
+    assert lowered == 60 * 0.75**2
+    assert budget.allowed(62) == pytest.approx(lowered + 6)
+    assert budget.allowed(602) == 60
+    budget.refused(602, 1)
+    assert budget.allowed(602) == 60 * 0.75**3  # it was not that long ago that it was found too much, and nobody tried
+
+
+@pytest.mark.parametrize(("others", "tried"), [(40, True), (56, True), (57, False)])
+def test_a_late_read_is_tried_once_a_minute_where_others_get_all_that_is_believed_of_the_limit(
+    others: int, tried: bool
+) -> None:
+    budget = Budget(60)
+    for now in (0, 2, 4, 6, 8):
+        budget.refused(now, 1)
+    for _ in range(others):
+        budget.asking()
+        budget.asked(60)
+    assert budget.wait(61) > 0
+    assert (budget.wait(61, late=True) == 0) == tried  # but never beyond the limit itself
+    budget.begin(61)
+    budget.sent()
+    budget.finish(61)
+    assert budget.wait(62, late=True) > 0
+    assert budget.wait(100, late=True) > 0
+
+
 def test_what_the_host_says_is_left_holds_as_far_as_it_is_less() -> None:
     budget = Budget(60)
     budget.told(0, 100, 60)

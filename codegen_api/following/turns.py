@@ -84,7 +84,7 @@ class Turns(NullObserver):
         try:
             while True:
                 now = loop_time()
-                wait = queue.shares.wait(caller.principal, now, queue.budget.allowed)
+                wait = queue.shares.wait(caller.principal, now, queue.budget.allowed(now))
                 if not order:
                     wait = max(wait, queue.budget.room(now))
                 if wait <= TICK:

@@ -7,13 +7,13 @@ import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import Forbidden, UpstreamRateLimited, UpstreamTimeout
-from codegen_api.following import Turns
+from codegen_api.following import Patrol, Turns
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, RunRef
 from codegen_api.telemetry import Exchange
 from codegen_api.upstreams import NewRun, observed
-from tests.fakehost import Hosted, caller
+from tests.fakehost import Hosted, Sequence, caller
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
 from tests.virtual import run
@@ -214,6 +214,45 @@ async def test_after_a_429_all_readers_of_that_credential_wait_and_come_back_one
     assert all(viewer.notices.count("rate_limited") == viewer.notices.count("recovered") for viewer in viewers.values())
     assert all(viewer.texts() == host.runs[number].encoded() for number, viewer in viewers.items())
     await gateway.aclose()
+
+
+@pytest.mark.wire("budget-shared", "budget-first")
+@pytest.mark.parametrize(("refusals", "every"), [(3, 2.0), (4, 2.5), (8, 1.8)])
+def test_after_429s_a_log_goes_on_although_calls_take_all_that_is_still_believed_of_the_limit(
+    refusals: int, every: float
+) -> None:
+    async def main() -> None:
+        host = StrictHost()
+        hosted = host.add()
+        hosted.append(5)
+        gateway = Gateway(host, MemoryBroker(), patrol=lambda: Patrol(max_age=FIVE_MINUTES * 10))
+        viewer = Viewer()
+        watching = asyncio.create_task(viewer.watch(gateway))
+        await asyncio.sleep(5)
+        host.before = Sequence("log", *[UpstreamRateLimited()] * refusals)
+        hosted.append()
+
+        async def poll() -> None:
+            while True:
+                await gateway.get(caller(), "9", "1")
+                await asyncio.sleep(every)
+
+        polling = asyncio.create_task(poll())
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(80 * refusals)  # each is heeded for 75 seconds at most
+        assert viewer.cursor == 6
+        assert viewer.notices[-1] == "recovered"
+        since = loop.time()
+        working = asyncio.create_task(work(hosted, 30.0, since + FIVE_MINUTES))
+        await asyncio.gather(working, watching)
+        assert loop.time() < since + FIVE_MINUTES + 150  # an end takes two or three reads
+        assert viewer.texts() == hosted.encoded()
+        assert host.longest_gap("1", since, loop.time()) < 90
+        assert not host.refused
+        polling.cancel()
+        await gateway.aclose()
+
+    run(main())
 
 
 @pytest.mark.wire("right-revoked")

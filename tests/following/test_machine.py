@@ -111,7 +111,10 @@ class Life(RuleBasedStateMachine):
         self.host.before = self.fail
         self.gateways = [
             Gateway(
-                self.host, MemoryBroker(max_bytes=memory), turns=Turns(limit=60 / processes), old_pages_bytes=50_000
+                self.host.elsewhere(),
+                MemoryBroker(max_bytes=memory),
+                turns=Turns(limit=60 / processes),
+                old_pages_bytes=50_000,
             )
             for _ in range(processes)
         ]
