@@ -1,7 +1,7 @@
 """A turn told to one reader: its entries in order, each action's end, and again what has changed. Dialects word it.
 
 An action is closed when its output is there, a later entry has come, or the turn is over. What changes after it was
-told is told again, behind what has come by then. Who reads an entry for the first time is told of it as it is, once.
+told is told again, behind what has come by then. Who reads an entry for the first time is told of it as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,9 +73,14 @@ Moment: TypeAlias = Arrived[W] | Altered[W] | Closed[W] | Again[W]
 
 
 class Telling(Generic[W]):
-    """Tells a turn to one who was told of everything up to ``after``."""
+    """Tells a turn to one who was told of everything up to ``after``. With ``repeats``, what others were told again is
+    told again to who lacks nothing as well, so that all have the same events.
+    """
 
-    def __init__(self, word: Callable[[Came], W], changes: Changes | None = None, after: Slot = START) -> None:
+    def __init__(
+        self, word: Callable[[Came], W], changes: Changes | None = None, after: Slot = START, *, repeats: bool = False
+    ) -> None:
+        self._repeats = repeats
         self.offset = 0
         self.open: W | None = None
         self.returned = False
@@ -120,11 +125,14 @@ class Telling(Generic[W]):
     def _arrive(self, came: Came, worded: W, moments: list[Moment[W]]) -> None:
         self.offset = came.offset
         self._tell(came, worded)
-        if came.offset <= self._after.behind:
-            altered = self._changes.of(came.offset)
-            if altered is not None and (altered.slot is None or altered.slot > self._latest):
+        altered = self._changes.of(came.offset)
+        if altered is not None and (altered.slot is None or altered.slot > self._latest):
+            if came.offset <= self._after.behind:
                 self.returned = True
                 self._stale[came.offset] = Again(came, worded, altered.text, altered.call, altered.outcome, True)
+            elif self._repeats and altered.slot is not None:
+                outcome = altered.outcome and altered.slot.place != (came.offset, False)
+                self._stale[came.offset] = Again(came, worded, altered.text, altered.call, outcome, False)
         moments.append(Arrived(came.offset, worded))
         if worded.is_action:
             self.open = worded

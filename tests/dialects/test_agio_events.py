@@ -149,6 +149,14 @@ def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> 
             assert results([*events[: index + 1], *rest]) == results(events)
 
 
+def test_who_is_cut_while_they_are_told_what_came_meanwhile_still_waits_for_what_comes_behind_it() -> None:
+    log = [entry("action", tool="slow"), entry("action", tool="slow", output="late"), entry("action", tool="slow")]
+    back = teller("17-1.3")
+    (answered,) = back.take([Came(number, each) for number, each in enumerate(log, 1)])
+    assert answered.id is not None
+    assert [EventPosition.of(answered.id).awaits(step) for step in (1, 2, 3)] == [True, False, True]
+
+
 def results(events: list[RunEvent]) -> dict[Any, Any]:
     return {event.data["step"]: event.data["result"] for event in events if "result" in event.data}
 
@@ -319,9 +327,15 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
         seen = data.draw(st.none() | st.integers(0, len(told)), label="cut behind") if portion else None
         got[1] += told if seen is None else told[:seen]
         speaker = speaker if seen is None else None
-    assert speaker is not None
     got[0] += ended(steady)
-    got[1] += ended(speaker)
+    speaker = speaker or reading(got[1][-1].id)
+    while True:  # and at the end, too
+        told = [*speaker.take([Came(n, each) for n, each in enumerate(log, 1)]), *ended(speaker)]
+        seen = data.draw(st.sampled_from([None, 1, 2]), label="cut behind") if told else None
+        got[1] += told[:seen]
+        if seen is None:
+            break
+        speaker = reading(got[1][-1].id)
     fresh = reading()
     listed = [*fresh.begin("s", "q"), *fresh.take([Came(n, each) for n, each in enumerate(log, 1)]), *ended(fresh)]
     assert len(keys(listed)) == len(set(keys(listed))), "who had nothing is told nothing again"

@@ -363,7 +363,7 @@ class RunTeller:
 
     @property
     def _position(self) -> str:
-        to_come = [each for each in self._after.open if each[0] > self.steps]
+        to_come = [(max(first, self.steps + 1), last) for first, last in self._after.open if last > self.steps]
         slot = self._slot
         if slot is not None and slot.behind < max(0, self._number) // PLACES:
             slot = None

@@ -205,7 +205,10 @@ class SessionTeller(Generic[T]):
     """
 
     def __init__(self, turn: Turn, style: Style[T], changes: Changes | None = None, after: Spot = START) -> None:
-        self._telling: Telling[Happened[T]] = Telling(lambda came: style.entry(turn, came), changes, slot(turn, after))
+        # a list and what was heard live are the same events
+        self._telling: Telling[Happened[T]] = Telling(
+            lambda came: style.entry(turn, came), changes, slot(turn, after), repeats=True
+        )
         self._after = after
         self._turn = turn
         self._style = style
