@@ -98,12 +98,25 @@ def test_whatever_breaks_in_the_middle_there_is_one_run_in_the_end(host: Sandbox
 
 
 @pytest.mark.wire("idempotency-unknown")
-def test_a_resume_that_broke_off_is_found_in_the_log(host: Sandbox, server: Server) -> None:
+def test_a_resume_that_broke_off_is_found_in_the_log(host: Sandbox) -> None:
     run = host.seed(status="COMPLETE")
     asked = {"json": {"prompt": "Go on, but only once"}, "headers": {**ALICE, "Idempotency-Key": "a resume"}}
+    with relay(host.url) as way, gateway(host, base_url=way.url, **PATIENCE) as server:
+        server.get(f"/agent-runs/{run}")
+        way.late = 4
+        assert server.request("POST", f"/agent-runs/{run}/resume", **asked).status_code == 504
+        way.late = 0
+        answer = server.request("POST", f"/agent-runs/{run}/resume", **asked)
+        assert answer.status_code == 200, answer.text
+        log = server.get(f"/agent-runs/{run}/logs").json()["logs"]
+        assert [entry["message_type"] for entry in log].count("USER_MESSAGE") == 1
+
+
+@pytest.mark.wire("writes-once")
+def test_a_resume_of_which_only_half_an_answer_came_is_done(host: Sandbox, server: Server) -> None:
+    run = host.seed(status="COMPLETE")
     host.fault("half_body", "resume", times=1)
-    assert server.request("POST", f"/agent-runs/{run}/resume", **asked).status_code == 502
-    answer = server.request("POST", f"/agent-runs/{run}/resume", **asked)
+    answer = server.request("POST", f"/agent-runs/{run}/resume", json={"prompt": "Go on"}, headers=ALICE)
     assert answer.status_code == 200, answer.text
     log = server.get(f"/agent-runs/{run}/logs").json()["logs"]
     assert [entry["message_type"] for entry in log].count("USER_MESSAGE") == 1
