@@ -26,7 +26,7 @@ from codegen_api.dialects import Dialect
 from codegen_api.draining import Drain
 from codegen_api.embeddings import Embedder
 from codegen_api.errors import Rejected
-from codegen_api.following import Patrol, Turns
+from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.holdings import Holdings
 from codegen_api.idempotency import Idempotency
@@ -165,7 +165,7 @@ def _gateway(
             max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
             heartbeat=settings.stream_heartbeat_seconds,
         ),
-        turns=Turns(limit=limit, together=settings.upstream_budget == "gateway"),
+        turns=ReadQueue(limit=limit, together=settings.upstream_budget == "gateway"),
         cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
         linger=settings.follower_linger_seconds,
         old_pages_bytes=holdings.old_pages,

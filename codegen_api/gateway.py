@@ -14,18 +14,18 @@ from dataclasses import replace
 from cachetools import TTLCache
 
 from codegen_api.brokers import Batch, Broker
-from codegen_api.errors import Forbidden, OrganizationRequired, RunEnded, Unsupported, UpstreamError, UpstreamFailure
+from codegen_api.errors import Forbidden, OrganizationRequired, RunEnded, Unsupported, UpstreamError
 from codegen_api.following import (
     Attendant,
     Hub,
     Patrol,
     Portions,
     Position,
+    ReadQueue,
     Right,
     Rights,
     Stream,
     StreamLimits,
-    Turns,
     Update,
     loop_time,
 )
@@ -33,7 +33,7 @@ from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
 from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
-from codegen_api.reads import Reads
+from codegen_api.reads import Reads, before_an_order
 from codegen_api.run_search import SEARCHED_PAGES, FoundRuns, has_status, search
 from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight
@@ -70,7 +70,7 @@ class Gateway:
         *,
         organization: str | None = None,
         ownership: Ownership | None = None,
-        turns: Turns | None = None,
+        turns: ReadQueue | None = None,
         patrol: Callable[[], Patrol] = Patrol,
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = 5.0,
@@ -88,7 +88,7 @@ class Gateway:
         self._stream_limits = StreamLimits(max_streams, max_streams_each)
         self._observer = observer or NullObserver()
         self._clock = clock
-        turns = turns or Turns()
+        turns = turns or ReadQueue()
         upstream.observer = Observers(turns, self._observer)
         portions = Portions(upstream.page_size, timer=loop_time)
         self._take = turns.take
@@ -285,7 +285,7 @@ class Gateway:
         """Go on with a run, whose log is of this ``length`` at least, if the caller knows."""
         ref = await self._admit(caller, organization, run_id, WRITE)
         with on_behalf_of(caller):
-            with _not_the_order_itself():
+            with before_an_order():
                 before = await self._reads.run(caller.credential, ref)
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
                     await self._upstream.uncancel_run(caller.credential, ref)
@@ -307,7 +307,7 @@ class Gateway:
         cancels = self._cancels()
         certain = not (anyway or self._hub.resumed_lately(ref))
         with on_behalf_of(caller):
-            with _not_the_order_itself():
+            with before_an_order():
                 if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
                     raise RunEnded
             with self._writing(ref):
@@ -492,13 +492,3 @@ class Gateway:
         if caller.organization is not None:
             return self._upstream.organization_id(caller.organization)
         return self._organization if caller.shared else None
-
-
-@contextmanager
-def _not_the_order_itself() -> Iterator[None]:
-    """Whatever fails here, that for which it was done was not asked for."""
-    try:
-        yield
-    except UpstreamFailure as error:
-        error.may_have_acted = False
-        raise

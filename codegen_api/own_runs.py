@@ -57,7 +57,7 @@ class Bookmark:
         return 0 < (self.number - _number(ref)) % (1 << _ID) < 1 << (_ID - 1)
 
 
-class Front(Bookmark):
+class ListStart(Bookmark):
     """Before all runs."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class OwnRuns:
         number of ``writes`` are one.
         """
         sealed = self._ownership.unseal(skip)
-        mark = Front() if sealed is None else Bookmark.read(sealed)
+        mark = ListStart() if sealed is None else Bookmark.read(sealed)
         key = (caller.credential.digest, organization, only)
         index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
         marks = self._ownership.marks_of(caller)

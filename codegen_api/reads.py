@@ -2,12 +2,13 @@
 again, a little, where it fails.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import stamina
 
-from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamUnreachable
+from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamFailure, UpstreamUnreachable
 from codegen_api.following import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, Run, RunRef
@@ -134,3 +135,13 @@ async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> 
 
     caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
     return await caller(may_pass, read)
+
+
+@contextmanager
+def before_an_order() -> Iterator[None]:
+    """Whatever fails here, that for which it was done was not asked for."""
+    try:
+        yield
+    except UpstreamFailure as error:
+        error.may_have_acted = False
+        raise

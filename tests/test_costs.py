@@ -11,7 +11,7 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations.starting import Starting
 from codegen_api.errors import OutcomeUnknown
-from codegen_api.following import Turns
+from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.lookup import find_marked
@@ -122,7 +122,7 @@ async def test_a_list_costs_ten_pages_however_long_it_is(query: str, at_once: in
 async def test_what_users_who_share_a_token_have_of_their_own_costs_no_more(at_once: int) -> None:
     host = FakeHost()
     host.latency, host.most = 0, at_once
-    gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=Turns(limit=1_000_000))
+    gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=ReadQueue(limit=1_000_000))
     idempotency = Idempotency(gateway, MemoryRecords(), [SECRET])
     for number in range(RUNS):
         host.add(str(number))
@@ -153,7 +153,7 @@ async def test_what_is_looked_for_is_looked_for_on_ten_pages(at_once: int) -> No
     host.latency, host.most = 0, at_once
     for number in range(1, RUNS):
         host.add(str(number))
-    gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=Turns(limit=1_000_000))
+    gateway = Gateway(host, MemoryBroker(), ownership=Ownership([SECRET]), turns=ReadQueue(limit=1_000_000))
     with pytest.raises(OutcomeUnknown):
         await find_marked(gateway, user("bob"), "9", "a mark", ["its value"], since=0)
     assert spent(host) <= 2 * SEARCHED_PAGES

@@ -25,7 +25,7 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.following import Ended, Patrol, Position, Turns
+from codegen_api.following import Ended, Patrol, Position, ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.run_search import FoundRuns
@@ -88,7 +88,7 @@ def gateway_to(host: FakeHost, **more: Any) -> Gateway:
 # -- what is asked when -----------------------------------------------------------------------------------------------
 
 
-class CountedTurns(Turns):
+class CountedTurns(ReadQueue):
     """Counts who waits for a turn."""
 
     taken = 0

@@ -21,7 +21,7 @@ from codegen_api.errors import (
     NotFound,
     UpstreamError,
 )
-from codegen_api.following import Position, Turns
+from codegen_api.following import Position, ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.identity import ALL, READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.own_runs import Bookmark
@@ -59,7 +59,7 @@ def user(name: str, scopes: frozenset[str] = OWN, **more: Any) -> Caller:
 
 
 def gateway_to(host: FakeHost, *secrets: str, **more: Any) -> Gateway:
-    more.setdefault("turns", Turns(limit=1_000_000))
+    more.setdefault("turns", ReadQueue(limit=1_000_000))
     return Gateway(host, MemoryBroker(), ownership=Ownership(secrets or (SECRET,)), **more)
 
 

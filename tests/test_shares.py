@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import RateLimited
-from codegen_api.following import Turns
+from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.ownership import Ownership
 from codegen_api.pace import ALONE, LIMIT, WINDOW, Shares
@@ -110,7 +110,7 @@ LIMIT_RUNS = int(LIMIT)
 @pytest.mark.wire("budget-fair")
 async def test_where_the_host_counts_by_address_tokens_of_their_own_share_as_well() -> None:
     host = StrictHost(together=True)
-    gateway = Gateway(host, MemoryBroker(), turns=Turns(together=True))
+    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(together=True))
     for number in range(200):
         host.add(str(number))
     asked = [asyncio.ensure_future(gateway.get(caller("bob"), "9", str(number))) for number in range(200)]

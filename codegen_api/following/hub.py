@@ -15,11 +15,11 @@ from codegen_api.following.log_tail import opens_at
 from codegen_api.following.opening import Opening, Waiting
 from codegen_api.following.pages import OldPages
 from codegen_api.following.pieces import BEYOND, Portions, may_be_too_much
+from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
 from codegen_api.following.troubles import Troubles
-from codegen_api.following.turns import Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.positions import Position
@@ -57,7 +57,7 @@ class Hub:
         upstream: Upstream,
         broker: Broker,
         rights: Rights,
-        turns: Turns,
+        turns: ReadQueue,
         *,
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = LINGER,

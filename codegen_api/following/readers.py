@@ -24,9 +24,9 @@ from codegen_api.errors import (
 )
 from codegen_api.following.outage import EVERY, Outage
 from codegen_api.following.pieces import may_be_too_much
+from codegen_api.following.read_queue import QueuedRead, ReadQueue
 from codegen_api.following.rights import LIFETIME, Rights, loop_time
 from codegen_api.following.troubles import Troubles
-from codegen_api.following.turns import Turn, Turns
 from codegen_api.identity import Credential
 from codegen_api.pace import Need, Patience
 from codegen_api.runs import RunRef
@@ -64,7 +64,7 @@ class Readers:
         self,
         ref: RunRef,
         rights: Rights,
-        turns: Turns,
+        turns: ReadQueue,
         troubles: Troubles,
         glance: Callable[[Credential], Awaitable[object]],
     ) -> None:
@@ -76,7 +76,7 @@ class Readers:
         self._turns = turns
         self._troubles = troubles
         self._glance = glance
-        self._wanted: set[Turn] = set()
+        self._wanted: set[QueuedRead] = set()
         self._viewers: Counter[Credential] = Counter()
         self._shown: dict[Credential, float] = {}
         self._refused: dict[Credential, GatewayError] = {}
@@ -256,7 +256,7 @@ class Readers:
         for turn in self._wanted:
             turn.give_up()
 
-    async def _granted(self, turn: Turn) -> Credential:
+    async def _granted(self, turn: QueuedRead) -> Credential:
         if self._closed:
             raise ShuttingDown
         self._wanted.add(turn)

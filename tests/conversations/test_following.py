@@ -24,7 +24,7 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.following import Leaving, Notice, Patrol, Quiet
-from codegen_api.following.turns import Turns
+from codegen_api.following.read_queue import ReadQueue
 from codegen_api.identity import Caller
 from codegen_api.pace import Cadence
 from codegen_api.runs import LogPage, Run
@@ -214,7 +214,7 @@ async def test_where_the_turn_before_was_another_instance_s_its_end_is_not_taken
     world = World(host)
     await world.converse()
     # nothing keeps them from asking the host at once
-    more = {"turns": Turns(limit=100_000), "cadence": lambda: Cadence(fast=0.05), "linger": 60}
+    more = {"turns": ReadQueue(limit=100_000), "cadence": lambda: Cadence(fast=0.05), "linger": 60}
     swift = [world.serving(**more) for _ in range(2)]
     async with swift[0] as here, swift[1] as there:
         await here.wait(await here.say("One"))

@@ -7,7 +7,7 @@ import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import Forbidden, UpstreamRateLimited, UpstreamTimeout
-from codegen_api.following import Patrol, Turns
+from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, RunRef
@@ -116,7 +116,7 @@ async def test_news_comes_first_and_what_rests_comes_last() -> None:
 @pytest.mark.parametrize("together", [False, True])
 async def test_reading_gives_way_to_callers_who_wait(together: bool) -> None:
     host = StrictHost(together=together)
-    gateway = Gateway(host, MemoryBroker(), turns=Turns(together=together))
+    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(together=together))
     for number in "123":
         host.add(number).append(5)
     working = [asyncio.create_task(work(hosted, 1.0, FIVE_MINUTES)) for hosted in host.runs.values()]
@@ -347,7 +347,7 @@ async def test_after_a_long_wait_nobody_rushes() -> None:
 
 
 async def test_credentials_that_are_never_seen_again_are_forgotten() -> None:
-    turns = Turns()
+    turns = ReadQueue()
     for number in range(5000):
         turns.asking(f"digest {number}", "identify")
         turns.asked(Exchange(f"digest {number}", "identify", "invalid_token", 0.0))

@@ -19,9 +19,9 @@ from codegen_api.errors import (
 )
 from codegen_api.following import Ended, Patrol, Position, Rights
 from codegen_api.following.pages import OldPages
+from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
 from codegen_api.following.troubles import Troubles
-from codegen_api.following.turns import Turns
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
@@ -354,7 +354,7 @@ async def test_when_rights_can_be_renewed_no_more_nobody_goes_on_viewing() -> No
 
     host = Odd()
     host.add().append(3)
-    gateway = Gateway(host, MemoryBroker(), turns=Turns(limit=6))
+    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(limit=6))
     watching = [asyncio.create_task(Viewer().watch(gateway, who=caller(name))) for name in ("alice", "bob")]
     # alice is asked for much else, so that only bob's token is read with
     for _ in range(100):
@@ -526,7 +526,7 @@ async def _allowed(*_: Any) -> Run:
 
 
 async def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
-    readers = Readers(RunRef("9", "1"), Rights(_allowed), Turns(), Troubles(), _allowed)
+    readers = Readers(RunRef("9", "1"), Rights(_allowed), ReadQueue(), Troubles(), _allowed)
     waiting = asyncio.create_task(readers.ask(_allowed, Need(0, 1)))
     await asyncio.sleep(100)
     assert not waiting.done()
@@ -537,7 +537,7 @@ async def test_readers_who_are_told_to_close_ask_nobody_any_more() -> None:
 
 async def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
     rights = Rights(_allowed)
-    readers = Readers(RunRef("9", "1"), rights, Turns(), Troubles(), _allowed)
+    readers = Readers(RunRef("9", "1"), rights, ReadQueue(), Troubles(), _allowed)
     alice, bob = caller("alice").credential, caller("bob").credential
     readers.join(alice, (await rights.require(alice, RunRef("9", "1"))).confirmed)
 

@@ -25,7 +25,7 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.following import Turns
+from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.positions import AMENDABLE
 from tests.fakehost import caller
@@ -113,7 +113,7 @@ class Life(RuleBasedStateMachine):
             Gateway(
                 self.host.elsewhere(),
                 MemoryBroker(max_bytes=memory),
-                turns=Turns(limit=60 / processes),
+                turns=ReadQueue(limit=60 / processes),
                 old_pages_bytes=50_000,
             )
             for _ in range(processes)

@@ -15,7 +15,7 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
-from codegen_api.following import Leaving, Notice, Patrol, Position, Quiet, Turns
+from codegen_api.following import Leaving, Notice, Patrol, Position, Quiet, ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.identity import READ, Caller, Credential, Principal
 from codegen_api.ownership import Ownership
@@ -90,7 +90,7 @@ async def test_ended_runs_that_are_opened_at_once_are_given_page_by_page_and_end
 
 def busy(host: FakeHost, **more: Any) -> Gateway:
     """A gateway with a budget of which nothing is left for the next minute."""
-    turns = Turns()
+    turns = ReadQueue()
     gateway = Gateway(host, MemoryBroker(), turns=turns, **more)
     for name in ("alice", "bob", "a-shared-token"):
         budget = turns.queue(caller(name).credential.digest).budget
@@ -155,7 +155,7 @@ async def test_who_is_refused_after_a_wait_is_told_so_and_sees_nothing() -> None
 @pytest.mark.wire("right-asked-first")
 async def test_a_refusal_that_comes_soon_is_an_ordinary_answer_though_there_is_no_room() -> None:
     host = FakeHost()
-    turns = Turns()
+    turns = ReadQueue()
     gateway = Gateway(host, MemoryBroker(), turns=turns)
     budget = turns.queue(caller().credential.digest).budget
     for _ in range(30):  # half of the limit

@@ -18,7 +18,7 @@ from codegen_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from codegen_api.following import Turns
+from codegen_api.following import ReadQueue
 from codegen_api.following.pieces import GIVEN_UP, LESS_STEADY, MISSING, Portion
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
@@ -285,7 +285,7 @@ async def test_a_host_that_fails_now_and_then_gives_every_entry_and_soon_full_pa
     host = Times(10**9, fault)
     hosted = host.add()
     hosted.append(300)
-    gateway = Gateway(host, MemoryBroker(), turns=Turns(limit=600))
+    gateway = Gateway(host, MemoryBroker(), turns=ReadQueue(limit=600))
     rng = random.Random(7)
 
     async def fail(operation: str) -> None:

@@ -1,4 +1,4 @@
-"""Turns at the host: who may read a log next, and with whose credential, so that the host's limits are kept.
+"""Who may read a log next, and with whose credential, so that the host's limits are kept.
 
 Each credential has a budget, or all of them one. Reads wait for their turn; the most urgent goes first. What is asked
 for somebody who waits for the answer, a new run or the check of a token, goes at once and is only counted.
@@ -29,7 +29,7 @@ FEW = 1000
 """So many credentials are remembered whether they ask for anything or not."""
 
 
-class Turns(NullObserver):
+class ReadQueue(NullObserver):
     """The budgets of all credentials, each of ``limit`` requests a minute; one for all of them when ``together``.
 
     An ``Observer`` of the upstream: that is how it learns what is spent.
@@ -42,9 +42,9 @@ class Turns(NullObserver):
         self._queues: dict[str, _Queue] = {}
         self._swept = 0.0
 
-    def want(self, need: Need, refused: Callable[[], None]) -> "Turn":
+    def want(self, need: Need, refused: Callable[[], None]) -> "QueuedRead":
         """Want to read; to be closed after use. ``refused`` is called when the host refuses others meanwhile."""
-        return Turn(self, need, refused)
+        return QueuedRead(self, need, refused)
 
     def closed(self, credential: Credential) -> float:
         """Seconds for which the host wants to hear nothing from this credential."""
@@ -123,10 +123,10 @@ class Turns(NullObserver):
         }
 
 
-class Turn:
+class QueuedRead:
     """One wish to read: granted with one of the credentials that were offered for it."""
 
-    def __init__(self, turns: Turns, need: Need, refused: Callable[[], None]) -> None:
+    def __init__(self, turns: ReadQueue, need: Need, refused: Callable[[], None]) -> None:
         self.need = need
         self.on_refusal = refused
         self._turns = turns
@@ -223,14 +223,14 @@ class _Queue:
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.shares = Shares()
-        self.waiting: dict[Turn, None] = {}
+        self.waiting: dict[QueuedRead, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self, turn: Turn) -> None:
+    def enter(self, turn: QueuedRead) -> None:
         self.waiting[turn] = None
         self.serve()
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, turn: QueuedRead) -> None:
         self.waiting.pop(turn, None)
 
     def serve(self) -> None:
