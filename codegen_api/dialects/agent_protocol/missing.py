@@ -52,8 +52,7 @@ def _of_one(why: str) -> Callable[..., Awaitable[Response]]:
 
 
 THREAD, CRONS = "/threads/{thread_id}", "/runs/crons"
-ABOUT = _in_a_thread, _in_one_to_be_made, _anywhere, _of_one
-IN, NEW, ANY, ONE = range(len(ABOUT))
+IN, NEW, ANY, ONE = _in_a_thread, _in_one_to_be_made, _anywhere, _of_one
 
 OPERATIONS = (
     ("POST", f"{THREAD}/copy", "copy_thread", "Copy a thread", NO_COPIES, WRITE, IN),
@@ -77,7 +76,7 @@ OPERATIONS = (
 for _method, _path, _name, _summary, _why, _scope, _about in OPERATIONS:
     router.add_api_route(
         _path,
-        ABOUT[_about](_why),
+        _about(_why),
         methods=[_method],
         name=_name,
         description="Not offered.",
