@@ -10,7 +10,7 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations import Came
 from codegen_api.conversations.pages import Pages
-from codegen_api.dialects.agent_protocol.wording import Wordings
+from codegen_api.dialects.agent_protocol.rendering import Wordings
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.following import Position

@@ -7,12 +7,12 @@ a turn comes as ``Progress``.
 from codegen_api.conversations.changing import change
 from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.conversations import Conversations, checked, owner_of
-from codegen_api.conversations.late import START, Changes, Form, Slot
+from codegen_api.conversations.late_changes import START, Changes, Form, Slot
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
 from codegen_api.conversations.progress import Came, Caught, Over, Progress
 from codegen_api.conversations.prompts import with_transcript
 from codegen_api.conversations.starting import heard_of, said_before
-from codegen_api.conversations.telling import Again, Altered, Arrived, Closed, Moment, Telling
+from codegen_api.conversations.turn_events import Again, Altered, Arrived, Closed, Moment, Telling
 
 __all__ = [
     "BEFORE",

@@ -13,13 +13,13 @@ from contextlib import aclosing
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint
-from codegen_api.conversations.late import Late
-from codegen_api.conversations.meaning import Meaning
+from codegen_api.conversations.late_changes import Late
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import MOMENT, Progress
 from codegen_api.conversations.queueing import Absent, Queue
-from codegen_api.conversations.reading import Reading
+from codegen_api.conversations.semantic_search import Meaning
 from codegen_api.conversations.starting import LOOK_EVERY
+from codegen_api.conversations.transcript import Reading
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, Rejected, StoreUnavailable

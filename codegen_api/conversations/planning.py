@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
-from codegen_api.conversations.reading import Reading
+from codegen_api.conversations.transcript import Reading
 from codegen_api.errors import NotFound
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller

@@ -1,7 +1,7 @@
 """What is noted of entries that have changed: enough to tell it again, and never more than there is room for."""
 
 from codegen_api.conversations import Changes, Form, Slot
-from codegen_api.conversations.late import Late
+from codegen_api.conversations.late_changes import Late
 
 WAS, IS = Form(1, 1, 1, 1), Form(2, 1, 1, 2)
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from codegen_api.conversations.meaning import AT_A_TIME, LONGEST_WAIT, LOOK_EVERY, MOST_TEXTS, Meaning
+from codegen_api.conversations.semantic_search import AT_A_TIME, LONGEST_WAIT, LOOK_EVERY, MOST_TEXTS, Meaning
 from codegen_api.embeddings import Embedder, NoVectors, Vector, normalized
 from codegen_api.errors import StoreUnavailable
 from codegen_api.stores import Item, Near

@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api.conversations import Stretch
 from codegen_api.conversations.pages import FRESH, LASTING
-from codegen_api.conversations.reading import PATIENCE
+from codegen_api.conversations.transcript import PATIENCE
 from codegen_api.errors import Forbidden, GatewayError, NotFound, Unavailable, UpstreamError, UpstreamTimeout
 from codegen_api.following import Patrol
 from codegen_api.identity import READ, WRITE, Caller, Credential, Principal

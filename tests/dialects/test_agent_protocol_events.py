@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Came, Changes
-from codegen_api.conversations.late import ROOM
+from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, ThreadTeller, position
-from codegen_api.dialects.agent_protocol.wording import (
+from codegen_api.dialects.agent_protocol.rendering import (
     AFTERWARDS,
     BEHIND,
     BLOCK,

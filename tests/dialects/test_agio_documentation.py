@@ -2,7 +2,7 @@
 
 import re
 
-from codegen_api.dialects.agio import agents, answers
+from codegen_api.dialects.agio import agents, responses
 from codegen_api.dialects.agio.executions import CANCELLED, COMPLETED, FAILED, PAUSED, RUNNING, SEARCHED, STARTING
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
 
@@ -35,7 +35,7 @@ def test_statuses_events_and_numbers_told_are_those_of_the_code() -> None:
     assert set(re.findall("`([a-z]+)`", said.split("; `paused` is also")[0])) == STATUSES
     assert f"newest {SEARCHED:,}" in " ".join(said.split())
     streams = CLIENTS.split("- **Streams.**")[1].split("\n- **")[0]
-    for event in re.findall("`(.+?)`", answers.EVENTS + answers.ENDS):
+    for event in re.findall("`(.+?)`", responses.EVENTS + responses.ENDS):
         assert f"`{event}`" in streams
     for agent in agents.SANDBOX:
         assert f"`{agent.id}`" in CLIENTS

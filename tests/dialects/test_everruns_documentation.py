@@ -2,10 +2,10 @@
 
 import re
 
-from codegen_api.dialects.everruns import talk
+from codegen_api.dialects.everruns import message_routes
+from codegen_api.dialects.everruns.event_types import BELOW, TOLD
 from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.keeping import SIZES
-from codegen_api.dialects.everruns.kinds import BELOW, TOLD
+from codegen_api.dialects.everruns.storage import SIZES
 from codegen_api.stores import TurnState
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
 
@@ -56,7 +56,7 @@ def test_the_sizes_told_are_those_that_are_kept() -> None:
 
 
 def test_the_numbers_told_are_those_of_the_code() -> None:
-    assert f"at most {talk.MOST_EVENTS:,} events" in told_of("Events")
+    assert f"at most {message_routes.MOST_EVENTS:,} events" in told_of("Events")
 
 
 def test_the_events_told_are_those_that_come() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Came, Changes
-from codegen_api.conversations.late import ROOM
+from codegen_api.conversations.late_changes import ROOM
+from codegen_api.dialects.everruns.event_types import BELOW, ELSEWHERE, TOLD
 from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.ids import (
@@ -24,7 +25,6 @@ from codegen_api.dialects.everruns.ids import (
     kept_id,
     spot_of,
 )
-from codegen_api.dialects.everruns.kinds import BELOW, ELSEWHERE, TOLD
 from codegen_api.dialects.everruns.messages import OPEN, EventSpot, heard, images_of, message_fields
 from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written, written
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from codegen_api.dialects.everruns import schemas
-from codegen_api.dialects.everruns.asking import END_USER
+from codegen_api.dialects.everruns.dependencies import END_USER
 from tests.dialects.documented import chapter, part
 from tests.dialects.everruns import Listening, Talk, a_talk, an_agent, speaking
 from tests.dialects.published import Operation, bare, declared, operations, served

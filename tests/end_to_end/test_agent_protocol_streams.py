@@ -14,7 +14,7 @@ import pytest
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.schema import StreamPart
 
-from codegen_api.dialects.agent_protocol.wording import PLACES, slot
+from codegen_api.dialects.agent_protocol.rendering import PLACES, slot
 from tests.end_to_end.balancing import balancer
 from tests.end_to_end.conftest import TALKING
 from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, gateway

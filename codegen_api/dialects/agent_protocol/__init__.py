@@ -2,20 +2,20 @@
 
 from codegen_api.dialects import Dialect
 from codegen_api.dialects.agent_protocol import (
-    about,
     assistants,
+    create_runs,
     graphs,
+    info,
     items,
     missing,
     published,
     runs,
-    started,
-    states,
+    state_routes,
     threads,
 )
 from codegen_api.dialects.agent_protocol.wire import render_error
 
-PARTS = (about, assistants, graphs, missing, threads, states, runs, started, published, items)
+PARTS = (info, assistants, graphs, missing, threads, state_routes, create_runs, runs, published, items)
 
 DIALECT = Dialect(
     routes=[route for part in PARTS for route in part.router.routes],

@@ -9,11 +9,11 @@ from fastapi import Body, Query
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, new_id, owner_of
-from codegen_api.dialects.agent_protocol import answers, schemas
+from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.agents import BUILT_IN, NAMESPACE, AssistantId, agent_for, is_built_in, told
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
-from codegen_api.dialects.agent_protocol.conditions import same
-from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.filters import same
+from codegen_api.dialects.agent_protocol.storage import keepable, nameable
 from codegen_api.dialects.agent_protocol.threads import remove_threads_of
 from codegen_api.dialects.agent_protocol.wire import assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
@@ -33,7 +33,7 @@ SORTS = {"assistant_id": "id", "name": "name", "created_at": "created", "updated
 
 @router.post(
     "/assistants",
-    **operation("Create an assistant", WRITE, answers.answers(200, answers.Assistant, "The assistant.", 409)),
+    **operation("Create an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
 )
 async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.CreateAssistant, Body()]) -> Response:
     """Keep how somebody wants to be answered: `system_prompt` and `model`, and whatever else they have configured."""
@@ -63,7 +63,7 @@ async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.
 
 
 @router.get(
-    "/assistants", **operation("List assistants", READ, answers.answers(200, answers.Assistants, "The assistants."))
+    "/assistants", **operation("List assistants", READ, responses.answers(200, responses.Assistants, "The assistants."))
 )
 async def list_assistants(
     talk: Keeper,
@@ -79,7 +79,8 @@ async def list_assistants(
 
 
 @router.post(
-    "/assistants/search", **operation("Search assistants", READ, answers.listed(answers.Assistant, "The assistants."))
+    "/assistants/search",
+    **operation("Search assistants", READ, responses.listed(responses.Assistant, "The assistants.")),
 )
 async def search_assistants(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchAssistants | None, Body()] = None
@@ -105,7 +106,7 @@ async def find_assistants(talk: Conversations, caller: Caller, asked: schemas.Se
 
 
 @router.post(
-    "/assistants/count", **operation("Count assistants", READ, answers.answers(200, int, "How many there are."))
+    "/assistants/count", **operation("Count assistants", READ, responses.answers(200, int, "How many there are."))
 )
 async def count_assistants(
     talk: Keeper, caller: Asker, body: Annotated[schemas.CountAssistants | None, Body()] = None
@@ -117,7 +118,7 @@ async def count_assistants(
 
 @router.get(
     "/assistants/{assistant_id}",
-    **operation("Get an assistant", READ, answers.answers(200, answers.Assistant, "The assistant.")),
+    **operation("Get an assistant", READ, responses.answers(200, responses.Assistant, "The assistant.")),
 )
 async def get_assistant(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
     """An assistant by its id; the one that is built in by `agent`, too."""
@@ -126,7 +127,7 @@ async def get_assistant(talk: Keeper, caller: Asker, assistant_id: AssistantId) 
 
 @router.patch(
     "/assistants/{assistant_id}",
-    **operation("Change an assistant", WRITE, answers.answers(200, answers.Assistant, "The assistant.", 409)),
+    **operation("Change an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
 )
 async def update_assistant(
     talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.UpdateAssistant, Body()]
@@ -159,7 +160,7 @@ async def update_assistant(
 
 @router.delete(
     "/assistants/{assistant_id}",
-    **operation("Delete an assistant", WRITE, answers.answers(204, None, "It is gone.", 409)),
+    **operation("Delete an assistant", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
 async def delete_assistant(
@@ -186,7 +187,7 @@ async def delete_assistant(
     **operation(
         "List the versions of an assistant",
         READ,
-        answers.answers(200, list[answers.Assistant], "The latest version, which is the only one kept."),
+        responses.answers(200, list[responses.Assistant], "The latest version, which is the only one kept."),
     ),
 )
 async def list_assistant_versions(
@@ -201,7 +202,7 @@ async def list_assistant_versions(
 @router.post(
     "/assistants/{assistant_id}/latest",
     **operation(
-        "Go back to a version of an assistant", WRITE, answers.answers(200, answers.Assistant, "The assistant.")
+        "Go back to a version of an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.")
     ),
 )
 async def set_latest_assistant_version(

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Closed, Moment, Telling, TurnCheckpoint
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human
-from codegen_api.dialects.agent_protocol.wording import (
+from codegen_api.dialects.agent_protocol.rendering import (
     AGAIN,
     BEHIND,
     BLOCK,

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
-from codegen_api.dialects.agent_protocol import answers
+from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.agents import AssistantId, agent_for
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
 from codegen_api.dialects.agent_protocol.wire import GRAPH, assistant_fields
 from codegen_api.identity import READ
 from codegen_api.parts import Keeper
@@ -44,7 +44,7 @@ SCHEMAS: dict[str, Json] = {
 
 @router.get(
     "/assistants/{assistant_id}/schemas",
-    **operation("Get the schemas of an assistant", READ, answers.answers(200, answers.Schemas, "The schemas.")),
+    **operation("Get the schemas of an assistant", READ, responses.answers(200, responses.Schemas, "The schemas.")),
 )
 async def get_assistant_schemas(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
     """What an assistant takes and gives."""
@@ -54,7 +54,7 @@ async def get_assistant_schemas(talk: Keeper, caller: Asker, assistant_id: Assis
 
 @router.get(
     "/assistants/{assistant_id}/graph",
-    **operation("Get the graph of an assistant", READ, answers.answers(200, answers.Graph, "The graph.")),
+    **operation("Get the graph of an assistant", READ, responses.answers(200, responses.Graph, "The graph.")),
 )
 async def get_assistant_graph(talk: Keeper, caller: Asker, assistant_id: AssistantId, xray: Xray = None) -> Response:
     """The graph of an assistant: one node, which is the agent at the host."""
@@ -70,7 +70,9 @@ async def get_assistant_graph(talk: Keeper, caller: Asker, assistant_id: Assista
 @router.get(
     "/assistants/{assistant_id}/subgraphs",
     **operation(
-        "Get the subgraphs of an assistant", READ, answers.answers(200, dict[str, answers.Schemas], "The subgraphs.")
+        "Get the subgraphs of an assistant",
+        READ,
+        responses.answers(200, dict[str, responses.Schemas], "The subgraphs."),
     ),
 )
 async def get_assistant_subgraphs(
@@ -84,7 +86,7 @@ async def get_assistant_subgraphs(
 @router.get(
     "/assistants/{assistant_id}/subgraphs/{namespace}",
     **operation(
-        "Get a subgraph of an assistant", READ, answers.answers(200, dict[str, answers.Schemas], "The subgraphs.")
+        "Get a subgraph of an assistant", READ, responses.answers(200, dict[str, responses.Schemas], "The subgraphs.")
     ),
 )
 async def get_assistant_subgraph(

@@ -9,10 +9,10 @@ from starlette.responses import Response
 from codegen_api.aside import encoded
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects import not_offered
-from codegen_api.dialects.agent_protocol import answers, schemas
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
-from codegen_api.dialects.agent_protocol.conditions import begins, holds, mentions, understood
-from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
+from codegen_api.dialects.agent_protocol import responses, schemas
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.filters import begins, holds, mentions, understood
+from codegen_api.dialects.agent_protocol.storage import keepable, nameable
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE
@@ -31,11 +31,11 @@ MOST_LOOKED_AT = 10_000
 
 
 @router.put(
-    "/store/items", **operation("Keep an item", WRITE, answers.answers(204, None, "It is kept.")), status_code=204
+    "/store/items", **operation("Keep an item", WRITE, responses.answers(204, None, "It is kept.")), status_code=204
 )
 @router.put(
     "/store",
-    **operation("Keep an item (older path)", WRITE, answers.answers(204, None, "It is kept.")),
+    **operation("Keep an item (older path)", WRITE, responses.answers(204, None, "It is kept.")),
     name="put_item_under_the_older_path",
     status_code=204,
 )
@@ -63,7 +63,7 @@ async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem,
 
 @router.get(
     "/store/items",
-    **operation("Get an item", READ, answers.answers(200, answers.StoreItem | None, "The item, or null.")),
+    **operation("Get an item", READ, responses.answers(200, responses.StoreItem | None, "The item, or null.")),
 )
 async def get_item(
     talk: Keeper,
@@ -80,7 +80,7 @@ async def get_item(
 
 @router.delete(
     "/store/items",
-    **operation("Delete an item", WRITE, answers.answers(204, None, "It is gone, or was never there.")),
+    **operation("Delete an item", WRITE, responses.answers(204, None, "It is gone, or was never there.")),
     status_code=204,
 )
 async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.DeleteItem, Body()]) -> Response:
@@ -89,10 +89,12 @@ async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.Delet
     return Response(status_code=204)
 
 
-@router.post("/store/items/search", **operation("Search items", READ, answers.paged(answers.StoreItems, "The items.")))
+@router.post(
+    "/store/items/search", **operation("Search items", READ, responses.paged(responses.StoreItems, "The items."))
+)
 @router.post(
     "/store/search",
-    **operation("Search items (older path)", READ, answers.paged(answers.StoreItems, "The items.")),
+    **operation("Search items (older path)", READ, responses.paged(responses.StoreItems, "The items.")),
     name="search_items_under_the_older_path",
 )
 async def search_items(
@@ -127,7 +129,7 @@ async def search_items(
 
 @router.post(
     "/store/namespaces",
-    **operation("List namespaces", READ, answers.answers(200, answers.Namespaces, "The namespaces.")),
+    **operation("List namespaces", READ, responses.answers(200, responses.Namespaces, "The namespaces.")),
 )
 async def list_namespaces(
     talk: Keeper, caller: Asker, body: Annotated[schemas.ListNamespaces | None, Body()] = None

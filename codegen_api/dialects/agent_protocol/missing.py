@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.responses import Response
 
-from codegen_api.dialects.agent_protocol import answers
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
+from codegen_api.dialects.agent_protocol import responses
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
 from codegen_api.dialects.agent_protocol.threads import ThreadId, thread_of
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
@@ -81,5 +81,5 @@ for _method, _path, _name, _summary, _why, _scope, _about in OPERATIONS:
         name=_name,
         description="Not offered.",
         status_code=501,
-        **operation(_summary, _scope, answers.not_offered(_why)),
+        **operation(_summary, _scope, responses.not_offered(_why)),
     )

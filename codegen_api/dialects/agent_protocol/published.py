@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
 from codegen_api.dialects import not_offered
-from codegen_api.dialects.agent_protocol import answers, schemas, started
+from codegen_api.dialects.agent_protocol import responses, runs, schemas
 from codegen_api.dialects.agent_protocol.agents import agent_for
-from codegen_api.dialects.agent_protocol.answering import run_fields, states_called, statuses_of
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
 from codegen_api.dialects.agent_protocol.assistants import find_assistants
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
 from codegen_api.dialects.agent_protocol.graphs import SCHEMAS
+from codegen_api.dialects.agent_protocol.run_responses import run_fields, states_called, statuses_of
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import agent_fields, paged
 from codegen_api.identity import READ, WRITE, Caller
@@ -29,7 +29,9 @@ router = routes_about("agents and runs")
 AgentId = Annotated[str, Path(description="The id of an agent, or `agent`.")]
 
 
-@router.post("/agents/search", **operation("Search agents", READ, answers.listed(answers.ProtocolAgent, "The agents.")))
+@router.post(
+    "/agents/search", **operation("Search agents", READ, responses.listed(responses.ProtocolAgent, "The agents."))
+)
 async def search_agents(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchAgents | None, Body()] = None
 ) -> Response:
@@ -40,7 +42,8 @@ async def search_agents(
 
 
 @router.get(
-    "/agents/{agent_id}", **operation("Get an agent", READ, answers.answers(200, answers.ProtocolAgent, "The agent."))
+    "/agents/{agent_id}",
+    **operation("Get an agent", READ, responses.answers(200, responses.ProtocolAgent, "The agent.")),
 )
 async def get_agent(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
     """An assistant, as an agent."""
@@ -49,7 +52,7 @@ async def get_agent(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
 
 @router.get(
     "/agents/{agent_id}/schemas",
-    **operation("Get the schemas of an agent", READ, answers.answers(200, answers.AgentSchemas, "The schemas.")),
+    **operation("Get the schemas of an agent", READ, responses.answers(200, responses.AgentSchemas, "The schemas.")),
 )
 async def get_agent_schemas(talk: Keeper, caller: Asker, agent_id: AgentId) -> Response:
     """What an agent takes and gives."""
@@ -60,7 +63,7 @@ async def get_agent_schemas(talk: Keeper, caller: Asker, agent_id: AgentId) -> R
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-@router.post("/runs/search", **operation("Search runs", READ, answers.RUNS))
+@router.post("/runs/search", **operation("Search runs", READ, responses.RUNS))
 async def search_runs(
     request: Request, talk: Keeper, caller: Asker, body: Annotated[schemas.SearchRuns | None, Body()] = None
 ) -> Response:
@@ -77,19 +80,19 @@ async def search_runs(
     return json_response(to_json(found))
 
 
-@router.get("/runs/{run_id}", **operation("Get a run by its id", READ, answers.RUN))
+@router.get("/runs/{run_id}", **operation("Get a run by its id", READ, responses.RUN))
 async def get_run_by_id(request: Request, talk: Keeper, caller: Asker, run_id: str) -> Response:
     """A run as it is now, for who does not know its thread."""
-    return await started.get_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
+    return await runs.get_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
 
 
-@router.get("/runs/{run_id}/wait", **operation("Wait for a run by its id", READ, answers.JOINED))
+@router.get("/runs/{run_id}/wait", **operation("Wait for a run by its id", READ, responses.JOINED))
 async def wait_by_id(request: Request, talk: Keeper, caller: Asker, run_id: str) -> Response:
     """The thread's state at the end of a run."""
-    return await started.join_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
+    return await runs.join_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id)
 
 
-@router.get("/runs/{run_id}/stream", **operation("Follow a run by its id (by GET)", READ, answers.FOLLOWED))
+@router.get("/runs/{run_id}/stream", **operation("Follow a run by its id (by GET)", READ, responses.FOLLOWED))
 async def stream_by_id(
     request: Request,
     talk: Keeper,
@@ -97,32 +100,32 @@ async def stream_by_id(
     run_id: str,
     last_event_id: LastEventId,
     stream_mode: Annotated[list[str] | None, Query(description="Else those that the run was started with.")] = None,
-    cancel_on_disconnect: started.Flag = None,
+    cancel_on_disconnect: runs.Flag = None,
 ) -> Response:
     """The events of a run behind the last one seen, then those that come."""
     thread = await _thread_of(talk, caller, run_id)
-    return await started.join_stream(
+    return await runs.join_stream(
         request, talk, caller, thread, run_id, last_event_id, stream_mode, cancel_on_disconnect
     )
 
 
-@router.post("/runs/{run_id}/cancel", **operation("Stop a run by its id", WRITE, answers.STOPPED))
+@router.post("/runs/{run_id}/cancel", **operation("Stop a run by its id", WRITE, responses.STOPPED))
 async def cancel_by_id(
     request: Request,
     talk: Keeper,
     caller: Asker,
     run_id: str,
-    wait: started.Flag = None,
-    action: started.Action = "interrupt",
+    wait: runs.Flag = None,
+    action: runs.Action = "interrupt",
 ) -> Response:
     """Stop a run, where the host can; one that is over stays as it is."""
-    return await started.cancel_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id, wait, action)
+    return await runs.cancel_run(request, talk, caller, await _thread_of(talk, caller, run_id), run_id, wait, action)
 
 
-@router.delete("/runs/{run_id}", **operation("Forget a run by its id", WRITE, answers.FORGOTTEN), status_code=204)
-async def delete_by_id(talk: Keeper, caller: Asker, run_id: str, force: started.Flag = None) -> Response:
+@router.delete("/runs/{run_id}", **operation("Forget a run by its id", WRITE, responses.FORGOTTEN), status_code=204)
+async def delete_by_id(talk: Keeper, caller: Asker, run_id: str, force: runs.Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
-    return await started.delete_run(talk, caller, await _thread_of(talk, caller, run_id), run_id, force)
+    return await runs.delete_run(talk, caller, await _thread_of(talk, caller, run_id), run_id, force)
 
 
 async def _thread_of(talk: Conversations, caller: Caller, run_id: str) -> str:

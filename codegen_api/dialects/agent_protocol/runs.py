@@ -1,164 +1,215 @@
-"""Starting runs: a run is a turn of a thread, or of one that is made for it."""
+"""Runs that were started: listed, described, joined, stopped, forgotten."""
 
+import asyncio
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import Body, Request
+from fastapi import Body, Query, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, owner_of
-from codegen_api.dialects.agent_protocol import answers
-from codegen_api.dialects.agent_protocol.agents import agent_for
-from codegen_api.dialects.agent_protocol.answering import (
+from codegen_api.dialects.agent_protocol import responses, schemas
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.events import MODES
+from codegen_api.dialects.agent_protocol.run_requests import Modes
+from codegen_api.dialects.agent_protocol.run_responses import (
     events_of,
-    nothing,
     outcome_of,
-    places_of,
     run_fields,
+    states_called,
     statuses_of,
 )
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
-from codegen_api.dialects.agent_protocol.bodies import RunBody, ask_of, refuse_what_is_not_offered
-from codegen_api.dialects.agent_protocol.keeping import keepable
-from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
-from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
-from codegen_api.errors import Rejected
-from codegen_api.identity import WRITE, Caller
+from codegen_api.dialects.agent_protocol.state import turn_values
+from codegen_api.dialects.agent_protocol.streams import Abandoning
+from codegen_api.dialects.agent_protocol.threads import thread_of
+from codegen_api.dialects.agent_protocol.wire import selected
+from codegen_api.errors import Conflict, NotFound, NotOffered
+from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.parts import Keeper
-from codegen_api.runs import to_json
-from codegen_api.sse import Begins
+from codegen_api.runs import Json, to_json
+from codegen_api.sse import LastEventId
 from codegen_api.stores import Turn, TurnState
-from codegen_api.web import WantedOrganization, json_response, operation
+from codegen_api.web import json_response, operation
 
 router = routes_about("runs")
 
+Flag = Annotated[str | None, Query()]
+Action = Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")]
+SET = ("1", "true", "True")
 
-@router.post("/threads/{thread_id}/runs", **operation("Start a run", WRITE, answers.STARTED))
-async def create_run(
+
+async def _find(talk: Conversations, caller: Caller, thread: str | None, run: str, *, settled: bool = True) -> Turn:
+    turn = await talk.turn(caller, run, settled=settled)
+    if thread is not None and turn.conversation != thread:
+        raise NotFound.named("Run", run)
+    return turn
+
+
+@router.get("/threads/{thread_id}/runs", **operation("List runs", READ, responses.RUNS))
+async def list_runs(
     request: Request,
     talk: Keeper,
     caller: Asker,
-    wanted: WantedOrganization,
     thread_id: str,
-    body: Annotated[RunBody, Body()],
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    status: Annotated[str | None, Query(description="Only runs with this status.")] = None,
+    select: Annotated[list[str] | None, Query(description="The fields that are wanted; all by default.")] = None,
 ) -> Response:
-    """Start a run in a thread, which is made if it is not there. It goes on by itself."""
-    turn = await _begin(talk, caller, wanted, thread_id, body)
-    return json_response(to_json(run_fields(turn, statuses_of(request))), headers=places_of(turn, "stream"))
+    """The runs of a thread, newest first. What came of them is told by `GET` of each."""
+    await thread_of(talk, caller, thread_id)
+    await talk.latest(caller, thread_id)
+    words = statuses_of(request)
+    states = states_called(words, status, "query")
+    turns = await talk.store.turns(owner_of(caller), thread_id, states=states, limit=limit, offset=offset)
+    return json_response(to_json([selected(run_fields(turn, words), select) for turn in turns]))
 
 
-@router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and follow it", WRITE, answers.STREAMED))
-async def stream_run(
+@router.get("/threads/{thread_id}/runs/{run_id}", **operation("Get a run", READ, responses.RUN))
+async def get_run(request: Request, talk: Keeper, caller: Asker, thread_id: str, run_id: str) -> Response:
+    """A run as it is now; with the state of its thread at its end as `output`."""
+    turn = await _find(talk, caller, thread_id, run_id)
+    output: Json = None
+    if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
+        output = await turn_values(talk, caller, turn)
+    elif turn.state.over:
+        output = {}
+    return json_response(to_json({**run_fields(turn, statuses_of(request)), "output": output}))
+
+
+@router.get("/threads/{thread_id}/runs/{run_id}/join", **operation("Wait for a run", READ, responses.JOINED))
+async def join_run(
     request: Request,
     talk: Keeper,
     caller: Asker,
-    _: Begins,
-    wanted: WantedOrganization,
     thread_id: str,
-    body: Annotated[RunBody, Body()],
+    run_id: str,
+    cancel_on_disconnect: Flag = None,
 ) -> Response:
-    """Start a run in a thread and send its events. It goes on without its client, but for `on_disconnect: cancel`."""
-    turn = await _begin(talk, caller, wanted, thread_id, body)
-    return events_of(request, talk, caller, turn, abandoning=_leaving(talk, caller, turn, body.on_disconnect))
+    """The thread's state at the end of a run."""
+    turn = await _find(talk, caller, thread_id, run_id, settled=False)
+    await talk.require_right(caller, turn)
+    return outcome_of(request, talk, caller, turn, abandoning=_joined(talk, caller, turn, cancel_on_disconnect))
 
 
-@router.post("/threads/{thread_id}/runs/wait", **operation("Start a run and wait for it", WRITE, answers.WAITED))
-async def wait_for_run(
+@router.get("/threads/{thread_id}/runs/{run_id}/stream", **operation("Follow a run", READ, responses.FOLLOWED))
+async def join_stream(
     request: Request,
     talk: Keeper,
     caller: Asker,
-    wanted: WantedOrganization,
     thread_id: str,
-    body: Annotated[RunBody, Body()],
+    run_id: str,
+    last_event_id: LastEventId,
+    stream_mode: Annotated[list[str] | None, Query(description="Else those that the run was started with.")] = None,
+    cancel_on_disconnect: Flag = None,
 ) -> Response:
-    """Start a run in a thread and give the thread's state at its end. White space comes first, as a sign of life."""
-    turn = await _begin(talk, caller, wanted, thread_id, body)
-    return outcome_of(request, talk, caller, turn, abandoning=_leaving(talk, caller, turn, body.on_disconnect))
+    """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
+    of this run, all of them; also when the run is over, for as long as the host keeps it.
+    """
+    turn = await _find(talk, caller, thread_id, run_id, settled=False)
+    await talk.require_right(caller, turn)
+    return events_of(
+        request,
+        talk,
+        caller,
+        turn,
+        modes=_wanted_modes(stream_mode),
+        last_event_id=last_event_id,
+        abandoning=_joined(talk, caller, turn, cancel_on_disconnect),
+    )
 
 
-@router.post("/runs", **operation("Start a stateless run", WRITE, answers.STARTED))
-async def create_stateless_run(
-    request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
+@router.post("/runs/{run_id}/stream", **operation("Follow a run by its id", READ, responses.FOLLOWED))
+async def follow_run(
+    request: Request, talk: Keeper, caller: Asker, run_id: str, last_event_id: LastEventId
 ) -> Response:
-    """Start a run in a thread that is made for it, or in the one that `thread_id` names."""
-    turn = await _begin(talk, caller, wanted, body.thread_id, body)
-    return json_response(to_json(run_fields(turn, statuses_of(request))), headers=places_of(turn, "stream"))
+    """The events of a run, for who does not know its thread."""
+    turn = await _find(talk, caller, None, run_id, settled=False)
+    await talk.require_right(caller, turn)
+    return events_of(request, talk, caller, turn, last_event_id=last_event_id)
 
 
-@router.post("/runs/stream", **operation("Start a stateless run and follow it", WRITE, answers.STREAMED))
-async def stream_stateless_run(
+def _wanted_modes(given: list[str] | None) -> list[str]:
+    modes = ModeList.model_validate({"modes": given}).modes
+    unknown = [mode for mode in modes if mode not in (*MODES, "run_modes")]
+    if unknown:
+        raise NotOffered(f"The gateway does not know the stream mode {unknown[0][:100]}.")
+    return [mode for mode in modes if mode in MODES]
+
+
+class ModeList(BaseModel):
+    modes: Modes
+
+
+def _joined(talk: Conversations, caller: Caller, turn: Turn, asked: str | None) -> Abandoning | None:
+    return Abandoning(talk, caller, turn) if asked in SET else None
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel", **operation("Stop a run", WRITE, responses.STOPPED))
+async def cancel_run(
     request: Request,
     talk: Keeper,
     caller: Asker,
-    _: Begins,
-    wanted: WantedOrganization,
-    body: Annotated[RunBody, Body()],
+    thread_id: str,
+    run_id: str,
+    wait: Flag = None,
+    action: Action = "interrupt",
 ) -> Response:
-    """The thread is removed when the end has been sent, but for `on_completion: keep`."""
-    turn = await _begin(talk, caller, wanted, body.thread_id, body)
-    forget, leaving = _forgetting(talk, caller, body), _leaving(talk, caller, turn, body.on_disconnect)
-    return events_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
+    """Stop a run, where the host can; one that is over stays as it is."""
+    _refuse_rollback(action)
+    turn = await _find(talk, caller, thread_id, run_id)
+    turn = await talk.stop(caller, turn, wait=wait in SET)
+    return json_response(to_json(run_fields(turn, statuses_of(request))))
 
 
-@router.post("/runs/wait", **operation("Start a stateless run and wait for it", WRITE, answers.WAITED))
-async def wait_for_stateless_run(
-    request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
-) -> Response:
-    """The thread is removed when the outcome has been sent, but for `on_completion: keep`."""
-    turn = await _begin(talk, caller, wanted, body.thread_id, body)
-    forget, leaving = _forgetting(talk, caller, body), _leaving(talk, caller, turn, body.on_disconnect)
-    return outcome_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
+class ManyRuns(BaseModel):
+    """Which runs to stop."""
+
+    thread_id: str | None = None
+    run_ids: schemas.Names | None = None
+    status: Literal["pending", "running", "all"] | None = None
 
 
-@router.post("/runs/batch", **operation("Start several stateless runs", WRITE, answers.BATCH))
-async def create_batch(
-    request: Request,
+@router.post("/runs/cancel", **operation("Stop runs", WRITE, responses.ALL_STOPPED), status_code=204)
+async def cancel_runs(
     talk: Keeper,
     caller: Asker,
-    wanted: WantedOrganization,
-    bodies: Annotated[list[RunBody], Body(max_length=20)],
+    body: Annotated[ManyRuns, Body()],
+    action: Action = "interrupt",
 ) -> Response:
-    """Start runs, each in a thread of its own. The first that cannot be started ends it; those before it go on."""
-    turns = [await _begin(talk, caller, wanted, body.thread_id, body) for body in bodies]
-    return json_response(to_json([run_fields(turn, statuses_of(request)) for turn in turns]))
+    """Stop the named runs of a thread, or all that are under way."""
+    _refuse_rollback(action)
+    if body.run_ids is not None:
+        turns: Sequence[Turn] = [await _find(talk, caller, body.thread_id, run) for run in body.run_ids[:100]]
+    else:
+        states = {"pending": [TurnState.QUEUED, TurnState.STARTING], "running": [TurnState.RUNNING]}
+        wanted = states.get(body.status or "all", [state for state in TurnState if not state.over])
+        turns = await talk.store.turns(owner_of(caller), body.thread_id, states=wanted)
+    for turn in turns:  # before any other ends, and one of these begins
+        if turn.state is TurnState.QUEUED:
+            await talk.stop(caller, turn)
+    await asyncio.gather(*(talk.stop(caller, turn) for turn in turns if turn.state is not TurnState.QUEUED))
+    return Response(status_code=204)
 
 
-async def _begin(
-    talk: Conversations,
-    caller: Caller,
-    wanted: str | None,
-    thread: str | None,
-    body: RunBody,
-) -> Turn:
-    """A new turn of the thread, or of one that is made for it."""
-    refuse_what_is_not_offered(body)
-    if body.thread_id not in (None, thread):
-        raise Rejected("`thread_id` names another thread than the path.")
-    keepable(metadata=body.metadata, config=body.config, context=body.context)
-    agent = await agent_for(talk, caller, body.agent)
-    known: Sequence[Turn] = ()
-    if thread is not None:
-        if body.if_not_exists == "reject":
-            await thread_of(talk, caller, thread)
-        await talk.latest(caller, thread)
-        turns = await talk.store.turns(owner_of(caller), thread)
-        known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
-    ask = ask_of(body, agent, known)
-    found, _ = await begin_thread(talk, caller, thread, {})
-    await remember_assistant(talk, caller, found, agent, ask.messages)
-    return await talk.begin(caller, wanted, found.id, ask)
+@router.delete(
+    "/threads/{thread_id}/runs/{run_id}", **operation("Forget a run", WRITE, responses.FORGOTTEN), status_code=204
+)
+async def delete_run(talk: Keeper, caller: Asker, thread_id: str, run_id: str, force: Flag = None) -> Response:
+    """Forget a run that is over; with `force` it is stopped before."""
+    turn = await _find(talk, caller, thread_id, run_id)
+    if not turn.state.over and force in SET:
+        turn = await talk.stop(caller, turn, wait=True)
+    if not turn.state.over:
+        raise Conflict("The run is under way, or waits: stop it first.")
+    await talk.store.remove_turn(owner_of(caller), turn.id)
+    return Response(status_code=204)
 
 
-def _leaving(talk: Conversations, caller: Caller, turn: Turn, asked: str | None) -> Abandoning | None:
-    return Abandoning(talk, caller, turn) if asked == "cancel" else None
-
-
-def _forgetting(talk: Conversations, caller: Caller, body: RunBody) -> Ending:
-    """What happens at the end of a run: a thread that was made for it goes."""
-    if body.thread_id is not None or body.on_completion == "keep":
-        return nothing
-
-    async def forget(turn: Turn) -> None:
-        await talk.store.remove_conversation(owner_of(caller), turn.conversation)
-
-    return forget
+def _refuse_rollback(action: str) -> None:
+    if action != "interrupt":
+        raise NotOffered(f"The gateway cannot do this when it stops a run: {action[:100]}.")

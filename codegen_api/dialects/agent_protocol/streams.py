@@ -7,8 +7,8 @@ from fastapi import Request
 
 from codegen_api.conversations import Caught, Conversations, Over
 from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, ThreadTeller, encoded, interrupt
+from codegen_api.dialects.agent_protocol.rendering import PLACES, Wording
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
-from codegen_api.dialects.agent_protocol.wording import PLACES, Wording
 from codegen_api.errors import GatewayError
 from codegen_api.following import Leaving, Notice, Quiet
 from codegen_api.identity import Caller

@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, new_id, owner_of, text_of
 from codegen_api.dialects import not_offered
-from codegen_api.dialects.agent_protocol import answers, schemas
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
-from codegen_api.dialects.agent_protocol.keeping import keepable, nameable
+from codegen_api.dialects.agent_protocol import responses, schemas
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
 from codegen_api.dialects.agent_protocol.state import thread_values
+from codegen_api.dialects.agent_protocol.storage import keepable, nameable
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE, Caller
@@ -42,7 +42,7 @@ SORTS = {
 
 
 @router.post(
-    "/threads", **operation("Create a thread", WRITE, answers.answers(200, answers.Thread, "The thread.", 409))
+    "/threads", **operation("Create a thread", WRITE, responses.answers(200, responses.Thread, "The thread.", 409))
 )
 async def create_thread(
     talk: Keeper, caller: Asker, body: Annotated[schemas.CreateThread | None, Body()] = None
@@ -58,7 +58,7 @@ async def create_thread(
     return json_response(to_json(fields))
 
 
-@router.post("/threads/search", **operation("Search threads", READ, answers.listed(answers.Thread, "The threads.")))
+@router.post("/threads/search", **operation("Search threads", READ, responses.listed(responses.Thread, "The threads.")))
 async def search_threads(
     talk: Keeper, caller: Asker, body: Annotated[schemas.SearchThreads | None, Body()] = None
 ) -> Response:
@@ -88,7 +88,7 @@ async def search_threads(
     return paged(items, asked.offset, found.total)
 
 
-@router.post("/threads/count", **operation("Count threads", READ, answers.answers(200, int, "How many there are.")))
+@router.post("/threads/count", **operation("Count threads", READ, responses.answers(200, int, "How many there are.")))
 async def count_threads(
     talk: Keeper, caller: Asker, body: Annotated[schemas.CountThreads | None, Body()] = None
 ) -> Response:
@@ -101,7 +101,7 @@ async def count_threads(
 
 @router.post(
     "/threads/prune",
-    **operation("Delete several threads", WRITE, answers.answers(200, answers.Pruned, "How many are gone.", 409)),
+    **operation("Delete several threads", WRITE, responses.answers(200, responses.Pruned, "How many are gone.", 409)),
 )
 async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.PruneThreads, Body()]) -> Response:
     """Delete those of these threads that there are."""
@@ -112,7 +112,7 @@ async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.Pru
 
 
 @router.get(
-    "/threads/{thread_id}", **operation("Get a thread", READ, answers.answers(200, answers.Thread, "The thread."))
+    "/threads/{thread_id}", **operation("Get a thread", READ, responses.answers(200, responses.Thread, "The thread."))
 )
 async def get_thread(
     talk: Keeper, caller: Asker, thread_id: ThreadId, include: schemas.IgnoredQuery = None
@@ -130,7 +130,7 @@ async def get_thread(
         "Change a thread's metadata",
         WRITE,
         {
-            **answers.answers(200, answers.Thread, "The thread.", 409),
+            **responses.answers(200, responses.Thread, "The thread.", 409),
             204: {"description": "Done, and the thread was not asked for."},
         },
     ),
@@ -154,7 +154,7 @@ async def update_thread(
 
 @router.delete(
     "/threads/{thread_id}",
-    **operation("Delete a thread", WRITE, answers.answers(204, None, "It is gone.", 409)),
+    **operation("Delete a thread", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
 async def delete_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:

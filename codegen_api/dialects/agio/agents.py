@@ -9,8 +9,8 @@ from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations, change, checked, new_id, owner_of
-from codegen_api.dialects.agio import answers, schemas
-from codegen_api.dialects.agio.asking import Asker, routes_about
+from codegen_api.dialects.agio import responses, schemas
+from codegen_api.dialects.agio.dependencies import Asker, routes_about
 from codegen_api.dialects.agio.executions import OWN
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
 from codegen_api.errors import AlreadyExists, NotFound
@@ -139,7 +139,7 @@ Offset = Annotated[int, Query(ge=0, le=10**18, description="How many to pass ove
 # -- routes -----------------------------------------------------------------------------------------------------------
 
 
-@router.get("/api/agents", **operation("List agents", READ, answers.answers(200, answers.AgentPage, "The agents.")))
+@router.get("/api/agents", **operation("List agents", READ, responses.answers(200, responses.AgentPage, "The agents.")))
 async def list_agents(
     agents: Known,
     limit: Limit = 20,
@@ -153,7 +153,7 @@ async def list_agents(
 
 @router.post(
     "/api/agents",
-    **operation("Create an agent", WRITE, answers.answers(201, answers.AgioAgent, "The agent.", 409)),
+    **operation("Create an agent", WRITE, responses.answers(201, responses.AgioAgent, "The agent.", 409)),
     status_code=201,
 )
 async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
@@ -165,7 +165,8 @@ async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.Crea
 
 
 @router.get(
-    "/api/agents/{agent_id}", **operation("Get an agent", READ, answers.answers(200, answers.AgioAgent, "The agent."))
+    "/api/agents/{agent_id}",
+    **operation("Get an agent", READ, responses.answers(200, responses.AgioAgent, "The agent.")),
 )
 async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     """One of the caller's agents."""
@@ -174,7 +175,7 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
 
 @router.put(
     "/api/agents/{agent_id}",
-    **operation("Change an agent", WRITE, answers.answers(200, answers.AgioAgent, "The agent.", 409)),
+    **operation("Change an agent", WRITE, responses.answers(200, responses.AgioAgent, "The agent.", 409)),
 )
 async def update_agent(
     talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]
@@ -190,7 +191,7 @@ async def update_agent(
 
 @router.delete(
     "/api/agents/{agent_id}",
-    **operation("Delete an agent", WRITE, answers.answers(204, None, "It is gone; its runs stay.", 409)),
+    **operation("Delete an agent", WRITE, responses.answers(204, None, "It is gone; its runs stay.", 409)),
     status_code=204,
 )
 async def delete_agent(agents: Known, agent_id: AgentId) -> Response:

@@ -7,9 +7,9 @@ from fastapi import Body, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Ask, Conversations, checked, new_id, owner_of
-from codegen_api.dialects.agio import answers, schemas
+from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Known, is_enabled
-from codegen_api.dialects.agio.asking import Asker, routes_about
+from codegen_api.dialects.agio.dependencies import Asker, routes_about
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, SharedEvents
 from codegen_api.dialects.agio.executions import OWN, Execution
 from codegen_api.dialects.agio.streams import Reader, frames, outcome, response
@@ -34,11 +34,11 @@ TITLE_CHARACTERS = 100
     **operation(
         "Talk to an agent",
         WRITE,
-        answers.located(
-            answers.streamed(
-                answers.Answer,
-                f"With `stream` a stream of {answers.EVENTS}, and at last {answers.ENDS}; else the whole answer, before"
-                " which white space comes as a sign of life.",
+        responses.located(
+            responses.streamed(
+                responses.Answer,
+                f"With `stream` a stream of {responses.EVENTS}, and at last {responses.ENDS}; else the whole answer, "
+                "before which white space comes as a sign of life.",
                 402,
                 409,
             )

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import Body, Path
 from starlette.responses import Response
 
-from codegen_api.dialects.agio import answers, schemas
+from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset
-from codegen_api.dialects.agio.asking import Asker, routes_about
-from codegen_api.dialects.agio.branching import fork, restore
+from codegen_api.dialects.agio.branches import fork, restore
+from codegen_api.dialects.agio.dependencies import Asker, routes_about
 from codegen_api.dialects.agio.executions import find_run
-from codegen_api.dialects.agio.places import describe, find_place, places_of
+from codegen_api.dialects.agio.run_checkpoints import describe, find_place, places_of
 from codegen_api.dialects.agio.runs import RunId
 from codegen_api.dialects.agio.wire import page
 from codegen_api.errors import NotOffered
@@ -22,14 +22,14 @@ from codegen_api.web import WantedOrganization, json_response, operation
 router = routes_about("checkpoints")
 
 CheckpointId = Annotated[str, Path(description="The id of a checkpoint: the run and how many steps of it, `{run}.3`.")]
-ONE = answers.answers(200, answers.Checkpoint, "The checkpoint.")
-GOES_ON = answers.answers(200, answers.Restored, "A run goes on from there.", 402, 409)
+ONE = responses.answers(200, responses.Checkpoint, "The checkpoint.")
+GOES_ON = responses.answers(200, responses.Restored, "A run goes on from there.", 402, 409)
 
 
 @router.get(
     "/api/checkpoints/runs/{run_id}/checkpoints",
     **operation(
-        "List the checkpoints of a run", READ, answers.answers(200, answers.CheckpointPage, "The checkpoints.")
+        "List the checkpoints of a run", READ, responses.answers(200, responses.CheckpointPage, "The checkpoints.")
     ),
 )
 async def list_checkpoints(
@@ -43,7 +43,9 @@ async def list_checkpoints(
 @router.post(
     "/api/checkpoints/runs/{run_id}/checkpoints",
     **operation(
-        "Name the place where a run is", WRITE, answers.answers(201, answers.NamedCheckpoint, "The checkpoint.", 409)
+        "Name the place where a run is",
+        WRITE,
+        responses.answers(201, responses.NamedCheckpoint, "The checkpoint.", 409),
     ),
     status_code=201,
 )

@@ -5,8 +5,8 @@ import time
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.dialects.agio import answers
-from codegen_api.dialects.agio.asking import routes_about
+from codegen_api.dialects.agio import responses
+from codegen_api.dialects.agio.dependencies import routes_about
 from codegen_api.parts import Door, Keeper
 from codegen_api.runs import to_json
 from codegen_api.web import json_response, timestamp
@@ -14,7 +14,7 @@ from codegen_api.web import json_response, timestamp
 router = routes_about("health", public=True)
 
 
-@router.get("/api/health", summary="How is it", responses=answers.HEALTH)
+@router.get("/api/health", summary="How is it", responses=responses.HEALTH)
 async def health(request: Request, gateway: Door, talk: Keeper) -> Response:
     """How the process is: `degraded` when the host was not there when it was last asked, or the database fails. Asks
     nobody.

@@ -6,10 +6,10 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Conversations
-from codegen_api.dialects.agio import answers, controls, schemas
+from codegen_api.dialects.agio import controls, responses, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset
-from codegen_api.dialects.agio.asking import Asker, routes_about
 from codegen_api.dialects.agio.chat import answered
+from codegen_api.dialects.agio.dependencies import Asker, routes_about
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition
 from codegen_api.dialects.agio.executions import STATUSES, Execution, every_run, find_run, length_of, user_of
 from codegen_api.dialects.agio.streams import Reader, metrics
@@ -25,11 +25,11 @@ from codegen_api.web import json_response, operation
 router = routes_about("runs")
 
 RunId = Annotated[str, Path(description="The id of a run, as `run_started` tells it.")]
-STOPPED = answers.answers(200, answers.Done, "It is done.", 409, 501)
-RESUMED = answers.answers(200, answers.Done, "It goes on.", 402, 409)
+STOPPED = responses.answers(200, responses.Done, "It is done.", 409, 501)
+RESUMED = responses.answers(200, responses.Done, "It goes on.", 402, 409)
 
 
-@router.get("/api/runs", **operation("List runs", READ, answers.answers(200, answers.RunPage, "The runs.")))
+@router.get("/api/runs", **operation("List runs", READ, responses.answers(200, responses.RunPage, "The runs.")))
 async def list_runs(
     request: Request,
     talk: Keeper,
@@ -59,7 +59,7 @@ async def list_runs(
     return page(items, len(found), limit, offset)
 
 
-@router.get("/api/runs/{run_id}", **operation("Get a run", READ, answers.answers(200, answers.AgioRun, "The run.")))
+@router.get("/api/runs/{run_id}", **operation("Get a run", READ, responses.answers(200, responses.AgioRun, "The run.")))
 async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     """A run as it is now, with what the agent has said by now."""
     run = await find_run(talk, caller, run_id)
@@ -74,8 +74,8 @@ async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
     **operation(
         "Get the events of a run",
         READ,
-        answers.streamed(
-            answers.Events,
+        responses.streamed(
+            responses.Events,
             "With `Accept: text/event-stream` the same stream as that of the chat, from the position on; else what has"
             " come by now.",
         ),

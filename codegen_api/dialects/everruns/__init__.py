@@ -5,12 +5,12 @@ docs/clients.md.
 """
 
 from codegen_api.dialects import Dialect
-from codegen_api.dialects.everruns import absent, agents, flat, nested
-from codegen_api.dialects.everruns.answers import describe
+from codegen_api.dialects.everruns import agents, flat, missing, nested
+from codegen_api.dialects.everruns.responses import describe
 from codegen_api.dialects.everruns.wire import render_error
 
 DIALECT = Dialect(
-    routes=[absent.FIRST, *(route for part in (agents, nested, flat) for route in part.router.routes), absent.REST],
+    routes=[missing.FIRST, *(route for part in (agents, nested, flat) for route in part.router.routes), missing.REST],
     render_error=render_error,
     prefixes=("/v1", "/swagger-ui"),
     conversations=True,

@@ -10,10 +10,10 @@ from starlette.responses import RedirectResponse, Response
 from codegen_api import stores
 from codegen_api.conversations import Conversations, change, new_id, owner_of
 from codegen_api.dialects import not_offered
-from codegen_api.dialects.everruns import answers, schemas
-from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, routes_about
+from codegen_api.dialects.everruns import responses, schemas
+from codegen_api.dialects.everruns.dependencies import Asker, CurrentRecipient, routes_about
 from codegen_api.dialects.everruns.ids import is_id, kept_id
-from codegen_api.dialects.everruns.keeping import keepable
+from codegen_api.dialects.everruns.storage import keepable
 from codegen_api.dialects.everruns.wire import OWN, Recipient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE, Caller
@@ -36,8 +36,8 @@ Search = Annotated[str | None, Query(description="A part of the name, in either 
 Archived = Annotated[bool, Query(description="Those that are archived as well.")]
 
 PUT: Responses = {
-    **answers.answers(201, answers.EverrunsAgent, "The agent.", 409),
-    200: {"model": answers.EverrunsAgent, "description": "The agent that there was, changed."},
+    **responses.answers(201, responses.EverrunsAgent, "The agent.", 409),
+    200: {"model": responses.EverrunsAgent, "description": "The agent that there was, changed."},
 }
 
 
@@ -72,7 +72,7 @@ async def put_agent(
     **operation(
         "List agents",
         READ,
-        answers.answers(200, answers.EverrunsAgents, "The agents that are not archived, newest first."),
+        responses.answers(200, responses.EverrunsAgents, "The agents that are not archived, newest first."),
     ),
 )
 async def list_agents(
@@ -92,7 +92,7 @@ async def list_agents(
 
 @router.get(
     "/v1/agents/{agent_id}",
-    **operation("Get an agent", READ, answers.answers(200, answers.EverrunsAgent, "The agent.")),
+    **operation("Get an agent", READ, responses.answers(200, responses.EverrunsAgent, "The agent.")),
 )
 async def get_agent(
     conversations: Keeper, caller: Asker, recipient: CurrentRecipient, agent_id: NamedAgent
@@ -107,7 +107,7 @@ async def get_agent(
 
 @router.patch(
     "/v1/agents/{agent_id}",
-    **operation("Change an agent", WRITE, answers.answers(200, answers.EverrunsAgent, "The agent.", 409)),
+    **operation("Change an agent", WRITE, responses.answers(200, responses.EverrunsAgent, "The agent.", 409)),
 )
 async def update_agent(
     conversations: Keeper,
@@ -139,7 +139,7 @@ async def update_agent(
 
 @router.delete(
     "/v1/agents/{agent_id}",
-    **operation("Archive an agent", WRITE, answers.answers(204, None, "It is archived.", 409)),
+    **operation("Archive an agent", WRITE, responses.answers(204, None, "It is archived.", 409)),
     status_code=204,
 )
 async def archive_agent(conversations: Keeper, caller: Asker, agent_id: AgentId) -> Response:

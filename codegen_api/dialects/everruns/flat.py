@@ -6,9 +6,9 @@ from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects import not_offered
-from codegen_api.dialects.everruns import answers, schemas, sessions, talk
+from codegen_api.dialects.everruns import message_routes, responses, schemas, sessions
 from codegen_api.dialects.everruns.agents import Limit, Offset, agent_called, agent_of
-from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.dependencies import Asker, CurrentRecipient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
@@ -32,7 +32,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 
 @router.post(
     "",
-    **operation("Begin a session", WRITE, answers.made(answers.EverrunsSession, "The session.", 409)),
+    **operation("Begin a session", WRITE, responses.made(responses.EverrunsSession, "The session.", 409)),
     status_code=201,
 )
 async def create_session(
@@ -54,7 +54,9 @@ async def create_session(
 
 @router.get(
     "",
-    **operation("List sessions", READ, answers.answers(200, answers.EverrunsSessions, "The sessions, newest first.")),
+    **operation(
+        "List sessions", READ, responses.answers(200, responses.EverrunsSessions, "The sessions, newest first.")
+    ),
 )
 async def list_sessions(
     conversations: Keeper,
@@ -77,7 +79,8 @@ async def list_sessions(
 
 
 @router.get(
-    "/{session_id}", **operation("Get a session", READ, answers.answers(200, answers.EverrunsSession, "The session."))
+    "/{session_id}",
+    **operation("Get a session", READ, responses.answers(200, responses.EverrunsSession, "The session.")),
 )
 async def get_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """A session as it is now: `active` from before a message is answered until its answer can be read."""
@@ -86,7 +89,7 @@ async def get_session(conversations: Keeper, caller: Asker, here: Here) -> Respo
 
 @router.patch(
     "/{session_id}",
-    **operation("Change a session", WRITE, answers.answers(200, answers.EverrunsSession, "The session.", 409)),
+    **operation("Change a session", WRITE, responses.answers(200, responses.EverrunsSession, "The session.", 409)),
 )
 async def update_session(
     conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.UpdateSession, Body()]
@@ -97,7 +100,7 @@ async def update_session(
 
 @router.delete(
     "/{session_id}",
-    **operation("Delete a session", WRITE, answers.answers(204, None, "It is gone.", 409)),
+    **operation("Delete a session", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
 async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
@@ -107,7 +110,7 @@ async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Re
 
 @router.post(
     "/{session_id}/messages",
-    **operation("Say something", WRITE, answers.made(answers.EverrunsMessage, "What was said.", 402, 409)),
+    **operation("Say something", WRITE, responses.made(responses.EverrunsMessage, "What was said.", 402, 409)),
     status_code=201,
 )
 async def create_message(
@@ -121,18 +124,18 @@ async def create_message(
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
     not_offered(wait=wait)
-    return await talk.say(conversations, caller, here, body, key)
+    return await message_routes.say(conversations, caller, here, body, key)
 
 
 @router.get(
     "/{session_id}/messages",
     **operation(
-        "List messages", READ, answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first.")
+        "List messages", READ, responses.answers(200, responses.EverrunsMessages, "What was said by now, oldest first.")
     ),
 )
 async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """What the user, the agent and its tools have said by now."""
-    return await talk.list_messages(conversations, caller, here)
+    return await message_routes.list_messages(conversations, caller, here)
 
 
 @router.get(
@@ -141,7 +144,7 @@ async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Res
         "Export messages",
         READ,
         {
-            **answers.answers(200, None, "The messages, each on a line."),
+            **responses.answers(200, None, "The messages, each on a line."),
             200: {"description": "The messages, each on a line.", "content": {"application/x-ndjson": {}}},
         },
     ),
@@ -149,7 +152,7 @@ async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Res
 )
 async def export_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """The same as lines of JSON."""
-    return await talk.export(conversations, caller, here)
+    return await message_routes.export(conversations, caller, here)
 
 
 @router.get(
@@ -157,7 +160,9 @@ async def export_messages(conversations: Keeper, caller: Asker, here: Here) -> R
     **operation(
         "List events",
         READ,
-        answers.streamed("What has happened by now; with `Accept: text/event-stream` live.", answers.EverrunsEvents),
+        responses.streamed(
+            "What has happened by now; with `Accept: text/event-stream` live.", responses.EverrunsEvents
+        ),
     ),
 )
 async def list_events(
@@ -169,14 +174,14 @@ async def list_events(
     query: Annotated[schemas.EventsQuery, Query()],
 ) -> Response:
     """What has happened by now, a list; live events for who accepts `text/event-stream`."""
-    if talk.wants_stream(request):
-        return talk.listen(request, conversations, caller, here, query, last_event_id)
-    return await talk.list_events(conversations, caller, here, query)
+    if message_routes.wants_stream(request):
+        return message_routes.listen(request, conversations, caller, here, query, last_event_id)
+    return await message_routes.list_events(conversations, caller, here, query)
 
 
 @router.get(
     "/{session_id}/sse",
-    **operation("Follow events live", READ, answers.streamed("Events, live.")),
+    **operation("Follow events live", READ, responses.streamed("Events, live.")),
     response_class=Response,
 )
 async def stream_events(
@@ -191,13 +196,13 @@ async def stream_events(
 
     An id that nobody knows gets everything from the beginning. `disconnecting` says that the gateway ends the stream.
     """
-    return talk.listen(request, conversations, caller, here, query, last_event_id)
+    return message_routes.listen(request, conversations, caller, here, query, last_event_id)
 
 
 @router.post(
     "/{session_id}/cancel",
-    **operation("Stop the agent", WRITE, answers.answers(200, answers.Cancelled, "What came of it.", 409, 501)),
+    **operation("Stop the agent", WRITE, responses.answers(200, responses.Cancelled, "What came of it.", 409, 501)),
 )
 async def cancel_turn(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """Stop what the agent does, if it does anything."""
-    return await talk.cancel(conversations, caller, here)
+    return await message_routes.cancel(conversations, caller, here)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from codegen_api.conversations.late import ROOM
+from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects import EMPTY, no_image, says_nothing
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id

@@ -6,9 +6,9 @@ from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects import not_offered
-from codegen_api.dialects.everruns import answers, schemas, sessions, talk
+from codegen_api.dialects.everruns import message_routes, responses, schemas, sessions
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
-from codegen_api.dialects.everruns.asking import Asker, CurrentRecipient, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.dependencies import Asker, CurrentRecipient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
@@ -33,7 +33,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 
 @router.post(
     "",
-    **operation("Begin a session with an agent", WRITE, answers.made(answers.SessionBelow, "The session.", 409)),
+    **operation("Begin a session with an agent", WRITE, responses.made(responses.SessionBelow, "The session.", 409)),
     status_code=201,
 )
 async def create_session_below(
@@ -55,7 +55,7 @@ async def create_session_below(
     **operation(
         "List the sessions with an agent",
         READ,
-        answers.answers(200, answers.SessionsBelow, "The sessions, newest first."),
+        responses.answers(200, responses.SessionsBelow, "The sessions, newest first."),
     ),
 )
 async def list_sessions_below(
@@ -75,7 +75,7 @@ async def list_sessions_below(
 
 @router.get(
     "/{session_id}",
-    **operation("Get a session below its agent", READ, answers.answers(200, answers.SessionBelow, "The session.")),
+    **operation("Get a session below its agent", READ, responses.answers(200, responses.SessionBelow, "The session.")),
 )
 async def get_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """A session as it is now: `running` from before a message is answered until its answer can be read."""
@@ -85,7 +85,7 @@ async def get_session_below(conversations: Keeper, caller: Asker, here: Here) ->
 @router.patch(
     "/{session_id}",
     **operation(
-        "Change a session below its agent", WRITE, answers.answers(200, answers.SessionBelow, "The session.", 409)
+        "Change a session below its agent", WRITE, responses.answers(200, responses.SessionBelow, "The session.", 409)
     ),
 )
 async def update_session_below(
@@ -97,7 +97,7 @@ async def update_session_below(
 
 @router.delete(
     "/{session_id}",
-    **operation("Delete a session below its agent", WRITE, answers.answers(204, None, "It is gone.", 409)),
+    **operation("Delete a session below its agent", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
 async def delete_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
@@ -110,7 +110,7 @@ async def delete_session_below(conversations: Keeper, caller: Asker, here: Here)
     **operation(
         "Say something in a session below its agent",
         WRITE,
-        answers.made(answers.EverrunsMessage, "What was said.", 402, 409),
+        responses.made(responses.EverrunsMessage, "What was said.", 402, 409),
     ),
     status_code=201,
 )
@@ -125,7 +125,7 @@ async def create_message_below(
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
     not_offered(wait=wait)
-    return await talk.say(conversations, caller, here, body, key)
+    return await message_routes.say(conversations, caller, here, body, key)
 
 
 @router.get(
@@ -133,12 +133,12 @@ async def create_message_below(
     **operation(
         "List messages of a session below its agent",
         READ,
-        answers.answers(200, answers.EverrunsMessages, "What was said by now, oldest first."),
+        responses.answers(200, responses.EverrunsMessages, "What was said by now, oldest first."),
     ),
 )
 async def list_messages_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """What the user, the assistant and its tools have said by now."""
-    return await talk.list_messages(conversations, caller, here)
+    return await message_routes.list_messages(conversations, caller, here)
 
 
 @router.get(
@@ -146,7 +146,7 @@ async def list_messages_below(conversations: Keeper, caller: Asker, here: Here) 
     **operation(
         "Follow or list events of a session below its agent",
         READ,
-        answers.streamed("What was said by now; with `Accept: text/event-stream` live.", answers.EventsBelow),
+        responses.streamed("What was said by now; with `Accept: text/event-stream` live.", responses.EventsBelow),
     ),
 )
 async def events_below(
@@ -158,9 +158,9 @@ async def events_below(
     query: Annotated[schemas.EventsQuery, Query()],
 ) -> Response:
     """Live events for who accepts `text/event-stream`: everything from the beginning, then as it comes. Else a list."""
-    if talk.wants_stream(request):
-        return talk.listen(request, conversations, caller, here, query, last_event_id)
-    return await talk.list_events(conversations, caller, here, query)
+    if message_routes.wants_stream(request):
+        return message_routes.listen(request, conversations, caller, here, query, last_event_id)
+    return await message_routes.list_events(conversations, caller, here, query)
 
 
 @router.get(
@@ -168,7 +168,7 @@ async def events_below(
     **operation(
         "List events of a session below its agent",
         READ,
-        answers.answers(200, answers.EventsBelow, "What was said by now, as events."),
+        responses.answers(200, responses.EventsBelow, "What was said by now, as events."),
     ),
 )
 async def list_events_below(
@@ -178,12 +178,12 @@ async def list_events_below(
     query: Annotated[schemas.EventsQuery, Query()],
 ) -> Response:
     """What was said by now, as events."""
-    return await talk.list_events(conversations, caller, here, query)
+    return await message_routes.list_events(conversations, caller, here, query)
 
 
 @router.get(
     "/{session_id}/sse",
-    **operation("Follow events of a session below its agent", READ, answers.streamed("Events, live.")),
+    **operation("Follow events of a session below its agent", READ, responses.streamed("Events, live.")),
     response_class=Response,
 )
 async def stream_events_below(
@@ -195,7 +195,7 @@ async def stream_events_below(
     query: Annotated[schemas.StreamQuery, Query()],
 ) -> Response:
     """Everything from the beginning, or from behind the last event seen, then as it comes."""
-    return talk.listen(request, conversations, caller, here, query, last_event_id)
+    return message_routes.listen(request, conversations, caller, here, query, last_event_id)
 
 
 @router.post(
@@ -203,9 +203,9 @@ async def stream_events_below(
     **operation(
         "Stop the agent of a session below it",
         WRITE,
-        answers.answers(200, answers.Cancelled, "What came of it.", 409, 501),
+        responses.answers(200, responses.Cancelled, "What came of it.", 409, 501),
     ),
 )
 async def cancel_turn_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
     """Stop what the agent does, if it does anything."""
-    return await talk.cancel(conversations, caller, here)
+    return await message_routes.cancel(conversations, caller, here)

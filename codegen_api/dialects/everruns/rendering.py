@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from codegen_api.conversations import Came
+from codegen_api.dialects.everruns.event_types import kind_in
 from codegen_api.dialects.everruns.events import Happened, SessionEvent, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.ids import Spot
-from codegen_api.dialects.everruns.kinds import kind_in
 from codegen_api.dialects.everruns.wire import event_fields, payload_below
 from codegen_api.runs import LogEntry, Step, to_json
 from codegen_api.sse import frame

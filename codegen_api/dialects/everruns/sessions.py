@@ -9,7 +9,7 @@ from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.families import FLAT, Family
 from codegen_api.dialects.everruns.ids import id_for, kept_id
-from codegen_api.dialects.everruns.keeping import keepable
+from codegen_api.dialects.everruns.storage import keepable
 from codegen_api.dialects.everruns.wire import OWN, Recipient, listed, session_fields, told
 from codegen_api.errors import Conflict, IdempotencyKeyReused, NotFound
 from codegen_api.identity import Caller

@@ -9,10 +9,10 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
+from codegen_api.dialects.everruns.event_types import kind_in
 from codegen_api.dialects.everruns.events import SessionEvent
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.ids import as_uuid, derived_id, event_hex
-from codegen_api.dialects.everruns.kinds import kind_in
 from codegen_api.dialects.everruns.messages import message_fields
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json

@@ -7,7 +7,7 @@ told is told again, behind what has come by then. Who reads an entry for the fir
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from codegen_api.conversations.late import START, Alteration, Changes, Form, Slot
+from codegen_api.conversations.late_changes import START, Alteration, Changes, Form, Slot
 from codegen_api.conversations.progress import Came
 
 REMEMBERED = 100

@@ -3,8 +3,8 @@
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.dialects.agent_protocol import answers
-from codegen_api.dialects.agent_protocol.asking import routes_about
+from codegen_api.dialects.agent_protocol import responses
+from codegen_api.dialects.agent_protocol.dependencies import routes_about
 from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.runs import to_json
 from codegen_api.web import json_response
@@ -18,7 +18,7 @@ router = routes_about("about", public=True)
 @router.get(
     "/info",
     summary="What is it",
-    responses={200: {"model": answers.Info, "description": "What it is."}, **answers.PUBLIC_ERRORS},
+    responses={200: {"model": responses.Info, "description": "What it is."}, **responses.PUBLIC_ERRORS},
 )
 async def info(request: Request) -> Response:
     """What this is, and what of the protocol it has. Wants no token and asks nobody."""
@@ -37,7 +37,7 @@ async def info(request: Request) -> Response:
 @router.get(
     "/ok",
     summary="Is it well",
-    responses={200: {"model": answers.Ok, "description": "Yes."}, **answers.PUBLIC_ERRORS, **answers.UNREADABLE},
+    responses={200: {"model": responses.Ok, "description": "Yes."}, **responses.PUBLIC_ERRORS, **responses.UNREADABLE},
 )
 async def ok(check_db: IgnoredQuery = None) -> Response:
     """Whether anybody answers. Wants no token and asks nobody."""

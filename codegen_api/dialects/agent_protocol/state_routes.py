@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from codegen_api.conversations import TurnCheckpoint
 from codegen_api.dialects import Ignored
-from codegen_api.dialects.agent_protocol.answers import HISTORY, STATE
-from codegen_api.dialects.agent_protocol.asking import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.responses import HISTORY, STATE
 from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.dialects.agent_protocol.state import current_state, history, state_at
 from codegen_api.dialects.agent_protocol.threads import thread_of

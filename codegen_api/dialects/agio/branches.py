@@ -21,7 +21,7 @@ from codegen_api.conversations import text_of as text_of_message
 from codegen_api.dialects.agio.agents import Agents
 from codegen_api.dialects.agio.chat import TITLE_CHARACTERS, message_of
 from codegen_api.dialects.agio.executions import OWN, user_of
-from codegen_api.dialects.agio.places import RunPlace
+from codegen_api.dialects.agio.run_checkpoints import RunPlace
 from codegen_api.dialects.agio.schemas import USER, Fork, Message, Modifications, Restore
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cachetools import LRUCache
 
-from codegen_api.conversations.fields import texts_at
+from codegen_api.conversations.item_fields import texts_at
 from codegen_api.embeddings import Embedder, NoVectors, Vector
 from codegen_api.errors import StoreUnavailable
 from codegen_api.following import loop_time

@@ -8,16 +8,16 @@ from starlette.responses import Response
 from codegen_api.conversations import Ask, Conversations, owner_of, said_before, text_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
-from codegen_api.dialects.everruns.answers import EVENT_STREAM
+from codegen_api.dialects.everruns.event_types import chosen, kind_in
 from codegen_api.dialects.everruns.events import DELTA, SessionEvent
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
-from codegen_api.dialects.everruns.keeping import keepable
-from codegen_api.dialects.everruns.kinds import chosen, kind_in
 from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import Renderings
+from codegen_api.dialects.everruns.responses import EVENT_STREAM
 from codegen_api.dialects.everruns.sessions import Here
+from codegen_api.dialects.everruns.storage import keepable
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, listed, own, told
 from codegen_api.errors import Detail, Rejected

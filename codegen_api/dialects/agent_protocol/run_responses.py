@@ -10,9 +10,9 @@ from starlette.responses import Response
 from codegen_api.conversations import Conversations
 from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
 from codegen_api.dialects.agent_protocol.messages import human
+from codegen_api.dialects.agent_protocol.rendering import Wordings
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome, response
 from codegen_api.dialects.agent_protocol.wire import moment
-from codegen_api.dialects.agent_protocol.wording import Wordings
 from codegen_api.errors import Detail, Rejected
 from codegen_api.identity import Caller
 from codegen_api.parts import parts_of

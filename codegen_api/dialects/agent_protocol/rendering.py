@@ -12,7 +12,7 @@ from typing import TypeAlias
 from cachetools import LRUCache
 
 from codegen_api.conversations import Came, Form, Slot
-from codegen_api.conversations.late import ROOM
+from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.agent_protocol.messages import Message, chunk, removal, said
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn
