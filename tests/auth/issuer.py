@@ -57,7 +57,7 @@ class Issuer:
     def claims(self, user: str, **more: Any) -> dict[str, Any]:
         """What a token for ``user`` says; a claim that is given as None is left out, and a span is counted from now."""
         now = int(time.time())
-        said = {"iss": self.name, "aud": AUDIENCE, "sub": user, "iat": now, "exp": now + 300, "scope": SCOPES, **more}
+        said = {"iss": self.name, "aud": AUDIENCE, "sub": user, "iat": now, "exp": now + 3600, "scope": SCOPES, **more}
         return {
             name: now + int(value.total_seconds()) if isinstance(value, timedelta) else value
             for name, value in said.items()

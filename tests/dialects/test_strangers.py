@@ -53,7 +53,7 @@ INTRUDERS = {
     "the owner without a scope": Intruder(signed("ann", scope=None), status=403),
     "the owner with scopes of something else": Intruder(signed("ann", scope="openid runs:readall runs"), status=403),
     "the owner's expired token": Intruder(signed("ann", exp=timedelta(seconds=-120))),
-    "the owner's token that is not good yet": Intruder(signed("ann", nbf=timedelta(seconds=300))),
+    "the owner's token that is not good yet": Intruder(signed("ann", nbf=timedelta(seconds=3600))),
     "the owner's token without an end": Intruder(signed("ann", exp=None)),
     "the owner's token for another audience": Intruder(signed("ann", aud="billing")),
     "the owner's token for no audience": Intruder(signed("ann", aud=None)),
