@@ -122,7 +122,7 @@ async def _poll(host: FakeHost, viewers: int, interval: float) -> None:
 async def _follow(host: FakeHost, viewers: int) -> None:
     """The same viewers, each with a stream of the gateway, from the start to the end."""
     gateway = new_gateway(host)
-    await gateway.identify(caller().credential)
+    await gateway.accounts.identify(caller().credential)
 
     async def follow() -> None:
         stream = await gateway.follow(caller(), "9", "1", Position(0))

@@ -17,13 +17,14 @@ from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
 from codegen_api.auth.signing import FixedKey, KeySet
 from codegen_api.auth.tokens import UpstreamTokens
+from codegen_api.environment import PREFIX, SettingsError, read_text
 from codegen_api.errors import UpstreamError
 from codegen_api.gateway import Gateway
 from codegen_api.identity import SCOPES, Credential
 from codegen_api.outbound import Outbound
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
-from codegen_api.settings import PREFIX, Settings, SettingsError, read_text, secret_keys
+from codegen_api.settings import Settings, secret_keys
 from codegen_api.telemetry import quoted
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
@@ -67,7 +68,7 @@ def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit
     tokens = jwts = keys = None
     if "token" in settings.auth:
         tokens = UpstreamTokens(
-            gateway.identify,
+            gateway.accounts.identify,
             gateway.upstream_name,
             digest_key=digest_key,
             good_seconds=settings.token_cache_seconds,

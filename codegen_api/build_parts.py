@@ -25,6 +25,7 @@ from codegen_api.conversations import Conversations
 from codegen_api.dialects import Dialect
 from codegen_api.draining import Drain
 from codegen_api.embeddings import Embedder
+from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
@@ -33,7 +34,7 @@ from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.pace import READING, WINDOW, Cadence
 from codegen_api.parts import Parts
-from codegen_api.settings import PREFIX, Settings, SettingsError, secret_keys
+from codegen_api.settings import Settings, secret_keys
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer
 from codegen_api.upstreams import Upstream

@@ -1,9 +1,9 @@
 """The one door for dialects: every call of a client passes here, and every policy that is not about following does.
 
-Policies: which organization is meant, whose a run is (``ownership``), what is asked of the host again after a fault
-(reads, a little; writes, never), which reads are one for all who ask, how far a filtered list is searched, who is let
-into a stream, and what a stream needs to know of a resume. Nothing here reaches a run but by ``_admit``, which asks
-whether it is the caller's to reach.
+Policies: which organization is meant (``accounts``), whose a run is (``ownership``), what is asked of the host again
+after a fault (reads, a little; writes, never), which reads are one for all who ask, how far a filtered list is
+searched, who is let into a stream, and what a stream needs to know of a resume. Nothing here reaches a run but by
+``_admit``, which asks whether it is the caller's to reach.
 """
 
 import time
@@ -11,10 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
-from cachetools import TTLCache
-
+from codegen_api.accounts import Accounts
 from codegen_api.brokers import Batch, Broker
-from codegen_api.errors import Forbidden, OrganizationRequired, RunEnded, Unsupported, UpstreamError
+from codegen_api.errors import RunEnded, Unsupported
 from codegen_api.following import (
     Attendant,
     Hub,
@@ -29,26 +28,21 @@ from codegen_api.following import (
     Update,
     loop_time,
 )
-from codegen_api.identity import ALL, READ, WRITE, Caller, Credential
+from codegen_api.identity import ALL, READ, WRITE, Caller
 from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
 from codegen_api.reads import Reads, before_an_order
-from codegen_api.run_search import SEARCHED_PAGES, FoundRuns, has_status, search
+from codegen_api.run_search import FoundRuns, has_status, search
 from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight
 from codegen_api.telemetry import NullObserver, Observation, Observer, Observers
 from codegen_api.upstreams import (
     Cancels,
     Listing,
-    Members,
     NewRun,
-    Organization,
-    Repositories,
-    Repository,
     RunFilter,
     Upstream,
-    User,
     require_few_bytes,
 )
 
@@ -82,7 +76,6 @@ class Gateway:
     ) -> None:
         self._upstream = upstream
         self._broker = broker
-        self._organization = organization
         self._ownership = ownership or Ownership()
         self._patrol = patrol
         self._stream_limits = StreamLimits(max_streams, max_streams_each)
@@ -93,6 +86,7 @@ class Gateway:
         portions = Portions(upstream.page_size, timer=loop_time)
         self._take = turns.take
         self._reads = Reads(upstream, portions, turns.take)
+        self.accounts = Accounts(upstream, self._reads, organization)
         self._own_runs = OwnRuns(self._reads, self._ownership, upstream.page_size)
         self._rights = Rights(self._reads.run)
         self._hub = Hub(
@@ -109,7 +103,6 @@ class Gateway:
         self._writes = 0
         self._gets: Singleflight[tuple[int, str, RunRef], Right] = Singleflight()
         self._log_reads: Singleflight[tuple[int, str, RunRef, Cursor, int, bool], LogPage] = Singleflight()
-        self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     @property
     def upstream_name(self) -> str:
@@ -137,87 +130,6 @@ class Gateway:
     def answer(self, run: Run) -> str | None:
         """What the agent answered, as far as a description of the run says so."""
         return self._upstream.answer(run)
-
-    async def identify(self, credential: Credential) -> User:
-        """Whose credential this is, by the host's word."""
-        return await self._reads.identify(credential)
-
-    async def me(self, caller: Caller) -> User:
-        """Who is calling: as the host knows them, or as whoever vouches for them does."""
-        if not caller.shared:
-            return await self.identify(caller.credential)
-        who, scopes = caller.principal, sorted(caller.scopes)
-        return User(who.user, {"id": who.user, "authority": who.authority, "scopes": scopes})
-
-    async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
-        """The organizations that the caller may enter."""
-        only = self._confinement(caller)
-        with on_behalf_of(caller, of_a_run=False):
-            if only is None:
-                return await self._reads.organizations(caller.credential, skip, limit)
-            position, pages, found = 0, SEARCHED_PAGES, []
-            while pages > 0:
-                listing = await self._reads.organizations(caller.credential, position, self._upstream.page_size)
-                pages -= listing.pieces
-                found += [each for each in listing.items if each.id == only]
-                position += listing.length
-                if found or listing.at_end:
-                    break
-        items = tuple(found[skip : skip + limit])
-        return Listing(items, Paging(len(found), None, limit, None), at_end=True)
-
-    async def organization(self, caller: Caller, wanted: str | None) -> str:
-        """The organization that is meant: the one named, the deployment's, or the caller's only one.
-
-        Raises:
-            OrganizationRequired: there are several to choose from, or none.
-            Forbidden: the caller may not enter the one that they named.
-        """
-        only = self._confinement(caller)
-        if wanted is not None:
-            named = self._upstream.organization_id(wanted)
-            if only not in (None, named):
-                raise Forbidden("You may not enter this organization.")
-            return named
-        if only is not None or self._organization is not None:
-            return only or str(self._organization)
-        known = self._only_organization.get(caller.credential.digest)
-        if known is None:
-            choices = await self.organizations(caller, 0, self._upstream.page_size)
-            if len(choices.items) != 1:
-                raise OrganizationRequired(details=[choice.fields for choice in choices.items])
-            if choices.next(0) is not None:
-                raise UpstreamError("The host did not list all of your organizations.")
-            known = self._only_organization[caller.credential.digest] = choices.items[0].id
-        return known
-
-    async def users(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[User]:
-        """Who is in an organization.
-
-        Raises:
-            Forbidden: the host would tell of the deployment's account, and that is not the caller's.
-            Unsupported: this host does not tell.
-        """
-        members = self._members(caller)
-        return await self._reads.users(members, caller.credential, organization, skip, limit)
-
-    async def user(self, caller: Caller, organization: str, user_id: str) -> User:
-        """One of them; raises as ``users``."""
-        members = self._members(caller)
-        return await self._reads.user(members, caller.credential, organization, user_id)
-
-    async def repositories(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[Repository]:
-        """What the organization's agents can work in.
-
-        Raises:
-            Forbidden: the host would tell what the deployment's account can see, and that is not the caller's.
-            Unsupported: this host does not tell.
-        """
-        if caller.shared:
-            raise Forbidden("The repositories of the account that this gateway uses are not shown.")
-        if not isinstance(self._upstream, Repositories):
-            raise Unsupported("The host does not tell which repositories there are.")
-        return await self._reads.repositories(self._upstream, caller.credential, organization, skip, limit)
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         """Start a run.
@@ -479,16 +391,3 @@ class Gateway:
         if not isinstance(self._upstream, Cancels):
             raise Unsupported("The host cannot stop a run.")
         return self._upstream
-
-    def _members(self, caller: Caller) -> Members:
-        if caller.shared:
-            raise Forbidden("The users of the account that this gateway uses are not shown.")
-        if not isinstance(self._upstream, Members):
-            raise Unsupported("The host does not tell who is in an organization.")
-        return self._upstream
-
-    def _confinement(self, caller: Caller) -> str | None:
-        """The only organization that the caller may enter; None when that is for the host to say."""
-        if caller.organization is not None:
-            return self._upstream.organization_id(caller.organization)
-        return self._organization if caller.shared else None

@@ -31,10 +31,11 @@ import codegen_api
 from codegen_api.app import create_app
 from codegen_api.auth.keys import new_key
 from codegen_api.build_parts import DIALECTS, with_conversations
+from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.http1 import Requests
 from codegen_api.identity import SCOPES
 from codegen_api.origins import is_loopback
-from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings
+from codegen_api.settings import Settings, read_settings
 
 if sys.platform != "win32":
     import resource

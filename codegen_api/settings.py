@@ -5,35 +5,30 @@ given as the path of a file that holds it, in the variable with ``_FILE`` behind
 marks around a value are never meant: ``echo token | base64`` and some editors leave them there.
 """
 
-import codecs
 import difflib
-import os
 import re
-from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from codegen_api import origins
-
-PREFIX = "CODEGEN_"
-KEY_CHARACTERS = 32
-ENCODING = "utf-8-sig"
-"""Of ``.env``: a byte order mark would become a part of the first name."""
-
-_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
-_OF_A_SERVICE = re.compile(
-    rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+from codegen_api.environment import (
+    ENCODING,
+    OF_A_SERVICE,
+    PREFIX,
+    SERVICE_LINK,
+    SecretFiles,
+    SettingsError,
+    Stripped,
+    has_file,
+    is_secret,
+    variables,
 )
-"""What Kubernetes puts into the environment of every pod for a Service whose name begins with ``codegen``."""
 
-
-class SettingsError(Exception):
-    """A setting is not valid. The text names the variable, and never shows what a secret held."""
+KEY_CHARACTERS = 32
 
 
 def _split(value: object) -> object:
@@ -85,16 +80,6 @@ def _long_keys(value: SecretStr | None) -> SecretStr | None:
     if value is not None and min(map(len, secret_keys(value)), default=0) < KEY_CHARACTERS:
         raise ValueError(f"a key needs {KEY_CHARACTERS} characters or more; `openssl rand -hex 32` makes one")
     return value
-
-
-def read_text(path: Path) -> str:
-    """What a file says, without its byte order mark. What Windows PowerShell writes is UTF-16."""
-    content = path.read_bytes()
-    return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ENCODING)
-
-
-def _bare(value: str) -> str:
-    return value.strip().strip("\ufeff").strip()
 
 
 def secret_keys(value: SecretStr) -> list[str]:
@@ -283,8 +268,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        files = _SecretFiles(settings_cls)
-        return _Bare(init_settings), _Bare(env_settings), files, _Bare(dotenv_settings)
+        files = SecretFiles(settings_cls)
+        return Stripped(init_settings), Stripped(env_settings), files, Stripped(dotenv_settings)
 
     @property
     def trusted_names(self) -> tuple[str, ...]:
@@ -301,8 +286,7 @@ class Settings(BaseSettings):
     def redacted(self) -> dict[str, str]:
         """What is in force, to be logged: secrets only as set or not set."""
         return {
-            name: ("set" if value else "not set") if _is_secret(type(self), name) else str(value)
-            for name, value in self
+            name: ("set" if value else "not set") if is_secret(type(self), name) else str(value) for name, value in self
         }
 
 
@@ -329,78 +313,19 @@ def _line(where: tuple[int | str, ...], what: str) -> str:
 def remarks() -> list[str]:
     """What is to be said of variables that look like settings and are none: slips of the pen, most likely."""
     known = {name.upper() for name in Settings.model_fields}
-    known |= {f"{name}_FILE".upper() for name in Settings.model_fields if _has_file(Settings, name)}
+    known |= {f"{name}_FILE".upper() for name in Settings.model_fields if has_file(Settings, name)}
     said = []
-    for variable, value in sorted(_environment().items()):
+    for variable, value in sorted(variables().items()):
         if not variable.upper().startswith(PREFIX):
             continue
         name = variable.upper().removeprefix(PREFIX)
-        if name.endswith("PORT") and _SERVICE_LINK.fullmatch(value or ""):
+        if name.endswith("PORT") and SERVICE_LINK.fullmatch(value or ""):
             if name in known:
                 said.append(
                     f"{variable} is passed over: it is no port, but what Kubernetes makes of the name of a Service"
                     " (enableServiceLinks)"
                 )
-        elif name not in known and not _OF_A_SERVICE.fullmatch(variable.upper()):
+        elif name not in known and not OF_A_SERVICE.fullmatch(variable.upper()):
             near = difflib.get_close_matches(name, sorted(known), 1, 0.7)
             said.append(f"{variable} is not a setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in near))
     return said
-
-
-def _environment() -> dict[str, str | None]:
-    """The environment, and behind it what ``.env`` says."""
-    return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
-
-
-class _Bare(PydanticBaseSettingsSource):
-    """What another source has, without what stands around it. Nothing but white space is not set."""
-
-    def __init__(self, source: PydanticBaseSettingsSource) -> None:
-        super().__init__(source.settings_cls)
-        self._source = source
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return self._source.get_field_value(field, field_name)
-
-    def __call__(self) -> dict[str, Any]:
-        bare = {
-            name: (value, _bare(value) if isinstance(value, str) else value) for name, value in self._source().items()
-        }
-        return {
-            name: value
-            for name, (given, value) in bare.items()
-            if not ((value == "" and given) or _is_service_link(name, value))
-        }
-
-
-def _is_service_link(name: str, value: object) -> bool:
-    return name.endswith("port") and isinstance(value, str) and _SERVICE_LINK.fullmatch(value) is not None
-
-
-class _SecretFiles(PydanticBaseSettingsSource):
-    """Secrets from the files that ``CODEGEN_..._FILE`` variables name."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = _bare(_environment().get(f"{PREFIX}{field_name}_FILE".upper()) or "")
-        if not path or not _has_file(self.settings_cls, field_name):
-            return None, field_name, False
-        try:
-            return _bare(read_text(Path(path))), field_name, False
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{PREFIX}{field_name.upper()}_FILE: {path} cannot be read") from error
-
-    def __call__(self) -> dict[str, Any]:
-        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-def _is_secret(settings: type[BaseSettings], name: str) -> bool:
-    return SecretStr in _parts(settings.model_fields[name].annotation)
-
-
-def _has_file(settings: type[BaseSettings], name: str) -> bool:
-    return _is_secret(settings, name) and f"{name}_file" not in settings.model_fields
-
-
-def _parts(annotation: Any) -> Iterable[Any]:
-    return (annotation, *get_args(annotation))

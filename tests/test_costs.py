@@ -157,7 +157,7 @@ async def test_what_is_looked_for_is_looked_for_on_ten_pages(at_once: int) -> No
     with pytest.raises(OutcomeUnknown):
         await find_marked(gateway, user("bob"), "9", "a mark", ["its value"], since=0)
     assert spent(host) <= 2 * SEARCHED_PAGES
-    assert (await gateway.organizations(user("bob", organization="8"), 0, PAGE)).items == ()
+    assert (await gateway.accounts.organizations(user("bob", organization="8"), 0, PAGE)).items == ()
     assert spent(host) <= 2 * SEARCHED_PAGES
 
     hosted = host.runs["1"]

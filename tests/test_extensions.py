@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api import create_app
 from codegen_api.build_parts import DIALECTS, UPSTREAMS
-from codegen_api.settings import SettingsError
+from codegen_api.environment import SettingsError
 from tests.dialects.site import serving, settings
 from tests.fakehost import FakeHost
 
@@ -29,7 +29,7 @@ router = APIRouter(generate_unique_id_function=named("toy_"))
 
 @router.get("/toy/runs/{id}", openapi_extra=needs(READ))
 async def show(id: str, gateway: Door, caller: Asker) -> PlainTextResponse:
-    found = await gateway.get(caller, await gateway.organization(caller, None), id)
+    found = await gateway.get(caller, await gateway.accounts.organization(caller, None), id)
     return PlainTextResponse(found.status.value)
 
 

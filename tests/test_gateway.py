@@ -50,14 +50,14 @@ LASTING = [
 
 Ask = Callable[[Gateway], Any]
 READS: dict[str, Ask] = {
-    "identify": lambda gateway: gateway.identify(caller().credential),
-    "organizations": lambda gateway: gateway.organizations(caller(), 0, 100),
+    "identify": lambda gateway: gateway.accounts.identify(caller().credential),
+    "organizations": lambda gateway: gateway.accounts.organizations(caller(), 0, 100),
     "get": lambda gateway: gateway.get(caller(), "9", "1"),
     "list": lambda gateway: gateway.list(caller(), "9", 0, 100, RunFilter(), None),
     "log": lambda gateway: gateway.read_log(caller(), "9", "1", 0, 100, newest_first=False),
-    "users": lambda gateway: gateway.users(caller(), "9", 0, 100),
-    "user": lambda gateway: gateway.user(caller(), "9", "2"),
-    "repositories": lambda gateway: gateway.repositories(caller(), "9", 0, 100),
+    "users": lambda gateway: gateway.accounts.users(caller(), "9", 0, 100),
+    "user": lambda gateway: gateway.accounts.user(caller(), "9", "2"),
+    "repositories": lambda gateway: gateway.accounts.repositories(caller(), "9", 0, 100),
 }
 LISTED = {"organizations", "list", "log", "users", "repositories"}
 WRITES: dict[str, Ask] = {
@@ -202,11 +202,11 @@ class Organizations(FakeHost):
 async def test_the_organization_is_the_one_named_else_the_deployment_s_else_the_only_one() -> None:
     host = Organizations(7)
     with_default, without = gateway_to(host, organization="5"), gateway_to(host)
-    assert await with_default.organization(caller(), "3") == "3"
-    assert await with_default.organization(caller(), None) == "5"
-    assert await without.organization(caller(), "3") == "3"
+    assert await with_default.accounts.organization(caller(), "3") == "3"
+    assert await with_default.accounts.organization(caller(), None) == "5"
+    assert await without.accounts.organization(caller(), "3") == "3"
     assert not host.calls
-    assert await without.organization(caller(), None) == "7"
+    assert await without.accounts.organization(caller(), None) == "7"
     await with_default.aclose()
     await without.aclose()
 
@@ -216,7 +216,7 @@ async def test_the_organization_is_the_one_named_else_the_deployment_s_else_the_
 async def test_where_there_are_none_or_several_somebody_has_to_choose(ids: tuple[int, ...]) -> None:
     gateway = gateway_to(Organizations(*ids))
     with pytest.raises(OrganizationRequired) as raised:
-        await gateway.organization(caller(), None)
+        await gateway.accounts.organization(caller(), None)
     assert raised.value.details == tuple({"id": number, "name": f"o{number}"} for number in ids)
     await gateway.aclose()
 
@@ -225,11 +225,11 @@ async def test_the_only_organization_is_remembered_for_a_minute_for_each_caller(
     host = Organizations(7)
     gateway = gateway_to(host)
     for who in ("alice", "bob", "alice", "bob"):
-        assert await gateway.organization(caller(who), None) == "7"
+        assert await gateway.accounts.organization(caller(who), None) == "7"
     assert host.calls["organizations"] == 2
     host.ids = (8,)
     await asyncio.sleep(61)
-    assert await gateway.organization(caller(), None) == "8"
+    assert await gateway.accounts.organization(caller(), None) == "8"
     await gateway.aclose()
 
 
@@ -239,12 +239,12 @@ async def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> Non
     host = FakeHost()
     gateway = gateway_to(host)
     for ask in (
-        gateway.organization(caller(), text),
+        gateway.accounts.organization(caller(), text),
         gateway.get(caller(), "9", text),
         gateway.resume(caller(), "9", text, "Go on", None),
         gateway.cancel(caller(), "9", text),
         gateway.uncancel(caller(), "9", text),
-        gateway.user(caller(), "9", text),
+        gateway.accounts.user(caller(), "9", text),
         gateway.read_log(caller(), "9", text, 0, 1, newest_first=True),
         gateway.follow(caller(), "9", text, Position(0)),
     ):
@@ -259,11 +259,11 @@ async def test_an_id_that_cannot_be_one_never_reaches_the_host(text: str) -> Non
 
 async def test_the_users_of_an_organization_are_the_host_s() -> None:
     gateway = gateway_to(FakeHost())
-    listing = await gateway.users(caller(), "9", 1, 5)
+    listing = await gateway.accounts.users(caller(), "9", 1, 5)
     assert [(each.id, each.fields["github_username"]) for each in listing.items] == [("2", "bob")]
-    assert (await gateway.user(caller("bob"), "9", "1")).fields["github_username"] == "alice"
+    assert (await gateway.accounts.user(caller("bob"), "9", "1")).fields["github_username"] == "alice"
     with pytest.raises(NotFound):
-        await gateway.user(caller(), "9", "3")
+        await gateway.accounts.user(caller(), "9", "3")
     await gateway.aclose()
 
 

@@ -500,10 +500,10 @@ async def test_the_users_and_repositories_of_the_account_are_not_shown_to_those_
     host = FakeHost()
     gateway = gateway_to(host)
     for ask in (
-        gateway.users(user("ann", SCOPES), "9", 0, 100),
-        gateway.user(user("ann", SCOPES), "9", "1"),
-        gateway.user(user("ann", SCOPES), "9", "777"),
-        gateway.repositories(user("ann", SCOPES), "9", 0, 100),
+        gateway.accounts.users(user("ann", SCOPES), "9", 0, 100),
+        gateway.accounts.user(user("ann", SCOPES), "9", "1"),
+        gateway.accounts.user(user("ann", SCOPES), "9", "777"),
+        gateway.accounts.repositories(user("ann", SCOPES), "9", 0, 100),
     ):
         with pytest.raises(Forbidden):
             await ask
@@ -517,12 +517,12 @@ async def test_the_users_and_repositories_of_the_account_are_not_shown_to_those_
 @pytest.mark.wire("org-confined")
 async def test_who_shares_the_credential_stays_in_the_organization_of_the_deployment() -> None:
     gateway = gateway_to(FakeHost(), organization="9")
-    assert await gateway.organization(user("ann"), None) == "9"
-    assert await gateway.organization(user("ann"), "9") == "9"
+    assert await gateway.accounts.organization(user("ann"), None) == "9"
+    assert await gateway.accounts.organization(user("ann"), "9") == "9"
     for scopes in (OWN, SCOPES):
         with pytest.raises(Forbidden):
-            await gateway.organization(user("ann", scopes), "8")
-    assert await gateway.organization(caller("bob"), "8") == "8"
+            await gateway.accounts.organization(user("ann", scopes), "8")
+    assert await gateway.accounts.organization(caller("bob"), "8") == "8"
     await gateway.aclose()
 
 
@@ -530,12 +530,12 @@ async def test_who_shares_the_credential_stays_in_the_organization_of_the_deploy
 async def test_who_is_given_an_organization_stays_in_it() -> None:
     host = FakeHost()
     gateway = gateway_to(host, organization="9")
-    assert await gateway.organization(user("ann", organization="8"), None) == "8"
+    assert await gateway.accounts.organization(user("ann", organization="8"), None) == "8"
     with pytest.raises(Forbidden):
-        await gateway.organization(user("ann", organization="8"), "9")
-    assert [each.id for each in (await gateway.organizations(user("ann"), 0, 100)).items] == ["9"]
-    assert (await gateway.organizations(user("ann"), 1, 100)).items == ()
-    assert (await gateway.organizations(user("ann", organization="8"), 0, 100)).items == ()
+        await gateway.accounts.organization(user("ann", organization="8"), "9")
+    assert [each.id for each in (await gateway.accounts.organizations(user("ann"), 0, 100)).items] == ["9"]
+    assert (await gateway.accounts.organizations(user("ann"), 1, 100)).items == ()
+    assert (await gateway.accounts.organizations(user("ann", organization="8"), 0, 100)).items == ()
     await gateway.aclose()
 
 
@@ -552,7 +552,7 @@ async def test_a_run_that_turns_out_to_be_elsewhere_is_closed_to_who_is_confined
 
 async def test_without_either_the_organization_is_the_only_one_of_the_credential() -> None:
     gateway = gateway_to(FakeHost())
-    assert await gateway.organization(user("ann"), None) == "9"
+    assert await gateway.accounts.organization(user("ann"), None) == "9"
     await gateway.aclose()
 
 
@@ -587,7 +587,7 @@ async def test_a_refusal_of_the_shared_credential_is_not_the_callers_fault(call:
         **ON_A_RUN,
         "create": lambda gateway, who: gateway.create(who, "9", NewRun("Say hello")),
         "list": lambda gateway, who: gateway.list(who, "9", 0, 100, RunFilter(), None),
-        "organizations": lambda gateway, who: gateway.organizations(who, 0, 100),
+        "organizations": lambda gateway, who: gateway.accounts.organizations(who, 0, 100),
     }
 
     host = FakeHost()

@@ -11,9 +11,9 @@ import pytest
 
 from codegen_api import Settings, create_app, serve
 from codegen_api.build_parts import DIALECTS
+from codegen_api.environment import PREFIX
 from codegen_api.sandbox.bodies import FaultKind
 from codegen_api.sandbox.scenarios import scenario_names
-from codegen_api.settings import PREFIX
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -407,7 +407,7 @@ async def test_an_organization_is_the_only_one_when_the_host_has_shown_that_no_o
 
     gateway = Gateway(OneByOne(), MemoryBroker())
     with pytest.raises(GatewayError) as caught:
-        await gateway.organization(caller(), None)
+        await gateway.accounts.organization(caller(), None)
     assert [choice["id"] for choice in caught.value.details] == [7, 8, 9]  # type: ignore[index, call-overload]
     await gateway.aclose()
 
@@ -423,5 +423,5 @@ async def test_an_organization_is_not_taken_for_the_only_one_while_others_may_fo
 
     gateway = Gateway(First(), MemoryBroker())
     with pytest.raises(UpstreamError):
-        await gateway.organization(caller(), None)
+        await gateway.accounts.organization(caller(), None)
     await gateway.aclose()

@@ -8,7 +8,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from codegen_api import create_app
-from codegen_api.settings import PREFIX, Settings, SettingsError, read_settings, remarks, secret_keys
+from codegen_api.environment import PREFIX, SettingsError
+from codegen_api.settings import Settings, read_settings, remarks, secret_keys
 
 KEY = "0123456789abcdef" * 2
 VALID: dict[str, tuple[str, Any]] = {

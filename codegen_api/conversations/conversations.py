@@ -27,7 +27,8 @@ from codegen_api.following import Leaving, Position, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Json, LogEntry, Step, to_json
-from codegen_api.stores import Store, Turn, TurnState, storable
+from codegen_api.storable import storable
+from codegen_api.stores import Store, Turn, TurnState
 from codegen_api.telemetry import Observation, log_fault, logger
 
 TIDY_EVERY = 3600.0

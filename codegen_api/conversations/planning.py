@@ -92,7 +92,7 @@ class Planning:
             begin = await self._length(caller, organization, run_id, last.begin if last.end is None else last.end)
             resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
             return replace(resumed, prompt=turn.prompt or GO_ON), replace(ask.run, images=ask.images or None)
-        organization = await self._gateway.organization(caller, wanted)
+        organization = await self._gateway.accounts.organization(caller, wanted)
         system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
         told = [line for stretch in said for line in await self._told(caller, owner, stretch)]
         text = turn.prompt or (told.pop()[1] if told and told[-1][0] == USER else "")

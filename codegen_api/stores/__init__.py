@@ -4,8 +4,8 @@ Agents, conversations, their turns, and small values (*items*). Everything belon
 one principal; to other owners it does not exist, and ids are the owner's own: two owners may use the same ones. Plain
 data, each operation whole, and no decision: what a turn is for and when it has ended is settled elsewhere.
 
-Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable`` tells), and names are not
-too long (``LONGEST``); what else is to be kept is refused with ValueError, and asking for it finds nothing.
+Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable``), and names are not too long
+(``LONGEST``); what else is to be kept is refused with ValueError, and asking for it finds nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,6 @@ T_co = TypeVar("T_co", covariant=True)
 
 MOST_COMPARED = 10_000
 """Vectors that are compared for one answer, where the database itself cannot do it."""
-
-DEEPEST = 100
-"""Objects and lists within each other, in what is kept."""
 
 ANSWER_BYTES = 8 * 1024 * 1024
 """About so much is read at a time: a stretch of a list that would be larger ends early."""
@@ -372,30 +369,3 @@ class Store(Protocol):
         How many there were.
         """
         ...
-
-
-def storable(value: Json) -> bool:
-    """Whether every database can keep ``value``: no text in it has NUL or lone surrogates, nor does it go too deep."""
-    level: Sequence[Json] = [value]
-    for _ in range(DEEPEST + 1):
-        inside: list[Json] = []
-        for part in level:
-            if isinstance(part, str):
-                if not _whole(part):
-                    return False
-            elif isinstance(part, Mapping):
-                inside += [*part.keys(), *part.values()]
-            elif isinstance(part, Sequence):
-                inside += part
-        if not inside:
-            return True
-        level = inside
-    return False
-
-
-def _whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text

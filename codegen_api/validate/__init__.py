@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import httpx
 
 import codegen_api
-from codegen_api.settings import SettingsError, read_settings
+from codegen_api.environment import SettingsError
+from codegen_api.settings import read_settings
 from codegen_api.validate.checks import CHECKS, Check
 from codegen_api.validate.life import Findings
 from codegen_api.validate.remote import Failed, Object, Options, Remote, Skipped, described

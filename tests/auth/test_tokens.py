@@ -256,7 +256,7 @@ async def test_no_cache_holds_a_token() -> None:
 
     async def visit() -> None:
         caller: Caller = await tokens.authenticate(token)
-        assert await gateway.organization(caller, None) == "9"
+        assert await gateway.accounts.organization(caller, None) == "9"
         await gateway.get(caller, "9", "1")
         stream = await gateway.follow(caller, "9", "1", Position(0))
         assert stream is not None

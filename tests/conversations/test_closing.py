@@ -37,7 +37,7 @@ async def test_a_host_that_does_not_answer_holds_up_the_end_for_a_while_only() -
     world = World()
     await world.converse()
     process = world.process()
-    await process.gateway.organization(ALICE, None)
+    await process.gateway.accounts.organization(ALICE, None)
 
     async def hang(_: str) -> None:
         await asyncio.Event().wait()

@@ -9,7 +9,7 @@ from codegen_api.conversations.prompts import (
     with_system_prompt,
     with_transcript,
 )
-from codegen_api.stores import storable
+from codegen_api.storable import storable
 
 TEXTS = st.text(st.sampled_from("`~ \na")) | st.text()
 

@@ -552,7 +552,7 @@ async def test_a_turn_has_failed_only_when_it_was_looked_for_and_not_found(error
             if operation == "create" or not looks:
                 raise error
 
-        organizations, calm = await process.gateway.organization(ALICE, None), world.host.before
+        organizations, calm = await process.gateway.accounts.organization(ALICE, None), world.host.before
         world.host.before = fail
         if looks:
             with pytest.raises(error):

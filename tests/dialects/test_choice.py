@@ -6,7 +6,7 @@ import pytest
 
 from codegen_api import Settings, create_app
 from codegen_api.build_parts import DIALECTS
-from codegen_api.settings import SettingsError
+from codegen_api.environment import SettingsError
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
 from tests.dialects.site import Connection, gateway_app, serving, settings

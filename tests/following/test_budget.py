@@ -47,7 +47,7 @@ async def test_runs_followed_at_once_are_all_read_in_time_and_nobody_is_refused(
         asyncio.create_task(viewer.watch(gateway, run=str(number), until=FIVE_MINUTES))
         for number, viewer in enumerate(viewers, 1)
     ]
-    await gateway.identify(caller().credential)
+    await gateway.accounts.identify(caller().credential)
     for moment in (30.0, 110.0, 215.0):
         await asyncio.sleep(moment - loop.time())
         asked = loop.time()

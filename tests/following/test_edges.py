@@ -359,7 +359,7 @@ async def test_when_rights_can_be_renewed_no_more_nobody_goes_on_viewing() -> No
     # alice is asked for much else, so that only bob's token is read with
     for _ in range(100):
         await asyncio.sleep(1)
-        await gateway.identify(caller("alice").credential)
+        await gateway.accounts.identify(caller("alice").credential)
     results = await asyncio.gather(*watching, return_exceptions=True)
     assert [type(result) for result in results] == [GatewayError, GatewayError]
     await gateway.aclose()

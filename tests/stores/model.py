@@ -5,21 +5,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from codegen_api.runs import Json
-from codegen_api.stores import (
-    LONGEST,
-    Agent,
-    Busy,
-    Conversation,
-    Due,
-    Found,
-    Full,
-    Item,
-    Near,
-    Query,
-    Turn,
-    TurnState,
-    storable,
-)
+from codegen_api.storable import storable
+from codegen_api.stores import LONGEST, Agent, Busy, Conversation, Due, Found, Full, Item, Near, Query, Turn, TurnState
 from codegen_api.telemetry import Observation
 
 T = TypeVar("T")

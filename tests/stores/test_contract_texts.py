@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from codegen_api.runs import RunRef
-from codegen_api.stores import DEEPEST, LONGEST, Found, Query, Store, storable
+from codegen_api.storable import DEEPEST, storable
+from codegen_api.stores import LONGEST, Found, Query, Store
 from tests.stores.things import ME, Test, agent, conversation, ids, item, turn
 
 ODD = [

@@ -41,7 +41,7 @@ async def entered(
     org_id: Annotated[int, Path(ge=0, lt=10**18, description="Which organization.", examples=[323])],
 ) -> str:
     """The organization that the path names, if the caller may enter it."""
-    return await gateway.organization(caller, str(org_id))
+    return await gateway.accounts.organization(caller, str(org_id))
 
 
 Organization = Annotated[str, Depends(entered)]
@@ -74,14 +74,14 @@ def require_whole(came: int, limit: int, *, at_end: bool) -> None:
 @router.get("/v1/users/me", **operation("Who am I", None, schemas.ME))
 async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
     """The user behind the token. Who is no user of the host has a number here all the same, which stays theirs."""
-    fields = user_fields(caller.principal) if caller.shared else (await gateway.me(caller)).fields
+    fields = user_fields(caller.principal) if caller.shared else (await gateway.accounts.me(caller)).fields
     return json_response(to_json(fields))
 
 
 @router.get("/v1/organizations", **operation("List organizations", READ, schemas.ORGANIZATIONS))
 async def get_organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
-    listing = await whole(lambda *stretch: gateway.organizations(caller, *stretch), skip, limit)
+    listing = await whole(lambda *stretch: gateway.accounts.organizations(caller, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
@@ -90,7 +90,7 @@ async def get_users(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """Who is in the organization; not for those who share the deployment's account."""
-    listing = await whole(lambda *stretch: gateway.users(caller, organization, *stretch), skip, limit)
+    listing = await whole(lambda *stretch: gateway.accounts.users(caller, organization, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
@@ -102,7 +102,7 @@ async def get_user(
     user_id: Annotated[int, Path(ge=0, lt=10**18, description="Which user.")],
 ) -> Response:
     """Somebody in the organization; not for those who share the deployment's account."""
-    return json_response(to_json((await gateway.user(caller, organization, str(user_id))).fields))
+    return json_response(to_json((await gateway.accounts.user(caller, organization, str(user_id))).fields))
 
 
 @router.get(BELOW + "/repos", **operation("List repositories", READ, schemas.REPOSITORIES))
@@ -110,7 +110,7 @@ async def get_repositories(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """What the organization's agents can work in; not for those who share the deployment's account."""
-    listing = await whole(lambda *stretch: gateway.repositories(caller, organization, *stretch), skip, limit)
+    listing = await whole(lambda *stretch: gateway.accounts.repositories(caller, organization, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 

@@ -67,7 +67,7 @@ async def begin_session(
     keepable(title=body.title, tags=body.tags, model_id=body.model_id, system_prompt=system_prompt)
     if agent is not None and agent.archived:
         raise Conflict("This agent is archived: begin no sessions with it, or take it back first.")
-    organization = await conversations.gateway.organization(caller, wanted)
+    organization = await conversations.gateway.accounts.organization(caller, wanted)
     now, owner = conversations.clock(), recipient.owner
     session = Conversation(
         id_for(key, "session", owner),

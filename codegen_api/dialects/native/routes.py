@@ -130,7 +130,7 @@ Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most
 @runs.get("/users/me", **operation("Who am I", None, schemas.ME), tags=["Users and organizations"])
 async def me(gateway: Door, caller: Asker) -> Response:
     """The user behind the token, as the host knows them, or as whoever gave it out does."""
-    return json_response(to_json((await gateway.me(caller)).fields))
+    return json_response(to_json((await gateway.accounts.me(caller)).fields))
 
 
 @runs.get(
@@ -138,7 +138,7 @@ async def me(gateway: Door, caller: Asker) -> Response:
 )
 async def organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
-    listing = await gateway.organizations(caller, skip, limit)
+    listing = await gateway.accounts.organizations(caller, skip, limit)
     items: list[Json] = [item.fields for item in listing.items]
     return json_response(to_json({"items": items, **paging_fields(listing.paging), "next_skip": listing.next(skip)}))
 
@@ -154,7 +154,7 @@ async def create_run(
     key: IdempotencyKey = None,
 ) -> Response:
     """Start an agent run."""
-    organization = await gateway.organization(caller, wanted)
+    organization = await gateway.accounts.organization(caller, wanted)
     outcome = await idempotency.create(
         caller,
         organization,
@@ -190,7 +190,7 @@ async def list_runs(
     gateway reads on until `limit` runs match or it has looked far enough. `total` and `pages` are the host's, of the
     whole list.
     """
-    organization = await gateway.organization(caller, wanted)
+    organization = await gateway.accounts.organization(caller, wanted)
     found = await gateway.list(caller, organization, skip, limit, RunFilter(source_type, user_id), status)
     if status is not None and not found.listing.items and status.lower() not in list(RunStatus):
         words = ", ".join(RunStatus)
@@ -201,7 +201,7 @@ async def list_runs(
 @runs.get("/agent-runs/{id}", **operation("Get a run", READ, schemas.RUN), tags=["Runs"])
 async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """A run as it is now."""
-    organization = await gateway.organization(caller, wanted)
+    organization = await gateway.accounts.organization(caller, wanted)
     return json_response(to_json(run_fields(await gateway.get(caller, organization, run_id))))
 
 
@@ -219,7 +219,7 @@ async def resume_run(
 
     The ban of a cancelled run is lifted.
     """
-    organization = await gateway.organization(caller, wanted)
+    organization = await gateway.accounts.organization(caller, wanted)
     images = None if body.images is None else tuple(body.images)
     outcome = await idempotency.resume(caller, organization, run_id, body.prompt, images, key)
     return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
@@ -232,7 +232,7 @@ async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, r
     For Codegen this is its *ban*: besides stopping the run it stops the checks of the run's pull request. A resume
     lifts it.
     """
-    organization = await gateway.organization(caller, wanted)
+    organization = await gateway.accounts.organization(caller, wanted)
     return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
 
 
@@ -248,7 +248,7 @@ async def read_logs(
     reverse: Annotated[bool, Query(description="Newest first; `skip` then counts from the end.")] = False,
 ) -> Response:
     """A stretch of the log, with the run as it is now. Each entry says its `position`, counted from 1."""
-    organization = await gateway.organization(caller, wanted)
+    organization = await gateway.accounts.organization(caller, wanted)
     page = await gateway.read_log(caller, organization, run_id, skip, limit, newest_first=reverse)
     entries = b",".join(entry_json(entry.json, page.position(index)) for index, entry in enumerate(page.entries))
     paging = paging_fields(page.paging)
@@ -275,7 +275,7 @@ async def create_stream_ticket(
     Keep it as secret as a token: whoever has it can read that log.
     """
     tickets = _tickets(request)
-    organization = await gateway.organization(caller, wanted)
+    organization = await gateway.accounts.organization(caller, wanted)
     run = (await gateway.get(caller, organization, run_id)).ref
     ticket, expires = tickets.seal(run, caller, time.time())
     body: dict[str, Json] = {
@@ -324,7 +324,7 @@ async def stream_logs(
         else:
             caller, wanted = await _admitted(request, ticket, wanted, run_id)
         position = Position(0) if asked is None else parse_position(asked)
-        organization = await gateway.organization(caller, wanted)
+        organization = await gateway.accounts.organization(caller, wanted)
         if request.scope.get(HEAD_ONLY):
             await gateway.view(caller, organization, run_id)
             return _event_stream(request, nothing(), writer)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, false, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, false, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from codegen_api.errors import StoreFull
@@ -32,7 +32,17 @@ from codegen_api.stores.sql import vectors
 from codegen_api.stores.sql.database import database_at
 from codegen_api.stores.sql.finishing import Finishing, finished
 from codegen_api.stores.sql.migrating import migrate
-from codegen_api.stores.sql.queries import among, below, counted, cut, exactly, matching, order_of
+from codegen_api.stores.sql.queries import (
+    below,
+    counted,
+    cut,
+    exactly,
+    first_and_last,
+    first_queued,
+    matching,
+    order_of,
+    turns_of,
+)
 from codegen_api.stores.sql.tables import (
     AGENTS,
     CONVERSATIONS,
@@ -49,7 +59,6 @@ from codegen_api.stores.sql.tables import (
     size_of,
     things,
     turns,
-    withdrawn,
 )
 
 T = TypeVar("T")
@@ -210,43 +219,20 @@ class SqlStore(Finishing):
         offset: int = 0,
         newest_first: bool = True,
     ) -> Sequence[Turn]:
-        statement = select(*TURNS.shown).where(exactly(turns, owner=owner))
-        order = [turns.c.number]
-        if conversation is None:
-            order = [turns.c.created, turns.c.conversation, turns.c.number]
-        else:
-            statement = statement.where(exactly(turns, conversation=conversation))
-        if states is not None:
-            statement = statement.where(turns.c.state.in_([state.value for state in states]))
-        statement = statement.order_by(*(column.desc() if newest_first else column.asc() for column in order))
+        statement = turns_of(owner, conversation, states, newest_first=newest_first)
         return await self._some(TURNS, cut(statement, limit, offset))
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
-        theirs = and_(exactly(turns, owner=owner), among(self._database, turns.c.conversation, conversations))
-        spans = select(
-            turns.c.conversation, func.min(turns.c.number).label("first"), func.max(turns.c.number).label("last")
-        )
-        span = spans.where(theirs, ~withdrawn).group_by(turns.c.conversation).subquery()
-        at_an_end = or_(turns.c.number == span.c.first, turns.c.number == span.c.last)
-        joined = turns.join(span, and_(turns.c.conversation == span.c.conversation, at_an_end))
-        statement = select(*TURNS.shown).select_from(joined).where(exactly(turns, owner=owner)).order_by(turns.c.number)
         found: dict[str, tuple[Turn, Turn]] = {}
-        for turn in await self._some(TURNS, statement):
+        for turn in await self._some(TURNS, first_and_last(self._database, owner, conversations)):
             first, _ = found.get(turn.conversation, (turn, turn))
             found[turn.conversation] = first, turn
         return found
 
     @finished
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
-        place = tuple_(turns.c.owner, turns.c.conversation)
-        first = select(turns.c.owner, turns.c.conversation, func.min(turns.c.number).label("number"))
-        first = first.where(queued, place > after).group_by(turns.c.owner, turns.c.conversation)
-        heads = first.order_by(turns.c.owner, turns.c.conversation).limit(limit).subquery()
-        names = ("owner", "conversation", "number")
-        joined = turns.join(heads, and_(*(turns.c[name] == heads.c[name] for name in names)))
-        statement = select(turns.c.owner, *TURNS.shown).select_from(joined).where(queued)
         async with self._database.reading() as connection:
-            rows = (await connection.execute(statement.order_by(turns.c.owner, turns.c.conversation))).mappings().all()
+            rows = (await connection.execute(first_queued(after, limit))).mappings().all()
         return tuple((row["owner"], TURNS.thing({k: v for k, v in row.items() if k != "owner"})) for row in rows)
 
     @finished

@@ -3,20 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, exists, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, Table, and_, exists, false, func, or_, select, true, tuple_
 
 from codegen_api.runs import Json
-from codegen_api.stores import Query, TurnState, storable
+from codegen_api.storable import storable
+from codegen_api.stores import Query, TurnState
 from codegen_api.stores.sql.database import Database
 from codegen_api.stores.sql.facts import wanted
 from codegen_api.stores.sql.tables import (
     AGENTS,
     CONVERSATIONS,
+    TURNS,
     Kind,
     agents,
     conversations,
     items,
     path_of,
+    queued,
     turns,
     withdrawn,
 )
@@ -48,6 +51,42 @@ def counted(database: Database, owner: str, agents: Sequence[str], metadata: Map
     its = conversations.c.agent
     wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, its, agents)]
     return select(its, func.count()).where(*wanted).group_by(its)
+
+
+def turns_of(
+    owner: str, conversation: str | None, states: Sequence[TurnState] | None, *, newest_first: bool
+) -> Select[Any]:
+    """The turns of one conversation, by number; or of all, by when they were made."""
+    statement = select(*TURNS.shown).where(exactly(turns, owner=owner))
+    order = [turns.c.number]
+    if conversation is None:
+        order = [turns.c.created, turns.c.conversation, turns.c.number]
+    else:
+        statement = statement.where(exactly(turns, conversation=conversation))
+    if states is not None:
+        statement = statement.where(turns.c.state.in_([state.value for state in states]))
+    return statement.order_by(*(column.desc() if newest_first else column.asc() for column in order))
+
+
+def first_and_last(database: Database, owner: str, conversations: Sequence[str]) -> Select[Any]:
+    """The first and the latest turn of each of these that has any, without those that were withdrawn."""
+    theirs = and_(exactly(turns, owner=owner), among(database, turns.c.conversation, conversations))
+    number = turns.c.number
+    spans = select(turns.c.conversation, func.min(number).label("first"), func.max(number).label("last"))
+    span = spans.where(theirs, ~withdrawn).group_by(turns.c.conversation).subquery()
+    at_an_end = or_(number == span.c.first, number == span.c.last)
+    joined = turns.join(span, and_(turns.c.conversation == span.c.conversation, at_an_end))
+    return select(*TURNS.shown).select_from(joined).where(exactly(turns, owner=owner)).order_by(number)
+
+
+def first_queued(after: tuple[str, str], limit: int) -> Select[Any]:
+    """The first turn that waits in each conversation of each owner, in the order of both, behind ``after``."""
+    place = (turns.c.owner, turns.c.conversation)
+    first = select(*place, func.min(turns.c.number).label("number")).where(queued, tuple_(*place) > after)
+    heads = first.group_by(*place).order_by(*place).limit(limit).subquery()
+    names = ("owner", "conversation", "number")
+    joined = turns.join(heads, and_(*(turns.c[name] == heads.c[name] for name in names)))
+    return select(turns.c.owner, *TURNS.shown).select_from(joined).where(queued).order_by(*place)
 
 
 def order_of(kind: Kind[Any], query: Query) -> list[ColumnElement[Any]]:

@@ -33,7 +33,8 @@ from sqlalchemy.types import TypeEngine
 
 from codegen_api.aside import aside, is_large
 from codegen_api.runs import Json, RunRef, to_json
-from codegen_api.stores import LONGEST, Agent, Conversation, Item, Turn, TurnState, storable
+from codegen_api.storable import storable
+from codegen_api.stores import LONGEST, Agent, Conversation, Item, Turn, TurnState
 from codegen_api.stores.sql.facts import facts_of
 
 T = TypeVar("T")

@@ -1,0 +1,116 @@
+"""Who callers are, and which organizations, people and repositories the host shows them."""
+
+from cachetools import TTLCache
+
+from codegen_api.errors import Forbidden, OrganizationRequired, Unsupported, UpstreamError
+from codegen_api.following import loop_time
+from codegen_api.identity import Caller, Credential
+from codegen_api.ownership import on_behalf_of
+from codegen_api.reads import Reads
+from codegen_api.run_search import SEARCHED_PAGES
+from codegen_api.runs import Paging
+from codegen_api.upstreams import Listing, Members, Organization, Repositories, Repository, Upstream, User
+
+
+class Accounts:
+    """People and organizations at the host. ``default`` is the organization that is meant when nobody says which."""
+
+    def __init__(self, upstream: Upstream, reads: Reads, default: str | None) -> None:
+        self._upstream = upstream
+        self._reads = reads
+        self._default = default
+        self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
+
+    async def identify(self, credential: Credential) -> User:
+        """Whose credential this is, by the host's word."""
+        return await self._reads.identify(credential)
+
+    async def me(self, caller: Caller) -> User:
+        """Who is calling: as the host knows them, or as whoever vouches for them does."""
+        if not caller.shared:
+            return await self.identify(caller.credential)
+        who, scopes = caller.principal, sorted(caller.scopes)
+        return User(who.user, {"id": who.user, "authority": who.authority, "scopes": scopes})
+
+    async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
+        """The organizations that the caller may enter."""
+        only = self._confinement(caller)
+        with on_behalf_of(caller, of_a_run=False):
+            if only is None:
+                return await self._reads.organizations(caller.credential, skip, limit)
+            position, pages, found = 0, SEARCHED_PAGES, []
+            while pages > 0:
+                listing = await self._reads.organizations(caller.credential, position, self._upstream.page_size)
+                pages -= listing.pieces
+                found += [each for each in listing.items if each.id == only]
+                position += listing.length
+                if found or listing.at_end:
+                    break
+        items = tuple(found[skip : skip + limit])
+        return Listing(items, Paging(len(found), None, limit, None), at_end=True)
+
+    async def organization(self, caller: Caller, wanted: str | None) -> str:
+        """The organization that is meant: the one named, the deployment's, or the caller's only one.
+
+        Raises:
+            OrganizationRequired: there are several to choose from, or none.
+            Forbidden: the caller may not enter the one that they named.
+        """
+        only = self._confinement(caller)
+        if wanted is not None:
+            named = self._upstream.organization_id(wanted)
+            if only not in (None, named):
+                raise Forbidden("You may not enter this organization.")
+            return named
+        if only is not None or self._default is not None:
+            return only or str(self._default)
+        known = self._only_organization.get(caller.credential.digest)
+        if known is None:
+            choices = await self.organizations(caller, 0, self._upstream.page_size)
+            if len(choices.items) != 1:
+                raise OrganizationRequired(details=[choice.fields for choice in choices.items])
+            if choices.next(0) is not None:
+                raise UpstreamError("The host did not list all of your organizations.")
+            known = self._only_organization[caller.credential.digest] = choices.items[0].id
+        return known
+
+    async def users(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[User]:
+        """Who is in an organization.
+
+        Raises:
+            Forbidden: the host would tell of the deployment's account, and that is not the caller's.
+            Unsupported: this host does not tell.
+        """
+        members = self._members(caller)
+        return await self._reads.users(members, caller.credential, organization, skip, limit)
+
+    async def user(self, caller: Caller, organization: str, user_id: str) -> User:
+        """One of them; raises as ``users``."""
+        members = self._members(caller)
+        return await self._reads.user(members, caller.credential, organization, user_id)
+
+    async def repositories(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[Repository]:
+        """What the organization's agents can work in.
+
+        Raises:
+            Forbidden: the host would tell what the deployment's account can see, and that is not the caller's.
+            Unsupported: this host does not tell.
+        """
+        if caller.shared:
+            raise Forbidden("The repositories of the account that this gateway uses are not shown.")
+        if not isinstance(self._upstream, Repositories):
+            raise Unsupported("The host does not tell which repositories there are.")
+        return await self._reads.repositories(self._upstream, caller.credential, organization, skip, limit)
+
+    def _members(self, caller: Caller) -> Members:
+        if caller.shared:
+            raise Forbidden("The users of the account that this gateway uses are not shown.")
+        if not isinstance(self._upstream, Members):
+            raise Unsupported("The host does not tell who is in an organization.")
+        return self._upstream
+
+    def _confinement(self, caller: Caller) -> str | None:
+        """The only organization that the caller may enter; None when that is for the host to say."""
+        if caller.organization is not None:
+            return self._upstream.organization_id(caller.organization)
+        return self._default if caller.shared else None

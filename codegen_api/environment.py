@@ -1,0 +1,95 @@
+"""Where settings come from: environment variables, ``.env``, and the files that ``CODEGEN_..._FILE`` variables name."""
+
+import codecs
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+PREFIX = "CODEGEN_"
+ENCODING = "utf-8-sig"
+"""Of ``.env``: a byte order mark would become a part of the first name."""
+
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
+OF_A_SERVICE = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes puts into the environment of every pod for a Service whose name begins with ``codegen``."""
+
+
+class SettingsError(Exception):
+    """A setting is not valid. The text names the variable, and never shows what a secret held."""
+
+
+def read_text(path: Path) -> str:
+    """What a file says, without its byte order mark. What Windows PowerShell writes is UTF-16."""
+    content = path.read_bytes()
+    return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ENCODING)
+
+
+def _bare(value: str) -> str:
+    return value.strip().strip("\ufeff").strip()
+
+
+def variables() -> dict[str, str | None]:
+    """The environment, and behind it what ``.env`` says."""
+    return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
+
+
+class Stripped(PydanticBaseSettingsSource):
+    """What another source has, without what stands around it. Nothing but white space is not set."""
+
+    def __init__(self, source: PydanticBaseSettingsSource) -> None:
+        super().__init__(source.settings_cls)
+        self._source = source
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._source.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        bare = {
+            name: (value, _bare(value) if isinstance(value, str) else value) for name, value in self._source().items()
+        }
+        return {
+            name: value
+            for name, (given, value) in bare.items()
+            if not ((value == "" and given) or _is_service_link(name, value))
+        }
+
+
+def _is_service_link(name: str, value: object) -> bool:
+    return name.endswith("port") and isinstance(value, str) and SERVICE_LINK.fullmatch(value) is not None
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """Secrets from the files that ``CODEGEN_..._FILE`` variables name."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        path = _bare(variables().get(f"{PREFIX}{field_name}_FILE".upper()) or "")
+        if not path or not has_file(self.settings_cls, field_name):
+            return None, field_name, False
+        try:
+            return _bare(read_text(Path(path))), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{PREFIX}{field_name.upper()}_FILE: {path} cannot be read") from error
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def is_secret(settings: type[BaseSettings], name: str) -> bool:
+    return SecretStr in _parts(settings.model_fields[name].annotation)
+
+
+def has_file(settings: type[BaseSettings], name: str) -> bool:
+    return is_secret(settings, name) and f"{name}_file" not in settings.model_fields
+
+
+def _parts(annotation: Any) -> Iterable[Any]:
+    return (annotation, *get_args(annotation))
