@@ -9,7 +9,6 @@ from fastapi import Depends, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -42,7 +41,6 @@ from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking
 from codegen_api.parts import parts_of
-from codegen_api.runs import Json
 from codegen_api.shortages import shortage
 
 bearer = HTTPBearer(
@@ -134,43 +132,6 @@ STATUSES: Mapping[type[GatewayError], int] = {
 
 WAITS = (409, 429, 503)
 """Statuses at which it helps to ask again later: they say when."""
-
-MEANINGS: Mapping[int, tuple[str, str]] = {
-    400: ("invalid_request", "The request cannot be understood."),
-    401: ("invalid_token", "There are no credentials, or they (or the ticket) are not good."),
-    402: ("quota_exhausted", "The plan behind the token has no runs left."),
-    403: ("forbidden", "The caller may not do this."),
-    404: ("not_found", "There is no such thing, or not for this caller."),
-    409: (
-        "idempotency_in_progress",
-        "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
-    ),
-    408: ("request_timeout", "The body of the request did not come in time."),
-    413: (
-        "payload_too_large",
-        "The body of the request is too large, there is too much in it, or the caller keeps as much here as they may.",
-    ),
-    414: ("uri_too_long", "The URL of the request is too long."),
-    422: ("validation_error", "The request has the wrong shape; the body says where."),
-    429: ("upstream_rate_limited", "The host asks for patience, or the caller has asked as often as they may."),
-    431: ("headers_too_large", "The headers of the request are too many or too large."),
-    500: ("internal_error", "The gateway failed."),
-    501: ("unsupported", "The host cannot do this."),
-    502: ("upstream_error", "The host answered with an error, or cannot be reached."),
-    503: (
-        "auth_unavailable",
-        "The host cannot say whether the token is good, or this process is about to stop, or has enough to do.",
-    ),
-    504: ("upstream_timeout", "The host did not answer in time."),
-    508: ("loop_detected", "The gateway was asked by itself."),
-}
-"""What a status means, as the OpenAPI document tells it, with one of its codes for an example."""
-
-ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
-"""Statuses that any request may be refused with."""
-
-COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
-"""And those of requests that ask the host for somebody."""
 
 
 # -- dependencies -----------------------------------------------------------------------------------------------------
@@ -381,14 +342,3 @@ def error_headers(error: GatewayError) -> dict[str, str]:
     if status == 408:  # whatever comes on this connection now belongs to the request that was given up
         headers["Connection"] = "close"
     return headers
-
-
-def described_error(status: int, model: type[BaseModel], sentence: str, example: Json) -> dict[str, Any]:
-    """An error in the OpenAPI document, in a dialect's own shape."""
-    headers = {}
-    if status == 401:
-        headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
-    if status in WAITS:
-        headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
-    content = {"application/json": {"example": example}}
-    return {"model": model, "description": sentence, "content": content, "headers": headers}

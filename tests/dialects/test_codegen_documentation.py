@@ -3,8 +3,8 @@
 from typing import Any
 
 from codegen_api.dialects.codegen import DIALECT
+from codegen_api.openapi import COMMON
 from codegen_api.sandbox.operations import OPERATIONS
-from codegen_api.web import COMMON
 from tests.dialects.documented import assert_errors_described, chapter, routes_in
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY

@@ -81,5 +81,5 @@ for _method, _path, _name, _summary, _why, _scope, _about in OPERATIONS:
         name=_name,
         description="Not offered.",
         status_code=501,
-        **operation(_summary, _scope, responses.not_offered(_why)),
+        **operation(_summary, _scope, responses.answers.never(_why)),
     )

@@ -4,8 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.dialects.agent_protocol.wire import KINDS
-from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, Responses, described_error
+from codegen_api.dialects.agent_protocol.wire import error_fields
+from codegen_api.errors import AlreadyExists, Unsupported
+from codegen_api.openapi import ANYWHERE, Answers
+from codegen_api.web import Responses
 
 NEXT = {
     "X-Pagination-Next": {
@@ -204,23 +206,14 @@ class AgentProtocolError(BaseModel):
     retry_after: int | None = Field(None, description="Seconds.")
 
 
-_SENTENCES = {
-    409: ("already_exists", "The id is taken, or a run is under way that is in the way."),
-    501: ("unsupported", "Neither the host nor the gateway does this."),
-}
-
-
-def answers(status: int, model: Any, description: str, *errors: int) -> Responses:
-    """What may be answered: if all is well, and else."""
-    return {
-        status: {"description": description, **({} if model is None else {"model": model})},
-        **{code: _error(code) for code in sorted({*COMMON, *errors})},
-    }
-
-
-def not_offered(why: str) -> Responses:
-    """The same for what is never done."""
-    return {**answers(501, AgentProtocolError, why), 501: {**_error(501), "description": why}}
+answers = Answers(
+    AgentProtocolError,
+    error_fields,
+    meanings={
+        409: (AlreadyExists(), "The id is taken, or a run is under way that is in the way."),
+        501: (Unsupported(), "Neither the host nor the gateway does this."),
+    },
+)
 
 
 def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors: int) -> Responses:
@@ -242,24 +235,8 @@ def paged(model: Any, description: str) -> Responses:
     return found
 
 
-def _error(status: int) -> dict[str, Any]:
-    code, sentence = _SENTENCES.get(status) or MEANINGS[status]
-    example: dict[str, Any] = {
-        "error": KINDS[status],
-        "message": sentence,
-        "detail": sentence,
-        "details": None,
-        "code": code,
-        "status_code": status,
-        "request_id": "5f0c0f2a2f6f",
-    }
-    if status in WAITS:
-        example["retry_after"] = 10
-    return described_error(status, AgentProtocolError, sentence, example)
-
-
-PUBLIC_ERRORS: Responses = {status: _error(status) for status in ANYWHERE}
-UNREADABLE: Responses = {422: _error(422)}
+PUBLIC_ERRORS = answers.errors(*ANYWHERE)
+UNREADABLE = answers.errors(422)
 
 _PLACES = {
     "Location": {"schema": {"type": "string"}, "description": "Where to follow it, without the gateway's own prefix."},

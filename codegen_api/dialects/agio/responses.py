@@ -4,7 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, Responses, described_error
+from codegen_api.dialects.agio.wire import error_fields
+from codegen_api.errors import Conflict
+from codegen_api.openapi import ANYWHERE, Answers
+from codegen_api.web import Responses
 
 MOMENT = "2026-11-20T12:00:00.000Z"
 RUN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"
@@ -205,17 +208,11 @@ class AgioError(BaseModel):
     retry_after: int | None = Field(None, description="Seconds.")
 
 
-_SENTENCES = {
-    409: ("conflict", "The state of things is against it: `detail` says which."),
-}
-
-
-def answers(status: int, model: Any, description: str, *errors: int) -> Responses:
-    """What may be answered: if all is well, and else."""
-    return {
-        status: {"description": description, **({} if model is None else {"model": model})},
-        **{code: _error(code) for code in sorted({*COMMON, *errors})},
-    }
+answers = Answers(
+    AgioError,
+    error_fields,
+    meanings={409: (Conflict(), "The state of things is against it: `detail` says which.")},
+)
 
 
 def streamed(model: Any, description: str, *errors: int) -> Responses:
@@ -231,23 +228,7 @@ def located(found: Responses) -> Responses:
     return found
 
 
-def _error(status: int) -> dict[str, Any]:
-    code, sentence = _SENTENCES.get(status) or MEANINGS[status]
-    example: dict[str, Any] = {
-        "detail": [{"type": "missing", "loc": ["body", "message"], "msg": "Field required"}]
-        if status == 422
-        else sentence,
-        "error": sentence,
-        "code": code,
-        "status_code": status,
-        "request_id": "5f0c0f2a2f6f",
-    }
-    if status in WAITS:
-        example["retry_after"] = 10
-    return described_error(status, AgioError, sentence, example)
-
-
 HEALTH: Responses = {
     200: {"model": Health, "description": "How the process is."},
-    **{status: _error(status) for status in ANYWHERE},
+    **answers.errors(*ANYWHERE),
 }

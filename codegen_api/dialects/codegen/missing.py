@@ -63,6 +63,6 @@ for _method, _path, _name, _summary in OPERATIONS:
         summary=_summary,
         description="Not offered.",
         status_code=501,
-        responses=schemas.not_offered(_why),
+        responses=schemas.answers.never(_why),
         openapi_extra={**needs(READ if _method == "GET" else WRITE), "parameters": _ids},
     )

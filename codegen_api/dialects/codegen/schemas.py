@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from codegen_api.dialects import Ignored, Images, Prompt
-from codegen_api.web import COMMON, MEANINGS, Responses, described_error
+from codegen_api.dialects.codegen.wire import error_fields
+from codegen_api.openapi import Answers
 
 RUN_EXAMPLE: dict[str, Any] = {
     "id": 12345,
@@ -272,42 +273,19 @@ class HostedError(BaseModel):
     request_id: str | None
 
 
-def _responses(model: type[BaseModel], description: str, *errors: int) -> Responses:
-    """The host answers 200 whatever it did."""
-    return {
-        200: {"model": model, "description": description},
-        **{status: _error(status) for status in sorted({*COMMON, *errors})},
-    }
+answers = Answers(HostedError, error_fields)
+"""The host answers 200 whatever it did."""
 
-
-def _error(status: int) -> dict[str, Any]:
-    code, sentence = MEANINGS[status]
-    places = [{"loc": ["body", "prompt"], "msg": "Field required", "type": "missing"}]
-    example: dict[str, Any] = {
-        "detail": places if status == 422 else sentence,
-        "message": sentence,
-        "status_code": status,
-        "code": code,
-        "request_id": "5f0c0f2a2f6f",
-    }
-    return described_error(status, HostedError, sentence, example)
-
-
-def not_offered(why: str) -> Responses:
-    """The answers of a route that is never done."""
-    return {**{status: _error(status) for status in sorted(COMMON)}, 501: {**_error(501), "description": why}}
-
-
-ME = _responses(UserResponse, "The user.")
-USER = _responses(UserResponse, "The user.", 501)
-USERS = _responses(PageOfUsers, "The users.", 501)
-ORGANIZATIONS = _responses(PageOfOrganizations, "The organizations.")
-REPOSITORIES = _responses(PageOfRepositories, "The repositories.", 501)
-RUN = _responses(AgentRunResponse, "The run.")
-RUNS = _responses(PageOfAgentRuns, "The runs.")
-LOGS = _responses(AgentRunWithLogsResponse, "The run and the stretch of its log.")
-BAN = _responses(BanResponse, "It is done.", 501)
-DONE = _responses(AgentRunResponse, "The run.", 402, 409)
+ME = answers(200, UserResponse, "The user.")
+USER = answers(200, UserResponse, "The user.", 501)
+USERS = answers(200, PageOfUsers, "The users.", 501)
+ORGANIZATIONS = answers(200, PageOfOrganizations, "The organizations.")
+REPOSITORIES = answers(200, PageOfRepositories, "The repositories.", 501)
+RUN = answers(200, AgentRunResponse, "The run.")
+RUNS = answers(200, PageOfAgentRuns, "The runs.")
+LOGS = answers(200, AgentRunWithLogsResponse, "The run and the stretch of its log.")
+BAN = answers(200, BanResponse, "It is done.", 501)
+DONE = answers(200, AgentRunResponse, "The run.", 402, 409)
 DONE[200]["headers"] = {
     "Idempotent-Replayed": {
         "schema": {"type": "string"},

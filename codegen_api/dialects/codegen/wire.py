@@ -22,19 +22,23 @@ _OURS = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d(?:\.\d+)?)Z", re.ASCII)
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def render_error(error: GatewayError) -> Response:
-    """The answer to a request that failed. The host has three shapes, and each of its clients reads some of them: here
-    all find what they look for, ``message`` as well as ``detail``, which is a list where the host has a list.
+def error_fields(error: GatewayError) -> dict[str, Json]:
+    """The host has three shapes of errors, and each of its clients reads some of them: here all find what they look
+    for, ``message`` as well as ``detail``, which is a list where the host has a list.
     """
     current = trace.get()
-    body: dict[str, Json] = {
+    return {
         "detail": _places(error) if isinstance(error, Rejected) else error.message,
         "message": error.message,
         "status_code": status_of(error),
         "code": error.code,
         "request_id": current.request_id if current else None,
     }
-    return json_response(to_json(body), status_of(error), error_headers(error))
+
+
+def render_error(error: GatewayError) -> Response:
+    """The answer to a request that failed."""
+    return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
 
 
 def _places(error: Rejected) -> Json:

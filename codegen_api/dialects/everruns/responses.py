@@ -1,13 +1,13 @@
 """What clients get, as the OpenAPI document tells it."""
 
-from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.dialects.everruns.wire import PROBLEM
-from codegen_api.runs import Json
-from codegen_api.web import COMMON, MEANINGS, WAITS, Responses, described_error
+from codegen_api.dialects.everruns.wire import PROBLEM, error_fields
+from codegen_api.errors import ConversationBusy
+from codegen_api.openapi import Answers
+from codegen_api.web import Responses
 
 COMPONENTS = "#/components/schemas/"
 TIME = "2026-11-20T12:00:00.000000Z"
@@ -218,15 +218,12 @@ EVENT: dict[str, Any] = {
 }
 STREAMED = {"schema": EVENT, "example": _STREAM_EXAMPLE}
 
-_CONFLICT = ("conversation_busy", "A turn of the session is under way, or others are changing the same.")
-
-
-def answers(status: int, model: type[BaseModel] | None, description: str, *errors: int) -> Responses:
-    """What may be answered: if all is well, and else."""
-    return {
-        status: {"description": description, **({} if model is None else {"model": model})},
-        **{code: _error(code) for code in sorted({*COMMON, *errors})},
-    }
+answers = Answers(
+    EverrunsProblem,
+    error_fields,
+    meanings={409: (ConversationBusy(), "A turn of the session is under way, or others are changing the same.")},
+    media_type=PROBLEM,
+)
 
 
 def made(model: type[BaseModel], description: str, *errors: int) -> Responses:
@@ -242,29 +239,6 @@ def streamed(description: str, model: type[BaseModel] | None = None) -> Response
     found = answers(200, model, description)
     found[200]["content"] = {EVENT_STREAM: STREAMED}
     return found
-
-
-def _error(status: int) -> dict[str, Any]:
-    code, sentence = _CONFLICT if status == 409 else MEANINGS[status]
-    example: dict[str, Json] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": sentence,
-        "code": code,
-        "error": {"code": code, "message": sentence},
-        "status_code": status,
-        "request_id": "5f0c0f2a2f6f",
-    }
-    if status == 422:
-        example["details"] = [{"loc": ["body", "message"], "msg": "Field required", "type": "missing"}]
-    if status in WAITS:
-        example["retry_after_seconds"] = 10
-    described = described_error(status, EverrunsProblem, sentence, example)
-    del described["model"]  # of which the framework would say that it comes as plain JSON as well
-    schema = {"$ref": f"{COMPONENTS}{EverrunsProblem.__name__}"}
-    described["content"] = {PROBLEM: {"schema": schema, "example": example}}
-    return described
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:

@@ -4,30 +4,51 @@ Only the request models are used to parse; answers are written from the host's o
 them and never cut them down.
 """
 
+import json
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from codegen_api.brokers import Batch
 from codegen_api.dialects import Images, Prompt
-from codegen_api.runs import RunStatus
-from codegen_api.web import ANYWHERE, COMMON, MEANINGS, WAITS, Responses, described_error
+from codegen_api.dialects.native.wire import (
+    EVENTS,
+    LINES,
+    RETRY_MS,
+    Writer,
+    entry_json,
+    error_fields,
+    framed,
+    run_fields,
+)
+from codegen_api.errors import RunEnded, TicketsNotConfigured
+from codegen_api.following import Ended, Notice, Position, Quiet, Update
+from codegen_api.openapi import ANYWHERE, COMMON, Answers
+from codegen_api.positions import Sighting
+from codegen_api.runs import Amended, Appended, Changed, Json, LogEntry, Run, RunRef, RunStatus, to_json
+from codegen_api.web import Responses
 
-RUN_EXAMPLE: dict[str, Any] = {
-    "id": 12345,
-    "organization_id": 323,
-    "status": "ACTIVE",
-    "created_at": "2025-06-21T11:20:04.338398Z",
-    "web_url": "https://codegen.com/agent/trace/12345",
-    "result": None,
-    "summary": None,
-    "source_type": "API",
-    "github_pull_requests": [],
-    "metadata": {"source": "api"},
-    "run_status": "running",
-    "ended": False,
-}
-ENTRY_EXAMPLE: dict[str, Any] = {
+_RUN = Run(
+    RunRef("323", "12345"),
+    RunStatus.RUNNING,
+    "ACTIVE",
+    {
+        "id": 12345,
+        "organization_id": 323,
+        "status": "ACTIVE",
+        "created_at": "2025-06-21T11:20:04.338398Z",
+        "web_url": "https://codegen.com/agent/trace/12345",
+        "result": None,
+        "summary": None,
+        "source_type": "API",
+        "github_pull_requests": [],
+        "metadata": {"source": "api"},
+    },
+)
+_OVER = replace(_RUN, status=RunStatus.COMPLETED, raw_status="COMPLETE", fields={**_RUN.fields, "status": "COMPLETE"})
+_ENTRY: dict[str, Json] = {
     "agent_run_id": 12345,
     "created_at": "2025-06-21T11:20:09.108894Z",
     "tool_name": "ripgrep_search",
@@ -36,44 +57,33 @@ ENTRY_EXAMPLE: dict[str, Any] = {
     "observation": None,
     "tool_input": {"query": "def fibonacci"},
     "tool_output": {"matches": 1},
-    "position": 25,
 }
-STREAM_EXAMPLE = """\
-retry: 2000
-event: status
-data: {"id":12345,"organization_id":323,"status":"ACTIVE","run_status":"running","ended":false}
 
-event: log
-data: {"agent_run_id":12345,"message_type":"ACTION","tool_name":"ripgrep_search","tool_output":null,"position":1}
-id: 1~1Vhu
 
-event: log.amended
-data: {"agent_run_id":12345,"message_type":"ACTION","tool_output":{"matches":1},"position":1}
-id: 1-1.1~Sx0Q
+def _batch(event: type[Appended] | type[Amended], told: Sighting | None, **fields: Json) -> Batch:
+    entry = LogEntry(to_json({**_ENTRY, **fields}), None, open=False, amendable=True)
+    return Batch((event(1, entry),), None, 1, 0, (Position(1, told=told, copies=(entry.digest,)),))
 
-event: notice
-data: {"code":"upstream_unavailable","retry_in":2.1}
 
-event: notice
-data: {"code":"recovered","retry_in":null}
+_UPDATES: tuple[Update, ...] = (
+    Changed(_RUN, None, 0.0),
+    _batch(Appended, None, tool_output=None),
+    Notice("upstream_unavailable", 2.1),
+    Notice("recovered"),
+    _batch(Amended, Sighting.of(1, 1)),
+    Quiet(),
+    Ended(_OVER, 1),
+)
 
-:
 
-event: log
-data: {"agent_run_id":12345,"message_type":"FINAL_ANSWER","observation":"Done.","position":2}
-id: 2~Sx0QbZ7m
+def _example(writer: Writer) -> str:
+    return (writer.wait(RETRY_MS) + b"".join(framed(update, writer) for update in _UPDATES)).decode()
 
-event: end
-data: {"id":12345,"organization_id":323,"status":"COMPLETE","run_status":"completed","ended":true,"total_logs":2}
-id: 2.end
 
-"""
-LINES_EXAMPLE = """\
-{"event":"status","id":null,"data":{"id":12345,"status":"ACTIVE","run_status":"running","ended":false}}
-{"event":"log","id":"1~1Vhu","data":{"agent_run_id":12345,"message_type":"ACTION","position":1}}
-{"event":"heartbeat"}
-{"event":"end","id":"1.end","data":{"id":12345,"status":"COMPLETE","ended":true,"total_logs":1}}
-"""
+RUN_EXAMPLE: dict[str, Any] = run_fields(_RUN)
+ENTRY_EXAMPLE: dict[str, Any] = json.loads(entry_json(to_json(_ENTRY), 25))
+STREAM_EXAMPLE = _example(EVENTS)
+LINES_EXAMPLE = _example(LINES)
 
 
 class _Open(BaseModel):
@@ -293,52 +303,37 @@ EVENT: dict[str, Any] = {
     },
 }
 
-_NO_TICKETS = ("tickets_not_configured", "This deployment has no key to seal and open tickets with.")
-_OVER = ("run_ended", "The run is over: there is nothing to stop any more.")
+answers = Answers(ErrorOut, error_fields)
+_NO_TICKETS = answers.error(501, (TicketsNotConfigured(), "This deployment has no key to seal and open tickets with."))
+_ALREADY_OVER = answers.error(409, (RunEnded(), "The run is over: there is nothing to stop any more."))
 
-
-def _responses(status: int, model: type[BaseModel], description: str, *errors: int) -> Responses:
-    return {
-        status: {"model": model, "description": description},
-        **{code: _error(code) for code in sorted({*COMMON, *errors})},
-    }
-
-
-def _error(status: int, said: tuple[str, str] | None = None) -> dict[str, Any]:
-    code, sentence = said or MEANINGS[status]
-    example: dict[str, Any] = {"error": sentence, "code": code, "status_code": status, "request_id": "5f0c0f2a2f6f"}
-    if status in WAITS:
-        example["retry_after"] = 10
-    return described_error(status, ErrorOut, sentence, example)
-
-
-ME = _responses(200, UserOut, "The user.")
-ORGANIZATIONS = _responses(200, OrganizationsOut, "The organizations.")
-RUNS = _responses(200, RunsOut, "The runs.")
-RUN = _responses(200, RunOut, "The run.", 402)
+ME = answers(200, UserOut, "The user.")
+ORGANIZATIONS = answers(200, OrganizationsOut, "The organizations.")
+RUNS = answers(200, RunsOut, "The runs.")
+RUN = answers(200, RunOut, "The run.", 402)
 _REPLAYED = {"schema": {"type": "string"}, "description": "`true` where a repeat is answered as the first time."}
-RESUMED = _responses(200, RunOut, "The run.", 402, 409)
+RESUMED = answers(200, RunOut, "The run.", 402, 409)
 RESUMED[200]["headers"] = {"Idempotent-Replayed": _REPLAYED}
-CANCELLED = _responses(200, RunOut, "The run, stopped.", 409, 501)
-CANCELLED[409] = _error(409, _OVER)
-LOGS = _responses(200, LogsOut, "The run and the stretch of its log.")
+CANCELLED = answers(200, RunOut, "The run, stopped.", 409, 501)
+CANCELLED[409] = _ALREADY_OVER
+LOGS = answers(200, LogsOut, "The run and the stretch of its log.")
 LOGS[200]["headers"] = {
     "Link": {"schema": {"type": "string"}, "description": '`<path>; rel="next"` while there is more.'}
 }
-TICKET = _responses(201, TicketOut, "The ticket.")
-TICKET[501] = _error(501, _NO_TICKETS)
-CREATED = _responses(201, RunOut, "The run.", 402, 409)
+TICKET = answers(201, TicketOut, "The ticket.")
+TICKET[501] = _NO_TICKETS
+CREATED = answers(201, RunOut, "The run.", 402, 409)
 CREATED[201]["headers"] = {
     "Location": {"schema": {"type": "string"}, "description": "The run's path."},
     "Idempotent-Replayed": _REPLAYED,
 }
 HEALTH: Responses = {
     200: {"model": HealthOut, "description": "How the process is."},
-    **{code: _error(code) for code in ANYWHERE},
+    **answers.errors(*ANYWHERE),
 }
 READY: Responses = {
     200: {"model": ReadyOut, "description": "Yes."},
-    **{code: _error(code) for code in ANYWHERE},
+    **answers.errors(*ANYWHERE),
     503: {"model": ReadyOut, "description": "Not yet, or not any more."},
 }
 STREAM: Responses = {
@@ -352,8 +347,8 @@ STREAM: Responses = {
         },
     },
     204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
-    **{code: _error(code) for code in sorted(COMMON)},
-    501: _error(501, _NO_TICKETS),
+    **answers.errors(*COMMON),
+    501: _NO_TICKETS,
 }
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.brokers import Batch
-from codegen_api.following import Current, Ended, Leaving, Notice, Quiet, Resync, Stream
+from codegen_api.following import Current, Ended, Leaving, Notice, Quiet, Resync, Stream, Update
 from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.telemetry import note, trace
@@ -23,7 +23,7 @@ RETRY_MS = 2000
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def error_body(error: errors.GatewayError) -> bytes:
+def error_fields(error: errors.GatewayError) -> dict[str, Json]:
     """The one shape of every error, over HTTP and in a stream."""
     current = trace.get()
     body: dict[str, Json] = {
@@ -39,12 +39,12 @@ def error_body(error: errors.GatewayError) -> bytes:
         ]
     if status_of(error) in WAITS:
         body["retry_after"] = retry_after(error)
-    return to_json(body)
+    return body
 
 
 def render_error(error: errors.GatewayError) -> Response:
     """The answer to a request that failed."""
-    return json_response(error_body(error), status_of(error), error_headers(error))
+    return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -123,39 +123,47 @@ EVENTS: Writer = _Events()
 LINES: Writer = _Lines()
 
 
+def framed(update: Update, writer: Writer, ended: Cursor | None = None) -> bytes:
+    """One update. The description of a run that goes on takes back the end that the viewer was told of before."""
+    match update:
+        case Batch():
+            return writer.batch(update)
+        case Changed(run=run):
+            # with a position, for who goes on from here to another process
+            return writer.event("status", to_json(run_fields(run)), None if run.status.ended else ended)
+        case Notice():
+            return writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
+        case Resync():
+            data: dict[str, Json] = {"requested": update.requested, "log_length": update.length}
+            return writer.event("resync", to_json(data), update.cursor)
+        case Quiet():
+            return writer.heartbeat
+        case Current():
+            return b""
+        case Leaving():
+            return _leave(writer, "reconnect", last_event_id=str(update.position))
+        case Ended():
+            data = {**run_fields(update.run), "total_logs": update.length}
+            return writer.event("end", to_json(data), f"{update.length}.end")
+        case _:
+            assert_never(update)
+
+
 async def frames(stream: Stream, writer: Writer, ended: Cursor | None = None) -> AsyncGenerator[bytes, None]:
     """What a viewer is sent, who was told before that the log had ``ended`` there."""
     wait = writer.wait(RETRY_MS)
     try:
         async for update in stream:
-            match update:
-                case Batch():
-                    yield writer.batch(update)
-                case Changed(run=run):
-                    # with a position it takes the end back, for who goes on from here to another process
-                    back = None if run.status.ended else ended
-                    yield wait + writer.event("status", to_json(run_fields(run)), back)
-                    wait, ended = b"", ended if back is None else None
-                case Notice():
-                    yield wait + writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
-                    wait = b""
-                case Resync():
-                    data: dict[str, Json] = {"requested": update.requested, "log_length": update.length}
-                    yield writer.event("resync", to_json(data), update.cursor)
-                case Quiet():
-                    yield writer.heartbeat
-                case Current():
-                    pass
-                case Leaving():
-                    yield _leave(writer, "reconnect", last_event_id=str(update.position))
-                case Ended():
-                    data = {**run_fields(update.run), "total_logs": update.length}
-                    yield writer.event("end", to_json(data), f"{update.length}.end")
-                case _:
-                    assert_never(update)
+            written = framed(update, writer, ended)
+            if isinstance(update, Changed | Notice):
+                written, wait = wait + written, b""
+            if written:
+                yield written
+            if isinstance(update, Changed) and not update.run.status.ended:
+                ended = None
     except errors.GatewayError as error:
         note(error.code, error.root_reason)
-        yield writer.event("failure", error_body(error))
+        yield writer.event("failure", to_json(error_fields(error)))
 
 
 async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerator[bytes, None]:

@@ -1,0 +1,112 @@
+"""What the OpenAPI document says of answers. Its examples of errors are written by the dialects' own code."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from codegen_api.errors import (
+    AuthUnavailable,
+    Detail,
+    Forbidden,
+    GatewayError,
+    InProgress,
+    InvalidRequest,
+    InvalidToken,
+    LoopDetected,
+    NotFound,
+    QuotaExhausted,
+    Rejected,
+    Unsupported,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+)
+from codegen_api.runs import Json
+from codegen_api.web import WAITS, HeadersTooLarge, PayloadTooLarge, RequestTimeout, Responses, UriTooLong
+
+Meaning = tuple[GatewayError, str]
+"""One of the errors with some status, for an example, and what all of them mean."""
+
+MEANINGS: Mapping[int, Meaning] = {
+    400: (InvalidRequest(), "The request cannot be understood."),
+    401: (InvalidToken(), "There are no credentials, or they (or the ticket) are not good."),
+    402: (QuotaExhausted(), "The plan behind the token has no runs left."),
+    403: (Forbidden(), "The caller may not do this."),
+    404: (NotFound(), "There is no such thing, or not for this caller."),
+    408: (RequestTimeout(), "The body of the request did not come in time."),
+    409: (
+        InProgress(),
+        "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
+    ),
+    413: (
+        PayloadTooLarge(),
+        "The body of the request is too large, there is too much in it, or the caller keeps as much here as they may.",
+    ),
+    414: (UriTooLong(), "The URL of the request is too long."),
+    422: (
+        Rejected(details=[Detail(("body", "prompt"), "Field required", "missing")]),
+        "The request has the wrong shape; the body says where.",
+    ),
+    429: (UpstreamRateLimited(), "The host asks for patience, or the caller has asked as often as they may."),
+    431: (HeadersTooLarge(), "The headers of the request are too many or too large."),
+    500: (GatewayError(), "The gateway failed."),
+    501: (Unsupported(), "The host cannot do this."),
+    502: (UpstreamError(), "The host answered with an error, or cannot be reached."),
+    503: (
+        AuthUnavailable(),
+        "The host cannot say whether the token is good, or this process is about to stop, or has enough to do.",
+    ),
+    504: (UpstreamTimeout(), "The host did not answer in time."),
+    508: (LoopDetected(), "The gateway was asked by itself."),
+}
+
+ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
+"""Statuses that any request may be refused with."""
+
+COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
+"""And those of requests that ask the host for somebody."""
+
+JSON = "application/json"
+REQUEST_ID = "5f0c0f2a2f6f"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a dialect's routes. ``fields`` writes an error, in the shape of ``model``; ``meanings`` are those
+    that the dialect tells in its own way.
+    """
+
+    model: type[BaseModel]
+    fields: Callable[[GatewayError], Mapping[str, Json]]
+    meanings: Mapping[int, Meaning] = field(default_factory=dict)
+    media_type: str = JSON
+
+    def __call__(self, status: int, model: Any, description: str, *errors: int) -> Responses:
+        """What may be answered: if all is well, and else, with the statuses ``errors`` besides the usual ones."""
+        well = {"description": description, **({} if model is None else {"model": model})}
+        return {status: well, **self.errors(*COMMON, *errors)}
+
+    def never(self, why: str) -> Responses:
+        """The answers of a route that only says why it does nothing."""
+        return {**self.errors(*COMMON), 501: {**self.error(501), "description": why}}
+
+    def errors(self, *statuses: int) -> Responses:
+        return {status: self.error(status) for status in sorted({*statuses})}
+
+    def error(self, status: int, meaning: Meaning | None = None) -> dict[str, Any]:
+        """One error, in the form that FastAPI takes."""
+        error, sentence = meaning or self.meanings.get(status) or MEANINGS[status]
+        headers = {}
+        if status == 401:
+            headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
+        if status in WAITS:
+            headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
+        example = {**self.fields(error), "request_id": REQUEST_ID}
+        described = {"description": sentence, "content": {self.media_type: {"example": example}}, "headers": headers}
+        if self.media_type == JSON:
+            return {"model": self.model, **described}
+        # with a model the framework would say that it comes as plain JSON as well
+        schema = {"$ref": f"#/components/schemas/{self.model.__name__}"}
+        return {**described, "content": {self.media_type: {"schema": schema, "example": example}}}
