@@ -171,11 +171,10 @@ class SqlStore(Finishing):
         busy = exists().where(
             turns.c.owner == conversations.c.owner, turns.c.conversation == conversations.c.id, active
         )
-        key = [conversations.c.owner, conversations.c.id]
-        idle = select(*key).where(conversations.c.updated < before, ~busy).limit(_AT_ONCE)
+        idle = select(conversations.c.owner, conversations.c.id).where(conversations.c.updated < before, ~busy)
         async with self._database.writing() as connection:
             # one that somebody adds a turn to just now is not idle; with SQLite nobody does
-            found = (await connection.execute(idle.with_for_update(skip_locked=True))).all()
+            found = (await connection.execute(idle.limit(_AT_ONCE).with_for_update(skip_locked=True))).all()
             for owner, id_ in found:
                 await connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
         return len(found)
