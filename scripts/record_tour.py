@@ -4,16 +4,17 @@ In each checkout (the plugin may come from another one, by ``PYTHONPATH``)::
 
     TOUR_RECORD=/tmp/now pytest -p scripts.record_tour tests/test_documents.py
 
-and then ``diff /tmp/before/exchanges /tmp/now/exchanges``. Every exchange with a gateway passes through a proxy that
-writes it down. What differs from one run to the next by nature is replaced: ids, times, ports, numbers that count up.
-Events of a stream are sorted, as where a sign of life or a notice comes is a matter of time.
+and then ``diff /tmp/before/shapes /tmp/now/shapes``: there JSON has types in the place of values, of which some are a
+matter of time; ``exchanges`` has the values. Every exchange with a gateway passes through a proxy that writes it down.
+What differs from one run to the next by nature is replaced: ids, times, ports, numbers that count up. The events of a
+stream are sorted, and each is there once.
 """
 
 import asyncio
+import json
 import os
 import re
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -30,11 +31,12 @@ CHANGING = [
     (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), b"UUID"),
     (re.compile(rb"(?<![0-9A-Za-z])([a-z]+_)?[0-9a-f]{20,}"), rb"\1HEX"),
     (re.compile(rb"127\.0\.0\.1:\d+|localhost:\d+"), b"HOST"),
-    (re.compile(rb"\d+\.\d+"), b"FLOAT"),
-    (re.compile(rb"(?<![0-9A-Za-z])\d{4,}"), b"NUMBER"),
+    (re.compile(rb"\d+\.\d+"), b"9.9"),
+    (re.compile(rb"(?<![0-9A-Za-z])\d{4,}"), b"9999"),
     (re.compile(rb"~[\w-]{4,}"), b"~COPIES"),
 ]
-LIVING = re.compile(rb"^(:.*|event: (ping|heartbeat)\ndata:.*|retry: .*)$", re.M)
+LIVING = re.compile(rb'^(:.*|event: (ping|heartbeat)\ndata:.*|retry: .*|\{"event":"heartbeat"\})$', re.M)
+JSON = re.compile(rb"^(data: )?[{\[].*$", re.M)
 PASSED_OVER = {b"x-request-id", b"date", b"content-length", b"user-agent", b"host", b"accept-encoding", b"traceparent"}
 
 _numbers = count()
@@ -102,9 +104,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    exchanges = Counter(each for path in sorted(RECORD.glob("*.out")) for each in _exchanges(path))
-    text = [b"%s\n-- seen %s\n" % (each, b"once" if times == 1 else b"often") for each, times in exchanges.items()]
-    (RECORD / "exchanges").write_bytes(b"\n".join(sorted(text)))
+    exchanges = {each for path in RECORD.glob("*.out") for each in _exchanges(path)}
+    (RECORD / "exchanges").write_bytes(b"\n\n".join(sorted(exchanges)))
+    (RECORD / "shapes").write_bytes(b"\n\n".join(sorted({_once(JSON.sub(_shape, each)) for each in exchanges})))
 
 
 def _exchanges(path: Path) -> Iterator[bytes]:
@@ -170,13 +172,37 @@ def _answer(client: h11.Connection) -> tuple[h11.Response | None, bytes]:
 
 
 def _sorted(answer: h11.Response, content: bytes) -> bytes:
-    if dict(answer.headers).get(b"content-type", b"").startswith(b"text/event-stream"):
-        blocks = LIVING.sub(b"", content.replace(b"\r\n", b"\n")).split(b"\n\n")
-        return b"\n\n".join(sorted({_settled(block.strip()) for block in blocks if block.strip()}))
-    return content
+    kind = dict(answer.headers).get(b"content-type", b"")
+    end = b"\n\n" if kind.startswith(b"text/event-stream") else b"\n" if kind == b"application/x-ndjson" else None
+    if end is None:
+        return content
+    events = LIVING.sub(b"", content.replace(b"\r\n", b"\n")).split(end)
+    return b"\n".join(sorted({_settled(event.strip()) for event in events if event.strip()}))
 
 
 def _settled(text: bytes) -> bytes:
     for pattern, name in CHANGING:
         text = pattern.sub(name, text)
     return text
+
+
+def _shape(found: re.Match[bytes]) -> bytes:
+    """A line of JSON with types in the place of values, and one of each kind of item in a list."""
+    before, text = found[1] or b"", found[0].removeprefix(found[1] or b"")
+    try:
+        return before + json.dumps(_types(json.loads(text))).encode()
+    except ValueError:
+        return found[0]
+
+
+def _types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _types(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return sorted({json.dumps(_types(each)) for each in value})
+    return "null or text" if value is None or isinstance(value, str) else type(value).__name__
+
+
+def _once(exchange: bytes) -> bytes:
+    """Each line once, as it comes first: several events of a stream may have become the same."""
+    return b"\n".join(dict.fromkeys(exchange.split(b"\n")))
