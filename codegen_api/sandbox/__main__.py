@@ -1,19 +1,12 @@
 """The sandbox as a program: `python -m codegen_api.sandbox --port 8900`.
 
-    --port N            0 takes a free port (default 8900)
-    --host H            default 127.0.0.1; any other than loopback needs --open
-    --limits L          table, shared or off
-    --speed F           how many times faster than written runs are played
-    --no-retry-after    leave that header out of 429 answers
-    --announce          print {"url": ...} as the only line on stdout, once connections are accepted
-    --die-with-stdin    exit when standard input ends, and leave Ctrl-C to the parent process
-
 Exits with 2 for arguments that cannot be used and 1 when the address cannot be bound.
 """
 
 import argparse
 import ipaddress
 import json
+import logging
 import math
 import os
 import signal
@@ -24,11 +17,10 @@ from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 
 from .app import create_sandbox
 from .directory import Directory
-from .front import Private
+from .middleware import AllowedNames
 
 NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -64,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        listener = _bind(options.host, options.port)
+        listener = _listen(options.host, options.port)
     except (OSError, OverflowError) as error:
         print(f"sandbox: cannot listen on {options.host} port {options.port}: {error}", file=sys.stderr)
         return 1
@@ -72,11 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         url = _url(options.host, listener.getsockname()[1])
         app = create_sandbox(limits=options.limits, speed=options.speed, retry_after=options.retry_after)
         if not options.open:
-            app = Private(app, NAMES | {f"[{options.host}]" if ":" in options.host else options.host})
+            app = AllowedNames(app, NAMES | {f"[{options.host}]" if ":" in options.host else options.host})
         config = uvicorn.Config(
             app,
             lifespan="off",
-            log_config=_log_config(),
             access_log=not options.announce,
             server_header=False,
             http="h11",  # httptools loses bodies that come with an offer to upgrade, and sends chunks to HTTP/1.0
@@ -84,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeout_keep_alive=75,  # longer than who asks us keeps a connection
             timeout_graceful_shutdown=1,
         )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what else it says would bury the greeting
         greeting = json.dumps({"url": url}) if options.announce else _greeting(url)
         server = SandboxServer(config, greeting, ignore_sigint=options.die_with_stdin)
         if options.die_with_stdin:
@@ -95,20 +87,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m codegen_api.sandbox", description="An emulated Codegen API.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8900)
-    parser.add_argument("--limits", choices=("table", "shared", "off"), default="table")
-    parser.add_argument("--speed", type=_positive, default=1.0)
-    parser.add_argument("--no-retry-after", dest="retry_after", action="store_false")
-    parser.add_argument("--open", action="store_true", help="allow other addresses than loopback")
-    parser.add_argument("--die-with-stdin", action="store_true", help="exit when standard input ends")
-    parser.add_argument("--announce", action="store_true", help="print one JSON line with the URL, nothing else")
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
+    add("--port", type=int, default=8900, help="the port to listen on (8900); 0 takes a free one")
+    add("--open", action="store_true", help="allow other addresses than loopback")
+    add("--limits", choices=("table", "shared", "off"), default="table", help="which rate limits there are (table)")
+    add("--speed", type=_positive, default=1.0, help="how many times faster than written runs are played (1)")
+    add("--no-retry-after", dest="retry_after", action="store_false", help="leave that header out of 429 answers")
+    add("--announce", action="store_true", help='print {"url": ...} once connections are accepted, and nothing else')
+    add("--die-with-stdin", action="store_true", help="exit when standard input ends; leave Ctrl-C to the parent")
     return parser.parse_args(arguments)
 
 
 def _positive(text: str) -> float:
     value = float(text)
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
     return value
 
@@ -122,20 +115,11 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A bound socket; uvicorn starts to listen on it."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # Otherwise a restart within a minute would find the port still in use.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; one for `::` takes IPv4 as well, as such sockets do by default."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    return socket.create_server(address, family=family, dualstack_ipv6=family == socket.AF_INET6)
 
 
 def _url(host: str, port: int) -> str:
@@ -147,12 +131,6 @@ def _url(host: str, port: int) -> str:
 def _greeting(url: str) -> str:
     tokens = " or ".join(user.token for user in Directory().users)
     return f"Sandbox of the Codegen API at {url}, token {tokens}; what else there is: {url}/_sandbox"
-
-
-def _log_config() -> dict[str, object]:
-    """The access log as uvicorn has it; of its other remarks only warnings, for they would bury the greeting."""
-    loggers = {**LOGGING_CONFIG["loggers"], "uvicorn.error": {"level": "WARNING"}}
-    return {**LOGGING_CONFIG, "loggers": loggers}
 
 
 def _exit_at_end_of_stdin() -> None:

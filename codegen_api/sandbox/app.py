@@ -8,15 +8,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.types import ASGIApp
 
-from .admin import Admin
-from .encoding import encode, json_response
-from .errors import Refusal
-from .faults import Faults
-from .front import Front
-from .host import Host
-from .ledger import Ledger
-from .limits import LimitPolicy, Limits
-from .world import World
+from . import admin, host
+from .answers import Refusal, json_response
+from .limits import LimitPolicy
+from .middleware import HostMiddleware
+from .state import SandboxState
 
 
 def create_sandbox(
@@ -25,8 +21,8 @@ def create_sandbox(
     speed: float = 1.0,
     retry_after: bool = True,
     resume_lag: float = 1.0,
-    clock: Callable[[], float] | None = None,
-    wall: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
 ) -> ASGIApp:
     """An emulated host with a state of its own.
 
@@ -35,33 +31,25 @@ def create_sandbox(
     resumed run still reads with its old status. `clock` gives monotonic seconds and drives scripts, limits and faults;
     `wall` gives seconds since the epoch and only dates things. Raises ValueError for a value out of range.
     """
-    clock = clock or time.monotonic
-    world = World(clock=clock, wall=wall or time.time, speed=speed, resume_lag=resume_lag)
-    windows = Limits(limits, clock)
-    ledger = Ledger()
-    faults = Faults(clock)
     # Without documentation pages: they would show this emulation's routes, not the host's.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.include_router(Host(world).router())
-    app.include_router(Admin(world, ledger, faults, windows).router())
-    app.add_exception_handler(Refusal, _show_refusal)
-    app.add_exception_handler(RequestValidationError, _show_validation)
-    return Front(app, world.directory, ledger, windows, faults, clock, retry_after)
+    app = FastAPI(
+        openapi_url=None, exception_handlers={Refusal: _show_refusal, RequestValidationError: _show_validation}
+    )
+    app.state.sandbox = SandboxState(limits=limits, clock=clock, wall=wall, speed=speed, resume_lag=resume_lag)
+    app.include_router(host.router)
+    app.include_router(admin.router)
+    return HostMiddleware(app, app.state.sandbox, retry_after)
 
 
-async def _show_refusal(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, Refusal):
-        raise TypeError from error
-    return json_response(error.to_wire(), error.status_code)
+async def _show_refusal(_request: Request, refusal: Refusal) -> Response:
+    return refusal.answer()
 
 
-async def _show_validation(_request: Request, error: Exception) -> Response:
-    """FastAPI's own 422 with its `input`, for those inputs too that FastAPI could not print."""
-    if not isinstance(error, RequestValidationError):
-        raise TypeError from error
-    details = error.errors()
+async def _show_validation(_request: Request, error: RequestValidationError) -> Response:
+    """FastAPI's own 422 with its `input`, unless that is nested too deeply to be written down again."""
     try:
-        encode(details)
+        return json_response({"detail": error.errors()}, 422)
     except RecursionError:
-        details = [{key: each[key] for key in ("type", "loc", "msg")} for each in details]
-    return json_response({"detail": details}, 422)
+        return json_response(
+            {"detail": [{key: each[key] for key in ("type", "loc", "msg")} for each in error.errors()]}, 422
+        )

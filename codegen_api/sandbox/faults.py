@@ -15,13 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .answers import Refusal, encode, invalid_token, rate_limited
 from .bodies import FaultKind, FaultOrder
-from .encoding import encode, plain_response
-from .errors import invalid_token, rate_limited
-from .oddities import odd
+from .odd_json import odd
 
 GENTLE: frozenset[FaultKind] = frozenset({"latency", "cookie"})
 """The kinds that let the request go on to its real answer."""
@@ -93,34 +92,23 @@ class Faults:
         return striking
 
 
-def _always(status: int, body: bytes, content_type: str = "application/json") -> Callable[[FaultOrder], Response]:
-    return lambda _order: plain_response(status, body, content_type)
-
-
-def _too_many(order: FaultOrder) -> Response:
-    return rate_limited(f"{order.retry_after:g}" if isinstance(order.retry_after, float) else order.retry_after)
-
-
 def _any_status(order: FaultOrder) -> Response:
     # HTTP forbids a body here, and a length with it.
-    return plain_response(order.status, b"" if order.status in (204, 304) else encode(order.body))
-
-
-def _revoked(_order: FaultOrder) -> Response:
-    return invalid_token()
+    body = b"" if order.status in (204, 304) else encode(order.body)
+    return Response(body, order.status, media_type="application/json")
 
 
 UNAVAILABLE = b"<html><head><title>503</title></head><body><h1>Service Unavailable</h1></body></html>"
 MOVED = b"<!doctype html><html><body><h1>We have moved</h1><p>This service has ended.</p></body></html>"
 
 ANSWERS: Mapping[str, Callable[[FaultOrder], Response]] = {
-    "429": _too_many,
-    "500": _always(500, b'{"message":"Internal server error.","status_code":500}'),
-    "503_html": _always(503, UNAVAILABLE, "text/html"),
-    "html": _always(200, MOVED, "text/html; charset=utf-8"),
+    "429": lambda order: rate_limited(order.retry_after),
+    "500": lambda _: Refusal(500, "Internal server error.").answer(),
+    "503_html": lambda _: Response(UNAVAILABLE, 503, {"content-type": "text/html"}),
+    "html": lambda _: HTMLResponse(MOVED),
     "status": _any_status,
-    "empty": _always(200, b""),
-    "revoked": _revoked,
+    "empty": lambda _: Response(media_type="application/json"),
+    "revoked": lambda _: invalid_token(),
 }
 """The kinds that are simply another answer; the rest need the connection or the real answer."""
 

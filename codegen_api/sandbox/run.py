@@ -10,9 +10,9 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .answers import encode, timestamp
 from .directory import HostedUser
-from .encoding import encode, timestamp
-from .script import Fields, Script, listed
+from .script import Fields, Script, StatusChange, listed
 
 JsonObject = Mapping[str, object]
 
@@ -55,6 +55,7 @@ class Segment:
     base: int
     before: RunState
     stopped: float | None = None
+    edits: dict[int, Fields] = field(default_factory=dict)
     encoded: dict[int, bytes] = field(default_factory=dict)
 
     def elapsed(self, clock: float) -> float:
@@ -69,14 +70,24 @@ class Segment:
         """The wall time of an offset of the script."""
         return self.started.wall + offset / self.speed
 
-    def fields(self, index: int, clock: float) -> tuple[Fields, bool]:
-        """The fields of an entry of this segment, and whether they can still change by the script."""
-        fields, amendment = self.script.entry(index), self.script.amendments.get(index)
-        if amendment is None:
-            return fields, False
-        if amendment.at > self.elapsed(clock):
-            return fields, True
-        return {**fields, **amendment.fields}, False
+    def entry(self, run_id: int, index: int, clock: float) -> bytes:
+        """An entry of this segment, encoded; kept as it is once the script will not change it any more."""
+        if index in self.encoded:
+            return self.encoded[index]
+        amendment = self.script.amendments.get(index)
+        pending = amendment is not None and amendment.at > self.elapsed(clock)
+        amended = {} if amendment is None or pending else amendment.fields
+        created_at = timestamp(self.wall_at(self.script.times.at(index)))
+        own = {"agent_run_id": run_id, "created_at": created_at}
+        body = encode({**own, **self.script.entry(index), **amended, **self.edits.get(index, {})})
+        if not pending:
+            self.encoded[index] = body
+        return body
+
+    def edit(self, index: int, fields: Fields) -> None:
+        """Change members of an entry that is already there, for good."""
+        self.edits[index] = {**self.edits.get(index, {}), **fields}
+        self.encoded.pop(index, None)
 
     def state(self, clock: float) -> RunState:
         """The run's state by this segment, after the changes that have happened."""
@@ -94,70 +105,61 @@ class Segment:
         return state
 
 
+@dataclass(slots=True, kw_only=True)
 class HostedRun:
-    """A run and its log. Indices count from 0 over the whole log."""
+    """A run and its log. Indices count from 0 over the whole log. `resumed` says how often it was."""
 
-    def __init__(
-        self,
-        run_id: int,
-        organization_id: int,
-        user: HostedUser,
-        segment: Segment,
-        *,
-        source_type: str | None,
-        metadata: JsonObject | None,
-    ) -> None:
-        self.id = run_id
-        self.organization_id = organization_id
-        self.user = user
-        self.source_type = source_type
-        self.metadata = metadata
-        self.created_at = timestamp(segment.started.wall)
-        self.banned = False
-        self.resumed = 0
-        self._segments = [segment]
-        self._bases = [0]
-        self._edits: dict[int, Fields] = {}
+    id: int
+    organization_id: int
+    user: HostedUser
+    source_type: str | None
+    metadata: JsonObject | None
+    created_at: str
+    segments: list[Segment]
+    banned: bool = False
+    resumed: int = 0
 
     def length(self, now: Moment) -> int:
         """How many entries the log has."""
-        last = self._segments[-1]
+        last = self.segments[-1]
         return last.base + last.count(now.clock)
 
     def state(self, now: Moment) -> RunState:
-        return self._segments[-1].state(now.clock)
+        return self.segments[-1].state(now.clock)
 
     def is_over(self, now: Moment) -> bool:
         """Whether the run has ended, and no change of it is to come, as it is just after a resume."""
-        segment = self._segments[-1]
+        segment = self.segments[-1]
         elapsed = segment.elapsed(now.clock)
         return self.state(now).status in OVER and all(change.at <= elapsed for change in segment.script.changes)
 
     def play(self, script: Script, now: Moment) -> None:
         """Freeze the log as it is and go on with `script`."""
-        last = self._segments[-1]
+        last = self.segments[-1]
         base = self.length(now)
         before = last.state(now.clock)
         last.stopped = now.clock
-        self._segments.append(Segment(script, now, last.speed, base, before))
-        self._bases.append(base)
+        self.segments.append(Segment(script, now, last.speed, base, before))
 
     def replay(self, script: Script, now: Moment) -> None:
         """Forget the log and begin a new one with `script`; the state stays."""
-        self._segments = [Segment(script, now, self._segments[-1].speed, 0, self.state(now))]
-        self._bases = [0]
-        self._edits.clear()
+        self.segments = [Segment(script, now, self.segments[-1].speed, 0, self.state(now))]
 
     def settle(self, state: RunState, now: Moment) -> None:
         """Freeze the log as it is, with this state from now on."""
         self.play(listed(()), now)
-        self._segments[-1].before = state
+        self.segments[-1].before = state
 
-    def edit(self, index: int, fields: Fields, now: Moment) -> None:
-        """Change members of an entry that is already there, for good. Raises IndexError for any other."""
-        if not 0 <= index < self.length(now):
-            raise IndexError(index)
-        self._edits[index] = {**self._edits.get(index, {}), **fields}
+    def ban(self, now: Moment) -> None:
+        """Flag the run's pull request, and stop the run until it is resumed. One that is over is not rewritten."""
+        self.banned = True
+        if not self.is_over(now):
+            self.play(listed((), StatusChange(0.0, "CANCELLED")), now)
+
+    def edit(self, index: int, fields: Fields) -> None:
+        """Change members of an entry that is already there, for good."""
+        segment = self._segment(index)
+        segment.edit(index - segment.base, fields)
 
     def to_wire(self, now: Moment) -> dict[str, object]:
         """The host's AgentRunResponse."""
@@ -184,23 +186,15 @@ class HostedRun:
         head = encode({name: each for name, each in self.to_wire(now).items() if name not in _NOT_WITH_LOGS})
         start, stop = min(skip, total), min(skip + limit, total)
         indices = range(total - 1 - start, total - 1 - stop, -1) if reverse else range(start, stop)
-        logs = b",".join([self._entry(index, now) for index in indices])
+        logs = b",".join([self._entry(index, now.clock) for index in indices])
         page, pages = skip // limit + 1, -(-total // limit)
         tail = b'],"total_logs":%d,"page":%d,"size":%d,"pages":%d}' % (total, page, limit, pages)
         return b"".join((head[:-1], b',"logs":[', logs, tail))
 
-    def _entry(self, index: int, now: Moment) -> bytes:
-        """One entry of the log, encoded."""
-        segment = self._segments[bisect_right(self._bases, index) - 1]
-        inner = index - segment.base
-        edited = index in self._edits
-        if not edited and inner in segment.encoded:
-            return segment.encoded[inner]
-        fields, changing = segment.fields(inner, now.clock)
-        if edited:
-            fields = {**fields, **self._edits[index]}
-        created_at = timestamp(segment.wall_at(segment.script.times.at(inner)))
-        body = encode({"agent_run_id": self.id, "created_at": created_at, **fields})
-        if not edited and not changing:
-            segment.encoded[inner] = body
-        return body
+    def _segment(self, index: int) -> Segment:
+        """The segment with the entry `index`."""
+        return self.segments[bisect_right(self.segments, index, key=lambda segment: segment.base) - 1]
+
+    def _entry(self, index: int, clock: float) -> bytes:
+        segment = self._segment(index)
+        return segment.entry(self.id, index - segment.base, clock)

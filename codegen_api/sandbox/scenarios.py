@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import Refusal
+from .answers import Refusal
 from .script import Amendment, Fields, ListedTimes, PacedTimes, Script, StatusChange, entry_fields, user_message
 
 EXAMPLE_ID = 12345

@@ -1,4 +1,4 @@
-"""Everything the sandbox knows: its runs, who they belong to, and the two clocks.
+"""Everything the sandbox knows: its runs, who they belong to, what was asked, and the two clocks.
 
 All in memory, without a bound on runs or entries: a run keeps its prompt, its metadata and, once they are read,
 its encoded entries (about 300 bytes each) until the process ends. Not for threads: one event loop owns it.
@@ -8,32 +8,40 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from .answers import NO_RUN, Refusal, timestamp
 from .directory import Directory, HostedUser
-from .errors import NO_RUN, Refusal
+from .faults import Faults
+from .limits import LimitPolicy, Limits
+from .request_log import RequestLog
 from .run import HostedRun, JsonObject, Moment, RunState, Segment
 from .scenarios import EXAMPLE_ID, Cue, check_not_refused, example_script, scenario_script
-from .script import Script, StatusChange, listed
+from .script import Script
 
 ACTIVE = RunState("ACTIVE")
 EXAMPLE_AGE = 7200.0
 """Seconds between the creation of the example run and the start of the sandbox."""
 
 
-class World:
-    """The state behind the emulated API.
-
-    `clock` gives monotonic seconds, `wall` seconds since the epoch. `speed` multiplies every script's; it must be
-    a positive number. `resume_lag` is how many seconds, at speed 1, a resumed run still reads with its old status.
-    """
+class SandboxState:
+    """The state behind the emulated API. The arguments are those of `create_sandbox`."""
 
     def __init__(
-        self, *, clock: Callable[[], float], wall: Callable[[], float], speed: float, resume_lag: float
+        self,
+        *,
+        limits: LimitPolicy,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        speed: float,
+        resume_lag: float,
     ) -> None:
-        if not (math.isfinite(speed) and speed > 0):
+        if not 0 < speed < math.inf:
             raise ValueError(f"speed must be a positive number, not {speed!r}")
-        if not (math.isfinite(resume_lag) and resume_lag >= 0):
+        if not 0 <= resume_lag < math.inf:
             raise ValueError(f"resume_lag must be zero or a positive number, not {resume_lag!r}")
         self.directory = Directory()
+        self.requests = RequestLog(clock, self.directory)
+        self.faults = Faults(clock)
+        self.limits = Limits(limits, clock)
         self.speed = speed
         self._resume_lag = resume_lag
         self._clock = clock
@@ -41,8 +49,10 @@ class World:
         # Milliseconds since the epoch: a sandbox started later continues above the ids of an earlier one.
         self._ids = count(max(int(wall() * 1000), EXAMPLE_ID + 1))
         self._runs: dict[int, HostedRun] = {}
-        self._by_organization: dict[int, list[HostedRun]] = {key: [] for key in self.directory.organizations}
-        self._add_example()
+        # A run that is there from the start, long finished.
+        now = self.now()
+        long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
+        self.add(323, self.directory.alice, example_script(), run_id=EXAMPLE_ID, speed=1.0, started=long_ago)
 
     def now(self) -> Moment:
         return Moment(self._clock(), self._wall())
@@ -73,11 +83,17 @@ class World:
         started: Moment | None = None,
     ) -> HostedRun:
         """Add a run that plays `script`, from now on and at the sandbox's speed unless told otherwise."""
-        segment = Segment(script, started or self.now(), speed or self.speed, 0, state)
-        run_id = run_id or next(self._ids)
-        run = HostedRun(run_id, organization_id, user, segment, source_type=source_type, metadata=metadata)
-        self._runs[run_id] = run
-        self._by_organization[organization_id].append(run)
+        started = started or self.now()
+        run = HostedRun(
+            id=run_id or next(self._ids),
+            organization_id=organization_id,
+            user=user,
+            source_type=source_type,
+            metadata=metadata,
+            created_at=timestamp(started.wall),
+            segments=[Segment(script, started, speed or self.speed, 0, state)],
+        )
+        self._runs[run.id] = run
         return run
 
     def run(self, run_id: int, organization_id: int | None = None) -> HostedRun:
@@ -89,10 +105,13 @@ class World:
 
     def runs(self, organization_id: int, user_id: int | None, source_type: str | None) -> Sequence[HostedRun]:
         """The runs of an organization, oldest first, that match the filters given."""
-        every = self._by_organization[organization_id]
-        if user_id is None and source_type is None:
-            return every
-        return [run for run in every if user_id in (None, run.user.id) and source_type in (None, run.source_type)]
+        return [
+            run
+            for run in self._runs.values()
+            if run.organization_id == organization_id
+            and user_id in (None, run.user.id)
+            and source_type in (None, run.source_type)
+        ]
 
     def resume(self, run: HostedRun, prompt: str, images: int) -> None:
         """Go on with a run, whatever its status. For a moment the status still reads as before."""
@@ -101,31 +120,10 @@ class World:
         cue = Cue(run.id, prompt, images, delay=self._resume_lag, segment=run.resumed)
         run.play(scenario_script(name, cue), self.now())
 
-    def ban(self, run: HostedRun) -> None:
-        """Flag a run's pull request, and stop the run until it is resumed. One that is over is not rewritten."""
-        run.banned = True
-        now = self.now()
-        if not run.is_over(now):
-            run.play(listed((), StatusChange(0.0, "CANCELLED")), now)
-
-    def unban(self, run: HostedRun) -> None:
-        """Take the flag back. The run stays stopped: the host has resume for that."""
-        run.banned = False
-
-    def _add_example(self) -> None:
-        """The run that is there from the start, long finished."""
-        now = self.now()
-        long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
-        self.add(323, self.directory.alice, example_script(), run_id=EXAMPLE_ID, speed=1.0, started=long_ago)
-
 
 def _factor(wish: object) -> float:
     """The speed a client asked for in its metadata; anything but a positive number counts as none."""
     if isinstance(wish, bool) or not isinstance(wish, int | float):
         return 1.0
-    try:
-        factor = float(wish)
-    except OverflowError:
-        return 1.0
     # Beyond these a script's offsets would lose all meaning, and the wall clock its range.
-    return factor if 1e-6 <= factor <= 1e6 else 1.0
+    return float(wish) if 1e-6 <= wish <= 1e6 else 1.0

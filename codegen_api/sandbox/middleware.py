@@ -1,4 +1,4 @@
-"""What happens to a request before a route sees it: it is booked, may be struck by a fault, and must be allowed.
+"""What happens to a request before a route sees it: it is counted, may be struck by a fault, and must be allowed.
 
 The order is that of the host as far as it is known: first the token (401), then the rate limit (429), and only
 then the body and its validation (422). Faults come before all three, since they stand for what lies between a
@@ -9,39 +9,30 @@ transport, which any layer in between would hide.
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .answers import invalid_token, json_response, rate_limited
 from .bodies import FaultOrder
-from .directory import Directory, HostedUser
-from .encoding import encode, plain_response
-from .errors import invalid_token, rate_limited
-from .faults import Faults, play, seconds_of
-from .ledger import Ledger
-from .limits import Limits
-from .operations import UNKNOWN, operation_of
+from .directory import HostedUser
+from .faults import play, seconds_of
+from .host import UNKNOWN, operation_of
+from .state import SandboxState
 
 ADMIN = "/_sandbox/"
 """Where the admin routes lie; the host has nothing there."""
 
-USER = "codegen_api.sandbox.user"
-"""The key in an ASGI scope under which the routes find the authenticated User."""
-
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class HostMiddleware:
     """The ASGI app around the routes. `retry_after` says whether a 429 carries that header."""
 
     app: ASGIApp
-    directory: Directory
-    ledger: Ledger
-    limits: Limits
-    faults: Faults
-    clock: Callable[[], float]
+    state: SandboxState
     retry_after: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,29 +44,21 @@ class Front:
     async def _receive(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A request to the host, from its arrival to its answer."""
         operation = operation_of(scope["method"], scope["path"])
-        user = self.directory.owner(_header(scope, b"authorization"))
+        user = self.state.directory.owner(Headers(scope=scope).get("authorization"))
         name = user.name if user else None
-        request = self.ledger.open(
-            self.clock(),
-            operation=operation,
-            user=name,
-            method=scope["method"],
-            path=self.directory.without_tokens(scope["path"]),
-            query=self.directory.without_tokens(scope["query_string"].decode("latin-1")),
-            headers=scope["headers"],
-        )
+        answered = self.state.requests.begin(scope, operation, name)
         # The host gives every answer an id of its own, whatever id the client sent.
         extra = [(b"x-request-id", str(uuid4()).encode())]
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.ledger.close(request, message["status"])
+                answered(message["status"])
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
         routes = partial(self._serve, operation, user)
         harsh: FaultOrder | None = None
-        for order in self.faults.strike(operation, name):
+        for order in self.state.faults.strike(operation, name):
             if order.kind == "latency":
                 await asyncio.sleep(seconds_of(order, 1.0))
             elif order.kind == "cookie":
@@ -93,16 +76,16 @@ class Front:
             if user is None:
                 await invalid_token()(scope, receive, send)
                 return
-            wait = self.limits.take(user.name, operation)
+            wait = self.state.limits.take(user.name, operation)
             if wait is not None:
-                await rate_limited(str(wait) if self.retry_after else None)(scope, receive, send)
+                await rate_limited(wait if self.retry_after else None)(scope, receive, send)
                 return
-        scope[USER] = user
+        scope["user"] = user
         await self.app(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
-class Private:
+class AllowedNames:
     """The ASGI app, for who calls it by one of `names`. A page that makes a name of its own lead here is refused: the
     tokens are public, and the admin routes want none.
     """
@@ -111,16 +94,9 @@ class Private:
     names: frozenset[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = re.sub(r":[0-9]*$", "", _header(scope, b"host") or "") if scope["type"] == "http" else ""
+        name = re.sub(r":[0-9]*$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else ""
         if scope["type"] == "http" and name.lower() not in self.names:
-            body = encode({"detail": "The sandbox is not called by this name; see --open."})
-            await plain_response(400, body)(scope, receive, send)
+            refusal = json_response({"detail": "The sandbox is not called by this name; see --open."}, 400)
+            await refusal(scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-
-def _header(scope: Scope, name: bytes) -> str | None:
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value).decode("latin-1")
-    return None
