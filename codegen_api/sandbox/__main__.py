@@ -4,6 +4,7 @@ Exits with 2 for arguments that cannot be used and 1 when the address cannot be 
 """
 
 import argparse
+import contextlib
 import ipaddress
 import json
 import logging
@@ -14,7 +15,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from types import FrameType
 
 import uvicorn
 
@@ -26,37 +26,33 @@ NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class SandboxServer(uvicorn.Server):
-    """uvicorn, which says when it listens and may leave SIGINT to its parent."""
+    """uvicorn, which says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, greeting: str, ignore_sigint: bool) -> None:
+    def __init__(self, config: uvicorn.Config, greeting: str) -> None:
         super().__init__(config)
         self._greeting = greeting
-        self._ignore_sigint = ignore_sigint
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            print(self._greeting, flush=True)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Ctrl-C reaches the whole process group, and the parent may still need its host while it drains.
-        if self._ignore_sigint and sig == signal.SIGINT:
-            return
-        super().handle_exit(sig, frame)
+        print(self._greeting, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit code."""
     options = _options(arguments)
-    if not (options.open or _is_loopback(options.host)):
-        print(
-            f"sandbox: refusing to listen on {options.host}: its tokens are public and anybody who reaches it can "
-            "control it; add --open if that is what you want",
-            file=sys.stderr,
-        )
-        return 2
     try:
-        listener = _listen(options.host, options.port)
+        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        if not (options.open or ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback):
+            print(
+                f"sandbox: refusing to listen on {options.host}: its tokens are public and anybody who reaches it can "
+                "control it; add --open if that is what you want",
+                file=sys.stderr,
+            )
+            return 2
+        # A socket for `::` takes IPv4 as well, as it does with other servers.
+        dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+        listener = socket.create_server(address, family=family, dualstack_ipv6=dual)
     except (OSError, OverflowError) as error:
         print(f"sandbox: cannot listen on {options.host} port {options.port}: {error}", file=sys.stderr)
         return 1
@@ -77,11 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what else it says would bury the greeting
         greeting = json.dumps({"url": url}) if options.announce else _greeting(url)
-        server = SandboxServer(config, greeting, ignore_sigint=options.die_with_stdin)
         if options.die_with_stdin:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # Ctrl-C reaches the whole process group, and the parent may still need its host while it drains.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
-        server.run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):
+            SandboxServer(config, greeting).run(sockets=[listener])
     return 0
 
 
@@ -104,22 +101,6 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
     return value
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        addresses = {found[4][0] for found in socket.getaddrinfo(host, None)}
-    except OSError:
-        # Not a name at all: binding will say so more clearly.
-        return True
-    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; one for `::` takes IPv4 as well, as such sockets do by default."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
-    return socket.create_server(address, family=family, dualstack_ipv6=family == socket.AF_INET6)
 
 
 def _url(host: str, port: int) -> str:

@@ -4,7 +4,6 @@ They need no token, are not limited and not counted. Nothing like them exists on
 sandbox can use them, which is why it refuses to listen beyond loopback unless told to.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from .directory import HostedUser
 from .host import OPERATIONS, UNKNOWN
 from .run import HostedRun, RunState
 from .scenarios import EXAMPLE_ID, scenario_names
-from .script import Fields, Script, at_once, entry_fields, listed
+from .script import LongLog, Script, Step, at_once, entry_fields
 from .state import SandboxState
 
 BARE_BYTES = 270
@@ -120,14 +119,14 @@ async def patch_run(run_id: int, order: PatchOrder, sandbox: Sandbox) -> Respons
         if not 1 <= amendment.position <= length + len(order.append):
             raise HTTPException(422, f"no entry at position {amendment.position}")
     if order.entries is not None:
-        run.replay(listed(order.entries), now)
+        run.replay(at_once(order.entries), now)
     if order.append:
-        run.play(listed(order.append), now)
+        run.play(at_once(order.append), now)
     for amendment in order.amend:
         run.edit(amendment.position - 1, amendment.fields)
     changes = order.model_dump(include={"status", "result", "summary"} & order.model_fields_set)
     if changes:
-        run.settle(replace(run.state(now), **changes), now)
+        run.play(Script(), now, replace(run.state(now), **changes))
     return _show(run, sandbox)
 
 
@@ -145,18 +144,18 @@ def _user(sandbox: SandboxState, name_or_token: str) -> HostedUser:
 
 def _script(order: SeedOrder) -> Script:
     """The order's entries, then its generated ones, each made when it is first read."""
-    entries: Sequence[Fields] = tuple(order.entries)
     padding = "x" * max(0, order.entry_bytes - BARE_BYTES)
 
-    def entry(index: int) -> Fields:
-        if index < len(entries):
-            return entries[index]
-        return entry_fields(
+    def step(index: int) -> Step:
+        if index < len(order.entries):
+            return Step(0.0, order.entries[index])
+        fields = entry_fields(
             "ACTION",
             tool_name="view_file",
             observation=f"entry {index + 1}",
             tool_input={"path": f"src/file_{index}.py"},
             tool_output={"text": padding},
         )
+        return Step(0.0, fields)
 
-    return Script(at_once(len(entries) + order.count), entry)
+    return Script(LongLog(len(order.entries) + order.count, step))

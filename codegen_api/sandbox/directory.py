@@ -78,12 +78,12 @@ class Directory:
             401: HostedOrganization(401, "Alice's Workshop", (self.alice,), ("example-anvil",)),
             402: HostedOrganization(402, "Bob's Workshop", (self.bob,), ()),
         }
-        self._by_token = {user.token: user for user in self.users}
 
     def owner(self, authorization: str | None) -> HostedUser | None:
         """The user behind an `Authorization` header; None when it is missing, malformed or unknown."""
         scheme, _, token = (authorization or "").partition(" ")
-        return self._by_token.get(token.strip()) if scheme.lower() == "bearer" else None
+        known = (user for user in self.users if user.token == token.strip())
+        return next(known, None) if scheme.lower() == "bearer" else None
 
     def named(self, name_or_token: str) -> HostedUser | None:
         """The user called `name_or_token`, or the one whose token it is."""

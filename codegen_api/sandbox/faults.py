@@ -34,18 +34,18 @@ class Fault:
     order: FaultOrder
     user: str | None
     until: float | None
-    remaining: int | None
     struck: int = 0
 
-    def strikes(self, operation: str, user: str | None) -> bool:
-        return self.order.match.operation in (None, operation) and self.user in (None, user)
+    @property
+    def times_left(self) -> int | None:
+        return None if self.order.times is None else self.order.times - self.struck
 
     def to_wire(self) -> dict[str, object]:
         return {
             "id": self.id,
             "kind": self.order.kind,
             "match": {"operation": self.order.match.operation, "token": self.user},
-            "times_left": self.remaining,
+            "times_left": self.times_left,
             "struck": self.struck,
         }
 
@@ -61,14 +61,16 @@ class Faults:
     def arm(self, order: FaultOrder, user: str | None) -> Fault:
         """Arm a fault; `user` is the name behind its `match.token`."""
         until = None if order.for_seconds is None else self._clock() + order.for_seconds
-        fault = Fault(next(self._ids), order, user, until, order.times)
+        fault = Fault(next(self._ids), order, user, until)
         self._armed.append(fault)
         return fault
 
     def armed(self) -> list[Fault]:
         """The faults that can still strike."""
         now = self._clock()
-        self._armed = [each for each in self._armed if each.remaining != 0 and (each.until is None or now < each.until)]
+        self._armed = [
+            each for each in self._armed if each.times_left != 0 and (each.until is None or now < each.until)
+        ]
         return self._armed
 
     def disarm(self) -> None:
@@ -76,19 +78,13 @@ class Faults:
 
     def strike(self, operation: str, user: str | None) -> list[FaultOrder]:
         """The faults that strike this request, each counted as having done so."""
-        if not self._armed:
-            return []
         striking: list[FaultOrder] = []
-        harsh = False
         for fault in self.armed():
+            matches = fault.order.match.operation in (None, operation) and fault.user in (None, user)
             gentle = fault.order.kind in GENTLE
-            if not fault.strikes(operation, user) or (harsh and not gentle):
-                continue
-            harsh = harsh or not gentle
-            fault.struck += 1
-            if fault.remaining is not None:
-                fault.remaining -= 1
-            striking.append(fault.order)
+            if matches and (gentle or all(order.kind in GENTLE for order in striking)):
+                fault.struck += 1
+                striking.append(fault.order)
         return striking
 
 

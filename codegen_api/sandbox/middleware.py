@@ -14,6 +14,7 @@ from functools import partial
 from uuid import uuid4
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import invalid_token, json_response, rate_limited
@@ -71,17 +72,18 @@ class HostMiddleware:
             await play(harsh, routes, scope, receive, answer, send)
 
     async def _serve(self, operation: str, user: HostedUser | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """The real answer. An unknown path has no owner and no price."""
-        if operation != UNKNOWN:
-            if user is None:
-                await invalid_token()(scope, receive, send)
-                return
-            wait = self.state.limits.take(user.name, operation)
-            if wait is not None:
-                await rate_limited(wait if self.retry_after else None)(scope, receive, send)
-                return
+        """The real answer."""
         scope["user"] = user
-        await self.app(scope, receive, send)
+        await (self._refusal(operation, user) or self.app)(scope, receive, send)
+
+    def _refusal(self, operation: str, user: HostedUser | None) -> Response | None:
+        """The answer to a request that no route is to see. An unknown path has no owner and no price."""
+        if operation == UNKNOWN:
+            return None
+        if user is None:
+            return invalid_token()
+        wait = self.state.limits.take(user.name, operation)
+        return None if wait is None else rate_limited(wait if self.retry_after else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,6 @@ class AllowedNames:
     names: frozenset[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = re.sub(r":[0-9]*$", "", Headers(scope=scope).get("host", "")) if scope["type"] == "http" else ""
-        if scope["type"] == "http" and name.lower() not in self.names:
-            refusal = json_response({"detail": "The sandbox is not called by this name; see --open."}, 400)
-            await refusal(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+        name = re.sub(r":[0-9]*$", "", Headers(scope=scope).get("host", ""))
+        refusal = json_response({"detail": "The sandbox is not called by this name; see --open."}, 400)
+        await (self.app if name.lower() in self.names else refusal)(scope, receive, send)

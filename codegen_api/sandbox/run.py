@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from .answers import encode, timestamp
 from .directory import HostedUser
-from .script import Fields, Script, StatusChange, listed
+from .script import Fields, Script, StatusChange
 
 JsonObject = Mapping[str, object]
 
@@ -64,7 +64,8 @@ class Segment:
         return (until - self.started.clock) * self.speed
 
     def count(self, clock: float) -> int:
-        return self.script.times.count(self.elapsed(clock))
+        """How many entries there are. A nanosecond more keeps rounding from hiding an entry at its own offset."""
+        return bisect_right(self.script.steps, self.elapsed(clock) + 1e-9, key=lambda step: step.at)
 
     def wall_at(self, offset: float) -> float:
         """The wall time of an offset of the script."""
@@ -74,12 +75,11 @@ class Segment:
         """An entry of this segment, encoded; kept as it is once the script will not change it any more."""
         if index in self.encoded:
             return self.encoded[index]
-        amendment = self.script.amendments.get(index)
-        pending = amendment is not None and amendment.at > self.elapsed(clock)
-        amended = {} if amendment is None or pending else amendment.fields
-        created_at = timestamp(self.wall_at(self.script.times.at(index)))
-        own = {"agent_run_id": run_id, "created_at": created_at}
-        body = encode({**own, **self.script.entry(index), **amended, **self.edits.get(index, {})})
+        step = self.script.steps[index]
+        pending = step.later is not None and step.later.at > self.elapsed(clock)
+        amended = {} if step.later is None or pending else step.later.fields
+        own = {"agent_run_id": run_id, "created_at": timestamp(self.wall_at(step.at))}
+        body = encode({**own, **step.fields, **amended, **self.edits.get(index, {})})
         if not pending:
             self.encoded[index] = body
         return body
@@ -133,11 +133,10 @@ class HostedRun:
         elapsed = segment.elapsed(now.clock)
         return self.state(now).status in OVER and all(change.at <= elapsed for change in segment.script.changes)
 
-    def play(self, script: Script, now: Moment) -> None:
-        """Freeze the log as it is and go on with `script`."""
+    def play(self, script: Script, now: Moment, state: RunState | None = None) -> None:
+        """Freeze the log as it is and go on with `script`, and with this `state` if one is given."""
         last = self.segments[-1]
-        base = self.length(now)
-        before = last.state(now.clock)
+        base, before = self.length(now), state or self.state(now)
         last.stopped = now.clock
         self.segments.append(Segment(script, now, last.speed, base, before))
 
@@ -145,16 +144,11 @@ class HostedRun:
         """Forget the log and begin a new one with `script`; the state stays."""
         self.segments = [Segment(script, now, self.segments[-1].speed, 0, self.state(now))]
 
-    def settle(self, state: RunState, now: Moment) -> None:
-        """Freeze the log as it is, with this state from now on."""
-        self.play(listed(()), now)
-        self.segments[-1].before = state
-
     def ban(self, now: Moment) -> None:
         """Flag the run's pull request, and stop the run until it is resumed. One that is over is not rewritten."""
         self.banned = True
         if not self.is_over(now):
-            self.play(listed((), StatusChange(0.0, "CANCELLED")), now)
+            self.play(Script(changes=(StatusChange(0.0, "CANCELLED"),)), now)
 
     def edit(self, index: int, fields: Fields) -> None:
         """Change members of an entry that is already there, for good."""

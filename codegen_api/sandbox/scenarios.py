@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Refusal
-from .script import Amendment, Fields, ListedTimes, PacedTimes, Script, StatusChange, entry_fields, user_message
+from .script import Fields, LongLog, Script, StatusChange, Step, entry_fields, user_message
 
 EXAMPLE_ID = 12345
+
+FOREVER = 10**12
+"""More entries than any run will show: the length of an endless log."""
 
 ECHOED = 160
 """How many characters of a prompt the agent repeats in its plan and answer."""
@@ -70,27 +73,18 @@ class Outline:
         changes = [StatusChange(cue.delay, "ACTIVE")]  # a new run is born with it
         if self.end is not None:
             changes.append(StatusChange(**{**_filled(self.end, texts), "at": cue.delay + self.end["at"]}))
-        opening = 0.0 if cue.segment else self.opening
-        message = user_message(cue.prompt, cue.images)
+        message = Step(0.0 if cue.segment else self.opening, user_message(cue.prompt, cue.images))
         if self.stream is not None:
-            times = PacedTimes(opening, **{**self.stream, "first": cue.delay + self.stream["first"]})
             closing = entry_fields("FINAL_ANSWER", observation=changes[-1].result)
+            stream = {**self.stream, "first": cue.delay + self.stream["first"]}
+            return Script(_long_log(message, closing, **stream), tuple(changes))
 
-            def small_entry(index: int) -> Fields:
-                return message if index == 0 else closing if index + 1 == times.total else _small_entry(index)
+        def step(written: Mapping[str, Any]) -> Step:
+            later = written.get("later")
+            amended = None if later is None else Step(cue.delay + later["at"], _members(later, texts))
+            return Step(cue.delay + written["at"], entry_fields(**_members(written, texts)), amended)
 
-            return Script(times, small_entry, tuple(changes))
-
-        def entry(index: int) -> Fields:
-            return message if index == 0 else entry_fields(**_members(self.entries[index - 1], texts))
-
-        offsets = () if self.silent else (opening, *(cue.delay + each["at"] for each in self.entries))
-        amendments = {
-            index: Amendment(cue.delay + each["later"]["at"], _members(each["later"], texts))
-            for index, each in enumerate(self.entries, 1)
-            if "later" in each
-        }
-        return Script(ListedTimes(offsets), entry, tuple(changes), amendments)
+        return Script([] if self.silent else [message, *map(step, self.entries)], tuple(changes))
 
 
 def _filled(value: Any, texts: Mapping[str, object]) -> Any:
@@ -108,8 +102,21 @@ def _members(written: Mapping[str, Any], texts: Mapping[str, object]) -> dict[st
     return {name: _filled(each, texts) for name, each in written.items() if name not in ("at", "later")}
 
 
+def _long_log(
+    message: Step, closing: Fields, *, first: float, every: float, batch: int, total: int = FOREVER
+) -> LongLog:
+    """The message, then from `first` on a `batch` of entries that nobody reads closely every so many seconds."""
+
+    def step(index: int) -> Step:
+        if index == 0:
+            return message
+        at = first + (index - 1) // batch * every
+        return Step(at, closing if index + 1 == total else _small_entry(index))
+
+    return LongLog(total, step)
+
+
 def _small_entry(index: int) -> Fields:
-    """The entry with this index in a log that nobody reads closely."""
     if index % 10 == 0:
         return entry_fields("PLAN_EVALUATION", thought=f"Step {index}: so far so good.")
     return entry_fields(

@@ -2,71 +2,37 @@
 
 A script is immutable and knows no clock. All offsets are seconds since its start at speed 1. Its visible state
 at any moment is a function of the seconds that have passed, so nothing has to run in the background and a
-simulation may jump about in time. Asking costs a bisection or a division, never a walk over the log.
+simulation may jump about in time. Asking costs a bisection, never a walk over the log.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 Fields = Mapping[str, object]
 """The JSON members of a log entry other than `agent_run_id` and `created_at`."""
 
-FOREVER = 10**12
-"""More entries than any run will show: the length of an endless log."""
 
-
-@dataclass(frozen=True, slots=True)
-class ListedTimes:
-    """When the entries of a log appear, each offset written down; they never decrease."""
-
-    offsets: Sequence[float]
-
-    def count(self, elapsed: float) -> int:
-        """How many entries are there after `elapsed` seconds."""
-        return bisect_right(self.offsets, elapsed)
-
-    def at(self, index: int) -> float:
-        """The offset at which the entry `index`, counted from 0, appears."""
-        return self.offsets[index]
-
-
-@dataclass(frozen=True, slots=True)
-class PacedTimes:
-    """One entry at `opening`, then from `first` on `batch` entries every `every` seconds, `total` in all."""
-
-    opening: float
-    first: float
-    every: float
-    batch: int
-    total: int = FOREVER
-
-    def count(self, elapsed: float) -> int:
-        if elapsed < self.opening:
-            return 0
-        if elapsed < self.first:
-            return min(1, self.total)
-        # The guard against rounding keeps `count` and `at` in step: an entry is there at its own offset.
-        batches = int((elapsed - self.first) / self.every + 1e-9) + 1
-        return min(1 + batches * self.batch, self.total)
-
-    def at(self, index: int) -> float:
-        if index == 0:
-            return self.opening
-        return self.first + ((index - 1) // self.batch) * self.every
-
-
-def at_once(total: int) -> PacedTimes:
-    """`total` entries, all there from the start."""
-    return PacedTimes(opening=0.0, first=0.0, every=1.0, batch=max(total, 1), total=total)
-
-
-@dataclass(frozen=True, slots=True)
-class Amendment:
-    """At the offset `at`, an entry that is already there gets other `fields`; its members not named here stay."""
+class Step(NamedTuple):
+    """At the offset `at` an entry appears. If there is a `later`, it then gets other values for the members in it."""
 
     at: float
     fields: Fields
+    later: "Step | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class LongLog:
+    """The steps of a log too long to be kept: each is made when it is looked at, and must always be made the same."""
+
+    length: int
+    step: Callable[[int], Step]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Step:
+        return self.step(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +51,15 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The timed steps of one stretch of a run.
+    """The timed steps of one stretch of a run, and the changes of its status, both in the order of their offsets."""
 
-    `entry` makes the fields of the entry with a given index, counted from 0, and must always make the same.
-    `changes` are in the order of their offsets, and `amendments` by the index of their entry.
-    """
-
-    times: ListedTimes | PacedTimes
-    entry: Callable[[int], Fields]
+    steps: Sequence[Step] | LongLog = ()
     changes: tuple[StatusChange, ...] = ()
-    amendments: Mapping[int, Amendment] = field(default_factory=dict)
 
 
-def listed(entries: Sequence[Fields], *changes: StatusChange) -> Script:
-    """A script that shows `entries` at once, and then only changes the status."""
-    kept = tuple(entries)
-    return Script(at_once(len(kept)), kept.__getitem__, changes)
+def at_once(entries: Sequence[Fields]) -> Script:
+    """A script that shows `entries` from the start and does nothing more."""
+    return Script([Step(0.0, fields) for fields in entries])
 
 
 _EMPTY = dict.fromkeys(("tool_name", "message_type", "thought", "observation", "tool_input", "tool_output"))

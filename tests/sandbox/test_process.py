@@ -167,7 +167,8 @@ def test_it_greets_a_person_with_its_url_and_tokens() -> None:
     with start() as process:
         greeting = line(process)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=WAIT)
+        _, errors = process.communicate(timeout=WAIT)
+    assert (process.returncode, errors) == (0, b"")
     assert "http://127.0.0.1:" in greeting
     assert "sandbox-alice" in greeting
     assert "sandbox-bob" in greeting
