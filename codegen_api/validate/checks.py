@@ -1,35 +1,30 @@
-"""The checks, in the order in which they are made, and the simple ones of them: one request, one look at the answer.
+"""The table of checks, in the order in which they are made, and those of them that need no run of their own.
 
 A check takes the gateway and what was found so far, and gives back what it saw in a few words. It raises ``Failed`` or
 ``Skipped`` instead.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-from codegen_api.validate import life
-from codegen_api.validate.life import Findings
-from codegen_api.validate.remote import (
-    Remote,
-    Skipped,
-    code_of,
-    described,
-    error_of,
-    expect,
-    is_time,
-    json_of,
-    page_of,
-    run_of,
-    shown,
-    times_of,
-)
+import httpx
+
+from . import lifecycle
+from .client import Client, Skipped, code_of, described, error_of, expect, json_of, page_of, run_of, shown, times_of
+from .lifecycle import Findings
+from .options import Object
 
 NO_RUN = 2_147_483_647
 """The id of a run that does not exist, one that fits into any column."""
 
 LISTED = 5
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
+"""A time as RFC 3339 has it, in UTC and with ``Z``."""
 ROUTES = ("/health", "/users/me", "/organizations", "/agent-runs", "/agent-runs/{id}/logs/stream")
+
+CheckFunction = Callable[[Client, Findings], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +34,26 @@ class Check:
     """
 
     name: str
-    run: Callable[[Remote, Findings], Awaitable[str]]
+    run: CheckFunction
     needs: tuple[str, ...] = ()
     creates: bool = False
     open: bool = False
 
 
-async def health(remote: Remote, found: Findings) -> str:
-    body = json_of(await remote.ask("GET", "/health", token=None))
+def get(
+    path: str, look: Callable[[Object, httpx.Response, Findings], str], status: int = 200, token: str | None = ""
+) -> CheckFunction:
+    """A check of one GET, which has to be answered ``status`` with JSON. ``look`` says what it saw there."""
+
+    async def run(client: Client, found: Findings) -> str:
+        answer = await client.ask("GET", path, token=token)
+        body = json_of(answer) if status == 200 else error_of(answer, status)
+        return look(body, answer, found)
+
+    return run
+
+
+def health(body: Object, _: httpx.Response, found: Findings) -> str:
     expect(body.get("status") in ("healthy", "degraded"), "`status` is neither healthy nor degraded")
     numbers = ("uptime_seconds", "runs_followed", "viewers")
     wrong = [name for name in ("version", "timestamp", "redis") if not isinstance(body.get(name), str)]
@@ -59,18 +66,18 @@ async def health(remote: Remote, found: Findings) -> str:
     return f"{body['status']}, version {shown(body['version'])}"
 
 
-async def documentation(remote: Remote, _: Findings) -> str:
+async def documentation(client: Client, _: Findings) -> str:
     seen = set()
     for path in ("/docs", "/redoc"):
-        page = await remote.ask("GET", path, token=None)
+        page = await client.ask("GET", path, token=None)
         expect(page.status_code == 200, f"{path} answered {described(page)}")
         expect(page.headers.get("Content-Type", "").startswith("text/html"), f"{path} is not HTML")
         assets = _Assets()
         assets.feed(page.text)
         expect(assets.found, f"{path} loads nothing, so it shows nothing")
-        seen |= {remote.url(asset, base=str(page.url)) for asset in assets.found}
+        seen |= {client.url(asset, base=str(page.url)) for asset in assets.found}
     for url in sorted(seen, key=str):
-        asset = await remote.ask("GET", url, token=None)
+        asset = await client.ask("GET", url, token=None)
         expect(asset.status_code == 200, f"{shown(url.path)} answered {described(asset)}")
     return f"2 pages and {len(seen)} assets of the same origin"
 
@@ -90,8 +97,7 @@ class _Assets(HTMLParser):
                 self.found.add(asset)
 
 
-async def openapi(remote: Remote, _: Findings) -> str:
-    body = json_of(await remote.ask("GET", "/openapi.json", token=None))
+def openapi(body: Object, _: httpx.Response, __: Findings) -> str:
     expect(str(body.get("openapi")).startswith("3."), "this is no OpenAPI document of version 3")
     paths = body.get("paths")
     absent = [path for path in ROUTES if not isinstance(paths, dict) or path not in paths]
@@ -99,22 +105,22 @@ async def openapi(remote: Remote, _: Findings) -> str:
     return f"OpenAPI {shown(body['openapi'])}, {len(paths or ())} paths"
 
 
-async def no_token(remote: Remote, _: Findings) -> str:
-    answer = await remote.ask("GET", "/users/me", token=None)
-    error_of(answer, 401)
+def no_token(_: Object, answer: httpx.Response, __: Findings) -> str:
     challenge = answer.headers.get("WWW-Authenticate", "")
     expect(challenge.lower().startswith("bearer"), "there is no WWW-Authenticate: Bearer")
     expect("error=" not in challenge, "WWW-Authenticate names an error although no credentials came")
     return f"401, WWW-Authenticate: {shown(challenge)}"
 
 
-async def bad_token(remote: Remote, _: Findings) -> str:
-    answer = await remote.ask("GET", "/users/me", token="not-a-token-of-anybody")  # noqa: S106 - as it says
-    error_of(answer, 401)
+def bad_token(_: Object, answer: httpx.Response, __: Findings) -> str:
     challenge = answer.headers.get("WWW-Authenticate", "")
     good = challenge.lower().startswith("bearer ") and 'error="invalid_token"' in challenge
     expect(good, 'there is no WWW-Authenticate: Bearer with error="invalid_token"')
     return "401, invalid_token"
+
+
+def not_found(body: Object, _: httpx.Response, __: Findings) -> str:
+    return f"404 ({body['code']})"
 
 
 CAUSES = {
@@ -129,8 +135,8 @@ CAUSES = {
 """What keeps everything from going well that needs a user, by the code of the error."""
 
 
-async def me(remote: Remote, found: Findings) -> str:
-    answer = await remote.ask("GET", "/users/me")
+async def me(client: Client, found: Findings) -> str:
+    answer = await client.ask("GET", "/users/me")
     if answer.status_code >= 400:
         found.cause = CAUSES.get(code_of(answer), "")
         expect(not found.cause, f"{found.cause}: {described(answer)}")
@@ -139,90 +145,79 @@ async def me(remote: Remote, found: Findings) -> str:
     return f"user {shown(body['id'])}"
 
 
-async def organizations(remote: Remote, _: Findings) -> str:
-    items = page_of(await remote.ask("GET", "/organizations?limit=100"), 100)
+def organizations(_: Object, answer: httpx.Response, __: Findings) -> str:
+    items = page_of(answer, 100)
     expect(all("id" in item and "name" in item for item in items), "an organization lacks its `id` or `name`")
     return f"{len(items)} of them"
 
 
-async def runs(remote: Remote, found: Findings) -> str:
-    items = page_of(await remote.ask("GET", f"/agent-runs?limit={LISTED}"), LISTED)
-    found.runs = [run_of(item) for item in items]
+def runs(_: Object, answer: httpx.Response, found: Findings) -> str:
+    found.runs = [run_of(item) for item in page_of(answer, LISTED)]
     found.bodies += found.runs
-    return f"the newest {len(items)}"
+    return f"the newest {len(found.runs)}"
 
 
-async def run(remote: Remote, found: Findings) -> str:
+async def run(client: Client, found: Findings) -> str:
     if not found.runs:
         raise Skipped("there are no runs yet")
     run_id = found.runs[0]["id"]
-    body = run_of(json_of(await remote.ask("GET", f"/agent-runs/{run_id}")), run_id)
+    body = run_of(json_of(await client.ask("GET", f"/agent-runs/{run_id}")), run_id)
     found.bodies.append(body)
     return f"run {run_id} is {shown(body['run_status'])}"
 
 
-async def times(remote: Remote, found: Findings) -> str:
+async def times(client: Client, found: Findings) -> str:
     if found.runs:
-        found.bodies.append(json_of(await remote.ask("GET", f"/agent-runs/{found.runs[0]['id']}/logs?limit=10")))
+        found.bodies.append(json_of(await client.ask("GET", f"/agent-runs/{found.runs[0]['id']}/logs?limit=10")))
     seen = [time for body in found.bodies for time in times_of(body)]
     if not seen:
         raise Skipped("no answer had a time in it")
-    odd = [time for time in seen if not is_time(time)]
+    odd = [time for time in seen if not TIME.fullmatch(str(time))]
     expect(not odd, f"{len(odd)} of {len(seen)} are not RFC 3339 in UTC with Z")
     return f"{len(seen)} times, all in UTC with Z"
 
 
-async def unknown_run(remote: Remote, _: Findings) -> str:
-    body = error_of(await remote.ask("GET", f"/agent-runs/{NO_RUN}"), 404)
-    return f"404 ({body['code']})"
-
-
-async def unknown_route(remote: Remote, _: Findings) -> str:
-    body = error_of(await remote.ask("GET", "/there-is-no-such-route"), 404)
-    return f"404 ({body['code']})"
-
-
-async def preflight(remote: Remote, _: Findings) -> str:
-    origin = remote.options.origin
+async def preflight(client: Client, _: Findings) -> str:
+    origin = client.options.origin
     asked = {
         "Origin": origin,
         "Access-Control-Request-Method": "GET",
         "Access-Control-Request-Headers": "authorization,last-event-id",
     }
-    answer = await remote.ask("OPTIONS", "/agent-runs", token=None, headers=asked)
+    answer = await client.ask("OPTIONS", "/agent-runs", token=None, headers=asked)
     if answer.status_code >= 400:
         error_of(answer, answer.status_code)
         raise Skipped(f"not configured: pages of {origin} may not call this gateway (see --origin)")
     allowed = {name.strip().lower() for name in answer.headers.get("Access-Control-Allow-Headers", "").split(",")}
     absent = {"authorization", "last-event-id"} - allowed
     expect(not absent, f"it does not allow {' and '.join(sorted(absent))}")
-    refusal = await remote.ask("GET", "/users/me", token=None, headers={"Origin": origin})
+    refusal = await client.ask("GET", "/users/me", token=None, headers={"Origin": origin})
     for which, response in (("the preflight", answer), ("an error", refusal)):
         expect(response.headers.get("Access-Control-Allow-Origin") == origin, f"{which} does not allow the origin")
     return f"pages of {origin} may send Authorization and Last-Event-ID"
 
 
 CHECKS = (
-    Check("health", health, open=True),
+    Check("health", get("/health", health, token=None), open=True),
     Check("documentation", documentation, open=True),
-    Check("openapi", openapi, open=True),
-    Check("no token", no_token, open=True),
-    Check("bad token", bad_token, open=True),
+    Check("openapi", get("/openapi.json", openapi, token=None), open=True),
+    Check("no token", get("/users/me", no_token, 401, token=None), open=True),
+    Check("bad token", get("/users/me", bad_token, 401, token="not-a-token-of-anybody"), open=True),  # noqa: S106
     Check("user", me),
-    Check("organizations", organizations),
-    Check("list of runs", runs),
+    Check("organizations", get("/organizations?limit=100", organizations)),
+    Check("list of runs", get(f"/agent-runs?limit={LISTED}", runs)),
     Check("one run", run, needs=("list of runs",)),
     Check("times", times),
-    Check("unknown run", unknown_run),
-    Check("unknown route", unknown_route, open=True),
+    Check("unknown run", get(f"/agent-runs/{NO_RUN}", not_found, 404)),
+    Check("unknown route", get("/there-is-no-such-route", not_found, 404), open=True),
     Check("preflight", preflight, open=True),
-    Check("create", life.create, creates=True),
-    Check("stream", life.stream, needs=("create",), creates=True),
-    Check("live", life.live, needs=("stream",), creates=True),
-    Check("cut and reconnect", life.unbroken, needs=("stream",), creates=True),
-    Check("end", life.end, needs=("stream",), creates=True),
-    Check("log by pages", life.pages, needs=("cut and reconnect", "end"), creates=True),
-    Check("nothing after the end", life.told, needs=("end",), creates=True),
-    Check("ticket", life.ticket, needs=("end",), creates=True),
-    Check("resume", life.resume, needs=("end",), creates=True),
+    Check("create", lifecycle.create, creates=True),
+    Check("stream", lifecycle.stream, needs=("create",), creates=True),
+    Check("live", lifecycle.live, needs=("stream",), creates=True),
+    Check("cut and reconnect", lifecycle.unbroken, needs=("stream",), creates=True),
+    Check("end", lifecycle.end, needs=("stream",), creates=True),
+    Check("log by pages", lifecycle.pages, needs=("cut and reconnect", "end"), creates=True),
+    Check("nothing after the end", lifecycle.told, needs=("end",), creates=True),
+    Check("ticket", lifecycle.ticket, needs=("end",), creates=True),
+    Check("resume", lifecycle.resume, needs=("end",), creates=True),
 )

@@ -1,4 +1,4 @@
-"""A whole life of a run: created, watched live with a cut in the middle, read again by pages, and resumed.
+"""The checks of a whole life of a run: created, watched live with a cut in the middle, read by pages, and resumed.
 
 The log is followed once, and what came is written down; most of the checks then only look at the record.
 """
@@ -13,19 +13,9 @@ from typing import Any
 
 import httpx
 
-from codegen_api.validate.events import NotEvents, ServerEvent, read_events
-from codegen_api.validate.remote import (
-    Failed,
-    Object,
-    Remote,
-    Skipped,
-    described,
-    error_of,
-    expect,
-    json_of,
-    run_of,
-    shown,
-)
+from .client import Client, Failed, Skipped, described, error_of, expect, json_of, run_of, shown
+from .events import NotEvents, ServerEvent, read_events
+from .options import Object
 
 PROMPT = "This is a smoke test. Change nothing, and answer with the single word pong."
 PROMPT_AGAIN = "Still a smoke test. Change nothing, and answer with the single word pong again."
@@ -66,32 +56,30 @@ class Findings:
     record: Record = field(default_factory=Record)
 
 
-async def create(remote: Remote, found: Findings) -> str:
-    body: Object = {"prompt": PROMPT}
-    if remote.options.metadata is not None:
-        body["metadata"] = remote.options.metadata
-    answer = await remote.ask("POST", "/agent-runs", body=body)
+async def create(client: Client, found: Findings) -> str:
+    metadata = {} if client.options.metadata is None else {"metadata": client.options.metadata}
+    answer = await client.ask("POST", "/agent-runs", body={"prompt": PROMPT, **metadata})
     run = run_of(json_of(answer, 201))
     location = answer.headers.get("Location", "")
     expect(location, "there is no Location")
-    run_of(json_of(await remote.ask("GET", remote.url(location))), run["id"])
+    run_of(json_of(await client.ask("GET", client.url(location))), run["id"])
     found.run_id = run["id"]
     return f"201, run {run['id']}, found where Location says"
 
 
-async def stream(remote: Remote, found: Findings) -> str:
+async def stream(client: Client, found: Findings) -> str:
     record = found.record
-    await _follow(remote, found.run_id, record, cut_after=CUT_AFTER)
+    await _follow(client, found.run_id, record, cut_after=CUT_AFTER)
     return f"{len(record.positions)} entries over {record.connections} connections"
 
 
-async def live(_: Remote, found: Findings) -> str:
+async def live(_: Client, found: Findings) -> str:
     expect(found.record.positions, "no entry came at all")
     expect(found.record.live, "the first entry came only after the run had ended (held back, or a run too short)")
     return "the first entry arrived while the run was at work"
 
 
-async def unbroken(_: Remote, found: Findings) -> str:
+async def unbroken(_: Client, found: Findings) -> str:
     record = found.record
     _expect_whole(record, 1)
     if record.connections == 1:
@@ -99,16 +87,16 @@ async def unbroken(_: Remote, found: Findings) -> str:
     return f"positions 1 to {len(record.positions)}, none lost and none doubled"
 
 
-async def end(_: Remote, found: Findings) -> str:
+async def end(_: Client, found: Findings) -> str:
     return f"{_expect_end(found.record)} entries in all"
 
 
-async def pages(remote: Remote, found: Findings) -> str:
+async def pages(client: Client, found: Findings) -> str:
     entries = found.record.entries
     limit = min(100, len(entries) // 3 + 1)
     skip = read = 0
     while skip < len(entries):
-        answer = await remote.ask("GET", f"/agent-runs/{found.run_id}/logs?skip={skip}&limit={limit}")
+        answer = await client.ask("GET", f"/agent-runs/{found.run_id}/logs?skip={skip}&limit={limit}")
         page = json_of(answer)
         logs = page.get("logs")
         expect(isinstance(logs, list) and logs, "a page has no `logs` although there are more")
@@ -116,16 +104,15 @@ async def pages(remote: Remote, found: Findings) -> str:
         for position, entry in enumerate(logs or (), skip + 1):
             expect(entries.get(position) == entry, f"entry {position} is not what the stream last said of it")
         skip, read = skip + len(logs or ()), read + 1
-        expect(
-            ("next" in answer.links) == (skip < len(entries)), 'Link: rel="next" does not tell whether there is more'
-        )
+        more = skip < len(entries)
+        expect(("next" in answer.links) == more, 'Link: rel="next" does not tell whether there is more')
     return f"{read} pages, equal to what was streamed"
 
 
-async def told(remote: Remote, found: Findings) -> str:
+async def told(client: Client, found: Findings) -> str:
     path, last = f"/agent-runs/{found.run_id}/logs/stream", found.record.last_id or ""
     while True:  # the check as a whole has a time limit
-        async with remote.stream(path, {"Accept": "text/event-stream", "Last-Event-ID": last}) as answer:
+        async with client.stream(path, {"Accept": "text/event-stream", "Last-Event-ID": last}) as answer:
             if answer.status_code == 204:
                 return f"Last-Event-ID {shown(last)} is answered 204"
             late = answer.status_code == 200 and await _is_late(answer)
@@ -142,24 +129,24 @@ async def _is_late(answer: httpx.Response) -> bool:
     return False
 
 
-async def ticket(remote: Remote, found: Findings) -> str:
-    answer = await remote.ask("POST", f"/agent-runs/{found.run_id}/logs/stream-ticket")
+async def ticket(client: Client, found: Findings) -> str:
+    answer = await client.ask("POST", f"/agent-runs/{found.run_id}/logs/stream-ticket")
     if answer.status_code == 501:
         raise Skipped(f"not configured ({error_of(answer, 501)['code']})")
     url = json_of(answer, 201).get("url")
     expect(isinstance(url, str) and "?ticket=" in url, "the ticket has no `url`")
-    followed = await remote.ask("GET", remote.url(f"{url}&last_event_id={found.record.last_id}"), token=None)
+    followed = await client.ask("GET", client.url(f"{url}&last_event_id={found.record.last_id}"), token=None)
     expect(followed.status_code in (200, 204), f"without a token the ticket's URL answered {described(followed)}")
-    refused = error_of(await remote.ask("GET", remote.url(f"{url}x"), token=None), 401)
+    refused = error_of(await client.ask("GET", client.url(f"{url}x"), token=None), 401)
     return f"opens the log without a token; a false one is 401 ({refused['code']})"
 
 
-async def resume(remote: Remote, found: Findings) -> str:
+async def resume(client: Client, found: Findings) -> str:
     before = _expect_end(found.record)
-    answer = await remote.ask("POST", f"/agent-runs/{found.run_id}/resume", body={"prompt": PROMPT_AGAIN})
+    answer = await client.ask("POST", f"/agent-runs/{found.run_id}/resume", body={"prompt": PROMPT_AGAIN})
     run_of(json_of(answer), found.run_id)
     record = Record(last_id=found.record.last_id)
-    await _follow(remote, found.run_id, record)
+    await _follow(client, found.run_id, record)
     expect(record.positions or record.trouble, f"the stream ended at {before} again")
     _expect_whole(record, before + 1)
     return f"positions {before + 1} to {_expect_end(record)}, and the end again"
@@ -168,14 +155,14 @@ async def resume(remote: Remote, found: Findings) -> str:
 # -- following a log --------------------------------------------------------------------------------------------------
 
 
-async def _follow(remote: Remote, run_id: int, record: Record, cut_after: int | None = None) -> None:
+async def _follow(client: Client, run_id: int, record: Record, cut_after: int | None = None) -> None:
     """Follow the log to its end, and come back whenever a connection ends before that."""
-    seconds, fruitless = remote.options.stream_seconds, 0
+    seconds, fruitless = client.options.timeout, 0
     try:
         async with asyncio.timeout(seconds):
             while record.ended is None and fruitless < FRUITLESS:
                 known = len(record.positions)
-                pause = await _connection(remote, run_id, record, cut_after)
+                pause = await _connection(client, run_id, record, cut_after)
                 cut_after = None
                 fruitless = 0 if len(record.positions) > known else fruitless + 1
                 if record.ended is None:
@@ -186,14 +173,14 @@ async def _follow(remote: Remote, run_id: int, record: Record, cut_after: int | 
         record.trouble = f"{FRUITLESS} connections in a row ended without anything new, and without an end"
 
 
-async def _connection(remote: Remote, run_id: int, record: Record, cut_after: int | None) -> float:
+async def _connection(client: Client, run_id: int, record: Record, cut_after: int | None) -> float:
     """One connection, to its end or until it is cut. How many seconds to wait before the next."""
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
     if record.last_id is not None:
         headers["Last-Event-ID"] = record.last_id
     record.connections += 1
     pause = 2.0
-    async with remote.stream(f"/agent-runs/{run_id}/logs/stream", headers) as answer:
+    async with client.stream(f"/agent-runs/{run_id}/logs/stream", headers) as answer:
         if answer.status_code >= 400:
             await answer.aread()
             error_of(answer, answer.status_code)
@@ -210,7 +197,7 @@ async def _connection(remote: Remote, run_id: int, record: Record, cut_after: in
                     break
                 if event.name == "log" and len(record.positions) == 1:
                     # not by the events' own order: one that holds all back until the end keeps it
-                    seen = run_of(json_of(await remote.ask("GET", f"/agent-runs/{run_id}")), run_id)
+                    seen = run_of(json_of(await client.ask("GET", f"/agent-runs/{run_id}")), run_id)
                     record.live = not (seen["ended"] or record.told_ended)
                 if cut_after is not None and len(record.positions) >= cut_after:
                     return 0.0

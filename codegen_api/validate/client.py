@@ -1,4 +1,4 @@
-"""The gateway that is checked, as a client sees it, and what every one of its answers has to be like.
+"""A client of the gateway that is checked, and what each of its answers has to be like.
 
 Nothing that is said about an answer quotes it: texts of errors and logs may hold prompts.
 """
@@ -9,14 +9,16 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urljoin
 
 import httpx
 
-Object = dict[str, Any]
+from .options import Object, Options
 
+ANSWER_SECONDS = 45.0
+"""How long an ordinary check may take: the gateway itself waits half a minute for its host."""
+DIRECT = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+"""Hosts that are asked without a proxy, whatever the environment says."""
 PATIENCE = 3
 """How often a read is tried that is answered 429."""
 LONGEST_WAIT = 60.0
@@ -24,7 +26,6 @@ LONGEST_WAIT = 60.0
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _HARMLESS = re.compile(r'[\w./:;=+" -]{1,80}', re.ASCII)
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 
 
 class Failed(Exception):
@@ -41,25 +42,20 @@ def expect(condition: object, otherwise: str) -> None:
         raise Failed(otherwise)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is to be checked, and how. ``stream_seconds`` is how long a log may take to end."""
-
-    url: str
-    token: str = field(repr=False)
-    origin: str
-    stream_seconds: float
-    organization: str | None = None
-    metadata: Object | None = None
+def connect(options: Options) -> httpx.AsyncClient:
+    """The connections to the gateway."""
+    organization = {"X-Organization-ID": options.organization} if options.organization else {}
+    return httpx.AsyncClient(
+        base_url=options.url, headers=organization, timeout=ANSWER_SECONDS, mounts=dict.fromkeys(DIRECT)
+    )
 
 
-class Remote:
+class Client:
     """Sends requests to the gateway. Each bears an ``X-Request-ID`` of its own, and the token unless told otherwise."""
 
-    def __init__(self, client: httpx.AsyncClient, options: Options) -> None:
+    def __init__(self, http: httpx.AsyncClient, options: Options) -> None:
         self.options = options
-        self._client = client
-        self._own = {"X-Organization-ID": options.organization} if options.organization else {}
+        self._http = http
 
     def url(self, path: str, base: str = "") -> httpx.URL:
         """Where ``path``, as an answer of the gateway gave it, leads.
@@ -87,9 +83,7 @@ class Remote:
         A read that is answered 429 is asked again, as a client should, but not for ever.
         """
         for _ in range(PATIENCE):
-            response = await self._client.request(
-                method, self._whole(path), headers=self._headers(token, headers), json=body
-            )
+            response = await self._http.request(method, path, headers=self._headers(token, headers), json=body)
             if response.status_code != 429 or method != "GET":
                 break
             after = response.headers.get("Retry-After", "")
@@ -98,14 +92,11 @@ class Remote:
 
     def stream(self, path: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[httpx.Response]:
         """A GET whose answer is read as it comes."""
-        return self._client.stream("GET", self._whole(path), headers=self._headers("", headers))
-
-    def _whole(self, path: str | httpx.URL) -> str | httpx.URL:
-        return path if isinstance(path, httpx.URL) else self.options.url + path
+        return self._http.stream("GET", path, headers=self._headers("", headers))
 
     def _headers(self, token: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
         authorization = {} if token is None else {"Authorization": f"Bearer {token or self.options.token}"}
-        return {"X-Request-ID": uuid.uuid4().hex, **self._own, **authorization, **(headers or {})}
+        return {"X-Request-ID": uuid.uuid4().hex, **authorization, **(headers or {})}
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------
@@ -114,13 +105,19 @@ class Remote:
 def json_of(response: httpx.Response, status: int = 200) -> Object:
     """The JSON object that the gateway answered with ``status``."""
     expect(response.status_code == status, f"answered {described(response)}, not {status}")
-    return _object(response)
+    kind = response.headers.get("Content-Type", "").partition(";")[0]
+    expect(kind == "application/json", f"answered {status} with {shown(kind or 'no type')}, not JSON")
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        raise Failed(f"answered {status} with JSON that cannot be read") from None
+    expect(isinstance(body, dict), f"answered {status} with JSON that is no object")
+    return body  # type: ignore[no-any-return]
 
 
 def error_of(response: httpx.Response, status: int) -> Object:
     """The body of an error, which has one shape wherever it comes from."""
-    expect(response.status_code == status, f"answered {described(response)}, not {status}")
-    body = _object(response)
+    body = json_of(response, status)
     expect(isinstance(body.get("error"), str) and body["error"], "the error body has no sentence in `error`")
     expect(_CODE.fullmatch(str(body.get("code"))), "the error body has no snake_case `code`")
     expect(body.get("status_code") == status, "`status_code` of the error body is not the status")
@@ -134,9 +131,8 @@ def page_of(response: httpx.Response, limit: int) -> list[Object]:
     """The items of a page of a list."""
     body = json_of(response)
     items = body.get("items")
-    expect(
-        isinstance(items, list) and all(isinstance(item, dict) for item in items), "`items` is not a list of objects"
-    )
+    objects = isinstance(items, list) and all(isinstance(item, dict) for item in items)
+    expect(objects, "`items` is not a list of objects")
     absent = [name for name in ("total", "page", "size", "pages") if name not in body]
     expect(not absent, f"the page lacks {', '.join(absent)}")
     expect(len(items or ()) <= limit, f"more items than the {limit} asked for")
@@ -163,11 +159,6 @@ def times_of(body: Object) -> Iterator[object]:
                 yield from times_of(inner)
 
 
-def is_time(value: object) -> bool:
-    """Whether this is a time as RFC 3339 has it, in UTC and with ``Z``."""
-    return isinstance(value, str) and _TIME.fullmatch(value) is not None
-
-
 def described(response: httpx.Response) -> str:
     """An answer in a few words: its status and the code of our errors, or what it is instead."""
     code = code_of(response) or response.headers.get("Content-Type", "without a type").partition(";")[0]
@@ -186,14 +177,3 @@ def shown(value: object) -> str:
     """A value from outside as it may stand in a report."""
     text = str(value)
     return text if _HARMLESS.fullmatch(text) else f"a strange {type(value).__name__}"
-
-
-def _object(response: httpx.Response) -> Object:
-    kind = response.headers.get("Content-Type", "").partition(";")[0]
-    expect(kind == "application/json", f"answered {response.status_code} with {shown(kind or 'no type')}, not JSON")
-    try:
-        body = json.loads(response.content)
-    except ValueError:
-        raise Failed(f"answered {response.status_code} with JSON that cannot be read") from None
-    expect(isinstance(body, dict), f"answered {response.status_code} with JSON that is no object")
-    return body  # type: ignore[no-any-return]
