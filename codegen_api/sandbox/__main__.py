@@ -20,7 +20,7 @@ import uvicorn
 
 from .app import create_sandbox
 from .directory import Directory
-from .middleware import AllowedNames
+from .middleware import AllowedHosts
 
 NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 2
-        # A socket for `::` takes IPv4 as well, as it does with other servers.
+        # Python alone would make `::` mean IPv6 only.
         dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         listener = socket.create_server(address, family=family, dualstack_ipv6=dual)
     except (OSError, OverflowError) as error:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         url = _url(options.host, listener.getsockname()[1])
         app = create_sandbox(limits=options.limits, speed=options.speed, retry_after=options.retry_after)
         if not options.open:
-            app = AllowedNames(app, NAMES | {f"[{options.host}]" if ":" in options.host else options.host})
+            app = AllowedHosts(app, NAMES | {f"[{options.host}]" if ":" in options.host else options.host})
         config = uvicorn.Config(
             app,
             lifespan="off",

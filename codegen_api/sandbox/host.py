@@ -1,4 +1,4 @@
-"""The host's operations: where each lies and what it answers. Their names are those of limits, faults and counts.
+"""The host's operations: the path of each and its answer. Limits, faults and counts go by their names.
 
 Success is always 200. Members and shapes follow the host's OpenAPI document of October 2025 and, where payloads
 seen on the wire say more, those: naive times with a space, 401 with `detail`, a first log entry that names a tool.
@@ -45,7 +45,7 @@ class SourceType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UserView:
-    """The sandbox as one user may see it. Who that is, the middleware has found out."""
+    """The sandbox as one user sees it: the one whose token the middleware has found in the request."""
 
     user: HostedUser
     state: SandboxState
@@ -168,7 +168,7 @@ OPERATIONS: Mapping[str, APIRoute] = {route.name: route for route in router.rout
 
 
 def operation_of(method: str, path: str) -> str:
-    """The name in OPERATIONS of what a request asks for, or `unknown`. It is asked before the request is routed."""
+    """The name in OPERATIONS of what a request asks for, or `unknown`. Needed before the request is routed."""
     for name, route in OPERATIONS.items():
         if method in (route.methods or ()) and route.path_regex.match(path):
             return name

@@ -30,7 +30,7 @@ ADMIN = "/_sandbox/"
 
 @dataclass(frozen=True, slots=True)
 class HostMiddleware:
-    """The ASGI app around the routes. `retry_after` says whether a 429 carries that header."""
+    """The ASGI app around the routes. `retry_after`: whether a 429 carries that header."""
 
     app: ASGIApp
     state: SandboxState
@@ -77,7 +77,7 @@ class HostMiddleware:
         await (self._refusal(operation, user) or self.app)(scope, receive, send)
 
     def _refusal(self, operation: str, user: HostedUser | None) -> Response | None:
-        """The answer to a request that no route is to see. An unknown path has no owner and no price."""
+        """The 401 or 429 in place of the real answer. An unknown path needs no token and costs nothing."""
         if operation == UNKNOWN:
             return None
         if user is None:
@@ -87,9 +87,9 @@ class HostMiddleware:
 
 
 @dataclass(frozen=True, slots=True)
-class AllowedNames:
-    """The ASGI app, for who calls it by one of `names`. A page that makes a name of its own lead here is refused: the
-    tokens are public, and the admin routes want none.
+class AllowedHosts:
+    """The ASGI app, for requests whose `Host` is one of `names`. Otherwise any web page could make a name of its own
+    resolve to this machine and reach it: the tokens are public, and the admin routes need none.
     """
 
     app: ASGIApp

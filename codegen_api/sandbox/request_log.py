@@ -53,7 +53,7 @@ class RequestLog:
         self._with_cookie = 0
 
     def begin(self, scope: Scope, operation: str, user: str | None) -> Callable[[int], None]:
-        """Count a request as it arrives. What is returned is to be told the status of its answer."""
+        """Count a request as it arrives. Call what is returned with the status of its answer."""
         headers = Headers(scope=scope)
         hidden = self._directory.without_tokens
         request: dict[str, object] = {

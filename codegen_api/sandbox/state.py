@@ -1,4 +1,4 @@
-"""Everything the sandbox knows: its runs, who they belong to, what was asked, and the two clocks.
+"""The state of a sandbox: its runs and users, its faults, limits and counts, and the two clocks.
 
 All in memory, without a bound on runs or entries: a run keeps its prompt, its metadata and, once they are read,
 its encoded entries (about 300 bytes each) until the process ends. Not for threads: one event loop owns it.
@@ -49,7 +49,7 @@ class SandboxState:
         # Milliseconds since the epoch: a sandbox started later continues above the ids of an earlier one.
         self._ids = count(max(int(wall() * 1000), EXAMPLE_ID + 1))
         self._runs: dict[int, HostedRun] = {}
-        # A run that is there from the start, long finished.
+        # The example run is there from the start, long finished.
         now = self.now()
         long_ago = Moment(now.clock - EXAMPLE_AGE, now.wall - EXAMPLE_AGE)
         self.add(323, self.directory.alice, example_script(), run_id=EXAMPLE_ID, speed=1.0, started=long_ago)

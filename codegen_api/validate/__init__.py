@@ -114,7 +114,7 @@ def _reason(error: BaseException) -> str:
 
 
 async def _outcome(check: Check, client: Client, found: Findings, outcomes: dict[str, str]) -> tuple[str, str]:
-    """How a check goes, and what it saw. One that goes wrong never keeps the others from being made."""
+    """Run a check: how it went, and what it saw. A check that breaks never keeps the others from being made."""
     seconds = ANSWER_SECONDS + (client.options.timeout if check.creates else 0)
     try:
         _expect_possible(check, found, outcomes)

@@ -1,7 +1,7 @@
-"""The table of checks, in the order in which they are made, and those of them that need no run of their own.
+"""The table of checks, in the order in which they are made, and those of them that need no new run.
 
-A check takes the gateway and what was found so far, and gives back what it saw in a few words. It raises ``Failed`` or
-``Skipped`` instead.
+A check asks the gateway through a client and looks at the answer. It returns what it saw in a few words, or raises
+``Failed`` or ``Skipped``.
 """
 
 import re
@@ -29,8 +29,8 @@ CheckFunction = Callable[[Client, Findings], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check. ``needs`` names those without which it would say nothing; ``creates``: it is about a new run; ``open``:
-    it needs no user.
+    """A check. ``needs`` names those that must have passed for it to mean anything; ``creates``: it is about a new run;
+    ``open``: it needs no user.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Check:
 def get(
     path: str, look: Callable[[Object, httpx.Response, Findings], str], status: int = 200, token: str | None = ""
 ) -> CheckFunction:
-    """A check of one GET, which has to be answered ``status`` with JSON. ``look`` says what it saw there."""
+    """A check of one GET, to be answered with ``status`` and JSON. ``look`` checks that, and says what it saw."""
 
     async def run(client: Client, found: Findings) -> str:
         answer = await client.ask("GET", path, token=token)
@@ -132,7 +132,7 @@ CAUSES = {
     "upstream_rate_limited": "the gateway's host asks for patience",
     "rate_limited": "this user has asked as often as they may",
 }
-"""What keeps everything from going well that needs a user, by the code of the error."""
+"""Why no check that needs a user can pass, by the code of the error."""
 
 
 async def me(client: Client, found: Findings) -> str:

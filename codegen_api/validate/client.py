@@ -20,7 +20,7 @@ ANSWER_SECONDS = 45.0
 DIRECT = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 """Hosts that are asked without a proxy, whatever the environment says."""
 PATIENCE = 3
-"""How often a read is tried that is answered 429."""
+"""How often a read that is answered 429 is tried."""
 LONGEST_WAIT = 60.0
 """Seconds between two of these."""
 
@@ -78,7 +78,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         body: Object | None = None,
     ) -> httpx.Response:
-        """One request and its whole answer. ``token``: None for none, another than the caller's, else the caller's.
+        """One request and its whole answer. ``token``: None sends none, "" the one of the options.
 
         A read that is answered 429 is asked again, as a client should, but not for ever.
         """

@@ -22,7 +22,7 @@ PROMPT_AGAIN = "Still a smoke test. Change nothing, and answer with the single w
 CUT_AFTER = 2
 """After so many entries the connection is cut, once."""
 FRUITLESS = 3
-"""So many connections in a row may end without anything new before the stream is given up."""
+"""After so many connections in a row without anything new the stream is given up."""
 LONGEST_PAUSE = 10.0
 """Seconds; the gateway may ask for a longer one before a reconnect, but this is a check and not a browser."""
 
@@ -44,7 +44,7 @@ class Record:
 
 @dataclass(slots=True)
 class Findings:
-    """What the checks hand on to each other."""
+    """What earlier checks have found, for later ones."""
 
     bodies: list[Object] = field(default_factory=list)
     runs: list[Object] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Findings:
     gone: bool = False
     """Whether the gateway has stopped accepting connections."""
     cause: str = ""
-    """Why nothing that needs a user can go well."""
+    """Why no check that needs a user can pass."""
     record: Record = field(default_factory=Record)
 
 

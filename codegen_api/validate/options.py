@@ -1,4 +1,4 @@
-"""What the validator is told on its command line."""
+"""The validator's command line."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ Object = dict[str, Any]
 
 @dataclass
 class Options:
-    """The arguments, and what holds without them. ``timeout`` is how many seconds a log may take to end."""
+    """The arguments and their defaults. ``timeout`` is how many seconds a log may take to end."""
 
     url: str = "http://127.0.0.1:8000"
     token: str = field(default="", repr=False)
@@ -32,7 +32,7 @@ class Options:
 
 
 def read_options(argv: Sequence[str] | None) -> Options:
-    """The options, with a token. Exits with 2 where they make no sense."""
+    """Parse ``argv``; the token may come from the settings. Exits with 2 for arguments that make no sense."""
     parser = argparse.ArgumentParser(prog="validate_server.py", description="Smoke checks against a running gateway.")
     add = parser.add_argument
     add("url", nargs="?", default=Options.url, type=_url, help=f"where it is ({Options.url})")
