@@ -4,6 +4,7 @@ again, a little, where it fails.
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import stamina
@@ -31,24 +32,14 @@ class Reads:
         return await patiently(lambda: self._upstream.identify(credential))
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
-        return await self._list(
-            credential,
-            ("organizations", credential.digest),
-            lambda start, amount: self._upstream.organizations(credential, start, amount),
-            skip,
-            limit,
-        )
+        read = partial(self._upstream.organizations, credential)
+        return await self._list(credential, ("organizations", credential.digest), read, skip, limit)
 
     async def users(
         self, members: Members, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[User]:
-        return await self._list(
-            credential,
-            ("users", organization),
-            lambda start, amount: members.users(credential, organization, start, amount),
-            skip,
-            limit,
-        )
+        read = partial(members.users, credential, organization)
+        return await self._list(credential, ("users", organization), read, skip, limit)
 
     async def user(self, members: Members, credential: Credential, organization: str, user_id: str) -> User:
         return await patiently(self._fairly(credential, lambda: members.user(credential, organization, user_id)))
@@ -56,13 +47,8 @@ class Reads:
     async def repositories(
         self, tells: Repositories, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:
-        return await self._list(
-            credential,
-            ("repositories", organization),
-            lambda start, amount: tells.repositories(credential, organization, start, amount),
-            skip,
-            limit,
-        )
+        read = partial(tells.repositories, credential, organization)
+        return await self._list(credential, ("repositories", organization), read, skip, limit)
 
     async def run(self, credential: Credential, ref: RunRef) -> Run:
         return await patiently(self._fairly(credential, lambda: self._upstream.get_run(credential, ref)))
@@ -70,13 +56,10 @@ class Reads:
     async def runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        return await self._list(
-            credential,
-            ("runs", organization),
-            lambda start, amount: self._upstream.list_runs(credential, organization, start, amount, only),
-            skip,
-            limit,
-        )
+        def read(start: int, amount: int) -> Awaitable[Listing[Run]]:
+            return self._upstream.list_runs(credential, organization, start, amount, only)
+
+        return await self._list(credential, ("runs", organization), read, skip, limit)
 
     async def log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool

@@ -100,25 +100,13 @@ class CodegenUpstream:
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         """The user's organizations; ``limit`` from 1 to 100."""
-        return await self._ask(
-            credential,
-            "organizations",
-            "GET",
-            "/organizations",
-            lambda answer: listing_of(answer, skip, limit, lambda item: Organization(id_of(item), item)),
-            _window(skip, limit),
+        return await self._list(
+            credential, "organizations", "/organizations", skip, limit, lambda item: Organization(id_of(item), item)
         )
 
     async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
         """Everybody in the organization; ``limit`` from 1 to 100."""
-        return await self._ask(
-            credential,
-            "users",
-            "GET",
-            self._users(organization),
-            lambda answer: listing_of(answer, skip, limit, _user_of),
-            _window(skip, limit),
-        )
+        return await self._list(credential, "users", self._users(organization), skip, limit, _user_of)
 
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
         """One of them; somebody who is in another organization is not found."""
@@ -129,13 +117,9 @@ class CodegenUpstream:
         self, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:
         """What the organization's agents can work in; ``limit`` from 1 to 100 (OpenAPI document)."""
-        return await self._ask(
-            credential,
-            "repositories",
-            "GET",
-            f"{self._organization(organization)}/repos",
-            lambda answer: listing_of(answer, skip, limit, lambda item: Repository(id_of(item), item)),
-            _window(skip, limit),
+        path = f"{self._organization(organization)}/repos"
+        return await self._list(
+            credential, "repositories", path, skip, limit, lambda item: Repository(id_of(item), item)
         )
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
@@ -161,12 +145,9 @@ class CodegenUpstream:
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
         """Runs, newest first; ``limit`` from 1 to 100. Only here is the path a plural (OpenAPI document)."""
-        filters = {"source_type": only.source_type, "user_id": only.user_id}
-        query = {**_window(skip, limit), **{key: value for key, value in filters.items() if value is not None}}
         path = f"{self._runs(organization)}s"
-        return await self._ask(
-            credential, "list_runs", "GET", path, lambda answer: listing_of(answer, skip, limit, run_of), query
-        )
+        filters = {"source_type": only.source_type, "user_id": only.user_id}
+        return await self._list(credential, "list_runs", path, skip, limit, run_of, **filters)
 
     async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
         """Go on with a run under the same id. Where the answer does not show the run, it is asked for."""
@@ -221,6 +202,22 @@ class CodegenUpstream:
 
     def _path(self, ref: RunRef) -> str:
         return f"{self._runs(ref.organization)}/{self.run_id(ref.id)}"
+
+    async def _list(
+        self,
+        credential: Credential,
+        operation: str,
+        path: str,
+        skip: int,
+        limit: int,
+        read: Callable[[Object], T],
+        **filters: str | int | None,
+    ) -> Listing[T]:
+        """A page of a list; ``read`` makes something of each item."""
+        query = _window(skip, limit) | {name: value for name, value in filters.items() if value is not None}
+        return await self._ask(
+            credential, operation, "GET", path, lambda answer: listing_of(answer, skip, limit, read), query
+        )
 
     async def _order(
         self, credential: Credential, operation: str, ref: RunRef, order: str, read: Callable[[Json], T], **more: Json
