@@ -9,6 +9,7 @@ so a page costs the entries it shows, whatever the length of the log.
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from .answers import encode, timestamp
 from .directory import HostedUser
@@ -65,7 +66,7 @@ class Segment:
 
     def count(self, clock: float) -> int:
         """How many entries there are. A nanosecond more keeps rounding from hiding an entry at its own offset."""
-        return bisect_right(self.script.steps, self.elapsed(clock) + 1e-9, key=lambda step: step.at)
+        return bisect_right(self.script.steps, self.elapsed(clock) + 1e-9, key=attrgetter("at"))
 
     def wall_at(self, offset: float) -> float:
         """The wall time of an offset of the script."""
@@ -187,7 +188,7 @@ class HostedRun:
 
     def _segment(self, index: int) -> Segment:
         """The segment with the entry `index`."""
-        return self.segments[bisect_right(self.segments, index, key=lambda segment: segment.base) - 1]
+        return self.segments[bisect_right(self.segments, index, key=attrgetter("base")) - 1]
 
     def _entry(self, index: int, clock: float) -> bytes:
         segment = self._segment(index)
