@@ -109,11 +109,11 @@ def sandbox_texts() -> Iterator[str]:
     cues = [Cue(1, "PROMPT", segment=n) for n in (0, 1)]
     scripts = [example_script(), *(scenario_script(name, cue) for name in scenario_names() for cue in cues)]
     for script in scripts:
-        for index in range(min(len(script.steps), 30)):
-            step = script.steps[index]
-            yield from _sentences(step.fields)
-            if step.later is not None:
-                yield from _sentences(step.later.fields)
+        for index in range(min(len(script.entries), 30)):
+            entry = script.entries[index]
+            yield from _sentences(entry.fields)
+            if entry.later is not None:
+                yield from _sentences(entry.later.fields)
 
 
 def _sentences(value: object) -> Iterator[str]:

@@ -16,7 +16,7 @@ from .directory import HostedUser
 from .host import OPERATIONS, UNKNOWN
 from .run import HostedRun, RunState
 from .scenarios import EXAMPLE_ID, scenario_names
-from .script import LongLog, Script, Step, at_once, entry_fields
+from .script import LongLog, Script, TimedEntry, at_once, entry_fields
 from .state import SandboxState
 
 BARE_BYTES = 270
@@ -146,9 +146,9 @@ def _script(order: SeedOrder) -> Script:
     """The order's entries, then its generated ones, each made when it is first read."""
     padding = "x" * max(0, order.entry_bytes - BARE_BYTES)
 
-    def step(index: int) -> Step:
+    def entry(index: int) -> TimedEntry:
         if index < len(order.entries):
-            return Step(0.0, order.entries[index])
+            return TimedEntry(0.0, order.entries[index])
         fields = entry_fields(
             "ACTION",
             tool_name="view_file",
@@ -156,6 +156,6 @@ def _script(order: SeedOrder) -> Script:
             tool_input={"path": f"src/file_{index}.py"},
             tool_output={"text": padding},
         )
-        return Step(0.0, fields)
+        return TimedEntry(0.0, fields)
 
-    return Script(LongLog(len(order.entries) + order.count, step))
+    return Script(LongLog(len(order.entries) + order.count, entry))

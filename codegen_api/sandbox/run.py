@@ -66,7 +66,7 @@ class Segment:
 
     def count(self, clock: float) -> int:
         """How many entries there are. A nanosecond more keeps rounding from hiding an entry at its own offset."""
-        return bisect_right(self.script.steps, self.elapsed(clock) + 1e-9, key=attrgetter("at"))
+        return bisect_right(self.script.entries, self.elapsed(clock) + 1e-9, key=attrgetter("at"))
 
     def wall_at(self, offset: float) -> float:
         """The wall time of an offset of the script."""
@@ -76,11 +76,11 @@ class Segment:
         """An entry of this segment, encoded; kept as it is once the script will not change it any more."""
         if index in self.encoded:
             return self.encoded[index]
-        step = self.script.steps[index]
-        pending = step.later is not None and step.later.at > self.elapsed(clock)
-        amended = {} if step.later is None or pending else step.later.fields
-        own = {"agent_run_id": run_id, "created_at": timestamp(self.wall_at(step.at))}
-        body = encode({**own, **step.fields, **amended, **self.edits.get(index, {})})
+        entry = self.script.entries[index]
+        pending = entry.later is not None and entry.later.at > self.elapsed(clock)
+        amended = {} if entry.later is None or pending else entry.later.fields
+        own = {"agent_run_id": run_id, "created_at": timestamp(self.wall_at(entry.at))}
+        body = encode({**own, **entry.fields, **amended, **self.edits.get(index, {})})
         if not pending:
             self.encoded[index] = body
         return body

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Refusal
-from .script import Fields, LongLog, Script, StatusChange, Step, entry_fields, user_message
+from .script import Fields, LongLog, Script, StatusChange, TimedEntry, entry_fields, user_message
 
 EXAMPLE_ID = 12345
 
@@ -73,18 +73,18 @@ class Outline:
         changes = [StatusChange(cue.delay, "ACTIVE")]  # a new run is born with it
         if self.end is not None:
             changes.append(StatusChange(**{**_filled(self.end, texts), "at": cue.delay + self.end["at"]}))
-        message = Step(0.0 if cue.segment else self.opening, user_message(cue.prompt, cue.images))
+        message = TimedEntry(0.0 if cue.segment else self.opening, user_message(cue.prompt, cue.images))
         if self.stream is not None:
             closing = entry_fields("FINAL_ANSWER", observation=changes[-1].result)
             stream = {**self.stream, "first": cue.delay + self.stream["first"]}
             return Script(_long_log(message, closing, **stream), tuple(changes))
 
-        def step(written: Mapping[str, Any]) -> Step:
+        def entry(written: Mapping[str, Any]) -> TimedEntry:
             later = written.get("later")
-            amended = None if later is None else Step(cue.delay + later["at"], _members(later, texts))
-            return Step(cue.delay + written["at"], entry_fields(**_members(written, texts)), amended)
+            amended = None if later is None else TimedEntry(cue.delay + later["at"], _members(later, texts))
+            return TimedEntry(cue.delay + written["at"], entry_fields(**_members(written, texts)), amended)
 
-        return Script([] if self.silent else [message, *map(step, self.entries)], tuple(changes))
+        return Script([] if self.silent else [message, *map(entry, self.entries)], tuple(changes))
 
 
 def _filled(value: Any, texts: Mapping[str, object]) -> Any:
@@ -103,17 +103,17 @@ def _members(written: Mapping[str, Any], texts: Mapping[str, object]) -> dict[st
 
 
 def _long_log(
-    message: Step, closing: Fields, *, first: float, every: float, batch: int, total: int = FOREVER
+    message: TimedEntry, closing: Fields, *, first: float, every: float, batch: int, total: int = FOREVER
 ) -> LongLog:
     """The message, then from `first` on a `batch` of entries that nobody reads closely every so many seconds."""
 
-    def step(index: int) -> Step:
+    def entry(index: int) -> TimedEntry:
         if index == 0:
             return message
         at = first + (index - 1) // batch * every
-        return Step(at, closing if index + 1 == total else _small_entry(index))
+        return TimedEntry(at, closing if index + 1 == total else _small_entry(index))
 
-    return LongLog(total, step)
+    return LongLog(total, entry)
 
 
 def _small_entry(index: int) -> Fields:

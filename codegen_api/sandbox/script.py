@@ -13,26 +13,26 @@ Fields = Mapping[str, object]
 """The JSON members of a log entry other than `agent_run_id` and `created_at`."""
 
 
-class Step(NamedTuple):
+class TimedEntry(NamedTuple):
     """At the offset `at` an entry appears. If there is a `later`, it then gets other values for the members in it."""
 
     at: float
     fields: Fields
-    later: "Step | None" = None
+    later: "TimedEntry | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class LongLog:
-    """The steps of a log too long to be kept: each is made when it is looked at, and must always be made the same."""
+    """A log too long to be kept: each is made when it is looked at, and must always be made the same."""
 
     length: int
-    step: Callable[[int], Step]
+    entry: Callable[[int], TimedEntry]
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Step:
-        return self.step(index)
+    def __getitem__(self, index: int) -> TimedEntry:
+        return self.entry(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,15 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The timed steps of one stretch of a run, and the changes of its status, both in the order of their offsets."""
+    """The log of one stretch of a run, and the changes of its status, both in the order of their offsets."""
 
-    steps: Sequence[Step] | LongLog = ()
+    entries: Sequence[TimedEntry] | LongLog = ()
     changes: tuple[StatusChange, ...] = ()
 
 
 def at_once(entries: Sequence[Fields]) -> Script:
     """A script that shows `entries` from the start and does nothing more."""
-    return Script([Step(0.0, fields) for fields in entries])
+    return Script([TimedEntry(0.0, fields) for fields in entries])
 
 
 _EMPTY = dict.fromkeys(("tool_name", "message_type", "thought", "observation", "tool_input", "tool_output"))
