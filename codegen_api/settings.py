@@ -115,148 +115,182 @@ class Settings(BaseSettings):
     )
 
     base_url: Annotated[str, AfterValidator(_http_url)] = Field(
-        "https://api.codegen.com/v1", description="The hosted API, with or without /v1."
+        "https://api.codegen.com/v1", description="URL of the hosted API, with or without `/v1`."
     )
     upstream: str = Field(
-        "codegen", description="What it speaks: `codegen`, or the name of an upstream that another package adds."
+        "codegen", description="Adapter for the host's API: `codegen`, or an upstream from another package."
     )
-    org_id: str | None = Field(None, description="The organization that is meant when a request names none.")
+    org_id: str | None = Field(None, description="Organization for requests that do not name one.")
     dialects: Names = Field(
         ("native",),
-        description="What is spoken here, by commas: `native`, always; `codegen`, the hosted API's own paths;"
-        " `agent_protocol`, as LangGraph's SDKs speak it; `everruns`, Everruns' API; `agio`, Agio's; or what"
-        " another package adds.",
+        description="APIs to serve, comma-separated: `native` (always on), `codegen` (the hosted API's own paths),"
+        " `agent_protocol` (for LangGraph's SDKs), `everruns`, `agio`, or a dialect from another package.",
     )
     auth: Modes = Field(
         ("token",),
-        description="What callers show, one or several: a `token` of the host, a `jwt`, a `key` of the gateway's own.",
+        description="Accepted credentials, comma-separated: `token` (of the host), `jwt`, `key` (an API key of the"
+        " gateway).",
     )
     api_token: Token = Field(
-        None, description="A token of the host: the one that callers with a JWT or a key share. Else unused here."
+        None,
+        description="Host token that callers with a JWT or an API key share. The server does not use it otherwise.",
     )
     secret_key: Annotated[SecretStr | None, AfterValidator(_long_keys)] = Field(
         None,
-        description="Seals stream tickets, signs whose a run is. Of several, by commas, the first is used.",
+        description="Seals stream tickets and signs the owners of runs. Of several keys, comma-separated, the first is"
+        " used and all are accepted.",
     )
     jwt_issuer: Annotated[str | None, AfterValidator(_one_word)] = Field(
-        None, description="The `iss` of JWTs, to the letter."
+        None, description="Required `iss` of JWTs, compared exactly."
     )
     jwt_audience: Annotated[str | None, AfterValidator(_one_word)] = Field(
-        None, description="What the `aud` of JWTs must be, or hold."
+        None, description="Required `aud` of JWTs, or one of its values."
     )
-    jwt_audience_claim: str = Field("aud", description="The claim that holds it; `client_id` for Cognito.")
+    jwt_audience_claim: str = Field("aud", description="Claim that holds the audience; `client_id` for Cognito.")
     jwt_jwks_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
         None,
-        description="Where the issuer publishes its keys. By default its `/.well-known/openid-configuration` says so.",
+        description="URL of the issuer's keys. By default it is read from the issuer's"
+        " `/.well-known/openid-configuration`.",
     )
     jwt_key: SecretStr | None = Field(
-        None, description="In place of that: its public key or certificate (PEM), or a secret shared with it."
+        None, description="Used instead of that URL: the issuer's public key or certificate (PEM), or a shared secret."
     )
     jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="Which may sign; else RS256, ES256 and EdDSA, and HS256 for a shared secret."
+        (),
+        description="Accepted signature algorithms, comma-separated. Default: RS256, ES256 and EdDSA; HS256 for a"
+        " shared secret.",
     )
     jwt_scope_claim: Annotated[Names, AfterValidator(_not_empty)] = Field(
         ("scope", "scp"),
-        description="The claims that hold scopes, by commas; `realm_access.roles` is the claim `roles` within another.",
+        description="Claims that hold scopes, comma-separated; `realm_access.roles` is the claim `roles` inside"
+        " another.",
     )
-    jwt_scope_prefix: str | None = Field(None, description="What stands in front of scopes there, such as `gateway/`.")
+    jwt_scope_prefix: str | None = Field(None, description="Prefix of scopes in these claims, such as `gateway/`.")
     jwt_scope_map: str | None = Field(
         None,
-        description="Which scopes a role or group means: `staff=runs:read runs:write; admins=runs:read:all`. `*` is"
-        " everybody with a good token.",
+        description="Scopes of a role or group: `staff=runs:read runs:write; admins=runs:read:all`. `*` is everybody"
+        " with a valid token.",
     )
-    jwt_leeway_seconds: float = Field(30.0, ge=0, le=600, description="How far the issuer's clock and ours may differ.")
+    jwt_leeway_seconds: float = Field(
+        30.0, ge=0, le=600, description="Allowed difference between the issuer's clock and the gateway's."
+    )
     api_keys: SecretStr | None = Field(
         None,
-        description="Keys of the gateway's own, a line for each, as `keys new` prints it; `;` separates them, too.",
+        description="API keys of the gateway, one line each as `keys new` prints it, or separated by `;`.",
     )
     api_keys_file: Path | None = Field(
-        None, description="A file of such lines. It is read again when it changes, so a key can be taken out."
+        None, description="File of such lines. It is read again when it changes, so removing a line revokes the key."
     )
-    host: str = Field("127.0.0.1", description="The address to listen on.")
-    port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one.")
-    workers: int = Field(1, ge=1, le=64, description="Processes beside each other. Each takes its share of the budget.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Number of worker processes. Each gets a share of the budget for requests to the host.",
+    )
     root_path: Annotated[str, AfterValidator(_root_path)] = Field(
-        "", description="The path under which a proxy serves the gateway."
+        "", description="Path under which a proxy serves the gateway."
     )
     cors_origins: Origins = Field(
         (),
-        description="Origins of web pages that may call the gateway, by commas; `*` for all, `https://*.` in front:"
-        " subdomains.",
+        description="Origins of web pages that may call the gateway, comma-separated. `*` allows all,"
+        " `https://*.example.com` all subdomains.",
     )
     trusted_hosts: Hosts = Field(
         ("*",),
-        description="Names the gateway may be called by, separated by commas; `*.` in front: subdomains.",
+        description="Host names that requests may use, comma-separated. `*.example.com` allows all subdomains.",
     )
     trusted_proxies: Networks = Field(
-        (), description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed, by commas."
+        (),
+        description="Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted,"
+        " comma-separated.",
     )
     log_level: Annotated[str, BeforeValidator(str.upper)] = Field(
-        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="How much is logged."
+        "INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$",
+        description="Log level: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.",
     )
     upstream_requests_per_minute: int = Field(
-        60, ge=1, le=1_000_000, description="What the host allows one token. Reading logs takes four fifths at most."
+        60,
+        ge=1,
+        le=1_000_000,
+        description="The host's rate limit for one token. Log reads use at most four fifths of it.",
     )
     upstream_budget: Literal["token", "gateway"] = Field(
-        "token", description="What the host's limit holds for: each `token`, or the whole `gateway` (by its address)."
+        "token",
+        description="What the host's rate limit applies to: each `token`, or the whole `gateway` (if the host counts"
+        " by address).",
     )
-    upstream_connect_timeout_seconds: Seconds = Field(5.0, description="How long a connection to the host may take.")
-    upstream_read_timeout_seconds: Seconds = Field(30.0, description="How long the host may be silent.")
-    token_cache_seconds: Seconds = Field(60.0, description="How long the host's word on a token is good.")
+    upstream_connect_timeout_seconds: Seconds = Field(5.0, description="Timeout for connecting to the host.")
+    upstream_read_timeout_seconds: Seconds = Field(30.0, description="Timeout for a host that sends nothing.")
+    token_cache_seconds: Seconds = Field(
+        60.0, description="How long a token that the host accepted is not checked again."
+    )
     stream_max_age_seconds: Seconds = Field(
-        600.0, description="After about this long a stream asks its client to come back."
+        600.0, description="A stream asks its client to reconnect after about this time."
     )
-    stream_heartbeat_seconds: Seconds = Field(15.0, description="A silent stream sends a sign of life this often.")
+    stream_heartbeat_seconds: Seconds = Field(15.0, description="Interval between heartbeats on a silent stream.")
     stream_stall_seconds: Seconds = Field(
-        30.0, description="A client that takes nothing for this long is disconnected."
+        30.0, description="A client that reads nothing for this long is disconnected."
     )
     requests_per_minute: int | None = Field(
-        None, ge=1, le=1_000_000, description="How many requests one user may make in a minute, to each process."
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Requests per user and minute, counted by each process. Unlimited by default.",
     )
     streams_per_caller: int = Field(
-        100, ge=1, le=1_000_000, description="How many live logs one user may have open at a time."
+        100, ge=1, le=1_000_000, description="Maximum number of live logs one user can have open in a process."
     )
     streams_per_process: int = Field(
-        10_000, ge=1, le=1_000_000, description="How many live logs one process serves at a time."
+        10_000, ge=1, le=1_000_000, description="Maximum number of live logs one process serves at a time."
     )
     follower_linger_seconds: Seconds = Field(
-        5.0, description="How long what is known of a run is kept ready after its last viewer left."
+        5.0, description="How long a run's log stays in memory after its last viewer left."
     )
     keep_alive_seconds: Seconds = Field(
-        75.0, description="How long a connection may be idle. A balancer in front must keep one for less."
+        75.0, description="Idle timeout of connections. A load balancer in front must use a shorter one."
     )
-    drain_seconds: Seconds = Field(20.0, description="How long open streams are given after SIGTERM.")
-    max_body_mib: int = Field(25, ge=1, le=1024, description="The largest request that is read, images included.")
-    memory_mib: int = Field(128, ge=1, le=1_048_576, description="What all logs held in memory may take together.")
-    data_dir: Path = Field(Path("data"), description="Where conversations are kept, unless a database is named.")
+    drain_seconds: Seconds = Field(20.0, description="How long open streams may take to end after SIGTERM.")
+    max_body_mib: int = Field(25, ge=1, le=1024, description="Maximum size of a request body, images included.")
+    memory_mib: int = Field(128, ge=1, le=1_048_576, description="Memory limit for all logs that a process holds.")
+    data_dir: Path = Field(
+        Path("data"), description="Directory for the SQLite database of conversations, unless a database URL is set."
+    )
     database_url: SecretStr | None = Field(
         None,
-        description="Where instead: `postgresql://user:password@host/name`, or `sqlite:///path`. Only for dialects with"
-        " conversations.",
+        description="Database of conversations: `postgresql://user:password@host/name`, or `sqlite:///path`. Only for"
+        " dialects with conversations.",
     )
     conversation_days: float | None = Field(
-        None, gt=0, le=36_500, description="Conversations that nobody has touched for so many days are removed."
+        None,
+        gt=0,
+        le=36_500,
+        description="Conversations are deleted after this many days without use. By default they are kept.",
     )
     store_mib_per_user: int = Field(
-        256, ge=1, le=1_048_576, description="What one user may keep there: agents, conversations, items."
+        256, ge=1, le=1_048_576, description="Storage limit for one user's agents, conversations and items."
     )
     embeddings_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
         None,
-        description="Where texts become vectors, such as `https://api.openai.com/v1`: items of the Agent Protocol's"
-        " store are then found by meaning.",
+        description="Embeddings endpoint, such as `https://api.openai.com/v1`, for semantic search in the Agent"
+        " Protocol's store.",
     )
-    embeddings_model: str | None = Field(None, description="The model there.")
-    embeddings_token: Token = Field(None, description="The token for it, where it needs one.")
+    embeddings_model: str | None = Field(None, description="Name of the embeddings model.")
+    embeddings_token: Token = Field(None, description="Token for the embeddings endpoint, if it needs one.")
     agent_protocol_statuses: Literal["current", "documented"] = Field(
-        "current", description="How the Agent Protocol calls the ends of runs: `success`, or as once `completed`."
+        "current",
+        description="Names of final run statuses in the Agent Protocol: `current` (`success`) or `documented`"
+        " (`completed`).",
     )
     demo_token: Token = Field(
         None,
-        description="Dialects with conversations let requests without credentials in with this token. For trying out.",
+        description="Token for requests without credentials, in dialects with conversations. For demos only.",
     )
-    metrics: bool = Field(True, description="Serves `/metrics`, to anybody who can reach it.")
+    metrics: bool = Field(True, description="Serve `/metrics`, without authentication.")
     sandbox: bool = Field(
-        False, description="The host is the sandbox: pages on localhost may call the gateway. Set by --sandbox."
+        False, description="The host is the sandbox, so pages on localhost may call the gateway. Set by `--sandbox`."
     )
 
     @classmethod
