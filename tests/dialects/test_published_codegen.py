@@ -84,7 +84,7 @@ NOT_OFFERED = [
 CLIENTS = chapter("Codegen's own API")
 REFUSED, IGNORED = (
     re.search(rf"\n- \*\*Fields {kind}\*\*:(.*?)\n- ", CLIENTS, re.DOTALL)[1]  # type: ignore[index]
-    for kind in ("that are refused", "without meaning here")
+    for kind in ("that are refused", "without effect")
 )
 BODY = {"prompt": "Mend the gate", "agent_run_id": 12345}
 ORDERED = sorted(SERVED, key=lambda each: "/agent/run/" in each.operation and each.operation.startswith("POST"))
