@@ -1,5 +1,5 @@
 #!/bin/sh
-# A run from its start to a second prompt, with curl and jq: ./curl.sh [URL] [TOKEN]
+# Start a run, follow it, and resume it with a second prompt, with curl and jq: ./curl.sh [URL] [TOKEN]
 set -eu
 case ${1:-} in
 -*) echo "usage: ./curl.sh [URL] [TOKEN]" >&2; exit 2 ;;
@@ -20,13 +20,13 @@ echo '# watch it live, as JSON lines, until it has ended'
 ask --no-buffer "$url/agent-runs/$run/logs/stream" --header 'Accept: application/x-ndjson' |
     jq --unbuffered --compact-output '[.event, .id, .data.message_type // .data.status]'
 
-echo '# come back to it behind entry 10, as server-sent events'
+echo '# reconnect after entry 10, as server-sent events'
 ask --no-buffer "$url/agent-runs/$run/logs/stream" --header 'Last-Event-ID: 10' | grep --line-buffered '^id:'
 
-echo '# its answer'
+echo '# get the result'
 ask "$url/agent-runs/$run" | jq --raw-output .result
 
-echo '# go on with it: the log goes on behind its last entry'
+echo '# resume it: the log continues after its last entry'
 ask "$url/agent-runs/$run/resume" --header 'Content-Type: application/json' \
     --data '{"prompt": "Now in French"}' | jq --compact-output '[.id, .status]'
 ask --no-buffer "$url/agent-runs/$run/logs/stream?skip=12" --header 'Accept: application/x-ndjson' |

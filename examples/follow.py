@@ -1,6 +1,6 @@
 """Watch a run live: python follow.py http://127.0.0.1:8000 sandbox-alice 12345
 
-Reads the log as JSON lines, comes back after every cut with the last id it saw, and ends when the log has.
+Reads the log as JSON lines, reconnects after every disconnect with the last event id, and stops at the end of the log.
 """
 
 import json
@@ -16,7 +16,7 @@ CUT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEn
 
 
 def follow(base: str, token: str, run: str, position: str = "") -> Iterator[dict[str, Any]]:
-    """Every event of the run's log behind ``position``, as it happens."""
+    """Yield the events of the run's log after ``position``, live."""
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/x-ndjson"}
     while True:
         wait = 2.0
