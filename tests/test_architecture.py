@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def fresh(code: str) -> subprocess.CompletedProcess[str]:
+def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{code}"],
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{code}", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -53,6 +54,7 @@ def test_nothing_is_imported_inside_a_function(path: Path) -> None:
             "from codegen_api.app import create_app",
             "from codegen_api.settings import Settings",
         },
+        PACKAGE / "stores/sql/database.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
         PACKAGE / "build_parts.py": {
             "from codegen_api.embeddings.openai import OpenAIEmbedder",
             "from codegen_api.metrics import PrometheusObserver",
@@ -127,6 +129,33 @@ assert drivers()
 """
     done = fresh(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_postgresql_without_its_extra_is_refused_in_a_line_that_names_it() -> None:
+    code = """
+import os
+os.environ.update(CODEGEN_DIALECTS="agio", CODEGEN_DATABASE_URL="postgresql://root:sesame-o-pen-123@localhost/db")
+if sys.argv[1] == "without":
+    sys.modules["asyncpg"] = None  # it is not found
+from codegen_api import Settings, create_app
+create_app(Settings(_env_file=None, database_url="sqlite:///never-opened.db"))
+if sys.argv[1] == "with":
+    create_app(Settings(_env_file=None))
+    sys.exit("served")
+from codegen_api.serve import main
+sys.argv[1:] = ["--port", "0"]
+main()
+"""
+    assert fresh(code, "with").stderr.splitlines()[-1] == "served"
+    done = fresh(code, "without")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "CODEGEN_DATABASE_URL: For PostgreSQL install the extra: pip install 'codegen-gateway[postgres]'."
+    )
+    assert "Traceback" not in done.stderr
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert [each.partition(">")[0] for each in project["optional-dependencies"]["postgres"]] == ["asyncpg"]
+    assert "\nasyncpg==" in (PACKAGE.parent / "requirements.lock").read_text()  # which the image runs
 
 
 def test_importing_the_core_needs_no_web_framework() -> None:

@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from codegen_api.stores.sql.postgres import PostgresDatabase
 from codegen_api.stores.sql.sqlite import SqliteDatabase
 
 
@@ -52,7 +51,8 @@ def database_at(url: str) -> Database:
     """The database that ``url`` names, not yet opened.
 
     Raises:
-        ValueError: it names none. The text does not quote it, as there may be a password in it.
+        ValueError: it names none, or one that nothing is installed for. The text does not quote it, as there may be a
+            password in it.
     """
     scheme, _, rest = url.partition("://")
     match scheme.lower():
@@ -62,5 +62,11 @@ def database_at(url: str) -> Database:
                 raise ValueError("A SQLite database is a file: sqlite:///relative/path or sqlite:////absolute/path.")
             return SqliteDatabase(Path(path))
         case "postgresql" | "postgres" | "postgresql+asyncpg":
+            try:  # not before it is wanted: its driver is an extra
+                from codegen_api.stores.sql.postgres import PostgresDatabase  # noqa: PLC0415
+            except ModuleNotFoundError as error:
+                raise ValueError(
+                    "For PostgreSQL install the extra: pip install 'codegen-gateway[postgres]'."
+                ) from error
             return PostgresDatabase(f"postgresql://{rest}")
     raise ValueError("The URL of a database begins with sqlite:/// or postgresql://.")

@@ -5,21 +5,20 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
 from codegen_api.errors import StoreUnavailable
 from codegen_api.telemetry import log_seldom
 
-_FAULTS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError)
+_FAULTS: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, OSError)
 
 
 @contextmanager
-def faults() -> Iterator[None]:
+def faults(driver: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Raise it as ``StoreUnavailable``. What the drivers say may quote what was to be stored, so it is not repeated."""
     try:
         yield
-    except _FAULTS as error:
+    except _FAULTS + driver as error:
         first = _first(error)
         # what the system says quotes nothing but a path or an address
         said = [first.strerror, first.filename] if isinstance(first, OSError) else []

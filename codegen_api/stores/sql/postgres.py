@@ -35,6 +35,8 @@ WAIT_TO_CONNECT = 10.0
 WAIT_TO_OPEN = 300.0
 """Seconds for each step that brings the tables up to date, and to wait for another process that does."""
 
+_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError)
+
 _LOCK = int.from_bytes(b"codegen_")
 """Whoever has this lock in the database brings its tables up to date."""
 
@@ -64,7 +66,7 @@ class PostgresDatabase:
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
         patient = self._connected_by(WAIT_TO_OPEN, poolclass=NullPool)
-        with faults():
+        with faults(_DRIVER):
             async with patient.begin() as connection:
                 await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
                 await connection.run_sync(migrate)
@@ -76,14 +78,14 @@ class PostgresDatabase:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection, of which each statement sees what was committed before it."""
-        with faults():
+        with faults(_DRIVER):
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction, committed at the end."""
-        with faults():
+        with faults(_DRIVER):
             async with self._engine.begin() as connection:
                 yield connection
 
