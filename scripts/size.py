@@ -1,7 +1,7 @@
 """How large the project is: ``python -m scripts.size``.
 
 Lines of Python in the package, by part, and in its tests; classes, and names of classes that stand for several things;
-files above 400 lines; and what it takes to start with one dialect and with all.
+files that are too long; and what it takes to start with one dialect and with all.
 """
 
 import ast
@@ -18,6 +18,8 @@ START = (
     "from codegen_api import Settings, create_app; create_app(Settings(_env_file=None, {dialects}log_level='ERROR'))"
 )
 TRIES = 5
+LONGEST = 400
+"""Lines of a file."""
 
 
 def lines(path: Path) -> int:
@@ -32,6 +34,17 @@ def classes() -> dict[str, list[str]]:
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(str(path.relative_to(PACKAGE)))
     return found
+
+
+def ambiguous() -> dict[str, list[str]]:
+    """The names of classes that stand for several things, and the modules that have one."""
+    return {name: modules for name, modules in classes().items() if len(modules) > 1}
+
+
+def too_long() -> dict[str, int]:
+    """The files of the package that have more lines than one may have, and how many."""
+    counted = {str(path.relative_to(PACKAGE)): lines(path) for path in sorted(PACKAGE.rglob("*.py"))}
+    return {path: count for path, count in counted.items() if count > LONGEST}
 
 
 def start_seconds(dialects: str) -> float:
@@ -55,14 +68,11 @@ def main() -> None:
         print(f"{count:7,}   {part}")
     tests = [path for path in (ROOT / "tests").rglob("*.py") if "node_modules" not in path.parts]
     print(f"{sum(map(lines, tests)):7,} lines in {len(tests)} files of tests")
-    named = classes()
-    print(f"{sum(map(len, named.values())):7,} classes")
-    for name, modules in named.items():
-        if len(modules) > 1:
-            print(f"        {name} stands for {len(modules)} things: {', '.join(modules)}")
-    for path in files:
-        if lines(path) > 400:
-            print(f"{lines(path):7,} lines in {path.relative_to(ROOT)}")
+    print(f"{sum(map(len, classes().values())):7,} classes")
+    for name, modules in ambiguous().items():
+        print(f"        {name} stands for {len(modules)} things: {', '.join(modules)}")
+    for file, count in too_long().items():
+        print(f"{count:7,} lines in {file}")
     for what, dialects in (
         ("native alone", ""),
         ("all dialects", "dialects=('agent_protocol','agio','codegen','everruns'), "),

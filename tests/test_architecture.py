@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import codegen_api
+from scripts import size
 
 PACKAGE = Path(codegen_api.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 SHOWN = [str(path.relative_to(PACKAGE)) for path in MODULES]
+CORE = ["runs", "errors", "identity", "singleflight", "pace", "brokers", "upstreams", "following", "gateway", "auth"]
 DRAWERS = {"utils", "helpers", "common", "core", "shared", "managers", "services", "models", "misc", "util", "base"}
 
 
@@ -37,9 +39,25 @@ def test_every_module_says_what_it_is(path: Path) -> None:
     assert said.splitlines()[0].endswith((".", "?", ":")) or len(said.splitlines()) > 1
 
 
-@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
-def test_a_file_stays_short_enough_to_be_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 500
+STILL_TOO_LONG = {
+    "following/follower.py": 455,
+    "gateway.py": 494,
+    "settings.py": 406,
+    "stores/__init__.py": 401,
+    "stores/sql/__init__.py": 415,
+}
+"""Files from before there was a bound, and their lines: they may only become shorter, and then leave this list."""
+
+
+def test_a_file_stays_short_enough_to_be_read() -> None:
+    found = size.too_long()
+    assert found.keys() == STILL_TOO_LONG.keys(), f"none but these may have more than {size.LONGEST} lines"
+    assert not {path: count for path, count in found.items() if count > STILL_TOO_LONG[path]}
+
+
+def test_a_name_of_a_class_stands_for_one_thing() -> None:
+    assert len(size.classes()) > 100
+    assert not size.ambiguous()
 
 
 def test_there_are_no_drawers() -> None:
@@ -160,15 +178,16 @@ main()
 
 def test_importing_the_core_needs_no_web_framework() -> None:
     """The package itself opens the door to the application; the modules beneath must not."""
-    core = ["runs", "errors", "identity", "flights", "pace", "brokers", "upstreams", "following", "gateway", "auth"]
     foreign = ("fastapi", "starlette", "httpx", "pydantic", "uvicorn", "redis", "aiohttp")
-    for name in core:
-        for path in [PACKAGE / f"{name}.py", *(PACKAGE / name).glob("__init__.py")]:
-            if path.exists():
-                for node in ast.walk(tree(path)):
-                    named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-                    named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                    assert not [module for module in named if module.split(".")[0] in foreign]
+    paths = [
+        path for name in CORE for path in (PACKAGE / f"{name}.py", PACKAGE / name / "__init__.py") if path.exists()
+    ]
+    assert len(paths) == len(CORE)
+    for path in paths:
+        for node in ast.walk(tree(path)):
+            named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [module for module in named if module.split(".")[0] in foreign]
 
 
 def test_the_public_names_are_those_of_the_readme() -> None:
