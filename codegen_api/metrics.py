@@ -166,7 +166,7 @@ class Sum(Collector):
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_size:  # a file that a worker is just making is empty, and would not be understood
                     files.append(str(file))
-        summed: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        summed: Iterable[Metric] = MultiProcessCollector.merge(files)
         return summed
 
 

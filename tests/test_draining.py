@@ -89,7 +89,8 @@ def test_the_server_hears_of_a_signal_when_the_streams_have_ended(
     number: signal.Signals, seconds: float, given: float
 ) -> None:
     async def play(server: Server, drain: Drain) -> None:
-        assert drain.phase == "ready"
+        before: str = drain.phase
+        assert before == "ready"
         os.kill(os.getpid(), number)
         await until(lambda: server.happened)
         assert drain.phase == "draining"

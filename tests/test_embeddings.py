@@ -97,7 +97,7 @@ async def test_it_is_known_whether_the_text_or_the_endpoint_is_at_fault(status: 
         {"embeddings_url": f"{URL}?key=1", "embeddings_model": "small"},
     ],
 )
-def test_settings_that_make_no_sense_are_refused_by_name(given: dict[str, str]) -> None:
-    settings = Settings(_env_file=None, dialects=("agent_protocol",), **given)  # type: ignore[call-arg,arg-type]
+def test_settings_that_make_no_sense_are_refused_by_name(given: dict[str, Any]) -> None:
+    settings = Settings(_env_file=None, dialects=("agent_protocol",), **given)
     with pytest.raises(SettingsError, match="CODEGEN_EMBEDDINGS_URL"):
         create_app(settings)

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from codegen_api.http1 import HEAD_SECONDS, MOST_UNREAD, RESERVE, Requests
 from codegen_api.serve import _options
 from tests import virtual
-from tests.dialects.routes import EVERY, filled, routes
+from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import gateway_app, settings
 from tests.fakehost import FakeHost
 
@@ -261,7 +261,7 @@ async def test_every_route_of_every_dialect_reads_the_body_behind_an_offer() -> 
     app = gateway_app(dialects=EVERY, org_id="9")
     assert len({route.path for route in with_bodies()}) > 30
     for route in with_bodies():
-        (method,) = route.methods
+        (method,) = methods(route)
         told = []
         for offer in (b"", H2C):
             transport, feed = connected(app)

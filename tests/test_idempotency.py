@@ -373,11 +373,11 @@ async def test_what_may_be_in_an_entry_that_cannot_be_had_is_not_taken_for_unsai
     hosted = site.host.runs["1"]
     start = {"behind": hosted.entries[-1]["created_at"]} if newest_first else {"after": 3}
     hosted.append(3)
-    assert not await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
+    assert not await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)
     hosted.amend(5, text="x" * 60_000)
     site.host.heaviest = 50_000
     with pytest.raises(OutcomeUnknown):
-        await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)  # type: ignore[arg-type]
+        await find_said(site.gateway, site.who, hosted.ref, "Go on now", **start)
 
 
 async def test_what_may_be_written_may_be_looked_for() -> None:

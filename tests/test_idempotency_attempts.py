@@ -121,7 +121,7 @@ async def test_a_repeat_is_of_what_broke_off_rather_than_of_what_was_answered_re
 
 async def test_equal_requests_that_broke_off_together_are_each_done_once() -> None:
     site = Site(host=Dated())
-    site.host.faults = [(UpstreamError(), late) for late in (None, 0, 0.5, None, 0)] * 2
+    site.host.faults += [(UpstreamError(), late) for late in (None, 0, 0.5, None, 0)] * 2
     await asyncio.gather(*(create(site, FIRST) for _ in range(10)), return_exceptions=True)
     outcomes = await asyncio.gather(*(create(site, SECOND) for _ in range(10)))
     assert len({outcome.run.ref for outcome in outcomes}) == site.host.acted == 10

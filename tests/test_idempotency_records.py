@@ -14,7 +14,7 @@ pytestmark = pytest.mark.virtual_time
 
 Make = Callable[[], Records]
 ONE = RequestRecord("a", RequestState.UNDER_WAY, 1.0, 1.0)
-TWO = RequestRecord("b", RequestState.DONE, 1.0, 2.0, 3.0, "note", b"result")
+TWO = RequestRecord("b", RequestState.DONE, 1.0, 2.0, 3.0, "note", result=b"result")
 
 
 @pytest.fixture(params=[MemoryRecords])

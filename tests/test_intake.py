@@ -12,7 +12,7 @@ from codegen_api.edge import Edge
 from codegen_api.intake import MOST_DEPTH, MOST_VALUES, PATIENCE, SLOWEST, SMALL, TOGETHER, BoundedRequest, CallerFirst
 from codegen_api.web import understood
 from tests import virtual
-from tests.dialects.routes import EVERY, filled, routes
+from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import CALLER, Connection, gateway_app, request_scope, serving
 from tests.fakehost import FakeHost
 
@@ -57,7 +57,7 @@ async def test_no_route_of_any_dialect_receives_a_body_before_it_knows_its_calle
     async with serving(dialects=EVERY) as site:
         assert len(with_bodies()) > 30
         for route in with_bodies():
-            (method,) = route.methods
+            (method,) = methods(route)
             sender = Sender(site.app, filled(route.path, "1", "9"), b"[" * MIB, token=token, method=method)
             status, _ = await sender.answered()
             assert (status, sender.taken) == (401, 0), route.path
@@ -68,7 +68,7 @@ async def test_who_may_not_do_it_now_is_told_so_before_they_have_said_what() -> 
     async with serving(dialects=EVERY, requests_per_minute=1) as site:
         await site.get("/users/me")
         for route in with_bodies():
-            (method,) = route.methods
+            (method,) = methods(route)
             sender = Sender(site.app, filled(route.path, "1", "9"), b"[" * MIB, method=method)
             status, _ = await sender.answered()
             assert (status, sender.taken) == (429, 0), route.path
@@ -78,7 +78,7 @@ async def test_who_may_not_do_it_now_is_told_so_before_they_have_said_what() -> 
 async def test_a_caller_is_asked_and_counted_once() -> None:
     async with serving(dialects=EVERY, requests_per_minute=100, org_id="9") as site:
         for count, route in enumerate(with_bodies(), 1):
-            (method,) = route.methods
+            (method,) = methods(route)
             answer = await site.ask(method, filled(route.path, "1", "9"), json=[])
             assert f"r={100 - count};" in answer.headers["ratelimit"], route.path
         assert site.host.calls["identify"] == 1
@@ -172,7 +172,8 @@ async def test_a_list_of_what_is_wrong_is_bounded_for_every_field_of_every_body(
     lists = 0
     async with serving(dialects=EVERY, org_id="9") as site:
         for route in with_bodies():
-            (method,) = route.methods
+            (method,) = methods(route)
+            assert route.body_field is not None
             model = route.body_field.field_info.annotation
             shapes = [model, *get_args(model)]
             for name in {name for shape in shapes for name in getattr(shape, "model_fields", ())}:
@@ -301,6 +302,6 @@ async def test_a_slow_body_is_told_so_in_the_shape_of_its_dialect(monkeypatch: p
 
     async with serving(dialects=EVERY, org_id="9") as site:
         for route in with_bodies():
-            (method,) = route.methods
+            (method,) = methods(route)
             status, said = await Sender(site.app, filled(route.path, "1", "9"), b"{", method=method).answered()
             assert (status, said["code"]) == (408, "request_timeout"), route.path

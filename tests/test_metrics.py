@@ -113,7 +113,17 @@ def test_several_observers_are_all_told_everything() -> None:
         def asking(self, *what: Any) -> None:
             self.told.append(what)
 
-        asked = answered = serving = delivered = asking
+        def asked(self, *what: Any) -> None:
+            self.told.append(what)
+
+        def answered(self, *what: Any) -> None:
+            self.told.append(what)
+
+        def serving(self, *what: Any) -> None:
+            self.told.append(what)
+
+        def delivered(self, *what: Any) -> None:
+            self.told.append(what)
 
     witnesses = [Witness(), Witness()]
     observers = Observers(*witnesses)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from codegen_api.intake import CallerFirst
 from codegen_api.names import LONGEST, MOST, drop_empty
 from codegen_api.runs import RunStatus
-from tests.dialects.routes import EVERY, filled, routes
+from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import Site, request_scope, run, serving
 from tests.fakehost import FakeHost
 
@@ -65,7 +65,7 @@ def test_every_route_of_every_dialect_tells_which_parameter_it_does_not_know() -
         heard = 0
         async with serving(host, dialects=EVERY) as site:
             for route in routes(site.app):
-                if isinstance(route, CallerFirst) and "GET" in route.methods:
+                if isinstance(route, CallerFirst) and "GET" in methods(route):
                     answer = await site.get(filled(route.path, "1", "3"), params={"verbosse": "yes"})
                     if answer.status_code < 400:
                         assert answer.headers["warning"].startswith('299 - "query.verbosse: '), route.path

@@ -26,7 +26,6 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from httpx_aiohttp import AiohttpTransport
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from uvicorn.config import LOGGING_CONFIG
@@ -38,7 +37,7 @@ import codegen_api
 
 PACKAGE = Path(codegen_api.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-BOUNDS = {canonicalize_name(each.name): each for each in map(Requirement, PROJECT["dependencies"])}
+BOUNDS: dict[str, Requirement] = {each.name: each for each in map(Requirement, PROJECT["dependencies"])}
 
 
 @dataclass(frozen=True)

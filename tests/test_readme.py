@@ -54,7 +54,7 @@ def routes_of_the_app() -> set[str]:
 
 def test_the_settings_table_is_that_of_the_code() -> None:
     expected = [
-        [f"`{PREFIX}{name.upper()}`", shown(field.default), field.description]
+        [f"`{PREFIX}{name.upper()}`", shown(field.default), field.description or ""]
         for name, field in Settings.model_fields.items()
     ]
     assert rows(section("Settings")) == expected, "\n".join(" | ".join(row) for row in expected)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.runs import ENTRY_OVERHEAD, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, from_json, to_json
+from codegen_api.runs import ENTRY_OVERHEAD, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, from_json, to_json
 
 REF = RunRef("9", "1")
 
@@ -189,7 +189,7 @@ def test_an_updated_run_keeps_the_fields_that_the_newer_description_leaves_out()
 @pytest.mark.wire("stream-status")
 @pytest.mark.parametrize("with_status", [True, False])
 def test_a_description_without_a_status_changes_everything_but_the_status(with_status: bool) -> None:
-    fields = {"id": 1, "status": "ACTIVE"} if with_status else {"id": 1}
+    fields: dict[str, Json] = {"id": 1, "status": "ACTIVE"} if with_status else {"id": 1}
     silent = Run(REF, RunStatus.UNKNOWN, None, {"id": 1, "status": None, "result": "42"})
     updated = Run(REF, RunStatus.RUNNING, "ACTIVE", fields).updated(silent)
     assert (updated.status, updated.raw_status) == (RunStatus.RUNNING, "ACTIVE")

@@ -241,11 +241,11 @@ def test_white_space_and_byte_order_marks_around_a_value_are_no_part_of_it(
 @pytest.mark.parametrize("name", sorted(VALID))
 def test_a_variable_that_holds_nothing_else_is_not_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + name, " \ufeff\n")
-    assert read_settings() == Settings(_env_file=None)  # type: ignore[call-arg]
+    assert read_settings() == Settings(_env_file=None)
 
 
 def test_what_is_given_in_python_is_cleaned_as_well() -> None:
-    token = Settings(_env_file=None, api_token="\ufeffsk-1\n").api_token  # type: ignore[call-arg, arg-type]
+    token = Settings(_env_file=None, api_token="\ufeffsk-1\n").api_token
     assert token == SecretStr("sk-1")
 
 
@@ -264,8 +264,8 @@ def test_a_file_may_begin_with_a_byte_order_mark(
 def test_a_list_of_keys_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
     line = f"ci digest=sha256:{'0' * 64} scopes=runs:read\r\n"
     (tmp_path / "keys").write_text(line, encoding)
-    given = {"auth": "key", "api_token": "sk-1", "secret_key": KEY, "api_keys_file": tmp_path / "keys"}
-    create_app(Settings(_env_file=None, **given))  # type: ignore[call-arg, arg-type]
+    given: dict[str, Any] = {"auth": "key", "api_token": "sk-1", "secret_key": KEY, "api_keys_file": tmp_path / "keys"}
+    create_app(Settings(_env_file=None, **given))
 
 
 def test_a_file_named_env_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ LINKS = {
 def test_a_service_in_the_same_namespace_changes_nothing(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in LINKS.items():
         monkeypatch.setenv(f"{PREFIX}{service}{name}", value)
-    assert read_settings() == Settings(_env_file=None)  # type: ignore[call-arg]
+    assert read_settings() == Settings(_env_file=None)
     assert read_settings().port == 8000
     said = remarks()
     assert len(said) == (service == "")  # one would otherwise look for the reason why a port that is set is not taken
@@ -405,7 +405,8 @@ def test_no_secret_is_ever_shown(
     elif source == "file":
         (tmp_path / "secret").write_text(secret)
         monkeypatch.setenv(f"{PREFIX}{name.upper()}_FILE", str(tmp_path / "secret"))
-    settings = Settings(**{name: secret}) if source == "argument" else read_settings()
+    given: dict[str, Any] = {name: secret}
+    settings = Settings(**given) if source == "argument" else read_settings()
     kept_apart = source == "file" and name == "api_keys"  # that file is read by who uses it, again and again
     assert kept_apart or getattr(settings, name).get_secret_value() == secret
     create_app(settings)
@@ -428,15 +429,16 @@ def test_no_secret_is_shown_by_an_error_either(name: str, wrong: str, monkeypatc
     chain = traceback.format_exception(raised.value)
     assert "xyzzy" not in "".join(chain)
     monkeypatch.delenv(PREFIX + name.upper())
+    given: dict[str, Any] = {name: wrong}
     with pytest.raises(ValidationError) as invalid:
-        Settings(**{name: wrong})
+        Settings(**given)
     assert "xyzzy" not in f"{invalid.value}{invalid.value!r}"
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
 def test_an_empty_variable_is_one_that_is_not_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + name, "")
-    assert read_settings() == Settings(_env_file=None)  # type: ignore[call-arg]
+    assert read_settings() == Settings(_env_file=None)
 
 
 # -- forms ------------------------------------------------------------------------------------------------------------
@@ -503,7 +505,7 @@ def test_of_several_that_which_is_wrong_is_named_by_its_number(monkeypatch: pyte
 
 
 def test_in_python_a_list_is_a_list() -> None:
-    assert Settings(_env_file=None, cors_origins=["https://a.example"]).cors_origins == ("https://a.example",)  # type: ignore[call-arg]
+    assert Settings(_env_file=None, cors_origins=["https://a.example"]).cors_origins == ("https://a.example",)
 
 
 def test_names_are_taken_in_either_case(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,7 +533,7 @@ def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch)
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
-        Settings(_env_file=None).port = 1  # type: ignore[call-arg, misc]
+        Settings(_env_file=None).port = 1  # type: ignore[misc]
 
 
 def test_the_example_file_names_every_setting_and_no_other() -> None:

@@ -43,8 +43,8 @@ async def test_whatever_one_asks_at_once_another_may_create_at_once(followed: in
     bobs = await runs_of(host, gateway, "bob", 300)
     for number in range(800):
         host.add(f"9{number}")
-    for number in await runs_of(host, gateway, "kim", followed):
-        host.runs[number].status = "ACTIVE"
+    for id_ in await runs_of(host, gateway, "kim", followed):
+        host.runs[id_].status = "ACTIVE"
     watching = [
         asyncio.create_task(Viewer().watch(gateway, who=user("kim"), run=number, until=100))
         for number in list(host.runs)[-followed:]

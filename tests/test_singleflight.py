@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -28,7 +29,7 @@ async def test_different_questions_are_asked_beside_each_other() -> None:
         await asyncio.sleep(1)
         return number
 
-    answers = await asyncio.gather(*(flights.share(n, lambda n=n: call(n)) for n in range(10)))
+    answers = await asyncio.gather(*(flights.share(n, partial(call, n)) for n in range(10)))
     assert answers == list(range(10))
     assert asyncio.get_running_loop().time() == pytest.approx(1)
 
@@ -100,7 +101,7 @@ async def test_closing_waits_as_long_as_it_is_told_to() -> None:
         await asyncio.sleep(seconds)
         return "here"
 
-    soon, late = (asyncio.create_task(flights.share(str(each), lambda each=each: call(each))) for each in (5, 20))
+    soon, late = (asyncio.create_task(flights.share(str(each), partial(call, each))) for each in (5, 20))
     await asyncio.sleep(1)
     assert not await flights.landed("another", within=1000)
     assert await flights.landed("20", within=1)

@@ -432,15 +432,15 @@ async def test_a_request_that_this_deployment_forwarded_is_refused() -> None:
         serving(host, base_url="https://one.example") as site,
         serving(base_url="https://two.example") as other,
     ):
-        via = site.app.edge._via
-        assert via != other.app.edge._via
+        via = site.edge._via
+        assert via != other.edge._via
         for sent in (f"1.1 {via}", f"1.0 fred, 1.1 {via} (codegen_api)", f"1.1 x,1.1 {via}"):
             answer = await site.get("/users/me", headers={"Via": sent})
             assert (answer.status_code, answer.json()["code"]) == (508, "loop_detected")
         answer = await site.get("/users/me", headers=[("Via", "1.1 a"), ("Via", f"1.1 {via}")])
         assert answer.status_code == 508
         assert not host.calls
-        for sent in ("1.1 fred", f"1.1 {other.app.edge._via}", ""):
+        for sent in ("1.1 fred", f"1.1 {other.edge._via}", ""):
             assert (await site.get("/users/me", headers={"Via": sent})).status_code == 200
 
 
@@ -657,7 +657,7 @@ async def test_only_connections_that_have_not_taken_everything_are_cut_at_the_en
         idle, stuck = (Connection(site.app, "/health") for _ in range(2))
         await asyncio.gather(idle.task, stuck.task)
         stuck.transport.waiting = 1
-        site.app.edge.abort_stuck()
+        site.edge.abort_stuck()
         assert (idle.transport.aborted, stuck.transport.aborted) == (False, True)
 
 
@@ -674,7 +674,7 @@ async def test_who_still_waits_when_the_process_stops_is_told_so() -> None:
     async with serving(host, cors_origins=APP) as site:
         connection = Connection(site.app, "/users/me", {**AUTHORIZED, "Origin": APP, "X-Request-ID": "abc"})
         await waiting.wait()
-        site.app.edge.give_up()
+        site.edge.give_up()
         await asyncio.wait([connection.task])
         assert (connection.status, connection.complete) == (503, True)
         body = json.loads(connection.body)
@@ -698,7 +698,7 @@ async def test_a_create_that_the_process_does_not_wait_for_is_not_told_as_the_ho
     async with serving(host, org_id="9") as site:
         create = asyncio.create_task(site.post("/agent-runs", {"prompt": "Say hello"}))
         await waiting.wait()
-        site.app.edge.give_up()
+        site.edge.give_up()
         answer = await create
         assert (answer.status_code, answer.json()["code"]) == (504, "interrupted")
         assert "whether the host acted is unknown" in answer.json()["error"]

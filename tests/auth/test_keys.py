@@ -3,6 +3,7 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ async def test_a_key_says_who_it_is_and_what_it_may_do() -> None:
     key, line = new_key("nightly", ["runs:read", "runs:write:all"], "323", "2999-01-01T02:00:00+02:00")
     other, second = new_key("ci", READ)
     for text in (f"{line}\n{second}", f"{second};{line}", f"# all\n\n  {second}  # one\r\n{line}\n"):
-        each = keys(lambda text=text: text)
+        each = keys(partial(str, text))
         assert await each.authenticate(key) == Caller(
             Principal("key", "nightly"),
             CREDENTIAL,

@@ -153,9 +153,8 @@ async def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> No
                     break
     del batch
     gc.collect()
-    held = sum(
-        sum(event.entry.size for event in batch.entries) for reference in given if (batch := reference()) is not None
-    )
+    alive = [there for reference in given if (there := reference()) is not None]
+    held = sum(event.entry.size for there in alive for event in there.entries)
     # a batch is what encoded copies hang on: what is kept of them belongs within the bound of the broker
     assert held <= 2 * broker.held_bytes
     await broker.aclose()

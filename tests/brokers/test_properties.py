@@ -90,7 +90,7 @@ class Viewer:
             self.copy[event.cursor] = event.entry
         assert batch.cursor == self.cursor
         if batch.changed is not None:
-            assert not self.described or batch.changed.run.fields["n"] >= self.described  # type: ignore[operator]
+            assert not self.described or batch.changed.run.fields["n"] >= self.described
             self.described = batch.changed.run.fields["n"]
         self.revision = batch.revision
 
@@ -126,7 +126,7 @@ steps = st.one_of(
 
 @pytest.mark.parametrize("name", sorted(BROKERS))
 @pytest.mark.wire("stream-same-for-all")
-@settings(max_examples=3 * settings.default.max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3 * settings().max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=st.lists(steps, max_size=40), max_bytes=st.sampled_from([1, 9_000, 20_000, 60_000, 10**7]))
 def test_fast_and_slow_viewers_end_with_the_log_that_was_published(
     name: str, script: list[Any], max_bytes: int

@@ -3,8 +3,9 @@
 import pytest
 
 from codegen_api.conversations.item_fields import texts_at
+from codegen_api.runs import Json
 
-VALUE = {
+VALUE: Json = {
     "text": "tea",
     "price": 3,
     "hot": True,

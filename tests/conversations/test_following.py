@@ -214,7 +214,7 @@ async def test_where_the_turn_before_was_another_instance_s_its_end_is_not_taken
     world = World(host)
     await world.converse()
     # nothing keeps them from asking the host at once
-    more = {"turns": ReadQueue(limit=100_000), "cadence": lambda: Cadence(fast=0.05), "linger": 60}
+    more: dict[str, Any] = {"turns": ReadQueue(limit=100_000), "cadence": lambda: Cadence(fast=0.05), "linger": 60}
     swift = [world.serving(**more) for _ in range(2)]
     async with swift[0] as here, swift[1] as there:
         await here.wait(await here.say("One"))

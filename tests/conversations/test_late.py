@@ -44,4 +44,5 @@ def test_what_changes_once_more_is_told_at_a_later_slot() -> None:
     assert slots == [Slot(3, True, 0), Slot(3, True, 1), Slot(3, True, 2)]
     assert not changes.reach((2, True))
     assert changes.reach((4, False))
+    assert altered is not None
     assert changes.take(altered, Slot(4, False, 7), last=False) == Slot(4, False, 8), "behind what a reader has"

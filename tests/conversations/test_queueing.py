@@ -295,7 +295,7 @@ async def test_all_that_a_turn_is_to_be_outlives_the_wait() -> None:
         new = NewRun("", metadata={"team": "a"}, repo_id=7, agent_type="coder")
         poet = Agent("poet", "Poet", 0.0, 0.0, system_prompt="Answer in verse.", model="large")
         options = {"stream": ["values"]}
-        more = {"agent": poet, "run": new, "images": ("data:x",), "fresh": True, "options": options}
+        more: dict[str, Any] = {"agent": poet, "run": new, "images": ("data:x",), "fresh": True, "options": options}
         (second,) = await queued(process, "Sing", checkpoint=at(first, 1), **more)
         assert (second.agent, second.options) == ("poet", options)
         done = await process.wait(second)

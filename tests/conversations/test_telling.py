@@ -9,7 +9,7 @@ import pytest
 from codegen_api.conversations import BEFORE, end_of, text_of
 from codegen_api.conversations.planning import GO_ON
 from codegen_api.errors import NotFound, QuotaExhausted, Rejected
-from codegen_api.runs import RunRef
+from codegen_api.runs import Json, RunRef
 from codegen_api.stores import Agent, Turn, TurnState
 from codegen_api.upstreams import NewRun
 from tests.conversations.world import ALICE, Host, Process, Step, World, ask, at, works
@@ -179,7 +179,13 @@ async def test_where_nothing_is_to_be_said_again_the_host_is_told_to_go_on() -> 
 
 
 def test_of_a_message_its_texts_are_told() -> None:
-    parts = [{"type": "text", "text": "one"}, {"type": "image"}, "three", {"type": "text", "text": 4}, {"text": "five"}]
+    parts: list[Json] = [
+        {"type": "text", "text": "one"},
+        {"type": "image"},
+        "three",
+        {"type": "text", "text": 4},
+        {"text": "five"},
+    ]
     assert text_of({"content": parts}) == "one\nfive"
     assert text_of({"content": "all of it"}) == ""
     assert text_of({}) == ""

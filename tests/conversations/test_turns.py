@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.conversations import end_of, owner_of
+from codegen_api.conversations import end_of, owner_of, text_of
 from codegen_api.conversations.starting import GIVEN_UP
 from codegen_api.conversations.turns import INTEREST, PATIENCE
 from codegen_api.errors import (
@@ -222,7 +222,7 @@ async def test_a_turn_planned_behind_one_is_not_begun_behind_another(removed: bo
             return
         with pytest.raises(ConversationBusy):
             await begun
-        assert [turn.messages[0]["content"][0]["text"] for turn in world.turns()] == ["Say hello", "Say it louder"]
+        assert [text_of(turn.messages[0]) for turn in world.turns()] == ["Say hello", "Say it louder"]
         assert world.host.heard("Say it softly") == 0
         third = await one.wait(await one.say("Say it softly"))
         assert await one.told(third) == world.expected(third)
@@ -242,7 +242,7 @@ async def test_a_turn_follows_another_though_numbers_are_missing() -> None:
             world.store._turns[owner, turn.id] = turn
             return turn
 
-        world.store.add_turn = add_later  # type: ignore[method-assign]
+        world.store.add_turn = add_later  # type: ignore[assignment,method-assign]
         assert (await process.say("Say it louder")).number == 7
 
 
@@ -471,7 +471,7 @@ def test_an_unexpected_fault_while_a_turn_is_watched_is_logged_and_told_to_nobod
                 raise RuntimeError(TEXT)
 
             assert turn.run is not None
-            world.host.step = broken  # type: ignore[method-assign]
+            world.host.step = broken  # type: ignore[assignment,method-assign]
             world.host.runs[turn.run.id].append(type="ANSWER", text="Hello.")
             assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
 
@@ -879,7 +879,7 @@ def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixtur
             async def broken(*_: Any) -> Any:
                 raise RuntimeError(TEXT)
 
-            world.store.turn = broken  # type: ignore[method-assign]
+            world.store.turn = broken  # type: ignore[assignment,method-assign]
             process.conversations.abandon(ALICE, turn)
             await asyncio.sleep(1)
             del world.store.turn

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from codegen_api.brokers.memory import MemoryBroker
@@ -77,7 +78,7 @@ class Host(FakeHost):
         hosted.status = "ACTIVE"
         turn = len(self.prompts)
         for seconds, action in self.script(hosted, prompt):
-            self.later(seconds, lambda action=action: self._unless_stopped(hosted, turn, action))
+            self.later(seconds, partial(self._unless_stopped, hosted, turn, action))
 
     def heard(self, words: str) -> int:
         """How often the host was told this."""
@@ -127,7 +128,7 @@ class Trap:
 
     at: int | None = None
     before: bool = True
-    spring: Callable[[str], None] = lambda _: None
+    spring: Callable[[str], object] = lambda _: None
     only: Callable[[str], bool] = lambda _: True
     calls: list[str] = field(default_factory=list)
     asked: tuple[Any, ...] = ()

@@ -58,7 +58,7 @@ class Client:
             APP.state.parts,
             gateway=process.gateway,
             conversations=process.conversations,
-            callers=_Alice(),  # type: ignore[arg-type]
+            callers=_Alice(),
             own={},
         )
 

@@ -7,7 +7,7 @@ from codegen_api.build_parts import DIALECTS
 from codegen_api.conversations import Ask, Conversations, owner_of
 from codegen_api.dialects.everruns.ids import Spot, event_hex
 from codegen_api.stores import Agent, Conversation, Turn
-from tests.dialects.routes import routes, wants_caller
+from tests.dialects.routes import methods, routes, wants_caller
 from tests.dialects.site import gateway_app
 from tests.fakehost import FakeHost
 from tests.stores.model import ModelStore
@@ -21,7 +21,7 @@ PREFIXES = [prefix for name in CONVERSATIONS for prefix in DIALECTS[name].load()
 ROUTES = {
     (method, route.path): route
     for route in TABLE
-    for method in sorted(route.methods)
+    for method in methods(route)
     if any(f"{route.path}/".startswith(f"{prefix}/") for prefix in PREFIXES)
 }
 
@@ -57,7 +57,10 @@ class Person:
         assert await talk.store.add_agent(self.owner, agent)
 
         async def say(session: str) -> Turn:
-            message = {"id": f"{first[:-1]}b", "content": [{"type": "text", "text": f"What of {self.word}?"}]}
+            message: dict[str, Any] = {
+                "id": f"{first[:-1]}b",
+                "content": [{"type": "text", "text": f"What of {self.word}?"}],
+            }
             turn = await talk.begin(caller, None, session, Ask([message], f"What of {self.word}?", agent=agent))
             assert turn.run is not None
             host.runs[turn.run.id].append(2, text=f"Much of {self.word}.")
@@ -84,7 +87,7 @@ class Person:
 
     def has(self, store: ModelStore, host: FakeHost) -> Any:
         """All that is there of theirs."""
-        kept = [store._agents, store._conversations, store._turns]
+        kept: list[dict[Any, Any]] = [store._agents, store._conversations, store._turns]
         theirs = [{name: thing for name, thing in each.items() if name[0] == self.owner} for each in kept]
         runs = {turn.run.id for turn in theirs[2].values() if turn.run is not None}
         return theirs, {id_: (host.runs[id_].status, host.runs[id_].encoded()) for id_ in runs}

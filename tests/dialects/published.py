@@ -9,7 +9,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from tests.dialects.routes import routes
+from tests.dialects.routes import methods, routes
 from tests.dialects.site import gateway_app
 
 
@@ -47,7 +47,7 @@ def bare(path: str) -> str:
 
 def served(dialect: str) -> dict[tuple[str, str], APIRoute]:
     found = routes(gateway_app(dialects=(dialect,)))
-    return {(method, bare(route.path)): route for route in found for method in route.methods}
+    return {(method, bare(route.path)): route for route in found for method in methods(route)}
 
 
 def declared(route: APIRoute) -> tuple[set[str], set[str]]:

@@ -28,6 +28,10 @@ def routes(within: Any = None) -> list[APIRoute]:
     return [route for route in (within or gateway_app(dialects=EVERY)).routes if isinstance(route, APIRoute)]
 
 
+def methods(route: APIRoute) -> list[str]:
+    return sorted(route.methods or ())
+
+
 def wants_caller(route: APIRoute) -> bool:
     return route.path not in PUBLIC and route.include_in_schema
 
@@ -45,7 +49,7 @@ OF_RUNS = tuple(name for name, dialect in DIALECTS.items() if not dialect.load()
 ON_A_RUN = sorted(
     (method, route.path)
     for route in routes(gateway_app(dialects=OF_RUNS))
-    for method in sorted(route.methods)
+    for method in methods(route)
     if takes_run(route)
 )
 

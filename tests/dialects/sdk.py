@@ -17,8 +17,10 @@ from tests.leaks import WATCH
 
 
 @asynccontextmanager
-async def client_of(site: Site, token: str | None = CALLER, **headers: str) -> AsyncIterator[LangGraphClient]:
-    """The SDK as ``get_client(url=..., api_key=token)`` gives it."""
+async def client_of(site: Site, token: str | None = CALLER, **headers: str) -> AsyncIterator[Any]:
+    """The SDK as ``get_client(url=..., api_key=token)`` gives it, but for its types: they say less than its servers do,
+    and of some things what is not so.
+    """
     given = {**headers, **({} if token is None else {"x-api-key": token})}
     if token is not None:
         WATCH.secret("a token", token)
@@ -62,5 +64,5 @@ async def over(site: Site, turn: Turn, token: str = CALLER) -> Turn:
 async def say(site: Site, thread: str, text: str, token: str = CALLER, **more: Any) -> Turn:
     """A turn in a thread."""
     conversations: Conversations = site.app.state.parts.conversations
-    message = {"id": new_id(), "content": [{"type": "text", "text": text}]}
+    message: dict[str, Any] = {"id": new_id(), "content": [{"type": "text", "text": text}]}
     return await conversations.begin(await caller_of(site, token), None, thread, Ask((message,), text, **more))

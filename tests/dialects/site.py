@@ -10,6 +10,8 @@ import httpx
 from fastapi import FastAPI
 
 from codegen_api import Settings, create_app
+from codegen_api.app import Application
+from codegen_api.edge import Edge
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
 from tests.stores.model import ModelStore
@@ -32,7 +34,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def settings(**more: Any) -> Settings:
     """Settings that come from the test alone."""
-    return Settings(_env_file=None, **more)  # type: ignore[call-arg]
+    return Settings(_env_file=None, **more)
 
 
 def gateway_app(
@@ -77,6 +79,11 @@ class Site:
 
     app: FastAPI
     host: Any
+
+    @property
+    def edge(self) -> Edge:
+        assert isinstance(self.app, Application)
+        return self.app.edge
 
     async def ask(
         self, method: str, path: str, *, token: str | None = CALLER, headers: Any = None, **more: Any

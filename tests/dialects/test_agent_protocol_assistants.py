@@ -54,7 +54,8 @@ async def test_what_the_host_is_told_comes_from_the_context_or_else_the_configur
         assert (await agent_for(talk, caller, made["assistant_id"])).system_prompt == "From the config."
         with pytest.raises(UnprocessableEntityError) as refused:
             await client.assistants.update(made["assistant_id"], config={"configurable": {"model": {"id": 1}}})
-        assert refused.value.body["details"][0]["loc"] == ["body", "config", "configurable", "model"]
+        body: Any = refused.value.body
+        assert body["details"][0]["loc"] == ["body", "config", "configurable", "model"]
 
 
 async def test_one_is_there_for_everybody_and_stays_as_it_is() -> None:
@@ -95,7 +96,12 @@ async def test_of_many_who_ask_for_the_same_one_at_once_all_get_it() -> None:
         assert {each["assistant_id"] for each in made} == {made[0]["assistant_id"]}
         assert await client.assistants.count() == 2  # with the one that is built in
         own = made[0]["assistant_id"]
-        for more in ({"config": {}}, {"graph_id": "writer"}, {"context": {"system_prompt": "Rhyme."}}):
+        others: list[dict[str, Any]] = [
+            {"config": {}},
+            {"graph_id": "writer"},
+            {"context": {"system_prompt": "Rhyme."}},
+        ]
+        for more in others:
             another = await client.assistants.create(**{**given, **more}, if_exists="do_nothing")
             assert another["assistant_id"] != own
         assert (await other.assistants.create(**given, if_exists="do_nothing"))["name"] == "Untitled"

@@ -258,7 +258,8 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
     log, portions = life
     end = replace(TURN, state=TurnState.COMPLETED, end=7 + len(log))
     changes, wanted = Changes(), sorted(modes)
-    steady, got = teller(wanted, changes=changes), [[], []]  # one stays all the time, perhaps, and one is cut
+    steady = teller(wanted, changes=changes)
+    got: list[list[Event]] = [[], []]  # one stays all the time, perhaps, and one is cut
     stays = data.draw(st.booleans(), label="somebody stays")
     there: dict[int, LogEntry] = {}
     speaker: ThreadTeller | None = teller(wanted, changes=changes)

@@ -118,7 +118,7 @@ async def test_which_fields_are_meant_is_the_clients_choice() -> None:
         await seen_to(site)
         assert any("hidden" in text for text in endpoint.texts)
         for wrong in ([""], ["x" * 256], ["a"] * 33, ["a\0"], "text", True):
-            body = {"namespace": ["n"], "key": "k", "value": {}, "index": wrong}
+            body: dict[str, Any] = {"namespace": ["n"], "key": "k", "value": {}, "index": wrong}
             assert (await site.ask("PUT", "/store/items", json=body)).status_code == 422, wrong
 
 

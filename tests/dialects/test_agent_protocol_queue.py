@@ -22,6 +22,7 @@ async def busy(site: Site, client: LangGraphClient, thread: str = "t") -> Any:
     """The host's run of a thread in which something is under way."""
     await client.threads.create(thread_id=thread)
     turn = await say(site, thread, "Count to a million")
+    assert turn.run is not None
     return site.host.runs[turn.run.id]
 
 

@@ -175,7 +175,7 @@ async def test_what_cannot_be_kept_is_refused() -> None:
     async with speaking() as site, client_of(site) as client:
         for wrong in REFUSED:
             body = {"namespace": ["a"], "key": "k", "value": {}, **wrong}
-            sent = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
+            sent: dict[str, Any] = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
             answer = await site.ask("PUT", "/store/items", **sent)
             assert answer.status_code == 422, wrong
             assert answer.json()["error"] == "validation_error"

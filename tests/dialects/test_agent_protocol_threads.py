@@ -122,6 +122,7 @@ async def test_a_thread_is_what_its_latest_turn_is() -> None:
         for state, told in HOSTS.items():
             await client.threads.create(thread_id=state)
             turn = await say(site, state, f"Hello there {state}")
+            assert turn.run is not None
             hosted = site.host.runs[turn.run.id]
             hosted.append(type="ANSWER", text=f"Good day {state}")
             hosted.status = told
@@ -141,6 +142,7 @@ async def test_a_list_of_threads_waits_for_no_host_and_is_right_the_next_time() 
         for number in range(3):
             await client.threads.create(thread_id=f"{number}")
             turn = await say(site, f"{number}", f"Question number {number}")
+            assert turn.run is not None
             site.host.runs[turn.run.id].append(type="ANSWER", text="Because of the weather.")
             site.host.runs[turn.run.id].status = "COMPLETE"
         answering = asyncio.Event()
@@ -161,6 +163,7 @@ async def test_in_a_list_there_is_what_the_user_said_first_and_last() -> None:
         await client.threads.create(thread_id="t")
         for text in ("Say one", "Say two", "Say three"):
             turn = await say(site, "t", text)
+            assert turn.run is not None
             site.host.runs[turn.run.id].append(type="ANSWER", text="So be it then")
             site.host.runs[turn.run.id].status = "COMPLETE"
             await over(site, turn)
@@ -214,6 +217,7 @@ async def test_a_change_that_never_comes_through_is_told_as_a_conflict(monkeypat
 async def busy(site: Site, client: Any, thread: str) -> Any:
     await client.threads.create(thread_id=thread)
     turn = await say(site, thread, "Count to a million")
+    assert turn.run is not None
     return site.host.runs[turn.run.id]
 
 

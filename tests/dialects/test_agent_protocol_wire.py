@@ -12,7 +12,7 @@ from codegen_api.dialects.agent_protocol.wire import KINDS, STATUSES, render_err
 from codegen_api.stores import TurnState
 from codegen_api.web import STATUSES as HTTP_STATUSES
 from tests.dialects.eventsource import parse
-from tests.dialects.routes import routes
+from tests.dialects.routes import methods, routes
 from tests.dialects.sdk import client_of, say, speaking
 from tests.dialects.site import Site, gateway_app, run
 from tests.dialects.test_native_errors import KINDS as EVERY
@@ -121,7 +121,7 @@ def mine() -> dict[tuple[str, str], list[str]]:
             for field in getattr(model, "model_fields", ())
         )
         for route in found
-        for method in sorted(route.methods)
+        for method in methods(route)
         if "/state" not in route.path and "/history" not in route.path
     }
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from codegen_api import errors
-from codegen_api.dialects.agio import render_error
+from codegen_api.dialects.agio.wire import render_error
 from codegen_api.web import MethodNotAllowed
 from tests.dialects.agio import finish, latest, prompts, said, speaking
 from tests.dialects.site import Site
@@ -65,7 +65,7 @@ async def test_an_agent_is_made_read_changed_and_deleted() -> None:
         gone = await site.ask("DELETE", "/api/agents/reviewer")
         assert (gone.status_code, gone.content) == (204, b"")
         for method in ("GET", "PUT", "DELETE"):
-            answer = await site.ask(method, "/api/agents/reviewer", **({"json": {}} if method == "PUT" else {}))
+            answer = await site.ask(method, "/api/agents/reviewer", json={} if method == "PUT" else None)
             assert (answer.status_code, answer.json()["detail"]) == (404, "Agent 'reviewer' not found")
 
 

@@ -72,7 +72,8 @@ async def test_a_run_can_be_paused_again_and_again() -> None:
         run_id = await reading.run_id()
         for number in range(3):
             latest(site).append(text=f"Part {number}.")
-            await reading.until(lambda _, text=f"Part {number}.": text in reading.text)
+            part = f"Part {number}."
+            await reading.until(lambda _: part in reading.text)  # noqa: B023 - it is waited for here
             await control(site, run_id, "pause")
             assert await status_of(site, run_id) == "paused"
             await control(site, run_id, "resume")

@@ -210,7 +210,7 @@ class Host:
         filled = self.filled_at(number)
         if "action" not in kind:
             return entry("error" if kind == "failure" else kind, f"<{number}>", tool="t" if kind == "failure" else None)
-        output = {"output": f"out {number}"} if filled is not None and filled <= length else {}
+        output: dict[str, Any] = {"output": f"out {number}"} if filled is not None and filled <= length else {}
         return entry("action", "" if "silent" in kind else f"<{number}>", tool="t", **output)
 
     def read(self, mine: RunTeller, since: int = 0) -> list[RunEvent]:
@@ -312,7 +312,8 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
     def ended(mine: RunTeller) -> list[RunEvent]:
         return mine.close(over) + mine.conclude("the end")
 
-    steady, got = reading(), [[], []]  # one stays all the time, and one is cut
+    steady = reading()
+    got: list[list[RunEvent]] = [[], []]  # one stays all the time, and one is cut
     speaker: RunTeller | None = reading()
     got[0] += steady.begin("s", "q")
     got[1] += reading().begin("s", "q")

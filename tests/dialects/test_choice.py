@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from codegen_api import Settings, create_app
+from codegen_api.app import Application
 from codegen_api.build_parts import DIALECTS
 from codegen_api.environment import SettingsError
 from tests.dialects.rich import RichHost
@@ -43,7 +44,9 @@ async def test_the_native_dialect_is_always_on(named: Any) -> None:
 
 
 def test_nothing_named_is_the_native_dialect_alone() -> None:
-    assert list(gateway_app(RichHost(), dialects=",").dialects) == ["native"]  # type: ignore[attr-defined]
+    app = gateway_app(RichHost(), dialects=",")
+    assert isinstance(app, Application)
+    assert list(app.dialects) == ["native"]
 
 
 def test_a_dialect_that_is_none_is_refused_by_its_setting() -> None:
@@ -120,7 +123,7 @@ async def test_who_still_waits_when_the_process_stops_is_told_in_that_shape() ->
     async with serving(host, dialects=EVERY) as site:
 
         async def stop(_: str) -> None:
-            site.app.edge.give_up()
+            site.edge.give_up()
 
         host.before = stop
         connection = Connection(site.app, "/v1/users/me")

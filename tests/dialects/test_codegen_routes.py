@@ -229,7 +229,7 @@ async def test_the_organization_is_that_of_the_path() -> None:
         asked.append(organization)
         return await original(credential, organization, *more)
 
-    host.list_runs = list_runs  # type: ignore[method-assign]
+    host.list_runs = list_runs  # type: ignore[assignment,method-assign]
     async with serving_all(host, org_id="5") as site:
         for path in ("323", "0323", "7"):
             await site.get(f"/v1/organizations/{path}/agent/runs", headers={"X-Organization-ID": "6"})

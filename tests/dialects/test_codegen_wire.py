@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api import errors
-from codegen_api.dialects.codegen import render_error
 from codegen_api.dialects.codegen.wire import (
     entry_json,
     log_page,
     page_of,
+    render_error,
     run_fields,
     runs_page,
     user_fields,

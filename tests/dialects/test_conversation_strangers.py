@@ -80,7 +80,8 @@ def expected(intruder: Intruder) -> int:
 
 def forget(store: ModelStore, owner: str) -> None:
     """Leave nothing of anybody else's."""
-    for kept in (store._agents, store._conversations, store._turns, store._items):
+    everything: list[dict[Any, Any]] = [store._agents, store._conversations, store._turns, store._items]
+    for kept in everything:
         for name in [name for name in kept if name[0] != owner]:
             del kept[name]
 
@@ -149,7 +150,7 @@ async def test_nothing_tells_a_key_of_the_same_name_what_was_said_in_another_org
     host, store = FakeHost(), ModelStore()
     host.latency = 0
     (ours, ours_line), (theirs, theirs_line) = (new_key("ci", sorted(SCOPES), each) for each in ("9", organization))
-    keys = {"api_keys": f"{ours_line};{theirs_line}", **KEY_SETTINGS}
+    keys: dict[str, Any] = {"api_keys": f"{ours_line};{theirs_line}", **KEY_SETTINGS}
     app = gateway_app(host, store=store, dialects=CONVERSATIONS, **keys, stream_max_age_seconds=5)
     async with lifespan(app):
         SERVED.state = app.state
@@ -175,7 +176,7 @@ async def test_before_a_turn_is_told_the_host_is_asked_whether_it_may_be(method:
     host, store = FakeHost(), ModelStore()
     host.latency = 0
     owner = Person("alice", WORD)
-    given = {"store": store, "dialects": CONVERSATIONS, "stream_max_age_seconds": 1, "org_id": "9"}
+    given: dict[str, Any] = {"store": store, "dialects": CONVERSATIONS, "stream_max_age_seconds": 1, "org_id": "9"}
     app = gateway_app(host, **given)
     async with lifespan(app):
         await owner.settle(app, host, FIRST, SECOND)

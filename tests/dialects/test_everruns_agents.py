@@ -6,8 +6,8 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.conversations import change
-from codegen_api.dialects.everruns import render_error
 from codegen_api.dialects.everruns.storage import SIZES
+from codegen_api.dialects.everruns.wire import render_error
 from codegen_api.stores import Agent
 from tests.dialects.everruns import NOBODY, a_talk, an_agent, caller_of, speaking
 from tests.dialects.site import run
@@ -180,7 +180,7 @@ async def test_what_cannot_be_kept_or_done_is_refused(body: Any, status: int) ->
 
 async def test_empty_lists_and_unknown_fields_are_nothing_to_refuse() -> None:
     async with speaking() as site:
-        more = {
+        more: dict[str, Any] = {
             "tools": [],
             "capabilities": [],
             "initial_files": [],
@@ -196,7 +196,7 @@ async def test_empty_lists_and_unknown_fields_are_nothing_to_refuse() -> None:
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 async def test_an_agent_that_is_not_there_is_404(id: str, method: str) -> None:  # noqa: A002
     async with speaking() as site:
-        answer = await site.ask(method, f"/v1/agents/{id}", **({"json": {}} if method == "PATCH" else {}))
+        answer = await site.ask(method, f"/v1/agents/{id}", json={} if method == "PATCH" else None)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 

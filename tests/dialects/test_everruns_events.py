@@ -152,7 +152,7 @@ def test_an_organization_without_a_number_has_an_id_of_that_form_too() -> None:
 
 def test_what_was_said_is_told_as_messages_in_the_words_of_each_family() -> None:
     messages = [event.message for event in told(TURN, LOG) if event.message is not None]
-    flat = [message_fields(FLAT, SESSION, message) for message in messages]
+    flat: list[Any] = [message_fields(FLAT, SESSION, message) for message in messages]
     below = [message_fields(NESTED, SESSION, message) for message in messages]
     assert [each["role"] for each in flat] == ["user", "agent", "agent", "tool_result", "agent", "tool_result", "agent"]
     roles = ["user", "assistant", "assistant", "tool_result", "assistant", "tool_result", "assistant"]
@@ -467,7 +467,9 @@ def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: i
     calls = [Came(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
     late = [Came(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]
-    completed = {event.data["tool_call_id"]: event.data["status"] for event in events if event.kind == "tool.completed"}
+    completed: dict[Any, Any] = {
+        event.data["tool_call_id"]: event.data["status"] for event in events if event.kind == "tool.completed"
+    }
     assert sorted(completed.values()) == ["success"] * count + ["timeout"]
     spots = [event.spot for event in events]
     assert spots == sorted(set(spots))

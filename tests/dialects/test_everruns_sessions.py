@@ -163,7 +163,7 @@ async def test_conversations_of_other_dialects_can_be_read_and_are_not_listed() 
 async def test_running_is_seen_before_the_message_is_answered_and_pending_when_the_answer_can_be_read() -> None:
     async with speaking() as site:
         talk = await a_talk(site)
-        seen: list[tuple[str, str]] = []
+        seen: list[tuple[Any, Any]] = []
 
         async def look(operation: str) -> None:
             if operation == "create":
@@ -182,7 +182,7 @@ async def test_running_is_seen_before_the_message_is_answered_and_pending_when_t
         hosted = site.host.runs["1"]
         hosted.append(type="ANSWER", text="It is 4.")
         hosted.status = "COMPLETE"
-        statuses = []
+        statuses: list[str] = []
         while not statuses or statuses[-1] == "running":
             statuses.append((await talk.get_below())["status"])
             messages = (await talk.get_below("/messages"))["items"]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.everruns import NOBODY, a_talk, an_agent, speaking
-from tests.dialects.routes import routes
+from tests.dialects.routes import methods, routes
 from tests.dialects.site import Site, gateway_app
 
 ID = re.compile("{(agent_id|session_id)}")
@@ -43,7 +43,7 @@ BODY = {
 def taking_an_id() -> list[tuple[str, str]]:
     """All but that which makes what is not there: for whoever asks, whatever others have under that id."""
     found = routes(gateway_app(dialects=("everruns",)))
-    asked = [(method, route.path) for route in found for method in sorted(route.methods) if ID.search(route.path)]
+    asked = [(method, route.path) for route in found for method in methods(route) if ID.search(route.path)]
     return sorted(each for each in asked if each != ("PUT", "/v1/agents/{agent_id}"))
 
 

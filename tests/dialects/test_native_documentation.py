@@ -100,7 +100,7 @@ def test_every_route_says_what_it_wants_and_how_it_fails() -> None:
             assert "security" not in operation
             assert path == "/metrics" or set(operation["responses"]) >= anywhere
             continue
-        without = [set()] if path.endswith("/stream") else []  # there a ticket will do
+        without: list[set[str]] = [set()] if path.endswith("/stream") else []  # there a ticket will do
         assert [set(each) for each in operation["security"]] == [set(schemes), *without]
         wanted = anywhere | {"401", "403", "404", "422", "429", "502", "503", "504"}
         wanted |= (

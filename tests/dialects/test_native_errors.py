@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api import errors
-from codegen_api.dialects.native import render_error
+from codegen_api.dialects.native.wire import render_error
 from codegen_api.web import (
     CorsRefused,
     HeadersTooLarge,
@@ -125,11 +125,12 @@ def test_an_error_becomes_a_status_headers_and_the_one_body(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_challenge_says_what_rfc_6750_says(kind: type[errors.GatewayError]) -> None:
     challenge = render_error(kind()).headers.get("www-authenticate")
-    assert challenge == {
+    challenges: dict[type[errors.GatewayError], str] = {
         errors.NotAuthenticated: "Bearer",  # no error code when no credentials came
         errors.InvalidToken: 'Bearer error="invalid_token"',
         errors.InvalidTicket: "Bearer",
-    }.get(kind)
+    }
+    assert challenge == challenges.get(kind)
 
 
 def test_details_are_choices_or_places() -> None:

@@ -181,7 +181,7 @@ async def test_the_header_names_the_organization() -> None:
         asked.append(organization)
         return await original(credential, organization, *more)
 
-    host.list_runs = list_runs  # type: ignore[method-assign]
+    host.list_runs = list_runs  # type: ignore[assignment,method-assign]
     async with serving(host, org_id="5") as with_default, serving(host) as without:
         await with_default.get("/agent-runs", headers={"X-Organization-ID": "0323"})
         await with_default.get("/agent-runs")

@@ -348,8 +348,8 @@ async def ask(site: Site, talk: Talk, agent: str, operation: Operation) -> Any:
         body = {"message": {"role": "user", "content": [{"type": "text", "text": "And 3 + 3?"}]}}
     elif operation.path.startswith("/v1/agents") and not below:
         body = {"name": "one", "system_prompt": "Be brief."}
-    more = {} if operation.method in ("GET", "DELETE") else {"json": body}
-    answer = await site.ask(operation.method, path, **more)
+    sent = None if operation.method in ("GET", "DELETE") else body
+    answer = await site.ask(operation.method, path, json=sent)
     assert answer.is_success, (operation, answer.text)
     return answer
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ ALICE = {"Authorization": "Bearer sandbox-alice"}
 BOB = {"Authorization": "Bearer sandbox-bob"}
 
 
-def environment(**settings: str | float) -> dict[str, str]:
+def environment(**settings: object) -> dict[str, str]:
     """This process's environment with no settings but these, and no proxy."""
     kept = {
         name: value
@@ -244,7 +244,7 @@ def collect(process: subprocess.Popen[bytes], log: bytes) -> None:
 
 @contextmanager
 def launched(
-    command: Sequence[str], cwd: Path | None = None, *, talks: bool = True, **settings: str | float
+    command: Sequence[str], settings: Mapping[str, object], cwd: Path | None = None, *, talks: bool = True
 ) -> Iterator[Server]:
     """The process of ``command``; nobody has waited until it serves. It has no ``.env`` file and a log of its own.
 
@@ -282,24 +282,27 @@ def held_port() -> Iterator[int]:
         yield holding.getsockname()[1]
 
 
-@contextmanager
-def gateway(
-    host: Sandbox | None, *arguments: str, cwd: Path | None = None, **settings: str | float
-) -> Iterator[Server]:
+def gateway(host: Sandbox | None, /, *arguments: str, **settings: object) -> AbstractContextManager[Server]:
     """``run_server.py``, serving, in front of ``host`` (or of what the arguments say)."""
+    return gateway_in(None, host, *arguments, **settings)
+
+
+@contextmanager
+def gateway_in(checkout: Path | None, host: Sandbox | None, /, *arguments: str, **settings: object) -> Iterator[Server]:
+    """As ``gateway``, of that ``checkout``, and started in it."""
     if host is not None:
         settings = {"base_url": host.url, "org_id": 323, **settings}
-    command = [sys.executable, str((cwd or ROOT) / "run_server.py")]
-    with held_port() as port, launched([*command, "--port", str(port), *arguments], cwd, **settings) as server:
+    command = [sys.executable, str((checkout or ROOT) / "run_server.py")]
+    with held_port() as port, launched([*command, "--port", str(port), *arguments], settings, checkout) as server:
         said = line(server.process)
         assert said.startswith("codegen_api is at http://"), said + server.log.read_text()
         yield replace(server, url=said.split()[-1])
 
 
 @contextmanager
-def silent(command: Sequence[str], port: int, **settings: str | float) -> Iterator[Server]:
+def silent(command: Sequence[str], port: int, /, **settings: object) -> Iterator[Server]:
     """A server on ``port``, serving, that does not say by itself where it is."""
-    with launched(command, talks=False, **settings) as server:
+    with launched(command, settings, talks=False) as server:
         served = replace(server, url=f"http://127.0.0.1:{port}")
 
         def answers() -> bool:
@@ -314,7 +317,7 @@ def silent(command: Sequence[str], port: int, **settings: str | float) -> Iterat
 
 
 @contextmanager
-def plain_uvicorn(host: Sandbox, *arguments: str, **settings: str | float) -> Iterator[Server]:
+def plain_uvicorn(host: Sandbox, /, *arguments: str, **settings: object) -> Iterator[Server]:
     """``uvicorn codegen_api:create_app``, serving."""
     command = [sys.executable, "-m", "uvicorn", "codegen_api:create_app", *PATIENT]
     settings = {"base_url": host.url, "org_id": 323, **settings}

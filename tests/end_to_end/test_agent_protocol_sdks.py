@@ -206,7 +206,7 @@ def test_every_method_of_the_javascript_sdk_works_or_is_refused_by_name(talking:
         pytest.skip("the SDK in JavaScript needs Node 20.19 or newer")
     if not (JAVASCRIPT / "node_modules" / "@langchain" / "langgraph-sdk").is_dir():
         pytest.skip("the SDK in JavaScript is not there: npm ci --prefix tests/javascript")
-    command = [node, JAVASCRIPT / "every_method.mjs", talking.url, "sandbox-alice"]
+    command = [node, str(JAVASCRIPT / "every_method.mjs"), talking.url, "sandbox-alice"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -285,7 +285,7 @@ async def test_an_answer_is_made_anew_and_what_was_asked_first_is_said_otherwise
 
         history = await client.threads.get_history(thread, limit=100)
         assert history[-len(one_way) :] == one_way
-        begun = [state for state in history if state["metadata"]["step"] == 0]
+        begun = [state for state in history if (state["metadata"] or {})["step"] == 0]
         assert [texts(state["values"])[-1][1] for state in begun] == [
             "Name a fish",
             "And one of the south",
@@ -340,7 +340,8 @@ async def test_a_client_that_leaves_stops_its_run_only_where_it_said_so(
     async with client_of(talking.url) as client:
         thread, text = (await client.threads.create())["thread_id"], f"Watch the sky, {on_disconnect}"
         given: Any = {"input": says(text), "metadata": ENDLESS, "stream_mode": "custom"}
-        async with aclosing(client.runs.stream(thread, "agent", **given, on_disconnect=on_disconnect)) as events:
+        stream: Any = client.runs.stream(thread, "agent", **given, on_disconnect=on_disconnect)
+        async with aclosing(stream) as events:
             async for event in events:
                 if event.event == "custom" and event.data["position"] > 2:
                     break
@@ -349,7 +350,9 @@ async def test_a_client_that_leaves_stops_its_run_only_where_it_said_so(
             await grown(host, watched)
             assert (await client.runs.get(thread, made["run_id"]))["status"] == "running"
             # who joins may say so, too
-            join = client.runs.join_stream(thread, made["run_id"], cancel_on_disconnect=on_disconnect == "continue")
+            join: Any = client.runs.join_stream(
+                thread, made["run_id"], cancel_on_disconnect=on_disconnect == "continue"
+            )
             async with aclosing(join) as events:
                 assert (await anext(events)).event == "metadata"
         if on_disconnect is None:
@@ -394,7 +397,8 @@ async def test_a_run_that_fails_says_so_to_everybody(talking: Server) -> None:
         assert (end.event, end.data) == ("end", {"status": "error"})
         run_id = events[0].data["run_id"]
         assert (await client.runs.join(thread, run_id))["__error__"] == failure.data
-        assert (await client.runs.get(thread, run_id))["error_message"] == failure.data["message"]
+        told: Any = await client.runs.get(thread, run_id)
+        assert told["error_message"] == failure.data["message"]
         assert (await client.threads.get(thread))["status"] == "error"
         (task,) = (await client.threads.get_state(thread))["tasks"]
         assert task["error"] == failure.data["message"]

@@ -83,7 +83,7 @@ async def test_who_waits_and_is_cut_off_gets_the_outcome_all_the_same(talking: S
         async with client_of(between.url) as client:
             thread = (await client.threads.create())["thread_id"]
             between.lengths = [700]
-            given = {"input": says("Bake a cake"), "metadata": {"scenario": "quick", "speed": 0.5}}
+            given: dict[str, Any] = {"input": says("Bake a cake"), "metadata": {"scenario": "quick", "speed": 0.5}}
             outcome = await client.runs.wait(thread, "agent", **given)
             assert texts(outcome)[-1] == ("ai", "Done: Bake a cake")
             assert between.cuts == 1

@@ -51,7 +51,7 @@ async def heard(stream: EventStream, until: str, into: list[Event] | None = None
                     break
     finally:
         stream.stop()
-        await iterator.aclose()  # type: ignore[attr-defined]
+        await iterator.aclose()
         await stream.aclose()
     return events
 
@@ -194,7 +194,7 @@ async def test_an_idle_listener_that_comes_back_again_and_again_loses_and_double
             reconnects += 1
             return connect()
 
-        stream._connect = counted  # type: ignore[method-assign]
+        stream._connect = counted
         await asyncio.sleep(1)
         asked = swift.admin("GET", "requests")["total"]
 

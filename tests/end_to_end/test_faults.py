@@ -28,7 +28,7 @@ FAULTS: list[Fault] = [
     ("hang", {}, 504, "upstream_timeout", "upstream_unavailable"),
     ("empty", {}, 502, "upstream_error", "upstream_unavailable"),
 ]
-PATIENT = ("429", {}, 429, "upstream_rate_limited", "rate_limited")
+PATIENT: Fault = ("429", {}, 429, "upstream_rate_limited", "rate_limited")
 """A 429 that does not say how long: the gateway waits ten seconds."""
 
 

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 import codegen_api
@@ -28,6 +29,7 @@ from tests.end_to_end.processes import (
     environment,
     eventually,
     gateway,
+    gateway_in,
 )
 from tests.end_to_end.viewing import Connection, Viewer
 from tests.leaks import WATCH
@@ -74,7 +76,7 @@ def test_the_sandbox_outlives_a_reload_and_dies_with_the_front_door(tmp_path: Pa
         """When the process that answers was started; 0 while none does."""
         try:
             return round(time.time() - float(server.health("uptime_seconds")))
-        except (OSError, processes.httpx.TransportError):
+        except (OSError, httpx.TransportError):
             return 0
 
     async def come_back(server: Server, run: int) -> None:
@@ -96,7 +98,7 @@ def test_the_sandbox_outlives_a_reload_and_dies_with_the_front_door(tmp_path: Pa
         assert (await with_ticket.head()).status == 200  # the key is that of the front door
         with_ticket.close()
 
-    with gateway(None, "--sandbox", "--reload", cwd=tmp_path) as server:
+    with gateway_in(tmp_path, None, "--sandbox", "--reload") as server:
         made = server.request("POST", "/agent-runs", json={"prompt": "x", "metadata": {"scenario": "endless"}}).json()
         sandbox = sandbox_of(server)
         asyncio.run(come_back(server, made["id"]))

@@ -76,7 +76,7 @@ def test_a_database_that_cannot_be_had_ends_the_start_and_its_password_is_told_t
     password = "hunter2-0123456789"
     WATCH.secret("a password", password)
     url = f"postgresql://gateway:{password}@127.0.0.1:1/none"
-    with launched(SERVER, dialects="agent_protocol", database_url=url) as server:
+    with launched(SERVER, {"dialects": "agent_protocol", "database_url": url}) as server:
         assert server.process.wait(STARTING) != 0
         said = server.log.read_text()
         assert "What the gateway has to remember cannot be read or written just now." in said

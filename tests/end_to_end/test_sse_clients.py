@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,10 @@ class Reading:
         assert self.process.poll() in (None, 0), f"{self.client}: {self._errors.read_text()[-3000:]}"
         return [int(line) for line in self._printed.read_text().split("\n")[:-1]]
 
+    def has_come_back(self, before: int) -> bool:
+        """Whether more of its streams have ended than ``before``, and it reads."""
+        return bool(self.positions()) and self.proxy.ended > before
+
     def leave(self) -> None:
         self.process.kill()
         self.process.wait(WAIT)
@@ -104,7 +109,7 @@ def test_what_people_read_streams_with_gets_every_entry_once_and_in_order(
         for _ in range(PORTIONS):
             ended = [reading.proxy.ended for reading in readings]
             for reading, before in zip(readings, ended, strict=True):  # its stream has been too old once more
-                eventually(lambda at=reading, n=before: at.positions() and at.proxy.ended > n)
+                eventually(partial(reading.has_come_back, before))
             host.patch(run, append=[text] * PORTION)
         host.patch(run, status="COMPLETE")
         told = {}

@@ -123,7 +123,7 @@ def test_no_turn_starts_twice_and_none_is_under_way_for_ever_however_often_the_g
     chance = random.Random(SEED)
     rounds = [[Ask.of(number, each) for each in range(6)] for number in range(ROUNDS)]
     asks = [ask for each in rounds for ask in each]
-    killed = []
+    killed: list[float] = []
 
     async def begin(server: Server) -> None:
         async with new_client(server) as client:

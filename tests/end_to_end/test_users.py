@@ -243,7 +243,7 @@ def test_what_is_missing_or_does_not_fit_is_said_at_the_start(
     host: Sandbox, site: Site, missing: str, settings: Any
 ) -> None:
     given = {"base_url": host.url, **site.settings(host), **settings}
-    with launched(SERVER, **given) as server:
+    with launched(SERVER, given) as server:
         assert server.process.wait(60) == 2
         said = server.log.read_text()
     assert f"CODEGEN_{missing}" in said

@@ -245,7 +245,7 @@ async def test_a_resume_that_is_answered_with_the_old_status_is_a_resume_all_the
         answered = await original(*arguments)
         return replace(answered, status=RunStatus.COMPLETED, raw_status="COMPLETE")
 
-    host.resume_run = resume_run  # type: ignore[method-assign]
+    host.resume_run = resume_run  # type: ignore[assignment,method-assign]
     gateway = Gateway(host, MemoryBroker())
     viewer = Viewer()
     await viewer.watch(gateway)

@@ -332,7 +332,7 @@ def test_whatever_happens_every_viewer_sees_the_whole_log_once() -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=settings.default.max_examples * 2 // 5,
+            max_examples=settings().max_examples * 2 // 5,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

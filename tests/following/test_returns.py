@@ -133,7 +133,7 @@ async def test_a_process_that_knows_nothing_yet_continues_at_no_higher_price(eve
     await asyncio.sleep(0)
 
 
-@settings(max_examples=settings.default.max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
 @given(
     script=st.lists(
         st.tuples(

@@ -26,7 +26,7 @@ def statuses(host: Host, times: int, method: str, path: str, **more: Any) -> lis
 )
 def test_the_table_counts_each_endpoint(method: str, path: str, allowed: int, window: int) -> None:
     host = Host({"limits": "table"})
-    body = {"json": {"prompt": "x", "agent_run_id": 12345}} if method == "POST" else {}
+    body: dict[str, Any] = {"json": {"prompt": "x", "agent_run_id": 12345}} if method == "POST" else {}
     assert statuses(host, allowed, method, path, **body) == [200] * allowed
     host.time.advance(window / 2)
     refused = host.ask(method, path, **body)

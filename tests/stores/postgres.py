@@ -90,7 +90,7 @@ def server(*, languages: bool = True) -> Iterator[Postgres]:
             **as_root,
         )
         fast = [f"-c{setting}=off" for setting in ("fsync", "full_page_writes", "synchronous_commit")]
-        command = [postgres, "-D", data, "-k", directory, "-clisten_addresses=", *fast]
+        command = [postgres, "-D", str(data), "-k", str(directory), "-clisten_addresses=", *fast]
         with (
             tempfile.TemporaryFile() as log,
             subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, **as_root) as process,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.runs import RunRef
+from codegen_api.runs import Json, RunRef
 from codegen_api.storable import DEEPEST, storable
 from codegen_api.stores import LONGEST, Found, Query, Store
 from tests.stores.things import ME, Test, agent, conversation, ids, item, turn
@@ -24,7 +24,7 @@ ODD = [
 
 
 def test_whatever_is_storable_is_stored(check: Test) -> None:
-    whole = {text: [text, {text: text}] for text in ODD}
+    whole: Json = {text: [text, {text: text}] for text in ODD}
     assert storable(whole)
 
     async def main(it: Store) -> None:
@@ -42,8 +42,8 @@ def test_whatever_is_storable_is_stored(check: Test) -> None:
             told = turn(text, text, prompt=text, messages=(whole,), answer=text, run=RunRef(text, text), mark=text)
             assert await it.turns(owner, (await it.add_turn(owner, told)).conversation) == (replace(told, number=1),)
             await it.put_item(owner, item(text, text, key=text, value=whole, at=float(number)))
-            kept = item(text, text, key=text, value=whole, at=float(number))
-            assert await it.items(owner, (text,), 10, 0) == Found((kept,), 1)
+            put = item(text, text, key=text, value=whole, at=float(number))
+            assert await it.items(owner, (text,), 10, 0) == Found((put,), 1)
 
     check(main)
 
@@ -75,7 +75,7 @@ def test_what_is_not_storable_is_refused_and_not_found(check: Test, text: str) -
             it.put_item(ME, item("a", value={"a": text})),
         ):
             with pytest.raises(ValueError, match=r"stored|^$"):
-                await attempt  # type: ignore[misc]
+                await attempt
         assert await it.agent(ME, "b") is None
         assert await it.agent(ME, text) is None
         assert await it.agent(text, "a") is None
@@ -102,7 +102,7 @@ def test_names_that_no_index_would_hold_are_refused(check: Test) -> None:
             it.put_item(ME, item("a", key=long + "x")),
         ):
             with pytest.raises(ValueError, match=r"id|key|^$"):
-                await attempt  # type: ignore[misc]
+                await attempt
         assert await it.agent(ME, "x" * 10_000) is None
 
     check(main)

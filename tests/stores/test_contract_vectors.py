@@ -1,7 +1,7 @@
 """The contract of a store: what items mean, as vectors beside them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def towards(degrees: float) -> list[float]:
     return [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
 
 
-async def keep(it: Store, at: dict[tuple[str, str], Sequence[float]], space: str = SPACE) -> None:
+async def keep(it: Store, at: Mapping[tuple[str, str], Sequence[float]], space: str = SPACE) -> None:
     """Vectors for what is due, by its owner and key."""
     for due in await it.due(space, 1000):
         assert await it.keep_vectors(due, space, [towards(each) for each in at[due.owner, due.item.key]])

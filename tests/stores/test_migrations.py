@@ -84,7 +84,7 @@ def test_what_alembic_does_not_compare_is_that_of_the_code_too(bare: str) -> Non
                 columns,
                 keys,
                 inspector.get_foreign_keys(table),
-                sorted(indexes, key=lambda each: each["name"]),
+                sorted(indexes, key=lambda each: str(each["name"])),
             )
         return found
 
@@ -228,6 +228,7 @@ def test_rows_from_before_sizes_were_counted_count(bare: str, monkeypatch: pytes
     )
     open_(bare)
     sizes = within(bare, lambda connection: connection.execute(text("SELECT size FROM items")).scalar())
+    assert sizes is not None
     assert 5000 < sizes < 6000
 
 

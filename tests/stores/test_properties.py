@@ -196,7 +196,7 @@ def test_sqlite_does_what_the_model_does(new_file: New, script: list[Any]) -> No
     check(new_file, script)
 
 
-@settings(max_examples=max(10, settings.default.max_examples // 5), deadline=None, suppress_health_check=whole)
+@settings(max_examples=max(10, settings().max_examples // 5), deadline=None, suppress_health_check=whole)
 @given(script=scripts)
 def test_postgresql_does_what_the_model_does(postgres: Postgres, script: list[Any]) -> None:
     check(lambda: postgres.database(template="migrated"), script)

@@ -27,8 +27,8 @@ def run(main: Coroutine[Any, Any, T], seconds: float = 60) -> T:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Store]:
-    store: Store = SqlStore(url)
+async def opened(url: str) -> AsyncIterator[SqlStore]:
+    store = SqlStore(url)
     await store.open()
     try:
         yield store

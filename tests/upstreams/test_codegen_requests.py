@@ -188,7 +188,9 @@ def test_nothing_given_is_not_the_same_as_something_empty(router: respx.MockRout
 def test_marks_are_kept_in_the_metadata(router: respx.MockRouter) -> None:
     for metadata in (None, {}, {"a": 1}):
         new = NewRun("Say hello", metadata, marks={"owner": "x"})
-        body = body_sent(router, RUNS, lambda upstream, new=new: upstream.create_run(CREDENTIAL, "323", new))
+        body = body_sent(
+            router, RUNS, partial(CodegenUpstream.create_run, credential=CREDENTIAL, organization="323", new=new)
+        )
         assert body["metadata"] == {**(metadata or {}), "codegen_gateway": {"owner": "x"}}
 
 
@@ -391,7 +393,10 @@ def test_anything_else_is_no_id_and_never_becomes_part_of_a_url(router: respx.Mo
                 ask_upstream(upstream(router), partial(ask, credential=CREDENTIAL, ref=ref))
     for organization, user in ((text, "1"), ("1", text)):
         with pytest.raises(errors.Rejected):
-            ask_upstream(upstream(router), lambda each, o=organization, u=user: each.user(CREDENTIAL, o, u))
+            ask_upstream(
+                upstream(router),
+                partial(CodegenUpstream.user, credential=CREDENTIAL, organization=organization, user_id=user),
+            )
     assert sent(router) == []
 
 

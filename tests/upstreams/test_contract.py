@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import httpx
@@ -111,7 +112,7 @@ def test_the_users_of_an_organization_are_told_in_pages_and_one_by_one(world: Wo
     first = world.ask(lambda upstream: upstream.users(ALICE, ORGANIZATION, 0, 1))
     assert ([each.id for each in first.items], first.at_end) == ([whole.items[0].id], False)
     for each in whole.items:
-        assert world.ask(lambda upstream, who=each.id: upstream.user(ALICE, ORGANIZATION, who)) == each
+        assert world.ask(methodcaller("user", ALICE, ORGANIZATION, each.id)) == each
     with pytest.raises(errors.NotFound):
         world.ask(lambda upstream: upstream.user(ALICE, ORGANIZATION, "7"))
     with pytest.raises(errors.Forbidden):
