@@ -101,13 +101,13 @@ def test_conversations_that_nobody_touched_for_long_are_removed_and_no_others(
         for name in ("old", "busy", "asleep", "new"):
             await world.converse(name)
         await world.converse("old", who=caller("bob"))
-        async with world.serving(kept_days=2) as process:
+        async with world.serving(kept_days=0.5) as process:
             over = await process.wait(await process.say("Say hello", conversation="old"))
-            await asyncio.sleep(1.5 * DAY)
+            await asyncio.sleep(0.4 * DAY)
             await process.say("Say hello", conversation="busy")
             world.host.script = works_for_ever
             await process.say("Say hello", conversation="asleep")
-            await asyncio.sleep(0.5 * DAY + 2 * TIDY_EVERY)
+            await asyncio.sleep(0.1 * DAY + 2 * TIDY_EVERY)
             await world.converse("new", who=caller("bob"))
             left = {id_ for owner, id_ in world.store._conversations if owner == owner_of(ALICE)}
             assert left == {"busy", "asleep"}
@@ -124,8 +124,9 @@ def test_without_the_setting_everything_is_kept() -> None:
     async def main() -> None:
         world = World()
         await world.converse()
+        await asyncio.sleep(30 * DAY)  # with nobody there, who would look at the store every second
         async with world.serving():
-            await asyncio.sleep(30 * DAY)
+            await asyncio.sleep(2 * TIDY_EVERY)
         assert world.store._conversations
 
     run(main(), at_most=40 * DAY)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import Came, Changes
+from codegen_api.conversations import Came, Changes, late_changes
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, ThreadTeller, position
 from codegen_api.dialects.agent_protocol.rendering import (
@@ -324,16 +324,19 @@ def test_a_late_output_is_told_again_under_an_id_of_its_own_to_who_lacks_it() ->
         assert [(data["position"], data.get("output"), n) for name, n, data in again if name == "custom"] == rest
 
 
-@pytest.mark.parametrize("count", [17, ROOM + 5, 2 * ROOM + 5])
-def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
+@pytest.mark.parametrize(("room", "count"), [(ROOM, 17), (ROOM, ROOM + 5), (200, 405)])
+def test_however_many_outputs_come_late_at_one_place_each_is_told_again(
+    room: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those for which there is no room wait for the next entry, or for the end."""
+    monkeypatch.setattr(late_changes, "ROOM", room)
     changes = Changes()
     speaker = teller(["custom"], changes=changes)
     calls = [Came(n, entry(n, "ACTION", tool="run")) for n in range(1, count + 2)]
     late = [Came(n, entry(n, "ACTION", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     pieces = [speaker.begin(), speaker.take(calls), *(speaker.take([came]) for came in late)]
     waiting = count - sum(data.get("output") == "late" for name, _, data in parsed(pieces) if name == "custom")
-    assert waiting == max(0, count - ROOM)
+    assert waiting == max(0, count - room)
     pieces.append(speaker.take([Came(count + 2, entry(count + 2, text="x"))]))
     pieces.append(speaker.over(replace(TURN, state=TurnState.COMPLETED, end=7 + count + 2)))
     events = parsed(pieces)
