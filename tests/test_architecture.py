@@ -4,9 +4,8 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import codegen_api
 from scripts import size
@@ -18,6 +17,7 @@ CORE = ["runs", "errors", "identity", "singleflight", "pace", "brokers", "upstre
 DRAWERS = {"utils", "helpers", "common", "core", "shared", "managers", "services", "models", "misc", "util", "base"}
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
@@ -32,11 +32,11 @@ def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
-def test_every_module_says_what_it_is(path: Path) -> None:
-    said = ast.get_docstring(tree(path))
-    assert said
-    assert said.splitlines()[0].endswith((".", "?", ":")) or len(said.splitlines()) > 1
+def test_every_module_says_what_it_is() -> None:
+    for path in MODULES:
+        said = ast.get_docstring(tree(path))
+        assert said, path
+        assert said.splitlines()[0].endswith((".", "?", ":")) or len(said.splitlines()) > 1, path
 
 
 STILL_TOO_LONG = {
@@ -64,50 +64,49 @@ def test_there_are_no_drawers() -> None:
     assert not [shown for shown in SHOWN if DRAWERS & set(Path(shown).with_suffix("").parts)]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
-def test_nothing_is_imported_inside_a_function(path: Path) -> None:
-    # these modules say why
-    late = {
-        PACKAGE / "__init__.py": {
-            "from codegen_api.app import create_app",
-            "from codegen_api.settings import Settings",
-        },
-        PACKAGE / "stores/sql/database.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
-        PACKAGE / "build_parts.py": {
-            "from codegen_api.embeddings.openai import OpenAIEmbedder",
-            "from codegen_api.metrics import PrometheusObserver",
-            "from codegen_api.stores.sql import SqlStore",
-        },
-    }.get(path, set())
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            imports = [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
-            assert {ast.unparse(inner) for inner in imports} <= late
+LATE = {
+    "__init__.py": {"from codegen_api.app import create_app", "from codegen_api.settings import Settings"},
+    "stores/sql/database.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
+    "build_parts.py": {
+        "from codegen_api.embeddings.openai import OpenAIEmbedder",
+        "from codegen_api.metrics import PrometheusObserver",
+        "from codegen_api.stores.sql import SqlStore",
+    },
+}
+"""What is imported inside a function. These modules say why."""
 
 
-@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
-def test_nothing_is_changed_behind_the_back_of_a_module(path: Path) -> None:
-    assert not [node for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
+def test_nothing_is_imported_inside_a_function() -> None:
+    for path in MODULES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                imports = [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
+                late = LATE.get(str(path.relative_to(PACKAGE)), set())
+                assert {ast.unparse(inner) for inner in imports} <= late, path
 
 
-@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
-def test_whoever_catches_everything_says_why(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ExceptHandler):
-            caught = ast.unparse(node.type) if node.type else "everything"
-            if caught in ("Exception", "BaseException", "everything"):
-                raised_again = any(isinstance(step, ast.Raise) and step.exc is None for step in node.body)
-                assert raised_again or "  # " in lines[node.lineno - 1], f"line {node.lineno}"
+def test_nothing_is_changed_behind_the_back_of_a_module() -> None:
+    for path in MODULES:
+        assert not [node for node in ast.walk(tree(path)) if isinstance(node, ast.Global)], path
 
 
-@pytest.mark.parametrize("path", MODULES, ids=SHOWN)
-def test_only_the_edges_of_the_process_read_the_environment(path: Path) -> None:
-    edges = ("environment.py", "serve.py", "build_parts.py", "workers.py", "proxies.py", "__main__.py", "codegen.py")
-    if path.name in edges or {"validate", "sandbox"} & set(path.parts):
-        return
-    assert "os.environ" not in path.read_text()
-    assert "getenv" not in path.read_text()
+def test_whoever_catches_everything_says_why() -> None:
+    for path in MODULES:
+        lines = path.read_text().splitlines()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                if caught in ("Exception", "BaseException", "everything"):
+                    raised_again = any(isinstance(step, ast.Raise) and step.exc is None for step in node.body)
+                    assert raised_again or "  # " in lines[node.lineno - 1], f"{path}, line {node.lineno}"
+
+
+def test_only_the_edges_of_the_process_read_the_environment() -> None:
+    edges = ("settings.py", "serve.py", "build_parts.py", "workers.py", "proxies.py", "__main__.py", "codegen.py")
+    for path in MODULES:
+        if path.name not in edges and not {"validate", "sandbox"} & set(path.parts):
+            assert "os.environ" not in path.read_text(), path
+            assert "getenv" not in path.read_text(), path
 
 
 def test_importing_does_nothing() -> None:
