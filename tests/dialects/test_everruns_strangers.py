@@ -6,6 +6,7 @@ The routes come from the application's own table, so one that is added is asked 
 
 import json
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ ISSUER = Issuer()
 MODES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "token": ("alice", "bob", {}),
     "jwt": (
-        ISSUER.token("ann"),
-        ISSUER.token("eve"),
+        ISSUER.token("ann", exp=timedelta(days=1)),  # it is made before the first of all tests
+        ISSUER.token("eve", exp=timedelta(days=1)),
         {
             "auth": ("jwt",),
             "api_token": "alice",
