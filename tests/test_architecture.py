@@ -39,13 +39,7 @@ def test_every_module_says_what_it_is() -> None:
         assert said.splitlines()[0].endswith((".", "?", ":")) or len(said.splitlines()) > 1, path
 
 
-STILL_TOO_LONG = {
-    "following/follower.py": 455,
-    "gateway.py": 494,
-    "settings.py": 406,
-    "stores/__init__.py": 401,
-    "stores/sql/__init__.py": 415,
-}
+STILL_TOO_LONG = {"following/follower.py": 455}
 """Files from before there was a bound, and their lines: they may only become shorter, and then leave this list."""
 
 
@@ -102,11 +96,8 @@ def test_whoever_catches_everything_says_why() -> None:
 
 
 def test_only_the_edges_of_the_process_read_the_environment() -> None:
-    edges = ("settings.py", "serve.py", "build_parts.py", "workers.py", "proxies.py", "__main__.py", "codegen.py")
-    for path in MODULES:
-        if path.name not in edges and not {"validate", "sandbox"} & set(path.parts):
-            assert "os.environ" not in path.read_text(), path
-            assert "getenv" not in path.read_text(), path
+    reading = [path for path in MODULES if "os.environ" in path.read_text() or "getenv" in path.read_text()]
+    assert {path.name for path in reading} == {"build_parts.py", "environment.py", "serve.py", "workers.py"}
 
 
 def test_importing_does_nothing() -> None:

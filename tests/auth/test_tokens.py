@@ -252,7 +252,7 @@ async def test_no_cache_holds_a_token() -> None:
     host.tokens[token] = "3"
     host.add(status="COMPLETE").append(3)
     gateway = Gateway(host, MemoryBroker(), linger=1)
-    tokens = UpstreamTokens(gateway.identify, "fake")
+    tokens = UpstreamTokens(gateway.accounts.identify, "fake")
 
     async def visit() -> None:
         caller: Caller = await tokens.authenticate(token)
