@@ -10,10 +10,11 @@ from typing import Any
 
 from codegen_api.identity import Caller
 from tests.conversations.test_crashes import (
-    AT_LEAST,
+    ASK_EVERY,
     FIRST,
     LAST,
     SECOND,
+    STRIDE,
     Life,
     at_any_call,
     began,
@@ -25,14 +26,12 @@ from tests.conversations.test_crashes import (
 from tests.conversations.world import ALICE, Process, Trap, World, works, works_for_ever
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.site import Connection, gateway_app
-from tests.virtual import run
 
 APP = gateway_app(dialects=("agent_protocol", "everruns", "agio"), sandbox=True)
 """Its routes are built once, which takes a second; what is behind them is another with each process."""
 
 GIVEN_UP = 90.0
 """Seconds after which it is known of each turn what became of it."""
-ASK_EVERY = 10.0
 
 
 class _Alice:
@@ -130,8 +129,8 @@ def crashes_at_any_call(life: Life, before: bool, check: Check) -> None:
     at_any_call(main)
 
 
-def crashes_wherever_anything_waits(life: Life, stride: int, check: Check) -> None:
-    """The same at each wait that is a multiple of ``stride``, whatever is waited for."""
+def crashes_wherever_anything_waits(life: Life, check: Check) -> None:
+    """The same where anything waits, whatever for."""
 
     async def main(number: int) -> bool:
         world = await began(life)
@@ -139,10 +138,7 @@ def crashes_wherever_anything_waits(life: Life, stride: int, check: Check) -> No
         await _goes_on(world, check)
         return crashed
 
-    number = 1
-    while run(main(number)):
-        number += stride
-    assert number > AT_LEAST * stride
+    at_any_call(main, STRIDE)
 
 
 async def _goes_on(world: World, check: Check) -> None:

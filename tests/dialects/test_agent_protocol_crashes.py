@@ -21,7 +21,6 @@ from tests.dialects.crashing import (
 )
 
 THREAD = "/threads/talk"
-STRIDE = 5
 
 
 def run_of(text: str) -> Any:
@@ -72,4 +71,4 @@ def test_a_crash_at_any_call_while_runs_wait_leaves_none_waiting_and_starts_none
 
 
 def test_a_crash_wherever_anything_waits_while_runs_wait_leaves_none_waiting_and_starts_none_twice() -> None:
-    crashes_wherever_anything_waits(LIFE, STRIDE, all_is_well)
+    crashes_wherever_anything_waits(LIFE, all_is_well)

@@ -22,7 +22,6 @@ from tests.dialects.crashing import (
 )
 
 SESSION = "talk"
-STRIDE = 3
 
 
 async def chat(client: Client, text: str) -> Any:
@@ -174,7 +173,7 @@ def test_a_crash_at_any_call_starts_no_run_twice_and_leaves_none_busy(life: Life
 
 @each_life
 def test_a_crash_wherever_anything_waits_starts_no_run_twice_and_leaves_none_busy(life: Life) -> None:
-    crashes_wherever_anything_waits(life, STRIDE, all_is_well)
+    crashes_wherever_anything_waits(life, all_is_well)
 
 
 @pytest.mark.parametrize("name", ["a pause", "a cancel", "a cancel of what is paused"])

@@ -22,8 +22,6 @@ from tests.dialects.crashing import (
 )
 from tests.dialects.eventsource import Event
 
-STRIDE = 3
-
 
 def idled(told: list[Event]) -> bool:
     return bool(told) and told[-1].type == "session.idled"
@@ -122,7 +120,7 @@ def test_a_crash_at_any_call_sends_no_message_twice_and_leaves_no_session_at_wor
 
 @each_life
 def test_a_crash_wherever_anything_waits_sends_no_message_twice_and_leaves_no_session_at_work(life: Life) -> None:
-    crashes_wherever_anything_waits(life, STRIDE, lambda client: all_is_well(client, life))
+    crashes_wherever_anything_waits(life, lambda client: all_is_well(client, life))
 
 
 def test_a_listener_goes_on_where_the_process_died() -> None:
@@ -155,4 +153,4 @@ def test_a_listener_goes_on_where_the_process_died() -> None:
                 connection.leave()
                 await connection.task
 
-    crashes_wherever_anything_waits(Life(nothing, listens, FIRST), STRIDE, goes_on)
+    crashes_wherever_anything_waits(Life(nothing, listens, FIRST), goes_on)
