@@ -1,4 +1,4 @@
-"""The application: requests go through the edge to the routes of the dialects that are on, the parts behind."""
+"""The ASGI application: the edge outermost, then the routes of the enabled dialects, then the shared parts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -40,7 +40,7 @@ Every request bears a token of the hosted API, or one of the deployment's own us
 
 
 class Application(FastAPI):
-    """FastAPI with our edge outside of everything, where middleware cannot be put."""
+    """FastAPI with the edge outside everything else, where middleware cannot be installed."""
 
     edge: Edge
     settings: Settings
@@ -54,7 +54,7 @@ class Application(FastAPI):
             return await super().__call__(scope, receive, send)
 
         async def say(message: Message) -> None:
-            # whoever serves us logs this, and Starlette puts a traceback into it
+            # the server logs this message, into which Starlette puts a whole traceback
             failed = message["type"] == "lifespan.startup.failed" and self.cannot_start
             await send({**message, "message": failed} if failed else message)
 
@@ -97,14 +97,14 @@ def create_app(
     store: Store | None = None,
     embedder: Embedder | None = None,
 ) -> FastAPI:
-    """The gateway as an ASGI application.
+    """Build the gateway as an ASGI application.
 
-    ``settings`` are read from the environment unless they are given; where the environment is not valid the process
-    ends with status 2 and a line for each variable that is wrong. ``upstream``, ``broker``, ``store`` and ``embedder``
-    replace those that the settings name. ``title`` and ``version`` are what the API calls itself.
+    Without ``settings`` they are read from the environment; if that is invalid, the process exits with status 2 after
+    printing one line per bad variable. ``upstream``, ``broker``, ``store`` and ``embedder`` replace what the settings
+    name. ``title`` and ``version`` appear in the API description.
 
     Raises:
-        SettingsError: the settings that were given make no sense.
+        SettingsError: the given settings cannot be used.
     """
     try:
         return _build(settings or read_settings(), title, version, upstream, broker, store, embedder)
@@ -125,7 +125,7 @@ def _build(
     embedder: Embedder | None,
 ) -> FastAPI:
     observer: Observer = NullObserver()
-    set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - not the one that there is now
+    set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - the observer is replaced below
     beside = workers.beside(settings.workers)
     dialects = build_parts.dialects(settings)
     build_auth.require(settings)
@@ -141,7 +141,7 @@ def _build(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # which makes the edge
+        app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # this builds the edge
         if parts.conversations is not None:
             try:
                 await parts.conversations.open()
@@ -161,7 +161,7 @@ def _build(
         title=title,
         version=version or codegen_api.__version__,
         description=DESCRIPTION,
-        openapi_url=None,  # it is served by documentation, as these are
+        openapi_url=None,  # served by the documentation module, like the two below
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -177,18 +177,18 @@ def _build(
     )
     app.state.parts = parts
     for dialect in dialects.values():
-        app.router.routes.extend(dialect.routes)  # not include_router, which works out each of them anew
+        app.router.routes.extend(dialect.routes)  # include_router would analyse every route again
     documentation.install(app)
     if metrics:
         metrics.install(app)
-    # Exception as well, or Starlette would answer it in words of its own before it reaches the edge
+    # Exception too, or Starlette would render it in its own words before it reaches the edge
     for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     return app
 
 
 def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
-    """Headers of the dialects' own that pages may read."""
+    """Response headers of the dialects that browsers may expose to pages."""
     return tuple(name for dialect in dialects.values() for name in dialect.exposed_headers)
 
 
@@ -200,7 +200,7 @@ async def _render(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """What may be done at this path. Starlette names the methods of the first route there, and there may be several."""
+    """Methods allowed at this path. Starlette's ``Allow`` names only those of the first matching route."""
 
     def is_known(method: str) -> bool:
         scope = {**request.scope, "method": "GET" if method == "HEAD" else method}

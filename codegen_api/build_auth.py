@@ -1,6 +1,6 @@
-"""Who may vouch for callers, made from the settings: the host, an issuer of JWTs, our own list of keys.
+"""Builds authentication from the settings: tokens of the host, JWTs, and the gateway's own keys.
 
-A part of the composition root that would fill it up.
+Part of the composition root, kept apart from ``build_parts`` for its size.
 """
 
 import re
@@ -28,10 +28,10 @@ from codegen_api.settings import Settings, secret_keys
 from codegen_api.telemetry import quoted
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
-"""The modes in which the host is called with one token for all."""
+"""The modes in which all callers share the deployment's one token at the host."""
 
 DISCOVERY = "/.well-known/openid-configuration"
-"""Behind the name of an issuer: where it says where its keys are (OpenID Connect Discovery, 4)."""
+"""Path below an issuer that names its key set (OpenID Connect Discovery, section 4)."""
 
 
 def require(settings: Settings) -> None:
@@ -45,24 +45,24 @@ def require(settings: Settings) -> None:
 
 
 def cautions(settings: Settings) -> Iterator[str]:
-    """What is possible, and most likely not meant."""
+    """Warnings about settings that are valid and probably a mistake."""
     asked = (settings.jwt_jwks_url or settings.jwt_issuer or "") if settings.jwt_key is None else ""
     if "jwt" in settings.auth and asked.lower().startswith("http://") and not _is_local(asked):
         yield "the issuer's keys are asked for over http://: whoever is on the way there can sign for anybody"
 
 
 def ownership(settings: Settings) -> Ownership:
-    """Whose runs are whose, where the host cannot tell."""
+    """The ownership rules; with keys only where callers share a token, so the host cannot tell whose a run is."""
     shared = SHARED.keys() & set(settings.auth)
     return Ownership(secret_keys(settings.secret_key) if shared and settings.secret_key is not None else ())
 
 
 def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float) -> Callers:
-    """What ``auth`` names; what has to be closed at the end is put into ``closing``. ``limit`` is how often a minute
-    the host may be asked.
+    """Build the authorities that ``auth`` names. Cleanup is pushed onto ``closing``. ``limit`` is requests to the host
+    per minute.
 
     Raises:
-        SettingsError: something that is set for that cannot be used.
+        SettingsError: a setting for one of them cannot be used.
     """
     digest_key = secrets.token_bytes(32)
     tokens = jwts = keys = None
@@ -85,7 +85,7 @@ def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit
 
 
 def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What is missing, and what it is for."""
+    """Pairs of a missing setting and what it is needed for."""
     shared = " and ".join(words for mode, words in SHARED.items() if mode in settings.auth)
     needed = f"it is needed for {shared}"
     if shared and settings.api_token is None:
@@ -136,7 +136,7 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
 
 
 def _granted(text: str) -> Mapping[str, frozenset[str]]:
-    """``theirs=ours ours; theirs=ours``: a name of theirs may hold anything but a semicolon."""
+    """Parse ``theirs=ours ours; theirs=ours``. A foreign name may contain anything but a semicolon."""
     found: dict[str, frozenset[str]] = {}
     for entry in filter(None, map(str.strip, re.split(r"[\n;]", text))):
         theirs, _, ours = (part.strip() for part in entry.rpartition("="))
@@ -152,7 +152,7 @@ def _granted(text: str) -> Mapping[str, frozenset[str]]:
 
 
 def _fetching(settings: Settings, closing: AsyncExitStack) -> Callable[[], Awaitable[Json]]:
-    """Getting the issuer's keys, from where the settings say or else the issuer itself."""
+    """A function that fetches the issuer's key set, from the configured URL or by discovery."""
     issuer, url = settings.jwt_issuer or "", settings.jwt_jwks_url
     try:
         closing.push_async_callback(_way(settings, httpx.URL(url or issuer)).aclose)
@@ -169,10 +169,10 @@ def _fetching(settings: Settings, closing: AsyncExitStack) -> Callable[[], Await
 
 
 def _keys_of(issuer: str, document: Json) -> str:
-    """Where an issuer says that its keys are.
+    """The URL of the key set from an issuer's discovery document.
 
     Raises:
-        ValueError: it is another issuer, or says nothing that can be used.
+        ValueError: the document belongs to another issuer, or names no usable URL.
     """
     said = document if isinstance(document, Mapping) else {}
     if said.get("issuer") != issuer:
@@ -185,11 +185,11 @@ def _keys_of(issuer: str, document: Json) -> str:
 
 
 async def _got(settings: Settings, text: str) -> Json:
-    """The JSON at this URL.
+    """Fetch the JSON at this URL.
 
     Raises:
-        ValueError: it cannot be used as a URL.
-        GatewayError: there is none, and the reason says why.
+        ValueError: it is not a usable URL.
+        GatewayError: there is no usable answer; ``reason`` says why.
     """
     try:
         url = httpx.URL(text)
@@ -206,7 +206,7 @@ async def _got(settings: Settings, text: str) -> Json:
 
 
 def _way(settings: Settings, url: httpx.URL) -> Outbound:
-    """The way to an issuer, through the same proxies and with the same patience as to the host."""
+    """A client for the issuer, with the same proxies and timeouts as for the host."""
     return Outbound(
         str(url.copy_with(path="/", query=None, fragment=None)),
         "",

@@ -53,12 +53,12 @@ from codegen_api.runs import Json
 
 LONGEST_NAME = 255
 UNQUOTED = frozenset("'\"`<>&\\")
-"""What has a meaning where sentences are shown or searched."""
+"""Characters with a meaning where messages are displayed or searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """Where a request was wrong: the way to the place, what is wrong there, and the kind of fault."""
+    """One fault of a request: the path to it, what is wrong, and the type of fault."""
 
     loc: tuple[str | int, ...]
     msg: str
@@ -66,7 +66,7 @@ class Detail:
 
     @property
     def place(self) -> str:
-        """The place for people: ``metadata.tags.0``, or ``the body``."""
+        """The path in readable form: ``metadata.tags.0``, or ``the body``."""
         where, *way = self.loc or ("request",)
         if not way:
             return f"the {where}"
@@ -74,11 +74,11 @@ class Detail:
 
 
 class GatewayError(Exception):
-    """The root of the tree.
+    """Base class.
 
-    ``code`` is stable and for machines, ``message`` a sentence for people, ``retry_after`` in seconds.
-    ``details`` are ``Detail`` items for a rejected request, or the choices that would have been valid. ``reason`` is
-    for the operator's log, and for nobody else: what was looked at, and what was found.
+    ``code`` is stable and for programs, ``message`` a sentence for people, ``retry_after`` in seconds. ``details`` has
+    ``Detail`` items for a rejected request, or the valid choices. ``reason`` is for the operator's log only: what was
+    checked and what was found.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -100,7 +100,7 @@ class GatewayError(Exception):
 
     @property
     def root_reason(self) -> str | None:
-        """The reason of this error, or else of the one that led to it."""
+        """The reason of this error, or of the nearest cause that has one."""
         error: BaseException | None = self
         while error is not None:
             if isinstance(error, GatewayError) and error.reason is not None:
@@ -149,7 +149,7 @@ class Rejected(InvalidRequest):
     def __init__(
         self, message: str | None = None, *, details: Sequence[Detail] | Sequence[Json] = (), **more: Any
     ) -> None:
-        """Without a ``message`` it says what is wrong at the first place of ``details``, and how many there are."""
+        """Without a ``message``, one is made from the first of ``details`` and their number."""
         first = next(iter(details), None)
         if message is None and isinstance(first, Detail):
             others = f" (and {len(details) - 1} more: see the details)" if len(details) > 1 else ""
@@ -190,7 +190,7 @@ class Forbidden(GatewayError):
 
 
 class InsufficientScope(Forbidden):
-    """``scope`` is the missing one."""
+    """``scope`` is the one that is missing."""
 
     code = "insufficient_scope"
     default_message = "Your token or key lacks the scope for this."
@@ -214,9 +214,9 @@ class NotFound(GatewayError):
 
     @classmethod
     def named(cls, kind: str, name: str) -> "NotFound":
-        """There is no such ``kind`` of thing: in the words that clients know from elsewhere, and some look for.
+        """The message that clients know from elsewhere, which some of them search for.
 
-        A name is only quoted where it looks like one. What is long or strange may be anything.
+        The name is quoted only if it is short and harmless: it may be anything.
         """
         quotable = len(name) <= LONGEST_NAME and name.isprintable() and not UNQUOTED & set(name)
         return cls(f"{kind} '{name}' not found" if quotable else f"{kind} not found")
@@ -320,7 +320,7 @@ class Interrupted(GatewayError):
 
 
 class UpstreamFailure(GatewayError):
-    """``may_have_acted``: the host may have heard what it was asked for, and may have done it."""
+    """``may_have_acted``: the host may have received the request and carried it out."""
 
     may_have_acted = True
     code = "upstream_failure"

@@ -1,7 +1,6 @@
-"""HTTP to a host, for the adapters that speak it: one exchange at a time, and what can go wrong on the way in our
-words.
+"""HTTP to a host for the adapters: one exchange at a time, with failures mapped to the gateway's errors.
 
-Nothing is repeated, no redirect is followed, no cookie is kept, and no answer or exchange goes on for ever.
+No retries, no redirects, no cookies, and every answer and exchange is bounded in size and time.
 """
 
 import asyncio
@@ -31,16 +30,16 @@ from codegen_api.shortages import shortage
 from codegen_api.telemetry import Allowance, Observation
 
 MAX_ANSWER = 32 * 1024 * 1024
-"""Bytes of one answer, decompressed; a host that says more is not listened to any longer."""
+"""Maximum bytes of one decompressed answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostAnswer:
-    """What the host said. ``readable``: it was JSON, which is ``json``; else that is None.
+    """An answer of the host. ``readable``: it was JSON, parsed in ``json``.
 
-    ``account`` is for the log: what was asked, and what kind of answer came. ``large``: to make something of it takes
-    so long that it is done beside the event loop. ``cut``: it begins as JSON and is none, as if something on the way
-    had taken the rest, and given what was left a length that fits.
+    ``account`` describes the exchange for the log, without content. ``large``: processing it takes long and belongs off
+    the event loop. ``cut``: it begins like JSON but is not, as if a proxy had truncated it and corrected its
+    Content-Length.
     """
 
     status: int
@@ -54,12 +53,14 @@ class HostAnswer:
 
 
 class Outbound:
-    """The way to one host: ``base_url`` with ``prefix`` behind it.
+    """A client for one host at ``base_url`` plus ``prefix``.
 
-    Times are in seconds: ``connect_timeout`` until there is a connection, ``read_timeout`` between two pieces of an
-    answer; a whole exchange has ``connect_timeout + 2 * read_timeout``. ``via`` names this gateway in a ``Via`` header.
-    Proxies and certificates of the environment hold unless a ``transport`` is given. Raises ``ValueError``, which
-    quotes neither, when ``base_url`` or the proxy cannot be used.
+    Timeouts in seconds: ``connect_timeout`` to connect, ``read_timeout`` between two chunks of an answer, and
+    ``connect_timeout + 2 * read_timeout`` for a whole exchange. ``via`` is the pseudonym in the ``Via`` header. Proxies
+    and certificates come from the environment unless a ``transport`` is given.
+
+    Raises:
+        ValueError: ``base_url`` or the proxy cannot be used; neither is quoted.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class Outbound:
         self._deadline = connect_timeout + 2 * read_timeout
         proxy = None if transport else proxy_for(base)
         self._by_way_of = "" if proxy is None else f" through {shown(proxy)}"
-        # nothing but gzip: httpx would unpack each piece of an answer whole, and "gzip, gzip" makes gigabytes of one
+        # only gzip, which we decompress ourselves: httpx unpacks each chunk whole, and "gzip, gzip" can make gigabytes
+        # of one
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"codegen_api/{_version()}"}
         self._patience = httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout)
         self._client = httpx.AsyncClient(
             transport=transport or _transport(proxy),
             headers=headers if via is None else {**headers, "Via": f"1.1 {via}"},
-            # Many users share this client: a cookie set for one must not be sent for another.
+            # All users share this client: a cookie set for one must not be sent for another.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             timeout=self._patience,
             trust_env=False,
@@ -101,11 +103,11 @@ class Outbound:
         order: bool = False,
         unread: bool = False,
     ) -> HostAnswer:
-        """One exchange; ``body`` is JSON. ``order``: the head of an answer of success will do, whatever comes of the
-        rest; ``unread``: none of that is wanted.
+        """Send one request; ``body`` is JSON. ``order``: the head of a successful answer is enough even if its body
+        fails; ``unread``: the body is not wanted at all.
 
         Raises:
-            UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or not the whole of one
+            UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or only part of one
                 (``AnswerCut``).
         """
         content = None
@@ -141,7 +143,7 @@ class Outbound:
         )
 
     async def aclose(self) -> None:
-        """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
+        """Close all connections; later calls raise ``UpstreamUnreachable``."""
         await self._client.aclose()
 
     def _observe(self, trouble: str | None) -> None:
@@ -152,7 +154,7 @@ class Outbound:
     async def _exchange(self, request: httpx.Request, *, order: bool, unread: bool) -> tuple[httpx.Response, bytearray]:
         if self._client.is_closed:
             raise _unheard(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
-        # The deadline is no luxury: aiohttp 3.14 waits for ever when a chunked body turns bad half-way.
+        # Needed although there are timeouts: aiohttp 3.14 waits for ever when a chunked body turns invalid half-way.
         done = None
         try:
             with self._faults(answered=False):
@@ -173,13 +175,14 @@ class Outbound:
 
     @contextmanager
     def _faults(self, *, answered: bool) -> Iterator[None]:
-        """Raise what goes wrong on the way as errors of ours. ``answered``: the head of an answer has come."""
+        """Map transport errors to the gateway's. ``answered``: the head of an answer had arrived."""
         try:
             yield
         except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
-            # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
+            # httpx-aiohttp 0.2 reports a refused connection as a timeout and lets other errors through: look at the
+            # cause.
             fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-            if shortage(error):  # ours, not the host's: it has heard nothing
+            if shortage(error):  # our own shortage; nothing was sent
                 raise errors.AtCapacity("This instance cannot do more just now.", retry_after=5) from error
             slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
             why = _told(fault)
@@ -193,7 +196,7 @@ class Outbound:
                 else:
                     why = f"{'nothing more of the' if answered else 'no'} answer within {self._patience.read:g} s"
                 raise errors.UpstreamTimeout(reason=why) from error
-            # Without a byte, httpx speaks of a violated protocol too; only its words tell.
+            # httpx also reports a close without any answer as a protocol error; only the text tells them apart.
             silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
             if answered:
                 broken = "cannot be unpacked" if isinstance(fault, zlib.error) else "broke off"
@@ -205,15 +208,15 @@ class Outbound:
 
 
 def _base(text: str) -> httpx.URL:
-    """The host's address, checked."""
+    """Parse and check the host's address."""
     try:
         url = httpx.URL(text.strip())
-        url.host.encode("idna")  # aiohttp does this later, where nobody expects an error
+        url.host.encode("idna")  # aiohttp would do this later, outside its error handling
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError("The base URL is not a URL.") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("The base URL must begin with http:// or https:// and name a host.")
-    # httpx would send a user and password from here in the place of our own Authorization header.
+    # httpx would replace our Authorization header with user and password from here.
     if url.userinfo or url.query or url.fragment:
         raise ValueError("The base URL must have neither user and password nor a query nor a fragment.")
     return url.copy_with(path=url.path.rstrip("/") or "/")
@@ -241,7 +244,7 @@ def _transport(proxy: httpx.URL | None) -> httpx.AsyncBaseTransport:
 
 
 async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a GET whose connection broke: it does so for exactly these two errors."""
+    """Stop aiohttp from retrying a GET after a broken connection, which it does for exactly these two errors."""
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:
@@ -258,7 +261,7 @@ _NOT_CONNECTED = (
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
 )
-"""There was no connection: the only faults after which the host has surely heard nothing."""
+"""There was no connection: the only failures after which the host surely received nothing."""
 
 
 def _unheard(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
@@ -267,14 +270,14 @@ def _unheard(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
 
 
 def _told(fault: BaseException) -> str:
-    """What happened, by its kind and the system's word for it, not by an exception's own, which may quote anything."""
+    """What happened, in terms of its type and errno. The text of an exception is not used: it may quote anything."""
     if isinstance(fault, aiohttp.ClientHttpProxyError):
         return f"the proxy answered with status {fault.status}"
     each: BaseException | None = fault
     while each is not None:
         match each:
             case aiohttp.ClientConnectorError():
-                pass  # it repeats, as a text, what the error inside of it says
+                pass  # its text repeats that of the inner error
             case ssl.SSLCertVerificationError():
                 return f"the certificate is not valid ({each.verify_message.rstrip('.')})"
             case ssl.SSLError():
@@ -296,7 +299,7 @@ def _without_ids(path: str) -> str:
 
 
 def _came(response: httpx.Response, received: bytearray, readable: bool) -> str:
-    """What kind of answer came, for people who look for what is wrong; nothing of what it says."""
+    """The kind of answer, for diagnosis; nothing of its content."""
     said = f"status {response.status_code}"
     if 300 <= response.status_code < 400:
         where = ""
@@ -311,13 +314,13 @@ def _came(response: httpx.Response, received: bytearray, readable: bool) -> str:
 
 
 async def _received(response: httpx.Response) -> bytearray:
-    """What the host said, unpacked no further than it may be long."""
+    """Read the body, decompressing no further than the size limit."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip"):
         raise errors.UpstreamError("The host's answer is packed in a way that was not asked for.")
     unpack = zlib.decompressobj(wbits=31).decompress if encoding == "gzip" else None
     content = bytearray()
-    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous client's always is
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - always true for an AsyncClient
     async for piece in response.stream:
         content += unpack(piece, MAX_ANSWER + 1 - len(content)) if unpack else piece
         if len(content) > MAX_ANSWER:
@@ -326,23 +329,23 @@ async def _received(response: httpx.Response) -> bytearray:
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
-    """Bodies are given in pieces: aiohttp warns of whole ones beyond 1 MiB, and images are larger."""
+    """The body in chunks: aiohttp warns about whole ones beyond 1 MiB, and images are larger."""
     for start in range(0, len(content), 64 * 1024):
         yield content[start : start + 64 * 1024]
 
 
 async def _decoded(content: bytearray) -> Json:
-    """Read JSON as ``from_json`` does; what is large is read beside the event loop.
+    """Parse JSON as ``from_json`` does; large input off the event loop.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not JSON.
     """
     return await aside(_decoded_aside, content) if len(content) > LARGE else from_json(content)
 
 
 def _decoded_aside(content: bytearray) -> Json:
-    """The same with Python's own reader, which is slower, but calls back at each object, so that other threads get on:
-    orjson lets nobody else do anything before it has done.
+    """The same with the standard library's parser. It is slower, but its callback for each object lets other threads
+    run, while orjson holds the GIL until it is done.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogatepass")
     starts = range(0, len(content), LARGE)
@@ -355,9 +358,9 @@ def _decoded_aside(content: bytearray) -> Json:
 
 
 def _allowance(headers: httpx.Headers) -> Allowance | None:
-    """What is left, as hosts say it: ``RateLimit`` (both drafts of the IETF), ``RateLimit-*`` or ``X-RateLimit-*``."""
+    """The host's rate limit headers: ``RateLimit`` (both IETF drafts), ``RateLimit-*`` or ``X-RateLimit-*``."""
     said = headers.get("RateLimit", "")
-    if "remaining=" in said:  # an earlier draft, in which commas stand between the parts of the one policy
+    if "remaining=" in said:  # the earlier draft, where commas separate the parts of a single policy
         policies = re.findall(r"remaining=([0-9]{1,9}).*?reset=([0-9]{1,9})", said)
     else:
         items = [dict(re.findall(r";\s*(r|t)=([0-9]{1,9})", item)) for item in said.split(",")]
@@ -371,6 +374,6 @@ def _allowance(headers: httpx.Headers) -> Allowance | None:
     if not policies:
         return None
     remaining, seconds = min((int(left), float(reset)) for left, reset in policies)
-    if seconds > 1_000_000_000:  # some say when instead of in how long
+    if seconds > 1_000_000_000:  # some hosts send a point in time instead of a delay
         seconds -= time.time()
     return Allowance(remaining, min(max(seconds, 0.0), 3600.0))

@@ -1,5 +1,5 @@
-"""What is read of the host for somebody who waits for the answer: in pieces where it gives less than was asked for, and
-again, a little, where it fails.
+"""Reads from the host on behalf of a waiting caller: in smaller pieces where it cannot return that much, and with a few
+retries.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 
 class Reads:
-    """Reads of one host. Of ``portions`` it is known how much can be had at once; ``take`` waits until whoever asks may
-    ask for one thing more.
+    """Reads from one host. ``portions`` knows how much it returns at once; ``take`` waits for room within its rate
+    limit.
     """
 
     def __init__(self, upstream: Upstream, portions: Portions, take: Callable[[Credential], Awaitable[None]]) -> None:
@@ -73,7 +73,7 @@ class Reads:
                 in_pieces=tries,
             )
 
-        # counted from the end, what is at a place is another entry as soon as the log has grown
+        # counted from the end, the same offset is another entry as soon as the log grows
         portion = self._portions.of((ref, newest_first), fixed=not newest_first)
         portion.size = min(portion.size, self._portions.of((ref, not newest_first), fixed=newest_first).size)
         return await page_of(proven(read), after, limit, portion, lambda: self._upstream.placeholder(ref))
@@ -101,9 +101,12 @@ class Reads:
 
 
 async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
-    """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something.
+    """Call ``read`` up to three times while it fails in ways that may pass.
 
-    ``in_pieces``: what does not come after so many tries is better asked for in smaller pieces.
+    Only for reads. A write may have been carried out although its answer was lost, and the host has no idempotency key
+    by which it would recognize a repeat: a retry could start a second run, which costs money.
+
+    ``in_pieces``: after so many failures that suggest too large an answer, give up so that the caller asks for less.
     """
     tries = 0
 
@@ -122,7 +125,7 @@ async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> 
 
 @contextmanager
 def before_an_order() -> Iterator[None]:
-    """Whatever fails here, that for which it was done was not asked for."""
+    """For the reads that precede a write: if they fail, the write surely was not attempted."""
     try:
         yield
     except UpstreamFailure as error:
