@@ -1,8 +1,9 @@
-"""Leaving in good order: on SIGTERM every open stream is ended by the gateway before the server is told to stop.
+"""Graceful shutdown: on SIGTERM the gateway ends every stream before the server is told to stop.
 
-uvicorn tells the application of a signal only after the last connection has closed, which for streams would be never.
-So the application takes the signal itself, lets the streams end, and then hands the signal on to the server's own
-handler.
+uvicorn tells the application about a signal only after the last connection has closed. Streams never close by
+themselves, so they would be killed at the end of the grace period without a word to their clients. Therefore the
+application handles the signal itself: it asks streams to end, waits for them, aborts connections that do not read, and
+only then calls the server's own handler.
 """
 
 import asyncio
@@ -16,14 +17,14 @@ from typing import Literal
 from codegen_api.telemetry import logger
 
 REQUEST_SECONDS = 10.0
-"""How long requests that are under way when the streams have ended may go on."""
+"""Seconds for requests that are still running when the streams have ended."""
 SIGINT_SECONDS = 2.0
-"""For all of it. Somebody at a keyboard does not wait longer."""
+"""Seconds for all of that after a Ctrl-C."""
 
 
 class Drain:
-    """Takes SIGTERM and SIGINT for as long as the application runs. Streams have ``seconds`` to end, and what is then
-    not answered has ``request_seconds`` more. ``says``: log that it begins; of several workers their parent does.
+    """Handles SIGTERM and SIGINT while the application runs. Streams have ``seconds`` to end, unanswered requests
+    ``request_seconds`` more. ``says``: log the beginning; with several workers their parent does.
     """
 
     def __init__(self, seconds: float, request_seconds: float = REQUEST_SECONDS, *, says: bool = True) -> None:
@@ -37,10 +38,10 @@ class Drain:
     def take_signals(
         self, empty: Callable[[float], Awaitable[None]], cut: Callable[[], None], give_up: Callable[[], None]
     ) -> None:
-        """All is ready, and from now on the signals come here; only a process's main thread can do that.
+        """Become ready and handle signals from now on; only a process's main thread can.
 
-        ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
-        take nothing; ``give_up`` ends the requests that are not answered in time.
+        ``empty(seconds)`` asks all streams to end and waits up to that long; ``cut`` aborts connections that do not
+        read; ``give_up`` ends requests that are not answered in time.
         """
         self.phase = "ready"
         self._empty, self._cut, self._give_up = empty, cut, give_up
@@ -49,12 +50,12 @@ class Drain:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             previous = signal.getsignal(number)
-            if callable(previous):  # else nobody serves us who could be told afterwards
+            if callable(previous):  # otherwise there is no server to forward the signal to
                 self._previous[number] = previous
                 signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._begin, number))
 
     def give_back(self) -> None:
-        """The signals go where they went before."""
+        """Restore the previous handlers."""
         for number, previous in self._previous.items():
             signal.signal(number, previous)
 
@@ -63,7 +64,7 @@ class Drain:
             seconds = min(self._seconds, SIGINT_SECONDS) if number == signal.SIGINT else self._seconds
             more = 0.0 if number == signal.SIGINT else self._request_seconds
             self._task = asyncio.ensure_future(self._drain(number, seconds, more))
-        elif number == signal.SIGINT:  # asked twice: at once
+        elif number == signal.SIGINT:  # second Ctrl-C: stop at once
             self._hand_on(number)
 
     async def _drain(self, number: int, seconds: float, more: float) -> None:
@@ -72,13 +73,13 @@ class Drain:
         deadline = loop.time() + seconds
         if self._says:
             logger.info("draining for up to %g s", seconds)
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the rest is a matter of course
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what uvicorn logs from here on is expected
         try:
             await self._empty(seconds)
             self._cut()
-        finally:  # whatever went wrong, the server has to hear of the signal
+        finally:  # always: otherwise the server would never stop
             self._hand_on(number)
-        # the server takes nothing new from here on, and waits for what it has: a host that hangs must not hold it
+        # the server accepts nothing new and waits for its requests; one on a host that hangs must not hold it for ever
         await asyncio.sleep(max(more, deadline - loop.time()))
         self._give_up()
 

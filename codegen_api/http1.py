@@ -1,9 +1,13 @@
-"""HTTP/1.1 as the front door reads and answers it: uvicorn's protocol, where that is not what the standard asks for.
+"""HTTP/1.1 at the socket: uvicorn's protocol, corrected where it deviates from the standard or is unbounded.
 
-uvicorn by itself collects a head without a bound and waits for it for ever, loses a body that comes with an offer to
-upgrade, sends chunks to clients of HTTP/1.0, hangs up without a word on a body that it cannot read, and lets requests
-pass whose head does not say where they go or how long they are. Here each of them is answered in the shape of every
-error. Whoever comes when hardly any descriptors are left is marked as one too many.
+uvicorn by itself
+
+- collects a head of any size, and waits for it for ever; - loses a body that comes with an offered upgrade; - sends
+chunked responses to HTTP/1.0 clients, who cannot read them; - closes the connection without a response if a body is
+malformed; - passes on requests with ambiguous Host or Transfer-Encoding, which invites request smuggling.
+
+Here each of these gets a response in the shape of every error. Connections accepted when hardly any descriptors are
+left are marked as ``crowded``.
 """
 
 import asyncio
@@ -28,18 +32,18 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 MOST_UNREAD = 128 * 1024
-"""Bytes that are taken without the request getting on: more than the edge lets pass."""
+"""Maximum bytes received without progress in parsing: more than the edge accepts, so that its own error comes first."""
 HEAD_SECONDS = 30.0
-"""How long the head of a request may take, from its first byte, and what is left of a body that was answered."""
+"""Maximum seconds for a request's head from its first byte, or for the rest of a body that was already answered."""
 RESERVE = 64
-"""So many descriptors, or a quarter of them, are kept for all else, and for telling those who come that it is full."""
+"""Descriptors (at most a quarter) kept for everything else, and for telling new clients that the process is full."""
 
 _HOST = re.compile(rb"[^\s/@?#\\,]*")
 _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 class Requests(HttpToolsProtocol):
-    """uvicorn's reader of requests, made strict and bounded."""
+    """uvicorn's HTTP protocol, strict and bounded."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -51,12 +55,12 @@ class Requests(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._crowded = False
         self.garbled = False
-        """The rest of what comes cannot be read."""
+        """The rest of the input cannot be parsed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._crowded = _takes_reserve(transport)
-        # one that is opened in advance may wait for its first request as long as others wait for their next
+        # a connection opened in advance may idle as long as one between two requests
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,17 +83,18 @@ class Requests(HttpToolsProtocol):
             return
         if self._unread > MOST_UNREAD:
             self._give_up(HeadersTooLarge())
-        elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # the head of a next one
+        # in the head of the next request
+        elif self._late is None and (self.cycle is None or self.cycle.response_complete):
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Nothing more will come. That is how some say that they have asked, and how others leave: who still waits for
-        the beginning of an answer gets it, and who has some of a stream is gone. True leaves our side open.
+        """The client has closed its side. Some do so after the request, others to disconnect: a client that has got
+        nothing yet still gets its response, one in the middle of a stream is gone. True keeps our side open.
         """
         if self.transport.is_closing() or self.transport.get_extra_info("sslcontext") is not None:
             return False
         if self.cycle is None or self.cycle.response_complete:
-            if self._late is not None:  # there is some of a head
+            if self._late is not None:  # part of a head has arrived
                 self._refuse(InvalidRequest("The request ends before it is whole."))
             return False
         if self.cycle.more_body:
@@ -104,12 +109,12 @@ class Requests(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # what comes behind a body is nothing that anybody has looked at before the body
+        if self._in_head:  # trailers: nothing has checked these, and they could look like headers to the application
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # `_feed` has it read again, without the offer
+            return  # `_feed` parses it again without the upgrade
         self._in_head = False
         self._went_on = True
         self._in_time()
@@ -135,7 +140,9 @@ class Requests(HttpToolsProtocol):
         super().on_message_complete()
 
     def _feed(self, data: bytes) -> None:
-        """Read on. An offer to upgrade is passed over, and what comes with it is read as if there were none."""
+        """Parse more data. An offered upgrade is ignored: the request is fed to a new parser without the header, with
+        the data that came behind it.
+        """
         while True:
             try:
                 self.parser.feed_data(data)
@@ -152,7 +159,7 @@ class Requests(HttpToolsProtocol):
                 return
 
     def _refusal(self) -> GatewayError | None:
-        """Why a request whose head could be read is not taken any further."""
+        """Why a request with a readable head is refused."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             return InvalidRequest("The gateway speaks HTTP/1.1.")
@@ -177,7 +184,7 @@ class Requests(HttpToolsProtocol):
             self._late = None
 
     def _give_up(self, error: GatewayError) -> None:
-        """Read no further. Who waits for the rest of a body hears of it, and answers."""
+        """Stop reading. If the application is waiting for the rest of a body, it is woken up to respond."""
         self.garbled = True
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body:
             self.cycle.keep_alive = False
@@ -186,7 +193,7 @@ class Requests(HttpToolsProtocol):
             self._refuse(error)
 
     def _refuse(self, error: GatewayError) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else an answer is under way, which ends here
+        if self.cycle is None or self.cycle.response_complete:  # otherwise a response is in progress, and is cut off
             request_id = uuid.uuid4().hex
             token = trace.set(Trace(request_id, ()))
             answer = render_error(error)
@@ -199,7 +206,7 @@ class Requests(HttpToolsProtocol):
 
 
 def _takes_reserve(transport: asyncio.Transport) -> bool:
-    """Whether this connection has one of the last descriptors: a new one is always the lowest that is free."""
+    """Whether this connection took one of the last descriptors. New ones always get the lowest free number."""
     connection = transport.get_extra_info("socket")
     if connection is None or sys.platform == "win32":
         return False
@@ -208,7 +215,7 @@ def _takes_reserve(transport: asyncio.Transport) -> bool:
 
 
 class Mended:
-    """A request and its answer between uvicorn and the application."""
+    """One request and response between uvicorn and the application."""
 
     def __init__(self, protocol: Requests, cycle: "RequestResponseCycle") -> None:
         self.transport = cycle.transport
@@ -226,7 +233,7 @@ class Mended:
         if message["type"] == "http.response.start" and self._cycle.scope["http_version"] == "1.0":
             names = {name.lower() for name, _ in message["headers"]}
             self._endless = b"content-length" not in names
-        if self._endless:  # no chunks: the end of the connection is that of the answer (RFC 9112, 6.3)
+        if self._endless:  # no chunks: the response ends with the connection (RFC 9112, section 6.3)
             self._cycle.chunked_encoding = False
             self._cycle.expected_content_length = len(message.get("body", b""))
         await self._cycle.send(cast("Any", message))

@@ -1,6 +1,6 @@
-"""Log lines, written by a thread of their own: whoever logs never waits for whoever reads, or for a disk.
+"""A log handler with a thread of its own: logging never waits for a slow reader or disk.
 
-What nobody takes in time is lost; how much that was is counted, and told in a line as soon as lines are taken again.
+Lines that are not taken in time are dropped and counted; the count is logged once lines are taken again.
 """
 
 import logging
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 MOST_BYTES = 4 * 1024 * 1024
-"""What may wait to be written."""
+"""Maximum bytes queued."""
 LAST_SECONDS = 1.0
-"""How long the end of the process waits for that."""
+"""How long the end of the process waits for queued lines."""
 
 
 class Lines(logging.Handler):
-    """Writes to an open file that stays somebody else's. ``lost`` is called for each line that is not written."""
+    """Writes to a file descriptor that it does not own. ``lost`` is called for each dropped line."""
 
     def __init__(self, descriptor: int, lost: Callable[[], None] = lambda: None) -> None:
         super().__init__()
@@ -30,11 +30,10 @@ class Lines(logging.Handler):
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have it written, if there is room."""
         try:
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
             self._begin()
-        except Exception:  # whatever is wrong with a line or with the machine, the work goes on
+        except Exception:  # logging must never break the work that it is about
             self._lose()
             return
         with self._counting:
@@ -46,7 +45,7 @@ class Lines(logging.Handler):
             self._lose()
 
     def flush(self) -> None:
-        """Wait a moment for what is on its way."""
+        """Wait briefly for queued lines."""
         with self._counting:
             self._counting.wait_for(lambda: not self._waiting, LAST_SECONDS)
 
@@ -83,7 +82,8 @@ class Lines(logging.Handler):
                     self._untold += untold
 
     def _write(self, line: bytes) -> bool:
-        # not through Python's own file, whose lock would be held here for ever, and by nobody at the end of the process
+        # not through a Python file object: this daemon thread could die with its lock held, and block the exit of the
+        # process
         try:
             while line:
                 try:
