@@ -1,4 +1,6 @@
-"""Callers by whatever they show: a token of the host, a JWT, or a key of our own. Each is told by its shape."""
+"""Authenticates callers by whatever they present: a token of the host, a JWT, or a key of our own, told apart
+by form.
+"""
 
 import re
 
@@ -11,15 +13,13 @@ from codegen_api.identity import Caller, Principal
 from codegen_api.telemetry import Seldom
 
 LONGEST_TOKEN = 32 * 1024
-"""Issuers put all of somebody's groups into a token, and headers hold 64 KiB."""
+"""Issuers may list all of a user's groups in a token; headers are limited to 64 KiB."""
 
 _CHARACTERS = re.compile(r"[\x21-\x7e]+")
 
 
 class Callers:
-    """Asks the one authority that a token is for, of those that the deployment has, and says in the log why a token is
-    not good.
-    """
+    """Asks the one configured authority that a token is for, and logs why a token is refused."""
 
     def __init__(
         self, *, tokens: UpstreamTokens | None = None, jwts: Jwts | None = None, keys: Keys | None = None
@@ -31,22 +31,22 @@ class Callers:
 
     @property
     def jwts(self) -> Jwts | None:
-        """Who takes JWTs, where the deployment does."""
+        """The authority for JWTs, if configured."""
         return self._jwts
 
     def open(self) -> None:
-        """Begin to look for what is needed to know somebody."""
+        """Begin to fetch what is needed for authentication."""
         if self._jwts is not None:
             self._jwts.open()
 
     async def authenticate(self, token: str, address: str = "") -> Caller:
-        """Whose token this is, which came from ``address``. What has the shape of a key or a JWT is never shown to the
-        host.
+        """The caller with this token, which came from ``address``. Anything shaped like a key or a JWT is never sent to
+        the host.
 
         Raises:
-            InvalidToken, Forbidden: nobody vouches for it.
-            TokenTooLong: nobody looks at it.
-            AuthUnavailable, UpstreamRateLimited, RateLimited: nobody can just now.
+            InvalidToken, Forbidden: no authority accepts it.
+            TokenTooLong: it is too long to check.
+            AuthUnavailable, UpstreamRateLimited, RateLimited: it cannot be checked now.
         """
         try:
             return await self._vouch(token, address)
@@ -56,10 +56,10 @@ class Callers:
             raise
 
     async def holder(self, ticket: Ticket, address: str = "") -> Caller:
-        """Whose ticket this is.
+        """The caller with this ticket.
 
         Raises:
-            InvalidTicket: they are not who they were, or this deployment does not know them any more.
+            InvalidTicket: the token in it now belongs to another user, or their authority is no longer configured.
             GatewayError: as ``authenticate``.
         """
         if ticket.token is not None:
@@ -73,8 +73,8 @@ class Callers:
         return caller
 
     def absent(self, principal: Principal) -> Caller | None:
-        """Who has asked for something that is to be done later with the deployment's token, by who they are; None if
-        nobody vouches for them any more.
+        """A caller for work to be done later on behalf of a user, with the deployment's token; None if no authority
+        knows them any more.
         """
         vouching = (authority for authority in (self._jwts, self._keys) if authority is not None)
         return next((caller for authority in vouching if (caller := authority.absent(principal))), None)

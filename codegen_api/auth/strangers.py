@@ -1,8 +1,7 @@
-"""Tokens that nobody has seen before: each costs the host a call, so there are only so many bad ones, from one address
-and altogether.
+"""Limits how many unknown tokens are shown to the host, per client address and in all: each costs a request.
 
-What is counted are refusals, so an office full of new users is no trouble. A count leaks away within a minute, so from
-where bad tokens came a good one gets in some seconds later. What was good once never comes here.
+Only refused tokens count, so an office full of new users is no problem. The counts leak away within a minute, so a
+valid token from a suspicious address gets in some seconds later. Tokens that were valid before are not limited.
 """
 
 import asyncio
@@ -18,15 +17,15 @@ from codegen_api.following import loop_time
 
 MINUTE = 60.0
 TICK = 0.001
-"""By so much a sum of floats need not be what it should be."""
+"""Tolerance for rounding in sums of floats."""
 
 PATIENCE = 30.0
-"""Seconds that a token waits until it is known whether those before it are good."""
+"""Seconds a token may wait for the results of those before it."""
 
 
 @dataclass(slots=True)
 class _Count:
-    """Refusals of late, ``most`` in a minute, and how many tokens are being asked about."""
+    """A leaky bucket of refusals, ``most`` per minute, and the number of tokens being checked."""
 
     most: int
     asking: int = 0
@@ -34,7 +33,7 @@ class _Count:
     _then: float = field(default_factory=loop_time)
 
     def wait(self) -> float:
-        """Seconds until another may be asked about; 0 when it may be now, or those that are tell."""
+        """Seconds until another token may be checked; 0 if now, or as soon as those in progress are decided."""
         now = loop_time()
         self._refused = max(0.0, self._refused - (now - self._then) * self.most / MINUTE)
         self._then = now
@@ -50,7 +49,7 @@ class _Count:
 
 
 class Strangers:
-    """Lets ``at_most`` bad tokens a minute through to the host, and a third of that from one address."""
+    """Lets ``at_most`` invalid tokens per minute through to the host, and a third of that from one address."""
 
     def __init__(self, at_most: int, *, addresses: int = 10_000) -> None:
         self._at_most = max(1, at_most)
@@ -60,11 +59,11 @@ class Strangers:
 
     @asynccontextmanager
     async def asking(self, address: str) -> AsyncIterator[None]:
-        """The host is asked about a token from there, as soon as it may be.
+        """A context in which the host may be asked about a token from there; entering it may wait.
 
         Raises:
-            RateLimited: enough bad ones came of late.
-            AuthUnavailable: the host does not say how it is with those before.
+            RateLimited: too many invalid tokens came lately.
+            AuthUnavailable: the host does not answer for those before.
         """
         counts = self._counts(_place(address))
         try:
@@ -106,10 +105,10 @@ class Strangers:
 
 
 def _place(address: str) -> str:
-    """From where somebody calls: of IPv6 the network, of which everybody has as many addresses as they like."""
+    """The key for an address: for IPv6 the /64 network, within which clients choose addresses freely."""
     try:
         found = ip_address(address)
-    except ValueError:  # a socket, or a name
+    except ValueError:  # a Unix socket, or a name
         return address
     if isinstance(found, IPv6Address):
         return str(found.ipv4_mapped or int(found) >> 64)

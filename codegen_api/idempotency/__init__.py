@@ -1,11 +1,11 @@
-"""Creates and resumes that are done once, however often they are asked for.
+"""Creates and resumes that take effect once, however often they are requested.
 
-The first request under a key does it, and its result is kept for whoever asks again. A refusal, which surely did
-nothing, frees the key. When it broke off and the host may have acted, a repeat first looks for what the host did. What
-seems to be the first request here may be a repeat all the same, of one that another process had.
+The first request with a key is carried out, and its result kept for repeats. A refusal, which surely had no effect,
+frees the key. If a request broke off and the host may have acted, a repeat first looks at the host for the effect. Even
+what looks like the first request here may be a repeat of one that another process received.
 
-``keys`` say which requests are repeats, ``records`` are what is known of them, and ``lookup`` looks at the host: also
-for the turns of conversations, of which the store has records of its own.
+``keys`` decides which requests are repeats, ``records`` keeps what is known of them, and ``lookup`` searches the host;
+the latter also for turns of conversations, whose records are in the store.
 """
 
 import asyncio
@@ -44,35 +44,35 @@ from codegen_api.runs import Json, Run, RunRef, RunStatus, from_json, to_json
 from codegen_api.upstreams import NewRun
 
 REQUEST = "request"
-"""The mark by which a run is found again whose create broke off, or was asked for elsewhere."""
+"""The mark by which a run is found whose create broke off, or was requested elsewhere."""
 
 BODY = "request_body"
-"""The mark that tells what was asked for; where clients only count, also when and by whom."""
+"""The mark with a digest of the request; for clients that only count attempts, also of the time and the user."""
 
 MOMENT = 60
-"""Seconds in which equal requests of such a client leave the same of these."""
+"""Length in seconds of the time slot in such a mark."""
 
 MOST_EQUAL = 100
-"""So many of them are remembered, the newest."""
+"""Maximum number of equal requests remembered; the newest are kept."""
 
 LOOK_EVERY = 0.25
-"""Seconds between two looks whether an attempt that is under way is over."""
+"""Seconds between two checks whether an attempt in progress is over."""
 
 ELSEWHERE = 3600.0
-"""Seconds for which a run is found again that another process was asked for, or this one before it was started anew.
-Whoever repeats a request does so within minutes.
+"""Seconds for which a run is found again that was requested from another process, or from this one before a restart.
+Clients repeat within minutes.
 """
 
 ELSEWHERE_PAGES = 3
-"""How many of the host's pages are read for that at most."""
+"""Maximum pages of the host's list searched for that."""
 
 PURPOSE = b"codegen_api idempotency key, form 1"
-"""What the key for marks is derived for; keys for other purposes come from the same secret with another label."""
+"""Label for deriving the key of marks; other purposes derive theirs from the same secret under other labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a request, now or before."""
+    """The result of a request, now or of an earlier attempt (``replayed``)."""
 
     run: Run
     replayed: bool = False
@@ -80,10 +80,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """One create or resume, of which there is a record under this ``name``. It is done with ``act``.
+    """One create or resume, recorded under ``name``. ``act`` carries it out.
 
-    ``before`` that: what the host did about it when another process was asked, or this one before it was started anew;
-    if nothing is to be seen, a note for ``look``, which says what the host did about it since then (epoch seconds).
+    ``before`` looks for an effect of the same request at another process, or at this one before a restart; if there is
+    none, it returns a note for ``look``. ``look`` takes that note and a time (epoch seconds), and looks for the effect
+    since then.
     """
 
     name: str
@@ -95,12 +96,11 @@ class _Order:
 
 
 class Idempotency:
-    """The gateway's creates and resumes, each done once for its principal, route and key; without a key they are done
-    as they come.
+    """Creates and resumes, carried out once per principal, route and key. Without a key they are passed straight on.
 
-    A create leaves the mark of its key on the run, so that a repeat finds it whichever process it reaches. Nobody at
-    the host can make such a mark for somebody else: that takes the caller's token, or where callers share one, one of
-    the deployment's ``keys``, of which the first makes marks and all are known.
+    A create leaves a mark derived from its key on the run, so that a repeat finds it from any process. Users of the
+    host cannot forge each other's marks: these are keyed with the caller's token, or, where callers share one, with the
+    first of the deployment's ``keys`` (all of which are recognized).
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Idempotency:
         """As ``Gateway.create``.
 
         Raises:
-            InvalidIdempotencyKey: the key cannot be one.
-            IdempotencyKeyReused: it was used for something else.
-            InProgress: it is being done.
-            OutcomeUnknown: it was tried, and the host may still be about to do it.
-            GatewayError: what went wrong with it.
+            InvalidIdempotencyKey: the key is malformed.
+            IdempotencyKeyReused: it was used for a different request.
+            InProgress: the request is being carried out.
+            OutcomeUnknown: it was attempted, and the host may still act on it.
+            GatewayError: the request failed.
         """
         if key is None:
             return Outcome(await self._gateway.create(caller, organization, new))
@@ -138,9 +138,9 @@ class Idempotency:
             since = self._clock() - ELSEWHERE
             try:
                 run = await find(since, ELSEWHERE_PAGES) if series.elsewhere else None
-            except OutcomeUnknown:  # it is not among the newest, so it is not from a moment ago
+            except OutcomeUnknown:  # not among the newest runs, so not made by a repeat of a moment ago
                 return ""
-            if run is None or run.created is None or run.created < since - CLOCKS:  # keys are not good for ever
+            if run is None or run.created is None or run.created < since - CLOCKS:  # too old: keys expire
                 return ""
             if (run.marks or {}).get(BODY) not in equal:
                 raise IdempotencyKeyReused
@@ -173,7 +173,7 @@ class Idempotency:
         name, series = await self._series(caller, route, key, asked_for)
         reader = looking(caller)
 
-        async def newest() -> str:  # what comes behind it is looked through
+        async def newest() -> str:  # the log is searched behind this entry
             page = await self._gateway.read_log(reader, organization, run_id, 0, 1, newest_first=True)
             return name_of(page.entries[0]) if page.entries else ""
 
@@ -186,7 +186,8 @@ class Idempotency:
             name,
             asked_for,
             series,
-            newest,  # nothing of other processes: the same words may be said twice, and bear no mark
+            # attempts at other processes cannot be found: resumes bear no mark, and users may repeat the same words
+            newest,
             lambda: self._gateway.resume(caller, organization, run_id, prompt, images),
             look,
         )
@@ -196,7 +197,7 @@ class Idempotency:
         await self._records.aclose()
 
     async def _series(self, caller: Caller, route: str, key: Key, asked_for: str) -> tuple[str, Series]:
-        """That to which a request belongs, and before it the name of its record, which tells nothing."""
+        """The name of a request's record, which reveals nothing, and its series."""
         of = [caller.principal.authority, caller.principal.user, route]
         if isinstance(key, str):
             series = Series(checked_key(key))
@@ -209,7 +210,7 @@ class Idempotency:
     def _marks(
         self, caller: Caller, organization: str, series: Series, asked_for: str
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """What a run may bear as ``REQUEST`` and as ``BODY``; the first of each is put on it."""
+        """The values that ``REQUEST`` and ``BODY`` may have on a run; the first of each is written."""
         who = [caller.principal.authority, caller.principal.user, organization]
         made_with = [
             hmac.digest(secret.encode(), PURPOSE, hashlib.sha256)
@@ -227,10 +228,11 @@ class Idempotency:
         return marks(series.key), [mark for moment in moments for mark in marks(f"{asked_for} {moment}")]
 
     async def _do(self, caller: Caller, order: _Order) -> Outcome:
-        """What came of it before, if anything was begun; else now."""
+        """The result of an earlier attempt, if any began; otherwise act now."""
         now = self._clock()
         ours = RequestRecord(order.asked_for, RequestState.UNDER_WAY, now, now)
-        wait = SILENT_GRACE if order.series.counted else 0.0  # who only counts tries a few times, and knows of no key
+        # clients that only count attempts give up after a few, and have no key to come back with
+        wait = SILENT_GRACE if order.series.counted else 0.0
         while there := await self._records.begin(order.name, ours):
             if there.state is not RequestState.UNDER_WAY or wait <= 0:
                 break
@@ -257,19 +259,20 @@ class Idempotency:
                 return await self._done(ours, order, found, replayed=True)
             noted = replace(ours, note=found)
             await self._put(order, ours, noted)
-        except BaseException:  # whatever it was, we know no more than before, and have asked the host for nothing
+        except BaseException:  # nothing was requested from the host, so the record goes back to what it was
             await self._put(order, ours, there)
             raise
         try:
             run = await order.act()
-        except BaseException as error:  # whatever it was, the caller included who had to go: what came of it is kept
+        # cancellation included: the client may be gone, but the record has to say what is known
+        except BaseException as error:
             unknown = replace(noted, state=RequestState.UNKNOWN, at=self._clock(), grace=grace(error))
             await self._put(order, noted, unknown if in_doubt(error) else None)
             raise
         return await self._done(noted, order, run)
 
     async def _look(self, there: RequestRecord, order: _Order) -> Run | str:
-        """What the host did about it; if nothing, the note for the next look."""
+        """The effect that the host shows; if none, the note for the next look."""
         run = await order.look(there.note, there.since)
         if run is None and not there.grace:
             await asyncio.sleep(SECOND_LOOK)
@@ -286,7 +289,7 @@ class Idempotency:
         return True
 
     async def _done(self, ours: RequestRecord, order: _Order, run: Run, *, replayed: bool = False) -> Outcome:
-        order.series.run = run.ref  # before anybody else looks
+        order.series.run = run.ref  # set first, so that concurrent attempts see it
         done = replace(ours, state=RequestState.DONE, at=self._clock(), run=run.ref, result=_encoded(run))
         await self._put(order, ours, done)
         return Outcome(run, replayed)
@@ -297,7 +300,7 @@ async def _digest(value: Json) -> str:
 
 
 def _encoded(run: Run) -> bytes:
-    """A run as it is kept; nothing of one that cannot be written."""
+    """A run for the record; empty if it cannot be encoded."""
     marks = None if run.marks is None else dict(run.marks)
     try:
         return to_json([run.ref.organization, run.ref.id, run.status.value, run.raw_status, dict(run.fields), marks])
