@@ -1,4 +1,4 @@
-"""What the hosted API has and the gateway does not do, said by name instead of as a route that is not there."""
+"""Operations of the hosted API that the gateway does not offer, so that clients get an explanation instead of a 404."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ OPERATIONS = (
     ("POST", "/v1/oauth/tokens/revoke", "revoke_oauth_token", "Revoke an OAuth token"),
     ("POST", "/v1/slack-connect/generate-token", "generate_slack_connect_token", "Make a token for Slack"),
 )
-"""Method, path, name and what it would do: the host's settings, and what works on pull requests past any run."""
+"""Method, path, name and summary: settings of the host, and operations on pull requests that bypass any run."""
 
 
 def _refusing(why: str) -> Callable[..., Awaitable[Response]]:

@@ -1,4 +1,4 @@
-"""The hosted API's routes, at its paths and under its names, with the gateway behind them."""
+"""The hosted API's routes under its own paths and names, served by the gateway."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ router = APIRouter(
 )
 
 BELOW = "/v1/organizations/{org_id}"
-"""Where an organization's things are; but for logs."""
+"""Path of an organization's resources, except logs."""
 
 RunId = Annotated[int, Path(alias="agent_run_id", ge=0, lt=10**18, description="Which run.", examples=[12345])]
 Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
@@ -40,7 +40,7 @@ async def entered(
     caller: Asker,
     org_id: Annotated[int, Path(ge=0, lt=10**18, description="Which organization.", examples=[323])],
 ) -> str:
-    """The organization that the path names, if the caller may enter it."""
+    """The organization in the path, if the caller may use it."""
     return await gateway.accounts.organization(caller, str(org_id))
 
 
@@ -50,7 +50,7 @@ Organization = Annotated[str, Depends(entered)]
 async def whole(
     read: Callable[[int, int], Awaitable[Listing[T]]], skip: int, limit: int, first: Listing[T] | None = None
 ) -> Listing[T]:
-    """All of a page, for which the host is asked twice as much as for others: clients pass over what does not come."""
+    """A full page, at the price of a second request to the host: its clients would skip what is missing."""
     found = first or await read(skip, limit)
     on = found.next(skip)
     if found.length < limit and on is not None:
@@ -64,7 +64,7 @@ async def whole(
 def require_whole(came: int, limit: int, *, at_end: bool) -> None:
     """
     Raises:
-        UpstreamError: a page did not come whole, and more follows.
+        UpstreamError: a page is incomplete, and more follows.
     """
     if came < limit and not at_end:
         why = f"Only {came} of {limit} came, because the host gives little at once, and more follow"

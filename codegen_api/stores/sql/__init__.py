@@ -1,6 +1,6 @@
-"""Agents, conversations, turns and items in a SQL database: a SQLite file, or PostgreSQL.
+"""The store in a SQL database: a SQLite file, or PostgreSQL.
 
-Each operation is one transaction, and no connection is held between two. What goes wrong in the database comes out as
+Each operation is one transaction, and no connection is held between two. Database errors come out as
 ``StoreUnavailable``.
 """
 
@@ -65,24 +65,24 @@ T = TypeVar("T")
 Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
 
 _WAIT = 30.0
-"""Seconds that closing waits for what is under way."""
+"""Seconds that closing waits for operations in progress."""
 
 _KINDS = (AGENTS, CONVERSATIONS, TURNS, ITEMS)
 
 _TRIED = 64 * 1024
-"""Bytes that are written to see whether that can be done."""
+"""Bytes written to check that writing works."""
 
 _FIRST_ROWS = 16
-"""So many are read before it is known how large they are."""
+"""Rows read before it is known how large they are."""
 
 _AT_ONCE = 200
-"""Conversations that are removed in one transaction, for which all other writers wait."""
+"""Conversations removed per transaction, during which other writers wait."""
 
 
 class SqlStore(Finishing):
-    """``Store`` in the database that ``url`` names: ``sqlite:///path`` or ``postgresql://...``, as libpq has them.
+    """A ``Store`` in the database at ``url``: ``sqlite:///path`` or ``postgresql://...``, in libpq's syntax.
 
-    It keeps about ``bytes_each`` for an owner; requests at the same time may each add to that.
+    ``bytes_each`` is the approximate bound for one owner; concurrent requests may each exceed it.
 
     Raises:
         ValueError: the URL names no database.
@@ -111,11 +111,11 @@ class SqlStore(Finishing):
         before = self.observation
         row = ITEMS.row_of("", Item(("check",), uuid.uuid4().hex, {"": "x" * _TRIED}, 0.0, 0.0))
         async with self._database.trying() as connection:
-            for kind in _KINDS:  # whoever keeps one of them locked keeps us from writing
+            for kind in _KINDS:  # a lock on any of these would block writing
                 nothing = update(kind.table).where(false()).values(size=kind.table.c.size)
                 await connection.execute(nothing)
             await connection.execute(insert(ITEMS.table).values({**row, "space": "", "stamp": ""}))
-        if self.observation is before:  # and nothing has failed since
+        if self.observation is before:  # nothing has failed meanwhile
             self.observe(None)
 
     # -- agents -------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class SqlStore(Finishing):
         )
         idle = select(conversations.c.owner, conversations.c.id).where(conversations.c.updated < before, ~busy)
         async with self._database.writing() as connection:
-            # one that somebody adds a turn to just now is not idle; with SQLite nobody does
+            # skip those that are just getting a turn; with SQLite there are none, as writers exclude each other
             found = (await connection.execute(idle.limit(_AT_ONCE).with_for_update(skip_locked=True))).all()
             for owner, id_ in found:
                 await connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
@@ -186,7 +186,7 @@ class SqlStore(Finishing):
         row = await made(TURNS.row_of, owner, turn, of=turn)
         its = exactly(conversations, owner=owner, id=turn.conversation)
         async with self._database.writing() as connection:
-            # whoever comes at the same time waits here
+            # locks the conversation: concurrent turns wait here
             touched = await connection.execute(update(conversations).where(its).values(updated=turn.updated))
             if not touched.rowcount:
                 raise KeyError(turn.conversation)
@@ -328,7 +328,7 @@ class SqlStore(Finishing):
     async def _bound(self, connection: AsyncConnection, owner: str) -> None:
         """
         Raises:
-            StoreFull: with what was just written the owner has more than is kept for one.
+            StoreFull: with what was just written, the owner exceeds their share.
         """
         held = 0
         for kind in _KINDS:
@@ -370,7 +370,7 @@ class SqlStore(Finishing):
                 held += sum(map(size_of, more))
                 if len(more) < some:
                     break
-                some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit, if they are like the others
+                some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit if they are of average size
         return Found(await things(kind, rows), total or 0)
 
     @finished
@@ -388,13 +388,13 @@ class SqlStore(Finishing):
 
 
 def _next(then: Versioned, now: Versioned) -> Versioned:
-    """What comes in the place of ``then``."""
+    """The new revision of ``then``."""
     return replace(now, id=then.id, revision=then.revision + 1)
 
 
 async def _put(
     connection: AsyncConnection, kind: Kind[Versioned], owner: str, then: Versioned, row: Mapping[str, Any]
 ) -> bool:
-    """Put ``row`` in the place of ``then``, if that is there."""
+    """Replace ``then`` by ``row``, if it is still there."""
     there = and_(exactly(kind.table, owner=owner, id=then.id), kind.table.c.revision == then.revision)
     return (await connection.execute(update(kind.table).where(there).values(row))).rowcount == 1

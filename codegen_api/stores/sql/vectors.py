@@ -1,4 +1,4 @@
-"""The vectors of items: which are due, and which items are near one."""
+"""Vectors of items: which are due, and which items are nearest to a vector."""
 
 import asyncio
 import heapq
@@ -17,22 +17,22 @@ from codegen_api.stores.sql.queries import below, cut, exactly
 from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, items, labels_of, vectors
 
 _AT_A_TIME = 250
-"""Vectors that are read and compared before anybody else in this process has a turn."""
+"""Vectors read and compared before other tasks get a turn."""
 
 
 _product: Callable[[Sequence[float], Sequence[float]], float] = getattr(
     math, "sumprod", lambda one, other: sum(map(mul, one, other))
 )
-"""Python has it from 3.12 on."""
+"""``math.sumprod`` is new in Python 3.12."""
 
 
 def forget(owner: str, path: str, key: str) -> Delete:
-    """Remove the vectors of this item."""
+    """Delete the vectors of an item."""
     return delete(vectors).where(exactly(vectors, owner=owner, namespace=path, key=key))
 
 
 async def due(connection: AsyncConnection, space: str, limit: int) -> list[Due]:
-    # two stretches of an index, which "is not" would not be
+    # two ranges of an index; "is not" would not use it
     others = or_(items.c.space < space, items.c.space > space)
     columns = [items.c.owner, items.c.stamp, *ITEMS.shown]
     statement = select(*columns).where(others).order_by(items.c.space, items.c.updated)
@@ -47,7 +47,7 @@ async def keep(connection: AsyncConnection, due: Due, space: str, made: Sequence
     owner, item, row = due.owner, due.item, ITEMS.row_of(due.owner, due.item)
     its = exactly(items, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
     size = row["size"] + sum(VECTOR_BYTES + 4 * len(vector) for vector in made)
-    # the version before this one puts items without giving them a new one
+    # the previous version puts items without a new stamp
     there = and_(its, items.c.updated == item.updated)
     if not (await connection.execute(update(items).where(there).values(space=space, size=size))).rowcount:
         return False
@@ -99,7 +99,7 @@ async def nearest(
 def _compare(
     rows: Sequence[tuple[str, str, Sequence[float]]], vector: Sequence[float], scores: dict[tuple[str, str], float]
 ) -> None:
-    """Note for each item how near it is. All vectors have the length 1, so their product is the cosine."""
+    """Update each item's score. All vectors have length 1, so their product is the cosine."""
     for path, key, other in rows:
         score = _product(vector, other)
         scores[path, key] = max(score, scores.get((path, key), -1.0))
