@@ -34,7 +34,7 @@ class Accounts:
 
     async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
         """The organizations that the caller may use."""
-        only = self._confinement(caller)
+        only = self._only_allowed(caller)
         with on_behalf_of(caller, of_a_run=False):
             if only is None:
                 return await self._reads.organizations(caller.credential, skip, limit)
@@ -56,7 +56,7 @@ class Accounts:
             OrganizationRequired: there are several to choose from, or none.
             Forbidden: the caller may not use the one they named.
         """
-        only = self._confinement(caller)
+        only = self._only_allowed(caller)
         if wanted is not None:
             named = self._upstream.organization_id(wanted)
             if only not in (None, named):
@@ -109,7 +109,7 @@ class Accounts:
             raise Unsupported("The host does not tell who is in an organization.")
         return self._upstream
 
-    def _confinement(self, caller: Caller) -> str | None:
+    def _only_allowed(self, caller: Caller) -> str | None:
         """The only organization that the caller may use; None if that is up to the host."""
         if caller.organization is not None:
             return self._upstream.organization_id(caller.organization)

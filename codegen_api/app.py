@@ -23,13 +23,13 @@ from codegen_api.edge import METHODS, Edge
 from codegen_api.embeddings import Embedder
 from codegen_api.environment import SettingsError
 from codegen_api.errors import GatewayError, StoreUnavailable
-from codegen_api.proxies import way_through
-from codegen_api.settings import Settings, read_settings, remarks
-from codegen_api.shapes import Shapes
+from codegen_api.proxies import displayed_proxy
+from codegen_api.settings import Settings, read_settings, suspicious_variables
+from codegen_api.shapes import ErrorRenderer
 from codegen_api.stores import Store
 from codegen_api.telemetry import NullObserver, Observer, log_loop_fault, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
-from codegen_api.web import named, understood
+from codegen_api.web import as_gateway_error, named
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
@@ -46,7 +46,7 @@ class Application(FastAPI):
     settings: Settings
     observer: Observer
     dialects: Mapping[str, Dialect]
-    shapes: Shapes
+    shapes: ErrorRenderer
     cannot_start: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,18 +126,18 @@ def _build(
 ) -> FastAPI:
     observer: Observer = NullObserver()
     set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - the observer is replaced below
-    beside = workers.beside(settings.workers)
+    worker_count = workers.worker_count(settings.workers)
     dialects = build_parts.dialects(settings)
     build_auth.require(settings)
     upstream = upstream or build_parts.upstream(settings)
-    if workers.speaks_for_all(settings.workers):
-        _report(settings, beside)
-    shared = workers.share(beside) if settings.metrics else None
+    if workers.logs_for_all(settings.workers):
+        _report(settings, worker_count)
+    shared = workers.share(worker_count) if settings.metrics else None
     metrics = build_parts.metrics() if settings.metrics else None
     observer = metrics or observer
-    drain = Drain(settings.drain_seconds, says=settings.workers == 1)
+    drain = Drain(settings.drain_seconds, announce=settings.workers == 1)
     closing = AsyncExitStack()
-    parts = build_parts.parts(settings, drain, upstream, broker, store, embedder, observer, beside, closing)
+    parts = build_parts.parts(settings, drain, upstream, broker, store, embedder, observer, worker_count, closing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -149,10 +149,10 @@ def _build(
                 app.cannot_start = error.message
                 raise
         parts.callers.open()
-        drain.take_signals(parts.gateway.drain, app.edge.abort_stuck, app.edge.give_up)
+        drain.handle_signals(parts.gateway.drain, app.edge.abort_stuck, app.edge.cancel_requests)
         asyncio.get_running_loop().set_exception_handler(log_loop_fault)
         yield
-        drain.give_back()
+        drain.restore_signals()
         await closing.aclose()
         if shared:
             shared.leave()
@@ -171,7 +171,7 @@ def _build(
     app.settings = settings
     app.observer = observer
     app.dialects = dialects
-    app.shapes = Shapes(
+    app.shapes = ErrorRenderer(
         dialects["native"].render_error,
         {prefix: dialect.render_error for dialect in dialects.values() for prefix in dialect.prefixes},
     )
@@ -193,7 +193,7 @@ def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
 
 
 async def _render(request: Request, error: Exception) -> Response:
-    response: Response = request.app.shapes.render(request.scope, understood(error))
+    response: Response = request.app.shapes.render(request.scope, as_gateway_error(error))
     if response.status_code == 405:
         response.headers["Allow"] = ", ".join(_methods(request))
     return response
@@ -209,22 +209,22 @@ def _methods(request: Request) -> list[str]:
     return [method for method in METHODS if is_known(method)]
 
 
-def _report(settings: Settings, beside: int) -> None:
+def _report(settings: Settings, worker_count: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
     for what, url in (("the host is asked", settings.base_url), ("the issuer is asked", settings.jwt_jwks_url)):
-        proxy = None if url is None else way_through(url)
+        proxy = None if url is None else displayed_proxy(url)
         if proxy is not None:
             logger.info("%s through the proxy %s", what, proxy)
-    for remark in remarks():
+    for remark in suspicious_variables():
         logger.warning("%s", remark)
     if settings.demo_token is not None and build_parts.with_conversations(settings):
         logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
-    for text in build_auth.cautions(settings):
+    for text in build_auth.warnings_for(settings):
         logger.warning(text)
-    if beside > 1:
+    if worker_count > 1:
         logger.info(
             "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",
-            beside,
-            beside,
+            worker_count,
+            worker_count,
             settings.upstream_requests_per_minute,
         )

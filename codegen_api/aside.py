@@ -1,6 +1,4 @@
-"""Runs long computations in a thread beside the event loop. One thread only: several would compete with the loop for
-the GIL.
-"""
+"""Runs long computations beside the event loop, in one thread: several would compete with the loop for the GIL."""
 
 import asyncio
 from collections.abc import Callable, Mapping

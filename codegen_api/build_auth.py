@@ -44,7 +44,7 @@ def require(settings: Settings) -> None:
         raise SettingsError("\n".join(missing))
 
 
-def cautions(settings: Settings) -> Iterator[str]:
+def warnings_for(settings: Settings) -> Iterator[str]:
     """Warnings about settings that are valid and probably a mistake."""
     asked = (settings.jwt_jwks_url or settings.jwt_issuer or "") if settings.jwt_key is None else ""
     if "jwt" in settings.auth and asked.lower().startswith("http://") and not _is_local(asked):
@@ -115,7 +115,7 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
             raise SettingsError(f"{PREFIX}JWT_KEY: {error}") from None
     else:
         try:
-            keys = KeySet(_fetching(settings, closing), settings.jwt_algorithms)
+            keys = KeySet(_key_set_fetcher(settings, closing), settings.jwt_algorithms)
         except ValueError as error:
             raise SettingsError(f"{PREFIX}JWT_ALGORITHMS: {error}") from None
     jwts = Jwts(
@@ -128,14 +128,14 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
             audience=settings.jwt_audience_claim,
             scopes=settings.jwt_scope_claim,
             prefix=settings.jwt_scope_prefix or "",
-            granted=_granted(settings.jwt_scope_map or ""),
+            granted=_parse_scope_map(settings.jwt_scope_map or ""),
         ),
     )
     closing.push_async_callback(jwts.aclose)
     return jwts
 
 
-def _granted(text: str) -> Mapping[str, frozenset[str]]:
+def _parse_scope_map(text: str) -> Mapping[str, frozenset[str]]:
     """Parse ``theirs=ours ours; theirs=ours``. A foreign name may contain anything but a semicolon."""
     found: dict[str, frozenset[str]] = {}
     for entry in filter(None, map(str.strip, re.split(r"[\n;]", text))):
@@ -151,40 +151,42 @@ def _granted(text: str) -> Mapping[str, frozenset[str]]:
 # -- asking an issuer -------------------------------------------------------------------------------------------------
 
 
-def _fetching(settings: Settings, closing: AsyncExitStack) -> Callable[[], Awaitable[Json]]:
+def _key_set_fetcher(settings: Settings, closing: AsyncExitStack) -> Callable[[], Awaitable[Json]]:
     """A function that fetches the issuer's key set, from the configured URL or by discovery."""
     issuer, url = settings.jwt_issuer or "", settings.jwt_jwks_url
     try:
-        closing.push_async_callback(_way(settings, httpx.URL(url or issuer)).aclose)
+        closing.push_async_callback(_client_for(settings, httpx.URL(url or issuer)).aclose)
     except (httpx.InvalidURL, ValueError):
         name = "JWT_ISSUER" if url is None else "JWT_JWKS_URL"
         raise SettingsError(f"{PREFIX}{name}: it cannot be used as a URL") from None
 
     async def fetch() -> Json:
         if url is not None:
-            return await _got(settings, url)
-        return await _got(settings, _keys_of(issuer, await _got(settings, issuer.rstrip("/") + DISCOVERY)))
+            return await _get_json(settings, url)
+        return await _get_json(
+            settings, _key_set_url(issuer, await _get_json(settings, issuer.rstrip("/") + DISCOVERY))
+        )
 
     return fetch
 
 
-def _keys_of(issuer: str, document: Json) -> str:
+def _key_set_url(issuer: str, document: Json) -> str:
     """The URL of the key set from an issuer's discovery document.
 
     Raises:
         ValueError: the document belongs to another issuer, or names no usable URL.
     """
-    said = document if isinstance(document, Mapping) else {}
-    if said.get("issuer") != issuer:
-        raise ValueError(f"{DISCOVERY} is of issuer={quoted(said.get('issuer'))}, and not of {quoted(issuer)}")
-    url = said.get("jwks_uri")
+    fields = document if isinstance(document, Mapping) else {}
+    if fields.get("issuer") != issuer:
+        raise ValueError(f"{DISCOVERY} is of issuer={quoted(fields.get('issuer'))}, and not of {quoted(issuer)}")
+    url = fields.get("jwks_uri")
     safe = "https://" if issuer.lower().startswith("https://") else ("http://", "https://")
     if not isinstance(url, str) or not url.lower().startswith(safe):
         raise ValueError(f"{DISCOVERY} says jwks_uri={quoted(url)}, which cannot be used")
     return url
 
 
-async def _got(settings: Settings, text: str) -> Json:
+async def _get_json(settings: Settings, text: str) -> Json:
     """Fetch the JSON at this URL.
 
     Raises:
@@ -195,17 +197,17 @@ async def _got(settings: Settings, text: str) -> Json:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
         raise ValueError(f"{quoted(text)} cannot be used as a URL") from error
-    way = _way(settings, url)
+    client = _client_for(settings, url)
     try:
-        answer = await way.ask("GET", url.path, dict(url.params), None, [])
+        answer = await client.ask("GET", url.path, dict(url.params), None, [])
     finally:
-        await way.aclose()
+        await client.aclose()
     if answer.status != 200 or not answer.readable:
         raise UpstreamError(reason=answer.account)
     return answer.json
 
 
-def _way(settings: Settings, url: httpx.URL) -> Outbound:
+def _client_for(settings: Settings, url: httpx.URL) -> Outbound:
     """A client for the issuer, with the same proxies and timeouts as for the host."""
     return Outbound(
         str(url.copy_with(path="/", query=None, fragment=None)),

@@ -28,10 +28,10 @@ from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
-from codegen_api.holdings import Holdings
+from codegen_api.holdings import MemoryShares
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.records import MemoryRecords
-from codegen_api.pace import READING, WINDOW, Cadence
+from codegen_api.pace import READ_SHARE, WINDOW, Cadence
 from codegen_api.parts import Parts
 from codegen_api.settings import Settings, secret_keys
 from codegen_api.stores import Store
@@ -51,7 +51,7 @@ UPSTREAMS = {"codegen": EntryPoint("codegen", "codegen_api.upstreams.codegen:Cod
 
 DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024
-BRISKEST = 0.1
+MIN_READ_INTERVAL = 0.1
 """Minimum seconds between two reads of one log, however high the host's limit."""
 
 
@@ -114,17 +114,17 @@ def parts(
     store: Store | None,
     embedder: Embedder | None,
     observer: Observer,
-    beside: int,
+    worker_count: int,
     closing: AsyncExitStack,
 ) -> Parts:
-    """Build all parts. ``beside`` is how many processes share the host's limit. Cleanup is pushed onto ``closing``.
+    """Build all parts. ``worker_count`` processes share the host's limit. Cleanup is pushed onto ``closing``.
 
     Raises:
         SettingsError: a setting cannot be used.
     """
     conversing = len(with_conversations(settings))
-    holdings = Holdings.of(settings.memory_mib * MIB, dialects=conversing)
-    limit = settings.upstream_requests_per_minute / beside
+    holdings = MemoryShares.of(settings.memory_mib * MIB, dialects=conversing)
+    limit = settings.upstream_requests_per_minute / worker_count
     gateway = _gateway(settings, holdings, limit, upstream, broker, observer)
     closing.push_async_callback(gateway.aclose)
     callers = build_auth.callers(settings, gateway, closing, limit)
@@ -152,7 +152,12 @@ def parts(
 
 
 def _gateway(
-    settings: Settings, holdings: Holdings, limit: float, upstream: Upstream, broker: Broker | None, observer: Observer
+    settings: Settings,
+    holdings: MemoryShares,
+    limit: float,
+    upstream: Upstream,
+    broker: Broker | None,
+    observer: Observer,
 ) -> Gateway:
     return Gateway(
         upstream,
@@ -165,7 +170,7 @@ def _gateway(
             heartbeat=settings.stream_heartbeat_seconds,
         ),
         turns=ReadQueue(limit=limit, together=settings.upstream_budget == "gateway"),
-        cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
+        cadence=lambda: Cadence(fast=max(MIN_READ_INTERVAL, WINDOW / (limit * READ_SHARE))),
         linger=settings.follower_linger_seconds,
         old_pages_bytes=holdings.old_pages,
         max_streams=settings.streams_per_process,
@@ -181,7 +186,7 @@ def _idempotency(settings: Settings, gateway: Gateway) -> Idempotency:
 
 def _conversations(
     settings: Settings,
-    holdings: Holdings,
+    holdings: MemoryShares,
     gateway: Gateway,
     store: Store | None,
     embedder: Embedder | None,

@@ -24,27 +24,30 @@ SIGINT_SECONDS = 2.0
 
 class Drain:
     """Handles SIGTERM and SIGINT while the application runs. Streams have ``seconds`` to end, unanswered requests
-    ``request_seconds`` more. ``says``: log the beginning; with several workers their parent does.
+    ``request_seconds`` more. ``announce``: log the beginning; with several workers their parent does.
     """
 
-    def __init__(self, seconds: float, request_seconds: float = REQUEST_SECONDS, *, says: bool = True) -> None:
+    def __init__(self, seconds: float, request_seconds: float = REQUEST_SECONDS, *, announce: bool = True) -> None:
         self.phase: Literal["starting", "ready", "draining"] = "starting"
         self._seconds = seconds
         self._request_seconds = request_seconds
-        self._says = says
+        self._announce = announce
         self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def take_signals(
-        self, empty: Callable[[float], Awaitable[None]], cut: Callable[[], None], give_up: Callable[[], None]
+    def handle_signals(
+        self,
+        end_streams: Callable[[float], Awaitable[None]],
+        abort_stuck: Callable[[], None],
+        cancel_requests: Callable[[], None],
     ) -> None:
         """Become ready and handle signals from now on; only a process's main thread can.
 
-        ``empty(seconds)`` asks all streams to end and waits up to that long; ``cut`` aborts connections that do not
-        read; ``give_up`` ends requests that are not answered in time.
+        ``end_streams(seconds)`` asks all streams to end and waits up to that long; ``abort_stuck`` aborts connections
+        that do not read; ``cancel_requests`` ends requests that are not answered in time.
         """
         self.phase = "ready"
-        self._empty, self._cut, self._give_up = empty, cut, give_up
+        self._end_streams, self._abort_stuck, self._cancel_requests = end_streams, abort_stuck, cancel_requests
         if threading.current_thread() is not threading.main_thread():
             return
         loop = asyncio.get_running_loop()
@@ -54,7 +57,7 @@ class Drain:
                 self._previous[number] = previous
                 signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._begin, number))
 
-    def give_back(self) -> None:
+    def restore_signals(self) -> None:
         """Restore the previous handlers."""
         for number, previous in self._previous.items():
             signal.signal(number, previous)
@@ -65,23 +68,23 @@ class Drain:
             more = 0.0 if number == signal.SIGINT else self._request_seconds
             self._task = asyncio.ensure_future(self._drain(number, seconds, more))
         elif number == signal.SIGINT:  # second Ctrl-C: stop at once
-            self._hand_on(number)
+            self._forward(number)
 
     async def _drain(self, number: int, seconds: float, more: float) -> None:
         self.phase = "draining"
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        if self._says:
+        if self._announce:
             logger.info("draining for up to %g s", seconds)
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what uvicorn logs from here on is expected
         try:
-            await self._empty(seconds)
-            self._cut()
+            await self._end_streams(seconds)
+            self._abort_stuck()
         finally:  # always: otherwise the server would never stop
-            self._hand_on(number)
+            self._forward(number)
         # the server accepts nothing new and waits for its requests; one on a host that hangs must not hold it for ever
         await asyncio.sleep(max(more, deadline - loop.time()))
-        self._give_up()
+        self._cancel_requests()
 
-    def _hand_on(self, number: int) -> None:
+    def _forward(self, number: int) -> None:
         self._previous[number](number, None)

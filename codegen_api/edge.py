@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api import origins
-from codegen_api.auth.quota import WINDOW, Left
+from codegen_api.auth.quota import WINDOW, QuotaState
 from codegen_api.errors import (
     GatewayError,
     Interrupted,
@@ -29,26 +29,26 @@ from codegen_api.errors import (
     ShuttingDown,
     TokenInUrl,
 )
-from codegen_api.intake import Bodies
+from codegen_api.intake import BodyBudget
 from codegen_api.sse import HEAD_ONLY
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
 from codegen_api.web import (
-    FOREIGN_PAGE,
+    CROSS_SITE,
     CorsRefused,
     HeadersTooLarge,
     PayloadTooLarge,
     UntrustedHost,
     UriTooLong,
-    understood,
+    as_gateway_error,
 )
 
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 UNSENT_BYTES = 16 * 1024
 """Maximum unsent bytes of a stream in the kernel, so that a slow reader looks slow instead of stuck."""
 
-MOST_URI, MOST_HEADERS = 16 * 1024, 64 * 1024
+MAX_URI, MAX_HEADERS = 16 * 1024, 64 * 1024
 """Maximum bytes of a request target with its query, and of all headers."""
-MOST_FIELDS = 200
+MAX_HEADER_COUNT = 200
 
 EXPOSED_HEADERS = (
     "X-Request-ID",
@@ -64,10 +64,10 @@ EXPOSED_HEADERS = (
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 """Methods that pages of other origins may use."""
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?"
-MOST_ASKED = 8 * 1024
+MAX_PREFLIGHT = 8 * 1024
 """Maximum bytes of header names in a preflight, since they are echoed."""
 
-SINGLE = ("authorization", "x-api-key", "content-type", "idempotency-key", "x-organization-id", "x-org-id")
+SINGLE_VALUED = ("authorization", "x-api-key", "content-type", "idempotency-key", "x-organization-id", "x-org-id")
 """Headers that may not be repeated with different values: which one counts would be arbitrary."""
 
 PROBES = ("/livez", "/readyz")
@@ -123,7 +123,7 @@ class Cors(CORSMiddleware):
         response = self.preflight_response(headers)
         asked = ",".join(headers.getlist("access-control-request-headers"))
         names = [name.strip(" \t") for name in asked.split(",") if name.strip(" \t")]
-        if response.status_code < 400 and len(asked) <= MOST_ASKED and all(map(_NAME.fullmatch, names)):
+        if response.status_code < 400 and len(asked) <= MAX_PREFLIGHT and all(map(_NAME.fullmatch, names)):
             if names:
                 response.headers["Access-Control-Allow-Headers"] = ", ".join(names)
             return response
@@ -134,7 +134,7 @@ class Cors(CORSMiddleware):
         elif headers["access-control-request-method"] not in METHODS:
             said = f"Pages may ask with {', '.join(METHODS)}."
         else:
-            said = f"Names of headers are not well formed, or have more than {MOST_ASKED} bytes."
+            said = f"Names of headers are not well formed, or have more than {MAX_PREFLIGHT} bytes."
         refusal = self._render(scope, CorsRefused(said))
         for name in ("vary", "access-control-allow-origin"):
             if name in response.headers:
@@ -181,7 +181,7 @@ class Edge:
         self._hosts = hosts
         self._via = via
         self._root_path = root_path
-        self._bodies = Bodies(max_body)
+        self._bodies = BodyBudget(max_body)
         self._observer = observer
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
@@ -202,11 +202,11 @@ class Edge:
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
         scope["refusal"] = scope.get("refusal") or self._refusal(scope)  # the front door may have set one
-        scope[FOREIGN_PAGE] = self._is_of_a_foreign_page(headers)
+        scope[CROSS_SITE] = self._is_cross_site(headers)
         status: int | None = None
         started = time.monotonic()
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 nonlocal status
                 status = message["status"]
@@ -215,17 +215,17 @@ class Edge:
                 marked.setdefault("Cache-Control", "no-store")  # most responses are for one caller only
                 if "origin" not in marked.get("vary", "").lower():
                     marked.add_vary_header("Origin")
-                left: Left | None = scope.get("quota_left")
+                left: QuotaState | None = scope.get("quota_left")
                 if left is not None:
                     marked["RateLimit-Policy"] = f'"default";q={left.quota};w={WINDOW}'
                     marked["RateLimit"] = f'"default";r={left.remaining};t={left.seconds}'
             await send(message)
 
         try:
-            await self._cors(scope, receive, send_marked)
+            await self._cors(scope, receive, send_with_headers)
         finally:
             seconds = time.monotonic() - started
-            shown = (method, _loggable(scope["path"]), status or "-", seconds * 1000, _trouble(current))
+            shown = (method, _loggable(scope["path"]), status or "-", seconds * 1000, _error_suffix(current))
             outside = current.reason is not None and not 400 <= (status or 0) < 500
             logger.log(logging.WARNING if outside else logging.INFO, "%s %s %s %.0f ms%s", *shown)
             self._observer.answered(getattr(scope.get("route"), "path", None), method, status, seconds)
@@ -235,10 +235,10 @@ class Edge:
         answered = complete = False
         body = self._bodies.of(receive)
 
-        async def send_noted(message: Message) -> None:
+        async def send_tracked(message: Message) -> None:
             nonlocal answered, complete
             answered = True
-            body.let_go()
+            body.release()
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] != "http.response.body" or not scope.get(HEAD_ONLY):
                 await send(message)
@@ -250,7 +250,7 @@ class Edge:
         self._requests.add(task)
         try:
             refusal: GatewayError | None = scope["refusal"]
-            await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_noted)
+            await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_tracked)
         except asyncio.CancelledError:
             # the process is stopping, by `cancel_requests` or by the server's own timeout. Not raised further, because
             # the server would log it as a fault
@@ -263,14 +263,14 @@ class Edge:
         except Exception as error:  # process boundary: the text of an unexpected exception must not leave
             log_fault("answering a request", error)
             if not answered:
-                await self._render(scope, understood(error))(scope, receive, send)
+                await self._render(scope, as_gateway_error(error))(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()  # aborted, or the client would take this for the complete response
         finally:
             self._requests.discard(task)
-            body.let_go()
+            body.release()
 
-    def give_up(self) -> None:
+    def cancel_requests(self) -> None:
         """Answer all pending requests with an error: this process is about to stop."""
         for task in list(self._requests):
             task.cancel()
@@ -283,10 +283,10 @@ class Edge:
 
     def _refusal(self, scope: Scope) -> GatewayError | None:
         headers = Headers(scope=scope)
-        if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MOST_URI:
+        if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MAX_URI:
             return UriTooLong()
         size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
-        if size > MOST_HEADERS or len(headers.raw) > MOST_FIELDS:
+        if size > MAX_HEADERS or len(headers.raw) > MAX_HEADER_COUNT:
             return HeadersTooLarge()
         if not self._is_trusted(headers.getlist("host")) and scope["path"].removeprefix(self._root_path) not in PROBES:
             return UntrustedHost()
@@ -294,7 +294,7 @@ class Edge:
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
-        for name in SINGLE:
+        for name in SINGLE_VALUED:
             if len(set(headers.getlist(name))) > 1:
                 return InvalidRequest(f"The request has several {name} headers, and only one can be meant.")
         length = headers.get("content-length", "")
@@ -310,7 +310,7 @@ class Edge:
             found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self._hosts
         )
 
-    def _is_of_a_foreign_page(self, headers: Headers) -> bool:
+    def _is_cross_site(self, headers: Headers) -> bool:
         """Whether a browser sends this for a page of another site whose origin is not allowed."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site == "same-origin" or (origin or "").partition("://")[2] == headers.get("host", "-"):
@@ -357,7 +357,7 @@ class ServerConnection:
                 connection.detach()  # the transport owns the descriptor
 
 
-def _trouble(met: Trace) -> str:
+def _error_suffix(met: Trace) -> str:
     """The error code and reason for the log line."""
     if met.code is None:
         return ""

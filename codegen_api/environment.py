@@ -16,7 +16,7 @@ ENCODING = "utf-8-sig"
 """Of ``.env``; without ``-sig`` a byte order mark would become part of the first name."""
 
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
-OF_A_SERVICE = re.compile(
+SERVICE_VARIABLE = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 """Variables that Kubernetes sets in every pod for a Service whose name begins with ``codegen``."""
@@ -41,7 +41,7 @@ def variables() -> dict[str, str | None]:
     return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
 
 
-class Stripped(PydanticBaseSettingsSource):
+class StrippedSource(PydanticBaseSettingsSource):
     """Another source with its values stripped. A value of white space only counts as not set."""
 
     def __init__(self, source: PydanticBaseSettingsSource) -> None:

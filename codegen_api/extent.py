@@ -9,7 +9,7 @@ _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
 
 
-class Extent:
+class JsonMeter:
     """The number of ``values`` and the nesting ``depth`` so far. Both are exact for valid JSON; anything else fails to
     parse at the point where it is invalid, whatever is counted after that.
     """
@@ -21,11 +21,11 @@ class Extent:
         self._in_text = False
         self._escape = b""
 
-    def take(self, piece: bytes) -> None:
+    def feed(self, piece: bytes) -> None:
         """Count the next bytes."""
-        said = (self._escape + piece).replace(b"\\\\", b"")
-        self._escape = b"\\" if said.endswith(b"\\") else b""  # may escape a quote in the next piece
-        parts = said.replace(b'\\"', b"").split(b'"')
+        text = (self._escape + piece).replace(b"\\\\", b"")
+        self._escape = b"\\" if text.endswith(b"\\") else b""  # may escape a quote in the next piece
+        parts = text.replace(b'\\"', b"").split(b'"')
         outside = b" ".join(parts[self._in_text :: 2])
         self._in_text ^= len(parts) % 2 == 0
         # each value but the very first follows one of these; an empty list or object counts as two

@@ -31,7 +31,7 @@ from codegen_api.identity import ALL, READ, WRITE, Caller
 from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
-from codegen_api.reads import Reads, before_an_order
+from codegen_api.reads import Reads, preceding_write
 from codegen_api.run_search import FoundRuns, has_status, search
 from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight
@@ -45,7 +45,7 @@ from codegen_api.upstreams import (
     require_few_bytes,
 )
 
-_CAME_TO_AN_END = (RunStatus.COMPLETED, RunStatus.FAILED)
+_FINISHED = (RunStatus.COMPLETED, RunStatus.FAILED)
 
 
 class Gateway:
@@ -195,7 +195,7 @@ class Gateway:
         """Continue a run. ``length`` is a known lower bound of its log's length."""
         ref = await self._admit(caller, organization, run_id, WRITE)
         with on_behalf_of(caller):
-            with before_an_order():
+            with preceding_write():
                 before = await self._reads.run(caller.credential, ref)
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
                     await self._upstream.uncancel_run(caller.credential, ref)
@@ -217,15 +217,15 @@ class Gateway:
         cancels = self._cancels()
         certain = not (anyway or self._hub.resumed_lately(ref))
         with on_behalf_of(caller):
-            with before_an_order():
-                if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
+            with preceding_write():
+                if certain and (await self._reads.run(caller.credential, ref)).status in _FINISHED:
                     raise RunEnded
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
                 await cancels.cancel_run(caller.credential, ref)
                 self._hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
-        if certain and run.status in _CAME_TO_AN_END:
+        if certain and run.status in _FINISHED:
             raise RunEnded  # it ended by itself meanwhile
         return run
 
@@ -272,7 +272,7 @@ class Gateway:
         self._stream_limits.make_sure_of_room(caller.principal)
         asked, credential = loop_time(), caller.credential
         ref = RunRef(organization, self._upstream.run_id(run_id))
-        unknown = caller.shared and self._ownership.deed(ref) is None
+        unknown = caller.shared and self._ownership.owner_record(ref) is None
         if not unknown:
             await self._admit(caller, organization, run_id, READ)
         right = None if unknown else self._rights.held(credential, ref)
@@ -317,9 +317,7 @@ class Gateway:
         self._hub.touched(ref)
 
     async def drain(self, seconds: float) -> None:
-        """Ask all viewers to reconnect elsewhere, spread over ``seconds``; returns when they have left, or after that
-        time.
-        """
+        """Ask all viewers to reconnect elsewhere, spread over ``seconds``; returns when all have left, or then."""
         await self._hub.drain(seconds)
 
     async def aclose(self) -> None:
@@ -351,7 +349,7 @@ class Gateway:
         # the place is taken only here: a caller still being checked, or who left meanwhile, has no stream
         with on_behalf_of(caller), self._stream_limits.take(caller.principal):
             if right is None:
-                whole = caller.shared and self._ownership.deed(ref) is None
+                whole = caller.shared and self._ownership.owner_record(ref) is None
                 async with aclosing(self._hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
                     async for news in coming:
                         if not isinstance(news, Right):
@@ -359,17 +357,17 @@ class Gateway:
                             continue
                         right = news
                         if whole:
-                            self._ownership.require(caller, self._ownership.learned(ref, right.run), READ)
+                            self._ownership.require(caller, self._ownership.remember(ref, right.run), READ)
                 if right is None:
                     return  # the stream ended with a request to reconnect
                 patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
             async with self._hub.subscribe(caller.credential, right, position, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
-                        self._note_age(update, opened)
+                        self._report_age(update, opened)
                     yield update
 
-    def _note_age(self, batch: Batch, opened: float) -> None:
+    def _report_age(self, batch: Batch, opened: float) -> None:
         """Report the age of the newest entry, unless it existed before the viewer came: that one is old, not late."""
         newest = next((event.entry for event in reversed(batch.entries) if isinstance(event, Appended)), None)
         created = None if newest is None else newest.created
@@ -377,16 +375,18 @@ class Gateway:
             self._observer.delivered(max(0.0, self._clock() - created))
 
     async def _admit(self, caller: Caller, organization: str, run_id: str, scope: str) -> RunRef:
-        """The run, if this caller may reach it. For a credential of their own the host decides that, for a shared one
-        ownership does.
+        """The run, if this caller may reach it: the host decides for their own credential, ownership for a
+        shared one.
         """
         ref = RunRef(organization, self._upstream.run_id(run_id))
         if caller.shared:
-            deed = self._ownership.deed(ref)
-            if deed is None:
+            owner_record = self._ownership.owner_record(ref)
+            if owner_record is None:
                 with on_behalf_of(caller):
-                    deed = self._ownership.learned(ref, (await self._rights.require(caller.credential, ref)).run)
-            self._ownership.require(caller, deed, scope)
+                    owner_record = self._ownership.remember(
+                        ref, (await self._rights.require(caller.credential, ref)).run
+                    )
+            self._ownership.require(caller, owner_record, scope)
         return ref
 
     def _cancels(self) -> Cancels:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
+class MemoryShares:
     """In bytes: ``windows`` for the recent part of each log with its renderings, ``old_pages`` for earlier pages read
     again, ``turns`` for pages of finished turns, ``renderings`` for the rendered entries of each dialect.
     """
@@ -15,7 +15,7 @@ class Holdings:
     renderings: int = 0
 
     @classmethod
-    def of(cls, total: int, *, dialects: int) -> "Holdings":
+    def of(cls, total: int, *, dialects: int) -> "MemoryShares":
         """The division of ``total`` where so many ``dialects`` keep conversations."""
         if not dialects:
             return cls(total - total // 4, total // 4)

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from codegen_api.dialects.native.wire import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
-from codegen_api.telemetry import Trace, log_seldom, trace
+from codegen_api.telemetry import Trace, trace, warn_once_a_minute
 from codegen_api.web import HeadersTooLarge
 
 if sys.platform != "win32":
@@ -31,7 +31,7 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-MOST_UNREAD = 128 * 1024
+MAX_UNREAD = 128 * 1024
 """Maximum bytes received without progress in parsing: more than the edge accepts, so that its own error comes first."""
 HEAD_SECONDS = 30.0
 """Maximum seconds for a request's head from its first byte, or for the rest of a body that was already answered."""
@@ -42,7 +42,7 @@ _HOST = re.compile(rb"[^\s/@?#\\,]*")
 _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
-class Requests(HttpToolsProtocol):
+class StrictHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, strict and bounded."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -50,42 +50,42 @@ class Requests(HttpToolsProtocol):
         self._application = self.app
         self.app = self._serve
         self._unread = 0
-        self._went_on = False
+        self._progressed = False
         self._in_head = True
-        self._late: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
         self._crowded = False
-        self.garbled = False
+        self.unparsable = False
         """The rest of the input cannot be parsed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._crowded = _takes_reserve(transport)
+        self._crowded = _uses_reserve(transport)
         # a connection opened in advance may idle as long as one between two requests
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_keepalive_if_required()
-        self._in_time()
+        self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self.garbled or self.transport.is_closing():
+        if self.unparsable or self.transport.is_closing():
             return
-        self._went_on = False
+        self._progressed = False
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._give_up(InvalidRequest())
+            self._stop_reading(InvalidRequest())
             return
-        self._unread = 0 if self._went_on else self._unread + len(data)
+        self._unread = 0 if self._progressed else self._unread + len(data)
         if self.transport.is_closing():
             return
-        if self._unread > MOST_UNREAD:
-            self._give_up(HeadersTooLarge())
+        if self._unread > MAX_UNREAD:
+            self._stop_reading(HeadersTooLarge())
         # in the head of the next request
-        elif self._late is None and (self.cycle is None or self.cycle.response_complete):
-            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has closed its side. Some do so after the request, others to disconnect: a client that has got
@@ -94,11 +94,11 @@ class Requests(HttpToolsProtocol):
         if self.transport.is_closing() or self.transport.get_extra_info("sslcontext") is not None:
             return False
         if self.cycle is None or self.cycle.response_complete:
-            if self._late is not None:  # part of a head has arrived
+            if self._head_timer is not None:  # part of a head has arrived
                 self._refuse(InvalidRequest("The request ends before it is whole."))
             return False
         if self.cycle.more_body:
-            self._give_up(InvalidRequest())
+            self._stop_reading(InvalidRequest())
         elif self.cycle.response_started:
             return False
         self.cycle.keep_alive = False
@@ -116,33 +116,31 @@ class Requests(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # `_feed` parses it again without the upgrade
         self._in_head = False
-        self._went_on = True
-        self._in_time()
+        self._progressed = True
+        self._stop_head_timer()
         error = self._refusal()
         if error is not None:
             self.scope["refusal"] = error  # type: ignore[typeddict-unknown-key]
         if self._crowded:
             self.scope["crowded"] = True  # type: ignore[typeddict-unknown-key]
-            log_seldom("there is too little of what the system gives: %s", "descriptors")
+            warn_once_a_minute("there is too little of what the system gives: %s", "descriptors")
         super().on_headers_complete()
         if error is not None or self._crowded:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        self._went_on = True
+        self._progressed = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self._went_on = True
-        self._in_time()
+        self._progressed = True
+        self._stop_head_timer()
         super().on_message_complete()
 
     def _feed(self, data: bytes) -> None:
-        """Parse more data. An offered upgrade is ignored: the request is fed to a new parser without the header, with
-        the data that came behind it.
-        """
+        """Parse more data. A request that offers an upgrade is fed to a new parser without the offer."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -175,17 +173,17 @@ class Requests(HttpToolsProtocol):
         return InvalidRequest("The gateway knows no transfer coding but chunked.")
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = Mended(self, receive.__self__)
+        exchange = ExchangeAdapter(self, receive.__self__)
         await self._application(scope, exchange.receive, exchange.send)
 
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _give_up(self, error: GatewayError) -> None:
+    def _stop_reading(self, error: GatewayError) -> None:
         """Stop reading. If the application is waiting for the rest of a body, it is woken up to respond."""
-        self.garbled = True
+        self.unparsable = True
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body:
             self.cycle.keep_alive = False
             self.cycle.message_event.set()
@@ -205,7 +203,7 @@ class Requests(HttpToolsProtocol):
         self.transport.close()
 
 
-def _takes_reserve(transport: asyncio.Transport) -> bool:
+def _uses_reserve(transport: asyncio.Transport) -> bool:
     """Whether this connection took one of the last descriptors. New ones always get the lowest free number."""
     connection = transport.get_extra_info("socket")
     if connection is None or sys.platform == "win32":
@@ -214,26 +212,26 @@ def _takes_reserve(transport: asyncio.Transport) -> bool:
     return most != resource.RLIM_INFINITY and connection.fileno() >= most - min(RESERVE, most // 4)
 
 
-class Mended:
+class ExchangeAdapter:
     """One request and response between uvicorn and the application."""
 
-    def __init__(self, protocol: Requests, cycle: "RequestResponseCycle") -> None:
+    def __init__(self, protocol: StrictHttpProtocol, cycle: "RequestResponseCycle") -> None:
         self.transport = cycle.transport
         self._protocol = protocol
         self._cycle = cycle
-        self._endless = False
+        self._until_close = False
 
     async def receive(self) -> Any:
         message = await self._cycle.receive()
-        if message["type"] == "http.request" and message["more_body"] and self._protocol.garbled:
+        if message["type"] == "http.request" and message["more_body"] and self._protocol.unparsable:
             raise InvalidRequest("The body of the request cannot be read.")
         return message
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start" and self._cycle.scope["http_version"] == "1.0":
             names = {name.lower() for name, _ in message["headers"]}
-            self._endless = b"content-length" not in names
-        if self._endless:  # no chunks: the response ends with the connection (RFC 9112, section 6.3)
+            self._until_close = b"content-length" not in names
+        if self._until_close:  # no chunks: the response ends with the connection (RFC 9112, section 6.3)
             self._cycle.chunked_encoding = False
             self._cycle.expected_content_length = len(message.get("body", b""))
         await self._cycle.send(cast("Any", message))

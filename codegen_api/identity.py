@@ -27,11 +27,9 @@ class Principal:
 
     @property
     def number(self) -> int:
-        """A stable numeric id for clients that expect one. Its 53 bits fit any JSON reader, and it is larger than the
-        ids of hosts.
-        """
-        said = json.dumps([self.authority, self.user]).encode()
-        return 1 << 52 | int.from_bytes(hashlib.sha256(said).digest()) % (1 << 52)
+        """A stable numeric id for clients that expect one: 53 bits, for any JSON reader, above the ids of hosts."""
+        message = json.dumps([self.authority, self.user]).encode()
+        return 1 << 52 | int.from_bytes(hashlib.sha256(message).digest()) % (1 << 52)
 
 
 @dataclass(frozen=True, slots=True)

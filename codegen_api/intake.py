@@ -1,7 +1,7 @@
 """Receives requests: authentication from the head first, only then the body, within bounds.
 
 FastAPI by itself receives and parses a body before anything else, so that anybody could make us hold and parse 25 MiB.
-``CallerFirst`` routes authenticate first; ``Bodies`` bounds the memory of all bodies together and the time of each.
+``CallerFirst`` routes authenticate first; ``BodyBudget`` bounds the memory of all bodies together and the time of each.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ from starlette.types import Message, Receive
 
 from codegen_api.aside import LARGE, aside
 from codegen_api.errors import AtCapacity, Detail, Rejected
-from codegen_api.extent import Extent
+from codegen_api.extent import JsonMeter
 from codegen_api.identity import Caller
-from codegen_api.names import WARNINGS, Names, drop_empty, missing, told
+from codegen_api.names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
 from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
 
-MOST_VALUES = 10_000
+MAX_VALUES = 10_000
 """Maximum number of JSON values in a request. Work done for each of them then takes tens of milliseconds in all."""
-MOST_DEPTH = 100
+MAX_DEPTH = 100
 """Maximum nesting of JSON in a request."""
 
-PATIENCE = 30.0
-"""Seconds to wait for a body; each ``SLOWEST`` bytes received add one again."""
-SLOWEST = 4096
-SMALL = 64 * 1024
+BODY_SECONDS = 30.0
+"""Seconds to wait for a body; each ``BYTES_PER_SECOND`` bytes received add one again."""
+BYTES_PER_SECOND = 4096
+SMALL_BODY = 64 * 1024
 """Bytes of a body that are always accepted, however many others are held."""
-TOGETHER = 4
+MAX_HELD = 4
 """How many bodies of maximum size may be held at once."""
 
 
@@ -58,12 +58,12 @@ class CallerFirst(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        names = Names(self)
-        asking = next((each for each in _calls(self.dependant) if isinstance(each, Asking)), None)
+        names = KnownNames(self)
+        asking = next((each for each in _dependencies(self.dependant) if isinstance(each, Asking)), None)
         if self.body_field is not None and asking is None:
             raise TypeError(f"{self.path} takes a body from anybody")
 
-        async def after_asking(request: Request) -> Response:
+        async def authenticate_first(request: Request) -> Response:
             bounded = BoundedRequest(request.scope, request.receive)
             drop_empty(bounded)
             if self.body_field is not None and asking is not None:
@@ -75,18 +75,18 @@ class CallerFirst(APIRoute):
             try:
                 response = await handle(bounded)
             except RequestValidationError as error:
-                places = missing(error.errors(), names.unknown(bounded, bounded.fields))
+                places = with_suggestions(error.errors(), names.unknown(bounded, bounded.fields))
                 raise RequestValidationError(places) from error
             warnings = [*names.unknown(bounded, bounded.fields), *bounded.scope.get(WARNINGS, ())]
-            return told(response, warnings) if warnings else response
+            return with_warnings(response, warnings) if warnings else response
 
-        return after_asking
+        return authenticate_first
 
 
-def _calls(dependant: Dependant) -> Iterator[object]:
+def _dependencies(dependant: Dependant) -> Iterator[object]:
     for each in dependant.dependencies:
         yield each.call
-        yield from _calls(each)
+        yield from _dependencies(each)
 
 
 class BoundedRequest(Request):
@@ -105,13 +105,13 @@ class BoundedRequest(Request):
             HTTPException: it has too many values, or the client has left.
         """
         if not hasattr(self, "_body"):
-            extent = Extent()
+            meter = JsonMeter()
             pieces = []
             try:
                 async for piece in self.stream():
-                    for start in range(0, len(piece), SMALL):
-                        extent.take(piece[start : start + SMALL])
-                        _bounded(extent)
+                    for start in range(0, len(piece), SMALL_BODY):
+                        meter.feed(piece[start : start + SMALL_BODY])
+                        _check_bounds(meter)
                     pieces.append(piece)
             except ClientDisconnect:
                 raise HTTPException(400) from None
@@ -174,35 +174,35 @@ def _whole(digits: str) -> Json:
     return number
 
 
-def _bounded(extent: Extent) -> None:
-    if extent.depth > MOST_DEPTH:
-        raise Rejected(details=[Detail(("body",), f"JSON may be nested {MOST_DEPTH} times", "json_too_deep")])
-    if extent.values > MOST_VALUES:
+def _check_bounds(meter: JsonMeter) -> None:
+    if meter.depth > MAX_DEPTH:
+        raise Rejected(details=[Detail(("body",), f"JSON may be nested {MAX_DEPTH} times", "json_too_deep")])
+    if meter.values > MAX_VALUES:
         raise HTTPException(413)
 
 
-class Bodies:
+class BodyBudget:
     """Bounds the memory of all request bodies. One may have ``max_body`` bytes."""
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
         self.held = 0
 
-    def of(self, receive: Receive) -> "Incoming":
+    def of(self, receive: Receive) -> "IncomingBody":
         """The body of the request that arrives through the server's ``receive``."""
-        return Incoming(self, receive)
+        return IncomingBody(self, receive)
 
 
-class Incoming:
+class IncomingBody:
     """The body of one request. ``unfinished``: reading has begun, and some of it is missing."""
 
-    def __init__(self, bodies: Bodies, receive: Receive) -> None:
+    def __init__(self, bodies: BodyBudget, receive: Receive) -> None:
         self.unfinished = False
         self._whole = False
         self._bodies = bodies
         self._receive = receive
         self._received = self._held = 0
-        self._patience = PATIENCE
+        self._remaining = BODY_SECONDS
 
     async def receive(self) -> Message:
         """
@@ -216,28 +216,28 @@ class Incoming:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._remaining):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(408) from None
         size = len(message.get("body", b""))
-        self._patience = min(PATIENCE, self._patience - (loop.time() - asked) + size / SLOWEST)
+        self._remaining = min(BODY_SECONDS, self._remaining - (loop.time() - asked) + size / BYTES_PER_SECOND)
         self.unfinished = message.get("more_body", False)
         self._whole = not self.unfinished
         self._received += size
         if self._received > self._bodies.max_body:
             raise HTTPException(413)
-        if self._received > SMALL:
+        if self._received > SMALL_BODY:
             self._hold(self._received - self._held)
         return message
 
     def _hold(self, more: int) -> None:
-        if self._bodies.held + more > TOGETHER * self._bodies.max_body:
+        if self._bodies.held + more > MAX_HELD * self._bodies.max_body:
             raise AtCapacity("This instance holds as many large requests as it may.", retry_after=1)
         self._bodies.held += more
         self._held += more
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The body is no longer held."""
         self._bodies.held -= self._held
         self._held = 0

@@ -16,7 +16,7 @@ LAST_SECONDS = 1.0
 """How long the end of the process waits for queued lines."""
 
 
-class Lines(logging.Handler):
+class ThreadedHandler(logging.Handler):
     """Writes to a file descriptor that it does not own. ``lost`` is called for each dropped line."""
 
     def __init__(self, descriptor: int, lost: Callable[[], None] = lambda: None) -> None:
@@ -26,7 +26,7 @@ class Lines(logging.Handler):
         self._queue: SimpleQueue[bytes] = SimpleQueue()
         self._counting = threading.Condition()
         self._waiting = 0
-        self._untold = 0
+        self._unreported = 0
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -34,7 +34,7 @@ class Lines(logging.Handler):
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
             self._begin()
         except Exception:  # logging must never break the work that it is about
-            self._lose()
+            self._drop()
             return
         with self._counting:
             fits = self._waiting + len(line) <= MOST_BYTES
@@ -42,7 +42,7 @@ class Lines(logging.Handler):
         if fits:
             self._queue.put(line)
         else:
-            self._lose()
+            self._drop()
 
     def flush(self) -> None:
         """Wait briefly for queued lines."""
@@ -55,31 +55,31 @@ class Lines(logging.Handler):
             thread.start()
             self._thread = thread
 
-    def _lose(self) -> None:
+    def _drop(self) -> None:
         with self._counting:
-            self._untold += 1
+            self._unreported += 1
         self._lost()
 
     def _write_all(self) -> None:
         while True:
             line = self._queue.get()
             if not self._write(line):
-                self._lose()
+                self._drop()
             elif self._queue.empty():
-                self._tell()
+                self._report_lost()
             with self._counting:
                 self._waiting -= len(line)
                 self._counting.notify_all()
 
-    def _tell(self) -> None:
+    def _report_lost(self) -> None:
         with self._counting:
-            untold, self._untold = self._untold, 0
-        if untold:
-            text = f"{untold} lines of this log were lost: nobody took them"
+            unreported, self._unreported = self._unreported, 0
+        if unreported:
+            text = f"{unreported} lines of this log were lost: nobody took them"
             record = logging.LogRecord("codegen_api", logging.WARNING, __file__, 0, text, None, None)
             if not self._write(f"{self.format(record)}\n".encode()):
                 with self._counting:
-                    self._untold += untold
+                    self._unreported += unreported
 
     def _write(self, line: bytes) -> bool:
         # not through a Python file object: this daemon thread could die with its lock held, and block the exit of the

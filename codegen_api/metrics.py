@@ -89,8 +89,8 @@ class PrometheusObserver:
         self._unlogged = Counter(
             "codegen_api_log_lines_lost", "Log lines that were not written: nobody took them.", registry=registry
         )
-        self._shown = CollectorRegistry()
-        self._shown.register(Own(registry) if directory is None else Sum(directory))
+        self._exported = CollectorRegistry()
+        self._exported.register(ProcessCollector(registry) if directory is None else WorkersCollector(directory))
         self.serving(0, 0)  # a dead worker with the same pid may have left values
 
     def asking(self, credential: str, operation: str) -> None:
@@ -118,7 +118,7 @@ class PrometheusObserver:
 
     def render(self) -> bytes:
         """The metrics as text: with several workers their sum."""
-        return generate_latest(self._shown)
+        return generate_latest(self._exported)
 
     def install(self, app: FastAPI) -> None:
         """Serve ``/metrics``."""
@@ -135,7 +135,7 @@ class PrometheusObserver:
             return Response(self.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-class Own(Collector):
+class ProcessCollector(Collector):
     """The series of this process without the ``_created`` ones, which have no meaning in a sum."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -147,7 +147,7 @@ class Own(Collector):
             yield metric
 
 
-class Sum(Collector):
+class WorkersCollector(Collector):
     """The summed series of all workers that write to ``directory``.
 
     Counters of a dead worker are kept, its gauges are not.
@@ -160,7 +160,7 @@ class Sum(Collector):
         files = []
         for file in self._directory.glob("*.db"):
             kind, _, worker = file.stem.rpartition("_")
-            if kind.startswith("gauge_live") and worker.isdecimal() and not _lives(int(worker)):
+            if kind.startswith("gauge_live") and worker.isdecimal() and not _is_alive(int(worker)):
                 file.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_size:  # a file just being created is empty, and cannot be parsed
@@ -169,7 +169,7 @@ class Sum(Collector):
         return summed
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     if sys.platform == "win32":
         return True  # os.kill would terminate it
     try:

@@ -21,16 +21,16 @@ from codegen_api.errors import Detail
 from codegen_api.positions import names_a_position, plain
 from codegen_api.runs import to_json
 
-MOST = 10
+MAX_WARNINGS = 10
 """Maximum number of names reported."""
-LONGEST = 60
+MAX_NAME = 60
 """Maximum characters of a reported name."""
 
 WARNINGS = "warnings"
 """Key in an ASGI scope for further warnings from the route."""
 
 
-class Names:
+class KnownNames:
     """The names a route knows: its query parameters, and the top-level fields of its body."""
 
     def __init__(self, route: APIRoute) -> None:
@@ -39,17 +39,17 @@ class Names:
         self._body = None if body is None else frozenset(_declared(body.model_fields.items()))
 
     def unknown(self, request: Request, fields: Iterable[str]) -> list[Detail]:
-        """Unknown names in the query and among the body's ``fields``, at most ``MOST``."""
+        """Unknown names in the query and among the body's ``fields``, at most ``MAX_WARNINGS``."""
         found = []
         if request.scope["query_string"]:
             sent = (name for name in request.query_params if not names_a_position(name))
             found += _unknown("query", sent, self._query)
         if self._body is not None:
             found += _unknown("body", fields, self._body)
-        return found[:MOST]
+        return found[:MAX_WARNINGS]
 
 
-def missing(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> list[dict[str, Any]]:
+def with_suggestions(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> list[dict[str, Any]]:
     """Validation faults, where a missing field's message names the unknown one that was probably meant."""
     unsaid = [*unknown]
 
@@ -78,7 +78,7 @@ def warn(request: Request, text: str, *place: str) -> None:
     request.scope.setdefault(WARNINGS, []).append(Detail(place, text, "no_effect"))
 
 
-def told(response: Response, warnings: Sequence[Detail]) -> Response:
+def with_warnings(response: Response, warnings: Sequence[Detail]) -> Response:
     """Add warnings to a response."""
     lines = [f"{'.'.join(map(str, item.loc))}: {item.msg}" for item in warnings]
     response.headers["Warning"] = ", ".join(f"299 - {_quoted(line)}" for line in lines)
@@ -116,7 +116,7 @@ def _unknown(where: str, sent: Iterable[str], known: frozenset[str]) -> list[Det
     found = [
         Detail((where, name), "is not known here, and was ignored", "unknown") for name in sent if name not in known
     ]
-    return [_with_nearest(item, known) for item in found[:MOST]]
+    return [_with_nearest(item, known) for item in found[:MAX_WARNINGS]]
 
 
 def _with_nearest(item: Detail, known: Iterable[str]) -> Detail:
@@ -127,12 +127,12 @@ def _with_nearest(item: Detail, known: Iterable[str]) -> Detail:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST else name[:LONGEST] + "..."
+    return name if len(name) <= MAX_NAME else name[:MAX_NAME] + "..."
 
 
 def _nearest(name: str, among: Mapping[str, object]) -> str | None:
     spelled = {plain(each): each for each in among}
-    found = difflib.get_close_matches(plain(name[:LONGEST]), spelled, 1, 0.75)
+    found = difflib.get_close_matches(plain(name[:MAX_NAME]), spelled, 1, 0.75)
     return spelled[found[0]] if found else None
 
 

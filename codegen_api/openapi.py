@@ -74,9 +74,7 @@ REQUEST_ID = "5f0c0f2a2f6f"
 
 @dataclass(frozen=True)
 class Answers:
-    """Builds the responses of a dialect's routes. ``fields`` writes an error in the shape of ``model``; ``meanings``
-    override the general ones.
-    """
+    """The responses of a dialect. ``fields`` writes an error as ``model``; ``meanings`` override the general ones."""
 
     model: type[BaseModel]
     fields: Callable[[GatewayError], Mapping[str, Json]]

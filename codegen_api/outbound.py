@@ -24,7 +24,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
 from codegen_api.aside import LARGE, aside
-from codegen_api.proxies import proxy_for, shown
+from codegen_api.proxies import proxy_for, redacted
 from codegen_api.runs import Json, from_json, whole
 from codegen_api.shortages import shortage
 from codegen_api.telemetry import Allowance, Observation
@@ -78,17 +78,17 @@ class Outbound:
         self._root = str(base).rstrip("/") + prefix
         self._deadline = connect_timeout + 2 * read_timeout
         proxy = None if transport else proxy_for(base)
-        self._by_way_of = "" if proxy is None else f" through {shown(proxy)}"
+        self._via_proxy = "" if proxy is None else f" through {redacted(proxy)}"
         # only gzip, which we decompress ourselves: httpx unpacks each chunk whole, and "gzip, gzip" can make gigabytes
         # of one
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"codegen_api/{_version()}"}
-        self._patience = httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout)
+        self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout)
         self._client = httpx.AsyncClient(
             transport=transport or _transport(proxy),
             headers=headers if via is None else {**headers, "Via": f"1.1 {via}"},
             # All users share this client: a cookie set for one must not be sent for another.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=self._patience,
+            timeout=self._timeout,
             trust_env=False,
         )
 
@@ -115,29 +115,29 @@ class Outbound:
             headers = [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
             content = _pieces(body)
         request = self._client.build_request(method, self._root + path, params=query, headers=headers, content=content)
-        asked = f"{method} {self._root}{_without_ids(path)}{self._by_way_of}"
+        asked = f"{method} {self._root}{_without_ids(path)}{self._via_proxy}"
         try:
             response, received = await self._exchange(request, order=order, unread=unread)
         except errors.UpstreamFailure as error:
-            came = error.reason or error.message
-            self._observe(came)
-            error.reason = f"{asked}: {came}"
+            outcome = error.reason or error.message
+            self._observe(outcome)
+            error.reason = f"{asked}: {outcome}"
             raise
         try:
             answer, readable = await _decoded(received), True
         except ValueError:
             answer, readable = None, False
-        came = _came(response, received, readable)
+        outcome = _describe_answer(response, received, readable)
         usable = response.status_code < 500 and (readable or (order and response.is_success))
-        self._observe(None if usable else came)
-        said = response.headers
+        self._observe(None if usable else outcome)
+        answer_headers = response.headers
         return HostAnswer(
             response.status_code,
             answer,
             readable,
-            said.get("Retry-After"),
-            _allowance(said),
-            f"{asked}: {came}",
+            answer_headers.get("Retry-After"),
+            _allowance(answer_headers),
+            f"{asked}: {outcome}",
             len(received) > LARGE,
             not readable and received.lstrip().startswith((b"{", b"[")),
         )
@@ -153,7 +153,7 @@ class Outbound:
 
     async def _exchange(self, request: httpx.Request, *, order: bool, unread: bool) -> tuple[httpx.Response, bytearray]:
         if self._client.is_closed:
-            raise _unheard(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
+            raise _not_sent(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
         # Needed although there are timeouts: aiohttp 3.14 waits for ever when a chunked body turns invalid half-way.
         done = None
         try:
@@ -165,7 +165,7 @@ class Outbound:
                         if unread and done:
                             return done, bytearray()
                         with self._faults(answered=True):
-                            return response, await _received(response)
+                            return response, await _read_body(response)
                     finally:
                         await response.aclose()
         except errors.UpstreamFailure:
@@ -185,16 +185,16 @@ class Outbound:
             if shortage(error):  # our own shortage; nothing was sent
                 raise errors.AtCapacity("This instance cannot do more just now.", retry_after=5) from error
             slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
-            why = _told(fault)
+            why = _describe_fault(fault)
             if isinstance(fault, _NOT_CONNECTED):
-                why = f"no connection within {self._patience.connect:g} s" if slow else f"no connection: {why}"
+                why = f"no connection within {self._timeout.connect:g} s" if slow else f"no connection: {why}"
                 kind = errors.UpstreamTimeout if slow else errors.UpstreamUnreachable
-                raise _unheard(kind(reason=why)) from error
+                raise _not_sent(kind(reason=why)) from error
             if slow:
                 if not isinstance(fault, httpx.TimeoutException | aiohttp.ServerTimeoutError):
                     why = f"no whole answer within {self._deadline:g} s"
                 else:
-                    why = f"{'nothing more of the' if answered else 'no'} answer within {self._patience.read:g} s"
+                    why = f"{'nothing more of the' if answered else 'no'} answer within {self._timeout.read:g} s"
                 raise errors.UpstreamTimeout(reason=why) from error
             # httpx also reports a close without any answer as a protocol error; only the text tells them apart.
             silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
@@ -237,13 +237,13 @@ def _transport(proxy: httpx.URL | None) -> httpx.AsyncBaseTransport:
             connector=aiohttp.TCPConnector(limit=500, ssl=certificates),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=None if proxy is None else str(proxy),
-            middlewares=(_once,),
+            middlewares=(_without_retry,),
         )
 
     return AiohttpTransport(verify=certificates, client=session)
 
 
-async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+async def _without_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Stop aiohttp from retrying a GET after a broken connection, which it does for exactly these two errors."""
     try:
         return await send(request)
@@ -264,12 +264,12 @@ _NOT_CONNECTED = (
 """There was no connection: the only failures after which the host surely received nothing."""
 
 
-def _unheard(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
+def _not_sent(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
     error.may_have_acted = False
     return error
 
 
-def _told(fault: BaseException) -> str:
+def _describe_fault(fault: BaseException) -> str:
     """What happened, in terms of its type and errno. The text of an exception is not used: it may quote anything."""
     if isinstance(fault, aiohttp.ClientHttpProxyError):
         return f"the proxy answered with status {fault.status}"
@@ -286,11 +286,11 @@ def _told(fault: BaseException) -> str:
                 return f"the name does not resolve ({each.strerror})"
             case OSError(errno=int(number)):
                 return f"{os.strerror(number)} (errno {number})"
-        each = getattr(each, "os_error", None) or getattr(each, "certificate_error", None) or _led_to(each)
+        each = getattr(each, "os_error", None) or getattr(each, "certificate_error", None) or _cause_of(each)
     return type(fault).__name__
 
 
-def _led_to(error: BaseException) -> BaseException | None:
+def _cause_of(error: BaseException) -> BaseException | None:
     return error.__cause__ or error.__context__
 
 
@@ -298,22 +298,22 @@ def _without_ids(path: str) -> str:
     return re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
 
 
-def _came(response: httpx.Response, received: bytearray, readable: bool) -> str:
+def _describe_answer(response: httpx.Response, received: bytearray, readable: bool) -> str:
     """The kind of answer, for diagnosis; nothing of its content."""
-    said = f"status {response.status_code}"
+    text = f"status {response.status_code}"
     if 300 <= response.status_code < 400:
         where = ""
         with suppress(httpx.InvalidURL, KeyError):
             where = f" to {response.url.join(response.headers['Location']).host}"
-        return f"{said}, a redirect{where}, which is not followed"
+        return f"{text}, a redirect{where}, which is not followed"
     kind = re.match(r"[\w.+-]{1,40}/[\w.+-]{1,40}", response.headers.get("Content-Type", ""), re.ASCII)
-    said += f", {kind[0]}" if kind else ", without a Content-Type"
+    text += f", {kind[0]}" if kind else ", without a Content-Type"
     if response.status_code in (429, 503) and re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", "")):
-        said += f", Retry-After {response.headers['Retry-After']}"
-    return said if readable else f"{said}, {'which is no JSON' if received else 'empty'}"
+        text += f", Retry-After {response.headers['Retry-After']}"
+    return text if readable else f"{text}, {'which is no JSON' if received else 'empty'}"
 
 
-async def _received(response: httpx.Response) -> bytearray:
+async def _read_body(response: httpx.Response) -> bytearray:
     """Read the body, decompressing no further than the size limit."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip"):
@@ -340,10 +340,10 @@ async def _decoded(content: bytearray) -> Json:
     Raises:
         ValueError: it is not JSON.
     """
-    return await aside(_decoded_aside, content) if len(content) > LARGE else from_json(content)
+    return await aside(_decoded_in_thread, content) if len(content) > LARGE else from_json(content)
 
 
-def _decoded_aside(content: bytearray) -> Json:
+def _decoded_in_thread(content: bytearray) -> Json:
     """The same with the standard library's parser. It is slower, but its callback for each object lets other threads
     run, while orjson holds the GIL until it is done.
     """

@@ -10,7 +10,7 @@ from codegen_api.runs import Paging, Run, RunRef
 from codegen_api.singleflight import Singleflight
 from codegen_api.upstreams import Listing, RunFilter
 
-LISTS = 16
+MAX_LISTS = 16
 """Number of indexed lists: one per organization and filter."""
 
 _ID = 24
@@ -35,12 +35,12 @@ class Bookmark:
         self._met = False
 
     @classmethod
-    def read(cls, written: int) -> "Bookmark":
-        told, number = divmod(written, 1 << _ID)
-        digits, shift = divmod(told, 1 << _SHIFT)
+    def decode(cls, value: int) -> "Bookmark":
+        place, number = divmod(value, 1 << _ID)
+        digits, shift = divmod(place, 1 << _SHIFT)
         return cls(number, digits << shift)
 
-    def written(self) -> int:
+    def encode(self) -> int:
         shift = max(0, self.place.bit_length() - _DIGITS)
         return ((self.place >> shift) << _SHIFT | shift) << _ID | self.number
 
@@ -79,7 +79,7 @@ class OwnRuns:
         self._reads = reads
         self._ownership = ownership
         self._page_size = page_size
-        self._indexes: LRUCache[Key, RunIndex] = LRUCache(LISTS)
+        self._indexes: LRUCache[Key, RunIndex] = LRUCache(MAX_LISTS)
         self._flights: Singleflight[tuple[int, Key, int], Listing[Run]] = Singleflight()
 
     async def list(
@@ -97,7 +97,7 @@ class OwnRuns:
         after the same number of ``writes`` are shared.
         """
         sealed = self._ownership.unseal(skip)
-        mark = ListStart() if sealed is None else Bookmark.read(sealed)
+        mark = ListStart() if sealed is None else Bookmark.decode(sealed)
         key = (caller.credential.digest, organization, only)
         index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
         marks = self._ownership.marks_of(caller)
@@ -107,20 +107,20 @@ class OwnRuns:
                 (writes, key, place),
                 lambda: self._reads.runs(caller.credential, organization, place, self._page_size, only),
             )
-            index.take_in(place, listing)
+            index.add_page(place, listing)
             return listing
 
         def wanted(run: Run) -> bool:
             behind = mark.precedes(run.ref)  # must be called for every run
-            return behind and self._ownership.sees(caller, run) and (status is None or has_status(run, status))
+            return behind and self._ownership.may_list(caller, run) and (status is None or has_status(run, status))
 
         found = await search(
             read,
             wanted,
             next_place=lambda place: index.next(place, marks.__contains__),
             place=mark.place,
-            passed=lambda page: mark.older(page.items[0].ref) if page.items else not page.length,
-            passing=skip if sealed is None else 0,
+            overshot=lambda page: mark.older(page.items[0].ref) if page.items else not page.length,
+            skip=skip if sealed is None else 0,
             limit=limit,
         )
         on = found.next_place
@@ -130,7 +130,7 @@ class OwnRuns:
             else:
                 known = index.at(on - 1)  # none of the caller's runs lies before that place
                 mark = mark.moved(*found.last) if known is None else mark.moved(known, on - 1)
-            on = self._ownership.seal(mark.written()) if mark.place < _PLACES else None
+            on = self._ownership.seal(mark.encode()) if mark.place < _PLACES else None
         # how many runs others have, and where in the list this one is, must not be disclosed
         listing = Listing(found.runs, Paging(None, None, limit, None), on is None)
         return FoundRuns(listing, on, searched=True, unseen=found.unseen)

@@ -27,7 +27,7 @@ PURPOSE = b"codegen_api run owner, form 1"
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class OwnerRecord:
     """The organization and owner mark of a run, empty for a run without one. Neither ever changes."""
 
     organization: str
@@ -39,7 +39,7 @@ class Ownership:
 
     def __init__(self, keys: Sequence[str] = (), *, at_most: int = 100_000) -> None:
         self._keys = [hmac.digest(key.encode(), PURPOSE, hashlib.sha256) for key in keys]
-        self._deeds: LRUCache[RunRef, Deed] = LRUCache(at_most)
+        self._records: LRUCache[RunRef, OwnerRecord] = LRUCache(at_most)
 
     def marks(self, caller: Caller) -> Mapping[str, str]:
         """The marks for a new run of this caller."""
@@ -49,24 +49,24 @@ class Ownership:
         """Remember a run just created with this caller's marks."""
         marks = self.marks(caller)
         if marks:
-            self._deeds[run.ref] = Deed(run.ref.organization, marks[OWNER])
+            self._records[run.ref] = OwnerRecord(run.ref.organization, marks[OWNER])
             if run.marks is not None and run.marks.get(OWNER) != marks[OWNER]:
                 logger.warning("the host has not kept the owner of a new run: it will be lost with this process")
 
-    def deed(self, ref: RunRef) -> Deed | None:
+    def owner_record(self, ref: RunRef) -> OwnerRecord | None:
         """What is known about the run requested as ``ref``."""
-        return self._deeds.get(ref)
+        return self._records.get(ref)
 
-    def learned(self, ref: RunRef, run: Run) -> Deed:
+    def remember(self, ref: RunRef, run: Run) -> OwnerRecord:
         """Remember the owner in ``run``, the host's answer for ``ref``."""
         if run.marks is None:  # this description omits marks: it proves nothing, so nothing is remembered
-            return self._deeds.get(ref) or Deed(run.ref.organization, "")
-        deed = self._deeds[ref] = Deed(run.ref.organization, run.marks.get(OWNER, ""))
-        return deed
+            return self._records.get(ref) or OwnerRecord(run.ref.organization, "")
+        owner_record = self._records[ref] = OwnerRecord(run.ref.organization, run.marks.get(OWNER, ""))
+        return owner_record
 
-    def sees(self, caller: Caller, run: Run) -> bool:
+    def may_list(self, caller: Caller, run: Run) -> bool:
         """Whether a list for this caller may include this run."""
-        return not caller.shared or self._allows(caller, self.learned(run.ref, run), READ)
+        return not caller.shared or self._allows(caller, self.remember(run.ref, run), READ)
 
     def owner_of(self, run: Run) -> str | None:
         """The owner mark of a run; None if this description omits marks."""
@@ -78,41 +78,41 @@ class Ownership:
 
     def seal(self, number: int) -> int:
         """Encrypt ``number``, of ``SEALABLE`` bits. Two results for one number do not reveal that they are the same."""
-        return _SEALED | _mixed(self._keys[0], number << _SPARE | secrets.randbits(_SPARE - _ZEROS) << _ZEROS)
+        return _SEALED | _permuted(self._keys[0], number << _SPARE | secrets.randbits(_SPARE - _ZEROS) << _ZEROS)
 
     def unseal(self, sealed: int) -> int | None:
         """The sealed number; None for one that was not made by ``seal``."""
         for key in self._keys if sealed >> 52 == 1 else []:
-            number, spare = divmod(_mixed(key, sealed & (_SEALED - 1), back=True), 1 << _SPARE)
+            number, spare = divmod(_permuted(key, sealed & (_SEALED - 1), back=True), 1 << _SPARE)
             if spare % (1 << _ZEROS) == 0:
                 return number
         return None
 
-    def require(self, caller: Caller, deed: Deed, scope: str) -> None:
+    def require(self, caller: Caller, owner_record: OwnerRecord, scope: str) -> None:
         """
         Raises:
             NotFound: the run is not visible to this caller.
             InsufficientScope: it is, but the caller may do no more than see it.
         """
-        if self._allows(caller, deed, scope):
+        if self._allows(caller, owner_record, scope):
             return
-        if self._allows(caller, deed, READ):
+        if self._allows(caller, owner_record, READ):
             raise InsufficientScope.lacking(scope + ALL)
         raise NotFound
 
-    def _allows(self, caller: Caller, deed: Deed, scope: str) -> bool:
-        if caller.organization not in (None, deed.organization):
+    def _allows(self, caller: Caller, owner_record: OwnerRecord, scope: str) -> bool:
+        if caller.organization not in (None, owner_record.organization):
             return False
-        return scope + ALL in caller.scopes or (scope in caller.scopes and self._owns(caller, deed))
+        return scope + ALL in caller.scopes or (scope in caller.scopes and self._owns(caller, owner_record))
 
-    def _owns(self, caller: Caller, deed: Deed) -> bool:
-        found = deed.owner.encode(errors="replace")  # the host may have altered it
+    def _owns(self, caller: Caller, owner_record: OwnerRecord) -> bool:
+        found = owner_record.owner.encode(errors="replace")  # the host may have altered it
         return any(hmac.compare_digest(_mark(key, caller.principal).encode(), found) for key in self._keys)
 
 
 def _mark(key: bytes, principal: Principal) -> str:
-    said = json.dumps([principal.authority, principal.user]).encode()
-    return base64.urlsafe_b64encode(hmac.digest(key, said, hashlib.sha256)).rstrip(b"=").decode()
+    message = json.dumps([principal.authority, principal.user]).encode()
+    return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).rstrip(b"=").decode()
 
 
 _SEALED = 1 << 52
@@ -123,20 +123,20 @@ _SPARE, _ZEROS = 15, 6
 SEALABLE = 2 * _HALF - _SPARE
 
 
-def _mixed(key: bytes, number: int, *, back: bool = False) -> int:
+def _permuted(key: bytes, number: int, *, back: bool = False) -> int:
     """A keyed permutation of 52-bit numbers, or with ``back`` its inverse: a Feistel network."""
     left, right = divmod(number, 1 << _HALF)
     for turn in reversed(range(6)) if back else range(6):
         if back:
-            left, right = right ^ _scrambled(key, turn, left), left
+            left, right = right ^ _round(key, turn, left), left
         else:
-            left, right = right, left ^ _scrambled(key, turn, right)
+            left, right = right, left ^ _round(key, turn, right)
     return left << _HALF | right
 
 
-def _scrambled(key: bytes, turn: int, half: int) -> int:
-    said = b"place" + bytes([turn]) + half.to_bytes(4)
-    return int.from_bytes(hmac.digest(key, said, hashlib.sha256)) % (1 << _HALF)
+def _round(key: bytes, turn: int, half: int) -> int:
+    message = b"place" + bytes([turn]) + half.to_bytes(4)
+    return int.from_bytes(hmac.digest(key, message, hashlib.sha256)) % (1 << _HALF)
 
 
 @contextmanager

@@ -15,13 +15,13 @@ LIMIT = 60.0
 
 WINDOW = 60.0
 
-READING = 0.8
+READ_SHARE = 0.8
 """Fraction of the limit that log reading may use, however many logs are followed."""
 
 RESERVE = 0.05
 """Fraction that reading always leaves free, for callers waiting for an answer."""
 
-FAST = WINDOW / (LIMIT * READING)
+FAST = WINDOW / (LIMIT * READ_SHARE)
 """Seconds between reads of a log with news."""
 
 SLOW = 10.0
@@ -33,25 +33,25 @@ RESTING = 20.0
 OVERDUE = 60.0
 """A run unread for so many seconds goes before all others, whatever their intervals."""
 
-ALONE = 0.75
+LONE_SHARE = 0.75
 """Fraction of a shared limit that one user may take while no other asks for anything."""
 
-FOR_ORDERS = 0.02
+WRITE_RESERVE = 0.02
 """Fraction that callers' reads leave free for writes."""
 
 BURST = 0.25
 """Fraction of the limit that may be read at once after a quiet time; beyond it reads are spaced evenly."""
 
-HEEDED = 300.0
+MAX_BELIEVED = 300.0
 """Maximum seconds for which a host's claim that nothing is left is believed before it is asked again."""
 
-REGROWTH = 600.0
+RECOVERY = 600.0
 """Seconds in which the estimate of the limit recovers from zero to full, unless the host refuses again."""
 
-LEAST = 1.0
+MIN_WAIT = 1.0
 """Minimum seconds to wait, even if the host's Retry-After is less."""
 
-MARGIN = 0.05
+CLOCK_MARGIN = 0.05
 """Seconds of tolerance for clocks that measure a window differently."""
 
 
@@ -91,7 +91,7 @@ class Patience:
         delay = min(self._first * 2.0**self._failures, self._longest)
         self._failures = min(self._failures + 1, 16)
         if retry_after is not None:
-            delay = max(retry_after, LEAST)
+            delay = max(retry_after, MIN_WAIT)
         return delay * (1 + 0.25 * self._chance())
 
     def reset(self) -> None:
@@ -125,13 +125,13 @@ class Shares:
     def wait(self, who: Hashable, now: float, limit: float) -> float:
         """Seconds until ``who`` is below their share of ``limit``."""
         for name, times in list(self._used.items()):
-            while times and times[0] <= now - WINDOW - MARGIN:
+            while times and times[0] <= now - WINDOW - CLOCK_MARGIN:
                 times.popleft()
             if not times:
                 del self._used[name]
-        share = max(1, int(min(ALONE, (1 - RESERVE) / len(self._used.keys() | {who})) * limit))
+        share = max(1, int(min(LONE_SHARE, (1 - RESERVE) / len(self._used.keys() | {who})) * limit))
         mine = self._used.get(who, ())
-        return 0.0 if len(mine) < share else mine[len(mine) - share] + WINDOW + MARGIN - now
+        return 0.0 if len(mine) < share else mine[len(mine) - share] + WINDOW + CLOCK_MARGIN - now
 
 
 class Budget:
@@ -171,12 +171,12 @@ class Budget:
         """A request is over, with whatever outcome."""
         self._asking -= 1
         self._all.append(now)
-        self._forget(now)  # bounds the memory also where nobody reads logs
+        self._expire(now)  # bounds the memory also where nobody reads logs
         self._told_left -= 1
 
     def told(self, now: float, remaining: int, seconds: float) -> None:
         """The host says that ``remaining`` requests are left for ``seconds``."""
-        self._told_left, self._told_until = remaining, now + min(seconds, HEEDED) + MARGIN
+        self._told_left, self._told_until = remaining, now + min(seconds, MAX_BELIEVED) + CLOCK_MARGIN
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Budget:
 
         ``waiting``: how many reads are queued. ``late``: one of them is overdue, so even spacing must not delay it.
         """
-        self._forget(now)
+        self._expire(now)
         # other requests may take all of an estimate that is too low; without a read now and then up to the full limit,
         # reading would starve and the estimate never be corrected
         untried = now >= self._began + WINDOW
@@ -193,7 +193,7 @@ class Budget:
         waits = [
             self._closed_until - now,
             _room(self._all, self._asking + self._promised, cap, now),
-            _room(self._reads, self._reading, self._cap(READING), now),
+            _room(self._reads, self._reading, self._cap(READ_SHARE), now),
             self._scarcity(now),
             # overdue reads are spaced as well, but at half the distance
             (self._began + self.gap / 2 if late else self._pace(waiting)) - now,
@@ -224,7 +224,7 @@ class Budget:
 
     def accepted(self, now: float) -> None:
         """A read succeeded, so the host has no objection to the current rate."""
-        self._forget(now)
+        self._expire(now)
         self._learned, self._learned_at = self._allowed, now
         self._patience.reset()
 
@@ -237,7 +237,7 @@ class Budget:
         if now >= self._closed_until:
             self._learned = max(self._limit / 10, self._learned * 0.75)
         self._learned_at = now
-        self._forget(now)
+        self._expire(now)
         self._closed_until = max(self._closed_until, now + self._patience.next(retry_after))
 
     # -- what there is ------------------------------------------------------------------------------------------------
@@ -249,45 +249,43 @@ class Budget:
 
     def left(self, now: float) -> float:
         """How many reads there is room for."""
-        self._forget(now)
+        self._expire(now)
         return 0.0 if self.closed(now) else max(0.0, self._left())
 
     def allowed(self, now: float) -> float:
         """The current estimate of the limit."""
-        self._forget(now)
+        self._expire(now)
         return self._allowed
 
     def room(self, now: float) -> float:
         """Seconds until one of the admitted requests fits, with the part for writes left free."""
-        self._forget(now)
-        return _room(self._all, self._asking + self._promised - 1, self._cap(1 - FOR_ORDERS), now)
+        self._expire(now)
+        return _room(self._all, self._asking + self._promised - 1, self._cap(1 - WRITE_RESERVE), now)
 
     def spare(self, now: float) -> int:
-        """How many callers' requests fit without displacing reads: the part of the limit that reading leaves, or more
-        while over half of the limit is free.
-        """
-        self._forget(now)
+        """How many callers' requests fit in what reading leaves of the limit; more while over half of it is free."""
+        self._expire(now)
         if self.closed(now):
             return 0
         asked = len(self._all) + self._asking + self._promised
         beside = asked - len(self._reads) - self._reading
         left = self._cap(1 - RESERVE) - asked
-        return min(left, max(self._cap(1) - self._cap(READING) - beside, left - self._cap(0.5)))
+        return min(left, max(self._cap(1) - self._cap(READ_SHARE) - beside, left - self._cap(0.5)))
 
     @property
     def gap(self) -> float:
         """Seconds between evenly spaced reads."""
-        return WINDOW / self._cap(READING)
+        return WINDOW / self._cap(READ_SHARE)
 
     def idle(self, now: float) -> bool:
         """Whether this holds no state worth keeping."""
-        self._forget(now)
+        self._expire(now)
         return not (self._all or self._reads or self._asking or self._reading or self.closed(now))
 
     def _left(self) -> float:
         return min(
             self._cap(1 - RESERVE) - len(self._all) - self._asking - self._promised,
-            self._cap(READING) - len(self._reads) - self._reading,
+            self._cap(READ_SHARE) - len(self._reads) - self._reading,
         )
 
     def _scarcity(self, now: float) -> float:
@@ -308,17 +306,17 @@ class Budget:
     def _share(self, since: float) -> float:
         """Time from ``since`` until the window moves on, per read that has to fit in."""
         left = self._left()
-        scarce = self._reads if self._cap(READING) - len(self._reads) - self._reading <= left else self._all
+        scarce = self._reads if self._cap(READ_SHARE) - len(self._reads) - self._reading <= left else self._all
         return (scarce[0] + WINDOW - since) / (max(left, 0) + 1) if scarce and since > -math.inf else 0.0
 
     def _cap(self, part: float) -> int:
         return max(1, int(self._allowed * part))
 
-    def _forget(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         """Drop requests that left the window, and let the estimate recover."""
-        self._allowed = min(self._limit, self._learned + self._limit * (now - self._learned_at) / REGROWTH)
+        self._allowed = min(self._limit, self._learned + self._limit * (now - self._learned_at) / RECOVERY)
         for times in (self._all, self._reads):
-            while times and times[0] <= now - WINDOW - MARGIN:
+            while times and times[0] <= now - WINDOW - CLOCK_MARGIN:
                 times.popleft()
 
 
@@ -327,4 +325,4 @@ def _room(times: deque[float], under_way: int, cap: int, now: float) -> float:
     excess = len(times) + under_way - cap + 1
     if excess <= 0:
         return 0.0
-    return times[excess - 1] + WINDOW + MARGIN - now if excess <= len(times) else math.inf
+    return times[excess - 1] + WINDOW + CLOCK_MARGIN - now if excess <= len(times) else math.inf

@@ -149,9 +149,7 @@ class Trail:
         self._waiting = self._doubtful.union(change.cursor for change in self._untold)
 
     def appended(self, entry: LogEntry) -> Position:
-        """The position after the next entry. A plain number unless another process, knowing less, could repeat or miss
-        changes.
-        """
+        """The position after the next entry: a plain number, unless another process could repeat or miss changes."""
         self._cursor += 1
         settled = self._cursor <= self._length - SETTLING
         if self._cursor > self._length - SETTLING - AMENDABLE:

@@ -24,16 +24,16 @@ def proxy_for(url: httpx.URL) -> httpx.URL | None:
     return proxy
 
 
-def way_through(address: str) -> str | None:
+def displayed_proxy(address: str) -> str | None:
     """The proxy for this address, for display; None if either is unusable, which their users report."""
     try:
         proxy = proxy_for(httpx.URL(address.strip()))
     except (httpx.InvalidURL, ValueError):
         return None
-    return None if proxy is None else shown(proxy)
+    return None if proxy is None else redacted(proxy)
 
 
-def shown(proxy: httpx.URL) -> str:
+def redacted(proxy: httpx.URL) -> str:
     """A proxy for display: without user and password."""
     return f"{proxy.scheme}://{proxy.netloc.decode()}"
 

@@ -1,6 +1,4 @@
-"""Reads from the host on behalf of a waiting caller: in smaller pieces where it cannot return that much, and with a few
-retries.
-"""
+"""Reads from the host for a waiting caller: in smaller pieces where it returns less, and with a few retries."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +17,7 @@ T = TypeVar("T")
 
 
 class Reads:
-    """Reads from one host. ``portions`` knows how much it returns at once; ``take`` waits for room within its rate
-    limit.
-    """
+    """Reads from one host. ``portions`` knows how much it returns at once; ``take`` waits for its rate limit."""
 
     def __init__(self, upstream: Upstream, portions: Portions, take: Callable[[Credential], Awaitable[None]]) -> None:
         self._upstream = upstream
@@ -29,7 +25,7 @@ class Reads:
         self._take = take
 
     async def identify(self, credential: Credential) -> User:
-        return await patiently(lambda: self._upstream.identify(credential))
+        return await with_retries(lambda: self._upstream.identify(credential))
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         read = partial(self._upstream.organizations, credential)
@@ -42,16 +38,18 @@ class Reads:
         return await self._list(credential, ("users", organization), read, skip, limit)
 
     async def user(self, members: Members, credential: Credential, organization: str, user_id: str) -> User:
-        return await patiently(self._fairly(credential, lambda: members.user(credential, organization, user_id)))
+        return await with_retries(
+            self._rate_limited(credential, lambda: members.user(credential, organization, user_id))
+        )
 
     async def repositories(
-        self, tells: Repositories, credential: Credential, organization: str, skip: int, limit: int
+        self, source: Repositories, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:
-        read = partial(tells.repositories, credential, organization)
+        read = partial(source.repositories, credential, organization)
         return await self._list(credential, ("repositories", organization), read, skip, limit)
 
     async def run(self, credential: Credential, ref: RunRef) -> Run:
-        return await patiently(self._fairly(credential, lambda: self._upstream.get_run(credential, ref)))
+        return await with_retries(self._rate_limited(credential, lambda: self._upstream.get_run(credential, ref)))
 
     async def runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -65,8 +63,8 @@ class Reads:
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool
     ) -> LogPage:
         def read(start: int, amount: int, tries: int) -> Awaitable[LogPage]:
-            return patiently(
-                self._fairly(
+            return with_retries(
+                self._rate_limited(
                     credential,
                     lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
                 ),
@@ -87,20 +85,20 @@ class Reads:
         limit: int,
     ) -> Listing[T]:
         async def reading(start: int, amount: int, tries: int) -> Listing[T]:
-            return await patiently(self._fairly(credential, lambda: read(start, amount)), in_pieces=tries)
+            return await with_retries(self._rate_limited(credential, lambda: read(start, amount)), in_pieces=tries)
 
         portion = self._portions.of(key)
         return await listing_of(proven(reading), skip, limit, portion)
 
-    def _fairly(self, credential: Credential, read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-        async def when_it_is_fair() -> T:
+    def _rate_limited(self, credential: Credential, read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        async def when_permitted() -> T:
             await self._take(credential)
             return await read()
 
-        return when_it_is_fair
+        return when_permitted
 
 
-async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
+async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
     """Call ``read`` up to three times while it fails in ways that may pass.
 
     Only for reads. A write may have been carried out although its answer was lost, and the host has no idempotency key
@@ -124,7 +122,7 @@ async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> 
 
 
 @contextmanager
-def before_an_order() -> Iterator[None]:
+def preceding_write() -> Iterator[None]:
     """For the reads that precede a write: if they fail, the write surely was not attempted."""
     try:
         yield

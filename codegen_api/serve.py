@@ -31,7 +31,7 @@ from codegen_api.app import create_app
 from codegen_api.auth.keys import new_key
 from codegen_api.build_parts import DIALECTS, with_conversations
 from codegen_api.environment import PREFIX, SettingsError
-from codegen_api.http1 import Requests
+from codegen_api.http1 import StrictHttpProtocol
 from codegen_api.identity import SCOPES
 from codegen_api.origins import is_loopback
 from codegen_api.settings import Settings, read_settings
@@ -40,9 +40,7 @@ if sys.platform != "win32":
     import resource
 
 START_SECONDS = 30
-"""Seconds a worker may take to start or to respond. uvicorn's default of five would replace a slow one again
-and again.
-"""
+"""Seconds a worker may take to start or respond. uvicorn's default of five would replace it again and again."""
 
 SANDBOX_ORGANIZATION = "323"
 SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
@@ -82,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse("--reload and several workers do not go together.")
     if arguments.sandbox_open and not arguments.sandbox:
         _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
-    port = _claim(settings.host, settings.port)
+    port = _reserve_port(settings.host, settings.port)
     with contextlib.ExitStack() as beside:
         if arguments.sandbox:
             beside.enter_context(_sandbox())
-            beside.enter_context(_data())
+            beside.enter_context(_temporary_data())
         # one for all workers and reloads; like everything sealed with it, it lasts as long as this process
         if settings.secret_key is None and (arguments.sandbox or settings.auth == ("token",)):
             os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
@@ -96,9 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fill_standard_files() -> None:
-    """Reopen standard files that were closed, as by ``2>&-``: else a socket would get their number and be
-    written to.
-    """
+    """Reopen standard files closed as by ``2>&-``: else a socket would get their number and be written to."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -197,10 +193,8 @@ def _sandbox() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _data() -> Iterator[None]:
-    """Keep conversations in a temporary directory, as the sandbox forgets its runs too, unless a place is
-    configured.
-    """
+def _temporary_data() -> Iterator[None]:
+    """Keep conversations in a temporary directory, as the sandbox forgets its runs, unless one is configured."""
     settings = read_settings()
     if settings.database_url is not None or "data_dir" in settings.model_fields_set:
         yield
@@ -227,7 +221,7 @@ def application() -> FastAPI:
 def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None:
     url = _url(settings.host, port)
     said = [TRY_IT.format(url=url)] if arguments.sandbox else []
-    threading.Thread(target=_announce, args=(url, [*_let_in(read_settings()), *said]), daemon=True).start()
+    threading.Thread(target=_announce, args=(url, [*_anonymous_access(read_settings()), *said]), daemon=True).start()
     # uvicorn re-raises the signal after a clean shutdown; exit with status 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("uvicorn.error").addFilter(_only_once)
@@ -250,14 +244,14 @@ def _options(settings: Settings) -> dict[str, Any]:
         "log_level": settings.log_level.lower(),
         "access_log": False,  # the edge logs requests itself, with the request id and without the query
         "proxy_headers": bool(settings.trusted_proxies),  # uvicorn would by default trust every client on this machine
-        "http": Requests,
+        "http": StrictHttpProtocol,
         "ws": "none",  # no route uses it, so an upgrade is ignored like any other
         "timeout_keep_alive": settings.keep_alive_seconds,
         "forwarded_allow_ips": list(settings.trusted_proxies),
     }
 
 
-def _claim(host: str, port: int) -> int:
+def _reserve_port(host: str, port: int) -> int:
     """Check that the port can be bound, and turn port 0 into a real one, so that it can be announced."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -275,7 +269,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
-def _let_in(settings: Settings) -> list[str]:
+def _anonymous_access(settings: Settings) -> list[str]:
     """A line saying as whom requests without credentials are served. Only the public sandbox token may be named."""
     if settings.demo_token is None or not with_conversations(settings):
         return []

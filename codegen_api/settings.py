@@ -17,12 +17,12 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from codegen_api import origins
 from codegen_api.environment import (
     ENCODING,
-    OF_A_SERVICE,
     PREFIX,
     SERVICE_LINK,
+    SERVICE_VARIABLE,
     SecretFiles,
     SettingsError,
-    Stripped,
+    StrippedSource,
     has_file,
     is_secret,
     variables,
@@ -303,7 +303,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         files = SecretFiles(settings_cls)
-        return Stripped(init_settings), Stripped(env_settings), files, Stripped(dotenv_settings)
+        return StrippedSource(init_settings), StrippedSource(env_settings), files, StrippedSource(dotenv_settings)
 
     @property
     def trusted_names(self) -> tuple[str, ...]:
@@ -344,22 +344,24 @@ def _line(where: tuple[int | str, ...], what: str) -> str:
     return f"{PREFIX}{str(where[0]).upper()}: {item}{what.removeprefix('Value error, ')}"
 
 
-def remarks() -> list[str]:
+def suspicious_variables() -> list[str]:
     """Warnings about variables that look like settings but are none, most likely typos."""
     known = {name.upper() for name in Settings.model_fields}
     known |= {f"{name}_FILE".upper() for name in Settings.model_fields if has_file(Settings, name)}
-    said = []
+    warnings = []
     for variable, value in sorted(variables().items()):
         if not variable.upper().startswith(PREFIX):
             continue
         name = variable.upper().removeprefix(PREFIX)
         if name.endswith("PORT") and SERVICE_LINK.fullmatch(value or ""):
             if name in known:
-                said.append(
+                warnings.append(
                     f"{variable} is passed over: it is no port, but what Kubernetes makes of the name of a Service"
                     " (enableServiceLinks)"
                 )
-        elif name not in known and not OF_A_SERVICE.fullmatch(variable.upper()):
+        elif name not in known and not SERVICE_VARIABLE.fullmatch(variable.upper()):
             near = difflib.get_close_matches(name, sorted(known), 1, 0.7)
-            said.append(f"{variable} is not a setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in near))
-    return said
+            warnings.append(
+                f"{variable} is not a setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in near)
+            )
+    return warnings

@@ -11,10 +11,8 @@ from codegen_api.telemetry import note
 RenderError = Callable[[GatewayError], Response]
 
 
-class Shapes:
-    """Renders an error in the shape of the longest of ``prefixes`` (whole segments) of its path, whether or not a route
-    matched; else with ``otherwise``.
-    """
+class ErrorRenderer:
+    """Renders an error in the shape of its path's longest prefix (whole segments), route or not; else ``otherwise``."""
 
     def __init__(self, otherwise: RenderError, prefixes: Mapping[str, RenderError]) -> None:
         self._otherwise = otherwise

@@ -27,10 +27,10 @@ class Singleflight(Generic[K, V]):
         if task is None:
             task = asyncio.ensure_future(_awaited(call))
             self._tasks[key] = task
-            task.add_done_callback(lambda done: self._land(key, done))
+            task.add_done_callback(lambda done: self._discard(key, done))
         return await asyncio.shield(task)
 
-    def _land(self, key: K, task: asyncio.Task[V]) -> None:
+    def _discard(self, key: K, task: asyncio.Task[V]) -> None:
         del self._tasks[key]
         if not task.cancelled():
             task.exception()  # mark it as retrieved, or asyncio logs it if all callers have left

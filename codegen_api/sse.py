@@ -230,19 +230,19 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         self._connection.stream()
-        if not await self._taken(send, self._head()):
+        if not await self._deliver(send, self._head()):
             return
         async for piece in self._frames:
             for start in range(0, len(piece), WRITE_BYTES):
                 body = piece[start : start + WRITE_BYTES]
-                if not await self._taken(send, {"type": "http.response.body", "body": body, "more_body": True}):
+                if not await self._deliver(send, {"type": "http.response.body", "body": body, "more_body": True}):
                     return
-        await self._taken(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        await self._deliver(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     def _head(self) -> Message:
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
-    async def _taken(self, send: Send, message: Message) -> bool:
+    async def _deliver(self, send: Send, message: Message) -> bool:
         """Whether the client took this message; if it takes nothing at all for ``stall_seconds``, it is disconnected.
 
         A server's ``send`` waits for room and only then writes, so a send that timed out can be repeated.

@@ -15,7 +15,7 @@ def storable(value: Json) -> bool:
         inside: list[Json] = []
         for part in level:
             if isinstance(part, str):
-                if not _whole(part):
+                if not _is_encodable(part):
                     return False
             elif isinstance(part, Mapping):
                 inside += [*part.keys(), *part.values()]
@@ -27,7 +27,7 @@ def storable(value: Json) -> bool:
     return False
 
 
-def _whole(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-from codegen_api.lines import Lines
+from codegen_api.lines import ThreadedHandler
 from codegen_api.shortages import shortage
 
 
@@ -170,19 +170,19 @@ def set_up_logging(level: str, lost: Callable[[], None]) -> None:
     for name in ("uvicorn.access", "uvicorn.error"):  # the latter writes of WebSockets, with their URLs
         logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
-        handler = _lines(sys.stderr, lost)
-        handler.setFormatter(_Line("%(asctime)s %(levelname)s %(message)s"))
+        handler = _handler_for(sys.stderr, lost)
+        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
         for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
-            _take_over(logging.getLogger(name), lost)
+            _replace_handlers(logging.getLogger(name), lost)
         if logging.lastResort is not None:  # what asyncio says, for instance
             logging.lastResort = handler
         # it speaks of every repeated read, in lines that say nothing; whoever sets up logging themselves may want them
         logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
-class Seldom:
+class LogLimiter:
     """A rate limit for log lines that clients can cause at will: ``most`` lines of each kind in ``seconds``, and then
     the number left out. The number of kinds is bounded.
     """
@@ -229,10 +229,10 @@ def log_loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     if missing is None:
         loop.default_exception_handler(context)
     else:
-        log_seldom("there is too little of what the system gives: %s", missing)
+        warn_once_a_minute("there is too little of what the system gives: %s", missing)
 
 
-def log_seldom(text: str, what: str) -> None:
+def warn_once_a_minute(text: str, what: str) -> None:
     """Log a recurring warning: each distinct line at most once a minute."""
     logger.warning(text, what, extra={"seldom": True})
 
@@ -241,25 +241,25 @@ def log_fault(doing: str, error: BaseException) -> None:
     """Log an unexpected exception by type and traceback, without its text, which may quote a prompt."""
     missing = shortage(error)
     if missing is not None:
-        log_seldom("there is too little of what the system gives: %s", missing)
+        warn_once_a_minute("there is too little of what the system gives: %s", missing)
         return
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s failed: %s\n%s", doing, type(error).__qualname__, where.rstrip())
 
 
-def _lines(stream: TextIO | None, lost: Callable[[], None]) -> logging.Handler:
+def _handler_for(stream: TextIO | None, lost: Callable[[], None]) -> logging.Handler:
     """A non-blocking handler for what ``stream`` writes to."""
     try:
-        return logging.NullHandler() if stream is None else Lines(stream.fileno(), lost)
+        return logging.NullHandler() if stream is None else ThreadedHandler(stream.fileno(), lost)
     except OSError:  # it has no descriptor, as in tests
         return logging.StreamHandler(stream)
 
 
-def _take_over(others: logging.Logger, lost: Callable[[], None]) -> None:
+def _replace_handlers(others: logging.Logger, lost: Callable[[], None]) -> None:
     """Replace the stream handlers of ``others`` with non-blocking ones of the same format."""
     for theirs in list(others.handlers):
         if type(theirs) is logging.StreamHandler:
-            ours = _lines(theirs.stream, lost)
+            ours = _handler_for(theirs.stream, lost)
             ours.setFormatter(theirs.formatter)
             others.removeHandler(theirs)
             others.addHandler(ours)
@@ -279,19 +279,19 @@ class _OnceAMinute(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not getattr(record, "seldom", False):
             return True
         line, now = record.getMessage(), time.monotonic()
-        due = now >= self._said.get(line, -SELDOM) + SELDOM
+        due = now >= self._logged.get(line, -SELDOM) + SELDOM
         if due:
-            self._said[line] = now
+            self._logged[line] = now
         return due
 
 
-class _Line(logging.Formatter):
+class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         current = trace.get()
         line = super().format(record)

@@ -52,10 +52,10 @@ SCOPE = "x-required-scope"
 MOST_PLACES = 100
 """Maximum number of faults reported for one request."""
 
-FOREIGN_PAGE = "foreign_page"
+CROSS_SITE = "foreign_page"
 """Key in an ASGI scope: a browser sends this for a page of another site whose origin is not allowed."""
 
-UNASKED_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+SIMPLE_CONTENT_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 """Content types that pages may POST anywhere. For any other type or method browsers send a preflight first."""
 
 
@@ -154,7 +154,7 @@ async def authenticate(request: Request) -> Caller:
 
 async def identify(request: Request, token: str) -> Caller:
     """The caller with this token, if they may use the route."""
-    _stay(request)
+    _refuse_if_crowded(request)
     return await admit(request, await parts_of(request).callers.authenticate(token, address_of(request)))
 
 
@@ -163,7 +163,7 @@ def address_of(request: Request) -> str:
     return "" if request.client is None else request.client.host
 
 
-def _stay(request: Request) -> None:
+def _refuse_if_crowded(request: Request) -> None:
     """
     Raises:
         AtCapacity: the front door marked this connection as one too many. Asked before any authentication, to save it.
@@ -174,8 +174,8 @@ def _stay(request: Request) -> None:
 
 async def admit(request: Request, caller: Caller) -> Caller:
     """Check a caller against the route's scope and their quota."""
-    _stay(request)
-    await _count(request, caller)
+    _refuse_if_crowded(request)
+    await _take_quota(request, caller)
     scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route without a declaration fails for everybody
     if scope is not None and not caller.may(scope):
         raise InsufficientScope.lacking(scope)
@@ -194,7 +194,12 @@ async def identify_lenient(request: Request, token: str | None) -> Caller:
     if token is None and not request.headers.get("authorization"):
         token = parts_of(request).demo_token
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if token is not None and request.method == "POST" and request.scope[FOREIGN_PAGE] and kind in UNASKED_TYPES:
+        if (
+            token is not None
+            and request.method == "POST"
+            and request.scope[CROSS_SITE]
+            and kind in SIMPLE_CONTENT_TYPES
+        ):
             raise CorsRefused
     if token is None:
         raise NotAuthenticated
@@ -215,7 +220,7 @@ def operation(summary: str, scope: str | None, responses: Responses) -> dict[str
     return {"summary": summary, "responses": responses, "openapi_extra": needs(scope)}
 
 
-async def _count(request: Request, caller: Caller) -> None:
+async def _take_quota(request: Request, caller: Caller) -> None:
     """Count this request against the caller's quota, if there is one; the edge reports what is left.
 
     Raises:
@@ -282,7 +287,7 @@ def timestamp(seconds: float, precision: str = "milliseconds") -> str:
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def understood(error: Exception) -> GatewayError:
+def as_gateway_error(error: Exception) -> GatewayError:
     """Map any exception to a gateway error."""
     match error:
         case GatewayError():
@@ -290,7 +295,9 @@ def understood(error: Exception) -> GatewayError:
         case RequestValidationError():
             # without input and context of the faults: they quote prompts
             places = list(error.errors())[:MOST_PLACES]
-            return Rejected(details=[Detail(tuple(item["loc"]), _wrong(item), str(item["type"])) for item in places])
+            return Rejected(
+                details=[Detail(tuple(item["loc"]), _message_for(item), str(item["type"])) for item in places]
+            )
         case HTTPException(status_code=404):
             return NotFound("There is no such route.")
         case HTTPException(status_code=405):
@@ -306,7 +313,7 @@ def understood(error: Exception) -> GatewayError:
             return AtCapacity("This instance cannot do more just now.", retry_after=5) if short else GatewayError()
 
 
-def _wrong(item: Mapping[str, Any]) -> str:
+def _message_for(item: Mapping[str, Any]) -> str:
     """The message for one fault. For invalid JSON it is the parser's, which quotes nothing."""
     match item["type"]:
         case "json_invalid":

@@ -38,7 +38,7 @@ class SharedDirectory:
         self.path = path
         held = None
         while held is None:  # removed by another worker in between: try again
-            held = _entered(path)
+            held = _open_locked(path)
         self._held = held
 
     def leave(self) -> None:
@@ -52,7 +52,7 @@ class SharedDirectory:
             os.close(self._held)
 
 
-def _entered(path: Path) -> int | None:
+def _open_locked(path: Path) -> int | None:
     """The directory, open and locked; None if it was removed or replaced before the lock was held."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -86,9 +86,9 @@ def join() -> SharedDirectory:
     return SharedDirectory(Path(tempfile.gettempdir()) / f"codegen-api-{name[:32]}")
 
 
-def share(beside: int) -> SharedDirectory | None:
+def share(worker_count: int) -> SharedDirectory | None:
     """Share a metrics directory among the workers, unless the operator has named one."""
-    if beside == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
+    if worker_count == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
         return None
     try:
         shared = join()
@@ -99,17 +99,15 @@ def share(beside: int) -> SharedDirectory | None:
     return shared
 
 
-def beside(given: int) -> int:
-    """How many processes share the host's rate limit. uvicorn does not tell its workers, but they see its
-    command line.
-    """
+def worker_count(given: int) -> int:
+    """Processes that share the host's limit. uvicorn does not tell its workers, but they see its command line."""
     if given > 1 or multiprocessing.parent_process() is None:
         return given
-    told = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
-    return int(told[1] if told else os.environ.get("WEB_CONCURRENCY") or 1)
+    match = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
+    return int(match[1] if match else os.environ.get("WEB_CONCURRENCY") or 1)
 
 
-def speaks_for_all(given: int) -> bool:
+def logs_for_all(given: int) -> bool:
     """Whether this process is the one among its siblings that logs how they were started."""
     if multiprocessing.parent_process() is None:
         return True

@@ -1,6 +1,4 @@
-"""Authenticates callers by whatever they present: a token of the host, a JWT, or a key of our own, told apart
-by form.
-"""
+"""Authenticates callers by what they present: a token of the host, a JWT, or a key of our own, told apart by form."""
 
 import re
 
@@ -10,7 +8,7 @@ from codegen_api.auth.tickets import Ticket
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
 from codegen_api.identity import Caller, Principal
-from codegen_api.telemetry import Seldom
+from codegen_api.telemetry import LogLimiter
 
 LONGEST_TOKEN = 32 * 1024
 """Issuers may list all of a user's groups in a token; headers are limited to 64 KiB."""
@@ -27,7 +25,7 @@ class Callers:
         self._tokens = tokens
         self._jwts = jwts
         self._keys = keys
-        self._seldom = Seldom()
+        self._limited_log = LogLimiter()
 
     @property
     def jwts(self) -> Jwts | None:
@@ -49,13 +47,13 @@ class Callers:
             AuthUnavailable, UpstreamRateLimited, RateLimited: it cannot be checked now.
         """
         try:
-            return await self._vouch(token, address)
+            return await self._ask_authority(token, address)
         except (InvalidToken, TokenTooLong, AuthUnavailable, RateLimited) as error:
             reason = error.reason or error.code
-            self._seldom.log(reason.partition(":")[0], f"a token was not taken: {reason}")
+            self._limited_log.log(reason.partition(":")[0], f"a token was not taken: {reason}")
             raise
 
-    async def holder(self, ticket: Ticket, address: str = "") -> Caller:
+    async def ticket_holder(self, ticket: Ticket, address: str = "") -> Caller:
         """The caller with this ticket.
 
         Raises:
@@ -65,7 +63,7 @@ class Callers:
         if ticket.token is not None:
             caller = await self.authenticate(ticket.token, address)
         elif self._jwts is not None:
-            caller = self._jwts.vouched(ticket.principal, ticket.scopes, ticket.until)
+            caller = self._jwts.from_ticket(ticket.principal, ticket.scopes, ticket.until)
         else:
             raise InvalidTicket
         if caller.principal != ticket.principal:
@@ -73,13 +71,11 @@ class Callers:
         return caller
 
     def absent(self, principal: Principal) -> Caller | None:
-        """A caller for work to be done later on behalf of a user, with the deployment's token; None if no authority
-        knows them any more.
-        """
+        """A caller for deferred work with the deployment's token; None if no authority knows this user any more."""
         vouching = (authority for authority in (self._jwts, self._keys) if authority is not None)
         return next((caller for authority in vouching if (caller := authority.absent(principal))), None)
 
-    async def _vouch(self, token: str, address: str) -> Caller:
+    async def _ask_authority(self, token: str, address: str) -> Caller:
         if len(token) > LONGEST_TOKEN:
             reason = f"length: it has {len(token)} characters, and {LONGEST_TOKEN} are taken"
             raise TokenTooLong(f"The token is too long: {LONGEST_TOKEN} characters are taken at most.", reason=reason)

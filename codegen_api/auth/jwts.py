@@ -20,7 +20,7 @@ from jose.backends.base import Key
 from codegen_api.auth.signing import KeySource
 from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
-from codegen_api.telemetry import Observation, Seldom, quoted
+from codegen_api.telemetry import LogLimiter, Observation, quoted
 
 LONGEST_SUBJECT = 255
 _FORM = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -69,7 +69,7 @@ class Jwts:
         self._credential = credential
         self._claims = claims or Claims()
         self._clock = clock
-        self._seldom = Seldom()
+        self._limited_log = LogLimiter()
 
     @property
     def observation(self) -> Observation | None:
@@ -83,19 +83,19 @@ class Jwts:
             InvalidToken: it is invalid, expired, or for another audience.
             AuthUnavailable: the issuer's keys cannot be fetched.
         """
-        algorithm, kid = self._named(token)
+        algorithm, kid = self._requested(token)
         async with aclosing(self._source.keys(algorithm, kid)) as keys:
             async for key in keys:
-                payload = _signed(token, key, algorithm)
+                payload = _verified(token, key, algorithm)
                 if payload is not None:
-                    return self._caller(_object(payload))
+                    return self._caller(_json_object(payload))
         # unverified, so its issuer is no more than a hint
-        found = _object(_decoded(token.split(".")[1])).get("iss")
+        found = _json_object(_decoded(token.split(".")[1])).get("iss")
         hint = "" if found == self.issuer else f"; it says that its issuer is {quoted(found)}"
         named = "which names no key" if kid is None else f"signed with the key {quoted(kid)}"
         raise InvalidToken(reason=f"key: a token {named} fits none of {self._source.known()}{hint}")
 
-    def vouched(self, principal: Principal, scopes: frozenset[str], expires: float | None) -> Caller:
+    def from_ticket(self, principal: Principal, scopes: frozenset[str], expires: float | None) -> Caller:
         """The caller whose token said this when they were given their ticket.
 
         Raises:
@@ -110,9 +110,7 @@ class Jwts:
         self._source.open()
 
     def absent(self, principal: Principal) -> Caller | None:
-        """A user of this issuer, with rights to their own runs only. Whether the issuer still knows them cannot be
-        asked.
-        """
+        """A user of this issuer, with rights to their own runs only. That they still exist cannot be checked."""
         if principal.authority != self._authority:
             return None
         return Caller(principal, self._credential, None, scopes=frozenset({READ, WRITE}), shared=True)
@@ -124,11 +122,11 @@ class Jwts:
     def _authority(self) -> str:
         return f"jwt:{self.issuer}"
 
-    def _named(self, token: str) -> tuple[str, str | None]:
+    def _requested(self, token: str) -> tuple[str, str | None]:
         """The algorithm and key id that a token asks for."""
         if not _FORM.fullmatch(token):
             raise InvalidToken(reason="form: it has the header of a JWT, and is no base64 in 3 parts")
-        header = _object(_decoded(token.partition(".")[0]))
+        header = _json_object(_decoded(token.partition(".")[0]))
         algorithm, kid = header.get("alg"), header.get("kid")
         # we support no critical extensions, so must refuse them (RFC 7515, section 4.1.11)
         if not isinstance(algorithm, str) or not isinstance(kid, str | None) or {"crit", "b64"} & header.keys():
@@ -147,7 +145,7 @@ class Jwts:
         scopes = self._scopes(claims)
         if not scopes:
             said = ", ".join(f"{name}={quoted(_claim(claims, name))}" for name in self._claims.scopes)
-            self._seldom.log("scope", f"a good token opens nothing, as it names none of our scopes: {said}")
+            self._limited_log.log("scope", f"a good token opens nothing, as it names none of our scopes: {said}")
         user, expires = claims["sub"], claims["exp"]
         return Caller(
             Principal(self._authority, user),
@@ -159,9 +157,7 @@ class Jwts:
         )
 
     def _faults(self, claims: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with a token that is properly signed. ``iat`` and the like are not relied on, so not
-        checked.
-        """
+        """What is wrong with a token that is properly signed. ``iat`` and the like are not relied on."""
         now, where = self._clock(), self._claims.audience
         issuer, audience, user, expires = claims.get("iss"), _claim(claims, where), claims.get("sub"), claims.get("exp")
         if issuer != self.issuer or not isinstance(issuer, str):
@@ -195,7 +191,7 @@ class Jwts:
 def looks_like_jwt(token: str) -> bool:
     """Whether this has the form of a JWT, whether signed, unsigned or encrypted."""
     parts = token.split(".")
-    return len(parts) in (3, 5) and "alg" in _object(_decoded(parts[0]))
+    return len(parts) in (3, 5) and "alg" in _json_object(_decoded(parts[0]))
 
 
 def _decoded(part: str) -> bytes:
@@ -206,7 +202,7 @@ def _decoded(part: str) -> bytes:
         return b""
 
 
-def _object(said: bytes) -> Mapping[str, Any]:
+def _json_object(said: bytes) -> Mapping[str, Any]:
     """The JSON object in a part of a token; empty if there is none."""
     try:
         found = json.loads(said)
@@ -215,7 +211,7 @@ def _object(said: bytes) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _signed(token: str, key: Key, algorithm: str) -> bytes | None:
+def _verified(token: str, key: Key, algorithm: str) -> bytes | None:
     """The payload, if this key has signed it."""
     try:
         payload: bytes = jws.verify(token, key, [algorithm])
@@ -241,9 +237,7 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def _words(claim: object) -> list[str]:
-    """The words in a claim: a string separated by spaces or commas, or a list. A word with a comma also counts as a
-    whole.
-    """
+    """The words in a claim: a string split at spaces and commas, or a list. A word with a comma also counts whole."""
     if isinstance(claim, str):
         words = claim.split(" ")
         return words + [part for word in words if "," in word for part in word.split(",")]

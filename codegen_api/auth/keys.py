@@ -22,7 +22,7 @@ from codegen_api.identity import SCOPES, Caller, Credential, Principal
 from codegen_api.telemetry import logger
 
 PREFIX = "cgk_"
-LOOK_SECONDS = 1.0
+RELOAD_SECONDS = 1.0
 """Minimum seconds between two reads of the list."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -33,7 +33,7 @@ _ORGANIZATION = re.compile(r"[!-~]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class KeyEntry:
     """A line of the list; ``expires`` in epoch seconds."""
 
     name: str
@@ -57,9 +57,9 @@ class Keys:
         self._credential = credential
         self._clock = clock
         self._text: str | None = read()
-        self._listed = listed(self._text)
+        self._listed = parse_list(self._text)
         self._trouble = ""
-        self._looked = -LOOK_SECONDS
+        self._loaded_at = -RELOAD_SECONDS
 
     async def authenticate(self, key: str) -> Caller:
         """The caller with this key.
@@ -73,17 +73,17 @@ class Keys:
         """The caller of this name, with the rights of the first of their keys that is still valid."""
         if principal.authority != AUTHORITY:
             return None
-        self._look()
+        self._reload()
         for each in self._listed:
             if each.name == principal.user and (each.expires is None or each.expires > self._clock()):
                 return self._caller(each, None)
         return None
 
-    def _confirm(self, then: Listed) -> None:
+    def _confirm(self, then: KeyEntry) -> None:
         if self._find(then.digest) != then:  # a changed line is a different grant
             raise InvalidToken(reason=f"key: the line of {then.name} has changed")
 
-    def _caller(self, found: Listed, shown: str | None) -> Caller:
+    def _caller(self, found: KeyEntry, shown: str | None) -> Caller:
         caller = Caller(
             Principal(AUTHORITY, found.name),
             self._credential,
@@ -95,8 +95,8 @@ class Keys:
         )
         return replace(caller, confirm=lambda: self._confirm(found))
 
-    def _find(self, digest: str) -> Listed:
-        self._look()
+    def _find(self, digest: str) -> KeyEntry:
+        self._reload()
         # always compare all of them, so that the time reveals nothing
         same = [each for each in self._listed if hmac.compare_digest(each.digest, digest)]
         if not same:
@@ -105,18 +105,16 @@ class Keys:
             raise InvalidToken("Authentication failed: the key has expired.", reason=f"exp: {same[0].name} has expired")
         return same[0]
 
-    def _look(self) -> None:
-        """Reload the list if it has changed. If it cannot be read, the old one stays in force, and that is
-        logged once.
-        """
+    def _reload(self) -> None:
+        """Reload a changed list. If it cannot be read, the old one stays in force, and that is logged once."""
         now = loop_time()
-        if now < self._looked + LOOK_SECONDS:
+        if now < self._loaded_at + RELOAD_SECONDS:
             return
-        self._looked = now
+        self._loaded_at = now
         try:
             text = self._read()
             if text != self._text:
-                self._listed = listed(text)
+                self._listed = parse_list(text)
                 self._text = text
             trouble = ""
         except (OSError, ValueError) as error:
@@ -134,9 +132,7 @@ def looks_like_key(token: str) -> bool:
 def new_key(
     name: str, scopes: Collection[str], organization: str | None = None, expires: str | None = None
 ) -> tuple[str, str]:
-    """A new key, which is stored nowhere, and its line for the list. Raises ``ValueError`` if no line can
-    express this.
-    """
+    """A new key, stored nowhere, and its line for the list. Raises ``ValueError`` if no line can express this."""
     key = PREFIX + secrets.token_urlsafe(32)
     fields = {
         "digest": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}",
@@ -145,14 +141,14 @@ def new_key(
         "expires": expires,
     }
     line = " ".join([name, *(f"{field}={value}" for field, value in fields.items() if value is not None)])
-    if [each.name for each in listed(line)] != [name]:
+    if [each.name for each in parse_list(line)] != [name]:
         raise ValueError("a name is one word")
     return key, line
 
 
-def listed(text: str) -> Sequence[Listed]:
+def parse_list(text: str) -> Sequence[KeyEntry]:
     """Parse a list. Raises ``ValueError``, which names the line and never a digest."""
-    found: dict[str, Listed] = {}
+    found: dict[str, KeyEntry] = {}
     for number, line in enumerate(re.split(r"[\n;]", text), 1):
         said = line.partition("#")[0].split()
         if not said:
@@ -167,7 +163,7 @@ def listed(text: str) -> Sequence[Listed]:
     return tuple(found.values())
 
 
-def _listed(name: str, said: Sequence[str]) -> Listed:
+def _listed(name: str, said: Sequence[str]) -> KeyEntry:
     if not _NAME.fullmatch(name):
         raise ValueError(
             "a name is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit"
@@ -185,7 +181,7 @@ def _listed(name: str, said: Sequence[str]) -> Listed:
     if organization is not None and not _ORGANIZATION.fullmatch(organization):
         raise ValueError("organization= must be the id of an organization")
     expires = fields.get("expires")
-    return Listed(name, digest[1], scopes, organization, None if expires is None else _moment(expires))
+    return KeyEntry(name, digest[1], scopes, organization, None if expires is None else _moment(expires))
 
 
 def _moment(text: str) -> float:

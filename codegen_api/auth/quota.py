@@ -18,10 +18,8 @@ WINDOW = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """The result of counting a request: whether it was ``granted``, how many of ``quota`` remain, and the seconds until
-    there are more.
-    """
+class QuotaState:
+    """Whether a request was ``granted``, how many of ``quota`` remain, and the seconds until there are more."""
 
     granted: bool
     quota: int
@@ -38,11 +36,11 @@ class Quota:
         # the library's exact moving window starts a thread for each caller that it forgets
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    async def take(self, principal: Principal) -> Left:
+    async def take(self, principal: Principal) -> QuotaState:
         """Count a request of ``principal``; refused ones do not count."""
         key = repr(principal)  # the library joins parts with slashes, which ids may contain
         granted = await self._limiter.hit(self._limit, key)
         more_at, remaining = await self._limiter.get_window_stats(self._limit, key)
         # rounded up by a second: at that very moment there is no room yet
         seconds = min(max(int(more_at - time.time()), 0) + 1, WINDOW)
-        return Left(granted, self._per_minute, remaining, seconds)
+        return QuotaState(granted, self._per_minute, remaining, seconds)

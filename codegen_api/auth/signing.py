@@ -44,7 +44,7 @@ COOL_DOWN_SECONDS = 10.0
 """Minimum seconds between attempts to fetch the key set, whatever key ids tokens name."""
 
 FETCH_SECONDS = 10.0
-MOST_KEYS, MOST_TRIES, MOST_SHOWN = 100, 8, 5
+MAX_KEYS, MAX_TRIES, MAX_SHOWN = 100, 8, 5
 
 Keys: TypeAlias = Mapping[str, Key]
 """One key, in a version for each algorithm it may be used with."""
@@ -88,7 +88,7 @@ class FixedKey:
     def __init__(self, text: str, algorithms: Sequence[str]) -> None:
         if "-----BEGIN" in text:
             pem = text.replace("\\n", "\n")  # environment variables often have escaped newlines
-            self._keys = _bound(_loaded(pem), algorithms or DEFAULT)
+            self._keys = _bound(_load_pem(pem), algorithms or DEFAULT)
             if set(algorithms) & set(SECRET):
                 raise ValueError("a public key is no secret: HS256 and the like do not go with it")
         else:
@@ -138,7 +138,7 @@ class KeySet:
         self.algorithms: Sequence[str] = algorithms or DEFAULT
         self.observation: Observation | None = None
         self._set: Sequence[_Published] = ()
-        self._fetched = self._tried = self._told = -math.inf
+        self._fetched = self._tried = self._logged_at = -math.inf
         self._trouble = ""
         self._flights: Singleflight[None, None] = Singleflight()
 
@@ -166,7 +166,7 @@ class KeySet:
 
     def known(self) -> str:
         names = [quoted(each.kid) for each in self._set if each.kid is not None]
-        shown = f" ({', '.join(names[:MOST_SHOWN])}{', ...' if len(names) > MOST_SHOWN else ''})" if names else ""
+        shown = f" ({', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''})" if names else ""
         return f"the {len(self._set)} keys of the issuer{shown}"
 
     def open(self) -> None:
@@ -180,7 +180,7 @@ class KeySet:
         """Keys with that id, then those without any: an issuer need not name its only key."""
         by_name = [each for each in self._set if kid in (None, each.kid)]
         nameless = [each for each in self._set if kid is not None and each.kid is None]
-        return [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MOST_TRIES]
+        return [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MAX_TRIES]
 
     async def _refresh(self) -> None:
         if loop_time() >= self._tried + COOL_DOWN_SECONDS:
@@ -200,17 +200,17 @@ class KeySet:
             trouble = error.reason or error.code
         self._tried = loop_time()
         self.observation = Observation(not trouble, time.time())
-        self._tell(trouble)
+        self._log_state(trouble)
 
-    def _tell(self, trouble: str) -> None:
+    def _log_state(self, trouble: str) -> None:
         """Log the state of the keys when it changes, and repeatedly while it is bad."""
         now = loop_time()
-        if trouble and (trouble != self._trouble or now >= self._told + FRESH_SECONDS):
+        if trouble and (trouble != self._trouble or now >= self._logged_at + FRESH_SECONDS):
             logger.warning("the issuer's keys cannot be had: %s", trouble)
-            self._told = now
-        elif not trouble and (self._trouble or self._told == -math.inf):
+            self._logged_at = now
+        elif not trouble and (self._trouble or self._logged_at == -math.inf):
             logger.info("the issuer's keys are there: %s", self.known())
-            self._told = now
+            self._logged_at = now
         self._trouble = trouble
 
 
@@ -250,7 +250,7 @@ class _Pss(Key):
 # -- keys from texts --------------------------------------------------------------------------------------------------
 
 
-def _loaded(pem: str) -> Public:
+def _load_pem(pem: str) -> Public:
     if "PRIVATE KEY" in pem:
         raise ValueError("this is a private key; the gateway wants the public one")
     try:
@@ -293,14 +293,14 @@ def _read(answer: Json, algorithms: Sequence[str]) -> Sequence[_Published]:
     if not isinstance(listed, list):
         raise ValueError('what came is no key set: it has no list of "keys"')
     found = []
-    for item in listed[:MOST_KEYS]:
+    for item in listed[:MAX_KEYS]:
         if isinstance(item, dict) and item.get("use", "sig") == "sig" and _verifies(item.get("key_ops")):
             allowed = [each for each in algorithms if item.get("alg", each) == each]
-            keys = _constructed(item, allowed)
+            keys = _parse_jwk(item, allowed)
             if keys:
                 found.append(_Published(item["kid"] if isinstance(item.get("kid"), str) else None, keys))
     if not found:
-        kinds = "; ".join(dict.fromkeys(map(_kind, listed[:MOST_SHOWN]))) or "it is empty"
+        kinds = "; ".join(dict.fromkeys(map(_kind, listed[:MAX_SHOWN]))) or "it is empty"
         raise ValueError(f"{len(listed)} keys, none of use with {', '.join(algorithms)}: {kinds}")
     return found
 
@@ -317,7 +317,7 @@ def _verifies(operations: Json) -> bool:
     return operations is None or (isinstance(operations, list) and "verify" in operations)
 
 
-def _constructed(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
+def _parse_jwk(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
     kind, curve = item.get("kty"), str(item.get("crv"))
     public = {name: value for name, value in item.items() if name != "d"}
     try:
@@ -325,7 +325,7 @@ def _constructed(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
             key: Public = ed25519.Ed25519PublicKey.from_public_bytes(base64url_decode(str(item["x"]).encode()))
             return _bound(key, algorithms)
         if kind == "RSA":
-            key = _loaded(jwk.construct(public, "RS256").to_pem().decode())
+            key = _load_pem(jwk.construct(public, "RS256").to_pem().decode())
             return _bound(key, algorithms)
         fitting = [CURVES.get(curve, "")] if kind == "EC" else []
         return {each: jwk.construct(public, each) for each in algorithms if each in fitting}

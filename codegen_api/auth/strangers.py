@@ -24,7 +24,7 @@ PATIENCE = 30.0
 
 
 @dataclass(slots=True)
-class _Count:
+class _Bucket:
     """A leaky bucket of refusals, ``most`` per minute, and the number of tokens being checked."""
 
     most: int
@@ -48,14 +48,14 @@ class _Count:
         self._refused += 1
 
 
-class Strangers:
+class BadTokenLimiter:
     """Lets ``at_most`` invalid tokens per minute through to the host, and a third of that from one address."""
 
     def __init__(self, at_most: int, *, addresses: int = 10_000) -> None:
         self._at_most = max(1, at_most)
-        self._all: _Count | None = None
-        self._each: LRUCache[str, _Count] = LRUCache(addresses)
-        self._told = asyncio.Event()
+        self._all: _Bucket | None = None
+        self._each: LRUCache[str, _Bucket] = LRUCache(addresses)
+        self._decided = asyncio.Event()
 
     @asynccontextmanager
     async def asking(self, address: str) -> AsyncIterator[None]:
@@ -65,7 +65,7 @@ class Strangers:
             RateLimited: too many invalid tokens came lately.
             AuthUnavailable: the host does not answer for those before.
         """
-        counts = self._counts(_place(address))
+        counts = self._counts(_network_of(address))
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._room(counts)
@@ -84,10 +84,10 @@ class Strangers:
         finally:
             for count in counts:
                 count.asking -= 1
-            told, self._told = self._told, asyncio.Event()
-            told.set()
+            decided, self._decided = self._decided, asyncio.Event()
+            decided.set()
 
-    async def _room(self, counts: tuple[_Count, _Count]) -> None:
+    async def _room(self, counts: tuple[_Bucket, _Bucket]) -> None:
         while True:
             seconds = max(count.wait() for count in counts)
             if seconds > 0:
@@ -95,16 +95,16 @@ class Strangers:
                 raise RateLimited("Too many tokens that are not good came lately.", retry_after=seconds, reason=reason)
             if all(count.has_room for count in counts):
                 return
-            await self._told.wait()
+            await self._decided.wait()
 
-    def _counts(self, place: str) -> tuple[_Count, _Count]:
-        self._all = self._all or _Count(self._at_most)
-        if place not in self._each:
-            self._each[place] = _Count(max(1, self._at_most // 3))
-        return self._all, self._each[place]
+    def _counts(self, network: str) -> tuple[_Bucket, _Bucket]:
+        self._all = self._all or _Bucket(self._at_most)
+        if network not in self._each:
+            self._each[network] = _Bucket(max(1, self._at_most // 3))
+        return self._all, self._each[network]
 
 
-def _place(address: str) -> str:
+def _network_of(address: str) -> str:
     """The key for an address: for IPv6 the /64 network, within which clients choose addresses freely."""
     try:
         found = ip_address(address)

@@ -23,10 +23,8 @@ from codegen_api.errors import InvalidTicket, TokenTooLong
 from codegen_api.identity import Caller, Principal
 from codegen_api.runs import RunRef
 
-PURPOSE, VOUCHED = b"codegen_api stream ticket, form 1", b"codegen_api stream ticket, form 2"
-"""Labels for deriving the keys of tickets with and without a token; other purposes derive theirs from the same secret
-under other labels.
-"""
+PURPOSE, PURPOSE_WITHOUT_TOKEN = b"codegen_api stream ticket, form 1", b"codegen_api stream ticket, form 2"
+"""Labels for the keys of tickets with and without a token; other keys from the same secret have other labels."""
 
 LIFETIME = 3600.0
 """Minimum lifetime of a ticket in seconds."""
@@ -34,7 +32,7 @@ LIFETIME = 3600.0
 _NONCE_BYTES = 12
 _FORM = re.compile(r"[A-Za-z0-9_-]{40,16384}", re.ASCII)
 
-LONGEST = 7 * 1024
+MAX_LENGTH = 7 * 1024
 """Maximum characters of a ticket. nginx accepts a request line of 8 KiB, which also contains the path."""
 
 
@@ -53,13 +51,13 @@ class Ticket:
 
 
 class Tickets:
-    """Seals tickets with the first of ``secrets`` and opens those of all. A ticket outlives two streams of
+    """Seals tickets with the first of ``secrets``, opens those of all. One outlives two streams of
     ``stream_seconds``.
     """
 
     def __init__(self, secrets: Sequence[str], stream_seconds: float) -> None:
-        self._with_token = [AESGCM(_derived(secret, PURPOSE)) for secret in secrets]
-        self._vouched = [AESGCM(_derived(secret, VOUCHED)) for secret in secrets]
+        self._with_token = [AESGCM(_derive_key(secret, PURPOSE)) for secret in secrets]
+        self._without_token = [AESGCM(_derive_key(secret, PURPOSE_WITHOUT_TOKEN)) for secret in secrets]
         self._lifetime = max(LIFETIME, 2 * stream_seconds + 60)
 
     def seal(self, run: RunRef, caller: Caller, now: float) -> tuple[str, int]:
@@ -76,11 +74,11 @@ class Tickets:
         if caller.shown is not None:
             box, rest = self._with_token[0], [caller.shown, expires]
         else:
-            box, rest = self._vouched[0], [sorted(caller.scopes), caller.expires, expires]
+            box, rest = self._without_token[0], [sorted(caller.scopes), caller.expires, expires]
         nonce = os.urandom(_NONCE_BYTES)
         sealed = box.encrypt(nonce, json.dumps([*said, *rest]).encode(), None)
         text = _encoded(nonce + sealed)
-        if len(text) > LONGEST:
+        if len(text) > MAX_LENGTH:
             raise TokenTooLong("There are no tickets for so long a token: no URL could hold one.")
         return text, expires
 
@@ -91,12 +89,12 @@ class Tickets:
             InvalidTicket: it is not a ticket of ours, or has expired.
         """
         sealed = _decoded(text)
-        said = _opened(self._with_token, sealed)
+        said = _decrypt(self._with_token, sealed)
         if said is not None:
             organization, run, authority, user, token, expires = json.loads(said)
             ticket = Ticket(RunRef(organization, run), Principal(authority, user), expires, token)
         else:
-            said = _opened(self._vouched, sealed)
+            said = _decrypt(self._without_token, sealed)
             if said is None:
                 raise InvalidTicket
             organization, run, authority, user, scopes, until, expires = json.loads(said)
@@ -107,7 +105,7 @@ class Tickets:
         return ticket
 
 
-def _opened(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
+def _decrypt(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
     for box in boxes:
         try:
             return box.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
@@ -116,7 +114,7 @@ def _opened(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
     return None
 
 
-def _derived(secret: str, purpose: bytes) -> bytes:
+def _derive_key(secret: str, purpose: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt=None, info=purpose).derive(secret.encode())
 
 

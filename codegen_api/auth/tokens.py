@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from cachetools import LRUCache, TTLCache
 
-from codegen_api.auth.strangers import Strangers
+from codegen_api.auth.strangers import BadTokenLimiter
 from codegen_api.errors import AuthUnavailable, Forbidden, InvalidToken, UpstreamFailure, UpstreamRateLimited
 from codegen_api.following import loop_time
 from codegen_api.identity import Caller, Credential, Principal
@@ -51,7 +51,7 @@ class UpstreamTokens:
             at_most, REFUSED_SECONDS, timer=loop_time
         )
         self._flights: Singleflight[str, Principal] = Singleflight()
-        self._strangers = Strangers(bad_per_minute)
+        self._limiter = BadTokenLimiter(bad_per_minute)
 
     async def authenticate(self, token: str, address: str = "") -> Caller:
         """The caller with this token, which came from ``address``.
@@ -82,7 +82,7 @@ class UpstreamTokens:
             if principal is not None:  # invalid tokens of others must not lock this one out
                 user = await self._identify(credential)
             else:
-                async with self._strangers.asking(address):
+                async with self._limiter.asking(address):
                     user = await self._identify(credential)
         except (InvalidToken, Forbidden) as refusal:
             self._was_good.pop(digest, None)

@@ -24,22 +24,18 @@ EMPTY = "must not be empty"
 MOST_SAID = 1000
 """Maximum messages per request, and parts per message: each is stored, and sent again and again."""
 
-LOOKED_AT = 10_000
+MAX_EXAMINED = 10_000
 """Maximum characters examined one by one."""
 
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"}
-"""Unicode categories without a glyph: white space, controls, formats, and what is no character. Unassigned code points
-may have one.
-"""
+"""White space, controls, formats, and what is no character. Unassigned code points may have a glyph."""
 _MARKS = {"Mc", "Me", "Mn"}
 """Categories that are only visible on the character before them."""
 _BLANK = re.compile(
     r"[\u115f\u1160\u2065\u2800\u3164\uffa0\ufff0-\ufff8\ufffc\U00013441\U00013442\U0001d159\U000e0000-\U000e0fff"
     r"\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)) + "]"
 )
-"""Letters and symbols without ink (fillers, blank Braille, the object replacement character), default-ignorable code
-points, and noncharacters.
-"""
+"""Fillers, blank Braille, the object replacement character, default-ignorable code points and noncharacters."""
 
 _DATA_URI = re.compile(r"data:([^,;\s]{0,200})([^,\s]{0,1000}),", re.IGNORECASE)
 _IMAGE = re.compile(r"image/[\w.+-]+", re.IGNORECASE | re.ASCII)
@@ -47,17 +43,15 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 def says_nothing(text: str) -> bool:
-    """Whether a text is blank. Visible characters must come soon after leading white space, as only so many are
-    examined.
-    """
-    return not any(map(_is_seen, text.lstrip()[:LOOKED_AT]))
+    """Whether a text is blank. After leading white space only ``MAX_EXAMINED`` characters are examined."""
+    return not any(map(_is_seen, text.lstrip()[:MAX_EXAMINED]))
 
 
 def _is_seen(character: str) -> bool:
     return unicodedata.category(character) not in _UNSEEN | _MARKS and not _BLANK.match(character)
 
 
-def _something(text: str) -> str:
+def _not_blank(text: str) -> str:
     if says_nothing(text):
         raise PydanticCustomError("empty", EMPTY)
     return text
@@ -79,17 +73,17 @@ def no_image(url: str) -> str | None:
     return None
 
 
-def _inline(text: str) -> str:
+def _inline_image(text: str) -> str:
     trouble = no_image(text)
     if trouble is not None:
         raise PydanticCustomError("image_not_inline", trouble)
     return text
 
 
-Prompt = Annotated[str, AfterValidator(_something), Field(json_schema_extra={"pattern": r"\S"})]
+Prompt = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]
 """A prompt that is not blank."""
 
-Image = Annotated[str, AfterValidator(_inline), Field(json_schema_extra={"pattern": "^data:"})]
+Image = Annotated[str, AfterValidator(_inline_image), Field(json_schema_extra={"pattern": "^data:"})]
 Images = Annotated[list[Image], Field(fail_fast=True)]
 """Of thousands of invalid ones, only the first is reported."""
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 Vector = Sequence[float]
 
-MOST_NUMBERS = 16_000
+MAX_DIMENSIONS = 16_000
 """Maximum dimensions of a vector."""
 
 
@@ -46,6 +46,6 @@ def normalized(numbers: Sequence[float]) -> Vector:
         ValueError: it has no direction.
     """
     length = math.hypot(*numbers)
-    if not 0 < length < math.inf or len(numbers) > MOST_NUMBERS:
+    if not 0 < length < math.inf or len(numbers) > MAX_DIMENSIONS:
         raise ValueError("no direction")
     return [number / length for number in numbers]

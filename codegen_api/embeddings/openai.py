@@ -65,12 +65,12 @@ class OpenAIEmbedder:
             raise NoVectors(f"it gave no answer ({error.code})") from error
         if answer.status != 200:
             refused = answer.status in REFUSED
-            raise NoVectors(f"it answered {answer.status}", refused=refused, retry_after=_patience(answer))
+            raise NoVectors(f"it answered {answer.status}", refused=refused, retry_after=_retry_after(answer))
         # thousands of numbers: too long for the event loop
         return await aside(_vectors, answer.json, len(texts))
 
 
-def _patience(answer: HostAnswer) -> float | None:
+def _retry_after(answer: HostAnswer) -> float | None:
     said = answer.retry_after or ""
     return float(said) if said.isascii() and said.isdigit() else None
 

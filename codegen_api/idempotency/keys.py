@@ -18,7 +18,7 @@ from codegen_api.runs import Run, RunRef
 REPEATED_WITHIN = 120.0
 """Maximum seconds between attempts: clients that count retry soon."""
 
-_RATHER = (RequestState.UNKNOWN, None, RequestState.UNDER_WAY, RequestState.DONE)
+_PREFERENCE = (RequestState.UNKNOWN, None, RequestState.UNDER_WAY, RequestState.DONE)
 """Among equal requests, those that broke off or were refused are the likeliest to have been sent again."""
 
 _FORM = re.compile(r"[ -~]{1,255}", re.ASCII)
@@ -87,7 +87,7 @@ def series_of(attempt: Attempt, equal: "deque[Series]", now: float) -> Series:
     number = attempt.number
     recent = [each for each in equal if each.state is RequestState.UNDER_WAY or now < each.at + REPEATED_WITHIN]
     earlier = [each for each in recent if each.number < number]
-    found = min(earlier, key=lambda each: (-each.number, _RATHER.index(each.state), -each.at), default=None)
+    found = min(earlier, key=lambda each: (-each.number, _PREFERENCE.index(each.state), -each.at), default=None)
     if found is None:
         found = Series(secrets.token_hex(16), number > 0, equal)
         equal.append(found)

@@ -20,7 +20,7 @@ SILENT_GRACE = 60.0
 SECOND_LOOK = 1.0
 """Seconds until a second look if the host answered without saying anything usable."""
 
-CLOCKS = 600.0
+CLOCK_SKEW = 600.0
 """Seconds by which the host's clock may be behind ours."""
 
 PROMPT = 200
@@ -58,13 +58,13 @@ async def find_marked(
     """
     skip, unseen = 0, False
     while pages > 0:
-        found = await gateway.list(looking(caller), organization, skip, gateway.page_size, RunFilter(), None)
+        found = await gateway.list(as_reader(caller), organization, skip, gateway.page_size, RunFilter(), None)
         pages -= SEARCHED_PAGES if found.searched else 1
         unseen = unseen or found.unseen
         for run in found.listing.items:
             if (run.marks or {}).get(name) in values and suits(run):
                 return run
-            if run.created is not None and run.created < since - CLOCKS and not unseen:
+            if run.created is not None and run.created < since - CLOCK_SKEW and not unseen:
                 return None
         if unseen:
             break
@@ -86,12 +86,12 @@ async def find_said(
     newest_first = behind is not None
     for _ in range(SEARCHED_PAGES):
         page = await gateway.read_log(
-            looking(caller), ref.organization, ref.id, after, gateway.page_size, newest_first=newest_first
+            as_reader(caller), ref.organization, ref.id, after, gateway.page_size, newest_first=newest_first
         )
         for entry in page.entries:
             if entry.absent:
                 raise OutcomeUnknown("The host cannot show all of the log.", retry_after=60)
-            if newest_first and name_of(entry) == behind:
+            if newest_first and entry_name(entry) == behind:
                 return False
             if entry.said is not None and prompt.strip()[:PROMPT] in entry.said:
                 return True
@@ -101,12 +101,12 @@ async def find_said(
     raise OutcomeUnknown("The log has grown too long to find out whether the run was resumed.", retry_after=60)
 
 
-def looking(caller: Caller) -> Caller:
+def as_reader(caller: Caller) -> Caller:
     """The caller with read scopes: finding their own writes needs no right to read."""
     reading = {READ, READ + ALL} if WRITE + ALL in caller.scopes else {READ}
     return replace(caller, scopes=caller.scopes | reading)
 
 
-def name_of(entry: LogEntry) -> str:
+def entry_name(entry: LogEntry) -> str:
     """Identifies an entry in its log by its creation time, since the rest may be amended."""
     return entry.created_at or hashlib.sha256(entry.json).hexdigest()

@@ -264,9 +264,7 @@ class Store(Protocol):
         ...
 
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
-        """The number of conversations with each of these agents, filtered as by ``Query.metadata``; agents with none
-        are left out.
-        """
+        """Conversations per agent, for agents that have any, filtered as by ``Query.metadata``."""
         ...
 
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
@@ -300,9 +298,7 @@ class Store(Protocol):
         ...
 
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
-        """Owners and the first queued turn of each conversation, across owners: in the order of owner and conversation,
-        those behind ``after``.
-        """
+        """The owner and first queued turn of each conversation behind ``after``, sorted by owner and conversation."""
         ...
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
@@ -318,9 +314,7 @@ class Store(Protocol):
         ...
 
     async def put_item(self, owner: str, item: Item) -> None:
-        """Store it, replacing one with the same namespace and key; that one's ``created`` is kept, its vectors are
-        dropped.
-        """
+        """Store it, replacing one with the same namespace and key: ``created`` is kept, vectors are dropped."""
         ...
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None: ...
@@ -360,7 +354,5 @@ class Store(Protocol):
         ...
 
     async def expire(self, before: float) -> int:
-        """Remove conversations of any owner last updated before that and without an active turn; returns their
-        number.
-        """
+        """Remove all conversations last updated before that and without an active turn; returns their number."""
         ...

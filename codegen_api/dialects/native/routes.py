@@ -322,7 +322,7 @@ async def stream_logs(
         if ticket is None:
             caller = await authenticate(request)
         else:
-            caller, wanted = await _admitted(request, ticket, wanted, run_id)
+            caller, wanted = await _ticket_caller(request, ticket, wanted, run_id)
         position = Position(0) if asked is None else parse_position(asked)
         organization = await gateway.accounts.organization(caller, wanted)
         if request.scope.get(HEAD_ONLY):
@@ -340,12 +340,12 @@ async def stream_logs(
     return _event_stream(request, frames(stream, writer, position.cursor if position.over else None), writer, stream)
 
 
-async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: str) -> tuple[Caller, str]:
+async def _ticket_caller(request: Request, ticket: str, wanted: str | None, run_id: str) -> tuple[Caller, str]:
     """The caller with this ticket, and the organization for which it was made."""
     opened = _tickets(request).open(ticket, time.time())
     if RunRef(wanted or opened.run.organization, run_id) != opened.run:
         raise errors.InvalidTicket
-    caller = await admit(request, await parts_of(request).callers.holder(opened, address_of(request)))
+    caller = await admit(request, await parts_of(request).callers.ticket_holder(opened, address_of(request)))
     return caller, opened.run.organization
 
 

@@ -30,15 +30,15 @@ from codegen_api.stores import (
 )
 from codegen_api.stores.sql import vectors
 from codegen_api.stores.sql.database import database_at
-from codegen_api.stores.sql.finishing import Finishing, finished
+from codegen_api.stores.sql.finishing import ShieldedOperations, shielded
 from codegen_api.stores.sql.migrating import migrate
 from codegen_api.stores.sql.queries import (
-    below,
     counted,
     cut,
     exactly,
     first_and_last,
     first_queued,
+    in_namespace,
     matching,
     order_of,
     turns_of,
@@ -64,22 +64,22 @@ from codegen_api.stores.sql.tables import (
 T = TypeVar("T")
 Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
 
-_WAIT = 30.0
+_CLOSE_SECONDS = 30.0
 """Seconds that closing waits for operations in progress."""
 
 _KINDS = (AGENTS, CONVERSATIONS, TURNS, ITEMS)
 
-_TRIED = 64 * 1024
+_PROBE_BYTES = 64 * 1024
 """Bytes written to check that writing works."""
 
 _FIRST_ROWS = 16
 """Rows read before it is known how large they are."""
 
-_AT_ONCE = 200
+_EXPIRE_BATCH = 200
 """Conversations removed per transaction, during which other writers wait."""
 
 
-class SqlStore(Finishing):
+class SqlStore(ShieldedOperations):
     """A ``Store`` in the database at ``url``: ``sqlite:///path`` or ``postgresql://...``, in libpq's syntax.
 
     ``bytes_each`` is the approximate bound for one owner; concurrent requests may each exceed it.
@@ -103,14 +103,14 @@ class SqlStore(Finishing):
 
     async def aclose(self) -> None:
         if self.under_way:
-            await asyncio.wait(self.under_way, timeout=_WAIT)
+            await asyncio.wait(self.under_way, timeout=_CLOSE_SECONDS)
         await self._database.aclose()
 
-    @finished
+    @shielded
     async def check(self) -> None:
         before = self.observation
-        row = ITEMS.row_of("", Item(("check",), uuid.uuid4().hex, {"": "x" * _TRIED}, 0.0, 0.0))
-        async with self._database.trying() as connection:
+        row = ITEMS.row_of("", Item(("check",), uuid.uuid4().hex, {"": "x" * _PROBE_BYTES}, 0.0, 0.0))
+        async with self._database.probing() as connection:
             for kind in _KINDS:  # a lock on any of these would block writing
                 nothing = update(kind.table).where(false()).values(size=kind.table.c.size)
                 await connection.execute(nothing)
@@ -152,7 +152,7 @@ class SqlStore(Finishing):
     async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(CONVERSATIONS, owner=owner, id=id)
 
-    @finished
+    @shielded
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Any]) -> Mapping[str, int]:
         async with self._database.reading() as connection:
             rows = await connection.execute(counted(self._database, owner, agents, metadata))
@@ -163,10 +163,10 @@ class SqlStore(Finishing):
         while True:
             some = await self._expire(before)
             removed += some
-            if some < _AT_ONCE:
+            if some < _EXPIRE_BATCH:
                 return removed
 
-    @finished
+    @shielded
     async def _expire(self, before: float) -> int:
         busy = exists().where(
             turns.c.owner == conversations.c.owner, turns.c.conversation == conversations.c.id, active
@@ -174,14 +174,14 @@ class SqlStore(Finishing):
         idle = select(conversations.c.owner, conversations.c.id).where(conversations.c.updated < before, ~busy)
         async with self._database.writing() as connection:
             # skip those that are just getting a turn; with SQLite there are none, as writers exclude each other
-            found = (await connection.execute(idle.limit(_AT_ONCE).with_for_update(skip_locked=True))).all()
+            found = (await connection.execute(idle.limit(_EXPIRE_BATCH).with_for_update(skip_locked=True))).all()
             for owner, id_ in found:
                 await connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
         return len(found)
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    @finished
+    @shielded
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
         row = await made(TURNS.row_of, owner, turn, of=turn)
         its = exactly(conversations, owner=owner, id=turn.conversation)
@@ -196,13 +196,13 @@ class SqlStore(Finishing):
                 if (waiting or 0) >= queued_at_most:
                     raise Full
             else:
-                await self._be_alone(connection, owner, turn.conversation, or_(active, queued))
+                await self._require_idle(connection, owner, turn.conversation, or_(active, queued))
             last = await connection.scalar(select(func.max(turns.c.number)).where(theirs))
             row["number"] = (last or 0) + 1
             insert = self._database.insert(turns).values(row)
             if not (await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))).rowcount:
                 raise KeyError(turn.id)
-            await self._bound(connection, owner)
+            await self._require_room(connection, owner)
         return replace(turn, number=row["number"])
 
     async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002
@@ -228,13 +228,13 @@ class SqlStore(Finishing):
             found[turn.conversation] = first, turn
         return found
 
-    @finished
+    @shielded
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
         async with self._database.reading() as connection:
             rows = (await connection.execute(first_queued(after, limit))).mappings().all()
         return tuple((row["owner"], TURNS.thing({k: v for k, v in row.items() if k != "owner"})) for row in rows)
 
-    @finished
+    @shielded
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
         row = await made(TURNS.row, changed, of=changed)
@@ -244,13 +244,13 @@ class SqlStore(Finishing):
                 await connection.execute(select(conversations.c.id).where(its).with_for_update())
                 there = select(turns.c.revision).where(exactly(turns, owner=owner, id=then.id))
                 if await connection.scalar(there) == then.revision:
-                    await self._be_alone(connection, owner, then.conversation, active)
+                    await self._require_idle(connection, owner, then.conversation, active)
             return changed if await _put(connection, TURNS, owner, then, row) else None
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(TURNS, owner=owner, id=id)
 
-    async def _be_alone(
+    async def _require_idle(
         self, connection: AsyncConnection, owner: str, conversation: str, others: ColumnElement[bool]
     ) -> None:
         """
@@ -265,7 +265,7 @@ class SqlStore(Finishing):
 
     # -- items --------------------------------------------------------------------------------------------------------
 
-    @finished
+    @shielded
     async def put_item(self, owner: str, item: Item) -> None:
         row = {**ITEMS.row_of(owner, item), "space": "", "stamp": uuid.uuid4().hex}
         insert = self._database.insert(items).values(row)
@@ -274,27 +274,27 @@ class SqlStore(Finishing):
         async with self._database.writing() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changes))
             await connection.execute(vectors.forget(owner, row["namespace"], item.key))
-            await self._bound(connection, owner)
+            await self._require_room(connection, owner)
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
         return await self._one(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
-        wanted = and_(exactly(items, owner=owner), below(prefix))
+        wanted = and_(exactly(items, owner=owner), in_namespace(prefix))
         order = [items.c.updated.desc(), items.c.namespace, items.c.key]
         return await self._found(ITEMS, wanted, order, limit, offset)
 
-    @finished
+    @shielded
     async def due(self, space: str, limit: int) -> Sequence[Due]:
         async with self._database.reading() as connection:
             return await vectors.due(connection, space, limit)
 
-    @finished
+    @shielded
     async def keep_vectors(self, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
         async with self._database.writing() as connection:
             return await vectors.keep(connection, due, space, made)
 
-    @finished
+    @shielded
     async def nearest(
         self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
     ) -> Sequence[Near]:
@@ -304,7 +304,7 @@ class SqlStore(Finishing):
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
-    @finished
+    @shielded
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
         statement = select(items.c.namespace).where(exactly(items, owner=owner)).distinct()
         async with self._database.reading() as connection:
@@ -313,19 +313,19 @@ class SqlStore(Finishing):
 
     # -- what is the same for all of them -----------------------------------------------------------------------------
 
-    @finished
+    @shielded
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
         insert = self._database.insert(kind.table).values(await made(kind.row_of, owner, thing, of=thing))
         async with self._database.writing() as connection:
             added = await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))
-            await self._bound(connection, owner)
+            await self._require_room(connection, owner)
         return added.rowcount == 1
 
     async def _asked_for(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
         wanted = and_(*matching(self._database, kind, owner, query))
         return await self._found(kind, wanted, order_of(kind, query), query.limit, query.offset)
 
-    async def _bound(self, connection: AsyncConnection, owner: str) -> None:
+    async def _require_room(self, connection: AsyncConnection, owner: str) -> None:
         """
         Raises:
             StoreFull: with what was just written, the owner exceeds their share.
@@ -337,20 +337,20 @@ class SqlStore(Finishing):
         if held > self._bytes_each:
             raise StoreFull(f"You keep as much here as you may, {self._bytes_each // 2**20} MiB: delete something.")
 
-    @finished
+    @shielded
     async def _one(self, kind: Kind[T], **key: str) -> T | None:
         statement = select(*kind.shown).where(exactly(kind.table, **key))
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
         return (await things(kind, [row]))[0] if row else None
 
-    @finished
+    @shielded
     async def _some(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         return await things(kind, rows)
 
-    @finished
+    @shielded
     async def _found(
         self,
         kind: Kind[T],
@@ -373,14 +373,14 @@ class SqlStore(Finishing):
                 some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit if they are of average size
         return Found(await things(kind, rows), total or 0)
 
-    @finished
+    @shielded
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
         changed = _next(then, now)
         row = await made(kind.row, changed, of=changed)
         async with self._database.writing() as connection:
             return changed if await _put(connection, kind, owner, then, row) else None
 
-    @finished
+    @shielded
     async def _remove(self, kind: Kind[Any], **key: str) -> bool:
         async with self._database.writing() as connection:
             removed = await connection.execute(delete(kind.table).where(exactly(kind.table, **key)))

@@ -13,7 +13,7 @@ from codegen_api.stores.sql.sqlite import SqliteDatabase
 
 
 class Database(Protocol):
-    """No connection is held beyond a ``reading()``, ``writing()`` or ``trying()``.
+    """No connection is held beyond a ``reading()``, ``writing()`` or ``probing()``.
 
     In these, and in ``open``, database errors come out as ``StoreUnavailable``.
     """
@@ -30,7 +30,7 @@ class Database(Protocol):
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
-    def trying(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    def probing(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """As ``writing``, but rolled back. Also fails if there is no room for more data."""
         ...
 

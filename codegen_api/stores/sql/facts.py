@@ -46,10 +46,10 @@ def _facts(path: bytes, value: Json, *, all_of_them: bool) -> Iterator[str]:
 
 
 def _fact(path: bytes, value: Json) -> str:
-    return "." + _digest(path, _told(value)).hex()
+    return "." + _digest(path, _canonical(value)).hex()
 
 
-def _told(value: Json) -> bytes:
+def _canonical(value: Json) -> bytes:
     """Bytes that only equal values of the same type have in common. Objects within a list are compared as a whole."""
     match value:
         case None | bool():
@@ -62,9 +62,9 @@ def _told(value: Json) -> bytes:
         case str():
             return b"str " + _bytes(value)
         case Mapping():
-            return b"{" + b"".join(sorted(_digest(_bytes(key), _told(part)) for key, part in value.items()))
+            return b"{" + b"".join(sorted(_digest(_bytes(key), _canonical(part)) for key, part in value.items()))
         case Sequence():
-            return b"[" + b"".join(_digest(_told(part)) for part in value)
+            return b"[" + b"".join(_digest(_canonical(part)) for part in value)
 
 
 def _bytes(text: str) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import SQLAlchemyError
 
 from codegen_api.errors import StoreUnavailable
-from codegen_api.telemetry import log_seldom
+from codegen_api.telemetry import warn_once_a_minute
 
 _FAULTS: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, OSError)
 
@@ -23,7 +23,7 @@ def faults(driver: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         # the system's messages quote nothing but a path or address
         said = [first.strerror, first.filename] if isinstance(first, OSError) else []
         reason = " ".join(["the database cannot be used:", kind(error), *(str(each) for each in said if each)])
-        log_seldom("%s", reason)
+        warn_once_a_minute("%s", reason)
         raise StoreUnavailable(reason=reason) from error
 
 

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Finishing:
+class ShieldedOperations:
     """Base class of a store with such operations. Those ``under_way`` have to be awaited before the database is closed.
     The last failure is in ``observation`` until ``observe(None)``.
     """
@@ -40,12 +40,12 @@ class Finishing:
             self.observe(kind(error))
 
 
-def finished(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Run a method of a ``Finishing`` in a task of its own, which is not cancelled with the caller."""
+def shielded(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Run a method of a ``ShieldedOperations`` in a task of its own, which is not cancelled with the caller."""
 
     @wraps(method)
     async def in_a_task(*arguments: P.args, **named: P.kwargs) -> T:
-        store = cast("Finishing", arguments[0])
+        store = cast("ShieldedOperations", arguments[0])
         task = asyncio.create_task(method(*arguments, **named))
         store.under_way.add(task)
         task.add_done_callback(store.ended)

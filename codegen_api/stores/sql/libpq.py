@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
-TOLD = {
+DRIVER_PARAMETERS = {
     "dbname", "gsslib", "host", "krbsrvname", "passfile", "password", "port", "service", "sslcert", "sslcrl", "sslkey",
     "sslmode", "sslnegotiation", "sslpassword", "sslrootcert", "ssl_max_protocol_version", "ssl_min_protocol_version",
     "target_session_attrs", "user",
 }  # fmt: skip
 """Parameters that asyncpg reads as libpq does."""
 
-SENT = {"application_name", "options"}
+SERVER_PARAMETERS = {"application_name", "options"}
 """Parameters for the server."""
 
-PASSED_OVER = {
+IGNORED_PARAMETERS = {
     "channel_binding", "client_encoding", "gssdelegation", "hostaddr", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "load_balance_hosts", "max_protocol_version", "min_protocol_version",
     "sslcertmode", "sslcompression", "sslkeylogfile", "sslsni", "tcp_user_timeout",
@@ -70,7 +70,7 @@ def read(url: str) -> Target:
         raise ValueError(UNREADABLE)
     given = dict(_parameter(pair) for pair in parts.query.split("&") if pair)
     for name, value in given.items():
-        if name not in TOLD | SENT | PASSED_OVER | SPECIAL:
+        if name not in DRIVER_PARAMETERS | SERVER_PARAMETERS | IGNORED_PARAMETERS | SPECIAL:
             # the part of a password behind a ? looks like a parameter
             if "@" in parts.query or not _NAME.fullmatch(name):
                 raise ValueError(UNREADABLE)
@@ -92,10 +92,10 @@ def read(url: str) -> Target:
             raise ValueError("In the URL of the database sslrootcert=system goes together with sslmode=verify-full.")
         del given["sslrootcert"]
     name = given.get("application_name") or given.get("fallback_application_name") or "codegen_api"
-    query = "&".join(f"{each}={quote(given[each], safe='')}" for each in sorted(TOLD & set(given)))
+    query = "&".join(f"{each}={quote(given[each], safe='')}" for each in sorted(DRIVER_PARAMETERS & set(given)))
     return Target(
         url.partition("?")[0] + (query and f"?{query}"),
-        {**{each: given[each] for each in sorted(SENT & set(given))}, "application_name": name},
+        {**{each: given[each] for each in sorted(SERVER_PARAMETERS & set(given))}, "application_name": name},
         _seconds(given.get("connect_timeout", "0")),
         ssl.create_default_context() if system else None,
     )

@@ -90,7 +90,7 @@ class PostgresDatabase:
                 yield connection
 
     @asynccontextmanager
-    async def trying(self) -> AsyncIterator[AsyncConnection]:
+    async def probing(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction that is rolled back at the end."""
         async with self.writing() as connection:
             yield connection

@@ -1,6 +1,4 @@
-"""Queries as SQL conditions and orders. Whatever clients put into a ``Query``, no database may raise an error
-for it.
-"""
+"""Queries as SQL conditions and orders. Whatever clients put into a ``Query``, no database may fail on it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -115,7 +113,7 @@ def among(database: Database, column: ColumnElement[str], texts: Sequence[str]) 
     return column.in_(select(each.c.value))
 
 
-def below(prefix: Sequence[str]) -> ColumnElement[bool]:
+def in_namespace(prefix: Sequence[str]) -> ColumnElement[bool]:
     """Whether an item's namespace begins with these labels."""
     if not storable(prefix):
         return false()

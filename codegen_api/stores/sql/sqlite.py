@@ -65,10 +65,10 @@ class SqliteDatabase:
     async def open(self, migrate: Callable[[Connection], None]) -> None:
         with faults():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            async with _alone(self._path.with_name(self._path.name + ".lock")):
+            async with _file_lock(self._path.with_name(self._path.name + ".lock")):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
                 self._opened = _identity(self._path)
-                await asyncio.to_thread(_keep_a_log, self._path)
+                await asyncio.to_thread(_enable_wal, self._path)
                 async with self._writer.execution_options(migrates=True).begin() as connection:
                     await connection.run_sync(migrate)
                 await self._engine.dispose()  # drops the connection without foreign keys
@@ -80,7 +80,7 @@ class SqliteDatabase:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection that sees one state of the database, whatever is written meanwhile."""
         with faults():
-            self._make_sure_of_the_file()
+            self._require_same_file()
             async with self._engine.connect() as connection:
                 yield connection
 
@@ -88,7 +88,7 @@ class SqliteDatabase:
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a write transaction that is committed at the end."""
         with faults():
-            self._make_sure_of_the_file()
+            self._require_same_file()
             async with asyncio.timeout(WAIT):
                 await self._writing.acquire()
             try:
@@ -98,17 +98,15 @@ class SqliteDatabase:
                 self._writing.release()
 
     @asynccontextmanager
-    async def trying(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a write transaction that is rolled back. Checks for free space separately, since SQLite
-        allocates it only on commit.
-        """
+    async def probing(self) -> AsyncIterator[AsyncConnection]:
+        """A write transaction that is rolled back. SQLite allocates space only on commit, so that is checked apart."""
         with faults():
-            await asyncio.to_thread(_make_sure_of_room, self._path.parent)
+            await asyncio.to_thread(_require_free_space, self._path.parent)
         async with self.writing() as connection:
             yield connection
             await connection.rollback()
 
-    def _make_sure_of_the_file(self) -> None:
+    def _require_same_file(self) -> None:
         """Writes to a deleted file that is still open succeed, and are lost when it is closed.
 
         Raises:
@@ -128,7 +126,7 @@ class SqliteDatabase:
         return None
 
 
-def _make_sure_of_room(directory: Path) -> None:
+def _require_free_space(directory: Path) -> None:
     """
     Raises:
         OSError: there is too little.
@@ -165,7 +163,7 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
-def _keep_a_log(path: Path) -> None:
+def _enable_wal(path: Path) -> None:
     """Switch to write-ahead logging, so that readers and the writer do not block each other.
 
     The file remembers it. Done separately, since it is the one statement for which SQLite does not wait while the file
@@ -176,7 +174,7 @@ def _keep_a_log(path: Path) -> None:
 
 
 @asynccontextmanager
-async def _alone(path: Path) -> AsyncIterator[None]:
+async def _file_lock(path: Path) -> AsyncIterator[None]:
     """Exclude other processes. The system releases the lock of one that dies; the lock file stays."""
     if sys.platform == "win32":
         raise OSError("there are no locks on files here")

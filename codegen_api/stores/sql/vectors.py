@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from codegen_api.errors import NotOffered
 from codegen_api.stores import MOST_COMPARED, Due, Near
 from codegen_api.stores.sql.database import Database
-from codegen_api.stores.sql.queries import below, cut, exactly
+from codegen_api.stores.sql.queries import cut, exactly, in_namespace
 from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, items, labels_of, vectors
 
-_AT_A_TIME = 250
+_BATCH = 250
 """Vectors read and compared before other tasks get a turn."""
 
 
@@ -69,7 +69,9 @@ async def nearest(
     limit: int,
 ) -> list[Near]:
     same = and_(*(vectors.c[name] == items.c[name] for name in ("owner", "namespace", "key")))
-    wanted = and_(exactly(vectors, owner=owner, space=space), below(prefix), vectors.c.made_of == items.c.updated)
+    wanted = and_(
+        exactly(vectors, owner=owner, space=space), in_namespace(prefix), vectors.c.made_of == items.c.updated
+    )
     theirs = vectors.join(items, same)
     score = database.cosine(vectors.c.vector, vector)
     if score is not None:
@@ -82,14 +84,14 @@ async def nearest(
         raise NotOffered(f"No more than {MOST_COMPARED} vectors are compared: name a longer prefix.")
     place = tuple_(vectors.c.namespace, vectors.c.key, vectors.c.number)
     columns = [vectors.c.namespace, vectors.c.key, vectors.c.number, vectors.c.vector]
-    ordered = select(*columns).select_from(theirs).where(wanted).order_by(*columns[:3]).limit(_AT_A_TIME)
+    ordered = select(*columns).select_from(theirs).where(wanted).order_by(*columns[:3]).limit(_BATCH)
     scores: dict[tuple[str, str], float] = {}
     after: tuple[Any, ...] | None = None
     while True:
         stretch = ordered if after is None else ordered.where(place > after)
         some = (await connection.execute(stretch)).all()
         await asyncio.to_thread(_compare, [(path, key, each) for path, key, _, each in some], vector, scores)
-        if len(some) < _AT_A_TIME:
+        if len(some) < _BATCH:
             break
         after = tuple(some[-1][:3])
     ranked = heapq.nsmallest(limit, scores.items(), key=lambda each: (-each[1], each[0]))
