@@ -252,8 +252,8 @@ class Edge:
             refusal: GatewayError | None = scope["refusal"]
             await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_tracked)
         except asyncio.CancelledError:
-            # the process is stopping, by `cancel_requests` or by the server's own timeout. Not raised further, because
-            # the server would log it as a fault
+            # the process is stopping, by `cancel_requests` or the server's own timeout; not re-raised, as the server
+            # would log it as a fault
             if not answered:
                 harmless = scope["method"] in ("GET", "HEAD", "OPTIONS") or body.unfinished
                 error = ShuttingDown(retry_after=1) if harmless else Interrupted()

@@ -1,48 +1,49 @@
-"""Everything that can go wrong, in the words of the gateway. Knows no HTTP: dialects choose statuses and bodies.
+"""The gateway's errors. They know nothing of HTTP: dialects choose statuses and bodies.
 
     GatewayError
-    ├── InvalidRequest              the request cannot be understood
-    │   ├── InvalidCursor           a position in a log that is none
-    │   ├── InvalidIdempotencyKey   an Idempotency-Key that cannot be one
-    │   ├── OrganizationRequired    nobody said which organization, and there is more than one
-    │   ├── TokenInUrl              a token came where tokens must not come
-    │   ├── TokenTooLong            a token is longer than what it is for can hold
-    │   └── Rejected                the shape is wrong: ``details`` says where
-    │       ├── IdempotencyKeyReused    another request came with this Idempotency-Key before
-    │       └── NotOffered              it is understood, and not done here
-    ├── NotAuthenticated            no credentials came
-    │   ├── InvalidToken            they came, and are not good
-    │   └── InvalidTicket           a stream ticket came, and is not good
+    ├── InvalidRequest              the request is malformed
+    │   ├── InvalidCursor           the position in a log is malformed
+    │   ├── InvalidIdempotencyKey   the Idempotency-Key is malformed
+    │   ├── OrganizationRequired    no organization was named, and there are several
+    │   ├── TokenInUrl              a token was sent in the URL
+    │   ├── TokenTooLong            a token is too long for its purpose
+    │   └── Rejected                validation failed: ``details`` says where
+    │       ├── IdempotencyKeyReused    the Idempotency-Key was used for a different request
+    │       └── NotOffered              valid, but not supported by the gateway
+    ├── NotAuthenticated            there are no credentials
+    │   ├── InvalidToken            the token or key is invalid
+    │   └── InvalidTicket           the stream ticket is invalid
     ├── Forbidden                   the caller may not do this
     │   └── InsufficientScope       their token or key does not allow it
     ├── QuotaExhausted              the plan behind the token has no runs left
-    ├── NotFound                    there is no such thing, or not for this caller
+    ├── NotFound                    it does not exist, or not for this caller
     ├── Unsupported                 the host cannot do this
     │   └── TicketsNotConfigured    this deployment has no key to seal tickets with
-    ├── Conflict                    the state of things is against it
+    ├── Conflict                    not possible in the current state
     │   ├── AlreadyExists           the id is taken
-    │   ├── RunEnded                a run is over, and the order is for one that is not
-    │   └── ConversationBusy        a turn of this conversation is under way
-    ├── InProgress                  a request with this Idempotency-Key is under way
-    │   └── OutcomeUnknown          one broke off; whether the host acted is being found out
-    ├── StoreFull                   the caller keeps as much here as they may
-    ├── LoopDetected                the gateway was asked by itself
-    ├── Unavailable                 not now; ``retry_after`` says when
-    │   ├── AuthUnavailable         the host could not say whether a token is good
-    │   ├── StoreUnavailable        what the gateway has to remember cannot be read or written
-    │   ├── ShuttingDown            this process is about to stop
-    │   ├── AtCapacity              this process has as much to do as it may
-    │   ├── RateLimited             the caller has as much open as they may
-    │   └── UpstreamRateLimited     the host asks for patience
-    ├── Interrupted                 this process stopped while the host was asked; whether it acted is unknown
-    └── UpstreamFailure             the host did not do its part
-        ├── UpstreamError           it answered, and the answer is no use
-        │   └── AnswerCut               the answer was not to be had whole: less at a time may be
-        │       └── AnswerTooLong           there is too much of it: it will not pass
+    │   ├── RunEnded                the run has ended
+    │   └── ConversationBusy        a turn of this conversation is in progress
+    │       └── QueueFull               as many messages wait in it as may
+    ├── InProgress                  a request with this Idempotency-Key is in progress
+    │   └── OutcomeUnknown          one broke off, and it is not yet known whether the host acted
+    ├── StoreFull                   the caller has used up their storage
+    ├── LoopDetected                the gateway received its own request
+    ├── Unavailable                 temporary; ``retry_after`` says when to retry
+    │   ├── AuthUnavailable         the host cannot verify the token now
+    │   ├── StoreUnavailable        the database cannot be used
+    │   ├── ShuttingDown            this process is stopping
+    │   ├── AtCapacity              this process is at its limits
+    │   ├── RateLimited             the caller is at their limits
+    │   └── UpstreamRateLimited     the host's rate limit is reached
+    ├── Interrupted                 this process stopped during a request to the host, which may have acted
+    └── UpstreamFailure             the host failed
+        ├── UpstreamError           its answer is an error or unusable
+        │   └── AnswerCut               its answer was incomplete: asking for less may help
+        │       └── AnswerTooLong           its answer exceeds the limit: a retry does not help
         ├── UpstreamUnreachable     there was no connection, or it broke
-        └── UpstreamTimeout         it did not answer in time; whether it acted is unknown
+        └── UpstreamTimeout         it did not answer in time, but may have acted
 
-The text of an error is written for the caller: no token, no prompt, no log text, nothing of an unexpected exception.
+Messages are for the caller: no token, prompt or log text, and nothing of an unexpected exception.
 """
 
 from collections.abc import Sequence

@@ -154,20 +154,20 @@ trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)
 logger = logging.getLogger("codegen_api")
 
 LONGEST_QUOTE = 100
-"""Characters of what a stranger said."""
+"""Maximum characters of quoted untrusted text."""
 
 SELDOM = 60.0
-"""Seconds between two lines that say the same, where they would come for every request."""
+"""Seconds between two equal lines that would otherwise be logged for every request."""
 
 
 def set_up_logging(level: str, lost: Callable[[], None]) -> None:
-    """Write the gateway's own lines to standard error, unless the application has set up handlers of its own. Nobody
-    waits for a line to be written; ``lost`` is called for one that is not.
+    """Log to standard error without blocking, unless the application has handlers of its own. ``lost`` is called for
+    each dropped line.
     """
     logger.setLevel(level)
     if not any(isinstance(each, _OnceAMinute) for each in logger.filters):
         logger.addFilter(_OnceAMinute())
-    for name in ("uvicorn.access", "uvicorn.error"):  # the latter writes of WebSockets, with their URLs
+    for name in ("uvicorn.access", "uvicorn.error"):  # the latter logs WebSockets, with their URLs
         logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
         handler = _handler_for(sys.stderr, lost)
@@ -176,9 +176,9 @@ def set_up_logging(level: str, lost: Callable[[], None]) -> None:
         logger.propagate = False
         for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
             _replace_handlers(logging.getLogger(name), lost)
-        if logging.lastResort is not None:  # what asyncio says, for instance
+        if logging.lastResort is not None:  # for asyncio's warnings, among others
             logging.lastResort = handler
-        # it speaks of every repeated read, in lines that say nothing; whoever sets up logging themselves may want them
+        # drop its lines about every retry, unless the application configures logging itself
         logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
