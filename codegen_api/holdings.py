@@ -16,7 +16,7 @@ class MemoryShares:
 
     @classmethod
     def of(cls, total: int, *, dialects: int) -> "MemoryShares":
-        """The division of ``total`` where so many ``dialects`` keep conversations."""
+        """The division of ``total``; ``dialects`` is the number of those that keep conversations."""
         if not dialects:
             return cls(total - total // 4, total // 4)
         part = total // 8

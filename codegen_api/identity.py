@@ -45,7 +45,7 @@ class Credential:
         return cls(token, hmac.new(key, token.encode(), hashlib.sha256).hexdigest())
 
 
-def _nothing() -> None:
+def _never_revoked() -> None:
     return None
 
 
@@ -66,7 +66,7 @@ class Caller:
     shared: bool = False
     organization: str | None = None
     expires: float | None = None
-    confirm: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
+    confirm: Callable[[], None] = field(default=_never_revoked, repr=False, compare=False)
 
     def may(self, scope: str) -> bool:
         """Whether they have this scope, at least for what is their own."""

@@ -31,7 +31,7 @@ RESTING = 20.0
 """Seconds between reads of a run that waits for a human."""
 
 OVERDUE = 60.0
-"""A run unread for so many seconds goes before all others, whatever their intervals."""
+"""Seconds without a read after which a run goes before all others, whatever their intervals."""
 
 LONE_SHARE = 0.75
 """Fraction of a shared limit that one user may take while no other asks for anything."""

@@ -19,7 +19,7 @@ SETTLING = 100
 """Entries further than this from the tail are settled: they normally no longer change."""
 
 COMPARED = 2_000
-"""When a run has ended, so many of its last entries are compared with what was sent."""
+"""Number of last entries that are compared with what was sent when a run has ended."""
 
 UNKNOWN = "...."
 """Placeholder for a digest: the viewer's version of the entry is not known."""

@@ -104,7 +104,7 @@ async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) 
     Only for reads. A write may have been carried out although its answer was lost, and the host has no idempotency key
     by which it would recognize a repeat: a retry could start a second run, which costs money.
 
-    ``in_pieces``: after so many failures that suggest too large an answer, give up so that the caller asks for less.
+    ``in_pieces``: the number of failures that suggest too large an answer after which the caller should ask for less.
     """
     tries = 0
 

@@ -123,7 +123,7 @@ Begins = Annotated[None, Depends(_begins)]
 
 
 async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
-    """The items of ``source``, and None whenever none came for so many seconds.
+    """The items of ``source``, and None after each ``seconds`` without one.
 
     The pending ``anext`` is cancelled and awaited before the source is closed; closing a generator that is still
     running raises a RuntimeError that would hide the actual error.

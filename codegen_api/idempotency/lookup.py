@@ -77,8 +77,8 @@ async def find_marked(
 async def find_said(
     gateway: Gateway, caller: Caller, ref: RunRef, prompt: str, *, after: Cursor = 0, behind: str | None = None
 ) -> bool:
-    """Whether the user said this in a run: ``after`` so many entries, or ``behind`` the entry of this name, searching
-    backwards.
+    """Whether the user said this in a run: behind position ``after``, or, searching backwards, behind the entry named
+    ``behind``.
 
     Raises:
         OutcomeUnknown: it is not on the first pages and there are more, or may be an entry that cannot be read.

@@ -50,14 +50,14 @@ from codegen_api.stores.sql.tables import (
     TURNS,
     Kind,
     active,
+    build_row,
     conversations,
     items,
     labels_of,
-    made,
     path_of,
     queued,
+    read_rows,
     size_of,
-    things,
     turns,
 )
 
@@ -124,10 +124,10 @@ class SqlStore(ShieldedOperations):
         return await self._add(AGENTS, owner, agent)
 
     async def agent(self, owner: str, id: str) -> Agent | None:  # noqa: A002
-        return await self._one(AGENTS, owner=owner, id=id)
+        return await self._get(AGENTS, owner=owner, id=id)
 
     async def agents(self, owner: str, query: Query) -> Found[Agent]:
-        return await self._asked_for(AGENTS, owner, query)
+        return await self._query(AGENTS, owner, query)
 
     async def change_agent(self, owner: str, then: Agent, now: Agent) -> Agent | None:
         return await self._change(AGENTS, owner, then, now)
@@ -141,10 +141,10 @@ class SqlStore(ShieldedOperations):
         return await self._add(CONVERSATIONS, owner, conversation)
 
     async def conversation(self, owner: str, id: str) -> Conversation | None:  # noqa: A002
-        return await self._one(CONVERSATIONS, owner=owner, id=id)
+        return await self._get(CONVERSATIONS, owner=owner, id=id)
 
     async def conversations(self, owner: str, query: Query) -> Found[Conversation]:
-        return await self._asked_for(CONVERSATIONS, owner, query)
+        return await self._query(CONVERSATIONS, owner, query)
 
     async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None:
         return await self._change(CONVERSATIONS, owner, then, now)
@@ -183,7 +183,7 @@ class SqlStore(ShieldedOperations):
 
     @shielded
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
-        row = await made(TURNS.row_of, owner, turn, of=turn)
+        row = await build_row(TURNS.row_of, owner, turn, of=turn)
         its = exactly(conversations, owner=owner, id=turn.conversation)
         async with self._database.writing() as connection:
             # locks the conversation: concurrent turns wait here
@@ -206,7 +206,7 @@ class SqlStore(ShieldedOperations):
         return replace(turn, number=row["number"])
 
     async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002
-        return await self._one(TURNS, owner=owner, id=id)
+        return await self._get(TURNS, owner=owner, id=id)
 
     async def turns(
         self,
@@ -219,11 +219,11 @@ class SqlStore(ShieldedOperations):
         newest_first: bool = True,
     ) -> Sequence[Turn]:
         statement = turns_of(owner, conversation, states, newest_first=newest_first)
-        return await self._some(TURNS, cut(statement, limit, offset))
+        return await self._list(TURNS, cut(statement, limit, offset))
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
         found: dict[str, tuple[Turn, Turn]] = {}
-        for turn in await self._some(TURNS, first_and_last(self._database, owner, conversations)):
+        for turn in await self._list(TURNS, first_and_last(self._database, owner, conversations)):
             first, _ = found.get(turn.conversation, (turn, turn))
             found[turn.conversation] = first, turn
         return found
@@ -237,7 +237,7 @@ class SqlStore(ShieldedOperations):
     @shielded
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
-        row = await made(TURNS.row, changed, of=changed)
+        row = await build_row(TURNS.row, changed, of=changed)
         async with self._database.writing() as connection:
             if changed.state.active and not then.state.active:
                 its = exactly(conversations, owner=owner, id=then.conversation)
@@ -245,7 +245,7 @@ class SqlStore(ShieldedOperations):
                 there = select(turns.c.revision).where(exactly(turns, owner=owner, id=then.id))
                 if await connection.scalar(there) == then.revision:
                     await self._require_idle(connection, owner, then.conversation, active)
-            return changed if await _put(connection, TURNS, owner, then, row) else None
+            return changed if await _replace(connection, TURNS, owner, then, row) else None
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(TURNS, owner=owner, id=id)
@@ -277,7 +277,7 @@ class SqlStore(ShieldedOperations):
             await self._require_room(connection, owner)
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
-        return await self._one(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
+        return await self._get(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
         wanted = and_(exactly(items, owner=owner), in_namespace(prefix))
@@ -315,13 +315,13 @@ class SqlStore(ShieldedOperations):
 
     @shielded
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
-        insert = self._database.insert(kind.table).values(await made(kind.row_of, owner, thing, of=thing))
+        insert = self._database.insert(kind.table).values(await build_row(kind.row_of, owner, thing, of=thing))
         async with self._database.writing() as connection:
             added = await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))
             await self._require_room(connection, owner)
         return added.rowcount == 1
 
-    async def _asked_for(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
+    async def _query(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
         wanted = and_(*matching(self._database, kind, owner, query))
         return await self._found(kind, wanted, order_of(kind, query), query.limit, query.offset)
 
@@ -338,17 +338,17 @@ class SqlStore(ShieldedOperations):
             raise StoreFull(f"You keep as much here as you may, {self._bytes_each // 2**20} MiB: delete something.")
 
     @shielded
-    async def _one(self, kind: Kind[T], **key: str) -> T | None:
+    async def _get(self, kind: Kind[T], **key: str) -> T | None:
         statement = select(*kind.shown).where(exactly(kind.table, **key))
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
-        return (await things(kind, [row]))[0] if row else None
+        return (await read_rows(kind, [row]))[0] if row else None
 
     @shielded
-    async def _some(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
+    async def _list(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
-        return await things(kind, rows)
+        return await read_rows(kind, rows)
 
     @shielded
     async def _found(
@@ -371,14 +371,14 @@ class SqlStore(ShieldedOperations):
                 if len(more) < some:
                     break
                 some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit if they are of average size
-        return Found(await things(kind, rows), total or 0)
+        return Found(await read_rows(kind, rows), total or 0)
 
     @shielded
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
         changed = _next(then, now)
-        row = await made(kind.row, changed, of=changed)
+        row = await build_row(kind.row, changed, of=changed)
         async with self._database.writing() as connection:
-            return changed if await _put(connection, kind, owner, then, row) else None
+            return changed if await _replace(connection, kind, owner, then, row) else None
 
     @shielded
     async def _remove(self, kind: Kind[Any], **key: str) -> bool:
@@ -392,7 +392,7 @@ def _next(then: Versioned, now: Versioned) -> Versioned:
     return replace(now, id=then.id, revision=then.revision + 1)
 
 
-async def _put(
+async def _replace(
     connection: AsyncConnection, kind: Kind[Versioned], owner: str, then: Versioned, row: Mapping[str, Any]
 ) -> bool:
     """Replace ``then`` by ``row``, if it is still there."""

@@ -362,13 +362,13 @@ def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
     return values
 
 
-async def made(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
+async def build_row(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
     """Make the row of a thing, in the thread if large."""
     large = is_large([getattr(of, field.name) for field in fields(of)])
     return await aside(make, *args) if large else make(*args)
 
 
-async def things(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
+async def read_rows(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
     """Read rows, in the thread if large."""
 
     def read() -> tuple[T, ...]:
