@@ -1,4 +1,4 @@
-"""A thin authenticated gateway in front of a hosted agent API: its runs over REST, their logs as live streams."""
+"""A thin authenticating gateway in front of a hosted agent API: runs over REST, their logs as live streams."""
 
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __version__: str
 
 
 def __getattr__(name: str) -> Any:
-    # not before it is asked for: the sandbox is in this package, too, and does without the gateway
+    # imported on first use: the sandbox is part of this package and must start without the gateway
     if name == "create_app":
         from codegen_api.app import create_app  # noqa: PLC0415
 

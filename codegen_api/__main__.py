@@ -1,4 +1,4 @@
-"""``python -m codegen_api``: the front door."""
+"""``python -m codegen_api``: the command line of ``serve``."""
 
 from codegen_api.serve import main
 

@@ -1,4 +1,4 @@
-"""Who callers are, and which organizations, people and repositories the host shows them."""
+"""The caller's identity, and the organizations, users and repositories that the host shows them."""
 
 from cachetools import TTLCache
 
@@ -13,7 +13,7 @@ from codegen_api.upstreams import Listing, Members, Organization, Repositories, 
 
 
 class Accounts:
-    """People and organizations at the host. ``default`` is the organization that is meant when nobody says which."""
+    """People and organizations at the host. ``default`` is the organization used when a request names none."""
 
     def __init__(self, upstream: Upstream, reads: Reads, default: str | None) -> None:
         self._upstream = upstream
@@ -22,19 +22,19 @@ class Accounts:
         self._only_organization: TTLCache[str, str] = TTLCache(10_000, 60, timer=loop_time)
 
     async def identify(self, credential: Credential) -> User:
-        """Whose credential this is, by the host's word."""
+        """The user whose credential this is, according to the host."""
         return await self._reads.identify(credential)
 
     async def me(self, caller: Caller) -> User:
-        """Who is calling: as the host knows them, or as whoever vouches for them does."""
+        """The caller, as the host knows them or, for a shared caller, as their authority does."""
         if not caller.shared:
             return await self.identify(caller.credential)
         who, scopes = caller.principal, sorted(caller.scopes)
         return User(who.user, {"id": who.user, "authority": who.authority, "scopes": scopes})
 
     async def organizations(self, caller: Caller, skip: int, limit: int) -> Listing[Organization]:
-        """The organizations that the caller may enter."""
-        only = self._confinement(caller)
+        """The organizations that the caller may use."""
+        only = self._only_allowed(caller)
         with on_behalf_of(caller, of_a_run=False):
             if only is None:
                 return await self._reads.organizations(caller.credential, skip, limit)
@@ -50,13 +50,13 @@ class Accounts:
         return Listing(items, Paging(len(found), None, limit, None), at_end=True)
 
     async def organization(self, caller: Caller, wanted: str | None) -> str:
-        """The organization that is meant: the one named, the deployment's, or the caller's only one.
+        """The effective organization: the one named, the deployment's, or the caller's only one.
 
         Raises:
             OrganizationRequired: there are several to choose from, or none.
-            Forbidden: the caller may not enter the one that they named.
+            Forbidden: the caller may not use the one they named.
         """
-        only = self._confinement(caller)
+        only = self._only_allowed(caller)
         if wanted is not None:
             named = self._upstream.organization_id(wanted)
             if only not in (None, named):
@@ -75,26 +75,26 @@ class Accounts:
         return known
 
     async def users(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[User]:
-        """Who is in an organization.
+        """The members of an organization.
 
         Raises:
-            Forbidden: the host would tell of the deployment's account, and that is not the caller's.
-            Unsupported: this host does not tell.
+            Forbidden: the caller is shared, and the host would show what the deployment's account sees.
+            Unsupported: this host has no such list.
         """
         members = self._members(caller)
         return await self._reads.users(members, caller.credential, organization, skip, limit)
 
     async def user(self, caller: Caller, organization: str, user_id: str) -> User:
-        """One of them; raises as ``users``."""
+        """One member; raises as ``users``."""
         members = self._members(caller)
         return await self._reads.user(members, caller.credential, organization, user_id)
 
     async def repositories(self, caller: Caller, organization: str, skip: int, limit: int) -> Listing[Repository]:
-        """What the organization's agents can work in.
+        """The repositories that the organization's agents can work in.
 
         Raises:
-            Forbidden: the host would tell what the deployment's account can see, and that is not the caller's.
-            Unsupported: this host does not tell.
+            Forbidden: the caller is shared, and the host would show what the deployment's account sees.
+            Unsupported: this host has no such list.
         """
         if caller.shared:
             raise Forbidden("The repositories of the account that this gateway uses are not shown.")
@@ -109,8 +109,8 @@ class Accounts:
             raise Unsupported("The host does not tell who is in an organization.")
         return self._upstream
 
-    def _confinement(self, caller: Caller) -> str | None:
-        """The only organization that the caller may enter; None when that is for the host to say."""
+    def _only_allowed(self, caller: Caller) -> str | None:
+        """The only organization that the caller may use; None if that is up to the host."""
         if caller.organization is not None:
             return self._upstream.organization_id(caller.organization)
         return self._default if caller.shared else None

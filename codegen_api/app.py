@@ -1,4 +1,4 @@
-"""The application: requests go through the edge to the routes of the dialects that are on, the parts behind."""
+"""The ASGI application: the edge outermost, then the routes of the enabled dialects, then the shared parts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -23,13 +23,13 @@ from codegen_api.edge import METHODS, Edge
 from codegen_api.embeddings import Embedder
 from codegen_api.environment import SettingsError
 from codegen_api.errors import GatewayError, StoreUnavailable
-from codegen_api.proxies import way_through
-from codegen_api.settings import Settings, read_settings, remarks
-from codegen_api.shapes import Shapes
+from codegen_api.proxies import displayed_proxy
+from codegen_api.settings import Settings, read_settings, suspicious_variables
+from codegen_api.shapes import ErrorRenderer
 from codegen_api.stores import Store
 from codegen_api.telemetry import NullObserver, Observer, log_loop_fault, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream
-from codegen_api.web import named, understood
+from codegen_api.web import as_gateway_error, named
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
@@ -40,13 +40,13 @@ Every request bears a token of the hosted API, or one of the deployment's own us
 
 
 class Application(FastAPI):
-    """FastAPI with our edge outside of everything, where middleware cannot be put."""
+    """FastAPI with the edge outside everything else, where middleware cannot be installed."""
 
     edge: Edge
     settings: Settings
     observer: Observer
     dialects: Mapping[str, Dialect]
-    shapes: Shapes
+    shapes: ErrorRenderer
     cannot_start: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +54,7 @@ class Application(FastAPI):
             return await super().__call__(scope, receive, send)
 
         async def say(message: Message) -> None:
-            # whoever serves us logs this, and Starlette puts a traceback into it
+            # the server logs this message, into which Starlette puts a whole traceback
             failed = message["type"] == "lifespan.startup.failed" and self.cannot_start
             await send({**message, "message": failed} if failed else message)
 
@@ -97,14 +97,14 @@ def create_app(
     store: Store | None = None,
     embedder: Embedder | None = None,
 ) -> FastAPI:
-    """The gateway as an ASGI application.
+    """Build the gateway as an ASGI application.
 
-    ``settings`` are read from the environment unless they are given; where the environment is not valid the process
-    ends with status 2 and a line for each variable that is wrong. ``upstream``, ``broker``, ``store`` and ``embedder``
-    replace those that the settings name. ``title`` and ``version`` are what the API calls itself.
+    Without ``settings`` they are read from the environment; if that is invalid, the process exits with status 2 after
+    printing one line per bad variable. ``upstream``, ``broker``, ``store`` and ``embedder`` replace what the settings
+    name. ``title`` and ``version`` appear in the API description.
 
     Raises:
-        SettingsError: the settings that were given make no sense.
+        SettingsError: the given settings cannot be used.
     """
     try:
         return _build(settings or read_settings(), title, version, upstream, broker, store, embedder)
@@ -125,23 +125,23 @@ def _build(
     embedder: Embedder | None,
 ) -> FastAPI:
     observer: Observer = NullObserver()
-    set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - not the one that there is now
-    beside = workers.beside(settings.workers)
+    set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - the observer is replaced below
+    worker_count = workers.worker_count(settings.workers)
     dialects = build_parts.dialects(settings)
     build_auth.require(settings)
     upstream = upstream or build_parts.upstream(settings)
-    if workers.speaks_for_all(settings.workers):
-        _report(settings, beside)
-    shared = workers.share(beside) if settings.metrics else None
+    if workers.logs_for_all(settings.workers):
+        _report(settings, worker_count)
+    shared = workers.share(worker_count) if settings.metrics else None
     metrics = build_parts.metrics() if settings.metrics else None
     observer = metrics or observer
-    drain = Drain(settings.drain_seconds, says=settings.workers == 1)
+    drain = Drain(settings.drain_seconds, announce=settings.workers == 1)
     closing = AsyncExitStack()
-    parts = build_parts.parts(settings, drain, upstream, broker, store, embedder, observer, beside, closing)
+    parts = build_parts.parts(settings, drain, upstream, broker, store, embedder, observer, worker_count, closing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # which makes the edge
+        app.middleware_stack = app.middleware_stack or app.build_middleware_stack()  # this builds the edge
         if parts.conversations is not None:
             try:
                 await parts.conversations.open()
@@ -149,10 +149,10 @@ def _build(
                 app.cannot_start = error.message
                 raise
         parts.callers.open()
-        drain.take_signals(parts.gateway.drain, app.edge.abort_stuck, app.edge.give_up)
+        drain.handle_signals(parts.gateway.drain, app.edge.abort_stuck, app.edge.cancel_requests)
         asyncio.get_running_loop().set_exception_handler(log_loop_fault)
         yield
-        drain.give_back()
+        drain.restore_signals()
         await closing.aclose()
         if shared:
             shared.leave()
@@ -161,7 +161,7 @@ def _build(
         title=title,
         version=version or codegen_api.__version__,
         description=DESCRIPTION,
-        openapi_url=None,  # it is served by documentation, as these are
+        openapi_url=None,  # served by the documentation module, like the two below
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -171,36 +171,36 @@ def _build(
     app.settings = settings
     app.observer = observer
     app.dialects = dialects
-    app.shapes = Shapes(
+    app.shapes = ErrorRenderer(
         dialects["native"].render_error,
         {prefix: dialect.render_error for dialect in dialects.values() for prefix in dialect.prefixes},
     )
     app.state.parts = parts
     for dialect in dialects.values():
-        app.router.routes.extend(dialect.routes)  # not include_router, which works out each of them anew
+        app.router.routes.extend(dialect.routes)  # include_router would analyse every route again
     documentation.install(app)
     if metrics:
         metrics.install(app)
-    # Exception as well, or Starlette would answer it in words of its own before it reaches the edge
+    # Exception too, or Starlette would render it in its own words before it reaches the edge
     for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _render)
     return app
 
 
 def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
-    """Headers of the dialects' own that pages may read."""
+    """Response headers of the dialects that browsers may expose to pages."""
     return tuple(name for dialect in dialects.values() for name in dialect.exposed_headers)
 
 
 async def _render(request: Request, error: Exception) -> Response:
-    response: Response = request.app.shapes.render(request.scope, understood(error))
+    response: Response = request.app.shapes.render(request.scope, as_gateway_error(error))
     if response.status_code == 405:
         response.headers["Allow"] = ", ".join(_methods(request))
     return response
 
 
 def _methods(request: Request) -> list[str]:
-    """What may be done at this path. Starlette names the methods of the first route there, and there may be several."""
+    """Methods allowed at this path. Starlette's ``Allow`` names only those of the first matching route."""
 
     def is_known(method: str) -> bool:
         scope = {**request.scope, "method": "GET" if method == "HEAD" else method}
@@ -209,22 +209,22 @@ def _methods(request: Request) -> list[str]:
     return [method for method in METHODS if is_known(method)]
 
 
-def _report(settings: Settings, beside: int) -> None:
+def _report(settings: Settings, worker_count: int) -> None:
     logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
     for what, url in (("the host is asked", settings.base_url), ("the issuer is asked", settings.jwt_jwks_url)):
-        proxy = None if url is None else way_through(url)
+        proxy = None if url is None else displayed_proxy(url)
         if proxy is not None:
             logger.info("%s through the proxy %s", what, proxy)
-    for remark in remarks():
+    for remark in suspicious_variables():
         logger.warning("%s", remark)
     if settings.demo_token is not None and build_parts.with_conversations(settings):
         logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
-    for text in build_auth.cautions(settings):
+    for text in build_auth.warnings_for(settings):
         logger.warning(text)
-    if beside > 1:
+    if worker_count > 1:
         logger.info(
             "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",
-            beside,
-            beside,
+            worker_count,
+            worker_count,
             settings.upstream_requests_per_minute,
         )

@@ -1,4 +1,4 @@
-"""What takes long, done beside the event loop, by one thread: several would keep the loop waiting for each of them."""
+"""Runs long computations beside the event loop, in one thread: several would compete with the loop for the GIL."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,27 +11,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGE = 1024 * 1024
-"""Bytes of JSON that are read or written in some ten milliseconds."""
+"""Bytes of JSON that take about ten milliseconds to parse or write."""
 
 _thread = ThreadPoolExecutor(1, "aside")
 
 
 async def aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``work`` gives, when the thread has had the time for it."""
+    """Call ``work`` in the thread."""
     return await asyncio.get_running_loop().run_in_executor(_thread, lambda: work(*args, **kwargs))
 
 
 async def encoded(value: Json) -> bytes:
-    """As ``to_json``.
+    """As ``to_json``, in the thread if large.
 
     Raises:
-        ValueError: the value cannot be written at all.
+        ValueError: the value cannot be encoded.
     """
     return await aside(to_json, value) if is_large(value) else to_json(value)
 
 
 def is_large(value: Json) -> bool:
-    """Whether there is so much text in it that to read or write it takes long."""
+    """Whether a value contains so much that parsing or encoding it takes long."""
     size = 0
     waiting = [value]
     while waiting and size <= LARGE:

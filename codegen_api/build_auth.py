@@ -1,6 +1,6 @@
-"""Who may vouch for callers, made from the settings: the host, an issuer of JWTs, our own list of keys.
+"""Builds authentication from the settings: tokens of the host, JWTs, and the gateway's own keys.
 
-A part of the composition root that would fill it up.
+Part of the composition root, kept apart from ``build_parts`` for its size.
 """
 
 import re
@@ -28,10 +28,10 @@ from codegen_api.settings import Settings, secret_keys
 from codegen_api.telemetry import quoted
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
-"""The modes in which the host is called with one token for all."""
+"""The modes in which all callers share the deployment's one token at the host."""
 
 DISCOVERY = "/.well-known/openid-configuration"
-"""Behind the name of an issuer: where it says where its keys are (OpenID Connect Discovery, 4)."""
+"""Path below an issuer that names its key set (OpenID Connect Discovery, section 4)."""
 
 
 def require(settings: Settings) -> None:
@@ -44,25 +44,25 @@ def require(settings: Settings) -> None:
         raise SettingsError("\n".join(missing))
 
 
-def cautions(settings: Settings) -> Iterator[str]:
-    """What is possible, and most likely not meant."""
+def warnings_for(settings: Settings) -> Iterator[str]:
+    """Warnings about settings that are valid and probably a mistake."""
     asked = (settings.jwt_jwks_url or settings.jwt_issuer or "") if settings.jwt_key is None else ""
     if "jwt" in settings.auth and asked.lower().startswith("http://") and not _is_local(asked):
         yield "the issuer's keys are asked for over http://: whoever is on the way there can sign for anybody"
 
 
 def ownership(settings: Settings) -> Ownership:
-    """Whose runs are whose, where the host cannot tell."""
+    """The ownership rules; with keys only where callers share a token, so the host cannot tell whose a run is."""
     shared = SHARED.keys() & set(settings.auth)
     return Ownership(secret_keys(settings.secret_key) if shared and settings.secret_key is not None else ())
 
 
 def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float) -> Callers:
-    """What ``auth`` names; what has to be closed at the end is put into ``closing``. ``limit`` is how often a minute
-    the host may be asked.
+    """Build the authorities that ``auth`` names. Cleanup is pushed onto ``closing``. ``limit`` is requests to the host
+    per minute.
 
     Raises:
-        SettingsError: something that is set for that cannot be used.
+        SettingsError: a setting for one of them cannot be used.
     """
     digest_key = secrets.token_bytes(32)
     tokens = jwts = keys = None
@@ -85,7 +85,7 @@ def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit
 
 
 def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What is missing, and what it is for."""
+    """Pairs of a missing setting and what it is needed for."""
     shared = " and ".join(words for mode, words in SHARED.items() if mode in settings.auth)
     needed = f"it is needed for {shared}"
     if shared and settings.api_token is None:
@@ -115,7 +115,7 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
             raise SettingsError(f"{PREFIX}JWT_KEY: {error}") from None
     else:
         try:
-            keys = KeySet(_fetching(settings, closing), settings.jwt_algorithms)
+            keys = KeySet(_key_set_fetcher(settings, closing), settings.jwt_algorithms)
         except ValueError as error:
             raise SettingsError(f"{PREFIX}JWT_ALGORITHMS: {error}") from None
     jwts = Jwts(
@@ -128,15 +128,15 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
             audience=settings.jwt_audience_claim,
             scopes=settings.jwt_scope_claim,
             prefix=settings.jwt_scope_prefix or "",
-            granted=_granted(settings.jwt_scope_map or ""),
+            granted=_parse_scope_map(settings.jwt_scope_map or ""),
         ),
     )
     closing.push_async_callback(jwts.aclose)
     return jwts
 
 
-def _granted(text: str) -> Mapping[str, frozenset[str]]:
-    """``theirs=ours ours; theirs=ours``: a name of theirs may hold anything but a semicolon."""
+def _parse_scope_map(text: str) -> Mapping[str, frozenset[str]]:
+    """Parse ``theirs=ours ours; theirs=ours``. A foreign name may contain anything but a semicolon."""
     found: dict[str, frozenset[str]] = {}
     for entry in filter(None, map(str.strip, re.split(r"[\n;]", text))):
         theirs, _, ours = (part.strip() for part in entry.rpartition("="))
@@ -151,62 +151,64 @@ def _granted(text: str) -> Mapping[str, frozenset[str]]:
 # -- asking an issuer -------------------------------------------------------------------------------------------------
 
 
-def _fetching(settings: Settings, closing: AsyncExitStack) -> Callable[[], Awaitable[Json]]:
-    """Getting the issuer's keys, from where the settings say or else the issuer itself."""
+def _key_set_fetcher(settings: Settings, closing: AsyncExitStack) -> Callable[[], Awaitable[Json]]:
+    """A function that fetches the issuer's key set, from the configured URL or by discovery."""
     issuer, url = settings.jwt_issuer or "", settings.jwt_jwks_url
     try:
-        closing.push_async_callback(_way(settings, httpx.URL(url or issuer)).aclose)
+        closing.push_async_callback(_client_for(settings, httpx.URL(url or issuer)).aclose)
     except (httpx.InvalidURL, ValueError):
         name = "JWT_ISSUER" if url is None else "JWT_JWKS_URL"
         raise SettingsError(f"{PREFIX}{name}: it cannot be used as a URL") from None
 
     async def fetch() -> Json:
         if url is not None:
-            return await _got(settings, url)
-        return await _got(settings, _keys_of(issuer, await _got(settings, issuer.rstrip("/") + DISCOVERY)))
+            return await _get_json(settings, url)
+        return await _get_json(
+            settings, _key_set_url(issuer, await _get_json(settings, issuer.rstrip("/") + DISCOVERY))
+        )
 
     return fetch
 
 
-def _keys_of(issuer: str, document: Json) -> str:
-    """Where an issuer says that its keys are.
+def _key_set_url(issuer: str, document: Json) -> str:
+    """The URL of the key set from an issuer's discovery document.
 
     Raises:
-        ValueError: it is another issuer, or says nothing that can be used.
+        ValueError: the document belongs to another issuer, or names no usable URL.
     """
-    said = document if isinstance(document, Mapping) else {}
-    if said.get("issuer") != issuer:
-        raise ValueError(f"{DISCOVERY} is of issuer={quoted(said.get('issuer'))}, and not of {quoted(issuer)}")
-    url = said.get("jwks_uri")
+    fields = document if isinstance(document, Mapping) else {}
+    if fields.get("issuer") != issuer:
+        raise ValueError(f"{DISCOVERY} is of issuer={quoted(fields.get('issuer'))}, and not of {quoted(issuer)}")
+    url = fields.get("jwks_uri")
     safe = "https://" if issuer.lower().startswith("https://") else ("http://", "https://")
     if not isinstance(url, str) or not url.lower().startswith(safe):
         raise ValueError(f"{DISCOVERY} says jwks_uri={quoted(url)}, which cannot be used")
     return url
 
 
-async def _got(settings: Settings, text: str) -> Json:
-    """The JSON at this URL.
+async def _get_json(settings: Settings, text: str) -> Json:
+    """Fetch the JSON at this URL.
 
     Raises:
-        ValueError: it cannot be used as a URL.
-        GatewayError: there is none, and the reason says why.
+        ValueError: it is not a usable URL.
+        GatewayError: there is no usable answer; ``reason`` says why.
     """
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
         raise ValueError(f"{quoted(text)} cannot be used as a URL") from error
-    way = _way(settings, url)
+    client = _client_for(settings, url)
     try:
-        answer = await way.ask("GET", url.path, dict(url.params), None, [])
+        answer = await client.ask("GET", url.path, dict(url.params), None, [])
     finally:
-        await way.aclose()
+        await client.aclose()
     if answer.status != 200 or not answer.readable:
         raise UpstreamError(reason=answer.account)
     return answer.json
 
 
-def _way(settings: Settings, url: httpx.URL) -> Outbound:
-    """The way to an issuer, through the same proxies and with the same patience as to the host."""
+def _client_for(settings: Settings, url: httpx.URL) -> Outbound:
+    """A client for the issuer, with the same proxies and timeouts as for the host."""
     return Outbound(
         str(url.copy_with(path="/", query=None, fragment=None)),
         "",

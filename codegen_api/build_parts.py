@@ -1,8 +1,7 @@
-"""The parts of an application, made from the settings. What there are several kinds of is loaded by its name.
+"""Builds the parts of an application from its settings. Dialects and upstreams are loaded by name.
 
-A package of somebody else adds a dialect by an entry point in the group ``codegen_api.dialects``, which is a
-``Dialect``; and a host in ``codegen_api.upstreams``, which is called as ``CodegenUpstream`` is and makes an
-``Upstream``.
+Other packages can register more with entry points: a ``Dialect`` in the group ``codegen_api.dialects``, or in
+``codegen_api.upstreams`` a callable that takes the arguments of ``CodegenUpstream`` and returns an ``Upstream``.
 """
 
 import hashlib
@@ -29,10 +28,10 @@ from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
-from codegen_api.holdings import Holdings
+from codegen_api.holdings import MemoryShares
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.records import MemoryRecords
-from codegen_api.pace import READING, WINDOW, Cadence
+from codegen_api.pace import READ_SHARE, WINDOW, Cadence
 from codegen_api.parts import Parts
 from codegen_api.settings import Settings, secret_keys
 from codegen_api.stores import Store
@@ -46,24 +45,24 @@ DIALECTS = {
     name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
     for name in ("native", "codegen", "agent_protocol", "everruns", "agio")
 }
-"""Those of our own, by their names in the settings. The native one is always on."""
+"""The built-in dialects by their names in the settings. ``native`` is always on."""
 
 UPSTREAMS = {"codegen": EntryPoint("codegen", "codegen_api.upstreams.codegen:CodegenUpstream", "codegen_api.upstreams")}
 
 DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024
-BRISKEST = 0.1
-"""Seconds between two reads of one log, at least, however much the host allows."""
+MIN_READ_INTERVAL = 0.1
+"""Minimum seconds between two reads of one log, however high the host's limit."""
 
 
 # -- what is loaded by its name ---------------------------------------------------------------------------------------
 
 
 def _load(setting: str, name: str, ours: Mapping[str, EntryPoint]) -> Any:
-    """What is called ``name``: one of ``ours``, or else of a package that is installed beside us.
+    """Load ``name`` from ``ours``, or from an entry point of another installed package.
 
     Raises:
-        SettingsError: there is none, or it cannot be imported.
+        SettingsError: it does not exist, or cannot be imported.
     """
     group = next(iter(ours.values())).group
     found = ours[name] if name in ours else next(iter(entry_points(group=group, name=name)), None)
@@ -77,7 +76,7 @@ def _load(setting: str, name: str, ours: Mapping[str, EntryPoint]) -> Any:
 
 
 def dialects(settings: Settings) -> Mapping[str, Dialect]:
-    """Those that are on, by name."""
+    """The enabled dialects by name."""
     on = {name: None for name in (*DIALECTS, *settings.dialects) if name == "native" or name in settings.dialects}
     loaded = {name: _load("DIALECTS", name, DIALECTS) for name in on}
     for name, dialect in loaded.items():
@@ -87,7 +86,7 @@ def dialects(settings: Settings) -> Mapping[str, Dialect]:
 
 
 def with_conversations(settings: Settings) -> tuple[str, ...]:
-    """The dialects that are on and keep conversations. The demo token is for them, too."""
+    """Names of the enabled dialects that keep conversations; these also accept the demo token."""
     return tuple(name for name, dialect in dialects(settings).items() if dialect.conversations)
 
 
@@ -115,18 +114,17 @@ def parts(
     store: Store | None,
     embedder: Embedder | None,
     observer: Observer,
-    beside: int,
+    worker_count: int,
     closing: AsyncExitStack,
 ) -> Parts:
-    """All of them. ``beside`` is how many processes share the host's budget; what has to be closed at the end is put
-    into ``closing``.
+    """Build all parts. ``worker_count`` processes share the host's limit. Cleanup is pushed onto ``closing``.
 
     Raises:
-        SettingsError: something that is set cannot be used.
+        SettingsError: a setting cannot be used.
     """
     conversing = len(with_conversations(settings))
-    holdings = Holdings.of(settings.memory_mib * MIB, dialects=conversing)
-    limit = settings.upstream_requests_per_minute / beside
+    holdings = MemoryShares.of(settings.memory_mib * MIB, dialects=conversing)
+    limit = settings.upstream_requests_per_minute / worker_count
     gateway = _gateway(settings, holdings, limit, upstream, broker, observer)
     closing.push_async_callback(gateway.aclose)
     callers = build_auth.callers(settings, gateway, closing, limit)
@@ -154,7 +152,12 @@ def parts(
 
 
 def _gateway(
-    settings: Settings, holdings: Holdings, limit: float, upstream: Upstream, broker: Broker | None, observer: Observer
+    settings: Settings,
+    holdings: MemoryShares,
+    limit: float,
+    upstream: Upstream,
+    broker: Broker | None,
+    observer: Observer,
 ) -> Gateway:
     return Gateway(
         upstream,
@@ -162,12 +165,12 @@ def _gateway(
         organization=_organization(settings, upstream),
         ownership=build_auth.ownership(settings),
         patrol=lambda: Patrol(
-            # jittered, so that streams that began together do not all come back together
+            # jittered, so that streams opened together do not all reconnect together
             max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
             heartbeat=settings.stream_heartbeat_seconds,
         ),
         turns=ReadQueue(limit=limit, together=settings.upstream_budget == "gateway"),
-        cadence=lambda: Cadence(fast=max(BRISKEST, WINDOW / (limit * READING))),
+        cadence=lambda: Cadence(fast=max(MIN_READ_INTERVAL, WINDOW / (limit * READ_SHARE))),
         linger=settings.follower_linger_seconds,
         old_pages_bytes=holdings.old_pages,
         max_streams=settings.streams_per_process,
@@ -183,13 +186,12 @@ def _idempotency(settings: Settings, gateway: Gateway) -> Idempotency:
 
 def _conversations(
     settings: Settings,
-    holdings: Holdings,
+    holdings: MemoryShares,
     gateway: Gateway,
     store: Store | None,
     embedder: Embedder | None,
     callers: Callers,
 ) -> Conversations:
-    """What is kept for dialects that keep any."""
     return Conversations(
         gateway,
         store or _store(settings),
@@ -205,7 +207,7 @@ def _embedder(settings: Settings) -> Embedder | None:
         return None
     if settings.embeddings_url is None or settings.embeddings_model is None:
         raise SettingsError(f"{PREFIX}EMBEDDINGS_URL and {PREFIX}EMBEDDINGS_MODEL: each needs the other")
-    # few have one, and it takes an HTTP client of its own
+    # imported on demand: few deployments use one, and it brings its own HTTP client
     from codegen_api.embeddings.openai import OpenAIEmbedder  # noqa: PLC0415
 
     token = settings.embeddings_token
@@ -218,7 +220,7 @@ def _embedder(settings: Settings) -> Embedder | None:
 
 
 def _store(settings: Settings) -> Store:
-    # not before it is wanted: the native dialect alone opens no database, and does without what that would take
+    # imported on demand: the native dialect alone needs no database, nor the import time of one
     from codegen_api.stores.sql import SqlStore  # noqa: PLC0415
 
     name, url = "DATA_DIR", f"sqlite:///{(settings.data_dir / DATABASE).absolute()}"
@@ -244,7 +246,7 @@ def _tickets(settings: Settings) -> Tickets | None:
 
 
 def metrics() -> "PrometheusObserver":
-    # not before the directory is named: prometheus_client decides for good when it is imported
+    # imported late: prometheus_client looks for the directory once, on import
     from codegen_api.metrics import PrometheusObserver  # noqa: PLC0415
 
     directory = os.environ.get(workers.METRICS_DIRECTORY)
@@ -255,5 +257,5 @@ def metrics() -> "PrometheusObserver":
 
 
 def via(settings: Settings) -> str:
-    """The name under which this deployment forwards: gateways in a row differ by what is behind them."""
+    """The ``Via`` pseudonym of this deployment. Derived from the base URL, so that chained gateways differ."""
     return f"codegen-api-{hashlib.sha256(settings.base_url.encode()).hexdigest()[:12]}"

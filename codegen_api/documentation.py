@@ -1,4 +1,4 @@
-"""What shows the API: its description, and pages with assets of our own, which work without the internet."""
+"""The OpenAPI document, and pages that show it with bundled assets, so that they work offline."""
 
 import importlib.util
 from functools import lru_cache
@@ -18,7 +18,7 @@ ASSETS = "/docs/assets"
 
 
 def install(app: FastAPI) -> None:
-    """Serve ``/openapi.json``, ``/docs`` and ``/redoc``. The assets are those of the package fastapi-offline."""
+    """Serve ``/openapi.json``, ``/docs`` and ``/redoc``. The assets come from the package fastapi-offline."""
     package = importlib.util.find_spec("fastapi_offline")
     assert package is not None  # noqa: S101 - it is a dependency
     assert package.origin is not None  # noqa: S101 - and no namespace package
@@ -26,7 +26,7 @@ def install(app: FastAPI) -> None:
 
     @lru_cache(maxsize=1)
     def description(root: str) -> bytes:
-        document = app.openapi()  # which takes half a second, the first time
+        document = app.openapi()  # takes half a second the first time
         return to_json({**document, "servers": [{"url": root}]} if root else document)
 
     @app.get("/openapi.json", include_in_schema=False)

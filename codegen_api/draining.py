@@ -1,8 +1,9 @@
-"""Leaving in good order: on SIGTERM every open stream is ended by the gateway before the server is told to stop.
+"""Graceful shutdown: on SIGTERM the gateway ends every stream before the server is told to stop.
 
-uvicorn tells the application of a signal only after the last connection has closed, which for streams would be never.
-So the application takes the signal itself, lets the streams end, and then hands the signal on to the server's own
-handler.
+uvicorn tells the application about a signal only after the last connection has closed. Streams never close by
+themselves, so they would be killed at the end of the grace period without a word to their clients. Therefore the
+application handles the signal itself: it asks streams to end, waits for them, aborts connections that do not read, and
+only then calls the server's own handler.
 """
 
 import asyncio
@@ -16,45 +17,48 @@ from typing import Literal
 from codegen_api.telemetry import logger
 
 REQUEST_SECONDS = 10.0
-"""How long requests that are under way when the streams have ended may go on."""
+"""Seconds for requests that are still running when the streams have ended."""
 SIGINT_SECONDS = 2.0
-"""For all of it. Somebody at a keyboard does not wait longer."""
+"""Seconds for all of that after a Ctrl-C."""
 
 
 class Drain:
-    """Takes SIGTERM and SIGINT for as long as the application runs. Streams have ``seconds`` to end, and what is then
-    not answered has ``request_seconds`` more. ``says``: log that it begins; of several workers their parent does.
+    """Handles SIGTERM and SIGINT while the application runs. Streams have ``seconds`` to end, unanswered requests
+    ``request_seconds`` more. ``announce``: log the beginning; with several workers their parent does.
     """
 
-    def __init__(self, seconds: float, request_seconds: float = REQUEST_SECONDS, *, says: bool = True) -> None:
+    def __init__(self, seconds: float, request_seconds: float = REQUEST_SECONDS, *, announce: bool = True) -> None:
         self.phase: Literal["starting", "ready", "draining"] = "starting"
         self._seconds = seconds
         self._request_seconds = request_seconds
-        self._says = says
+        self._announce = announce
         self._previous: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def take_signals(
-        self, empty: Callable[[float], Awaitable[None]], cut: Callable[[], None], give_up: Callable[[], None]
+    def handle_signals(
+        self,
+        end_streams: Callable[[float], Awaitable[None]],
+        abort_stuck: Callable[[], None],
+        cancel_requests: Callable[[], None],
     ) -> None:
-        """All is ready, and from now on the signals come here; only a process's main thread can do that.
+        """Become ready and handle signals from now on; only a process's main thread can.
 
-        ``empty(seconds)`` asks every stream to end and waits for that, at most so long; ``cut`` aborts connections that
-        take nothing; ``give_up`` ends the requests that are not answered in time.
+        ``end_streams(seconds)`` asks all streams to end and waits up to that long; ``abort_stuck`` aborts connections
+        that do not read; ``cancel_requests`` ends requests that are not answered in time.
         """
         self.phase = "ready"
-        self._empty, self._cut, self._give_up = empty, cut, give_up
+        self._end_streams, self._abort_stuck, self._cancel_requests = end_streams, abort_stuck, cancel_requests
         if threading.current_thread() is not threading.main_thread():
             return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             previous = signal.getsignal(number)
-            if callable(previous):  # else nobody serves us who could be told afterwards
+            if callable(previous):  # otherwise there is no server to forward the signal to
                 self._previous[number] = previous
                 signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._begin, number))
 
-    def give_back(self) -> None:
-        """The signals go where they went before."""
+    def restore_signals(self) -> None:
+        """Restore the previous handlers."""
         for number, previous in self._previous.items():
             signal.signal(number, previous)
 
@@ -63,24 +67,24 @@ class Drain:
             seconds = min(self._seconds, SIGINT_SECONDS) if number == signal.SIGINT else self._seconds
             more = 0.0 if number == signal.SIGINT else self._request_seconds
             self._task = asyncio.ensure_future(self._drain(number, seconds, more))
-        elif number == signal.SIGINT:  # asked twice: at once
-            self._hand_on(number)
+        elif number == signal.SIGINT:  # second Ctrl-C: stop at once
+            self._forward(number)
 
     async def _drain(self, number: int, seconds: float, more: float) -> None:
         self.phase = "draining"
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        if self._says:
+        if self._announce:
             logger.info("draining for up to %g s", seconds)
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the rest is a matter of course
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what uvicorn logs from here on is expected
         try:
-            await self._empty(seconds)
-            self._cut()
-        finally:  # whatever went wrong, the server has to hear of the signal
-            self._hand_on(number)
-        # the server takes nothing new from here on, and waits for what it has: a host that hangs must not hold it
+            await self._end_streams(seconds)
+            self._abort_stuck()
+        finally:  # always: otherwise the server would never stop
+            self._forward(number)
+        # the server accepts nothing new and waits for its requests; one on a host that hangs must not hold it for ever
         await asyncio.sleep(max(more, deadline - loop.time()))
-        self._give_up()
+        self._cancel_requests()
 
-    def _hand_on(self, number: int) -> None:
+    def _forward(self, number: int) -> None:
         self._previous[number](number, None)

@@ -1,7 +1,7 @@
-"""The outermost layer of the application: what holds for every request and every answer, whatever is inside.
+"""The outermost layer: what holds for every request and response, whatever happens inside.
 
-Even an answer to a fault inside passes through it, so that it carries its request id and its cross-origin headers, and
-the text of an unexpected exception never leaves the process.
+Even responses to internal errors pass through it, so they carry a request id and CORS headers, and the text of an
+unexpected exception never leaves the process.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api import origins
-from codegen_api.auth.quota import WINDOW, Left
+from codegen_api.auth.quota import WINDOW, QuotaState
 from codegen_api.errors import (
     GatewayError,
     Interrupted,
@@ -29,26 +29,26 @@ from codegen_api.errors import (
     ShuttingDown,
     TokenInUrl,
 )
-from codegen_api.intake import Bodies
+from codegen_api.intake import BodyBudget
 from codegen_api.sse import HEAD_ONLY
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
 from codegen_api.web import (
-    FOREIGN_PAGE,
+    CROSS_SITE,
     CorsRefused,
     HeadersTooLarge,
     PayloadTooLarge,
     UntrustedHost,
     UriTooLong,
-    understood,
+    as_gateway_error,
 )
 
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 UNSENT_BYTES = 16 * 1024
-"""How much of a stream the kernel may hold that was not sent: so that a slow reader shows as slow, not as stuck."""
+"""Maximum unsent bytes of a stream in the kernel, so that a slow reader looks slow instead of stuck."""
 
-MOST_URI, MOST_HEADERS = 16 * 1024, 64 * 1024
-"""Bytes of a request's target, with its query, and of all its headers."""
-MOST_FIELDS = 200
+MAX_URI, MAX_HEADERS = 16 * 1024, 64 * 1024
+"""Maximum bytes of a request target with its query, and of all headers."""
+MAX_HEADER_COUNT = 200
 
 EXPOSED_HEADERS = (
     "X-Request-ID",
@@ -62,16 +62,16 @@ EXPOSED_HEADERS = (
     "Warning",
 )
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-"""What pages may ask with."""
+"""Methods that pages of other origins may use."""
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?"
-MOST_ASKED = 8 * 1024
-"""Bytes of header names in a preflight, which go into its answer."""
+MAX_PREFLIGHT = 8 * 1024
+"""Maximum bytes of header names in a preflight, since they are echoed."""
 
-SINGLE = ("authorization", "x-api-key", "content-type", "idempotency-key", "x-organization-id", "x-org-id")
-"""Of several that differ it would be chance which one counts."""
+SINGLE_VALUED = ("authorization", "x-api-key", "content-type", "idempotency-key", "x-organization-id", "x-org-id")
+"""Headers that may not be repeated with different values: which one counts would be arbitrary."""
 
 PROBES = ("/livez", "/readyz")
-"""Asked for under any name: probes and load balancers call a machine by its address."""
+"""Paths served under any Host: probes and load balancers use the machine's address."""
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -79,14 +79,14 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]
 _PASSED_ON = ("traceparent", "tracestate", "baggage")
 
 Render = Callable[[Scope, GatewayError], Response]
-"""Makes the answer to a request (its scope) that failed."""
+"""Makes the response to a failed request from its ASGI scope and the error."""
 
 
 class Cors(CORSMiddleware):
-    """Starlette's cross-origin rules, with refused preflights answered in the gateway's own shape.
+    """Starlette's CORS rules, with refused preflights in the gateway's error shape.
 
-    What the edge refuses (``refusal`` in the scope) is refused as a preflight too. Pages that are let in may send any
-    header: there are no cookies or other credentials that a browser would add to it by itself.
+    A preflight of a request that the edge refuses (``refusal`` in the scope) is refused too. Allowed pages may send any
+    header: without cookies there are no credentials that a browser would attach on its own.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Cors(CORSMiddleware):
         response = self.preflight_response(headers)
         asked = ",".join(headers.getlist("access-control-request-headers"))
         names = [name.strip(" \t") for name in asked.split(",") if name.strip(" \t")]
-        if response.status_code < 400 and len(asked) <= MOST_ASKED and all(map(_NAME.fullmatch, names)):
+        if response.status_code < 400 and len(asked) <= MAX_PREFLIGHT and all(map(_NAME.fullmatch, names)):
             if names:
                 response.headers["Access-Control-Allow-Headers"] = ", ".join(names)
             return response
@@ -134,7 +134,7 @@ class Cors(CORSMiddleware):
         elif headers["access-control-request-method"] not in METHODS:
             said = f"Pages may ask with {', '.join(METHODS)}."
         else:
-            said = f"Names of headers are not well formed, or have more than {MOST_ASKED} bytes."
+            said = f"Names of headers are not well formed, or have more than {MAX_PREFLIGHT} bytes."
         refusal = self._render(scope, CorsRefused(said))
         for name in ("vary", "access-control-allow-origin"):
             if name in response.headers:
@@ -143,12 +143,16 @@ class Cors(CORSMiddleware):
 
 
 class Edge:
-    """The outermost layer: request ids, one log line a request, and inside of the cross-origin rules the last line of
-    defence.
+    """The outermost layer. Order matters:
 
-    ``render`` answers what failed. ``hosts`` are the names it may be called by. ``exposed_headers`` are what pages of
-    other origins may read besides what they always may. ``via`` is the name under which the gateway forwards, so that
-    it knows itself again; ``observer`` hears of each answer.
+    1. The request id and trace come first, so that every later refusal and log line carries them. 2. Refusals are
+    determined before CORS but rendered inside it. Outside, a page could not read the error: the browser would report a
+    CORS failure instead. For the same reason they apply to preflights. 3. Within CORS is the last exception handler, so
+    that its responses have these headers too.
+
+    ``render`` makes error responses. ``hosts`` are the accepted Host names. ``exposed_headers`` are added to those that
+    pages of other origins may always read. ``via`` is the gateway's pseudonym as a proxy, by which it detects loops.
+    ``observer`` is told of each response.
     """
 
     def __init__(
@@ -177,7 +181,7 @@ class Edge:
         self._hosts = hosts
         self._via = via
         self._root_path = root_path
-        self._bodies = Bodies(max_body)
+        self._bodies = BodyBudget(max_body)
         self._observer = observer
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
@@ -187,7 +191,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         method: str = scope["method"]
-        if method == "HEAD":  # the server has to know what was asked; inside it is the GET whose head is wanted
+        # a copy, since the server must still see HEAD; inside it is a GET of which only the head is sent
+        if method == "HEAD":
             scope = {**scope, "method": "GET", HEAD_ONLY: True}
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
@@ -196,31 +201,31 @@ class Edge:
         token = trace.set(current)
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        scope["refusal"] = scope.get("refusal") or self._refusal(scope)  # the front door may have found one before us
-        scope[FOREIGN_PAGE] = self._is_of_a_foreign_page(headers)
+        scope["refusal"] = scope.get("refusal") or self._refusal(scope)  # the front door may have set one
+        scope[CROSS_SITE] = self._is_cross_site(headers)
         status: int | None = None
         started = time.monotonic()
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 nonlocal status
                 status = message["status"]
                 marked = MutableHeaders(scope=message)
                 marked["X-Request-ID"] = request_id
-                marked.setdefault("Cache-Control", "no-store")  # most of it is for one caller's eyes
+                marked.setdefault("Cache-Control", "no-store")  # most responses are for one caller only
                 if "origin" not in marked.get("vary", "").lower():
                     marked.add_vary_header("Origin")
-                left: Left | None = scope.get("quota_left")
+                left: QuotaState | None = scope.get("quota_left")
                 if left is not None:
                     marked["RateLimit-Policy"] = f'"default";q={left.quota};w={WINDOW}'
                     marked["RateLimit"] = f'"default";r={left.remaining};t={left.seconds}'
             await send(message)
 
         try:
-            await self._cors(scope, receive, send_marked)
+            await self._cors(scope, receive, send_with_headers)
         finally:
             seconds = time.monotonic() - started
-            shown = (method, _loggable(scope["path"]), status or "-", seconds * 1000, _trouble(current))
+            shown = (method, _loggable(scope["path"]), status or "-", seconds * 1000, _error_suffix(current))
             outside = current.reason is not None and not 400 <= (status or 0) < 500
             logger.log(logging.WARNING if outside else logging.INFO, "%s %s %s %.0f ms%s", *shown)
             self._observer.answered(getattr(scope.get("route"), "path", None), method, status, seconds)
@@ -230,10 +235,10 @@ class Edge:
         answered = complete = False
         body = self._bodies.of(receive)
 
-        async def send_noted(message: Message) -> None:
+        async def send_tracked(message: Message) -> None:
             nonlocal answered, complete
             answered = True
-            body.let_go()
+            body.release()
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] != "http.response.body" or not scope.get(HEAD_ONLY):
                 await send(message)
@@ -245,43 +250,43 @@ class Edge:
         self._requests.add(task)
         try:
             refusal: GatewayError | None = scope["refusal"]
-            await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_noted)
+            await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_tracked)
         except asyncio.CancelledError:
-            # the process is about to stop, by `give_up` or by the server's patience; it goes no further, because
-            # the server would log it as a fault
+            # the process is stopping, by `cancel_requests` or the server's own timeout; not re-raised, as the server
+            # would log it as a fault
             if not answered:
                 harmless = scope["method"] in ("GET", "HEAD", "OPTIONS") or body.unfinished
                 error = ShuttingDown(retry_after=1) if harmless else Interrupted()
                 await self._render(scope, error)(scope, receive, send)
             elif not complete:
                 scope["connection"].abort()
-        except Exception as error:  # process boundary: whatever went wrong inside, its text stays inside
+        except Exception as error:  # process boundary: the text of an unexpected exception must not leave
             log_fault("answering a request", error)
             if not answered:
-                await self._render(scope, understood(error))(scope, receive, send)
+                await self._render(scope, as_gateway_error(error))(scope, receive, send)
             elif not complete:
-                scope["connection"].abort()  # cut short, so that the client does not take this for the whole
+                scope["connection"].abort()  # aborted, or the client would take this for the complete response
         finally:
             self._requests.discard(task)
-            body.let_go()
+            body.release()
 
-    def give_up(self) -> None:
-        """Answer whoever still waits that this process is about to stop."""
+    def cancel_requests(self) -> None:
+        """Answer all pending requests with an error: this process is about to stop."""
         for task in list(self._requests):
             task.cancel()
 
     def abort_stuck(self) -> None:
-        """Cut every connection that has not taken what was written to it: closing it politely would wait for that."""
+        """Abort connections whose write buffer is not empty: a graceful close would wait for their clients to read."""
         for transport in list(self._transports):
             if transport.get_write_buffer_size() > 0:  # type: ignore[attr-defined]
                 transport.abort()  # type: ignore[attr-defined]
 
     def _refusal(self, scope: Scope) -> GatewayError | None:
         headers = Headers(scope=scope)
-        if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MOST_URI:
+        if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MAX_URI:
             return UriTooLong()
         size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
-        if size > MOST_HEADERS or len(headers.raw) > MOST_FIELDS:
+        if size > MAX_HEADERS or len(headers.raw) > MAX_HEADER_COUNT:
             return HeadersTooLarge()
         if not self._is_trusted(headers.getlist("host")) and scope["path"].removeprefix(self._root_path) not in PROBES:
             return UntrustedHost()
@@ -289,7 +294,7 @@ class Edge:
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
-        for name in SINGLE:
+        for name in SINGLE_VALUED:
             if len(set(headers.getlist(name))) > 1:
                 return InvalidRequest(f"The request has several {name} headers, and only one can be meant.")
         length = headers.get("content-length", "")
@@ -305,8 +310,8 @@ class Edge:
             found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self._hosts
         )
 
-    def _is_of_a_foreign_page(self, headers: Headers) -> bool:
-        """Whether a browser sends this for a page that is neither ours nor let in."""
+    def _is_cross_site(self, headers: Headers) -> bool:
+        """Whether a browser sends this for a page of another site whose origin is not allowed."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site == "same-origin" or (origin or "").partition("://")[2] == headers.get("host", "-"):
             return False
@@ -315,7 +320,7 @@ class Edge:
         return site in ("cross-site", "same-site")
 
     def _connection(self, send: Send) -> "ServerConnection":
-        """ASGI has no word for a connection; uvicorn's ``send`` knows its transport."""
+        """ASGI has no notion of a connection, but uvicorn's ``send`` is bound to an object with the transport."""
         transport = getattr(getattr(send, "__self__", None), "transport", None)
         if transport is not None:
             self._transports.add(transport)
@@ -323,7 +328,7 @@ class Edge:
 
 
 class ServerConnection:
-    """A client's connection, as far as the server lets us know it."""
+    """A client's connection, as far as the server exposes it."""
 
     def __init__(self, transport: asyncio.Transport | None) -> None:
         self._transport = transport
@@ -336,31 +341,31 @@ class ServerConnection:
             self._transport.abort()
 
     def stream(self) -> None:
-        """Keep what waits to be sent with us instead of in the kernel, which takes megabytes and tells nobody."""
+        """Keep unsent data in our own buffer instead of the kernel's, which holds megabytes without saying how much."""
         given = None if self._transport is None else self._transport.get_extra_info("socket")
-        # one that has left meanwhile has no socket any more
+        # after a disconnect the socket is closed
         if (
             given is not None
             and given.fileno() >= 0
             and TCP_NOTSENT_LOWAT is not None
             and given.family in (socket.AF_INET, socket.AF_INET6)
         ):
-            connection = socket.socket(fileno=given.fileno())  # uvloop's own object cannot do this
+            connection = socket.socket(fileno=given.fileno())  # uvloop's socket object lacks setsockopt
             try:
                 connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             finally:
-                connection.detach()  # the descriptor stays the transport's
+                connection.detach()  # the transport owns the descriptor
 
 
-def _trouble(met: Trace) -> str:
-    """What a request met, behind what its log line says anyway."""
+def _error_suffix(met: Trace) -> str:
+    """The error code and reason for the log line."""
     if met.code is None:
         return ""
     return f" {met.code}" if met.reason is None else f" {met.code} ({_on_one_line(met.reason, 500)})"
 
 
 def _loggable(path: str) -> str:
-    """A path as it may stand in a log line: one word, and not endless."""
+    """A path for a log line: one word, bounded in length."""
     return _on_one_line(path, 200).replace(" ", r"\x20")
 
 

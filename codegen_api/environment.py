@@ -1,4 +1,4 @@
-"""Where settings come from: environment variables, ``.env``, and the files that ``CODEGEN_..._FILE`` variables name."""
+"""The sources of settings: environment variables, ``.env``, and files named by ``CODEGEN_..._FILE`` variables."""
 
 import codecs
 import os
@@ -13,21 +13,21 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 PREFIX = "CODEGEN_"
 ENCODING = "utf-8-sig"
-"""Of ``.env``: a byte order mark would become a part of the first name."""
+"""Of ``.env``; without ``-sig`` a byte order mark would become part of the first name."""
 
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
-OF_A_SERVICE = re.compile(
+SERVICE_VARIABLE = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-"""What Kubernetes puts into the environment of every pod for a Service whose name begins with ``codegen``."""
+"""Variables that Kubernetes sets in every pod for a Service whose name begins with ``codegen``."""
 
 
 class SettingsError(Exception):
-    """A setting is not valid. The text names the variable, and never shows what a secret held."""
+    """A setting is invalid. The text names the variable and never quotes a secret."""
 
 
 def read_text(path: Path) -> str:
-    """What a file says, without its byte order mark. What Windows PowerShell writes is UTF-16."""
+    """The text of a file without its byte order mark. Windows PowerShell writes UTF-16."""
     content = path.read_bytes()
     return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ENCODING)
 
@@ -37,12 +37,12 @@ def _bare(value: str) -> str:
 
 
 def variables() -> dict[str, str | None]:
-    """The environment, and behind it what ``.env`` says."""
+    """The environment, with ``.env`` as the fallback."""
     return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
 
 
-class Stripped(PydanticBaseSettingsSource):
-    """What another source has, without what stands around it. Nothing but white space is not set."""
+class StrippedSource(PydanticBaseSettingsSource):
+    """Another source with its values stripped. A value of white space only counts as not set."""
 
     def __init__(self, source: PydanticBaseSettingsSource) -> None:
         super().__init__(source.settings_cls)
@@ -67,7 +67,7 @@ def _is_service_link(name: str, value: object) -> bool:
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Secrets from the files that ``CODEGEN_..._FILE`` variables name."""
+    """Secrets from files named by ``CODEGEN_..._FILE`` variables."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         path = _bare(variables().get(f"{PREFIX}{field_name}_FILE".upper()) or "")

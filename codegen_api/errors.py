@@ -1,48 +1,49 @@
-"""Everything that can go wrong, in the words of the gateway. Knows no HTTP: dialects choose statuses and bodies.
+"""The gateway's errors. They know nothing of HTTP: dialects choose statuses and bodies.
 
     GatewayError
-    ├── InvalidRequest              the request cannot be understood
-    │   ├── InvalidCursor           a position in a log that is none
-    │   ├── InvalidIdempotencyKey   an Idempotency-Key that cannot be one
-    │   ├── OrganizationRequired    nobody said which organization, and there is more than one
-    │   ├── TokenInUrl              a token came where tokens must not come
-    │   ├── TokenTooLong            a token is longer than what it is for can hold
-    │   └── Rejected                the shape is wrong: ``details`` says where
-    │       ├── IdempotencyKeyReused    another request came with this Idempotency-Key before
-    │       └── NotOffered              it is understood, and not done here
-    ├── NotAuthenticated            no credentials came
-    │   ├── InvalidToken            they came, and are not good
-    │   └── InvalidTicket           a stream ticket came, and is not good
+    ├── InvalidRequest              the request is malformed
+    │   ├── InvalidCursor           the position in a log is malformed
+    │   ├── InvalidIdempotencyKey   the Idempotency-Key is malformed
+    │   ├── OrganizationRequired    no organization was named, and there are several
+    │   ├── TokenInUrl              a token was sent in the URL
+    │   ├── TokenTooLong            a token is too long for its purpose
+    │   └── Rejected                validation failed: ``details`` says where
+    │       ├── IdempotencyKeyReused    the Idempotency-Key was used for a different request
+    │       └── NotOffered              valid, but not supported by the gateway
+    ├── NotAuthenticated            there are no credentials
+    │   ├── InvalidToken            the token or key is invalid
+    │   └── InvalidTicket           the stream ticket is invalid
     ├── Forbidden                   the caller may not do this
     │   └── InsufficientScope       their token or key does not allow it
     ├── QuotaExhausted              the plan behind the token has no runs left
-    ├── NotFound                    there is no such thing, or not for this caller
+    ├── NotFound                    it does not exist, or not for this caller
     ├── Unsupported                 the host cannot do this
     │   └── TicketsNotConfigured    this deployment has no key to seal tickets with
-    ├── Conflict                    the state of things is against it
+    ├── Conflict                    not possible in the current state
     │   ├── AlreadyExists           the id is taken
-    │   ├── RunEnded                a run is over, and the order is for one that is not
-    │   └── ConversationBusy        a turn of this conversation is under way
-    ├── InProgress                  a request with this Idempotency-Key is under way
-    │   └── OutcomeUnknown          one broke off; whether the host acted is being found out
-    ├── StoreFull                   the caller keeps as much here as they may
-    ├── LoopDetected                the gateway was asked by itself
-    ├── Unavailable                 not now; ``retry_after`` says when
-    │   ├── AuthUnavailable         the host could not say whether a token is good
-    │   ├── StoreUnavailable        what the gateway has to remember cannot be read or written
-    │   ├── ShuttingDown            this process is about to stop
-    │   ├── AtCapacity              this process has as much to do as it may
-    │   ├── RateLimited             the caller has as much open as they may
-    │   └── UpstreamRateLimited     the host asks for patience
-    ├── Interrupted                 this process stopped while the host was asked; whether it acted is unknown
-    └── UpstreamFailure             the host did not do its part
-        ├── UpstreamError           it answered, and the answer is no use
-        │   └── AnswerCut               the answer was not to be had whole: less at a time may be
-        │       └── AnswerTooLong           there is too much of it: it will not pass
+    │   ├── RunEnded                the run has ended
+    │   └── ConversationBusy        a turn of this conversation is in progress
+    │       └── QueueFull               as many messages wait in it as may
+    ├── InProgress                  a request with this Idempotency-Key is in progress
+    │   └── OutcomeUnknown          one broke off, and it is not yet known whether the host acted
+    ├── StoreFull                   the caller has used up their storage
+    ├── LoopDetected                the gateway received its own request
+    ├── Unavailable                 temporary; ``retry_after`` says when to retry
+    │   ├── AuthUnavailable         the host cannot verify the token now
+    │   ├── StoreUnavailable        the database cannot be used
+    │   ├── ShuttingDown            this process is stopping
+    │   ├── AtCapacity              this process is at its limits
+    │   ├── RateLimited             the caller is at their limits
+    │   └── UpstreamRateLimited     the host's rate limit is reached
+    ├── Interrupted                 this process stopped during a request to the host, which may have acted
+    └── UpstreamFailure             the host failed
+        ├── UpstreamError           its answer is an error or unusable
+        │   └── AnswerCut               its answer was incomplete: asking for less may help
+        │       └── AnswerTooLong           its answer exceeds the limit: a retry does not help
         ├── UpstreamUnreachable     there was no connection, or it broke
-        └── UpstreamTimeout         it did not answer in time; whether it acted is unknown
+        └── UpstreamTimeout         it did not answer in time, but may have acted
 
-The text of an error is written for the caller: no token, no prompt, no log text, nothing of an unexpected exception.
+Messages are for the caller: no token, prompt or log text, and nothing of an unexpected exception.
 """
 
 from collections.abc import Sequence
@@ -53,12 +54,12 @@ from codegen_api.runs import Json
 
 LONGEST_NAME = 255
 UNQUOTED = frozenset("'\"`<>&\\")
-"""What has a meaning where sentences are shown or searched."""
+"""Characters with a meaning where messages are displayed or searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """Where a request was wrong: the way to the place, what is wrong there, and the kind of fault."""
+    """One fault of a request: the path to it, what is wrong, and the type of fault."""
 
     loc: tuple[str | int, ...]
     msg: str
@@ -66,7 +67,7 @@ class Detail:
 
     @property
     def place(self) -> str:
-        """The place for people: ``metadata.tags.0``, or ``the body``."""
+        """The path in readable form: ``metadata.tags.0``, or ``the body``."""
         where, *way = self.loc or ("request",)
         if not way:
             return f"the {where}"
@@ -74,11 +75,11 @@ class Detail:
 
 
 class GatewayError(Exception):
-    """The root of the tree.
+    """Base class.
 
-    ``code`` is stable and for machines, ``message`` a sentence for people, ``retry_after`` in seconds.
-    ``details`` are ``Detail`` items for a rejected request, or the choices that would have been valid. ``reason`` is
-    for the operator's log, and for nobody else: what was looked at, and what was found.
+    ``code`` is stable and for programs, ``message`` a sentence for people, ``retry_after`` in seconds. ``details`` has
+    ``Detail`` items for a rejected request, or the valid choices. ``reason`` is for the operator's log only: what was
+    checked and what was found.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -100,7 +101,7 @@ class GatewayError(Exception):
 
     @property
     def root_reason(self) -> str | None:
-        """The reason of this error, or else of the one that led to it."""
+        """The reason of this error, or of the nearest cause that has one."""
         error: BaseException | None = self
         while error is not None:
             if isinstance(error, GatewayError) and error.reason is not None:
@@ -149,7 +150,7 @@ class Rejected(InvalidRequest):
     def __init__(
         self, message: str | None = None, *, details: Sequence[Detail] | Sequence[Json] = (), **more: Any
     ) -> None:
-        """Without a ``message`` it says what is wrong at the first place of ``details``, and how many there are."""
+        """Without a ``message``, one is made from the first of ``details`` and their number."""
         first = next(iter(details), None)
         if message is None and isinstance(first, Detail):
             others = f" (and {len(details) - 1} more: see the details)" if len(details) > 1 else ""
@@ -190,7 +191,7 @@ class Forbidden(GatewayError):
 
 
 class InsufficientScope(Forbidden):
-    """``scope`` is the missing one."""
+    """``scope`` is the one that is missing."""
 
     code = "insufficient_scope"
     default_message = "Your token or key lacks the scope for this."
@@ -214,9 +215,9 @@ class NotFound(GatewayError):
 
     @classmethod
     def named(cls, kind: str, name: str) -> "NotFound":
-        """There is no such ``kind`` of thing: in the words that clients know from elsewhere, and some look for.
+        """The message that clients know from elsewhere, which some of them search for.
 
-        A name is only quoted where it looks like one. What is long or strange may be anything.
+        The name is quoted only if it is short and harmless: it may be anything.
         """
         quotable = len(name) <= LONGEST_NAME and name.isprintable() and not UNQUOTED & set(name)
         return cls(f"{kind} '{name}' not found" if quotable else f"{kind} not found")
@@ -320,7 +321,7 @@ class Interrupted(GatewayError):
 
 
 class UpstreamFailure(GatewayError):
-    """``may_have_acted``: the host may have heard what it was asked for, and may have done it."""
+    """``may_have_acted``: the host may have received the request and carried it out."""
 
     may_have_acted = True
     code = "upstream_failure"

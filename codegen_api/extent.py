@@ -1,6 +1,6 @@
-"""How much there is in a piece of JSON, told from its bytes as they come, before anybody makes objects of them.
+"""Measures JSON while its bytes arrive, before it is parsed.
 
-24 MiB of brackets make a gigabyte of objects, and whoever makes them has no time for anybody else. To count is cheap.
+24 MiB of brackets become a gigabyte of objects, and parsing them blocks everybody else. Counting is cheap.
 """
 
 from itertools import accumulate
@@ -9,9 +9,9 @@ _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
 
 
-class Extent:
-    """The number of ``values`` and the ``depth`` of what was taken. Both are exact as long as it is JSON, and what is
-    none fails where it stops being that, whatever is counted behind it.
+class JsonMeter:
+    """The number of ``values`` and the nesting ``depth`` so far. Both are exact for valid JSON; anything else fails to
+    parse at the point where it is invalid, whatever is counted after that.
     """
 
     def __init__(self) -> None:
@@ -21,14 +21,14 @@ class Extent:
         self._in_text = False
         self._escape = b""
 
-    def take(self, piece: bytes) -> None:
-        """The next bytes."""
-        said = (self._escape + piece).replace(b"\\\\", b"")
-        self._escape = b"\\" if said.endswith(b"\\") else b""  # it may belong to a quote that is still to come
-        parts = said.replace(b'\\"', b"").split(b'"')
+    def feed(self, piece: bytes) -> None:
+        """Count the next bytes."""
+        text = (self._escape + piece).replace(b"\\\\", b"")
+        self._escape = b"\\" if text.endswith(b"\\") else b""  # may escape a quote in the next piece
+        parts = text.replace(b'\\"', b"").split(b'"')
         outside = b" ".join(parts[self._in_text :: 2])
         self._in_text ^= len(parts) % 2 == 0
-        # each value but the first of all stands behind one of these; an empty list or object counts as two
+        # each value but the very first follows one of these; an empty list or object counts as two
         self.values += sum(map(outside.count, (b",", b"[", b"{")))
         depths = list(accumulate(map(_STEPS.__getitem__, outside.translate(None, _OTHERS)), initial=self._open))
         self._open = depths[-1]

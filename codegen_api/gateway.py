@@ -1,9 +1,8 @@
-"""The one door for dialects: every call of a client passes here, and every policy that is not about following does.
+"""The one entry point for dialects: every client call passes here, and so does every policy but following's.
 
-Policies: which organization is meant (``accounts``), whose a run is (``ownership``), what is asked of the host again
-after a fault (reads, a little; writes, never), which reads are one for all who ask, how far a filtered list is
-searched, who is let into a stream, and what a stream needs to know of a resume. Nothing here reaches a run but by
-``_admit``, which asks whether it is the caller's to reach.
+Policies: the effective organization (``accounts``), ownership of runs (``ownership``), retries after a fault (few for
+reads, none for writes), sharing of identical reads, how far a filtered list is searched, admission to streams, and what
+a stream has to know about a resume. A run is only ever reached through ``_admit``, which checks that this caller may.
 """
 
 import time
@@ -32,7 +31,7 @@ from codegen_api.identity import ALL, READ, WRITE, Caller
 from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
-from codegen_api.reads import Reads, before_an_order
+from codegen_api.reads import Reads, preceding_write
 from codegen_api.run_search import FoundRuns, has_status, search
 from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight
@@ -46,15 +45,14 @@ from codegen_api.upstreams import (
     require_few_bytes,
 )
 
-_CAME_TO_AN_END = (RunStatus.COMPLETED, RunStatus.FAILED)
+_FINISHED = (RunStatus.COMPLETED, RunStatus.FAILED)
 
 
 class Gateway:
     """What a deployment can do for its callers.
 
-    ``organization`` is the one that is meant when nobody says which. At most ``max_streams`` live logs are open at a
-    time, and ``max_streams_each`` for one principal. ``ownership`` says whose a run is where callers share a
-    credential.
+    ``organization`` is the default. ``max_streams`` bounds the open live logs, ``max_streams_each`` those of one
+    principal. ``ownership`` decides whose a run is where callers share a credential.
     """
 
     def __init__(
@@ -110,12 +108,12 @@ class Gateway:
 
     @property
     def observation(self) -> Observation | None:
-        """What was last seen of the host."""
+        """How the host last responded."""
         return self._upstream.observation
 
     @property
     def page_size(self) -> int:
-        """How many log entries can be read at once."""
+        """The maximum number of log entries per read."""
         return self._upstream.page_size
 
     @property
@@ -124,18 +122,18 @@ class Gateway:
         return isinstance(self._upstream, Cancels)
 
     def step(self, entry: LogEntry) -> Step:
-        """What a log entry means."""
+        """The meaning of a log entry."""
         return self._upstream.step(entry)
 
     def answer(self, run: Run) -> str | None:
-        """What the agent answered, as far as a description of the run says so."""
+        """The agent's answer, as far as the description of the run contains it."""
         return self._upstream.answer(run)
 
     async def create(self, caller: Caller, organization: str, new: NewRun) -> Run:
         """Start a run.
 
         Raises:
-            Rejected: its metadata is too large.
+            Rejected: the metadata is too large.
         """
         require_few_bytes(new.metadata)
         asked = loop_time()
@@ -145,7 +143,7 @@ class Gateway:
                 caller.credential, organization, replace(new, marks={**new.marks, **self._ownership.marks(caller)})
             )
         self._ownership.created(caller, run)
-        self._rights.grant(caller.credential, run, asked)  # whoever starts a run is about to view it
+        self._rights.grant(caller.credential, run, asked)  # its creator will view it next
         return run
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
@@ -160,10 +158,10 @@ class Gateway:
     async def list(
         self, caller: Caller, organization: str, skip: int, limit: int, only: RunFilter, status: str | None
     ) -> FoundRuns:
-        """Runs, newest first; with ``status`` (the host's word or ours) only those.
+        """List runs, newest first; with ``status`` (the host's word or ours) only those.
 
-        What the host cannot filter is searched for, up to a bound: a status, and the caller's own runs. They are what
-        a shared caller means by the user with their own number; the host knows no such user.
+        Filters that the host lacks, by status and by owner, are applied by searching its list, up to a bound. A shared
+        caller who filters by their own user number means their own runs: the host knows no such user.
         """
         if caller.shared and only.user_id == caller.principal.number:
             caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
@@ -180,7 +178,7 @@ class Gateway:
                 place=skip,
                 limit=limit,
             )
-        # a page of what matched has no number: nobody knows how many there are
+        # the number of matches is unknown, so pages have no number
         listing = Listing(found.runs, Paging(found.total, None, limit, None), found.next_place is None)
         return FoundRuns(listing, found.next_place, searched=True, unseen=found.unseen)
 
@@ -194,10 +192,10 @@ class Gateway:
         *,
         length: Cursor | None = None,
     ) -> Run:
-        """Go on with a run, whose log is of this ``length`` at least, if the caller knows."""
+        """Continue a run. ``length`` is a known lower bound of its log's length."""
         ref = await self._admit(caller, organization, run_id, WRITE)
         with on_behalf_of(caller):
-            with before_an_order():
+            with preceding_write():
                 before = await self._reads.run(caller.credential, ref)
                 if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
                     await self._upstream.uncancel_run(caller.credential, ref)
@@ -208,34 +206,34 @@ class Gateway:
         return run
 
     async def cancel(self, caller: Caller, organization: str, run_id: str, *, anyway: bool = False) -> Run:
-        """Stop a run. ``anyway``: the host is told whatever it says of the run, because it may not know yet that it
-        goes on, or for what else this does.
+        """Stop a run. ``anyway``: tell the host whatever it says about the run, either because it may not have noticed
+        a resume yet or for the other effects of a cancel.
 
         Raises:
-            RunEnded: it is over, and what has come of it is not rewritten.
-            Unsupported: this host cannot.
+            RunEnded: it has ended, and its outcome is not rewritten.
+            Unsupported: this host cannot stop runs.
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
         certain = not (anyway or self._hub.resumed_lately(ref))
         with on_behalf_of(caller):
-            with before_an_order():
-                if certain and (await self._reads.run(caller.credential, ref)).status in _CAME_TO_AN_END:
+            with preceding_write():
+                if certain and (await self._reads.run(caller.credential, ref)).status in _FINISHED:
                     raise RunEnded
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
                 await cancels.cancel_run(caller.credential, ref)
                 self._hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
-        if certain and run.status in _CAME_TO_AN_END:
-            raise RunEnded  # by itself, just then
+        if certain and run.status in _FINISHED:
+            raise RunEnded  # it ended by itself meanwhile
         return run
 
     async def uncancel(self, caller: Caller, organization: str, run_id: str) -> None:
-        """Lift what a cancel left behind. The run stays stopped until it is resumed, which lifts it as well.
+        """Lift a cancel. The run stays stopped until it is resumed, which lifts the cancel as well.
 
         Raises:
-            Unsupported: this host cannot.
+            Unsupported: this host cannot stop runs.
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
         cancels = self._cancels()
@@ -255,26 +253,26 @@ class Gateway:
             )
 
     async def view(self, caller: Caller, organization: str, run_id: str) -> Run:
-        """The run as the host described it a moment ago: the caller may see it, and its log.
+        """A recent description of the run, as proof that the caller may see it and its log.
 
         Raises:
-            UpstreamRateLimited: too many others wait to be shown theirs.
+            UpstreamRateLimited: too many callers are waiting for the same check.
         """
         ref = await self._admit(caller, organization, run_id, READ)
         with on_behalf_of(caller):
             return (await self._hub.shown(caller.credential, ref)).run
 
     async def follow(self, caller: Caller, organization: str, run_id: str, position: Position) -> Stream | None:
-        """The live log from ``position`` on; None when the caller knows its end already and it is still the end.
+        """The live log from ``position`` on; None if the caller already knows its end and that still holds.
 
         Raises:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
-            GatewayError: the caller may not see the run, or nobody can say so just now.
+            GatewayError: the caller may not see the run, or that cannot be checked now.
         """
         self._stream_limits.make_sure_of_room(caller.principal)
         asked, credential = loop_time(), caller.credential
         ref = RunRef(organization, self._upstream.run_id(run_id))
-        unknown = caller.shared and self._ownership.deed(ref) is None
+        unknown = caller.shared and self._ownership.owner_record(ref) is None
         if not unknown:
             await self._admit(caller, organization, run_id, READ)
         right = None if unknown else self._rights.held(credential, ref)
@@ -283,21 +281,21 @@ class Gateway:
                 if room:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
-        held = right.run if right is not None and right.asked < asked else None  # from before this call
+        held = right.run if right is not None and right.asked < asked else None  # older than this call
         updates = self._updates(caller, ref, right, position)
         return await Stream.begin(updates, position, held, caller.confirm)
 
     def patrol(self, caller: Caller) -> Patrol:
-        """How long a stream of this caller lives, and how long it may be silent."""
+        """Maximum age and heartbeat interval for a stream of this caller."""
         patrol = self._patrol()
         if caller.expires is None:
             return patrol
-        # what they showed is good no longer than this
+        # the stream must not outlive the credentials
         return replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - self._clock())))
 
     @contextmanager
     def attend(self, caller: Caller) -> Iterator[Attendant]:
-        """A viewer's seat for as long as the context lasts, for who waits until there is a run to follow.
+        """Occupy a viewer's place without a run, while the caller waits for one to follow.
 
         Raises:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
@@ -315,15 +313,15 @@ class Gateway:
         return self._hub.viewers
 
     def touched(self, ref: RunRef) -> None:
-        """Whoever reads this run's log here may be behind, and looks again."""
+        """The run's log may have grown: its follower reads again."""
         self._hub.touched(ref)
 
     async def drain(self, seconds: float) -> None:
-        """Ask every viewer to come back elsewhere, spread over ``seconds``; returns when all have left, or then."""
+        """Ask all viewers to reconnect elsewhere, spread over ``seconds``; returns when all have left, or then."""
         await self._hub.drain(seconds)
 
     async def aclose(self) -> None:
-        """Stop everything that runs, and let go of every connection."""
+        """Cancel everything that runs and close every connection."""
         await self._hub.aclose()
         await self._gets.aclose()
         await self._log_reads.aclose()
@@ -334,8 +332,8 @@ class Gateway:
 
     @contextmanager
     def _writing(self, ref: RunRef | None = None) -> Iterator[None]:
-        """Afterwards, whatever was answered, things may not be as they were: what was asked for before is no answer to
-        who asks from now on, and whoever follows the run looks again.
+        """Invalidate shared reads after a write, whatever its outcome: a read that began before it must not answer a
+        request that came after it. A follower of the run reads again.
         """
         try:
             yield
@@ -348,10 +346,10 @@ class Gateway:
         self, caller: Caller, ref: RunRef, right: Right | None, position: Position
     ) -> AsyncGenerator[Update, None]:
         opened, patrol, began = self._clock(), self.patrol(caller), loop_time()
-        # no seat before this: who is being asked for, or leaves meanwhile, has no stream
+        # the place is taken only here: a caller still being checked, or who left meanwhile, has no stream
         with on_behalf_of(caller), self._stream_limits.take(caller.principal):
             if right is None:
-                whole = caller.shared and self._ownership.deed(ref) is None
+                whole = caller.shared and self._ownership.owner_record(ref) is None
                 async with aclosing(self._hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
                     async for news in coming:
                         if not isinstance(news, Right):
@@ -359,32 +357,36 @@ class Gateway:
                             continue
                         right = news
                         if whole:
-                            self._ownership.require(caller, self._ownership.learned(ref, right.run), READ)
+                            self._ownership.require(caller, self._ownership.remember(ref, right.run), READ)
                 if right is None:
-                    return  # they are to come back
+                    return  # the stream ended with a request to reconnect
                 patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
             async with self._hub.subscribe(caller.credential, right, position, patrol) as subscriber:
                 async for update in subscriber.updates():
                     if isinstance(update, Batch):
-                        self._note_age(update, opened)
+                        self._report_age(update, opened)
                     yield update
 
-    def _note_age(self, batch: Batch, opened: float) -> None:
-        """Tell how old the newest entry is; what was there before the viewer came is not late, it is old."""
+    def _report_age(self, batch: Batch, opened: float) -> None:
+        """Report the age of the newest entry, unless it existed before the viewer came: that one is old, not late."""
         newest = next((event.entry for event in reversed(batch.entries) if isinstance(event, Appended)), None)
         created = None if newest is None else newest.created
         if created is not None and created >= opened:
             self._observer.delivered(max(0.0, self._clock() - created))
 
     async def _admit(self, caller: Caller, organization: str, run_id: str, scope: str) -> RunRef:
-        """The run that is meant, if this caller may reach it. With a credential of their own the host says so."""
+        """The run, if this caller may reach it: the host decides for their own credential, ownership for a
+        shared one.
+        """
         ref = RunRef(organization, self._upstream.run_id(run_id))
         if caller.shared:
-            deed = self._ownership.deed(ref)
-            if deed is None:
+            owner_record = self._ownership.owner_record(ref)
+            if owner_record is None:
                 with on_behalf_of(caller):
-                    deed = self._ownership.learned(ref, (await self._rights.require(caller.credential, ref)).run)
-            self._ownership.require(caller, deed, scope)
+                    owner_record = self._ownership.remember(
+                        ref, (await self._rights.require(caller.credential, ref)).run
+                    )
+            self._ownership.require(caller, owner_record, scope)
         return ref
 
     def _cancels(self) -> Cancels:

@@ -1,12 +1,12 @@
-"""What is held of logs, in whatever form, and how much of the one bound for all of it each form may take."""
+"""Divides the one memory bound for logs (``CODEGEN_MEMORY_MIB``) among the forms in which they are held."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
-    """In bytes. ``windows`` are the recent stretches of logs, with what is written of them; ``old_pages`` what was read
-    again from before those; ``turns`` pages of turns that are over; ``renderings`` what one dialect makes of entries.
+class MemoryShares:
+    """In bytes: ``windows`` for the recent part of each log with its renderings, ``old_pages`` for earlier pages read
+    again, ``turns`` for pages of finished turns, ``renderings`` for the rendered entries of each dialect.
     """
 
     windows: int
@@ -15,8 +15,8 @@ class Holdings:
     renderings: int = 0
 
     @classmethod
-    def of(cls, total: int, *, dialects: int) -> "Holdings":
-        """The parts of ``total``, where so many ``dialects`` keep conversations."""
+    def of(cls, total: int, *, dialects: int) -> "MemoryShares":
+        """The division of ``total``; ``dialects`` is the number of those that keep conversations."""
         if not dialects:
             return cls(total - total // 4, total // 4)
         part = total // 8

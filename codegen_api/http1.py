@@ -1,9 +1,13 @@
-"""HTTP/1.1 as the front door reads and answers it: uvicorn's protocol, where that is not what the standard asks for.
+"""HTTP/1.1 at the socket: uvicorn's protocol, corrected where it deviates from the standard or is unbounded.
 
-uvicorn by itself collects a head without a bound and waits for it for ever, loses a body that comes with an offer to
-upgrade, sends chunks to clients of HTTP/1.0, hangs up without a word on a body that it cannot read, and lets requests
-pass whose head does not say where they go or how long they are. Here each of them is answered in the shape of every
-error. Whoever comes when hardly any descriptors are left is marked as one too many.
+uvicorn by itself
+
+- collects a head of any size, and waits for it for ever; - loses a body that comes with an offered upgrade; - sends
+chunked responses to HTTP/1.0 clients, who cannot read them; - closes the connection without a response if a body is
+malformed; - passes on requests with ambiguous Host or Transfer-Encoding, which invites request smuggling.
+
+Here each of these gets a response in the shape of every error. Connections accepted when hardly any descriptors are
+left are marked as ``crowded``.
 """
 
 import asyncio
@@ -18,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from codegen_api.dialects.native.wire import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
-from codegen_api.telemetry import Trace, log_seldom, trace
+from codegen_api.telemetry import Trace, trace, warn_once_a_minute
 from codegen_api.web import HeadersTooLarge
 
 if sys.platform != "win32":
@@ -27,73 +31,74 @@ if sys.platform != "win32":
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-MOST_UNREAD = 128 * 1024
-"""Bytes that are taken without the request getting on: more than the edge lets pass."""
+MAX_UNREAD = 128 * 1024
+"""Maximum bytes received without progress in parsing: more than the edge accepts, so that its own error comes first."""
 HEAD_SECONDS = 30.0
-"""How long the head of a request may take, from its first byte, and what is left of a body that was answered."""
+"""Maximum seconds for a request's head from its first byte, or for the rest of a body that was already answered."""
 RESERVE = 64
-"""So many descriptors, or a quarter of them, are kept for all else, and for telling those who come that it is full."""
+"""Descriptors (at most a quarter) kept for everything else, and for telling new clients that the process is full."""
 
 _HOST = re.compile(rb"[^\s/@?#\\,]*")
 _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
-class Requests(HttpToolsProtocol):
-    """uvicorn's reader of requests, made strict and bounded."""
+class StrictHttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, strict and bounded."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._application = self.app
         self.app = self._serve
         self._unread = 0
-        self._went_on = False
+        self._progressed = False
         self._in_head = True
-        self._late: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
         self._crowded = False
-        self.garbled = False
-        """The rest of what comes cannot be read."""
+        self.unparsable = False
+        """The rest of the input cannot be parsed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._crowded = _takes_reserve(transport)
-        # one that is opened in advance may wait for its first request as long as others wait for their next
+        self._crowded = _uses_reserve(transport)
+        # a connection opened in advance may idle as long as one between two requests
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_keepalive_if_required()
-        self._in_time()
+        self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self.garbled or self.transport.is_closing():
+        if self.unparsable or self.transport.is_closing():
             return
-        self._went_on = False
+        self._progressed = False
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._give_up(InvalidRequest())
+            self._stop_reading(InvalidRequest())
             return
-        self._unread = 0 if self._went_on else self._unread + len(data)
+        self._unread = 0 if self._progressed else self._unread + len(data)
         if self.transport.is_closing():
             return
-        if self._unread > MOST_UNREAD:
-            self._give_up(HeadersTooLarge())
-        elif self._late is None and (self.cycle is None or self.cycle.response_complete):  # the head of a next one
-            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        if self._unread > MAX_UNREAD:
+            self._stop_reading(HeadersTooLarge())
+        # in the head of the next request
+        elif self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Nothing more will come. That is how some say that they have asked, and how others leave: who still waits for
-        the beginning of an answer gets it, and who has some of a stream is gone. True leaves our side open.
+        """The client has closed its side. Some do so after the request, others to disconnect: a client that has got
+        nothing yet still gets its response, one in the middle of a stream is gone. True keeps our side open.
         """
         if self.transport.is_closing() or self.transport.get_extra_info("sslcontext") is not None:
             return False
         if self.cycle is None or self.cycle.response_complete:
-            if self._late is not None:  # there is some of a head
+            if self._head_timer is not None:  # part of a head has arrived
                 self._refuse(InvalidRequest("The request ends before it is whole."))
             return False
         if self.cycle.more_body:
-            self._give_up(InvalidRequest())
+            self._stop_reading(InvalidRequest())
         elif self.cycle.response_started:
             return False
         self.cycle.keep_alive = False
@@ -104,38 +109,38 @@ class Requests(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # what comes behind a body is nothing that anybody has looked at before the body
+        if self._in_head:  # trailers: nothing has checked these, and they could look like headers to the application
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # `_feed` has it read again, without the offer
+            return  # `_feed` parses it again without the upgrade
         self._in_head = False
-        self._went_on = True
-        self._in_time()
+        self._progressed = True
+        self._stop_head_timer()
         error = self._refusal()
         if error is not None:
             self.scope["refusal"] = error  # type: ignore[typeddict-unknown-key]
         if self._crowded:
             self.scope["crowded"] = True  # type: ignore[typeddict-unknown-key]
-            log_seldom("there is too little of what the system gives: %s", "descriptors")
+            warn_once_a_minute("there is too little of what the system gives: %s", "descriptors")
         super().on_headers_complete()
         if error is not None or self._crowded:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        self._went_on = True
+        self._progressed = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self._went_on = True
-        self._in_time()
+        self._progressed = True
+        self._stop_head_timer()
         super().on_message_complete()
 
     def _feed(self, data: bytes) -> None:
-        """Read on. An offer to upgrade is passed over, and what comes with it is read as if there were none."""
+        """Parse more data. A request that offers an upgrade is fed to a new parser without the offer."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -152,7 +157,7 @@ class Requests(HttpToolsProtocol):
                 return
 
     def _refusal(self) -> GatewayError | None:
-        """Why a request whose head could be read is not taken any further."""
+        """Why a request with a readable head is refused."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             return InvalidRequest("The gateway speaks HTTP/1.1.")
@@ -168,17 +173,17 @@ class Requests(HttpToolsProtocol):
         return InvalidRequest("The gateway knows no transfer coding but chunked.")
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = Mended(self, receive.__self__)
+        exchange = ExchangeAdapter(self, receive.__self__)
         await self._application(scope, exchange.receive, exchange.send)
 
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _give_up(self, error: GatewayError) -> None:
-        """Read no further. Who waits for the rest of a body hears of it, and answers."""
-        self.garbled = True
+    def _stop_reading(self, error: GatewayError) -> None:
+        """Stop reading. If the application is waiting for the rest of a body, it is woken up to respond."""
+        self.unparsable = True
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body:
             self.cycle.keep_alive = False
             self.cycle.message_event.set()
@@ -186,7 +191,7 @@ class Requests(HttpToolsProtocol):
             self._refuse(error)
 
     def _refuse(self, error: GatewayError) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # else an answer is under way, which ends here
+        if self.cycle is None or self.cycle.response_complete:  # otherwise a response is in progress, and is cut off
             request_id = uuid.uuid4().hex
             token = trace.set(Trace(request_id, ()))
             answer = render_error(error)
@@ -198,8 +203,8 @@ class Requests(HttpToolsProtocol):
         self.transport.close()
 
 
-def _takes_reserve(transport: asyncio.Transport) -> bool:
-    """Whether this connection has one of the last descriptors: a new one is always the lowest that is free."""
+def _uses_reserve(transport: asyncio.Transport) -> bool:
+    """Whether this connection took one of the last descriptors. New ones always get the lowest free number."""
     connection = transport.get_extra_info("socket")
     if connection is None or sys.platform == "win32":
         return False
@@ -207,26 +212,26 @@ def _takes_reserve(transport: asyncio.Transport) -> bool:
     return most != resource.RLIM_INFINITY and connection.fileno() >= most - min(RESERVE, most // 4)
 
 
-class Mended:
-    """A request and its answer between uvicorn and the application."""
+class ExchangeAdapter:
+    """One request and response between uvicorn and the application."""
 
-    def __init__(self, protocol: Requests, cycle: "RequestResponseCycle") -> None:
+    def __init__(self, protocol: StrictHttpProtocol, cycle: "RequestResponseCycle") -> None:
         self.transport = cycle.transport
         self._protocol = protocol
         self._cycle = cycle
-        self._endless = False
+        self._until_close = False
 
     async def receive(self) -> Any:
         message = await self._cycle.receive()
-        if message["type"] == "http.request" and message["more_body"] and self._protocol.garbled:
+        if message["type"] == "http.request" and message["more_body"] and self._protocol.unparsable:
             raise InvalidRequest("The body of the request cannot be read.")
         return message
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start" and self._cycle.scope["http_version"] == "1.0":
             names = {name.lower() for name, _ in message["headers"]}
-            self._endless = b"content-length" not in names
-        if self._endless:  # no chunks: the end of the connection is that of the answer (RFC 9112, 6.3)
+            self._until_close = b"content-length" not in names
+        if self._until_close:  # no chunks: the response ends with the connection (RFC 9112, section 6.3)
             self._cycle.chunked_encoding = False
             self._cycle.expected_content_length = len(message.get("body", b""))
         await self._cycle.send(cast("Any", message))

@@ -1,4 +1,4 @@
-"""Who asks, what they may do, and what is sent to the host on their behalf."""
+"""Who is calling, what they may do, and the credential shown to the host for them."""
 
 import hashlib
 import hmac
@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 READ = "runs:read"
 WRITE = "runs:write"
 ALL = ":all"
-"""Behind a scope: the same for runs of others, and for runs that nobody owns."""
+"""Scope suffix: also for runs of others, and for runs without an owner."""
 
 SCOPES = frozenset({READ, WRITE, READ + ALL, WRITE + ALL})
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody, by who vouches for them and their id there: the same whatever token they use.
+    """A user: an authority and their id there, the same for all of their tokens.
 
-    ``authority`` is the host's name (``codegen``), ``jwt:`` and the issuer of a JWT, or ``key`` for our own API keys.
+    ``authority`` is the host's name (``codegen``), ``jwt:`` plus the issuer of a JWT, or ``key`` for our own API keys.
     """
 
     authority: str
@@ -27,39 +27,36 @@ class Principal:
 
     @property
     def number(self) -> int:
-        """A number of their own, the same everywhere and always, for clients that know users by number: of 53 bits, so
-        that every reader of JSON can hold it, and larger than any that hosts give out.
-        """
-        said = json.dumps([self.authority, self.user]).encode()
-        return 1 << 52 | int.from_bytes(hashlib.sha256(said).digest()) % (1 << 52)
+        """A stable numeric id for clients that expect one: 53 bits, for any JSON reader, above the ids of hosts."""
+        message = json.dumps([self.authority, self.user]).encode()
+        return 1 << 52 | int.from_bytes(hashlib.sha256(message).digest()) % (1 << 52)
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What the host is shown. Compared, hashed and printed by its digest: the token itself goes nowhere else."""
+    """What the host is shown. Compared, hashed and printed by its digest, so the token itself goes nowhere else."""
 
     token: str = field(repr=False, compare=False)
     digest: str
 
     @classmethod
     def of(cls, token: str, key: bytes) -> "Credential":
-        """Digest ``token`` under ``key``: without the key, a leaked digest cannot be tried against guessed tokens."""
+        """Digest ``token`` under ``key``: without the key, a leaked digest cannot be used to test guesses."""
         return cls(token, hmac.new(key, token.encode(), hashlib.sha256).hexdigest())
 
 
-def _nothing() -> None:
+def _never_revoked() -> None:
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One request's asker: who it is, with what the host is asked for them, and what they may do.
+    """The user behind a request, the credential for the host, and what they may do.
 
-    ``shown`` is what they came with, where that has to be looked at each time; None where what it said is good until it
-    expires. ``shared``: the credential is the deployment's, the same for all, so the
-    host cannot tell whose a run is and the gateway does. ``organization`` is the only one they may enter, if there is
-    such a one. What they showed is good until ``expires`` (epoch seconds), and ``confirm`` raises ``InvalidToken`` when
-    it was revoked before that.
+    ``shown`` is what they presented if it has to be checked each time; None if its claims hold until it expires.
+    ``shared``: the credential is the deployment's, so the host cannot tell whose a run is and the gateway must.
+    ``organization``, if set, is the only one they may use. Their credentials are valid until ``expires`` (epoch
+    seconds); ``confirm`` raises ``InvalidToken`` if they were revoked earlier.
     """
 
     principal: Principal
@@ -69,12 +66,12 @@ class Caller:
     shared: bool = False
     organization: str | None = None
     expires: float | None = None
-    confirm: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
+    confirm: Callable[[], None] = field(default=_never_revoked, repr=False, compare=False)
 
     def may(self, scope: str) -> bool:
-        """Whether they may do this, be it only to what is their own."""
+        """Whether they have this scope, at least for what is their own."""
         return scope in self.scopes or scope + ALL in self.scopes
 
 
 asker: ContextVar[Caller | None] = ContextVar("codegen_api_asker", default=None)
-"""For whom the host is being asked."""
+"""The caller on whose behalf the host is being asked."""

@@ -1,7 +1,7 @@
-"""How a request is taken in: first who asks, which its head tells, and only then what they say, within bounds.
+"""Receives requests: authentication from the head first, only then the body, within bounds.
 
-By itself the framework receives and reads a body before anything else, from anybody. ``CallerFirst`` routes do not, and
-``Bodies`` bounds what all bodies take together and how long each may take.
+FastAPI by itself receives and parses a body before anything else, so that anybody could make us hold and parse 25 MiB.
+``CallerFirst`` routes authenticate first; ``BodyBudget`` bounds the memory of all bodies together and the time of each.
 """
 
 import asyncio
@@ -20,29 +20,27 @@ from starlette.types import Message, Receive
 
 from codegen_api.aside import LARGE, aside
 from codegen_api.errors import AtCapacity, Detail, Rejected
-from codegen_api.extent import Extent
+from codegen_api.extent import JsonMeter
 from codegen_api.identity import Caller
-from codegen_api.names import WARNINGS, Names, drop_empty, missing, told
+from codegen_api.names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
 from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
 
-MOST_VALUES = 10_000
-"""Numbers, texts, lists and so on in the JSON of one request. Whatever is done for each of them takes tens of
-milliseconds for all.
-"""
-MOST_DEPTH = 100
-"""Lists and objects within each other."""
+MAX_VALUES = 10_000
+"""Maximum number of JSON values in a request. Work done for each of them then takes tens of milliseconds in all."""
+MAX_DEPTH = 100
+"""Maximum nesting of JSON in a request."""
 
-PATIENCE = 30.0
-"""Seconds that a body may keep us waiting; each ``SLOWEST`` bytes of it give back one."""
-SLOWEST = 4096
-SMALL = 64 * 1024
-"""Bytes of a body for which there is always room."""
-TOGETHER = 4
-"""So many of the largest bodies may be held at a time."""
+BODY_SECONDS = 30.0
+"""Seconds to wait for a body; each ``BYTES_PER_SECOND`` bytes received add one again."""
+BYTES_PER_SECOND = 4096
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that are always accepted, however many others are held."""
+MAX_HELD = 4
+"""How many bodies of maximum size may be held at once."""
 
 
 class Asking:
-    """A dependency that says who is calling: ``ask``, once for each request."""
+    """A dependency that authenticates the caller with ``ask``, once per request."""
 
     def __init__(self, ask: Callable[[Request], Awaitable[Caller]]) -> None:
         self.__doc__ = ask.__doc__
@@ -56,46 +54,46 @@ class Asking:
 
 
 class CallerFirst(APIRoute):
-    """A route that finds out who is calling before it receives a body. One with a body has to want to know."""
+    """A route that authenticates before it receives a body. One with a body must have an ``Asking`` dependency."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        names = Names(self)
-        asking = next((each for each in _calls(self.dependant) if isinstance(each, Asking)), None)
+        names = KnownNames(self)
+        asking = next((each for each in _dependencies(self.dependant) if isinstance(each, Asking)), None)
         if self.body_field is not None and asking is None:
             raise TypeError(f"{self.path} takes a body from anybody")
 
-        async def after_asking(request: Request) -> Response:
+        async def authenticate_first(request: Request) -> Response:
             bounded = BoundedRequest(request.scope, request.receive)
             drop_empty(bounded)
             if self.body_field is not None and asking is not None:
                 await asking(request)
                 if await bounded.body():
                     _require_json(bounded)
-                    with suppress(ValueError):  # the framework will say where
+                    with suppress(ValueError):  # FastAPI will report where
                         await bounded.read()
             try:
                 response = await handle(bounded)
             except RequestValidationError as error:
-                places = missing(error.errors(), names.unknown(bounded, bounded.fields))
+                places = with_suggestions(error.errors(), names.unknown(bounded, bounded.fields))
                 raise RequestValidationError(places) from error
             warnings = [*names.unknown(bounded, bounded.fields), *bounded.scope.get(WARNINGS, ())]
-            return told(response, warnings) if warnings else response
+            return with_warnings(response, warnings) if warnings else response
 
-        return after_asking
+        return authenticate_first
 
 
-def _calls(dependant: Dependant) -> Iterator[object]:
+def _dependencies(dependant: Dependant) -> Iterator[object]:
     for each in dependant.dependencies:
         yield each.call
-        yield from _calls(each)
+        yield from _dependencies(each)
 
 
 class BoundedRequest(Request):
-    """A request whose JSON is refused as soon as there is too much in it. ``fields``: the names at its top.
+    """A request whose JSON is refused as soon as it exceeds the bounds. ``fields`` are its top-level names.
 
-    The framework makes one sentence of all that goes wrong while it reads JSON, so what has to be said by name is found
-    before, by ``read``.
+    FastAPI turns every error while parsing into one message, so errors with a message of their own are found before
+    that, by ``read``.
     """
 
     fields: Collection[str] = ()
@@ -104,16 +102,16 @@ class BoundedRequest(Request):
         """
         Raises:
             Rejected: it is nested too deeply.
-            HTTPException: there is too much in it, or the client has left.
+            HTTPException: it has too many values, or the client has left.
         """
         if not hasattr(self, "_body"):
-            extent = Extent()
+            meter = JsonMeter()
             pieces = []
             try:
                 async for piece in self.stream():
-                    for start in range(0, len(piece), SMALL):
-                        extent.take(piece[start : start + SMALL])
-                        _bounded(extent)
+                    for start in range(0, len(piece), SMALL_BODY):
+                        meter.feed(piece[start : start + SMALL_BODY])
+                        _check_bounds(meter)
                     pieces.append(piece)
             except ClientDisconnect:
                 raise HTTPException(400) from None
@@ -123,8 +121,8 @@ class BoundedRequest(Request):
     async def read(self) -> None:
         """
         Raises:
-            Rejected: there is something in it that cannot be taken.
-            ValueError: it is no JSON.
+            Rejected: it contains something unacceptable.
+            ValueError: it is not JSON.
         """
         body = await self.body()
         self._parsed = await aside(_read, body) if len(body) > LARGE else _read(body)
@@ -134,13 +132,13 @@ class BoundedRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_parsed"):
             await self.read()
-        return self.__dict__.pop("_parsed")  # a stream that answers it may last for long
+        return self.__dict__.pop("_parsed")  # drop it: a streamed response may last long
 
 
 def _require_json(request: Request) -> None:
     """
     Raises:
-        Rejected: the head does not say that the body is JSON as it is. The framework would take it for something else.
+        Rejected: the head does not declare plain JSON; FastAPI would then treat it as something else.
     """
     coding = request.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
@@ -155,13 +153,13 @@ def _require_json(request: Request) -> None:
 
 
 def _read(body: bytes) -> Any:
-    # of bytes Python would take UTF-16 and UTF-32, too, in which nothing was counted
+    # json.loads also detects UTF-16 and UTF-32, for which Extent has counted nothing
     if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise _not_utf8()
     try:
         return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
     except UnicodeDecodeError:
-        raise _not_utf8() from None  # it quotes what was sent
+        raise _not_utf8() from None  # the error quotes the input
 
 
 def _not_utf8() -> Rejected:
@@ -176,41 +174,41 @@ def _whole(digits: str) -> Json:
     return number
 
 
-def _bounded(extent: Extent) -> None:
-    if extent.depth > MOST_DEPTH:
-        raise Rejected(details=[Detail(("body",), f"JSON may be nested {MOST_DEPTH} times", "json_too_deep")])
-    if extent.values > MOST_VALUES:
+def _check_bounds(meter: JsonMeter) -> None:
+    if meter.depth > MAX_DEPTH:
+        raise Rejected(details=[Detail(("body",), f"JSON may be nested {MAX_DEPTH} times", "json_too_deep")])
+    if meter.values > MAX_VALUES:
         raise HTTPException(413)
 
 
-class Bodies:
-    """What all requests together hold of their bodies. One may have ``max_body`` bytes."""
+class BodyBudget:
+    """Bounds the memory of all request bodies. One may have ``max_body`` bytes."""
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
         self.held = 0
 
-    def of(self, receive: Receive) -> "Incoming":
-        """That of one request, which the server's ``receive`` gives."""
-        return Incoming(self, receive)
+    def of(self, receive: Receive) -> "IncomingBody":
+        """The body of the request that arrives through the server's ``receive``."""
+        return IncomingBody(self, receive)
 
 
-class Incoming:
-    """The body of one request. ``unfinished``: it was asked for, and not all of it has come."""
+class IncomingBody:
+    """The body of one request. ``unfinished``: reading has begun, and some of it is missing."""
 
-    def __init__(self, bodies: Bodies, receive: Receive) -> None:
+    def __init__(self, bodies: BodyBudget, receive: Receive) -> None:
         self.unfinished = False
         self._whole = False
         self._bodies = bodies
         self._receive = receive
         self._received = self._held = 0
-        self._patience = PATIENCE
+        self._remaining = BODY_SECONDS
 
     async def receive(self) -> Message:
         """
         Raises:
             HTTPException: it is too large, or too slow.
-            AtCapacity: there is no room for it just now.
+            AtCapacity: too much is held for other requests.
         """
         if self._whole:
             return await self._receive()
@@ -218,28 +216,28 @@ class Incoming:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._remaining):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(408) from None
         size = len(message.get("body", b""))
-        self._patience = min(PATIENCE, self._patience - (loop.time() - asked) + size / SLOWEST)
+        self._remaining = min(BODY_SECONDS, self._remaining - (loop.time() - asked) + size / BYTES_PER_SECOND)
         self.unfinished = message.get("more_body", False)
         self._whole = not self.unfinished
         self._received += size
         if self._received > self._bodies.max_body:
             raise HTTPException(413)
-        if self._received > SMALL:
+        if self._received > SMALL_BODY:
             self._hold(self._received - self._held)
         return message
 
     def _hold(self, more: int) -> None:
-        if self._bodies.held + more > TOGETHER * self._bodies.max_body:
+        if self._bodies.held + more > MAX_HELD * self._bodies.max_body:
             raise AtCapacity("This instance holds as many large requests as it may.", retry_after=1)
         self._bodies.held += more
         self._held += more
 
-    def let_go(self) -> None:
-        """Nobody holds it any more."""
+    def release(self) -> None:
+        """The body is no longer held."""
         self._bodies.held -= self._held
         self._held = 0

@@ -1,6 +1,6 @@
-"""Log lines, written by a thread of their own: whoever logs never waits for whoever reads, or for a disk.
+"""A log handler with a thread of its own: logging never waits for a slow reader or disk.
 
-What nobody takes in time is lost; how much that was is counted, and told in a line as soon as lines are taken again.
+Lines that are not taken in time are dropped and counted; the count is logged once lines are taken again.
 """
 
 import logging
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 MOST_BYTES = 4 * 1024 * 1024
-"""What may wait to be written."""
+"""Maximum bytes queued."""
 LAST_SECONDS = 1.0
-"""How long the end of the process waits for that."""
+"""How long the end of the process waits for queued lines."""
 
 
-class Lines(logging.Handler):
-    """Writes to an open file that stays somebody else's. ``lost`` is called for each line that is not written."""
+class ThreadedHandler(logging.Handler):
+    """Writes to a file descriptor that it does not own. ``lost`` is called for each dropped line."""
 
     def __init__(self, descriptor: int, lost: Callable[[], None] = lambda: None) -> None:
         super().__init__()
@@ -26,16 +26,15 @@ class Lines(logging.Handler):
         self._queue: SimpleQueue[bytes] = SimpleQueue()
         self._counting = threading.Condition()
         self._waiting = 0
-        self._untold = 0
+        self._unreported = 0
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have it written, if there is room."""
         try:
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
             self._begin()
-        except Exception:  # whatever is wrong with a line or with the machine, the work goes on
-            self._lose()
+        except Exception:  # logging must never break the work that it is about
+            self._drop()
             return
         with self._counting:
             fits = self._waiting + len(line) <= MOST_BYTES
@@ -43,10 +42,10 @@ class Lines(logging.Handler):
         if fits:
             self._queue.put(line)
         else:
-            self._lose()
+            self._drop()
 
     def flush(self) -> None:
-        """Wait a moment for what is on its way."""
+        """Wait briefly for queued lines."""
         with self._counting:
             self._counting.wait_for(lambda: not self._waiting, LAST_SECONDS)
 
@@ -56,34 +55,35 @@ class Lines(logging.Handler):
             thread.start()
             self._thread = thread
 
-    def _lose(self) -> None:
+    def _drop(self) -> None:
         with self._counting:
-            self._untold += 1
+            self._unreported += 1
         self._lost()
 
     def _write_all(self) -> None:
         while True:
             line = self._queue.get()
             if not self._write(line):
-                self._lose()
+                self._drop()
             elif self._queue.empty():
-                self._tell()
+                self._report_lost()
             with self._counting:
                 self._waiting -= len(line)
                 self._counting.notify_all()
 
-    def _tell(self) -> None:
+    def _report_lost(self) -> None:
         with self._counting:
-            untold, self._untold = self._untold, 0
-        if untold:
-            text = f"{untold} lines of this log were lost: nobody took them"
+            unreported, self._unreported = self._unreported, 0
+        if unreported:
+            text = f"{unreported} lines of this log were lost: nobody took them"
             record = logging.LogRecord("codegen_api", logging.WARNING, __file__, 0, text, None, None)
             if not self._write(f"{self.format(record)}\n".encode()):
                 with self._counting:
-                    self._untold += untold
+                    self._unreported += unreported
 
     def _write(self, line: bytes) -> bool:
-        # not through Python's own file, whose lock would be held here for ever, and by nobody at the end of the process
+        # not through a Python file object: this daemon thread could die with its lock held, and block the exit of the
+        # process
         try:
             while line:
                 try:

@@ -1,10 +1,9 @@
-"""The numbers of the gateway in the form of Prometheus: how much happens and how long it takes, never for whom.
+"""Prometheus metrics: how much happens and how long it takes, never for whom.
 
-No label holds anything that a client or the host made up: they are templates of routes, names of operations, codes.
+No label contains anything made up by a client or the host: only route templates, operation names and codes.
 
-With several workers each writes into files that all can read, and any of them gives the sum. ``prometheus_client`` does
-that when it finds a directory named in the environment at the moment it is imported, so whoever has workers imports
-this module after having named one.
+With several workers each writes to files that any of them can add up. ``prometheus_client`` decides on that when it is
+imported, by an environment variable that names the directory, so the variable has to be set before this import.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from codegen_api.telemetry import Exchange, logger
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 OTHER = "other"
-"""The label of whatever a client made up."""
+"""Label for anything made up by a client."""
 
 AGES = (0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300)
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
@@ -36,9 +35,9 @@ codegen_api_viewers 3.0
 
 
 class PrometheusObserver:
-    """An observer that counts. ``directory`` is where all workers write, None where there is one process.
+    """An observer that counts. ``directory`` is shared by all workers; None with one process.
 
-    What it counts is its own, whatever else in this process counts with the same library.
+    It has a registry of its own, apart from other users of the library in this process.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -90,9 +89,9 @@ class PrometheusObserver:
         self._unlogged = Counter(
             "codegen_api_log_lines_lost", "Log lines that were not written: nobody took them.", registry=registry
         )
-        self._shown = CollectorRegistry()
-        self._shown.register(Own(registry) if directory is None else Sum(directory))
-        self.serving(0, 0)  # a worker before us may have had our number
+        self._exported = CollectorRegistry()
+        self._exported.register(ProcessCollector(registry) if directory is None else WorkersCollector(directory))
+        self.serving(0, 0)  # a dead worker with the same pid may have left values
 
     def asking(self, credential: str, operation: str) -> None:
         pass
@@ -118,11 +117,11 @@ class PrometheusObserver:
         self._unlogged.inc()
 
     def render(self) -> bytes:
-        """Everything as text: with several workers the sum over all of them."""
-        return generate_latest(self._shown)
+        """The metrics as text: with several workers their sum."""
+        return generate_latest(self._exported)
 
     def install(self, app: FastAPI) -> None:
-        """Serve it."""
+        """Serve ``/metrics``."""
 
         @app.get(
             "/metrics",
@@ -136,8 +135,8 @@ class PrometheusObserver:
             return Response(self.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-class Own(Collector):
-    """The series of this process, without those that say when each began: a sum has no such thing."""
+class ProcessCollector(Collector):
+    """The series of this process without the ``_created`` ones, which have no meaning in a sum."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -148,10 +147,10 @@ class Own(Collector):
             yield metric
 
 
-class Sum(Collector):
-    """The series of all workers that write into ``directory``, added up.
+class WorkersCollector(Collector):
+    """The summed series of all workers that write to ``directory``.
 
-    What a worker counted stays when it dies; what it was doing does not.
+    Counters of a dead worker are kept, its gauges are not.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -161,22 +160,22 @@ class Sum(Collector):
         files = []
         for file in self._directory.glob("*.db"):
             kind, _, worker = file.stem.rpartition("_")
-            if kind.startswith("gauge_live") and worker.isdecimal() and not _lives(int(worker)):
+            if kind.startswith("gauge_live") and worker.isdecimal() and not _is_alive(int(worker)):
                 file.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                if file.stat().st_size:  # a file that a worker is just making is empty, and would not be understood
+                if file.stat().st_size:  # a file just being created is empty, and cannot be parsed
                     files.append(str(file))
         summed: Iterable[Metric] = MultiProcessCollector.merge(files)
         return summed
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     if sys.platform == "win32":
-        return True  # to ask would be to end it
+        return True  # os.kill would terminate it
     try:
-        os.kill(pid, 0)  # this ends nobody: it only asks
+        os.kill(pid, 0)  # signal 0 only checks
     except ProcessLookupError:
         return False
-    except PermissionError:  # the number is somebody else's by now
+    except PermissionError:  # the pid was reused by another user
         return False
     return True

@@ -1,7 +1,7 @@
-"""Names in a request that its route does not know: a slip of the pen, or a field of a later time.
+"""Warnings about names in a request that its route does not know: typos, or fields of a newer version.
 
-They are ignored, as clients count on, but not in silence: the answer names each, with the known name that is nearest.
-It says so in the header ``Warning``, and in ``warnings`` where it is a JSON object.
+They are ignored, as clients expect, but reported in the ``Warning`` header, and in ``warnings`` if the response is a
+JSON object, each with the closest known name.
 """
 
 import difflib
@@ -21,17 +21,17 @@ from codegen_api.errors import Detail
 from codegen_api.positions import names_a_position, plain
 from codegen_api.runs import to_json
 
-MOST = 10
-"""So many unknown names are told."""
-LONGEST = 60
-"""Characters of a name that are told."""
+MAX_WARNINGS = 10
+"""Maximum number of names reported."""
+MAX_NAME = 60
+"""Maximum characters of a reported name."""
 
 WARNINGS = "warnings"
-"""The key in an ASGI scope under which a route leaves what else is to be told."""
+"""Key in an ASGI scope for further warnings from the route."""
 
 
-class Names:
-    """What a route knows: the parameters of its query, and the fields at the top of its body."""
+class KnownNames:
+    """The names a route knows: its query parameters, and the top-level fields of its body."""
 
     def __init__(self, route: APIRoute) -> None:
         self._query = frozenset(_declared(_query_fields(route.dependant)))
@@ -39,18 +39,18 @@ class Names:
         self._body = None if body is None else frozenset(_declared(body.model_fields.items()))
 
     def unknown(self, request: Request, fields: Iterable[str]) -> list[Detail]:
-        """What in the query, and of ``fields``, those of the body, is not known; no more than ``MOST``."""
+        """Unknown names in the query and among the body's ``fields``, at most ``MAX_WARNINGS``."""
         found = []
         if request.scope["query_string"]:
             sent = (name for name in request.query_params if not names_a_position(name))
             found += _unknown("query", sent, self._query)
         if self._body is not None:
             found += _unknown("body", fields, self._body)
-        return found[:MOST]
+        return found[:MAX_WARNINGS]
 
 
-def missing(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> list[dict[str, Any]]:
-    """The faults that the framework found; where a field is missing, which unknown one may have been meant for it."""
+def with_suggestions(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> list[dict[str, Any]]:
+    """Validation faults, where a missing field's message names the unknown one that was probably meant."""
     unsaid = [*unknown]
 
     def explained(place: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def missing(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> l
 
 
 def drop_empty(request: Request) -> None:
-    """Take out of the query what has no value: a form sends its empty fields, too, and means nothing by it."""
+    """Remove query parameters without a value: HTML forms send empty fields too, meaning nothing by it."""
     pairs = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     if not all(value for _, value in pairs):
         given = urlencode([pair for pair in pairs if pair[1]], encoding="latin-1")
@@ -74,15 +74,15 @@ def drop_empty(request: Request) -> None:
 
 
 def warn(request: Request, text: str, *place: str) -> None:
-    """Have the answer to ``request`` say that something in it, at ``place``, may not have done what was meant."""
+    """Add a warning to the response: something at ``place`` may not have the intended effect."""
     request.scope.setdefault(WARNINGS, []).append(Detail(place, text, "no_effect"))
 
 
-def told(response: Response, warnings: Sequence[Detail]) -> Response:
-    """``response``, which now says so."""
+def with_warnings(response: Response, warnings: Sequence[Detail]) -> Response:
+    """Add warnings to a response."""
     lines = [f"{'.'.join(map(str, item.loc))}: {item.msg}" for item in warnings]
     response.headers["Warning"] = ", ".join(f"299 - {_quoted(line)}" for line in lines)
-    body = getattr(response, "body", b"")  # a stream has none
+    body = getattr(response, "body", b"")  # streams have none
     if response.headers.get("content-type") == "application/json" and body.startswith(b"{"):
         fields = to_json([{"loc": list(item.loc), "msg": item.msg, "type": item.type} for item in warnings])
         response.body = b'%b%b"warnings":%b}' % (body[:-1], b"" if body == b"{}" else b",", fields)
@@ -107,7 +107,7 @@ def _declared(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[str]:
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The one model that a body, or all of a query, may be."""
+    """The single model of a body, or of all query parameters."""
     models = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
     return next((each for each in models if issubclass(each, BaseModel)), None)
 
@@ -116,7 +116,7 @@ def _unknown(where: str, sent: Iterable[str], known: frozenset[str]) -> list[Det
     found = [
         Detail((where, name), "is not known here, and was ignored", "unknown") for name in sent if name not in known
     ]
-    return [_with_nearest(item, known) for item in found[:MOST]]
+    return [_with_nearest(item, known) for item in found[:MAX_WARNINGS]]
 
 
 def _with_nearest(item: Detail, known: Iterable[str]) -> Detail:
@@ -127,16 +127,16 @@ def _with_nearest(item: Detail, known: Iterable[str]) -> Detail:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST else name[:LONGEST] + "..."
+    return name if len(name) <= MAX_NAME else name[:MAX_NAME] + "..."
 
 
 def _nearest(name: str, among: Mapping[str, object]) -> str | None:
     spelled = {plain(each): each for each in among}
-    found = difflib.get_close_matches(plain(name[:LONGEST]), spelled, 1, 0.75)
+    found = difflib.get_close_matches(plain(name[:MAX_NAME]), spelled, 1, 0.75)
     return spelled[found[0]] if found else None
 
 
 def _quoted(text: str) -> str:
-    """A quoted string as headers have it, in printable ASCII."""
+    """A quoted-string for a header, in printable ASCII."""
     shown = "".join(character if " " <= character <= "~" else "?" for character in text)
     return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'

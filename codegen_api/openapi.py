@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of answers. Its examples of errors are written by the dialects' own code."""
+"""Responses in the OpenAPI document. Examples of errors are written by the dialects' own code."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from codegen_api.runs import Json
 from codegen_api.web import WAITS, HeadersTooLarge, PayloadTooLarge, RequestTimeout, Responses, UriTooLong
 
 Meaning = tuple[GatewayError, str]
-"""One of the errors with some status, for an example, and what all of them mean."""
+"""An error with some status, as the example, and a description of all errors with it."""
 
 MEANINGS: Mapping[int, Meaning] = {
     400: (InvalidRequest(), "The request cannot be understood."),
@@ -63,10 +63,10 @@ MEANINGS: Mapping[int, Meaning] = {
 }
 
 ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
-"""Statuses that any request may be refused with."""
+"""Statuses that any request may get."""
 
 COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
-"""And those of requests that ask the host for somebody."""
+"""And those of requests that ask the host on a caller's behalf."""
 
 JSON = "application/json"
 REQUEST_ID = "5f0c0f2a2f6f"
@@ -74,9 +74,7 @@ REQUEST_ID = "5f0c0f2a2f6f"
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of a dialect's routes. ``fields`` writes an error, in the shape of ``model``; ``meanings`` are those
-    that the dialect tells in its own way.
-    """
+    """The responses of a dialect. ``fields`` writes an error as ``model``; ``meanings`` override the general ones."""
 
     model: type[BaseModel]
     fields: Callable[[GatewayError], Mapping[str, Json]]
@@ -84,19 +82,19 @@ class Answers:
     media_type: str = JSON
 
     def __call__(self, status: int, model: Any, description: str, *errors: int) -> Responses:
-        """What may be answered: if all is well, and else, with the statuses ``errors`` besides the usual ones."""
+        """The successful response, and the errors: the usual ones and those with the statuses ``errors``."""
         well = {"description": description, **({} if model is None else {"model": model})}
         return {status: well, **self.errors(*COMMON, *errors)}
 
     def never(self, why: str) -> Responses:
-        """The answers of a route that only says why it does nothing."""
+        """The responses of a route that only explains why it is not offered."""
         return {**self.errors(*COMMON), 501: {**self.error(501), "description": why}}
 
     def errors(self, *statuses: int) -> Responses:
         return {status: self.error(status) for status in sorted({*statuses})}
 
     def error(self, status: int, meaning: Meaning | None = None) -> dict[str, Any]:
-        """One error, in the form that FastAPI takes."""
+        """One error, in FastAPI's form."""
         error, sentence = meaning or self.meanings.get(status) or MEANINGS[status]
         headers = {}
         if status == 401:
@@ -107,6 +105,6 @@ class Answers:
         described = {"description": sentence, "content": {self.media_type: {"example": example}}, "headers": headers}
         if self.media_type == JSON:
             return {"model": self.model, **described}
-        # with a model the framework would say that it comes as plain JSON as well
+        # with a model FastAPI would also list it as plain JSON
         schema = {"$ref": f"#/components/schemas/{self.model.__name__}"}
         return {**described, "content": {self.media_type: {"schema": schema, "example": example}}}

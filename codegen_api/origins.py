@@ -1,4 +1,4 @@
-"""Origins of web pages, in the form in which browsers send them (RFC 6454), and the names of this machine."""
+"""Web origins as browsers send them (RFC 6454), and loopback names."""
 
 import re
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def normalized(text: str) -> str:
-    """An origin as it will be sent, or ``*``: what is not in that form would never match.
+    """An origin in the exact form that browsers send, or ``*``; any other form would never match.
 
     Raises:
-        ValueError: no page ever has this origin.
+        ValueError: no page can have this origin.
     """
     if text == ALL:
         return text
@@ -41,24 +41,25 @@ def normalized(text: str) -> str:
 
 
 def host_as_sent(host: str) -> str:
-    """A host, which is in lower case, as browsers write it."""
+    """A lower-case host, as browsers write it."""
     if host.startswith("["):
         return f"[{IPv6Address(host[1:-1])}]"
-    if re.fullmatch(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)\.?", host):  # browsers take what ends in a number for an address
+    # browsers parse a host that ends in a number as an address
+    if re.fullmatch(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)\.?", host):
         return str(IPv4Address(host))
     try:
-        return httpx.URL(scheme="http", host=host).raw_host.decode()  # in ASCII
+        return httpx.URL(scheme="http", host=host).raw_host.decode()  # IDNA
     except httpx.InvalidURL:
         raise ValueError("this host cannot be one") from None
 
 
 def pattern(origins: Iterable[str]) -> str:
-    """What those match that are one of ``origins``, or of a subdomain where one of them says so."""
+    """A regular expression for ``origins`` and the subdomains that they allow."""
     return "|".join(re.escape(origin).replace(r"\*\.", r"([a-z0-9_-]+\.)+") for origin in origins)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine reaches what listens on ``host``."""
+    """Whether ``host`` can only be reached from this machine."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,6 @@
-"""HTTP to a host, for the adapters that speak it: one exchange at a time, and what can go wrong on the way in our
-words.
+"""HTTP to a host for the adapters: one exchange at a time, with failures mapped to the gateway's errors.
 
-Nothing is repeated, no redirect is followed, no cookie is kept, and no answer or exchange goes on for ever.
+No retries, no redirects, no cookies, and every answer and exchange is bounded in size and time.
 """
 
 import asyncio
@@ -25,22 +24,22 @@ from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
 from codegen_api.aside import LARGE, aside
-from codegen_api.proxies import proxy_for, shown
+from codegen_api.proxies import proxy_for, redacted
 from codegen_api.runs import Json, from_json, whole
 from codegen_api.shortages import shortage
 from codegen_api.telemetry import Allowance, Observation
 
 MAX_ANSWER = 32 * 1024 * 1024
-"""Bytes of one answer, decompressed; a host that says more is not listened to any longer."""
+"""Maximum bytes of one decompressed answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostAnswer:
-    """What the host said. ``readable``: it was JSON, which is ``json``; else that is None.
+    """An answer of the host. ``readable``: it was JSON, parsed in ``json``.
 
-    ``account`` is for the log: what was asked, and what kind of answer came. ``large``: to make something of it takes
-    so long that it is done beside the event loop. ``cut``: it begins as JSON and is none, as if something on the way
-    had taken the rest, and given what was left a length that fits.
+    ``account`` describes the exchange for the log, without content. ``large``: processing it takes long and belongs off
+    the event loop. ``cut``: it begins like JSON but is not, as if a proxy had truncated it and corrected its
+    Content-Length.
     """
 
     status: int
@@ -54,12 +53,14 @@ class HostAnswer:
 
 
 class Outbound:
-    """The way to one host: ``base_url`` with ``prefix`` behind it.
+    """A client for one host at ``base_url`` plus ``prefix``.
 
-    Times are in seconds: ``connect_timeout`` until there is a connection, ``read_timeout`` between two pieces of an
-    answer; a whole exchange has ``connect_timeout + 2 * read_timeout``. ``via`` names this gateway in a ``Via`` header.
-    Proxies and certificates of the environment hold unless a ``transport`` is given. Raises ``ValueError``, which
-    quotes neither, when ``base_url`` or the proxy cannot be used.
+    Timeouts in seconds: ``connect_timeout`` to connect, ``read_timeout`` between two chunks of an answer, and
+    ``connect_timeout + 2 * read_timeout`` for a whole exchange. ``via`` is the pseudonym in the ``Via`` header. Proxies
+    and certificates come from the environment unless a ``transport`` is given.
+
+    Raises:
+        ValueError: ``base_url`` or the proxy cannot be used; neither is quoted.
     """
 
     def __init__(
@@ -77,16 +78,17 @@ class Outbound:
         self._root = str(base).rstrip("/") + prefix
         self._deadline = connect_timeout + 2 * read_timeout
         proxy = None if transport else proxy_for(base)
-        self._by_way_of = "" if proxy is None else f" through {shown(proxy)}"
-        # nothing but gzip: httpx would unpack each piece of an answer whole, and "gzip, gzip" makes gigabytes of one
+        self._via_proxy = "" if proxy is None else f" through {redacted(proxy)}"
+        # only gzip, which we decompress ourselves: httpx unpacks each chunk whole, and "gzip, gzip" can make gigabytes
+        # of one
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"codegen_api/{_version()}"}
-        self._patience = httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout)
+        self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout)
         self._client = httpx.AsyncClient(
             transport=transport or _transport(proxy),
             headers=headers if via is None else {**headers, "Via": f"1.1 {via}"},
-            # Many users share this client: a cookie set for one must not be sent for another.
+            # All users share this client: a cookie set for one must not be sent for another.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=self._patience,
+            timeout=self._timeout,
             trust_env=False,
         )
 
@@ -101,11 +103,11 @@ class Outbound:
         order: bool = False,
         unread: bool = False,
     ) -> HostAnswer:
-        """One exchange; ``body`` is JSON. ``order``: the head of an answer of success will do, whatever comes of the
-        rest; ``unread``: none of that is wanted.
+        """Send one request; ``body`` is JSON. ``order``: the head of a successful answer is enough even if its body
+        fails; ``unread``: the body is not wanted at all.
 
         Raises:
-            UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or not the whole of one
+            UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or only part of one
                 (``AnswerCut``).
         """
         content = None
@@ -113,35 +115,35 @@ class Outbound:
             headers = [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
             content = _pieces(body)
         request = self._client.build_request(method, self._root + path, params=query, headers=headers, content=content)
-        asked = f"{method} {self._root}{_without_ids(path)}{self._by_way_of}"
+        asked = f"{method} {self._root}{_without_ids(path)}{self._via_proxy}"
         try:
             response, received = await self._exchange(request, order=order, unread=unread)
         except errors.UpstreamFailure as error:
-            came = error.reason or error.message
-            self._observe(came)
-            error.reason = f"{asked}: {came}"
+            outcome = error.reason or error.message
+            self._observe(outcome)
+            error.reason = f"{asked}: {outcome}"
             raise
         try:
             answer, readable = await _decoded(received), True
         except ValueError:
             answer, readable = None, False
-        came = _came(response, received, readable)
+        outcome = _describe_answer(response, received, readable)
         usable = response.status_code < 500 and (readable or (order and response.is_success))
-        self._observe(None if usable else came)
-        said = response.headers
+        self._observe(None if usable else outcome)
+        answer_headers = response.headers
         return HostAnswer(
             response.status_code,
             answer,
             readable,
-            said.get("Retry-After"),
-            _allowance(said),
-            f"{asked}: {came}",
+            answer_headers.get("Retry-After"),
+            _allowance(answer_headers),
+            f"{asked}: {outcome}",
             len(received) > LARGE,
             not readable and received.lstrip().startswith((b"{", b"[")),
         )
 
     async def aclose(self) -> None:
-        """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
+        """Close all connections; later calls raise ``UpstreamUnreachable``."""
         await self._client.aclose()
 
     def _observe(self, trouble: str | None) -> None:
@@ -151,8 +153,8 @@ class Outbound:
 
     async def _exchange(self, request: httpx.Request, *, order: bool, unread: bool) -> tuple[httpx.Response, bytearray]:
         if self._client.is_closed:
-            raise _unheard(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
-        # The deadline is no luxury: aiohttp 3.14 waits for ever when a chunked body turns bad half-way.
+            raise _not_sent(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
+        # Needed although there are timeouts: aiohttp 3.14 waits for ever when a chunked body turns invalid half-way.
         done = None
         try:
             with self._faults(answered=False):
@@ -163,7 +165,7 @@ class Outbound:
                         if unread and done:
                             return done, bytearray()
                         with self._faults(answered=True):
-                            return response, await _received(response)
+                            return response, await _read_body(response)
                     finally:
                         await response.aclose()
         except errors.UpstreamFailure:
@@ -173,27 +175,28 @@ class Outbound:
 
     @contextmanager
     def _faults(self, *, answered: bool) -> Iterator[None]:
-        """Raise what goes wrong on the way as errors of ours. ``answered``: the head of an answer has come."""
+        """Map transport errors to the gateway's. ``answered``: the head of an answer had arrived."""
         try:
             yield
         except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
-            # httpx-aiohttp 0.2 calls a refused connection a time-out and lets other errors through: ask for the cause.
+            # httpx-aiohttp 0.2 reports a refused connection as a timeout and lets other errors through: look at the
+            # cause.
             fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-            if shortage(error):  # ours, not the host's: it has heard nothing
+            if shortage(error):  # our own shortage; nothing was sent
                 raise errors.AtCapacity("This instance cannot do more just now.", retry_after=5) from error
             slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
-            why = _told(fault)
+            why = _describe_fault(fault)
             if isinstance(fault, _NOT_CONNECTED):
-                why = f"no connection within {self._patience.connect:g} s" if slow else f"no connection: {why}"
+                why = f"no connection within {self._timeout.connect:g} s" if slow else f"no connection: {why}"
                 kind = errors.UpstreamTimeout if slow else errors.UpstreamUnreachable
-                raise _unheard(kind(reason=why)) from error
+                raise _not_sent(kind(reason=why)) from error
             if slow:
                 if not isinstance(fault, httpx.TimeoutException | aiohttp.ServerTimeoutError):
                     why = f"no whole answer within {self._deadline:g} s"
                 else:
-                    why = f"{'nothing more of the' if answered else 'no'} answer within {self._patience.read:g} s"
+                    why = f"{'nothing more of the' if answered else 'no'} answer within {self._timeout.read:g} s"
                 raise errors.UpstreamTimeout(reason=why) from error
-            # Without a byte, httpx speaks of a violated protocol too; only its words tell.
+            # httpx also reports a close without any answer as a protocol error; only the text tells them apart.
             silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
             if answered:
                 broken = "cannot be unpacked" if isinstance(fault, zlib.error) else "broke off"
@@ -205,15 +208,15 @@ class Outbound:
 
 
 def _base(text: str) -> httpx.URL:
-    """The host's address, checked."""
+    """Parse and check the host's address."""
     try:
         url = httpx.URL(text.strip())
-        url.host.encode("idna")  # aiohttp does this later, where nobody expects an error
+        url.host.encode("idna")  # aiohttp would do this later, outside its error handling
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError("The base URL is not a URL.") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("The base URL must begin with http:// or https:// and name a host.")
-    # httpx would send a user and password from here in the place of our own Authorization header.
+    # httpx would replace our Authorization header with user and password from here.
     if url.userinfo or url.query or url.fragment:
         raise ValueError("The base URL must have neither user and password nor a query nor a fragment.")
     return url.copy_with(path=url.path.rstrip("/") or "/")
@@ -234,14 +237,14 @@ def _transport(proxy: httpx.URL | None) -> httpx.AsyncBaseTransport:
             connector=aiohttp.TCPConnector(limit=500, ssl=certificates),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=None if proxy is None else str(proxy),
-            middlewares=(_once,),
+            middlewares=(_without_retry,),
         )
 
     return AiohttpTransport(verify=certificates, client=session)
 
 
-async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a GET whose connection broke: it does so for exactly these two errors."""
+async def _without_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Stop aiohttp from retrying a GET after a broken connection, which it does for exactly these two errors."""
     try:
         return await send(request)
     except aiohttp.ClientConnectorError:
@@ -258,23 +261,23 @@ _NOT_CONNECTED = (
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
 )
-"""There was no connection: the only faults after which the host has surely heard nothing."""
+"""There was no connection: the only failures after which the host surely received nothing."""
 
 
-def _unheard(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
+def _not_sent(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
     error.may_have_acted = False
     return error
 
 
-def _told(fault: BaseException) -> str:
-    """What happened, by its kind and the system's word for it, not by an exception's own, which may quote anything."""
+def _describe_fault(fault: BaseException) -> str:
+    """What happened, in terms of its type and errno. The text of an exception is not used: it may quote anything."""
     if isinstance(fault, aiohttp.ClientHttpProxyError):
         return f"the proxy answered with status {fault.status}"
     each: BaseException | None = fault
     while each is not None:
         match each:
             case aiohttp.ClientConnectorError():
-                pass  # it repeats, as a text, what the error inside of it says
+                pass  # its text repeats that of the inner error
             case ssl.SSLCertVerificationError():
                 return f"the certificate is not valid ({each.verify_message.rstrip('.')})"
             case ssl.SSLError():
@@ -283,11 +286,11 @@ def _told(fault: BaseException) -> str:
                 return f"the name does not resolve ({each.strerror})"
             case OSError(errno=int(number)):
                 return f"{os.strerror(number)} (errno {number})"
-        each = getattr(each, "os_error", None) or getattr(each, "certificate_error", None) or _led_to(each)
+        each = getattr(each, "os_error", None) or getattr(each, "certificate_error", None) or _cause_of(each)
     return type(fault).__name__
 
 
-def _led_to(error: BaseException) -> BaseException | None:
+def _cause_of(error: BaseException) -> BaseException | None:
     return error.__cause__ or error.__context__
 
 
@@ -295,29 +298,29 @@ def _without_ids(path: str) -> str:
     return re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
 
 
-def _came(response: httpx.Response, received: bytearray, readable: bool) -> str:
-    """What kind of answer came, for people who look for what is wrong; nothing of what it says."""
-    said = f"status {response.status_code}"
+def _describe_answer(response: httpx.Response, received: bytearray, readable: bool) -> str:
+    """The kind of answer, for diagnosis; nothing of its content."""
+    text = f"status {response.status_code}"
     if 300 <= response.status_code < 400:
         where = ""
         with suppress(httpx.InvalidURL, KeyError):
             where = f" to {response.url.join(response.headers['Location']).host}"
-        return f"{said}, a redirect{where}, which is not followed"
+        return f"{text}, a redirect{where}, which is not followed"
     kind = re.match(r"[\w.+-]{1,40}/[\w.+-]{1,40}", response.headers.get("Content-Type", ""), re.ASCII)
-    said += f", {kind[0]}" if kind else ", without a Content-Type"
+    text += f", {kind[0]}" if kind else ", without a Content-Type"
     if response.status_code in (429, 503) and re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", "")):
-        said += f", Retry-After {response.headers['Retry-After']}"
-    return said if readable else f"{said}, {'which is no JSON' if received else 'empty'}"
+        text += f", Retry-After {response.headers['Retry-After']}"
+    return text if readable else f"{text}, {'which is no JSON' if received else 'empty'}"
 
 
-async def _received(response: httpx.Response) -> bytearray:
-    """What the host said, unpacked no further than it may be long."""
+async def _read_body(response: httpx.Response) -> bytearray:
+    """Read the body, decompressing no further than the size limit."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip"):
         raise errors.UpstreamError("The host's answer is packed in a way that was not asked for.")
     unpack = zlib.decompressobj(wbits=31).decompress if encoding == "gzip" else None
     content = bytearray()
-    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous client's always is
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - always true for an AsyncClient
     async for piece in response.stream:
         content += unpack(piece, MAX_ANSWER + 1 - len(content)) if unpack else piece
         if len(content) > MAX_ANSWER:
@@ -326,23 +329,23 @@ async def _received(response: httpx.Response) -> bytearray:
 
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
-    """Bodies are given in pieces: aiohttp warns of whole ones beyond 1 MiB, and images are larger."""
+    """The body in chunks: aiohttp warns about whole ones beyond 1 MiB, and images are larger."""
     for start in range(0, len(content), 64 * 1024):
         yield content[start : start + 64 * 1024]
 
 
 async def _decoded(content: bytearray) -> Json:
-    """Read JSON as ``from_json`` does; what is large is read beside the event loop.
+    """Parse JSON as ``from_json`` does; large input off the event loop.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not JSON.
     """
-    return await aside(_decoded_aside, content) if len(content) > LARGE else from_json(content)
+    return await aside(_decoded_in_thread, content) if len(content) > LARGE else from_json(content)
 
 
-def _decoded_aside(content: bytearray) -> Json:
-    """The same with Python's own reader, which is slower, but calls back at each object, so that other threads get on:
-    orjson lets nobody else do anything before it has done.
+def _decoded_in_thread(content: bytearray) -> Json:
+    """The same with the standard library's parser. It is slower, but its callback for each object lets other threads
+    run, while orjson holds the GIL until it is done.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogatepass")
     starts = range(0, len(content), LARGE)
@@ -355,9 +358,9 @@ def _decoded_aside(content: bytearray) -> Json:
 
 
 def _allowance(headers: httpx.Headers) -> Allowance | None:
-    """What is left, as hosts say it: ``RateLimit`` (both drafts of the IETF), ``RateLimit-*`` or ``X-RateLimit-*``."""
+    """The host's rate limit headers: ``RateLimit`` (both IETF drafts), ``RateLimit-*`` or ``X-RateLimit-*``."""
     said = headers.get("RateLimit", "")
-    if "remaining=" in said:  # an earlier draft, in which commas stand between the parts of the one policy
+    if "remaining=" in said:  # the earlier draft, where commas separate the parts of a single policy
         policies = re.findall(r"remaining=([0-9]{1,9}).*?reset=([0-9]{1,9})", said)
     else:
         items = [dict(re.findall(r";\s*(r|t)=([0-9]{1,9})", item)) for item in said.split(",")]
@@ -371,6 +374,6 @@ def _allowance(headers: httpx.Headers) -> Allowance | None:
     if not policies:
         return None
     remaining, seconds = min((int(left), float(reset)) for left, reset in policies)
-    if seconds > 1_000_000_000:  # some say when instead of in how long
+    if seconds > 1_000_000_000:  # some hosts send a point in time instead of a delay
         seconds -= time.time()
     return Allowance(remaining, min(max(seconds, 0.0), 3600.0))

@@ -1,4 +1,4 @@
-"""Lists of one's own runs, where callers share a token and the host shows everybody's."""
+"""Lists of a caller's own runs, where callers share a token and the host lists everybody's."""
 
 from cachetools import LRUCache
 
@@ -10,22 +10,23 @@ from codegen_api.runs import Paging, Run, RunRef
 from codegen_api.singleflight import Singleflight
 from codegen_api.upstreams import Listing, RunFilter
 
-LISTS = 16
-"""So many lists are remembered: one for each organization, and for each filter of the host's own."""
+MAX_LISTS = 16
+"""Number of indexed lists: one per organization and filter."""
 
 _ID = 24
-"""Of an id so many bits tell one run from those around it, and which of two is the newer one."""
+"""Bits of a run id in a bookmark: enough to tell neighbours apart, and which of two is newer."""
 _DIGITS, _SHIFT = 10, 3
-"""Bits of a place that are told, which are the first ones, and bits that tell how many follow."""
+"""A place is stored as a floating-point number: its leading bits, and the bits of the exponent."""
 _PLACES = 1 << (_DIGITS + (1 << _SHIFT) - 1)
-"""So far a list goes."""
+"""The largest place that can be stored."""
 
 Key = tuple[str, str, RunFilter]
 
 
 class Bookmark:
-    """Where somebody is in a list that is newest first: behind one run, of which the ``number`` is the end of its id.
-    The ``place`` only says about where to look for it, because others start and remove runs meanwhile.
+    """A position in a list that is newest first: behind the run whose id ends in ``number``.
+
+    Places shift while others start and remove runs, so ``place`` only says where to begin looking for that run.
     """
 
     def __init__(self, number: int, place: int) -> None:
@@ -34,31 +35,31 @@ class Bookmark:
         self._met = False
 
     @classmethod
-    def read(cls, written: int) -> "Bookmark":
-        told, number = divmod(written, 1 << _ID)
-        digits, shift = divmod(told, 1 << _SHIFT)
+    def decode(cls, value: int) -> "Bookmark":
+        place, number = divmod(value, 1 << _ID)
+        digits, shift = divmod(place, 1 << _SHIFT)
         return cls(number, digits << shift)
 
-    def written(self) -> int:
+    def encode(self) -> int:
         shift = max(0, self.place.bit_length() - _DIGITS)
         return ((self.place >> shift) << _SHIFT | shift) << _ID | self.number
 
     def moved(self, ref: RunRef, place: int) -> "Bookmark":
-        """To behind the run at ``place``, or not beyond it where that comes before where it lies."""
+        """The bookmark moved behind the run at ``place``; if that run precedes its own, only the place is updated."""
         return Bookmark(_number(ref) if self.precedes(ref) else self.number, place)
 
     def precedes(self, ref: RunRef) -> bool:
-        """Whether this run, the next one of the list that is looked at, comes behind it."""
+        """Whether this run lies behind the bookmark. To be asked of each run in list order."""
         met, self._met = self._met, self._met or self.number == _number(ref)
         return met or self.older(ref)
 
     def older(self, ref: RunRef) -> bool:
-        """Whether this run is older than the one it lies at."""
+        """Whether this run is older than the one marked."""
         return 0 < (self.number - _number(ref)) % (1 << _ID) < 1 << (_ID - 1)
 
 
 class ListStart(Bookmark):
-    """Before all runs."""
+    """The beginning of the list."""
 
     def __init__(self) -> None:
         super().__init__(0, 0)
@@ -72,13 +73,13 @@ def _number(ref: RunRef) -> int:
 
 
 class OwnRuns:
-    """Finds them. Which runs are whose is remembered, for all who look."""
+    """Finds a caller's own runs. Owners are indexed once for all callers."""
 
     def __init__(self, reads: Reads, ownership: Ownership, page_size: int) -> None:
         self._reads = reads
         self._ownership = ownership
         self._page_size = page_size
-        self._indexes: LRUCache[Key, RunIndex] = LRUCache(LISTS)
+        self._indexes: LRUCache[Key, RunIndex] = LRUCache(MAX_LISTS)
         self._flights: Singleflight[tuple[int, Key, int], Listing[Run]] = Singleflight()
 
     async def list(
@@ -92,11 +93,11 @@ class OwnRuns:
         *,
         writes: int,
     ) -> FoundRuns:
-        """The caller's own runs: ``skip`` counts them, or is where a search stopped. Reads that began after the same
-        number of ``writes`` are one.
+        """The caller's own runs. ``skip`` is a number of runs, or where an earlier search stopped. Reads that began
+        after the same number of ``writes`` are shared.
         """
         sealed = self._ownership.unseal(skip)
-        mark = ListStart() if sealed is None else Bookmark.read(sealed)
+        mark = ListStart() if sealed is None else Bookmark.decode(sealed)
         key = (caller.credential.digest, organization, only)
         index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
         marks = self._ownership.marks_of(caller)
@@ -106,20 +107,20 @@ class OwnRuns:
                 (writes, key, place),
                 lambda: self._reads.runs(caller.credential, organization, place, self._page_size, only),
             )
-            index.take_in(place, listing)
+            index.add_page(place, listing)
             return listing
 
         def wanted(run: Run) -> bool:
-            behind = mark.precedes(run.ref)  # which looks at each of them
-            return behind and self._ownership.sees(caller, run) and (status is None or has_status(run, status))
+            behind = mark.precedes(run.ref)  # must be called for every run
+            return behind and self._ownership.may_list(caller, run) and (status is None or has_status(run, status))
 
         found = await search(
             read,
             wanted,
             next_place=lambda place: index.next(place, marks.__contains__),
             place=mark.place,
-            passed=lambda page: mark.older(page.items[0].ref) if page.items else not page.length,
-            passing=skip if sealed is None else 0,
+            overshot=lambda page: mark.older(page.items[0].ref) if page.items else not page.length,
+            skip=skip if sealed is None else 0,
             limit=limit,
         )
         on = found.next_place
@@ -127,13 +128,12 @@ class OwnRuns:
             if found.last is None:
                 mark = Bookmark(mark.number, on)
             else:
-                known = index.at(on - 1)  # nothing of theirs is before that place
+                known = index.at(on - 1)  # none of the caller's runs lies before that place
                 mark = mark.moved(*found.last) if known is None else mark.moved(known, on - 1)
-            on = self._ownership.seal(mark.written()) if mark.place < _PLACES else None
-        # what others have is theirs: neither how many there are nor where in their list is told
+            on = self._ownership.seal(mark.encode()) if mark.place < _PLACES else None
+        # how many runs others have, and where in the list this one is, must not be disclosed
         listing = Listing(found.runs, Paging(None, None, limit, None), on is None)
         return FoundRuns(listing, on, searched=True, unseen=found.unseen)
 
     async def aclose(self) -> None:
-        """End what is under way."""
         await self._flights.aclose()

@@ -1,4 +1,4 @@
-"""What an application has one of, and how the routes of a dialect get at it."""
+"""The objects an application has exactly one of, and the dependencies that hand them to routes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,13 +19,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """``None`` where the settings ask for none. ``conversations`` is there where a dialect that is on keeps any.
+    """Everything shared by the routes; ``None`` where the settings switch it off. ``conversations`` exists only if an
+    enabled dialect keeps conversations.
 
-    ``demo_token`` is what callers without credentials are taken to have shown, by dialects that keep conversations;
-    ``sandbox``: the host is the emulation. ``stall_seconds`` is how long a viewer may take nothing of a stream,
-    ``renderings_bytes`` how much of what it made of entries a dialect may hold. ``documented_statuses``: the Agent
-    Protocol's runs have the statuses of its document, not those that its clients know. ``started`` is when, in seconds
-    since the epoch. ``own`` is what dialects keep for themselves, by name.
+    ``demo_token`` is the token assumed for requests without credentials, by dialects with conversations. ``sandbox``:
+    the host is the emulation. ``stall_seconds`` is how long a client may read nothing from a stream,
+    ``renderings_bytes`` how many bytes of rendered entries one dialect may cache. ``documented_statuses``: Agent
+    Protocol runs get the statuses of its document instead of those its clients know. ``started`` is in epoch seconds.
+    ``own`` holds the dialects' private state by name.
     """
 
     gateway: Gateway
@@ -44,7 +45,7 @@ class Parts:
     own: dict[str, object] = field(default_factory=dict)
 
     def kept(self, name: str, make: Callable[[], T]) -> T:
-        """What a dialect keeps under ``name``; the first request that asks for it makes it."""
+        """The private state of a dialect called ``name``, made by ``make`` on first use."""
         if name not in self.own:
             self.own[name] = make()
         return cast("T", self.own[name])
@@ -64,7 +65,8 @@ async def idempotency_of(request: Request) -> Idempotency:
 
 
 async def conversations_of(request: Request) -> Conversations:
-    return cast("Conversations", parts_of(request).conversations)  # there are, where a route asks for them
+    # set whenever a route with this dependency is mounted
+    return cast("Conversations", parts_of(request).conversations)
 
 
 Door = Annotated[Gateway, Depends(gateway_of)]

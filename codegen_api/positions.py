@@ -1,8 +1,8 @@
-"""Where a viewer is in a log, as it is written into the id of an event and read from what a client sends back.
+"""A viewer's position in a log, as written into event ids and read back from clients.
 
-A log grows, and entries that are there change. So a position is more than the number of the last entry: it also says
-which changes of earlier entries the viewer has. Whatever it says is of the log itself, not of a process, so that each
-process can go on where another one stopped.
+A log grows and earlier entries change, so the number of the last entry is not enough: a viewer that reconnects with it
+would never learn of an amendment it missed. A position therefore also encodes which changes the viewer has. It refers
+to the log itself, never to a process, so that any instance can continue a stream of another.
 """
 
 from collections import deque
@@ -13,34 +13,36 @@ from typing import NamedTuple
 from codegen_api.runs import Cursor, LogEntry
 
 AMENDABLE = 20
-"""While a run goes on, entries this near the tail are read again as long as their output is missing."""
+"""While a run is active, entries this close to the tail are read again until they have their output."""
 
 SETTLING = 100
-"""What is further from the tail than so many entries is settled: as a rule it does not change any more."""
+"""Entries further than this from the tail are settled: they normally no longer change."""
 
 COMPARED = 2_000
-"""So many of the last entries are compared with what was given of them when a run has ended."""
+"""Number of last entries that are compared with what was sent when a run has ended."""
 
 UNKNOWN = "...."
-"""In place of a digest: nobody can tell how the viewer's copy of this entry looks."""
+"""Placeholder for a digest: the viewer's version of the entry is not known."""
 
 OUTDATED = "..--"
-"""In place of a digest: the viewer's copy of this entry is known to be an old one."""
+"""Placeholder for a digest: the viewer's version of the entry is known to be old."""
 
 
 def plain(name: str) -> str:
-    """A name without what tells one way of spelling it from another."""
+    """A name without its spelling conventions: case, dashes, underscores."""
     return name.replace("_", "").replace("-", "").lower()
 
 
 def names_a_position(name: str) -> bool:
-    """Whether a parameter of a URL is called, in any spelling, as libraries call the position they come back with."""
+    """Whether a URL parameter is some spelling of ``lastEventId``, as EventSource libraries add it on reconnect."""
     return plain(name) == "lasteventid"
 
 
 class Sighting(NamedTuple):
-    """Entry ``cursor`` was seen to have changed when the log was of this ``length``; ``far`` from its end, where
-    it is looked at only when the run has ended. That means the same everywhere; changes are told of in this order.
+    """A change of entry ``cursor``, observed when the log had this ``length``. ``far``: the entry was so far from the
+    end that it is only checked once the run has ended.
+
+    The values mean the same in every process, and their order is the order in which changes are reported.
     """
 
     length: Cursor
@@ -53,7 +55,7 @@ class Sighting(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """What is remembered of an entry; ``amendable`` as there. ``earlier`` are digests of what it was before."""
+    """What is remembered of an entry: its digest, whether it is amendable, and the digests of earlier versions."""
 
     digest: str
     amendable: bool
@@ -66,10 +68,10 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a viewer is: it has the entries up to ``cursor``. ``over``: it was told that the log ended there.
+    """A viewer's place: it has the entries up to ``cursor``. ``over``: it was told that the log ends there.
 
-    ``told``: it has the changes up to this one; without, none of those that were seen when the log was as long as
-    ``cursor`` or longer. ``copies`` are the digests of its copies of the last entries, where those are not settled.
+    ``told``: it has all changes up to this one; if None, none observed at length ``cursor`` or later. ``copies`` are
+    the digests of its versions of the last entries, as long as those are not settled.
     """
 
     cursor: Cursor
@@ -79,21 +81,21 @@ class Position:
 
     @property
     def settled(self) -> bool:
-        """Whether the last entries were settled when they were given."""
+        """Whether the last entries were settled when they were sent."""
         return self.told is not None and self.cursor <= self.told.length - SETTLING
 
     def has(self, change: Sighting) -> bool:
-        """Whether the viewer was told of this change."""
+        """Whether the viewer has this change."""
         return change <= (self.told or Sighting(self.cursor, False, 0))
 
     def after(self, came: "Position") -> "Position":
-        """The same for somebody who came from there, and may have been told of more elsewhere."""
+        """This position for a viewer that started at ``came`` and may have received later changes elsewhere."""
         if came.told is None or self.cursor > came.told.length or self.has(came.told):
             return self
         return replace(self, told=came.told)
 
     def digest(self, cursor: Cursor) -> str:
-        """Of the viewer's copy of that entry, which is one of the last."""
+        """The digest of the viewer's version of this entry, one of the last."""
         index = len(self.copies) - 1 - (self.cursor - cursor)
         return self.copies[index] if index >= 0 else UNKNOWN
 
@@ -106,11 +108,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What a viewer who stands somewhere in a log may have missed.
+    """What a viewer at some position may have missed.
 
-    The log is of this ``length``. ``changes`` concern entries that the viewer has, and ``latest`` is the last of all
-    that were seen. ``near`` are the last entries that it has, as they are now (None: nobody knows). Who has been given
-    all this is at ``revision`` of the window; None where there is none.
+    ``length`` is the log's. ``changes`` are to entries that the viewer has; ``latest`` is the last change observed at
+    all. ``near`` are the viewer's last entries as they are now (None: not known). A viewer who received all this is at
+    ``revision`` of the window, None if there is no window.
     """
 
     length: Cursor = 0
@@ -121,10 +123,11 @@ class Missed:
 
 
 class Trail:
-    """Names the positions of a viewer on its way from ``came`` on, event by event.
+    """Computes the position after each event sent to a viewer that started at ``came``.
 
-    Before anything new it is given the ``doubtful`` ones of its last entries again, and then told of the ``untold``
-    changes.
+    Before any new entry, the ``doubtful`` ones of its last entries are sent again, and then the ``untold`` changes. A
+    connection may break after any event, so each position claims only what has been sent: entries still to be repeated
+    are marked as outdated in it, and the next process repeats them.
     """
 
     def __init__(
@@ -134,24 +137,24 @@ class Trail:
         self._cursor = came.cursor
         self._length = missed.length
         self._latest = missed.latest
-        # more may be seen at this length: so the position says which changes are known
+        # further changes may be observed at this length, so the position names those that are included
         self._whole = max(self._latest, Sighting(self._length, False, 0))
         self._near = deque(missed.near, maxlen=AMENDABLE)
         first = self._cursor - len(self._near) + 1
-        self._changeable = max(  # the last entry that may change
+        self._changeable = max(  # the last entry that may still change
             (cursor for cursor, copy in enumerate(self._near, first) if copy is None or copy.amendable), default=0
         )
-        self._untold = sorted(untold, reverse=True)  # the next one last
+        self._untold = sorted(untold, reverse=True)  # next one at the end
         self._doubtful = set(doubtful)
         self._waiting = self._doubtful.union(change.cursor for change in self._untold)
 
     def appended(self, entry: LogEntry) -> Position:
-        """The position behind the next entry: no more than its number, where another process could not know less."""
+        """The position after the next entry: a plain number, unless another process could repeat or miss changes."""
         self._cursor += 1
         settled = self._cursor <= self._length - SETTLING
         if self._cursor > self._length - SETTLING - AMENDABLE:
             self._near.append(Copy.of(entry))
-        else:  # nobody will ask for it
+        else:  # settled: its digest will not be needed
             self._near.clear()
         if entry.amendable:
             self._changeable = self._cursor
@@ -160,7 +163,7 @@ class Trail:
         return self._position(told, with_copies=may_change or told is not None)
 
     def amended(self, cursor: Cursor, entry: LogEntry) -> Position:
-        """The position of who has also been given that earlier entry as it is now."""
+        """The position after an earlier entry was sent again."""
         self._waiting.discard(cursor)
         self._doubtful.discard(cursor)
         while self._untold and self._untold[-1].cursor not in self._waiting:

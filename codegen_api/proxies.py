@@ -1,4 +1,4 @@
-"""Which proxy stands on the way to an address, by what the environment says (``HTTPS_PROXY``, ``NO_PROXY``)."""
+"""Which proxy to use for an address, according to the environment (``HTTPS_PROXY``, ``NO_PROXY``)."""
 
 import ipaddress
 import re
@@ -9,8 +9,8 @@ import httpx
 
 
 def proxy_for(url: httpx.URL) -> httpx.URL | None:
-    """The proxy for this address. Raises ``ValueError``, without quoting it, for one that cannot be used."""
-    # aiohttp's trust_env would also read ~/.netrc, and fail when that has a second credential for the host.
+    """The proxy for this address. Raises ``ValueError``, which does not quote it, if it is unusable."""
+    # aiohttp's trust_env would also read ~/.netrc, and fail if that has other credentials for the host
     environment = getproxies_environment()
     text = environment.get(url.scheme)
     if not text or _is_excepted(url, environment.get("no", "")):
@@ -24,24 +24,24 @@ def proxy_for(url: httpx.URL) -> httpx.URL | None:
     return proxy
 
 
-def way_through(address: str) -> str | None:
-    """The proxy for this address, as it may be shown. Whether either can be used is for those to say who go there."""
+def displayed_proxy(address: str) -> str | None:
+    """The proxy for this address, for display; None if either is unusable, which their users report."""
     try:
         proxy = proxy_for(httpx.URL(address.strip()))
     except (httpx.InvalidURL, ValueError):
         return None
-    return None if proxy is None else shown(proxy)
+    return None if proxy is None else redacted(proxy)
 
 
-def shown(proxy: httpx.URL) -> str:
-    """A proxy as it may stand in a log: without a user and password."""
+def redacted(proxy: httpx.URL) -> str:
+    """A proxy for display: without user and password."""
     return f"{proxy.scheme}://{proxy.netloc.decode()}"
 
 
 def _is_excepted(url: httpx.URL, exceptions: str) -> bool:
-    """Whether ``NO_PROXY`` excepts this address, by what curl understands and what else is in use: a domain and all
-    below it, with a dot before it or not; an address; a network (10.0.0.0/8, fd00::/8); a name with stars
-    (*.example.com); each with a port or without.
+    """Whether ``NO_PROXY`` excludes this address. Understands what curl does and other common forms: a domain with its
+    subdomains, with or without a leading dot; an address; a network (10.0.0.0/8, fd00::/8); a name with wildcards
+    (*.example.com); each with or without a port.
     """
     names = {name.lower().rstrip(".") for name in (url.host, url.raw_host.decode())}
     port = str(url.port or {"http": 80, "https": 443}.get(url.scheme))
@@ -59,7 +59,7 @@ def _excepts(exception: str, name: str) -> bool:
         return fnmatchcase(name, exception)
     try:
         address = ipaddress.ip_address(name)
-    except ValueError:  # a name, which is looked up by whoever connects
+    except ValueError:  # a name, resolved only on connecting
         return f".{name}".endswith("." + exception.rstrip(".").removeprefix("."))
     try:
         return address in ipaddress.ip_network(exception, strict=False)

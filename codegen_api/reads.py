@@ -1,6 +1,4 @@
-"""What is read of the host for somebody who waits for the answer: in pieces where it gives less than was asked for, and
-again, a little, where it fails.
-"""
+"""Reads from the host for a waiting caller: in smaller pieces where it returns less, and with a few retries."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -19,9 +17,7 @@ T = TypeVar("T")
 
 
 class Reads:
-    """Reads of one host. Of ``portions`` it is known how much can be had at once; ``take`` waits until whoever asks may
-    ask for one thing more.
-    """
+    """Reads from one host. ``portions`` knows how much it returns at once; ``take`` waits for its rate limit."""
 
     def __init__(self, upstream: Upstream, portions: Portions, take: Callable[[Credential], Awaitable[None]]) -> None:
         self._upstream = upstream
@@ -29,7 +25,7 @@ class Reads:
         self._take = take
 
     async def identify(self, credential: Credential) -> User:
-        return await patiently(lambda: self._upstream.identify(credential))
+        return await with_retries(lambda: self._upstream.identify(credential))
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         read = partial(self._upstream.organizations, credential)
@@ -42,16 +38,18 @@ class Reads:
         return await self._list(credential, ("users", organization), read, skip, limit)
 
     async def user(self, members: Members, credential: Credential, organization: str, user_id: str) -> User:
-        return await patiently(self._fairly(credential, lambda: members.user(credential, organization, user_id)))
+        return await with_retries(
+            self._rate_limited(credential, lambda: members.user(credential, organization, user_id))
+        )
 
     async def repositories(
-        self, tells: Repositories, credential: Credential, organization: str, skip: int, limit: int
+        self, source: Repositories, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:
-        read = partial(tells.repositories, credential, organization)
+        read = partial(source.repositories, credential, organization)
         return await self._list(credential, ("repositories", organization), read, skip, limit)
 
     async def run(self, credential: Credential, ref: RunRef) -> Run:
-        return await patiently(self._fairly(credential, lambda: self._upstream.get_run(credential, ref)))
+        return await with_retries(self._rate_limited(credential, lambda: self._upstream.get_run(credential, ref)))
 
     async def runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -65,15 +63,15 @@ class Reads:
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool
     ) -> LogPage:
         def read(start: int, amount: int, tries: int) -> Awaitable[LogPage]:
-            return patiently(
-                self._fairly(
+            return with_retries(
+                self._rate_limited(
                     credential,
                     lambda: self._upstream.read_log(credential, ref, start, amount, newest_first=newest_first),
                 ),
                 in_pieces=tries,
             )
 
-        # counted from the end, what is at a place is another entry as soon as the log has grown
+        # counted from the end, the same offset is another entry as soon as the log grows
         portion = self._portions.of((ref, newest_first), fixed=not newest_first)
         portion.size = min(portion.size, self._portions.of((ref, not newest_first), fixed=newest_first).size)
         return await page_of(proven(read), after, limit, portion, lambda: self._upstream.placeholder(ref))
@@ -87,23 +85,26 @@ class Reads:
         limit: int,
     ) -> Listing[T]:
         async def reading(start: int, amount: int, tries: int) -> Listing[T]:
-            return await patiently(self._fairly(credential, lambda: read(start, amount)), in_pieces=tries)
+            return await with_retries(self._rate_limited(credential, lambda: read(start, amount)), in_pieces=tries)
 
         portion = self._portions.of(key)
         return await listing_of(proven(reading), skip, limit, portion)
 
-    def _fairly(self, credential: Credential, read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-        async def when_it_is_fair() -> T:
+    def _rate_limited(self, credential: Credential, read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        async def when_permitted() -> T:
             await self._take(credential)
             return await read()
 
-        return when_it_is_fair
+        return when_permitted
 
 
-async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
-    """Ask once more, and once again, when a read met a fault that may pass. Never for calls that do something.
+async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> T:
+    """Call ``read`` up to three times while it fails in ways that may pass.
 
-    ``in_pieces``: what does not come after so many tries is better asked for in smaller pieces.
+    Only for reads. A write may have been carried out although its answer was lost, and the host has no idempotency key
+    by which it would recognize a repeat: a retry could start a second run, which costs money.
+
+    ``in_pieces``: the number of failures that suggest too large an answer after which the caller should ask for less.
     """
     tries = 0
 
@@ -121,8 +122,8 @@ async def patiently(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) -> 
 
 
 @contextmanager
-def before_an_order() -> Iterator[None]:
-    """Whatever fails here, that for which it was done was not asked for."""
+def preceding_write() -> Iterator[None]:
+    """For the reads that precede a write: if they fail, the write surely was not attempted."""
     try:
         yield
     except UpstreamFailure as error:

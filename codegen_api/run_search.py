@@ -1,4 +1,4 @@
-"""Searching the host's list of runs for those that it cannot pick out itself."""
+"""Searches the host's list of runs by criteria that the host cannot filter by."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -7,29 +7,29 @@ from codegen_api.runs import Run, RunRef
 from codegen_api.upstreams import Listing
 
 SEARCHED_PAGES = 10
-"""How many of the host's pages are read at most for one answer. Where it gives them in pieces, each piece is one."""
+"""Maximum pages read from the host per answer. A page that comes in pieces counts once per piece."""
 
-INDEXED = 20_000
-"""So many runs of a list are remembered, the newest ones."""
+MAX_INDEXED = 20_000
+"""Maximum runs indexed per list; the newest are kept."""
 
-MOVED = 200
-"""By so many places a list may have moved on between two of its pages, and is still taken for the same."""
+MAX_SHIFT = 200
+"""Places by which a list may shift between two page reads before it counts as a different list."""
 
-STRIDE = 100
-"""By so many places a search goes back at first, when it began behind the place that is meant; then by ever more."""
+FIRST_STEP_BACK = 100
+"""Places to step back at first when a search began behind its target; doubled each time."""
 
 Wanted = Callable[[Run], bool]
 OwnerOf = Callable[[Run], str | None]
-Listed = tuple[RunRef, str | None]
-"""A run in a list, and its owner; None where it may be anybody's."""
+IndexEntry = tuple[RunRef, str | None]
+"""A run in a list and its owner mark; None if the owner is not known."""
 
-_UNKNOWN: Listed = (RunRef("", ""), None)
+_UNKNOWN: IndexEntry = (RunRef("", ""), None)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRuns:
-    """Runs of a list, with an account of it. ``next_skip`` says where to go on; None at its end. ``searched``: the list
-    was searched for them. ``unseen``: some runs on the way could not be had.
+    """Runs from a list. ``next_skip`` says where to continue; None at the end. ``searched``: they were found by a
+    search. ``unseen``: some runs on the way could not be read.
     """
 
     listing: Listing[Run]
@@ -40,10 +40,10 @@ class FoundRuns:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What was found, and the place in the host's list where to go on; None at its end.
+    """The result of a search, and the place in the host's list where to continue; None at its end.
 
-    ``last`` is the last run that was looked at, and its place; None when it came to none. ``total`` is the host's word
-    on how long that list is.
+    ``last`` is the last run examined and its place; None if there was none. ``total`` is the length that the host
+    claims.
     """
 
     runs: tuple[Run, ...]
@@ -54,60 +54,62 @@ class Search:
 
 
 class RunIndex:
-    """What is known of one list of the host's, newest first: which runs it holds from its front on, and whose they are.
+    """An index of one list of the host, newest first: the runs from its front on, and their owners.
 
-    A list that many look through for their own runs is read once for all of them, and then only its front and the pages
-    that hold something of one's own.
+    Many callers look through the same list for their own runs. With the index it is read once for all of them, and
+    after that only its front and the pages with a match.
     """
 
-    def __init__(self, owner_of: OwnerOf, *, at_most: int = INDEXED) -> None:
+    def __init__(self, owner_of: OwnerOf, *, at_most: int = MAX_INDEXED) -> None:
         self._owner_of = owner_of
         self._at_most = at_most
-        self._known: list[Listed] = []
-        self._whole = False  # nothing is behind what is known
+        self._known: list[IndexEntry] = []
+        self._complete = False  # the known part reaches the end of the list
 
-    def take_in(self, place: int, listing: Listing[Run]) -> None:
-        """The host's list was read from ``place`` on, and this was there."""
+    def add_page(self, place: int, listing: Listing[Run]) -> None:
+        """Update the index with a page read from ``place`` on."""
         read = [(run.ref, self._owner_of(run)) for run in listing.items]
         for gap in listing.gaps:
             read.insert(gap, _UNKNOWN)
         known = self._front(read) if place == 0 else self._behind(place, read)
-        self._whole = (self._whole or listing.at_end) and bool(known)
+        self._complete = (self._complete or listing.at_end) and bool(known)
         if listing.at_end:
             del known[place + len(read) :]
         if len(known) > self._at_most:
             del known[self._at_most :]
-            self._whole = False
+            self._complete = False
         self._known = known
 
-    def next(self, place: int, hopeful: Callable[[str | None], bool]) -> int | None:
-        """The first place from ``place`` on where a run's owner is ``hopeful`` (None: it may be anybody's); None when
-        there is no such place up to the end of the list.
+    def next(self, place: int, may_match: Callable[[str | None], bool]) -> int | None:
+        """The first place from ``place`` on whose owner ``may_match`` (None if unknown); None at the end of the
+        list.
         """
         for at in range(place, len(self._known)):
-            if hopeful(self._known[at][1]):
+            if may_match(self._known[at][1]):
                 return at
-        return None if self._whole else max(place, len(self._known))
+        return None if self._complete else max(place, len(self._known))
 
     def at(self, place: int) -> RunRef | None:
-        """The run at this place; None where that is not known."""
+        """The run at this place; None if not known."""
         known = self._known[place] if place < len(self._known) else _UNKNOWN
         return None if known is _UNKNOWN else known[0]
 
-    def _front(self, read: list[Listed]) -> list[Listed]:
-        """What is known after the front of the list was read: newer runs push the others on."""
+    def _front(self, read: list[IndexEntry]) -> list[IndexEntry]:
+        """The index after a read of the list's front, where newer runs may have pushed the others back."""
         known = [each for each in self._known if each != _UNKNOWN]
         new = read.index(known[0]) if known and known[0] in read else len(read)
         if known[: len(read) - new] == read[new:] and new < len(read):
             return read + known[len(read) - new :]
-        self._whole = False
+        self._complete = False
         return read
 
-    def _behind(self, place: int, read: list[Listed]) -> list[Listed]:
-        """The same for a page behind it; nothing when the list is not what it was."""
+    def _behind(self, place: int, read: list[IndexEntry]) -> list[IndexEntry]:
+        """The index after a read of a later page; empty if the list no longer matches."""
         start, known = place, self._known
-        if read and read[0] in known[max(0, place - MOVED) : place]:  # newer runs came since the front was read
-            start = known.index(read[0], max(0, place - MOVED))
+        if (
+            read and read[0] in known[max(0, place - MAX_SHIFT) : place]
+        ):  # the list has shifted since the front was read
+            start = known.index(read[0], max(0, place - MAX_SHIFT))
         there = known[start : start + len(read)]
         if start > len(known) or there != read[: len(there)]:
             return []
@@ -120,37 +122,37 @@ async def search(
     *,
     next_place: Callable[[int], int | None] = lambda place: place,
     place: int = 0,
-    passed: Callable[[Listing[Run]], bool] = lambda _: False,
-    passing: int = 0,
+    overshot: Callable[[Listing[Run]], bool] = lambda _: False,
+    skip: int = 0,
     limit: int = 1,
     pages: int = SEARCHED_PAGES,
 ) -> Search:
-    """The first ``limit`` runs that are wanted, from ``place`` on, after ``passing`` others; ``read`` reads a page of
-    the list from a place on, and ``next_place`` says where from a place on there may be some; None for nowhere.
+    """Collect the first ``limit`` wanted runs from ``place`` on, after skipping ``skip`` of them.
 
-    ``passed`` says of a page whether what is meant lies before it: then that is looked for there first.
+    ``read`` reads a page from a place on. ``next_place`` maps a place to the next one worth reading, None for the end.
+    ``overshot`` says of a page whether the target lies before it: the search then steps back first.
     """
     found: list[Run] = []
-    met: set[RunRef] = set()  # a run that newer ones push on to the next page is met twice
+    met: set[RunRef] = set()  # a run that newer ones push onto the next page comes twice
     last: tuple[RunRef, int] | None = None
-    unseen, stride = False, STRIDE
+    unseen, step_back = False, FIRST_STEP_BACK
     on: int | None = place
     while pages > 0 and on is not None:
         place = on
         listing = await read(place)
         pages -= listing.pieces
         unseen = unseen or bool(listing.gaps)
-        if stride and place and passed(listing):
-            on, stride = max(0, place - stride), 2 * stride
+        if step_back and place and overshot(listing):
+            on, step_back = max(0, place - step_back), 2 * step_back
             continue
-        stride = 0
+        step_back = 0
         for index, run in enumerate(listing.items):
             last = run.ref, place + listing.place(index)
             if run.ref in met or not wanted(run):
                 continue
             met.add(run.ref)
-            if passing:
-                passing -= 1
+            if skip:
+                skip -= 1
                 continue
             found.append(run)
             if len(found) == limit:
@@ -163,5 +165,5 @@ async def search(
 
 
 def has_status(run: Run, wanted: str) -> bool:
-    """Whether this is the run's status, in the host's words or ours, in either case."""
+    """Whether this is the run's status, in the host's words or ours, ignoring case."""
     return wanted.lower() == run.status or (run.raw_status is not None and wanted.upper() == run.raw_status.upper())

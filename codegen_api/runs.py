@@ -1,7 +1,7 @@
-"""Runs and their logs, as the whole gateway speaks of them: frozen data, no I/O.
+"""Runs and their logs, as the rest of the gateway sees them: frozen data, no I/O.
 
-A log only grows and hosts number nothing, so an entry is named by its position, counted from 1. A *cursor* is the
-position of the last entry seen: cursor 25 asks for entry 26 and what follows, 0 asks for everything.
+A log only grows and hosts do not number entries, so an entry is identified by its position, counted from 1. A *cursor*
+is the position of the last entry seen: cursor 25 asks for entry 26 onwards, 0 for everything.
 """
 
 import json
@@ -22,13 +22,13 @@ Cursor: TypeAlias = int
 T = TypeVar("T")
 
 MOST_DIGITS = 400
-"""Digits of a whole number. To read or write twice as many takes four times as long."""
+"""Maximum digits of an integer: parsing and printing take quadratic time."""
 
 LINE_ENDS = {b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029", b"\xc2\x85": rb"\u0085"}
-"""What many readers take for the end of a line, though JSON does not, and how it is written instead."""
+"""Characters that many readers take for line ends although JSON does not, and their escapes."""
 
 ENTRY_OVERHEAD = 200
-"""Bytes charged for a held entry beyond its text: the objects around it, as measured."""
+"""Measured bytes of the objects around the JSON of one held entry."""
 
 
 class RunStatus(StrEnum):
@@ -45,7 +45,7 @@ class RunStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come unless somebody resumes the run."""
+        """Whether nothing more will happen unless the run is resumed."""
         return self in _ENDED
 
 
@@ -53,7 +53,7 @@ _ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
 
 
 def _seconds(moment: str) -> float | None:
-    """A time in seconds since the epoch; None when it is none that can be known."""
+    """A timestamp in epoch seconds; None if it is invalid or has no zone."""
     try:
         parsed = datetime.fromisoformat(moment)
         return parsed.timestamp() if parsed.tzinfo is not None else None
@@ -63,7 +63,7 @@ def _seconds(moment: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
-    """The name of a run everywhere: taken from the host's answer, so that one run has one name."""
+    """The identity of a run. Always taken from the host's answer, so that one run has one name."""
 
     organization: str
     id: str
@@ -73,9 +73,9 @@ class RunRef:
 class Run:
     """A run as the host last described it.
 
-    ``fields`` are the host's own names and values, unknown ones too; only times are rewritten (RFC 3339, UTC).
-    ``marks`` are what the gateway wrote on the run when it created it, which clients never see; None when this
-    description leaves them out.
+    ``fields`` has the host's names and values, unknown ones included; only times are normalized (RFC 3339, UTC).
+    ``marks`` is what the gateway attached to the run when creating it, never shown to clients; None if this description
+    omits them.
     """
 
     ref: RunRef
@@ -86,11 +86,11 @@ class Run:
 
     @property
     def created(self) -> float | None:
-        """When the host made it, as of an entry."""
+        """Creation time in epoch seconds, as ``LogEntry.created``."""
         return _seconds(str(self.fields.get("created_at")))
 
     def updated(self, newer: "Run") -> "Run":
-        """This run as ``newer`` describes it. What ``newer`` does not say, the status too, keeps its last value."""
+        """This run with the changes of ``newer``. What ``newer`` omits, even the status, keeps its last value."""
         fields = {**self.fields, **newer.fields}
         marks = self.marks if newer.marks is None else newer.marks
         if newer.raw_status is not None:
@@ -102,13 +102,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One thing the agent did: its JSON object as bytes, encoded once, plus the few facts that the core needs.
+    """One thing the agent did: its JSON as bytes, encoded once, and the few facts the core needs.
 
-    ``open``: its output is still to come, so the host will fill it in later.
-    ``amendable``: it is of a kind that the host fills in, so an older copy of it may differ.
-    ``said``: the texts in it, if it is what a user said: the prompt of a run, or that of a resume.
-    ``answers``: it is what the agent answered.
-    ``absent``: it stands in the place of one that cannot be had.
+    ``open``: its output is still missing and will be filled in by the host. ``amendable``: the host fills in entries of
+    this kind, so older copies may differ. ``said``: the text of a user's prompt, if the entry is one. ``answers``: it
+    is the agent's answer. ``absent``: a placeholder for an entry that cannot be read.
     """
 
     json: bytes
@@ -121,40 +119,40 @@ class LogEntry:
 
     @property
     def size(self) -> int:
-        """What holding this entry costs, in bytes."""
+        """Memory cost of holding this entry, in bytes."""
         return len(self.json) + len(self.said or "") + ENTRY_OVERHEAD
 
     @property
     def digest(self) -> str:
-        """Four characters that tell this copy of the entry from others: the same in every process."""
+        """Four characters that distinguish this version of the entry from others, the same in every process."""
         return urlsafe_b64encode(zlib.crc32(self.json).to_bytes(4, "big")[1:]).decode()
 
     @property
     def created(self) -> float | None:
-        """When the host made it, in seconds since the epoch; None when the host does not say so in a way we know."""
+        """Creation time in epoch seconds; None if the host gives none in a known format."""
         return _seconds(self.created_at or "")
 
 
 class StepKind(StrEnum):
-    """What a log entry tells, in the words of all hosts."""
+    """What a log entry is, in terms common to all hosts."""
 
     USER = "user"
-    """What a user said."""
+    """A prompt from a user."""
     THOUGHT = "thought"
     ACTION = "action"
     """The agent uses a tool."""
     ANSWER = "answer"
     ERROR = "error"
-    """Something went wrong; the run may go on."""
+    """Something failed; the run may continue."""
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a log entry means. ``raw_kind`` is the host's own word for its kind.
+    """The meaning of a log entry. ``raw_kind`` is the host's own word for its kind.
 
-    ``text`` is what it says to people, empty where it says nothing. An action has the name of its ``tool``, its
-    ``input``, and its ``output`` when that is there (``closed``).
+    ``text`` is for people and may be empty. An action has the name of its ``tool``, its ``input``, and its ``output``
+    once that exists (``closed``).
     """
 
     kind: StepKind
@@ -168,7 +166,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """The host's own account of a listing; any of it may be unknown, and ``total`` is a hint, never a proof."""
+    """The host's page numbers for a list. Any may be unknown, and ``total`` is a hint that proves nothing."""
 
     total: int | None
     page: int | None
@@ -177,16 +175,15 @@ class Paging:
 
 
 UNCOUNTED = Paging(None, None, None, None)
-"""Of this nothing is known."""
+"""Paging of a list about which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A stretch of the log, with the run as it was at that moment.
+    """Consecutive log entries, and the run as it was when they were read.
 
-    ``entries`` follow position ``after``. ``at_end``: the log had no more when this was read, by the host's word; how
-    many entries there are says nothing of that.
-    With ``newest_first`` the stretch was counted from the other end; ``after`` is how many entries were skipped there.
+    ``entries`` follow position ``after``. ``at_end``: the host says that the log had no more; the number of entries
+    says nothing about that. With ``newest_first``, ``after`` counts entries skipped from the other end.
     """
 
     run: Run
@@ -197,19 +194,19 @@ class LogPage:
     newest_first: bool = False
 
     def position(self, index: int) -> Cursor | None:
-        """The position of ``entries[index]``; None when the host did not say how long the log is."""
+        """The position of ``entries[index]``; None if the host did not give the log's length."""
         if not self.newest_first:
             return self.after + index + 1
         return None if self.paging.total is None else self.paging.total - self.after - index
 
     @property
     def length(self) -> int:
-        """How many entries are here."""
+        """The number of entries on this page."""
         return len(self.entries)
 
     @property
     def last(self) -> Cursor:
-        """The position of the last entry here (of a page read in the log's own order)."""
+        """The position of the last entry of a page in log order."""
         return self.after + len(self.entries)
 
 
@@ -223,7 +220,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Amended:
-    """An entry that was there before has changed."""
+    """An existing entry has changed."""
 
     cursor: Cursor
     entry: LogEntry
@@ -231,10 +228,10 @@ class Amended:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The run is described anew: a level, not an edge, so only the latest counts.
+    """The run has a new description. A level, not an edge: only the latest counts.
 
-    ``length`` is where the log ends when the run has ended and every entry has been read; None while it may grow.
-    ``seen`` is when the host was asked, in the event loop's time: an end is believed for a while, not for ever.
+    ``length`` is the final length of the log once the run has ended and every entry was read, else None. ``seen`` is
+    when the host was asked, in event loop time: an end is trusted for a while only.
     """
 
     run: Run
@@ -246,48 +243,47 @@ Event: TypeAlias = Appended | Amended | Changed
 
 
 def to_json(value: Json) -> bytes:
-    """Encode to one line of JSON that every reader accepts, and takes for one line.
+    """Encode as one line of JSON that every parser accepts and every line reader keeps whole.
 
-    Text that is not valid Unicode (lone surrogates) is written ASCII-escaped, and so are Unicode's line ends; NaN and
-    infinities become null.
+    Lone surrogates and Unicode line separators are ASCII-escaped; NaN and infinities become null.
 
     Raises:
-        ValueError: the value cannot be written at all (nested too deeply).
+        ValueError: the value is nested too deeply.
     """
     try:
         written = orjson.dumps(value)
-    except TypeError:  # orjson knows neither lone surrogates nor integers beyond 64 bits
+    except TypeError:  # orjson supports neither lone surrogates nor integers beyond 64 bits
         try:
             return json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
         except RecursionError as error:
             raise ValueError("nested too deeply to be written as JSON") from error
     if not written.isascii():
-        for end, escaped in LINE_ENDS.items():  # they can only stand in texts
+        for end, escaped in LINE_ENDS.items():  # outside strings they cannot occur
             if end in written:
                 written = written.replace(end, escaped)
-    # copied, because orjson leaves room behind what it wrote, often more than that takes, and entries are held
+    # copied, because orjson over-allocates its result, often by more than its length, and entries are kept
     return memoryview(written).tobytes()
 
 
 def whole(digits: str) -> int | str:
-    """A whole number, if it has at most ``MOST_DIGITS`` digits."""
+    """An integer, or the text itself if it has more than ``MOST_DIGITS`` digits."""
     return int(digits) if len(digits.lstrip("-")) <= MOST_DIGITS else digits
 
 
 def from_json(text: bytes | bytearray, whole: Callable[[str], Json] = whole) -> Json:
-    """Read JSON, whole numbers to their last digit, and what Python alone calls JSON: NaN, 1e400, lone surrogates.
+    """Parse JSON with exact integers, and Python's extensions of it: NaN, 1e400, lone surrogates.
 
-    ``whole`` reads a whole number from its digits; by itself it leaves more than ``MOST_DIGITS`` of them a text.
+    ``whole`` converts the digits of an integer; the default leaves those beyond ``MOST_DIGITS`` as text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not JSON.
     """
-    # orjson makes floats of integers beyond 64 bits, without a word; those have at least 19 digits
+    # orjson silently turns integers beyond 64 bits, which have at least 19 digits, into floats
     if _NINETEEN_DIGITS in text.translate(_DIGITS_ONLY):
         try:
             return _read_exactly(text, whole)
         except (ValueError, RecursionError):
-            pass  # to orjson with it: it reads what is nested more deeply, and knows what is no JSON
+            pass  # left to orjson, which accepts deeper nesting and reports what is not JSON
     try:
         value: Json = orjson.loads(text)
     except orjson.JSONDecodeError:

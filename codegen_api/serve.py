@@ -1,8 +1,7 @@
-"""The front door: ``python run_server.py``, ``python -m codegen_api`` and ``codegen-api`` are the same.
+"""The command line: ``python run_server.py``, ``python -m codegen_api`` and ``codegen-api`` are the same.
 
-Settings come from the environment; what is given on the command line goes before them. With ``--sandbox`` the host is
-an emulation in a process of its own, which all workers share, which a reload leaves alone, and which dies with this
-one.
+Settings come from the environment, overridden by the command line. ``--sandbox`` runs an emulated host in a child
+process, shared by all workers, kept across reloads, and ended with this process.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from codegen_api.app import create_app
 from codegen_api.auth.keys import new_key
 from codegen_api.build_parts import DIALECTS, with_conversations
 from codegen_api.environment import PREFIX, SettingsError
-from codegen_api.http1 import Requests
+from codegen_api.http1 import StrictHttpProtocol
 from codegen_api.identity import SCOPES
 from codegen_api.origins import is_loopback
 from codegen_api.settings import Settings, read_settings
@@ -41,7 +40,7 @@ if sys.platform != "win32":
     import resource
 
 START_SECONDS = 30
-"""How long a worker may take to start, or be silent. uvicorn by itself replaces it after five, again and again."""
+"""Seconds a worker may take to start or respond. uvicorn's default of five would replace it again and again."""
 
 SANDBOX_ORGANIZATION = "323"
 SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
@@ -60,7 +59,7 @@ LET_IN = "Requests without credentials are let in as {who} by the dialects that 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the gateway until a signal comes. Exits with status 2 when it was told something that makes no sense."""
+    """Serve until a signal arrives. Exits with status 2 on invalid arguments or settings."""
     _fill_standard_files()
     _take_all_descriptors()
     given = sys.argv[1:] if argv is None else argv
@@ -81,28 +80,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse("--reload and several workers do not go together.")
     if arguments.sandbox_open and not arguments.sandbox:
         _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
-    port = _claim(settings.host, settings.port)
+    port = _reserve_port(settings.host, settings.port)
     with contextlib.ExitStack() as beside:
         if arguments.sandbox:
             beside.enter_context(_sandbox())
-            beside.enter_context(_data())
-        # one for all workers and reloads: it lasts as long as this process, and so must what is made with it
+            beside.enter_context(_temporary_data())
+        # one for all workers and reloads; like everything sealed with it, it lasts as long as this process
         if settings.secret_key is None and (arguments.sandbox or settings.auth == ("token",)):
             os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
         if settings.workers > 1:
-            create_app()  # what is wrong is said once, here, and not by every worker in turn
+            create_app()  # report errors once, here, instead of in each worker
         _serve(settings, port, arguments)
 
 
 def _fill_standard_files() -> None:
-    """What was closed before we began, as by ``2>&-``: else a socket is given its number, and is written to."""
+    """Reopen standard files closed as by ``2>&-``: else a socket would get their number and be written to."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def _take_all_descriptors() -> None:
-    """As many as this process may have: by default it is given 1,024, for the sake of programs that use select()."""
+    """Raise the soft limit on open files: its default of 1,024 exists for programs that use select()."""
     if sys.platform != "win32":
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):
@@ -131,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _keys(argv: Sequence[str]) -> None:
-    """``keys new NAME --scopes ...``: print a new key, and the line to store."""
+    """``keys new NAME --scopes ...``: print a new key and the line to store for it."""
     parser = argparse.ArgumentParser(prog="codegen-api keys", description="Keys of the gateway's own, for machines.")
     new = parser.add_subparsers(required=True, metavar="new").add_parser(
         "new",
@@ -153,7 +152,7 @@ def _keys(argv: Sequence[str]) -> None:
 
 
 def _set_environment(arguments: argparse.Namespace) -> None:
-    """Workers are processes of their own: what the command line says reaches them through the environment."""
+    """Pass the command line on to workers, which are processes of their own, through the environment."""
     for name in ("host", "port", "workers"):
         if getattr(arguments, name) is not None:
             os.environ[PREFIX + name.upper()] = str(getattr(arguments, name))
@@ -163,12 +162,12 @@ def _set_environment(arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _sandbox() -> Iterator[None]:
-    """Run the sandbox beside this process. It ends when its standard input does, so it cannot outlive us."""
+    """Run the sandbox as a child. It ends when its standard input closes, so it cannot outlive this process."""
     child = subprocess.Popen(
         [sys.executable, "-m", "codegen_api.sandbox", "--port", "0", "--announce", "--die-with-stdin"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # a checkout need not be installed
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # works from a checkout that is not installed
     )
     with child:
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - both are pipes
@@ -177,7 +176,7 @@ def _sandbox() -> Iterator[None]:
             _refuse("The sandbox did not start.")
         os.environ[PREFIX + "BASE_URL"] = json.loads(announcement)["url"]
         os.environ[PREFIX + "SANDBOX"] = "true"
-        for name in ("NO_PROXY", "no_proxy"):  # whatever proxy there is, it cannot reach the sandbox
+        for name in ("NO_PROXY", "no_proxy"):  # no proxy can reach the sandbox
             os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
         if read_settings().org_id is None:
             os.environ[PREFIX + "ORG_ID"] = SANDBOX_ORGANIZATION
@@ -194,8 +193,8 @@ def _sandbox() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _data() -> Iterator[None]:
-    """Keep conversations for no longer than the sandbox keeps its runs, unless somebody has said where."""
+def _temporary_data() -> Iterator[None]:
+    """Keep conversations in a temporary directory, as the sandbox forgets its runs, unless one is configured."""
     settings = read_settings()
     if settings.database_url is not None or "data_dir" in settings.model_fields_set:
         yield
@@ -210,8 +209,8 @@ def _data() -> Iterator[None]:
 
 
 def application() -> FastAPI:
-    """The gateway of a process that serves nothing else. What it is made of stays, so the garbage collector need not go
-    through it again and again: that would hold everybody up for more than 100 ms each time.
+    """The application of a process that only serves. Its objects are permanent, so they are frozen out of garbage
+    collection: scanning them would block the event loop for more than 100 ms each time.
     """
     made = create_app()
     gc.collect()
@@ -222,38 +221,38 @@ def application() -> FastAPI:
 def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None:
     url = _url(settings.host, port)
     said = [TRY_IT.format(url=url)] if arguments.sandbox else []
-    threading.Thread(target=_announce, args=(url, [*_let_in(read_settings()), *said]), daemon=True).start()
-    # uvicorn raises the signal once more when it has stopped in good order: that is no failure
+    threading.Thread(target=_announce, args=(url, [*_anonymous_access(read_settings()), *said]), daemon=True).start()
+    # uvicorn re-raises the signal after a clean shutdown; exit with status 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("uvicorn.error").addFilter(_only_once)
     uvicorn.run("codegen_api.serve:application", factory=True, port=port, reload=arguments.reload, **_options(settings))
 
 
 def _only_once(record: logging.LogRecord) -> bool:
-    """That a signal has come is said by the parent of workers, and then no more of how each of them ends."""
+    """The parent of workers logs that a signal arrived; keep it from then logging how each worker ends."""
     if record.getMessage().startswith("Received SIG"):
         logging.getLogger(record.name).setLevel(logging.WARNING)
     return True
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """What uvicorn is told of the settings."""
+    """Options for uvicorn, from the settings."""
     return {
         "host": settings.host,
         "workers": settings.workers,
         "timeout_worker_healthcheck": START_SECONDS,
         "log_level": settings.log_level.lower(),
-        "access_log": False,  # the gateway writes a line of its own, with the request's id and without its query
-        "proxy_headers": bool(settings.trusted_proxies),  # uvicorn by itself believes whatever is on this machine
-        "http": Requests,
-        "ws": "none",  # no route speaks it, so an offer of it is passed over like any other
+        "access_log": False,  # the edge logs requests itself, with the request id and without the query
+        "proxy_headers": bool(settings.trusted_proxies),  # uvicorn would by default trust every client on this machine
+        "http": StrictHttpProtocol,
+        "ws": "none",  # no route uses it, so an upgrade is ignored like any other
         "timeout_keep_alive": settings.keep_alive_seconds,
         "forwarded_allow_ips": list(settings.trusted_proxies),
     }
 
 
-def _claim(host: str, port: int) -> int:
-    """The port to serve on, which nobody else has. Port 0 is made a real one here, so that it can be announced."""
+def _reserve_port(host: str, port: int) -> int:
+    """Check that the port can be bound, and turn port 0 into a real one, so that it can be announced."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -270,8 +269,8 @@ def _url(host: str, port: int) -> str:
     return f"http://{shown}:{port}"
 
 
-def _let_in(settings: Settings) -> list[str]:
-    """Who comes in without credentials, if anybody does. A token that is no secret may be named."""
+def _anonymous_access(settings: Settings) -> list[str]:
+    """A line saying as whom requests without credentials are served. Only the public sandbox token may be named."""
     if settings.demo_token is None or not with_conversations(settings):
         return []
     public = settings.demo_token.get_secret_value() == SANDBOX_TOKEN
@@ -279,9 +278,9 @@ def _let_in(settings: Settings) -> list[str]:
 
 
 def _announce(url: str, said: Sequence[str]) -> None:
-    """Say where we are once it is true, and then what else there is to say."""
+    """Print the URL once it responds, and then the other lines."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while True:  # for as long as this process starts
+    while True:  # a daemon thread: it ends with the process
         try:
             with direct.open(f"{url}/livez", timeout=5):
                 break

@@ -1,8 +1,8 @@
-"""What can be set from outside: environment variables that begin with ``CODEGEN_``, and a ``.env`` file.
+"""Settings: environment variables that begin with ``CODEGEN_``, and a ``.env`` file.
 
-Read by the composition root and the entry points only; everything else is handed what it needs. A secret can also be
-given as the path of a file that holds it, in the variable with ``_FILE`` behind its name. White space and byte order
-marks around a value are never meant: ``echo token | base64`` and some editors leave them there.
+Only the composition root and the entry points read them; everything else is passed what it needs. Any secret can also
+be given as the path of a file, in a variable with the suffix ``_FILE``. White space and byte order marks around a value
+are dropped: ``echo token | base64`` and some editors leave them there.
 """
 
 import difflib
@@ -17,12 +17,12 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from codegen_api import origins
 from codegen_api.environment import (
     ENCODING,
-    OF_A_SERVICE,
     PREFIX,
     SERVICE_LINK,
+    SERVICE_VARIABLE,
     SecretFiles,
     SettingsError,
-    Stripped,
+    StrippedSource,
     has_file,
     is_secret,
     variables,
@@ -66,7 +66,7 @@ def _trusted_host(value: str) -> str:
 
 
 def _network(value: str) -> str:
-    ip_network(value)  # whose errors are sentences
+    ip_network(value)  # its errors are readable
     return value
 
 
@@ -83,7 +83,7 @@ def _long_keys(value: SecretStr | None) -> SecretStr | None:
 
 
 def secret_keys(value: SecretStr) -> list[str]:
-    """The keys of ``secret_key``: the first one seals, all of them open."""
+    """The keys of ``secret_key``: the first seals, all of them open."""
     return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]
 
 
@@ -102,7 +102,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with its default. Durations are in seconds, sizes in MiB, as the names say."""
+    """All settings with their defaults. Durations in seconds, sizes in MiB, as the names say."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",
-        hide_input_in_errors=True,  # a key that is too short is a secret all the same
+        hide_input_in_errors=True,  # a key that is too short is still a secret
     )
 
     base_url: Annotated[str, AfterValidator(_http_url)] = Field(
@@ -303,14 +303,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         files = SecretFiles(settings_cls)
-        return Stripped(init_settings), Stripped(env_settings), files, Stripped(dotenv_settings)
+        return StrippedSource(init_settings), StrippedSource(env_settings), files, StrippedSource(dotenv_settings)
 
     @property
     def trusted_names(self) -> tuple[str, ...]:
-        """The names by which the gateway may be called.
+        """The Host names under which the gateway may be called.
 
-        Where anybody is let in from this machine alone, no page may reach it by a name of its own that it makes lead
-        here.
+        Where clients on this machine need no credentials, only loopback names are accepted by default: a web page could
+        otherwise reach the gateway under its own domain name, pointed at this machine (DNS rebinding).
         """
         lets_anybody_in = self.sandbox or self.demo_token is not None
         if lets_anybody_in and origins.is_loopback(self.host) and "trusted_hosts" not in self.model_fields_set:
@@ -318,7 +318,7 @@ class Settings(BaseSettings):
         return self.trusted_hosts
 
     def redacted(self) -> dict[str, str]:
-        """What is in force, to be logged: secrets only as set or not set."""
+        """The effective settings for the log: of secrets only whether they are set."""
         return {
             name: ("set" if value else "not set") if is_secret(type(self), name) else str(value) for name, value in self
         }
@@ -328,12 +328,12 @@ def read_settings() -> Settings:
     """The settings of this process.
 
     Raises:
-        SettingsError: one line for each variable that is not valid.
+        SettingsError: with one line per invalid variable.
     """
     try:
         return Settings()
     except ValidationError as error:
-        # not the error's own text: it quotes what was set
+        # not the error's own text, which quotes the values
         raise SettingsError("\n".join(_line(item["loc"], item["msg"]) for item in error.errors())) from None
     except UnicodeDecodeError:
         raise SettingsError("The file .env cannot be read: it is not UTF-8.") from None
@@ -344,22 +344,24 @@ def _line(where: tuple[int | str, ...], what: str) -> str:
     return f"{PREFIX}{str(where[0]).upper()}: {item}{what.removeprefix('Value error, ')}"
 
 
-def remarks() -> list[str]:
-    """What is to be said of variables that look like settings and are none: slips of the pen, most likely."""
+def suspicious_variables() -> list[str]:
+    """Warnings about variables that look like settings but are none, most likely typos."""
     known = {name.upper() for name in Settings.model_fields}
     known |= {f"{name}_FILE".upper() for name in Settings.model_fields if has_file(Settings, name)}
-    said = []
+    warnings = []
     for variable, value in sorted(variables().items()):
         if not variable.upper().startswith(PREFIX):
             continue
         name = variable.upper().removeprefix(PREFIX)
         if name.endswith("PORT") and SERVICE_LINK.fullmatch(value or ""):
             if name in known:
-                said.append(
+                warnings.append(
                     f"{variable} is passed over: it is no port, but what Kubernetes makes of the name of a Service"
                     " (enableServiceLinks)"
                 )
-        elif name not in known and not OF_A_SERVICE.fullmatch(variable.upper()):
+        elif name not in known and not SERVICE_VARIABLE.fullmatch(variable.upper()):
             near = difflib.get_close_matches(name, sorted(known), 1, 0.7)
-            said.append(f"{variable} is not a setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in near))
-    return said
+            warnings.append(
+                f"{variable} is not a setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in near)
+            )
+    return warnings

@@ -1,4 +1,4 @@
-"""Which dialect's shape an error is told in."""
+"""Chooses the dialect in whose shape an error is rendered."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,18 +11,16 @@ from codegen_api.telemetry import note
 RenderError = Callable[[GatewayError], Response]
 
 
-class Shapes:
-    """In which shape an error is told: that of the longest of ``prefixes`` (whole segments) that its path begins with,
-    also where no route is there or none was looked for; else that of ``otherwise``.
-    """
+class ErrorRenderer:
+    """Renders an error in the shape of its path's longest prefix (whole segments), route or not; else ``otherwise``."""
 
     def __init__(self, otherwise: RenderError, prefixes: Mapping[str, RenderError]) -> None:
         self._otherwise = otherwise
         self._longest_first = sorted(prefixes.items(), key=lambda each: len(each[0]), reverse=True)
 
     def render(self, scope: Scope, error: GatewayError) -> Response:
-        """The answer to a request that failed, and a word on it in the log."""
-        # why a token is not taken stands in lines of their own, of which strangers cannot make many
+        """Render the response to a failed request, and note the error for its log line."""
+        # why a token was refused has log lines of its own, which are rate-limited: anybody can cause them
         note(error.code, None if isinstance(error, NotAuthenticated) else error.root_reason)
         path = f"{_route_path(scope)}/"
         render = next((render for prefix, render in self._longest_first if path.startswith(f"{prefix}/")), None)
@@ -30,7 +28,7 @@ class Shapes:
 
 
 def _route_path(scope: Scope) -> str:
-    """The path below that under which a proxy serves the gateway; the proxy may have cut that off, or not."""
+    """The path below ``root_path``, which a proxy may or may not have stripped."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
     return path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path

@@ -1,4 +1,4 @@
-"""Running out of what the system gives: no fault of the program, and soon over, or the operator's to mend."""
+"""Recognizes exhausted system resources: not a bug, and either transient or for the operator to fix."""
 
 import errno
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _WHAT: Mapping[int, str] = {
 
 
 def shortage(error: BaseException | None) -> str | None:
-    """What there was too little of, if that is what led to this error."""
+    """The resource whose exhaustion led to this error, if any."""
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None and error.errno in _WHAT:
             return _WHAT[error.errno]

@@ -1,4 +1,4 @@
-"""One call for all who ask the same at the same time."""
+"""Share one call among all who ask for the same thing at the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -9,9 +9,10 @@ V = TypeVar("V")
 
 
 class Singleflight(Generic[K, V]):
-    """Calls under way, by key. Whoever asks while one is under way shares its outcome, error or not.
+    """Calls in flight, by key. Callers that ask during a call share its result or exception.
 
-    The call belongs to nobody: a caller who leaves does not take it away from the others.
+    The call runs in a task of its own, and callers wait for it shielded. Otherwise cancelling the first caller, whose
+    client disconnected, would raise ``CancelledError`` in all the others.
     """
 
     def __init__(self) -> None:
@@ -21,28 +22,28 @@ class Singleflight(Generic[K, V]):
         return key in self._tasks
 
     async def share(self, key: K, call: Callable[[], Awaitable[V]]) -> V:
-        """The outcome of ``call``, begun now unless one with this key is under way."""
+        """The result of ``call``, which is started unless one with this key is in flight."""
         task = self._tasks.get(key)
         if task is None:
             task = asyncio.ensure_future(_awaited(call))
             self._tasks[key] = task
-            task.add_done_callback(lambda done: self._land(key, done))
+            task.add_done_callback(lambda done: self._discard(key, done))
         return await asyncio.shield(task)
 
-    def _land(self, key: K, task: asyncio.Task[V]) -> None:
+    def _discard(self, key: K, task: asyncio.Task[V]) -> None:
         del self._tasks[key]
         if not task.cancelled():
-            task.exception()  # mark it as seen: all who asked may have left
+            task.exception()  # mark it as retrieved, or asyncio logs it if all callers have left
 
     async def landed(self, key: K, *, within: float) -> bool:
-        """Wait for the call with this key, if there is one; whether there was."""
+        """Wait up to ``within`` seconds for the call with this key; False if there is none."""
         task = self._tasks.get(key)
         if task is not None:
             await asyncio.wait({task}, timeout=within)
         return task is not None
 
     async def aclose(self, *, within: float = 0.0) -> None:
-        """End what is under way, when it has had so many seconds."""
+        """Cancel the calls in flight after waiting ``within`` seconds for them."""
         tasks = list(self._tasks.values())
         if tasks and within > 0:
             await asyncio.wait(tasks, timeout=within)

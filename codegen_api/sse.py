@@ -1,7 +1,8 @@
-"""Server-sent events and JSON lines: how a stream is written, and how a position in one is read.
+"""Server-sent events and JSON lines: writing streams, and parsing the position to resume from.
 
-Only ``EventStream`` does I/O. It differs from Starlette's ``StreamingResponse`` on purpose: a write that the client
-does not take for ``stall_seconds`` aborts the connection instead of holding on, and the source is always closed.
+Only ``EventStream`` does I/O. It deliberately differs from Starlette's ``StreamingResponse``: a write that the client
+does not take within ``stall_seconds`` aborts the connection instead of waiting for ever, and the source is always
+closed.
 """
 
 import asyncio
@@ -23,18 +24,18 @@ from codegen_api.telemetry import note
 T = TypeVar("T")
 
 WRITE_BYTES = 64 * 1024
-"""The most that is handed to a connection at once: what a viewer who does not read can hold."""
+"""Maximum bytes per write: what a client that does not read can make us hold."""
 
 HEARTBEAT = b":\n\n"
 
 BEAT = 3.0
-"""Seconds of silence before a sign of life where clients are scripts: httpx gives up after five by itself."""
+"""Seconds of silence before a heartbeat for scripts: httpx times out after five by default."""
 
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-"""With these no cache and no proxy keeps a stream back."""
+"""Keep caches and proxies from buffering a stream."""
 
 HEAD_ONLY = "head_only"
-"""The key in an ASGI scope that says: of the answer to this GET only the head is wanted."""
+"""Key in an ASGI scope: this GET was a HEAD, so only the head of the response is sent."""
 
 _NUMBER, _DIGEST = r"[0-9]{1,18}", r"[A-Za-z0-9_.-]{4}"
 _POSITION = re.compile(
@@ -43,10 +44,10 @@ _POSITION = re.compile(
 
 
 def frame(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa: A002 - the protocol's own word
-    """One event. ``data`` is one line of JSON, in which a line break can only stand escaped.
+    """One event. ``data`` is one line of JSON, in which line breaks are escaped.
 
-    The id comes last: there are clients that remember it before they have the rest of the frame, and a connection can
-    break anywhere.
+    The id comes last: some clients remember it as soon as they read it, and if the connection breaks before the rest of
+    the frame they would resume behind an event that they never got.
     """
     name = b"" if id is None else b"id: %b\n" % str(id).encode()
     return b"event: %b\ndata: %b\n%b\n" % (event.encode(), data, name)
@@ -59,15 +60,15 @@ def line(event: str, data: bytes, id: str | int | None = None) -> bytes:  # noqa
 
 
 def retry(milliseconds: int) -> bytes:
-    """How long a client is to wait before it comes back."""
+    """The client's reconnect delay."""
     return b"retry: %d\n" % milliseconds
 
 
 def parse_position(text: str) -> Position:
-    """``25``, ``25.end`` from somebody who was told that the log ends there, or any other id of an event.
+    """Parse ``25``, ``25.end`` from a client that was told the log ends there, or any other event id.
 
     Raises:
-        InvalidCursor: it is none of them.
+        InvalidCursor: it is none of these.
     """
     match = _POSITION.fullmatch(text.strip())
     if match is None:
@@ -89,10 +90,10 @@ async def _last_event_id(
         str | None, Query(alias="lastEventId", description="The same, as libraries add it when they come back.")
     ] = None,
 ) -> str | None:
-    """What a client says that it has seen last, if it says anything.
+    """The last event id that the client sends, if any.
 
-    What a library adds to a URL is newer than what the URL was made with, so it counts before ``last_event_id``: in any
-    spelling, and of several the last, as they are put at the end.
+    A library appends it to the URL on reconnect, so that is newer than ``last_event_id``, which was in the URL from the
+    start. It counts in any spelling; of several, the last was added last.
     """
     added = [
         text
@@ -104,24 +105,29 @@ async def _last_event_id(
 
 
 LastEventId = Annotated[str | None, Depends(_last_event_id)]
-"""Where a stream is to go on, from wherever in the request clients say it."""
+"""The position to resume from, wherever in the request it is."""
 
 
 async def _begins(request: Request) -> None:
     """
     Raises:
-        InvalidRequest: whoever asks wants to go on with what was begun.
+        InvalidRequest: the client wants to resume a stream.
     """
     if await _last_event_id(request):
         raise InvalidRequest("This would begin another run: the stream of the first goes on where Location said.")
 
 
 Begins = Annotated[None, Depends(_begins)]
-"""For what begins a run and answers with its stream: some libraries ask for that again when it was cut."""
+"""For requests that start a run and stream it: some libraries repeat them to reconnect, which would start another run.
+"""
 
 
 async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
-    """The same, with None whenever nothing has come for so many seconds."""
+    """The items of ``source``, and None after each ``seconds`` without one.
+
+    The pending ``anext`` is cancelled and awaited before the source is closed; closing a generator that is still
+    running raises a RuntimeError that would hide the actual error.
+    """
     coming: asyncio.Task[T] | None = None
     try:
         while True:
@@ -141,28 +147,28 @@ async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGener
 
 
 async def nothing() -> AsyncGenerator[bytes, None]:
-    """The frames of a stream of which only the head is wanted."""
+    """The frames of a stream of which only the head is sent."""
     return
     yield
 
 
 class Cut(Exception):
-    """Raised by frames that break off: the client must not take what it has for the whole, and is to come back."""
+    """Raised by frames that break off: the client must notice that the stream is incomplete, and reconnect."""
 
 
 class Connection(Protocol):
     """What is known of a client's connection beyond ASGI."""
 
     def unsent(self) -> int | None:
-        """How many bytes wait to be sent; None where nobody can tell."""
+        """Bytes waiting to be sent; None if unknown."""
         ...
 
     def abort(self) -> None:
-        """Cut it, now."""
+        """Close it at once."""
         ...
 
     def stream(self) -> None:
-        """It will carry a stream: hold little of it outside of our sight."""
+        """Prepare for a stream: keep little unsent data where it cannot be seen."""
         ...
 
 
@@ -173,10 +179,10 @@ class Source(Protocol):
 
 
 class EventStream(Response):
-    """A response that lasts: ``frames`` as they come, until they end, the client leaves, or it stops reading.
+    """A streaming response: sends ``frames`` until they end, the client disconnects, or it stops reading.
 
-    ``source`` is closed afterwards, whatever happened. Frames that raise ``Cut`` end with the connection, so that what
-    was sent is not taken for all.
+    ``source`` is always closed at the end. If the frames raise ``Cut`` the connection is aborted, so that the client
+    does not take the stream for complete.
     """
 
     def __init__(
@@ -200,7 +206,7 @@ class EventStream(Response):
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get(HEAD_ONLY):  # nothing is begun, and nobody has left
+        if scope.get(HEAD_ONLY):  # nothing has started
             await self._frames.aclose()
             await send(self._head())
             await send({"type": "http.response.body", "body": b""})
@@ -214,7 +220,7 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.wait({writing, leaving})
             await self._frames.aclose()
-            if self._source is not None:  # frames that were never begun have closed nothing
+            if self._source is not None:  # frames that never started have not closed it
                 await self._source.aclose()
         if not writing.cancelled():
             try:
@@ -224,22 +230,22 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         self._connection.stream()
-        if not await self._taken(send, self._head()):
+        if not await self._deliver(send, self._head()):
             return
         async for piece in self._frames:
             for start in range(0, len(piece), WRITE_BYTES):
                 body = piece[start : start + WRITE_BYTES]
-                if not await self._taken(send, {"type": "http.response.body", "body": body, "more_body": True}):
+                if not await self._deliver(send, {"type": "http.response.body", "body": body, "more_body": True}):
                     return
-        await self._taken(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        await self._deliver(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     def _head(self) -> Message:
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
-    async def _taken(self, send: Send, message: Message) -> bool:
-        """Whether the client took this; one that takes nothing at all for too long loses its connection.
+    async def _deliver(self, send: Send, message: Message) -> bool:
+        """Whether the client took this message; if it takes nothing at all for ``stall_seconds``, it is disconnected.
 
-        A server's ``send`` waits until there is room and writes only then, so one that timed out can be repeated.
+        A server's ``send`` waits for room and only then writes, so a send that timed out can be repeated.
         """
         while True:
             unsent = self._connection.unsent()
@@ -257,6 +263,6 @@ class EventStream(Response):
 
 
 async def _disconnected(receive: Receive) -> None:
-    with contextlib.suppress(HTTPException):  # a body that nobody asked for, and that does not end
+    with contextlib.suppress(HTTPException):  # an unexpected body that never ends
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -1,21 +1,21 @@
-"""What every database can keep."""
+"""What every supported database can store."""
 
 from collections.abc import Mapping, Sequence
 
 from codegen_api.runs import Json
 
 DEEPEST = 100
-"""Objects and lists within each other, in what is kept."""
+"""Maximum nesting of stored objects and lists."""
 
 
 def storable(value: Json) -> bool:
-    """Whether every database can keep ``value``: no text in it has NUL or lone surrogates, nor does it go too deep."""
+    """Whether every database can store ``value``: no NUL or lone surrogates in its texts, and not nested too deeply."""
     level: Sequence[Json] = [value]
     for _ in range(DEEPEST + 1):
         inside: list[Json] = []
         for part in level:
             if isinstance(part, str):
-                if not _whole(part):
+                if not _is_encodable(part):
                     return False
             elif isinstance(part, Mapping):
                 inside += [*part.keys(), *part.values()]
@@ -27,7 +27,7 @@ def storable(value: Json) -> bool:
     return False
 
 
-def _whole(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

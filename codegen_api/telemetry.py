@@ -1,6 +1,6 @@
-"""What the gateway tells its operator: log lines, each with the id of the request it belongs to, and observers.
+"""What the operator sees: log lines, each with the id of its request, and observers.
 
-Prompts, log texts and tokens never come here; a traceback is written without the text of its exception.
+Prompts, log texts and tokens never get here; tracebacks are logged without the exception's text.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-from codegen_api.lines import Lines
+from codegen_api.lines import ThreadedHandler
 from codegen_api.shortages import shortage
 
 
 @dataclass(slots=True)
 class Trace:
-    """The request being served: its id, and the tracing headers (name, value) that travel on to the host.
+    """The current request: its id, and the tracing headers (name, value) forwarded to the host.
 
-    ``code`` is that of the error it ended in, and ``reason`` what led to that, for the log.
+    ``code`` is that of the error it ended with, ``reason`` its cause, for the log.
     """
 
     request_id: str
@@ -33,9 +33,9 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Whether the host gave a usable answer, and when it was last asked (seconds since the epoch).
+    """Whether the host's last answer was usable, and when it was asked (epoch seconds).
 
-    ``trouble`` is what came instead, in words that anybody may read, and ``since`` when that began.
+    ``trouble`` describes what came instead, without secrets, and ``since`` when that began.
     """
 
     reachable: bool
@@ -46,7 +46,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What the host says a credential has left: so many requests for so many seconds."""
+    """What the host says a credential has left: requests, for this many seconds."""
 
     remaining: int
     seconds: float
@@ -54,10 +54,10 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request to the host and what came of it.
+    """One request to the host and its outcome.
 
-    ``credential`` is its digest, ``operation`` a method of ``Upstream``. ``outcome`` is ``ok``, the code of the error
-    that the answer meant, or ``cancelled`` when nobody waited for it; ``seconds`` is how long it took.
+    ``credential`` is a digest, ``operation`` a method of ``Upstream``. ``outcome`` is ``ok``, the code of the resulting
+    error, or ``cancelled`` if nobody waited for it. ``seconds`` is the duration.
     """
 
     credential: str
@@ -69,10 +69,10 @@ class Exchange:
 
 
 class Observer(Protocol):
-    """Somebody who is told what happens, while it happens: to count it, and never to wait."""
+    """Receives events as they happen, to count them. Must not block."""
 
     def asking(self, credential: str, operation: str) -> None:
-        """A request to the host begins; one ``asked`` follows, whatever becomes of it."""
+        """A request to the host starts; ``asked`` always follows."""
         ...
 
     def asked(self, exchange: Exchange) -> None:
@@ -80,24 +80,24 @@ class Observer(Protocol):
         ...
 
     def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
-        """A client's request is over. ``route`` is the template of its path; None where there is no such thing."""
+        """A client's request is over. ``route`` is the template of its path; None if no route matched."""
         ...
 
     def serving(self, viewers: int, runs: int) -> None:
-        """So many viewers are here now, and so many runs are followed."""
+        """The current numbers of viewers and of followed runs."""
         ...
 
     def delivered(self, age: float) -> None:
-        """A viewer who was waiting is given an entry that the host made so many seconds ago."""
+        """A waiting viewer is sent an entry that the host made ``age`` seconds ago."""
         ...
 
     def unlogged(self) -> None:
-        """A log line is lost. May be told by any thread."""
+        """A log line was dropped. May be called from any thread."""
         ...
 
 
 class NullObserver:
-    """An observer who keeps it to himself."""
+    """An observer that does nothing."""
 
     def asking(self, credential: str, operation: str) -> None:
         pass
@@ -154,37 +154,37 @@ trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)
 logger = logging.getLogger("codegen_api")
 
 LONGEST_QUOTE = 100
-"""Characters of what a stranger said."""
+"""Maximum characters of quoted untrusted text."""
 
 SELDOM = 60.0
-"""Seconds between two lines that say the same, where they would come for every request."""
+"""Seconds between two equal lines that would otherwise be logged for every request."""
 
 
 def set_up_logging(level: str, lost: Callable[[], None]) -> None:
-    """Write the gateway's own lines to standard error, unless the application has set up handlers of its own. Nobody
-    waits for a line to be written; ``lost`` is called for one that is not.
+    """Log to standard error without blocking, unless the application has handlers of its own. ``lost`` is called for
+    each dropped line.
     """
     logger.setLevel(level)
     if not any(isinstance(each, _OnceAMinute) for each in logger.filters):
         logger.addFilter(_OnceAMinute())
-    for name in ("uvicorn.access", "uvicorn.error"):  # the latter writes of WebSockets, with their URLs
+    for name in ("uvicorn.access", "uvicorn.error"):  # the latter logs WebSockets, with their URLs
         logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
-        handler = _lines(sys.stderr, lost)
-        handler.setFormatter(_Line("%(asctime)s %(levelname)s %(message)s"))
+        handler = _handler_for(sys.stderr, lost)
+        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
         for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
-            _take_over(logging.getLogger(name), lost)
-        if logging.lastResort is not None:  # what asyncio says, for instance
+            _replace_handlers(logging.getLogger(name), lost)
+        if logging.lastResort is not None:  # for asyncio's warnings, among others
             logging.lastResort = handler
-        # it speaks of every repeated read, in lines that say nothing; whoever sets up logging themselves may want them
+        # drop its lines about every retry, unless the application configures logging itself
         logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
-class Seldom:
-    """Logs what others can cause as often as they like: of each kind ``most`` lines in ``seconds``, and with the next
-    one how many were left out. There are only so many kinds.
+class LogLimiter:
+    """A rate limit for log lines that clients can cause at will: ``most`` lines of each kind in ``seconds``, and then
+    the number left out. The number of kinds is bounded.
     """
 
     def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -195,7 +195,7 @@ class Seldom:
         self._count: dict[str, int] = {}
 
     def log(self, kind: str, text: str) -> None:
-        """A line of this kind, if there is room for it."""
+        """Log a line of this kind if the limit allows."""
         now = self._clock()
         if now >= self._begun.get(kind, float("-inf")) + self._seconds:
             left_out = self._count.get(kind, 0) - self._most
@@ -208,7 +208,7 @@ class Seldom:
 
 
 def quoted(value: object) -> str:
-    """What a stranger said, as it may stand in a log line: as JSON in ASCII, and not endless."""
+    """Untrusted text for a log line: ASCII JSON of bounded length."""
     try:
         text = json.dumps(value).replace("\x7f", "\\u007f")
     except RecursionError:
@@ -217,56 +217,56 @@ def quoted(value: object) -> str:
 
 
 def note(code: str, reason: str | None) -> None:
-    """Let the log line of the request that is being served say that it met this."""
+    """Add this error to the log line of the current request."""
     current = trace.get()
     if current is not None:
         current.code, current.reason = code, reason
 
 
 def log_loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What an event loop has to say, which for a lack of descriptors is thousands of lines a second."""
+    """The event loop's exception handler. A lack of descriptors would otherwise log thousands of lines a second."""
     missing = shortage(context.get("exception"))
     if missing is None:
         loop.default_exception_handler(context)
     else:
-        log_seldom("there is too little of what the system gives: %s", missing)
+        warn_once_a_minute("there is too little of what the system gives: %s", missing)
 
 
-def log_seldom(text: str, what: str) -> None:
-    """Log what would else be said again and again: the same line once a minute."""
+def warn_once_a_minute(text: str, what: str) -> None:
+    """Log a recurring warning: each distinct line at most once a minute."""
     logger.warning(text, what, extra={"seldom": True})
 
 
 def log_fault(doing: str, error: BaseException) -> None:
-    """Log an exception that should not have happened: its type and where, never its text, which may quote a prompt."""
+    """Log an unexpected exception by type and traceback, without its text, which may quote a prompt."""
     missing = shortage(error)
     if missing is not None:
-        log_seldom("there is too little of what the system gives: %s", missing)
+        warn_once_a_minute("there is too little of what the system gives: %s", missing)
         return
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s failed: %s\n%s", doing, type(error).__qualname__, where.rstrip())
 
 
-def _lines(stream: TextIO | None, lost: Callable[[], None]) -> logging.Handler:
-    """A handler that writes where ``stream`` does."""
+def _handler_for(stream: TextIO | None, lost: Callable[[], None]) -> logging.Handler:
+    """A non-blocking handler for what ``stream`` writes to."""
     try:
-        return logging.NullHandler() if stream is None else Lines(stream.fileno(), lost)
-    except OSError:  # it stands for no file, as in a test
+        return logging.NullHandler() if stream is None else ThreadedHandler(stream.fileno(), lost)
+    except OSError:  # it has no descriptor, as in tests
         return logging.StreamHandler(stream)
 
 
-def _take_over(others: logging.Logger, lost: Callable[[], None]) -> None:
-    """Have the lines of ``others`` written in the same way, in the form that they have."""
+def _replace_handlers(others: logging.Logger, lost: Callable[[], None]) -> None:
+    """Replace the stream handlers of ``others`` with non-blocking ones of the same format."""
     for theirs in list(others.handlers):
         if type(theirs) is logging.StreamHandler:
-            ours = _lines(theirs.stream, lost)
+            ours = _handler_for(theirs.stream, lost)
             ours.setFormatter(theirs.formatter)
             others.removeHandler(theirs)
             others.addHandler(ours)
 
 
 def _without_query(record: logging.LogRecord) -> bool:
-    """Uvicorn's own log prints whole URLs, and there may be a ticket or some other secret in one."""
+    """Drop the queries of URLs in uvicorn's own log lines: they may hold a ticket or another secret."""
     if isinstance(record.args, tuple):
         record.args = tuple(
             each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each for each in record.args
@@ -275,23 +275,23 @@ def _without_query(record: logging.LogRecord) -> bool:
 
 
 class _OnceAMinute(logging.Filter):
-    """Lets each line that may come ever again through, and then not for a minute."""
+    """Passes each line marked ``seldom`` once a minute."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not getattr(record, "seldom", False):
             return True
         line, now = record.getMessage(), time.monotonic()
-        due = now >= self._said.get(line, -SELDOM) + SELDOM
+        due = now >= self._logged.get(line, -SELDOM) + SELDOM
         if due:
-            self._said[line] = now
+            self._logged[line] = now
         return due
 
 
-class _Line(logging.Formatter):
+class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         current = trace.get()
         line = super().format(record)
@@ -299,5 +299,5 @@ class _Line(logging.Formatter):
 
 
 def warn_on_terminal(text: str) -> None:
-    """A line for the person who starts the process, whatever the log level."""
+    """Print a line for whoever starts the process, whatever the log level."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What every dialect shares on the wire: who is calling and what a route needs of them, and errors of every origin."""
+"""HTTP for all dialects: authentication and scopes of routes, and errors of any origin as statuses and headers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -50,19 +50,17 @@ bearer = HTTPBearer(
 )
 SCOPE = "x-required-scope"
 MOST_PLACES = 100
-"""So many of the places where a request is wrong are told."""
+"""Maximum number of faults reported for one request."""
 
-FOREIGN_PAGE = "foreign_page"
-"""The key in an ASGI scope that says: a browser sends this for a page that is neither ours nor let in."""
+CROSS_SITE = "foreign_page"
+"""Key in an ASGI scope: a browser sends this for a page of another site whose origin is not allowed."""
 
-UNASKED_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
-"""Of bodies that pages may send anywhere. For all others browsers ask first, and so they do for any method but POST."""
+SIMPLE_CONTENT_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+"""Content types that pages may POST anywhere. For any other type or method browsers send a preflight first."""
 
 
 def named(prefix: str = "") -> Callable[[APIRoute], str]:
-    """What operations are called in the OpenAPI document: as their functions are. ``prefix`` tells those of a dialect
-    from others', which may have functions of the same names.
-    """
+    """Operation ids for the OpenAPI document: the functions' names, with a ``prefix`` where dialects could collide."""
     return lambda route: f"{prefix}{route.name}"
 
 
@@ -131,7 +129,7 @@ STATUSES: Mapping[type[GatewayError], int] = {
 }
 
 WAITS = (409, 429, 503)
-"""Statuses at which it helps to ask again later: they say when."""
+"""Statuses that come with a Retry-After."""
 
 
 # -- dependencies -----------------------------------------------------------------------------------------------------
@@ -139,14 +137,14 @@ WAITS = (409, 429, 503)
 
 @Asking
 async def authenticate(request: Request) -> Caller:
-    """Who is calling, by the Authorization header.
+    """The caller, from the Authorization header.
 
     Raises:
-        NotAuthenticated: nobody says who.
-        InvalidToken: somebody does, and it is not true.
-        InsufficientScope: this route is not for them.
-        AuthUnavailable: it cannot be found out just now.
-        RateLimited: they have asked often enough.
+        NotAuthenticated: there is no token.
+        InvalidToken: there is one, and it is not valid.
+        InsufficientScope: it does not permit this route.
+        AuthUnavailable: it cannot be checked now.
+        RateLimited: the caller has used up their requests.
     """
     token = bearer_token(request)
     if token is None:
@@ -155,48 +153,53 @@ async def authenticate(request: Request) -> Caller:
 
 
 async def identify(request: Request, token: str) -> Caller:
-    """Whose token this is, who may do what the route does."""
-    _stay(request)
+    """The caller with this token, if they may use the route."""
+    _refuse_if_crowded(request)
     return await admit(request, await parts_of(request).callers.authenticate(token, address_of(request)))
 
 
 def address_of(request: Request) -> str:
-    """From where the request came, as far as the proxies that are trusted say so."""
+    """The client's address, as far as trusted proxies report it."""
     return "" if request.client is None else request.client.host
 
 
-def _stay(request: Request) -> None:
+def _refuse_if_crowded(request: Request) -> None:
     """
     Raises:
-        AtCapacity: the front door says so; who may not stay need not be asked who they are.
+        AtCapacity: the front door marked this connection as one too many. Asked before any authentication, to save it.
     """
     if "crowded" in request.scope:
         raise AtCapacity("This instance has as many connections as it may.", retry_after=5)
 
 
 async def admit(request: Request, caller: Caller) -> Caller:
-    """A caller who may do what the route does, and has not done it too often."""
-    _stay(request)
-    await _count(request, caller)
-    scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route that says nothing is open to nobody
+    """Check a caller against the route's scope and their quota."""
+    _refuse_if_crowded(request)
+    await _take_quota(request, caller)
+    scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route without a declaration fails for everybody
     if scope is not None and not caller.may(scope):
         raise InsufficientScope.lacking(scope)
     return caller
 
 
 async def identify_lenient(request: Request, token: str | None) -> Caller:
-    """The same; who shows nothing at all is let in as the deployment's demo user, if it has one.
+    """As ``identify``, but a request without any credentials gets the deployment's demo user, if there is one.
 
-    For dialects whose clients come without credentials when they try something out. A page of another site can make a
-    browser do that as well, by a POST of the kinds for which no browser asks first.
+    For dialects whose clients send no credentials while somebody tries them out. A page of another site could make a
+    browser do the same, with a POST of a type that needs no preflight.
 
     Raises:
-        CorsRefused: one does.
+        CorsRefused: this is such a request.
     """
     if token is None and not request.headers.get("authorization"):
         token = parts_of(request).demo_token
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if token is not None and request.method == "POST" and request.scope[FOREIGN_PAGE] and kind in UNASKED_TYPES:
+        if (
+            token is not None
+            and request.method == "POST"
+            and request.scope[CROSS_SITE]
+            and kind in SIMPLE_CONTENT_TYPES
+        ):
             raise CorsRefused
     if token is None:
         raise NotAuthenticated
@@ -204,24 +207,24 @@ async def identify_lenient(request: Request, token: str | None) -> Caller:
 
 
 def needs(scope: str | None) -> dict[str, str | None]:
-    """What each route that wants to know its caller says of itself: which scope they need, if any."""
+    """The OpenAPI extension in which a route declares its scope; None for any authenticated caller."""
     return {SCOPE: scope}
 
 
 Responses = dict[int | str, dict[str, Any]]
-"""What a route answers, in the form that FastAPI takes."""
+"""Responses of a route, in FastAPI's form."""
 
 
 def operation(summary: str, scope: str | None, responses: Responses) -> dict[str, Any]:
-    """What a route for callers says of itself: what it does, in a few words, which scope they need, what it answers."""
+    """The keyword arguments of a route: a short summary, the scope it needs, and its responses."""
     return {"summary": summary, "responses": responses, "openapi_extra": needs(scope)}
 
 
-async def _count(request: Request, caller: Caller) -> None:
-    """Count this request of ``caller``, where the deployment counts; the edge will say in the answer what is left.
+async def _take_quota(request: Request, caller: Caller) -> None:
+    """Count this request against the caller's quota, if there is one; the edge reports what is left.
 
     Raises:
-        RateLimited: they have asked often enough.
+        RateLimited: the quota is used up.
     """
     quota = parts_of(request).quota
     if quota is not None:
@@ -235,7 +238,7 @@ def bears_token(request: Request) -> bool:
 
 
 def bearer_token(request: Request) -> str | None:
-    """What came as a bearer token, if anything did."""
+    """The bearer token of the request, if any."""
     return request.headers["authorization"].partition(" ")[2].strip() if bears_token(request) else None
 
 
@@ -245,7 +248,7 @@ async def wanted_organization(
         Header(alias="X-Organization-ID", description="The organization that is meant; else the deployment's."),
     ] = None,
 ) -> str | None:
-    """The organization that the request names, if it names one."""
+    """The organization that the request names, if any."""
     return name or None
 
 
@@ -269,7 +272,7 @@ def json_response(content: bytes, status: int = 200, headers: Mapping[str, str] 
 
 
 REPLAYED = {"Idempotent-Replayed": "true"}
-"""The header of what is answered as the first time."""
+"""Header of a response to a repeated request."""
 
 
 def replayed(outcome: Outcome) -> Mapping[str, str]:
@@ -277,22 +280,24 @@ def replayed(outcome: Outcome) -> Mapping[str, str]:
 
 
 def timestamp(seconds: float, precision: str = "milliseconds") -> str:
-    """A time as it goes over the wire: RFC 3339, UTC."""
+    """A time on the wire: RFC 3339, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
-def understood(error: Exception) -> GatewayError:
-    """Any exception that the framework raises, in our words."""
+def as_gateway_error(error: Exception) -> GatewayError:
+    """Map any exception to a gateway error."""
     match error:
         case GatewayError():
             return error
         case RequestValidationError():
-            # neither the input nor the context of a fault: they quote prompts
+            # without input and context of the faults: they quote prompts
             places = list(error.errors())[:MOST_PLACES]
-            return Rejected(details=[Detail(tuple(item["loc"]), _wrong(item), str(item["type"])) for item in places])
+            return Rejected(
+                details=[Detail(tuple(item["loc"]), _message_for(item), str(item["type"])) for item in places]
+            )
         case HTTPException(status_code=404):
             return NotFound("There is no such route.")
         case HTTPException(status_code=405):
@@ -308,8 +313,8 @@ def understood(error: Exception) -> GatewayError:
             return AtCapacity("This instance cannot do more just now.", retry_after=5) if short else GatewayError()
 
 
-def _wrong(item: Mapping[str, Any]) -> str:
-    """What is wrong at a place; of what is no JSON, the parser's own words, which quote nothing."""
+def _message_for(item: Mapping[str, Any]) -> str:
+    """The message for one fault. For invalid JSON it is the parser's, which quotes nothing."""
     match item["type"]:
         case "json_invalid":
             return f"Not valid JSON: {item['ctx']['error']}"
@@ -319,17 +324,17 @@ def _wrong(item: Mapping[str, Any]) -> str:
 
 
 def status_of(error: GatewayError) -> int:
-    """The HTTP status for an error: that of the nearest ancestor in the table."""
+    """The HTTP status of an error, from its nearest ancestor in the table."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def retry_after(error: GatewayError) -> int:
-    """Whole seconds until it helps to ask again."""
+    """Whole seconds until a retry makes sense."""
     return 10 if error.retry_after is None else max(1, math.ceil(error.retry_after))
 
 
 def error_headers(error: GatewayError) -> dict[str, str]:
-    """What an answer says of an error beside its body, in any dialect."""
+    """Headers of an error response, the same in all dialects."""
     status, headers = status_of(error), {}
     if isinstance(error, InvalidToken):
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
@@ -339,6 +344,6 @@ def error_headers(error: GatewayError) -> dict[str, str]:
         headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     if status in WAITS:
         headers["Retry-After"] = str(retry_after(error))
-    if status == 408:  # whatever comes on this connection now belongs to the request that was given up
+    if status == 408:  # what follows on this connection belongs to the abandoned request
         headers["Connection"] = "close"
     return headers

@@ -1,8 +1,8 @@
-"""What the processes beside each other have in common: a directory, for as long as one of them serves.
+"""What worker processes share: a directory, for as long as one of them serves.
 
-Workers know nothing of each other but their parent. It gives each of them the same random key, so each finds the same
-directory by itself, every start of the parent has a fresh one, and nobody else can guess its name. Each worker holds a
-shared lock on it, which ends with the worker, however that ends. The last one to leave in good order removes it.
+Workers know only their parent. It gives all of them the same random key, from which each derives the same directory
+name; every start of the parent has a new one, and nobody else can guess it. Each worker holds a shared lock on it,
+which the system releases however the worker ends. The last to leave in good order removes it.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ if sys.platform != "win32":
     import fcntl
 
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus_client looks for when it is imported."""
+"""The variable that prometheus_client reads on import."""
 
 
 class SharedDirectory:
-    """The directory at ``path``, joined.
+    """The directory at ``path``, created and locked.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,23 +37,23 @@ class SharedDirectory:
             raise OSError("there are no locks on directories here")
         self.path = path
         held = None
-        while held is None:  # else it was removed just when we came
-            held = _entered(path)
+        while held is None:  # removed by another worker in between: try again
+            held = _open_locked(path)
         self._held = held
 
     def leave(self) -> None:
-        """Let go of it. The last one removes it."""
+        """Release the directory; the last worker removes it."""
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.path, ignore_errors=True)
         except BlockingIOError:
-            pass  # somebody else is still there
+            pass  # other workers still use it
         finally:
             os.close(self._held)
 
 
-def _entered(path: Path) -> int | None:
-    """The directory, open and locked; None when what was locked is no longer what is found there."""
+def _open_locked(path: Path) -> int | None:
+    """The directory, open and locked; None if it was removed or replaced before the lock was held."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     try:
@@ -75,10 +75,10 @@ def _entered(path: Path) -> int | None:
 
 
 def join() -> SharedDirectory:
-    """The directory of this worker and of those beside it.
+    """The directory of this worker and its siblings.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: it cannot be used.
     """
     parent = multiprocessing.parent_process()
     key = bytes(multiprocessing.current_process().authkey)
@@ -86,9 +86,9 @@ def join() -> SharedDirectory:
     return SharedDirectory(Path(tempfile.gettempdir()) / f"codegen-api-{name[:32]}")
 
 
-def share(beside: int) -> SharedDirectory | None:
-    """What this worker shares with those beside it, unless the operator has named a directory for them."""
-    if beside == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
+def share(worker_count: int) -> SharedDirectory | None:
+    """Share a metrics directory among the workers, unless the operator has named one."""
+    if worker_count == 1 or multiprocessing.parent_process() is None or METRICS_DIRECTORY in os.environ:
         return None
     try:
         shared = join()
@@ -99,17 +99,17 @@ def share(beside: int) -> SharedDirectory | None:
     return shared
 
 
-def beside(given: int) -> int:
-    """How many processes share the host's budget. uvicorn does not tell its workers, but they see its command line."""
+def worker_count(given: int) -> int:
+    """Processes that share the host's limit. uvicorn does not tell its workers, but they see its command line."""
     if given > 1 or multiprocessing.parent_process() is None:
         return given
-    told = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
-    return int(told[1] if told else os.environ.get("WEB_CONCURRENCY") or 1)
+    match = re.search(r"--workers[= ]([0-9]+)", " ".join(sys.argv))
+    return int(match[1] if match else os.environ.get("WEB_CONCURRENCY") or 1)
 
 
-def speaks_for_all(given: int) -> bool:
-    """Whether this process is the one of several beside each other that says how they were started."""
+def logs_for_all(given: int) -> bool:
+    """Whether this process is the one among its siblings that logs how they were started."""
     if multiprocessing.parent_process() is None:
         return True
-    # a worker: the front door has spoken before it began, and uvicorn alone never does
+    # a worker: our own entry point has logged it already; uvicorn alone has not, so its first worker does
     return given == 1 and multiprocessing.current_process().name.endswith("-1")

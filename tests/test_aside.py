@@ -12,7 +12,7 @@ import pytest
 from codegen_api import aside as beside
 from codegen_api import dialects, intake, outbound
 from codegen_api.aside import LARGE, aside, encoded, is_large
-from codegen_api.dialects import LOOKED_AT, says_nothing
+from codegen_api.dialects import MAX_EXAMINED, says_nothing
 from codegen_api.errors import Rejected
 from codegen_api.following.rights import Rights
 from codegen_api.identity import Credential
@@ -94,9 +94,9 @@ def test_what_is_large_is_told_from_its_texts_and_the_number_of_its_values(value
 def test_of_a_prompt_that_shows_nothing_a_part_is_looked_at(unseen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = Threads(monkeypatch, unicodedata, "category")
     monkeypatch.setattr(dialects, "unicodedata", unicodedata)
-    assert says_nothing(unseen * 10 * LOOKED_AT)
-    assert len(looked.names) <= LOOKED_AT
-    assert not says_nothing(" " * 10 * LOOKED_AT + unseen * (LOOKED_AT // 4) + "x")
+    assert says_nothing(unseen * 10 * MAX_EXAMINED)
+    assert len(looked.names) <= MAX_EXAMINED
+    assert not says_nothing(" " * 10 * MAX_EXAMINED + unseen * (MAX_EXAMINED // 4) + "x")
 
 
 def test_a_number_that_takes_long_is_refused_by_name_and_a_text_where_the_host_says_it() -> None:

@@ -38,8 +38,8 @@ class Server:
     def give_up(self) -> None:
         self.happened.append("give up")
 
-    def take_signals(self, drain: Drain) -> None:
-        drain.take_signals(self.empty, self.cut, self.give_up)
+    def handle_signals(self, drain: Drain) -> None:
+        drain.handle_signals(self.empty, self.cut, self.give_up)
 
 
 def quick(seconds: float = 20) -> Drain:
@@ -60,10 +60,10 @@ def served(play: Callable[[Server, Drain], "asyncio.Future[None] | object"], sec
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle)
         drain = quick(seconds)
-        server.take_signals(drain)
+        server.handle_signals(drain)
         async with asyncio.timeout(10):
             await play(server, drain)  # type: ignore[misc]
-        drain.give_back()
+        drain.restore_signals()
         assert signal.getsignal(signal.SIGTERM) == server.handle
         assert signal.getsignal(signal.SIGINT) == server.handle
         return server
@@ -130,10 +130,10 @@ def test_requests_have_ten_seconds_however_short_the_drain_is(
         ended: list[float] = []
         server.left.set()  # there are no streams, or they end at once
         drain = Drain(seconds)
-        drain.take_signals(server.empty, server.cut, lambda: ended.append(asyncio.get_running_loop().time()))
+        drain.handle_signals(server.empty, server.cut, lambda: ended.append(asyncio.get_running_loop().time()))
         drain._begin(number)
         await asyncio.sleep(60)
-        drain.give_back()
+        drain.restore_signals()
         assert ended == [given_up]
 
     virtual.run(main())
@@ -175,21 +175,21 @@ async def test_what_ends_badly_ends_all_the_same() -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     drain = Drain(20)
-    drain.take_signals(broken, server.cut, server.give_up)
+    drain.handle_signals(broken, server.cut, server.give_up)
     os.kill(os.getpid(), signal.SIGTERM)
     try:
         async with asyncio.timeout(10):
             await server.stopped.wait()
     finally:
-        drain.give_back()
+        drain.restore_signals()
 
 
 async def test_where_nobody_handles_a_signal_it_is_left_alone() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     drain = quick()
-    Server().take_signals(drain)
+    Server().handle_signals(drain)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    drain.give_back()
+    drain.restore_signals()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -200,9 +200,9 @@ def test_in_a_thread_signals_are_left_alone() -> None:
     def serve() -> None:
         async def main() -> None:
             drain = quick()
-            Server().take_signals(drain)
+            Server().handle_signals(drain)
             assert signal.getsignal(signal.SIGINT) is before
-            drain.give_back()
+            drain.restore_signals()
 
         try:
             asyncio.run(main())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.extent import Extent
+from codegen_api.extent import JsonMeter
 
 TEXTS = st.text(st.sampled_from('a"\\,[]{}:\u2028\u00e9'), max_size=6)
 VALUES = st.recursive(
@@ -19,9 +19,9 @@ VALUES = st.recursive(
 
 
 def extent(*pieces: bytes) -> tuple[int, int]:
-    counted = Extent()
+    counted = JsonMeter()
     for piece in pieces:
-        counted.take(piece)
+        counted.feed(piece)
     return counted.values, counted.depth
 
 

@@ -15,7 +15,7 @@ from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
-from codegen_api.holdings import Holdings
+from codegen_api.holdings import MemoryShares
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer
@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 @pytest.mark.parametrize("total", [MIB, 128 * MIB, 128 * MIB + 7])
 @pytest.mark.parametrize("dialects", [0, 1, 2, 3])
 def test_the_shares_are_all_there_is(total: int, dialects: int) -> None:
-    holdings = Holdings.of(total, dialects=dialects)
+    holdings = MemoryShares.of(total, dialects=dialects)
     assert holdings.windows + holdings.old_pages + holdings.turns + dialects * holdings.renderings == total
     assert holdings.windows >= total // 4
 
@@ -36,7 +36,7 @@ def test_the_shares_are_all_there_is(total: int, dialects: int) -> None:
 async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() -> None:
     """Four runs are viewed by fast and slow viewers, read back, worded and rendered."""
     total = MIB
-    holdings = Holdings.of(total, dialects=2)
+    holdings = MemoryShares.of(total, dialects=2)
 
     host = FakeHost()
     for number in range(1, 5):

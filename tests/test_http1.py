@@ -14,7 +14,7 @@ import uvicorn
 from fastapi.routing import APIRoute
 from uvicorn.server import ServerState
 
-from codegen_api.http1 import HEAD_SECONDS, MOST_UNREAD, RESERVE, Requests
+from codegen_api.http1 import HEAD_SECONDS, MAX_UNREAD, RESERVE, StrictHttpProtocol
 from codegen_api.serve import _options
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, methods, routes
@@ -75,7 +75,7 @@ def connected(app: Any = answer, descriptor: Any = None, **given: Any) -> tuple[
     config = uvicorn.Config(app, **{**_options(settings(**given)), "log_config": None})
     config.load()
     transport = Transport(descriptor)
-    transport.protocol = Requests(config, ServerState(), {}, asyncio.get_running_loop())
+    transport.protocol = StrictHttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())
     transport.protocol.connection_made(transport)
     return transport, transport.protocol.data_received
 
@@ -126,7 +126,7 @@ async def test_a_head_that_does_not_end_is_refused_and_the_connection_closed(
     while not transport.is_closing():
         feed(more)
         fed += len(more)
-        assert fed <= MOST_UNREAD + 8192
+        assert fed <= MAX_UNREAD + 8192
     head, _, body = transport.written.decode().partition("\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ")
     headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
@@ -142,7 +142,7 @@ async def test_a_head_that_does_not_end_is_refused_and_the_connection_closed(
 async def test_trailers_that_do_not_end_are_refused_and_the_connection_closed(more: bytes) -> None:
     transport, feed = connected(gateway_app())
     feed(CREATE + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
-    for _ in range(MOST_UNREAD // len(more) + 1):
+    for _ in range(MAX_UNREAD // len(more) + 1):
         assert not transport.is_closing()
         feed(more)
     ((status, headers, body),) = await answers(transport)

@@ -9,8 +9,17 @@ from fastapi import APIRouter, Body
 from fastapi.routing import APIRoute
 
 from codegen_api.edge import Edge
-from codegen_api.intake import MOST_DEPTH, MOST_VALUES, PATIENCE, SLOWEST, SMALL, TOGETHER, BoundedRequest, CallerFirst
-from codegen_api.web import understood
+from codegen_api.intake import (
+    BODY_SECONDS,
+    BYTES_PER_SECOND,
+    MAX_DEPTH,
+    MAX_HELD,
+    MAX_VALUES,
+    SMALL_BODY,
+    BoundedRequest,
+    CallerFirst,
+)
+from codegen_api.web import as_gateway_error
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import CALLER, Connection, gateway_app, request_scope, serving
@@ -132,12 +141,12 @@ AROUND = 4
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        (nested(MOST_DEPTH), 201, None),
-        (nested(MOST_DEPTH + 1), 422, "validation_error"),
-        (created(f"[{','.join('0' * (MOST_VALUES - AROUND))}]"), 201, None),
-        (created(f"[{','.join('0' * (MOST_VALUES - AROUND + 2))}]"), 413, "payload_too_large"),
-        (created("{" + ",".join(f'"{key}":0' for key in range(MOST_VALUES)) + "}"), 413, "payload_too_large"),
-        (created("[" + "[]," * MOST_VALUES + "0]"), 413, "payload_too_large"),
+        (nested(MAX_DEPTH), 201, None),
+        (nested(MAX_DEPTH + 1), 422, "validation_error"),
+        (created(f"[{','.join('0' * (MAX_VALUES - AROUND))}]"), 201, None),
+        (created(f"[{','.join('0' * (MAX_VALUES - AROUND + 2))}]"), 413, "payload_too_large"),
+        (created("{" + ",".join(f'"{key}":0' for key in range(MAX_VALUES)) + "}"), 413, "payload_too_large"),
+        (created("[" + "[]," * MAX_VALUES + "0]"), 413, "payload_too_large"),
         (b"[" * MIB, 422, "validation_error"),
         (created(json.dumps("[{,:" * (MIB // 32))), 201, None),  # it is all one text
         (created("[]").decode().encode("utf-16"), 422, "validation_error"),
@@ -158,8 +167,8 @@ async def test_json_has_so_many_values_and_is_so_deep(body: bytes, status: int, 
 async def test_too_much_is_refused_as_soon_as_it_has_come() -> None:
     async with serving(org_id="9") as site:
         for pieces, code, taken in (
-            ([b"[", *[b"0," * 1024] * 1000], "payload_too_large", 1 + MOST_VALUES // 1024 + 1),
-            ([b"[" * 10] * 1000, "validation_error", MOST_DEPTH // 10 + 1),
+            ([b"[", *[b"0," * 1024] * 1000], "payload_too_large", 1 + MAX_VALUES // 1024 + 1),
+            ([b"[" * 10] * 1000, "validation_error", MAX_DEPTH // 10 + 1),
             ([b"x" * MIB] * 100, "payload_too_large", 26),
         ):
             sender = Sender(site.app, "/agent-runs", *pieces)
@@ -204,14 +213,14 @@ async def test_all_bodies_together_may_take_so_much_and_small_ones_have_room() -
     async with serving(org_id="9", max_body_mib=1) as site:
         bodies = edge_of(site.app)._bodies
         piece = b'"' + b"x" * (MIB // 2) + b'"'
-        senders = [Sender(site.app, "/agent-runs", b'{"prompt":', piece) for _ in range(2 * TOGETHER - 1)]
+        senders = [Sender(site.app, "/agent-runs", b'{"prompt":', piece) for _ in range(2 * MAX_HELD - 1)]
         while any(sender.taken < 2 for sender in senders):  # noqa: ASYNC110 - bounded by `run`
             await asyncio.sleep(0)
         assert bodies.held == (len(piece) + 10) * len(senders)
         status, said = await Sender(site.app, "/agent-runs", *[piece] * 2).answered()
         assert (status, said["code"], said["retry_after"]) == (503, "at_capacity", 1)
         assert bodies.held == (len(piece) + 10) * len(senders)
-        assert (await site.post("/agent-runs", {"prompt": "x" * (SMALL - 100)})).status_code == 201
+        assert (await site.post("/agent-runs", {"prompt": "x" * (SMALL_BODY - 100)})).status_code == 201
         for sender in senders:
             sender.end()
         assert {status for status, _ in [await sender.answered() for sender in senders]} == {422}
@@ -256,7 +265,7 @@ async def told_late(seconds: float, size: int, times: int) -> tuple[Any, float]:
         try:
             await BoundedRequest(scope, receive).body()
         except Exception as error:
-            await edge._render(scope, understood(error))(scope, receive, send)
+            await edge._render(scope, as_gateway_error(error))(scope, receive, send)
 
     edge = edge_of_nobody(read)
     await edge(request_scope("POST", b"/agent-runs", b"", []), receive, send)
@@ -276,12 +285,12 @@ def edge_of_nobody(app: Any) -> Edge:
 @pytest.mark.parametrize(
     ("seconds", "size", "times", "at"),
     [
-        (0, 0, 0, PATIENCE),  # nothing comes at all
-        (0, 24 * MIB, 1, PATIENCE),  # all comes at once but for the end
-        (1, 1, 1000, PATIENCE),  # a byte a second
-        (1, SLOWEST, 1000, 1000 + PATIENCE),  # slow, and fast enough
-        (10, SLOWEST, 1000, PATIENCE + 3),  # a tenth of that
-        (29, 64 * SLOWEST, 100, 29 * 100 + PATIENCE),  # in bursts
+        (0, 0, 0, BODY_SECONDS),  # nothing comes at all
+        (0, 24 * MIB, 1, BODY_SECONDS),  # all comes at once but for the end
+        (1, 1, 1000, BODY_SECONDS),  # a byte a second
+        (1, BYTES_PER_SECOND, 1000, 1000 + BODY_SECONDS),  # slow, and fast enough
+        (10, BYTES_PER_SECOND, 1000, BODY_SECONDS + 3),  # a tenth of that
+        (29, 64 * BYTES_PER_SECOND, 100, 29 * 100 + BODY_SECONDS),  # in bursts
     ],
 )
 def test_a_body_that_keeps_us_waiting_for_too_long_is_given_up(
@@ -298,7 +307,7 @@ def test_a_body_that_keeps_us_waiting_for_too_long_is_given_up(
 
 @pytest.mark.wire("body-time", "error-shape")
 async def test_a_slow_body_is_told_so_in_the_shape_of_its_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codegen_api.intake.PATIENCE", 0.01)
+    monkeypatch.setattr("codegen_api.intake.BODY_SECONDS", 0.01)
 
     async with serving(dialects=EVERY, org_id="9") as site:
         for route in with_bodies():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api.lines import MOST_BYTES, Lines
+from codegen_api.lines import MOST_BYTES, ThreadedHandler
 from codegen_api.metrics import PrometheusObserver
 
 WAIT = 30.0
@@ -22,7 +22,7 @@ class Pipe:
         self.read, self.write = os.pipe()
         fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, 4096)
         self.lost = 0
-        self.lines = Lines(self.write, self._count)
+        self.lines = ThreadedHandler(self.write, self._count)
         self.lines.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
 
     def _count(self) -> None:
@@ -92,7 +92,7 @@ def test_a_line_that_cannot_be_written_is_lost_and_counted(how: str) -> None:
         os.close(write)
         descriptor = 1_000_000  # a number that nothing is given meanwhile
     metrics = PrometheusObserver()
-    lines = Lines(descriptor, metrics.unlogged)
+    lines = ThreadedHandler(descriptor, metrics.unlogged)
     for _ in range(3):
         lines.handle(logging.LogRecord("x", logging.INFO, "", 0, "hello", None, None))
     lines.flush()
@@ -100,7 +100,7 @@ def test_a_line_that_cannot_be_written_is_lost_and_counted(how: str) -> None:
 
 
 def test_a_disk_that_has_room_again_is_told_what_it_missed(tmp_path: Path) -> None:
-    lines = Lines(os.open("/dev/full", os.O_WRONLY))
+    lines = ThreadedHandler(os.open("/dev/full", os.O_WRONLY))
     lines.handle(logging.LogRecord("x", logging.INFO, "", 0, "one", None, None))
     lines.flush()
     lines._descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)

@@ -19,7 +19,7 @@ from codegen_api.brokers import Batch
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
-from codegen_api.metrics import METHODS, PrometheusObserver, Sum
+from codegen_api.metrics import METHODS, PrometheusObserver, WorkersCollector
 from codegen_api.runs import LogEntry
 from codegen_api.telemetry import Exchange, NullObserver, Observers
 from tests import virtual
@@ -154,7 +154,7 @@ def test_what_a_dead_worker_counted_stays_and_what_it_was_doing_does_not(tmp_pat
             file.close()
     (tmp_path / "counter_1.db").touch()  # somebody is just making it
     registry = CollectorRegistry()
-    registry.register(Sum(tmp_path))
+    registry.register(WorkersCollector(tmp_path))
     text = generate_latest(registry).decode()
     assert value(text, "requests_total") == 10
     assert value(text, "viewers") == 2

@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 
 from codegen_api.intake import CallerFirst
-from codegen_api.names import LONGEST, MOST, drop_empty
+from codegen_api.names import MAX_NAME, MAX_WARNINGS, drop_empty
 from codegen_api.runs import RunStatus
 from tests.dialects.routes import EVERY, filled, methods, routes
 from tests.dialects.site import Site, request_scope, run, serving
@@ -119,8 +119,8 @@ def test_names_cannot_break_out_of_the_header_and_are_bounded() -> None:
     )
     assert "set-cookie" not in injected.headers
     assert injected.headers["warning"].startswith('299 - "body.x\\"\\\\??Set-Cookie: a=b, 299 - \\": is not')
-    assert len(crowded.json()["warnings"]) == MOST
-    assert told(long)[0][0] == f"body.{'n' * LONGEST}..."
+    assert len(crowded.json()["warnings"]) == MAX_WARNINGS
+    assert told(long)[0][0] == f"body.{'n' * MAX_NAME}..."
 
 
 # -- what is missing, empty or no JSON --------------------------------------------------------------------------------

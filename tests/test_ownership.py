@@ -219,11 +219,11 @@ def test_a_description_without_marks_takes_nothing_from_what_is_known() -> None:
     rules = Ownership([SECRET])
     ref = RunRef("9", "1")
     bare = Run(ref, RunStatus.RUNNING, "ACTIVE", {}, None)
-    assert not rules.sees(user("ann"), bare)
-    assert rules.deed(ref) is None
+    assert not rules.may_list(user("ann"), bare)
+    assert rules.owner_record(ref) is None
     rules.created(user("ann"), bare)
-    assert rules.sees(user("ann"), bare)
-    assert not rules.sees(user("eve"), bare)
+    assert rules.may_list(user("ann"), bare)
+    assert not rules.may_list(user("eve"), bare)
 
 
 # -- lists ------------------------------------------------------------------------------------------------------------
@@ -345,8 +345,8 @@ def test_numbers_are_sealed_and_opened_and_nothing_else_passes_for_one(number: i
 
 @given(st.integers(0, 2**24 - 1), st.integers(0, 2**17 - 1))
 def test_a_bookmark_is_written_down_with_a_place_that_is_hardly_before_its_own(number: int, place: int) -> None:
-    written = Bookmark(number, place).written()
-    again = Bookmark.read(written)
+    written = Bookmark(number, place).encode()
+    again = Bookmark.decode(written)
     assert written < 2**SEALABLE
     assert again.number == number
     assert 0 <= place - again.place <= place // 512
@@ -441,7 +441,7 @@ def test_an_index_leads_to_all_runs_however_the_list_moves_on(data: st.DataObjec
         while place is not None:
             given = runs[::-1][place : place + draw(st.integers(1, size))]  # a host may give less than it is asked for
             listing = Listing(tuple(given), Paging(None, None, None, None), place + len(given) >= len(runs))
-            index.take_in(place, listing)
+            index.add_page(place, listing)
             seen |= {run.ref.id for run in given}
             place = None if listing.at_end else index.next(place + len(given), {None, "ann"}.__contains__)
             if draw(st.booleans()):

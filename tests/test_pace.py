@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from codegen_api.pace import (
     FAST,
-    LEAST,
+    MIN_WAIT,
     OVERDUE,
-    READING,
+    READ_SHARE,
     RESERVE,
     RESTING,
     WINDOW,
@@ -71,7 +71,7 @@ def test_patience_stays_between_what_the_host_asked_for_and_the_longest_wait(
 ) -> None:
     patience = Patience(first=first, longest=longest, chance=random.Random(seed).random)
     for count, retry_after in enumerate(failures):
-        least = min(first * 2.0**count, longest) if retry_after is None else max(retry_after, LEAST)
+        least = min(first * 2.0**count, longest) if retry_after is None else max(retry_after, MIN_WAIT)
         assert least * 0.999 <= patience.next(retry_after) <= least * 1.251
 
 
@@ -145,7 +145,7 @@ def test_reading_takes_its_part_in_no_window_and_leaves_room(
                 spender.read(waiting=count, late=what == "late")
     for moment in spender.reads:
         reads = [each for each in spender.reads if moment - WINDOW < each <= moment]
-        assert len(reads) <= max(1, limit * READING)
+        assert len(reads) <= max(1, limit * READ_SHARE)
     assert all(load <= max(1, limit * (1 - RESERVE)) for load in spender.loads)
 
 

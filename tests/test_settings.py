@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from codegen_api import create_app
 from codegen_api.environment import PREFIX, SettingsError
-from codegen_api.settings import Settings, read_settings, remarks, secret_keys
+from codegen_api.settings import Settings, read_settings, secret_keys, suspicious_variables
 
 KEY = "0123456789abcdef" * 2
 VALID: dict[str, tuple[str, Any]] = {
@@ -171,7 +171,7 @@ def test_every_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.
     text, value = VALID[name]
     monkeypatch.setenv(PREFIX + name, text)
     assert getattr(read_settings(), name.lower()) == value
-    assert remarks() == []
+    assert suspicious_variables() == []
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
@@ -271,7 +271,7 @@ def test_a_list_of_keys_may_begin_with_a_byte_order_mark(encoding: str, tmp_path
 def test_a_file_named_env_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("CODEGEN_BASE_URL=https://host.example\nCODEGEN_PROT=9\n", "utf-8-sig")
     assert read_settings().base_url == "https://host.example"
-    assert len(remarks()) == 1
+    assert len(suspicious_variables()) == 1
 
 
 def test_a_file_named_env_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_service_in_the_same_namespace_changes_nothing(service: str, monkeypat
         monkeypatch.setenv(f"{PREFIX}{service}{name}", value)
     assert read_settings() == Settings(_env_file=None)
     assert read_settings().port == 8000
-    said = remarks()
+    said = suspicious_variables()
     assert len(said) == (service == "")  # one would otherwise look for the reason why a port that is set is not taken
     assert all(each.startswith("CODEGEN_PORT is passed over") for each in said)
 
@@ -331,7 +331,7 @@ def test_a_secret_can_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     token = read_settings().api_token
     assert token is not None
     assert token.get_secret_value() == "sk-filed"
-    assert remarks() == []
+    assert suspicious_variables() == []
 
 
 def test_the_variable_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_only_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "host").write_text("0.0.0.0")
     monkeypatch.setenv("CODEGEN_HOST_FILE", str(tmp_path / "host"))
     assert read_settings().host == "127.0.0.1"
-    assert remarks() == ["CODEGEN_HOST_FILE is not a setting"]
+    assert suspicious_variables() == ["CODEGEN_HOST_FILE is not a setting"]
 
 
 @pytest.mark.wire("logs-hold-no-secrets")
@@ -511,7 +511,7 @@ def test_in_python_a_list_is_a_list() -> None:
 def test_names_are_taken_in_either_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("codegen_port", "9")
     assert read_settings().port == 9
-    assert remarks() == []
+    assert suspicious_variables() == []
 
 
 def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,7 +522,7 @@ def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CODEGEN_BASEURL", "https://host.example")
     monkeypatch.setenv("CODEGEN_SECRET_KEYFILE", "/run/key")
     monkeypatch.setenv("CODEGEN_WHATEVER", "9")
-    assert remarks() == [
+    assert suspicious_variables() == [
         "CODEGEN_API_TOKENS is not a setting; did you mean CODEGEN_API_TOKEN?",
         "CODEGEN_BASEURL is not a setting; did you mean CODEGEN_BASE_URL?",
         "CODEGEN_PROT is not a setting; did you mean CODEGEN_PORT?",

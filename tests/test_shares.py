@@ -11,7 +11,7 @@ from codegen_api.errors import RateLimited
 from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.ownership import Ownership
-from codegen_api.pace import ALONE, LIMIT, WINDOW, Shares
+from codegen_api.pace import LIMIT, LONE_SHARE, WINDOW, Shares
 from codegen_api.runs import Run
 from codegen_api.upstreams import NewRun, RunFilter
 from tests.fakehost import caller
@@ -133,4 +133,4 @@ def test_nobody_has_more_than_their_share_in_any_minute(asks: list[tuple[str, fl
             shares.used(who, now)
             given_.append((who, now))
         lately = [name for name, moment in given_ if moment > now - WINDOW]
-        assert lately.count(who) <= ALONE * LIMIT
+        assert lately.count(who) <= LONE_SHARE * LIMIT

@@ -15,7 +15,7 @@ from codegen_api.errors import AtCapacity
 from codegen_api.outbound import Outbound
 from codegen_api.shortages import shortage
 from codegen_api.telemetry import _OnceAMinute, log_loop_fault, logger
-from codegen_api.web import understood
+from codegen_api.web import as_gateway_error
 from tests.dialects.routes import EVERY
 from tests.dialects.site import run, serving
 from tests.fakehost import FakeHost
@@ -43,7 +43,7 @@ def inside(cause: BaseException) -> Exception:
 @pytest.mark.parametrize(("what", "error"), SHORT.items(), ids=SHORT)
 def test_it_is_found_wherever_it_is_in_what_led_to_an_error(what: str, error: BaseException) -> None:
     assert shortage(error) == shortage(inside(error)) == what
-    assert isinstance(understood(inside(error)), AtCapacity)
+    assert isinstance(as_gateway_error(inside(error)), AtCapacity)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ECONNREFUSED, "x"), RuntimeError("x"), sqlite3.Error("x"), None])

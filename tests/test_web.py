@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from codegen_api import edge, errors
-from codegen_api.edge import EXPOSED_HEADERS, MOST_ASKED
-from codegen_api.shapes import Shapes
+from codegen_api.edge import EXPOSED_HEADERS, MAX_PREFLIGHT
+from codegen_api.shapes import ErrorRenderer
 from codegen_api.telemetry import trace
-from codegen_api.web import MethodNotAllowed, PayloadTooLarge, understood
+from codegen_api.web import MethodNotAllowed, PayloadTooLarge, as_gateway_error
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
 from tests.dialects.site import AUTHORIZED, Connection, run, serving, settings
@@ -193,7 +193,7 @@ async def test_a_preflight_needs_no_token_and_is_kept_for_ten_minutes(method: st
         preflight(APP, "GET", "x unheard of"),
         preflight(APP, "GET", "a\u00e9"),
         preflight(APP, "GET", "a:b"),
-        preflight(APP, "GET", "a," * (MOST_ASKED // 2) + "b"),
+        preflight(APP, "GET", "a," * (MAX_PREFLIGHT // 2) + "b"),
         {**preflight(OTHER, "GET", "authorization"), "Access-Control-Request-Private-Network": "true"},
     ],
 )
@@ -563,7 +563,7 @@ async def test_a_token_that_cannot_be_checked_is_nobody_s_fault(
     ],
 )
 def test_what_the_framework_raises_is_said_in_our_words(error: Exception, kind: type[errors.GatewayError]) -> None:
-    ours = understood(error)
+    ours = as_gateway_error(error)
     assert type(ours) is kind
     assert "secret" not in f"{ours.message}{ours.details}"
 
@@ -590,7 +590,7 @@ def test_an_error_has_the_shape_of_the_longest_prefix_of_its_path(path: str, sha
     def saying(what: str) -> Any:
         return lambda error: Response(what.encode())
 
-    shapes = Shapes(saying("else"), {"/v1": saying("v1"), "/v1/users": saying("users")})
+    shapes = ErrorRenderer(saying("else"), {"/v1": saying("v1"), "/v1/users": saying("users")})
     scope = {"path": path} if root is None else {"path": f"{root}{path}", "root_path": root}
     assert shapes.render(scope, errors.NotFound()).body == shape
     if root == "/codegen":  # a proxy may have cut it off
@@ -674,7 +674,7 @@ async def test_who_still_waits_when_the_process_stops_is_told_so() -> None:
     async with serving(host, cors_origins=APP) as site:
         connection = Connection(site.app, "/users/me", {**AUTHORIZED, "Origin": APP, "X-Request-ID": "abc"})
         await waiting.wait()
-        site.edge.give_up()
+        site.edge.cancel_requests()
         await asyncio.wait([connection.task])
         assert (connection.status, connection.complete) == (503, True)
         body = json.loads(connection.body)
@@ -698,7 +698,7 @@ async def test_a_create_that_the_process_does_not_wait_for_is_not_told_as_the_ho
     async with serving(host, org_id="9") as site:
         create = asyncio.create_task(site.post("/agent-runs", {"prompt": "Say hello"}))
         await waiting.wait()
-        site.edge.give_up()
+        site.edge.cancel_requests()
         answer = await create
         assert (answer.status_code, answer.json()["code"]) == (504, "interrupted")
         assert "whether the host acted is unknown" in answer.json()["error"]

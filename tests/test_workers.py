@@ -118,10 +118,10 @@ def test_workers_of_one_parent_find_the_same_and_its_name_tells_nothing_of_the_k
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     context = multiprocessing.get_context("spawn")
     answer: multiprocessing.SimpleQueue[str] = context.SimpleQueue()
-    beside = [context.Process(target=_name, args=(answer,)) for _ in range(2)]
-    for worker in beside:
+    worker_count = [context.Process(target=_name, args=(answer,)) for _ in range(2)]
+    for worker in worker_count:
         worker.start()
-    for worker in beside:
+    for worker in worker_count:
         worker.join(60)
     names = {answer.get(), answer.get()}
     assert len(names) == 1

@@ -1,1 +1,1 @@
-"""Who is calling: from what a request carries to a ``Caller``."""
+"""Authentication: from what a request carries to a ``Caller``."""

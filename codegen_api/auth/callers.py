@@ -1,4 +1,4 @@
-"""Callers by whatever they show: a token of the host, a JWT, or a key of our own. Each is told by its shape."""
+"""Authenticates callers by what they present: a token of the host, a JWT, or a key of our own, told apart by form."""
 
 import re
 
@@ -8,18 +8,16 @@ from codegen_api.auth.tickets import Ticket
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
 from codegen_api.identity import Caller, Principal
-from codegen_api.telemetry import Seldom
+from codegen_api.telemetry import LogLimiter
 
 LONGEST_TOKEN = 32 * 1024
-"""Issuers put all of somebody's groups into a token, and headers hold 64 KiB."""
+"""Issuers may list all of a user's groups in a token; headers are limited to 64 KiB."""
 
 _CHARACTERS = re.compile(r"[\x21-\x7e]+")
 
 
 class Callers:
-    """Asks the one authority that a token is for, of those that the deployment has, and says in the log why a token is
-    not good.
-    """
+    """Asks the one configured authority that a token is for, and logs why a token is refused."""
 
     def __init__(
         self, *, tokens: UpstreamTokens | None = None, jwts: Jwts | None = None, keys: Keys | None = None
@@ -27,45 +25,45 @@ class Callers:
         self._tokens = tokens
         self._jwts = jwts
         self._keys = keys
-        self._seldom = Seldom()
+        self._limited_log = LogLimiter()
 
     @property
     def jwts(self) -> Jwts | None:
-        """Who takes JWTs, where the deployment does."""
+        """The authority for JWTs, if configured."""
         return self._jwts
 
     def open(self) -> None:
-        """Begin to look for what is needed to know somebody."""
+        """Begin to fetch what is needed for authentication."""
         if self._jwts is not None:
             self._jwts.open()
 
     async def authenticate(self, token: str, address: str = "") -> Caller:
-        """Whose token this is, which came from ``address``. What has the shape of a key or a JWT is never shown to the
-        host.
+        """The caller with this token, which came from ``address``. Anything shaped like a key or a JWT is never sent to
+        the host.
 
         Raises:
-            InvalidToken, Forbidden: nobody vouches for it.
-            TokenTooLong: nobody looks at it.
-            AuthUnavailable, UpstreamRateLimited, RateLimited: nobody can just now.
+            InvalidToken, Forbidden: no authority accepts it.
+            TokenTooLong: it is too long to check.
+            AuthUnavailable, UpstreamRateLimited, RateLimited: it cannot be checked now.
         """
         try:
-            return await self._vouch(token, address)
+            return await self._ask_authority(token, address)
         except (InvalidToken, TokenTooLong, AuthUnavailable, RateLimited) as error:
             reason = error.reason or error.code
-            self._seldom.log(reason.partition(":")[0], f"a token was not taken: {reason}")
+            self._limited_log.log(reason.partition(":")[0], f"a token was not taken: {reason}")
             raise
 
-    async def holder(self, ticket: Ticket, address: str = "") -> Caller:
-        """Whose ticket this is.
+    async def ticket_holder(self, ticket: Ticket, address: str = "") -> Caller:
+        """The caller with this ticket.
 
         Raises:
-            InvalidTicket: they are not who they were, or this deployment does not know them any more.
+            InvalidTicket: the token in it now belongs to another user, or their authority is no longer configured.
             GatewayError: as ``authenticate``.
         """
         if ticket.token is not None:
             caller = await self.authenticate(ticket.token, address)
         elif self._jwts is not None:
-            caller = self._jwts.vouched(ticket.principal, ticket.scopes, ticket.until)
+            caller = self._jwts.from_ticket(ticket.principal, ticket.scopes, ticket.until)
         else:
             raise InvalidTicket
         if caller.principal != ticket.principal:
@@ -73,13 +71,11 @@ class Callers:
         return caller
 
     def absent(self, principal: Principal) -> Caller | None:
-        """Who has asked for something that is to be done later with the deployment's token, by who they are; None if
-        nobody vouches for them any more.
-        """
+        """A caller for deferred work with the deployment's token; None if no authority knows this user any more."""
         vouching = (authority for authority in (self._jwts, self._keys) if authority is not None)
         return next((caller for authority in vouching if (caller := authority.absent(principal))), None)
 
-    async def _vouch(self, token: str, address: str) -> Caller:
+    async def _ask_authority(self, token: str, address: str) -> Caller:
         if len(token) > LONGEST_TOKEN:
             reason = f"length: it has {len(token)} characters, and {LONGEST_TOKEN} are taken"
             raise TokenTooLong(f"The token is too long: {LONGEST_TOKEN} characters are taken at most.", reason=reason)

@@ -1,6 +1,7 @@
-"""Authentication by JWTs: an issuer says who somebody is and what they may do, and its signature proves that it did.
+"""Authentication by JWTs, whose issuer says who a user is and what they may do.
 
-Nothing is ever taken unsigned, and what a token says of how it is signed is only a wish: ``signing`` knows the keys.
+Unsigned tokens are never accepted, and a token's claim of how it is signed is only a request: ``signing`` binds each
+key to its algorithms.
 """
 
 import base64
@@ -19,24 +20,24 @@ from jose.backends.base import Key
 from codegen_api.auth.signing import KeySource
 from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
-from codegen_api.telemetry import Observation, Seldom, quoted
+from codegen_api.telemetry import LogLimiter, Observation, quoted
 
 LONGEST_SUBJECT = 255
 _FORM = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
-"""The library would pass over what is not base64 in it, and take many texts for one token."""
+"""Strict, because the library skips invalid base64 characters and would accept many texts for one token."""
 
 LAST_SECOND = 253_402_300_800
-"""Of the year 9999."""
+"""The end of the year 9999."""
 
 EVERYBODY = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Where the tokens of an issuer say what. A claim within others is named by the way to it: ``realm_access.roles``.
+    """Which claims of an issuer's tokens to read. A nested claim is named by its path: ``realm_access.roles``.
 
-    What stands in ``scopes``, behind ``prefix``, is a scope of ours; or it is one of ``granted``, which says for a word
-    of theirs which scopes it is, and for ``*`` which everybody has.
+    A word in ``scopes``, after ``prefix``, is one of our scopes, or one of ``granted``, which maps words of the issuer
+    to our scopes; ``*`` there applies to everybody.
     """
 
     audience: str = "aud"
@@ -46,8 +47,8 @@ class Claims:
 
 
 class Jwts:
-    """Callers by JWTs of one ``issuer`` for one ``audience``; the host is shown ``credential`` for all of them.
-    ``leeway`` is how far clocks may differ, in seconds.
+    """Accepts JWTs from one ``issuer`` for one ``audience``; ``credential`` is what the host is shown for all of them.
+    ``leeway`` is the tolerated clock difference in seconds.
     """
 
     def __init__(
@@ -68,48 +69,48 @@ class Jwts:
         self._credential = credential
         self._claims = claims or Claims()
         self._clock = clock
-        self._seldom = Seldom()
+        self._limited_log = LogLimiter()
 
     @property
     def observation(self) -> Observation | None:
-        """How the issuer was when it was last asked for its keys."""
+        """The issuer's state when it was last asked for its keys."""
         return self._source.observation
 
     async def authenticate(self, token: str) -> Caller:
-        """Whose token this is.
+        """The caller with this token.
 
         Raises:
-            InvalidToken: it is not good, or no longer, or not for us.
-            AuthUnavailable: the issuer's keys cannot be had.
+            InvalidToken: it is invalid, expired, or for another audience.
+            AuthUnavailable: the issuer's keys cannot be fetched.
         """
-        algorithm, kid = self._named(token)
+        algorithm, kid = self._requested(token)
         async with aclosing(self._source.keys(algorithm, kid)) as keys:
             async for key in keys:
-                payload = _signed(token, key, algorithm)
+                payload = _verified(token, key, algorithm)
                 if payload is not None:
-                    return self._caller(_object(payload))
-        # what it says of its issuer is only a hint here: nobody has signed it
-        found = _object(_decoded(token.split(".")[1])).get("iss")
+                    return self._caller(_json_object(payload))
+        # unverified, so its issuer is no more than a hint
+        found = _json_object(_decoded(token.split(".")[1])).get("iss")
         hint = "" if found == self.issuer else f"; it says that its issuer is {quoted(found)}"
         named = "which names no key" if kid is None else f"signed with the key {quoted(kid)}"
         raise InvalidToken(reason=f"key: a token {named} fits none of {self._source.known()}{hint}")
 
-    def vouched(self, principal: Principal, scopes: frozenset[str], expires: float | None) -> Caller:
-        """Somebody whose token said that, and was good, when they were given what they come with now.
+    def from_ticket(self, principal: Principal, scopes: frozenset[str], expires: float | None) -> Caller:
+        """The caller whose token said this when they were given their ticket.
 
         Raises:
-            InvalidTicket: their issuer is not ours any more.
+            InvalidTicket: the issuer is no longer configured.
         """
         if principal.authority != self._authority:
             raise InvalidTicket
         return Caller(principal, self._credential, None, scopes=scopes, shared=True, expires=expires)
 
     def open(self) -> None:
-        """Begin to look for the issuer's keys."""
+        """Begin to fetch the issuer's keys."""
         self._source.open()
 
     def absent(self, principal: Principal) -> Caller | None:
-        """A user of this issuer, with a right to what is their own only. Whether they are one still nobody can ask."""
+        """A user of this issuer, with rights to their own runs only. That they still exist cannot be checked."""
         if principal.authority != self._authority:
             return None
         return Caller(principal, self._credential, None, scopes=frozenset({READ, WRITE}), shared=True)
@@ -121,13 +122,13 @@ class Jwts:
     def _authority(self) -> str:
         return f"jwt:{self.issuer}"
 
-    def _named(self, token: str) -> tuple[str, str | None]:
-        """The algorithm and the key that a token names. Both are only a wish."""
+    def _requested(self, token: str) -> tuple[str, str | None]:
+        """The algorithm and key id that a token asks for."""
         if not _FORM.fullmatch(token):
             raise InvalidToken(reason="form: it has the header of a JWT, and is no base64 in 3 parts")
-        header = _object(_decoded(token.partition(".")[0]))
+        header = _json_object(_decoded(token.partition(".")[0]))
         algorithm, kid = header.get("alg"), header.get("kid")
-        # whatever must be understood, is not understood here (RFC 7515, 4.1.11)
+        # we support no critical extensions, so must refuse them (RFC 7515, section 4.1.11)
         if not isinstance(algorithm, str) or not isinstance(kid, str | None) or {"crit", "b64"} & header.keys():
             raise InvalidToken(reason="form: its header names no algorithm, or an odd key, or claims to be critical")
         if algorithm not in self._source.algorithms:
@@ -144,7 +145,7 @@ class Jwts:
         scopes = self._scopes(claims)
         if not scopes:
             said = ", ".join(f"{name}={quoted(_claim(claims, name))}" for name in self._claims.scopes)
-            self._seldom.log("scope", f"a good token opens nothing, as it names none of our scopes: {said}")
+            self._limited_log.log("scope", f"a good token opens nothing, as it names none of our scopes: {said}")
         user, expires = claims["sub"], claims["exp"]
         return Caller(
             Principal(self._authority, user),
@@ -156,7 +157,7 @@ class Jwts:
         )
 
     def _faults(self, claims: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with a token that the issuer has signed. Of ``iat`` and the like we believe nothing anyway."""
+        """What is wrong with a token that is properly signed. ``iat`` and the like are not relied on."""
         now, where = self._clock(), self._claims.audience
         issuer, audience, user, expires = claims.get("iss"), _claim(claims, where), claims.get("sub"), claims.get("exp")
         if issuer != self.issuer or not isinstance(issuer, str):
@@ -177,7 +178,7 @@ class Jwts:
             yield f"sub: expected a text of 1 to {LONGEST_SUBJECT} printable characters"
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
-        """The scopes of ours that a token means."""
+        """Our scopes that a token grants."""
         known, found = self._claims, set(self._claims.granted.get(EVERYBODY, ()))
         for name in known.scopes:
             for word in _words(_claim(claims, name)):
@@ -188,21 +189,21 @@ class Jwts:
 
 
 def looks_like_jwt(token: str) -> bool:
-    """Whether this is a JWT, signed, unsigned or encrypted, by its shape alone."""
+    """Whether this has the form of a JWT, whether signed, unsigned or encrypted."""
     parts = token.split(".")
-    return len(parts) in (3, 5) and "alg" in _object(_decoded(parts[0]))
+    return len(parts) in (3, 5) and "alg" in _json_object(_decoded(parts[0]))
 
 
 def _decoded(part: str) -> bytes:
-    """A part of a token; nothing, if it is no base64."""
+    """Decode a part of a token; empty if it is not base64."""
     try:
         return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
         return b""
 
 
-def _object(said: bytes) -> Mapping[str, Any]:
-    """What a part of a token says; nothing, if it says nothing of use."""
+def _json_object(said: bytes) -> Mapping[str, Any]:
+    """The JSON object in a part of a token; empty if there is none."""
     try:
         found = json.loads(said)
     except (ValueError, RecursionError):
@@ -210,11 +211,11 @@ def _object(said: bytes) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _signed(token: str, key: Key, algorithm: str) -> bytes | None:
-    """What the token says, if this key has signed it."""
+def _verified(token: str, key: Key, algorithm: str) -> bytes | None:
+    """The payload, if this key has signed it."""
     try:
         payload: bytes = jws.verify(token, key, [algorithm])
-    except Exception:  # process boundary: made-up tokens bring all kinds of errors out of the library
+    except Exception:  # process boundary: forged tokens provoke all kinds of exceptions in the library
         return None
     return payload
 
@@ -224,7 +225,7 @@ def _is_time(value: object) -> bool:
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """The claim of that name, or the one to which that is the way; a name may hold dots itself."""
+    """A claim by its name or path. Names may themselves contain dots."""
     if name in claims:
         return claims[name]
     for dot in (found.start() for found in re.finditer(r"\.", name)):
@@ -236,7 +237,7 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
 
 
 def _words(claim: object) -> list[str]:
-    """The words of a claim: a text with spaces or commas, or a list. What has a comma may be one word as well."""
+    """The words in a claim: a string split at spaces and commas, or a list. A word with a comma also counts whole."""
     if isinstance(claim, str):
         words = claim.split(" ")
         return words + [part for word in words if "," in word for part in word.split(",")]

@@ -1,10 +1,10 @@
-"""Authentication by keys of our own, for machines: a list that the operator keeps, a line for each key.
+"""Authentication by API keys of our own, for machines. The operator keeps a list with a line per key:
 
     nightly digest=sha256:... scopes=runs:read,runs:write organization=323 expires=2027-01-01
 
-A line holds the SHA-256 of a key and not the key: keys are random and long, so that is enough. ``organization`` and
-``expires`` (a date, or a moment with its zone) may be left out. ``;`` separates lines as well, and ``#`` begins a
-comment. What belongs to a key belongs to its name, so two lines may bear the same one while a key is being replaced.
+It holds the SHA-256 of each key, which is enough because keys are long and random. ``organization`` and ``expires`` (a
+date, or a time with its zone) are optional. ``;`` also separates lines, and ``#`` begins a comment. Runs belong to the
+name, so while a key is being replaced two lines may have the same one.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from codegen_api.identity import SCOPES, Caller, Credential, Principal
 from codegen_api.telemetry import logger
 
 PREFIX = "cgk_"
-LOOK_SECONDS = 1.0
-"""How long the list is not looked at again."""
+RELOAD_SECONDS = 1.0
+"""Minimum seconds between two reads of the list."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
@@ -33,8 +33,8 @@ _ORGANIZATION = re.compile(r"[!-~]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """What a line says; ``expires`` in seconds since the epoch."""
+class KeyEntry:
+    """A line of the list; ``expires`` in epoch seconds."""
 
     name: str
     digest: str
@@ -44,10 +44,10 @@ class Listed:
 
 
 class Keys:
-    """Callers by the keys that the list has which ``read`` reads, now and whenever it is looked at again; the host is
-    shown ``credential`` for all of them.
+    """Accepts the keys in the list that ``read`` returns, now and on every later look; ``credential`` is what the host
+    is shown for all of them.
 
-    Raises ``ValueError``, which names the line, or whatever ``read`` raises, when there is no list to begin with.
+    Raises ``ValueError``, which names the line, or whatever ``read`` raises, if the initial list is bad.
     """
 
     def __init__(
@@ -57,33 +57,33 @@ class Keys:
         self._credential = credential
         self._clock = clock
         self._text: str | None = read()
-        self._listed = listed(self._text)
+        self._listed = parse_list(self._text)
         self._trouble = ""
-        self._looked = -LOOK_SECONDS
+        self._loaded_at = -RELOAD_SECONDS
 
     async def authenticate(self, key: str) -> Caller:
-        """Whose key this is.
+        """The caller with this key.
 
         Raises:
-            InvalidToken: it is not in the list, or has expired.
+            InvalidToken: it is not listed, or has expired.
         """
         return self._caller(self._find(hashlib.sha256(key.encode()).hexdigest()), key)
 
     def absent(self, principal: Principal) -> Caller | None:
-        """Whose keys have this name, by the rights of the first of them that is still good."""
+        """The caller of this name, with the rights of the first of their keys that is still valid."""
         if principal.authority != AUTHORITY:
             return None
-        self._look()
+        self._reload()
         for each in self._listed:
             if each.name == principal.user and (each.expires is None or each.expires > self._clock()):
                 return self._caller(each, None)
         return None
 
-    def _confirm(self, then: Listed) -> None:
-        if self._find(then.digest) != then:  # another line for the same key is another right
+    def _confirm(self, then: KeyEntry) -> None:
+        if self._find(then.digest) != then:  # a changed line is a different grant
             raise InvalidToken(reason=f"key: the line of {then.name} has changed")
 
-    def _caller(self, found: Listed, shown: str | None) -> Caller:
+    def _caller(self, found: KeyEntry, shown: str | None) -> Caller:
         caller = Caller(
             Principal(AUTHORITY, found.name),
             self._credential,
@@ -95,9 +95,9 @@ class Keys:
         )
         return replace(caller, confirm=lambda: self._confirm(found))
 
-    def _find(self, digest: str) -> Listed:
-        self._look()
-        # all of them are compared, whichever it is: how long that takes says nothing
+    def _find(self, digest: str) -> KeyEntry:
+        self._reload()
+        # always compare all of them, so that the time reveals nothing
         same = [each for each in self._listed if hmac.compare_digest(each.digest, digest)]
         if not same:
             raise InvalidToken(reason=f"list: it is none of the {len(self._listed)} keys in the list")
@@ -105,16 +105,16 @@ class Keys:
             raise InvalidToken("Authentication failed: the key has expired.", reason=f"exp: {same[0].name} has expired")
         return same[0]
 
-    def _look(self) -> None:
-        """Take over what has changed in the list. What cannot be read changes nothing, and is said once."""
+    def _reload(self) -> None:
+        """Reload a changed list. If it cannot be read, the old one stays in force, and that is logged once."""
         now = loop_time()
-        if now < self._looked + LOOK_SECONDS:
+        if now < self._loaded_at + RELOAD_SECONDS:
             return
-        self._looked = now
+        self._loaded_at = now
         try:
             text = self._read()
             if text != self._text:
-                self._listed = listed(text)
+                self._listed = parse_list(text)
                 self._text = text
             trouble = ""
         except (OSError, ValueError) as error:
@@ -125,14 +125,14 @@ class Keys:
 
 
 def looks_like_key(token: str) -> bool:
-    """Whether this has the shape of a key of ours."""
+    """Whether this has the form of one of our keys."""
     return token.startswith(PREFIX)
 
 
 def new_key(
     name: str, scopes: Collection[str], organization: str | None = None, expires: str | None = None
 ) -> tuple[str, str]:
-    """A new key, which is not kept anywhere, and the line for it. Raises ``ValueError`` for what no line can say."""
+    """A new key, stored nowhere, and its line for the list. Raises ``ValueError`` if no line can express this."""
     key = PREFIX + secrets.token_urlsafe(32)
     fields = {
         "digest": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}",
@@ -141,14 +141,14 @@ def new_key(
         "expires": expires,
     }
     line = " ".join([name, *(f"{field}={value}" for field, value in fields.items() if value is not None)])
-    if [each.name for each in listed(line)] != [name]:
+    if [each.name for each in parse_list(line)] != [name]:
         raise ValueError("a name is one word")
     return key, line
 
 
-def listed(text: str) -> Sequence[Listed]:
-    """The keys of a list. Raises ``ValueError``, which names the line and never a digest."""
-    found: dict[str, Listed] = {}
+def parse_list(text: str) -> Sequence[KeyEntry]:
+    """Parse a list. Raises ``ValueError``, which names the line and never a digest."""
+    found: dict[str, KeyEntry] = {}
     for number, line in enumerate(re.split(r"[\n;]", text), 1):
         said = line.partition("#")[0].split()
         if not said:
@@ -163,7 +163,7 @@ def listed(text: str) -> Sequence[Listed]:
     return tuple(found.values())
 
 
-def _listed(name: str, said: Sequence[str]) -> Listed:
+def _listed(name: str, said: Sequence[str]) -> KeyEntry:
     if not _NAME.fullmatch(name):
         raise ValueError(
             "a name is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit"
@@ -181,7 +181,7 @@ def _listed(name: str, said: Sequence[str]) -> Listed:
     if organization is not None and not _ORGANIZATION.fullmatch(organization):
         raise ValueError("organization= must be the id of an organization")
     expires = fields.get("expires")
-    return Listed(name, digest[1], scopes, organization, None if expires is None else _moment(expires))
+    return KeyEntry(name, digest[1], scopes, organization, None if expires is None else _moment(expires))
 
 
 def _moment(text: str) -> float:

@@ -1,7 +1,7 @@
-"""How many requests each caller may make in a minute, where the deployment says so.
+"""Limits requests per user and minute, if configured.
 
-Counted by user, whatever token or ticket they come with, and in this process only. The window slides: what was used in
-the minute before counts for the part of it that still lies within the last 60 seconds.
+Counted per user, whatever token or ticket they use, in this process only. The window slides: the previous minute's
+count is weighted by how much of that minute lies within the last 60 seconds.
 """
 
 import time
@@ -18,10 +18,8 @@ WINDOW = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What came of a request that was counted: whether it is ``granted``, how many of ``quota`` are left, and in how
-    many seconds there are more.
-    """
+class QuotaState:
+    """Whether a request was ``granted``, how many of ``quota`` remain, and the seconds until there are more."""
 
     granted: bool
     quota: int
@@ -30,19 +28,19 @@ class Left:
 
 
 class Quota:
-    """``per_minute`` requests for each principal. What is kept of one goes two minutes after their last request."""
+    """``per_minute`` requests for each principal. State for one is dropped two minutes after their last request."""
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
         self._limit = RateLimitItemPerMinute(per_minute)
-        # the exact, moving window of this library asks a thread for each caller it forgets
+        # the library's exact moving window starts a thread for each caller that it forgets
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    async def take(self, principal: Principal) -> Left:
-        """Count a request of ``principal``; one that is refused does not count."""
-        key = repr(principal)  # the library joins parts with slashes, which ids may hold as well
+    async def take(self, principal: Principal) -> QuotaState:
+        """Count a request of ``principal``; refused ones do not count."""
+        key = repr(principal)  # the library joins parts with slashes, which ids may contain
         granted = await self._limiter.hit(self._limit, key)
         more_at, remaining = await self._limiter.get_window_stats(self._limit, key)
-        # a whole second on top: at the very moment itself there is no room yet
+        # rounded up by a second: at that very moment there is no room yet
         seconds = min(max(int(more_at - time.time()), 0) + 1, WINDOW)
-        return Left(granted, self._per_minute, remaining, seconds)
+        return QuotaState(granted, self._per_minute, remaining, seconds)

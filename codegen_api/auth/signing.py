@@ -1,7 +1,7 @@
-"""With which keys an issuer signs: one that is given in the settings, or those that it publishes.
+"""The keys with which an issuer signs: one from the settings, or those that it publishes.
 
-What an algorithm is used with is decided here and not by a token: each key is bound to the algorithms of its kind
-before a token is looked at, so a public key is never taken for a shared secret.
+Each key is bound to the algorithms of its type before a token is looked at. A token cannot choose: otherwise an
+attacker could sign with HS256, using the public key as the shared secret.
 """
 
 import asyncio
@@ -38,57 +38,57 @@ DEFAULT = ("RS256", "ES256", EDWARDS)
 SECRET_CHARACTERS = 32
 
 FRESH_SECONDS = 300.0
-"""How long a key set is believed without asking again; and how long the same trouble with it is said once."""
+"""How long a key set is used without a refresh; also the interval in which the same problem with it is logged once."""
 
 COOL_DOWN_SECONDS = 10.0
-"""How long after one attempt to get the key set there is no other, whatever tokens name."""
+"""Minimum seconds between attempts to fetch the key set, whatever key ids tokens name."""
 
 FETCH_SECONDS = 10.0
-MOST_KEYS, MOST_TRIES, MOST_SHOWN = 100, 8, 5
+MAX_KEYS, MAX_TRIES, MAX_SHOWN = 100, 8, 5
 
 Keys: TypeAlias = Mapping[str, Key]
-"""One key, once for each algorithm that it may be used with."""
+"""One key, in a version for each algorithm it may be used with."""
 
 Public: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
 class KeySource(Protocol):
-    """Where the keys of an issuer are known. ``algorithms`` are those by which it may sign."""
+    """A source of an issuer's keys. ``algorithms`` are those with which it may sign."""
 
     algorithms: Sequence[str]
 
     @property
     def observation(self) -> Observation | None:
-        """How it was when it was last asked; None where nobody need be asked, or nobody was."""
+        """The state at the last fetch; None if there was none, or none is needed."""
         ...
 
     def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
-        """The keys with which a token that names these may be signed, the likeliest first. To be closed after use."""
+        """Candidate keys for a token with these headers, the likeliest first. Must be closed after use."""
         ...
 
     def known(self) -> str:
-        """Which keys there are, for the log."""
+        """The available keys, for the log."""
         ...
 
     def open(self) -> None:
-        """Begin to look for them."""
+        """Begin to fetch the keys."""
         ...
 
     async def aclose(self) -> None: ...
 
 
 class FixedKey:
-    """One key, given in the settings: a public key or a certificate as PEM, or a secret shared with the issuer.
+    """One key from the settings: a public key or certificate in PEM, or a secret shared with the issuer.
 
-    Raises ``ValueError``, which does not quote it, when it cannot be used with any of ``algorithms``.
+    Raises ``ValueError``, which does not quote it, if none of ``algorithms`` can use it.
     """
 
     observation: Observation | None = None
 
     def __init__(self, text: str, algorithms: Sequence[str]) -> None:
         if "-----BEGIN" in text:
-            pem = text.replace("\\n", "\n")  # as it stands in an environment variable, sometimes
-            self._keys = _bound(_loaded(pem), algorithms or DEFAULT)
+            pem = text.replace("\\n", "\n")  # environment variables often have escaped newlines
+            self._keys = _bound(_load_pem(pem), algorithms or DEFAULT)
             if set(algorithms) & set(SECRET):
                 raise ValueError("a public key is no secret: HS256 and the like do not go with it")
         else:
@@ -125,11 +125,10 @@ class _Published:
 
 
 class KeySet:
-    """The keys that an issuer publishes; ``fetch`` gets its JSON Web Key Set (RFC 7517).
+    """The keys that an issuer publishes; ``fetch`` returns its JSON Web Key Set (RFC 7517).
 
-    The last good set is kept while there is no newer one. A token that none of the keys seems to have signed is a
-    reason to ask again, but not often: anybody can make one up. Raises ``ValueError`` for ``algorithms`` that no
-    published key goes with.
+    The last good set is used until there is a newer one. A token that fits no key triggers a refresh, but not often:
+    anybody can make one up. Raises ``ValueError`` for ``algorithms`` that published keys cannot have.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[Json]], algorithms: Sequence[str]) -> None:
@@ -139,14 +138,14 @@ class KeySet:
         self.algorithms: Sequence[str] = algorithms or DEFAULT
         self.observation: Observation | None = None
         self._set: Sequence[_Published] = ()
-        self._fetched = self._tried = self._told = -math.inf
+        self._fetched = self._tried = self._logged_at = -math.inf
         self._trouble = ""
         self._flights: Singleflight[None, None] = Singleflight()
 
     async def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
         """
         Raises:
-            AuthUnavailable: there is no set, or the one there is may be too old to know such a key.
+            AuthUnavailable: there is no set, or it may be too old to contain the key.
         """
         if loop_time() >= self._fetched + FRESH_SECONDS or not self._set:
             await self._refresh()
@@ -154,7 +153,7 @@ class KeySet:
         for key in self._fitting(algorithm, kid):
             yield key
         if kid is not None and any(each.kid == kid for each in known):
-            return  # that was the key, and it has not signed this
+            return  # the named key is known, and has not signed this
         await self._refresh()
         if self._set is not known:
             for key in self._fitting(algorithm, kid):
@@ -167,21 +166,21 @@ class KeySet:
 
     def known(self) -> str:
         names = [quoted(each.kid) for each in self._set if each.kid is not None]
-        shown = f" ({', '.join(names[:MOST_SHOWN])}{', ...' if len(names) > MOST_SHOWN else ''})" if names else ""
+        shown = f" ({', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''})" if names else ""
         return f"the {len(self._set)} keys of the issuer{shown}"
 
     def open(self) -> None:
-        """Ask for the keys now, so that what is wrong with them is said before somebody needs them."""
+        """Fetch the keys now, so that problems are logged before anybody needs them."""
         self._opening = asyncio.ensure_future(self._refresh())
 
     async def aclose(self) -> None:
         await self._flights.aclose()
 
     def _fitting(self, algorithm: str, kid: str | None) -> Sequence[Key]:
-        """Keys by that name, then those that have none: an issuer need not name its only key."""
+        """Keys with that id, then those without any: an issuer need not name its only key."""
         by_name = [each for each in self._set if kid in (None, each.kid)]
         nameless = [each for each in self._set if kid is not None and each.kid is None]
-        return [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MOST_TRIES]
+        return [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MAX_TRIES]
 
     async def _refresh(self) -> None:
         if loop_time() >= self._tried + COOL_DOWN_SECONDS:
@@ -201,17 +200,17 @@ class KeySet:
             trouble = error.reason or error.code
         self._tried = loop_time()
         self.observation = Observation(not trouble, time.time())
-        self._tell(trouble)
+        self._log_state(trouble)
 
-    def _tell(self, trouble: str) -> None:
-        """Log how it is with the keys: when that changes, and now and then while it is bad."""
+    def _log_state(self, trouble: str) -> None:
+        """Log the state of the keys when it changes, and repeatedly while it is bad."""
         now = loop_time()
-        if trouble and (trouble != self._trouble or now >= self._told + FRESH_SECONDS):
+        if trouble and (trouble != self._trouble or now >= self._logged_at + FRESH_SECONDS):
             logger.warning("the issuer's keys cannot be had: %s", trouble)
-            self._told = now
-        elif not trouble and (self._trouble or self._told == -math.inf):
+            self._logged_at = now
+        elif not trouble and (self._trouble or self._logged_at == -math.inf):
             logger.info("the issuer's keys are there: %s", self.known())
-            self._told = now
+            self._logged_at = now
         self._trouble = trouble
 
 
@@ -251,7 +250,7 @@ class _Pss(Key):
 # -- keys from texts --------------------------------------------------------------------------------------------------
 
 
-def _loaded(pem: str) -> Public:
+def _load_pem(pem: str) -> Public:
     if "PRIVATE KEY" in pem:
         raise ValueError("this is a private key; the gateway wants the public one")
     try:
@@ -285,29 +284,29 @@ def _key(key: Public, algorithm: str) -> Key:
 
 
 def _read(answer: Json, algorithms: Sequence[str]) -> Sequence[_Published]:
-    """The keys of a key set that can be used here; those that cannot are passed over.
+    """The usable keys of a key set; others are skipped.
 
     Raises:
-        ValueError: there is none, and what there is instead.
+        ValueError: there is none; the text says what there is instead.
     """
     listed = answer.get("keys") if isinstance(answer, Mapping) else None
     if not isinstance(listed, list):
         raise ValueError('what came is no key set: it has no list of "keys"')
     found = []
-    for item in listed[:MOST_KEYS]:
+    for item in listed[:MAX_KEYS]:
         if isinstance(item, dict) and item.get("use", "sig") == "sig" and _verifies(item.get("key_ops")):
             allowed = [each for each in algorithms if item.get("alg", each) == each]
-            keys = _constructed(item, allowed)
+            keys = _parse_jwk(item, allowed)
             if keys:
                 found.append(_Published(item["kid"] if isinstance(item.get("kid"), str) else None, keys))
     if not found:
-        kinds = "; ".join(dict.fromkeys(map(_kind, listed[:MOST_SHOWN]))) or "it is empty"
+        kinds = "; ".join(dict.fromkeys(map(_kind, listed[:MAX_SHOWN]))) or "it is empty"
         raise ValueError(f"{len(listed)} keys, none of use with {', '.join(algorithms)}: {kinds}")
     return found
 
 
 def _kind(item: object) -> str:
-    """What a published key is, for the log."""
+    """A description of a published key, for the log."""
     if not isinstance(item, dict):
         return "what is no key"
     said = [f"{name}={quoted(item[name])}" for name in ("kty", "crv", "alg", "use", "key_ops") if name in item]
@@ -318,7 +317,7 @@ def _verifies(operations: Json) -> bool:
     return operations is None or (isinstance(operations, list) and "verify" in operations)
 
 
-def _constructed(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
+def _parse_jwk(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
     kind, curve = item.get("kty"), str(item.get("crv"))
     public = {name: value for name, value in item.items() if name != "d"}
     try:
@@ -326,9 +325,10 @@ def _constructed(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
             key: Public = ed25519.Ed25519PublicKey.from_public_bytes(base64url_decode(str(item["x"]).encode()))
             return _bound(key, algorithms)
         if kind == "RSA":
-            key = _loaded(jwk.construct(public, "RS256").to_pem().decode())
+            key = _load_pem(jwk.construct(public, "RS256").to_pem().decode())
             return _bound(key, algorithms)
         fitting = [CURVES.get(curve, "")] if kind == "EC" else []
         return {each: jwk.construct(public, each) for each in algorithms if each in fitting}
-    except (JWKError, ValueError, TypeError, AttributeError, KeyError):  # whatever the library makes of an odd key
+    # whatever the library raises for a malformed key
+    except (JWKError, ValueError, TypeError, AttributeError, KeyError):
         return {}

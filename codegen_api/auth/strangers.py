@@ -1,8 +1,7 @@
-"""Tokens that nobody has seen before: each costs the host a call, so there are only so many bad ones, from one address
-and altogether.
+"""Limits how many unknown tokens are shown to the host, per client address and in all: each costs a request.
 
-What is counted are refusals, so an office full of new users is no trouble. A count leaks away within a minute, so from
-where bad tokens came a good one gets in some seconds later. What was good once never comes here.
+Only refused tokens count, so an office full of new users is no problem. The counts leak away within a minute, so a
+valid token from a suspicious address gets in some seconds later. Tokens that were valid before are not limited.
 """
 
 import asyncio
@@ -18,15 +17,15 @@ from codegen_api.following import loop_time
 
 MINUTE = 60.0
 TICK = 0.001
-"""By so much a sum of floats need not be what it should be."""
+"""Tolerance for rounding in sums of floats."""
 
 PATIENCE = 30.0
-"""Seconds that a token waits until it is known whether those before it are good."""
+"""Seconds a token may wait for the results of those before it."""
 
 
 @dataclass(slots=True)
-class _Count:
-    """Refusals of late, ``most`` in a minute, and how many tokens are being asked about."""
+class _Bucket:
+    """A leaky bucket of refusals, ``most`` per minute, and the number of tokens being checked."""
 
     most: int
     asking: int = 0
@@ -34,7 +33,7 @@ class _Count:
     _then: float = field(default_factory=loop_time)
 
     def wait(self) -> float:
-        """Seconds until another may be asked about; 0 when it may be now, or those that are tell."""
+        """Seconds until another token may be checked; 0 if now, or as soon as those in progress are decided."""
         now = loop_time()
         self._refused = max(0.0, self._refused - (now - self._then) * self.most / MINUTE)
         self._then = now
@@ -49,24 +48,24 @@ class _Count:
         self._refused += 1
 
 
-class Strangers:
-    """Lets ``at_most`` bad tokens a minute through to the host, and a third of that from one address."""
+class BadTokenLimiter:
+    """Lets ``at_most`` invalid tokens per minute through to the host, and a third of that from one address."""
 
     def __init__(self, at_most: int, *, addresses: int = 10_000) -> None:
         self._at_most = max(1, at_most)
-        self._all: _Count | None = None
-        self._each: LRUCache[str, _Count] = LRUCache(addresses)
-        self._told = asyncio.Event()
+        self._all: _Bucket | None = None
+        self._each: LRUCache[str, _Bucket] = LRUCache(addresses)
+        self._decided = asyncio.Event()
 
     @asynccontextmanager
     async def asking(self, address: str) -> AsyncIterator[None]:
-        """The host is asked about a token from there, as soon as it may be.
+        """A context in which the host may be asked about a token from there; entering it may wait.
 
         Raises:
-            RateLimited: enough bad ones came of late.
-            AuthUnavailable: the host does not say how it is with those before.
+            RateLimited: too many invalid tokens came lately.
+            AuthUnavailable: the host does not answer for those before.
         """
-        counts = self._counts(_place(address))
+        counts = self._counts(_network_of(address))
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._room(counts)
@@ -85,10 +84,10 @@ class Strangers:
         finally:
             for count in counts:
                 count.asking -= 1
-            told, self._told = self._told, asyncio.Event()
-            told.set()
+            decided, self._decided = self._decided, asyncio.Event()
+            decided.set()
 
-    async def _room(self, counts: tuple[_Count, _Count]) -> None:
+    async def _room(self, counts: tuple[_Bucket, _Bucket]) -> None:
         while True:
             seconds = max(count.wait() for count in counts)
             if seconds > 0:
@@ -96,20 +95,20 @@ class Strangers:
                 raise RateLimited("Too many tokens that are not good came lately.", retry_after=seconds, reason=reason)
             if all(count.has_room for count in counts):
                 return
-            await self._told.wait()
+            await self._decided.wait()
 
-    def _counts(self, place: str) -> tuple[_Count, _Count]:
-        self._all = self._all or _Count(self._at_most)
-        if place not in self._each:
-            self._each[place] = _Count(max(1, self._at_most // 3))
-        return self._all, self._each[place]
+    def _counts(self, network: str) -> tuple[_Bucket, _Bucket]:
+        self._all = self._all or _Bucket(self._at_most)
+        if network not in self._each:
+            self._each[network] = _Bucket(max(1, self._at_most // 3))
+        return self._all, self._each[network]
 
 
-def _place(address: str) -> str:
-    """From where somebody calls: of IPv6 the network, of which everybody has as many addresses as they like."""
+def _network_of(address: str) -> str:
+    """The key for an address: for IPv6 the /64 network, within which clients choose addresses freely."""
     try:
         found = ip_address(address)
-    except ValueError:  # a socket, or a name
+    except ValueError:  # a Unix socket, or a name
         return address
     if isinstance(found, IPv6Address):
         return str(found.ipv4_mapped or int(found) >> 64)

@@ -1,8 +1,8 @@
-"""Tickets: the right to read one run's live log for a while, sealed into a text that may stand in a URL.
+"""Tickets: the right to read one run's live log for a while, sealed into a text for a URL.
 
-A ticket holds what is needed to ask the host on its owner's behalf, so nothing is stored and every process with the
-same key can open it. Nobody else can read it or change it (AES-256-GCM). Of a JWT it holds what that said, as proxies
-take no URL of such a length.
+A ticket contains what is needed to ask the host on its owner's behalf, so nothing is stored and any process with the
+same key can open it. It is encrypted and authenticated (AES-256-GCM). For a JWT it contains the claims, not the token:
+proxies do not accept URLs that long.
 """
 
 import base64
@@ -23,25 +23,23 @@ from codegen_api.errors import InvalidTicket, TokenTooLong
 from codegen_api.identity import Caller, Principal
 from codegen_api.runs import RunRef
 
-PURPOSE, VOUCHED = b"codegen_api stream ticket, form 1", b"codegen_api stream ticket, form 2"
-"""What the keys for tickets with a token are derived for, and those for tickets without one. Keys for other purposes
-come from the same secret with another label.
-"""
+PURPOSE, PURPOSE_WITHOUT_TOKEN = b"codegen_api stream ticket, form 1", b"codegen_api stream ticket, form 2"
+"""Labels for the keys of tickets with and without a token; other keys from the same secret have other labels."""
 
 LIFETIME = 3600.0
-"""Seconds for which a ticket is good at least."""
+"""Minimum lifetime of a ticket in seconds."""
 
 _NONCE_BYTES = 12
 _FORM = re.compile(r"[A-Za-z0-9_-]{40,16384}", re.ASCII)
 
-LONGEST = 7 * 1024
-"""Characters of a ticket. nginx reads 8 KiB of a request's first line, where the path stands as well."""
+MAX_LENGTH = 7 * 1024
+"""Maximum characters of a ticket. nginx accepts a request line of 8 KiB, which also contains the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket says: which log may be read, by whom, and until when (epoch seconds). It is read with their
-    ``token``; or, without one, by what that said: what they may do (``scopes``), and ``until`` when it is good.
+    """A ticket's content: which log may be read, by whom, and until when (epoch seconds). The host is asked with
+    ``token``, or without one by what it granted: ``scopes``, valid ``until``.
     """
 
     run: RunRef
@@ -53,50 +51,50 @@ class Ticket:
 
 
 class Tickets:
-    """Seals tickets with the first of ``secrets`` and opens those of all. Tickets outlive two streams of
+    """Seals tickets with the first of ``secrets``, opens those of all. One outlives two streams of
     ``stream_seconds``.
     """
 
     def __init__(self, secrets: Sequence[str], stream_seconds: float) -> None:
-        self._with_token = [AESGCM(_derived(secret, PURPOSE)) for secret in secrets]
-        self._vouched = [AESGCM(_derived(secret, VOUCHED)) for secret in secrets]
+        self._with_token = [AESGCM(_derive_key(secret, PURPOSE)) for secret in secrets]
+        self._without_token = [AESGCM(_derive_key(secret, PURPOSE_WITHOUT_TOKEN)) for secret in secrets]
         self._lifetime = max(LIFETIME, 2 * stream_seconds + 60)
 
     def seal(self, run: RunRef, caller: Caller, now: float) -> tuple[str, int]:
-        """A ticket for ``caller`` to read the log of ``run``, and when it expires.
+        """A ticket for ``caller`` to read the log of ``run``, and its expiry.
 
         Raises:
-            TokenTooLong: no URL can hold what has to stand in it.
+            TokenTooLong: the ticket would be too long for a URL.
         """
         good_until = now + self._lifetime
-        if caller.expires is not None:  # and no longer than what they showed
+        if caller.expires is not None:  # not beyond their credentials
             good_until = min(good_until, caller.expires)
         expires = math.ceil(good_until)
         said: list[object] = [run.organization, run.id, caller.principal.authority, caller.principal.user]
         if caller.shown is not None:
             box, rest = self._with_token[0], [caller.shown, expires]
         else:
-            box, rest = self._vouched[0], [sorted(caller.scopes), caller.expires, expires]
+            box, rest = self._without_token[0], [sorted(caller.scopes), caller.expires, expires]
         nonce = os.urandom(_NONCE_BYTES)
         sealed = box.encrypt(nonce, json.dumps([*said, *rest]).encode(), None)
         text = _encoded(nonce + sealed)
-        if len(text) > LONGEST:
+        if len(text) > MAX_LENGTH:
             raise TokenTooLong("There are no tickets for so long a token: no URL could hold one.")
         return text, expires
 
     def open(self, text: str, now: float) -> Ticket:
-        """What the ticket ``text`` says.
+        """Open the ticket ``text``.
 
         Raises:
-            InvalidTicket: it says nothing, or no longer.
+            InvalidTicket: it is not a ticket of ours, or has expired.
         """
         sealed = _decoded(text)
-        said = _opened(self._with_token, sealed)
+        said = _decrypt(self._with_token, sealed)
         if said is not None:
             organization, run, authority, user, token, expires = json.loads(said)
             ticket = Ticket(RunRef(organization, run), Principal(authority, user), expires, token)
         else:
-            said = _opened(self._vouched, sealed)
+            said = _decrypt(self._without_token, sealed)
             if said is None:
                 raise InvalidTicket
             organization, run, authority, user, scopes, until, expires = json.loads(said)
@@ -107,7 +105,7 @@ class Tickets:
         return ticket
 
 
-def _opened(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
+def _decrypt(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
     for box in boxes:
         try:
             return box.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
@@ -116,7 +114,7 @@ def _opened(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
     return None
 
 
-def _derived(secret: str, purpose: bytes) -> bytes:
+def _derive_key(secret: str, purpose: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt=None, info=purpose).derive(secret.encode())
 
 
@@ -131,6 +129,6 @@ def _decoded(text: str) -> bytes:
         sealed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except binascii.Error:
         raise InvalidTicket from None
-    if _encoded(sealed) != text:  # bits that base64 leaves over: another text for the same ticket
+    if _encoded(sealed) != text:  # unused bits of base64 differ: a second text for the same ticket
         raise InvalidTicket
     return sealed

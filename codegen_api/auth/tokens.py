@@ -1,7 +1,7 @@
-"""Authentication by the host's own tokens: the host says whose a token is, and its word is kept for a minute.
+"""Authentication by the host's own tokens: the host says whose a token is, and that is cached for a minute.
 
-Tokens are kept under a keyed digest only. A refusal is kept for a shorter while, and a token that was good a moment ago
-stays good while the host cannot be asked.
+Only keyed digests of tokens are kept. Refusals are cached for less time, and a token that was valid recently stays so
+while the host cannot be asked.
 """
 
 import secrets
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from cachetools import LRUCache, TTLCache
 
-from codegen_api.auth.strangers import Strangers
+from codegen_api.auth.strangers import BadTokenLimiter
 from codegen_api.errors import AuthUnavailable, Forbidden, InvalidToken, UpstreamFailure, UpstreamRateLimited
 from codegen_api.following import loop_time
 from codegen_api.identity import Caller, Credential, Principal
@@ -18,17 +18,17 @@ from codegen_api.upstreams import User
 
 REFUSED_SECONDS = 10.0
 EXCUSED_SECONDS = 5.0
-"""How long a host that could not be asked about a token is not asked again."""
+"""How long the host is not asked again about a token after it could not be asked."""
 
 OUTAGE_SECONDS = 300.0
-"""How long after its last confirmation a token is still taken while the host cannot be asked."""
+"""How long after its last confirmation a token is accepted while the host cannot be asked."""
 
 REFUSED = "host: it does not accept this token"
 
 
 class UpstreamTokens:
-    """Callers by their token of the host. ``identify`` asks the host; ``upstream`` is its name. ``digest_key`` makes
-    the digests of credentials. Of tokens that never were good, ``bad_per_minute`` are shown to the host.
+    """Accepts tokens of the host. ``identify`` asks it; ``upstream`` is its name. ``digest_key`` is for digests of
+    credentials. ``bad_per_minute`` limits how many tokens that were never valid are shown to the host.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class UpstreamTokens:
             at_most, REFUSED_SECONDS, timer=loop_time
         )
         self._flights: Singleflight[str, Principal] = Singleflight()
-        self._strangers = Strangers(bad_per_minute)
+        self._limiter = BadTokenLimiter(bad_per_minute)
 
     async def authenticate(self, token: str, address: str = "") -> Caller:
-        """Whose token this is, which came from ``address``.
+        """The caller with this token, which came from ``address``.
 
         Raises:
-            InvalidToken, Forbidden: the host does not accept it.
-            RateLimited: it is not known, and too many that are not good came from there, or altogether.
-            AuthUnavailable: the host cannot say, and did not lately.
-            UpstreamRateLimited: the host asks for patience, and did not confirm the token lately.
+            InvalidToken, Forbidden: the host refuses it.
+            RateLimited: it is unknown, and too many invalid ones came from there, or in all.
+            AuthUnavailable: the host cannot be asked, and has not confirmed it lately.
+            UpstreamRateLimited: the host is limiting us, and has not confirmed it lately.
         """
         credential = Credential.of(token, self._key)
         refusal = self._refused.get(credential.digest)
@@ -79,14 +79,14 @@ class UpstreamTokens:
         digest = credential.digest
         principal, confirmed = self._was_good.get(digest, (None, 0.0))
         try:
-            if principal is not None:  # bad ones of others do not keep it out
+            if principal is not None:  # invalid tokens of others must not lock this one out
                 user = await self._identify(credential)
             else:
-                async with self._strangers.asking(address):
+                async with self._limiter.asking(address):
                     user = await self._identify(credential)
         except (InvalidToken, Forbidden) as refusal:
             self._was_good.pop(digest, None)
-            # not the exception itself: its traceback holds the token
+            # not the exception itself, whose traceback holds the token
             self._refused[digest] = (type(refusal), refusal.message)
             refusal.reason = refusal.reason or REFUSED
             raise

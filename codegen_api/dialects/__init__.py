@@ -1,6 +1,6 @@
 """What clients speak. A dialect translates and decides nothing.
 
-What a run is started with is checked in the same way by all of them, as it costs money: ``Prompt`` and ``Images``.
+The input of a run, which costs money, is validated in the same way by all of them: ``Prompt`` and ``Images``.
 """
 
 import re
@@ -22,22 +22,20 @@ from codegen_api.shapes import RenderError
 EMPTY = "must not be empty"
 
 MOST_SAID = 1000
-"""Messages of a request, and parts of a message: each is kept, and told again and again."""
+"""Maximum messages per request, and parts per message: each is stored, and sent again and again."""
 
-LOOKED_AT = 10_000
-"""Characters that are looked at, one by one."""
+MAX_EXAMINED = 10_000
+"""Maximum characters examined one by one."""
 
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"}
-"""White space, controls, formats, and what is no character of Unicode. What it has not named yet may be seen."""
+"""White space, controls, formats, and what is no character. Unassigned code points may have a glyph."""
 _MARKS = {"Mc", "Me", "Mn"}
-"""They are seen on the character before them."""
+"""Categories that are only visible on the character before them."""
 _BLANK = re.compile(
     r"[\u115f\u1160\u2065\u2800\u3164\uffa0\ufff0-\ufff8\ufffc\U00013441\U00013442\U0001d159\U000e0000-\U000e0fff"
     r"\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)) + "]"
 )
-"""Letters and symbols without ink (fillers, the empty pattern of Braille, the place of an object that has not come),
-what is to be ignored by default, and what will never be a character.
-"""
+"""Fillers, blank Braille, the object replacement character, default-ignorable code points and noncharacters."""
 
 _DATA_URI = re.compile(r"data:([^,;\s]{0,200})([^,\s]{0,1000}),", re.IGNORECASE)
 _IMAGE = re.compile(r"image/[\w.+-]+", re.IGNORECASE | re.ASCII)
@@ -45,22 +43,22 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
 def says_nothing(text: str) -> bool:
-    """Whether nothing can be seen of a text. Behind the white space at its beginning that has to be seen soon."""
-    return not any(map(_is_seen, text.lstrip()[:LOOKED_AT]))
+    """Whether a text is blank. After leading white space only ``MAX_EXAMINED`` characters are examined."""
+    return not any(map(_is_seen, text.lstrip()[:MAX_EXAMINED]))
 
 
 def _is_seen(character: str) -> bool:
     return unicodedata.category(character) not in _UNSEEN | _MARKS and not _BLANK.match(character)
 
 
-def _something(text: str) -> str:
+def _not_blank(text: str) -> str:
     if says_nothing(text):
         raise PydanticCustomError("empty", EMPTY)
     return text
 
 
 def no_image(url: str) -> str | None:
-    """Why this is no image that the host could be given; None if it is one."""
+    """Why this cannot be sent to the host as an image; None if it can."""
     head = _DATA_URI.match(url)
     if head is None:
         return "must be a data URI: the host fetches no images"
@@ -69,33 +67,33 @@ def no_image(url: str) -> str | None:
     data = url[head.end() :].rstrip("=").encode(errors="replace")
     if not data:
         return "must not be an empty image"
-    # whether it ends in = does not matter, but a single letter of four has no byte
+    # padding is optional, but a single character in the last group of four encodes no byte
     if not head[2].lower().endswith(";base64") or len(data) % 4 == 1 or data.translate(None, _BASE64):
         return "must have its bytes in base64"
     return None
 
 
-def _inline(text: str) -> str:
+def _inline_image(text: str) -> str:
     trouble = no_image(text)
     if trouble is not None:
         raise PydanticCustomError("image_not_inline", trouble)
     return text
 
 
-Prompt = Annotated[str, AfterValidator(_something), Field(json_schema_extra={"pattern": r"\S"})]
-"""What the agent is told: something."""
+Prompt = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]
+"""A prompt that is not blank."""
 
-Image = Annotated[str, AfterValidator(_inline), Field(json_schema_extra={"pattern": "^data:"})]
+Image = Annotated[str, AfterValidator(_inline_image), Field(json_schema_extra={"pattern": "^data:"})]
 Images = Annotated[list[Image], Field(fail_fast=True)]
-"""Of thousands that are none, one is told."""
+"""Of thousands of invalid ones, only the first is reported."""
 
 
 Ignored = Annotated[Any, Field(description="Has no meaning here, and is ignored.")]
-"""A field that a protocol has and the gateway need not know: named, so that it is told from a slip of the pen."""
+"""A field of a protocol that has no effect here: declared, so that it is not reported as a typo."""
 
 
 def not_offered(**given: object) -> None:
-    """What a client may ask for elsewhere, by the name of its field in the body.
+    """Check for features of a protocol that are not supported, by the names of their fields in the body.
 
     Raises:
         NotOffered: some of these are given.
@@ -107,8 +105,8 @@ def not_offered(**given: object) -> None:
 
 
 class Absent(Route):
-    """What a protocol has and the gateway has not: ``paths``, with names in braces as in any route, and all below them.
-    Whatever is done there is 404, and the answer names what is not offered.
+    """Parts of a protocol that are not supported: ``paths``, with parameters in braces as in any route, and everything
+    below them. Any request gets a 404 that names the unsupported path.
     """
 
     def __init__(self, *paths: str) -> None:
@@ -130,12 +128,12 @@ class Absent(Route):
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """What clients of one protocol are served: a package has one, called ``DIALECT``.
+    """What clients of one protocol are served. Each package has one, called ``DIALECT``.
 
-    ``prefixes`` are the beginnings of its paths, in whole segments: below them ``render_error`` writes every error,
-    also that there is no such path. ``exposed_headers`` may be read by web pages of other origins, besides what holds
-    for all. ``conversations``: it keeps some, so the deployment needs a database; and it lets the demo token in.
-    ``describe`` puts into the OpenAPI document what no route can say.
+    ``prefixes`` are its paths, in whole segments; below them ``render_error`` renders every error, a missing route
+    included. ``exposed_headers`` can be read by pages of other origins, besides the general ones. ``conversations``: it
+    keeps some, so the deployment needs a database, and it accepts the demo token. ``describe`` adds to the OpenAPI
+    document what routes cannot.
     """
 
     routes: Sequence[BaseRoute]

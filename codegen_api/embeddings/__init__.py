@@ -1,4 +1,4 @@
-"""The contract of an embedder: texts become vectors, and texts of like meaning vectors of like direction."""
+"""The contract of an embedder, which turns texts into vectors so that similar meanings get similar directions."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from typing import Protocol
 
 Vector = Sequence[float]
 
-MOST_NUMBERS = 16_000
-"""A vector has no more."""
+MAX_DIMENSIONS = 16_000
+"""Maximum dimensions of a vector."""
 
 
 class NoVectors(Exception):
-    """There are none. The text is for the operator's log, and has nothing of what was to be embedded.
+    """Embedding failed. The text is for the operator's log and contains nothing of the input.
 
-    ``refused``: the endpoint does not take these very texts; else it may take them later, not before ``retry_after``
-    seconds where it said so.
+    ``refused``: the endpoint does not accept these texts; otherwise it may later, after ``retry_after`` seconds if
+    given.
     """
 
     def __init__(self, reason: str, *, refused: bool = False, retry_after: float | None = None) -> None:
@@ -29,10 +29,10 @@ class Embedder(Protocol):
     model: str
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """A vector of length 1 for each text, all of them with as many numbers.
+        """A vector of length 1 for each text, all with the same number of dimensions.
 
         Raises:
-            NoVectors: there are none just now, or not for these.
+            NoVectors: there are none now, or none for these texts.
         """
         ...
 
@@ -40,12 +40,12 @@ class Embedder(Protocol):
 
 
 def normalized(numbers: Sequence[float]) -> Vector:
-    """The vector of that direction whose length is 1.
+    """The vector scaled to length 1.
 
     Raises:
         ValueError: it has no direction.
     """
     length = math.hypot(*numbers)
-    if not 0 < length < math.inf or len(numbers) > MOST_NUMBERS:
+    if not 0 < length < math.inf or len(numbers) > MAX_DIMENSIONS:
         raise ValueError("no direction")
     return [number / length for number in numbers]

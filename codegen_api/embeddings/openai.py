@@ -1,6 +1,6 @@
-"""Embeddings from an endpoint such as OpenAI's: ``POST .../embeddings`` with ``model`` and ``input``.
+"""Embeddings from an OpenAI-compatible endpoint: ``POST .../embeddings`` with ``model`` and ``input``.
 
-Most servers of models speak it: vLLM, Ollama, LiteLLM, text-embeddings-inference, llama.cpp.
+Spoken by most model servers: vLLM, Ollama, LiteLLM, text-embeddings-inference, llama.cpp.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from codegen_api.runs import Json, to_json
 PATH = "/embeddings"
 
 AT_A_TIME = 64
-"""Texts of one request. Some endpoints take no more."""
+"""Texts per request. Some endpoints accept no more."""
 
 REFUSED = (400, 413, 422)
-"""What is said of a text that is too long, or in which the model sees nothing."""
+"""Statuses for texts that are too long or contain nothing for the model."""
 
 
 class OpenAIEmbedder:
-    """``Embedder`` at ``url``, with ``/embeddings`` behind it or without.
+    """An ``Embedder`` at ``url``, with or without a trailing ``/embeddings``.
 
     Raises:
-        ValueError: nothing can be asked at that URL, which the text does not quote.
+        ValueError: the URL cannot be used; the text does not quote it.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class OpenAIEmbedder:
             raise NoVectors(f"it gave no answer ({error.code})") from error
         if answer.status != 200:
             refused = answer.status in REFUSED
-            raise NoVectors(f"it answered {answer.status}", refused=refused, retry_after=_patience(answer))
-        # thousands of numbers: longer than other requests should wait for
+            raise NoVectors(f"it answered {answer.status}", refused=refused, retry_after=_retry_after(answer))
+        # thousands of numbers: too long for the event loop
         return await aside(_vectors, answer.json, len(texts))
 
 
-def _patience(answer: HostAnswer) -> float | None:
+def _retry_after(answer: HostAnswer) -> float | None:
     said = answer.retry_after or ""
     return float(said) if said.isascii() and said.isdigit() else None
 

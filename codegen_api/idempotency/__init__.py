@@ -1,11 +1,11 @@
-"""Creates and resumes that are done once, however often they are asked for.
+"""Creates and resumes that take effect once, however often they are requested.
 
-The first request under a key does it, and its result is kept for whoever asks again. A refusal, which surely did
-nothing, frees the key. When it broke off and the host may have acted, a repeat first looks for what the host did. What
-seems to be the first request here may be a repeat all the same, of one that another process had.
+The first request with a key is carried out, and its result kept for repeats. A refusal, which surely had no effect,
+frees the key. If a request broke off and the host may have acted, a repeat first looks at the host for the effect. Even
+what looks like the first request here may be a repeat of one that another process received.
 
-``keys`` say which requests are repeats, ``records`` are what is known of them, and ``lookup`` looks at the host: also
-for the turns of conversations, of which the store has records of its own.
+``keys`` decides which requests are repeats, ``records`` keeps what is known of them, and ``lookup`` searches the host;
+the latter also for turns of conversations, whose records are in the store.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency.keys import REPEATED_WITHIN, Key, Series, checked_key, series_of
 from codegen_api.idempotency.lookup import (
-    CLOCKS,
+    CLOCK_SKEW,
     SECOND_LOOK,
     SILENT_GRACE,
+    as_reader,
+    entry_name,
     find_marked,
     find_said,
     grace,
     in_doubt,
-    looking,
-    name_of,
 )
 from codegen_api.idempotency.records import Records, RequestRecord, RequestState
 from codegen_api.identity import Caller
@@ -43,51 +43,50 @@ from codegen_api.run_search import SEARCHED_PAGES
 from codegen_api.runs import Json, Run, RunRef, RunStatus, from_json, to_json
 from codegen_api.upstreams import NewRun
 
-REQUEST = "request"
-"""The mark by which a run is found again whose create broke off, or was asked for elsewhere."""
+REQUEST_MARK = "request"
+"""The mark by which a run is found whose create broke off, or was requested elsewhere."""
 
-BODY = "request_body"
-"""The mark that tells what was asked for; where clients only count, also when and by whom."""
+BODY_MARK = "request_body"
+"""The mark with a digest of the request; for clients that only count attempts, also of the time and the user."""
 
-MOMENT = 60
-"""Seconds in which equal requests of such a client leave the same of these."""
+SLOT_SECONDS = 60
+"""Length in seconds of the time slot in such a mark."""
 
-MOST_EQUAL = 100
-"""So many of them are remembered, the newest."""
+MAX_EQUAL = 100
+"""Maximum number of equal requests remembered; the newest are kept."""
 
-LOOK_EVERY = 0.25
-"""Seconds between two looks whether an attempt that is under way is over."""
+POLL_SECONDS = 0.25
+"""Seconds between two checks whether an attempt in progress is over."""
 
 ELSEWHERE = 3600.0
-"""Seconds for which a run is found again that another process was asked for, or this one before it was started anew.
-Whoever repeats a request does so within minutes.
-"""
+"""Seconds for which runs requested elsewhere, or before a restart, are found; clients repeat within minutes."""
 
 ELSEWHERE_PAGES = 3
-"""How many of the host's pages are read for that at most."""
+"""Maximum pages of the host's list searched for that."""
 
 PURPOSE = b"codegen_api idempotency key, form 1"
-"""What the key for marks is derived for; keys for other purposes come from the same secret with another label."""
+"""Label for deriving the key of marks; other purposes derive theirs from the same secret under other labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a request, now or before."""
+    """The result of a request, now or of an earlier attempt (``replayed``)."""
 
     run: Run
     replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """One create or resume, of which there is a record under this ``name``. It is done with ``act``.
+class _Operation:
+    """One create or resume, recorded under ``name``. ``act`` carries it out.
 
-    ``before`` that: what the host did about it when another process was asked, or this one before it was started anew;
-    if nothing is to be seen, a note for ``look``, which says what the host did about it since then (epoch seconds).
+    ``before`` looks for an effect of the same request at another process, or at this one before a restart; if there is
+    none, it returns a note for ``look``. ``look`` takes that note and a time (epoch seconds), and looks for the effect
+    since then.
     """
 
     name: str
-    asked_for: str
+    fingerprint: str
     series: Series
     before: Callable[[], Awaitable[Run | str]]
     act: Callable[[], Awaitable[Run]]
@@ -95,12 +94,11 @@ class _Order:
 
 
 class Idempotency:
-    """The gateway's creates and resumes, each done once for its principal, route and key; without a key they are done
-    as they come.
+    """Creates and resumes, carried out once per principal, route and key. Without a key they are passed straight on.
 
-    A create leaves the mark of its key on the run, so that a repeat finds it whichever process it reaches. Nobody at
-    the host can make such a mark for somebody else: that takes the caller's token, or where callers share one, one of
-    the deployment's ``keys``, of which the first makes marks and all are known.
+    A create leaves a mark derived from its key on the run, so that a repeat finds it from any process. Users of the
+    host cannot forge each other's marks: these are keyed with the caller's token, or, where callers share one, with the
+    first of the deployment's ``keys`` (all of which are recognized).
     """
 
     def __init__(
@@ -116,19 +114,19 @@ class Idempotency:
         """As ``Gateway.create``.
 
         Raises:
-            InvalidIdempotencyKey: the key cannot be one.
-            IdempotencyKeyReused: it was used for something else.
-            InProgress: it is being done.
-            OutcomeUnknown: it was tried, and the host may still be about to do it.
-            GatewayError: what went wrong with it.
+            InvalidIdempotencyKey: the key is malformed.
+            IdempotencyKeyReused: it was used for a different request.
+            InProgress: the request is being carried out.
+            OutcomeUnknown: it was attempted, and the host may still act on it.
+            GatewayError: the request failed.
         """
         if key is None:
             return Outcome(await self._gateway.create(caller, organization, new))
         body = {each.name: getattr(new, each.name) for each in fields(new) if each.name != "marks"}
-        asked_for, route = await _digest(body), f"create {organization}"
-        name, series = await self._series(caller, route, key, asked_for)
-        request, equal = self._marks(caller, organization, series, asked_for)
-        mark, values = (BODY, equal) if series.counted and series.elsewhere else (REQUEST, request)
+        fingerprint, route = await _digest(body), f"create {organization}"
+        name, series = await self._series(caller, route, key, fingerprint)
+        request, equal = self._marks(caller, organization, series, fingerprint)
+        mark, values = (BODY_MARK, equal) if series.counted and series.elsewhere else (REQUEST_MARK, request)
 
         async def find(since: float, pages: int) -> Run | None:
             suits = series.may_have_made
@@ -138,24 +136,24 @@ class Idempotency:
             since = self._clock() - ELSEWHERE
             try:
                 run = await find(since, ELSEWHERE_PAGES) if series.elsewhere else None
-            except OutcomeUnknown:  # it is not among the newest, so it is not from a moment ago
+            except OutcomeUnknown:  # not among the newest runs, so not made by a repeat of a moment ago
                 return ""
-            if run is None or run.created is None or run.created < since - CLOCKS:  # keys are not good for ever
+            if run is None or run.created is None or run.created < since - CLOCK_SKEW:  # too old: keys expire
                 return ""
-            if (run.marks or {}).get(BODY) not in equal:
+            if (run.marks or {}).get(BODY_MARK) not in equal:
                 raise IdempotencyKeyReused
             return run
 
-        marked = replace(new, marks={REQUEST: request[0], BODY: equal[0]})
-        order = _Order(
+        marked = replace(new, marks={REQUEST_MARK: request[0], BODY_MARK: equal[0]})
+        operation = _Operation(
             name,
-            asked_for,
+            fingerprint,
             series,
             before,
             lambda: self._gateway.create(caller, organization, marked),
             lambda _, since: find(since, SEARCHED_PAGES),
         )
-        return await self._do(caller, order)
+        return await self._do(caller, operation)
 
     async def resume(
         self,
@@ -169,47 +167,48 @@ class Idempotency:
         """As ``Gateway.resume``; raises as ``create``."""
         if key is None:
             return Outcome(await self._gateway.resume(caller, organization, run_id, prompt, images))
-        asked_for, route = await _digest({"prompt": prompt, "images": images}), f"resume {organization} {run_id}"
-        name, series = await self._series(caller, route, key, asked_for)
-        reader = looking(caller)
+        fingerprint, route = await _digest({"prompt": prompt, "images": images}), f"resume {organization} {run_id}"
+        name, series = await self._series(caller, route, key, fingerprint)
+        reader = as_reader(caller)
 
-        async def newest() -> str:  # what comes behind it is looked through
+        async def newest() -> str:  # the log is searched behind this entry
             page = await self._gateway.read_log(reader, organization, run_id, 0, 1, newest_first=True)
-            return name_of(page.entries[0]) if page.entries else ""
+            return entry_name(page.entries[0]) if page.entries else ""
 
         async def look(note: str, _: float) -> Run | None:
             if not await find_said(self._gateway, caller, RunRef(organization, run_id), prompt, behind=note):
                 return None
             return await self._gateway.get(reader, organization, run_id)
 
-        order = _Order(
+        operation = _Operation(
             name,
-            asked_for,
+            fingerprint,
             series,
-            newest,  # nothing of other processes: the same words may be said twice, and bear no mark
+            # attempts at other processes cannot be found: resumes bear no mark, and users may repeat the same words
+            newest,
             lambda: self._gateway.resume(caller, organization, run_id, prompt, images),
             look,
         )
-        return await self._do(caller, order)
+        return await self._do(caller, operation)
 
     async def aclose(self) -> None:
         await self._records.aclose()
 
-    async def _series(self, caller: Caller, route: str, key: Key, asked_for: str) -> tuple[str, Series]:
-        """That to which a request belongs, and before it the name of its record, which tells nothing."""
+    async def _series(self, caller: Caller, route: str, key: Key, fingerprint: str) -> tuple[str, Series]:
+        """The name of a request's record, which reveals nothing, and its series."""
         of = [caller.principal.authority, caller.principal.user, route]
         if isinstance(key, str):
             series = Series(checked_key(key))
         else:
-            name = await _digest([*of, asked_for])
-            self._equal[name] = equal = self._equal.get(name) or deque(maxlen=MOST_EQUAL)
+            name = await _digest([*of, fingerprint])
+            self._equal[name] = equal = self._equal.get(name) or deque(maxlen=MAX_EQUAL)
             series = series_of(key, equal, self._clock())
         return await _digest([*of, series.key]), series
 
     def _marks(
-        self, caller: Caller, organization: str, series: Series, asked_for: str
+        self, caller: Caller, organization: str, series: Series, fingerprint: str
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """What a run may bear as ``REQUEST`` and as ``BODY``; the first of each is put on it."""
+        """The values that ``REQUEST_MARK`` and ``BODY_MARK`` may have on a run; the first of each is written."""
         who = [caller.principal.authority, caller.principal.user, organization]
         made_with = [
             hmac.digest(secret.encode(), PURPOSE, hashlib.sha256)
@@ -221,74 +220,76 @@ class Idempotency:
             return [hmac.digest(key, text, hashlib.sha256).hex() for key in made_with]
 
         if not series.counted:
-            return marks(series.key), [asked_for]
-        now = int(self._clock()) // MOMENT
-        moments = range(now, now - int(REPEATED_WITHIN) // MOMENT - 1, -1)
-        return marks(series.key), [mark for moment in moments for mark in marks(f"{asked_for} {moment}")]
+            return marks(series.key), [fingerprint]
+        now = int(self._clock()) // SLOT_SECONDS
+        slots = range(now, now - int(REPEATED_WITHIN) // SLOT_SECONDS - 1, -1)
+        return marks(series.key), [mark for slot in slots for mark in marks(f"{fingerprint} {slot}")]
 
-    async def _do(self, caller: Caller, order: _Order) -> Outcome:
-        """What came of it before, if anything was begun; else now."""
+    async def _do(self, caller: Caller, operation: _Operation) -> Outcome:
+        """The result of an earlier attempt, if any began; otherwise act now."""
         now = self._clock()
-        ours = RequestRecord(order.asked_for, RequestState.UNDER_WAY, now, now)
-        wait = SILENT_GRACE if order.series.counted else 0.0  # who only counts tries a few times, and knows of no key
-        while there := await self._records.begin(order.name, ours):
+        ours = RequestRecord(operation.fingerprint, RequestState.UNDER_WAY, now, now)
+        # clients that only count attempts give up after a few, and have no key to come back with
+        wait = SILENT_GRACE if operation.series.counted else 0.0
+        while there := await self._records.begin(operation.name, ours):
             if there.state is not RequestState.UNDER_WAY or wait <= 0:
                 break
-            await asyncio.sleep(LOOK_EVERY)
-            wait -= LOOK_EVERY
+            await asyncio.sleep(POLL_SECONDS)
+            wait -= POLL_SECONDS
         if there is None:
-            return await self._find_or_act(None, ours, order)
-        if there.fingerprint != order.asked_for:
+            return await self._find_or_act(None, ours, operation)
+        if there.fingerprint != operation.fingerprint:
             raise IdempotencyKeyReused
         if (ref := there.run) is not None:
-            order.series.state = there.state
+            operation.series.state = there.state
             read = self._gateway.get
-            run = _decoded(there.result) if there.result else await read(looking(caller), ref.organization, ref.id)
+            run = _decoded(there.result) if there.result else await read(as_reader(caller), ref.organization, ref.id)
             return Outcome(run, replayed=True)
         ours = replace(there, state=RequestState.UNDER_WAY, at=now)
-        if there.state is RequestState.UNDER_WAY or not await self._put(order, there, ours):
+        if there.state is RequestState.UNDER_WAY or not await self._put(operation, there, ours):
             raise InProgress(retry_after=1)
-        return await self._find_or_act(there, ours, order)
+        return await self._find_or_act(there, ours, operation)
 
-    async def _find_or_act(self, there: RequestRecord | None, ours: RequestRecord, order: _Order) -> Outcome:
+    async def _find_or_act(self, there: RequestRecord | None, ours: RequestRecord, operation: _Operation) -> Outcome:
         try:
-            found = await (order.before() if there is None else self._look(there, order))
+            found = await (operation.before() if there is None else self._look(there, operation))
             if isinstance(found, Run):
-                return await self._done(ours, order, found, replayed=True)
+                return await self._done(ours, operation, found, replayed=True)
             noted = replace(ours, note=found)
-            await self._put(order, ours, noted)
-        except BaseException:  # whatever it was, we know no more than before, and have asked the host for nothing
-            await self._put(order, ours, there)
+            await self._put(operation, ours, noted)
+        except BaseException:  # nothing was requested from the host, so the record goes back to what it was
+            await self._put(operation, ours, there)
             raise
         try:
-            run = await order.act()
-        except BaseException as error:  # whatever it was, the caller included who had to go: what came of it is kept
+            run = await operation.act()
+        # cancellation included: the client may be gone, but the record has to say what is known
+        except BaseException as error:
             unknown = replace(noted, state=RequestState.UNKNOWN, at=self._clock(), grace=grace(error))
-            await self._put(order, noted, unknown if in_doubt(error) else None)
+            await self._put(operation, noted, unknown if in_doubt(error) else None)
             raise
-        return await self._done(noted, order, run)
+        return await self._done(noted, operation, run)
 
-    async def _look(self, there: RequestRecord, order: _Order) -> Run | str:
-        """What the host did about it; if nothing, the note for the next look."""
-        run = await order.look(there.note, there.since)
+    async def _look(self, there: RequestRecord, operation: _Operation) -> Run | str:
+        """The effect that the host shows; if none, the note for the next look."""
+        run = await operation.look(there.note, there.since)
         if run is None and not there.grace:
             await asyncio.sleep(SECOND_LOOK)
-            run = await order.look(there.note, there.since)
+            run = await operation.look(there.note, there.since)
         if run is None and self._clock() < there.at + there.grace:
             raise OutcomeUnknown(retry_after=2)
         return there.note if run is None else run
 
-    async def _put(self, order: _Order, then: RequestRecord, now: RequestRecord | None) -> bool:
-        order.series.state = None if now is None else now.state
+    async def _put(self, operation: _Operation, then: RequestRecord, now: RequestRecord | None) -> bool:
+        operation.series.state = None if now is None else now.state
         if now is not None:
-            return await self._records.change(order.name, then, now)
-        await self._records.forget(order.name, then)
+            return await self._records.change(operation.name, then, now)
+        await self._records.forget(operation.name, then)
         return True
 
-    async def _done(self, ours: RequestRecord, order: _Order, run: Run, *, replayed: bool = False) -> Outcome:
-        order.series.run = run.ref  # before anybody else looks
+    async def _done(self, ours: RequestRecord, operation: _Operation, run: Run, *, replayed: bool = False) -> Outcome:
+        operation.series.run = run.ref  # set first, so that concurrent attempts see it
         done = replace(ours, state=RequestState.DONE, at=self._clock(), run=run.ref, result=_encoded(run))
-        await self._put(order, ours, done)
+        await self._put(operation, ours, done)
         return Outcome(run, replayed)
 
 
@@ -297,7 +298,7 @@ async def _digest(value: Json) -> str:
 
 
 def _encoded(run: Run) -> bytes:
-    """A run as it is kept; nothing of one that cannot be written."""
+    """A run for the record; empty if it cannot be encoded."""
     marks = None if run.marks is None else dict(run.marks)
     try:
         return to_json([run.ref.organization, run.ref.id, run.status.value, run.raw_status, dict(run.fields), marks])

@@ -1,4 +1,4 @@
-"""Looking at the host for what it did: a run by its mark, a resume by what the user said."""
+"""Looks at the host for the effect of a request: a run by its mark, a resume by the user's words."""
 
 import hashlib
 from collections.abc import Callable, Collection
@@ -12,28 +12,28 @@ from codegen_api.runs import Cursor, LogEntry, Run, RunRef
 from codegen_api.upstreams import RunFilter
 
 CUT_GRACE = 5.0
-"""Seconds for which a host whose connection broke may still act on what it heard."""
+"""Seconds for which the host may still act on a request after the connection broke."""
 
 SILENT_GRACE = 60.0
-"""The same for a host that did not answer in time."""
+"""The same after a timeout."""
 
 SECOND_LOOK = 1.0
-"""Seconds after which is looked once more for what a host did that answered, and said nothing of use."""
+"""Seconds until a second look if the host answered without saying anything usable."""
 
-CLOCKS = 600.0
+CLOCK_SKEW = 600.0
 """Seconds by which the host's clock may be behind ours."""
 
 PROMPT = 200
-"""So much of a prompt is compared with what the log says: hosts may cut what is longer."""
+"""Characters of a prompt that are compared with the log: hosts may truncate longer ones."""
 
 
 def in_doubt(error: BaseException) -> bool:
-    """Whether the host may have acted on what ended in this error."""
+    """Whether the host may have acted although the request ended in this error."""
     return error.may_have_acted if isinstance(error, UpstreamFailure) else not isinstance(error, GatewayError)
 
 
 def grace(error: BaseException) -> float:
-    """Seconds for which the host may still act on what ended in this error."""
+    """Seconds for which the host may still act after this error."""
     if isinstance(error, UpstreamError):
         return 0.0
     return CUT_GRACE if isinstance(error, UpstreamUnreachable) else SILENT_GRACE
@@ -50,23 +50,21 @@ async def find_marked(
     pages: int = SEARCHED_PAGES,
     suits: Callable[[Run], bool] = lambda _: True,
 ) -> Run | None:
-    """The newest run that ``suits`` and whose mark of this ``name`` is one of ``values``, if it was created after
-    ``since`` (epoch seconds).
-
-    The list is newest first, so what is older than that ends the search.
+    """The newest run accepted by ``suits`` whose mark ``name`` is one of ``values`` and that was created after
+    ``since`` (epoch seconds). The list is newest first, so the first older run ends the search.
 
     Raises:
-        OutcomeUnknown: it is not on the first ``pages``, and there are more; or it may be one that cannot be had.
+        OutcomeUnknown: it is not on the first ``pages`` and there are more, or may be a run that cannot be read.
     """
     skip, unseen = 0, False
     while pages > 0:
-        found = await gateway.list(looking(caller), organization, skip, gateway.page_size, RunFilter(), None)
+        found = await gateway.list(as_reader(caller), organization, skip, gateway.page_size, RunFilter(), None)
         pages -= SEARCHED_PAGES if found.searched else 1
         unseen = unseen or found.unseen
         for run in found.listing.items:
             if (run.marks or {}).get(name) in values and suits(run):
                 return run
-            if run.created is not None and run.created < since - CLOCKS and not unseen:
+            if run.created is not None and run.created < since - CLOCK_SKEW and not unseen:
                 return None
         if unseen:
             break
@@ -79,21 +77,21 @@ async def find_marked(
 async def find_said(
     gateway: Gateway, caller: Caller, ref: RunRef, prompt: str, *, after: Cursor = 0, behind: str | None = None
 ) -> bool:
-    """Whether the user has said this in a run: after so many entries, where it stands near the beginning; or ``behind``
-    the entry of this name, looked for from the end.
+    """Whether the user said this in a run: behind position ``after``, or, searching backwards, behind the entry named
+    ``behind``.
 
     Raises:
-        OutcomeUnknown: it is not in the first pages, and there are more; or it may be an entry that cannot be had.
+        OutcomeUnknown: it is not on the first pages and there are more, or may be an entry that cannot be read.
     """
     newest_first = behind is not None
     for _ in range(SEARCHED_PAGES):
         page = await gateway.read_log(
-            looking(caller), ref.organization, ref.id, after, gateway.page_size, newest_first=newest_first
+            as_reader(caller), ref.organization, ref.id, after, gateway.page_size, newest_first=newest_first
         )
         for entry in page.entries:
             if entry.absent:
                 raise OutcomeUnknown("The host cannot show all of the log.", retry_after=60)
-            if newest_first and name_of(entry) == behind:
+            if newest_first and entry_name(entry) == behind:
                 return False
             if entry.said is not None and prompt.strip()[:PROMPT] in entry.said:
                 return True
@@ -103,12 +101,12 @@ async def find_said(
     raise OutcomeUnknown("The log has grown too long to find out whether the run was resumed.", retry_after=60)
 
 
-def looking(caller: Caller) -> Caller:
-    """Who looks for what the caller did: they need no right to read what they may write."""
+def as_reader(caller: Caller) -> Caller:
+    """The caller with read scopes: finding their own writes needs no right to read."""
     reading = {READ, READ + ALL} if WRITE + ALL in caller.scopes else {READ}
     return replace(caller, scopes=caller.scopes | reading)
 
 
-def name_of(entry: LogEntry) -> str:
-    """An entry's name in its log: when it was made, because the rest may be amended."""
+def entry_name(entry: LogEntry) -> str:
+    """Identifies an entry in its log by its creation time, since the rest may be amended."""
     return entry.created_at or hashlib.sha256(entry.json).hexdigest()

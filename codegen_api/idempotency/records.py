@@ -1,6 +1,6 @@
-"""What is known of requests that bear a key, under a name that tells nothing: the port, and its store in memory.
+"""Records of requests with a key, under names that reveal nothing: the port, and its in-memory store.
 
-Plain data, each operation whole: two processes that share a store must not both take themselves for the first.
+Plain data and atomic operations: two processes sharing a store must not both take themselves for the first.
 """
 
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ class RequestState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """What is known of a request. Times are in seconds since the epoch.
+    """What is known of a request. Times are epoch seconds.
 
-    ``fingerprint`` tells it from another one under the same key. It came first at ``since``, and is in this ``state``
-    from ``at`` on. While it is unknown, the host may still act for ``grace`` seconds. ``note`` is what its sender wrote
-    down before the host was asked. What came of it is ``run``, and ``result`` is how that was described then: empty
-    when a store has let go of it, because descriptions are large and may be had again.
+    ``fingerprint`` identifies the request under its key. It first came at ``since`` and entered ``state`` at ``at``.
+    While unknown, the host may still act for ``grace`` seconds. ``note`` was written before asking the host. ``run`` is
+    the result and ``result`` its description then; empty if a store has dropped it, as descriptions are large and can
+    be read again.
     """
 
     fingerprint: str
@@ -43,28 +43,26 @@ class RequestRecord:
 
 
 class Records(Protocol):
-    """Records by name, each kept for ``KEPT_SECONDS`` at least, but for its ``result``."""
+    """Records by name, kept for at least ``KEPT_SECONDS``, except for their ``result``."""
 
     async def begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
-        """Keep ``record`` and return None, unless there is one: then that is returned, and nothing is changed."""
+        """Store ``record`` and return None; if there is one already, return that and change nothing."""
         ...
 
     async def change(self, name: str, then: RequestRecord, now: RequestRecord) -> bool:
-        """Put ``now`` in the place of ``then``; False, and nothing is changed, when something else is there."""
+        """Replace ``then`` by ``now``; False, and no change, if there is something else."""
         ...
 
     async def forget(self, name: str, then: RequestRecord) -> None:
-        """Take ``then`` away, if it is there."""
+        """Delete ``then``, if it is there."""
         ...
 
-    async def aclose(self) -> None:
-        """Let go of what the store holds."""
-        ...
+    async def aclose(self) -> None: ...
 
 
 class MemoryRecords:
-    """``Records`` for one process: the last ``at_most``, which is more than a host's limit lets one token do in a day
-    by far. Their results take ``max_bytes`` at most; those that were not asked for longest are let go first.
+    """``Records`` for one process: the last ``at_most``, far more than a host's limit allows one token in a day.
+    Results take up to ``max_bytes``; the least recently used are dropped first.
     """
 
     def __init__(self, *, at_most: int = 100_000, max_bytes: int = 8 * 1024 * 1024) -> None:

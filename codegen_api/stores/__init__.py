@@ -1,11 +1,11 @@
-"""The contract of a store: what dialects with conversations have to remember beside what the host keeps.
+"""The contract of a store: what dialects with conversations keep besides what the host keeps.
 
-Agents, conversations, their turns, and small values (*items*). Everything belongs to an *owner*, a name that stands for
-one principal; to other owners it does not exist, and ids are the owner's own: two owners may use the same ones. Plain
-data, each operation whole, and no decision: what a turn is for and when it has ended is settled elsewhere.
+Agents, conversations, their turns, and small values (*items*). Everything belongs to an *owner*, a name for one
+principal; other owners cannot see it, and may use the same ids. Stores hold plain data, have atomic operations and
+decide nothing: what a turn is for and when it has ended is settled elsewhere.
 
-Times are seconds since the epoch. Texts hold neither NUL nor lone surrogates (``storable``), and names are not too long
-(``LONGEST``); what else is to be kept is refused with ValueError, and asking for it finds nothing.
+Times are epoch seconds. Texts contain neither NUL nor lone surrogates (``storable``), and names are at most ``LONGEST``
+bytes. Storing anything else raises ValueError, and looking for it finds nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,52 +19,52 @@ from codegen_api.telemetry import Observation
 T_co = TypeVar("T_co", covariant=True)
 
 MOST_COMPARED = 10_000
-"""Vectors that are compared for one answer, where the database itself cannot do it."""
+"""Maximum vectors compared for one query, where the database itself cannot compare them."""
 
 ANSWER_BYTES = 8 * 1024 * 1024
-"""About so much is read at a time: a stretch of a list that would be larger ends early."""
+"""Approximate bytes read at a time: a page that would be larger ends early."""
 
 LONGEST = 600
-"""Bytes of an owner, an id or a key; a namespace may have twice as many. No index holds much more."""
+"""Maximum bytes of an owner, id or key; a namespace may have twice as many. Indexes hold little more."""
 
 
 class TurnState(StrEnum):
-    """Where a turn is."""
+    """The state of a turn."""
 
     QUEUED = "queued"
-    """It waits for the end of the turns before it; the host has heard nothing of it."""
+    """Waiting for the turns before it; the host does not know of it."""
     WITHDRAWN = "withdrawn"
-    """It was stopped while it waited, and never begins."""
+    """Cancelled while queued; it never begins."""
     STARTING = "starting"
-    """Written down; the host may have heard of it or not."""
+    """Recorded; the host may or may not know of it."""
     RUNNING = "running"
     WAITING = "waiting"
-    """The host waits for a human: an answer is another turn."""
+    """The host waits for a human, whose answer is another turn."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
-    """It broke off while the host was asked, and nothing of it was found there."""
+    """It broke off during the request to the host, and was not found there."""
 
     @property
     def active(self) -> bool:
-        """Whether the host may be at work on it."""
+        """Whether the host may be working on it."""
         return self in (TurnState.STARTING, TurnState.RUNNING)
 
     @property
     def over(self) -> bool:
-        """Whether nothing more comes of it."""
+        """Whether it has reached its final state."""
         return not self.active and self is not TurnState.QUEUED
 
     @property
     def begun(self) -> bool:
-        """Whether it was to be told to the host, whatever came of that. Where it goes on is not known before."""
+        """Whether the host was, or was about to be, told of it. Before that, where it continues is not known."""
         return self not in (TurnState.QUEUED, TurnState.WITHDRAWN)
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Somebody to talk to. ``configuration`` is the dialects' own. ``version`` counts from 1."""
+    """Instructions and a model under a name. ``configuration`` belongs to the dialects. ``version`` counts from 1."""
 
     id: str
     name: str
@@ -83,7 +83,7 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns with one agent. ``parent`` is the checkpoint that it was forked from."""
+    """Turns with one agent. ``parent`` is the checkpoint it was forked from."""
 
     id: str
     created: float
@@ -98,14 +98,13 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a user said, and the stretch of a run's log that came of it: entries ``begin + 1`` to ``end``.
+    """What a user said, and the resulting part of a run's log: entries ``begin + 1`` to ``end``.
 
-    ``messages`` are what they said: objects with an ``id`` and ``content``, a list of parts. ``prompt`` is what the
-    host is told. ``parent`` is the checkpoint that it goes on from, None at the beginning of a conversation. ``number``
-    counts from 1 within the conversation; the store gives it. ``mark`` is written on a run that is created for it.
-    ``resumes``: the run was there before, and goes on. ``answer`` is what the host said at the end and its log does not
-    tell. ``options`` are the dialects' own. ``ask`` is what a queued turn is to be, as far as nothing else here says
-    so.
+    ``messages`` are the user's: objects with an ``id`` and ``content``, a list of parts. ``prompt`` is what the host is
+    told. ``parent`` is the checkpoint from which it continues, None at the beginning of a conversation. ``number``,
+    given by the store, counts from 1 in the conversation. ``mark`` is written on a run created for it; ``resumes``: an
+    existing run is continued instead. ``answer`` is what the host said at the end outside the log. ``options`` belong
+    to the dialects. ``ask`` is the rest of what is needed to begin a queued turn.
     """
 
     id: str
@@ -135,7 +134,8 @@ class Turn:
 class Item:
     """A value under a key in a namespace, which is a path of labels.
 
-    ``fields`` are the paths in the value by whose meaning it is found; None is the whole of it, and () none.
+    ``fields`` are the paths in the value that are embedded for semantic search; None for the whole value, () for
+    nothing.
     """
 
     namespace: tuple[str, ...]
@@ -148,7 +148,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An item without vectors, and whose it is. ``stamp`` is another one when it is put again."""
+    """An item that lacks vectors, and its owner. ``stamp`` changes with every put."""
 
     owner: str
     item: Item
@@ -157,7 +157,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """Which item is near a vector, and how near: the cosine of the angle to the nearest of its vectors."""
+    """An item and its score: the cosine similarity of the nearest of its vectors."""
 
     namespace: tuple[str, ...]
     key: str
@@ -166,13 +166,12 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which agents or conversations, and which stretch of them.
+    """Filters for agents or conversations, their order, and which part of the result.
 
-    ``metadata`` holds for those whose own has all of it: objects are entered, all else is compared, and true, 1 and 1.0
-    are not the same. ``configuration`` likewise, for agents. ``name`` is part of the name or title, in either case;
-    ``tag`` is one of the tags. ``agent`` is a conversation's. ``states``: the latest turn's (None: there is none),
-    without those that were withdrawn.
-    ``archived`` is for agents. ``sort`` is ``id``, ``created``, ``updated`` or ``name``; what is equal there is in the
+    ``metadata`` must be contained in theirs: objects recursively, everything else by equality, where true, 1 and 1.0
+    differ. ``configuration`` likewise, for agents. ``name`` is part of the name or title, ignoring case; ``tag`` is one
+    of the tags. ``agent`` is that of a conversation. ``states``: the latest turn's, not counting withdrawn ones (None:
+    no turn). ``archived`` applies to agents. ``sort`` is ``id``, ``created``, ``updated`` or ``name``; ties are in
     order of ids.
     """
 
@@ -192,20 +191,18 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T_co]):
-    """A stretch of what was asked for, and how much there is in all. It may be shorter than was asked for: what follows
-    begins behind what came.
-    """
+    """A page of results and their total number. It may be shorter than requested: the next one begins behind it."""
 
     items: tuple[T_co, ...]
     total: int
 
 
 class Full(Exception):
-    """As many turns wait in the conversation as may."""
+    """The conversation's queue of turns is full."""
 
 
 class Busy(Exception):
-    """The conversation has a turn that is not over, ``turn``."""
+    """The conversation has an unfinished turn, ``turn``."""
 
     def __init__(self, turn: Turn) -> None:
         super().__init__(turn.id)
@@ -213,34 +210,33 @@ class Busy(Exception):
 
 
 class Store(Protocol):
-    """Where agents, conversations, turns and items are kept.
+    """Keeps agents, conversations, turns and items.
 
-    ``change_...`` puts ``now`` in the place of ``then`` and gives it back with its new revision; None, and nothing is
-    changed, when there is no such thing or another revision of it by now. Its id stays as it was, and so does the
-    place of a turn.
+    ``change_...`` replaces ``then`` by ``now`` and returns that with its new revision; None, and no change, if it does
+    not exist or has another revision by now. The id never changes, nor does the place of a turn.
 
-    When the database cannot be had, or cannot do it just now, each of these raises ``errors.StoreUnavailable``. What is
-    kept for the first time raises ``errors.StoreFull`` where its owner would have more than the store keeps for one.
+    Everything raises ``errors.StoreUnavailable`` while the database cannot be used. Storing something new raises
+    ``errors.StoreFull`` if its owner would exceed their share.
 
-    ``observation`` is what was last seen of the database; None before it is open. When it could not do something it is
-    not reachable, until a ``check`` goes well.
+    ``observation`` is how the database last responded; None before it is open. After a failure it is not reachable
+    until a ``check`` succeeds.
     """
 
     @property
     def observation(self) -> Observation | None: ...
 
     async def open(self) -> None:
-        """Make ready: once, before anything else, and by any number of processes at the same time."""
+        """Prepare the database: once, before anything else. Several processes may do so at the same time."""
         ...
 
     async def aclose(self) -> None: ...
 
     async def check(self) -> None:
-        """Leave everything as it is, but raise ``errors.StoreUnavailable`` where nothing could be read or written."""
+        """Raise ``errors.StoreUnavailable`` if nothing could be read or written. Changes nothing."""
         ...
 
     async def add_agent(self, owner: str, agent: Agent) -> bool:
-        """Keep it; False, and nothing is changed, when the id is taken."""
+        """Store it; False, and no change, if the id is taken."""
         ...
 
     async def agent(self, owner: str, id: str) -> Agent | None: ...  # noqa: A002 - as everywhere
@@ -250,11 +246,11 @@ class Store(Protocol):
     async def change_agent(self, owner: str, then: Agent, now: Agent) -> Agent | None: ...
 
     async def remove_agent(self, owner: str, id: str) -> bool:  # noqa: A002
-        """Whether there was one. Its conversations stay."""
+        """Whether it existed. Its conversations stay."""
         ...
 
     async def add_conversation(self, owner: str, conversation: Conversation) -> bool:
-        """Keep it; False, and nothing is changed, when the id is taken."""
+        """Store it; False, and no change, if the id is taken."""
         ...
 
     async def conversation(self, owner: str, id: str) -> Conversation | None: ...  # noqa: A002
@@ -264,25 +260,21 @@ class Store(Protocol):
     async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None: ...
 
     async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
-        """Whether there was one. Its turns go with it."""
+        """Whether it existed. Its turns are removed too."""
         ...
 
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
-        """How many conversations there are with each of these agents, as ``Query.metadata`` chooses them; of an agent
-        with none it says nothing.
-        """
+        """Conversations per agent, for agents that have any, filtered as by ``Query.metadata``."""
         ...
 
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
-        """Keep it, as the latest of its conversation, which is updated then too; given back with its number.
-
-        The conversation's ``updated`` becomes the turn's; its revision stays.
+        """Store it as the latest of its conversation and return it with its number. The conversation's ``updated``
+        becomes the turn's; its revision stays.
 
         Raises:
-            KeyError: there is no such conversation, or the id is taken.
-            Busy: it is not queued, and there is one that is not over. Of two that are added at once, one meets the
-                other.
-            Full: it is queued, and ``queued_at_most`` are already.
+            KeyError: the conversation does not exist, or the id is taken.
+            Busy: it is not queued, and there is an unfinished one. Of two added at once, one gets this.
+            Full: it is queued, and ``queued_at_most`` already are.
         """
         ...
 
@@ -298,50 +290,48 @@ class Store(Protocol):
         offset: int = 0,
         newest_first: bool = True,
     ) -> Sequence[Turn]:
-        """Those of one conversation, by number; or of all, by when they were made."""
+        """The turns of one conversation by number, or of all by creation."""
         ...
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
-        """The first and the latest turn of each of these that has any, without those that were withdrawn."""
+        """The first and last turn of each of these conversations that has any, not counting withdrawn ones."""
         ...
 
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
-        """Where turns wait, whoever's they are: the owner, and the first of those in a conversation.
-
-        In the order of owners and conversations, those behind ``after``.
-        """
+        """The owner and first queued turn of each conversation behind ``after``, sorted by owner and conversation."""
         ...
 
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         """As above.
 
         Raises:
-            Busy: it would become active, beside another one of its conversation.
+            Busy: it would become active besides another one of its conversation.
         """
         ...
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
-        """Whether there was one."""
+        """Whether it existed."""
         ...
 
     async def put_item(self, owner: str, item: Item) -> None:
-        """Keep it, in the place of one with the same namespace and key, whose ``created`` stays and vectors go."""
+        """Store it, replacing one with the same namespace and key: ``created`` is kept, vectors are dropped."""
         ...
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None: ...
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
-        """Those whose namespace begins with ``prefix``, the last changed first."""
+        """Items whose namespace begins with ``prefix``, the last changed first."""
         ...
 
     async def due(self, space: str, limit: int) -> Sequence[Due]:
-        """Items, whoever's they are, that have no vectors of ``space``: those that wait longest."""
+        """Items of any owner without vectors of ``space``, those waiting longest first."""
         ...
 
     async def keep_vectors(self, due: Due, space: str, vectors: Sequence[Sequence[float]]) -> bool:
-        """Keep these with an item, which has none due then; False, and nothing is changed, when it is another by now.
+        """Store the vectors of an item, which is then no longer due; False, and no change, if it was put again
+        meanwhile.
 
-        A space is a model, whose vectors can be compared with each other and have one length. Theirs is 1.
+        A space is a model whose vectors are comparable and have one dimension. They have the length 1.
         """
         ...
 
@@ -356,16 +346,13 @@ class Store(Protocol):
         ...
 
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
-        """Whether there was one."""
+        """Whether it existed."""
         ...
 
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
-        """Each that holds an item, in order."""
+        """All namespaces that contain items, sorted."""
         ...
 
     async def expire(self, before: float) -> int:
-        """Remove the conversations of all owners that were last updated before that and have no active turn.
-
-        How many there were.
-        """
+        """Remove all conversations last updated before that and without an active turn; returns their number."""
         ...

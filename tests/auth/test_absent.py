@@ -8,7 +8,7 @@ import pytest
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.jwts import Jwts
-from codegen_api.auth.keys import LOOK_SECONDS, Keys, new_key
+from codegen_api.auth.keys import RELOAD_SECONDS, Keys, new_key
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import READ, WRITE, Credential, Principal
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer
@@ -48,7 +48,7 @@ async def test_a_key_may_do_what_its_line_says_now() -> None:
     assert callers.absent(ROBOT) is None, "it has expired"
     now[0] = 1_000.0
     file.text = new_key("another", ["runs:read"])[1]
-    await asyncio.sleep(LOOK_SECONDS)
+    await asyncio.sleep(RELOAD_SECONDS)
     assert callers.absent(ROBOT) is None, "it was taken out of the list"
     with pytest.raises(InvalidToken):
         caller.confirm()

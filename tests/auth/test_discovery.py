@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from codegen_api import create_app
-from codegen_api.build_auth import cautions
+from codegen_api.build_auth import warnings_for
 from codegen_api.environment import SettingsError
 from tests.auth.issuer import AUDIENCE, Issuer
 from tests.dialects.site import Site, run, serving, settings
@@ -199,6 +199,6 @@ def test_a_map_of_scopes_that_makes_no_sense_is_refused(text: str) -> None:
     ],
 )
 def test_keys_that_come_over_plain_http_are_warned_of(more: dict[str, Any], warned: bool) -> None:
-    found = list(cautions(settings(**{**PEOPLE, **more})))
+    found = list(warnings_for(settings(**{**PEOPLE, **more})))
     assert len(found) == warned
     assert all("http://" in each for each in found)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.auth.keys import LOOK_SECONDS, Keys, Listed, listed, looks_like_key, new_key
+from codegen_api.auth.keys import RELOAD_SECONDS, KeyEntry, Keys, looks_like_key, new_key, parse_list
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import SCOPES, Caller, Credential, Principal
 from tests.leaks import WATCH
@@ -123,14 +123,14 @@ async def test_a_line_that_is_taken_out_ends_its_key_and_one_that_is_put_in_begi
     each = keys(file)
     caller = await each.authenticate(key)
     file.text = second
-    await asyncio.sleep(LOOK_SECONDS)
+    await asyncio.sleep(RELOAD_SECONDS)
     with pytest.raises(InvalidToken):
         caller.confirm()
     with pytest.raises(InvalidToken):
         await each.authenticate(key)
     assert (await each.authenticate(other)).principal == caller.principal
     file.text = f"{second}\n{line.replace('runs:read', 'runs:write')}"
-    await asyncio.sleep(LOOK_SECONDS)
+    await asyncio.sleep(RELOAD_SECONDS)
     with pytest.raises(InvalidToken):
         caller.confirm()  # what it was allowed, it is not any longer
     assert (await each.authenticate(key)).scopes == {"runs:write"}
@@ -156,10 +156,10 @@ def test_a_list_that_cannot_be_read_now_stays_as_it_was_and_that_is_said_once(
         for trouble in (OSError("gone"), f"{line} scope=x", UnicodeDecodeError("utf-8", b"", 0, 1, "x")):
             file.text = trouble
             for _ in range(5):
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(RELOAD_SECONDS)
                 await each.authenticate(key)
         file.text = ""
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(RELOAD_SECONDS)
         with pytest.raises(InvalidToken):
             await each.authenticate(key)
         assert line.partition("sha256:")[2][:64] not in caplog.text
@@ -200,14 +200,14 @@ def test_a_line_that_makes_no_sense_is_refused_and_named(line: str, what: str) -
                 new_key(name, READ)
         return
     with pytest.raises(ValueError, match=f"line 3: .*{what}") as raised:
-        listed(f"# one\n\n{line}")
+        parse_list(f"# one\n\n{line}")
     assert "0" * 64 not in str(raised.value)
 
 
 def test_a_key_stands_in_the_list_once() -> None:
     _, line = new_key("ci", READ)
     with pytest.raises(ValueError, match="line 2: this key is in the list already"):
-        listed(f"{line};{line.replace('ci ', 'other ')}")
+        parse_list(f"{line};{line.replace('ci ', 'other ')}")
 
 
 @given(
@@ -219,7 +219,7 @@ def test_a_new_line_says_what_was_asked_for(name: str, scopes: set[str], organiz
     key, line = new_key(name, sorted(scopes), organization)
     WATCH.secret("a key", key)
     digest = hashlib.sha256(key.encode()).hexdigest()
-    assert listed(line) == (Listed(name, digest, frozenset(scopes), organization),)
+    assert parse_list(line) == (KeyEntry(name, digest, frozenset(scopes), organization),)
     assert looks_like_key(key)
     assert key not in line
 
@@ -228,7 +228,7 @@ def test_a_new_line_says_what_was_asked_for(name: str, scopes: set[str], organiz
 def test_any_text_is_a_list_or_is_refused(text: str) -> None:
     for whole in (text, f"ci {ZEROS} {text}", f"ci {ZEROS} scopes=runs:read expires={text}"):
         try:
-            found: Any = listed(whole)
+            found: Any = parse_list(whole)
         except ValueError as error:
             found = str(error)
         assert isinstance(found, tuple) or found.startswith("line ")

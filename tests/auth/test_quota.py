@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.auth.quota import WINDOW, Left, Quota
+from codegen_api.auth.quota import WINDOW, Quota, QuotaState
 from codegen_api.identity import Principal
 from tests.auth.clock import BEGINNING, Clock
 
@@ -23,11 +23,11 @@ async def test_so_many_are_granted_and_the_next_is_not(clock: Clock) -> None:
     quota = Quota(3)
     clock.now = BEGINNING + 20
     assert [await quota.take(ALICE) for _ in range(5)] == [
-        Left(True, 3, 2, 40),
-        Left(True, 3, 1, 40),
-        Left(True, 3, 0, 40),
-        Left(False, 3, 0, 40),
-        Left(False, 3, 0, 40),
+        QuotaState(True, 3, 2, 40),
+        QuotaState(True, 3, 1, 40),
+        QuotaState(True, 3, 0, 40),
+        QuotaState(False, 3, 0, 40),
+        QuotaState(False, 3, 0, 40),
     ]
     assert (await quota.take(BOB)).remaining == 2
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codegen_api.auth.tickets import LONGEST, Ticket, Tickets
+from codegen_api.auth.tickets import MAX_LENGTH, Ticket, Tickets
 from codegen_api.errors import InvalidTicket, TokenTooLong
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import RunRef
@@ -142,7 +142,7 @@ def test_a_ticket_is_short_enough_for_a_url_or_there_is_none(length: int) -> Non
     if not text:
         assert length > 5000
         return
-    assert len(text) <= LONGEST
+    assert len(text) <= MAX_LENGTH
     assert TICKETS.open(text, NOW).token == token
 
 
@@ -152,7 +152,7 @@ def test_a_ticket_for_who_was_vouched_for_holds_what_their_token_said_and_not_th
     who = Principal("jwt:https://login.example.com/realms/people", user)
     ann = Caller(who, ALICE.credential, None, scopes=frozenset({"runs:read"}), shared=True, expires=NOW + 99.5)
     text, expires = TICKETS.seal(RUN, ann, NOW)
-    assert len(text) <= LONGEST
+    assert len(text) <= MAX_LENGTH
     opened = Tickets([NEW], 30).open(text, NOW)
     assert opened == Ticket(RUN, who, expires, None, frozenset({"runs:read"}), NOW + 99.5)
     assert expires == NOW + 99.75  # and not a moment longer than the token, but for whole seconds

@@ -123,7 +123,7 @@ async def test_who_still_waits_when_the_process_stops_is_told_in_that_shape() ->
     async with serving(host, dialects=EVERY) as site:
 
         async def stop(_: str) -> None:
-            site.edge.give_up()
+            site.edge.cancel_requests()
 
         host.before = stop
         connection = Connection(site.app, "/v1/users/me")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects import LOOKED_AT, MOST_SAID, no_image, says_nothing
+from codegen_api.dialects import MAX_EXAMINED, MOST_SAID, no_image, says_nothing
 from tests.dialects.sdk import speaking
 from tests.dialects.site import Site
 
@@ -240,5 +240,5 @@ async def test_what_says_something_is_taken_as_it_is() -> None:
 
 
 def test_of_a_long_text_that_begins_with_nothing_only_so_much_is_looked_at() -> None:
-    assert says_nothing("\u200b" * LOOKED_AT + "x")
-    assert not says_nothing(" " * 10 * LOOKED_AT + "\u200b" * (LOOKED_AT - 1) + "x")
+    assert says_nothing("\u200b" * MAX_EXAMINED + "x")
+    assert not says_nothing(" " * 10 * MAX_EXAMINED + "\u200b" * (MAX_EXAMINED - 1) + "x")

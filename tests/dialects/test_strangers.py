@@ -25,7 +25,7 @@ from tests.fakehost import FakeHost
 
 ISSUER = Issuer()
 MISSING = "999"
-READING = re.compile(
+READ_SHARE = re.compile(
     "/(stream-ticket|search|count|versions|namespaces|history|state/checkpoint|stream/events)$|^/(runs/{run_id}|threads/{thread_id})/stream$"
 )
 """What is asked with POST, and changes nothing."""
@@ -173,7 +173,7 @@ def test_every_route_says_which_scope_it_needs() -> None:
     }
     assert declared
     for (method, path), scope in declared.items():
-        reads = method == "GET" or (method == "POST" and READING.search(path))
+        reads = method == "GET" or (method == "POST" and READ_SHARE.search(path))
         expected = None if path.endswith("/users/me") else "runs:read" if reads else "runs:write"
         assert scope == expected, (method, path)
 

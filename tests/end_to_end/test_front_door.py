@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import codegen_api
-from codegen_api.http1 import MOST_UNREAD
+from codegen_api.http1 import MAX_UNREAD
 from tests.end_to_end import processes
 from tests.end_to_end.processes import (
     ROOT,
@@ -134,7 +134,7 @@ def test_a_head_that_is_too_large_is_told_so(server: Server) -> None:
     for head, status, code in (
         (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "uri_too_long"),
         (b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"x-a: b\r\n" * 300 + b"\r\n", 431, "headers_too_large"),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nx-long: " + b"x" * MOST_UNREAD, 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nx-long: " + b"x" * MAX_UNREAD, 431, "headers_too_large"),
         (b"no request\r\n\r\n", 400, "invalid_request"),
     ):
         with socket.create_connection((host, int(port)), WAIT) as connection, connection.makefile("rb") as answer:

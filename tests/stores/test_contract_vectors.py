@@ -111,7 +111,7 @@ async def test_vectors_count_for_what_an_owner_keeps(url: str) -> None:
 async def test_vectors_are_compared_stretch_by_stretch_and_no_more_than_the_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "_AT_A_TIME", 3)
+    monkeypatch.setattr(vectors, "_BATCH", 3)
     monkeypatch.setattr(vectors, "MOST_COMPARED", 10)
 
     store = SqlStore(f"sqlite:///{tmp_path}/gateway.db")

@@ -294,7 +294,7 @@ def full_disk(path: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(in_a_file, "_make_sure_of_room", no_room)
+        patch.setattr(in_a_file, "_require_free_space", no_room)
         yield
 
 
@@ -351,14 +351,14 @@ def seen(store: SqlStore) -> tuple[bool, str | None]:
 
 
 def test_a_disk_without_room_is_found_out_by_asking_for_some(tmp_path: Path) -> None:
-    in_a_file._make_sure_of_room(tmp_path)
+    in_a_file._require_free_space(tmp_path)
     assert list(tmp_path.iterdir()) == []
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (in_a_file.ROOM // 2, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            in_a_file._make_sure_of_room(tmp_path)
+            in_a_file._require_free_space(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handled)

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from codegen_api import errors
-from codegen_api.proxies import way_through
+from codegen_api.proxies import displayed_proxy
 from codegen_api.upstreams.codegen import CodegenUpstream
 
 from .asking import CREDENTIAL, REF, RUN, TOKEN, asked, get_run
@@ -135,9 +135,9 @@ def test_a_name_an_address_or_a_network_can_be_excepted_from_the_proxy(
 ) -> None:
     for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://user:hunter2@proxy.example:3128")
-    assert way_through(address) == "http://proxy.example:3128"
+    assert displayed_proxy(address) == "http://proxy.example:3128"
     monkeypatch.setenv("NO_PROXY", f"elsewhere.example,{excepted}")
-    assert way_through(address) is None
+    assert displayed_proxy(address) is None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_is_not_excepted_goes_through_the_proxy(
     for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", excepted)
-    assert way_through(address) == "http://proxy.example:3128"
+    assert displayed_proxy(address) == "http://proxy.example:3128"
 
 
 @pytest.mark.parametrize("address", ["", "nothing", "ftp://a.b", "http://[", "http://host"])
@@ -173,7 +173,7 @@ def test_what_is_not_excepted_goes_through_the_proxy(
 def test_a_way_that_cannot_be_gone_is_not_shown(address: str, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HTTP_PROXY", "FTP_PROXY"):
         monkeypatch.setenv(variable, proxy)
-    assert way_through(address) is None
+    assert displayed_proxy(address) is None
 
 
 def test_the_log_says_which_proxy_stands_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The hosted Codegen API's own paths, so that what was made for it only changes its base URL: docs/clients.md."""
+"""The hosted Codegen API's own paths: its clients only change their base URL. See docs/clients.md."""
 
 from codegen_api.dialects import Dialect
 from codegen_api.dialects.codegen import missing, routes

@@ -1,4 +1,4 @@
-"""What the hosted API has and the gateway does not do, said by name instead of as a route that is not there."""
+"""Operations of the hosted API that the gateway does not offer, so that clients get an explanation instead of a 404."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from codegen_api.dialects.codegen import schemas
-from codegen_api.dialects.codegen.routes import BELOW
+from codegen_api.dialects.codegen.routes import ORGANIZATION
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
 from codegen_api.intake import CallerFirst
@@ -21,25 +21,30 @@ router = APIRouter(
 )
 
 OPERATIONS = (
-    ("GET", f"{BELOW}/repos/check-suite-settings", "get_check_suite_settings", "Get check suite settings"),
-    ("PUT", f"{BELOW}/repos/check-suite-settings", "update_check_suite_settings", "Change check suite settings"),
-    ("PATCH", f"{BELOW}/prs/{{pr_id}}", "edit_pull_request_simple", "Edit a pull request"),
-    ("PATCH", f"{BELOW}/repos/{{repo_id}}/prs/{{pr_id}}", "edit_pull_request", "Edit a pull request of a repository"),
-    ("GET", f"{BELOW}/integrations", "get_organization_integrations", "List integrations"),
-    ("POST", f"{BELOW}/setup-commands/generate", "generate_setup_commands", "Generate setup commands"),
-    ("POST", f"{BELOW}/sandbox/{{sandbox_id}}/analyze-logs", "analyze_sandbox_logs", "Analyze a sandbox's logs"),
-    ("GET", f"{BELOW}/cli/rules", "get_cli_rules", "Get the rules for the CLI"),
-    ("GET", f"{BELOW}/models", "get_models", "List models"),
-    ("GET", f"{BELOW}/webhooks/agent-run", "get_webhook", "Get the webhook"),
-    ("POST", f"{BELOW}/webhooks/agent-run", "set_webhook", "Set the webhook"),
-    ("DELETE", f"{BELOW}/webhooks/agent-run", "delete_webhook", "Delete the webhook"),
-    ("POST", f"{BELOW}/webhooks/agent-run/test", "test_webhook", "Test the webhook"),
+    ("GET", f"{ORGANIZATION}/repos/check-suite-settings", "get_check_suite_settings", "Get check suite settings"),
+    ("PUT", f"{ORGANIZATION}/repos/check-suite-settings", "update_check_suite_settings", "Change check suite settings"),
+    ("PATCH", f"{ORGANIZATION}/prs/{{pr_id}}", "edit_pull_request_simple", "Edit a pull request"),
+    (
+        "PATCH",
+        f"{ORGANIZATION}/repos/{{repo_id}}/prs/{{pr_id}}",
+        "edit_pull_request",
+        "Edit a pull request of a repository",
+    ),
+    ("GET", f"{ORGANIZATION}/integrations", "get_organization_integrations", "List integrations"),
+    ("POST", f"{ORGANIZATION}/setup-commands/generate", "generate_setup_commands", "Generate setup commands"),
+    ("POST", f"{ORGANIZATION}/sandbox/{{sandbox_id}}/analyze-logs", "analyze_sandbox_logs", "Analyze a sandbox's logs"),
+    ("GET", f"{ORGANIZATION}/cli/rules", "get_cli_rules", "Get the rules for the CLI"),
+    ("GET", f"{ORGANIZATION}/models", "get_models", "List models"),
+    ("GET", f"{ORGANIZATION}/webhooks/agent-run", "get_webhook", "Get the webhook"),
+    ("POST", f"{ORGANIZATION}/webhooks/agent-run", "set_webhook", "Set the webhook"),
+    ("DELETE", f"{ORGANIZATION}/webhooks/agent-run", "delete_webhook", "Delete the webhook"),
+    ("POST", f"{ORGANIZATION}/webhooks/agent-run/test", "test_webhook", "Test the webhook"),
     ("GET", "/v1/mcp-providers", "get_mcp_providers", "List MCP providers"),
     ("GET", "/v1/oauth/tokens/status", "get_oauth_token_status", "Get the status of OAuth tokens"),
     ("POST", "/v1/oauth/tokens/revoke", "revoke_oauth_token", "Revoke an OAuth token"),
     ("POST", "/v1/slack-connect/generate-token", "generate_slack_connect_token", "Make a token for Slack"),
 )
-"""Method, path, name and what it would do: the host's settings, and what works on pull requests past any run."""
+"""Method, path, name and summary: settings of the host, and operations on pull requests that bypass any run."""
 
 
 def _refusing(why: str) -> Callable[..., Awaitable[Response]]:

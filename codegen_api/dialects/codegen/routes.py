@@ -1,4 +1,4 @@
-"""The hosted API's routes, at its paths and under its names, with the gateway behind them."""
+"""The hosted API's routes under its own paths and names, served by the gateway."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -27,44 +27,44 @@ router = APIRouter(
     generate_unique_id_function=named(),
 )
 
-BELOW = "/v1/organizations/{org_id}"
-"""Where an organization's things are; but for logs."""
+ORGANIZATION = "/v1/organizations/{org_id}"
+"""Path of an organization's resources, except logs."""
 
 RunId = Annotated[int, Path(alias="agent_run_id", ge=0, lt=10**18, description="Which run.", examples=[12345])]
 Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
 
-async def entered(
+async def path_organization(
     gateway: Door,
     caller: Asker,
     org_id: Annotated[int, Path(ge=0, lt=10**18, description="Which organization.", examples=[323])],
 ) -> str:
-    """The organization that the path names, if the caller may enter it."""
+    """The organization in the path, if the caller may use it."""
     return await gateway.accounts.organization(caller, str(org_id))
 
 
-Organization = Annotated[str, Depends(entered)]
+Organization = Annotated[str, Depends(path_organization)]
 
 
-async def whole(
+async def whole_page(
     read: Callable[[int, int], Awaitable[Listing[T]]], skip: int, limit: int, first: Listing[T] | None = None
 ) -> Listing[T]:
-    """All of a page, for which the host is asked twice as much as for others: clients pass over what does not come."""
+    """A full page, at the price of a second request to the host: its clients would skip what is missing."""
     found = first or await read(skip, limit)
     on = found.next(skip)
     if found.length < limit and on is not None:
         rest = await read(on, limit - found.length)
         gaps = found.gaps + tuple(found.length + gap for gap in rest.gaps)
         found = replace(rest, items=found.items + rest.items, paging=found.paging, gaps=gaps)
-        require_whole(found.length, limit, at_end=found.next(skip) is None)
+        require_whole_page(found.length, limit, at_end=found.next(skip) is None)
     return found
 
 
-def require_whole(came: int, limit: int, *, at_end: bool) -> None:
+def require_whole_page(came: int, limit: int, *, at_end: bool) -> None:
     """
     Raises:
-        UpstreamError: a page did not come whole, and more follows.
+        UpstreamError: a page is incomplete, and more follows.
     """
     if came < limit and not at_end:
         why = f"Only {came} of {limit} came, because the host gives little at once, and more follow"
@@ -81,20 +81,20 @@ async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
 @router.get("/v1/organizations", **operation("List organizations", READ, schemas.ORGANIZATIONS))
 async def get_organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
-    listing = await whole(lambda *stretch: gateway.accounts.organizations(caller, *stretch), skip, limit)
+    listing = await whole_page(lambda *stretch: gateway.accounts.organizations(caller, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
-@router.get(BELOW + "/users", **operation("List users", READ, schemas.USERS))
+@router.get(ORGANIZATION + "/users", **operation("List users", READ, schemas.USERS))
 async def get_users(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """Who is in the organization; not for those who share the deployment's account."""
-    listing = await whole(lambda *stretch: gateway.accounts.users(caller, organization, *stretch), skip, limit)
+    listing = await whole_page(lambda *stretch: gateway.accounts.users(caller, organization, *stretch), skip, limit)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
-@router.get(BELOW + "/users/{user_id}", **operation("Get a user", READ, schemas.USER))
+@router.get(ORGANIZATION + "/users/{user_id}", **operation("Get a user", READ, schemas.USER))
 async def get_user(
     gateway: Door,
     caller: Asker,
@@ -105,17 +105,19 @@ async def get_user(
     return json_response(to_json((await gateway.accounts.user(caller, organization, str(user_id))).fields))
 
 
-@router.get(BELOW + "/repos", **operation("List repositories", READ, schemas.REPOSITORIES))
+@router.get(ORGANIZATION + "/repos", **operation("List repositories", READ, schemas.REPOSITORIES))
 async def get_repositories(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
 ) -> Response:
     """What the organization's agents can work in; not for those who share the deployment's account."""
-    listing = await whole(lambda *stretch: gateway.accounts.repositories(caller, organization, *stretch), skip, limit)
+    listing = await whole_page(
+        lambda *stretch: gateway.accounts.repositories(caller, organization, *stretch), skip, limit
+    )
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
 @router.get(
-    BELOW + "/repositories", **operation("List repositories, as the host's CLI asks", READ, schemas.REPOSITORIES)
+    ORGANIZATION + "/repositories", **operation("List repositories, as the host's CLI asks", READ, schemas.REPOSITORIES)
 )
 async def get_repositories_for_cli(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
@@ -124,7 +126,7 @@ async def get_repositories_for_cli(
     return await get_repositories(gateway, caller, organization, skip, limit)
 
 
-@router.post(BELOW + "/agent/run", **operation("Start a run", WRITE, schemas.DONE))
+@router.post(ORGANIZATION + "/agent/run", **operation("Start a run", WRITE, schemas.DONE))
 async def create_agent_run(
     gateway: Door,
     idempotency: Idempotent,
@@ -141,7 +143,7 @@ async def create_agent_run(
     return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@router.get(BELOW + "/agent/runs", **operation("List runs", READ, schemas.RUNS))
+@router.get(ORGANIZATION + "/agent/runs", **operation("List runs", READ, schemas.RUNS))
 async def list_agent_runs(
     gateway: Door,
     caller: Asker,
@@ -163,18 +165,18 @@ async def list_agent_runs(
 
     found = await gateway.list(caller, organization, skip, limit, only, None)
     if not found.searched:
-        listing = await whole(read, skip, limit, found.listing)
+        listing = await whole_page(read, skip, limit, found.listing)
         found = replace(found, listing=listing, next_skip=listing.next(skip))
     return json_response(runs_page(found, skip, limit))
 
 
-@router.get(BELOW + "/agent/run/{agent_run_id}", **operation("Get a run", READ, schemas.RUN))
+@router.get(ORGANIZATION + "/agent/run/{agent_run_id}", **operation("Get a run", READ, schemas.RUN))
 async def get_agent_run(gateway: Door, caller: Asker, organization: Organization, run_id: RunId) -> Response:
     """A run as it is now."""
     return json_response(to_json(run_fields(await gateway.get(caller, organization, str(run_id)))))
 
 
-@router.post(BELOW + "/agent/run/resume", **operation("Go on with a run", WRITE, schemas.DONE))
+@router.post(ORGANIZATION + "/agent/run/resume", **operation("Go on with a run", WRITE, schemas.DONE))
 async def resume_agent_run(
     gateway: Door,
     idempotency: Idempotent,
@@ -190,7 +192,7 @@ async def resume_agent_run(
     return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@router.post(BELOW + "/agent/run/ban", **operation("Ban a run", WRITE, schemas.BAN))
+@router.post(ORGANIZATION + "/agent/run/ban", **operation("Ban a run", WRITE, schemas.BAN))
 async def ban_all_checks_for_agent_run(
     gateway: Door,
     caller: Asker,
@@ -202,7 +204,7 @@ async def ban_all_checks_for_agent_run(
     return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": True}))
 
 
-@router.post(BELOW + "/agent/run/unban", **operation("Lift a ban", WRITE, schemas.BAN))
+@router.post(ORGANIZATION + "/agent/run/unban", **operation("Lift a ban", WRITE, schemas.BAN))
 async def unban_all_checks_for_agent_run(
     gateway: Door,
     caller: Asker,
@@ -215,7 +217,7 @@ async def unban_all_checks_for_agent_run(
 
 
 @router.post(
-    BELOW + "/agent/run/remove-from-pr", **operation("Remove the agent from a pull request", WRITE, schemas.BAN)
+    ORGANIZATION + "/agent/run/remove-from-pr", **operation("Remove the agent from a pull request", WRITE, schemas.BAN)
 )
 async def remove_codegen_from_pr(
     gateway: Door,
@@ -246,5 +248,5 @@ async def get_agent_run_logs(
         on, left = skip + came, limit - came
         rest = await gateway.read_log(caller, organization, str(run_id), on, left, newest_first=reverse)
         page = replace(rest, after=skip, entries=page.entries + rest.entries, paging=page.paging)
-        require_whole(len(page.entries), limit, at_end=page.at_end)
+        require_whole_page(len(page.entries), limit, at_end=page.at_end)
     return json_response(log_page(page))

@@ -1,7 +1,7 @@
-"""What the hosted API's routes take and give, as the OpenAPI document tells it, under the names of the host's own.
+"""Requests and responses of the hosted API's routes for the OpenAPI document, named as the host names them.
 
-Only the request models are used to parse; answers are the host's own data, so the models here describe them and never
-cut them down.
+Only request models are used for parsing. Responses are the host's own data, so their models describe and never filter
+them.
 """
 
 from typing import Any

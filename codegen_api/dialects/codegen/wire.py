@@ -1,6 +1,6 @@
-"""The host's shapes: pure functions from the gateway's data to the bytes that the host would have sent.
+"""The host's shapes: pure functions from the gateway's data to the bytes that the host itself would send.
 
-What the gateway adds for others is left out here, and what it rewrites, times, is written back.
+The gateway's additions are left out, and the times that it normalizes are converted back.
 """
 
 import json
@@ -23,8 +23,8 @@ _OURS = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d(?:\.\d+)?)Z", re.ASCII)
 
 
 def error_fields(error: GatewayError) -> dict[str, Json]:
-    """The host has three shapes of errors, and each of its clients reads some of them: here all find what they look
-    for, ``message`` as well as ``detail``, which is a list where the host has a list.
+    """An error with everything its clients look for. The host has three shapes of errors, and each client reads some of
+    them: ``message`` as well as ``detail``, which is a list where the host's is.
     """
     current = trace.get()
     return {
@@ -37,7 +37,6 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 
 
 def render_error(error: GatewayError) -> Response:
-    """The answer to a request that failed."""
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
 
 
@@ -50,15 +49,13 @@ def _places(error: Rejected) -> Json:
 
 
 def host_time(value: Json) -> Json:
-    """A time as the host writes it, with a space and no zone, from ours, which is in UTC and says so. What is no time
-    stays.
-    """
+    """Convert our UTC timestamps to the host's format: with a space and without a zone. Other values are unchanged."""
     ours = _OURS.fullmatch(value) if isinstance(value, str) else None
     return value if ours is None else f"{ours[1]} {ours[2]}"
 
 
 def run_fields(run: Run) -> dict[str, Json]:
-    """A run with the host's fields and no other."""
+    """A run with the host's fields only."""
     fields = _with_times(run.fields)
     pulls = fields.get("github_pull_requests")
     if isinstance(pulls, list):
@@ -71,19 +68,19 @@ def _with_times(fields: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def entry_json(entry: LogEntry) -> bytes:
-    """A log entry: its bytes as they are, but for its time."""
+    """A log entry: its bytes, except for the time."""
     theirs = host_time(entry.created_at)
     if theirs == entry.created_at:
         return entry.json
     before, after = (f'"created_at":"{time}"'.encode() for time in (entry.created_at, theirs))
     if entry.json.count(before) == 1:
         return entry.json.replace(before, after)
-    # what a tool was told holds the same time
+    # the same time occurs in the entry's data as well
     return to_json({**json.loads(entry.json), "created_at": theirs})
 
 
 def log_page(page: LogPage) -> bytes:
-    """A stretch of the log, with the run as the host describes it there."""
+    """A page of the log with the run, in the host's format."""
     entries = b",".join(entry_json(entry) for entry in page.entries)
     paging = page.paging
     rest = to_json({"total_logs": paging.total, "page": paging.page, "size": paging.size, "pages": paging.pages})
@@ -91,14 +88,14 @@ def log_page(page: LogPage) -> bytes:
 
 
 def runs_page(found: FoundRuns, skip: int, limit: int) -> bytes:
-    """A page of runs. Of a search, it says that there may be more when it is full and the search was not at its end."""
+    """A page of runs. One from a search that is full and not at its end claims that there are more."""
     runs = [run_fields(run) for run in found.listing.items]
     return page_of(runs, found.listing.paging, skip, limit, more=len(runs) == limit and found.next_skip is not None)
 
 
 def page_of(items: Sequence[Json], paging: Paging, skip: int, limit: int, *, more: bool = False) -> bytes:
-    """A page with all four numbers, which the host always gives. Where it was not asked for just this page, they are
-    reckoned: the total is what was passed over and what is here, and one more if there may be ``more``.
+    """A page with all four numbers, which the host always sends. Numbers for another page are replaced by our own: the
+    total is what was skipped and what is here, plus one if there may be ``more``.
     """
     total = skip + len(items) + more if paging.total is None else paging.total
     numbers: dict[str, Json] = {
@@ -111,7 +108,7 @@ def page_of(items: Sequence[Json], paging: Paging, skip: int, limit: int, *, mor
 
 
 def user_fields(principal: Principal) -> dict[str, Json]:
-    """Somebody whom the host does not know, as if it did: its clients want a number and two texts."""
+    """A user unknown to the host in its format; clients require a number and two strings."""
     return {
         "id": principal.number,
         "email": None,

@@ -1,4 +1,4 @@
-"""The gateway's own dialect, the contract of docs/wire.md. Its errors are those of every path that is nobody else's."""
+"""The gateway's own dialect, specified in docs/wire.md. Errors of paths that belong to no dialect have its shape."""
 
 from codegen_api.dialects import Dialect
 from codegen_api.dialects.native.routes import ROUTES

@@ -1,4 +1,4 @@
-"""The gateway's own routes: runs and their logs over REST, the live log as server-sent events or as JSON lines."""
+"""The gateway's own routes: runs and logs over REST, live logs as server-sent events or JSON lines."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -96,7 +96,7 @@ async def ready(request: Request) -> Response:
 
 
 def _store_seen(request: Request) -> Observation | None:
-    """What was last seen of the store, if there is one."""
+    """How the store last responded, if there is one."""
     conversations = parts_of(request).conversations
     return None if conversations is None else conversations.observation
 
@@ -292,7 +292,7 @@ async def create_stream_ticket(
     tags=["Logs"],
     responses=schemas.STREAM,
     response_class=Response,
-    openapi_extra={"security": [{}], **needs(READ)},  # no security but a ticket will do, too
+    openapi_extra={"security": [{}], **needs(READ)},  # the empty alternative stands for a ticket
 )
 async def stream_logs(
     request: Request,
@@ -322,7 +322,7 @@ async def stream_logs(
         if ticket is None:
             caller = await authenticate(request)
         else:
-            caller, wanted = await _admitted(request, ticket, wanted, run_id)
+            caller, wanted = await _ticket_caller(request, ticket, wanted, run_id)
         position = Position(0) if asked is None else parse_position(asked)
         organization = await gateway.accounts.organization(caller, wanted)
         if request.scope.get(HEAD_ONLY):
@@ -333,19 +333,19 @@ async def stream_logs(
     except (errors.Unavailable, errors.UpstreamFailure) as error:
         if asked is None and ticket is None:
             raise
-        # a browser that reconnects gives up for good at any other status
+        # an EventSource gives up for good on any other status
         return _event_stream(request, try_again(error, writer), writer)
     if stream is None:
         return Response(status_code=204)
     return _event_stream(request, frames(stream, writer, position.cursor if position.over else None), writer, stream)
 
 
-async def _admitted(request: Request, ticket: str, wanted: str | None, run_id: str) -> tuple[Caller, str]:
-    """Whose ticket this is, and in which organization it lets them read the run."""
+async def _ticket_caller(request: Request, ticket: str, wanted: str | None, run_id: str) -> tuple[Caller, str]:
+    """The caller with this ticket, and the organization for which it was made."""
     opened = _tickets(request).open(ticket, time.time())
     if RunRef(wanted or opened.run.organization, run_id) != opened.run:
         raise errors.InvalidTicket
-    caller = await admit(request, await parts_of(request).callers.holder(opened, address_of(request)))
+    caller = await admit(request, await parts_of(request).callers.ticket_holder(opened, address_of(request)))
     return caller, opened.run.organization
 
 

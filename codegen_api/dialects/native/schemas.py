@@ -1,7 +1,7 @@
-"""What the native routes take and give, as the OpenAPI document tells it.
+"""Requests and responses of the native routes for the OpenAPI document.
 
-Only the request models are used to parse; answers are written from the host's own data, so the models here describe
-them and never cut them down.
+Only request models are used for parsing. Responses are written from the host's data, so their models describe and never
+filter it.
 """
 
 import json
@@ -353,9 +353,7 @@ STREAM: Responses = {
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document with the data of the stream's events among its components, which no route gives as a
-    body.
-    """
+    """Add the models of stream events to the components of the document, since no route has them as its body."""
     kinds: list[tuple[type[BaseModel], Literal["serialization"]]] = [
         (model, "serialization") for model in dict.fromkeys(STREAM_EVENTS.values())
     ]

@@ -1,4 +1,4 @@
-"""The native dialect on the wire: pure functions from the gateway's data to bytes. docs/wire.md is the contract."""
+"""The native dialect on the wire, as docs/wire.md specifies it: pure functions from the gateway's data to bytes."""
 
 import random
 from collections.abc import AsyncGenerator
@@ -17,14 +17,14 @@ from codegen_api.upstreams import Listing
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
-"""How long a client of a stream that broke is to wait before it comes back."""
+"""Reconnect delay for clients of a stream that broke."""
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
 def error_fields(error: errors.GatewayError) -> dict[str, Json]:
-    """The one shape of every error, over HTTP and in a stream."""
+    """An error, in the same shape over HTTP and in a stream."""
     current = trace.get()
     body: dict[str, Json] = {
         "error": error.message,
@@ -43,7 +43,6 @@ def error_fields(error: errors.GatewayError) -> dict[str, Json]:
 
 
 def render_error(error: errors.GatewayError) -> Response:
-    """The answer to a request that failed."""
     return json_response(to_json(error_fields(error)), status_of(error), error_headers(error))
 
 
@@ -51,12 +50,12 @@ def render_error(error: errors.GatewayError) -> Response:
 
 
 def run_fields(run: Run) -> dict[str, Json]:
-    """A run as it goes over the wire: the host's fields, and two of ours."""
+    """A run: the host's fields and two of ours."""
     return {**run.fields, "run_status": run.status.value, "ended": run.status.ended}
 
 
 def entry_json(json: bytes, position: int | None) -> bytes:
-    """A log entry as it goes over the wire: its bytes as they are, and its position behind them."""
+    """A log entry: its bytes unchanged, with its position appended."""
     comma = b"" if json == b"{}" else b","
     return b'%b%b"position":%b}' % (json[:-1], comma, b"null" if position is None else b"%d" % position)
 
@@ -73,7 +72,7 @@ def listing_fields(listing: Listing[Run]) -> dict[str, Json]:
 
 
 class Writer(Protocol):
-    """How the events of a stream are written down."""
+    """A format for the events of a stream."""
 
     media_type: str
     heartbeat: bytes
@@ -95,7 +94,7 @@ class _Events:
         self._written: WeakKeyDictionary[Batch, bytes] = WeakKeyDictionary()
 
     def batch(self, batch: Batch) -> bytes:
-        """Written once for all the viewers who stand at the same position."""
+        """Encoded once for all viewers at the same position."""
         written = self._written.get(batch)
         if written is None:
             written = self._written[batch] = b"".join(
@@ -124,12 +123,12 @@ LINES: Writer = _Lines()
 
 
 def framed(update: Update, writer: Writer, ended: Cursor | None = None) -> bytes:
-    """One update. The description of a run that goes on takes back the end that the viewer was told of before."""
+    """One update. If the viewer was told of an end, the description of a run that continues revokes it."""
     match update:
         case Batch():
             return writer.batch(update)
         case Changed(run=run):
-            # with a position, for who goes on from here to another process
+            # with an id, for viewers that resume from here in another process
             return writer.event("status", to_json(run_fields(run)), None if run.status.ended else ended)
         case Notice():
             return writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
@@ -150,7 +149,7 @@ def framed(update: Update, writer: Writer, ended: Cursor | None = None) -> bytes
 
 
 async def frames(stream: Stream, writer: Writer, ended: Cursor | None = None) -> AsyncGenerator[bytes, None]:
-    """What a viewer is sent, who was told before that the log had ``ended`` there."""
+    """The frames for a viewer who was told before that the log had ``ended`` there."""
     wait = writer.wait(RETRY_MS)
     try:
         async for update in stream:
@@ -174,7 +173,7 @@ async def try_again(error: errors.GatewayError, writer: Writer) -> AsyncGenerato
 
 
 def _leave(writer: Writer, code: str, *, at_least: float = 0, last_event_id: str | None = None) -> bytes:
-    """The last words of a stream that is to be taken up again: jittered, so that not all come back together."""
+    """The final notice of a stream that is to be resumed: jittered, so that clients do not come back together."""
     milliseconds = int(max(at_least * 1000, RETRY_MS / 2) * random.uniform(1, 2))  # noqa: S311 - spreads load only
     data: dict[str, Json] = {"code": code, "retry_in": milliseconds / 1000}
     if last_event_id is not None:

@@ -1,6 +1,6 @@
-"""Agents, conversations, turns and items in a SQL database: a SQLite file, or PostgreSQL.
+"""The store in a SQL database: a SQLite file, or PostgreSQL.
 
-Each operation is one transaction, and no connection is held between two. What goes wrong in the database comes out as
+Each operation is one transaction, and no connection is held between two. Database errors come out as
 ``StoreUnavailable``.
 """
 
@@ -30,15 +30,15 @@ from codegen_api.stores import (
 )
 from codegen_api.stores.sql import vectors
 from codegen_api.stores.sql.database import database_at
-from codegen_api.stores.sql.finishing import Finishing, finished
+from codegen_api.stores.sql.finishing import ShieldedOperations, shielded
 from codegen_api.stores.sql.migrating import migrate
 from codegen_api.stores.sql.queries import (
-    below,
     counted,
     cut,
     exactly,
     first_and_last,
     first_queued,
+    in_namespace,
     matching,
     order_of,
     turns_of,
@@ -50,39 +50,39 @@ from codegen_api.stores.sql.tables import (
     TURNS,
     Kind,
     active,
+    build_row,
     conversations,
     items,
     labels_of,
-    made,
     path_of,
     queued,
+    read_rows,
     size_of,
-    things,
     turns,
 )
 
 T = TypeVar("T")
 Versioned = TypeVar("Versioned", Agent, Conversation, Turn)
 
-_WAIT = 30.0
-"""Seconds that closing waits for what is under way."""
+_CLOSE_SECONDS = 30.0
+"""Seconds that closing waits for operations in progress."""
 
 _KINDS = (AGENTS, CONVERSATIONS, TURNS, ITEMS)
 
-_TRIED = 64 * 1024
-"""Bytes that are written to see whether that can be done."""
+_PROBE_BYTES = 64 * 1024
+"""Bytes written to check that writing works."""
 
 _FIRST_ROWS = 16
-"""So many are read before it is known how large they are."""
+"""Rows read before it is known how large they are."""
 
-_AT_ONCE = 200
-"""Conversations that are removed in one transaction, for which all other writers wait."""
+_EXPIRE_BATCH = 200
+"""Conversations removed per transaction, during which other writers wait."""
 
 
-class SqlStore(Finishing):
-    """``Store`` in the database that ``url`` names: ``sqlite:///path`` or ``postgresql://...``, as libpq has them.
+class SqlStore(ShieldedOperations):
+    """A ``Store`` in the database at ``url``: ``sqlite:///path`` or ``postgresql://...``, in libpq's syntax.
 
-    It keeps about ``bytes_each`` for an owner; requests at the same time may each add to that.
+    ``bytes_each`` is the approximate bound for one owner; concurrent requests may each exceed it.
 
     Raises:
         ValueError: the URL names no database.
@@ -103,19 +103,19 @@ class SqlStore(Finishing):
 
     async def aclose(self) -> None:
         if self.under_way:
-            await asyncio.wait(self.under_way, timeout=_WAIT)
+            await asyncio.wait(self.under_way, timeout=_CLOSE_SECONDS)
         await self._database.aclose()
 
-    @finished
+    @shielded
     async def check(self) -> None:
         before = self.observation
-        row = ITEMS.row_of("", Item(("check",), uuid.uuid4().hex, {"": "x" * _TRIED}, 0.0, 0.0))
-        async with self._database.trying() as connection:
-            for kind in _KINDS:  # whoever keeps one of them locked keeps us from writing
+        row = ITEMS.row_of("", Item(("check",), uuid.uuid4().hex, {"": "x" * _PROBE_BYTES}, 0.0, 0.0))
+        async with self._database.probing() as connection:
+            for kind in _KINDS:  # a lock on any of these would block writing
                 nothing = update(kind.table).where(false()).values(size=kind.table.c.size)
                 await connection.execute(nothing)
             await connection.execute(insert(ITEMS.table).values({**row, "space": "", "stamp": ""}))
-        if self.observation is before:  # and nothing has failed since
+        if self.observation is before:  # nothing has failed meanwhile
             self.observe(None)
 
     # -- agents -------------------------------------------------------------------------------------------------------
@@ -124,10 +124,10 @@ class SqlStore(Finishing):
         return await self._add(AGENTS, owner, agent)
 
     async def agent(self, owner: str, id: str) -> Agent | None:  # noqa: A002
-        return await self._one(AGENTS, owner=owner, id=id)
+        return await self._get(AGENTS, owner=owner, id=id)
 
     async def agents(self, owner: str, query: Query) -> Found[Agent]:
-        return await self._asked_for(AGENTS, owner, query)
+        return await self._query(AGENTS, owner, query)
 
     async def change_agent(self, owner: str, then: Agent, now: Agent) -> Agent | None:
         return await self._change(AGENTS, owner, then, now)
@@ -141,10 +141,10 @@ class SqlStore(Finishing):
         return await self._add(CONVERSATIONS, owner, conversation)
 
     async def conversation(self, owner: str, id: str) -> Conversation | None:  # noqa: A002
-        return await self._one(CONVERSATIONS, owner=owner, id=id)
+        return await self._get(CONVERSATIONS, owner=owner, id=id)
 
     async def conversations(self, owner: str, query: Query) -> Found[Conversation]:
-        return await self._asked_for(CONVERSATIONS, owner, query)
+        return await self._query(CONVERSATIONS, owner, query)
 
     async def change_conversation(self, owner: str, then: Conversation, now: Conversation) -> Conversation | None:
         return await self._change(CONVERSATIONS, owner, then, now)
@@ -152,7 +152,7 @@ class SqlStore(Finishing):
     async def remove_conversation(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(CONVERSATIONS, owner=owner, id=id)
 
-    @finished
+    @shielded
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Any]) -> Mapping[str, int]:
         async with self._database.reading() as connection:
             rows = await connection.execute(counted(self._database, owner, agents, metadata))
@@ -163,30 +163,30 @@ class SqlStore(Finishing):
         while True:
             some = await self._expire(before)
             removed += some
-            if some < _AT_ONCE:
+            if some < _EXPIRE_BATCH:
                 return removed
 
-    @finished
+    @shielded
     async def _expire(self, before: float) -> int:
         busy = exists().where(
             turns.c.owner == conversations.c.owner, turns.c.conversation == conversations.c.id, active
         )
         idle = select(conversations.c.owner, conversations.c.id).where(conversations.c.updated < before, ~busy)
         async with self._database.writing() as connection:
-            # one that somebody adds a turn to just now is not idle; with SQLite nobody does
-            found = (await connection.execute(idle.limit(_AT_ONCE).with_for_update(skip_locked=True))).all()
+            # skip those that are just getting a turn; with SQLite there are none, as writers exclude each other
+            found = (await connection.execute(idle.limit(_EXPIRE_BATCH).with_for_update(skip_locked=True))).all()
             for owner, id_ in found:
                 await connection.execute(delete(conversations).where(exactly(conversations, owner=owner, id=id_)))
         return len(found)
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    @finished
+    @shielded
     async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
-        row = await made(TURNS.row_of, owner, turn, of=turn)
+        row = await build_row(TURNS.row_of, owner, turn, of=turn)
         its = exactly(conversations, owner=owner, id=turn.conversation)
         async with self._database.writing() as connection:
-            # whoever comes at the same time waits here
+            # locks the conversation: concurrent turns wait here
             touched = await connection.execute(update(conversations).where(its).values(updated=turn.updated))
             if not touched.rowcount:
                 raise KeyError(turn.conversation)
@@ -196,17 +196,17 @@ class SqlStore(Finishing):
                 if (waiting or 0) >= queued_at_most:
                     raise Full
             else:
-                await self._be_alone(connection, owner, turn.conversation, or_(active, queued))
+                await self._require_idle(connection, owner, turn.conversation, or_(active, queued))
             last = await connection.scalar(select(func.max(turns.c.number)).where(theirs))
             row["number"] = (last or 0) + 1
             insert = self._database.insert(turns).values(row)
             if not (await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))).rowcount:
                 raise KeyError(turn.id)
-            await self._bound(connection, owner)
+            await self._require_room(connection, owner)
         return replace(turn, number=row["number"])
 
     async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002
-        return await self._one(TURNS, owner=owner, id=id)
+        return await self._get(TURNS, owner=owner, id=id)
 
     async def turns(
         self,
@@ -219,38 +219,38 @@ class SqlStore(Finishing):
         newest_first: bool = True,
     ) -> Sequence[Turn]:
         statement = turns_of(owner, conversation, states, newest_first=newest_first)
-        return await self._some(TURNS, cut(statement, limit, offset))
+        return await self._list(TURNS, cut(statement, limit, offset))
 
     async def ends(self, owner: str, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
         found: dict[str, tuple[Turn, Turn]] = {}
-        for turn in await self._some(TURNS, first_and_last(self._database, owner, conversations)):
+        for turn in await self._list(TURNS, first_and_last(self._database, owner, conversations)):
             first, _ = found.get(turn.conversation, (turn, turn))
             found[turn.conversation] = first, turn
         return found
 
-    @finished
+    @shielded
     async def queues(self, after: tuple[str, str] = ("", ""), limit: int = 100) -> Sequence[tuple[str, Turn]]:
         async with self._database.reading() as connection:
             rows = (await connection.execute(first_queued(after, limit))).mappings().all()
         return tuple((row["owner"], TURNS.thing({k: v for k, v in row.items() if k != "owner"})) for row in rows)
 
-    @finished
+    @shielded
     async def change_turn(self, owner: str, then: Turn, now: Turn) -> Turn | None:
         changed = _next(then, replace(now, conversation=then.conversation, number=then.number))
-        row = await made(TURNS.row, changed, of=changed)
+        row = await build_row(TURNS.row, changed, of=changed)
         async with self._database.writing() as connection:
             if changed.state.active and not then.state.active:
                 its = exactly(conversations, owner=owner, id=then.conversation)
                 await connection.execute(select(conversations.c.id).where(its).with_for_update())
                 there = select(turns.c.revision).where(exactly(turns, owner=owner, id=then.id))
                 if await connection.scalar(there) == then.revision:
-                    await self._be_alone(connection, owner, then.conversation, active)
-            return changed if await _put(connection, TURNS, owner, then, row) else None
+                    await self._require_idle(connection, owner, then.conversation, active)
+            return changed if await _replace(connection, TURNS, owner, then, row) else None
 
     async def remove_turn(self, owner: str, id: str) -> bool:  # noqa: A002
         return await self._remove(TURNS, owner=owner, id=id)
 
-    async def _be_alone(
+    async def _require_idle(
         self, connection: AsyncConnection, owner: str, conversation: str, others: ColumnElement[bool]
     ) -> None:
         """
@@ -265,7 +265,7 @@ class SqlStore(Finishing):
 
     # -- items --------------------------------------------------------------------------------------------------------
 
-    @finished
+    @shielded
     async def put_item(self, owner: str, item: Item) -> None:
         row = {**ITEMS.row_of(owner, item), "space": "", "stamp": uuid.uuid4().hex}
         insert = self._database.insert(items).values(row)
@@ -274,27 +274,27 @@ class SqlStore(Finishing):
         async with self._database.writing() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changes))
             await connection.execute(vectors.forget(owner, row["namespace"], item.key))
-            await self._bound(connection, owner)
+            await self._require_room(connection, owner)
 
     async def item(self, owner: str, namespace: Sequence[str], key: str) -> Item | None:
-        return await self._one(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
+        return await self._get(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
     async def items(self, owner: str, prefix: Sequence[str], limit: int, offset: int) -> Found[Item]:
-        wanted = and_(exactly(items, owner=owner), below(prefix))
+        wanted = and_(exactly(items, owner=owner), in_namespace(prefix))
         order = [items.c.updated.desc(), items.c.namespace, items.c.key]
         return await self._found(ITEMS, wanted, order, limit, offset)
 
-    @finished
+    @shielded
     async def due(self, space: str, limit: int) -> Sequence[Due]:
         async with self._database.reading() as connection:
             return await vectors.due(connection, space, limit)
 
-    @finished
+    @shielded
     async def keep_vectors(self, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
         async with self._database.writing() as connection:
             return await vectors.keep(connection, due, space, made)
 
-    @finished
+    @shielded
     async def nearest(
         self, owner: str, prefix: Sequence[str], space: str, vector: Sequence[float], limit: int
     ) -> Sequence[Near]:
@@ -304,7 +304,7 @@ class SqlStore(Finishing):
     async def remove_item(self, owner: str, namespace: Sequence[str], key: str) -> bool:
         return await self._remove(ITEMS, owner=owner, namespace=path_of(namespace), key=key)
 
-    @finished
+    @shielded
     async def namespaces(self, owner: str) -> Sequence[tuple[str, ...]]:
         statement = select(items.c.namespace).where(exactly(items, owner=owner)).distinct()
         async with self._database.reading() as connection:
@@ -313,22 +313,22 @@ class SqlStore(Finishing):
 
     # -- what is the same for all of them -----------------------------------------------------------------------------
 
-    @finished
+    @shielded
     async def _add(self, kind: Kind[T], owner: str, thing: T) -> bool:
-        insert = self._database.insert(kind.table).values(await made(kind.row_of, owner, thing, of=thing))
+        insert = self._database.insert(kind.table).values(await build_row(kind.row_of, owner, thing, of=thing))
         async with self._database.writing() as connection:
             added = await connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "id"]))
-            await self._bound(connection, owner)
+            await self._require_room(connection, owner)
         return added.rowcount == 1
 
-    async def _asked_for(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
+    async def _query(self, kind: Kind[T], owner: str, query: Query) -> Found[T]:
         wanted = and_(*matching(self._database, kind, owner, query))
         return await self._found(kind, wanted, order_of(kind, query), query.limit, query.offset)
 
-    async def _bound(self, connection: AsyncConnection, owner: str) -> None:
+    async def _require_room(self, connection: AsyncConnection, owner: str) -> None:
         """
         Raises:
-            StoreFull: with what was just written the owner has more than is kept for one.
+            StoreFull: with what was just written, the owner exceeds their share.
         """
         held = 0
         for kind in _KINDS:
@@ -337,20 +337,20 @@ class SqlStore(Finishing):
         if held > self._bytes_each:
             raise StoreFull(f"You keep as much here as you may, {self._bytes_each // 2**20} MiB: delete something.")
 
-    @finished
-    async def _one(self, kind: Kind[T], **key: str) -> T | None:
+    @shielded
+    async def _get(self, kind: Kind[T], **key: str) -> T | None:
         statement = select(*kind.shown).where(exactly(kind.table, **key))
         async with self._database.reading() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
-        return (await things(kind, [row]))[0] if row else None
+        return (await read_rows(kind, [row]))[0] if row else None
 
-    @finished
-    async def _some(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
+    @shielded
+    async def _list(self, kind: Kind[T], statement: Select[Any]) -> tuple[T, ...]:
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).mappings().all()
-        return await things(kind, rows)
+        return await read_rows(kind, rows)
 
-    @finished
+    @shielded
     async def _found(
         self,
         kind: Kind[T],
@@ -370,17 +370,17 @@ class SqlStore(Finishing):
                 held += sum(map(size_of, more))
                 if len(more) < some:
                     break
-                some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit, if they are like the others
-        return Found(await things(kind, rows), total or 0)
+                some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit if they are of average size
+        return Found(await read_rows(kind, rows), total or 0)
 
-    @finished
+    @shielded
     async def _change(self, kind: Kind[Versioned], owner: str, then: Versioned, now: Versioned) -> Versioned | None:
         changed = _next(then, now)
-        row = await made(kind.row, changed, of=changed)
+        row = await build_row(kind.row, changed, of=changed)
         async with self._database.writing() as connection:
-            return changed if await _put(connection, kind, owner, then, row) else None
+            return changed if await _replace(connection, kind, owner, then, row) else None
 
-    @finished
+    @shielded
     async def _remove(self, kind: Kind[Any], **key: str) -> bool:
         async with self._database.writing() as connection:
             removed = await connection.execute(delete(kind.table).where(exactly(kind.table, **key)))
@@ -388,13 +388,13 @@ class SqlStore(Finishing):
 
 
 def _next(then: Versioned, now: Versioned) -> Versioned:
-    """What comes in the place of ``then``."""
+    """The new revision of ``then``."""
     return replace(now, id=then.id, revision=then.revision + 1)
 
 
-async def _put(
+async def _replace(
     connection: AsyncConnection, kind: Kind[Versioned], owner: str, then: Versioned, row: Mapping[str, Any]
 ) -> bool:
-    """Put ``row`` in the place of ``then``, if that is there."""
+    """Replace ``then`` by ``row``, if it is still there."""
     there = and_(exactly(kind.table, owner=owner, id=then.id), kind.table.c.revision == then.revision)
     return (await connection.execute(update(kind.table).where(there).values(row))).rowcount == 1

@@ -1,4 +1,4 @@
-"""Where the tables are. What differs between one database and another is behind this protocol, and nowhere else."""
+"""The protocol for a database, behind which all differences between the two kinds are."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,15 +13,15 @@ from codegen_api.stores.sql.sqlite import SqliteDatabase
 
 
 class Database(Protocol):
-    """No connection is held beyond a ``reading()``, ``writing()`` or ``trying()``.
+    """No connection is held beyond a ``reading()``, ``writing()`` or ``probing()``.
 
-    In all of them, and in ``open``, what goes wrong in the database comes out as ``StoreUnavailable``.
+    In these, and in ``open``, database errors come out as ``StoreUnavailable``.
     """
 
     def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert: ...
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
-        """Call ``migrate`` within a transaction, while no other process does."""
+        """Call ``migrate`` in a transaction, while no other process does."""
         ...
 
     async def aclose(self) -> None: ...
@@ -30,29 +30,29 @@ class Database(Protocol):
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
-    def trying(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """As ``writing``, but nothing stays of what is written. It fails as well where there is no room for more."""
+    def probing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """As ``writing``, but rolled back. Also fails if there is no room for more data."""
         ...
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
-        """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
+        """The position of ``part`` in ``text``, from 1; 0 if absent."""
         ...
 
     def each(self, texts: Sequence[str]) -> FromClause:
-        """A table of these, in the column ``value``. However many there are, they are one parameter."""
+        """A table of these in the column ``value``. However many there are, they are one parameter."""
         ...
 
     def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
-        """Of the angle between a vector there and this one; None where the database cannot tell."""
+        """The cosine similarity of a vector column to this vector; None where the database cannot compute it."""
         ...
 
 
 def database_at(url: str) -> Database:
-    """The database that ``url`` names, not yet opened.
+    """The database at ``url``, not yet opened.
 
     Raises:
-        ValueError: it names none, or one that nothing is installed for. The text does not quote it, as there may be a
-            password in it.
+        ValueError: the URL is invalid, or its driver is not installed. The text does not quote it: it may contain a
+            password.
     """
     scheme, _, rest = url.partition("://")
     match scheme.lower():

@@ -1,11 +1,11 @@
-"""What can be asked of metadata, configuration and tags, in a form that every database can look through.
+"""Makes metadata, configuration and tags searchable in the same way in every database.
 
-Each thing that an object says becomes a short text, a *fact*: of ``{"user": {"name": "Bob"}}``, that at ``user``,
-``name`` there is the text Bob. A row has its facts in one column, and it has what is asked for if it has all its facts.
-So any key and any value can be asked for, lists and huge numbers too, without paths into JSON. In those, databases and
-their versions differ: in how keys are quoted, in what is a number, and in whether true is 1.
+Each value in an object becomes a short text, a *fact*: ``{"user": {"name": "Bob"}}`` has the fact that ``user``,
+``name`` is the string Bob. All facts of a row are in one column, and a row matches if it has all facts that are asked
+for. So any key and value can be searched for, even lists and huge numbers, without JSON paths, for which databases and
+their versions differ in how keys are quoted, in what is a number, and in whether true is 1.
 
-What is kept was made by this, so a change to it comes with a migration that makes it anew.
+Stored rows depend on this code, so a change to it needs a migration that recomputes them.
 """
 
 import math
@@ -14,11 +14,11 @@ from hashlib import blake2b
 
 from codegen_api.runs import Json
 
-_BYTES = 10  # two of a million million facts are the same by chance with a probability of less than one half
+_BYTES = 10  # for a million million facts the probability of a collision is below one half
 
 
 def facts_of(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> str:
-    """All facts of a row in one text. ``objects`` are named for their columns."""
+    """All facts of a row in one text. ``objects`` are named after their columns."""
     said = {_fact(_digest(b"tag"), tag) for tag in tags}
     for name, value in objects.items():
         said.update(_facts(_digest(name.encode()), value, all_of_them=True))
@@ -26,16 +26,16 @@ def facts_of(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> str:
 
 
 def wanted(*, tags: Iterable[str] = (), **objects: Mapping[str, Json]) -> list[str]:
-    """What has to stand in that text, each by itself, for a row that has all of this."""
+    """The facts that must all be in that text for a row to match."""
     said = {_fact(_digest(b"tag"), tag) for tag in tags}
     for name, value in objects.items():
-        if value:  # else nothing is asked of it
+        if value:  # empty: no condition
             said.update(_facts(_digest(name.encode()), value, all_of_them=False))
     return sorted(said)
 
 
 def _facts(path: bytes, value: Json, *, all_of_them: bool) -> Iterator[str]:
-    """Those of ``value``, which stands at ``path``. That it is an object follows from what is in it, if anything is."""
+    """The facts of ``value`` at ``path``. That something is an object follows from its content, unless it is empty."""
     if not isinstance(value, Mapping):
         yield _fact(path, value)
         return
@@ -46,25 +46,25 @@ def _facts(path: bytes, value: Json, *, all_of_them: bool) -> Iterator[str]:
 
 
 def _fact(path: bytes, value: Json) -> str:
-    return "." + _digest(path, _told(value)).hex()
+    return "." + _digest(path, _canonical(value)).hex()
 
 
-def _told(value: Json) -> bytes:
-    """What only equal values of the same kind have in common. An object in a list is compared like all else."""
+def _canonical(value: Json) -> bytes:
+    """Bytes that only equal values of the same type have in common. Objects within a list are compared as a whole."""
     match value:
         case None | bool():
             return repr(value).encode()
         case int():
             return b"int %x" % value
         case float():
-            # as JSON has them: no NaN, no infinities, and one zero
+            # as in JSON: no NaN, no infinities, a single zero
             return b"float " + repr(value or 0.0).encode() if math.isfinite(value) else b"None"
         case str():
             return b"str " + _bytes(value)
         case Mapping():
-            return b"{" + b"".join(sorted(_digest(_bytes(key), _told(part)) for key, part in value.items()))
+            return b"{" + b"".join(sorted(_digest(_bytes(key), _canonical(part)) for key, part in value.items()))
         case Sequence():
-            return b"[" + b"".join(_digest(_told(part)) for part in value)
+            return b"[" + b"".join(_digest(_canonical(part)) for part in value)
 
 
 def _bytes(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What goes wrong in a database, as an error of ours."""
+"""Maps database errors to the gateway's."""
 
 import errno
 import sqlite3
@@ -8,27 +8,27 @@ from contextlib import contextmanager
 from sqlalchemy.exc import SQLAlchemyError
 
 from codegen_api.errors import StoreUnavailable
-from codegen_api.telemetry import log_seldom
+from codegen_api.telemetry import warn_once_a_minute
 
 _FAULTS: tuple[type[Exception], ...] = (SQLAlchemyError, sqlite3.Error, OSError)
 
 
 @contextmanager
 def faults(driver: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Raise it as ``StoreUnavailable``. What the drivers say may quote what was to be stored, so it is not repeated."""
+    """Raise them as ``StoreUnavailable``, without the drivers' texts, which may quote what was to be stored."""
     try:
         yield
     except _FAULTS + driver as error:
         first = _first(error)
-        # what the system says quotes nothing but a path or an address
+        # the system's messages quote nothing but a path or address
         said = [first.strerror, first.filename] if isinstance(first, OSError) else []
         reason = " ".join(["the database cannot be used:", kind(error), *(str(each) for each in said if each)])
-        log_seldom("%s", reason)
+        warn_once_a_minute("%s", reason)
         raise StoreUnavailable(reason=reason) from error
 
 
 def kind(error: BaseException) -> str:
-    """What happened, for anybody to read: the type of the first cause and what its maker calls it, without the text."""
+    """What happened, without secrets: the type of the root cause and its symbolic code."""
     error = _first(error)
     names = [getattr(error, attribute, None) for attribute in ("sqlite_errorname", "sqlstate")]
     names.append(errno.errorcode.get(getattr(error, "errno", None) or 0))

@@ -1,7 +1,7 @@
-"""Operations on a database are finished, also when whoever asked for them has gone.
+"""Database operations complete even if their caller is cancelled.
 
-The drivers stop between any two steps of a transaction when they are cancelled. What they leave behind then is given up
-by the garbage collector, some time; until then a SQLite file stays locked, and a connection to PostgreSQL is lost.
+On cancellation the drivers stop between any two steps of a transaction and leave its connection to the garbage
+collector. Until that runs, a SQLite file stays locked, and a PostgreSQL connection is lost to the pool.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Finishing:
-    """Whose operations these are. What is ``under_way`` has to be waited for before the database is closed. What it
-    could not do last is in ``observation``, until ``observe`` is told that all is well.
+class ShieldedOperations:
+    """Base class of a store with such operations. Those ``under_way`` have to be awaited before the database is closed.
+    The last failure is in ``observation`` until ``observe(None)``.
     """
 
     def __init__(self) -> None:
@@ -33,19 +33,19 @@ class Finishing:
         self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
 
     def ended(self, task: asyncio.Task[Any]) -> None:
-        """One of them has; its caller may have gone."""
+        """An operation is over; its caller may be gone."""
         self.under_way.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, StoreUnavailable):
             self.observe(kind(error))
 
 
-def finished(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The method of a ``Finishing``, in a task of its own, which is not cancelled with the caller."""
+def shielded(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Run a method of a ``ShieldedOperations`` in a task of its own, which is not cancelled with the caller."""
 
     @wraps(method)
     async def in_a_task(*arguments: P.args, **named: P.kwargs) -> T:
-        store = cast("Finishing", arguments[0])
+        store = cast("ShieldedOperations", arguments[0])
         task = asyncio.create_task(method(*arguments, **named))
         store.under_way.add(task)
         task.add_done_callback(store.ended)

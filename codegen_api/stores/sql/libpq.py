@@ -1,7 +1,6 @@
-"""The URL of a PostgreSQL server as libpq, and so ``psql``, reads it; and what of it the driver is to be told.
+"""Parses a PostgreSQL URL as libpq and ``psql`` do, for a driver that differs.
 
-The driver would send every parameter that it does not know to the server, as a setting, and the server would refuse
-the connection.
+asyncpg sends every parameter that it does not know to the server as a setting, and the server refuses the connection.
 """
 
 import re
@@ -10,22 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
-TOLD = {
+DRIVER_PARAMETERS = {
     "dbname", "gsslib", "host", "krbsrvname", "passfile", "password", "port", "service", "sslcert", "sslcrl", "sslkey",
     "sslmode", "sslnegotiation", "sslpassword", "sslrootcert", "ssl_max_protocol_version", "ssl_min_protocol_version",
     "target_session_attrs", "user",
 }  # fmt: skip
-"""What the driver reads as libpq does."""
+"""Parameters that asyncpg reads as libpq does."""
 
-SENT = {"application_name", "options"}
-"""What is for the server."""
+SERVER_PARAMETERS = {"application_name", "options"}
+"""Parameters for the server."""
 
-PASSED_OVER = {
+IGNORED_PARAMETERS = {
     "channel_binding", "client_encoding", "gssdelegation", "hostaddr", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "load_balance_hosts", "max_protocol_version", "min_protocol_version",
     "sslcertmode", "sslcompression", "sslkeylogfile", "sslsni", "tcp_user_timeout",
 }  # fmt: skip
-"""What is about how libpq itself works, or what the driver does in its own way."""
+"""Parameters that are ignored: they concern libpq itself, or what asyncpg does in its own way."""
 
 SPECIAL = {"connect_timeout", "fallback_application_name", "gssencmode", "requiressl", "ssl"}
 
@@ -47,7 +46,7 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,40}")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the driver is told: the URL with what it knows, settings for the server, and how long to wait."""
+    """Arguments for asyncpg: the URL with the parameters it knows, settings for the server, and the connect timeout."""
 
     url: str = field(repr=False)
     settings: Mapping[str, str]
@@ -58,8 +57,8 @@ class Target:
 def read(url: str) -> Target:
     """
     Raises:
-        ValueError: it cannot be read, or has a parameter that is not known or cannot be honoured. Nothing of it is
-            quoted that may be a piece of the password.
+        ValueError: the URL is invalid, or has a parameter that is unknown or cannot be honoured. Nothing that may be
+            part of the password is quoted.
     """
     try:
         parts = urlsplit(url)
@@ -71,8 +70,8 @@ def read(url: str) -> Target:
         raise ValueError(UNREADABLE)
     given = dict(_parameter(pair) for pair in parts.query.split("&") if pair)
     for name, value in given.items():
-        if name not in TOLD | SENT | PASSED_OVER | SPECIAL:
-            # what stands behind a ? in a password looks like a parameter
+        if name not in DRIVER_PARAMETERS | SERVER_PARAMETERS | IGNORED_PARAMETERS | SPECIAL:
+            # the part of a password behind a ? looks like a parameter
             if "@" in parts.query or not _NAME.fullmatch(name):
                 raise ValueError(UNREADABLE)
             raise ValueError(
@@ -84,7 +83,7 @@ def read(url: str) -> Target:
     if given.get("requiressl") == "1" or given.get("ssl") == "true":
         given.setdefault("sslmode", "require")
     if given.get("channel_binding") == "require" and given.get("sslmode") not in ENCRYPTED:
-        given["sslmode"] = "require"  # without encryption there would be nothing to bind to
+        given["sslmode"] = "require"  # binding requires encryption
     if "hostaddr" in given and not parts.netloc.rpartition("@")[2]:
         given.setdefault("host", given["hostaddr"])
     system = given.get("sslrootcert") == "system"
@@ -93,10 +92,10 @@ def read(url: str) -> Target:
             raise ValueError("In the URL of the database sslrootcert=system goes together with sslmode=verify-full.")
         del given["sslrootcert"]
     name = given.get("application_name") or given.get("fallback_application_name") or "codegen_api"
-    query = "&".join(f"{each}={quote(given[each], safe='')}" for each in sorted(TOLD & set(given)))
+    query = "&".join(f"{each}={quote(given[each], safe='')}" for each in sorted(DRIVER_PARAMETERS & set(given)))
     return Target(
         url.partition("?")[0] + (query and f"?{query}"),
-        {**{each: given[each] for each in sorted(SENT & set(given))}, "application_name": name},
+        {**{each: given[each] for each in sorted(SERVER_PARAMETERS & set(given))}, "application_name": name},
         _seconds(given.get("connect_timeout", "0")),
         ssl.create_default_context() if system else None,
     )

@@ -1,4 +1,4 @@
-"""Brings the tables of a database to where ``tables`` has them, step by step: those in ``migrations``."""
+"""Migrates a database to the current ``tables``, by the steps in ``migrations``."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,12 +15,12 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def migrate(connection: Connection) -> None:
-    """Take the steps that are missing, within the transaction of ``connection``.
+    """Run the missing steps in the transaction of ``connection``.
 
-    Alembic is used without its usual environment: that would set up logging, and one per process only.
+    Alembic is used without its environment, which would configure logging and allow one migration per process.
 
     Raises:
-        StoreUnavailable: a newer version of the gateway has been here before.
+        StoreUnavailable: a newer version of the gateway has migrated this database.
     """
     scripts = ScriptDirectory(MIGRATIONS, version_locations=[MIGRATIONS])
 

@@ -1,4 +1,4 @@
-"""Tables on a PostgreSQL server, for gateways on several machines."""
+"""The tables in PostgreSQL, for gateways on several machines."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -28,21 +28,21 @@ from codegen_api.stores.sql import libpq
 from codegen_api.stores.sql.faults import faults
 
 WAIT = 30.0
-"""Seconds that anything waits for its turn, or for the server."""
+"""Seconds to wait for a connection from the pool, or for the server."""
 
 WAIT_TO_CONNECT = 10.0
 
 WAIT_TO_OPEN = 300.0
-"""Seconds for each step that brings the tables up to date, and to wait for another process that does."""
+"""Seconds for each migration, and to wait for another process that migrates."""
 
 _DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _LOCK = int.from_bytes(b"codegen_")
-"""Whoever has this lock in the database brings its tables up to date."""
+"""The advisory lock of the process that migrates."""
 
 
 class PostgresDatabase:
-    """The database at ``url``, which is read as libpq does. The tables are in the first schema on the search path."""
+    """The database at ``url``, in libpq's syntax. The tables are in the first schema of the search path."""
 
     insert = staticmethod(insert)
 
@@ -77,35 +77,33 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection, of which each statement sees what was committed before it."""
+        """A connection in which each statement sees what was committed before it."""
         with faults(_DRIVER):
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction, committed at the end."""
+        """A connection in a transaction that is committed at the end."""
         with faults(_DRIVER):
             async with self._engine.begin() as connection:
                 yield connection
 
     @asynccontextmanager
-    async def trying(self) -> AsyncIterator[AsyncConnection]:
+    async def probing(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction that is rolled back at the end."""
         async with self.writing() as connection:
             yield connection
             await connection.rollback()
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
-        """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
         return func.strpos(text, part)
 
     def each(self, texts: Sequence[str]) -> FromClause:
-        """A table of these, in the column ``value``. However many there are, they are one parameter."""
         return select(func.unnest(literal(list(texts), ARRAY(Text))).label("value")).subquery()
 
     def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
-        """Of the angle between a vector there and this one; None where the extension pgvector is not installed."""
+        """As the protocol; None without the extension pgvector."""
         if not self._compares:
             return None
         distance = cast(column, _Vector).op("<=>", return_type=Double)(cast(literal(vector, ARRAY(REAL)), _Vector))

@@ -1,4 +1,4 @@
-"""What is asked for, as conditions and an order. Whatever clients write into a ``Query``, no database refuses it."""
+"""Queries as SQL conditions and orders. Whatever clients put into a ``Query``, no database may fail on it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ _MOST = 2**31 - 1
 
 
 def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> Iterator[ColumnElement[bool]]:
-    """Those of ``owner`` that ``query`` asks for."""
+    """The conditions for what ``query`` selects of an owner's."""
     columns = kind.table.c
     yield exactly(kind.table, owner=owner)
     if query.ids is not None:
@@ -47,7 +47,7 @@ def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> I
 
 
 def counted(database: Database, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Select[Any]:
-    """How many conversations of ``owner`` each of these agents has, if any."""
+    """The number of an owner's conversations with each of these agents that has any."""
     its = conversations.c.agent
     wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, its, agents)]
     return select(its, func.count()).where(*wanted).group_by(its)
@@ -56,7 +56,7 @@ def counted(database: Database, owner: str, agents: Sequence[str], metadata: Map
 def turns_of(
     owner: str, conversation: str | None, states: Sequence[TurnState] | None, *, newest_first: bool
 ) -> Select[Any]:
-    """The turns of one conversation, by number; or of all, by when they were made."""
+    """The turns of one conversation by number, or of all by creation."""
     statement = select(*TURNS.shown).where(exactly(turns, owner=owner))
     order = [turns.c.number]
     if conversation is None:
@@ -69,7 +69,7 @@ def turns_of(
 
 
 def first_and_last(database: Database, owner: str, conversations: Sequence[str]) -> Select[Any]:
-    """The first and the latest turn of each of these that has any, without those that were withdrawn."""
+    """The first and last turn of each of these conversations that has any, not counting withdrawn ones."""
     theirs = and_(exactly(turns, owner=owner), among(database, turns.c.conversation, conversations))
     number = turns.c.number
     spans = select(turns.c.conversation, func.min(number).label("first"), func.max(number).label("last"))
@@ -80,7 +80,7 @@ def first_and_last(database: Database, owner: str, conversations: Sequence[str])
 
 
 def first_queued(after: tuple[str, str], limit: int) -> Select[Any]:
-    """The first turn that waits in each conversation of each owner, in the order of both, behind ``after``."""
+    """The first queued turn of each conversation of each owner, in order of both, behind ``after``."""
     place = (turns.c.owner, turns.c.conversation)
     first = select(*place, func.min(turns.c.number).label("number")).where(queued, tuple_(*place) > after)
     heads = first.group_by(*place).order_by(*place).limit(limit).subquery()
@@ -101,29 +101,29 @@ def cut(statement: Select[Any], limit: int, offset: int) -> Select[Any]:
 
 
 def exactly(table: Table, **texts: str) -> ColumnElement[bool]:
-    """Whether the columns of these names are these texts. What cannot be kept is nowhere, and no database is asked."""
+    """Whether columns equal these texts. False without asking the database if a text cannot be stored."""
     if not storable(texts):
         return false()
     return and_(*(table.c[name] == text for name, text in texts.items()))
 
 
 def among(database: Database, column: ColumnElement[str], texts: Sequence[str]) -> ColumnElement[bool]:
-    """Whether it is one of these."""
+    """Whether the column is one of these."""
     each = database.each([text for text in texts if storable(text)])
     return column.in_(select(each.c.value))
 
 
-def below(prefix: Sequence[str]) -> ColumnElement[bool]:
+def in_namespace(prefix: Sequence[str]) -> ColumnElement[bool]:
     """Whether an item's namespace begins with these labels."""
     if not storable(prefix):
         return false()
     path, its = path_of(prefix), items.c.namespace
-    # a path ends with a comma; what begins with it stands between it and the same with the character after the comma
+    # paths end with a comma, so those that begin with this one sort before the same path with the next character
     return and_(its >= path, its < path[:-1] + "-") if path else true()
 
 
 def _having(database: Database, kind: Kind[Any], query: Query) -> ColumnElement[bool]:
-    """Whether all facts that are asked for are among its own."""
+    """Whether a row has all the facts that are asked for."""
     objects = {"metadata": query.metadata, **({"configuration": query.configuration} if kind is AGENTS else {})}
     if not all(storable(each) for each in objects.values()):
         return false()
@@ -135,7 +135,7 @@ def _having(database: Database, kind: Kind[Any], query: Query) -> ColumnElement[
 
 
 def _latest_in(states: Sequence[TurnState | None]) -> ColumnElement[bool]:
-    """Whether the state of a conversation's latest turn is one of these."""
+    """Whether the latest turn of a conversation is in one of these states."""
     theirs = (turns.c.owner == conversations.c.owner) & (turns.c.conversation == conversations.c.id)
     latest = select(turns.c.state).where(theirs, ~withdrawn).order_by(turns.c.number.desc()).limit(1).scalar_subquery()
     among_them = latest.in_([state.value for state in states if state is not None])

@@ -1,8 +1,7 @@
-"""Tables in a SQLite file. Any number of processes on one machine may have it open.
+"""The tables in a SQLite file. Any number of processes on one machine may open it.
 
-Readers see the last state that was committed and wait for nobody; writers wait for each other, for a while. What was
-committed outlives a crash of the machine too, for which each commit is written through to the disk: a turn has to be
-there before its host is asked.
+Readers see the last committed state and never wait; writers wait for each other, up to a limit. Every commit is synced
+to disk, because a turn must survive a crash of the machine before its host is asked.
 """
 
 import asyncio
@@ -30,23 +29,23 @@ if sys.platform != "win32":
     import fcntl
 
 WAIT = 10.0
-"""Seconds that anything waits for its turn, in this process and then among processes."""
+"""Seconds that a writer waits for its turn: first in this process, then among processes."""
 
 WAIT_TO_OPEN = 300.0
-"""Seconds that a process waits for another one that brings the tables up to date."""
+"""Seconds to wait for another process that migrates."""
 
 
 ROOM = 256 * 1024
-"""Bytes that the disk has to have room for, or it counts as full."""
+"""Free bytes without which the disk counts as full."""
 
 
 class SqliteDatabase:
-    """The file at ``path``. It and its directory are made where they are missing, for this user alone."""
+    """The file at ``path``. It and its directory are created if missing, accessible to this user only."""
 
     insert = staticmethod(insert)
 
     def __init__(self, path: Path) -> None:
-        logging.getLogger("aiosqlite").setLevel(logging.INFO)  # below, it tells all that is written or read
+        logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs all data
         self._path = path.absolute()
         self._engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self._path)),
@@ -59,20 +58,20 @@ class SqliteDatabase:
         event.listen(self._engine.sync_engine, "connect", _set_up)
         event.listen(self._engine.sync_engine, "begin", _begin)
         self._writer = self._engine.execution_options(writes=True)
-        # Between processes SQLite settles who may write, by asking again and again; within one we can do better.
+        # Among processes SQLite settles this by polling; within one a lock is better.
         self._writing = asyncio.Lock()
         self._opened: tuple[int, int] | None = None
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
         with faults():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            async with _alone(self._path.with_name(self._path.name + ".lock")):
+            async with _file_lock(self._path.with_name(self._path.name + ".lock")):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
                 self._opened = _identity(self._path)
-                await asyncio.to_thread(_keep_a_log, self._path)
+                await asyncio.to_thread(_enable_wal, self._path)
                 async with self._writer.execution_options(migrates=True).begin() as connection:
                     await connection.run_sync(migrate)
-                await self._engine.dispose()  # of the connection that does not look after foreign keys
+                await self._engine.dispose()  # drops the connection without foreign keys
 
     async def aclose(self) -> None:
         await self._engine.dispose()
@@ -81,15 +80,15 @@ class SqliteDatabase:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection that sees one state of the database, whatever is written meanwhile."""
         with faults():
-            self._make_sure_of_the_file()
+            self._require_same_file()
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction that writes, committed at the end."""
+        """A connection in a write transaction that is committed at the end."""
         with faults():
-            self._make_sure_of_the_file()
+            self._require_same_file()
             async with asyncio.timeout(WAIT):
                 await self._writing.acquire()
             try:
@@ -99,43 +98,38 @@ class SqliteDatabase:
                 self._writing.release()
 
     @asynccontextmanager
-    async def trying(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction that writes, rolled back at the end. As SQLite asks the disk for room only when
-        it commits, this does.
-        """
+    async def probing(self) -> AsyncIterator[AsyncConnection]:
+        """A write transaction that is rolled back. SQLite allocates space only on commit, so that is checked apart."""
         with faults():
-            await asyncio.to_thread(_make_sure_of_room, self._path.parent)
+            await asyncio.to_thread(_require_free_space, self._path.parent)
         async with self.writing() as connection:
             yield connection
             await connection.rollback()
 
-    def _make_sure_of_the_file(self) -> None:
-        """A file that is deleted while it is open can be read and written on, and all of that is gone at the end.
+    def _require_same_file(self) -> None:
+        """Writes to a deleted file that is still open succeed, and are lost when it is closed.
 
         Raises:
-            FileNotFoundError: it is not there any more, or another one is.
+            FileNotFoundError: the file was deleted or replaced.
         """
         if self._opened is not None and _identity(self._path) != self._opened:
             said = "the database was replaced while it was open: start anew"
             raise FileNotFoundError(errno.ENOENT, said, str(self._path))
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
-        """Where ``part`` stands in ``text``, from 1; 0 if nowhere."""
         return func.instr(text, part)
 
     def each(self, texts: Sequence[str]) -> FromClause:
-        """A table of these, in the column ``value``. However many there are, they are one parameter."""
         return func.json_each(json.dumps(texts)).table_valued("value")
 
     def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
-        """SQLite knows no vectors."""
         return None
 
 
-def _make_sure_of_room(directory: Path) -> None:
+def _require_free_space(directory: Path) -> None:
     """
     Raises:
-        OSError: there is none.
+        OSError: there is too little.
     """
     with tempfile.TemporaryFile(dir=directory) as file:
         file.write(bytes(ROOM))
@@ -148,7 +142,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _set_up(connection: DBAPIConnection, _: Any) -> None:
-    """A new connection. Without an isolation level, sqlite3 leaves it to us to begin transactions."""
+    """Configure a new connection. Without an isolation level, sqlite3 leaves transactions to us."""
     try:
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -156,31 +150,32 @@ def _set_up(connection: DBAPIConnection, _: Any) -> None:
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
     except BaseException:
-        connection.close()  # nobody knows of it yet, and it has a thread
+        connection.close()  # not in the pool yet, and owns a thread
         raise
 
 
 def _begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get("migrates"):
-        # SQLite alters a table by copying it, and with the old one would remove all that refers to it
+        # SQLite alters a table by copying it; dropping the old one would cascade to rows that refer to it
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
-    # one that reads first and writes then would be refused when another has written in between, without a wait
+    # a transaction that begins with a read fails at once if another one writes before it does, without waiting
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
-def _keep_a_log(path: Path) -> None:
-    """Write what changes to a log beside the file, so that readers and the writer do not wait for each other.
+def _enable_wal(path: Path) -> None:
+    """Switch to write-ahead logging, so that readers and the writer do not block each other.
 
-    The file remembers it. It is the one thing for which SQLite does not wait while the file is in use.
+    The file remembers it. Done separately, since it is the one statement for which SQLite does not wait while the file
+    is in use.
     """
     with closing(sqlite3.connect(path, timeout=WAIT)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
 @asynccontextmanager
-async def _alone(path: Path) -> AsyncIterator[None]:
-    """Be the only process in here. The system lets go of the lock of one that dies; the file stays for the next."""
+async def _file_lock(path: Path) -> AsyncIterator[None]:
+    """Exclude other processes. The system releases the lock of one that dies; the lock file stays."""
     if sys.platform == "win32":
         raise OSError("there are no locks on files here")
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,7 +1,7 @@
-"""The tables, and how what is kept becomes a row and a row what is kept.
+"""The tables, and the conversion of stored objects to rows and back.
 
-Texts are compared by their bytes everywhere, so that both databases find and sort alike. What has no shape of ours is
-JSON in a text. A database of an earlier version is brought here by what is in ``migrations``.
+Texts are compared bytewise, so that both databases find and sort alike. Data without a fixed shape is stored as JSON
+text. ``migrations`` bring older databases to this state.
 """
 
 import json
@@ -69,12 +69,12 @@ def _flag(name: str) -> Column[Any]:
 
 
 def _size() -> Column[Any]:
-    """What a row is charged, in bytes: see ``size_of``."""
+    """The bytes charged for a row, see ``size_of``."""
     return Column("size", BigInteger, nullable=False, server_default="0")
 
 
 class VectorType(TypeDecorator[Sequence[float]]):
-    """A vector, as single-precision numbers: an array where there are any, else their bytes."""
+    """A vector of single-precision numbers: an array where the database has them, else bytes."""
 
     impl = LargeBinary
     cache_ok = True
@@ -89,7 +89,7 @@ class VectorType(TypeDecorator[Sequence[float]]):
         return array("f", value)
 
 
-# Long texts come last: SQLite reads a row from its beginning, as far as it has to. Sizes are read from their indexes.
+# Long texts come last: SQLite reads a row only as far as it has to. Sizes are read from their indexes.
 
 agents = Table(
     "agents",
@@ -172,7 +172,7 @@ turns = Table(
     Index("turns_by_size", "owner", "size"),
 )
 
-# Written out, not as parameters: only then does a database see that the index below is the one to look into.
+# Literals, not parameters: only then do databases use the partial index below.
 active = turns.c.state.in_([literal_column(f"'{state}'") for state in TurnState if state.active])
 
 Index(
@@ -195,7 +195,7 @@ Index(
     postgresql_where=queued,
 )
 
-# The latest turn of a conversation is never one of these.
+# Withdrawn turns do not count as the latest of a conversation.
 withdrawn = turns.c.state == literal_column(f"'{TurnState.WITHDRAWN}'")
 
 items = Table(
@@ -209,8 +209,8 @@ items = Table(
     _text("value"),
     _size(),
     _maybe("fields"),
-    Column("space", TEXT, nullable=False, server_default=text("''")),  # that of its vectors; empty when they are due
-    Column("stamp", TEXT, nullable=False, server_default=text("''")),  # another one with each put
+    Column("space", TEXT, nullable=False, server_default=text("''")),  # of its vectors; empty while they are due
+    Column("stamp", TEXT, nullable=False, server_default=text("''")),  # changes with every put
     Index("items_by_size", "owner", "size"),
     Index("items_by_space", "space", "updated"),
 )
@@ -223,7 +223,7 @@ vectors = Table(
     _key("key"),
     Column("number", BigInteger, primary_key=True, nullable=False, autoincrement=False),
     _text("space"),
-    _time("made_of"),  # when the item was updated that they are made of
+    _time("made_of"),  # the item's ``updated`` when they were made
     Column("vector", VectorType, nullable=False),
     ForeignKeyConstraint(
         ["owner", "namespace", "key"],
@@ -235,22 +235,22 @@ vectors = Table(
 
 
 ROW_BYTES = 500
-"""What a row is charged beyond its texts, for what the database itself writes about it."""
+"""Bytes charged for a row besides its texts: the database's own overhead."""
 
 VECTOR_BYTES = 100
-"""What a vector is charged beyond its numbers, of four bytes each."""
+"""Bytes charged for a vector besides its numbers of four bytes."""
 
 _HIDDEN = {"owner", "folded", "facts", "size", "space", "stamp"}
 
 
 def size_of(row: Mapping[str, Any]) -> int:
-    """What a row is charged, in bytes."""
+    """The bytes charged for a row."""
     return ROW_BYTES + sum(len(value.encode()) for value in row.values() if isinstance(value, str))
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """What is kept in a table. ``columns`` gives them but for owner and size, and ``thing`` takes those ``shown``."""
+    """What a table stores. ``columns`` makes a row without owner and size; ``thing`` reads the columns in ``shown``."""
 
     table: Table
     columns: Callable[[T], dict[str, Any]]
@@ -260,7 +260,7 @@ class Kind(Generic[T]):
         """All columns but the owner.
 
         Raises:
-            ValueError: something in it cannot be kept.
+            ValueError: something cannot be stored.
         """
         row = self.columns(thing)
         return {**row, "size": size_of(row)}
@@ -269,7 +269,7 @@ class Kind(Generic[T]):
         """All columns.
 
         Raises:
-            ValueError: something in it cannot be kept.
+            ValueError: something cannot be stored.
         """
         row = {"owner": owner, **self.row(thing)}
         for column in self.table.primary_key:
@@ -325,7 +325,7 @@ ITEMS = Kind(items, _item_row, _item)
 
 
 def path_of(labels: Sequence[str]) -> str:
-    """A namespace as a text. That of ``("a", "b")`` begins with that of ``("a",)``, that of ``("ab",)`` does not."""
+    """A namespace as a text, such that ``("a",)`` is a prefix of ``("a", "b")`` but not of ``("ab",)``."""
     return "".join(json.dumps(label, ensure_ascii=False) + "," for label in labels)
 
 
@@ -338,10 +338,10 @@ _TUPLES = {"tags", "messages", "fields"}
 
 
 def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
-    """The fields, as a database takes them.
+    """Fields as database values.
 
     Raises:
-        ValueError: one of them cannot be kept.
+        ValueError: one of them cannot be stored.
     """
     values = {field.name: getattr(thing, field.name) for field in fields(thing)}
     for name, value in values.items():
@@ -354,7 +354,7 @@ def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
 
 
 def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The fields, as they were. Python's own parser keeps integers beyond 64 bits as they are."""
+    """Fields from database values. The standard parser keeps integers beyond 64 bits exact."""
     values = dict(row)
     for name in _ENCODED & values.keys():
         value: Json = None if values[name] is None else json.loads(values[name])
@@ -362,14 +362,14 @@ def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
     return values
 
 
-async def made(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
-    """A row of this thing."""
+async def build_row(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
+    """Make the row of a thing, in the thread if large."""
     large = is_large([getattr(of, field.name) for field in fields(of)])
     return await aside(make, *args) if large else make(*args)
 
 
-async def things(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
-    """What is in these rows."""
+async def read_rows(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
+    """Read rows, in the thread if large."""
 
     def read() -> tuple[T, ...]:
         return tuple(map(kind.thing, rows))

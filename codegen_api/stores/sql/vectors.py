@@ -1,4 +1,4 @@
-"""The vectors of items: which are due, and which items are near one."""
+"""Vectors of items: which are due, and which items are nearest to a vector."""
 
 import asyncio
 import heapq
@@ -13,26 +13,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from codegen_api.errors import NotOffered
 from codegen_api.stores import MOST_COMPARED, Due, Near
 from codegen_api.stores.sql.database import Database
-from codegen_api.stores.sql.queries import below, cut, exactly
+from codegen_api.stores.sql.queries import cut, exactly, in_namespace
 from codegen_api.stores.sql.tables import ITEMS, VECTOR_BYTES, items, labels_of, vectors
 
-_AT_A_TIME = 250
-"""Vectors that are read and compared before anybody else in this process has a turn."""
+_BATCH = 250
+"""Vectors read and compared before other tasks get a turn."""
 
 
 _product: Callable[[Sequence[float], Sequence[float]], float] = getattr(
     math, "sumprod", lambda one, other: sum(map(mul, one, other))
 )
-"""Python has it from 3.12 on."""
+"""``math.sumprod`` is new in Python 3.12."""
 
 
 def forget(owner: str, path: str, key: str) -> Delete:
-    """Remove the vectors of this item."""
+    """Delete the vectors of an item."""
     return delete(vectors).where(exactly(vectors, owner=owner, namespace=path, key=key))
 
 
 async def due(connection: AsyncConnection, space: str, limit: int) -> list[Due]:
-    # two stretches of an index, which "is not" would not be
+    # two ranges of an index; "is not" would not use it
     others = or_(items.c.space < space, items.c.space > space)
     columns = [items.c.owner, items.c.stamp, *ITEMS.shown]
     statement = select(*columns).where(others).order_by(items.c.space, items.c.updated)
@@ -47,7 +47,7 @@ async def keep(connection: AsyncConnection, due: Due, space: str, made: Sequence
     owner, item, row = due.owner, due.item, ITEMS.row_of(due.owner, due.item)
     its = exactly(items, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
     size = row["size"] + sum(VECTOR_BYTES + 4 * len(vector) for vector in made)
-    # the version before this one puts items without giving them a new one
+    # the previous version puts items without a new stamp
     there = and_(its, items.c.updated == item.updated)
     if not (await connection.execute(update(items).where(there).values(space=space, size=size))).rowcount:
         return False
@@ -69,7 +69,9 @@ async def nearest(
     limit: int,
 ) -> list[Near]:
     same = and_(*(vectors.c[name] == items.c[name] for name in ("owner", "namespace", "key")))
-    wanted = and_(exactly(vectors, owner=owner, space=space), below(prefix), vectors.c.made_of == items.c.updated)
+    wanted = and_(
+        exactly(vectors, owner=owner, space=space), in_namespace(prefix), vectors.c.made_of == items.c.updated
+    )
     theirs = vectors.join(items, same)
     score = database.cosine(vectors.c.vector, vector)
     if score is not None:
@@ -82,14 +84,14 @@ async def nearest(
         raise NotOffered(f"No more than {MOST_COMPARED} vectors are compared: name a longer prefix.")
     place = tuple_(vectors.c.namespace, vectors.c.key, vectors.c.number)
     columns = [vectors.c.namespace, vectors.c.key, vectors.c.number, vectors.c.vector]
-    ordered = select(*columns).select_from(theirs).where(wanted).order_by(*columns[:3]).limit(_AT_A_TIME)
+    ordered = select(*columns).select_from(theirs).where(wanted).order_by(*columns[:3]).limit(_BATCH)
     scores: dict[tuple[str, str], float] = {}
     after: tuple[Any, ...] | None = None
     while True:
         stretch = ordered if after is None else ordered.where(place > after)
         some = (await connection.execute(stretch)).all()
         await asyncio.to_thread(_compare, [(path, key, each) for path, key, _, each in some], vector, scores)
-        if len(some) < _AT_A_TIME:
+        if len(some) < _BATCH:
             break
         after = tuple(some[-1][:3])
     ranked = heapq.nsmallest(limit, scores.items(), key=lambda each: (-each[1], each[0]))
@@ -99,7 +101,7 @@ async def nearest(
 def _compare(
     rows: Sequence[tuple[str, str, Sequence[float]]], vector: Sequence[float], scores: dict[tuple[str, str], float]
 ) -> None:
-    """Note for each item how near it is. All vectors have the length 1, so their product is the cosine."""
+    """Update each item's score. All vectors have length 1, so their product is the cosine."""
     for path, key, other in rows:
         score = _product(vector, other)
         scores[path, key] = max(score, scores.get((path, key), -1.0))
