@@ -8,7 +8,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -36,7 +36,7 @@ from codegen_api.parts import Parts
 from codegen_api.settings import Settings, secret_keys
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer
-from codegen_api.upstreams import Upstream
+from codegen_api.upstreams import Connect, Upstream
 
 if TYPE_CHECKING:
     from codegen_api.metrics import PrometheusObserver
@@ -68,10 +68,10 @@ def _load(setting: str, name: str, ours: Mapping[str, EntryPoint]) -> Any:
     found = ours[name] if name in ours else next(iter(entry_points(group=group, name=name)), None)
     if found is None:
         known = [*ours, *sorted(entry_points(group=group).names - ours.keys())]
-        raise SettingsError(f"{PREFIX}{setting}: there are {', '.join(known)}, and no others")
+        raise SettingsError(f"{PREFIX}{setting}: {name} is not known; there are {', '.join(known)}")
     try:
         return found.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # plug-in boundary: whatever the import of somebody else's package raises
         raise SettingsError(f"{PREFIX}{setting}: {name} cannot be loaded: {error}") from error
 
 
@@ -91,9 +91,9 @@ def with_conversations(settings: Settings) -> tuple[str, ...]:
 
 
 def upstream(settings: Settings) -> Upstream:
-    connect: Callable[..., Upstream] = _load("UPSTREAM", settings.upstream, UPSTREAMS)
+    connect: Connect = _load("UPSTREAM", settings.upstream, UPSTREAMS)
     try:
-        return connect(
+        made = connect(
             settings.base_url,
             connect_timeout=settings.upstream_connect_timeout_seconds,
             read_timeout=settings.upstream_read_timeout_seconds,
@@ -101,6 +101,13 @@ def upstream(settings: Settings) -> Upstream:
         )
     except ValueError as error:
         raise SettingsError(f"{PREFIX}BASE_URL: {error}") from error
+    except TypeError as error:
+        raise SettingsError(f"{PREFIX}UPSTREAM: {settings.upstream} cannot be made: {error}") from error
+    if not isinstance(made, Upstream):
+        members = {name for name in (*vars(Upstream), *Upstream.__annotations__) if not name.startswith("_")}
+        lacks = sorted(members - set(dir(made)))
+        raise SettingsError(f"{PREFIX}UPSTREAM: {settings.upstream} is no Upstream: it lacks {', '.join(lacks)}")
+    return made
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------

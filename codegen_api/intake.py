@@ -59,7 +59,7 @@ class CallerFirst(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         names = KnownNames(self)
-        asking = next((each for each in _dependencies(self.dependant) if isinstance(each, Asking)), None)
+        asking = next((each for each in dependencies(self.dependant) if isinstance(each, Asking)), None)
         if self.body_field is not None and asking is None:
             raise TypeError(f"{self.path} takes a body from anybody")
 
@@ -83,10 +83,10 @@ class CallerFirst(APIRoute):
         return authenticate_first
 
 
-def _dependencies(dependant: Dependant) -> Iterator[object]:
+def dependencies(dependant: Dependant) -> Iterator[object]:
     for each in dependant.dependencies:
         yield each.call
-        yield from _dependencies(each)
+        yield from dependencies(each)
 
 
 class BoundedRequest(Request):

@@ -101,7 +101,9 @@ class Answers:
             headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
         if status in WAITS:
             headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
-        example = {**self.fields(error), "request_id": REQUEST_ID}
+        example = dict(self.fields(error))
+        if "request_id" in example:
+            example["request_id"] = REQUEST_ID
         described = {"description": sentence, "content": {self.media_type: {"example": example}}, "headers": headers}
         if self.media_type == JSON:
             return {"model": self.model, **described}

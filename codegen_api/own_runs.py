@@ -2,6 +2,7 @@
 
 from cachetools import LRUCache
 
+from codegen_api.errors import Unsupported
 from codegen_api.identity import Caller
 from codegen_api.ownership import Ownership
 from codegen_api.reads import Reads
@@ -69,6 +70,8 @@ class ListStart(Bookmark):
 
 
 def _number(ref: RunRef) -> int:
+    if not ref.id.isdecimal():  # places in the list are kept by numbers that grow
+        raise Unsupported("This host's ids are no numbers, so the gateway cannot list your runs alone.")
     return int(ref.id) % (1 << _ID)
 
 

@@ -90,7 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
         if settings.workers > 1:
             create_app()  # report errors once, here, instead of in each worker
-        _serve(settings, port, arguments)
+        try:
+            anonymous_access = _anonymous_access(read_settings())
+        except SettingsError as error:
+            _refuse(str(error))
+        _serve(settings, port, arguments, anonymous_access)
 
 
 def _fill_standard_files() -> None:
@@ -218,10 +222,10 @@ def application() -> FastAPI:
     return made
 
 
-def _serve(settings: Settings, port: int, arguments: argparse.Namespace) -> None:
+def _serve(settings: Settings, port: int, arguments: argparse.Namespace, anonymous_access: Sequence[str]) -> None:
     url = _url(settings.host, port)
     said = [TRY_IT.format(url=url)] if arguments.sandbox else []
-    threading.Thread(target=_announce, args=(url, [*_anonymous_access(read_settings()), *said]), daemon=True).start()
+    threading.Thread(target=_announce, args=(url, [*anonymous_access, *said]), daemon=True).start()
     # uvicorn re-raises the signal after a clean shutdown; exit with status 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("uvicorn.error").addFilter(_only_once)

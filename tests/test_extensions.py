@@ -41,6 +41,15 @@ DIALECT = Dialect(routes=router.routes, render_error=render_error, prefixes=("/t
 BROKEN = "no dialect"
 
 
+class Incomplete:
+    name = "incomplete"
+
+    def __init__(self, base_url: str, **more: object) -> None: ...
+
+
+def unlike_others(base_url: str) -> None: ...
+
+
 def connect(base_url: str, *, connect_timeout: float, read_timeout: float, via: str) -> FakeHost:
     if "toy" not in base_url:
         raise ValueError("it is no toy")
@@ -56,15 +65,24 @@ broken = toy_package:BROKEN
 lost = toy_package:NOTHING
 gone = toy_package_that_is_gone:DIALECT
 native = toy_package:BROKEN
+closed = toy_package_closed:DIALECT
+open = toy_package_open:DIALECT
+raising = toy_package_raising:DIALECT
 
 [codegen_api.upstreams]
 toy = toy_package:connect
+incomplete = toy_package:Incomplete
+unlike = toy_package:unlike_others
 """
+
+CLOSED = TOY.replace(", openapi_extra=needs(READ)", "")
+OPEN = TOY.replace("@router.get", "@router.post").replace("id: str,", "id: str, body: dict[str, str],")
 
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "toy_package.py").write_text(TOY)
+    for name, text in (("", TOY), ("_closed", CLOSED), ("_open", OPEN), ("_raising", "1 / 0")):
+        (tmp_path / f"toy_package{name}.py").write_text(text)
     about = tmp_path / "toy_package-1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1\n")
@@ -96,12 +114,20 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
     [
         (
             {"dialects": "nobody"},
-            "CODEGEN_DIALECTS: there are native, codegen, agent_protocol, everruns, agio, broken, gone, lost, toy,",
+            "CODEGEN_DIALECTS: nobody is not known; there are native, codegen, agent_protocol, everruns, agio, broken,",
         ),
         ({"dialects": "broken"}, "CODEGEN_DIALECTS: broken is no Dialect of codegen_api.dialects"),
         ({"dialects": "lost"}, "CODEGEN_DIALECTS: lost cannot be loaded: .*NOTHING"),
         ({"dialects": "gone"}, "CODEGEN_DIALECTS: gone cannot be loaded: No module named 'toy_package_that_is_gone'"),
-        ({"upstream": "nobody"}, "CODEGEN_UPSTREAM: there are codegen, toy, and no others"),
+        ({"dialects": "closed"}, "CODEGEN_DIALECTS: closed cannot be loaded: /toy/runs/{id} does not declare .* scope"),
+        ({"dialects": "open"}, "CODEGEN_DIALECTS: open cannot be loaded: /toy/runs/{id} has a body"),
+        ({"dialects": "raising"}, "CODEGEN_DIALECTS: raising cannot be loaded: division by zero"),
+        ({"upstream": "nobody"}, "CODEGEN_UPSTREAM: nobody is not known; there are codegen, incomplete, toy, unlike"),
+        (
+            {"upstream": "incomplete"},
+            "CODEGEN_UPSTREAM: incomplete is no Upstream: it lacks aclose, answer, create_run",
+        ),
+        ({"upstream": "unlike"}, "CODEGEN_UPSTREAM: unlike cannot be made: .*unexpected keyword"),
         ({"upstream": "toy"}, "CODEGEN_BASE_URL: it is no toy"),
     ],
 )

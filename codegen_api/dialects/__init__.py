@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.convertors import StringConvertor
@@ -17,7 +18,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from codegen_api.errors import Detail, NotFound, NotOffered
+from codegen_api.intake import Asking, CallerFirst, dependencies
 from codegen_api.shapes import RenderError
+from codegen_api.web import SCOPE
 
 EMPTY = "must not be empty"
 
@@ -142,3 +145,16 @@ class Dialect:
     exposed_headers: tuple[str, ...] = ()
     conversations: bool = False
     describe: Callable[[dict[str, Any]], dict[str, Any]] = lambda document: document
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: a route would be closed to every caller, or would read a body before it knows whose it is.
+        """
+        for route in self.routes:
+            if isinstance(route, APIRoute):
+                asks = any(isinstance(each, Asking) for each in dependencies(route.dependant))
+                if asks and SCOPE not in (route.openapi_extra or {}):
+                    raise ValueError(f"{route.path} does not declare which scope it requires (web.operation)")
+                if route.body_field is not None and not isinstance(route, CallerFirst):
+                    raise ValueError(f"{route.path} has a body, and its router no route_class=CallerFirst")

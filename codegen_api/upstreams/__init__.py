@@ -116,6 +116,7 @@ class Listing(Generic[T_co]):
         return index
 
 
+@runtime_checkable
 class Upstream(Protocol):
     """A hosted agent API. ``observer`` is told of every exchange, through ``observed``."""
 
@@ -193,6 +194,16 @@ class Upstream(Protocol):
 
     async def aclose(self) -> None:
         """Let go of every connection."""
+        ...
+
+
+class Connect(Protocol):
+    """What the name of an upstream stands for: its class, or a function that makes one."""
+
+    def __call__(self, base_url: str, *, connect_timeout: float, read_timeout: float, via: str | None) -> Upstream:
+        """``base_url`` is CODEGEN_BASE_URL; the timeouts are seconds. ``via`` is what to send as the ``Via`` header, by
+        which a gateway that is its own host is noticed. Raises ValueError for a base URL that cannot be used.
+        """
         ...
 
 
