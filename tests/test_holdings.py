@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Came
+from codegen_api.conversations import TurnEntry
 from codegen_api.conversations.pages import Pages
 from codegen_api.dialects.agent_protocol.rendering import Wordings
 from codegen_api.dialects.everruns.families import FLAT, NESTED
@@ -77,7 +77,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
             for came in news:
                 worded[number].of(came)
                 for family in (FLAT, NESTED):
-                    renderings.of(family, turn, Came(came.offset, came.entry))
+                    renderings.of(family, turn, TurnEntry(came.offset, came.entry))
     del news, came
     held = {
         "windows": (broker.held_bytes, holdings.windows),

@@ -7,34 +7,41 @@ a turn comes as ``Progress``.
 from codegen_api.conversations.changing import change
 from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.conversations import Conversations, checked, owner_of
-from codegen_api.conversations.late_changes import START, Changes, Form, Slot
+from codegen_api.conversations.late_changes import START, Form, Slot, TurnChanges
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
-from codegen_api.conversations.progress import Came, Caught, Over, Progress
+from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, TurnEntry
 from codegen_api.conversations.prompts import with_transcript
 from codegen_api.conversations.starting import heard_of, said_before
-from codegen_api.conversations.turn_events import Again, Altered, Arrived, Closed, Moment, Telling
+from codegen_api.conversations.turn_events import (
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
+    TurnEvent,
+    TurnTeller,
+)
 
 __all__ = [
     "BEFORE",
     "GO_ON",
     "START",
-    "Again",
-    "Altered",
-    "Arrived",
+    "ActionClosed",
     "Ask",
-    "Came",
-    "Caught",
-    "Changes",
-    "Closed",
+    "CaughtUp",
     "Conversations",
+    "EntryAdded",
+    "EntryChanged",
+    "EntryRepeated",
     "Form",
-    "Moment",
-    "Over",
     "Progress",
     "Slot",
     "Stretch",
-    "Telling",
+    "TurnChanges",
     "TurnCheckpoint",
+    "TurnEnded",
+    "TurnEntry",
+    "TurnEvent",
+    "TurnTeller",
     "change",
     "checked",
     "end_of",

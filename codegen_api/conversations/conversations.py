@@ -13,13 +13,13 @@ from contextlib import aclosing
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint
-from codegen_api.conversations.late_changes import Late
+from codegen_api.conversations.late_changes import LateChanges
 from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import MOMENT, Progress
-from codegen_api.conversations.queueing import Absent, Queue
-from codegen_api.conversations.semantic_search import Meaning
+from codegen_api.conversations.queueing import AbsentCallers, Queue
+from codegen_api.conversations.semantic_search import SemanticSearch
 from codegen_api.conversations.starting import LOOK_EVERY
-from codegen_api.conversations.transcript import Reading
+from codegen_api.conversations.transcript import Transcript
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, Rejected, StoreUnavailable
@@ -71,18 +71,18 @@ class Conversations:
         *,
         kept_days: float | None = None,
         turns_bytes: int = 16 * 1024 * 1024,
-        absent: Absent | None = None,
+        absent: AbsentCallers | None = None,
         embedder: Embedder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.gateway = gateway
         self.store = store
-        self.meaning = None if embedder is None else Meaning(store, embedder)
+        self.meaning = None if embedder is None else SemanticSearch(store, embedder)
         self.clock = clock
         self._kept_days = kept_days
         self._turns = Turns(gateway, store, max_bytes=turns_bytes, clock=clock)
-        self.late = Late()
-        self._reading = Reading(self._turns)
+        self.late = LateChanges()
+        self._reading = Transcript(self._turns)
         self._planning = Planning(gateway, store, self._reading, clock=clock)
         self._queue = Queue(gateway, store, self._planning, self._turns, absent=absent, clock=clock)
         self._chores: list[asyncio.Task[None]] = []

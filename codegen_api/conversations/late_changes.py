@@ -73,7 +73,7 @@ class Alteration:
     slot: Slot | None = None
 
 
-class Changes:
+class TurnChanges:
     """Those in one turn. ``grown`` is called when there is more to note."""
 
     def __init__(self, grown: Callable[[], None] = lambda: None) -> None:
@@ -127,21 +127,21 @@ class Changes:
         return altered.slot
 
 
-class Late:
+class LateChanges:
     """The changes of those turns that somebody has read lately."""
 
     def __init__(self, max_bytes: int = MOST_BYTES) -> None:
-        self._changes: LRUCache[str, Changes] = LRUCache(max_bytes, getsizeof=lambda changes: changes.size)
+        self._changes: LRUCache[str, TurnChanges] = LRUCache(max_bytes, getsizeof=lambda changes: changes.size)
 
     @property
     def held_bytes(self) -> int:
         return int(self._changes.currsize)
 
-    def of(self, turn_id: str) -> Changes:
+    def of(self, turn_id: str) -> TurnChanges:
         """Those of a turn: the same for all who read it."""
         changes = self._changes.get(turn_id)
         if changes is None:
-            changes = self._changes[turn_id] = Changes(lambda: self._weigh(turn_id))
+            changes = self._changes[turn_id] = TurnChanges(lambda: self._weigh(turn_id))
         return changes
 
     def _weigh(self, turn_id: str) -> None:

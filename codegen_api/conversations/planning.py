@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
-from codegen_api.conversations.transcript import Reading
+from codegen_api.conversations.transcript import Transcript
 from codegen_api.errors import NotFound
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
@@ -51,7 +51,7 @@ def new_id() -> str:
 class Planning:
     """Plans turns; nothing is written down or begun. ``clock`` gives seconds since the epoch."""
 
-    def __init__(self, gateway: Gateway, store: Store, reading: Reading, *, clock: Callable[[], float]) -> None:
+    def __init__(self, gateway: Gateway, store: Store, reading: Transcript, *, clock: Callable[[], float]) -> None:
         self._gateway = gateway
         self._store = store
         self._reading = reading

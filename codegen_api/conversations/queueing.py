@@ -46,7 +46,7 @@ LOOK_ROUND_EVERY = 10.0
 LONGEST_PAUSE = 10.0
 """Seconds, at most, until what could not be begun just now is tried again, unless the host asks for more."""
 
-Absent = Callable[[Principal], Caller | None]
+AbsentCallers = Callable[[Principal], Caller | None]
 
 
 class Queue:
@@ -61,7 +61,7 @@ class Queue:
         planning: Planning,
         turns: Turns,
         *,
-        absent: Absent | None = None,
+        absent: AbsentCallers | None = None,
         clock: Callable[[], float],
     ) -> None:
         self._gateway = gateway
@@ -207,7 +207,7 @@ class Queue:
 
     # -- for callers who are not here ---------------------------------------------------------------------------------
 
-    async def _look_round(self, absent: Absent) -> None:
+    async def _look_round(self, absent: AbsentCallers) -> None:
         while True:
             try:
                 await self._look_at_all(absent)
@@ -215,7 +215,7 @@ class Queue:
                 log_fault("looking after turns that wait", error)
             await asyncio.sleep(LOOK_ROUND_EVERY)
 
-    async def _look_at_all(self, absent: Absent) -> None:
+    async def _look_at_all(self, absent: AbsentCallers) -> None:
         place = ("", "")
         while queues := await self._store.queues(place):
             for owner, waiting in queues:

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 from codegen_api.conversations.checkpoints import Stretch
-from codegen_api.conversations.progress import Caught, Over
+from codegen_api.conversations.progress import CaughtUp, TurnEnded
 from codegen_api.conversations.turns import Turns
 from codegen_api.errors import Unavailable, UpstreamTimeout
 from codegen_api.following import Leaving
@@ -16,7 +16,7 @@ PATIENCE = 30.0
 """Seconds that somebody waits for what has come of a turn that is under way."""
 
 
-class Reading:
+class Transcript:
     """Reads the stretches of turns."""
 
     def __init__(self, turns: Turns) -> None:
@@ -47,6 +47,6 @@ class Reading:
                     entries.update((came.offset, came.entry) for came in news)
                 if isinstance(news, Leaving):
                     raise Unavailable(retry_after=1)
-                if isinstance(news, Caught | Over) or (upto is not None and len(entries) >= upto):
+                if isinstance(news, CaughtUp | TurnEnded) or (upto is not None and len(entries) >= upto):
                     break
         return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 from codegen_api.conversations.pages import Pages
-from codegen_api.conversations.progress import RESUME_DOUBT, Came, Caught, Over, Progress, Shared, live, state_of
+from codegen_api.conversations.progress import (
+    RESUME_DOUBT,
+    CaughtUp,
+    Progress,
+    Shared,
+    TurnEnded,
+    TurnEntry,
+    live,
+    state_of,
+)
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
 from codegen_api.errors import ConversationBusy, GatewayError, NotFound, RunEnded
@@ -111,7 +120,7 @@ class Turns:
         async def finish(then: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
             return await self._finish(owner, then, run, end, answer)
 
-        def rest_of(over: Turn, offset: int) -> AsyncGenerator[tuple[Came, ...], None]:
+        def rest_of(over: Turn, offset: int) -> AsyncGenerator[tuple[TurnEntry, ...], None]:
             return self._pages.read(caller, over, offset)
 
         if turn.state.active:
@@ -128,7 +137,7 @@ class Turns:
                         length = 0 if then.end is None else then.end - then.begin
                         if rest := tuple(came for came in progress if came.offset <= length):
                             yield rest
-                        yield Over(then)
+                        yield TurnEnded(then)
                         return
                 yield progress
 
@@ -190,7 +199,7 @@ class Turns:
     async def _whole(self, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
         async for page in self._pages.read(caller, turn):
             yield page
-        yield Over(turn)
+        yield TurnEnded(turn)
 
     async def _finish(self, owner: str, turn: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
         state, told = state_of(run), self._gateway.answer(run)
@@ -227,7 +236,7 @@ class Turns:
         try:
             async with aclosing(self.follow(caller, owner, turn)) as progress:
                 async for news in progress:
-                    if isinstance(news, Caught | Over | Leaving):
+                    if isinstance(news, CaughtUp | TurnEnded | Leaving):
                         watch.told.set()
                     if isinstance(news, Leaving) or loop_time() >= watch.asked + INTEREST:
                         return
@@ -240,6 +249,6 @@ class Turns:
         self._watches.pop(key).told.set()
 
 
-def _may_begin_another(came: Came) -> bool:
+def _may_begin_another(came: TurnEntry) -> bool:
     """Whether this may be the beginning of another turn: somebody has said something."""
     return came.offset > 1 and came.entry.said is not None

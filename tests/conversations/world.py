@@ -10,7 +10,16 @@ from functools import partial
 from typing import Any
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Ask, Came, Caught, Conversations, Over, Stretch, TurnCheckpoint, owner_of
+from codegen_api.conversations import (
+    Ask,
+    CaughtUp,
+    Conversations,
+    Stretch,
+    TurnCheckpoint,
+    TurnEnded,
+    TurnEntry,
+    owner_of,
+)
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.ownership import Ownership
@@ -328,9 +337,9 @@ class Seen:
             assert self.over is None
             self.news.append(each)
             match each:
-                case Over(turn=over):
+                case TurnEnded(turn=over):
                     self.over = over
-                case Caught(offset=offset):
+                case CaughtUp(offset=offset):
                     assert offset == len(self.log)
                 case tuple():
                     for came in each:
@@ -343,7 +352,7 @@ class Seen:
     def texts(self) -> list[str]:
         return [self.log[offset] for offset in sorted(self.log)]
 
-    def _take(self, came: Came) -> None:
+    def _take(self, came: TurnEntry) -> None:
         if came.amended:
             assert came.offset in self.log
             self.amended.append(came.offset)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from codegen_api.conversations import Conversations, Over
+from codegen_api.conversations import Conversations, TurnEnded
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
 from tests.dialects.eventsource import Event, parse
@@ -66,7 +66,7 @@ class Talk:
         if not turn.state.active:
             return turn
         async for news in conversations.follow(caller, turn):
-            if isinstance(news, Over):
+            if isinstance(news, TurnEnded):
                 return news.turn
         raise AssertionError("it never ended")
 

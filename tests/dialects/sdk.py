@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from langgraph_sdk.client import LangGraphClient
 
-from codegen_api.conversations import Ask, Conversations, Over, new_id
+from codegen_api.conversations import Ask, Conversations, TurnEnded, new_id
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
 from codegen_api.stores.sql import SqlStore
@@ -56,7 +56,7 @@ async def caller_of(site: Site, token: str = CALLER) -> Caller:
 async def over(site: Site, turn: Turn, token: str = CALLER) -> Turn:
     """The turn, when it has ended."""
     async for news in site.app.state.parts.conversations.follow(await caller_of(site, token), turn):
-        if isinstance(news, Over):
+        if isinstance(news, TurnEnded):
             return news.turn
     raise AssertionError("it never ended")
 

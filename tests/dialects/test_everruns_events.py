@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import Came, Changes
+from codegen_api.conversations import TurnChanges, TurnEntry
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.everruns.event_types import BELOW, ELSEWHERE, TOLD
 from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
@@ -72,7 +72,7 @@ LOG = [
 def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[SessionEvent]:
     """What a teller tells when ``by`` entries come at a time."""
     teller = SessionTeller(turn, Plainly(step))
-    came = [Came(offset, each) for offset, each in enumerate(log, 1)]
+    came = [TurnEntry(offset, each) for offset, each in enumerate(log, 1)]
     events = list(teller.begin())
     for start in range(0, len(came), by):
         events += teller.take(came[start : start + by])
@@ -342,28 +342,28 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     teller = SessionTeller(TURN, Plainly(step))
     open_call = entry(kind="action", tool="run", closed=False)
     closed = entry(kind="action", tool="run", output="ok")
-    assert [event.kind for event in teller.take([Came(1, open_call)])][-1] == "tool.started"
-    assert [event.kind for event in teller.take([Came(1, open_call, amended=True)])] == []
-    (completed,) = teller.take([Came(1, closed, amended=True)])
+    assert [event.kind for event in teller.take([TurnEntry(1, open_call)])][-1] == "tool.started"
+    assert [event.kind for event in teller.take([TurnEntry(1, open_call, amended=True)])] == []
+    (completed,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert completed.data["result"] == [{"type": "text", "text": "ok"}]
-    assert list(teller.take([Came(1, closed, amended=True)])) == []
+    assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
     teller = SessionTeller(TURN, Plainly(step))
-    list(teller.take([Came(1, open_call)]))
-    first, *_ = teller.take([Came(2, LOG[1])])
+    list(teller.take([TurnEntry(1, open_call)]))
+    first, *_ = teller.take([TurnEntry(2, LOG[1])])
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
-    (again,) = teller.take([Came(1, closed, amended=True)])
+    (again,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert (again.kind, again.data["status"]) == ("tool.completed", "success")
     assert again.spot == Spot(TURN.number, 2, EventSpot.AFTERWARDS + EventSpot.BLOCK - 1)
-    assert list(teller.take([Came(1, closed, amended=True)])) == []
+    assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
 
 
 @st.composite
-def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
+def lives(draw: Any) -> tuple[list[LogEntry], list[list[TurnEntry]]]:
     """A log, and the portions in which it came to somebody who was there from the beginning: outputs late or not, and
     words that were others before.
     """
     log = draw(st.lists(st.sampled_from(LOG), max_size=8))
-    portions: list[list[Came]] = []
+    portions: list[list[TurnEntry]] = []
     coming: list[int] = []
     for offset, each in enumerate(log, 1):
         fields = json.loads(each.json)
@@ -372,12 +372,12 @@ def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
             fields["text"] = "something else"
         if late and each is LOG[2] and draw(st.booleans()):
             fields |= {"output": None, "closed": False}
-        portions.append([Came(offset, entry(**fields))])
+        portions.append([TurnEntry(offset, entry(**fields))])
         coming += [offset] if late else []
         for there in [offset for offset in coming if draw(st.booleans())]:
-            portions.append([Came(there, log[there - 1], amended=True)])
+            portions.append([TurnEntry(there, log[there - 1], amended=True)])
             coming.remove(there)
-    return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
+    return log, [*portions, *([TurnEntry(there, log[there - 1], amended=True)] for there in coming)]
 
 
 def heard_by(family: Any, events: list[Written]) -> dict[Any, Any]:
@@ -401,18 +401,18 @@ def heard_by(family: Any, events: list[Written]) -> dict[Any, Any]:
 
 @given(life=lives(), family=st.sampled_from([FLAT, NESTED]), data=st.data())
 def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_often_they_were_cut(
-    life: tuple[list[LogEntry], list[list[Came]]], family: Any, data: Any
+    life: tuple[list[LogEntry], list[list[TurnEntry]]], family: Any, data: Any
 ) -> None:
     log, portions = life
     turn = replace(TURN, end=TURN.begin + len(log))
     renderings = Renderings(step, max_bytes=10**6)
-    changes = Changes()
+    changes = TurnChanges()
 
     def listening(after: Spot = START) -> tuple[Any, Any]:
         teller = SessionTeller(turn, Framed(family, renderings), changes, after)
         return teller, lambda events: [each for each in events if each.frame and each.spot > after]
 
-    so_far = [Came(n, each) for n, each in enumerate(log, 1)]
+    so_far = [TurnEntry(n, each) for n, each in enumerate(log, 1)]
     unknown = SessionTeller(turn, Framed(family, renderings))
     elsewhere = [each for each in (*unknown.take(so_far), *unknown.over(turn)) if each.frame]
 
@@ -427,7 +427,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
         kept += frames(steady.take(portion)) if stays else []
         if speaker is None:  # back again, with the last id
             speaker = listening(got[-1].spot)
-            pieces = speaker[1](speaker[0].take([Came(offset, there[offset]) for offset in sorted(there)]))
+            pieces = speaker[1](speaker[0].take([TurnEntry(offset, there[offset]) for offset in sorted(there)]))
         else:
             pieces = speaker[1](speaker[0].take(portion))
         seen = data.draw(st.none() | st.integers(0, len(pieces)), label="cut behind")
@@ -435,7 +435,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
         speaker = speaker if seen is None else None
     if speaker is None:
         speaker = listening(got[-1].spot)
-        got += speaker[1](speaker[0].take([Came(offset, there[offset]) for offset in sorted(there)]))
+        got += speaker[1](speaker[0].take([TurnEntry(offset, there[offset]) for offset in sorted(there)]))
     got += speaker[1](speaker[0].over(turn))
     kept += frames(steady.over(turn)) if stays else []
     fresh, frames = listening()
@@ -451,9 +451,9 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 
 def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -> None:
     teller = SessionTeller(TURN, Plainly(step))
-    list(teller.take([Came(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
+    list(teller.take([TurnEntry(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
     fields = json.loads(LOG[2].json)
-    events = list(teller.take([Came(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
+    events = list(teller.take([TurnEntry(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
     kinds = ["output.message.started", "output.message.delta", "output.message.completed", "tool.started"]
     assert [event.kind for event in events] == kinds
     assert events[1].data["delta"] == events[1].data["accumulated"] == "a closer look"
@@ -464,8 +464,8 @@ def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -
 def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
     turn = replace(TURN, end=TURN.begin + count + 1)
     teller = SessionTeller(turn, Plainly(step))
-    calls = [Came(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
-    late = [Came(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
+    calls = [TurnEntry(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
+    late = [TurnEntry(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]
     completed: dict[Any, Any] = {
         event.data["tool_call_id"]: event.data["status"] for event in events if event.kind == "tool.completed"
@@ -519,13 +519,13 @@ def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
         return step(each)
 
     renderings = Renderings(counted, max_bytes=10**6)
-    first = renderings.of(FLAT, TURN, Came(2, LOG[1]))
-    assert renderings.of(FLAT, TURN, Came(2, LOG[1])) is first
+    first = renderings.of(FLAT, TURN, TurnEntry(2, LOG[1]))
+    assert renderings.of(FLAT, TURN, TurnEntry(2, LOG[1])) is first
     assert len(asked) == 1
-    assert renderings.of(NESTED, TURN, Came(2, LOG[1])) is not first
-    assert renderings.of(FLAT, TURN, Came(2, LOG[2])) != first
+    assert renderings.of(NESTED, TURN, TurnEntry(2, LOG[1])) is not first
+    assert renderings.of(FLAT, TURN, TurnEntry(2, LOG[2])) != first
     assert len(asked) == 3
-    huge = Came(9, entry(text="x" * 200))
+    huge = TurnEntry(9, entry(text="x" * 200))
     small = Renderings(counted, max_bytes=100)
     assert small.of(FLAT, TURN, huge) == small.of(FLAT, TURN, huge)
     assert len(asked) == 5

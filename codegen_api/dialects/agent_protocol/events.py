@@ -6,14 +6,24 @@ entry, and one more for what ``debug`` tells of it, and for a state in which no 
 before the first entry, ``end`` behind the last.
 
 What a tool answered comes when the action is closed, before anything of the next entry. What changes after it was told
-is told again, behind what has come by then, in blocks of numbers: see ``conversations.telling``.
+is told again, behind what has come by then, in blocks of numbers: see ``conversations.turn_events``.
 """
 
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Closed, Moment, Telling, TurnCheckpoint
+from codegen_api.conversations import (
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
+    TurnChanges,
+    TurnCheckpoint,
+    TurnEntry,
+    TurnEvent,
+    TurnTeller,
+)
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human
 from codegen_api.dialects.agent_protocol.rendering import (
     AGAIN,
@@ -104,7 +114,7 @@ class ThreadTeller:
         modes: frozenset[str],
         after: int = 0,
         before: Sequence[bytes] = (),
-        changes: Changes | None = None,
+        changes: TurnChanges | None = None,
         statuses: Mapping[TurnState, str] = STATUSES,
     ) -> None:
         self.after = after
@@ -112,7 +122,7 @@ class ThreadTeller:
         self._wording = wording
         self._modes = modes
         self._statuses = statuses
-        self._telling: Telling[Told] = Telling(wording.of, changes, slot(after))
+        self._telling: TurnTeller[Told] = TurnTeller(wording.of, changes, slot(after))
         # whole states: what has been said, and of which entry each message is
         self._states = bool(modes & WHOLE_STATES)
         self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
@@ -131,7 +141,7 @@ class ThreadTeller:
         out += [frame for n, frame in self._checkpoint(0, INPUT_CHECKPOINT) if n > self.after]
         return b"".join(out)
 
-    def take(self, news: Sequence[Came]) -> bytes:
+    def take(self, news: Sequence[TurnEntry]) -> bytes:
         """What these entries amount to."""
         return self._written(self._telling.take(news))
 
@@ -167,16 +177,16 @@ class ThreadTeller:
 
     # -- one entry ----------------------------------------------------------------------------------------------------
 
-    def _written(self, moments: Iterable[Moment[Told]]) -> bytes:
+    def _written(self, moments: Iterable[TurnEvent[Told]]) -> bytes:
         out: list[bytes] = []
         for moment in moments:
-            if isinstance(moment, Arrived):
+            if isinstance(moment, EntryAdded):
                 self._arrive(moment.offset, moment.worded, out)
-            elif isinstance(moment, Closed):
+            elif isinstance(moment, ActionClosed):
                 self._send(moment.offset, moment.worded.answered, out)
                 self._say(moment.offset, moment.worded.tool, tool=True)
                 self._whole(moment.offset, out)
-            elif isinstance(moment, Altered):
+            elif isinstance(moment, EntryChanged):
                 self._alter(moment.offset, moment.worded)
             else:
                 self._tell_again(moment, out)
@@ -203,7 +213,7 @@ class ThreadTeller:
             if self._telling.open is None or offset < self._telling.offset:
                 self._doubtful |= self._put((offset, True), told.tool)
 
-    def _tell_again(self, again: Again[Told], out: list[bytes]) -> None:
+    def _tell_again(self, again: EntryRepeated[Told], out: list[bytes]) -> None:
         """An entry, as it is now, behind what has come: in a block of numbers of its own."""
         told, first = again.worded, block(again.slot)
         frames: list[tuple[int, bytes]] = []
@@ -221,7 +231,7 @@ class ThreadTeller:
             frames += self._checkpoints_with(again, first + CHECKPOINTS_AGAIN)
         out += [self._wording.again(frame, n) for n, frame in frames if n > self.after]
 
-    def _checkpoints_with(self, again: Again[Told], first: int) -> list[tuple[int, bytes]]:
+    def _checkpoints_with(self, again: EntryRepeated[Told], first: int) -> list[tuple[int, bytes]]:
         """The checkpoints that hold an entry which has changed; where that is too much, the last one."""
         holding = [
             each

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from cachetools import LRUCache
 
-from codegen_api.conversations import Came, Form, Slot
+from codegen_api.conversations import Form, Slot, TurnEntry
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.agent_protocol.messages import Message, chunk, removal, said
 from codegen_api.runs import Json, LogEntry, Step, to_json
@@ -147,7 +147,7 @@ class Wording:
         self._step = step
         self._kept = kept
 
-    def of(self, came: Came) -> Told:
+    def of(self, came: TurnEntry) -> Told:
         key = (self._turn, self._modes, came.offset)
         told = self._kept.get(key)
         if told is None or (told.entry is not came.entry and told.entry != came.entry):

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from fastapi import Request
 
-from codegen_api.conversations import Caught, Conversations, Over
+from codegen_api.conversations import CaughtUp, Conversations, TurnEnded
 from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, ThreadTeller, encoded, interrupt
 from codegen_api.dialects.agent_protocol.rendering import PLACES, Wording
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
@@ -84,13 +84,13 @@ async def _told(
     async with aclosing(beating(conversations.follow(caller, turn), BEAT)) as progress:
         async for news in progress:
             match news:
-                case Caught(offset=offset):
+                case CaughtUp(offset=offset):
                     claimed = teller.after // PLACES
                     # another instance may have read further than this one; behind the last entry stands the end
                     claims_more = claimed > offset and not await conversations.has(caller, turn, claimed)
                     if claims_more and claimed > offset + 1:
                         raise _Ahead
-                case Over(turn=over):
+                case TurnEnded(turn=over):
                     if teller.after > teller.end:
                         raise _Ahead
                     teller.after = min(teller.after, teller.end - 1)  # whoever asks for the end again is told of it
@@ -117,7 +117,7 @@ async def outcome(
         async with aclosing(beating(conversations.follow(caller, turn), BEAT)) as progress:
             async for news in progress:
                 match news:
-                    case Over(turn=over):
+                    case TurnEnded(turn=over):
                         yield to_json(await _values(conversations, caller, over))
                         await at_end(over)
                     case Leaving():

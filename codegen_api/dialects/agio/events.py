@@ -3,7 +3,7 @@
 Everything is a function of the run's log, so that each instance tells the same, live or again. A *step* is an entry of
 that log, counted from 1. What a tool answered is told when it is there, be it behind later steps; so a position names
 the steps whose answer is still to come, and a reader who comes back gets every event once. What changes after it was
-told is told again, and a position says up to where: see ``conversations.telling``.
+told is told again, and a position says up to where: see ``conversations.turn_events``.
 """
 
 import re
@@ -12,7 +12,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakValueDictionary
 
-from codegen_api.conversations import START, Again, Altered, Arrived, Came, Changes, Closed, Form, Moment, Slot, Telling
+from codegen_api.conversations import (
+    START,
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
+    Form,
+    Slot,
+    TurnChanges,
+    TurnEntry,
+    TurnEvent,
+    TurnTeller,
+)
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
 from codegen_api.stores import Turn, TurnState
@@ -198,13 +210,13 @@ class RunTeller:
         self._ahead: set[int] = set()  # those whose answer the reader has already, from who had read more
         self.turn()
 
-    def turn(self, changes: Changes | None = None) -> None:
+    def turn(self, changes: TurnChanges | None = None) -> None:
         """A turn begins. ``changes`` are what was seen to change in it."""
         self._base = self.steps
         # what was told again comes in more than one event, of which the last has the slot
         slot = Slot(self._after.step, False) if self._after.slot is None else self._after.slot.next
         after = slot._replace(behind=slot.behind - self._base) if slot.behind > self._base else START
-        self._telling: Telling[Meant] = Telling(self._meant, changes, after)
+        self._telling: TurnTeller[Meant] = TurnTeller(self._meant, changes, after)
 
     @property
     def said(self) -> tuple[Text, ...]:
@@ -228,7 +240,7 @@ class RunTeller:
         """What comes before the first step."""
         return self._tell(0, "run_started", {"run_id": self._run_id, "session_id": session_id, "query": query})
 
-    def take(self, news: Sequence[Came]) -> list[RunEvent]:
+    def take(self, news: Sequence[TurnEntry]) -> list[RunEvent]:
         """What these entries of the turn amount to."""
         return list(self._told(self._telling.take(news)))
 
@@ -246,21 +258,21 @@ class RunTeller:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    def _meant(self, came: Came) -> Meant:
+    def _meant(self, came: TurnEntry) -> Meant:
         step = self._step(came.entry)
         return Meant(self._base + came.offset, step, Form.of(came.entry, step), came.entry.created)
 
-    def _told(self, moments: Iterable[Moment[Meant]]) -> Iterator[RunEvent]:
+    def _told(self, moments: Iterable[TurnEvent[Meant]]) -> Iterator[RunEvent]:
         for moment in moments:
             meant = moment.worded
             match moment:
-                case Arrived():
+                case EntryAdded():
                     yield from self._arrive(meant)
-                case Closed() if meant.closed and meant.number in self._tools:
+                case ActionClosed() if meant.closed and meant.number in self._tools:
                     yield self._answer(meant)
-                case Altered():
+                case EntryChanged():
                     self._keep(meant.number * PLACES + SAID, meant.text)
-                case Again(slot=slot):
+                case EntryRepeated(slot=slot):
                     told = [*self._again(moment)]
                     self._slot = slot._replace(behind=self._base + slot.behind)
                     yield from told[:-1]
@@ -288,7 +300,7 @@ class RunTeller:
         self._keep(n, meant.text)
         return self._tell(n, "content_delta", self._content(n, meant), meant.created) if meant.text else []
 
-    def _again(self, again: Again[Meant]) -> Iterator[RunEvent]:
+    def _again(self, again: EntryRepeated[Meant]) -> Iterator[RunEvent]:
         """A step as it is now."""
         meant, number = again.worded, again.worded.number
         said, n = (number * PLACES + place for place in (SAID, CALLED))

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fastapi import Request
 
-from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch
+from codegen_api.conversations import CaughtUp, Conversations, Stretch, TurnEnded, TurnEntry
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
@@ -64,7 +64,7 @@ class Reader:
         for stretch in self.run.stretches:
             self.teller.turn()
             entries = await self._talk.entries(self._caller, stretch)
-            told += self.teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)])
+            told += self.teller.take([TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)])
             if stretch.turn.state.over:
                 told += self._close(stretch)
         if self.run.latest.state.over and not self._waits_for_resume:
@@ -99,12 +99,12 @@ class Reader:
         async with aclosing(self._talk.follow(self._caller, stretch.turn)) as progress:
             async for news in progress:
                 match news:
-                    case Over(turn=turn):
+                    case TurnEnded(turn=turn):
                         self.run, stretch = self.run.as_now(turn), replace(stretch, turn=turn)
                     case Leaving():
                         self._talk.require_good(self._caller)
                         raise Cut
-                    case Quiet() | Notice() | Caught():
+                    case Quiet() | Notice() | CaughtUp():
                         pass
                     case _:
                         came = [each for each in news if upto is None or each.offset <= upto]

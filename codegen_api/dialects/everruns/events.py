@@ -2,7 +2,7 @@
 
 Everything is made of the turn and its log, so that each instance tells the same, live or again. What a tool answered is
 told when the action is closed, before anything of the next entry. What changes after it was told is told again, behind
-what has come by then: see ``conversations.telling``.
+what has come by then: see ``conversations.turn_events``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from codegen_api.conversations import (
-    Again,
-    Altered,
-    Arrived,
-    Came,
-    Changes,
-    Closed,
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
     Form,
-    Moment,
     Slot,
-    Telling,
+    TurnChanges,
+    TurnEntry,
+    TurnEvent,
+    TurnTeller,
     heard_of,
 )
 from codegen_api.dialects.everruns.families import FLAT
@@ -88,11 +88,11 @@ class Style(Protocol[T]):
 
     def event(self, event: SessionEvent) -> T: ...
 
-    def entry(self, turn: Turn, came: Came) -> Happened[T]:
+    def entry(self, turn: Turn, came: TurnEntry) -> Happened[T]:
         """What an entry amounts to."""
         ...
 
-    def unwritten(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
+    def unwritten(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
         """The same as it is."""
         ...
 
@@ -106,7 +106,7 @@ class Plainly:
     def event(self, event: SessionEvent) -> SessionEvent:
         return event
 
-    def entry(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
+    def entry(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
     unwritten = entry
@@ -204,9 +204,9 @@ class SessionTeller(Generic[T]):
     seen to change in it.
     """
 
-    def __init__(self, turn: Turn, style: Style[T], changes: Changes | None = None, after: Spot = START) -> None:
+    def __init__(self, turn: Turn, style: Style[T], changes: TurnChanges | None = None, after: Spot = START) -> None:
         # a list and what was heard live are the same events
-        self._telling: Telling[Happened[T]] = Telling(
+        self._telling: TurnTeller[Happened[T]] = TurnTeller(
             lambda came: style.entry(turn, came), changes, slot(turn, after), repeats=True
         )
         self._after = after
@@ -220,7 +220,7 @@ class SessionTeller(Generic[T]):
             self._begun = True
             yield from map(self._style.event, begun(self._turn))
 
-    def take(self, news: Sequence[Came]) -> Iterator[T]:
+    def take(self, news: Sequence[TurnEntry]) -> Iterator[T]:
         """What these entries amount to."""
         yield from self.begin()
         yield from self._told(self._telling.take(news))
@@ -233,19 +233,19 @@ class SessionTeller(Generic[T]):
             last = map(self._style.event, over(turn, self._telling.offset))
             yield from sorted([*self._told(self._telling.rest()), *last], key=lambda event: event.spot)
 
-    def _told(self, moments: Iterable[Moment[Happened[T]]]) -> Iterator[T]:
+    def _told(self, moments: Iterable[TurnEvent[Happened[T]]]) -> Iterator[T]:
         for each in moments:
             match each:
-                case Arrived(worded=found):
+                case EntryAdded(worded=found):
                     yield from found.at_once
-                case Closed(worded=found):
+                case ActionClosed(worded=found):
                     yield from found.at_close
-                case Again():
+                case EntryRepeated():
                     yield from map(self._style.event, self._again(each))
-                case Altered():
+                case EntryChanged():
                     pass
 
-    def _again(self, again: Again[Happened[T]]) -> Iterator[SessionEvent]:
+    def _again(self, again: EntryRepeated[Happened[T]]) -> Iterator[SessionEvent]:
         """An entry, as it is now, behind what has come."""
         behind, is_closed, number = again.slot
         first = (EventSpot.AFTERWARDS if is_closed else EventSpot.MEANWHILE) + EventSpot.BLOCK * number

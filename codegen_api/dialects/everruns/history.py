@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import Came, Conversations, Stretch, heard_of, owner_of
+from codegen_api.conversations import Conversations, Stretch, TurnEntry, heard_of, owner_of
 from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import SessionMessage
@@ -81,5 +81,5 @@ async def _events(conversations: Conversations, caller: Caller, turn: Turn, want
         return ()  # nobody need be asked
     teller = SessionTeller(turn, Plainly(conversations.gateway.step), conversations.late.of(turn.id), wanted.after)
     entries = await conversations.entries(caller, Stretch(turn, None))
-    events = list(teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)]))
+    events = list(teller.take([TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)]))
     return [*events, *teller.over(turn)] if is_over else events

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from codegen_api.conversations import Came
+from codegen_api.conversations import TurnEntry
 from codegen_api.dialects.everruns.event_types import kind_in
 from codegen_api.dialects.everruns.events import Happened, SessionEvent, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
@@ -39,7 +39,7 @@ class Renderings:
     def held_bytes(self) -> int:
         return int(self._kept.currsize)
 
-    def of(self, family: Family, turn: Turn, came: Came) -> Happened[Written]:
+    def of(self, family: Family, turn: Turn, came: TurnEntry) -> Happened[Written]:
         key = (family.name, turn.id, came.offset)
         kept = self._kept.get(key)
         if kept is None or kept[0] != came.entry:
@@ -48,11 +48,11 @@ class Renderings:
                 self._kept[key] = kept
         return kept[1]
 
-    def happened(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
+    def happened(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
         """The same, before it is written."""
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
-    def _written(self, family: Family, turn: Turn, came: Came) -> Happened[Written]:
+    def _written(self, family: Family, turn: Turn, came: TurnEntry) -> Happened[Written]:
         found = self.happened(turn, came)
         return Happened(
             found.form,
@@ -72,10 +72,10 @@ class Framed:
     def event(self, event: SessionEvent) -> Written:
         return written(self._family, event)
 
-    def entry(self, turn: Turn, came: Came) -> Happened[Written]:
+    def entry(self, turn: Turn, came: TurnEntry) -> Happened[Written]:
         return self._renderings.of(self._family, turn, came)
 
-    def unwritten(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
+    def unwritten(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
         return self._renderings.happened(turn, came)
 
 

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch, owner_of
+from codegen_api.conversations import CaughtUp, Conversations, Stretch, TurnEnded, TurnEntry, owner_of
 from codegen_api.dialects.everruns.events import SessionTeller, last_spot
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.history import turns_behind
@@ -189,7 +189,7 @@ class _Stream:
         entries = await self._conversations.entries(self._caller, Stretch(turn, None))
         for start in range(0, len(entries), PORTION):
             portion = entries[start : start + PORTION]
-            yield self._written(teller.take([Came(n, entry) for n, entry in enumerate(portion, start + 1)]), after)
+            yield self._written(teller.take([TurnEntry(n, entry) for n, entry in enumerate(portion, start + 1)]), after)
         yield self._written(teller.over(turn), after)
 
     async def _live(self, turn: Turn, teller: SessionTeller[Written], after: Spot) -> AsyncGenerator[bytes, None]:
@@ -200,10 +200,10 @@ class _Stream:
         async with aclosing(self._conversations.follow(self._caller, turn)) as progress:
             async for news in progress:
                 match news:
-                    case Caught(offset=offset):
+                    case CaughtUp(offset=offset):
                         await self._check(turn, after, offset)
                         yield self._written(teller.begin(), after)
-                    case Over(turn=over):
+                    case TurnEnded(turn=over):
                         if after.turn == turn.number and after > last_spot(over):
                             raise _AheadOfSession
                         yield self._written(teller.over(over), after)
