@@ -349,3 +349,11 @@ class UpstreamUnreachable(UpstreamFailure):
 class UpstreamTimeout(UpstreamFailure):
     code = "upstream_timeout"
     default_message = "The host did not answer in time."
+
+
+class StreamCut(Exception):
+    """A stream breaks off: the client must not take what it has for the whole, and is to come back."""
+
+    def __init__(self, *, is_shutdown: bool = False) -> None:
+        super().__init__()
+        self.is_shutdown = is_shutdown

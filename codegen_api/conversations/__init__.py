@@ -1,17 +1,19 @@
 """Agents, conversations and their turns, between the dialects that keep state and the gateway.
 
-``Conversations`` is the door, ``Ask`` what a turn is to be, ``TurnCheckpoint`` a place in a conversation. What comes of
-a turn comes as ``Progress``.
+``Conversations.of(caller)`` is the one door. ``Ask`` is what a turn is to be, ``TurnCheckpoint`` a place in a
+conversation. What comes of a turn comes as ``Progress``; ``tell`` makes a stream of it.
 """
 
-from codegen_api.conversations.changing import change
+from codegen_api.conversations.caller_store import checked, owner_of
 from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint, end_of
-from codegen_api.conversations.conversations import Conversations, checked, owner_of
-from codegen_api.conversations.late_changes import START, Form, Slot, TurnChanges
+from codegen_api.conversations.conversations import CallerConversations, Conversations
+from codegen_api.conversations.late_changes import START, EventLayout, Form, Slot, TurnChanges
 from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
 from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, TurnEntry
 from codegen_api.conversations.prompts import with_transcript
-from codegen_api.conversations.starting import heard_of, said_before
+from codegen_api.conversations.render_cache import RenderCache
+from codegen_api.conversations.resent import heard_of, said_ids
+from codegen_api.conversations.streams import ReaderAhead, StreamLife, tell, updates
 from codegen_api.conversations.turn_events import (
     ActionClosed,
     EntryAdded,
@@ -27,14 +29,19 @@ __all__ = [
     "START",
     "ActionClosed",
     "Ask",
+    "CallerConversations",
     "CaughtUp",
     "Conversations",
     "EntryAdded",
     "EntryChanged",
     "EntryRepeated",
+    "EventLayout",
     "Form",
     "Progress",
+    "ReaderAhead",
+    "RenderCache",
     "Slot",
+    "StreamLife",
     "Stretch",
     "TurnChanges",
     "TurnCheckpoint",
@@ -42,13 +49,14 @@ __all__ = [
     "TurnEntry",
     "TurnEvent",
     "TurnTeller",
-    "change",
     "checked",
     "end_of",
     "heard_of",
     "new_id",
     "owner_of",
-    "said_before",
+    "said_ids",
+    "tell",
     "text_of",
+    "updates",
     "with_transcript",
 ]

@@ -5,11 +5,12 @@ it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.errors import NotFound
-from codegen_api.stores import Store, Turn, TurnState
+from codegen_api.stores import Turn, TurnState
 
 BEFORE = -1
 """The offset of the checkpoint before the user has said anything."""
@@ -53,8 +54,7 @@ class Stretch:
 
 
 async def path(
-    store: Store,
-    owner: str,
+    own: CallerStore,
     checkpoint: TurnCheckpoint | None,
     known: Sequence[Turn] = (),
     *,
@@ -69,7 +69,7 @@ async def path(
     turns = {turn.id: turn for turn in known}
     found: list[Stretch] = []
     while checkpoint is not None:
-        turn = turns.get(checkpoint.turn) or await store.turn(owner, checkpoint.turn)
+        turn = turns.get(checkpoint.turn) or await own.turn(checkpoint.turn)
         if turn is None or not turn.state.begun or not _reaches(turn, checkpoint.offset):
             if asked_for:
                 raise NotFound.named("TurnCheckpoint", str(checkpoint))
@@ -80,6 +80,42 @@ async def path(
             found.append(Stretch(turn, None if at_end else checkpoint.offset))
         checkpoint = None if turn.parent is None else TurnCheckpoint.of(turn.parent)
     return found[::-1]
+
+
+async def path_within(
+    own: CallerStore,
+    conversation: str,
+    checkpoint: TurnCheckpoint,
+    known: Sequence[Turn],
+    has: Callable[[Turn, int], Awaitable[bool]],
+) -> list[Stretch]:
+    """The same for a checkpoint of a conversation, or of one that it is a fork of. ``known`` are its turns, and ``has``
+    says whether there is an entry of one by now.
+
+    Raises:
+        NotFound: there is no such checkpoint.
+    """
+    found = await path(own, checkpoint, known, asked_for=True)
+    if any(turn.id == checkpoint.turn for turn in known):
+        turn = found[-1].turn if checkpoint.offset > 0 else None
+        if turn is not None and turn.end is None and not await has(turn, checkpoint.offset):
+            raise NotFound.named("TurnCheckpoint", str(checkpoint))
+    elif not await _inherits(own, conversation, checkpoint, known):
+        raise NotFound.named("TurnCheckpoint", str(checkpoint))
+    return found
+
+
+async def _inherits(own: CallerStore, conversation: str, checkpoint: TurnCheckpoint, known: Sequence[Turn]) -> bool:
+    """Whether a checkpoint of another conversation is one that leads to this one, which is a fork of it."""
+    there, ids = await own.conversation(conversation), {turn.id for turn in known}
+    parents = {turn.parent for turn in known} | {None if there is None else there.parent}
+    for parent in (TurnCheckpoint.of(each) for each in parents if each is not None):
+        if parent == checkpoint:
+            return True
+        for stretch in await path(own, parent) if parent.turn not in ids else []:
+            if stretch.turn.id == checkpoint.turn and (stretch.upto is None or checkpoint.offset <= stretch.upto):
+                return True
+    return False
 
 
 def _reaches(turn: Turn, offset: int) -> bool:

@@ -63,6 +63,42 @@ class Slot(NamedTuple):
 START = Slot(0, False)
 
 
+@dataclass(frozen=True, slots=True)
+class EventLayout:
+    """Where among the numbers of an entry's events that which is told again stands: in blocks of ``block`` numbers. The
+    first ones begin at ``meanwhile``, for what comes while the entry, an action, is open; then what closes it has a
+    block, and what comes afterwards the rest.
+    """
+
+    meanwhile: int
+    block: int
+    room: int = ROOM
+
+    @property
+    def closed(self) -> int:
+        """The first number of what closes an action."""
+        return self.meanwhile + self.room * self.block
+
+    @property
+    def afterwards(self) -> int:
+        return self.closed + self.block
+
+    @property
+    def places(self) -> int:
+        """How many numbers an entry has."""
+        return self.afterwards + self.room * self.block
+
+    def slot(self, offset: int, place: int) -> Slot:
+        """What who has the events of entry ``offset`` up to a number has been told."""
+        is_closed = place >= self.closed
+        first = self.afterwards if is_closed else self.meanwhile
+        return Slot(offset, is_closed, max(-1, (place - first) // self.block))
+
+    def first(self, slot: Slot) -> int:
+        """The first number of what is told again there."""
+        return (self.afterwards if slot.is_closed else self.meanwhile) + self.block * slot.number
+
+
 @dataclass(slots=True)
 class Alteration:
     """An entry is not what somebody was told: in which parts, and where it is told again. None: nobody was there."""

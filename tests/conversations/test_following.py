@@ -241,7 +241,7 @@ async def test_who_is_slow_to_follow_a_turn_is_not_told_the_next_one_as_a_part_o
     await world.converse()
     async with world.serving() as here, world.serving() as there:
         first = await here.say("One")
-        slow = here.conversations.follow(ALICE, first)
+        slow = here.conversations.of(ALICE).follow(first)
         told: list[str] = []
         async with aclosing(slow) as progress:
             async for news in progress:
@@ -546,11 +546,11 @@ async def test_a_stream_that_the_gateway_ends_is_no_end_of_the_turn() -> None:
         assert any(isinstance(each, Quiet) for each in live.news)
         assert live.over is None
         assert world.turns()[0].state is TurnState.RUNNING
-        watched = await process.conversations.turn(ALICE, turn.id)
+        watched = await process.conversations.of(ALICE).find_turn(turn.id)
         await asyncio.sleep(30)
         assert watched.state is TurnState.RUNNING
         world.host.runs["1"].status = "COMPLETE"
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.COMPLETED
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.COMPLETED
 
 
 async def test_there_are_as_many_seats_for_those_who_follow_turns_as_for_other_viewers() -> None:
@@ -563,7 +563,7 @@ async def test_there_are_as_many_seats_for_those_who_follow_turns_as_for_other_v
         with pytest.raises(RateLimited):
             await seen(process, turn)
         # who only asks is told what is written down
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
         world.host.runs["1"].status = "COMPLETE"
         assert isinstance((await task).news[-1], TurnEnded)
 

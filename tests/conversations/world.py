@@ -304,7 +304,7 @@ class Process:
 
     async def say(self, text: str, *, conversation: str = "talk", who: Caller = ALICE, **more: Any) -> Turn:
         """Begin a turn."""
-        return await self.conversations.begin(who, None, conversation, ask(text, **more))
+        return await self.conversations.of(who).begin(None, conversation, ask(text, **more))
 
     async def wait(self, turn: Turn, who: Caller = ALICE) -> Turn:
         """Follow a turn to its end."""
@@ -315,7 +315,7 @@ class Process:
 
     async def told(self, turn: Turn, upto: int | None = None, who: Caller = ALICE) -> list[str]:
         """What has come of a turn, for whoever reads the conversation."""
-        entries = await self.conversations.entries(who, Stretch(turn, upto))
+        entries = await self.conversations.of(who).entries(Stretch(turn, upto))
         return [entry.json.decode() for entry in entries]
 
     async def aclose(self) -> None:
@@ -333,7 +333,7 @@ class Seen:
     over: Turn | None = None
 
     async def follow(self, process: Process, turn: Turn, who: Caller = ALICE) -> None:
-        async for each in process.conversations.follow(who, turn):
+        async for each in process.conversations.of(who).follow(turn):
             assert self.over is None
             self.news.append(each)
             match each:

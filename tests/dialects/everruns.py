@@ -61,11 +61,11 @@ class Talk:
         """Wait for the end of the latest turn."""
         conversations: Conversations = self.site.app.state.parts.conversations
         caller = await caller_of(self.site, self.token)
-        turn = await conversations.latest(caller, self.id)
+        turn = await conversations.of(caller).latest(self.id)
         assert turn is not None
         if not turn.state.active:
             return turn
-        async for news in conversations.follow(caller, turn):
+        async for news in conversations.of(caller).follow(turn):
             if isinstance(news, TurnEnded):
                 return news.turn
         raise AssertionError("it never ended")

@@ -10,17 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import TurnChanges, TurnEntry, late_changes
+from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry, late_changes
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, ThreadTeller, position
 from codegen_api.dialects.agent_protocol.rendering import (
-    AFTERWARDS,
-    BEHIND,
-    BLOCK,
-    MEANWHILE,
+    LAYOUT,
     PLACES,
     EventPlace,
-    Wordings,
+    Wording,
     number,
 )
 from codegen_api.runs import LogEntry, RunRef
@@ -59,7 +56,7 @@ def parsed(pieces: Sequence[bytes]) -> list[Event]:
 
 def teller(modes: Sequence[str], after: int = 0, changes: Any = None) -> ThreadTeller:
     wanted = frozenset(modes)
-    wording = Wordings(HOST.step, max_bytes=10**6).of(TURN, wanted, {"run_id": "t1"})
+    wording = Wording(TURN, wanted, {"run_id": "t1"}, HOST.step, RenderCache(10**6))
     return ThreadTeller(TURN, wording, modes=wanted, after=after, changes=changes)
 
 
@@ -141,7 +138,7 @@ def test_whenever_entries_come_the_events_and_their_ids_are_the_same(
 
 def is_again(n: int) -> bool:
     """Whether this is the number of something that is told again."""
-    return MEANWHILE <= n % PLACES < 2 * BEHIND or n % PLACES >= AFTERWARDS
+    return LAYOUT.meanwhile <= n % PLACES < LAYOUT.closed or n % PLACES >= LAYOUT.afterwards
 
 
 def states(events: Sequence[Event]) -> list[Any]:
@@ -308,7 +305,7 @@ def test_a_late_output_is_told_again_under_an_id_of_its_own_to_who_lacks_it() ->
     pieces = [speaker.begin(), speaker.take([TurnEntry(1, waiting), TurnEntry(2, entry(2, text="x"))])]
     pieces += [speaker.take([TurnEntry(1, done, amended=True)]), speaker.take([TurnEntry(3, entry(3, text="y"))])]
     custom = [(data["position"], data.get("output"), n) for name, n, data in parsed(pieces) if name == "custom"]
-    late = number(2, EventPlace.CUSTOM) + AFTERWARDS
+    late = number(2, EventPlace.CUSTOM) + LAYOUT.afterwards
     assert custom == [
         (1, None, number(1, EventPlace.CUSTOM)),
         (2, None, number(2, EventPlace.CUSTOM)),
@@ -462,10 +459,10 @@ def test_debug_tells_what_tasks_and_checkpoints_tell() -> None:
 
 
 def test_places_fit_between_two_entries() -> None:
-    assert number(0, max(EventPlace)) + 1 < AFTERWARDS
-    assert AFTERWARDS + BLOCK * ROOM <= number(1, 0) == PLACES
-    assert number(0, EventPlace.TOOL_METADATA) >= MEANWHILE + BLOCK * ROOM
-    assert number(0, FINAL_STATE) > MEANWHILE + BLOCK * ROOM
+    assert number(0, max(EventPlace)) + 1 < LAYOUT.afterwards
+    assert LAYOUT.afterwards + LAYOUT.block * ROOM <= number(1, 0) == PLACES
+    assert number(0, EventPlace.TOOL_METADATA) >= LAYOUT.meanwhile + LAYOUT.block * ROOM
+    assert number(0, FINAL_STATE) > LAYOUT.meanwhile + LAYOUT.block * ROOM
 
 
 def test_words_that_change_beside_an_output_are_told_again_in_the_words_of_each_mode() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import TurnChanges, TurnEntry
+from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.everruns.event_types import BELOW, ELSEWHERE, TOLD
 from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
@@ -25,8 +25,8 @@ from codegen_api.dialects.everruns.ids import (
     kept_id,
     spot_of,
 )
-from codegen_api.dialects.everruns.messages import OPEN, EventSpot, heard, images_of, message_fields
-from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written, written
+from codegen_api.dialects.everruns.messages import LAYOUT, OPEN, EventSpot, heard, images_of, message_fields
+from codegen_api.dialects.everruns.rendering import Framed, Written, written
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization
 from codegen_api.errors import NotFound, Rejected
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
@@ -405,15 +405,15 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 ) -> None:
     log, portions = life
     turn = replace(TURN, end=TURN.begin + len(log))
-    renderings = Renderings(step, max_bytes=10**6)
+    cache = RenderCache(10**6)
     changes = TurnChanges()
 
     def listening(after: Spot = START) -> tuple[Any, Any]:
-        teller = SessionTeller(turn, Framed(family, renderings), changes, after)
+        teller = SessionTeller(turn, Framed(family, step, cache), changes, after)
         return teller, lambda events: [each for each in events if each.frame and each.spot > after]
 
     so_far = [TurnEntry(n, each) for n, each in enumerate(log, 1)]
-    unknown = SessionTeller(turn, Framed(family, renderings))
+    unknown = SessionTeller(turn, Framed(family, step, cache))
     elsewhere = [each for each in (*unknown.take(so_far), *unknown.over(turn)) if each.frame]
 
     stays = data.draw(st.booleans(), label="somebody stays")
@@ -473,7 +473,7 @@ def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: i
     assert sorted(completed.values()) == ["success"] * count + ["timeout"]
     spots = [event.spot for event in events]
     assert spots == sorted(set(spots))
-    assert EventSpot.AFTERWARDS + EventSpot.BLOCK * ROOM <= EventSpot.TURN_OVER
+    assert LAYOUT.places <= EventSpot.TURN_OVER
 
 
 def test_a_step_that_says_nothing_is_no_message() -> None:
@@ -518,14 +518,15 @@ def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
         asked.append(each)
         return step(each)
 
-    renderings = Renderings(counted, max_bytes=10**6)
-    first = renderings.of(FLAT, TURN, TurnEntry(2, LOG[1]))
-    assert renderings.of(FLAT, TURN, TurnEntry(2, LOG[1])) is first
+    cache = RenderCache(10**6)
+    flat, nested = Framed(FLAT, counted, cache), Framed(NESTED, counted, cache)
+    first = flat.entry(TURN, TurnEntry(2, LOG[1]))
+    assert flat.entry(TURN, TurnEntry(2, LOG[1])) is first
     assert len(asked) == 1
-    assert renderings.of(NESTED, TURN, TurnEntry(2, LOG[1])) is not first
-    assert renderings.of(FLAT, TURN, TurnEntry(2, LOG[2])) != first
+    assert nested.entry(TURN, TurnEntry(2, LOG[1])) is not first
+    assert flat.entry(TURN, TurnEntry(2, LOG[2])) != first
     assert len(asked) == 3
     huge = TurnEntry(9, entry(text="x" * 200))
-    small = Renderings(counted, max_bytes=100)
-    assert small.of(FLAT, TURN, huge) == small.of(FLAT, TURN, huge)
+    small = Framed(FLAT, counted, RenderCache(100))
+    assert small.entry(TURN, huge) == small.entry(TURN, huge)
     assert len(asked) == 5

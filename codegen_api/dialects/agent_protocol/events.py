@@ -18,6 +18,7 @@ from codegen_api.conversations import (
     EntryAdded,
     EntryChanged,
     EntryRepeated,
+    ReaderAhead,
     TurnChanges,
     TurnCheckpoint,
     TurnEntry,
@@ -28,16 +29,14 @@ from codegen_api.dialects.agent_protocol.messages import Message, answer, human
 from codegen_api.dialects.agent_protocol.rendering import (
     AGAIN,
     BEHIND,
-    BLOCK,
     CHECKPOINTS_AGAIN,
+    LAYOUT,
     PLACES,
     EventPlace,
     Frames,
     Told,
     Wording,
-    block,
     number,
-    slot,
 )
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
@@ -120,9 +119,10 @@ class ThreadTeller:
         self.after = after
         self._turn = turn
         self._wording = wording
+        self._begun = False
         self._modes = modes
         self._statuses = statuses
-        self._telling: TurnTeller[Told] = TurnTeller(wording.of, changes, slot(after))
+        self._telling: TurnTeller[Told] = TurnTeller(wording.of, changes, LAYOUT.slot(*divmod(after, PLACES)))
         # whole states: what has been said, and of which entry each message is
         self._states = bool(modes & WHOLE_STATES)
         self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
@@ -133,8 +133,16 @@ class ThreadTeller:
         self._said = self._doubtful = self._amendable = False
         self._unanswered: set[int] = set()
 
+    @property
+    def claimed(self) -> int:
+        """The entry up to which the reader says that they were told."""
+        return self.after // PLACES
+
     def begin(self) -> bytes:
-        """What comes before the first entry."""
+        """What comes before the first entry, if that was not told."""
+        if self._begun:
+            return b""
+        self._begun = True
         out = [self._frame("metadata", to_json({"run_id": self._turn.id, "attempt": 1}), 0, RUN_METADATA)]
         if "values" in self._modes:
             out.append(self._frame("values", self._state(), 0, INPUT))
@@ -146,9 +154,16 @@ class ThreadTeller:
         return self._written(self._telling.take(news))
 
     def over(self, turn: Turn) -> bytes:
-        """What comes behind the last entry."""
-        out = [self._written(self._telling.close())]
+        """What comes behind the last entry. Whoever asks for the end again is told of it.
+
+        Raises:
+            ReaderAhead: they have something behind that.
+        """
         last = self._telling.offset + 1
+        if self.after > number(last, END):
+            raise ReaderAhead
+        self.after = min(self.after, number(last, END) - 1)
+        out = [self._written(self._telling.close())]
         if turn.answer is not None:
             message = answer(turn.id, turn.answer)
             self._put((last, False), to_json(message))
@@ -169,11 +184,6 @@ class ThreadTeller:
             out.append(self._frame("values", self._state(final), last, FINAL_STATE))
         out.append(self._frame("end", to_json({"status": self._statuses[turn.state]}), last, END))
         return b"".join(out)
-
-    @property
-    def end(self) -> int:
-        """The number of ``end``, once everything has come."""
-        return number(self._telling.offset + 1, END)
 
     # -- one entry ----------------------------------------------------------------------------------------------------
 
@@ -215,7 +225,7 @@ class ThreadTeller:
 
     def _tell_again(self, again: EntryRepeated[Told], out: list[bytes]) -> None:
         """An entry, as it is now, behind what has come: in a block of numbers of its own."""
-        told, first = again.worded, block(again.slot)
+        told, first = again.worded, again.slot.behind * PLACES + LAYOUT.first(again.slot)
         frames: list[tuple[int, bytes]] = []
         for n, frame in (*told.arrival.each, *told.begun.each, *told.answered.each):
             place = EventPlace(n % PLACES // 2)
@@ -237,7 +247,7 @@ class ThreadTeller:
             each
             for each in self._checkpoints[bisect_left(self._checkpoints, again.came.offset) :]
             if not again.earlier or number(each, EventPlace.CHECKPOINT) <= self.after
-        ][-((BLOCK - CHECKPOINTS_AGAIN) // 2) :]
+        ][-((LAYOUT.block - CHECKPOINTS_AGAIN) // 2) :]
         if self._told_again + sum(map(self._length, holding)) > FREE + EARNED * self._telling.offset:
             holding = holding[-1:]
         frames: list[tuple[int, bytes]] = []

@@ -7,27 +7,19 @@ are more than one entry.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
 
-from cachetools import LRUCache
-
-from codegen_api.conversations import Form, Slot, TurnEntry
-from codegen_api.conversations.late_changes import ROOM
+from codegen_api.conversations import EventLayout, Form, RenderCache, TurnEntry
 from codegen_api.dialects.agent_protocol.messages import Message, chunk, removal, said
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn
 
-BLOCK = 4096
-"""How many numbers an entry has that is told again: behind what another one says, or behind all of it."""
+LAYOUT = EventLayout(meanwhile=64, block=4096)
+"""Of the numbers that an entry has for its events: two for each place."""
 
-MEANWHILE = 64
-AFTERWARDS = MEANWHILE + (ROOM + 1) * BLOCK
-"""Where such blocks begin."""
+PLACES = LAYOUT.places
+"""How many those are."""
 
-PLACES = AFTERWARDS + ROOM * BLOCK
-"""How many numbers an entry has for its events."""
-
-BEHIND = (AFTERWARDS - BLOCK) // 2
+BEHIND = LAYOUT.closed // 2
 """The first place behind the blocks of what comes meanwhile."""
 
 
@@ -55,18 +47,6 @@ class EventPlace(IntEnum):
 
 def number(offset: int, place: int) -> int:
     return offset * PLACES + 2 * place
-
-
-def slot(after: int) -> Slot:
-    """What who has the events up to a number has been told."""
-    offset, rest = divmod(after, PLACES)
-    is_closed = rest >= 2 * BEHIND
-    return Slot(offset, is_closed, (rest - (AFTERWARDS if is_closed else MEANWHILE)) // BLOCK)
-
-
-def block(slot: Slot) -> int:
-    """The first number of what is told again there."""
-    return slot.behind * PLACES + (AFTERWARDS if slot.is_closed else MEANWHILE) + BLOCK * slot.number
 
 
 AGAIN = {
@@ -120,16 +100,12 @@ class Told:
     @property
     def size(self) -> int:
         frames = len(self.arrival.whole) + len(self.begun.whole) + len(self.answered.whole)
-        return 1000 + self.entry.size + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
-
-
-Kept: TypeAlias = "LRUCache[tuple[str, frozenset[str], int], Told]"
-"""By turn, modes and offset."""
+        return 1000 + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
 
 
 class Wording:
     """Words the entries of a turn in ``modes``. ``context`` is what is said of each message, ``step`` what an entry
-    means. ``kept`` is for all who word anything.
+    means.
     """
 
     def __init__(
@@ -138,23 +114,18 @@ class Wording:
         modes: frozenset[str],
         context: Mapping[str, Json],
         step: Callable[[LogEntry], Step],
-        kept: Kept,
+        cache: RenderCache,
     ) -> None:
         self._turn = turn.id
         self._id = turn.id.encode()
         self._modes = modes
         self._context = context
         self._step = step
-        self._kept = kept
+        self._cache = cache
 
     def of(self, came: TurnEntry) -> Told:
         key = (self._turn, self._modes, came.offset)
-        told = self._kept.get(key)
-        if told is None or (told.entry is not came.entry and told.entry != came.entry):
-            told = self._tell(came.offset, came.entry)
-            if told.size <= self._kept.maxsize:  # the cache refuses what could never fit
-                self._kept[key] = told
-        return told
+        return self._cache.of(key, came.entry, lambda: self._tell(came.offset, came.entry), lambda told: told.size)
 
     def again(self, frame: bytes, n: int) -> bytes:
         """An event that was told before, under another number."""
@@ -247,21 +218,6 @@ class Wording:
 
     def _about(self, offset: int, node: str) -> bytes:
         return to_json({**self._context, "langgraph_node": node, "langgraph_step": offset})
-
-
-class Wordings:
-    """What was worded lately, for all who read the same in the same modes: ``max_bytes`` of it."""
-
-    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int) -> None:
-        self._step = step
-        self._kept: Kept = LRUCache(max_bytes, getsizeof=lambda told: told.size)
-
-    @property
-    def held_bytes(self) -> int:
-        return int(self._kept.currsize)
-
-    def of(self, turn: Turn, modes: frozenset[str], context: Mapping[str, Json]) -> Wording:
-        return Wording(turn, modes, context, self._step, self._kept)
 
 
 def _with_position(entry: bytes, offset: int) -> bytes:

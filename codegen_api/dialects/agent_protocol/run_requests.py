@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from codegen_api.conversations import Ask, TurnCheckpoint, new_id, text_of
+from codegen_api.conversations import Ask, TurnCheckpoint, new_id, said_ids, text_of
 from codegen_api.dialects import EMPTY, MOST_SAID, Ignored, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.messages import heard, images_of
@@ -182,7 +182,7 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
     if len(given) > MOST_SAID:
         said = f"There may be {MOST_SAID} messages at most."
         raise Rejected(details=[Detail(("body", "input", "messages"), said, "too_long")])
-    told = {message.get("id") for turn in known for message in turn.messages}
+    told = said_ids(known)
     system: list[str] = []
     messages: list[Mapping[str, Json]] = []
     for index, item in enumerate(given):

@@ -7,14 +7,13 @@ from urllib.parse import quote
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
 from codegen_api.dialects.agent_protocol.messages import human
-from codegen_api.dialects.agent_protocol.rendering import Wordings
+from codegen_api.dialects.agent_protocol.rendering import Wording
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome, response
 from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.errors import Detail, Rejected
-from codegen_api.identity import Caller
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
@@ -54,8 +53,7 @@ def states_called(words: Mapping[TurnState, str], status: str | None, where: str
 
 def events_of(
     request: Request,
-    talk: Conversations,
-    caller: Caller,
+    conversations: CallerConversations,
     turn: Turn,
     *,
     modes: Sequence[str] = (),
@@ -72,15 +70,12 @@ def events_of(
         "graph_id": "agent",
         "tags": [],
     }
-    share = parts_of(request).renderings_bytes
-    wordings = parts_of(request).kept("agent_protocol_wordings", lambda: Wordings(talk.gateway.step, max_bytes=share))
     pieces = events(
-        talk,
-        caller,
+        conversations,
         turn,
         modes=chosen,
         after=position(turn, last_event_id),
-        wording=wordings.of(turn, chosen, context),
+        wording=Wording(turn, chosen, context, conversations.step, conversations.rendered),
         statuses=statuses_of(request),
         at_end=at_end,
     )
@@ -89,14 +84,13 @@ def events_of(
 
 def outcome_of(
     request: Request,
-    talk: Conversations,
-    caller: Caller,
+    conversations: CallerConversations,
     turn: Turn,
     *,
     at_end: Ending = nothing,
     abandoning: Abandoning | None = None,
 ) -> Response:
-    pieces = outcome(talk, caller, turn, at_end)
+    pieces = outcome(conversations, turn, at_end)
     return response(request, pieces, "application/json", places_of(turn, "join"), abandoning)
 
 

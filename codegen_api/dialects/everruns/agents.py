@@ -8,16 +8,15 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from codegen_api import stores
-from codegen_api.conversations import Conversations, change, new_id, owner_of
+from codegen_api.conversations import CallerConversations, new_id
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import responses, schemas
-from codegen_api.dialects.everruns.dependencies import Asker, CurrentRecipient, routes_about
+from codegen_api.dialects.everruns.dependencies import CurrentRecipient, MyConversations, routes_about
 from codegen_api.dialects.everruns.ids import is_id, kept_id
 from codegen_api.dialects.everruns.storage import keepable
 from codegen_api.dialects.everruns.wire import OWN, Recipient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
-from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.parts import Keeper
+from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
 from codegen_api.web import Responses, json_response, operation
@@ -43,17 +42,16 @@ PUT: Responses = {
 
 @router.post("/v1/agents", **operation("Create an agent", WRITE, PUT), status_code=201)
 async def create_agent(
-    conversations: Keeper, caller: Asker, recipient: CurrentRecipient, body: Annotated[schemas.CreateAgent, Body()]
+    conversations: MyConversations, recipient: CurrentRecipient, body: Annotated[schemas.CreateAgent, Body()]
 ) -> Response:
     """Create an agent; with the `id` of one that there is, change it."""
     id = new_id() if body.id is None else kept_id(body.id, "agent")  # noqa: A001 - as everywhere
-    return await _put(conversations, caller, recipient, id, body)
+    return await _put(conversations, recipient, id, body)
 
 
 @router.put("/v1/agents/{agent_id}", **operation("Create or replace an agent", WRITE, PUT), status_code=201)
 async def put_agent(
-    conversations: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     recipient: CurrentRecipient,
     agent_id: NamedAgent,
     body: Annotated[schemas.CreateAgent, Body()],
@@ -62,9 +60,9 @@ async def put_agent(
     if is_id(agent_id, "agent"):
         id = kept_id(agent_id, "agent")  # noqa: A001 - as everywhere
     else:
-        known = await named_agent(conversations, caller, agent_id)
+        known = await named_agent(conversations, agent_id)
         id = new_id() if known is None else known.id  # noqa: A001
-    return await _put(conversations, caller, recipient, id, body)
+    return await _put(conversations, recipient, id, body)
 
 
 @router.get(
@@ -76,7 +74,7 @@ async def put_agent(
     ),
 )
 async def list_agents(
-    conversations: Keeper,
+    conversations: MyConversations,
     recipient: CurrentRecipient,
     offset: Offset = 0,
     limit: Limit = 100,
@@ -86,7 +84,7 @@ async def list_agents(
     """The agents that were made here and are not archived, newest first."""
     archived = None if include_archived else False
     wanted = stores.Query(limit, offset, configuration={OWN: {}}, name=search or None, archived=archived)
-    found = await conversations.store.agents(recipient.owner, wanted)
+    found = await conversations.agents(wanted)
     return listed(await _fields(conversations, recipient, *found.items), found.total, offset=offset, limit=limit)
 
 
@@ -94,14 +92,12 @@ async def list_agents(
     "/v1/agents/{agent_id}",
     **operation("Get an agent", READ, responses.answers(200, responses.EverrunsAgent, "The agent.")),
 )
-async def get_agent(
-    conversations: Keeper, caller: Asker, recipient: CurrentRecipient, agent_id: NamedAgent
-) -> Response:
+async def get_agent(conversations: MyConversations, recipient: CurrentRecipient, agent_id: NamedAgent) -> Response:
     """An agent, archived or not. By its name only one that is not."""
     if is_id(agent_id, "agent"):
-        agent = await agent_of(conversations, caller, agent_id)
+        agent = await agent_of(conversations, agent_id)
     else:
-        agent = await agent_called(conversations, caller, agent_id)
+        agent = await agent_called(conversations, agent_id)
     return await _shown(conversations, recipient, agent)
 
 
@@ -110,8 +106,7 @@ async def get_agent(
     **operation("Change an agent", WRITE, responses.answers(200, responses.EverrunsAgent, "The agent.", 409)),
 )
 async def update_agent(
-    conversations: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     recipient: CurrentRecipient,
     agent_id: AgentId,
     body: Annotated[schemas.UpdateAgent, Body()],
@@ -134,7 +129,7 @@ async def update_agent(
             version=then.version + 1,
         )
 
-    return await _shown(conversations, recipient, await _change(conversations, caller, agent_id, to))
+    return await _shown(conversations, recipient, await _change(conversations, agent_id, to))
 
 
 @router.delete(
@@ -142,7 +137,7 @@ async def update_agent(
     **operation("Archive an agent", WRITE, responses.answers(204, None, "It is archived.", 409)),
     status_code=204,
 )
-async def archive_agent(conversations: Keeper, caller: Asker, agent_id: AgentId) -> Response:
+async def archive_agent(conversations: MyConversations, agent_id: AgentId) -> Response:
     """Hide an agent from lists. Its sessions go on, and it can still be read."""
 
     def to(then: Agent) -> Agent:
@@ -150,7 +145,7 @@ async def archive_agent(conversations: Keeper, caller: Asker, agent_id: AgentId)
             raise NotFound.named("Agent", agent_id)
         return replace(then, archived=True, updated=conversations.clock())
 
-    await _change(conversations, caller, agent_id, to)
+    await _change(conversations, agent_id, to)
     return Response(status_code=204)
 
 
@@ -161,34 +156,34 @@ async def documentation(request: Request) -> Response:
     return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
 
-async def agent_of(conversations: Conversations, caller: Caller, agent_id: str) -> Agent:
+async def agent_of(conversations: CallerConversations, agent_id: str) -> Agent:
     """The agent that a client means.
 
     Raises:
         NotFound: there is none, or it is somebody else's.
     """
-    agent = await conversations.store.agent(owner_of(caller), kept_id(agent_id, "agent"))
+    agent = await conversations.agent(kept_id(agent_id, "agent"))
     if agent is None:
         raise NotFound.named("Agent", agent_id)
     return agent
 
 
-async def agent_called(conversations: Conversations, caller: Caller, name: str) -> Agent:
+async def agent_called(conversations: CallerConversations, name: str) -> Agent:
     """The newest agent with this name.
 
     Raises:
         NotFound: there is none.
     """
-    agent = await named_agent(conversations, caller, name)
+    agent = await named_agent(conversations, name)
     if agent is None:
         raise NotFound.named("Agent", name)
     return agent
 
 
-async def named_agent(conversations: Conversations, caller: Caller, name: str) -> Agent | None:
+async def named_agent(conversations: CallerConversations, name: str) -> Agent | None:
     """The newest agent with this name that is not archived, if there is one."""
     wanted = stores.Query(NAMES_AT_A_TIME, configuration={OWN: {}}, name=name, archived=False)
-    while (found := await conversations.store.agents(owner_of(caller), wanted)).items:
+    while (found := await conversations.agents(wanted)).items:
         for agent in found.items:  # in whose names it is a part
             if agent.name == name:
                 return agent
@@ -196,18 +191,17 @@ async def named_agent(conversations: Conversations, caller: Caller, name: str) -
     return None
 
 
-async def _fields(conversations: Conversations, recipient: Recipient, *agents: Agent) -> list[Json]:
-    counts = await conversations.store.counts(recipient.owner, [agent.id for agent in agents], {OWN: {}})
+async def _fields(conversations: CallerConversations, recipient: Recipient, *agents: Agent) -> list[Json]:
+    counts = await conversations.counts([agent.id for agent in agents], {OWN: {}})
     return [agent_fields(agent, counts.get(agent.id, 0), recipient) for agent in agents]
 
 
-async def _shown(conversations: Conversations, recipient: Recipient, agent: Agent, status: int = 200) -> Response:
+async def _shown(conversations: CallerConversations, recipient: Recipient, agent: Agent, status: int = 200) -> Response:
     return json_response(to_json((await _fields(conversations, recipient, agent))[0]), status)
 
 
 async def _put(
-    conversations: Conversations,
-    caller: Caller,
+    conversations: CallerConversations,
     recipient: Recipient,
     id: str,  # noqa: A002 - as everywhere
     body: schemas.CreateAgent,
@@ -226,23 +220,21 @@ async def _put(
         tags=tuple(body.tags),
         configuration={OWN: told({"display_name": body.display_name})},
     )
-    if await conversations.store.add_agent(recipient.owner, agent):
+    if await conversations.add_agent(agent):
         return await _shown(conversations, recipient, agent, 201)
 
     def to(then: Agent) -> Agent:
         configuration = {**then.configuration, **agent.configuration}
         return replace(agent, created=then.created, version=then.version + 1, configuration=configuration)
 
-    return await _shown(conversations, recipient, await _change(conversations, caller, id, to))
+    return await _shown(conversations, recipient, await _change(conversations, id, to))
 
 
-async def _change(conversations: Conversations, caller: Caller, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
-    owner = owner_of(caller)
-    return await change(
-        lambda: agent_of(conversations, caller, agent_id),
-        lambda then, now: conversations.store.change_agent(owner, then, now),
-        to,
-    )
+async def _change(conversations: CallerConversations, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
+    agent = await conversations.change_agent(kept_id(agent_id, "agent"), to)
+    if agent is None:
+        raise NotFound.named("Agent", agent_id)
+    return agent
 
 
 def _check(body: schemas.CreateAgent | schemas.UpdateAgent) -> None:

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import APIKeyHeader
 
-from codegen_api.conversations import owner_of
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.everruns.wire import Recipient, heard_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking, CallerFirst
+from codegen_api.parts import conversations_of
 from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(
@@ -85,11 +86,12 @@ def routes_about(what: str, prefix: str = "") -> APIRouter:
 
 
 Asker = Annotated[Caller, Depends(asking)]
+MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 
-async def recipient(request: Request, caller: Asker) -> Recipient:
+async def recipient(request: Request, conversations: MyConversations) -> Recipient:
     """Who is going to read what is answered."""
-    return Recipient(owner_of(caller), str(request.base_url).rstrip("/"))
+    return Recipient(conversations.owner, str(request.base_url).rstrip("/"))
 
 
 CurrentRecipient = Annotated[Recipient, Depends(recipient)]

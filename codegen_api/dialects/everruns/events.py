@@ -7,6 +7,7 @@ what has come by then: see ``conversations.turn_events``.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from codegen_api.conversations import (
@@ -15,7 +16,7 @@ from codegen_api.conversations import (
     EntryChanged,
     EntryRepeated,
     Form,
-    Slot,
+    ReaderAhead,
     TurnChanges,
     TurnEntry,
     TurnEvent,
@@ -25,6 +26,7 @@ from codegen_api.conversations import (
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import (
+    LAYOUT,
     OPEN,
     EventSpot,
     Role,
@@ -190,24 +192,15 @@ def last_spot(turn: Turn) -> Spot:
     return Spot(turn.number, length(turn) + 1, EventSpot.IDLED)
 
 
-def slot(turn: Turn, after: Spot) -> Slot:
-    """What of a turn who has the events up to a spot has been told."""
-    if after.turn != turn.number:
-        return Slot(0, False)
-    is_closed = after.place >= EventSpot.TOOL_COMPLETED
-    first = EventSpot.AFTERWARDS if is_closed else EventSpot.MEANWHILE
-    return Slot(after.offset, is_closed, max(-1, (after.place - first) // EventSpot.BLOCK))
-
-
 class SessionTeller(Generic[T]):
-    """Tells the events of a turn in order, as its log comes, to who has those up to ``after``. ``changes`` are what was
-    seen to change in it.
-    """
+    """Tells the events of a turn behind ``after`` in order, as its log comes. ``changes`` were seen in it."""
 
     def __init__(self, turn: Turn, style: Style[T], changes: TurnChanges | None = None, after: Spot = START) -> None:
+        self.claimed = after.offset if after.turn == turn.number else 0
+        slot = LAYOUT.slot(after.offset, after.place) if after.turn == turn.number else LAYOUT.slot(0, 0)
         # a list and what was heard live are the same events
         self._telling: TurnTeller[Happened[T]] = TurnTeller(
-            lambda came: style.entry(turn, came), changes, slot(turn, after), repeats=True
+            lambda came: style.entry(turn, came), changes, slot, repeats=True
         )
         self._after = after
         self._turn = turn
@@ -216,22 +209,34 @@ class SessionTeller(Generic[T]):
 
     def begin(self) -> Iterator[T]:
         """What comes before the first entry, if that has not been told."""
+        return self._behind(self._beginning())
+
+    def take(self, news: Sequence[TurnEntry]) -> Iterator[T]:
+        """What these entries amount to."""
+        return self._behind(chain(self._beginning(), self._told(self._telling.take(news))))
+
+    def over(self, turn: Turn) -> Iterator[T]:
+        """What comes behind the last entry. Of a turn that the host never began there is nothing to tell.
+
+        Raises:
+            ReaderAhead: the reader has something behind that.
+        """
+        if self._after.turn == turn.number and self._after > last_spot(turn):
+            raise ReaderAhead
+        if not heard_of(turn):
+            return iter(())
+        told = [*self._beginning(), *self._told(self._telling.close())]
+        last = map(self._style.event, over(turn, self._telling.offset))
+        told += sorted([*self._told(self._telling.rest()), *last], key=lambda event: event.spot)
+        return self._behind(told)
+
+    def _beginning(self) -> Iterator[T]:
         if not self._begun:
             self._begun = True
             yield from map(self._style.event, begun(self._turn))
 
-    def take(self, news: Sequence[TurnEntry]) -> Iterator[T]:
-        """What these entries amount to."""
-        yield from self.begin()
-        yield from self._told(self._telling.take(news))
-
-    def over(self, turn: Turn) -> Iterator[T]:
-        """What comes behind the last entry. Of a turn that the host never began there is nothing to tell."""
-        if heard_of(turn):
-            yield from self.begin()
-            yield from self._told(self._telling.close())
-            last = map(self._style.event, over(turn, self._telling.offset))
-            yield from sorted([*self._told(self._telling.rest()), *last], key=lambda event: event.spot)
+    def _behind(self, events: Iterable[T]) -> Iterator[T]:
+        return (event for event in events if event.spot > self._after)
 
     def _told(self, moments: Iterable[TurnEvent[Happened[T]]]) -> Iterator[T]:
         for each in moments:
@@ -247,13 +252,12 @@ class SessionTeller(Generic[T]):
 
     def _again(self, again: EntryRepeated[Happened[T]]) -> Iterator[SessionEvent]:
         """An entry, as it is now, behind what has come."""
-        behind, is_closed, number = again.slot
-        first = (EventSpot.AFTERWARDS if is_closed else EventSpot.MEANWHILE) + EventSpot.BLOCK * number
+        first = LAYOUT.first(again.slot)
         found = self._style.unwritten(self._turn, again.came)
         for lacks, events in ((again.words, found.at_once), (again.outcome, found.at_close)):
             if lacks and events and not (again.earlier and events[0].spot > self._after):
                 for event in events:
-                    spot = Spot(self._turn.number, behind, first + min(event.spot.place, EventSpot.BLOCK - 1))
+                    spot = Spot(self._turn.number, again.slot.behind, first + min(event.spot.place, LAYOUT.block - 1))
                     yield replace(event, spot=spot)
 
 

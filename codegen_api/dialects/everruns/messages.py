@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from codegen_api.conversations.late_changes import ROOM
+from codegen_api.conversations import EventLayout
 from codegen_api.dialects import EMPTY, no_image, says_nothing
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id
@@ -48,17 +48,16 @@ class SessionEntry:
     result: SessionMessage | None
 
 
+LAYOUT = EventLayout(meanwhile=256, block=8)
+
+
 class EventSpot:
     """Where an event stands among those of its entry. Before the first entry stand the user's messages."""
 
     MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED = range(4)
     MOST_INPUTS = 250
     ACTIVATED, TURN_STARTED = 251, 252
-    # what is told again of entries before comes meanwhile, or afterwards
-    BLOCK = 8
-    MEANWHILE = 256
-    TOOL_COMPLETED = MEANWHILE + ROOM * BLOCK
-    AFTERWARDS = TOOL_COMPLETED + BLOCK
+    TOOL_COMPLETED = LAYOUT.closed
     TURN_OVER, IDLED = MOST_PLACES - 2, MOST_PLACES - 1
 
 

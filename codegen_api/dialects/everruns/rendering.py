@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cachetools import LRUCache
-
-from codegen_api.conversations import TurnEntry
+from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.dialects.everruns.event_types import kind_in
 from codegen_api.dialects.everruns.events import Happened, SessionEvent, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
@@ -25,58 +23,31 @@ class Written:
     frame: bytes
 
 
-Kept = tuple[LogEntry, Happened[Written]]
-
-
-class Renderings:
-    """What entries amount to, for those who listen. ``step`` says what an entry means."""
-
-    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int) -> None:
-        self._step = step
-        self._kept: LRUCache[tuple[str, str, int], Kept] = LRUCache(max_bytes, getsizeof=_size)
-
-    @property
-    def held_bytes(self) -> int:
-        return int(self._kept.currsize)
-
-    def of(self, family: Family, turn: Turn, came: TurnEntry) -> Happened[Written]:
-        key = (family.name, turn.id, came.offset)
-        kept = self._kept.get(key)
-        if kept is None or kept[0] != came.entry:
-            kept = came.entry, self._written(family, turn, came)
-            if _size(kept) <= self._kept.maxsize:
-                self._kept[key] = kept
-        return kept[1]
-
-    def happened(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
-        """The same, before it is written."""
-        return happened(turn, came.offset, came.entry, self._step(came.entry))
-
-    def _written(self, family: Family, turn: Turn, came: TurnEntry) -> Happened[Written]:
-        found = self.happened(turn, came)
-        return Happened(
-            found.form,
-            tuple(written(family, event) for event in found.at_once),
-            tuple(written(family, event) for event in found.at_close),
-            found.closed,
-        )
-
-
 class Framed:
-    """In the words of a family, as server-sent events."""
+    """In the words of a family, as server-sent events, each made once for all who listen. ``step`` says what an entry
+    means.
+    """
 
-    def __init__(self, family: Family, renderings: Renderings) -> None:
+    def __init__(self, family: Family, step: Callable[[LogEntry], Step], cache: RenderCache) -> None:
         self._family = family
-        self._renderings = renderings
+        self._step = step
+        self._cache = cache
 
     def event(self, event: SessionEvent) -> Written:
         return written(self._family, event)
 
     def entry(self, turn: Turn, came: TurnEntry) -> Happened[Written]:
-        return self._renderings.of(self._family, turn, came)
+        key = (self._family.name, turn.id, came.offset)
+        return self._cache.of(key, came.entry, lambda: self._written(turn, came), _size)
 
     def unwritten(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
-        return self._renderings.happened(turn, came)
+        return happened(turn, came.offset, came.entry, self._step(came.entry))
+
+    def _written(self, turn: Turn, came: TurnEntry) -> Happened[Written]:
+        found = self.unwritten(turn, came)
+        return Happened(
+            found.form, tuple(map(self.event, found.at_once)), tuple(map(self.event, found.at_close)), found.closed
+        )
 
 
 def written(family: Family, event: SessionEvent) -> Written:
@@ -90,6 +61,5 @@ def written(family: Family, event: SessionEvent) -> Written:
     return Written(event.spot, kind, frame(kind, to_json(fields), str(fields["id"])))
 
 
-def _size(kept: Kept) -> int:
-    entry, found = kept
-    return 400 + entry.size + sum(len(each.frame) for each in (*found.at_once, *found.at_close))
+def _size(found: Happened[Written]) -> int:
+    return 400 + sum(len(each.frame) for each in (*found.at_once, *found.at_close))
