@@ -54,11 +54,7 @@ class Stretch:
 
 
 async def path(
-    own: CallerStore,
-    checkpoint: TurnCheckpoint | None,
-    known: Sequence[Turn] = (),
-    *,
-    asked_for: bool = False,
+    own: CallerStore, checkpoint: TurnCheckpoint | None, known: Sequence[Turn] = (), *, asked_for: bool = False
 ) -> list[Stretch]:
     """The turns that lead to a checkpoint, the first one first. ``known`` need not be looked up. What a conversation is
     a fork of may be no more: then that is missing at the front.

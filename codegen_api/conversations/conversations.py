@@ -25,14 +25,7 @@ from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.transcript import Transcript
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
-from codegen_api.errors import (
-    ConversationBusy,
-    InvalidToken,
-    NotFound,
-    NotOffered,
-    StoreUnavailable,
-    StreamCut,
-)
+from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, StoreUnavailable, StreamCut
 from codegen_api.following import Attendant, Patrol, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
@@ -203,9 +196,7 @@ class CallerConversations(CallerStore):
             GatewayError: the host has not begun it, and the turn has failed.
         """
         checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
-        there = await self.conversation(conversation)
-        if there is None:
-            raise NotFound.named("Conversation", conversation)
+        there = NotFound.unless(await self.conversation(conversation), "Conversation", conversation)
         known = list(await self.turns(conversation))
         if await self._is_busy(known):
             if ask.if_busy == "enqueue":
@@ -226,9 +217,7 @@ class CallerConversations(CallerStore):
         Raises:
             NotFound: there is none.
         """
-        turn = await self.turn(id)
-        if turn is None:
-            raise NotFound.named("Run", id)
+        turn = NotFound.unless(await self.turn(id), "Run", id)
         return await self._settled(turn) if settled else turn
 
     async def require_right(self, turn: Turn) -> None:
@@ -276,8 +265,7 @@ class CallerConversations(CallerStore):
             begun = self.shared.turns.starting.next_begun
             if leaving is not None and leaving.is_set():
                 raise StreamCut(is_shutdown=True)
-            if await self.conversation(conversation) is None:
-                raise NotFound.named("Conversation", conversation)
+            NotFound.unless(await self.conversation(conversation), "Conversation", conversation)
             turns = await self.turns(conversation, limit=1)
             if turns and turns[0].number > number:
                 turns = await self.turns(conversation, newest_first=False)

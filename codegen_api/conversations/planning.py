@@ -58,12 +58,7 @@ class Planning:
         self._clock = clock
 
     async def plan(
-        self,
-        own: CallerStore,
-        wanted: str | None,
-        conversation: Conversation,
-        ask: Ask,
-        known: Sequence[Turn],
+        self, own: CallerStore, wanted: str | None, conversation: Conversation, ask: Ask, known: Sequence[Turn]
     ) -> tuple[Turn, NewRun]:
         """The turn, and the run that is to be created for it. ``known`` are the conversation's turns, newest first.
 

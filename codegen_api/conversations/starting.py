@@ -14,14 +14,7 @@ from cachetools import TTLCache
 
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.prompts import storable_text
-from codegen_api.errors import (
-    ConversationBusy,
-    GatewayError,
-    InProgress,
-    NotFound,
-    Unavailable,
-    UpstreamFailure,
-)
+from codegen_api.errors import ConversationBusy, GatewayError, InProgress, NotFound, Unavailable, UpstreamFailure
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency.lookup import SECOND_LOOK, find_marked, find_said, grace, in_doubt

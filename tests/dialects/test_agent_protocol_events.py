@@ -177,6 +177,8 @@ def test_from_any_id_on_a_reader_gets_just_what_is_missing(log: list[LogEntry], 
         assert any(one.amendable for one in log)
         assert modes != {"values"}
         rest.remove(final[0])
+    if seen == len(whole):  # who asks for the end again is told of it
+        seen -= 1
     assert whole[:seen] + rest == whole
 
 

@@ -353,7 +353,7 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
     (again,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert (again.kind, again.data["status"]) == ("tool.completed", "success")
-    assert again.spot == Spot(TURN.number, 2, EventSpot.AFTERWARDS + EventSpot.BLOCK - 1)
+    assert again.spot == Spot(TURN.number, 2, LAYOUT.afterwards + LAYOUT.block - 1)
     assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
 
 

@@ -153,9 +153,7 @@ async def update_assistant(
         return now
 
     _refuse_built_in(assistant_id)
-    agent = await conversations.change_agent(assistant_id, to)
-    if agent is None:
-        raise NotFound.named("Assistant", assistant_id)
+    agent = NotFound.unless(await conversations.change_agent(assistant_id, to), "Assistant", assistant_id)
     return json_response(to_json(assistant_fields(agent)))
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import Body, Query, Request
+from fastapi import Body, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -13,15 +13,8 @@ from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.run_requests import Modes
-from codegen_api.dialects.agent_protocol.run_responses import (
-    events_of,
-    outcome_of,
-    run_fields,
-    states_called,
-    statuses_of,
-)
+from codegen_api.dialects.agent_protocol.run_responses import Answers, states_called
 from codegen_api.dialects.agent_protocol.state import turn_values
-from codegen_api.dialects.agent_protocol.streams import Abandoning
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import selected
 from codegen_api.errors import Conflict, NotFound, NotOffered
@@ -47,8 +40,7 @@ async def _find(conversations: CallerConversations, thread: str | None, run: str
 
 @router.get("/threads/{thread_id}/runs", **operation("List runs", READ, responses.RUNS))
 async def list_runs(
-    request: Request,
-    conversations: MyConversations,
+    answers: Answers,
     thread_id: str,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
@@ -56,44 +48,36 @@ async def list_runs(
     select: Annotated[list[str] | None, Query(description="The fields that are wanted; all by default.")] = None,
 ) -> Response:
     """The runs of a thread, newest first. What came of them is told by `GET` of each."""
-    await thread_of(conversations, thread_id)
-    await conversations.latest(thread_id)
-    words = statuses_of(request)
-    states = states_called(words, status, "query")
-    turns = await conversations.turns(thread_id, states=states, limit=limit, offset=offset)
-    return json_response(to_json([selected(run_fields(turn, words), select) for turn in turns]))
+    await thread_of(answers.conversations, thread_id)
+    await answers.conversations.latest(thread_id)
+    states = states_called(answers.statuses, status, "query")
+    turns = await answers.conversations.turns(thread_id, states=states, limit=limit, offset=offset)
+    return json_response(to_json([selected(answers.fields(turn), select) for turn in turns]))
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}", **operation("Get a run", READ, responses.RUN))
-async def get_run(request: Request, conversations: MyConversations, thread_id: str, run_id: str) -> Response:
+async def get_run(answers: Answers, thread_id: str, run_id: str) -> Response:
     """A run as it is now; with the state of its thread at its end as `output`."""
-    turn = await _find(conversations, thread_id, run_id)
+    turn = await _find(answers.conversations, thread_id, run_id)
     output: Json = None
     if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
-        output = await turn_values(conversations, turn)
+        output = await turn_values(answers.conversations, turn)
     elif turn.state.over:
         output = {}
-    return json_response(to_json({**run_fields(turn, statuses_of(request)), "output": output}))
+    return json_response(to_json({**answers.fields(turn), "output": output}))
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}/join", **operation("Wait for a run", READ, responses.JOINED))
-async def join_run(
-    request: Request,
-    conversations: MyConversations,
-    thread_id: str,
-    run_id: str,
-    cancel_on_disconnect: Flag = None,
-) -> Response:
+async def join_run(answers: Answers, thread_id: str, run_id: str, cancel_on_disconnect: Flag = None) -> Response:
     """The thread's state at the end of a run."""
-    turn = await _find(conversations, thread_id, run_id, settled=False)
-    await conversations.require_right(turn)
-    return outcome_of(request, conversations, turn, abandoning=_joined(conversations, turn, cancel_on_disconnect))
+    turn = await _find(answers.conversations, thread_id, run_id, settled=False)
+    await answers.conversations.require_right(turn)
+    return answers.outcome(turn, stops=cancel_on_disconnect in SET)
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}/stream", **operation("Follow a run", READ, responses.FOLLOWED))
 async def join_stream(
-    request: Request,
-    conversations: MyConversations,
+    answers: Answers,
     thread_id: str,
     run_id: str,
     last_event_id: LastEventId,
@@ -103,26 +87,18 @@ async def join_stream(
     """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
     of this run, all of them; also when the run is over, for as long as the host keeps it.
     """
-    turn = await _find(conversations, thread_id, run_id, settled=False)
-    await conversations.require_right(turn)
-    return events_of(
-        request,
-        conversations,
-        turn,
-        modes=_wanted_modes(stream_mode),
-        last_event_id=last_event_id,
-        abandoning=_joined(conversations, turn, cancel_on_disconnect),
-    )
+    turn = await _find(answers.conversations, thread_id, run_id, settled=False)
+    await answers.conversations.require_right(turn)
+    modes = _wanted_modes(stream_mode)
+    return answers.events(turn, modes=modes, last_event_id=last_event_id, stops=cancel_on_disconnect in SET)
 
 
 @router.post("/runs/{run_id}/stream", **operation("Follow a run by its id", READ, responses.FOLLOWED))
-async def follow_run(
-    request: Request, conversations: MyConversations, run_id: str, last_event_id: LastEventId
-) -> Response:
+async def follow_run(answers: Answers, run_id: str, last_event_id: LastEventId) -> Response:
     """The events of a run, for who does not know its thread."""
-    turn = await _find(conversations, None, run_id, settled=False)
-    await conversations.require_right(turn)
-    return events_of(request, conversations, turn, last_event_id=last_event_id)
+    turn = await _find(answers.conversations, None, run_id, settled=False)
+    await answers.conversations.require_right(turn)
+    return answers.events(turn, last_event_id=last_event_id)
 
 
 def _wanted_modes(given: list[str] | None) -> list[str]:
@@ -137,27 +113,18 @@ class ModeList(BaseModel):
     modes: Modes
 
 
-def _joined(conversations: CallerConversations, turn: Turn, asked: str | None) -> Abandoning | None:
-    return Abandoning(conversations, turn) if asked in SET else None
-
-
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
 @router.post("/threads/{thread_id}/runs/{run_id}/cancel", **operation("Stop a run", WRITE, responses.STOPPED))
 async def cancel_run(
-    request: Request,
-    conversations: MyConversations,
-    thread_id: str,
-    run_id: str,
-    wait: Flag = None,
-    action: Action = "interrupt",
+    answers: Answers, thread_id: str, run_id: str, wait: Flag = None, action: Action = "interrupt"
 ) -> Response:
     """Stop a run, where the host can; one that is over stays as it is."""
     _refuse_rollback(action)
-    turn = await _find(conversations, thread_id, run_id)
-    turn = await conversations.stop(turn, wait=wait in SET)
-    return json_response(to_json(run_fields(turn, statuses_of(request))))
+    turn = await _find(answers.conversations, thread_id, run_id)
+    turn = await answers.conversations.stop(turn, wait=wait in SET)
+    return json_response(to_json(answers.fields(turn)))
 
 
 class ManyRuns(BaseModel):
@@ -170,9 +137,7 @@ class ManyRuns(BaseModel):
 
 @router.post("/runs/cancel", **operation("Stop runs", WRITE, responses.ALL_STOPPED), status_code=204)
 async def cancel_runs(
-    conversations: MyConversations,
-    body: Annotated[ManyRuns, Body()],
-    action: Action = "interrupt",
+    conversations: MyConversations, body: Annotated[ManyRuns, Body()], action: Action = "interrupt"
 ) -> Response:
     """Stop the named runs of a thread, or all that are under way."""
     _refuse_rollback(action)

@@ -3,15 +3,13 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
-from fastapi import Request
-
 from codegen_api.conversations import CallerConversations, TurnEnded, tell, updates
 from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, ThreadTeller, encoded, interrupt
 from codegen_api.dialects.agent_protocol.rendering import Wording
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.errors import GatewayError, StreamCut
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import BEAT, EventStream, beating, lasting
+from codegen_api.sse import BEAT, beating
 from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import note
 
@@ -118,15 +116,3 @@ class Abandoning:
     async def aclose(self) -> None:
         if not self._kept:
             self._conversations.abandon(self._turn)
-
-
-def response(
-    request: Request,
-    pieces: AsyncGenerator[bytes, None],
-    media_type: str,
-    headers: Mapping[str, str],
-    abandoning: Abandoning | None = None,
-) -> EventStream:
-    pieces = pieces if abandoning is None else abandoning.watched(pieces)
-    # the type is among the headers, or a charset would be added to it
-    return lasting(request, pieces, media_type, {"Content-Type": media_type, **headers}, abandoning)

@@ -171,10 +171,7 @@ async def thread_of(conversations: CallerConversations, thread_id: str) -> Conve
     Raises:
         NotFound: there is none, or it is somebody else's.
     """
-    thread = await conversations.conversation(thread_id)
-    if thread is None:
-        raise NotFound.named("Thread", thread_id)
-    return thread
+    return NotFound.unless(await conversations.conversation(thread_id), "Thread", thread_id)
 
 
 async def begin_thread(
@@ -194,10 +191,7 @@ async def begin_thread(
 
 
 async def remember_assistant(
-    conversations: CallerConversations,
-    thread: Conversation,
-    agent: Agent,
-    messages: Sequence[Mapping[str, Json]],
+    conversations: CallerConversations, thread: Conversation, agent: Agent, messages: Sequence[Mapping[str, Json]]
 ) -> None:
     """Write into a thread's metadata which assistant it is with, by which clients look for their threads, and give it
     what the user says for a name, if it has none.
@@ -256,10 +250,7 @@ async def _put_metadata(
         keepable(metadata=merged)
         return replace(then, metadata=merged, title=_name(merged) or then.title, updated=conversations.clock())
 
-    thread = await conversations.change_conversation(thread_id, to)
-    if thread is None:
-        raise NotFound.named("Thread", thread_id)
-    return thread
+    return NotFound.unless(await conversations.change_conversation(thread_id, to), "Thread", thread_id)
 
 
 async def _remove(conversations: CallerConversations, thread_id: str) -> bool:

@@ -42,7 +42,7 @@ class Agents:
     """The agents of one caller. What is ``built_in`` is there until they change or delete it, each for themselves."""
 
     def __init__(self, conversations: CallerConversations, built_in: tuple[Agent, ...]) -> None:
-        self._conversations = conversations
+        self.conversations = conversations
         self._built_in = {agent.id: agent for agent in built_in}
 
     async def get(self, agent_id: str) -> Agent:
@@ -50,7 +50,7 @@ class Agents:
         Raises:
             NotFound: there is none, or it is somebody else's.
         """
-        agent = await self._conversations.agent(agent_id) or self._built_in.get(agent_id)
+        agent = await self.conversations.agent(agent_id) or self._built_in.get(agent_id)
         if agent is None or agent.archived:
             raise NotFound.named("Agent", agent_id)
         return agent
@@ -65,14 +65,14 @@ class Agents:
     async def list(self, tag: str | None, limit: int, offset: int) -> Found[Agent]:
         """Those with a tag, or all, the oldest first."""
         ids = tuple(self._built_in)
-        own = await self._conversations.agents(Wanted(len(ids), ids=ids))
+        own = await self.conversations.agents(Wanted(len(ids), ids=ids))
         kept = {agent.id for agent in own.items}
         built_in = [
             agent for agent in self._built_in.values() if agent.id not in kept and (tag is None or tag in agent.tags)
         ]
         first = built_in[offset : offset + limit]
         rest = Wanted(limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False)
-        found = await self._conversations.agents(rest)
+        found = await self.conversations.agents(rest)
         return Found((*first, *found.items), len(built_in) + found.total)
 
     async def add(self, agent: Agent) -> Agent:
@@ -87,8 +87,8 @@ class Agents:
                 return agent
             raise taken
 
-        if await self._conversations.change_agent(agent.id, to) is None and (
-            agent.id in self._built_in or not await self._conversations.add_agent(agent)
+        if await self.conversations.change_agent(agent.id, to) is None and (
+            agent.id in self._built_in or not await self.conversations.add_agent(agent)
         ):
             raise taken
         return agent
@@ -106,11 +106,11 @@ class Agents:
                 raise NotFound.named("Agent", agent_id)
             return replace(to(then), version=then.version + 1)
 
-        changed = await self._conversations.change_agent(agent_id, next_version)
+        changed = await self.conversations.change_agent(agent_id, next_version)
         if changed is not None:
             return changed
         built_in = to(await self.get(agent_id))
-        if await self._conversations.add_agent(built_in):
+        if await self.conversations.add_agent(built_in):
             return built_in
         return await self.change(agent_id, to)  # somebody has changed it a moment ago
 
@@ -123,7 +123,7 @@ class Agents:
         if agent_id in self._built_in:  # it is not to be there again
             await self.change(agent_id, lambda agent: replace(agent, archived=True))
         else:
-            await self._conversations.remove_agent(agent_id)
+            await self.conversations.remove_agent(agent_id)
 
 
 def is_enabled(agent: Agent) -> bool:
@@ -161,11 +161,9 @@ async def list_agents(
     **operation("Create an agent", WRITE, responses.answers(201, responses.AgioAgent, "The agent.", 409)),
     status_code=201,
 )
-async def create_agent(
-    conversations: MyConversations, agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]
-) -> Response:
+async def create_agent(agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
     """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
-    now = conversations.clock()
+    now = agents.conversations.clock()
     agent_id = body.name if re.fullmatch(schemas.ID, body.name) else new_id()
     agent = _with(Agent(agent_id, body.name, now, now), body.model_dump(exclude={"name"}))
     return json_response(to_json(agent_fields(await agents.add(agent))), 201)
@@ -184,11 +182,9 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     "/api/agents/{agent_id}",
     **operation("Change an agent", WRITE, responses.answers(200, responses.AgioAgent, "The agent.", 409)),
 )
-async def update_agent(
-    conversations: MyConversations, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]
-) -> Response:
+async def update_agent(agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]) -> Response:
     """Change what is sent, and leave the rest; the id stays. A session that the agent has begun goes on as it was."""
-    given, now = body.model_dump(exclude_unset=True), conversations.clock()
+    given, now = body.model_dump(exclude_unset=True), agents.conversations.clock()
 
     def to(agent: Agent) -> Agent:
         return replace(_with(agent, given), created=agent.created or now, updated=now)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from codegen_api.conversations import Ask, CallerConversations, checked, new_id
 from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Known, is_enabled
-from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
+from codegen_api.dialects.agio.dependencies import routes_about
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, SharedEvents
 from codegen_api.dialects.agio.executions import OWN, Execution
 from codegen_api.dialects.agio.streams import Reader, frames, outcome
@@ -47,7 +47,6 @@ TITLE_CHARACTERS = 100
 )
 async def chat(
     request: Request,
-    conversations: MyConversations,
     _: Begins,
     wanted: WantedOrganization,
     agents: Known,
@@ -62,7 +61,7 @@ async def chat(
     if not is_enabled(agent):
         raise Conflict(f"Agent '{agent.id}' is disabled.")
     require_few_bytes(body.metadata)
-    session_id, fresh = await _session(conversations, body.session_id or new_id(), agent, body.message)
+    session_id, fresh = await _session(agents.conversations, body.session_id or new_id(), agent, body.message)
     own: dict[str, Json] = {} if body.user_id is None else {"user_id": body.user_id}
     ask = Ask(
         [message_of(body.message)],
@@ -72,8 +71,8 @@ async def chat(
         fresh=fresh,
         options={OWN: own},
     )
-    turn = await conversations.begin(wanted, session_id, ask)
-    return answered(request, conversations, Execution((turn,)), stream=body.stream)
+    turn = await agents.conversations.begin(wanted, session_id, ask)
+    return answered(request, agents.conversations, Execution((turn,)), stream=body.stream)
 
 
 def answered(

@@ -49,9 +49,7 @@ async def list_checkpoints(
     status_code=201,
 )
 async def create_checkpoint(
-    conversations: MyConversations,
-    run_id: RunId,
-    body: Annotated[schemas.NewCheckpoint | None, Body()] = None,
+    conversations: MyConversations, run_id: RunId, body: Annotated[schemas.NewCheckpoint | None, Body()] = None
 ) -> Response:
     """The checkpoint behind the latest step, with a description if one is given. It would be there without, too."""
     place = (await places_of(conversations, await find_run(conversations, run_id)))[-1]
@@ -69,20 +67,18 @@ async def get_checkpoint(conversations: MyConversations, checkpoint_id: Checkpoi
 
 @router.post("/api/checkpoints/{checkpoint_id}/restore", **operation("Go on from a checkpoint", WRITE, GOES_ON))
 async def restore_checkpoint(
-    conversations: MyConversations,
     wanted: WantedOrganization,
     agents: Known,
     checkpoint_id: CheckpointId,
     body: Annotated[schemas.Restore | None, Body()] = None,
 ) -> Response:
     """Take the session back to a checkpoint and go on from there, with a new run or the same one."""
-    place = await find_place(conversations, checkpoint_id)
-    return json_response(to_json(await restore(conversations, agents, wanted, place, body or schemas.Restore())))
+    place = await find_place(agents.conversations, checkpoint_id)
+    return json_response(to_json(await restore(agents, wanted, place, body or schemas.Restore())))
 
 
 @router.post("/api/checkpoints/{checkpoint_id}/fork", **operation("Go on from a checkpoint elsewhere", WRITE, GOES_ON))
 async def fork_checkpoint(
-    conversations: MyConversations,
     wanted: WantedOrganization,
     agents: Known,
     checkpoint_id: CheckpointId,
@@ -93,5 +89,5 @@ async def fork_checkpoint(
         raise NotOffered(
             "A fork makes a new run: `create_new_run` cannot be false here. Restore the checkpoint for that."
         )
-    place = await find_place(conversations, checkpoint_id)
-    return json_response(to_json(await fork(conversations, agents, wanted, place, body or schemas.Fork())))
+    place = await find_place(agents.conversations, checkpoint_id)
+    return json_response(to_json(await fork(agents, wanted, place, body or schemas.Fork())))

@@ -50,7 +50,7 @@ async def pause(conversations: CallerConversations, run: Execution) -> Execution
     return run
 
 
-async def resume(conversations: CallerConversations, agents: Agents, run: Execution, message: str | None) -> Execution:
+async def resume(agents: Agents, run: Execution, message: str | None) -> Execution:
     """The run, going on.
 
     Raises:
@@ -65,7 +65,7 @@ async def resume(conversations: CallerConversations, agents: Agents, run: Execut
         agent=await agents.known(run.first.agent),
         options={OWN: {"continues": run.id}},
     )
-    turn = await conversations.begin(run.latest.organization or None, run.first.conversation, ask)
+    turn = await agents.conversations.begin(run.latest.organization or None, run.first.conversation, ask)
     return Execution((*run.turns, turn))
 
 

@@ -7,14 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import (
-    BEFORE,
-    CallerConversations,
-    Stretch,
-    TurnCheckpoint,
-    end_of,
-    text_of,
-)
+from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint, end_of, text_of
 from codegen_api.errors import NotFound
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
@@ -158,10 +151,7 @@ async def note(conversations: CallerConversations, turn_id: str, **values: Json)
         on_it = {name: value for name, value in {**own(then), **values}.items() if value is not None}
         return replace(then, options={**then.options, OWN: on_it})
 
-    turn = await conversations.change_turn(turn_id, noted)
-    if turn is None:
-        raise NotFound.named("Run", turn_id)
-    return turn
+    return NotFound.unless(await conversations.change_turn(turn_id, noted), "Run", turn_id)
 
 
 def length_of(stretch: Stretch) -> int | None:

@@ -112,17 +112,12 @@ async def pause_run(conversations: MyConversations, run_id: RunId) -> Response:
 
 
 @router.post("/api/runs/{run_id}/resume", **operation("Go on with a run", WRITE, RESUMED))
-async def resume_run(
-    conversations: MyConversations,
-    agents: Known,
-    run_id: RunId,
-    body: Annotated[schemas.Resume | None, Body()] = None,
-) -> Response:
+async def resume_run(agents: Known, run_id: RunId, body: Annotated[schemas.Resume | None, Body()] = None) -> Response:
     """Go on with a run that was paused, or whose agent waits for an answer. Without a `message` the agent is told
     `Go on.`
     """
-    run = await find_run(conversations, run_id)
-    return done("resumed", await controls.resume(conversations, agents, run, None if body is None else body.message))
+    run = await find_run(agents.conversations, run_id)
+    return done("resumed", await controls.resume(agents, run, None if body is None else body.message))
 
 
 @router.post("/api/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, STOPPED))

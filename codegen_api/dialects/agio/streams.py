@@ -8,15 +8,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from codegen_api.conversations import (
-    CallerConversations,
-    CaughtUp,
-    StreamLife,
-    Stretch,
-    TurnEnded,
-    TurnEntry,
-    updates,
-)
+from codegen_api.conversations import CallerConversations, CaughtUp, StreamLife, Stretch, TurnEnded, TurnEntry, updates
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields

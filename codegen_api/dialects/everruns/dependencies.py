@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import APIKeyHeader
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.dialects.everruns.wire import Recipient, heard_organization
+from codegen_api.dialects.everruns.wire import EverrunsClient, heard_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking, CallerFirst
@@ -89,10 +89,10 @@ Asker = Annotated[Caller, Depends(asking)]
 MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 
-async def recipient(request: Request, conversations: MyConversations) -> Recipient:
-    """Who is going to read what is answered."""
-    return Recipient(conversations.owner, str(request.base_url).rstrip("/"))
+async def client_of(request: Request, conversations: MyConversations) -> EverrunsClient:
+    """Who asks and is answered."""
+    return EverrunsClient(conversations, str(request.base_url).rstrip("/"))
 
 
-CurrentRecipient = Annotated[Recipient, Depends(recipient)]
+CurrentClient = Annotated[EverrunsClient, Depends(client_of)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]

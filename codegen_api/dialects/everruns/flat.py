@@ -8,12 +8,7 @@ from starlette.responses import Response
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import message_routes, responses, schemas, sessions
 from codegen_api.dialects.everruns.agents import Limit, Offset, agent_called, agent_of
-from codegen_api.dialects.everruns.dependencies import (
-    CurrentRecipient,
-    MyConversations,
-    WantedOrganization,
-    routes_about,
-)
+from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
@@ -26,11 +21,9 @@ router = routes_about("sessions", "/v1/sessions")
 SessionId = Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")]
 
 
-async def session_here(
-    conversations: MyConversations, recipient: CurrentRecipient, session_id: SessionId
-) -> sessions.Here:
+async def session_here(client: CurrentClient, session_id: SessionId) -> sessions.Here:
     """The session that the path names."""
-    return await sessions.session_at(conversations, recipient, FLAT, session_id)
+    return await sessions.session_at(client, FLAT, session_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -42,8 +35,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
     status_code=201,
 )
 async def create_session(
-    conversations: MyConversations,
-    recipient: CurrentRecipient,
+    client: CurrentClient,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateSession, Body()],
     key: IdempotencyKey = None,
@@ -51,10 +43,10 @@ async def create_session(
     """Begin a session, with an agent or with the host's own. The host is not told until something is said."""
     agent = None
     if body.agent_id is not None:
-        agent = await agent_of(conversations, body.agent_id)
+        agent = await agent_of(client.conversations, body.agent_id)
     elif body.agent_name is not None:
-        agent = await agent_called(conversations, body.agent_name)
-    return await sessions.begin_session(conversations, recipient, FLAT, wanted, body, agent, key)
+        agent = await agent_called(client.conversations, body.agent_name)
+    return await sessions.begin_session(client, FLAT, wanted, body, agent, key)
 
 
 @router.get(
@@ -64,8 +56,7 @@ async def create_session(
     ),
 )
 async def list_sessions(
-    conversations: MyConversations,
-    recipient: CurrentRecipient,
+    client: CurrentClient,
     offset: Offset = 0,
     limit: Limit = 100,
     agent_id: Annotated[str | None, Query(description="Only those with this agent.")] = None,
@@ -77,7 +68,7 @@ async def list_sessions(
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = kept_id(agent_id, "agent") if agent_id else None
     offset = offset if page_token is None else page_token
-    return await sessions.list_sessions(conversations, recipient, FLAT, offset, limit, agent=agent, search=search)
+    return await sessions.list_sessions(client, FLAT, offset, limit, agent=agent, search=search)
 
 
 @router.get(
@@ -164,10 +155,7 @@ async def export_messages(here: Here) -> Response:
     ),
 )
 async def list_events(
-    request: Request,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.EventsQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.EventsQuery, Query()]
 ) -> Response:
     """What has happened by now, a list; live events for who accepts `text/event-stream`."""
     if message_routes.wants_stream(request):
@@ -181,10 +169,7 @@ async def list_events(
     response_class=Response,
 )
 async def stream_events(
-    request: Request,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.StreamQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.StreamQuery, Query()]
 ) -> Response:
     """Events behind `since_id`, and then as they come, turn after turn. Without it those of the last turn come first.
 

@@ -105,12 +105,7 @@ async def list_events(here: Here, query: schemas.EventsQuery) -> Response:
     return listed(items[::-1] if query.order_desc else items, len(items))
 
 
-def listen(
-    request: Request,
-    here: Here,
-    query: schemas.StreamQuery,
-    last_event_id: str | None,
-) -> Response:
+def listen(request: Request, here: Here, query: schemas.StreamQuery, last_event_id: str | None) -> Response:
     """What happens from now on, and before that what the listener does not have yet.
 
     Raises:

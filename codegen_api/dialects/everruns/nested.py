@@ -8,12 +8,7 @@ from starlette.responses import Response
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import message_routes, responses, schemas, sessions
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
-from codegen_api.dialects.everruns.dependencies import (
-    CurrentRecipient,
-    MyConversations,
-    WantedOrganization,
-    routes_about,
-)
+from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
@@ -25,11 +20,9 @@ router = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 SessionId = Annotated[str, Path(description="A UUID, or `session_` and 32 hexadecimal digits.")]
 
 
-async def session_here(
-    conversations: MyConversations, recipient: CurrentRecipient, agent_id: AgentId, session_id: SessionId
-) -> sessions.Here:
+async def session_here(client: CurrentClient, agent_id: AgentId, session_id: SessionId) -> sessions.Here:
     """The session that the path names, if it has this agent."""
-    return await sessions.session_at(conversations, recipient, NESTED, session_id, agent_id)
+    return await sessions.session_at(client, NESTED, session_id, agent_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -41,16 +34,15 @@ Here = Annotated[sessions.Here, Depends(session_here)]
     status_code=201,
 )
 async def create_session_below(
-    conversations: MyConversations,
-    recipient: CurrentRecipient,
+    client: CurrentClient,
     wanted: WantedOrganization,
     agent_id: AgentId,
     body: Annotated[schemas.CreateSessionBelow, Body()],
     key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
-    agent = await agent_of(conversations, agent_id)
-    return await sessions.begin_session(conversations, recipient, NESTED, wanted, body, agent, key, agent_id)
+    agent = await agent_of(client.conversations, agent_id)
+    return await sessions.begin_session(client, NESTED, wanted, body, agent, key, agent_id)
 
 
 @router.get(
@@ -62,17 +54,11 @@ async def create_session_below(
     ),
 )
 async def list_sessions_below(
-    conversations: MyConversations,
-    recipient: CurrentRecipient,
-    agent_id: AgentId,
-    offset: Offset = 0,
-    limit: Limit = 100,
+    client: CurrentClient, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
-    agent = await agent_of(conversations, agent_id)
-    return await sessions.list_sessions(
-        conversations, recipient, NESTED, offset, limit, agent=agent.id, agent_id=agent_id
-    )
+    agent = await agent_of(client.conversations, agent_id)
+    return await sessions.list_sessions(client, NESTED, offset, limit, agent=agent.id, agent_id=agent_id)
 
 
 @router.get(
@@ -148,10 +134,7 @@ async def list_messages_below(here: Here) -> Response:
     ),
 )
 async def events_below(
-    request: Request,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.EventsQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.EventsQuery, Query()]
 ) -> Response:
     """Live events for who accepts `text/event-stream`: everything from the beginning, then as it comes. Else a list."""
     if message_routes.wants_stream(request):
@@ -167,10 +150,7 @@ async def events_below(
         responses.answers(200, responses.EventsBelow, "What was said by now, as events."),
     ),
 )
-async def list_events_below(
-    here: Here,
-    query: Annotated[schemas.EventsQuery, Query()],
-) -> Response:
+async def list_events_below(here: Here, query: Annotated[schemas.EventsQuery, Query()]) -> Response:
     """What was said by now, as events."""
     return await message_routes.list_events(here, query)
 
@@ -181,10 +161,7 @@ async def list_events_below(
     response_class=Response,
 )
 async def stream_events_below(
-    request: Request,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.StreamQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.StreamQuery, Query()]
 ) -> Response:
     """Everything from the beginning, or from behind the last event seen, then as it comes."""
     return message_routes.listen(request, here, query, last_event_id)
