@@ -12,7 +12,7 @@ from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
 from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, TurnEntry
 from codegen_api.conversations.prompts import with_transcript
 from codegen_api.conversations.render_cache import RenderCache
-from codegen_api.conversations.resent import heard_of, said_ids
+from codegen_api.conversations.resent import heard_of, said_before, said_ids
 from codegen_api.conversations.streams import ReaderAhead, StreamLife, tell, updates
 from codegen_api.conversations.turn_events import (
     ActionClosed,
@@ -54,6 +54,7 @@ __all__ = [
     "heard_of",
     "new_id",
     "owner_of",
+    "said_before",
     "said_ids",
     "tell",
     "text_of",

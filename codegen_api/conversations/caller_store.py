@@ -108,6 +108,10 @@ class CallerStore:
         """``now`` in the place of ``then``; None if that is not there any more."""
         return await self.store.change_turn(self.owner, then, now)
 
+    async def put_turn(self, then: Turn, now: Turn) -> Turn:
+        """The same, and what is there instead; ``now``, and nothing is written down, if the turn was removed."""
+        return await self.replace_turn(then, now) or await self.turn(then.id) or now
+
     async def remove_turn(self, id: str) -> bool:  # noqa: A002
         return await self.store.remove_turn(self.owner, id)
 

@@ -42,7 +42,7 @@ class TurnCheckpoint:
 
 def end_of(turn: Turn) -> TurnCheckpoint:
     """The last checkpoint of a turn that is over."""
-    return TurnCheckpoint(turn.id, 0 if turn.end is None else turn.end - turn.begin)
+    return TurnCheckpoint(turn.id, turn.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ async def path(
             break
         asked_for = False
         if checkpoint.offset != BEFORE:
-            at_end = turn.end is not None and checkpoint.offset == turn.end - turn.begin
+            at_end = turn.end is not None and checkpoint.offset == turn.length
             found.append(Stretch(turn, None if at_end else checkpoint.offset))
         checkpoint = None if turn.parent is None else TurnCheckpoint.of(turn.parent)
     return found[::-1]
@@ -118,4 +118,4 @@ def _reaches(turn: Turn, offset: int) -> bool:
     """Whether so much has come of a turn, or may have by now."""
     if turn.end is None:
         return turn.state is TurnState.RUNNING or offset <= 0
-    return offset <= turn.end - turn.begin
+    return offset <= turn.length

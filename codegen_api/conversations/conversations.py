@@ -7,7 +7,7 @@ does not exist; on the way to a log the gateway asks for the caller's right besi
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -19,17 +19,16 @@ from codegen_api.conversations.planning import Ask, Planning, latest_end
 from codegen_api.conversations.progress import MOMENT, Progress
 from codegen_api.conversations.queueing import AbsentCallers, Queue, either
 from codegen_api.conversations.render_cache import RenderCache
-from codegen_api.conversations.resent import said_before
 from codegen_api.conversations.semantic_search import SemanticSearch
 from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.transcript import Transcript
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
 from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, StoreUnavailable, StreamCut
-from codegen_api.following import Attendant, Patrol, loop_time
+from codegen_api.following import Attendant, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Json, LogEntry, Step
+from codegen_api.runs import LogEntry, Step
 from codegen_api.stores import Item, Near, Store, Turn, TurnState
 from codegen_api.telemetry import Observation, log_fault, logger
 
@@ -152,12 +151,6 @@ class CallerConversations(CallerStore):
         """The organization that is ``wanted``, or else meant."""
         return await self.shared.gateway.accounts.organization(self.caller, wanted)
 
-    # -- streams ------------------------------------------------------------------------------------------------------
-
-    def patrol(self) -> Patrol:
-        """How long a stream lives, and how long it may be silent."""
-        return self.shared.gateway.patrol(self.caller)
-
     def attend(self) -> AbstractContextManager[Attendant]:
         """A viewer's seat, for who waits until there is something to follow."""
         return self.shared.gateway.attend(self.caller)
@@ -237,14 +230,6 @@ class CallerConversations(CallerStore):
         self.caller.confirm()
         if self.caller.expires is not None and self.clock() >= self.caller.expires - MOMENT:
             raise InvalidToken("Authentication failed: the token or key has expired.")
-
-    async def said_before(self, conversation: str, message: Mapping[str, Json]) -> Turn | None:
-        """The turn in which the user said this, under this id, if the host may have heard it.
-
-        Raises:
-            IdempotencyKeyReused: they said something else.
-        """
-        return await said_before(self, conversation, message)
 
     async def latest(self, conversation: str) -> Turn | None:
         """The latest turn of a conversation, as it is now. Those that were withdrawn do not count."""

@@ -99,7 +99,7 @@ class Starting:
     async def given_up(self, own: CallerStore, turn: Turn) -> Turn:
         """A turn of which nobody can say what has become, written down as that."""
         unknown = replace(turn, state=TurnState.UNKNOWN, error="outcome_unknown", updated=self._clock())
-        return await own.replace_turn(turn, unknown) or await own.turn(turn.id) or unknown
+        return await own.put_turn(turn, unknown)
 
     async def aclose(self) -> None:
         """Wait for what is being told to the host, and look for nothing any more."""
@@ -175,16 +175,13 @@ class Starting:
 
     async def _running(self, own: CallerStore, turn: Turn, ref: RunRef) -> Turn:
         """It runs: whatever anybody thought of it meanwhile."""
-        then = turn
-        while then.state in (TurnState.STARTING, TurnState.UNKNOWN):
-            running = replace(then, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
+        while turn.state in (TurnState.STARTING, TurnState.UNKNOWN):
+            running = replace(turn, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
             try:
-                changed = await own.replace_turn(then, running)
+                turn = await own.put_turn(turn, running)
             except Busy:
-                return then  # it was given up, and another turn has begun since
-            # it may have been removed: then nothing is written down any more
-            then = changed or await own.turn(turn.id) or running
-        return then
+                return turn  # it was given up, and another turn has begun since
+        return turn
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

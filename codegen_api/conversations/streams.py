@@ -46,7 +46,7 @@ class StreamLife:
     """How long a stream of a caller lasts."""
 
     def __init__(self, conversations: CallerConversations) -> None:
-        patrol = conversations.patrol()
+        patrol = conversations.shared.gateway.patrol(conversations.caller)
         self.heartbeat = patrol.heartbeat
         self._conversations = conversations
         self._until = loop_time() + patrol.max_age

@@ -134,8 +134,7 @@ class Turns:
                     # by what somebody says the next turn may have begun, whose end of this one was not seen here
                     then = await own.turn(turn.id)
                     if then is not None and not then.state.active:
-                        length = 0 if then.end is None else then.end - then.begin
-                        if rest := tuple(came for came in progress if came.offset <= length):
+                        if rest := tuple(came for came in progress if came.offset <= then.length):
                             yield rest
                         yield TurnEnded(then)
                         return
@@ -173,9 +172,7 @@ class Turns:
         """The turn, which waits no longer."""
         while turn.state is TurnState.QUEUED:
             withdrawn = replace(turn, state=TurnState.WITHDRAWN, ask=None, updated=self._clock())
-            changed = await own.replace_turn(turn, withdrawn)
-            # if another process has begun it, that is how it is
-            turn = changed or await own.turn(turn.id) or withdrawn
+            turn = await own.put_turn(turn, withdrawn)  # if another process has begun it, that is how it is
             self.starting.happened()
         return turn
 
@@ -216,13 +213,9 @@ class Turns:
                 updated=self._clock(),
             )
 
-        then: Turn | None = turn
-        while then is not None and then.state.active:
-            changed = await own.replace_turn(then, over(then))
-            if changed is not None:
-                return changed
-            then = await own.turn(turn.id)
-        return over(turn) if then is None else then
+        while turn.state.active:
+            turn = await own.put_turn(turn, over(turn))
+        return turn
 
     async def _stop_abandoned(self, own: CallerStore, turn: Turn) -> None:
         try:

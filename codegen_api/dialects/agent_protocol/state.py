@@ -188,8 +188,7 @@ def _parent(turn: Turn | None, checkpoint: TurnCheckpoint | None) -> TurnCheckpo
 
 
 def _is_end(turn: Turn, checkpoint: TurnCheckpoint) -> bool:
-    length = 0 if turn.end is None else turn.end - turn.begin
-    return checkpoint.offset == length and not turn.state.active
+    return checkpoint.offset == turn.length and not turn.state.active
 
 
 async def _leading_to(conversations: CallerConversations, turn: Turn) -> list[Stretch]:

@@ -159,7 +159,7 @@ def length_of(stretch: Stretch) -> int | None:
     turn = stretch.turn
     if stretch.upto is not None or turn.end is None:
         return stretch.upto if not turn.state.over or stretch.upto is not None else 0
-    return turn.end - turn.begin
+    return turn.length
 
 
 # -- finding them -----------------------------------------------------------------------------------------------------

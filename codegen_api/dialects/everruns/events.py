@@ -34,7 +34,6 @@ from codegen_api.dialects.everruns.messages import (
     answer,
     as_text,
     inputs,
-    length,
     message_fields,
     moment,
     plain_text,
@@ -189,7 +188,7 @@ def over(turn: Turn, offset: int) -> list[SessionEvent]:
 
 def last_spot(turn: Turn) -> Spot:
     """Where the last event of a turn that is over stands."""
-    return Spot(turn.number, length(turn) + 1, EventSpot.IDLED)
+    return Spot(turn.number, turn.length + 1, EventSpot.IDLED)
 
 
 class SessionTeller(Generic[T]):

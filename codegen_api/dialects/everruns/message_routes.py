@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Ask, text_of
+from codegen_api.conversations import Ask, said_before, text_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.event_types import chosen, kind_in
@@ -43,7 +43,7 @@ async def say(here: Here, body: schemas.CreateMessage, key: str | None) -> Respo
     id = id_for(key, "message", here.conversations.owner, here.session.id)  # noqa: A001 - as everywhere
     message = {"id": id, "content": content, **told({"controls": body.controls, "metadata": body.metadata})}
     if key is not None:
-        turn = await here.conversations.said_before(here.session.id, message)
+        turn = await said_before(here.conversations, here.session.id, message)
         if turn is not None:
             return _heard(here, turn, REPLAYED)
     kept = own(here.session.metadata)

@@ -102,12 +102,7 @@ def answer(turn: Turn) -> SessionMessage | None:
     if not turn.answer:
         return None
     about: Json = {"kind": StepKind.ANSWER.value, "host_kind": None}
-    return _message(turn, length(turn) + 1, Role.AGENT, [_text(turn.answer)], timestamp(turn.updated), metadata=about)
-
-
-def length(turn: Turn) -> int:
-    """How many entries a turn that is over has."""
-    return 0 if turn.end is None else turn.end - turn.begin
+    return _message(turn, turn.length + 1, Role.AGENT, [_text(turn.answer)], timestamp(turn.updated), metadata=about)
 
 
 def call_id(turn: Turn, offset: int) -> str:
