@@ -263,14 +263,14 @@ def lasting(
     request: Request,
     frames: AsyncGenerator[bytes, None],
     media_type: str,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] = STREAM_HEADERS,
     source: Source | None = None,
 ) -> EventStream:
-    """An answer to ``request`` that lasts, which no proxy keeps back."""
+    """An answer to ``request`` that lasts."""
     return EventStream(
         frames,
         media_type=media_type,
-        headers={**STREAM_HEADERS, **(headers or {})},
+        headers=headers,
         stall_seconds=parts_of(request).stall_seconds,
         connection=request.scope["connection"],
         source=source,

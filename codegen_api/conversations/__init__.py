@@ -8,7 +8,7 @@ from codegen_api.conversations.caller_store import checked, owner_of
 from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.conversations import CallerConversations, Conversations
 from codegen_api.conversations.late_changes import START, EventLayout, Form, Slot, TurnChanges
-from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
+from codegen_api.conversations.planning import GO_ON, Ask, images_of, new_id, text_of
 from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, TurnEntry
 from codegen_api.conversations.prompts import with_transcript
 from codegen_api.conversations.render_cache import RenderCache
@@ -52,6 +52,7 @@ __all__ = [
     "checked",
     "end_of",
     "heard_of",
+    "images_of",
     "new_id",
     "owner_of",
     "said_before",

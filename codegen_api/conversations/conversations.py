@@ -7,7 +7,7 @@ does not exist; on the way to a log the gateway asks for the caller's right besi
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -38,6 +38,9 @@ WATCH_EVERY = 1.0
 """Seconds between two looks whether the store was found to fail: then it is checked."""
 CHECKED_AFTER = 10
 """After so many looks it is checked anyway."""
+
+ASKED_AFTER = 10
+"""Of a list, so many turns that go on are looked after."""
 
 
 class Conversations:
@@ -167,11 +170,7 @@ class CallerConversations(CallerStore):
             self.shared.search.wake()
 
     async def nearest(self, prefix: Sequence[str], question: str, limit: int) -> Sequence[Near] | None:
-        """The items whose meaning is nearest to that of ``question``; None when that cannot be told just now.
-
-        Raises:
-            NotOffered: there are more than can be compared.
-        """
+        """As ``SemanticSearch.nearest``."""
         search = self.shared.search
         return None if search is None else await search.nearest(self.owner, prefix, question, limit)
 
@@ -261,6 +260,15 @@ class CallerConversations(CallerStore):
             # another instance may begin one
             await either(begun, leaving, within=min(left, LOOK_EVERY))
 
+    async def overview(self, conversations: Sequence[str]) -> Mapping[str, tuple[Turn, Turn]]:
+        """The first and the latest turn of each, as of when somebody last looked. Some that go on are looked after, for
+        whoever asks again.
+        """
+        ends = await self.ends(conversations)
+        for turn in [latest for _, latest in ends.values() if not latest.state.over][:ASKED_AFTER]:
+            self.ask_after(turn)
+        return ends
+
     def ask_after(self, turn: Turn) -> None:
         """Look how a turn is, for whoever asks next; nobody waits."""
         if turn.state is TurnState.RUNNING:
@@ -303,10 +311,7 @@ class CallerConversations(CallerStore):
 
     async def clear(self, conversation: str, *, wait: bool = False) -> Turn | None:
         """Stop what waits in a conversation, and then what is under way. The last that was stopped, if anything was.
-
-        Raises:
-            Unsupported: the host cannot stop a run.
-            ConversationBusy: it is not known yet whether the host has begun it.
+        Raises what ``stop`` does.
         """
         states = [state for state in TurnState if not state.over]
         going_on = await self.turns(conversation, states=states)

@@ -138,6 +138,14 @@ def text_of(message: Mapping[str, Json]) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def images_of(*messages: Mapping[str, Json]) -> tuple[str, ...]:
+    """The images in what a user said."""
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    urls = [part.get("url") for part in parts if isinstance(part, Mapping) and part.get("type") == "image"]
+    return tuple(url for url in urls if isinstance(url, str))
+
+
 def _goes_on(last: Turn, checkpoint: TurnCheckpoint | None, conversation: str, known: Sequence[Turn]) -> bool:
     """Whether the run of ``last`` can be resumed from there: nothing has come of it since."""
     later = any(turn.run == last.run and turn.number > last.number and turn.end is not None for turn in known)

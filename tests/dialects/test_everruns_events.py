@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry
+from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry, images_of
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.everruns.event_types import BELOW, ELSEWHERE, TOLD
 from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
@@ -25,7 +25,7 @@ from codegen_api.dialects.everruns.ids import (
     kept_id,
     spot_of,
 )
-from codegen_api.dialects.everruns.messages import LAYOUT, OPEN, EventSpot, heard, images_of, message_fields
+from codegen_api.dialects.everruns.messages import LAYOUT, OPEN, EventSpot, heard, message_fields
 from codegen_api.dialects.everruns.rendering import Framed, Written, written
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization
 from codegen_api.errors import NotFound, Rejected
@@ -213,7 +213,7 @@ def test_what_the_log_does_not_tell_of_the_answer_is_a_message_at_the_end() -> N
 )
 def test_what_a_user_says_is_kept_as_the_host_can_be_told(content: list[Any], kept: list[Any]) -> None:
     assert heard(content) == kept
-    assert images_of(kept) == tuple(part["url"] for part in kept if part["type"] == "image")
+    assert images_of({"content": kept}) == tuple(part["url"] for part in kept if part["type"] == "image")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.errors import Detail, Rejected
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json
-from codegen_api.sse import lasting
+from codegen_api.sse import STREAM_HEADERS, lasting
 from codegen_api.stores import Turn, TurnState
 
 EVENTS_TYPE = "text/event-stream"
@@ -102,7 +102,7 @@ class RunAnswers:
         self, turn: Turn, pieces: AsyncGenerator[bytes, None], media_type: str, kind: str, *, stops: bool
     ) -> Response:
         # the type is among the headers, or a charset would be added to it
-        headers = {"Content-Type": media_type, **places_of(turn, kind)}
+        headers = {"Content-Type": media_type, **STREAM_HEADERS, **places_of(turn, kind)}
         abandoning = Abandoning(self.conversations, turn) if stops else None
         pieces = pieces if abandoning is None else abandoning.watched(pieces)
         return lasting(self._request, pieces, media_type, headers, abandoning)

@@ -24,9 +24,6 @@ router = routes_about("threads")
 
 ThreadId = Annotated[str, Path(description="The id of a thread.")]
 
-ASKED_AFTER = 10
-"""So many busy threads of a list are looked after, for whoever asks again."""
-
 AT_A_TIME = 100
 
 NAME_CHARACTERS = 100
@@ -227,10 +224,7 @@ def _wanted(asked: schemas.CountThreads) -> Query:
 
 async def _in_short(conversations: CallerConversations, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
     """Threads as far as they are known here, without a call to the host for each."""
-    ends = await conversations.ends([thread.id for thread in threads])
-    active = [latest for _, latest in ends.values() if not latest.state.over]
-    for turn in active[:ASKED_AFTER]:
-        conversations.ask_after(turn)
+    ends = await conversations.overview([thread.id for thread in threads])
     found: list[dict[str, Json]] = []
     for thread in threads:
         if thread.id in ends:

@@ -17,7 +17,7 @@ from codegen_api.errors import Conflict
 from codegen_api.identity import WRITE
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json
-from codegen_api.sse import Begins, lasting
+from codegen_api.sse import STREAM_HEADERS, Begins, lasting
 from codegen_api.stores import Agent, Conversation
 from codegen_api.upstreams import NewRun, require_few_bytes
 from codegen_api.web import WantedOrganization, operation
@@ -85,7 +85,7 @@ def answered(
 ) -> Response:
     """A run as it comes, or whole."""
     reader = Reader(conversations, run, after, parts_of(request).kept("agio_shared", SharedEvents))
-    headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
+    headers = {**STREAM_HEADERS, "Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
         return lasting(request, frames(reader.events()), EVENTS_TYPE, headers)
     return lasting(request, outcome(reader), "application/json", headers)

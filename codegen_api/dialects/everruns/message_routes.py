@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Ask, said_before, text_of
+from codegen_api.conversations import Ask, images_of, said_before, text_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.event_types import chosen, kind_in
@@ -13,7 +13,7 @@ from codegen_api.dialects.everruns.events import DELTA, SessionEvent
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
-from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
+from codegen_api.dialects.everruns.messages import heard, inputs, message_fields
 from codegen_api.dialects.everruns.responses import EVENT_STREAM
 from codegen_api.dialects.everruns.sessions import Here
 from codegen_api.dialects.everruns.storage import keepable
@@ -54,7 +54,7 @@ async def say(here: Here, body: schemas.CreateMessage, key: str | None) -> Respo
     ask = Ask(
         messages=[message],
         text=text_of(message),
-        images=images_of(content),
+        images=images_of(message),
         agent=agent,
         system_prompt="\n\n".join(prompt for prompt in prompts if prompt) or None,
         run=NewRun("", body.metadata, model=_model(body.controls) or _text(kept, "model_id")),

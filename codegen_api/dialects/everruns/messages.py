@@ -139,11 +139,6 @@ def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
     return list(parts)
 
 
-def images_of(parts: Sequence[Json]) -> tuple[str, ...]:
-    """The images in what is kept of a user's message."""
-    return tuple(str(part["url"]) for part in parts if isinstance(part, Mapping) and part.get("type") == "image")
-
-
 def plain_text(message: SessionMessage) -> str:
     """The text of a message."""
     texts = [part.get("text") for part in message.content if isinstance(part, Mapping)]

@@ -16,9 +16,6 @@ from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Query
 from codegen_api.web import REPLAYED, json_response
 
-ASKED_AFTER = 10
-"""So many busy sessions of a list are looked after, for whoever asks again."""
-
 
 @dataclass(frozen=True, slots=True)
 class Here:
@@ -99,9 +96,7 @@ async def list_sessions(
     """Sessions, newest first. Each is told as of when somebody last looked: who asks again soon gets it as it is."""
     wanted = Query(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
     found = await client.conversations.conversations(wanted)
-    ends = await client.conversations.ends([session.id for session in found.items])
-    for turn in [latest for _, latest in ends.values() if not latest.state.over][:ASKED_AFTER]:
-        client.conversations.ask_after(turn)
+    ends = await client.conversations.overview([session.id for session in found.items])
     items: list[Json] = [
         session_fields(family, session, client, agent_id, *ends.get(session.id, (None, None)))
         for session in found.items
