@@ -10,9 +10,9 @@ import pytest
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.conversations.pages import Pages
-from codegen_api.dialects.agent_protocol.rendering import Wording
+from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.rendering import Framed
+from codegen_api.dialects.everruns.rendering import FrameStyle
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
 from codegen_api.holdings import MemoryShares
@@ -62,8 +62,8 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     gc.collect()
     tracemalloc.start()
     # opened before they have anything, and fed in turn
-    worded = [Wording(turn, modes, {"run_id": turn.id}, host.step, rendered) for turn in turns]
-    framed = [Framed(family, host.step, rendered) for family in (FLAT, NESTED)]
+    worded = [EntryRenderer(turn, modes, {"run_id": turn.id}, host.step, rendered) for turn in turns]
+    framed = [FrameStyle(family, host.step, rendered) for family in (FLAT, NESTED)]
     slow = [await gateway.follow(caller(), "9", str(number), Position(0)) for number in range(1, 5)]
     for stream in slow:
         assert stream is not None

@@ -16,8 +16,8 @@ from codegen_api.dialects.agent_protocol.events import END, FINAL_STATE, MODES, 
 from codegen_api.dialects.agent_protocol.rendering import (
     LAYOUT,
     PLACES,
+    EntryRenderer,
     EventPlace,
-    Wording,
     number,
 )
 from codegen_api.runs import LogEntry, RunRef
@@ -56,7 +56,7 @@ def parsed(pieces: Sequence[bytes]) -> list[Event]:
 
 def teller(modes: Sequence[str], after: int = 0, changes: Any = None) -> ThreadTeller:
     wanted = frozenset(modes)
-    wording = Wording(TURN, wanted, {"run_id": "t1"}, HOST.step, RenderCache(10**6))
+    wording = EntryRenderer(TURN, wanted, {"run_id": "t1"}, HOST.step, RenderCache(10**6))
     return ThreadTeller(TURN, wording, modes=wanted, after=after, changes=changes)
 
 

@@ -32,10 +32,10 @@ from codegen_api.dialects.agent_protocol.rendering import (
     CHECKPOINTS_AGAIN,
     LAYOUT,
     PLACES,
+    EntryEvents,
+    EntryRenderer,
+    EventFrames,
     EventPlace,
-    Frames,
-    Told,
-    Wording,
     number,
 )
 from codegen_api.runs import Json, to_json
@@ -108,7 +108,7 @@ class ThreadTeller:
     def __init__(
         self,
         turn: Turn,
-        wording: Wording,
+        wording: EntryRenderer,
         *,
         modes: frozenset[str],
         after: int = 0,
@@ -122,7 +122,7 @@ class ThreadTeller:
         self._begun = False
         self._modes = modes
         self._statuses = statuses
-        self._telling: TurnTeller[Told] = TurnTeller(wording.of, changes, LAYOUT.slot(*divmod(after, PLACES)))
+        self._telling: TurnTeller[EntryEvents] = TurnTeller(wording.of, changes, LAYOUT.slot(*divmod(after, PLACES)))
         # whole states: what has been said, and of which entry each message is
         self._states = bool(modes & WHOLE_STATES)
         self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
@@ -168,7 +168,7 @@ class ThreadTeller:
             message = answer(turn.id, turn.answer)
             self._put((last, False), to_json(message))
             self._said = True
-            out.append(Frames.of(self._wording.message(last, message)).behind(self.after))
+            out.append(EventFrames.of(self._wording.message(last, message)).behind(self.after))
         out.append(self._written(self._telling.rest()))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
@@ -187,22 +187,22 @@ class ThreadTeller:
 
     # -- one entry ----------------------------------------------------------------------------------------------------
 
-    def _written(self, moments: Iterable[TurnEvent[Told]]) -> bytes:
+    def _written(self, events: Iterable[TurnEvent[EntryEvents]]) -> bytes:
         out: list[bytes] = []
-        for moment in moments:
-            if isinstance(moment, EntryAdded):
-                self._arrive(moment.offset, moment.worded, out)
-            elif isinstance(moment, ActionClosed):
-                self._send(moment.offset, moment.worded.answered, out)
-                self._say(moment.offset, moment.worded.tool, tool=True)
-                self._whole(moment.offset, out)
-            elif isinstance(moment, EntryChanged):
-                self._alter(moment.offset, moment.worded)
+        for event in events:
+            if isinstance(event, EntryAdded):
+                self._arrive(event.offset, event.rendered, out)
+            elif isinstance(event, ActionClosed):
+                self._send(event.offset, event.rendered.answered, out)
+                self._say(event.offset, event.rendered.tool, tool=True)
+                self._whole(event.offset, out)
+            elif isinstance(event, EntryChanged):
+                self._alter(event.offset, event.rendered)
             else:
-                self._tell_again(moment, out)
+                self._tell_again(event, out)
         return b"".join(out)
 
-    def _arrive(self, offset: int, told: Told, out: list[bytes]) -> None:
+    def _arrive(self, offset: int, told: EntryEvents, out: list[bytes]) -> None:
         self._amendable |= told.entry.amendable
         self._send(offset, told.arrival, out)
         self._say(offset, told.ai, tool=False)
@@ -215,7 +215,7 @@ class ThreadTeller:
         if not told.closed:
             self._unanswered.add(offset)
 
-    def _alter(self, offset: int, told: Told) -> None:
+    def _alter(self, offset: int, told: EntryEvents) -> None:
         if told.closed:
             self._unanswered.discard(offset)
         if self._states:
@@ -223,9 +223,9 @@ class ThreadTeller:
             if self._telling.open is None or offset < self._telling.offset:
                 self._doubtful |= self._put((offset, True), told.tool)
 
-    def _tell_again(self, again: EntryRepeated[Told], out: list[bytes]) -> None:
+    def _tell_again(self, again: EntryRepeated[EntryEvents], out: list[bytes]) -> None:
         """An entry, as it is now, behind what has come: in a block of numbers of its own."""
-        told, first = again.worded, again.slot.behind * PLACES + LAYOUT.first(again.slot)
+        told, first = again.rendered, again.slot.behind * PLACES + LAYOUT.first(again.slot)
         frames: list[tuple[int, bytes]] = []
         for n, frame in (*told.arrival.each, *told.begun.each, *told.answered.each):
             place = EventPlace(n % PLACES // 2)
@@ -241,7 +241,7 @@ class ThreadTeller:
             frames += self._checkpoints_with(again, first + CHECKPOINTS_AGAIN)
         out += [self._wording.again(frame, n) for n, frame in frames if n > self.after]
 
-    def _checkpoints_with(self, again: EntryRepeated[Told], first: int) -> list[tuple[int, bytes]]:
+    def _checkpoints_with(self, again: EntryRepeated[EntryEvents], first: int) -> list[tuple[int, bytes]]:
         """The checkpoints that hold an entry which has changed; where that is too much, the last one."""
         holding = [
             each
@@ -257,7 +257,7 @@ class ThreadTeller:
             frames += [(first + 2 * index + n % 2, frame) for n, frame in told]
         return frames
 
-    def _send(self, offset: int, frames: Frames, out: list[bytes]) -> None:
+    def _send(self, offset: int, frames: EventFrames, out: list[bytes]) -> None:
         out.append(frames.whole if number(offset, 0) > self.after else frames.behind(self.after))
 
     def _say(self, offset: int, message: bytes | None, *, tool: bool) -> None:

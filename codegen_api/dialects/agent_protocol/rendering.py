@@ -59,14 +59,14 @@ CHECKPOINTS_AGAIN = AGAIN[EventPlace.CHECKPOINT]
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class EventFrames:
     """Events that come together, and the number of each."""
 
     whole: bytes
     each: tuple[tuple[int, bytes], ...]
 
     @classmethod
-    def of(cls, each: Iterable[tuple[int, bytes]]) -> "Frames":
+    def of(cls, each: Iterable[tuple[int, bytes]]) -> "EventFrames":
         kept = tuple(each)
         return cls(b"".join(frame for _, frame in kept), kept)
 
@@ -75,11 +75,11 @@ class Frames:
         return b"".join(frame for n, frame in self.each if n > after)
 
 
-NOTHING = Frames(b"", ())
+NOTHING = EventFrames(b"", ())
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EntryEvents:
     """What an entry amounts to. ``arrival`` comes with it, ``begun`` when its tool has been called, ``answered`` when
     it is closed. ``ai`` and ``tool`` are its messages.
     """
@@ -89,9 +89,9 @@ class Told:
     closed: bool
     ai: bytes | None
     tool: bytes | None
-    arrival: Frames
-    begun: Frames = NOTHING
-    answered: Frames = NOTHING
+    arrival: EventFrames
+    begun: EventFrames = NOTHING
+    answered: EventFrames = NOTHING
 
     @property
     def is_action(self) -> bool:
@@ -103,7 +103,7 @@ class Told:
         return 1000 + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
 
 
-class Wording:
+class EntryRenderer:
     """Words the entries of a turn in ``modes``. ``context`` is what is said of each message, ``step`` what an entry
     means.
     """
@@ -123,7 +123,7 @@ class Wording:
         self._step = step
         self._cache = cache
 
-    def of(self, came: TurnEntry) -> Told:
+    def of(self, came: TurnEntry) -> EntryEvents:
         key = (self._turn, self._modes, came.offset)
         return self._cache.of(key, came.entry, lambda: self._tell(came.offset, came.entry), lambda told: told.size)
 
@@ -165,7 +165,7 @@ class Wording:
             out.append(self.frame("debug", wrapped, offset, place, again=1))
         return out
 
-    def _tell(self, offset: int, entry: LogEntry) -> Told:
+    def _tell(self, offset: int, entry: LogEntry) -> EntryEvents:
         step = self._step(entry)
         form, messages = Form.of(entry, step), said(self._turn, offset, step)
         ai, tool = messages.ai, messages.tool
@@ -175,17 +175,17 @@ class Wording:
         arrival.sort(key=lambda one: one[0])
         written = None if ai is None else to_json(ai)
         if tool is None:
-            return Told(entry, form, True, written, None, Frames.of(arrival))
+            return EntryEvents(entry, form, True, written, None, EventFrames.of(arrival))
         answer = to_json(tool)
-        return Told(
+        return EntryEvents(
             entry,
             form,
             step.closed,
             written,
             answer,
-            Frames.of(arrival),
-            Frames.of(self._task(offset, "tools")),
-            Frames.of(self._answered(offset, to_json(tool["id"]), answer)),
+            EventFrames.of(arrival),
+            EventFrames.of(self._task(offset, "tools")),
+            EventFrames.of(self._answered(offset, to_json(tool["id"]), answer)),
         )
 
     def _answered(self, offset: int, id: bytes, tool: bytes) -> list[tuple[int, bytes]]:  # noqa: A002

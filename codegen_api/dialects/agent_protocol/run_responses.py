@@ -11,7 +11,7 @@ from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations
 from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
 from codegen_api.dialects.agent_protocol.messages import human
-from codegen_api.dialects.agent_protocol.rendering import Wording
+from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome
 from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.errors import Detail, Rejected
@@ -88,7 +88,7 @@ class RunAnswers:
             turn,
             modes=chosen,
             after=position(turn, last_event_id),
-            wording=Wording(turn, chosen, context, self.conversations.step, self.conversations.rendered),
+            wording=EntryRenderer(turn, chosen, context, self.conversations.step, self.conversations.rendered),
             statuses=self.statuses,
             at_end=at_end,
         )

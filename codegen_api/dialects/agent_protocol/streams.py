@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from codegen_api.conversations import CallerConversations, TurnEnded, tell, updates
 from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, ThreadTeller, encoded, interrupt
-from codegen_api.dialects.agent_protocol.rendering import Wording
+from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.errors import GatewayError, StreamCut
 from codegen_api.runs import Json, to_json
@@ -30,7 +30,7 @@ async def events(
     *,
     modes: frozenset[str],
     after: int,
-    wording: Wording,
+    wording: EntryRenderer,
     statuses: Mapping[TurnState, str],
     at_end: Ending,
 ) -> AsyncGenerator[bytes, None]:

@@ -23,7 +23,7 @@ UNFINISHED = b": unfinished, go on behind the last id\n\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
-Told = AsyncGenerator[Sequence[RunEvent] | None, None]
+EventBatches = AsyncGenerator[Sequence[RunEvent] | None, None]
 """Events as they come; none are a sign of life."""
 
 
@@ -43,7 +43,7 @@ class Reader:
         self._conversations = conversations
         self._life = StreamLife(conversations)
 
-    def events(self) -> Told:
+    def events(self) -> EventBatches:
         """Everything, as it comes; the last event is the end.
 
         Raises:
@@ -180,7 +180,7 @@ def metrics(run: Execution, teller: RunTeller) -> dict[str, Json]:
 # -- answers --------------------------------------------------------------------------------------------------------
 
 
-async def frames(events: Told) -> AsyncGenerator[bytes, None]:
+async def frames(events: EventBatches) -> AsyncGenerator[bytes, None]:
     """Events as server-sent ones, each in one write where it fits."""
     try:
         async with aclosing(events):

@@ -71,7 +71,7 @@ T = TypeVar("T", bound=Placed)
 
 
 @dataclass(frozen=True, slots=True)
-class Happened(Generic[T]):
+class EntryAsEvents(Generic[T]):
     """What one entry amounts to: what is told at once, and what when it is closed."""
 
     form: Form
@@ -89,16 +89,16 @@ class Style(Protocol[T]):
 
     def event(self, event: SessionEvent) -> T: ...
 
-    def entry(self, turn: Turn, came: TurnEntry) -> Happened[T]:
+    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[T]:
         """What an entry amounts to."""
         ...
 
-    def unwritten(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
+    def unwritten(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         """The same as it is."""
         ...
 
 
-class Plainly:
+class PlainStyle:
     """As they are. ``step`` says what an entry means."""
 
     def __init__(self, step: Callable[[LogEntry], Step]) -> None:
@@ -107,7 +107,7 @@ class Plainly:
     def event(self, event: SessionEvent) -> SessionEvent:
         return event
 
-    def entry(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
+    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
     unwritten = entry
@@ -128,18 +128,18 @@ def begun(turn: Turn) -> list[SessionEvent]:
     ]
 
 
-def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[SessionEvent]:
+def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryAsEvents[SessionEvent]:
     """What an entry amounts to, the ``offset``-th of its turn."""
     form, heard = Form.of(entry, step), said(turn, offset, entry, step)
     if heard.message is None:
-        return Happened(form)
+        return EntryAsEvents(form)
     at = moment(turn, entry)
     if heard.message.role is Role.USER:
         data: dict[str, Json] = {"message": _flat(turn, heard.message)}
-        return Happened(form, (SessionEvent(turn, heard.message.spot, "input.message", at, data, heard.message),))
+        return EntryAsEvents(form, (SessionEvent(turn, heard.message.spot, "input.message", at, data, heard.message),))
     told = list(_output(turn, at, heard.message))
     if heard.result is None:
-        return Happened(form, tuple(told))
+        return EntryAsEvents(form, tuple(told))
     call = heard.message.content[-1]
     assert step.kind is StepKind.ACTION  # noqa: S101 - nothing else has a result
     assert isinstance(call, Mapping)  # noqa: S101 - it is made there
@@ -157,7 +157,7 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[S
     if not step.closed:
         completed["error"] = OPEN
     result = SessionEvent(turn, heard.result.spot, "tool.completed", at, completed, heard.result)
-    return Happened(form, tuple(told), (result,), step.closed)
+    return EntryAsEvents(form, tuple(told), (result,), step.closed)
 
 
 def over(turn: Turn, offset: int) -> list[SessionEvent]:
@@ -198,7 +198,7 @@ class SessionTeller(Generic[T]):
         self.claimed = after.offset if after.turn == turn.number else 0
         slot = LAYOUT.slot(after.offset, after.place) if after.turn == turn.number else LAYOUT.slot(0, 0)
         # a list and what was heard live are the same events
-        self._telling: TurnTeller[Happened[T]] = TurnTeller(
+        self._telling: TurnTeller[EntryAsEvents[T]] = TurnTeller(
             lambda came: style.entry(turn, came), changes, slot, repeats=True
         )
         self._after = after
@@ -237,19 +237,19 @@ class SessionTeller(Generic[T]):
     def _behind(self, events: Iterable[T]) -> Iterator[T]:
         return (event for event in events if event.spot > self._after)
 
-    def _told(self, moments: Iterable[TurnEvent[Happened[T]]]) -> Iterator[T]:
-        for each in moments:
+    def _told(self, events: Iterable[TurnEvent[EntryAsEvents[T]]]) -> Iterator[T]:
+        for each in events:
             match each:
-                case EntryAdded(worded=found):
+                case EntryAdded(rendered=found):
                     yield from found.at_once
-                case ActionClosed(worded=found):
+                case ActionClosed(rendered=found):
                     yield from found.at_close
                 case EntryRepeated():
                     yield from map(self._style.event, self._again(each))
                 case EntryChanged():
                     pass
 
-    def _again(self, again: EntryRepeated[Happened[T]]) -> Iterator[SessionEvent]:
+    def _again(self, again: EntryRepeated[EntryAsEvents[T]]) -> Iterator[SessionEvent]:
         """An entry, as it is now, behind what has come."""
         first = LAYOUT.first(again.slot)
         found = self._style.unwritten(self._turn, again.came)

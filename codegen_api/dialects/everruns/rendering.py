@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.dialects.everruns.event_types import kind_in
-from codegen_api.dialects.everruns.events import Happened, SessionEvent, happened
+from codegen_api.dialects.everruns.events import EntryAsEvents, SessionEvent, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.ids import Spot
 from codegen_api.dialects.everruns.wire import event_fields, payload_below
@@ -15,7 +15,7 @@ from codegen_api.stores import Turn
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class EventFrame:
     """An event as it goes over the wire; with no ``frame`` where the family does not know it."""
 
     spot: Spot
@@ -23,7 +23,7 @@ class Written:
     frame: bytes
 
 
-class Framed:
+class FrameStyle:
     """In the words of a family, as server-sent events, each made once for all who listen. ``step`` says what an entry
     means.
     """
@@ -33,33 +33,33 @@ class Framed:
         self._step = step
         self._cache = cache
 
-    def event(self, event: SessionEvent) -> Written:
+    def event(self, event: SessionEvent) -> EventFrame:
         return written(self._family, event)
 
-    def entry(self, turn: Turn, came: TurnEntry) -> Happened[Written]:
+    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[EventFrame]:
         key = (self._family.name, turn.id, came.offset)
         return self._cache.of(key, came.entry, lambda: self._written(turn, came), _size)
 
-    def unwritten(self, turn: Turn, came: TurnEntry) -> Happened[SessionEvent]:
+    def unwritten(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
-    def _written(self, turn: Turn, came: TurnEntry) -> Happened[Written]:
+    def _written(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[EventFrame]:
         found = self.unwritten(turn, came)
-        return Happened(
+        return EntryAsEvents(
             found.form, tuple(map(self.event, found.at_once)), tuple(map(self.event, found.at_close)), found.closed
         )
 
 
-def written(family: Family, event: SessionEvent) -> Written:
+def written(family: Family, event: SessionEvent) -> EventFrame:
     """An event in the words of a family. The nested one counts its events, and has a name for messages only."""
     kind = kind_in(family, event)
     if kind is None:
-        return Written(event.spot, event.kind, b"")
+        return EventFrame(event.spot, event.kind, b"")
     if family is NESTED:
-        return Written(event.spot, kind, frame(kind, to_json(payload_below(event)), event.spot.number))
+        return EventFrame(event.spot, kind, frame(kind, to_json(payload_below(event)), event.spot.number))
     fields = event_fields(event)
-    return Written(event.spot, kind, frame(kind, to_json(fields), str(fields["id"])))
+    return EventFrame(event.spot, kind, frame(kind, to_json(fields), str(fields["id"])))
 
 
-def _size(found: Happened[Written]) -> int:
+def _size(found: EntryAsEvents[EventFrame]) -> int:
     return 400 + sum(len(each.frame) for each in (*found.at_once, *found.at_close))

@@ -14,7 +14,7 @@ from codegen_api.dialects.everruns.events import SessionTeller, last_spot
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.history import turns_behind
 from codegen_api.dialects.everruns.ids import START, Spot
-from codegen_api.dialects.everruns.rendering import Framed, Written
+from codegen_api.dialects.everruns.rendering import EventFrame, FrameStyle
 from codegen_api.errors import GatewayError, NotFound, ShuttingDown, StreamCut
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import frame, retry
@@ -83,7 +83,7 @@ class _Stream:
         self._conversations = listener.conversations
         self._listener = listener
         self._session = listener.session
-        self._style = Framed(listener.family, self._conversations.step, self._conversations.rendered)
+        self._style = FrameStyle(listener.family, self._conversations.step, self._conversations.rendered)
         self._life = StreamLife(self._conversations)
 
     async def told(self) -> AsyncGenerator[bytes, None]:
@@ -136,7 +136,7 @@ class _Stream:
         if runs:
             await self._conversations.require_right(turn)
 
-        def teller(is_believed: bool) -> SessionTeller[Written]:
+        def teller(is_believed: bool) -> SessionTeller[EventFrame]:
             changes = self._conversations.changes_of(turn)
             return SessionTeller(turn, self._style, changes, after if is_believed else START)
 
