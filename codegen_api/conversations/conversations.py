@@ -158,8 +158,6 @@ class CallerConversations(CallerStore):
         """A viewer's seat, for who waits until there is something to follow."""
         return self.shared.gateway.attend(self.caller)
 
-    # -- items --------------------------------------------------------------------------------------------------------
-
     @property
     def finds_by_meaning(self) -> bool:
         return self.shared.search is not None
@@ -301,11 +299,7 @@ class CallerConversations(CallerStore):
         return self.shared.gateway.can_cancel
 
     async def cancel_run(self, turn: Turn) -> None:
-        """Stop the run of a turn that is over, and whose run waits.
-
-        Raises:
-            Unsupported: the host cannot stop a run.
-        """
+        """Stop the run of a turn that is over and whose run waits; raises ``Unsupported`` where the host cannot."""
         if turn.run is not None:
             await self.shared.gateway.cancel(self.caller, turn.run.organization, turn.run.id)
 
@@ -319,6 +313,12 @@ class CallerConversations(CallerStore):
         for turn in going_on:  # the newest first, so that none begins meanwhile
             stopped = await self.stop(turn, wait=wait)
         return stopped
+
+    async def delete_conversation(self, id: str) -> bool:  # noqa: A002 - as everywhere
+        """Whether there was one. What waits in it is never begun, and what is under way stopped, where the host can."""
+        if self.can_stop:
+            await self.clear(id)
+        return await self.remove_conversation(id)
 
     def abandon(self, turn: Turn) -> None:
         """Stop a turn for which nobody waits any more; whoever asked is gone."""

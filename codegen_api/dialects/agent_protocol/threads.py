@@ -103,7 +103,7 @@ async def prune_threads(conversations: MyConversations, body: Annotated[schemas.
     """Delete those of these threads that there are."""
     if body.strategy != "delete":
         raise NotOffered("Threads can be deleted here (`delete`), and in no other way be made smaller.")
-    removed = [await _remove(conversations, thread_id) for thread_id in dict.fromkeys(body.thread_ids)]
+    removed = [await conversations.delete_conversation(thread_id) for thread_id in dict.fromkeys(body.thread_ids)]
     return json_response(to_json({"pruned_count": sum(removed)}))
 
 
@@ -154,7 +154,7 @@ async def update_thread(
 )
 async def delete_thread(conversations: MyConversations, thread_id: ThreadId) -> Response:
     """Delete a thread. A run of it that is under way is stopped, where the host can; there, its log stays."""
-    if not await _remove(conversations, thread_id):
+    if not await conversations.delete_conversation(thread_id):
         raise NotFound.named("Thread", thread_id)
     return Response(status_code=204)
 
@@ -206,7 +206,7 @@ async def remove_threads_of(conversations: CallerConversations, agent: Agent) ->
     wanted = Query(AT_A_TIME, metadata={"assistant_id": agent.id})
     while found := (await conversations.conversations(wanted)).items:
         for thread in found:
-            await _remove(conversations, thread.id)
+            await conversations.delete_conversation(thread.id)
 
 
 # -- beneath ----------------------------------------------------------------------------------------------------------
@@ -245,12 +245,3 @@ async def _put_metadata(
         return replace(then, metadata=merged, title=_name(merged) or then.title, updated=conversations.clock())
 
     return NotFound.unless(await conversations.change_conversation(thread_id, to), "Thread", thread_id)
-
-
-async def _remove(conversations: CallerConversations, thread_id: str) -> bool:
-    """Whether there was such a thread. What waits in it is never begun, and what is under way stopped, where the host
-    can.
-    """
-    if conversations.can_stop:
-        await conversations.clear(thread_id)
-    return await conversations.remove_conversation(thread_id)

@@ -133,8 +133,6 @@ async def update_session(here: Here, body: schemas.UpdateSession) -> Response:
 
 async def delete_session(here: Here) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
-    if here.conversations.can_stop:
-        await here.conversations.clear(here.session.id)
-    if not await here.conversations.remove_conversation(here.session.id):
+    if not await here.conversations.delete_conversation(here.session.id):
         raise NotFound.named("Session", here.session.id)
     return Response(status_code=204)
