@@ -153,7 +153,6 @@ def parts(
         sandbox=settings.sandbox,
         documented_statuses=settings.agent_protocol_statuses == "documented",
         stall_seconds=settings.stream_stall_seconds,
-        renderings_bytes=holdings.renderings,
         started=time.time(),
     )
 
@@ -204,6 +203,7 @@ def _conversations(
         store or _store(settings),
         kept_days=settings.conversation_days,
         turns_bytes=holdings.turns,
+        rendered_bytes=holdings.renderings,
         absent=callers.absent if build_auth.SHARED.keys() & set(settings.auth) else None,
         embedder=embedder or _embedder(settings),
     )

@@ -48,9 +48,11 @@ Messages are for the caller: no token, prompt or log text, and nothing of an une
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from codegen_api.runs import Json
+
+T = TypeVar("T")
 
 LONGEST_NAME = 255
 UNQUOTED = frozenset("'\"`<>&\\")
@@ -222,6 +224,17 @@ class NotFound(GatewayError):
         quotable = len(name) <= LONGEST_NAME and name.isprintable() and not UNQUOTED & set(name)
         return cls(f"{kind} '{name}' not found" if quotable else f"{kind} not found")
 
+    @classmethod
+    def unless(cls, found: T | None, kind: str, name: str) -> T:
+        """What was ``found``.
+
+        Raises:
+            NotFound: nothing was.
+        """
+        if found is None:
+            raise cls.named(kind, name)
+        return found
+
 
 class Unsupported(GatewayError):
     code = "unsupported"
@@ -349,3 +362,11 @@ class UpstreamUnreachable(UpstreamFailure):
 class UpstreamTimeout(UpstreamFailure):
     code = "upstream_timeout"
     default_message = "The host did not answer in time."
+
+
+class StreamCut(Exception):
+    """A stream breaks off: the client must not take what it has for the whole, and is to come back."""
+
+    def __init__(self, *, is_shutdown: bool = False) -> None:
+        super().__init__()
+        self.is_shutdown = is_shutdown

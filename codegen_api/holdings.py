@@ -6,7 +6,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class MemoryShares:
     """In bytes: ``windows`` for the recent part of each log with its renderings, ``old_pages`` for earlier pages read
-    again, ``turns`` for pages of finished turns, ``renderings`` for the rendered entries of each dialect.
+    again, ``turns`` for pages of finished turns, ``renderings`` for the entries that dialects have rendered.
     """
 
     windows: int
@@ -20,4 +20,4 @@ class MemoryShares:
         if not dialects:
             return cls(total - total // 4, total // 4)
         part = total // 8
-        return cls(total - (2 + dialects) * part, part, part, part)
+        return cls(total - (2 + dialects) * part, part, part, dialects * part)

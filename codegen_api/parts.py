@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
-from codegen_api.conversations import Conversations
+from codegen_api.conversations import CallerConversations, Conversations
 from codegen_api.draining import Drain
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency import Idempotency
+from codegen_api.identity import Caller
+from codegen_api.intake import Asking
 
 T = TypeVar("T")
 
@@ -23,10 +25,9 @@ class Parts:
     enabled dialect keeps conversations.
 
     ``demo_token`` is the token assumed for requests without credentials, by dialects with conversations. ``sandbox``:
-    the host is the emulation. ``stall_seconds`` is how long a client may read nothing from a stream,
-    ``renderings_bytes`` how many bytes of rendered entries one dialect may cache. ``documented_statuses``: Agent
-    Protocol runs get the statuses of its document instead of those its clients know. ``started`` is in epoch seconds.
-    ``own`` holds the dialects' private state by name.
+    the host is the emulation. ``stall_seconds`` is how long a client may read nothing from a stream.
+    ``documented_statuses``: Agent Protocol runs get the statuses of its document instead of those its clients know.
+    ``started`` is in epoch seconds. ``own`` holds the dialects' private state by name.
     """
 
     gateway: Gateway
@@ -40,7 +41,6 @@ class Parts:
     sandbox: bool
     documented_statuses: bool
     stall_seconds: float
-    renderings_bytes: int
     started: float
     own: dict[str, object] = field(default_factory=dict)
 
@@ -64,11 +64,16 @@ async def idempotency_of(request: Request) -> Idempotency:
     return parts_of(request).idempotency
 
 
-async def conversations_of(request: Request) -> Conversations:
-    # set whenever a route with this dependency is mounted
-    return cast("Conversations", parts_of(request).conversations)
+def conversations_of(asking: Asking) -> Any:
+    """The conversations of who is asking, for the routes of a dialect that keeps some."""
+
+    async def of(request: Request, caller: Annotated[Caller, Depends(asking)]) -> CallerConversations:
+        # set whenever a route with this dependency is mounted
+        conversations = cast("Conversations", parts_of(request).conversations)
+        return conversations.of(caller)
+
+    return Depends(of)
 
 
 Door = Annotated[Gateway, Depends(gateway_of)]
-Keeper = Annotated[Conversations, Depends(conversations_of)]
 Idempotent = Annotated[Idempotency, Depends(idempotency_of)]

@@ -16,8 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from codegen_api.errors import InvalidCursor, InvalidRequest
+from codegen_api.errors import InvalidCursor, InvalidRequest, StreamCut
 from codegen_api.following import close_running
+from codegen_api.parts import parts_of
 from codegen_api.positions import AMENDABLE, Position, Sighting, names_a_position
 from codegen_api.telemetry import note
 
@@ -152,10 +153,6 @@ async def nothing() -> AsyncGenerator[bytes, None]:
     yield
 
 
-class Cut(Exception):
-    """Raised by frames that break off: the client must notice that the stream is incomplete, and reconnect."""
-
-
 class Connection(Protocol):
     """What is known of a client's connection beyond ASGI."""
 
@@ -181,8 +178,8 @@ class Source(Protocol):
 class EventStream(Response):
     """A streaming response: sends ``frames`` until they end, the client disconnects, or it stops reading.
 
-    ``source`` is always closed at the end. If the frames raise ``Cut`` the connection is aborted, so that the client
-    does not take the stream for complete.
+    ``source`` is always closed at the end. If the frames raise ``StreamCut`` the connection is aborted, so that the
+    client does not take the stream for complete.
     """
 
     def __init__(
@@ -225,7 +222,7 @@ class EventStream(Response):
         if not writing.cancelled():
             try:
                 writing.result()
-            except Cut:
+            except StreamCut:
                 self._connection.abort()
 
     async def _write(self, send: Send) -> None:
@@ -260,6 +257,24 @@ class EventStream(Response):
                     return False
             else:
                 return True
+
+
+def lasting(
+    request: Request,
+    frames: AsyncGenerator[bytes, None],
+    media_type: str,
+    headers: Mapping[str, str] = STREAM_HEADERS,
+    source: Source | None = None,
+) -> EventStream:
+    """An answer to ``request`` that lasts."""
+    return EventStream(
+        frames,
+        media_type=media_type,
+        headers=headers,
+        stall_seconds=parts_of(request).stall_seconds,
+        connection=request.scope["connection"],
+        source=source,
+    )
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -8,11 +8,11 @@ from uuid import UUID
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Came
+from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.conversations.pages import Pages
-from codegen_api.dialects.agent_protocol.rendering import Wordings
+from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.rendering import Renderings
+from codegen_api.dialects.everruns.rendering import FrameStyle
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
 from codegen_api.holdings import MemoryShares
@@ -29,7 +29,7 @@ MIB = 1024 * 1024
 @pytest.mark.parametrize("dialects", [0, 1, 2, 3])
 def test_the_shares_are_all_there_is(total: int, dialects: int) -> None:
     holdings = MemoryShares.of(total, dialects=dialects)
-    assert holdings.windows + holdings.old_pages + holdings.turns + dialects * holdings.renderings == total
+    assert holdings.windows + holdings.old_pages + holdings.turns + holdings.renderings == total
     assert holdings.windows >= total // 4
 
 
@@ -44,8 +44,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     broker = MemoryBroker(max_bytes=holdings.windows)
     gateway = Gateway(host, broker, old_pages_bytes=holdings.old_pages)
     pages = Pages(gateway, max_bytes=holdings.turns, clock=lambda: 10_000.0)
-    renderings = Renderings(host.step, max_bytes=holdings.renderings)
-    wordings = Wordings(host.step, max_bytes=holdings.renderings)
+    rendered = RenderCache(holdings.renderings)
     modes = frozenset({"messages", "custom"})
     turns = [
         Turn(
@@ -63,7 +62,8 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     gc.collect()
     tracemalloc.start()
     # opened before they have anything, and fed in turn
-    worded = [wordings.of(turn, modes, {"run_id": turn.id}) for turn in turns]
+    worded = [EntryRenderer(turn, modes, {"run_id": turn.id}, host.step, rendered) for turn in turns]
+    framed = [FrameStyle(family, host.step, rendered) for family in (FLAT, NESTED)]
     slow = [await gateway.follow(caller(), "9", str(number), Position(0)) for number in range(1, 5)]
     for stream in slow:
         assert stream is not None
@@ -76,15 +76,14 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
         async for news in pages.read(caller(), turn):
             for came in news:
                 worded[number].of(came)
-                for family in (FLAT, NESTED):
-                    renderings.of(family, turn, Came(came.offset, came.entry))
+                for style in framed:
+                    style.entry(turn, TurnEntry(came.offset, came.entry))
     del news, came
     held = {
         "windows": (broker.held_bytes, holdings.windows),
         "old pages": (gateway._hub.old_pages_bytes, holdings.old_pages),
         "turns": (pages.held_bytes, holdings.turns),
-        "renderings": (renderings.held_bytes, holdings.renderings),
-        "wordings": (wordings.held_bytes, holdings.renderings),
+        "renderings": (rendered.held_bytes, holdings.renderings),
     }
     for name, (size, share) in held.items():
         assert share / 2 < size <= share, name

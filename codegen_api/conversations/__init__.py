@@ -1,47 +1,64 @@
 """Agents, conversations and their turns, between the dialects that keep state and the gateway.
 
-``Conversations`` is the door, ``Ask`` what a turn is to be, ``TurnCheckpoint`` a place in a conversation. What comes of
-a turn comes as ``Progress``.
+``Conversations.of(caller)`` is the one door. ``Ask`` is what a turn is to be, ``TurnCheckpoint`` a place in a
+conversation. What comes of a turn comes as ``Progress``; ``tell`` makes a stream of it.
 """
 
-from codegen_api.conversations.changing import change
+from codegen_api.conversations.caller_store import checked, owner_of
 from codegen_api.conversations.checkpoints import BEFORE, Stretch, TurnCheckpoint, end_of
-from codegen_api.conversations.conversations import Conversations, checked, owner_of
-from codegen_api.conversations.late_changes import START, Changes, Form, Slot
-from codegen_api.conversations.planning import GO_ON, Ask, new_id, text_of
-from codegen_api.conversations.progress import Came, Caught, Over, Progress
+from codegen_api.conversations.conversations import CallerConversations, Conversations
+from codegen_api.conversations.late_changes import START, EventLayout, Form, Slot, TurnChanges
+from codegen_api.conversations.planning import GO_ON, Ask, images_of, new_id, text_of
+from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, TurnEntry
 from codegen_api.conversations.prompts import with_transcript
-from codegen_api.conversations.starting import heard_of, said_before
-from codegen_api.conversations.turn_events import Again, Altered, Arrived, Closed, Moment, Telling
+from codegen_api.conversations.render_cache import RenderCache
+from codegen_api.conversations.resent import heard_of, said_before, said_ids
+from codegen_api.conversations.streams import ReaderAhead, StreamLife, tell, updates
+from codegen_api.conversations.turn_events import (
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
+    TurnEvent,
+    TurnTeller,
+)
 
 __all__ = [
     "BEFORE",
     "GO_ON",
     "START",
-    "Again",
-    "Altered",
-    "Arrived",
+    "ActionClosed",
     "Ask",
-    "Came",
-    "Caught",
-    "Changes",
-    "Closed",
+    "CallerConversations",
+    "CaughtUp",
     "Conversations",
+    "EntryAdded",
+    "EntryChanged",
+    "EntryRepeated",
+    "EventLayout",
     "Form",
-    "Moment",
-    "Over",
     "Progress",
+    "ReaderAhead",
+    "RenderCache",
     "Slot",
+    "StreamLife",
     "Stretch",
-    "Telling",
+    "TurnChanges",
     "TurnCheckpoint",
-    "change",
+    "TurnEnded",
+    "TurnEntry",
+    "TurnEvent",
+    "TurnTeller",
     "checked",
     "end_of",
     "heard_of",
+    "images_of",
     "new_id",
     "owner_of",
     "said_before",
+    "said_ids",
+    "tell",
     "text_of",
+    "updates",
     "with_transcript",
 ]

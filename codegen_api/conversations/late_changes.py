@@ -63,6 +63,42 @@ class Slot(NamedTuple):
 START = Slot(0, False)
 
 
+@dataclass(frozen=True, slots=True)
+class EventLayout:
+    """Where among the numbers of an entry's events that which is told again stands: in blocks of ``block`` numbers. The
+    first ones begin at ``meanwhile``, for what comes while the entry, an action, is open; then what closes it has a
+    block, and what comes afterwards the rest.
+    """
+
+    meanwhile: int
+    block: int
+    room: int = ROOM
+
+    @property
+    def closed(self) -> int:
+        """The first number of what closes an action."""
+        return self.meanwhile + self.room * self.block
+
+    @property
+    def afterwards(self) -> int:
+        return self.closed + self.block
+
+    @property
+    def places(self) -> int:
+        """How many numbers an entry has."""
+        return self.afterwards + self.room * self.block
+
+    def slot(self, offset: int, place: int) -> Slot:
+        """What who has the events of entry ``offset`` up to a number has been told."""
+        is_closed = place >= self.closed
+        first = self.afterwards if is_closed else self.meanwhile
+        return Slot(offset, is_closed, max(-1, (place - first) // self.block))
+
+    def first(self, slot: Slot) -> int:
+        """The first number of what is told again there."""
+        return (self.afterwards if slot.is_closed else self.meanwhile) + self.block * slot.number
+
+
 @dataclass(slots=True)
 class Alteration:
     """An entry is not what somebody was told: in which parts, and where it is told again. None: nobody was there."""
@@ -73,7 +109,7 @@ class Alteration:
     slot: Slot | None = None
 
 
-class Changes:
+class TurnChanges:
     """Those in one turn. ``grown`` is called when there is more to note."""
 
     def __init__(self, grown: Callable[[], None] = lambda: None) -> None:
@@ -127,21 +163,21 @@ class Changes:
         return altered.slot
 
 
-class Late:
+class LateChanges:
     """The changes of those turns that somebody has read lately."""
 
     def __init__(self, max_bytes: int = MOST_BYTES) -> None:
-        self._changes: LRUCache[str, Changes] = LRUCache(max_bytes, getsizeof=lambda changes: changes.size)
+        self._changes: LRUCache[str, TurnChanges] = LRUCache(max_bytes, getsizeof=lambda changes: changes.size)
 
     @property
     def held_bytes(self) -> int:
         return int(self._changes.currsize)
 
-    def of(self, turn_id: str) -> Changes:
+    def of(self, turn_id: str) -> TurnChanges:
         """Those of a turn: the same for all who read it."""
         changes = self._changes.get(turn_id)
         if changes is None:
-            changes = self._changes[turn_id] = Changes(lambda: self._weigh(turn_id))
+            changes = self._changes[turn_id] = TurnChanges(lambda: self._weigh(turn_id))
         return changes
 
     def _weigh(self, turn_id: str) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 
 from cachetools import LRUCache
 
-from codegen_api.conversations.progress import Came
+from codegen_api.conversations.progress import TurnEntry
 from codegen_api.errors import UpstreamError
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
@@ -22,7 +22,7 @@ LASTING = 0.1
 will stay so for some time. Caches of the web estimate in the same way.
 """
 
-News = tuple[Came, ...]
+Entries = tuple[TurnEntry, ...]
 
 
 class Pages:
@@ -33,14 +33,14 @@ class Pages:
     def __init__(self, gateway: Gateway, *, max_bytes: int, clock: Callable[[], float]) -> None:
         self._gateway = gateway
         self._clock = clock
-        self._kept: LRUCache[tuple[str, Cursor], tuple[float, News]] = LRUCache(max_bytes, getsizeof=_size)
-        self._flights: Singleflight[tuple[str, Cursor, str], News] = Singleflight()
+        self._kept: LRUCache[tuple[str, Cursor], tuple[float, Entries]] = LRUCache(max_bytes, getsizeof=_size)
+        self._flights: Singleflight[tuple[str, Cursor, str], Entries] = Singleflight()
 
     @property
     def held_bytes(self) -> int:
         return int(self._kept.currsize)
 
-    async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[News, None]:
+    async def read(self, caller: Caller, turn: Turn, offset: int = 0) -> AsyncGenerator[Entries, None]:
         """What comes behind ``offset`` in a turn that is over.
 
         Raises:
@@ -63,7 +63,7 @@ class Pages:
     async def aclose(self) -> None:
         await self._flights.aclose()
 
-    async def _fetch(self, caller: Caller, turn: Turn, start: Cursor, end: Cursor) -> News:
+    async def _fetch(self, caller: Caller, turn: Turn, start: Cursor, end: Cursor) -> Entries:
         """The page of the log from ``start`` on, as far as it is the turn's."""
         assert turn.run is not None  # noqa: S101 - it is read
         entries: list[LogEntry] = []
@@ -76,7 +76,7 @@ class Pages:
                 raise UpstreamError("The host shows less of this log than it did.")
             entries += read.entries
         page = tuple(
-            Came(position - turn.begin, entry)
+            TurnEntry(position - turn.begin, entry)
             for position, entry in enumerate(entries, start + 1)
             if turn.begin < position <= end
         )
@@ -87,5 +87,5 @@ class Pages:
         return page
 
 
-def _size(kept: tuple[float, News]) -> int:
+def _size(kept: tuple[float, Entries]) -> int:
     return 100 + sum(came.entry.size for came in kept[1])

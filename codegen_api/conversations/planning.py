@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from codegen_api.conversations import checkpoints
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of
 from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
-from codegen_api.conversations.transcript import Reading
+from codegen_api.conversations.transcript import Transcript
 from codegen_api.errors import NotFound
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, Json, StepKind, to_json
-from codegen_api.stores import Agent, Conversation, Store, Turn
+from codegen_api.stores import Agent, Conversation, Turn
 from codegen_api.upstreams import NewRun
 
 USER = "User"
@@ -51,20 +52,13 @@ def new_id() -> str:
 class Planning:
     """Plans turns; nothing is written down or begun. ``clock`` gives seconds since the epoch."""
 
-    def __init__(self, gateway: Gateway, store: Store, reading: Reading, *, clock: Callable[[], float]) -> None:
+    def __init__(self, gateway: Gateway, transcript: Transcript, *, clock: Callable[[], float]) -> None:
         self._gateway = gateway
-        self._store = store
-        self._reading = reading
+        self._transcript = transcript
         self._clock = clock
 
     async def plan(
-        self,
-        caller: Caller,
-        owner: str,
-        wanted: str | None,
-        conversation: Conversation,
-        ask: Ask,
-        known: Sequence[Turn],
+        self, own: CallerStore, wanted: str | None, conversation: Conversation, ask: Ask, known: Sequence[Turn]
     ) -> tuple[Turn, NewRun]:
         """The turn, and the run that is to be created for it. ``known`` are the conversation's turns, newest first.
 
@@ -84,17 +78,17 @@ class Planning:
             prompt=ask.text if ask.text.strip() else "",
             options=ask.options,
         )
-        said = await checkpoints.path(self._store, owner, checkpoint, known, asked_for=ask.checkpoint is not None)
+        said = await checkpoints.path(own, checkpoint, known, asked_for=ask.checkpoint is not None)
         last = said[-1].turn if said else None
         goes_on = not ask.fresh and last is not None and _goes_on(last, checkpoint, conversation.id, known)
         if goes_on and last is not None and last.run is not None:
             organization, run_id = last.run.organization, last.run.id
-            begin = await self._length(caller, organization, run_id, last.begin if last.end is None else last.end)
+            begin = await self._length(own.caller, organization, run_id, last.begin if last.end is None else last.end)
             resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
             return replace(resumed, prompt=turn.prompt or GO_ON), replace(ask.run, images=ask.images or None)
-        organization = await self._gateway.accounts.organization(caller, wanted)
+        organization = await self._gateway.accounts.organization(own.caller, wanted)
         system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
-        told = [line for stretch in said for line in await self._told(caller, owner, stretch)]
+        told = [line for stretch in said for line in await self._told(own, stretch)]
         text = turn.prompt or (told.pop()[1] if told and told[-1][0] == USER else "")
         text = text if text.strip() else GO_ON
         prompt = storable_text(with_system_prompt(system_prompt, with_transcript(told, text)))
@@ -112,10 +106,10 @@ class Planning:
             if page.at_end:
                 return after
 
-    async def _told(self, caller: Caller, owner: str, stretch: Stretch) -> list[tuple[str, str]]:
+    async def _told(self, own: CallerStore, stretch: Stretch) -> list[tuple[str, str]]:
         """What was said in a stretch, for a host that has not heard it."""
         told = [(USER, text_of(message)) for message in stretch.turn.messages]
-        entries = await self._reading.entries(caller, owner, stretch)
+        entries = await self._transcript.entries(own, stretch)
         if stretch.upto is not None and len(entries) < stretch.upto:
             raise NotFound.named("TurnCheckpoint", f"{stretch.turn.id}.{stretch.upto}")
         for step in map(self._gateway.step, entries):
@@ -142,6 +136,14 @@ def text_of(message: Mapping[str, Json]) -> str:
     parts = content if isinstance(content, list | tuple) else []
     texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def images_of(*messages: Mapping[str, Json]) -> tuple[str, ...]:
+    """The images in what a user said."""
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    urls = [part.get("url") for part in parts if isinstance(part, Mapping) and part.get("type") == "image"]
+    return tuple(url for url in urls if isinstance(url, str))
 
 
 def _goes_on(last: Turn, checkpoint: TurnCheckpoint | None, conversation: str, known: Sequence[Turn]) -> bool:

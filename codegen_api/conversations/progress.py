@@ -31,7 +31,7 @@ RESTING = (RunStatus.WAITING, RunStatus.PAUSED)
 """The host does nothing until somebody answers: that ends a turn, though not the run."""
 
 
-class Came(NamedTuple):  # many are made, and this is how they are made fastest
+class TurnEntry(NamedTuple):  # many are made, and this is how they are made fastest
     """Entry ``offset``, new or, if ``amended``, as it is now."""
 
     offset: int
@@ -40,25 +40,25 @@ class Came(NamedTuple):  # many are made, and this is how they are made fastest
 
 
 @dataclass(frozen=True, slots=True)
-class Caught:
+class CaughtUp:
     """All that was there has come, up to ``offset``."""
 
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class TurnEnded:
     """The turn is over, and all of it has come."""
 
     turn: Turn
 
 
-Progress: TypeAlias = "tuple[Came, ...] | Caught | Notice | Quiet | Leaving | Over"
+Progress: TypeAlias = "tuple[TurnEntry, ...] | CaughtUp | Notice | Quiet | Leaving | TurnEnded"
 
-Rest = Callable[[Turn, int], AsyncGenerator[tuple[Came, ...], None]]
+Rest = Callable[[Turn, int], AsyncGenerator[tuple[TurnEntry, ...], None]]
 """Read what comes behind an offset in a turn that is over."""
 
-Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, tuple[Came, ...]]]"
+Shared: TypeAlias = "WeakKeyDictionary[Batch, dict[Cursor, tuple[TurnEntry, ...]]]"
 """What batches amount to in turns that begin somewhere, made once for all who are given the same one."""
 
 Finish = Callable[[Turn, Run, Cursor, str | None], Awaitable[Turn]]
@@ -89,10 +89,10 @@ async def live(
                     over = await finish(turn, watch.run, turn.begin + watch.offset, watch.answer)
                     async for rest in rest_of(over, watch.offset):
                         yield rest
-                    yield Over(over)
+                    yield TurnEnded(over)
                     return
                 if watch.has_caught_up():
-                    yield Caught(watch.offset)
+                    yield CaughtUp(watch.offset)
         # an end that is not believed, because it may be the one from before the resume, or a reader that is behind
         yield Quiet()
         await asyncio.sleep(DOUBTED_SECONDS)
@@ -177,13 +177,13 @@ class _Watch:
         self._ended = False
         self._resting_at = None
 
-    def _take(self, batch: Batch) -> tuple[Came, ...]:
+    def _take(self, batch: Batch) -> tuple[TurnEntry, ...]:
         begin = self._turn.begin
         made = self._shared.setdefault(batch, {})
         came = made.get(begin)
         if came is None:
             came = made[begin] = tuple(
-                Came(event.cursor - begin, event.entry, amended=not isinstance(event, Appended))
+                TurnEntry(event.cursor - begin, event.entry, amended=not isinstance(event, Appended))
                 for event in batch.entries
                 if event.cursor > begin
             )

@@ -8,12 +8,14 @@ process sees to it, at its start and ever after.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import TurnCheckpoint
 from codegen_api.conversations.planning import Ask, Planning, latest_end, new_id
-from codegen_api.conversations.progress import RESTING
+from codegen_api.conversations.progress import RESTING, Progress
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import LOOK_EVERY, passes
 from codegen_api.conversations.turns import Turns
@@ -26,7 +28,7 @@ from codegen_api.errors import (
     QueueFull,
     UpstreamFailure,
 )
-from codegen_api.following import loop_time
+from codegen_api.following import Leaving, Position, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import WRITE, Caller, Principal
 from codegen_api.runs import Json
@@ -46,7 +48,7 @@ LOOK_ROUND_EVERY = 10.0
 LONGEST_PAUSE = 10.0
 """Seconds, at most, until what could not be begun just now is tried again, unless the host asks for more."""
 
-Absent = Callable[[Principal], Caller | None]
+AbsentCallers = Callable[[Principal], Caller | None]
 
 
 class Queue:
@@ -61,7 +63,7 @@ class Queue:
         planning: Planning,
         turns: Turns,
         *,
-        absent: Absent | None = None,
+        absent: AbsentCallers | None = None,
         clock: Callable[[], float],
     ) -> None:
         self._gateway = gateway
@@ -85,60 +87,73 @@ class Queue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def add(self, caller: Caller, owner: str, wanted: str | None, conversation: str, ask: Ask) -> Turn:
+    async def add(self, own: CallerStore, wanted: str | None, conversation: str, ask: Ask) -> Turn:
         """Write down a turn that waits.
 
         Raises:
             NotFound: there is no such conversation.
             QueueFull: as many wait as may.
         """
-        turn = _queued(caller, wanted, conversation, ask, self._clock())
+        turn = _queued(own.caller, wanted, conversation, ask, self._clock())
         try:
-            turn = await self._store.add_turn(owner, turn, queued_at_most=MOST_QUEUED)
+            turn = await own.add_turn(turn, queued_at_most=MOST_QUEUED)
         except Full as full:
             raise QueueFull from full
         except KeyError as gone:
             raise NotFound("There is no such conversation.") from gone
-        self.see_to(caller, owner, conversation)
+        self.see_to(own, conversation)
         return turn
 
-    def see_to(self, caller: Caller, owner: str, conversation: str) -> None:
+    def see_to(self, own: CallerStore, conversation: str) -> None:
         """Begin what waits in a conversation when its time comes, on behalf of this caller. Nobody waits for that."""
-        key = (owner, conversation)
-        if key in self._seen_to or len(self._seen_to) >= MOST_SEEN_TO or not caller.may(WRITE):
+        key = (own.owner, conversation)
+        if key in self._seen_to or len(self._seen_to) >= MOST_SEEN_TO or not own.caller.may(WRITE):
             return
-        if caller.shared and self._absent is not None:  # what they came with may end before their turn comes
-            caller = self._absent(caller.principal) or caller
-        task = self._seen_to[key] = asyncio.ensure_future(self._see_to(caller, owner, conversation))
+        if own.caller.shared and self._absent is not None:  # what they came with may end before their turn comes
+            own = replace(own, caller=self._absent(own.caller.principal) or own.caller)
+        task = self._seen_to[key] = asyncio.ensure_future(self._see_to(own, conversation))
         task.add_done_callback(lambda _: self._seen_to.pop(key))
 
-    async def waiting(self, caller: Caller, owner: str, turn: Turn) -> AsyncGenerator[Turn, None]:
+    async def waiting(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Turn, None]:
         """A turn that waits, every now and then; the last time it does so no longer, or whoever waits for that is to
         come back, here or elsewhere.
 
         Raises:
             InvalidToken: what the caller came with is good no longer.
         """
-        until = loop_time() + self._gateway.patrol(caller).max_age
-        with self._gateway.attend(caller) as attendant:
+        until = loop_time() + self._gateway.patrol(own.caller).max_age
+        with self._gateway.attend(own.caller) as attendant:
             while turn.state is TurnState.QUEUED and loop_time() < until and not attendant.leaving.is_set():
-                caller.confirm()
-                self.see_to(caller, owner, turn.conversation)
+                own.caller.confirm()
+                self.see_to(own, turn.conversation)
                 happened = self._turns.starting.next_begun
                 # without one it went with its conversation
-                turn = await self._store.turn(owner, turn.id) or replace(turn, state=TurnState.WITHDRAWN, ask=None)
+                turn = await own.turn(turn.id) or replace(turn, state=TurnState.WITHDRAWN, ask=None)
                 yield turn
                 if turn.state is TurnState.QUEUED:
-                    await _either(happened, LOOK_EVERY / 2)
+                    await either(happened, within=LOOK_EVERY / 2)
+
+    async def follow(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Progress, None]:
+        """A turn that waits, and then as it comes."""
+        async with aclosing(self.waiting(own, turn)) as looks:
+            async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
+                if turn.state is TurnState.QUEUED:
+                    yield Quiet()
+        if turn.state is TurnState.QUEUED:
+            yield Leaving(Position(0))
+            return
+        async with aclosing(self._turns.follow(own, turn)) as progress:
+            async for news in progress:
+                yield news
 
     # -- beginning ----------------------------------------------------------------------------------------------------
 
-    async def _see_to(self, caller: Caller, owner: str, conversation: str) -> None:
+    async def _see_to(self, own: CallerStore, conversation: str) -> None:
         pause = 1.0
         try:
             while True:
                 try:
-                    if not await self._step(caller, owner, conversation):
+                    if not await self._step(own, conversation):
                         return
                     pause = 1.0
                 except NotAuthenticated:
@@ -150,50 +165,50 @@ class Queue:
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("beginning a turn that waited", error)
 
-    async def _step(self, caller: Caller, owner: str, conversation: str) -> bool:
+    async def _step(self, own: CallerStore, conversation: str) -> bool:
         """Wait for what is under way, or begin what waits; whether anything does.
 
         Raises:
             GatewayError: neither can be done just now, or ever with this caller.
         """
-        waiting = await self._store.turns(owner, conversation, states=[TurnState.QUEUED], limit=1, newest_first=False)
+        waiting = await own.turns(conversation, states=[TurnState.QUEUED], limit=1, newest_first=False)
         if not waiting:
             return False
-        active = await self._active(owner, conversation)
+        active = await self._active(own, conversation)
         if active is None:
-            await self._begin(caller, owner, waiting[0])
+            await self._begin(own, waiting[0])
         else:
-            await self._turns.ended(caller, owner, active)
+            await self._turns.ended(own, active)
         return True
 
-    async def _active(self, owner: str, conversation: str) -> Turn | None:
+    async def _active(self, own: CallerStore, conversation: str) -> Turn | None:
         states = [state for state in TurnState if state.active]
-        return next(iter(await self._store.turns(owner, conversation, states=states, limit=1)), None)
+        return next(iter(await own.turns(conversation, states=states, limit=1)), None)
 
-    async def _begin(self, caller: Caller, owner: str, waiting: Turn) -> None:
-        there = await self._store.conversation(owner, waiting.conversation)
-        turns = await self._store.turns(owner, waiting.conversation)
+    async def _begin(self, own: CallerStore, waiting: Turn) -> None:
+        there = await own.conversation(waiting.conversation)
+        turns = await own.turns(waiting.conversation)
         if there is None or any(turn.state.active for turn in turns):
             return
         known = [turn for turn in turns if turn.state.begun and turn.number < waiting.number]
         wanted, ask = _asked(waiting)
         try:
-            turn, new = await self._planning.plan(caller, owner, wanted, there, ask, known)
+            turn, new = await self._planning.plan(own, wanted, there, ask, known)
         except GatewayError as error:
             if passes(error) or isinstance(error, UpstreamFailure | InProgress):
                 raise
-            await self._fail(owner, waiting, latest_end(there, known), error)
+            await self._fail(own, waiting, latest_end(there, known), error)
             return
         turn = replace(turn, id=waiting.id, created=waiting.created, agent=waiting.agent)
         try:
-            await self._turns.starting.begin(caller, owner, turn, new, None, waiting=waiting)
+            await self._turns.starting.begin(own, turn, new, None, waiting=waiting)
         except ConversationBusy:
             pass  # another process was faster
         except GatewayError as error:
             if passes(error):
                 raise
 
-    async def _fail(self, owner: str, waiting: Turn, parent: TurnCheckpoint | None, error: GatewayError) -> None:
+    async def _fail(self, own: CallerStore, waiting: Turn, parent: TurnCheckpoint | None, error: GatewayError) -> None:
         """It cannot be begun, now or ever. The conversation goes on without it."""
         failed = replace(
             waiting,
@@ -203,11 +218,11 @@ class Queue:
             ask=None,
             updated=self._clock(),
         )
-        await self._store.change_turn(owner, waiting, failed)
+        await own.replace_turn(waiting, failed)
 
     # -- for callers who are not here ---------------------------------------------------------------------------------
 
-    async def _look_round(self, absent: Absent) -> None:
+    async def _look_round(self, absent: AbsentCallers) -> None:
         while True:
             try:
                 await self._look_at_all(absent)
@@ -215,23 +230,26 @@ class Queue:
                 log_fault("looking after turns that wait", error)
             await asyncio.sleep(LOOK_ROUND_EVERY)
 
-    async def _look_at_all(self, absent: Absent) -> None:
+    async def _look_at_all(self, absent: AbsentCallers) -> None:
         place = ("", "")
         while queues := await self._store.queues(place):
             for owner, waiting in queues:
                 place = (owner, waiting.conversation)
                 who = _principal(waiting)
                 caller = None if who is None else absent(who)
-                if place not in self._seen_to and caller is not None and await self._is_time(caller, owner, waiting):
-                    self.see_to(caller, owner, waiting.conversation)
+                if place in self._seen_to or caller is None:
+                    continue
+                own = CallerStore(caller, owner, self._store)
+                if await self._is_time(own, waiting):
+                    self.see_to(own, waiting.conversation)
 
-    async def _is_time(self, caller: Caller, owner: str, waiting: Turn) -> bool:
+    async def _is_time(self, own: CallerStore, waiting: Turn) -> bool:
         """Whether nothing is under way any more, by the host's word. One call, as many processes may ask."""
-        active = await self._active(owner, waiting.conversation)
+        active = await self._active(own, waiting.conversation)
         if active is None or active.run is None or active.state is TurnState.STARTING:
             return True
         try:
-            run = await self._gateway.get(caller, active.run.organization, active.run.id)
+            run = await self._gateway.get(own.caller, active.run.organization, active.run.id)
         except GatewayError:
             return False  # the next look may tell
         return run.status.ended or run.status in RESTING
@@ -299,10 +317,11 @@ def _principal(waiting: Turn) -> Principal | None:
     return None
 
 
-async def _either(happened: asyncio.Event, seconds: float) -> None:
-    """Until something has happened, or a while has passed."""
+async def either(*events: asyncio.Event | None, within: float) -> None:
+    """Until one of these is set, or a while has passed."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events if event is not None]
     try:
-        async with asyncio.timeout(seconds):
-            await happened.wait()
-    except TimeoutError:
-        pass
+        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()

@@ -39,7 +39,7 @@ REMEMBERED = 256
 """Questions whose vectors are remembered: who turns pages asks the same again."""
 
 
-class Meaning:
+class SemanticSearch:
     """Makes the vectors of items, as long as it is open, and finds items by them."""
 
     def __init__(self, store: Store, embedder: Embedder) -> None:

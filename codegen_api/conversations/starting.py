@@ -6,29 +6,22 @@ in the log; after a minute it is given up, and it is never begun again by itself
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
 from cachetools import TTLCache
 
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.prompts import storable_text
-from codegen_api.errors import (
-    ConversationBusy,
-    GatewayError,
-    IdempotencyKeyReused,
-    InProgress,
-    NotFound,
-    Unavailable,
-    UpstreamFailure,
-)
+from codegen_api.errors import ConversationBusy, GatewayError, InProgress, NotFound, Unavailable, UpstreamFailure
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency.lookup import SECOND_LOOK, find_marked, find_said, grace, in_doubt
 from codegen_api.identity import Caller
-from codegen_api.runs import Json, RunRef
+from codegen_api.runs import RunRef
 from codegen_api.singleflight import Singleflight
-from codegen_api.stores import Busy, Store, Turn, TurnState
+from codegen_api.stores import Busy, Turn, TurnState
 from codegen_api.telemetry import log_fault, note
 from codegen_api.upstreams import NewRun
 
@@ -40,9 +33,6 @@ GIVEN_UP = 60.0
 
 LOOK_EVERY = 2.0
 """Seconds between two looks for a turn."""
-
-LOOKED_THROUGH = 50
-"""So many of a conversation's turns are looked through for a message, the latest."""
 
 CLOSING = 10.0
 """Seconds that what is just being told to the host is given when this process stops."""
@@ -58,18 +48,17 @@ def passes(error: GatewayError) -> bool:
 class Starting:
     """Begins turns, and finds out which have begun. ``clock`` gives seconds since the epoch."""
 
-    def __init__(self, gateway: Gateway, store: Store, *, clock: Callable[[], float]) -> None:
+    def __init__(self, gateway: Gateway, *, clock: Callable[[], float]) -> None:
         self.next_begun = asyncio.Event()
         """Set as soon as the next turn is written down by this process, or waits no longer."""
         self._gateway = gateway
-        self._store = store
         self._clock = clock
         self._under_way: Singleflight[str, Turn] = Singleflight()
         self._looks: Singleflight[tuple[str, str], Turn] = Singleflight()
         self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
     async def begin(
-        self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None, *, waiting: Turn | None = None
+        self, own: CallerStore, turn: Turn, new: NewRun, latest: Turn | None, *, waiting: Turn | None = None
     ) -> Turn:
         """Write a turn down behind ``latest``, and tell the host of it. When nobody can say whether it has heard, the
         turn stays as it is, and is looked for.
@@ -82,23 +71,21 @@ class Starting:
             ConversationBusy: there is a turn that was not known, or this one waits no longer.
             GatewayError: the host has surely not begun it; the turn has failed, or waits again.
         """
-        return await self._under_way.share(
-            turn.id, lambda: _logged(self._begin(caller, owner, turn, new, latest, waiting))
-        )
+        return await self._under_way.share(turn.id, lambda: _logged(self._begin(own, turn, new, latest, waiting)))
 
-    async def found(self, caller: Caller, owner: str, turn: Turn) -> Turn:
+    async def found(self, own: CallerStore, turn: Turn) -> Turn:
         """A turn that was being told to the host, as far as it can be found out what came of it.
 
         Raises:
             GatewayError: the host tells this caller nothing.
         """
         under_way = await self._under_way.landed(turn.id, within=LOOK_EVERY)
-        turn = await self._store.turn(owner, turn.id) or turn
+        turn = await own.turn(turn.id) or turn
         if under_way or turn.state is not TurnState.STARTING or turn.id in self._looked:
             return turn
         self._looked[turn.id] = True
         # who sees more of the host than others does not get their answer
-        return await self._looks.share((turn.id, caller.credential.digest), lambda: self._find(caller, owner, turn))
+        return await self._looks.share((turn.id, own.caller.credential.digest), lambda: self._find(own, turn))
 
     async def done(self, turn: Turn, *, within: float) -> None:
         """Wait until it has been told to the host, if that is just being done."""
@@ -109,10 +96,10 @@ class Starting:
         begun, self.next_begun = self.next_begun, asyncio.Event()
         begun.set()
 
-    async def given_up(self, owner: str, turn: Turn) -> Turn:
+    async def given_up(self, own: CallerStore, turn: Turn) -> Turn:
         """A turn of which nobody can say what has become, written down as that."""
         unknown = replace(turn, state=TurnState.UNKNOWN, error="outcome_unknown", updated=self._clock())
-        return await self._store.change_turn(owner, turn, unknown) or await self._store.turn(owner, turn.id) or unknown
+        return await own.put_turn(turn, unknown)
 
     async def aclose(self) -> None:
         """Wait for what is being told to the host, and look for nothing any more."""
@@ -122,13 +109,13 @@ class Starting:
     # -- telling ------------------------------------------------------------------------------------------------------
 
     async def _begin(
-        self, caller: Caller, owner: str, turn: Turn, new: NewRun, latest: Turn | None, waiting: Turn | None
+        self, own: CallerStore, turn: Turn, new: NewRun, latest: Turn | None, waiting: Turn | None
     ) -> Turn:
         try:
             if waiting is None:
-                begun: Turn | None = await self._add(owner, turn, latest)
+                begun: Turn | None = await self._add(own, turn, latest)
             else:
-                begun = await self._store.change_turn(owner, waiting, turn)
+                begun = await own.replace_turn(waiting, turn)
         except Busy as busy:
             raise ConversationBusy from busy
         except KeyError as gone:
@@ -136,45 +123,43 @@ class Starting:
         if begun is None:
             raise ConversationBusy("This turn waits no longer.")
         self.happened()
-        return await self._tell(caller, owner, begun, new, waiting)
+        return await self._tell(own, begun, new, waiting)
 
-    async def _add(self, owner: str, turn: Turn, latest: Turn | None) -> Turn:
+    async def _add(self, own: CallerStore, turn: Turn, latest: Turn | None) -> Turn:
         """The turn as it is written down, if no other one has come and gone behind that behind which it was planned."""
-        turn = await self._store.add_turn(owner, turn)
+        turn = await own.add_turn(turn)
         if turn.number != (1 if latest is None else latest.number + 1):
-            last = [
-                each.id for each in await self._store.turns(owner, turn.conversation, limit=2) if each.id != turn.id
-            ]
+            last = [each.id for each in await own.turns(turn.conversation, limit=2) if each.id != turn.id]
             if last != ([] if latest is None else [latest.id]):
-                await self._store.remove_turn(owner, turn.id)
+                await own.remove_turn(turn.id)
                 raise ConversationBusy("There has been another turn in the meantime; ask again.")
         return turn
 
-    async def _tell(self, caller: Caller, owner: str, turn: Turn, new: NewRun, waiting: Turn | None) -> Turn:
+    async def _tell(self, own: CallerStore, turn: Turn, new: NewRun, waiting: Turn | None) -> Turn:
         try:
             if turn.resumes and turn.run is not None:
                 organization, run_id = turn.run.organization, turn.run.id
                 run = await self._gateway.resume(
-                    caller, organization, run_id, turn.prompt, new.images, length=turn.begin
+                    own.caller, organization, run_id, turn.prompt, new.images, length=turn.begin
                 )
             else:
                 marked = replace(new, marks={MARK: turn.mark})
-                run = await self._gateway.create(caller, turn.organization, marked)
+                run = await self._gateway.create(own.caller, turn.organization, marked)
         except GatewayError as error:
             note(error.code, error.root_reason)  # who asked may be answered with the turn all the same
             if in_doubt(error):
                 if grace(error) >= GIVEN_UP:
                     return turn
                 try:
-                    found = await self._found_within(grace(error), caller, turn)
+                    found = await self._found_within(grace(error), own.caller, turn)
                 except GatewayError:
                     return turn  # nobody can say just now
                 if found is not None:
-                    return await self._running(owner, turn, found)
+                    return await self._running(own, turn, found)
             failed = replace(turn, state=TurnState.FAILED, error=storable_text(error.message), updated=self._clock())
-            await self._store.change_turn(owner, turn, failed if waiting is None or not passes(error) else waiting)
+            await own.replace_turn(turn, failed if waiting is None or not passes(error) else waiting)
             raise
-        return await self._running(owner, turn, run.ref)
+        return await self._running(own, turn, run.ref)
 
     async def _found_within(self, seconds: float, caller: Caller, turn: Turn) -> RunRef | None:
         """Look for a turn whose host answered with a fault, once more when it can do nothing about it any more.
@@ -188,33 +173,30 @@ class Starting:
         await asyncio.sleep(max(seconds, SECOND_LOOK))
         return await self._look(caller, turn)
 
-    async def _running(self, owner: str, turn: Turn, ref: RunRef) -> Turn:
+    async def _running(self, own: CallerStore, turn: Turn, ref: RunRef) -> Turn:
         """It runs: whatever anybody thought of it meanwhile."""
-        then = turn
-        while then.state in (TurnState.STARTING, TurnState.UNKNOWN):
-            running = replace(then, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
+        while turn.state in (TurnState.STARTING, TurnState.UNKNOWN):
+            running = replace(turn, state=TurnState.RUNNING, run=ref, error=None, updated=self._clock())
             try:
-                changed = await self._store.change_turn(owner, then, running)
+                turn = await own.put_turn(turn, running)
             except Busy:
-                return then  # it was given up, and another turn has begun since
-            # it may have been removed: then nothing is written down any more
-            then = changed or await self._store.turn(owner, turn.id) or running
-        return then
+                return turn  # it was given up, and another turn has begun since
+        return turn
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    async def _find(self, caller: Caller, owner: str, turn: Turn) -> Turn:
+    async def _find(self, own: CallerStore, turn: Turn) -> Turn:
         expired = self._clock() >= turn.updated + GIVEN_UP  # before the look, which then is behind it
         try:
-            ref = await self._look(caller, turn)
+            ref = await self._look(own.caller, turn)
         except GatewayError as error:
             if not expired and not isinstance(error, Unavailable | UpstreamFailure | InProgress):
                 raise
             note(error.code, error.root_reason)
             ref = None  # nobody can say, just now or ever
         if ref is not None:
-            return await self._running(owner, turn, ref)
-        return await self.given_up(owner, turn) if expired else turn
+            return await self._running(own, turn, ref)
+        return await self.given_up(own, turn) if expired else turn
 
     async def _look(self, caller: Caller, turn: Turn) -> RunRef | None:
         if turn.resumes and turn.run is not None:
@@ -232,23 +214,3 @@ async def _logged(beginning: Awaitable[Turn]) -> Turn:
         if not isinstance(error, GatewayError):
             log_fault("beginning a turn", error)
         raise
-
-
-def heard_of(turn: Turn) -> bool:
-    """Whether the host has heard of a turn, or may have, or may yet. Of one that it refused the client was told."""
-    return turn.state is not TurnState.WITHDRAWN and (turn.state is not TurnState.FAILED or turn.end is not None)
-
-
-async def said_before(store: Store, owner: str, conversation: str, message: Mapping[str, Json]) -> Turn | None:
-    """The turn in which the user said this, under this id, if the host may have heard it.
-
-    Raises:
-        IdempotencyKeyReused: they said something else.
-    """
-    for turn in await store.turns(owner, conversation, limit=LOOKED_THROUGH):
-        for said in turn.messages:
-            if heard_of(turn) and said.get("id") == message["id"]:
-                if dict(said) != dict(message):
-                    raise IdempotencyKeyReused
-                return turn
-    return None

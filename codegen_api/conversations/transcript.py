@@ -3,12 +3,12 @@
 import asyncio
 from contextlib import aclosing
 
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch
-from codegen_api.conversations.progress import Caught, Over
+from codegen_api.conversations.progress import CaughtUp, TurnEnded
 from codegen_api.conversations.turns import Turns
 from codegen_api.errors import Unavailable, UpstreamTimeout
 from codegen_api.following import Leaving
-from codegen_api.identity import Caller
 from codegen_api.runs import LogEntry
 from codegen_api.stores import Turn, TurnState
 
@@ -16,13 +16,13 @@ PATIENCE = 30.0
 """Seconds that somebody waits for what has come of a turn that is under way."""
 
 
-class Reading:
+class Transcript:
     """Reads the stretches of turns."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
 
-    async def entries(self, caller: Caller, owner: str, stretch: Stretch) -> tuple[LogEntry, ...]:
+    async def entries(self, own: CallerStore, stretch: Stretch) -> tuple[LogEntry, ...]:
         """What has come of a turn by now, up to where the stretch goes.
 
         Raises:
@@ -34,19 +34,19 @@ class Reading:
         if turn.end is None:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    return await self._so_far(caller, owner, turn, stretch.upto)
+                    return await self._so_far(own, turn, stretch.upto)
             except TimeoutError as error:
                 raise UpstreamTimeout("The host has not shown in time what has come of this turn.") from error
-        return await self._so_far(caller, owner, turn, stretch.upto)
+        return await self._so_far(own, turn, stretch.upto)
 
-    async def _so_far(self, caller: Caller, owner: str, turn: Turn, upto: int | None) -> tuple[LogEntry, ...]:
+    async def _so_far(self, own: CallerStore, turn: Turn, upto: int | None) -> tuple[LogEntry, ...]:
         entries: dict[int, LogEntry] = {}
-        async with aclosing(self._turns.follow(caller, owner, turn)) as progress:
+        async with aclosing(self._turns.follow(own, turn)) as progress:
             async for news in progress:
                 if isinstance(news, tuple):
                     entries.update((came.offset, came.entry) for came in news)
                 if isinstance(news, Leaving):
                     raise Unavailable(retry_after=1)
-                if isinstance(news, Caught | Over) or (upto is not None and len(entries) >= upto):
+                if isinstance(news, CaughtUp | TurnEnded) or (upto is not None and len(entries) >= upto):
                     break
         return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)

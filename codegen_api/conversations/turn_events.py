@@ -1,4 +1,4 @@
-"""A turn told to one reader: its entries in order, each action's end, and again what has changed. Dialects word it.
+"""The events of a turn for one reader: its entries in order, the end of each action, and again what has changed.
 
 An action is closed when its output is there, a later entry has come, or the turn is over. What changes after it was
 told is told again, behind what has come by then. Who reads an entry for the first time is told of it as it is.
@@ -7,14 +7,14 @@ told is told again, behind what has come by then. Who reads an entry for the fir
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from codegen_api.conversations.late_changes import START, Alteration, Changes, Form, Slot
-from codegen_api.conversations.progress import Came
+from codegen_api.conversations.late_changes import START, Alteration, Form, Slot, TurnChanges
+from codegen_api.conversations.progress import TurnEntry
 
 REMEMBERED = 100
 """Of so many entries, the last ones, it is remembered in which form they were told."""
 
 
-class Worded(Protocol):
+class RenderedEntry(Protocol):
     """What a dialect makes of an entry."""
 
     @property
@@ -27,37 +27,37 @@ class Worded(Protocol):
     def closed(self) -> bool: ...
 
 
-W = TypeVar("W", bound=Worded)
+W = TypeVar("W", bound=RenderedEntry)
 
 
-class Arrived(NamedTuple, Generic[W]):
+class EntryAdded(NamedTuple, Generic[W]):
     """An entry is there; of an action what came of it is told later."""
 
     offset: int
-    worded: W
+    rendered: W
 
 
-class Altered(NamedTuple, Generic[W]):
+class EntryChanged(NamedTuple, Generic[W]):
     """An entry is another one than was told."""
 
     offset: int
-    worded: W
+    rendered: W
 
 
-class Closed(NamedTuple, Generic[W]):
+class ActionClosed(NamedTuple, Generic[W]):
     """Nothing more is waited for of the last entry, an action."""
 
     offset: int
-    worded: W
+    rendered: W
 
 
-class Again(NamedTuple, Generic[W]):
+class EntryRepeated(NamedTuple, Generic[W]):
     """An entry as it is now is told again at ``slot``: its ``text``, what it calls, the ``outcome``, and whatever shows
     all of it. ``earlier``: the reader lacks only what was told before they came back.
     """
 
-    came: Came
-    worded: W
+    came: TurnEntry
+    rendered: W
     text: bool
     call: bool
     outcome: bool
@@ -69,98 +69,105 @@ class Again(NamedTuple, Generic[W]):
         return self.text or self.call
 
 
-Moment: TypeAlias = Arrived[W] | Altered[W] | Closed[W] | Again[W]
+TurnEvent: TypeAlias = EntryAdded[W] | EntryChanged[W] | ActionClosed[W] | EntryRepeated[W]
 
 
-class Telling(Generic[W]):
+class TurnTeller(Generic[W]):
     """Tells a turn to one who was told of everything up to ``after``. With ``repeats``, what others were told again is
     told again to who lacks nothing as well, so that all have the same events.
     """
 
     def __init__(
-        self, word: Callable[[Came], W], changes: Changes | None = None, after: Slot = START, *, repeats: bool = False
+        self,
+        render: Callable[[TurnEntry], W],
+        changes: TurnChanges | None = None,
+        after: Slot = START,
+        *,
+        repeats: bool = False,
     ) -> None:
         self._repeats = repeats
         self.offset = 0
         self.open: W | None = None
         self.returned = False
         """Whether something has changed that was told before the reader came back."""
-        self._word = word
-        self._changes = changes or Changes()
+        self._render = render
+        self._changes = changes or TurnChanges()
         self._after = after
         self._latest = after._replace(number=after.number - 1)  # the reader may have a part of what is told there
         self._known: dict[int, int] = {}
-        self._stale: dict[int, Again[W]] = {}
+        self._stale: dict[int, EntryRepeated[W]] = {}
 
-    def take(self, news: Sequence[Came]) -> list[Moment[W]]:
+    def take(self, news: Sequence[TurnEntry]) -> list[TurnEvent[W]]:
         """What these entries amount to."""
-        moments: list[Moment[W]] = []
+        events: list[TurnEvent[W]] = []
         for came in news:
-            worded = self._word(came)
+            rendered = self._render(came)
             if came.offset > self.offset:
-                self._close(moments)
-                self._arrive(came, worded, moments)
-            elif self._known.get(came.offset) != worded.form.whole:
-                self._alter(came, worded, moments)
-        return moments
+                self._close(events)
+                self._arrive(came, rendered, events)
+            elif self._known.get(came.offset) != rendered.form.whole:
+                self._alter(came, rendered, events)
+        return events
 
-    def close(self) -> list[Moment[W]]:
+    def close(self) -> list[TurnEvent[W]]:
         """The open action, if there is one, has had its time."""
-        moments: list[Moment[W]] = []
-        self._close(moments)
-        return moments
+        events: list[TurnEvent[W]] = []
+        self._close(events)
+        return events
 
-    def rest(self) -> list[Moment[W]]:
+    def rest(self) -> list[TurnEvent[W]]:
         """What is still to be told when nothing more comes."""
-        moments: list[Moment[W]] = []
-        self._tell_again((self.offset + 1, False), moments, last=True)
-        return moments
+        events: list[TurnEvent[W]] = []
+        self._tell_again((self.offset + 1, False), events, last=True)
+        return events
 
-    def _close(self, moments: list[Moment[W]]) -> None:
-        worded, self.open = self.open, None
-        if worded is not None:
-            moments.append(Closed(self.offset, worded))
-            self._tell_again((self.offset, True), moments)
+    def _close(self, events: list[TurnEvent[W]]) -> None:
+        rendered, self.open = self.open, None
+        if rendered is not None:
+            events.append(ActionClosed(self.offset, rendered))
+            self._tell_again((self.offset, True), events)
 
-    def _arrive(self, came: Came, worded: W, moments: list[Moment[W]]) -> None:
+    def _arrive(self, came: TurnEntry, rendered: W, events: list[TurnEvent[W]]) -> None:
         self.offset = came.offset
-        self._tell(came, worded)
+        self._tell(came, rendered)
         altered = self._changes.of(came.offset)
         if altered is not None and (altered.slot is None or altered.slot > self._latest):
             if came.offset <= self._after.behind:
                 self.returned = True
-                self._stale[came.offset] = Again(came, worded, altered.text, altered.call, altered.outcome, True)
+                self._stale[came.offset] = EntryRepeated(
+                    came, rendered, altered.text, altered.call, altered.outcome, True
+                )
             elif self._repeats and altered.slot is not None:
                 outcome = altered.outcome and altered.slot.place != (came.offset, False)
-                self._stale[came.offset] = Again(came, worded, altered.text, altered.call, outcome, False)
-        moments.append(Arrived(came.offset, worded))
-        if worded.is_action:
-            self.open = worded
-        self._tell_again((came.offset, self.open is None), moments)
-        if worded.is_action and worded.closed:
-            self._close(moments)
+                self._stale[came.offset] = EntryRepeated(came, rendered, altered.text, altered.call, outcome, False)
+        events.append(EntryAdded(came.offset, rendered))
+        if rendered.is_action:
+            self.open = rendered
+        self._tell_again((came.offset, self.open is None), events)
+        if rendered.is_action and rendered.closed:
+            self._close(events)
 
-    def _alter(self, came: Came, worded: W, moments: list[Moment[W]]) -> None:
-        self._tell(came, worded)
+    def _alter(self, came: TurnEntry, rendered: W, events: list[TurnEvent[W]]) -> None:
+        self._tell(came, rendered)
         altered = self._changes.of(came.offset) or Alteration(True, True, True)
         is_last = self.open is not None and came.offset == self.offset
         # what came of the last action is about to be told by itself
         outcome = altered.outcome and not is_last
-        self._stale[came.offset] = Again(came, worded, altered.text, altered.call, outcome, False)
-        moments.append(Altered(came.offset, worded))
+        self._stale[came.offset] = EntryRepeated(came, rendered, altered.text, altered.call, outcome, False)
+        events.append(EntryChanged(came.offset, rendered))
         if is_last:
-            self.open = worded
-        self._tell_again((self.offset, self.open is None), moments)
-        if is_last and worded.closed:
-            self._close(moments)
+            self.open = rendered
+        self._tell_again((self.offset, self.open is None), events)
+        if is_last and rendered.closed:
+            self._close(events)
 
-    def _tell(self, came: Came, worded: W) -> None:
-        self._changes.tell(came.offset, worded.form)
-        self._known[came.offset] = worded.form.whole
+    def _tell(self, came: TurnEntry, rendered: W) -> None:
+        self._changes.tell(came.offset, rendered.form)
+        self._known[came.offset] = rendered.form.whole
         if len(self._known) > REMEMBERED:
             del self._known[next(iter(self._known))]
 
-    def _tell_again(self, place: tuple[int, bool], moments: list[Moment[W]], *, last: bool = False) -> None:
+    def _tell_again(self, place: tuple[int, bool], events: list[TurnEvent[W]], *, last: bool = False) -> None:
         """Of what the reader has in an older form, that which is to be told at this place."""
         at_front = self._changes.reach(place)
         due: list[tuple[Slot, int]] = []
@@ -170,7 +177,7 @@ class Telling(Generic[W]):
                 due.append((slot, offset))
         for slot, offset in sorted(due):
             self._latest = slot
-            moments.append(self._stale.pop(offset)._replace(slot=slot))
+            events.append(self._stale.pop(offset)._replace(slot=slot))
 
     def _slot(self, offset: int, place: tuple[int, bool], *, at_front: bool, last: bool) -> Slot | None:
         """Where an entry is told again: where others were told of it, if the reader is still to come there."""

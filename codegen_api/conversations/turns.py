@@ -11,8 +11,18 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.pages import Pages
-from codegen_api.conversations.progress import RESUME_DOUBT, Came, Caught, Over, Progress, Shared, live, state_of
+from codegen_api.conversations.progress import (
+    RESUME_DOUBT,
+    CaughtUp,
+    Progress,
+    Shared,
+    TurnEnded,
+    TurnEntry,
+    live,
+    state_of,
+)
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.conversations.starting import CLOSING, LOOK_EVERY, Starting
 from codegen_api.errors import ConversationBusy, GatewayError, NotFound, RunEnded
@@ -20,7 +30,7 @@ from codegen_api.following import Leaving, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, Run
-from codegen_api.stores import Store, Turn, TurnState
+from codegen_api.stores import Turn, TurnState
 from codegen_api.telemetry import log_fault, logger
 
 INTEREST = 60.0
@@ -45,94 +55,92 @@ class _Inquiry:
 class Turns:
     """What happens to turns. ``clock`` gives seconds since the epoch; of those that are over ``max_bytes`` are kept."""
 
-    def __init__(
-        self, gateway: Gateway, store: Store, *, max_bytes: int, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, gateway: Gateway, *, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self._gateway = gateway
-        self._store = store
         self._clock = clock
-        self.starting = Starting(gateway, store, clock=clock)
+        self.starting = Starting(gateway, clock=clock)
         self._pages = Pages(gateway, max_bytes=max_bytes, clock=clock)
         self._shared: Shared = WeakKeyDictionary()
         self._stopping: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, str], _Inquiry] = {}
 
-    async def settled(self, caller: Caller, owner: str, turn: Turn) -> Turn:
+    async def settled(self, own: CallerStore, turn: Turn) -> Turn:
         """The turn as it is now, as far as that can be found out in a moment."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 if turn.state is TurnState.STARTING:
-                    turn = await self.starting.found(caller, owner, turn)
+                    turn = await self.starting.found(own, turn)
                 if turn.state is TurnState.RUNNING:
-                    await self.watch(caller, owner, turn).told.wait()
-        return (await self._store.turn(owner, turn.id) or turn) if turn.state.active else turn
+                    await self.watch(own, turn).told.wait()
+        return (await own.turn(turn.id) or turn) if turn.state.active else turn
 
-    async def ended(self, caller: Caller, owner: str, turn: Turn) -> None:
+    async def ended(self, own: CallerStore, turn: Turn) -> None:
         """Wait for the end of a turn, for a while.
 
         Raises:
             GatewayError: this caller cannot see how it goes on, or nobody can just now.
         """
-        turn = await self.settled(caller, owner, turn)
+        turn = await self.settled(own, turn)
         if turn.state is TurnState.RUNNING and turn.run is not None:
-            watch = self.watch(caller, owner, turn)
+            watch = self.watch(own, turn)
             assert watch.task is not None  # noqa: S101 - it has just been made
             await asyncio.wait({watch.task}, timeout=INTEREST / 2)
-            then = await self._store.turn(owner, turn.id)
+            then = await own.turn(turn.id)
             if not watch.task.done() or then is None or not then.state.active:
                 return
-            await self._gateway.get(caller, turn.run.organization, turn.run.id)  # which says why it broke off
+            await self._gateway.get(own.caller, turn.run.organization, turn.run.id)  # which says why it broke off
         if turn.state.active:
             await asyncio.sleep(LOOK_EVERY)
 
-    def watch(self, caller: Caller, owner: str, turn: Turn) -> _Inquiry:
+    def watch(self, own: CallerStore, turn: Turn) -> _Inquiry:
         """Follow a turn for a while, as if somebody viewed it."""
-        key = (owner, turn.id)
+        key = (own.owner, turn.id)
         watch = self._watches.get(key)
         if watch is None:
             watch = self._watches[key] = _Inquiry(loop_time())
-            watch.task = asyncio.ensure_future(self._see(caller, owner, turn, watch))
+            watch.task = asyncio.ensure_future(self._see(own, turn, watch))
             watch.task.add_done_callback(lambda _: self._seen(key))
         watch.asked = loop_time()
         return watch
 
-    async def follow(self, caller: Caller, owner: str, turn: Turn) -> AsyncGenerator[Progress, None]:
+    async def follow(self, own: CallerStore, turn: Turn) -> AsyncGenerator[Progress, None]:
         """A turn from its beginning to its end, as it comes.
 
         Raises:
             GatewayError: the caller may not see it, or nobody can say how it goes on.
         """
         while turn.state is TurnState.STARTING:
-            turn = await self.starting.found(caller, owner, turn)
+            turn = await self.starting.found(own, turn)
             if turn.state is TurnState.STARTING:
                 yield Quiet()
                 await asyncio.sleep(LOOK_EVERY / 2)
 
         async def finish(then: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
-            return await self._finish(owner, then, run, end, answer)
+            return await self._finish(own, then, run, end, answer)
 
-        def rest_of(over: Turn, offset: int) -> AsyncGenerator[tuple[Came, ...], None]:
-            return self._pages.read(caller, over, offset)
+        def rest_of(over: Turn, offset: int) -> AsyncGenerator[tuple[TurnEntry, ...], None]:
+            return self._pages.read(own.caller, over, offset)
 
         if turn.state.active:
             doubt = turn.updated + RESUME_DOUBT - self._clock() if turn.resumes else 0.0
-            source = live(self._gateway, caller, turn, finish, rest_of, self._shared, doubt=min(doubt, RESUME_DOUBT))
+            source = live(
+                self._gateway, own.caller, turn, finish, rest_of, self._shared, doubt=min(doubt, RESUME_DOUBT)
+            )
         else:
-            source = self._whole(caller, turn)
+            source = self._whole(own.caller, turn)
         async with aclosing(source):
             async for progress in source:
                 if isinstance(progress, tuple) and any(_may_begin_another(came) for came in progress):
                     # by what somebody says the next turn may have begun, whose end of this one was not seen here
-                    then = await self._store.turn(owner, turn.id)
+                    then = await own.turn(turn.id)
                     if then is not None and not then.state.active:
-                        length = 0 if then.end is None else then.end - then.begin
-                        if rest := tuple(came for came in progress if came.offset <= length):
+                        if rest := tuple(came for came in progress if came.offset <= then.length):
                             yield rest
-                        yield Over(then)
+                        yield TurnEnded(then)
                         return
                 yield progress
 
-    async def stop(self, caller: Caller, owner: str, turn: Turn, *, wait: bool) -> Turn:
+    async def stop(self, own: CallerStore, turn: Turn, *, wait: bool) -> Turn:
         """Stop a turn, if it is not over; ``wait`` until it is. One of which the host knows nothing is given up, and
         one that waits is never begun.
 
@@ -140,39 +148,37 @@ class Turns:
             Unsupported: the host cannot stop a run.
             ConversationBusy: it is not known yet whether the host has begun it.
         """
-        turn = await self._withdrawn(owner, turn)
+        turn = await self._withdrawn(own, turn)
         await self.starting.done(turn, within=STOPPING)
-        turn = await self._withdrawn(owner, await self._store.turn(owner, turn.id) or turn)  # it may wait again
-        turn = await self.settled(caller, owner, turn)
+        turn = await self._withdrawn(own, await own.turn(turn.id) or turn)  # it may wait again
+        turn = await self.settled(own, turn)
         if not turn.state.active:
             return turn
         if turn.run is None or turn.state is TurnState.STARTING:
             raise ConversationBusy("Whether the host has begun this turn is still being found out; ask again.")
         in_doubt = turn.resumes and self._clock() < turn.updated + RESUME_DOUBT
         try:
-            await self._gateway.cancel(caller, turn.run.organization, turn.run.id, anyway=in_doubt)
+            await self._gateway.cancel(own.caller, turn.run.organization, turn.run.id, anyway=in_doubt)
         except NotFound:
-            return await self.starting.given_up(owner, turn)
+            return await self.starting.given_up(own, turn)
         except RunEnded:
             wait = True  # how, is about to be seen
-        watch = self.watch(caller, owner, turn)
+        watch = self.watch(own, turn)
         if wait and watch.task is not None:
             await asyncio.wait({watch.task}, timeout=STOPPING)
-        return await self._store.turn(owner, turn.id) or turn
+        return await own.turn(turn.id) or turn
 
-    async def _withdrawn(self, owner: str, turn: Turn) -> Turn:
+    async def _withdrawn(self, own: CallerStore, turn: Turn) -> Turn:
         """The turn, which waits no longer."""
         while turn.state is TurnState.QUEUED:
             withdrawn = replace(turn, state=TurnState.WITHDRAWN, ask=None, updated=self._clock())
-            changed = await self._store.change_turn(owner, turn, withdrawn)
-            # if another process has begun it, that is how it is
-            turn = changed or await self._store.turn(owner, turn.id) or withdrawn
+            turn = await own.put_turn(turn, withdrawn)  # if another process has begun it, that is how it is
             self.starting.happened()
         return turn
 
-    def abandon(self, caller: Caller, owner: str, turn: Turn) -> None:
+    def abandon(self, own: CallerStore, turn: Turn) -> None:
         """Stop a turn for which nobody waits any more."""
-        task = asyncio.ensure_future(self._stop_abandoned(caller, owner, turn))
+        task = asyncio.ensure_future(self._stop_abandoned(own, turn))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
@@ -190,9 +196,9 @@ class Turns:
     async def _whole(self, caller: Caller, turn: Turn) -> AsyncGenerator[Progress, None]:
         async for page in self._pages.read(caller, turn):
             yield page
-        yield Over(turn)
+        yield TurnEnded(turn)
 
-    async def _finish(self, owner: str, turn: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
+    async def _finish(self, own: CallerStore, turn: Turn, run: Run, end: Cursor, answer: str | None) -> Turn:
         state, told = state_of(run), self._gateway.answer(run)
         if state is not TurnState.COMPLETED or told is None or told == answer:
             told = None  # what the log tells is not kept twice
@@ -207,27 +213,23 @@ class Turns:
                 updated=self._clock(),
             )
 
-        then: Turn | None = turn
-        while then is not None and then.state.active:
-            changed = await self._store.change_turn(owner, then, over(then))
-            if changed is not None:
-                return changed
-            then = await self._store.turn(owner, turn.id)
-        return over(turn) if then is None else then
+        while turn.state.active:
+            turn = await own.put_turn(turn, over(turn))
+        return turn
 
-    async def _stop_abandoned(self, caller: Caller, owner: str, turn: Turn) -> None:
+    async def _stop_abandoned(self, own: CallerStore, turn: Turn) -> None:
         try:
-            await self.stop(caller, owner, turn, wait=False)
+            await self.stop(own, turn, wait=False)
         except GatewayError as error:
             logger.warning("a turn whose client left could not be stopped: %s", error.root_reason or error.code)
         except Exception as error:  # task boundary: nobody else would hear of it
             log_fault("stopping a turn", error)
 
-    async def _see(self, caller: Caller, owner: str, turn: Turn, watch: _Inquiry) -> None:
+    async def _see(self, own: CallerStore, turn: Turn, watch: _Inquiry) -> None:
         try:
-            async with aclosing(self.follow(caller, owner, turn)) as progress:
+            async with aclosing(self.follow(own, turn)) as progress:
                 async for news in progress:
-                    if isinstance(news, Caught | Over | Leaving):
+                    if isinstance(news, CaughtUp | TurnEnded | Leaving):
                         watch.told.set()
                     if isinstance(news, Leaving) or loop_time() >= watch.asked + INTEREST:
                         return
@@ -240,6 +242,6 @@ class Turns:
         self._watches.pop(key).told.set()
 
 
-def _may_begin_another(came: Came) -> bool:
+def _may_begin_another(came: TurnEntry) -> bool:
     """Whether this may be the beginning of another turn: somebody has said something."""
     return came.offset > 1 and came.entry.said is not None

@@ -129,6 +129,11 @@ class Turn:
     ask: Mapping[str, Json] | None = None
     revision: int = 0
 
+    @property
+    def length(self) -> int:
+        """How many entries it has, when it is over."""
+        return 0 if self.end is None else self.end - self.begin
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.conversations import BEFORE, Stretch, TurnCheckpoint, end_of, owner_of
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import path
 from codegen_api.errors import NotFound
 from codegen_api.runs import RunRef
@@ -54,7 +55,8 @@ class Kept:
 
 async def led(store: Kept, text: str | None, *known: Turn, asked_for: bool = True) -> list[tuple[str, int | None]]:
     checkpoint = None if text is None else TurnCheckpoint.of(text)
-    found = await path(store, "ann", checkpoint, known, asked_for=asked_for)  # type: ignore[arg-type]
+    own = CallerStore(ALICE, "ann", store)  # type: ignore[arg-type]
+    found = await path(own, checkpoint, known, asked_for=asked_for)
     return [(stretch.turn.id, stretch.upto) for stretch in found]
 
 
@@ -125,15 +127,15 @@ async def test_a_fork_has_what_was_said_up_to_where_it_was_forked() -> None:
     await world.converse("fork", parent=str(at(second, 3)))
     async with world.serving() as process:
         before = [(first.id, None), (second.id, 3)]
-        assert ids(await process.conversations.path(ALICE, "fork")) == before
+        assert ids(await process.conversations.of(ALICE).path("fork")) == before
         third = await process.wait(await process.say("Say something else", conversation="fork"))
         assert third.parent == str(at(second, 3))
         assert third.run != second.run
-        assert ids(await process.conversations.path(ALICE, "fork")) == [*before, (third.id, None)]
-        assert ids(await process.conversations.leading_to(ALICE, end_of(third))) == [*before, (third.id, None)]
+        assert ids(await process.conversations.of(ALICE).path("fork")) == [*before, (third.id, None)]
+        assert ids(await process.conversations.of(ALICE).leading_to(end_of(third))) == [*before, (third.id, None)]
         fourth = await process.wait(await process.say("And more", conversation="fork"))
         assert fourth.run == third.run
-        assert ids(await process.conversations.path(ALICE, "talk")) == [(first.id, None), (second.id, None)]
+        assert ids(await process.conversations.of(ALICE).path("talk")) == [(first.id, None), (second.id, None)]
 
 
 async def test_the_checkpoints_that_lead_to_a_fork_are_its_own_and_no_others() -> None:
@@ -142,20 +144,20 @@ async def test_the_checkpoints_that_lead_to_a_fork_are_its_own_and_no_others() -
     await world.converse("fork", parent=str(at(second, 3)))
     await world.converse("other")
     async with world.serving() as process:
-        paths = process.conversations.path
+        paths = process.conversations.of(ALICE).path
         other = await process.wait(await process.say("Say nothing of that", conversation="other"))
         for begun in (False, True):
             if begun:
                 await process.wait(await process.say("Say something else", conversation="fork"))
-            assert ids(await paths(ALICE, "fork", at(second, 3))) == [(first.id, None), (second.id, 3)]
-            assert ids(await paths(ALICE, "fork", at(second, 1))) == [(first.id, None), (second.id, 1)]
-            assert ids(await paths(ALICE, "fork", at(first, 5))) == [(first.id, None)]
-            assert ids(await paths(ALICE, "fork", at(first, BEFORE))) == []
+            assert ids(await paths("fork", at(second, 3))) == [(first.id, None), (second.id, 3)]
+            assert ids(await paths("fork", at(second, 1))) == [(first.id, None), (second.id, 1)]
+            assert ids(await paths("fork", at(first, 5))) == [(first.id, None)]
+            assert ids(await paths("fork", at(first, BEFORE))) == []
             for beyond in (at(second, 4), at(second, 5), at(other, 0), at(other, BEFORE)):
                 with pytest.raises(NotFound):
-                    await paths(ALICE, "fork", beyond)
+                    await paths("fork", beyond)
         with pytest.raises(NotFound):
-            await paths(ALICE, "other", at(first, 0))
+            await paths("other", at(first, 0))
 
 
 async def test_a_fork_goes_on_when_what_it_was_forked_from_is_gone() -> None:
@@ -166,11 +168,11 @@ async def test_a_fork_goes_on_when_what_it_was_forked_from_is_gone() -> None:
     async with world.serving() as process:
         third = await process.wait(await process.say("Say something else", conversation="fork"))
         await world.store.remove_conversation(owner_of(ALICE), "talk")
-        assert ids(await process.conversations.path(ALICE, "fork")) == [(third.id, None)]
-        assert ids(await process.conversations.leading_to(ALICE, end_of(second))) == []
+        assert ids(await process.conversations.of(ALICE).path("fork")) == [(third.id, None)]
+        assert ids(await process.conversations.of(ALICE).leading_to(end_of(second))) == []
         fourth = await process.wait(await process.say("And more", conversation="fork"))
         assert (fourth.run, fourth.state) == (third.run, TurnState.COMPLETED)
-        assert ids(await process.conversations.path(ALICE, "late")) == []
+        assert ids(await process.conversations.of(ALICE).path("late")) == []
         fifth = await process.wait(await process.say("Say it anew", conversation="late"))
         assert fifth.prompt == "Say it anew"
         with pytest.raises(NotFound):
@@ -185,11 +187,11 @@ async def test_one_can_fork_from_what_has_come_of_a_running_turn_and_from_nothin
         running = await process.say("Say hello for ever")
         await asyncio.sleep(10)
         assert len(await process.told(running)) == 4
-        assert ids(await process.conversations.path(ALICE, "talk")) == [(running.id, None)]
-        assert ids(await process.conversations.path(ALICE, "talk", at(running, 4))) == [(running.id, 4)]
-        assert ids(await process.conversations.path(ALICE, "talk", at(running, 0))) == [(running.id, 0)]
+        assert ids(await process.conversations.of(ALICE).path("talk")) == [(running.id, None)]
+        assert ids(await process.conversations.of(ALICE).path("talk", at(running, 4))) == [(running.id, 4)]
+        assert ids(await process.conversations.of(ALICE).path("talk", at(running, 0))) == [(running.id, 0)]
         with pytest.raises(NotFound):
-            await process.conversations.path(ALICE, "talk", at(running, 5))
+            await process.conversations.of(ALICE).path("talk", at(running, 5))
         with pytest.raises(NotFound):
             await process.say("From there", conversation="fork", checkpoint=at(running, 5))
         forked = await process.say("From there", conversation="fork", checkpoint=at(running, 3))
@@ -206,16 +208,16 @@ async def test_to_others_no_checkpoint_exists() -> None:
     async with world.serving() as process:
         for conversation in ("talk", "bobs"):
             with pytest.raises(NotFound):
-                await process.conversations.path(bob, conversation, end_of(second))
+                await process.conversations.of(bob).path(conversation, end_of(second))
             with pytest.raises(NotFound):
                 await process.say("Mine now", conversation=conversation, checkpoint=end_of(second), who=bob)
-        assert await process.conversations.path(bob, "talk") == []
-        assert await process.conversations.leading_to(bob, end_of(second)) == []
+        assert await process.conversations.of(bob).path("talk") == []
+        assert await process.conversations.of(bob).leading_to(end_of(second)) == []
         with pytest.raises(NotFound):
-            await process.conversations.turn(bob, second.id)
-        assert await process.conversations.latest(bob, "talk") is None
+            await process.conversations.of(bob).find_turn(second.id)
+        assert await process.conversations.of(bob).latest("talk") is None
         same = replace(ALICE, credential=bob.credential, shown="another token")
-        assert (await process.conversations.turn(same, second.id)).id == second.id
+        assert (await process.conversations.of(same).find_turn(second.id)).id == second.id
 
 
 async def test_a_turn_that_the_host_never_began_leads_nowhere() -> None:
@@ -225,8 +227,8 @@ async def test_a_turn_that_the_host_never_began_leads_nowhere() -> None:
         owner = owner_of(ALICE)
         lost = Turn("lost", "talk", 1e9, 1e9, state=TurnState.UNKNOWN, parent=str(end_of(second)))
         await world.store.add_turn(owner, lost)
-        assert ids(await process.conversations.path(ALICE, "talk")) == [(first.id, None), (second.id, None)]
-        assert ids(await process.conversations.path(ALICE, "talk", TurnCheckpoint("lost", 0))) == [
+        assert ids(await process.conversations.of(ALICE).path("talk")) == [(first.id, None), (second.id, None)]
+        assert ids(await process.conversations.of(ALICE).path("talk", TurnCheckpoint("lost", 0))) == [
             (first.id, None),
             (second.id, None),
             ("lost", 0),

@@ -60,8 +60,8 @@ async def test_nothing_is_left_behind_of_watches_looks_and_stops() -> None:
     process = world.process(kept_days=1)
     await process.conversations.open()
     watched = await process.say("Say hello", conversation="watched")
-    await process.conversations.turn(ALICE, watched.id)
-    process.conversations.ask_after(ALICE, watched)
+    await process.conversations.of(ALICE).find_turn(watched.id)
+    process.conversations.of(ALICE).ask_after(watched)
     world.host.before = Sequence("create", UpstreamTimeout())
     lost = await process.say("Say hello", conversation="lost")
     stopped = await process.say("Say hello", conversation="stopped")
@@ -72,10 +72,10 @@ async def test_nothing_is_left_behind_of_watches_looks_and_stops() -> None:
 
     world.host.before = hang
     asking = [
-        asyncio.ensure_future(process.conversations.turn(ALICE, lost.id)),
-        asyncio.ensure_future(process.conversations.stop(ALICE, stopped, wait=True)),
+        asyncio.ensure_future(process.conversations.of(ALICE).find_turn(lost.id)),
+        asyncio.ensure_future(process.conversations.of(ALICE).stop(stopped, wait=True)),
     ]
-    process.conversations.abandon(ALICE, abandoned)
+    process.conversations.of(ALICE).abandon(abandoned)
     await asyncio.sleep(1)
     began = asyncio.get_running_loop().time()
     await process.aclose()

@@ -81,7 +81,7 @@ async def interrupt(process: Process) -> None:
 
 async def stop(process: Process) -> None:
     turn = process.world.turns()[0]
-    await process.conversations.stop(ALICE, turn, wait=True)
+    await process.conversations.of(ALICE).stop(turn, wait=True)
 
 
 async def is_at_work(process: Process) -> None:
@@ -92,7 +92,7 @@ async def is_at_work(process: Process) -> None:
 async def queue(process: Process) -> None:
     """What waits begins when nobody is there, and what was withdrawn does not."""
     second, third = [await process.say(text, if_busy="enqueue") for text in (SECOND, THIRD)]
-    await process.conversations.stop(ALICE, third)
+    await process.conversations.of(ALICE).stop(third)
     await asyncio.sleep(6)
     await process.wait(second)
 
@@ -125,7 +125,7 @@ async def asked_again(process: Process) -> None:
     begun = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() < begun + 90:
         for conversation in conversations(process.world):
-            await process.conversations.latest(ALICE, conversation)
+            await process.conversations.of(ALICE).latest(conversation)
         await asyncio.sleep(ASK_EVERY)
 
 

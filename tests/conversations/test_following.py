@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegen_api.conversations import Caught, Over
+from codegen_api.conversations import CaughtUp, TurnEnded
 from codegen_api.conversations.progress import RESUME_DOUBT
 from codegen_api.errors import (
     Forbidden,
@@ -89,12 +89,12 @@ async def test_a_turn_comes_as_it_happens_and_is_over_once() -> None:
         live = await seen(process, turn)
         assert live.over is not None
         assert live.texts() == world.expected(live.over)
-        assert live.kinds().count("Caught") == 1
-        assert live.kinds()[-1] == "Over"
+        assert live.kinds().count("CaughtUp") == 1
+        assert live.kinds()[-1] == "TurnEnded"
         assert live.kinds().count("tuple") >= 4
         again = await seen(process, live.over)
         assert again.texts() == live.texts()
-        assert again.kinds() == ["tuple", "Over"]
+        assert again.kinds() == ["tuple", "TurnEnded"]
         assert again.over == live.over
         # whoever comes with what they knew of it before gets the same
         late = await seen(process, turn)
@@ -116,12 +116,12 @@ async def test_all_that_was_there_is_caught_up_with_before_the_end_and_not_when_
         following = Seen()
         task = asyncio.ensure_future(following.follow(process, turn))
         await asyncio.sleep(3)
-        assert following.news[-1] == Caught(4)
+        assert following.news[-1] == CaughtUp(4)
         world.host.runs["1"].append()
         world.host.runs["1"].status = "COMPLETE"
         await task
         assert len(following.log) == 5
-        assert (await seen(process, turn)).kinds()[-2:] == ["tuple", "Over"]
+        assert (await seen(process, turn)).kinds()[-2:] == ["tuple", "TurnEnded"]
 
 
 async def test_entries_that_the_host_fills_in_later_come_again() -> None:
@@ -241,7 +241,7 @@ async def test_who_is_slow_to_follow_a_turn_is_not_told_the_next_one_as_a_part_o
     await world.converse()
     async with world.serving() as here, world.serving() as there:
         first = await here.say("One")
-        slow = here.conversations.follow(ALICE, first)
+        slow = here.conversations.of(ALICE).follow(first)
         told: list[str] = []
         async with aclosing(slow) as progress:
             async for news in progress:
@@ -252,7 +252,7 @@ async def test_who_is_slow_to_follow_a_turn_is_not_told_the_next_one_as_a_part_o
                     told += [came.entry.json.decode() for came in news]
                 last = news
         assert told == world.expected(first)
-        assert last == Over(world.turns()[0])
+        assert last == TurnEnded(world.turns()[0])
 
 
 async def test_that_the_run_was_at_work_before_the_resume_says_nothing_of_the_time_after_it() -> None:
@@ -546,11 +546,11 @@ async def test_a_stream_that_the_gateway_ends_is_no_end_of_the_turn() -> None:
         assert any(isinstance(each, Quiet) for each in live.news)
         assert live.over is None
         assert world.turns()[0].state is TurnState.RUNNING
-        watched = await process.conversations.turn(ALICE, turn.id)
+        watched = await process.conversations.of(ALICE).find_turn(turn.id)
         await asyncio.sleep(30)
         assert watched.state is TurnState.RUNNING
         world.host.runs["1"].status = "COMPLETE"
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.COMPLETED
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.COMPLETED
 
 
 async def test_there_are_as_many_seats_for_those_who_follow_turns_as_for_other_viewers() -> None:
@@ -563,9 +563,9 @@ async def test_there_are_as_many_seats_for_those_who_follow_turns_as_for_other_v
         with pytest.raises(RateLimited):
             await seen(process, turn)
         # who only asks is told what is written down
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
         world.host.runs["1"].status = "COMPLETE"
-        assert isinstance((await task).news[-1], Over)
+        assert isinstance((await task).news[-1], TurnEnded)
 
 
 async def test_who_stops_following_in_the_middle_leaves_nothing_behind() -> None:
@@ -579,7 +579,7 @@ async def test_who_stops_following_in_the_middle_leaves_nothing_behind() -> None
             task.cancel()
             await asyncio.wait({task})
         assert process.gateway.viewers == 0
-        assert isinstance((await seen(process, turn)).news[-1], Over)
+        assert isinstance((await seen(process, turn)).news[-1], TurnEnded)
 
 
 # -- whatever happens -------------------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """What is noted of entries that have changed: enough to tell it again, and never more than there is room for."""
 
-from codegen_api.conversations import Changes, Form, Slot
-from codegen_api.conversations.late_changes import Late
+from codegen_api.conversations import Form, Slot, TurnChanges
+from codegen_api.conversations.late_changes import LateChanges
 
 WAS, IS = Form(1, 1, 1, 1), Form(2, 1, 1, 2)
 
 
 def test_what_is_noted_of_all_turns_together_is_bounded_however_they_grow() -> None:
-    late = Late(max_bytes=100_000)
+    late = LateChanges(max_bytes=100_000)
     turns = [late.of(f"turn {n}") for n in range(50)]
     for offset in range(1, 200):
         for changes in turns:
@@ -18,7 +18,7 @@ def test_what_is_noted_of_all_turns_together_is_bounded_however_they_grow() -> N
 
 
 def test_a_turn_that_is_larger_than_all_the_room_goes_on_for_those_who_read_it() -> None:
-    late = Late(max_bytes=10_000)
+    late = LateChanges(max_bytes=10_000)
     changes = late.of("turn")
     for form in (WAS, IS):
         for offset in range(1, 1000):
@@ -31,7 +31,7 @@ def test_a_turn_that_is_larger_than_all_the_room_goes_on_for_those_who_read_it()
 
 
 def test_what_changes_once_more_is_told_at_a_later_slot() -> None:
-    changes = Changes()
+    changes = TurnChanges()
     changes.reach((3, True))
     changes.tell(1, WAS)
     assert changes.of(1) is None

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from codegen_api.conversations.semantic_search import AT_A_TIME, LONGEST_WAIT, LOOK_EVERY, MOST_TEXTS, Meaning
+from codegen_api.conversations.semantic_search import AT_A_TIME, LONGEST_WAIT, LOOK_EVERY, MOST_TEXTS, SemanticSearch
 from codegen_api.embeddings import Embedder, NoVectors, Vector, normalized
 from codegen_api.errors import StoreUnavailable
 from codegen_api.stores import Item, Near
@@ -42,8 +42,8 @@ class Model:
 
 
 @asynccontextmanager
-async def opened(store: ModelStore, model: Embedder) -> AsyncIterator[Meaning]:
-    meaning = Meaning(store, model)
+async def opened(store: ModelStore, model: Embedder) -> AsyncIterator[SemanticSearch]:
+    meaning = SemanticSearch(store, model)
     meaning.open()
     try:
         yield meaning
@@ -51,7 +51,7 @@ async def opened(store: ModelStore, model: Embedder) -> AsyncIterator[Meaning]:
         await meaning.aclose()
 
 
-async def put(store: ModelStore, key: str, text: str, owner: str = ME, meaning: Meaning | None = None) -> None:
+async def put(store: ModelStore, key: str, text: str, owner: str = ME, meaning: SemanticSearch | None = None) -> None:
     await store.put_item(owner, Item(("n",), key, {"text": text}, 1.0, 1.0))
     if meaning is not None:
         meaning.wake()

@@ -152,7 +152,7 @@ async def test_a_host_that_cannot_begin_it_just_now_is_asked_again_until_it_can(
         *_, last = world.turns()
         assert (await process.wait(last)).state is TurnState.COMPLETED
         assert refusals == 0
-        assert (await process.conversations.turn(ALICE, second.id)).state is TurnState.COMPLETED
+        assert (await process.conversations.of(ALICE).find_turn(second.id)).state is TurnState.COMPLETED
         assert heard(world) == list(TEXTS[:3])
 
 
@@ -183,7 +183,7 @@ async def test_so_many_wait_and_no_more_and_what_is_refused_is_not_there() -> No
             await queued(process, "One more")
         assert isinstance(full.value, ConversationBusy)
         assert len(world.turns()) == 1 + MOST_QUEUED
-        await process.conversations.stop(ALICE, world.turns()[-1])
+        await process.conversations.of(ALICE).stop(world.turns()[-1])
         await queued(process, "In its place")
 
 
@@ -194,18 +194,18 @@ async def test_what_waits_is_withdrawn_and_never_begins() -> None:
         first, second, third = await queued(process, *TEXTS[:3])
         following = asyncio.ensure_future(process.wait(second))
         await asyncio.sleep(1)
-        withdrawn = await process.conversations.stop(ALICE, second)
+        withdrawn = await process.conversations.of(ALICE).stop(second)
         assert (withdrawn.state, withdrawn.ask) == (TurnState.WITHDRAWN, None)
         assert (await following).state is TurnState.WITHDRAWN
-        assert (await process.conversations.stop(ALICE, second)).state is TurnState.WITHDRAWN
-        latest = await process.conversations.latest(ALICE, "talk")
+        assert (await process.conversations.of(ALICE).stop(second)).state is TurnState.WITHDRAWN
+        latest = await process.conversations.of(ALICE).latest("talk")
         assert latest is not None
         assert latest.id == third.id
         await process.wait(first)
         done = await process.wait(third)
         assert done.parent == str(end_of(world.turns()[0]))
         assert heard(world) == [TEXTS[0], TEXTS[2]]
-        path = await process.conversations.path(ALICE, "talk")
+        path = await process.conversations.of(ALICE).path("talk")
         assert [stretch.turn.id for stretch in path] == [first.id, third.id]
 
 
@@ -214,8 +214,8 @@ async def test_the_last_one_withdrawn_leaves_the_conversation_as_it_was() -> Non
     await world.converse()
     async with world.serving() as process:
         first, second = await queued(process, *TEXTS[:2])
-        await process.conversations.stop(ALICE, second)
-        latest = await process.conversations.latest(ALICE, "talk")
+        await process.conversations.of(ALICE).stop(second)
+        latest = await process.conversations.of(ALICE).latest("talk")
         assert latest is not None
         assert (latest.id, latest.state) == (first.id, TurnState.RUNNING)
         first = await process.wait(first)
@@ -224,7 +224,7 @@ async def test_the_last_one_withdrawn_leaves_the_conversation_as_it_was() -> Non
         assert (await process.wait(second)).state is TurnState.WITHDRAWN
         for offset in (0, 1):
             with pytest.raises(NotFound):
-                await process.conversations.path(ALICE, "talk", at(second, offset))
+                await process.conversations.of(ALICE).path("talk", at(second, offset))
 
 
 async def test_while_something_waits_nothing_else_comes_before_it() -> None:
@@ -263,10 +263,10 @@ async def test_everything_in_a_conversation_is_stopped_whatever_begins_meanwhile
     world = World()
     await world.converse()
     async with world.serving() as process:
-        assert await process.conversations.clear(ALICE, "talk") is None
+        assert await process.conversations.of(ALICE).clear("talk") is None
         await queued(process, *TEXTS[:3])
         await asyncio.sleep(3.95)
-        await process.conversations.clear(ALICE, "talk", wait=True)
+        await process.conversations.of(ALICE).clear("talk", wait=True)
         assert all(turn.state.over for turn in world.turns())
         await asyncio.sleep(60)
         assert len(heard(world)) <= 2
@@ -282,7 +282,7 @@ async def test_a_conversation_that_is_removed_takes_along_what_waits() -> None:
         await world.store.remove_conversation(owner_of(ALICE), "talk")
         assert (await following).state is TurnState.WITHDRAWN
         with pytest.raises(NotFound):
-            await process.conversations._queue.add(ALICE, owner_of(ALICE), None, "talk", ask(TEXTS[1]))
+            await process.conversations.queue.add(process.conversations.of(ALICE), None, "talk", ask(TEXTS[1]))
         await asyncio.sleep(60)
         assert heard(world) == [TEXTS[0]]
 
@@ -343,7 +343,7 @@ async def test_another_process_begins_what_waits_when_its_owner_asks_for_anythin
     async with world.serving() as process:
         await asyncio.sleep(60)
         assert heard(world) == [TEXTS[0]], "nobody here has the owner's credential"
-        await process.conversations.latest(ALICE, "talk")
+        await process.conversations.of(ALICE).latest("talk")
         assert (await over(process, world.turns()[2])).state is TurnState.COMPLETED
         assert heard(world) == list(TEXTS[:3])
 
@@ -356,7 +356,7 @@ async def test_a_list_in_which_it_stands_is_enough() -> None:
     trap.dead = True
     await kill()
     async with world.serving() as process:
-        process.conversations.ask_after(ALICE, world.turns()[1])
+        process.conversations.of(ALICE).ask_after(world.turns()[1])
         assert (await over(process, world.turns()[1])).state is TurnState.COMPLETED
 
 
@@ -367,7 +367,7 @@ async def test_several_processes_begin_each_turn_once() -> None:
         for text, process in zip(TEXTS, (one, other, third, one), strict=True):
             await queued(process, text)
         for process in (one, other, third):
-            await process.conversations.latest(ALICE, "talk")
+            await process.conversations.of(ALICE).latest("talk")
         last = await other.wait(world.turns()[-1])
         assert last.state is TurnState.COMPLETED
         assert heard(world) == list(TEXTS)
@@ -381,7 +381,7 @@ async def test_who_may_only_read_begins_nothing() -> None:
     trap.dead = True
     await kill()
     async with world.serving() as process:
-        await process.conversations.latest(replace(ALICE, scopes=frozenset({READ})), "talk")
+        await process.conversations.of(replace(ALICE, scopes=frozenset({READ}))).latest("talk")
         await asyncio.sleep(60)
         assert heard(world) == [TEXTS[0]]
 
@@ -515,6 +515,6 @@ async def test_others_have_no_part_in_it() -> None:
     async with world.serving() as process:
         _, second = await queued(process, *TEXTS[:2])
         with pytest.raises(NotFound):
-            await process.conversations.turn(bob, second.id)
-        assert await process.conversations.latest(bob, "talk") is None
+            await process.conversations.of(bob).find_turn(second.id)
+        assert await process.conversations.of(bob).latest("talk") is None
         await process.wait(second)

@@ -55,7 +55,7 @@ async def test_a_stretch_goes_as_far_as_its_checkpoint(page_size: int) -> None:
             world.host.reads.clear()
             assert await process.told(second, upto) == world.expected(second)[:upto]
             assert len(world.host.reads) <= upto // page_size + 2
-        steps = await process.conversations.steps(ALICE, Stretch(second, 2))
+        steps = await process.conversations.of(ALICE).steps(Stretch(second, 2))
         assert [step.kind for step in steps] == [StepKind.USER, StepKind.THOUGHT]
 
 
@@ -169,7 +169,7 @@ async def test_users_who_share_a_token_of_the_host_are_shown_their_own_only() ->
         second = await process.wait(await process.say("Say it louder", who=ann), ann)
         assert await process.told(second, who=ann) == world.expected(second)
         with pytest.raises(NotFound):
-            await process.conversations.turn(eve, first.id)
+            await process.conversations.of(eve).find_turn(first.id)
         with pytest.raises(NotFound):  # whatever they know of it
             await process.told(first, who=eve)
         with pytest.raises(NotFound):
@@ -184,7 +184,7 @@ async def test_who_may_only_write_can_have_their_turn_found_and_may_not_read_it(
     await world.converse()
     async with world.serving() as process:
         shared = replace(ALICE, shared=True, scopes=frozenset({WRITE}))
-        turn = await process.conversations.begin(shared, "9", "talk", ask("Say hello"))
+        turn = await process.conversations.of(shared).begin("9", "talk", ask("Say hello"))
         assert turn.state is TurnState.RUNNING
         with pytest.raises(GatewayError):
             await process.told(turn, who=shared)
@@ -205,11 +205,11 @@ async def test_of_what_is_under_way_all_that_has_come_is_read(page_size: int) ->
             assert len(await process.told(turn, 2)) == 2
             assert len(await process.told(turn, 9)) == 4
             assert await process.told(turn, 0) == []
-            assert len(await process.conversations.entries(ALICE, Stretch(turn, None))) == 4
+            assert len(await process.conversations.of(ALICE).entries(Stretch(turn, None))) == 4
         world.host.runs["1"].status = "COMPLETE"
         assert await other.told(turn) == world.expected(turn)
-        assert await other.conversations.has(ALICE, turn, 4)
-        assert not await other.conversations.has(ALICE, turn, 5)
+        assert await other.conversations.of(ALICE).has(turn, 4)
+        assert not await other.conversations.of(ALICE).has(turn, 5)
 
 
 @pytest.mark.parametrize("state", [TurnState.STARTING, TurnState.FAILED, TurnState.UNKNOWN])
@@ -223,7 +223,7 @@ async def test_of_what_the_host_has_not_begun_nothing_has_come(state: TurnState,
         assert await process.told(turn) == []
         assert world.host.calls.total() == calls
         if not resumes:
-            assert not await process.conversations.has(ALICE, turn, 1)
+            assert not await process.conversations.of(ALICE).has(turn, 1)
 
 
 async def test_who_reads_what_is_under_way_at_a_host_that_hangs_is_told_so_in_time() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.conversations import owner_of, said_before
+from codegen_api.conversations import said_before
 from codegen_api.errors import GatewayError, IdempotencyKeyReused, QuotaExhausted
 from codegen_api.stores import Turn
 from tests.conversations.world import ALICE, Process, World
@@ -22,7 +22,7 @@ async def say(process: Process, id: str) -> Turn:  # noqa: A002
 
 
 async def before(process: Process, of: dict[str, Any], conversation: str = "talk") -> Turn | None:
-    return await said_before(process.store, owner_of(ALICE), conversation, of)
+    return await said_before(process.conversations.of(ALICE), conversation, of)
 
 
 async def test_a_message_that_was_said_is_found_by_its_id_in_another_process_too() -> None:

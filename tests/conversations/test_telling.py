@@ -267,13 +267,13 @@ async def test_the_organization_is_the_one_that_was_wanted_or_that_of_the_run() 
     world = World()
     await world.converse()
     async with world.serving() as process:
-        begin = process.conversations.begin
-        first = await process.wait(await begin(ALICE, "9", "talk", ask("Say hello")))
-        second = await begin(ALICE, "8", "talk", ask("Say it louder"))
+        begin = process.conversations.of(ALICE).begin
+        first = await process.wait(await begin("9", "talk", ask("Say hello")))
+        second = await begin("8", "talk", ask("Say it louder"))
         assert (first.organization, second.organization, second.run) == ("9", "9", RunRef("9", "1"))
         await process.wait(second)
         with pytest.raises(Rejected):
-            await begin(ALICE, "nine", "talk", ask("Say it softly", checkpoint=at(first, 0)))
+            await begin("nine", "talk", ask("Say it softly", checkpoint=at(first, 0)))
 
 
 HOSTILE = ["a\0b", "a\ud800b"]
@@ -292,8 +292,8 @@ async def test_what_no_store_can_keep_is_refused_before_anything_is_done(text: s
             {"messages": [{text: 1}]},
         ):
             with pytest.raises(Rejected):
-                await process.conversations.begin(
-                    ALICE, None, "talk", ask("", **more) if "text" not in more else ask(text)
+                await process.conversations.of(ALICE).begin(
+                    None, "talk", ask("", **more) if "text" not in more else ask(text)
                 )
         assert not world.host.prompts
         assert not world.turns()
@@ -333,6 +333,6 @@ async def test_there_is_no_turn_without_a_conversation() -> None:
     async with world.serving() as process:
         with pytest.raises(NotFound):
             await process.say("Say hello")
-        assert await process.conversations.latest(ALICE, "talk") is None
+        assert await process.conversations.of(ALICE).latest("talk") is None
         with pytest.raises(NotFound):
-            await process.conversations.turn(ALICE, "none")
+            await process.conversations.of(ALICE).find_turn("none")

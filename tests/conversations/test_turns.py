@@ -52,7 +52,7 @@ async def patiently(process: Process, turn: Turn, seconds: float = 90) -> Turn:
     """Ask how a turn is until it is over."""
     async with asyncio.timeout(seconds):
         while True:
-            turn = await process.conversations.turn(ALICE, turn.id)
+            turn = await process.conversations.of(ALICE).find_turn(turn.id)
             if not turn.state.active:
                 return turn
             await asyncio.sleep(1)
@@ -100,7 +100,7 @@ async def test_a_running_turn_is_interrupted_where_the_host_can_stop_a_run() -> 
         await asyncio.sleep(10)
         world.host.script = works
         second = await process.wait(await process.say("Say it louder", if_busy="interrupt"))
-        first = await process.conversations.turn(ALICE, first.id)
+        first = await process.conversations.of(ALICE).find_turn(first.id)
         assert (first.state, first.end, first.error) == (TurnState.CANCELLED, 4, None)
         assert (second.state, second.run, second.begin) == (TurnState.COMPLETED, first.run, 4)
         assert world.host.calls["uncancel"] == 1
@@ -117,7 +117,7 @@ async def test_a_turn_that_has_just_resumed_a_run_can_be_interrupted(seconds: fl
         second = await process.say("Say it louder")
         await asyncio.sleep(seconds)
         third = await process.wait(await process.say("Say it softly", if_busy="interrupt"))
-        second = await process.conversations.turn(ALICE, second.id)
+        second = await process.conversations.of(ALICE).find_turn(second.id)
         assert second.state is TurnState.CANCELLED
         assert await process.told(second) == world.expected(second)
         assert await process.told(third) == world.expected(third)
@@ -132,7 +132,7 @@ async def test_where_the_host_cannot_stop_a_run_interrupting_is_not_offered() ->
         with pytest.raises(NotOffered):
             await process.say("Say it louder", if_busy="interrupt")
         with pytest.raises(Unsupported):
-            await process.conversations.stop(ALICE, first)
+            await process.conversations.of(ALICE).stop(first)
         assert (await process.wait(first)).state is TurnState.COMPLETED
 
 
@@ -159,7 +159,7 @@ async def test_a_turn_whose_end_nobody_has_seen_yet_stands_in_nobody_s_way() -> 
         second = await process.say("Say it louder")
         assert (second.number, second.parent) == (2, str(end_of(world.turns()[0])))
         assert world.turns()[0].state is TurnState.COMPLETED
-        assert (await process.conversations.turn(ALICE, first.id)).end == 5
+        assert (await process.conversations.of(ALICE).find_turn(first.id)).end == 5
 
 
 # -- at the same time -------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ async def test_a_conversation_may_be_removed_while_its_turn_runs() -> None:
         assert (await process.wait(turn)).state is TurnState.COMPLETED
         assert not world.turns()
         with pytest.raises(NotFound):
-            await process.conversations.turn(ALICE, turn.id)
+            await process.conversations.of(ALICE).find_turn(turn.id)
 
 
 # -- how a turn is ----------------------------------------------------------------------------------------------------
@@ -280,10 +280,10 @@ async def test_a_turn_goes_on_when_nobody_follows_it_and_who_asks_is_told_how_it
     await world.converse()
     async with world.serving() as process:
         turn = await process.say("Say hello")
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
         await asyncio.sleep(30)
         assert world.turns()[0].state is TurnState.COMPLETED  # who has asked once has it watched for a while
-        latest = await process.conversations.latest(ALICE, "talk")
+        latest = await process.conversations.of(ALICE).latest("talk")
         assert latest == world.turns()[0]
 
 
@@ -298,7 +298,7 @@ async def test_who_asks_for_a_turn_that_has_ended_is_told_so_at_once(resumes: bo
     await asyncio.sleep(1000)
     async with world.serving() as process:
         asked = asyncio.get_running_loop().time()
-        over = await process.conversations.turn(ALICE, turn.id)
+        over = await process.conversations.of(ALICE).find_turn(turn.id)
         assert over.state is TurnState.COMPLETED
         assert asyncio.get_running_loop().time() - asked < 1
 
@@ -310,13 +310,13 @@ async def test_as_it_was_when_somebody_last_looked_costs_the_host_nothing() -> N
         turn = await process.say("Say hello")
         await asyncio.sleep(30)
         calls = world.host.calls.total()
-        assert (await process.conversations.turn(ALICE, turn.id, settled=False)).state is TurnState.RUNNING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id, settled=False)).state is TurnState.RUNNING
         assert world.host.calls.total() == calls
-        process.conversations.ask_after(ALICE, turn)
+        process.conversations.of(ALICE).ask_after(turn)
         await asyncio.sleep(10)
-        over = await process.conversations.turn(ALICE, turn.id, settled=False)
+        over = await process.conversations.of(ALICE).find_turn(turn.id, settled=False)
         assert over.state is TurnState.COMPLETED
-        process.conversations.ask_after(ALICE, over)
+        process.conversations.of(ALICE).ask_after(over)
 
 
 async def test_a_hundred_who_ask_cost_the_host_what_one_costs() -> None:
@@ -327,7 +327,9 @@ async def test_a_hundred_who_ask_cost_the_host_what_one_costs() -> None:
         async with world.serving() as process:
             turn = await process.say("Say hello")
             for _ in range(20):
-                found = await asyncio.gather(*(process.conversations.turn(ALICE, turn.id) for _ in range(count)))
+                found = await asyncio.gather(
+                    *(process.conversations.of(ALICE).find_turn(turn.id) for _ in range(count))
+                )
                 assert {each.state for each in found} == {TurnState.RUNNING}
                 await asyncio.sleep(1)
             prices.append(world.host.calls.total())
@@ -347,7 +349,9 @@ async def test_a_hundred_who_ask_for_a_turn_whose_outcome_is_unknown_cost_what_o
             turn = await process.say("Say it louder")
             calls = world.host.calls.copy()
             while turn.state is TurnState.STARTING:
-                found = await asyncio.gather(*(process.conversations.turn(ALICE, turn.id) for _ in range(count)))
+                found = await asyncio.gather(
+                    *(process.conversations.of(ALICE).find_turn(turn.id) for _ in range(count))
+                )
                 turn = found[0]
                 await asyncio.sleep(1)
             assert turn.state is TurnState.UNKNOWN
@@ -362,9 +366,9 @@ async def test_a_watch_ends_some_time_after_the_last_who_asked() -> None:
     await world.converse()
     async with world.serving() as process:
         turn = await process.say("Say hello")
-        await process.conversations.turn(ALICE, turn.id)
+        await process.conversations.of(ALICE).find_turn(turn.id)
         await asyncio.sleep(INTEREST / 2)
-        await process.conversations.turn(ALICE, turn.id)
+        await process.conversations.of(ALICE).find_turn(turn.id)
         await asyncio.sleep(INTEREST - 5)
         assert process.gateway.viewers == 1
         await asyncio.sleep(40)
@@ -373,7 +377,7 @@ async def test_a_watch_ends_some_time_after_the_last_who_asked() -> None:
         calls = world.host.calls.total()
         await asyncio.sleep(1000)
         assert world.host.calls.total() == calls
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
         assert process.gateway.viewers == 1
 
 
@@ -394,7 +398,7 @@ async def test_who_asks_is_answered_in_time_though_the_host_hangs(state: TurnSta
         world.host.before = hang
         for _ in range(3):
             asked = asyncio.get_running_loop().time()
-            assert (await process.conversations.turn(ALICE, turn.id)).state is state
+            assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is state
             assert asyncio.get_running_loop().time() - asked <= PATIENCE + 0.1
         with pytest.raises(ConversationBusy):
             await process.say("Say it louder")
@@ -416,13 +420,13 @@ async def test_who_asks_for_a_turn_that_is_just_being_told_to_a_host_that_hangs_
         saying = asyncio.ensure_future(process.say("Say hello"))
         await asyncio.sleep(1)
         asked = asyncio.get_running_loop().time()
-        latest = await process.conversations.latest(ALICE, "talk")
+        latest = await process.conversations.of(ALICE).latest("talk")
         assert latest is not None
         assert latest.state is TurnState.STARTING
         assert asyncio.get_running_loop().time() - asked <= PATIENCE
         assert world.host.calls["list"] == 0  # whoever is telling the host will know
         with pytest.raises(ConversationBusy):
-            await process.conversations.stop(ALICE, latest)
+            await process.conversations.of(ALICE).stop(latest)
         hanging.set()
         assert (await process.wait(await saying)).state is TurnState.COMPLETED
 
@@ -433,7 +437,7 @@ async def test_who_leaves_while_they_ask_leaves_nothing_behind() -> None:
     async with world.serving() as process:
         turn = await process.say("Say hello")
         for _ in range(5):
-            asking = asyncio.ensure_future(process.conversations.turn(ALICE, turn.id))
+            asking = asyncio.ensure_future(process.conversations.of(ALICE).find_turn(turn.id))
             await asyncio.sleep(0.01)
             asking.cancel()
             await asyncio.wait({asking})
@@ -453,7 +457,7 @@ async def test_who_cannot_be_shown_how_a_turn_is_is_told_what_is_written_down(er
             raise error
 
         world.host.before = refuse
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
         world.host.before = calm
         assert (await patiently(process, turn)).state is TurnState.COMPLETED
 
@@ -473,7 +477,7 @@ def test_an_unexpected_fault_while_a_turn_is_watched_is_logged_and_told_to_nobod
             assert turn.run is not None
             world.host.step = broken  # type: ignore[assignment,method-assign]
             world.host.runs[turn.run.id].append(type="ANSWER", text="Hello.")
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+            assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
 
     run(main())
     assert "watching a turn failed: RuntimeError" in caplog.text
@@ -618,7 +622,7 @@ async def test_a_turn_whose_outcome_is_unknown_is_found_or_given_up_after_a_minu
     world = World()
     async with world.serving() as process:
         turn = await lost(world, process, kind, done=done)
-        found = await process.conversations.turn(ALICE, turn.id)
+        found = await process.conversations.of(ALICE).find_turn(turn.id)
         assert found.state is (TurnState.RUNNING if done else TurnState.STARTING)
         over = await patiently(process, turn)
         assert over.state is (TurnState.COMPLETED if done else TurnState.UNKNOWN)
@@ -663,10 +667,10 @@ async def test_who_is_shown_nothing_by_the_host_is_told_so_and_after_a_minute_no
 
         world.host.before = refuse
         with pytest.raises(type(error)):
-            await process.conversations.turn(ALICE, turn.id)
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING  # just looked for
+            await process.conversations.of(ALICE).find_turn(turn.id)
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.STARTING  # just looked for
         await asyncio.sleep(GIVEN_UP + 3)
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.UNKNOWN
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.UNKNOWN
 
 
 @each_kind
@@ -682,7 +686,7 @@ async def test_while_nobody_can_say_the_turn_stays_unknown(kind: str, error: Gat
 
         world.host.before = refuse
         for _ in range(5):
-            assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING
+            assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.STARTING
             await asyncio.sleep(3)
         world.host.before = calm
         assert (await patiently(process, turn)).state is TurnState.COMPLETED
@@ -694,7 +698,7 @@ async def test_among_too_many_newer_runs_a_turn_is_given_up() -> None:
         turn = await lost(world, process, "create", done=True)
         for number in range(100 * SEARCHED_PAGES + 5):
             world.host.add(str(number + 2))
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.STARTING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.STARTING
         assert (await patiently(process, turn)).error == OutcomeUnknown.code
 
 
@@ -717,7 +721,7 @@ async def test_a_turn_that_resumed_a_run_is_found_many_pages_on() -> None:
         trap.spring = spring
         turn = await process.say("Say it louder")
         assert turn.state is TurnState.STARTING
-        assert (await process.conversations.turn(ALICE, turn.id)).state is TurnState.RUNNING
+        assert (await process.conversations.of(ALICE).find_turn(turn.id)).state is TurnState.RUNNING
 
 
 @each_kind
@@ -737,7 +741,7 @@ async def test_what_the_host_answers_too_late_is_heard_unless_another_turn_has_b
             calm, world.host.before = world.host.before, hang
             saying = asyncio.ensure_future(slow.say("Say it louder"))
             await asyncio.sleep(GIVEN_UP + 5)
-            unknown = await other.conversations.latest(ALICE, "talk")
+            unknown = await other.conversations.of(ALICE).latest("talk")
             assert unknown is not None
             assert unknown.state is TurnState.UNKNOWN
             world.host.before = calm
@@ -759,7 +763,7 @@ async def test_two_who_look_at_the_same_time_find_the_same() -> None:
     world = World()
     async with world.serving() as one, world.serving() as other:
         turn = await lost(world, one, "create", done=True)
-        found = await asyncio.gather(*(each.conversations.turn(ALICE, turn.id) for each in (one, other, one)))
+        found = await asyncio.gather(*(each.conversations.of(ALICE).find_turn(turn.id) for each in (one, other, one)))
         assert {each.state for each in found} <= {TurnState.RUNNING, TurnState.STARTING}
         stored = world.turns()[0]
         assert (stored.state, stored.revision) == (TurnState.RUNNING, 1)
@@ -785,11 +789,11 @@ async def test_a_turn_is_stopped_and_stopping_what_is_over_does_nothing() -> Non
     async with world.serving() as process:
         turn = await process.say("Say hello")
         await asyncio.sleep(5)
-        stopped = await process.conversations.stop(ALICE, turn)
+        stopped = await process.conversations.of(ALICE).stop(turn)
         assert stopped.id == turn.id
         over = await patiently(process, turn)
         assert (over.state, over.end) == (TurnState.CANCELLED, 4)
-        assert await process.conversations.stop(ALICE, turn) == over
+        assert await process.conversations.of(ALICE).stop(turn) == over
         assert world.host.calls["cancel"] == 1
 
 
@@ -806,7 +810,7 @@ async def test_a_turn_whose_run_has_just_ended_by_itself_keeps_that_end_when_it_
                 world.host.runs["1"].status = "COMPLETE"
 
         world.host.before = at_the_last_moment
-        stopped = await process.conversations.stop(ALICE, turn, wait=wait)
+        stopped = await process.conversations.of(ALICE).stop(turn, wait=wait)
         assert stopped.state is TurnState.COMPLETED
         assert (world.host.runs["1"].status, world.host.calls["cancel"]) == ("COMPLETE", 0)
 
@@ -816,7 +820,7 @@ async def test_who_waits_for_a_stop_gets_the_turn_when_it_is_over() -> None:
     await world.converse()
     async with world.serving() as process:
         turn = await process.say("Say hello")
-        over = await process.conversations.stop(ALICE, turn, wait=True)
+        over = await process.conversations.of(ALICE).stop(turn, wait=True)
         assert over.state is TurnState.CANCELLED
 
 
@@ -826,7 +830,7 @@ async def test_a_turn_that_is_just_being_told_to_the_host_is_stopped_when_it_has
     async with world.serving() as process:
         saying = asyncio.ensure_future(process.say("Say hello"))
         await until(lambda: bool(world.turns()))
-        stopped = await process.conversations.stop(ALICE, world.turns()[0], wait=True)
+        stopped = await process.conversations.of(ALICE).stop(world.turns()[0], wait=True)
         assert stopped.state is TurnState.CANCELLED
         assert (await saying).id == stopped.id
 
@@ -836,7 +840,7 @@ async def test_a_turn_whose_outcome_is_unknown_cannot_be_stopped_yet() -> None:
     async with world.serving() as process:
         turn = await lost(world, process, "create")
         with pytest.raises(ConversationBusy):
-            await process.conversations.stop(ALICE, turn)
+            await process.conversations.of(ALICE).stop(turn)
         with pytest.raises(ConversationBusy):
             await process.say("Say it softly", if_busy="interrupt")
 
@@ -850,7 +854,7 @@ async def test_a_turn_whose_run_the_host_has_forgotten_is_given_up_when_it_is_st
     async with world.serving() as process:
         with pytest.raises(ConversationBusy):
             await process.say("Are you there?")
-        stopped = await process.conversations.stop(ALICE, turn)
+        stopped = await process.conversations.of(ALICE).stop(turn)
         assert (stopped.state, stopped.error) == (TurnState.UNKNOWN, "outcome_unknown")
         assert await process.told(stopped) == []
         world.host.script = works
@@ -864,7 +868,7 @@ def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixtur
         await world.converse()
         async with world.serving() as process:
             turn = await process.say("Say hello")
-            process.conversations.abandon(ALICE, turn)
+            process.conversations.of(ALICE).abandon(turn)
             await asyncio.sleep(20)
             assert world.turns()[0].state is TurnState.CANCELLED
         assert not caplog.records
@@ -872,7 +876,7 @@ def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixtur
         world.lines = HostLine
         async with world.serving() as process:
             turn = await process.say("And again")
-            process.conversations.abandon(ALICE, turn)
+            process.conversations.of(ALICE).abandon(turn)
             await asyncio.sleep(20)
             assert world.turns()[1].state is TurnState.RUNNING
 
@@ -880,7 +884,7 @@ def test_a_turn_that_nobody_waits_for_is_stopped(caplog: pytest.LogCaptureFixtur
                 raise RuntimeError(TEXT)
 
             world.store.turn = broken  # type: ignore[assignment,method-assign]
-            process.conversations.abandon(ALICE, turn)
+            process.conversations.of(ALICE).abandon(turn)
             await asyncio.sleep(1)
             del world.store.turn
 
@@ -900,7 +904,7 @@ async def test_who_waits_for_the_next_turn_is_told_of_it_when_it_is_written_down
     async with world.serving() as process, world.serving() as other:
         clock = asyncio.get_running_loop().time
         for number, (begins, within) in enumerate([(process, 0.1), (other, 2.1)]):
-            waiting = asyncio.ensure_future(process.conversations.turn_after(ALICE, "talk", number, within=60))
+            waiting = asyncio.ensure_future(process.conversations.of(ALICE).turn_after("talk", number, within=60))
             await asyncio.sleep(5)
             turn = await begins.say("Say hello")
             begun = clock()
@@ -909,7 +913,7 @@ async def test_who_waits_for_the_next_turn_is_told_of_it_when_it_is_written_down
             assert found.id == turn.id
             assert clock() - begun <= within
             await begins.wait(turn)
-        first = await process.conversations.turn_after(ALICE, "talk", 0, within=60)
+        first = await process.conversations.of(ALICE).turn_after("talk", 0, within=60)
         assert first is not None
         assert first.number == 1
 
@@ -919,7 +923,7 @@ async def test_who_waits_for_a_turn_that_nobody_begins_is_told_so_in_the_end() -
     await world.converse()
     async with world.serving() as process:
         begun = asyncio.get_running_loop().time()
-        assert await process.conversations.turn_after(ALICE, "talk", 0, within=7) is None
+        assert await process.conversations.of(ALICE).turn_after("talk", 0, within=7) is None
         assert 7 <= asyncio.get_running_loop().time() - begun < 8
         with pytest.raises(NotFound):
-            await process.conversations.turn_after(caller("bob"), "talk", 0, within=7)
+            await process.conversations.of(caller("bob")).turn_after("talk", 0, within=7)

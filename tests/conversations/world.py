@@ -10,7 +10,16 @@ from functools import partial
 from typing import Any
 
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Ask, Came, Caught, Conversations, Over, Stretch, TurnCheckpoint, owner_of
+from codegen_api.conversations import (
+    Ask,
+    CaughtUp,
+    Conversations,
+    Stretch,
+    TurnCheckpoint,
+    TurnEnded,
+    TurnEntry,
+    owner_of,
+)
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.ownership import Ownership
@@ -295,7 +304,7 @@ class Process:
 
     async def say(self, text: str, *, conversation: str = "talk", who: Caller = ALICE, **more: Any) -> Turn:
         """Begin a turn."""
-        return await self.conversations.begin(who, None, conversation, ask(text, **more))
+        return await self.conversations.of(who).begin(None, conversation, ask(text, **more))
 
     async def wait(self, turn: Turn, who: Caller = ALICE) -> Turn:
         """Follow a turn to its end."""
@@ -306,7 +315,7 @@ class Process:
 
     async def told(self, turn: Turn, upto: int | None = None, who: Caller = ALICE) -> list[str]:
         """What has come of a turn, for whoever reads the conversation."""
-        entries = await self.conversations.entries(who, Stretch(turn, upto))
+        entries = await self.conversations.of(who).entries(Stretch(turn, upto))
         return [entry.json.decode() for entry in entries]
 
     async def aclose(self) -> None:
@@ -324,13 +333,13 @@ class Seen:
     over: Turn | None = None
 
     async def follow(self, process: Process, turn: Turn, who: Caller = ALICE) -> None:
-        async for each in process.conversations.follow(who, turn):
+        async for each in process.conversations.of(who).follow(turn):
             assert self.over is None
             self.news.append(each)
             match each:
-                case Over(turn=over):
+                case TurnEnded(turn=over):
                     self.over = over
-                case Caught(offset=offset):
+                case CaughtUp(offset=offset):
                     assert offset == len(self.log)
                 case tuple():
                     for came in each:
@@ -343,7 +352,7 @@ class Seen:
     def texts(self) -> list[str]:
         return [self.log[offset] for offset in sorted(self.log)]
 
-    def _take(self, came: Came) -> None:
+    def _take(self, came: TurnEntry) -> None:
         if came.amended:
             assert came.offset in self.log
             self.amended.append(came.offset)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from codegen_api.conversations import Conversations, Over
+from codegen_api.conversations import Conversations, TurnEnded
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
 from tests.dialects.eventsource import Event, parse
@@ -61,12 +61,12 @@ class Talk:
         """Wait for the end of the latest turn."""
         conversations: Conversations = self.site.app.state.parts.conversations
         caller = await caller_of(self.site, self.token)
-        turn = await conversations.latest(caller, self.id)
+        turn = await conversations.of(caller).latest(self.id)
         assert turn is not None
         if not turn.state.active:
             return turn
-        async for news in conversations.follow(caller, turn):
-            if isinstance(news, Over):
+        async for news in conversations.of(caller).follow(turn):
+            if isinstance(news, TurnEnded):
                 return news.turn
         raise AssertionError("it never ended")
 

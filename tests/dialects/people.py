@@ -61,7 +61,7 @@ class Person:
                 "id": f"{first[:-1]}b",
                 "content": [{"type": "text", "text": f"What of {self.word}?"}],
             }
-            turn = await talk.begin(caller, None, session, Ask([message], f"What of {self.word}?", agent=agent))
+            turn = await talk.of(caller).begin(None, session, Ask([message], f"What of {self.word}?", agent=agent))
             assert turn.run is not None
             host.runs[turn.run.id].append(2, text=f"Much of {self.word}.")
             return turn
@@ -73,7 +73,7 @@ class Person:
             assert turn.run is not None
             host.runs[turn.run.id].append(type="ANSWER", text=f"All of {self.word}.")
             host.runs[turn.run.id].status = "COMPLETE"
-            await talk.latest(caller, session)
+            await talk.of(caller).latest(session)
             self.names |= {"elsewhere": session} if session == second else {"session": session, "turn": turn.id}
         running = await say(first)
         self.names |= {

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from langgraph_sdk.client import LangGraphClient
 
-from codegen_api.conversations import Ask, Conversations, Over, new_id
+from codegen_api.conversations import Ask, Conversations, TurnEnded, new_id
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
 from codegen_api.stores.sql import SqlStore
@@ -55,8 +55,8 @@ async def caller_of(site: Site, token: str = CALLER) -> Caller:
 
 async def over(site: Site, turn: Turn, token: str = CALLER) -> Turn:
     """The turn, when it has ended."""
-    async for news in site.app.state.parts.conversations.follow(await caller_of(site, token), turn):
-        if isinstance(news, Over):
+    async for news in site.app.state.parts.conversations.of(await caller_of(site, token)).follow(turn):
+        if isinstance(news, TurnEnded):
             return news.turn
     raise AssertionError("it never ended")
 
@@ -65,4 +65,4 @@ async def say(site: Site, thread: str, text: str, token: str = CALLER, **more: A
     """A turn in a thread."""
     conversations: Conversations = site.app.state.parts.conversations
     message: dict[str, Any] = {"id": new_id(), "content": [{"type": "text", "text": text}]}
-    return await conversations.begin(await caller_of(site, token), None, thread, Ask((message,), text, **more))
+    return await conversations.of(await caller_of(site, token)).begin(None, thread, Ask((message,), text, **more))

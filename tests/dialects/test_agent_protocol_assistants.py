@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from langgraph_sdk.errors import ConflictError, NotFoundError, PermissionDeniedError, UnprocessableEntityError
 
-from codegen_api.conversations import owner_of
 from codegen_api.dialects.agent_protocol.agents import BUILT_IN, agent_for
 from codegen_api.stores import Agent
 from tests.dialects.sdk import caller_of, client_of, speaking
@@ -44,14 +43,14 @@ async def test_what_the_host_is_told_comes_from_the_context_or_else_the_configur
     async with speaking() as site, client_of(site) as client:
         configured = {"configurable": {"system_prompt": "From the config.", "model": "slow"}}
         made = await client.assistants.create("agent", config=configured, context={"system_prompt": "First."})
-        caller, talk = await caller_of(site), site.app.state.parts.conversations
-        agent = await agent_for(talk, caller, made["assistant_id"])
+        talk = site.app.state.parts.conversations.of(await caller_of(site))
+        agent = await agent_for(talk, made["assistant_id"])
         assert (agent.system_prompt, agent.model) == ("First.", "slow")
         await client.assistants.update(made["assistant_id"], context={})
-        agent = await agent_for(talk, caller, made["assistant_id"])
+        agent = await agent_for(talk, made["assistant_id"])
         assert (agent.system_prompt, agent.model) == ("From the config.", "slow")
         await client.assistants.update(made["assistant_id"], name="Other")
-        assert (await agent_for(talk, caller, made["assistant_id"])).system_prompt == "From the config."
+        assert (await agent_for(talk, made["assistant_id"])).system_prompt == "From the config."
         with pytest.raises(UnprocessableEntityError) as refused:
             await client.assistants.update(made["assistant_id"], config={"configurable": {"model": {"id": 1}}})
         body: Any = refused.value.body
@@ -221,16 +220,15 @@ async def test_the_threads_of_an_assistant_are_deleted_with_it_if_that_is_asked_
 
 async def test_an_agent_that_was_made_elsewhere_is_an_assistant_and_keeps_what_is_its_own() -> None:
     async with speaking() as site, client_of(site) as client:
-        caller, talk = await caller_of(site), site.app.state.parts.conversations
-        owner = owner_of(caller)
+        talk = site.app.state.parts.conversations.of(await caller_of(site))
         agent = Agent("x", "Elsewhere", 1.0, 1.0, system_prompt="Be brief.", configuration={"own": 1})
-        assert await talk.store.add_agent(owner, agent)
+        assert await talk.add_agent(agent)
         assert (await client.assistants.get("x"))["graph_id"] == "agent"
         await client.assistants.update("x", name="Here")
-        kept = await agent_for(talk, caller, "x")
+        kept = await agent_for(talk, "x")
         assert (kept.name, kept.system_prompt, kept.configuration) == ("Here", "Be brief.", {"own": 1})
         archived = Agent("y", "Gone", 1.0, 1.0, archived=True)
-        assert await talk.store.add_agent(owner, archived)
+        assert await talk.add_agent(archived)
         with pytest.raises(NotFoundError):
             await client.assistants.get("y")
         assert "y" not in [each["assistant_id"] for each in await client.assistants.search()]

@@ -177,17 +177,17 @@ async def test_in_a_list_there_is_what_the_user_said_first_and_last() -> None:
 
 async def test_a_thread_remembers_its_assistant_and_what_was_said_first() -> None:
     async with speaking() as site, client_of(site) as client:
-        talk, caller = site.app.state.parts.conversations, await caller_of(site)
-        thread, is_new = await begin_thread(talk, caller, "t", {})
+        talk = site.app.state.parts.conversations.of(await caller_of(site))
+        thread, is_new = await begin_thread(talk, "t", {})
         assert is_new
-        assert await begin_thread(talk, caller, "t", {"other": 1}) == (thread, False)
+        assert await begin_thread(talk, "t", {"other": 1}) == (thread, False)
         turn = await say(site, "t", "  " + "long " * 50)
-        await remember_assistant(talk, caller, thread, BUILT_IN, turn.messages)
+        await remember_assistant(talk, thread, BUILT_IN, turn.messages)
         (found,) = await client.threads.search(metadata={"assistant_id": BUILT_IN.id, "graph_id": "agent"})
         assert found["metadata"]["thread_name"] == ("long " * 20)[:100]
-        before = await thread_of(talk, caller, "t")
-        await remember_assistant(talk, caller, before, BUILT_IN, [{"content": [{"type": "text", "text": "Another"}]}])
-        assert await thread_of(talk, caller, "t") == before
+        before = await thread_of(talk, "t")
+        await remember_assistant(talk, before, BUILT_IN, [{"content": [{"type": "text", "text": "Another"}]}])
+        assert await thread_of(talk, "t") == before
         assert before.title == found["metadata"]["thread_name"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegen_api.conversations import Came, Changes
+from codegen_api.conversations import TurnChanges, TurnEntry
 from codegen_api.dialects.agio.events import BETWEEN, MOST_RANGES, NEVER, EventPosition, RunEvent, RunTeller
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import LogEntry, Step, StepKind
@@ -44,7 +44,7 @@ def teller(after: str | None = None) -> RunTeller:
 
 
 def take(mine: RunTeller, number: int, entry: LogEntry) -> list[RunEvent]:
-    return mine.take([Came(number, entry)])
+    return mine.take([TurnEntry(number, entry)])
 
 
 def brief(events: list[RunEvent]) -> list[tuple[str, Any, str | None]]:
@@ -127,7 +127,7 @@ def test_whoever_has_not_answered_by_the_end_never_will(state: TurnState, name: 
 @pytest.mark.parametrize("apart", [1, 2])
 def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> None:
     """The positions of readers name them by ranges."""
-    count, changes = 5 * MOST_RANGES, Changes()
+    count, changes = 5 * MOST_RANGES, TurnChanges()
     log = [
         entry("action", tool="slow") if number % apart == 0 else entry("action", tool="fast", output="now")
         for number in range(1, count + 1)
@@ -135,7 +135,7 @@ def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> 
     answered = [entry("action", tool="slow", output="late") if each.json == log[-1].json else each for each in log]
     mine = teller()
     mine.turn(changes)
-    events = mine.take([Came(number, each) for number, each in enumerate(log, 1)])
+    events = mine.take([TurnEntry(number, each) for number, each in enumerate(log, 1)])
     assert len(EventPosition.of(str(events[-1].id)).open) == (1 if apart == 1 else MOST_RANGES)
     for number, each in enumerate(answered, 1):
         events += take(mine, number, each)
@@ -145,14 +145,14 @@ def test_however_many_calls_go_on_at_a_time_each_gets_its_answer(apart: int) -> 
         for index in (0, 3, len(log), len(log) + 7):
             back = teller(events[index].id)
             back.turn(known)
-            rest = back.take([Came(number, each) for number, each in enumerate(answered, 1)])
+            rest = back.take([TurnEntry(number, each) for number, each in enumerate(answered, 1)])
             assert results([*events[: index + 1], *rest]) == results(events)
 
 
 def test_who_is_cut_while_they_are_told_what_came_meanwhile_still_waits_for_what_comes_behind_it() -> None:
     log = [entry("action", tool="slow"), entry("action", tool="slow", output="late"), entry("action", tool="slow")]
     back = teller("17-1.3")
-    (answered,) = back.take([Came(number, each) for number, each in enumerate(log, 1)])
+    (answered,) = back.take([TurnEntry(number, each) for number, each in enumerate(log, 1)])
     assert answered.id is not None
     assert [EventPosition.of(answered.id).awaits(step) for step in (1, 2, 3)] == [True, False, True]
 
@@ -253,12 +253,12 @@ def test_a_reader_who_comes_back_gets_everything_once(
 
 
 @st.composite
-def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
+def lives(draw: Any) -> tuple[list[LogEntry], list[list[TurnEntry]]]:
     """A log, and the portions in which it came to somebody who was there from the beginning: words and outputs late, or
     others before.
     """
     log: list[LogEntry] = []
-    portions: list[list[Came]] = []
+    portions: list[list[TurnEntry]] = []
     coming: list[int] = []
     for offset, kind in enumerate(draw(st.lists(KINDS, min_size=1, max_size=8)), 1):
         number = offset
@@ -279,11 +279,11 @@ def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
             before |= (
                 draw(st.sampled_from([{}, {"output": "other"}])) if kind == "action" and "output" in fields else {}
             )
-        portions.append([Came(offset, entry(kind, **before))])
+        portions.append([TurnEntry(offset, entry(kind, **before))])
         for there in [each for each in coming if draw(st.booleans())]:
-            portions.append([Came(there, log[there - 1], amended=True)])
+            portions.append([TurnEntry(there, log[there - 1], amended=True)])
             coming.remove(there)
-    return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
+    return log, [*portions, *([TurnEntry(there, log[there - 1], amended=True)] for there in coming)]
 
 
 def held(events: list[RunEvent]) -> dict[Any, Any]:
@@ -299,10 +299,10 @@ def held(events: list[RunEvent]) -> dict[Any, Any]:
 @settings(deadline=None)
 @given(life=lives(), data=st.data())
 def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_often_they_were_cut(
-    life: tuple[list[LogEntry], list[list[Came]]], data: Any
+    life: tuple[list[LogEntry], list[list[TurnEntry]]], data: Any
 ) -> None:
     log, portions = life
-    changes, over = Changes(), turn(TurnState.COMPLETED)
+    changes, over = TurnChanges(), turn(TurnState.COMPLETED)
 
     def reading(after: str | None = None) -> RunTeller:
         mine = teller(after)
@@ -323,7 +323,7 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
         got[0] += steady.take(portion)
         news = portion
         if speaker is None:
-            speaker, news = reading(got[1][-1].id), [Came(offset, there[offset]) for offset in sorted(there)]
+            speaker, news = reading(got[1][-1].id), [TurnEntry(offset, there[offset]) for offset in sorted(there)]
         told = speaker.take(news)
         seen = data.draw(st.none() | st.integers(0, len(told)), label="cut behind") if portion else None
         got[1] += told if seen is None else told[:seen]
@@ -331,14 +331,14 @@ def test_at_the_end_all_readers_have_the_same_whenever_they_came_and_however_oft
     got[0] += ended(steady)
     speaker = speaker or reading(got[1][-1].id)
     while True:  # and at the end, too
-        told = [*speaker.take([Came(n, each) for n, each in enumerate(log, 1)]), *ended(speaker)]
+        told = [*speaker.take([TurnEntry(n, each) for n, each in enumerate(log, 1)]), *ended(speaker)]
         seen = data.draw(st.sampled_from([None, 1, 2]), label="cut behind") if told else None
         got[1] += told[:seen]
         if seen is None:
             break
         speaker = reading(got[1][-1].id)
     fresh = reading()
-    listed = [*fresh.begin("s", "q"), *fresh.take([Came(n, each) for n, each in enumerate(log, 1)]), *ended(fresh)]
+    listed = [*fresh.begin("s", "q"), *fresh.take([TurnEntry(n, each) for n, each in enumerate(log, 1)]), *ended(fresh)]
     assert len(keys(listed)) == len(set(keys(listed))), "who had nothing is told nothing again"
     for events in got:
         assert held(events) == held(listed)

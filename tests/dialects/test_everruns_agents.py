@@ -1,16 +1,19 @@
 """Agents of the Everruns API, credentials, and the shape of errors."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from codegen_api import errors
-from codegen_api.conversations import change
+from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.dialects.everruns.storage import SIZES
 from codegen_api.dialects.everruns.wire import render_error
 from codegen_api.stores import Agent
 from tests.dialects.everruns import NOBODY, a_talk, an_agent, caller_of, speaking
 from tests.dialects.site import run
+from tests.fakehost import caller
+from tests.stores.model import ModelStore
 
 
 async def test_an_agent_is_created_read_changed_archived_and_taken_back() -> None:
@@ -137,11 +140,8 @@ async def test_with_the_id_of_one_that_there_is_an_agent_is_changed() -> None:
 
 async def test_agents_of_other_dialects_can_be_read_and_are_not_listed() -> None:
     async with speaking() as site:
-        conversations = site.app.state.parts.conversations
-        from codegen_api.conversations import owner_of
-
-        owner = owner_of(await caller_of(site))
-        await conversations.store.add_agent(owner, Agent(NOBODY, "theirs", 1.0, 1.0))
+        conversations = site.app.state.parts.conversations.of(await caller_of(site))
+        await conversations.add_agent(Agent(NOBODY, "theirs", 1.0, 1.0))
         assert (await site.get("/v1/agents")).json()["data"] == []
         found = (await site.get(f"/v1/agents/{NOBODY}")).json()
         assert (found["name"], found["system_prompt"]) == ("theirs", "")
@@ -201,14 +201,15 @@ async def test_an_agent_that_is_not_there_is_404(id: str, method: str) -> None: 
 
 
 async def test_who_changes_what_others_change_all_the_time_is_told_so() -> None:
-    async def look() -> int:
-        return 1
+    class Contested(ModelStore):
+        async def change_agent(self, *_: Any) -> None:
+            pass
 
-    async def put(then: int, now: int) -> int | None:
-        return None
-
+    own = CallerStore(caller(), "ann", Contested())
+    await own.add_agent(Agent("x", "x", 1.0, 1.0))
     with pytest.raises(errors.Conflict):
-        await change(look, put, lambda then: then + 1)
+        await own.change_agent("x", lambda then: replace(then, name="y"))
+    assert await own.change_agent("y", lambda then: then) is None
 
 
 # -- credentials ------------------------------------------------------------------------------------------------------

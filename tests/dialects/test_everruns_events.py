@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import Came, Changes
+from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry, images_of
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.everruns.event_types import BELOW, ELSEWHERE, TOLD
-from codegen_api.dialects.everruns.events import Plainly, SessionEvent, SessionTeller, last_spot
+from codegen_api.dialects.everruns.events import PlainStyle, SessionEvent, SessionTeller, last_spot
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.ids import (
     MOST_NUMBER,
@@ -25,8 +25,8 @@ from codegen_api.dialects.everruns.ids import (
     kept_id,
     spot_of,
 )
-from codegen_api.dialects.everruns.messages import OPEN, EventSpot, heard, images_of, message_fields
-from codegen_api.dialects.everruns.rendering import Framed, Renderings, Written, written
+from codegen_api.dialects.everruns.messages import LAYOUT, OPEN, EventSpot, heard, message_fields
+from codegen_api.dialects.everruns.rendering import EventFrame, FrameStyle, written
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization
 from codegen_api.errors import NotFound, Rejected
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
@@ -71,8 +71,8 @@ LOG = [
 
 def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[SessionEvent]:
     """What a teller tells when ``by`` entries come at a time."""
-    teller = SessionTeller(turn, Plainly(step))
-    came = [Came(offset, each) for offset, each in enumerate(log, 1)]
+    teller = SessionTeller(turn, PlainStyle(step))
+    came = [TurnEntry(offset, each) for offset, each in enumerate(log, 1)]
     events = list(teller.begin())
     for start in range(0, len(came), by):
         events += teller.take(came[start : start + by])
@@ -213,7 +213,7 @@ def test_what_the_log_does_not_tell_of_the_answer_is_a_message_at_the_end() -> N
 )
 def test_what_a_user_says_is_kept_as_the_host_can_be_told(content: list[Any], kept: list[Any]) -> None:
     assert heard(content) == kept
-    assert images_of(kept) == tuple(part["url"] for part in kept if part["type"] == "image")
+    assert images_of({"content": kept}) == tuple(part["url"] for part in kept if part["type"] == "image")
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def is_message(event: SessionEvent) -> bool:
 
 def test_of_a_turn_that_the_host_never_began_nothing_is_told() -> None:
     turn = replace(TURN, state=TurnState.FAILED, end=None, run=None)
-    assert list(SessionTeller(turn, Plainly(step)).over(turn)) == []
+    assert list(SessionTeller(turn, PlainStyle(step)).over(turn)) == []
     assert (NESTED.status(turn), FLAT.status(turn)) == ("pending", "idle")
 
 
@@ -339,31 +339,31 @@ def test_the_same_is_told_however_the_log_comes(by: int) -> None:
 
 
 def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_entry() -> None:
-    teller = SessionTeller(TURN, Plainly(step))
+    teller = SessionTeller(TURN, PlainStyle(step))
     open_call = entry(kind="action", tool="run", closed=False)
     closed = entry(kind="action", tool="run", output="ok")
-    assert [event.kind for event in teller.take([Came(1, open_call)])][-1] == "tool.started"
-    assert [event.kind for event in teller.take([Came(1, open_call, amended=True)])] == []
-    (completed,) = teller.take([Came(1, closed, amended=True)])
+    assert [event.kind for event in teller.take([TurnEntry(1, open_call)])][-1] == "tool.started"
+    assert [event.kind for event in teller.take([TurnEntry(1, open_call, amended=True)])] == []
+    (completed,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert completed.data["result"] == [{"type": "text", "text": "ok"}]
-    assert list(teller.take([Came(1, closed, amended=True)])) == []
-    teller = SessionTeller(TURN, Plainly(step))
-    list(teller.take([Came(1, open_call)]))
-    first, *_ = teller.take([Came(2, LOG[1])])
+    assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
+    teller = SessionTeller(TURN, PlainStyle(step))
+    list(teller.take([TurnEntry(1, open_call)]))
+    first, *_ = teller.take([TurnEntry(2, LOG[1])])
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
-    (again,) = teller.take([Came(1, closed, amended=True)])
+    (again,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert (again.kind, again.data["status"]) == ("tool.completed", "success")
-    assert again.spot == Spot(TURN.number, 2, EventSpot.AFTERWARDS + EventSpot.BLOCK - 1)
-    assert list(teller.take([Came(1, closed, amended=True)])) == []
+    assert again.spot == Spot(TURN.number, 2, LAYOUT.afterwards + LAYOUT.block - 1)
+    assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
 
 
 @st.composite
-def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
+def lives(draw: Any) -> tuple[list[LogEntry], list[list[TurnEntry]]]:
     """A log, and the portions in which it came to somebody who was there from the beginning: outputs late or not, and
     words that were others before.
     """
     log = draw(st.lists(st.sampled_from(LOG), max_size=8))
-    portions: list[list[Came]] = []
+    portions: list[list[TurnEntry]] = []
     coming: list[int] = []
     for offset, each in enumerate(log, 1):
         fields = json.loads(each.json)
@@ -372,15 +372,15 @@ def lives(draw: Any) -> tuple[list[LogEntry], list[list[Came]]]:
             fields["text"] = "something else"
         if late and each is LOG[2] and draw(st.booleans()):
             fields |= {"output": None, "closed": False}
-        portions.append([Came(offset, entry(**fields))])
+        portions.append([TurnEntry(offset, entry(**fields))])
         coming += [offset] if late else []
         for there in [offset for offset in coming if draw(st.booleans())]:
-            portions.append([Came(there, log[there - 1], amended=True)])
+            portions.append([TurnEntry(there, log[there - 1], amended=True)])
             coming.remove(there)
-    return log, [*portions, *([Came(there, log[there - 1], amended=True)] for there in coming)]
+    return log, [*portions, *([TurnEntry(there, log[there - 1], amended=True)] for there in coming)]
 
 
-def heard_by(family: Any, events: list[Written]) -> dict[Any, Any]:
+def heard_by(family: Any, events: list[EventFrame]) -> dict[Any, Any]:
     """What a listener has, who puts in its place what was told again."""
     has = {}
     for event in events:
@@ -401,19 +401,19 @@ def heard_by(family: Any, events: list[Written]) -> dict[Any, Any]:
 
 @given(life=lives(), family=st.sampled_from([FLAT, NESTED]), data=st.data())
 def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_often_they_were_cut(
-    life: tuple[list[LogEntry], list[list[Came]]], family: Any, data: Any
+    life: tuple[list[LogEntry], list[list[TurnEntry]]], family: Any, data: Any
 ) -> None:
     log, portions = life
     turn = replace(TURN, end=TURN.begin + len(log))
-    renderings = Renderings(step, max_bytes=10**6)
-    changes = Changes()
+    cache = RenderCache(10**6)
+    changes = TurnChanges()
 
     def listening(after: Spot = START) -> tuple[Any, Any]:
-        teller = SessionTeller(turn, Framed(family, renderings), changes, after)
+        teller = SessionTeller(turn, FrameStyle(family, step, cache), changes, after)
         return teller, lambda events: [each for each in events if each.frame and each.spot > after]
 
-    so_far = [Came(n, each) for n, each in enumerate(log, 1)]
-    unknown = SessionTeller(turn, Framed(family, renderings))
+    so_far = [TurnEntry(n, each) for n, each in enumerate(log, 1)]
+    unknown = SessionTeller(turn, FrameStyle(family, step, cache))
     elsewhere = [each for each in (*unknown.take(so_far), *unknown.over(turn)) if each.frame]
 
     stays = data.draw(st.booleans(), label="somebody stays")
@@ -427,7 +427,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
         kept += frames(steady.take(portion)) if stays else []
         if speaker is None:  # back again, with the last id
             speaker = listening(got[-1].spot)
-            pieces = speaker[1](speaker[0].take([Came(offset, there[offset]) for offset in sorted(there)]))
+            pieces = speaker[1](speaker[0].take([TurnEntry(offset, there[offset]) for offset in sorted(there)]))
         else:
             pieces = speaker[1](speaker[0].take(portion))
         seen = data.draw(st.none() | st.integers(0, len(pieces)), label="cut behind")
@@ -435,7 +435,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
         speaker = speaker if seen is None else None
     if speaker is None:
         speaker = listening(got[-1].spot)
-        got += speaker[1](speaker[0].take([Came(offset, there[offset]) for offset in sorted(there)]))
+        got += speaker[1](speaker[0].take([TurnEntry(offset, there[offset]) for offset in sorted(there)]))
     got += speaker[1](speaker[0].over(turn))
     kept += frames(steady.over(turn)) if stays else []
     fresh, frames = listening()
@@ -450,10 +450,10 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 
 
 def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -> None:
-    teller = SessionTeller(TURN, Plainly(step))
-    list(teller.take([Came(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
+    teller = SessionTeller(TURN, PlainStyle(step))
+    list(teller.take([TurnEntry(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
     fields = json.loads(LOG[2].json)
-    events = list(teller.take([Came(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
+    events = list(teller.take([TurnEntry(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
     kinds = ["output.message.started", "output.message.delta", "output.message.completed", "tool.started"]
     assert [event.kind for event in events] == kinds
     assert events[1].data["delta"] == events[1].data["accumulated"] == "a closer look"
@@ -463,9 +463,9 @@ def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -
 @pytest.mark.parametrize("count", [17, ROOM + 5])
 def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
     turn = replace(TURN, end=TURN.begin + count + 1)
-    teller = SessionTeller(turn, Plainly(step))
-    calls = [Came(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
-    late = [Came(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
+    teller = SessionTeller(turn, PlainStyle(step))
+    calls = [TurnEntry(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
+    late = [TurnEntry(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]
     completed: dict[Any, Any] = {
         event.data["tool_call_id"]: event.data["status"] for event in events if event.kind == "tool.completed"
@@ -473,7 +473,7 @@ def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: i
     assert sorted(completed.values()) == ["success"] * count + ["timeout"]
     spots = [event.spot for event in events]
     assert spots == sorted(set(spots))
-    assert EventSpot.AFTERWARDS + EventSpot.BLOCK * ROOM <= EventSpot.TURN_OVER
+    assert LAYOUT.places <= EventSpot.TURN_OVER
 
 
 def test_a_step_that_says_nothing_is_no_message() -> None:
@@ -518,14 +518,15 @@ def test_an_entry_is_written_once_for_all_who_listen_until_it_changes() -> None:
         asked.append(each)
         return step(each)
 
-    renderings = Renderings(counted, max_bytes=10**6)
-    first = renderings.of(FLAT, TURN, Came(2, LOG[1]))
-    assert renderings.of(FLAT, TURN, Came(2, LOG[1])) is first
+    cache = RenderCache(10**6)
+    flat, nested = FrameStyle(FLAT, counted, cache), FrameStyle(NESTED, counted, cache)
+    first = flat.entry(TURN, TurnEntry(2, LOG[1]))
+    assert flat.entry(TURN, TurnEntry(2, LOG[1])) is first
     assert len(asked) == 1
-    assert renderings.of(NESTED, TURN, Came(2, LOG[1])) is not first
-    assert renderings.of(FLAT, TURN, Came(2, LOG[2])) != first
+    assert nested.entry(TURN, TurnEntry(2, LOG[1])) is not first
+    assert flat.entry(TURN, TurnEntry(2, LOG[2])) != first
     assert len(asked) == 3
-    huge = Came(9, entry(text="x" * 200))
-    small = Renderings(counted, max_bytes=100)
-    assert small.of(FLAT, TURN, huge) == small.of(FLAT, TURN, huge)
+    huge = TurnEntry(9, entry(text="x" * 200))
+    small = FrameStyle(FLAT, counted, RenderCache(100))
+    assert small.entry(TURN, huge) == small.entry(TURN, huge)
     assert len(asked) == 5

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from codegen_api import errors
-from codegen_api.conversations import owner_of
 from codegen_api.stores import Conversation
 from tests.dialects.everruns import NOBODY, Listening, Talk, a_talk, an_agent, caller_of, speaking
 from tests.dialects.site import Site
@@ -150,8 +149,8 @@ async def test_below_another_agent_a_session_is_not_there() -> None:
 
 async def test_conversations_of_other_dialects_can_be_read_and_are_not_listed() -> None:
     async with speaking() as site:
-        owner = owner_of(await caller_of(site))
-        await site.app.state.parts.conversations.store.add_conversation(owner, Conversation(NOBODY, 1.0, 1.0))
+        conversations = site.app.state.parts.conversations.of(await caller_of(site))
+        await conversations.add_conversation(Conversation(NOBODY, 1.0, 1.0))
         assert (await site.get("/v1/sessions")).json()["data"] == []
         found = (await site.get(f"/v1/sessions/{NOBODY}")).json()
         assert (found["status"], found["organization_id"]) == ("started", f"org_{'0' * 32}")

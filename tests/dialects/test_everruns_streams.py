@@ -16,7 +16,6 @@ from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.history import Wanted, events_of, turns_behind
 from codegen_api.dialects.everruns.ids import START, Spot, event_hex, spot_of
 from codegen_api.dialects.everruns.messages import EventSpot
-from codegen_api.dialects.everruns.rendering import Renderings
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
 from codegen_api.following import Patrol, StreamLimits
@@ -60,9 +59,8 @@ class Ear:
         assert conversation is not None
         since = since or self.last
         after = None if since is None else spot_of(SESSION, since) or START
-        listener = Listener(who, self.family, conversation, after, **more)
-        renderings = Renderings(process.gateway.step, max_bytes=10**6)
-        async with aclosing(frames(process.conversations, renderings, listener)) as pieces:
+        listener = Listener(process.conversations.of(who), self.family, conversation.id, after, **more)
+        async with aclosing(frames(listener)) as pieces:
             async for piece in pieces:
                 self._hear(piece)
 
@@ -98,7 +96,7 @@ def an_ask(text: str) -> Ask:
 
 async def say(process: Process, text: str) -> Turn:
     """Say something; it is being answered."""
-    return await process.conversations.begin(ALICE, None, SESSION, an_ask(text))
+    return await process.conversations.of(ALICE).begin(None, SESSION, an_ask(text))
 
 
 async def answered(process: Process, text: str) -> Turn:
@@ -116,7 +114,7 @@ async def alone(host: Host | None = None, **more: Any) -> AsyncIterator[Process]
 
 async def told(process: Process) -> list[str]:
     """The ids of all events by now."""
-    events = await events_of(process.conversations, ALICE, SESSION, Wanted())
+    events = await events_of(process.conversations.of(ALICE), SESSION, Wanted())
     return [f"event_{event_hex(SESSION, event.spot)}" for event in events]
 
 
@@ -484,7 +482,7 @@ async def test_only_as_many_turns_are_read_as_there_are_to_tell() -> None:
             await store.add_turn(owner, Turn(new_id(), SESSION, now(), now(), TurnState.COMPLETED, end=0))
         for number, reads in ((119, 1), (120, 1), (100, 2), (0, 4), (60, 3)):
             process.trap.calls.clear()
-            found = await turns_behind(process.conversations, ALICE, SESSION, number)
+            found = await turns_behind(process.conversations.of(ALICE), SESSION, number)
             assert [turn.number for turn in found] == list(range(number + 1, 121))
             assert len(process.trap.calls) <= reads
 

@@ -6,10 +6,9 @@ from typing import Annotated
 
 from fastapi import Path
 
-from codegen_api.conversations import Conversations, owner_of
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Detail, NotFound, Rejected
-from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Agent
 
@@ -34,7 +33,7 @@ def is_built_in(assistant_id: str) -> bool:
     return assistant_id in (BUILT_IN.id, GRAPH)
 
 
-async def agent_for(talk: Conversations, caller: Caller, assistant_id: str) -> Agent:
+async def agent_for(conversations: CallerConversations, assistant_id: str) -> Agent:
     """The agent that a client means.
 
     Raises:
@@ -42,7 +41,7 @@ async def agent_for(talk: Conversations, caller: Caller, assistant_id: str) -> A
     """
     if is_built_in(assistant_id):
         return BUILT_IN
-    agent = await talk.store.agent(owner_of(caller), assistant_id)
+    agent = await conversations.agent(assistant_id)
     if agent is None or agent.archived:
         raise NotFound.named("Assistant", assistant_id)
     return agent

@@ -8,17 +8,16 @@ from typing import Annotated
 from fastapi import Body, Query
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, change, new_id, owner_of
+from codegen_api.conversations import CallerConversations, new_id
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.agents import BUILT_IN, NAMESPACE, AssistantId, agent_for, is_built_in, told
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.filters import same
 from codegen_api.dialects.agent_protocol.storage import keepable, nameable
 from codegen_api.dialects.agent_protocol.threads import remove_threads_of
 from codegen_api.dialects.agent_protocol.wire import assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
-from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.parts import Keeper
+from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
@@ -35,9 +34,11 @@ SORTS = {"assistant_id": "id", "name": "name", "created_at": "created", "updated
     "/assistants",
     **operation("Create an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
 )
-async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.CreateAssistant, Body()]) -> Response:
+async def create_assistant(
+    conversations: MyConversations, body: Annotated[schemas.CreateAssistant, Body()]
+) -> Response:
     """Keep how somebody wants to be answered: `system_prompt` and `model`, and whatever else they have configured."""
-    now = talk.clock()
+    now = conversations.clock()
     agent = _configured(
         Agent(
             body.assistant_id or new_id(),
@@ -53,12 +54,12 @@ async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.
     )
     _check(agent)
     if body.assistant_id is None and body.if_exists == "do_nothing":
-        return json_response(to_json(assistant_fields(await _as_configured(talk, caller, agent))))
-    taken = is_built_in(agent.id) or not await talk.store.add_agent(owner_of(caller), agent)
+        return json_response(to_json(assistant_fields(await _as_configured(conversations, agent))))
+    taken = is_built_in(agent.id) or not await conversations.add_agent(agent)
     if taken and body.if_exists != "do_nothing":
         raise AlreadyExists("There is an assistant with this id already.")
     if taken:
-        agent = await agent_for(talk, caller, agent.id)
+        agent = await agent_for(conversations, agent.id)
     return json_response(to_json(assistant_fields(agent)))
 
 
@@ -66,13 +67,12 @@ async def create_assistant(talk: Keeper, caller: Asker, body: Annotated[schemas.
     "/assistants", **operation("List assistants", READ, responses.answers(200, responses.Assistants, "The assistants."))
 )
 async def list_assistants(
-    talk: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=schemas.MOST)] = 0,
 ) -> Response:
     """All assistants, newest first, behind the one that is built in."""
-    found = await _found(talk, caller, Wanted(limit, offset))
+    found = await _found(conversations, Wanted(limit, offset))
     return json_response(
         to_json({"assistants": [assistant_fields(agent) for agent in found.items], "total": found.total})
     )
@@ -83,16 +83,16 @@ async def list_assistants(
     **operation("Search assistants", READ, responses.listed(responses.Assistant, "The assistants.")),
 )
 async def search_assistants(
-    talk: Keeper, caller: Asker, body: Annotated[schemas.SearchAssistants | None, Body()] = None
+    conversations: MyConversations, body: Annotated[schemas.SearchAssistants | None, Body()] = None
 ) -> Response:
     """Those that have all that is asked for. Where it does, too, the one that is built in comes first in any order."""
     asked = body or schemas.SearchAssistants()
-    found = await find_assistants(talk, caller, asked)
+    found = await find_assistants(conversations, asked)
     items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
     return paged(items, asked.offset, found.total)
 
 
-async def find_assistants(talk: Conversations, caller: Caller, asked: schemas.SearchAssistants) -> Found[Agent]:
+async def find_assistants(conversations: CallerConversations, asked: schemas.SearchAssistants) -> Found[Agent]:
     if asked.sort_by not in SORTS:
         raise NotOffered(f"Assistants cannot be sorted by {asked.sort_by} here.")
     wanted = replace(
@@ -102,17 +102,17 @@ async def find_assistants(talk: Conversations, caller: Caller, asked: schemas.Se
         sort=SORTS[asked.sort_by],
         descending=asked.sort_order != "asc",
     )
-    return await _found(talk, caller, wanted)
+    return await _found(conversations, wanted)
 
 
 @router.post(
     "/assistants/count", **operation("Count assistants", READ, responses.answers(200, int, "How many there are."))
 )
 async def count_assistants(
-    talk: Keeper, caller: Asker, body: Annotated[schemas.CountAssistants | None, Body()] = None
+    conversations: MyConversations, body: Annotated[schemas.CountAssistants | None, Body()] = None
 ) -> Response:
     """How many a search would find in all."""
-    found = await _found(talk, caller, _wanted(body or schemas.CountAssistants()))
+    found = await _found(conversations, _wanted(body or schemas.CountAssistants()))
     return json_response(to_json(found.total))
 
 
@@ -120,9 +120,9 @@ async def count_assistants(
     "/assistants/{assistant_id}",
     **operation("Get an assistant", READ, responses.answers(200, responses.Assistant, "The assistant.")),
 )
-async def get_assistant(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
+async def get_assistant(conversations: MyConversations, assistant_id: AssistantId) -> Response:
     """An assistant by its id; the one that is built in by `agent`, too."""
-    return json_response(to_json(assistant_fields(await agent_for(talk, caller, assistant_id))))
+    return json_response(to_json(assistant_fields(await agent_for(conversations, assistant_id))))
 
 
 @router.patch(
@@ -130,32 +130,31 @@ async def get_assistant(talk: Keeper, caller: Asker, assistant_id: AssistantId) 
     **operation("Change an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
 )
 async def update_assistant(
-    talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.UpdateAssistant, Body()]
+    conversations: MyConversations, assistant_id: AssistantId, body: Annotated[schemas.UpdateAssistant, Body()]
 ) -> Response:
     """Change an assistant. Runs that have begun are not affected. This makes a new version; the old one is not kept."""
 
-    async def look() -> Agent:
-        return await _own(talk, caller, assistant_id)
-
-    async def put(then: Agent, now: Agent) -> Agent | None:
-        _check(now)
-        return await talk.store.change_agent(owner_of(caller), then, now)
-
     def to(then: Agent) -> Agent:
+        if then.archived:
+            raise NotFound.named("Assistant", assistant_id)
         given = {"graph_id": body.graph_id, "config": body.config, "context": body.context}
-        return _configured(
+        now = _configured(
             replace(
                 then,
                 name=body.name or then.name,
                 description=then.description if body.description is None else body.description,
                 metadata={**then.metadata, **(body.metadata or {})},
                 version=then.version + 1,
-                updated=talk.clock(),
+                updated=conversations.clock(),
             ),
             **{name: value for name, value in given.items() if value is not None},
         )
+        _check(now)
+        return now
 
-    return json_response(to_json(assistant_fields(await change(look, put, to))))
+    _refuse_built_in(assistant_id)
+    agent = NotFound.unless(await conversations.change_agent(assistant_id, to), "Assistant", assistant_id)
+    return json_response(to_json(assistant_fields(agent)))
 
 
 @router.delete(
@@ -164,18 +163,18 @@ async def update_assistant(
     status_code=204,
 )
 async def delete_assistant(
-    talk: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     assistant_id: AssistantId,
     delete_threads: Annotated[
         bool, Query(description="Delete the threads whose metadata names it as `assistant_id`, too.")
     ] = False,
 ) -> Response:
     """Delete an assistant. Its threads stay, unless their deletion is asked for."""
-    agent = await _own(talk, caller, assistant_id)
+    _refuse_built_in(assistant_id)
+    agent = await agent_for(conversations, assistant_id)
     if delete_threads:
-        await remove_threads_of(talk, caller, agent)
-    await talk.store.remove_agent(owner_of(caller), agent.id)
+        await remove_threads_of(conversations, agent)
+    await conversations.remove_agent(agent.id)
     return Response(status_code=204)
 
 
@@ -191,10 +190,10 @@ async def delete_assistant(
     ),
 )
 async def list_assistant_versions(
-    talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.Versions | None, Body()] = None
+    conversations: MyConversations, assistant_id: AssistantId, body: Annotated[schemas.Versions | None, Body()] = None
 ) -> Response:
     """The latest version: earlier ones are not kept."""
-    agent = await agent_for(talk, caller, assistant_id)
+    agent = await agent_for(conversations, assistant_id)
     shown = body is None or body.offset == 0
     return json_response(to_json([assistant_fields(agent)] if shown else []))
 
@@ -206,10 +205,10 @@ async def list_assistant_versions(
     ),
 )
 async def set_latest_assistant_version(
-    talk: Keeper, caller: Asker, assistant_id: AssistantId, body: Annotated[schemas.Latest, Body()]
+    conversations: MyConversations, assistant_id: AssistantId, body: Annotated[schemas.Latest, Body()]
 ) -> Response:
     """Make a version the latest. As earlier ones are not kept, only the latest one can be named."""
-    agent = await agent_for(talk, caller, assistant_id)
+    agent = await agent_for(conversations, assistant_id)
     if body.version != agent.version:
         raise NotFound(f"Version {body.version} not found: only the latest one is kept")
     return json_response(to_json(assistant_fields(agent)))
@@ -228,20 +227,20 @@ def _configured(agent: Agent, **given: Json) -> Agent:
     return replace(agent, system_prompt=prompt, model=model)
 
 
-async def _as_configured(talk: Conversations, caller: Caller, agent: Agent) -> Agent:
+async def _as_configured(conversations: CallerConversations, agent: Agent) -> Agent:
     """The oldest assistant that is configured as this one, which is kept if there is none. Of many who ask at once, at
     any instance, all get the same: the id is made of the configuration, and the store has each once.
     """
-    owner, configuration = owner_of(caller), agent.configuration
+    configuration = agent.configuration
     wanted = Wanted(schemas.MOST_LISTED, configuration=configuration, archived=False, descending=False)
-    found = await talk.store.agents(owner, wanted)
+    found = await conversations.agents(wanted)
     known = next((each for each in found.items if same(each.configuration, configuration)), None)
     name = json.dumps(configuration, sort_keys=True)
     while known is None:
         agent = replace(agent, id=str(uuid.uuid5(NAMESPACE, name)))
-        if await talk.store.add_agent(owner, agent):
+        if await conversations.add_agent(agent):
             return agent
-        there = await talk.store.agent(owner, agent.id)
+        there = await conversations.agent(agent.id)
         if there is not None and not there.archived and same(there.configuration, configuration):
             known = there
         elif there is not None:
@@ -259,11 +258,9 @@ def _check(agent: Agent) -> None:
     )
 
 
-async def _own(talk: Conversations, caller: Caller, assistant_id: str) -> Agent:
-    """An assistant that the caller may change."""
+def _refuse_built_in(assistant_id: str) -> None:
     if is_built_in(assistant_id):
         raise Forbidden("This assistant is built in: make one of your own.")
-    return await agent_for(talk, caller, assistant_id)
 
 
 def _wanted(asked: schemas.CountAssistants) -> Wanted:
@@ -271,14 +268,14 @@ def _wanted(asked: schemas.CountAssistants) -> Wanted:
     return Wanted(1, 0, metadata=asked.metadata or {}, configuration=configuration, name=asked.name or None)
 
 
-async def _found(talk: Conversations, caller: Caller, wanted: Wanted) -> Found[Agent]:
+async def _found(conversations: CallerConversations, wanted: Wanted) -> Found[Agent]:
     """What is asked for, with the one that is built in as the first, if it is among that."""
     wanted = replace(wanted, archived=False)
     if not _has_built_in(wanted):
-        return await talk.store.agents(owner_of(caller), wanted)
+        return await conversations.agents(wanted)
     first = () if wanted.offset else (BUILT_IN,)
     rest = replace(wanted, limit=wanted.limit - len(first), offset=max(0, wanted.offset - 1))
-    found = await talk.store.agents(owner_of(caller), rest)
+    found = await conversations.agents(rest)
     return Found((*first, *found.items), found.total + 1)
 
 

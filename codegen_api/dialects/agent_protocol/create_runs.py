@@ -3,28 +3,20 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Body, Request
+from fastapi import Body, Depends, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, owner_of
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.agents import agent_for
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.run_requests import RunBody, ask_of, refuse_what_is_not_offered
-from codegen_api.dialects.agent_protocol.run_responses import (
-    events_of,
-    nothing,
-    outcome_of,
-    places_of,
-    run_fields,
-    statuses_of,
-)
+from codegen_api.dialects.agent_protocol.run_responses import RunAnswers, nothing, places_of
 from codegen_api.dialects.agent_protocol.storage import keepable
-from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending
+from codegen_api.dialects.agent_protocol.streams import Ending
 from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
 from codegen_api.errors import Rejected
-from codegen_api.identity import WRITE, Caller
-from codegen_api.parts import Keeper
+from codegen_api.identity import WRITE
 from codegen_api.runs import to_json
 from codegen_api.sse import Begins
 from codegen_api.stores import Turn, TurnState
@@ -33,132 +25,97 @@ from codegen_api.web import WantedOrganization, json_response, operation
 router = routes_about("runs")
 
 
+NewRunBody = Annotated[RunBody, Body()]
+
+
+class RunStarter(RunAnswers):
+    """Starts runs for one request. ``wanted`` is the organization that they are to be in."""
+
+    def __init__(self, request: Request, conversations: CallerConversations, wanted: str | None) -> None:
+        super().__init__(request, conversations)
+        self._wanted = wanted
+
+    async def begin(self, thread: str | None, body: RunBody) -> Turn:
+        """A new turn of the thread, or of one that is made for it."""
+        conversations = self.conversations
+        refuse_what_is_not_offered(body)
+        if body.thread_id not in (None, thread):
+            raise Rejected("`thread_id` names another thread than the path.")
+        keepable(metadata=body.metadata, config=body.config, context=body.context)
+        agent = await agent_for(conversations, body.agent)
+        known: Sequence[Turn] = ()
+        if thread is not None:
+            if body.if_not_exists == "reject":
+                await thread_of(conversations, thread)
+            await conversations.latest(thread)
+            turns = await conversations.turns(thread)
+            known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
+        ask = ask_of(body, agent, known)
+        found, _ = await begin_thread(conversations, thread, {})
+        await remember_assistant(conversations, found, agent, ask.messages)
+        return await conversations.begin(self._wanted, found.id, ask)
+
+
+async def starter(request: Request, conversations: MyConversations, wanted: WantedOrganization) -> RunStarter:
+    return RunStarter(request, conversations, wanted)
+
+
+Starter = Annotated[RunStarter, Depends(starter)]
+
+
 @router.post("/threads/{thread_id}/runs", **operation("Start a run", WRITE, responses.STARTED))
-async def create_run(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
-    wanted: WantedOrganization,
-    thread_id: str,
-    body: Annotated[RunBody, Body()],
-) -> Response:
+async def create_run(starter: Starter, thread_id: str, body: NewRunBody) -> Response:
     """Start a run in a thread, which is made if it is not there. It goes on by itself."""
-    turn = await _begin(talk, caller, wanted, thread_id, body)
-    return json_response(to_json(run_fields(turn, statuses_of(request))), headers=places_of(turn, "stream"))
+    turn = await starter.begin(thread_id, body)
+    return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
 
 
 @router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and follow it", WRITE, responses.STREAMED))
-async def stream_run(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
-    _: Begins,
-    wanted: WantedOrganization,
-    thread_id: str,
-    body: Annotated[RunBody, Body()],
-) -> Response:
+async def stream_run(starter: Starter, _: Begins, thread_id: str, body: NewRunBody) -> Response:
     """Start a run in a thread and send its events. It goes on without its client, but for `on_disconnect: cancel`."""
-    turn = await _begin(talk, caller, wanted, thread_id, body)
-    return events_of(request, talk, caller, turn, abandoning=_leaving(talk, caller, turn, body.on_disconnect))
+    return starter.events(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
 
 
 @router.post("/threads/{thread_id}/runs/wait", **operation("Start a run and wait for it", WRITE, responses.WAITED))
-async def wait_for_run(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
-    wanted: WantedOrganization,
-    thread_id: str,
-    body: Annotated[RunBody, Body()],
-) -> Response:
+async def wait_for_run(starter: Starter, thread_id: str, body: NewRunBody) -> Response:
     """Start a run in a thread and give the thread's state at its end. White space comes first, as a sign of life."""
-    turn = await _begin(talk, caller, wanted, thread_id, body)
-    return outcome_of(request, talk, caller, turn, abandoning=_leaving(talk, caller, turn, body.on_disconnect))
+    return starter.outcome(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
 
 
 @router.post("/runs", **operation("Start a stateless run", WRITE, responses.STARTED))
-async def create_stateless_run(
-    request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
-) -> Response:
+async def create_stateless_run(starter: Starter, body: NewRunBody) -> Response:
     """Start a run in a thread that is made for it, or in the one that `thread_id` names."""
-    turn = await _begin(talk, caller, wanted, body.thread_id, body)
-    return json_response(to_json(run_fields(turn, statuses_of(request))), headers=places_of(turn, "stream"))
+    turn = await starter.begin(body.thread_id, body)
+    return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
 
 
 @router.post("/runs/stream", **operation("Start a stateless run and follow it", WRITE, responses.STREAMED))
-async def stream_stateless_run(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
-    _: Begins,
-    wanted: WantedOrganization,
-    body: Annotated[RunBody, Body()],
-) -> Response:
+async def stream_stateless_run(starter: Starter, _: Begins, body: NewRunBody) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
-    turn = await _begin(talk, caller, wanted, body.thread_id, body)
-    forget, leaving = _forgetting(talk, caller, body), _leaving(talk, caller, turn, body.on_disconnect)
-    return events_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
+    turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
+    return starter.events(turn, at_end=forget, stops=body.on_disconnect == "cancel")
 
 
 @router.post("/runs/wait", **operation("Start a stateless run and wait for it", WRITE, responses.WAITED))
-async def wait_for_stateless_run(
-    request: Request, talk: Keeper, caller: Asker, wanted: WantedOrganization, body: Annotated[RunBody, Body()]
-) -> Response:
+async def wait_for_stateless_run(starter: Starter, body: NewRunBody) -> Response:
     """The thread is removed when the outcome has been sent, but for `on_completion: keep`."""
-    turn = await _begin(talk, caller, wanted, body.thread_id, body)
-    forget, leaving = _forgetting(talk, caller, body), _leaving(talk, caller, turn, body.on_disconnect)
-    return outcome_of(request, talk, caller, turn, at_end=forget, abandoning=leaving)
+    turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
+    return starter.outcome(turn, at_end=forget, stops=body.on_disconnect == "cancel")
 
 
 @router.post("/runs/batch", **operation("Start several stateless runs", WRITE, responses.BATCH))
-async def create_batch(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
-    wanted: WantedOrganization,
-    bodies: Annotated[list[RunBody], Body(max_length=20)],
-) -> Response:
+async def create_batch(starter: Starter, bodies: Annotated[list[RunBody], Body(max_length=20)]) -> Response:
     """Start runs, each in a thread of its own. The first that cannot be started ends it; those before it go on."""
-    turns = [await _begin(talk, caller, wanted, body.thread_id, body) for body in bodies]
-    return json_response(to_json([run_fields(turn, statuses_of(request)) for turn in turns]))
+    turns = [await starter.begin(body.thread_id, body) for body in bodies]
+    return json_response(to_json([starter.fields(turn) for turn in turns]))
 
 
-async def _begin(
-    talk: Conversations,
-    caller: Caller,
-    wanted: str | None,
-    thread: str | None,
-    body: RunBody,
-) -> Turn:
-    """A new turn of the thread, or of one that is made for it."""
-    refuse_what_is_not_offered(body)
-    if body.thread_id not in (None, thread):
-        raise Rejected("`thread_id` names another thread than the path.")
-    keepable(metadata=body.metadata, config=body.config, context=body.context)
-    agent = await agent_for(talk, caller, body.agent)
-    known: Sequence[Turn] = ()
-    if thread is not None:
-        if body.if_not_exists == "reject":
-            await thread_of(talk, caller, thread)
-        await talk.latest(caller, thread)
-        turns = await talk.store.turns(owner_of(caller), thread)
-        known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
-    ask = ask_of(body, agent, known)
-    found, _ = await begin_thread(talk, caller, thread, {})
-    await remember_assistant(talk, caller, found, agent, ask.messages)
-    return await talk.begin(caller, wanted, found.id, ask)
-
-
-def _leaving(talk: Conversations, caller: Caller, turn: Turn, asked: str | None) -> Abandoning | None:
-    return Abandoning(talk, caller, turn) if asked == "cancel" else None
-
-
-def _forgetting(talk: Conversations, caller: Caller, body: RunBody) -> Ending:
+def _forgetting(conversations: CallerConversations, body: RunBody) -> Ending:
     """What happens at the end of a run: a thread that was made for it goes."""
     if body.thread_id is not None or body.on_completion == "keep":
         return nothing
 
     async def forget(turn: Turn) -> None:
-        await talk.store.remove_conversation(owner_of(caller), turn.conversation)
+        await conversations.remove_conversation(turn.conversation)
 
     return forget

@@ -6,28 +6,37 @@ entry, and one more for what ``debug`` tells of it, and for a state in which no 
 before the first entry, ``end`` behind the last.
 
 What a tool answered comes when the action is closed, before anything of the next entry. What changes after it was told
-is told again, behind what has come by then, in blocks of numbers: see ``conversations.telling``.
+is told again, behind what has come by then, in blocks of numbers: see ``conversations.turn_events``.
 """
 
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-from codegen_api.conversations import Again, Altered, Arrived, Came, Changes, Closed, Moment, Telling, TurnCheckpoint
+from codegen_api.conversations import (
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
+    ReaderAhead,
+    TurnChanges,
+    TurnCheckpoint,
+    TurnEntry,
+    TurnEvent,
+    TurnTeller,
+)
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human
 from codegen_api.dialects.agent_protocol.rendering import (
     AGAIN,
     BEHIND,
-    BLOCK,
     CHECKPOINTS_AGAIN,
+    LAYOUT,
     PLACES,
+    EntryEvents,
+    EntryRenderer,
+    EventFrames,
     EventPlace,
-    Frames,
-    Told,
-    Wording,
-    block,
     number,
-    slot,
 )
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
@@ -99,20 +108,21 @@ class ThreadTeller:
     def __init__(
         self,
         turn: Turn,
-        wording: Wording,
+        wording: EntryRenderer,
         *,
         modes: frozenset[str],
         after: int = 0,
         before: Sequence[bytes] = (),
-        changes: Changes | None = None,
+        changes: TurnChanges | None = None,
         statuses: Mapping[TurnState, str] = STATUSES,
     ) -> None:
         self.after = after
         self._turn = turn
         self._wording = wording
+        self._begun = False
         self._modes = modes
         self._statuses = statuses
-        self._telling: Telling[Told] = Telling(wording.of, changes, slot(after))
+        self._telling: TurnTeller[EntryEvents] = TurnTeller(wording.of, changes, LAYOUT.slot(*divmod(after, PLACES)))
         # whole states: what has been said, and of which entry each message is
         self._states = bool(modes & WHOLE_STATES)
         self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
@@ -123,27 +133,42 @@ class ThreadTeller:
         self._said = self._doubtful = self._amendable = False
         self._unanswered: set[int] = set()
 
+    @property
+    def claimed(self) -> int:
+        """The entry up to which the reader says that they were told."""
+        return self.after // PLACES
+
     def begin(self) -> bytes:
-        """What comes before the first entry."""
+        """What comes before the first entry, if that was not told."""
+        if self._begun:
+            return b""
+        self._begun = True
         out = [self._frame("metadata", to_json({"run_id": self._turn.id, "attempt": 1}), 0, RUN_METADATA)]
         if "values" in self._modes:
             out.append(self._frame("values", self._state(), 0, INPUT))
         out += [frame for n, frame in self._checkpoint(0, INPUT_CHECKPOINT) if n > self.after]
         return b"".join(out)
 
-    def take(self, news: Sequence[Came]) -> bytes:
+    def take(self, news: Sequence[TurnEntry]) -> bytes:
         """What these entries amount to."""
         return self._written(self._telling.take(news))
 
     def over(self, turn: Turn) -> bytes:
-        """What comes behind the last entry."""
-        out = [self._written(self._telling.close())]
+        """What comes behind the last entry. Whoever asks for the end again is told of it.
+
+        Raises:
+            ReaderAhead: they have something behind that.
+        """
         last = self._telling.offset + 1
+        if self.after > number(last, END):
+            raise ReaderAhead
+        self.after = min(self.after, number(last, END) - 1)
+        out = [self._written(self._telling.close())]
         if turn.answer is not None:
             message = answer(turn.id, turn.answer)
             self._put((last, False), to_json(message))
             self._said = True
-            out.append(Frames.of(self._wording.message(last, message)).behind(self.after))
+            out.append(EventFrames.of(self._wording.message(last, message)).behind(self.after))
         out.append(self._written(self._telling.rest()))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
@@ -160,29 +185,24 @@ class ThreadTeller:
         out.append(self._frame("end", to_json({"status": self._statuses[turn.state]}), last, END))
         return b"".join(out)
 
-    @property
-    def end(self) -> int:
-        """The number of ``end``, once everything has come."""
-        return number(self._telling.offset + 1, END)
-
     # -- one entry ----------------------------------------------------------------------------------------------------
 
-    def _written(self, moments: Iterable[Moment[Told]]) -> bytes:
+    def _written(self, events: Iterable[TurnEvent[EntryEvents]]) -> bytes:
         out: list[bytes] = []
-        for moment in moments:
-            if isinstance(moment, Arrived):
-                self._arrive(moment.offset, moment.worded, out)
-            elif isinstance(moment, Closed):
-                self._send(moment.offset, moment.worded.answered, out)
-                self._say(moment.offset, moment.worded.tool, tool=True)
-                self._whole(moment.offset, out)
-            elif isinstance(moment, Altered):
-                self._alter(moment.offset, moment.worded)
+        for event in events:
+            if isinstance(event, EntryAdded):
+                self._arrive(event.offset, event.rendered, out)
+            elif isinstance(event, ActionClosed):
+                self._send(event.offset, event.rendered.answered, out)
+                self._say(event.offset, event.rendered.tool, tool=True)
+                self._whole(event.offset, out)
+            elif isinstance(event, EntryChanged):
+                self._alter(event.offset, event.rendered)
             else:
-                self._tell_again(moment, out)
+                self._tell_again(event, out)
         return b"".join(out)
 
-    def _arrive(self, offset: int, told: Told, out: list[bytes]) -> None:
+    def _arrive(self, offset: int, told: EntryEvents, out: list[bytes]) -> None:
         self._amendable |= told.entry.amendable
         self._send(offset, told.arrival, out)
         self._say(offset, told.ai, tool=False)
@@ -195,7 +215,7 @@ class ThreadTeller:
         if not told.closed:
             self._unanswered.add(offset)
 
-    def _alter(self, offset: int, told: Told) -> None:
+    def _alter(self, offset: int, told: EntryEvents) -> None:
         if told.closed:
             self._unanswered.discard(offset)
         if self._states:
@@ -203,9 +223,9 @@ class ThreadTeller:
             if self._telling.open is None or offset < self._telling.offset:
                 self._doubtful |= self._put((offset, True), told.tool)
 
-    def _tell_again(self, again: Again[Told], out: list[bytes]) -> None:
+    def _tell_again(self, again: EntryRepeated[EntryEvents], out: list[bytes]) -> None:
         """An entry, as it is now, behind what has come: in a block of numbers of its own."""
-        told, first = again.worded, block(again.slot)
+        told, first = again.rendered, again.slot.behind * PLACES + LAYOUT.first(again.slot)
         frames: list[tuple[int, bytes]] = []
         for n, frame in (*told.arrival.each, *told.begun.each, *told.answered.each):
             place = EventPlace(n % PLACES // 2)
@@ -221,13 +241,13 @@ class ThreadTeller:
             frames += self._checkpoints_with(again, first + CHECKPOINTS_AGAIN)
         out += [self._wording.again(frame, n) for n, frame in frames if n > self.after]
 
-    def _checkpoints_with(self, again: Again[Told], first: int) -> list[tuple[int, bytes]]:
+    def _checkpoints_with(self, again: EntryRepeated[EntryEvents], first: int) -> list[tuple[int, bytes]]:
         """The checkpoints that hold an entry which has changed; where that is too much, the last one."""
         holding = [
             each
             for each in self._checkpoints[bisect_left(self._checkpoints, again.came.offset) :]
             if not again.earlier or number(each, EventPlace.CHECKPOINT) <= self.after
-        ][-((BLOCK - CHECKPOINTS_AGAIN) // 2) :]
+        ][-((LAYOUT.block - CHECKPOINTS_AGAIN) // 2) :]
         if self._told_again + sum(map(self._length, holding)) > FREE + EARNED * self._telling.offset:
             holding = holding[-1:]
         frames: list[tuple[int, bytes]] = []
@@ -237,7 +257,7 @@ class ThreadTeller:
             frames += [(first + 2 * index + n % 2, frame) for n, frame in told]
         return frames
 
-    def _send(self, offset: int, frames: Frames, out: list[bytes]) -> None:
+    def _send(self, offset: int, frames: EventFrames, out: list[bytes]) -> None:
         out.append(frames.whole if number(offset, 0) > self.after else frames.behind(self.after))
 
     def _say(self, offset: int, message: bytes | None, *, tool: bool) -> None:

@@ -7,10 +7,9 @@ from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.agents import AssistantId, agent_for
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.wire import GRAPH, assistant_fields
 from codegen_api.identity import READ
-from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.web import json_response, operation
 
@@ -46,9 +45,9 @@ SCHEMAS: dict[str, Json] = {
     "/assistants/{assistant_id}/schemas",
     **operation("Get the schemas of an assistant", READ, responses.answers(200, responses.Schemas, "The schemas.")),
 )
-async def get_assistant_schemas(talk: Keeper, caller: Asker, assistant_id: AssistantId) -> Response:
+async def get_assistant_schemas(conversations: MyConversations, assistant_id: AssistantId) -> Response:
     """What an assistant takes and gives."""
-    agent = await agent_for(talk, caller, assistant_id)
+    agent = await agent_for(conversations, assistant_id)
     return json_response(to_json({"graph_id": assistant_fields(agent)["graph_id"], **SCHEMAS}))
 
 
@@ -56,9 +55,9 @@ async def get_assistant_schemas(talk: Keeper, caller: Asker, assistant_id: Assis
     "/assistants/{assistant_id}/graph",
     **operation("Get the graph of an assistant", READ, responses.answers(200, responses.Graph, "The graph.")),
 )
-async def get_assistant_graph(talk: Keeper, caller: Asker, assistant_id: AssistantId, xray: Xray = None) -> Response:
+async def get_assistant_graph(conversations: MyConversations, assistant_id: AssistantId, xray: Xray = None) -> Response:
     """The graph of an assistant: one node, which is the agent at the host."""
-    await agent_for(talk, caller, assistant_id)
+    await agent_for(conversations, assistant_id)
     ends: list[Json] = [{"id": name, "type": "schema", "data": name} for name in ("__start__", "__end__")]
     body: dict[str, Json] = {
         "nodes": [ends[0], {"id": GRAPH, "type": "runnable", "data": {"id": [GRAPH], "name": GRAPH}}, ends[1]],
@@ -76,10 +75,10 @@ async def get_assistant_graph(talk: Keeper, caller: Asker, assistant_id: Assista
     ),
 )
 async def get_assistant_subgraphs(
-    talk: Keeper, caller: Asker, assistant_id: AssistantId, recurse: Recurse = None
+    conversations: MyConversations, assistant_id: AssistantId, recurse: Recurse = None
 ) -> Response:
     """There are none."""
-    await agent_for(talk, caller, assistant_id)
+    await agent_for(conversations, assistant_id)
     return json_response(b"{}")
 
 
@@ -90,8 +89,8 @@ async def get_assistant_subgraphs(
     ),
 )
 async def get_assistant_subgraph(
-    talk: Keeper, caller: Asker, assistant_id: AssistantId, namespace: str, recurse: Recurse = None
+    conversations: MyConversations, assistant_id: AssistantId, namespace: str, recurse: Recurse = None
 ) -> Response:
     """There are none."""
-    await agent_for(talk, caller, assistant_id)
+    await agent_for(conversations, assistant_id)
     return json_response(b"{}")

@@ -7,16 +7,15 @@ from fastapi import Body, Query
 from starlette.responses import Response
 
 from codegen_api.aside import encoded
-from codegen_api.conversations import Conversations, owner_of
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.filters import begins, holds, mentions, understood
 from codegen_api.dialects.agent_protocol.storage import keepable, nameable
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import ANSWER_BYTES, Item, Near
 from codegen_api.web import json_response, operation
@@ -39,9 +38,9 @@ MOST_LOOKED_AT = 10_000
     name="put_item_under_the_older_path",
     status_code=204,
 )
-async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem, Body()]) -> Response:
+async def put_item(conversations: MyConversations, body: Annotated[schemas.PutItem, Body()]) -> Response:
     """Keep a value, in the place of one that is there."""
-    not_offered(ttl=body.ttl, **({"index": body.index} if talk.meaning is None else {}))
+    not_offered(ttl=body.ttl, **({"index": body.index} if not conversations.finds_by_meaning else {}))
     for index, label in enumerate(body.namespace):
         if not 0 < len(label) <= LABEL_CHARACTERS or "." in label:
             said = f"Must have 1 to {LABEL_CHARACTERS} characters, and no dots."
@@ -49,15 +48,13 @@ async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem,
     fields = None if body.index is None else tuple(body.index or ())
     keepable(namespace=body.namespace, value=body.value, index=list(fields or ()))
     nameable(key=body.key)
-    now = talk.clock()
+    now = conversations.clock()
     try:
         item = Item(tuple(body.namespace), body.key, body.value, now, now, fields)
-        await talk.store.put_item(owner_of(caller), item)
+        await conversations.put_item(item)
     except ValueError as error:  # all else was looked at
         said = "Its labels are too many or too long together."
         raise Rejected(details=[Detail(("body", "namespace"), said, "too_long")]) from error
-    if talk.meaning is not None:
-        talk.meaning.wake()
     return Response(status_code=204)
 
 
@@ -66,15 +63,14 @@ async def put_item(talk: Keeper, caller: Asker, body: Annotated[schemas.PutItem,
     **operation("Get an item", READ, responses.answers(200, responses.StoreItem | None, "The item, or null.")),
 )
 async def get_item(
-    talk: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     key: Annotated[str, Query()],
     namespace: Annotated[list[str] | None, Query(description="Labels with dots between them, or one by one.")] = None,
     refresh_ttl: schemas.IgnoredQuery = None,
 ) -> Response:
     """The value under a key in a namespace; null where there is none."""
     labels = [label for part in namespace or () for label in part.split(".")]
-    item = await talk.store.item(owner_of(caller), labels, key)
+    item = await conversations.item(labels, key)
     return json_response(to_json(None if item is None else item_fields(item)))
 
 
@@ -83,9 +79,9 @@ async def get_item(
     **operation("Delete an item", WRITE, responses.answers(204, None, "It is gone, or was never there.")),
     status_code=204,
 )
-async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.DeleteItem, Body()]) -> Response:
+async def delete_item(conversations: MyConversations, body: Annotated[schemas.DeleteItem, Body()]) -> Response:
     """Delete the value under a key in a namespace."""
-    await talk.store.remove_item(owner_of(caller), body.namespace, body.key)
+    await conversations.remove_item(body.namespace, body.key)
     return Response(status_code=204)
 
 
@@ -98,7 +94,7 @@ async def delete_item(talk: Keeper, caller: Asker, body: Annotated[schemas.Delet
     name="search_items_under_the_older_path",
 )
 async def search_items(
-    talk: Keeper, caller: Asker, body: Annotated[schemas.SearchItems | None, Body()] = None
+    conversations: MyConversations, body: Annotated[schemas.SearchItems | None, Body()] = None
 ) -> Response:
     """Items whose namespace begins with these labels, the last changed first; with a `query` that is asked by meaning
     the nearest first, each with its `score`.
@@ -107,22 +103,22 @@ async def search_items(
     answers; else by `words`, each of which has to occur in the texts of the value.
     """
     asked = body or schemas.SearchItems()
-    owner, condition = owner_of(caller), asked.filter or {}
+    condition = asked.filter or {}
     keepable(filter=condition)
     understood(condition, ("body", "filter"))
     query = (asked.query or "").strip()
-    if query and talk.meaning is not None:
+    if query and conversations.finds_by_meaning:
         # a filter may leave any of them
         most = asked.offset + asked.limit + 1 if not condition else MOST_LOOKED_AT
-        near = await talk.meaning.nearest(owner, asked.namespace_prefix, query, most)
+        near = await conversations.nearest(asked.namespace_prefix, query, most)
         if near is not None:
-            meant = ((item, score) async for item, score in _those(talk, owner, near) if holds(condition, item.value))
+            meant = ((item, score) async for item, score in _those(conversations, near) if holds(condition, item.value))
             return await _stretch(meant, asked, "meaning")
     if not condition and not query:
-        found = await talk.store.items(owner, asked.namespace_prefix, asked.limit, asked.offset)
+        found = await conversations.items(asked.namespace_prefix, asked.limit, asked.offset)
         return await _shown([item_fields(item) for item in found.items], asked.offset, found.total)
     words = query.casefold().split()
-    kept = _below(talk, owner, asked.namespace_prefix)
+    kept = _below(conversations, asked.namespace_prefix)
     matching = ((item, None) async for item in kept if holds(condition, item.value) and mentions(item.value, words))
     return await _stretch(matching, asked, "words" if query else None)
 
@@ -132,14 +128,14 @@ async def search_items(
     **operation("List namespaces", READ, responses.answers(200, responses.Namespaces, "The namespaces.")),
 )
 async def list_namespaces(
-    talk: Keeper, caller: Asker, body: Annotated[schemas.ListNamespaces | None, Body()] = None
+    conversations: MyConversations, body: Annotated[schemas.ListNamespaces | None, Body()] = None
 ) -> Response:
     """The namespaces that hold items, in order."""
     asked = body or schemas.ListNamespaces()
     prefix, suffix = asked.prefix or (), (asked.suffix or ())[::-1]
     found = dict.fromkeys(
         labels[: asked.max_depth]
-        for labels in await talk.store.namespaces(owner_of(caller))
+        for labels in await conversations.namespaces()
         if begins(prefix, labels) and begins(suffix, labels[::-1])
     )
     shown = list(found)[asked.offset : asked.offset + asked.limit]
@@ -169,21 +165,21 @@ async def _shown(items: Sequence[Json], offset: int, total: int | None, searched
     return json_response(await encoded({"items": items, **said}), headers=pages(offset, len(items), total))
 
 
-async def _those(talk: Conversations, owner: str, near: Sequence[Near]) -> AsyncIterator[tuple[Item, float | None]]:
+async def _those(conversations: CallerConversations, near: Sequence[Near]) -> AsyncIterator[tuple[Item, float | None]]:
     for each in near:
-        item = await talk.store.item(owner, each.namespace, each.key)
+        item = await conversations.item(each.namespace, each.key)
         if item is not None:  # else it was deleted a moment ago
             yield item, each.score
 
 
-async def _below(talk: Conversations, owner: str, prefix: Sequence[str]) -> AsyncIterator[Item]:
+async def _below(conversations: CallerConversations, prefix: Sequence[str]) -> AsyncIterator[Item]:
     """
     Raises:
         NotOffered: these are more than can be looked through.
     """
     offset = 0
     while offset < MOST_LOOKED_AT:
-        found = await talk.store.items(owner, prefix, AT_A_TIME, offset)
+        found = await conversations.items(prefix, AT_A_TIME, offset)
         for item in found.items:
             yield item
         offset += len(found.items)

@@ -3,7 +3,7 @@
 Ids are made of the turn's and the entry's number, so whoever reads a turn again gets the same ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codegen_api.dialects import MOST_SAID, no_image
@@ -106,17 +106,6 @@ def heard(content: Json, where: tuple[str | int, ...]) -> list[Json]:
     return [part for index, item in enumerate(content) for part in _heard_part(item, (*where, index))]
 
 
-def images_of(messages: Sequence[Mapping[str, Json]]) -> tuple[str, ...]:
-    """The images in what is kept of a user's messages."""
-    urls = [
-        part.get("url")
-        for message in messages
-        for part in _list(message.get("content"))
-        if isinstance(part, Mapping) and part.get("type") == "image"
-    ]
-    return tuple(url for url in urls if isinstance(url, str))
-
-
 def _heard_part(item: Json, where: tuple[str | int, ...]) -> list[Json]:
     if isinstance(item, str):
         return _parts(item)
@@ -146,10 +135,6 @@ def _unheard(where: tuple[str | int, ...]) -> Rejected:
 
 def _parts(text: str) -> list[Json]:
     return [{"type": "text", "text": text}]
-
-
-def _list(value: Json) -> Sequence[Json]:
-    return value if isinstance(value, list | tuple) else ()
 
 
 def _ai(turn_id: str, offset: int | str, step: Step, calls: list[Json]) -> Message:

@@ -5,11 +5,10 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol import responses
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import Asker, MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.threads import ThreadId, thread_of
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import Keeper
 from codegen_api.web import operation
 
 router = routes_about("not offered")
@@ -23,8 +22,8 @@ NO_COMMANDS = "Commands and their events are not spoken here: runs are started a
 
 
 def _in_a_thread(why: str) -> Callable[..., Awaitable[Response]]:
-    async def refuse(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
-        await thread_of(talk, caller, thread_id)
+    async def refuse(conversations: MyConversations, thread_id: ThreadId) -> Response:
+        await thread_of(conversations, thread_id)
         raise Unsupported(why)
 
     return refuse

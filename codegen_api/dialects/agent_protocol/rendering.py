@@ -7,27 +7,19 @@ are more than one entry.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
 
-from cachetools import LRUCache
-
-from codegen_api.conversations import Came, Form, Slot
-from codegen_api.conversations.late_changes import ROOM
+from codegen_api.conversations import EventLayout, Form, RenderCache, TurnEntry
 from codegen_api.dialects.agent_protocol.messages import Message, chunk, removal, said
 from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn
 
-BLOCK = 4096
-"""How many numbers an entry has that is told again: behind what another one says, or behind all of it."""
+LAYOUT = EventLayout(meanwhile=64, block=4096)
+"""Of the numbers that an entry has for its events: two for each place."""
 
-MEANWHILE = 64
-AFTERWARDS = MEANWHILE + (ROOM + 1) * BLOCK
-"""Where such blocks begin."""
+PLACES = LAYOUT.places
+"""How many those are."""
 
-PLACES = AFTERWARDS + ROOM * BLOCK
-"""How many numbers an entry has for its events."""
-
-BEHIND = (AFTERWARDS - BLOCK) // 2
+BEHIND = LAYOUT.closed // 2
 """The first place behind the blocks of what comes meanwhile."""
 
 
@@ -57,18 +49,6 @@ def number(offset: int, place: int) -> int:
     return offset * PLACES + 2 * place
 
 
-def slot(after: int) -> Slot:
-    """What who has the events up to a number has been told."""
-    offset, rest = divmod(after, PLACES)
-    is_closed = rest >= 2 * BEHIND
-    return Slot(offset, is_closed, (rest - (AFTERWARDS if is_closed else MEANWHILE)) // BLOCK)
-
-
-def block(slot: Slot) -> int:
-    """The first number of what is told again there."""
-    return slot.behind * PLACES + (AFTERWARDS if slot.is_closed else MEANWHILE) + BLOCK * slot.number
-
-
 AGAIN = {
     place: 2 * index for index, place in enumerate(sorted({*EventPlace} - {EventPlace.STATE, EventPlace.WHOLE_STATE}))
 }
@@ -79,14 +59,14 @@ CHECKPOINTS_AGAIN = AGAIN[EventPlace.CHECKPOINT]
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class EventFrames:
     """Events that come together, and the number of each."""
 
     whole: bytes
     each: tuple[tuple[int, bytes], ...]
 
     @classmethod
-    def of(cls, each: Iterable[tuple[int, bytes]]) -> "Frames":
+    def of(cls, each: Iterable[tuple[int, bytes]]) -> "EventFrames":
         kept = tuple(each)
         return cls(b"".join(frame for _, frame in kept), kept)
 
@@ -95,11 +75,11 @@ class Frames:
         return b"".join(frame for n, frame in self.each if n > after)
 
 
-NOTHING = Frames(b"", ())
+NOTHING = EventFrames(b"", ())
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EntryEvents:
     """What an entry amounts to. ``arrival`` comes with it, ``begun`` when its tool has been called, ``answered`` when
     it is closed. ``ai`` and ``tool`` are its messages.
     """
@@ -109,9 +89,9 @@ class Told:
     closed: bool
     ai: bytes | None
     tool: bytes | None
-    arrival: Frames
-    begun: Frames = NOTHING
-    answered: Frames = NOTHING
+    arrival: EventFrames
+    begun: EventFrames = NOTHING
+    answered: EventFrames = NOTHING
 
     @property
     def is_action(self) -> bool:
@@ -120,16 +100,12 @@ class Told:
     @property
     def size(self) -> int:
         frames = len(self.arrival.whole) + len(self.begun.whole) + len(self.answered.whole)
-        return 1000 + self.entry.size + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
+        return 1000 + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
 
 
-Kept: TypeAlias = "LRUCache[tuple[str, frozenset[str], int], Told]"
-"""By turn, modes and offset."""
-
-
-class Wording:
+class EntryRenderer:
     """Words the entries of a turn in ``modes``. ``context`` is what is said of each message, ``step`` what an entry
-    means. ``kept`` is for all who word anything.
+    means.
     """
 
     def __init__(
@@ -138,23 +114,18 @@ class Wording:
         modes: frozenset[str],
         context: Mapping[str, Json],
         step: Callable[[LogEntry], Step],
-        kept: Kept,
+        cache: RenderCache,
     ) -> None:
         self._turn = turn.id
         self._id = turn.id.encode()
         self._modes = modes
         self._context = context
         self._step = step
-        self._kept = kept
+        self._cache = cache
 
-    def of(self, came: Came) -> Told:
+    def of(self, came: TurnEntry) -> EntryEvents:
         key = (self._turn, self._modes, came.offset)
-        told = self._kept.get(key)
-        if told is None or (told.entry is not came.entry and told.entry != came.entry):
-            told = self._tell(came.offset, came.entry)
-            if told.size <= self._kept.maxsize:  # the cache refuses what could never fit
-                self._kept[key] = told
-        return told
+        return self._cache.of(key, came.entry, lambda: self._tell(came.offset, came.entry), lambda told: told.size)
 
     def again(self, frame: bytes, n: int) -> bytes:
         """An event that was told before, under another number."""
@@ -194,7 +165,7 @@ class Wording:
             out.append(self.frame("debug", wrapped, offset, place, again=1))
         return out
 
-    def _tell(self, offset: int, entry: LogEntry) -> Told:
+    def _tell(self, offset: int, entry: LogEntry) -> EntryEvents:
         step = self._step(entry)
         form, messages = Form.of(entry, step), said(self._turn, offset, step)
         ai, tool = messages.ai, messages.tool
@@ -204,17 +175,17 @@ class Wording:
         arrival.sort(key=lambda one: one[0])
         written = None if ai is None else to_json(ai)
         if tool is None:
-            return Told(entry, form, True, written, None, Frames.of(arrival))
+            return EntryEvents(entry, form, True, written, None, EventFrames.of(arrival))
         answer = to_json(tool)
-        return Told(
+        return EntryEvents(
             entry,
             form,
             step.closed,
             written,
             answer,
-            Frames.of(arrival),
-            Frames.of(self._task(offset, "tools")),
-            Frames.of(self._answered(offset, to_json(tool["id"]), answer)),
+            EventFrames.of(arrival),
+            EventFrames.of(self._task(offset, "tools")),
+            EventFrames.of(self._answered(offset, to_json(tool["id"]), answer)),
         )
 
     def _answered(self, offset: int, id: bytes, tool: bytes) -> list[tuple[int, bytes]]:  # noqa: A002
@@ -247,21 +218,6 @@ class Wording:
 
     def _about(self, offset: int, node: str) -> bytes:
         return to_json({**self._context, "langgraph_node": node, "langgraph_step": offset})
-
-
-class Wordings:
-    """What was worded lately, for all who read the same in the same modes: ``max_bytes`` of it."""
-
-    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int) -> None:
-        self._step = step
-        self._kept: Kept = LRUCache(max_bytes, getsizeof=lambda told: told.size)
-
-    @property
-    def held_bytes(self) -> int:
-        return int(self._kept.currsize)
-
-    def of(self, turn: Turn, modes: frozenset[str], context: Mapping[str, Json]) -> Wording:
-        return Wording(turn, modes, context, self._step, self._kept)
 
 
 def _with_position(entry: bytes, offset: int) -> bytes:

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from codegen_api.conversations import Ask, TurnCheckpoint, new_id, text_of
+from codegen_api.conversations import Ask, TurnCheckpoint, images_of, new_id, said_ids, text_of
 from codegen_api.dialects import EMPTY, MOST_SAID, Ignored, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
-from codegen_api.dialects.agent_protocol.messages import heard, images_of
+from codegen_api.dialects.agent_protocol.messages import heard
 from codegen_api.dialects.agent_protocol.schemas import Id
 from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Detail, InvalidRequest, NotOffered, Rejected
@@ -131,7 +131,7 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
     system, messages = _said(body, known)
     checkpoint = _checkpoint(body)
     text = "\n\n".join(text for text in map(text_of, messages) if text)
-    images = images_of(messages)
+    images = images_of(*messages)
     if not messages and checkpoint is None:
         where = ("body", "input", "messages")
         raise Rejected(details=[Detail(where, "There must be a message of the user in it.", "missing")])
@@ -182,7 +182,7 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
     if len(given) > MOST_SAID:
         said = f"There may be {MOST_SAID} messages at most."
         raise Rejected(details=[Detail(("body", "input", "messages"), said, "too_long")])
-    told = {message.get("id") for turn in known for message in turn.messages}
+    told = said_ids(known)
     system: list[str] = []
     messages: list[Mapping[str, Json]] = []
     for index, item in enumerate(given):
@@ -192,7 +192,7 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
             system.append(text_of({"content": heard(content, where)}))
         elif kind in HUMAN and (id is None or id not in told):
             message: Mapping[str, Json] = {"id": id or new_id(), "content": heard(content, where)}
-            if says_nothing(text_of(message)) and not images_of([message]):
+            if says_nothing(text_of(message)) and not images_of(message):
                 raise Rejected(details=[Detail((*where, "content"), EMPTY, "empty")])
             messages.append(message)
     return "\n\n".join(system) or None, messages

@@ -1,22 +1,23 @@
 """How a turn is answered: described as a run, told in events, or by its outcome when that is there."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations
+from codegen_api.conversations import CallerConversations
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations
 from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
 from codegen_api.dialects.agent_protocol.messages import human
-from codegen_api.dialects.agent_protocol.rendering import Wordings
-from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome, response
+from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
+from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome
 from codegen_api.dialects.agent_protocol.wire import moment
 from codegen_api.errors import Detail, Rejected
-from codegen_api.identity import Caller
 from codegen_api.parts import parts_of
 from codegen_api.runs import Json
+from codegen_api.sse import STREAM_HEADERS, lasting
 from codegen_api.stores import Turn, TurnState
 
 EVENTS_TYPE = "text/event-stream"
@@ -33,11 +34,6 @@ def places_of(turn: Turn, kind: str) -> dict[str, str]:
     return {"Location": f"{place}/{kind}", "Content-Location": place}
 
 
-def statuses_of(request: Request) -> Mapping[TurnState, str]:
-    words: Mapping[TurnState, str] = DOCUMENTED_STATUSES if parts_of(request).documented_statuses else STATUSES
-    return words
-
-
 def states_called(words: Mapping[TurnState, str], status: str | None, where: str) -> list[TurnState] | None:
     """The states that ``words`` call by this; None for all of them. ``where``: in which part of the request it stood.
 
@@ -52,52 +48,71 @@ def states_called(words: Mapping[TurnState, str], status: str | None, where: str
     return [state for state in TurnState if words[state] == status]
 
 
-def events_of(
-    request: Request,
-    talk: Conversations,
-    caller: Caller,
-    turn: Turn,
-    *,
-    modes: Sequence[str] = (),
-    last_event_id: str | None = None,
-    at_end: Ending = nothing,
-    abandoning: Abandoning | None = None,
-) -> Response:
-    remembered = turn.options.get("stream_mode")
-    chosen = frozenset(modes or [str(mode) for mode in (remembered if isinstance(remembered, list) else ["values"])])
-    context: dict[str, Json] = {
-        "run_id": turn.id,
-        "thread_id": turn.conversation,
-        "assistant_id": turn.options.get("assistant_id"),
-        "graph_id": "agent",
-        "tags": [],
-    }
-    share = parts_of(request).renderings_bytes
-    wordings = parts_of(request).kept("agent_protocol_wordings", lambda: Wordings(talk.gateway.step, max_bytes=share))
-    pieces = events(
-        talk,
-        caller,
-        turn,
-        modes=chosen,
-        after=position(turn, last_event_id),
-        wording=wordings.of(turn, chosen, context),
-        statuses=statuses_of(request),
-        at_end=at_end,
-    )
-    return response(request, pieces, EVENTS_TYPE, places_of(turn, "stream"), abandoning)
+class RunAnswers:
+    """How runs are answered to one request. Where it ``stops`` them, a client who leaves before the end has stopped
+    theirs.
+    """
+
+    def __init__(self, request: Request, conversations: CallerConversations) -> None:
+        self.conversations = conversations
+        documented = parts_of(request).documented_statuses
+        self.statuses: Mapping[TurnState, str] = DOCUMENTED_STATUSES if documented else STATUSES
+        self._request = request
+
+    def fields(self, turn: Turn) -> dict[str, Json]:
+        """A run as clients know it."""
+        return run_fields(turn, self.statuses)
+
+    def events(
+        self,
+        turn: Turn,
+        *,
+        modes: Sequence[str] = (),
+        last_event_id: str | None = None,
+        at_end: Ending = nothing,
+        stops: bool = False,
+    ) -> Response:
+        remembered = turn.options.get("stream_mode")
+        chosen = frozenset(
+            modes or [str(mode) for mode in (remembered if isinstance(remembered, list) else ["values"])]
+        )
+        context: dict[str, Json] = {
+            "run_id": turn.id,
+            "thread_id": turn.conversation,
+            "assistant_id": turn.options.get("assistant_id"),
+            "graph_id": "agent",
+            "tags": [],
+        }
+        pieces = events(
+            self.conversations,
+            turn,
+            modes=chosen,
+            after=position(turn, last_event_id),
+            wording=EntryRenderer(turn, chosen, context, self.conversations.step, self.conversations.rendered),
+            statuses=self.statuses,
+            at_end=at_end,
+        )
+        return self._lasting(turn, pieces, EVENTS_TYPE, "stream", stops=stops)
+
+    def outcome(self, turn: Turn, *, at_end: Ending = nothing, stops: bool = False) -> Response:
+        pieces = outcome(self.conversations, turn, at_end)
+        return self._lasting(turn, pieces, "application/json", "join", stops=stops)
+
+    def _lasting(
+        self, turn: Turn, pieces: AsyncGenerator[bytes, None], media_type: str, kind: str, *, stops: bool
+    ) -> Response:
+        # the type is among the headers, or a charset would be added to it
+        headers = {"Content-Type": media_type, **STREAM_HEADERS, **places_of(turn, kind)}
+        abandoning = Abandoning(self.conversations, turn) if stops else None
+        pieces = pieces if abandoning is None else abandoning.watched(pieces)
+        return lasting(self._request, pieces, media_type, headers, abandoning)
 
 
-def outcome_of(
-    request: Request,
-    talk: Conversations,
-    caller: Caller,
-    turn: Turn,
-    *,
-    at_end: Ending = nothing,
-    abandoning: Abandoning | None = None,
-) -> Response:
-    pieces = outcome(talk, caller, turn, at_end)
-    return response(request, pieces, "application/json", places_of(turn, "join"), abandoning)
+async def answers(request: Request, conversations: MyConversations) -> RunAnswers:
+    return RunAnswers(request, conversations)
+
+
+Answers = Annotated[RunAnswers, Depends(answers)]
 
 
 def run_fields(turn: Turn, statuses: Mapping[TurnState, str]) -> dict[str, Json]:

@@ -4,29 +4,21 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import Body, Query, Request
+from fastapi import Body, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, owner_of
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.agent_protocol import responses, schemas
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.run_requests import Modes
-from codegen_api.dialects.agent_protocol.run_responses import (
-    events_of,
-    outcome_of,
-    run_fields,
-    states_called,
-    statuses_of,
-)
+from codegen_api.dialects.agent_protocol.run_responses import Answers, states_called
 from codegen_api.dialects.agent_protocol.state import turn_values
-from codegen_api.dialects.agent_protocol.streams import Abandoning
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import selected
 from codegen_api.errors import Conflict, NotFound, NotOffered
-from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.parts import Keeper
+from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
 from codegen_api.stores import Turn, TurnState
@@ -39,8 +31,8 @@ Action = Annotated[str, Query(description="`interrupt`; `rollback` is not offere
 SET = ("1", "true", "True")
 
 
-async def _find(talk: Conversations, caller: Caller, thread: str | None, run: str, *, settled: bool = True) -> Turn:
-    turn = await talk.turn(caller, run, settled=settled)
+async def _find(conversations: CallerConversations, thread: str | None, run: str, *, settled: bool = True) -> Turn:
+    turn = await conversations.find_turn(run, settled=settled)
     if thread is not None and turn.conversation != thread:
         raise NotFound.named("Run", run)
     return turn
@@ -48,9 +40,7 @@ async def _find(talk: Conversations, caller: Caller, thread: str | None, run: st
 
 @router.get("/threads/{thread_id}/runs", **operation("List runs", READ, responses.RUNS))
 async def list_runs(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
+    answers: Answers,
     thread_id: str,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
@@ -58,46 +48,36 @@ async def list_runs(
     select: Annotated[list[str] | None, Query(description="The fields that are wanted; all by default.")] = None,
 ) -> Response:
     """The runs of a thread, newest first. What came of them is told by `GET` of each."""
-    await thread_of(talk, caller, thread_id)
-    await talk.latest(caller, thread_id)
-    words = statuses_of(request)
-    states = states_called(words, status, "query")
-    turns = await talk.store.turns(owner_of(caller), thread_id, states=states, limit=limit, offset=offset)
-    return json_response(to_json([selected(run_fields(turn, words), select) for turn in turns]))
+    await thread_of(answers.conversations, thread_id)
+    await answers.conversations.latest(thread_id)
+    states = states_called(answers.statuses, status, "query")
+    turns = await answers.conversations.turns(thread_id, states=states, limit=limit, offset=offset)
+    return json_response(to_json([selected(answers.fields(turn), select) for turn in turns]))
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}", **operation("Get a run", READ, responses.RUN))
-async def get_run(request: Request, talk: Keeper, caller: Asker, thread_id: str, run_id: str) -> Response:
+async def get_run(answers: Answers, thread_id: str, run_id: str) -> Response:
     """A run as it is now; with the state of its thread at its end as `output`."""
-    turn = await _find(talk, caller, thread_id, run_id)
+    turn = await _find(answers.conversations, thread_id, run_id)
     output: Json = None
     if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
-        output = await turn_values(talk, caller, turn)
+        output = await turn_values(answers.conversations, turn)
     elif turn.state.over:
         output = {}
-    return json_response(to_json({**run_fields(turn, statuses_of(request)), "output": output}))
+    return json_response(to_json({**answers.fields(turn), "output": output}))
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}/join", **operation("Wait for a run", READ, responses.JOINED))
-async def join_run(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
-    thread_id: str,
-    run_id: str,
-    cancel_on_disconnect: Flag = None,
-) -> Response:
+async def join_run(answers: Answers, thread_id: str, run_id: str, cancel_on_disconnect: Flag = None) -> Response:
     """The thread's state at the end of a run."""
-    turn = await _find(talk, caller, thread_id, run_id, settled=False)
-    await talk.require_right(caller, turn)
-    return outcome_of(request, talk, caller, turn, abandoning=_joined(talk, caller, turn, cancel_on_disconnect))
+    turn = await _find(answers.conversations, thread_id, run_id, settled=False)
+    await answers.conversations.require_right(turn)
+    return answers.outcome(turn, stops=cancel_on_disconnect in SET)
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}/stream", **operation("Follow a run", READ, responses.FOLLOWED))
 async def join_stream(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
+    answers: Answers,
     thread_id: str,
     run_id: str,
     last_event_id: LastEventId,
@@ -107,27 +87,18 @@ async def join_stream(
     """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
     of this run, all of them; also when the run is over, for as long as the host keeps it.
     """
-    turn = await _find(talk, caller, thread_id, run_id, settled=False)
-    await talk.require_right(caller, turn)
-    return events_of(
-        request,
-        talk,
-        caller,
-        turn,
-        modes=_wanted_modes(stream_mode),
-        last_event_id=last_event_id,
-        abandoning=_joined(talk, caller, turn, cancel_on_disconnect),
-    )
+    turn = await _find(answers.conversations, thread_id, run_id, settled=False)
+    await answers.conversations.require_right(turn)
+    modes = _wanted_modes(stream_mode)
+    return answers.events(turn, modes=modes, last_event_id=last_event_id, stops=cancel_on_disconnect in SET)
 
 
 @router.post("/runs/{run_id}/stream", **operation("Follow a run by its id", READ, responses.FOLLOWED))
-async def follow_run(
-    request: Request, talk: Keeper, caller: Asker, run_id: str, last_event_id: LastEventId
-) -> Response:
+async def follow_run(answers: Answers, run_id: str, last_event_id: LastEventId) -> Response:
     """The events of a run, for who does not know its thread."""
-    turn = await _find(talk, caller, None, run_id, settled=False)
-    await talk.require_right(caller, turn)
-    return events_of(request, talk, caller, turn, last_event_id=last_event_id)
+    turn = await _find(answers.conversations, None, run_id, settled=False)
+    await answers.conversations.require_right(turn)
+    return answers.events(turn, last_event_id=last_event_id)
 
 
 def _wanted_modes(given: list[str] | None) -> list[str]:
@@ -142,28 +113,18 @@ class ModeList(BaseModel):
     modes: Modes
 
 
-def _joined(talk: Conversations, caller: Caller, turn: Turn, asked: str | None) -> Abandoning | None:
-    return Abandoning(talk, caller, turn) if asked in SET else None
-
-
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
 @router.post("/threads/{thread_id}/runs/{run_id}/cancel", **operation("Stop a run", WRITE, responses.STOPPED))
 async def cancel_run(
-    request: Request,
-    talk: Keeper,
-    caller: Asker,
-    thread_id: str,
-    run_id: str,
-    wait: Flag = None,
-    action: Action = "interrupt",
+    answers: Answers, thread_id: str, run_id: str, wait: Flag = None, action: Action = "interrupt"
 ) -> Response:
     """Stop a run, where the host can; one that is over stays as it is."""
     _refuse_rollback(action)
-    turn = await _find(talk, caller, thread_id, run_id)
-    turn = await talk.stop(caller, turn, wait=wait in SET)
-    return json_response(to_json(run_fields(turn, statuses_of(request))))
+    turn = await _find(answers.conversations, thread_id, run_id)
+    turn = await answers.conversations.stop(turn, wait=wait in SET)
+    return json_response(to_json(answers.fields(turn)))
 
 
 class ManyRuns(BaseModel):
@@ -176,37 +137,34 @@ class ManyRuns(BaseModel):
 
 @router.post("/runs/cancel", **operation("Stop runs", WRITE, responses.ALL_STOPPED), status_code=204)
 async def cancel_runs(
-    talk: Keeper,
-    caller: Asker,
-    body: Annotated[ManyRuns, Body()],
-    action: Action = "interrupt",
+    conversations: MyConversations, body: Annotated[ManyRuns, Body()], action: Action = "interrupt"
 ) -> Response:
     """Stop the named runs of a thread, or all that are under way."""
     _refuse_rollback(action)
     if body.run_ids is not None:
-        turns: Sequence[Turn] = [await _find(talk, caller, body.thread_id, run) for run in body.run_ids[:100]]
+        turns: Sequence[Turn] = [await _find(conversations, body.thread_id, run) for run in body.run_ids[:100]]
     else:
         states = {"pending": [TurnState.QUEUED, TurnState.STARTING], "running": [TurnState.RUNNING]}
         wanted = states.get(body.status or "all", [state for state in TurnState if not state.over])
-        turns = await talk.store.turns(owner_of(caller), body.thread_id, states=wanted)
+        turns = await conversations.turns(body.thread_id, states=wanted)
     for turn in turns:  # before any other ends, and one of these begins
         if turn.state is TurnState.QUEUED:
-            await talk.stop(caller, turn)
-    await asyncio.gather(*(talk.stop(caller, turn) for turn in turns if turn.state is not TurnState.QUEUED))
+            await conversations.stop(turn)
+    await asyncio.gather(*(conversations.stop(turn) for turn in turns if turn.state is not TurnState.QUEUED))
     return Response(status_code=204)
 
 
 @router.delete(
     "/threads/{thread_id}/runs/{run_id}", **operation("Forget a run", WRITE, responses.FORGOTTEN), status_code=204
 )
-async def delete_run(talk: Keeper, caller: Asker, thread_id: str, run_id: str, force: Flag = None) -> Response:
+async def delete_run(conversations: MyConversations, thread_id: str, run_id: str, force: Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
-    turn = await _find(talk, caller, thread_id, run_id)
+    turn = await _find(conversations, thread_id, run_id)
     if not turn.state.over and force in SET:
-        turn = await talk.stop(caller, turn, wait=True)
+        turn = await conversations.stop(turn, wait=True)
     if not turn.state.over:
         raise Conflict("The run is under way, or waits: stop it first.")
-    await talk.store.remove_turn(owner_of(caller), turn.id)
+    await conversations.remove_turn(turn.id)
     return Response(status_code=204)
 
 

@@ -2,35 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 
-from codegen_api.conversations import BEFORE, Conversations, Stretch, TurnCheckpoint, owner_of
+from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint
 from codegen_api.dialects.agent_protocol.events import interrupt
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human, said
-from codegen_api.identity import Caller
 from codegen_api.runs import Json, Step
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import timestamp
 
 
-async def thread_values(conversations: Conversations, caller: Caller, thread: str) -> Mapping[str, Json]:
+async def thread_values(conversations: CallerConversations, thread: str) -> Mapping[str, Json]:
     """All that was said in a thread, by now."""
-    return {"messages": await messages_of(conversations, caller, await conversations.path(caller, thread))}
+    return {"messages": await messages_of(conversations, await conversations.path(thread))}
 
 
-async def turn_values(conversations: Conversations, caller: Caller, turn: Turn) -> Mapping[str, Json]:
+async def turn_values(conversations: CallerConversations, turn: Turn) -> Mapping[str, Json]:
     """All that was said in a thread up to the end of a turn, or up to now."""
-    return {"messages": await messages_of(conversations, caller, await _leading_to(conversations, caller, turn))}
+    return {"messages": await messages_of(conversations, await _leading_to(conversations, turn))}
 
 
-async def messages_before(conversations: Conversations, caller: Caller, turn: Turn) -> list[Message]:
+async def messages_before(conversations: CallerConversations, turn: Turn) -> list[Message]:
     """What had been said when a turn began."""
-    return await messages_of(conversations, caller, (await _leading_to(conversations, caller, turn))[:-1])
+    return await messages_of(conversations, (await _leading_to(conversations, turn))[:-1])
 
 
-async def messages_of(conversations: Conversations, caller: Caller, stretches: Sequence[Stretch]) -> list[Message]:
+async def messages_of(conversations: CallerConversations, stretches: Sequence[Stretch]) -> list[Message]:
     """What was said in these stretches."""
     messages: list[Message] = []
     for stretch in stretches:
-        messages += _messages_in(stretch, await conversations.steps(caller, stretch))
+        messages += _messages_in(stretch, await conversations.steps(stretch))
     return messages
 
 
@@ -45,36 +44,33 @@ def _messages_in(stretch: Stretch, steps: Sequence[Step]) -> list[Message]:
     return messages
 
 
-async def current_state(conversations: Conversations, caller: Caller, thread: str) -> Mapping[str, Json]:
+async def current_state(conversations: CallerConversations, thread: str) -> Mapping[str, Json]:
     """The state of a thread at its end."""
-    latest = await conversations.latest(caller, thread)
-    path = await conversations.path(caller, thread)
+    latest = await conversations.latest(thread)
+    path = await conversations.path(thread)
     if not path:
         return state_fields(thread, None, [], None)
     last = path[-1]
-    steps = await conversations.steps(caller, last)
-    messages = [*await messages_of(conversations, caller, path[:-1]), *_messages_in(last, steps)]
+    steps = await conversations.steps(last)
+    messages = [*await messages_of(conversations, path[:-1]), *_messages_in(last, steps)]
     others = latest is not None and latest.state.begun and latest.id != last.turn.id
     never_begun = latest if others else None
     return state_fields(thread, last.turn, messages, TurnCheckpoint(last.turn.id, len(steps)), failed=never_begun)
 
 
-async def state_at(
-    conversations: Conversations, caller: Caller, thread: str, checkpoint: TurnCheckpoint
-) -> Mapping[str, Json]:
+async def state_at(conversations: CallerConversations, thread: str, checkpoint: TurnCheckpoint) -> Mapping[str, Json]:
     """The state of a thread at a checkpoint.
 
     Raises:
         NotFound: there is no such checkpoint.
     """
-    path = await conversations.path(caller, thread, checkpoint)
-    turn = await conversations.turn(caller, checkpoint.turn)
-    return state_fields(thread, turn, await messages_of(conversations, caller, path), checkpoint)
+    path = await conversations.path(thread, checkpoint)
+    turn = await conversations.find_turn(checkpoint.turn)
+    return state_fields(thread, turn, await messages_of(conversations, path), checkpoint)
 
 
 async def history(
-    conversations: Conversations,
-    caller: Caller,
+    conversations: CallerConversations,
     thread: str,
     *,
     limit: int,
@@ -83,18 +79,18 @@ async def history(
     metadata: Mapping[str, Json] | None = None,
 ) -> list[Mapping[str, Json]]:
     """The states of a thread, the newest first: those of abandoned branches, too. ``before`` is not among them."""
-    await conversations.latest(caller, thread)
+    await conversations.latest(thread)
     found: list[Mapping[str, Json]] = []
     passed = before is None
-    for turn in await conversations.store.turns(owner_of(caller), thread):
+    for turn in await conversations.turns(thread):
         if turn.run is None and not turn.state.active:
             continue  # the host never began it
         if at is not None and at.turn != turn.id:
             continue
         if not passed and before is not None and before.turn != turn.id:
             continue
-        earlier = await messages_before(conversations, caller, turn)
-        steps = await conversations.steps(caller, Stretch(turn, None))
+        earlier = await messages_before(conversations, turn)
+        steps = await conversations.steps(Stretch(turn, None))
         messages = [*earlier, *map(human, turn.messages)]
         lengths = [len(messages)]  # of what had been said at each checkpoint
         for offset, step in enumerate(steps, 1):
@@ -192,17 +188,16 @@ def _parent(turn: Turn | None, checkpoint: TurnCheckpoint | None) -> TurnCheckpo
 
 
 def _is_end(turn: Turn, checkpoint: TurnCheckpoint) -> bool:
-    length = 0 if turn.end is None else turn.end - turn.begin
-    return checkpoint.offset == length and not turn.state.active
+    return checkpoint.offset == turn.length and not turn.state.active
 
 
-async def _leading_to(conversations: Conversations, caller: Caller, turn: Turn) -> list[Stretch]:
+async def _leading_to(conversations: CallerConversations, turn: Turn) -> list[Stretch]:
     """The stretches that lead to the end of a turn, its own the last; of one that has not begun, to where its thread
     is.
     """
     if not turn.state.begun:
-        return await conversations.path(caller, turn.conversation)
+        return await conversations.path(turn.conversation)
     before: list[Stretch] = []
     if turn.parent is not None:
-        before = await conversations.leading_to(caller, TurnCheckpoint.of(turn.parent))
+        before = await conversations.leading_to(TurnCheckpoint.of(turn.parent))
     return [*before, Stretch(turn, None)]

@@ -8,13 +8,12 @@ from starlette.responses import Response
 
 from codegen_api.conversations import TurnCheckpoint
 from codegen_api.dialects import Ignored
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.responses import HISTORY, STATE
 from codegen_api.dialects.agent_protocol.schemas import IgnoredQuery
 from codegen_api.dialects.agent_protocol.state import current_state, history, state_at
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.identity import READ
-from codegen_api.parts import Keeper
 from codegen_api.runs import to_json
 from codegen_api.web import json_response, operation
 
@@ -44,61 +43,61 @@ class WantedHistory(BaseModel):
 
 
 @router.get("/threads/{thread_id}/state", **operation("Get the state of a thread", READ, STATE))
-async def get_state(talk: Keeper, caller: Asker, thread_id: str, subgraphs: IgnoredQuery = None) -> Response:
+async def get_state(conversations: MyConversations, thread_id: str, subgraphs: IgnoredQuery = None) -> Response:
     """All that was said in a thread by now, and whether it goes on."""
-    await thread_of(talk, caller, thread_id)
-    return json_response(to_json(await current_state(talk, caller, thread_id)))
+    await thread_of(conversations, thread_id)
+    return json_response(to_json(await current_state(conversations, thread_id)))
 
 
 @router.get(
     "/threads/{thread_id}/state/{checkpoint_id}", **operation("Get the state of a thread at a checkpoint", READ, STATE)
 )
 async def get_state_at(
-    talk: Keeper, caller: Asker, thread_id: str, checkpoint_id: CheckpointId, subgraphs: IgnoredQuery = None
+    conversations: MyConversations, thread_id: str, checkpoint_id: CheckpointId, subgraphs: IgnoredQuery = None
 ) -> Response:
     """All that had been said in a thread at a checkpoint."""
-    await thread_of(talk, caller, thread_id)
-    return json_response(to_json(await state_at(talk, caller, thread_id, TurnCheckpoint.of(checkpoint_id))))
+    await thread_of(conversations, thread_id)
+    return json_response(to_json(await state_at(conversations, thread_id, TurnCheckpoint.of(checkpoint_id))))
 
 
 @router.post(
     "/threads/{thread_id}/state/checkpoint",
     **operation("Get the state of a thread at a checkpoint, given as a whole", READ, STATE),
 )
-async def post_state_at(talk: Keeper, caller: Asker, thread_id: str, body: Annotated[AtCheckpoint, Body()]) -> Response:
+async def post_state_at(
+    conversations: MyConversations, thread_id: str, body: Annotated[AtCheckpoint, Body()]
+) -> Response:
     """The same, for clients that have the checkpoint as an object."""
-    await thread_of(talk, caller, thread_id)
+    await thread_of(conversations, thread_id)
     wanted = _checkpoint(body.checkpoint)
     if wanted is None:
-        return json_response(to_json(await current_state(talk, caller, thread_id)))
-    return json_response(to_json(await state_at(talk, caller, thread_id, wanted)))
+        return json_response(to_json(await current_state(conversations, thread_id)))
+    return json_response(to_json(await state_at(conversations, thread_id, wanted)))
 
 
 @router.get("/threads/{thread_id}/history", **operation("List the states of a thread", READ, HISTORY))
 async def get_history(
-    talk: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     thread_id: str,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     before: str | None = None,
 ) -> Response:
     """What a thread has been, the newest first, branches that were left included."""
-    return await post_history(talk, caller, thread_id, WantedHistory(limit=limit, before=before))
+    return await post_history(conversations, thread_id, WantedHistory(limit=limit, before=before))
 
 
 @router.post(
     "/threads/{thread_id}/history", **operation("List the states of a thread, chosen by a body", READ, HISTORY)
 )
 async def post_history(
-    talk: Keeper, caller: Asker, thread_id: str, body: Annotated[WantedHistory | None, Body()] = None
+    conversations: MyConversations, thread_id: str, body: Annotated[WantedHistory | None, Body()] = None
 ) -> Response:
     """What a thread has been, the newest first, branches that were left included."""
-    await thread_of(talk, caller, thread_id)
+    await thread_of(conversations, thread_id)
     wanted = body or WantedHistory()
     before = wanted.before if isinstance(wanted.before, dict) else {"checkpoint_id": wanted.before}
     states = await history(
-        talk,
-        caller,
+        conversations,
         thread_id,
         limit=min(wanted.limit, MOST),
         before=_checkpoint(before),

@@ -7,16 +7,15 @@ from typing import Annotated
 from fastapi import Body, Header, Path
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, change, new_id, owner_of, text_of
+from codegen_api.conversations import CallerConversations, new_id, text_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
-from codegen_api.dialects.agent_protocol.dependencies import Asker, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.state import thread_values
 from codegen_api.dialects.agent_protocol.storage import keepable, nameable
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
-from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.parts import Keeper
+from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Query
 from codegen_api.web import json_response, operation
@@ -24,9 +23,6 @@ from codegen_api.web import json_response, operation
 router = routes_about("threads")
 
 ThreadId = Annotated[str, Path(description="The id of a thread.")]
-
-ASKED_AFTER = 10
-"""So many busy threads of a list are looked after, for whoever asks again."""
 
 AT_A_TIME = 100
 
@@ -45,22 +41,22 @@ SORTS = {
     "/threads", **operation("Create a thread", WRITE, responses.answers(200, responses.Thread, "The thread.", 409))
 )
 async def create_thread(
-    talk: Keeper, caller: Asker, body: Annotated[schemas.CreateThread | None, Body()] = None
+    conversations: MyConversations, body: Annotated[schemas.CreateThread | None, Body()] = None
 ) -> Response:
     """Begin a thread. Others may have threads under the same id."""
     asked = body or schemas.CreateThread()
     not_offered(supersteps=asked.supersteps, ttl=asked.ttl)
     metadata = {**(asked.metadata or {}), **({} if asked.graph_id is None else {"graph_id": asked.graph_id})}
-    thread, is_new = await begin_thread(talk, caller, asked.thread_id, metadata)
+    thread, is_new = await begin_thread(conversations, asked.thread_id, metadata)
     if not is_new and asked.if_exists != "do_nothing":
         raise AlreadyExists("There is a thread with this id already.")
-    (fields,) = await _in_short(talk, caller, [thread])
+    (fields,) = await _in_short(conversations, [thread])
     return json_response(to_json(fields))
 
 
 @router.post("/threads/search", **operation("Search threads", READ, responses.listed(responses.Thread, "The threads.")))
 async def search_threads(
-    talk: Keeper, caller: Asker, body: Annotated[schemas.SearchThreads | None, Body()] = None
+    conversations: MyConversations, body: Annotated[schemas.SearchThreads | None, Body()] = None
 ) -> Response:
     """Those that have all that is asked for. Of what was said, `values` has what the user said first and last.
 
@@ -83,19 +79,19 @@ async def search_threads(
         sort=SORTS[sort],
         descending=order != "asc",
     )
-    found = await talk.store.conversations(owner_of(caller), wanted)
-    items: list[Json] = [selected(each, asked.select) for each in await _in_short(talk, caller, found.items)]
+    found = await conversations.conversations(wanted)
+    items: list[Json] = [selected(each, asked.select) for each in await _in_short(conversations, found.items)]
     return paged(items, asked.offset, found.total)
 
 
 @router.post("/threads/count", **operation("Count threads", READ, responses.answers(200, int, "How many there are.")))
 async def count_threads(
-    talk: Keeper, caller: Asker, body: Annotated[schemas.CountThreads | None, Body()] = None
+    conversations: MyConversations, body: Annotated[schemas.CountThreads | None, Body()] = None
 ) -> Response:
     """How many a search would find in all."""
     asked = body or schemas.CountThreads()
     not_offered(values=asked.values)
-    found = await talk.store.conversations(owner_of(caller), _wanted(asked))
+    found = await conversations.conversations(_wanted(asked))
     return json_response(to_json(found.total))
 
 
@@ -103,11 +99,11 @@ async def count_threads(
     "/threads/prune",
     **operation("Delete several threads", WRITE, responses.answers(200, responses.Pruned, "How many are gone.", 409)),
 )
-async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.PruneThreads, Body()]) -> Response:
+async def prune_threads(conversations: MyConversations, body: Annotated[schemas.PruneThreads, Body()]) -> Response:
     """Delete those of these threads that there are."""
     if body.strategy != "delete":
         raise NotOffered("Threads can be deleted here (`delete`), and in no other way be made smaller.")
-    removed = [await _remove(talk, caller, thread_id) for thread_id in dict.fromkeys(body.thread_ids)]
+    removed = [await conversations.delete_conversation(thread_id) for thread_id in dict.fromkeys(body.thread_ids)]
     return json_response(to_json({"pruned_count": sum(removed)}))
 
 
@@ -115,12 +111,12 @@ async def prune_threads(talk: Keeper, caller: Asker, body: Annotated[schemas.Pru
     "/threads/{thread_id}", **operation("Get a thread", READ, responses.answers(200, responses.Thread, "The thread."))
 )
 async def get_thread(
-    talk: Keeper, caller: Asker, thread_id: ThreadId, include: schemas.IgnoredQuery = None
+    conversations: MyConversations, thread_id: ThreadId, include: schemas.IgnoredQuery = None
 ) -> Response:
     """A thread as it is now, with all that was said in it."""
-    thread = await thread_of(talk, caller, thread_id)
-    latest = await talk.latest(caller, thread.id)
-    values = None if latest is None else await thread_values(talk, caller, thread.id)
+    thread = await thread_of(conversations, thread_id)
+    latest = await conversations.latest(thread.id)
+    values = None if latest is None else await thread_values(conversations, thread.id)
     return json_response(to_json(thread_fields(thread, latest, values)))
 
 
@@ -136,19 +132,18 @@ async def get_thread(
     ),
 )
 async def update_thread(
-    talk: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     thread_id: ThreadId,
     body: Annotated[schemas.UpdateThread, Body()],
     prefer: Annotated[str | None, Header(description="`return=minimal` for an empty answer.")] = None,
 ) -> Response:
     """Put fields into a thread's metadata, in the place of those with the same names."""
-    await thread_of(talk, caller, thread_id)
+    await thread_of(conversations, thread_id)
     not_offered(ttl=body.ttl, values=body.values, messages=body.messages, checkpoint=body.checkpoint)
-    thread = await _put_metadata(talk, caller, thread_id, body.metadata or {})
+    thread = await _put_metadata(conversations, thread_id, body.metadata or {})
     if prefer is not None and "return=minimal" in prefer.replace(" ", "").lower():
         return Response(status_code=204, headers={"Preference-Applied": "return=minimal"})
-    (fields,) = await _in_short(talk, caller, [thread])
+    (fields,) = await _in_short(conversations, [thread])
     return json_response(to_json(fields))
 
 
@@ -157,9 +152,9 @@ async def update_thread(
     **operation("Delete a thread", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
-async def delete_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Response:
+async def delete_thread(conversations: MyConversations, thread_id: ThreadId) -> Response:
     """Delete a thread. A run of it that is under way is stopped, where the host can; there, its log stays."""
-    if not await _remove(talk, caller, thread_id):
+    if not await conversations.delete_conversation(thread_id):
         raise NotFound.named("Thread", thread_id)
     return Response(status_code=204)
 
@@ -167,40 +162,33 @@ async def delete_thread(talk: Keeper, caller: Asker, thread_id: ThreadId) -> Res
 # -- for runs ---------------------------------------------------------------------------------------------------------
 
 
-async def thread_of(talk: Conversations, caller: Caller, thread_id: str) -> Conversation:
+async def thread_of(conversations: CallerConversations, thread_id: str) -> Conversation:
     """The thread that a client means.
 
     Raises:
         NotFound: there is none, or it is somebody else's.
     """
-    thread = await talk.store.conversation(owner_of(caller), thread_id)
-    if thread is None:
-        raise NotFound.named("Thread", thread_id)
-    return thread
+    return NotFound.unless(await conversations.conversation(thread_id), "Thread", thread_id)
 
 
 async def begin_thread(
-    talk: Conversations, caller: Caller, thread_id: str | None, metadata: Mapping[str, Json]
+    conversations: CallerConversations, thread_id: str | None, metadata: Mapping[str, Json]
 ) -> tuple[Conversation, bool]:
     """A thread, and whether it is new; else it is the one that has this id, as it is.
 
     Raises:
         Rejected: the id or the metadata cannot be kept.
     """
-    now = talk.clock()
+    now = conversations.clock()
     thread = Conversation(thread_id or new_id(), now, now, title=_name(metadata), metadata=metadata)
     nameable(thread_id=thread.id)
     keepable(metadata=metadata)
-    is_new = await talk.store.add_conversation(owner_of(caller), thread)
-    return (thread if is_new else await thread_of(talk, caller, thread.id)), is_new
+    is_new = await conversations.add_conversation(thread)
+    return (thread if is_new else await thread_of(conversations, thread.id)), is_new
 
 
 async def remember_assistant(
-    talk: Conversations,
-    caller: Caller,
-    thread: Conversation,
-    agent: Agent,
-    messages: Sequence[Mapping[str, Json]],
+    conversations: CallerConversations, thread: Conversation, agent: Agent, messages: Sequence[Mapping[str, Json]]
 ) -> None:
     """Write into a thread's metadata which assistant it is with, by which clients look for their threads, and give it
     what the user says for a name, if it has none.
@@ -210,15 +198,15 @@ async def remember_assistant(
     if text and "thread_name" not in thread.metadata:
         remembered["thread_name"] = text[:NAME_CHARACTERS]
     if any(thread.metadata.get(name) != value for name, value in remembered.items()):
-        await _put_metadata(talk, caller, thread.id, remembered)
+        await _put_metadata(conversations, thread.id, remembered)
 
 
-async def remove_threads_of(talk: Conversations, caller: Caller, agent: Agent) -> None:
+async def remove_threads_of(conversations: CallerConversations, agent: Agent) -> None:
     """Delete the threads whose metadata names this assistant."""
     wanted = Query(AT_A_TIME, metadata={"assistant_id": agent.id})
-    while found := (await talk.store.conversations(owner_of(caller), wanted)).items:
+    while found := (await conversations.conversations(wanted)).items:
         for thread in found:
-            await _remove(talk, caller, thread.id)
+            await conversations.delete_conversation(thread.id)
 
 
 # -- beneath ----------------------------------------------------------------------------------------------------------
@@ -234,12 +222,9 @@ def _wanted(asked: schemas.CountThreads) -> Query:
     return Query(1, 0, metadata=asked.metadata or {}, states=states)
 
 
-async def _in_short(talk: Conversations, caller: Caller, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
+async def _in_short(conversations: CallerConversations, threads: Sequence[Conversation]) -> list[dict[str, Json]]:
     """Threads as far as they are known here, without a call to the host for each."""
-    ends = await talk.store.ends(owner_of(caller), [thread.id for thread in threads])
-    active = [latest for _, latest in ends.values() if not latest.state.over]
-    for turn in active[:ASKED_AFTER]:
-        talk.ask_after(caller, turn)
+    ends = await conversations.overview([thread.id for thread in threads])
     found: list[dict[str, Json]] = []
     for thread in threads:
         if thread.id in ends:
@@ -252,26 +237,11 @@ async def _in_short(talk: Conversations, caller: Caller, threads: Sequence[Conve
 
 
 async def _put_metadata(
-    talk: Conversations, caller: Caller, thread_id: str, metadata: Mapping[str, Json]
+    conversations: CallerConversations, thread_id: str, metadata: Mapping[str, Json]
 ) -> Conversation:
-    async def look() -> Conversation:
-        return await thread_of(talk, caller, thread_id)
-
-    async def put(then: Conversation, now: Conversation) -> Conversation | None:
-        keepable(metadata=now.metadata)
-        return await talk.store.change_conversation(owner_of(caller), then, now)
-
     def to(then: Conversation) -> Conversation:
         merged = {**then.metadata, **metadata}
-        return replace(then, metadata=merged, title=_name(merged) or then.title, updated=talk.clock())
+        keepable(metadata=merged)
+        return replace(then, metadata=merged, title=_name(merged) or then.title, updated=conversations.clock())
 
-    return await change(look, put, to)
-
-
-async def _remove(talk: Conversations, caller: Caller, thread_id: str) -> bool:
-    """Whether there was such a thread. What waits in it is never begun, and what is under way stopped, where the host
-    can.
-    """
-    if talk.gateway.can_cancel:
-        await talk.clear(caller, thread_id)
-    return await talk.store.remove_conversation(owner_of(caller), thread_id)
+    return NotFound.unless(await conversations.change_conversation(thread_id, to), "Thread", thread_id)

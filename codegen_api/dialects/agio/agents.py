@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations, change, checked, new_id, owner_of
+from codegen_api.conversations import CallerConversations, checked, new_id
 from codegen_api.dialects.agio import responses, schemas
-from codegen_api.dialects.agio.dependencies import Asker, routes_about
+from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agio.executions import OWN
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
 from codegen_api.errors import AlreadyExists, NotFound
-from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.parts import Keeper, parts_of
+from codegen_api.identity import READ, WRITE
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Found
 from codegen_api.stores import Query as Wanted
@@ -41,9 +41,8 @@ SANDBOX: tuple[Agent, ...] = (
 class Agents:
     """The agents of one caller. What is ``built_in`` is there until they change or delete it, each for themselves."""
 
-    def __init__(self, talk: Conversations, caller: Caller, built_in: tuple[Agent, ...]) -> None:
-        self._talk = talk
-        self._owner = owner_of(caller)
+    def __init__(self, conversations: CallerConversations, built_in: tuple[Agent, ...]) -> None:
+        self.conversations = conversations
         self._built_in = {agent.id: agent for agent in built_in}
 
     async def get(self, agent_id: str) -> Agent:
@@ -51,7 +50,7 @@ class Agents:
         Raises:
             NotFound: there is none, or it is somebody else's.
         """
-        agent = await self._talk.store.agent(self._owner, agent_id) or self._built_in.get(agent_id)
+        agent = await self.conversations.agent(agent_id) or self._built_in.get(agent_id)
         if agent is None or agent.archived:
             raise NotFound.named("Agent", agent_id)
         return agent
@@ -66,14 +65,14 @@ class Agents:
     async def list(self, tag: str | None, limit: int, offset: int) -> Found[Agent]:
         """Those with a tag, or all, the oldest first."""
         ids = tuple(self._built_in)
-        own = await self._talk.store.agents(self._owner, Wanted(len(ids), ids=ids))
+        own = await self.conversations.agents(Wanted(len(ids), ids=ids))
         kept = {agent.id for agent in own.items}
         built_in = [
             agent for agent in self._built_in.values() if agent.id not in kept and (tag is None or tag in agent.tags)
         ]
         first = built_in[offset : offset + limit]
         rest = Wanted(limit - len(first), max(0, offset - len(built_in)), tag=tag, archived=False, descending=False)
-        found = await self._talk.store.agents(self._owner, rest)
+        found = await self.conversations.agents(rest)
         return Found((*first, *found.items), len(built_in) + found.total)
 
     async def add(self, agent: Agent) -> Agent:
@@ -81,14 +80,17 @@ class Agents:
         Raises:
             AlreadyExists: the id is taken.
         """
-        there = await self._talk.store.agent(self._owner, agent.id)
-        if there is not None and there.archived and agent.id in self._built_in:
-            added = await self._talk.store.change_agent(self._owner, there, agent) is not None
-        else:
-            free = there is None and agent.id not in self._built_in
-            added = free and await self._talk.store.add_agent(self._owner, agent)
-        if not added:
-            raise AlreadyExists("There is an agent with this id already.")
+        taken = AlreadyExists("There is an agent with this id already.")
+
+        def to(then: Agent) -> Agent:
+            if then.archived and then.id in self._built_in:
+                return agent
+            raise taken
+
+        if await self.conversations.change_agent(agent.id, to) is None and (
+            agent.id in self._built_in or not await self.conversations.add_agent(agent)
+        ):
+            raise taken
         return agent
 
     async def change(self, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
@@ -99,15 +101,18 @@ class Agents:
             Conflict: others change it all the time.
         """
 
-        async def look() -> Agent:
-            return await self.get(agent_id)
+        def next_version(then: Agent) -> Agent:
+            if then.archived:
+                raise NotFound.named("Agent", agent_id)
+            return replace(to(then), version=then.version + 1)
 
-        async def put(then: Agent, now: Agent) -> Agent | None:
-            if then is self._built_in.get(agent_id):
-                return now if await self._talk.store.add_agent(self._owner, now) else None
-            return await self._talk.store.change_agent(self._owner, then, replace(now, version=then.version + 1))
-
-        return await change(look, put, to)
+        changed = await self.conversations.change_agent(agent_id, next_version)
+        if changed is not None:
+            return changed
+        built_in = to(await self.get(agent_id))
+        if await self.conversations.add_agent(built_in):
+            return built_in
+        return await self.change(agent_id, to)  # somebody has changed it a moment ago
 
     async def remove(self, agent_id: str) -> None:
         """
@@ -118,7 +123,7 @@ class Agents:
         if agent_id in self._built_in:  # it is not to be there again
             await self.change(agent_id, lambda agent: replace(agent, archived=True))
         else:
-            await self._talk.store.remove_agent(self._owner, agent_id)
+            await self.conversations.remove_agent(agent_id)
 
 
 def is_enabled(agent: Agent) -> bool:
@@ -126,8 +131,8 @@ def is_enabled(agent: Agent) -> bool:
     return not isinstance(own, Mapping) or own.get("enabled") is not False
 
 
-async def agents_of(request: Request, talk: Keeper, caller: Asker) -> Agents:
-    return Agents(talk, caller, SANDBOX if parts_of(request).sandbox else ())
+async def agents_of(request: Request, conversations: MyConversations) -> Agents:
+    return Agents(conversations, SANDBOX if parts_of(request).sandbox else ())
 
 
 Known = Annotated[Agents, Depends(agents_of)]
@@ -156,9 +161,9 @@ async def list_agents(
     **operation("Create an agent", WRITE, responses.answers(201, responses.AgioAgent, "The agent.", 409)),
     status_code=201,
 )
-async def create_agent(talk: Keeper, agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
+async def create_agent(agents: Known, body: Annotated[schemas.CreateAgioAgent, Body()]) -> Response:
     """Keep how somebody wants to be answered: a `system_prompt` and a `model`. The host has one agent that does it."""
-    now = talk.clock()
+    now = agents.conversations.clock()
     agent_id = body.name if re.fullmatch(schemas.ID, body.name) else new_id()
     agent = _with(Agent(agent_id, body.name, now, now), body.model_dump(exclude={"name"}))
     return json_response(to_json(agent_fields(await agents.add(agent))), 201)
@@ -177,11 +182,9 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
     "/api/agents/{agent_id}",
     **operation("Change an agent", WRITE, responses.answers(200, responses.AgioAgent, "The agent.", 409)),
 )
-async def update_agent(
-    talk: Keeper, agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]
-) -> Response:
+async def update_agent(agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]) -> Response:
     """Change what is sent, and leave the rest; the id stays. A session that the agent has begun goes on as it was."""
-    given, now = body.model_dump(exclude_unset=True), talk.clock()
+    given, now = body.model_dump(exclude_unset=True), agents.conversations.clock()
 
     def to(agent: Agent) -> Agent:
         return replace(_with(agent, given), created=agent.created or now, updated=now)

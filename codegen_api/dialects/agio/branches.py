@@ -10,11 +10,9 @@ from codegen_api.conversations import (
     BEFORE,
     GO_ON,
     Ask,
-    Conversations,
     TurnCheckpoint,
     checked,
     new_id,
-    owner_of,
     with_transcript,
 )
 from codegen_api.conversations import text_of as text_of_message
@@ -23,7 +21,6 @@ from codegen_api.dialects.agio.chat import TITLE_CHARACTERS, message_of
 from codegen_api.dialects.agio.executions import OWN, user_of
 from codegen_api.dialects.agio.run_checkpoints import RunPlace
 from codegen_api.dialects.agio.schemas import USER, Fork, Message, Modifications, Restore
-from codegen_api.identity import Caller
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Conversation, Turn
 
@@ -31,9 +28,7 @@ SYSTEM = ("system", "developer")
 SPEAKERS = {**dict.fromkeys(USER, "User"), "tool": "Tool", "function": "Tool"}
 
 
-async def restore(
-    talk: Conversations, caller: Caller, agents: Agents, wanted: str | None, place: RunPlace, asked: Restore
-) -> Mapping[str, Json]:
+async def restore(agents: Agents, wanted: str | None, place: RunPlace, asked: Restore) -> Mapping[str, Json]:
     """Go on from a place in its own session: with a new run, or with the same one.
 
     Raises:
@@ -41,13 +36,11 @@ async def restore(
         GatewayError: the host has not begun it.
     """
     session_id = place.run.first.conversation
-    turn = await _begin(talk, caller, agents, wanted, place, asked, session_id, same=not asked.create_new_run)
+    turn = await _begin(agents, wanted, place, asked, session_id, same=not asked.create_new_run)
     return _restored(place, turn, None if not asked.create_new_run else turn.id)
 
 
-async def fork(
-    talk: Conversations, caller: Caller, agents: Agents, wanted: str | None, place: RunPlace, asked: Fork
-) -> Mapping[str, Json]:
+async def fork(agents: Agents, wanted: str | None, place: RunPlace, asked: Fork) -> Mapping[str, Json]:
     """Go on from a place in a session of its own.
 
     Raises:
@@ -55,7 +48,7 @@ async def fork(
         GatewayError: the host has not begun it.
     """
     checked(asked.model_dump())  # or the session would be left behind
-    now, first = talk.clock(), place.run.first
+    now, first = agents.conversations.clock(), place.run.first
     session = Conversation(
         new_id(),
         now,
@@ -64,14 +57,12 @@ async def fork(
         title=place.run.query[:TITLE_CHARACTERS],
         parent=str(place.checkpoint),
     )
-    await talk.store.add_conversation(owner_of(caller), session)
-    turn = await _begin(talk, caller, agents, wanted, place, asked, session.id, same=False)
+    await agents.conversations.add_conversation(session)
+    turn = await _begin(agents, wanted, place, asked, session.id, same=False)
     return _restored(place, turn, turn.id)
 
 
 async def _begin(
-    talk: Conversations,
-    caller: Caller,
     agents: Agents,
     wanted: str | None,
     place: RunPlace,
@@ -85,7 +76,7 @@ async def _begin(
     text = query or ""
     if changes.modified_messages is not None:
         # nothing of what was said before holds any more
-        root = (await talk.leading_to(caller, place.checkpoint))[0].turn
+        root = (await agents.conversations.leading_to(place.checkpoint))[0].turn
         checkpoint = TurnCheckpoint(root.id, BEFORE)
         said, last = _said(changes.modified_messages)
         query = query or last
@@ -107,7 +98,7 @@ async def _begin(
         fresh=not same or bool(system_prompt),
         options={OWN: own},
     )
-    return await talk.begin(caller, wanted or place.turn.organization or None, session_id, ask)
+    return await agents.conversations.begin(wanted or place.turn.organization or None, session_id, ask)
 
 
 def _restored(place: RunPlace, turn: Turn, new_run_id: str | None) -> Mapping[str, Json]:

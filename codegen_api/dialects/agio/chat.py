@@ -6,18 +6,18 @@ from typing import Annotated
 from fastapi import Body, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Ask, Conversations, checked, new_id, owner_of
+from codegen_api.conversations import Ask, CallerConversations, checked, new_id
 from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Known, is_enabled
-from codegen_api.dialects.agio.dependencies import Asker, routes_about
+from codegen_api.dialects.agio.dependencies import routes_about
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, SharedEvents
 from codegen_api.dialects.agio.executions import OWN, Execution
-from codegen_api.dialects.agio.streams import Reader, frames, outcome, response
+from codegen_api.dialects.agio.streams import Reader, frames, outcome
 from codegen_api.errors import Conflict
-from codegen_api.identity import WRITE, Caller
-from codegen_api.parts import Keeper, parts_of
+from codegen_api.identity import WRITE
+from codegen_api.parts import parts_of
 from codegen_api.runs import Json
-from codegen_api.sse import Begins
+from codegen_api.sse import STREAM_HEADERS, Begins, lasting
 from codegen_api.stores import Agent, Conversation
 from codegen_api.upstreams import NewRun, require_few_bytes
 from codegen_api.web import WantedOrganization, operation
@@ -47,8 +47,6 @@ TITLE_CHARACTERS = 100
 )
 async def chat(
     request: Request,
-    talk: Keeper,
-    caller: Asker,
     _: Begins,
     wanted: WantedOrganization,
     agents: Known,
@@ -63,7 +61,7 @@ async def chat(
     if not is_enabled(agent):
         raise Conflict(f"Agent '{agent.id}' is disabled.")
     require_few_bytes(body.metadata)
-    session_id, fresh = await _session(talk, caller, body.session_id or new_id(), agent, body.message)
+    session_id, fresh = await _session(agents.conversations, body.session_id or new_id(), agent, body.message)
     own: dict[str, Json] = {} if body.user_id is None else {"user_id": body.user_id}
     ask = Ask(
         [message_of(body.message)],
@@ -73,25 +71,24 @@ async def chat(
         fresh=fresh,
         options={OWN: own},
     )
-    turn = await talk.begin(caller, wanted, session_id, ask)
-    return answered(request, talk, caller, Execution((turn,)), stream=body.stream)
+    turn = await agents.conversations.begin(wanted, session_id, ask)
+    return answered(request, agents.conversations, Execution((turn,)), stream=body.stream)
 
 
 def answered(
     request: Request,
-    talk: Conversations,
-    caller: Caller,
+    conversations: CallerConversations,
     run: Execution,
     *,
     after: EventPosition = BEGINNING,
     stream: bool = True,
 ) -> Response:
     """A run as it comes, or whole."""
-    reader = Reader(talk, caller, run, after, parts_of(request).kept("agio_shared", SharedEvents))
-    headers = {"Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
+    reader = Reader(conversations, run, after, parts_of(request).kept("agio_shared", SharedEvents))
+    headers = {**STREAM_HEADERS, "Location": f"{request.scope.get('root_path', '')}/api/runs/{run.id}"}
     if stream:
-        return response(request, frames(reader.events()), EVENTS_TYPE, headers)
-    return response(request, outcome(reader), "application/json", headers)
+        return lasting(request, frames(reader.events()), EVENTS_TYPE, headers)
+    return lasting(request, outcome(reader), "application/json", headers)
 
 
 def message_of(text: str) -> Mapping[str, Json]:
@@ -99,14 +96,12 @@ def message_of(text: str) -> Mapping[str, Json]:
     return {"id": new_id(), "content": [{"type": "text", "text": text}]}
 
 
-async def _session(
-    talk: Conversations, caller: Caller, session_id: str, agent: Agent, message: str
-) -> tuple[str, bool]:
+async def _session(conversations: CallerConversations, session_id: str, agent: Agent, message: str) -> tuple[str, bool]:
     """The conversation with this id, made if it is not there; and whether somebody else was talked to in it last."""
     checked([session_id, message])
-    owner, now = owner_of(caller), talk.clock()
+    now = conversations.clock()
     session = Conversation(session_id, now, now, agent=agent.id, title=message[:TITLE_CHARACTERS])
-    if await talk.store.add_conversation(owner, session):
+    if await conversations.add_conversation(session):
         return session_id, False
-    turns = await talk.store.turns(owner, session_id, limit=1)
+    turns = await conversations.turns(session_id, limit=1)
     return session_id, bool(turns) and turns[0].agent != agent.id

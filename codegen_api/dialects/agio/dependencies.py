@@ -4,8 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
+from codegen_api.conversations import CallerConversations
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking, CallerFirst
+from codegen_api.parts import conversations_of
 from codegen_api.web import bearer, bearer_token, identify_lenient, named
 
 
@@ -24,6 +26,7 @@ async def asking(request: Request) -> Caller:
 
 
 Asker = Annotated[Caller, Depends(asking)]
+MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 
 def routes_about(what: str, *, public: bool = False) -> APIRouter:

@@ -3,7 +3,7 @@
 Everything is a function of the run's log, so that each instance tells the same, live or again. A *step* is an entry of
 that log, counted from 1. What a tool answered is told when it is there, be it behind later steps; so a position names
 the steps whose answer is still to come, and a reader who comes back gets every event once. What changes after it was
-told is told again, and a position says up to where: see ``conversations.telling``.
+told is told again, and a position says up to where: see ``conversations.turn_events``.
 """
 
 import re
@@ -12,7 +12,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakValueDictionary
 
-from codegen_api.conversations import START, Again, Altered, Arrived, Came, Changes, Closed, Form, Moment, Slot, Telling
+from codegen_api.conversations import (
+    START,
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
+    Form,
+    Slot,
+    TurnChanges,
+    TurnEntry,
+    TurnEvent,
+    TurnTeller,
+)
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
 from codegen_api.stores import Turn, TurnState
@@ -134,7 +146,7 @@ class SharedEvents:
 
 
 @dataclass(frozen=True, slots=True)
-class Meant:
+class RunStep:
     """What a step of the log amounts to: something that is said, and a call with what came of it."""
 
     number: int
@@ -198,13 +210,13 @@ class RunTeller:
         self._ahead: set[int] = set()  # those whose answer the reader has already, from who had read more
         self.turn()
 
-    def turn(self, changes: Changes | None = None) -> None:
+    def turn(self, changes: TurnChanges | None = None) -> None:
         """A turn begins. ``changes`` are what was seen to change in it."""
         self._base = self.steps
         # what was told again comes in more than one event, of which the last has the slot
         slot = Slot(self._after.step, False) if self._after.slot is None else self._after.slot.next
         after = slot._replace(behind=slot.behind - self._base) if slot.behind > self._base else START
-        self._telling: Telling[Meant] = Telling(self._meant, changes, after)
+        self._telling: TurnTeller[RunStep] = TurnTeller(self._meant, changes, after)
 
     @property
     def said(self) -> tuple[Text, ...]:
@@ -228,7 +240,7 @@ class RunTeller:
         """What comes before the first step."""
         return self._tell(0, "run_started", {"run_id": self._run_id, "session_id": session_id, "query": query})
 
-    def take(self, news: Sequence[Came]) -> list[RunEvent]:
+    def take(self, news: Sequence[TurnEntry]) -> list[RunEvent]:
         """What these entries of the turn amount to."""
         return list(self._told(self._telling.take(news)))
 
@@ -242,33 +254,33 @@ class RunTeller:
     def conclude(self, text: str) -> list[RunEvent]:
         """What the host says at the end, and its log does not tell."""
         step = Step(StepKind.ANSWER, None, text)
-        return self._say(CONCLUDED, Meant(self.steps, step, Form(0, 0, 0, 0), None))
+        return self._say(CONCLUDED, RunStep(self.steps, step, Form(0, 0, 0, 0), None))
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    def _meant(self, came: Came) -> Meant:
+    def _meant(self, came: TurnEntry) -> RunStep:
         step = self._step(came.entry)
-        return Meant(self._base + came.offset, step, Form.of(came.entry, step), came.entry.created)
+        return RunStep(self._base + came.offset, step, Form.of(came.entry, step), came.entry.created)
 
-    def _told(self, moments: Iterable[Moment[Meant]]) -> Iterator[RunEvent]:
-        for moment in moments:
-            meant = moment.worded
-            match moment:
-                case Arrived():
+    def _told(self, events: Iterable[TurnEvent[RunStep]]) -> Iterator[RunEvent]:
+        for event in events:
+            meant = event.rendered
+            match event:
+                case EntryAdded():
                     yield from self._arrive(meant)
-                case Closed() if meant.closed and meant.number in self._tools:
+                case ActionClosed() if meant.closed and meant.number in self._tools:
                     yield self._answer(meant)
-                case Altered():
+                case EntryChanged():
                     self._keep(meant.number * PLACES + SAID, meant.text)
-                case Again(slot=slot):
-                    told = [*self._again(moment)]
+                case EntryRepeated(slot=slot):
+                    told = [*self._again(event)]
                     self._slot = slot._replace(behind=self._base + slot.behind)
                     yield from told[:-1]
                     yield from (replace(last, id=self._position) for last in told[-1:])
                 case _:
                     pass
 
-    def _arrive(self, meant: Meant) -> Iterator[RunEvent]:
+    def _arrive(self, meant: RunStep) -> Iterator[RunEvent]:
         self.steps = meant.number
         if meant.created is not None:
             self.began = meant.created if self.began is None else self.began
@@ -283,14 +295,14 @@ class RunTeller:
             elif not meant.closed:
                 self._ahead.add(meant.number)
 
-    def _say(self, place: int, meant: Meant) -> list[RunEvent]:
+    def _say(self, place: int, meant: RunStep) -> list[RunEvent]:
         n = meant.number * PLACES + place
         self._keep(n, meant.text)
         return self._tell(n, "content_delta", self._content(n, meant), meant.created) if meant.text else []
 
-    def _again(self, again: Again[Meant]) -> Iterator[RunEvent]:
+    def _again(self, again: EntryRepeated[RunStep]) -> Iterator[RunEvent]:
         """A step as it is now."""
-        meant, number = again.worded, again.worded.number
+        meant, number = again.rendered, again.rendered.number
         said, n = (number * PLACES + place for place in (SAID, CALLED))
         if again.text and not meant.has_failed and not (again.earlier and said > self._after.number):
             self._number = max(self._number, said)
@@ -313,19 +325,19 @@ class RunTeller:
         elif meant.closed and (again.outcome or meant.has_failed):
             yield self._answer(meant)
 
-    # -- what it is worded as -----------------------------------------------------------------------------------------
+    # -- how it is said -----------------------------------------------------------------------------------------
 
     def _keep(self, n: int, text: str) -> None:
         self._said.pop(n, None)
         if text:
             self._said[n] = self._shared.text(text)
 
-    def _content(self, n: int, meant: Meant) -> dict[str, Json]:
+    def _content(self, n: int, meant: RunStep) -> dict[str, Json]:
         is_first = not any(earlier < n for earlier in self._said)
         text = meant.text if is_first or not meant.text else BETWEEN + meant.text
         return {"content": text, "step": meant.number, "kind": meant.step.kind.value}
 
-    def _call(self, meant: Meant) -> dict[str, Json]:
+    def _call(self, meant: RunStep) -> dict[str, Json]:
         return {
             "tool_name": meant.tool,
             "tool_call_id": f"call_{self._run_id}_{meant.number}",
@@ -333,7 +345,7 @@ class RunTeller:
             "step": meant.number,
         }
 
-    def _answer(self, meant: Meant) -> RunEvent:
+    def _answer(self, meant: RunStep) -> RunEvent:
         self._tools[meant.number] = meant.tool
         return self._result(meant.number, meant.result, is_success=not meant.has_failed, created=meant.created)
 

@@ -7,9 +7,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import BEFORE, Conversations, Stretch, TurnCheckpoint, change, end_of, owner_of, text_of
+from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint, end_of, text_of
 from codegen_api.errors import NotFound
-from codegen_api.identity import Caller
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
 
@@ -140,26 +139,19 @@ def _never_begun(turn: Turn) -> bool:
     return not turn.state.begun or (turn.end is None and turn.state in (TurnState.FAILED, TurnState.UNKNOWN))
 
 
-async def note(conversations: Conversations, caller: Caller, turn_id: str, **values: Json) -> Turn:
+async def note(conversations: CallerConversations, turn_id: str, **values: Json) -> Turn:
     """Write on a turn, beside whatever else happens to it. None takes away.
 
     Raises:
         NotFound: it is gone.
         Conflict: others write on it all the time.
     """
-    owner, store = owner_of(caller), conversations.store
-
-    async def look() -> Turn:
-        then = await store.turn(owner, turn_id)
-        if then is None:
-            raise NotFound.named("Run", turn_id)
-        return then
 
     def noted(then: Turn) -> Turn:
         on_it = {name: value for name, value in {**own(then), **values}.items() if value is not None}
         return replace(then, options={**then.options, OWN: on_it})
 
-    return await change(look, lambda then, now: store.change_turn(owner, then, now), noted)
+    return NotFound.unless(await conversations.change_turn(turn_id, noted), "Run", turn_id)
 
 
 def length_of(stretch: Stretch) -> int | None:
@@ -167,48 +159,47 @@ def length_of(stretch: Stretch) -> int | None:
     turn = stretch.turn
     if stretch.upto is not None or turn.end is None:
         return stretch.upto if not turn.state.over or stretch.upto is not None else 0
-    return turn.end - turn.begin
+    return turn.length
 
 
 # -- finding them -----------------------------------------------------------------------------------------------------
 
 
-async def find_run(conversations: Conversations, caller: Caller, run_id: str) -> Execution:
+async def find_run(conversations: CallerConversations, run_id: str) -> Execution:
     """A run as it is now.
 
     Raises:
         NotFound: there is none.
     """
-    owner = owner_of(caller)
-    first = await conversations.store.turn(owner, run_id)
+    first = await conversations.turn(run_id)
     if first is None or continued(first) is not None:
         raise NotFound.named("Run", run_id)
-    turns = await conversations.store.turns(owner, first.conversation)
+    turns = await conversations.turns(first.conversation)
     (run,) = [run for run in together(turns) if run.id == run_id] or [Execution((first,))]
-    return await settled(conversations, caller, run)
+    return await settled(conversations, run)
 
 
-async def settled(conversations: Conversations, caller: Caller, run: Execution) -> Execution:
+async def settled(conversations: CallerConversations, run: Execution) -> Execution:
     """The run as it is now, unless it was removed meanwhile."""
     if run.latest.state.over:
         return run
     try:
-        return run.as_now(await conversations.turn(caller, run.latest.id))
+        return run.as_now(await conversations.find_turn(run.latest.id))
     except NotFound:
         return run
 
 
-async def every_run(conversations: Conversations, caller: Caller) -> list[Execution]:
+async def every_run(conversations: CallerConversations) -> list[Execution]:
     """The caller's runs, the newest first, those that go on as they are now."""
     turns: list[Turn] = []
     while len(turns) < SEARCHED:
-        more = await conversations.store.turns(owner_of(caller), limit=AT_A_TIME, offset=len(turns))
+        more = await conversations.turns(limit=AT_A_TIME, offset=len(turns))
         turns += more
         if len(more) < AT_A_TIME:
             break
     runs = together(turns)
     going_on = [run for run in runs if not run.latest.state.over][:SETTLED]
-    now = await asyncio.gather(*(settled(conversations, caller, run) for run in going_on))
+    now = await asyncio.gather(*(settled(conversations, run) for run in going_on))
     as_now = {run.id: run for run in now}
     return [as_now.get(run.id, run) for run in runs]
 

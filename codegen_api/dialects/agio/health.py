@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from codegen_api.dialects.agio import responses
 from codegen_api.dialects.agio.dependencies import routes_about
-from codegen_api.parts import Door, Keeper
+from codegen_api.parts import Door, parts_of
 from codegen_api.runs import to_json
 from codegen_api.web import json_response, timestamp
 
@@ -15,11 +15,13 @@ router = routes_about("health", public=True)
 
 
 @router.get("/api/health", summary="How is it", responses=responses.HEALTH)
-async def health(request: Request, gateway: Door, talk: Keeper) -> Response:
+async def health(request: Request, gateway: Door) -> Response:
     """How the process is: `degraded` when the host was not there when it was last asked, or the database fails. Asks
     nobody.
     """
-    well = all(seen is None or seen.reachable for seen in (gateway.observation, talk.observation))
+    conversations = parts_of(request).conversations
+    seen = (gateway.observation, None if conversations is None else conversations.observation)
+    well = all(each is None or each.reachable for each in seen)
     status = "healthy" if well else "degraded"
     body = {"status": status, "version": request.app.version, "timestamp": timestamp(time.time())}
     return json_response(to_json(body))

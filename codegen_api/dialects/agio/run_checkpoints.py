@@ -6,10 +6,9 @@ They are there by themselves; what a client says of one is kept with the turn.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import Conversations, TurnCheckpoint, checked, owner_of
+from codegen_api.conversations import CallerConversations, TurnCheckpoint, checked
 from codegen_api.dialects.agio.executions import Execution, find_run, note, own, run_id_of
 from codegen_api.errors import Conflict, NotFound
-from codegen_api.identity import Caller
 from codegen_api.runs import Json, Step, StepKind
 from codegen_api.stores import Turn
 from codegen_api.web import timestamp
@@ -53,7 +52,7 @@ class RunPlace:
         }
 
 
-async def places_of(talk: Conversations, caller: Caller, run: Execution, turn: Turn | None = None) -> list[RunPlace]:
+async def places_of(conversations: CallerConversations, run: Execution, turn: Turn | None = None) -> list[RunPlace]:
     """The places of a run, or those that lead to the end of one of its turns, the first one first."""
     places: list[RunPlace] = []
     step = messages = 0
@@ -62,32 +61,32 @@ async def places_of(talk: Conversations, caller: Caller, run: Execution, turn: T
         spoken, created = False, stretch.turn.created
         if not places:  # where a run goes on there is a place already: that in which it was left
             places.append(RunPlace(run, stretch.turn, 0, step, messages, spoken, created))
-        for offset, entry in enumerate(await talk.entries(caller, stretch), 1):
-            said = talk.gateway.step(entry)
+        for offset, entry in enumerate(await conversations.entries(stretch), 1):
+            said = conversations.step(entry)
             step, messages = step + 1, messages + _messages(said)
             spoken, created = spoken or said.kind is not StepKind.USER, entry.created or created
             places.append(RunPlace(run, stretch.turn, offset, step, messages, spoken, created))
     return places
 
 
-async def find_place(talk: Conversations, caller: Caller, checkpoint_id: str) -> RunPlace:
+async def find_place(conversations: CallerConversations, checkpoint_id: str) -> RunPlace:
     """
     Raises:
         NotFound: there is no such checkpoint.
     """
     wanted = TurnCheckpoint.of(checkpoint_id)
-    turn = await talk.store.turn(owner_of(caller), wanted.turn)
+    turn = await conversations.turn(wanted.turn)
     if turn is not None:
-        run = await find_run(talk, caller, run_id_of(turn))
+        run = await find_run(conversations, run_id_of(turn))
         turn = next((each for each in run.turns if each.id == turn.id), turn)
-        for place in await places_of(talk, caller, run, turn):
+        for place in await places_of(conversations, run, turn):
             if place.checkpoint == wanted:
                 return place
     raise NotFound.named("TurnCheckpoint", checkpoint_id)
 
 
 async def describe(
-    talk: Conversations, caller: Caller, place: RunPlace, description: str | None, tags: Sequence[str]
+    conversations: CallerConversations, place: RunPlace, description: str | None, tags: Sequence[str]
 ) -> RunPlace:
     """The place, with what a client says of it.
 
@@ -98,7 +97,7 @@ async def describe(
     described = {**_described(place.turn), str(place.offset): {"description": description, "tags": list(tags)}}
     if len(described) > MOST_DESCRIBED:
         raise Conflict("Enough checkpoints of this run have a description.")
-    return replace(place, turn=await note(talk, caller, place.turn.id, checkpoints=described))
+    return replace(place, turn=await note(conversations, place.turn.id, checkpoints=described))
 
 
 def _described(turn: Turn) -> Mapping[str, Json]:

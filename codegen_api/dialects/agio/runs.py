@@ -5,19 +5,18 @@ from typing import Annotated
 from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Conversations
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.agio import controls, responses, schemas
 from codegen_api.dialects.agio.agents import Known, Limit, Offset
 from codegen_api.dialects.agio.chat import answered
-from codegen_api.dialects.agio.dependencies import Asker, routes_about
+from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition
 from codegen_api.dialects.agio.executions import STATUSES, Execution, every_run, find_run, length_of, user_of
 from codegen_api.dialects.agio.streams import Reader, metrics
 from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
 from codegen_api.errors import InvalidCursor, NotOffered
-from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.identity import READ, WRITE
 from codegen_api.names import warn
-from codegen_api.parts import Keeper
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
 from codegen_api.web import json_response, operation
@@ -32,8 +31,7 @@ RESUMED = responses.answers(200, responses.Done, "It goes on.", 402, 409)
 @router.get("/api/runs", **operation("List runs", READ, responses.answers(200, responses.RunPage, "The runs.")))
 async def list_runs(
     request: Request,
-    talk: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     agent_id: Annotated[str | None, Query(description="Only runs of this agent.")] = None,
     user_id: Annotated[str | None, Query(description="Only runs that named this user.")] = None,
     session_id: Annotated[str | None, Query(description="Only runs of this session.")] = None,
@@ -47,7 +45,7 @@ async def list_runs(
     """
     found = [
         run
-        for run in await every_run(talk, caller)
+        for run in await every_run(conversations)
         if agent_id in (None, run.first.agent)
         and user_id in (None, user_of(run.first))
         and session_id in (None, run.first.conversation)
@@ -60,11 +58,11 @@ async def list_runs(
 
 
 @router.get("/api/runs/{run_id}", **operation("Get a run", READ, responses.answers(200, responses.AgioRun, "The run.")))
-async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
+async def get_run(conversations: MyConversations, run_id: RunId) -> Response:
     """A run as it is now, with what the agent has said by now."""
-    run = await find_run(talk, caller, run_id)
-    await talk.require_right(caller, run.first)
-    reader = Reader(talk, caller, run)
+    run = await find_run(conversations, run_id)
+    await conversations.require_right(run.first)
+    reader = Reader(conversations, run)
     await reader.so_far()
     return json_response(to_json(run_fields(run, reader.teller.response, metrics(run, reader.teller))))
 
@@ -83,8 +81,7 @@ async def get_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
 )
 async def get_run_events(
     request: Request,
-    talk: Keeper,
-    caller: Asker,
+    conversations: MyConversations,
     run_id: RunId,
     last_event_id: LastEventId,
     limit: Limit = 1000,
@@ -94,52 +91,46 @@ async def get_run_events(
 
     Listed, each tool's answer stands behind its call, so a list of a run that goes on may grow in the middle.
     """
-    run = await find_run(talk, caller, run_id)
-    await talk.require_right(caller, run.first)
+    run = await find_run(conversations, run_id)
+    await conversations.require_right(run.first)
     if "text/event-stream" in request.headers.get("accept", ""):
         if {"limit", "offset"} & set(request.query_params):
             raise NotOffered("`limit` and `offset` are for lists. A stream goes on behind a last event id.")
         after = BEGINNING if last_event_id is None else EventPosition.of(last_event_id)
-        await _require_position(talk, caller, run, after)
-        return answered(request, talk, caller, run, after=after)
-    events = await Reader(talk, caller, run).so_far()
+        await _require_position(conversations, run, after)
+        return answered(request, conversations, run, after=after)
+    events = await Reader(conversations, run).so_far()
     shown = [event_fields(event) for event in events[offset : offset + limit]]
     body: dict[str, Json] = {"run_id": run.id, "total": len(events), "events": shown, "limit": limit, "offset": offset}
     return json_response(to_json(body))
 
 
 @router.post("/api/runs/{run_id}/pause", **operation("Pause a run", WRITE, STOPPED))
-async def pause_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
+async def pause_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host, meaning to go on. Streams of it stay open and are silent."""
-    return done("paused", await controls.pause(talk, caller, await find_run(talk, caller, run_id)))
+    return done("paused", await controls.pause(conversations, await find_run(conversations, run_id)))
 
 
 @router.post("/api/runs/{run_id}/resume", **operation("Go on with a run", WRITE, RESUMED))
-async def resume_run(
-    talk: Keeper,
-    caller: Asker,
-    agents: Known,
-    run_id: RunId,
-    body: Annotated[schemas.Resume | None, Body()] = None,
-) -> Response:
+async def resume_run(agents: Known, run_id: RunId, body: Annotated[schemas.Resume | None, Body()] = None) -> Response:
     """Go on with a run that was paused, or whose agent waits for an answer. Without a `message` the agent is told
     `Go on.`
     """
-    run = await find_run(talk, caller, run_id)
-    return done("resumed", await controls.resume(talk, caller, agents, run, None if body is None else body.message))
+    run = await find_run(agents.conversations, run_id)
+    return done("resumed", await controls.resume(agents, run, None if body is None else body.message))
 
 
 @router.post("/api/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, STOPPED))
-async def cancel_run(talk: Keeper, caller: Asker, run_id: RunId) -> Response:
+async def cancel_run(conversations: MyConversations, run_id: RunId) -> Response:
     """Stop a run at the host for good. What it has done stays."""
-    return done("cancelled", await controls.cancel(talk, caller, await find_run(talk, caller, run_id)))
+    return done("cancelled", await controls.cancel(conversations, await find_run(conversations, run_id)))
 
 
 def _steps(run: Execution) -> int:
     return sum(length_of(stretch) or 0 for stretch in run.stretches)
 
 
-async def _require_position(talk: Conversations, caller: Caller, run: Execution, position: EventPosition) -> None:
+async def _require_position(conversations: CallerConversations, run: Execution, position: EventPosition) -> None:
     """
     Raises:
         InvalidCursor: the run has no such step.
@@ -147,7 +138,7 @@ async def _require_position(talk: Conversations, caller: Caller, run: Execution,
     left = position.step
     for stretch in run.stretches:
         length = length_of(stretch)
-        if left == 0 or (length is None and await talk.has(caller, stretch.turn, left)):
+        if left == 0 or (length is None and await conversations.has(stretch.turn, left)):
             return
         left -= min(left, length or 0)
     if left:

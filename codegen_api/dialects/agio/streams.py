@@ -8,18 +8,13 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from fastapi import Request
-
-from codegen_api.conversations import Came, Caught, Conversations, Over, Stretch
+from codegen_api.conversations import CallerConversations, CaughtUp, StreamLife, Stretch, TurnEnded, TurnEntry, updates
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
-from codegen_api.errors import Conflict, GatewayError, ShuttingDown
-from codegen_api.following import Leaving, Notice, Quiet, loop_time
-from codegen_api.identity import Caller
-from codegen_api.parts import parts_of
+from codegen_api.errors import Conflict, GatewayError, ShuttingDown, StreamCut
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import BEAT, STREAM_HEADERS, WRITE_BYTES, Cut, EventStream, beating
+from codegen_api.sse import BEAT, WRITE_BYTES, beating
 from codegen_api.stores import TurnState
 from codegen_api.telemetry import note
 
@@ -28,7 +23,7 @@ UNFINISHED = b": unfinished, go on behind the last id\n\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
-Told = AsyncGenerator[Sequence[RunEvent] | None, None]
+EventBatches = AsyncGenerator[Sequence[RunEvent] | None, None]
 """Events as they come; none are a sign of life."""
 
 
@@ -37,24 +32,22 @@ class Reader:
 
     def __init__(
         self,
-        talk: Conversations,
-        caller: Caller,
+        conversations: CallerConversations,
         run: Execution,
         after: EventPosition = BEGINNING,
         shared: SharedEvents | None = None,
     ) -> None:
         self.run = run
         self._shared = shared or SharedEvents()
-        self.teller = RunTeller(run.id, talk.gateway.step, after, self._shared)
-        self._talk = talk
-        self._caller = caller
-        self._until = loop_time() + talk.gateway.patrol(caller).max_age
+        self.teller = RunTeller(run.id, conversations.step, after, self._shared)
+        self._conversations = conversations
+        self._life = StreamLife(conversations)
 
-    def events(self) -> Told:
+    def events(self) -> EventBatches:
         """Everything, as it comes; the last event is the end.
 
         Raises:
-            Cut: it breaks off, and the run goes on.
+            StreamCut: it breaks off, and the run goes on.
         """
         return beating(self._events(), BEAT)
 
@@ -63,8 +56,8 @@ class Reader:
         told = self._begin()
         for stretch in self.run.stretches:
             self.teller.turn()
-            entries = await self._talk.entries(self._caller, stretch)
-            told += self.teller.take([Came(offset, entry) for offset, entry in enumerate(entries, 1)])
+            entries = await self._conversations.entries(stretch)
+            told += self.teller.take([TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)])
             if stretch.turn.state.over:
                 told += self._close(stretch)
         if self.run.latest.state.over and not self._waits_for_resume:
@@ -84,7 +77,7 @@ class Reader:
             key = (self.run.id, self.run.latest.id, self.run.status, self.teller.steps, self.teller.said)
             yield [self._shared.end(key, lambda: ending(self.run, self.teller))]
         except ShuttingDown as error:
-            raise Cut from error
+            raise StreamCut from error
         except GatewayError as error:
             note(error.code, error.root_reason)
             yield [broken(self.run, self.teller, error)]
@@ -95,21 +88,18 @@ class Reader:
     async def _turn(self, stretch: Stretch) -> AsyncGenerator[Sequence[RunEvent], None]:
         """A stretch of a turn as it comes."""
         upto = stretch.upto
-        self.teller.turn(self._talk.late.of(stretch.turn.id))
-        async with aclosing(self._talk.follow(self._caller, stretch.turn)) as progress:
-            async for news in progress:
-                match news:
-                    case Over(turn=turn):
+        self.teller.turn(self._conversations.changes_of(stretch.turn))
+        async with aclosing(updates(self._conversations, stretch.turn)) as news:
+            async for update in news:
+                match update:
+                    case TurnEnded(turn=turn):
                         self.run, stretch = self.run.as_now(turn), replace(stretch, turn=turn)
-                    case Leaving():
-                        self._talk.require_good(self._caller)
-                        raise Cut
-                    case Quiet() | Notice() | Caught():
+                    case None | CaughtUp():
                         pass
                     case _:
-                        came = [each for each in news if upto is None or each.offset <= upto]
+                        came = [each for each in update if upto is None or each.offset <= upto]
                         yield self.teller.take(came)
-                        if len(came) < len(news):
+                        if len(came) < len(update):
                             break
         yield self._close(stretch)
 
@@ -126,20 +116,20 @@ class Reader:
         """With what the run goes on: wait for that if it is paused. Nothing, if it never will.
 
         Raises:
-            Cut: the stream has had its time.
+            StreamCut: the stream has had its time.
             Conflict: the run went on from elsewhere.
         """
         last, number = self.run.latest, self.run.turns[-1].number
         if not self._waits_for_resume:
             return []
-        with self._talk.gateway.attend(self._caller) as attendant:
+        with self._conversations.attend() as attendant:
             while self._waits_for_resume and self.run.latest.id == last.id:
-                self._talk.require_good(self._caller)
-                if attendant.leaving.is_set() or loop_time() >= self._until:
-                    raise Cut
-                begun = await self._talk.turn_after(self._caller, last.conversation, number, within=BEAT)
+                self._life.check()
+                begun = await self._conversations.turn_after(
+                    last.conversation, number, within=BEAT, leaving=attendant.leaving
+                )
                 number = number if begun is None else begun.number
-                self.run = await find_run(self._talk, self._caller, self.run.id)
+                self.run = await find_run(self._conversations, self.run.id)
         stretches = self.run.stretches
         for place, stretch in enumerate(stretches, 1):
             if stretch.turn.id == last.id and stretch.upto is None:
@@ -187,17 +177,17 @@ def metrics(run: Execution, teller: RunTeller) -> dict[str, Json]:
     return metrics_fields(over if teller.seconds is None else teller.seconds, teller.calls, teller.steps)
 
 
-# -- responses --------------------------------------------------------------------------------------------------------
+# -- answers --------------------------------------------------------------------------------------------------------
 
 
-async def frames(events: Told) -> AsyncGenerator[bytes, None]:
+async def frames(events: EventBatches) -> AsyncGenerator[bytes, None]:
     """Events as server-sent ones, each in one write where it fits."""
     try:
         async with aclosing(events):
             async for some in events:
                 for piece in _packed(some) if some else [HEARTBEAT]:
                     yield piece
-    except Cut:
+    except StreamCut:
         yield UNFINISHED
         raise
 
@@ -211,21 +201,9 @@ async def outcome(reader: Reader) -> AsyncGenerator[bytes, None]:
                 yield SIGN_OF_LIFE
                 if some:
                     last = some[-1].data
-    except Cut:
+    except StreamCut:
         last = unfinished(reader.run, reader.teller)
     yield to_json(last)
-
-
-def response(
-    request: Request, pieces: AsyncGenerator[bytes, None], media_type: str, headers: Mapping[str, str]
-) -> EventStream:
-    return EventStream(
-        pieces,
-        media_type=media_type,
-        headers={**STREAM_HEADERS, **headers},
-        stall_seconds=parts_of(request).stall_seconds,
-        connection=request.scope["connection"],
-    )
 
 
 def _packed(events: Sequence[RunEvent]) -> Iterator[bytes]:

@@ -10,15 +10,7 @@ from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
 from codegen_api.telemetry import trace
-from codegen_api.web import (
-    WAITS,
-    MethodNotAllowed,
-    error_headers,
-    json_response,
-    retry_after,
-    status_of,
-    timestamp,
-)
+from codegen_api.web import WAITS, MethodNotAllowed, error_headers, json_response, retry_after, status_of, timestamp
 
 DEFAULT_MODEL = "default"
 """What stands for the host's own choice of a model."""

@@ -8,16 +8,15 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from codegen_api import stores
-from codegen_api.conversations import Conversations, change, new_id, owner_of
+from codegen_api.conversations import CallerConversations, new_id
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import responses, schemas
-from codegen_api.dialects.everruns.dependencies import Asker, CurrentRecipient, routes_about
+from codegen_api.dialects.everruns.dependencies import CurrentClient, MyConversations, routes_about
 from codegen_api.dialects.everruns.ids import is_id, kept_id
 from codegen_api.dialects.everruns.storage import keepable
-from codegen_api.dialects.everruns.wire import OWN, Recipient, agent_fields, listed, own, told
+from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
-from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.parts import Keeper
+from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
 from codegen_api.web import Responses, json_response, operation
@@ -42,29 +41,23 @@ PUT: Responses = {
 
 
 @router.post("/v1/agents", **operation("Create an agent", WRITE, PUT), status_code=201)
-async def create_agent(
-    conversations: Keeper, caller: Asker, recipient: CurrentRecipient, body: Annotated[schemas.CreateAgent, Body()]
-) -> Response:
+async def create_agent(client: CurrentClient, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
     """Create an agent; with the `id` of one that there is, change it."""
     id = new_id() if body.id is None else kept_id(body.id, "agent")  # noqa: A001 - as everywhere
-    return await _put(conversations, caller, recipient, id, body)
+    return await _put(client, id, body)
 
 
 @router.put("/v1/agents/{agent_id}", **operation("Create or replace an agent", WRITE, PUT), status_code=201)
 async def put_agent(
-    conversations: Keeper,
-    caller: Asker,
-    recipient: CurrentRecipient,
-    agent_id: NamedAgent,
-    body: Annotated[schemas.CreateAgent, Body()],
+    client: CurrentClient, agent_id: NamedAgent, body: Annotated[schemas.CreateAgent, Body()]
 ) -> Response:
     """The same, under the id that the path names; or, if it names the newest agent of that name, for that agent."""
     if is_id(agent_id, "agent"):
         id = kept_id(agent_id, "agent")  # noqa: A001 - as everywhere
     else:
-        known = await named_agent(conversations, caller, agent_id)
+        known = await named_agent(client.conversations, agent_id)
         id = new_id() if known is None else known.id  # noqa: A001
-    return await _put(conversations, caller, recipient, id, body)
+    return await _put(client, id, body)
 
 
 @router.get(
@@ -76,8 +69,7 @@ async def put_agent(
     ),
 )
 async def list_agents(
-    conversations: Keeper,
-    recipient: CurrentRecipient,
+    client: CurrentClient,
     offset: Offset = 0,
     limit: Limit = 100,
     search: Search = None,
@@ -86,23 +78,21 @@ async def list_agents(
     """The agents that were made here and are not archived, newest first."""
     archived = None if include_archived else False
     wanted = stores.Query(limit, offset, configuration={OWN: {}}, name=search or None, archived=archived)
-    found = await conversations.store.agents(recipient.owner, wanted)
-    return listed(await _fields(conversations, recipient, *found.items), found.total, offset=offset, limit=limit)
+    found = await client.conversations.agents(wanted)
+    return listed(await _fields(client, *found.items), found.total, offset=offset, limit=limit)
 
 
 @router.get(
     "/v1/agents/{agent_id}",
     **operation("Get an agent", READ, responses.answers(200, responses.EverrunsAgent, "The agent.")),
 )
-async def get_agent(
-    conversations: Keeper, caller: Asker, recipient: CurrentRecipient, agent_id: NamedAgent
-) -> Response:
+async def get_agent(client: CurrentClient, agent_id: NamedAgent) -> Response:
     """An agent, archived or not. By its name only one that is not."""
     if is_id(agent_id, "agent"):
-        agent = await agent_of(conversations, caller, agent_id)
+        agent = await agent_of(client.conversations, agent_id)
     else:
-        agent = await agent_called(conversations, caller, agent_id)
-    return await _shown(conversations, recipient, agent)
+        agent = await agent_called(client.conversations, agent_id)
+    return await _shown(client, agent)
 
 
 @router.patch(
@@ -110,11 +100,7 @@ async def get_agent(
     **operation("Change an agent", WRITE, responses.answers(200, responses.EverrunsAgent, "The agent.", 409)),
 )
 async def update_agent(
-    conversations: Keeper,
-    caller: Asker,
-    recipient: CurrentRecipient,
-    agent_id: AgentId,
-    body: Annotated[schemas.UpdateAgent, Body()],
+    client: CurrentClient, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]
 ) -> Response:
     """Change an agent, or archive it, or take it back from there. What its sessions were told stays as it was."""
     _check(body)
@@ -130,11 +116,11 @@ async def update_agent(
             tags=then.tags if body.tags is None else tuple(body.tags),
             archived=then.archived if body.status is None else body.status == "archived",
             configuration={**then.configuration, OWN: mine},
-            updated=conversations.clock(),
+            updated=client.conversations.clock(),
             version=then.version + 1,
         )
 
-    return await _shown(conversations, recipient, await _change(conversations, caller, agent_id, to))
+    return await _shown(client, await _change(client.conversations, agent_id, to))
 
 
 @router.delete(
@@ -142,7 +128,7 @@ async def update_agent(
     **operation("Archive an agent", WRITE, responses.answers(204, None, "It is archived.", 409)),
     status_code=204,
 )
-async def archive_agent(conversations: Keeper, caller: Asker, agent_id: AgentId) -> Response:
+async def archive_agent(conversations: MyConversations, agent_id: AgentId) -> Response:
     """Hide an agent from lists. Its sessions go on, and it can still be read."""
 
     def to(then: Agent) -> Agent:
@@ -150,7 +136,7 @@ async def archive_agent(conversations: Keeper, caller: Asker, agent_id: AgentId)
             raise NotFound.named("Agent", agent_id)
         return replace(then, archived=True, updated=conversations.clock())
 
-    await _change(conversations, caller, agent_id, to)
+    await _change(conversations, agent_id, to)
     return Response(status_code=204)
 
 
@@ -161,34 +147,28 @@ async def documentation(request: Request) -> Response:
     return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
 
-async def agent_of(conversations: Conversations, caller: Caller, agent_id: str) -> Agent:
+async def agent_of(conversations: CallerConversations, agent_id: str) -> Agent:
     """The agent that a client means.
 
     Raises:
         NotFound: there is none, or it is somebody else's.
     """
-    agent = await conversations.store.agent(owner_of(caller), kept_id(agent_id, "agent"))
-    if agent is None:
-        raise NotFound.named("Agent", agent_id)
-    return agent
+    return NotFound.unless(await conversations.agent(kept_id(agent_id, "agent")), "Agent", agent_id)
 
 
-async def agent_called(conversations: Conversations, caller: Caller, name: str) -> Agent:
+async def agent_called(conversations: CallerConversations, name: str) -> Agent:
     """The newest agent with this name.
 
     Raises:
         NotFound: there is none.
     """
-    agent = await named_agent(conversations, caller, name)
-    if agent is None:
-        raise NotFound.named("Agent", name)
-    return agent
+    return NotFound.unless(await named_agent(conversations, name), "Agent", name)
 
 
-async def named_agent(conversations: Conversations, caller: Caller, name: str) -> Agent | None:
+async def named_agent(conversations: CallerConversations, name: str) -> Agent | None:
     """The newest agent with this name that is not archived, if there is one."""
     wanted = stores.Query(NAMES_AT_A_TIME, configuration={OWN: {}}, name=name, archived=False)
-    while (found := await conversations.store.agents(owner_of(caller), wanted)).items:
+    while (found := await conversations.agents(wanted)).items:
         for agent in found.items:  # in whose names it is a part
             if agent.name == name:
                 return agent
@@ -196,25 +176,23 @@ async def named_agent(conversations: Conversations, caller: Caller, name: str) -
     return None
 
 
-async def _fields(conversations: Conversations, recipient: Recipient, *agents: Agent) -> list[Json]:
-    counts = await conversations.store.counts(recipient.owner, [agent.id for agent in agents], {OWN: {}})
-    return [agent_fields(agent, counts.get(agent.id, 0), recipient) for agent in agents]
+async def _fields(client: EverrunsClient, *agents: Agent) -> list[Json]:
+    counts = await client.conversations.counts([agent.id for agent in agents], {OWN: {}})
+    return [agent_fields(agent, counts.get(agent.id, 0), client) for agent in agents]
 
 
-async def _shown(conversations: Conversations, recipient: Recipient, agent: Agent, status: int = 200) -> Response:
-    return json_response(to_json((await _fields(conversations, recipient, agent))[0]), status)
+async def _shown(client: EverrunsClient, agent: Agent, status: int = 200) -> Response:
+    return json_response(to_json((await _fields(client, agent))[0]), status)
 
 
 async def _put(
-    conversations: Conversations,
-    caller: Caller,
-    recipient: Recipient,
+    client: EverrunsClient,
     id: str,  # noqa: A002 - as everywhere
     body: schemas.CreateAgent,
 ) -> Response:
     """Make of the agent with this id what is wanted; make it, if there is none."""
     _check(body)
-    now = conversations.clock()
+    now = client.conversations.clock()
     agent = Agent(
         id,
         body.name,
@@ -226,23 +204,18 @@ async def _put(
         tags=tuple(body.tags),
         configuration={OWN: told({"display_name": body.display_name})},
     )
-    if await conversations.store.add_agent(recipient.owner, agent):
-        return await _shown(conversations, recipient, agent, 201)
+    if await client.conversations.add_agent(agent):
+        return await _shown(client, agent, 201)
 
     def to(then: Agent) -> Agent:
         configuration = {**then.configuration, **agent.configuration}
         return replace(agent, created=then.created, version=then.version + 1, configuration=configuration)
 
-    return await _shown(conversations, recipient, await _change(conversations, caller, id, to))
+    return await _shown(client, await _change(client.conversations, id, to))
 
 
-async def _change(conversations: Conversations, caller: Caller, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
-    owner = owner_of(caller)
-    return await change(
-        lambda: agent_of(conversations, caller, agent_id),
-        lambda then, now: conversations.store.change_agent(owner, then, now),
-        to,
-    )
+async def _change(conversations: CallerConversations, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:
+    return NotFound.unless(await conversations.change_agent(kept_id(agent_id, "agent"), to), "Agent", agent_id)
 
 
 def _check(body: schemas.CreateAgent | schemas.UpdateAgent) -> None:

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.security import APIKeyHeader
 
-from codegen_api.conversations import owner_of
-from codegen_api.dialects.everruns.wire import Recipient, heard_organization
+from codegen_api.conversations import CallerConversations
+from codegen_api.dialects.everruns.wire import EverrunsClient, heard_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
 from codegen_api.intake import Asking, CallerFirst
+from codegen_api.parts import conversations_of
 from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(
@@ -85,12 +86,13 @@ def routes_about(what: str, prefix: str = "") -> APIRouter:
 
 
 Asker = Annotated[Caller, Depends(asking)]
+MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 
-async def recipient(request: Request, caller: Asker) -> Recipient:
-    """Who is going to read what is answered."""
-    return Recipient(owner_of(caller), str(request.base_url).rstrip("/"))
+async def client_of(request: Request, conversations: MyConversations) -> EverrunsClient:
+    """Who asks and is answered."""
+    return EverrunsClient(conversations, str(request.base_url).rstrip("/"))
 
 
-CurrentRecipient = Annotated[Recipient, Depends(recipient)]
+CurrentClient = Annotated[EverrunsClient, Depends(client_of)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]

@@ -2,29 +2,31 @@
 
 Everything is made of the turn and its log, so that each instance tells the same, live or again. What a tool answered is
 told when the action is closed, before anything of the next entry. What changes after it was told is told again, behind
-what has come by then: see ``conversations.telling``.
+what has come by then: see ``conversations.turn_events``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from codegen_api.conversations import (
-    Again,
-    Altered,
-    Arrived,
-    Came,
-    Changes,
-    Closed,
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
     Form,
-    Moment,
-    Slot,
-    Telling,
+    ReaderAhead,
+    TurnChanges,
+    TurnEntry,
+    TurnEvent,
+    TurnTeller,
     heard_of,
 )
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import (
+    LAYOUT,
     OPEN,
     EventSpot,
     Role,
@@ -32,7 +34,6 @@ from codegen_api.dialects.everruns.messages import (
     answer,
     as_text,
     inputs,
-    length,
     message_fields,
     moment,
     plain_text,
@@ -70,7 +71,7 @@ T = TypeVar("T", bound=Placed)
 
 
 @dataclass(frozen=True, slots=True)
-class Happened(Generic[T]):
+class EntryAsEvents(Generic[T]):
     """What one entry amounts to: what is told at once, and what when it is closed."""
 
     form: Form
@@ -88,16 +89,16 @@ class Style(Protocol[T]):
 
     def event(self, event: SessionEvent) -> T: ...
 
-    def entry(self, turn: Turn, came: Came) -> Happened[T]:
+    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[T]:
         """What an entry amounts to."""
         ...
 
-    def unwritten(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
+    def unwritten(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         """The same as it is."""
         ...
 
 
-class Plainly:
+class PlainStyle:
     """As they are. ``step`` says what an entry means."""
 
     def __init__(self, step: Callable[[LogEntry], Step]) -> None:
@@ -106,7 +107,7 @@ class Plainly:
     def event(self, event: SessionEvent) -> SessionEvent:
         return event
 
-    def entry(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
+    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
     unwritten = entry
@@ -127,18 +128,18 @@ def begun(turn: Turn) -> list[SessionEvent]:
     ]
 
 
-def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[SessionEvent]:
+def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryAsEvents[SessionEvent]:
     """What an entry amounts to, the ``offset``-th of its turn."""
     form, heard = Form.of(entry, step), said(turn, offset, entry, step)
     if heard.message is None:
-        return Happened(form)
+        return EntryAsEvents(form)
     at = moment(turn, entry)
     if heard.message.role is Role.USER:
         data: dict[str, Json] = {"message": _flat(turn, heard.message)}
-        return Happened(form, (SessionEvent(turn, heard.message.spot, "input.message", at, data, heard.message),))
+        return EntryAsEvents(form, (SessionEvent(turn, heard.message.spot, "input.message", at, data, heard.message),))
     told = list(_output(turn, at, heard.message))
     if heard.result is None:
-        return Happened(form, tuple(told))
+        return EntryAsEvents(form, tuple(told))
     call = heard.message.content[-1]
     assert step.kind is StepKind.ACTION  # noqa: S101 - nothing else has a result
     assert isinstance(call, Mapping)  # noqa: S101 - it is made there
@@ -156,7 +157,7 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> Happened[S
     if not step.closed:
         completed["error"] = OPEN
     result = SessionEvent(turn, heard.result.spot, "tool.completed", at, completed, heard.result)
-    return Happened(form, tuple(told), (result,), step.closed)
+    return EntryAsEvents(form, tuple(told), (result,), step.closed)
 
 
 def over(turn: Turn, offset: int) -> list[SessionEvent]:
@@ -187,27 +188,18 @@ def over(turn: Turn, offset: int) -> list[SessionEvent]:
 
 def last_spot(turn: Turn) -> Spot:
     """Where the last event of a turn that is over stands."""
-    return Spot(turn.number, length(turn) + 1, EventSpot.IDLED)
-
-
-def slot(turn: Turn, after: Spot) -> Slot:
-    """What of a turn who has the events up to a spot has been told."""
-    if after.turn != turn.number:
-        return Slot(0, False)
-    is_closed = after.place >= EventSpot.TOOL_COMPLETED
-    first = EventSpot.AFTERWARDS if is_closed else EventSpot.MEANWHILE
-    return Slot(after.offset, is_closed, max(-1, (after.place - first) // EventSpot.BLOCK))
+    return Spot(turn.number, turn.length + 1, EventSpot.IDLED)
 
 
 class SessionTeller(Generic[T]):
-    """Tells the events of a turn in order, as its log comes, to who has those up to ``after``. ``changes`` are what was
-    seen to change in it.
-    """
+    """Tells the events of a turn behind ``after`` in order, as its log comes. ``changes`` were seen in it."""
 
-    def __init__(self, turn: Turn, style: Style[T], changes: Changes | None = None, after: Spot = START) -> None:
+    def __init__(self, turn: Turn, style: Style[T], changes: TurnChanges | None = None, after: Spot = START) -> None:
+        self.claimed = after.offset if after.turn == turn.number else 0
+        slot = LAYOUT.slot(after.offset, after.place) if after.turn == turn.number else LAYOUT.slot(0, 0)
         # a list and what was heard live are the same events
-        self._telling: Telling[Happened[T]] = Telling(
-            lambda came: style.entry(turn, came), changes, slot(turn, after), repeats=True
+        self._telling: TurnTeller[EntryAsEvents[T]] = TurnTeller(
+            lambda came: style.entry(turn, came), changes, slot, repeats=True
         )
         self._after = after
         self._turn = turn
@@ -216,44 +208,55 @@ class SessionTeller(Generic[T]):
 
     def begin(self) -> Iterator[T]:
         """What comes before the first entry, if that has not been told."""
+        return self._behind(self._beginning())
+
+    def take(self, news: Sequence[TurnEntry]) -> Iterator[T]:
+        """What these entries amount to."""
+        return self._behind(chain(self._beginning(), self._told(self._telling.take(news))))
+
+    def over(self, turn: Turn) -> Iterator[T]:
+        """What comes behind the last entry. Of a turn that the host never began there is nothing to tell.
+
+        Raises:
+            ReaderAhead: the reader has something behind that.
+        """
+        if self._after.turn == turn.number and self._after > last_spot(turn):
+            raise ReaderAhead
+        if not heard_of(turn):
+            return iter(())
+        told = [*self._beginning(), *self._told(self._telling.close())]
+        last = map(self._style.event, over(turn, self._telling.offset))
+        told += sorted([*self._told(self._telling.rest()), *last], key=lambda event: event.spot)
+        return self._behind(told)
+
+    def _beginning(self) -> Iterator[T]:
         if not self._begun:
             self._begun = True
             yield from map(self._style.event, begun(self._turn))
 
-    def take(self, news: Sequence[Came]) -> Iterator[T]:
-        """What these entries amount to."""
-        yield from self.begin()
-        yield from self._told(self._telling.take(news))
+    def _behind(self, events: Iterable[T]) -> Iterator[T]:
+        return (event for event in events if event.spot > self._after)
 
-    def over(self, turn: Turn) -> Iterator[T]:
-        """What comes behind the last entry. Of a turn that the host never began there is nothing to tell."""
-        if heard_of(turn):
-            yield from self.begin()
-            yield from self._told(self._telling.close())
-            last = map(self._style.event, over(turn, self._telling.offset))
-            yield from sorted([*self._told(self._telling.rest()), *last], key=lambda event: event.spot)
-
-    def _told(self, moments: Iterable[Moment[Happened[T]]]) -> Iterator[T]:
-        for each in moments:
+    def _told(self, events: Iterable[TurnEvent[EntryAsEvents[T]]]) -> Iterator[T]:
+        for each in events:
             match each:
-                case Arrived(worded=found):
+                case EntryAdded(rendered=found):
                     yield from found.at_once
-                case Closed(worded=found):
+                case ActionClosed(rendered=found):
                     yield from found.at_close
-                case Again():
+                case EntryRepeated():
                     yield from map(self._style.event, self._again(each))
-                case Altered():
+                case EntryChanged():
                     pass
 
-    def _again(self, again: Again[Happened[T]]) -> Iterator[SessionEvent]:
+    def _again(self, again: EntryRepeated[EntryAsEvents[T]]) -> Iterator[SessionEvent]:
         """An entry, as it is now, behind what has come."""
-        behind, is_closed, number = again.slot
-        first = (EventSpot.AFTERWARDS if is_closed else EventSpot.MEANWHILE) + EventSpot.BLOCK * number
+        first = LAYOUT.first(again.slot)
         found = self._style.unwritten(self._turn, again.came)
         for lacks, events in ((again.words, found.at_once), (again.outcome, found.at_close)):
             if lacks and events and not (again.earlier and events[0].spot > self._after):
                 for event in events:
-                    spot = Spot(self._turn.number, behind, first + min(event.spot.place, EventSpot.BLOCK - 1))
+                    spot = Spot(self._turn.number, again.slot.behind, first + min(event.spot.place, LAYOUT.block - 1))
                     yield replace(event, spot=spot)
 
 

@@ -8,12 +8,11 @@ from starlette.responses import Response
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import message_routes, responses, schemas, sessions
 from codegen_api.dialects.everruns.agents import Limit, Offset, agent_called, agent_of
-from codegen_api.dialects.everruns.dependencies import Asker, CurrentRecipient, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import Keeper
 from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, operation
 
@@ -22,9 +21,9 @@ router = routes_about("sessions", "/v1/sessions")
 SessionId = Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")]
 
 
-async def session_here(conversations: Keeper, recipient: CurrentRecipient, session_id: SessionId) -> sessions.Here:
+async def session_here(client: CurrentClient, session_id: SessionId) -> sessions.Here:
     """The session that the path names."""
-    return await sessions.session_at(conversations, recipient, FLAT, session_id)
+    return await sessions.session_at(client, FLAT, session_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -36,9 +35,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
     status_code=201,
 )
 async def create_session(
-    conversations: Keeper,
-    caller: Asker,
-    recipient: CurrentRecipient,
+    client: CurrentClient,
     wanted: WantedOrganization,
     body: Annotated[schemas.CreateSession, Body()],
     key: IdempotencyKey = None,
@@ -46,10 +43,10 @@ async def create_session(
     """Begin a session, with an agent or with the host's own. The host is not told until something is said."""
     agent = None
     if body.agent_id is not None:
-        agent = await agent_of(conversations, caller, body.agent_id)
+        agent = await agent_of(client.conversations, body.agent_id)
     elif body.agent_name is not None:
-        agent = await agent_called(conversations, caller, body.agent_name)
-    return await sessions.begin_session(conversations, caller, recipient, FLAT, wanted, body, agent, key)
+        agent = await agent_called(client.conversations, body.agent_name)
+    return await sessions.begin_session(client, FLAT, wanted, body, agent, key)
 
 
 @router.get(
@@ -59,9 +56,7 @@ async def create_session(
     ),
 )
 async def list_sessions(
-    conversations: Keeper,
-    caller: Asker,
-    recipient: CurrentRecipient,
+    client: CurrentClient,
     offset: Offset = 0,
     limit: Limit = 100,
     agent_id: Annotated[str | None, Query(description="Only those with this agent.")] = None,
@@ -73,29 +68,25 @@ async def list_sessions(
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = kept_id(agent_id, "agent") if agent_id else None
     offset = offset if page_token is None else page_token
-    return await sessions.list_sessions(
-        conversations, caller, recipient, FLAT, offset, limit, agent=agent, search=search
-    )
+    return await sessions.list_sessions(client, FLAT, offset, limit, agent=agent, search=search)
 
 
 @router.get(
     "/{session_id}",
     **operation("Get a session", READ, responses.answers(200, responses.EverrunsSession, "The session.")),
 )
-async def get_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def get_session(here: Here) -> Response:
     """A session as it is now: `active` from before a message is answered until its answer can be read."""
-    return await sessions.get_session(conversations, caller, here)
+    return await sessions.get_session(here)
 
 
 @router.patch(
     "/{session_id}",
     **operation("Change a session", WRITE, responses.answers(200, responses.EverrunsSession, "The session.", 409)),
 )
-async def update_session(
-    conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.UpdateSession, Body()]
-) -> Response:
+async def update_session(here: Here, body: Annotated[schemas.UpdateSession, Body()]) -> Response:
     """Give a session another title, or other tags."""
-    return await sessions.update_session(conversations, caller, here, body)
+    return await sessions.update_session(here, body)
 
 
 @router.delete(
@@ -103,9 +94,9 @@ async def update_session(
     **operation("Delete a session", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
-async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def delete_session(here: Here) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
-    return await sessions.delete_session(conversations, caller, here)
+    return await sessions.delete_session(here)
 
 
 @router.post(
@@ -114,8 +105,6 @@ async def delete_session(conversations: Keeper, caller: Asker, here: Here) -> Re
     status_code=201,
 )
 async def create_message(
-    conversations: Keeper,
-    caller: Asker,
     here: Here,
     body: Annotated[schemas.CreateMessage, Body()],
     wait: Wait = False,
@@ -124,7 +113,7 @@ async def create_message(
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
     not_offered(wait=wait)
-    return await message_routes.say(conversations, caller, here, body, key)
+    return await message_routes.say(here, body, key)
 
 
 @router.get(
@@ -133,9 +122,9 @@ async def create_message(
         "List messages", READ, responses.answers(200, responses.EverrunsMessages, "What was said by now, oldest first.")
     ),
 )
-async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def list_messages(here: Here) -> Response:
     """What the user, the agent and its tools have said by now."""
-    return await message_routes.list_messages(conversations, caller, here)
+    return await message_routes.list_messages(here)
 
 
 @router.get(
@@ -150,9 +139,9 @@ async def list_messages(conversations: Keeper, caller: Asker, here: Here) -> Res
     ),
     response_class=Response,
 )
-async def export_messages(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def export_messages(here: Here) -> Response:
     """The same as lines of JSON."""
-    return await message_routes.export(conversations, caller, here)
+    return await message_routes.export(here)
 
 
 @router.get(
@@ -166,17 +155,12 @@ async def export_messages(conversations: Keeper, caller: Asker, here: Here) -> R
     ),
 )
 async def list_events(
-    request: Request,
-    conversations: Keeper,
-    caller: Asker,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.EventsQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.EventsQuery, Query()]
 ) -> Response:
     """What has happened by now, a list; live events for who accepts `text/event-stream`."""
     if message_routes.wants_stream(request):
-        return message_routes.listen(request, conversations, caller, here, query, last_event_id)
-    return await message_routes.list_events(conversations, caller, here, query)
+        return message_routes.listen(request, here, query, last_event_id)
+    return await message_routes.list_events(here, query)
 
 
 @router.get(
@@ -185,24 +169,19 @@ async def list_events(
     response_class=Response,
 )
 async def stream_events(
-    request: Request,
-    conversations: Keeper,
-    caller: Asker,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.StreamQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.StreamQuery, Query()]
 ) -> Response:
     """Events behind `since_id`, and then as they come, turn after turn. Without it those of the last turn come first.
 
     An id that nobody knows gets everything from the beginning. `disconnecting` says that the gateway ends the stream.
     """
-    return message_routes.listen(request, conversations, caller, here, query, last_event_id)
+    return message_routes.listen(request, here, query, last_event_id)
 
 
 @router.post(
     "/{session_id}/cancel",
     **operation("Stop the agent", WRITE, responses.answers(200, responses.Cancelled, "What came of it.", 409, 501)),
 )
-async def cancel_turn(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def cancel_turn(here: Here) -> Response:
     """Stop what the agent does, if it does anything."""
-    return await message_routes.cancel(conversations, caller, here)
+    return await message_routes.cancel(here)

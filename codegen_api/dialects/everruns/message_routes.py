@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fastapi import Request
 from starlette.responses import Response
 
-from codegen_api.conversations import Ask, Conversations, owner_of, said_before, text_of
+from codegen_api.conversations import Ask, images_of, said_before, text_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import schemas
 from codegen_api.dialects.everruns.event_types import chosen, kind_in
@@ -13,18 +13,15 @@ from codegen_api.dialects.everruns.events import DELTA, SessionEvent
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
-from codegen_api.dialects.everruns.messages import heard, images_of, inputs, message_fields
-from codegen_api.dialects.everruns.rendering import Renderings
+from codegen_api.dialects.everruns.messages import heard, inputs, message_fields
 from codegen_api.dialects.everruns.responses import EVENT_STREAM
 from codegen_api.dialects.everruns.sessions import Here
 from codegen_api.dialects.everruns.storage import keepable
 from codegen_api.dialects.everruns.streams import Listener, frames
 from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, listed, own, told
 from codegen_api.errors import Detail, Rejected
-from codegen_api.identity import Caller
-from codegen_api.parts import parts_of
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import STREAM_HEADERS, EventStream
+from codegen_api.sse import lasting
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
 from codegen_api.web import REPLAYED, json_response
@@ -33,9 +30,7 @@ MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
 
 
-async def say(
-    conversations: Conversations, caller: Caller, here: Here, body: schemas.CreateMessage, key: str | None
-) -> Response:
+async def say(here: Here, body: schemas.CreateMessage, key: str | None) -> Response:
     """Say something to the agent. When this is answered the host has heard it, or may have.
 
     Raises:
@@ -45,43 +40,43 @@ async def say(
     not_offered(**body.not_offered())
     content = heard(body.message.content)
     keepable(controls=body.controls, metadata=body.metadata)
-    id = id_for(key, "message", owner_of(caller), here.session.id)  # noqa: A001 - as everywhere
+    id = id_for(key, "message", here.conversations.owner, here.session.id)  # noqa: A001 - as everywhere
     message = {"id": id, "content": content, **told({"controls": body.controls, "metadata": body.metadata})}
     if key is not None:
-        turn = await said_before(conversations.store, owner_of(caller), here.session.id, message)
+        turn = await said_before(here.conversations, here.session.id, message)
         if turn is not None:
             return _heard(here, turn, REPLAYED)
     kept = own(here.session.metadata)
     agent = None
     if here.session.agent is not None:
-        agent = await conversations.store.agent(owner_of(caller), here.session.agent)
+        agent = await here.conversations.agent(here.session.agent)
     prompts = [agent.system_prompt if agent is not None else None, _text(kept, "system_prompt")]
     ask = Ask(
         messages=[message],
         text=text_of(message),
-        images=images_of(content),
+        images=images_of(message),
         agent=agent,
         system_prompt="\n\n".join(prompt for prompt in prompts if prompt) or None,
         run=NewRun("", body.metadata, model=_model(body.controls) or _text(kept, "model_id")),
     )
-    turn = await conversations.begin(caller, _text(kept, "organization"), here.session.id, ask)
+    turn = await here.conversations.begin(_text(kept, "organization"), here.session.id, ask)
     return _heard(here, turn)
 
 
-async def list_messages(conversations: Conversations, caller: Caller, here: Here) -> Response:
+async def list_messages(here: Here) -> Response:
     """What was said by now, oldest first."""
-    messages = await messages_of(conversations, caller, here.session.id)
+    messages = await messages_of(here.conversations, here.session.id)
     return listed([message_fields(here.family, here.session.id, message) for message in messages], len(messages))
 
 
-async def export(conversations: Conversations, caller: Caller, here: Here) -> Response:
+async def export(here: Here) -> Response:
     """The same, each message on a line of its own."""
-    messages = await messages_of(conversations, caller, here.session.id)
+    messages = await messages_of(here.conversations, here.session.id)
     lines = [to_json(message_fields(here.family, here.session.id, message)) + b"\n" for message in messages]
     return Response(b"".join(lines), media_type="application/x-ndjson")
 
 
-async def list_events(conversations: Conversations, caller: Caller, here: Here, query: schemas.EventsQuery) -> Response:
+async def list_events(here: Here, query: schemas.EventsQuery) -> Response:
     """What has happened by now. Where an answer is told in pieces these are not listed, unless they are asked for.
 
     Raises:
@@ -105,19 +100,12 @@ async def list_events(conversations: Conversations, caller: Caller, here: Here, 
         most=query.limit or MOST_EVENTS,
         newest=query.limit is not None and after is None,
     )
-    events = await events_of(conversations, caller, here.session.id, wanted)
+    events = await events_of(here.conversations, here.session.id, wanted)
     items: list[Json] = [event_fields_below(event) if nested else event_fields(event) for event in events]
     return listed(items[::-1] if query.order_desc else items, len(items))
 
 
-def listen(
-    request: Request,
-    conversations: Conversations,
-    caller: Caller,
-    here: Here,
-    query: schemas.StreamQuery,
-    last_event_id: str | None,
-) -> Response:
+def listen(request: Request, here: Here, query: schemas.StreamQuery, last_event_id: str | None) -> Response:
     """What happens from now on, and before that what the listener does not have yet.
 
     Raises:
@@ -125,24 +113,10 @@ def listen(
     """
     not_offered(**query.not_offered(), **(query.of_lists() if isinstance(query, schemas.EventsQuery) else {}))
     chosen(here.family, types=query.types, exclude=query.exclude)
-    listener = Listener(
-        caller,
-        here.family,
-        here.session,
-        # a browser comes back with the URL that it came with first, and says in the header what it has by now
-        last_seen(here, last_event_id or query.since_id, query.after_sequence),
-        frozenset(query.types),
-        frozenset(query.exclude),
-    )
-    step, share = conversations.gateway.step, parts_of(request).renderings_bytes
-    renderings = parts_of(request).kept("everruns_renderings", lambda: Renderings(step, max_bytes=share))
-    return EventStream(
-        frames(conversations, renderings, listener),
-        media_type=f"{EVENT_STREAM}; charset=utf-8",
-        headers=STREAM_HEADERS,
-        stall_seconds=parts_of(request).stall_seconds,
-        connection=request.scope["connection"],
-    )
+    # a browser comes back with the URL that it came with first, and says in the header what it has by now
+    after = last_seen(here, last_event_id or query.since_id, query.after_sequence)
+    listener = Listener(here.conversations, here.family, here.session.id, after, query.types, query.exclude)
+    return lasting(request, frames(listener), f"{EVENT_STREAM}; charset=utf-8")
 
 
 def wants_stream(request: Request) -> bool:
@@ -157,14 +131,14 @@ def last_seen(here: Here, event_id: str | None, sequence: int | None) -> Spot | 
     return None if sequence is None else Spot.of(sequence)
 
 
-async def cancel(conversations: Conversations, caller: Caller, here: Here) -> Response:
+async def cancel(here: Here) -> Response:
     """Stop what the agent does.
 
     Raises:
         Unsupported: the host cannot stop a run.
         ConversationBusy: it is not known yet whether the host has begun it.
     """
-    stopped = await conversations.clear(caller, here.session.id)
+    stopped = await here.conversations.clear(here.session.id)
     if stopped is None:
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session."}))
     if not stopped.state.active and stopped.state not in (TurnState.CANCELLED, TurnState.WITHDRAWN):

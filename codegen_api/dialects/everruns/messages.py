@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from codegen_api.conversations.late_changes import ROOM
+from codegen_api.conversations import EventLayout
 from codegen_api.dialects import EMPTY, no_image, says_nothing
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id
@@ -48,17 +48,16 @@ class SessionEntry:
     result: SessionMessage | None
 
 
+LAYOUT = EventLayout(meanwhile=256, block=8)
+
+
 class EventSpot:
     """Where an event stands among those of its entry. Before the first entry stand the user's messages."""
 
     MESSAGE_STARTED, MESSAGE_DELTA, MESSAGE, TOOL_STARTED = range(4)
     MOST_INPUTS = 250
     ACTIVATED, TURN_STARTED = 251, 252
-    # what is told again of entries before comes meanwhile, or afterwards
-    BLOCK = 8
-    MEANWHILE = 256
-    TOOL_COMPLETED = MEANWHILE + ROOM * BLOCK
-    AFTERWARDS = TOOL_COMPLETED + BLOCK
+    TOOL_COMPLETED = LAYOUT.closed
     TURN_OVER, IDLED = MOST_PLACES - 2, MOST_PLACES - 1
 
 
@@ -103,12 +102,7 @@ def answer(turn: Turn) -> SessionMessage | None:
     if not turn.answer:
         return None
     about: Json = {"kind": StepKind.ANSWER.value, "host_kind": None}
-    return _message(turn, length(turn) + 1, Role.AGENT, [_text(turn.answer)], timestamp(turn.updated), metadata=about)
-
-
-def length(turn: Turn) -> int:
-    """How many entries a turn that is over has."""
-    return 0 if turn.end is None else turn.end - turn.begin
+    return _message(turn, turn.length + 1, Role.AGENT, [_text(turn.answer)], timestamp(turn.updated), metadata=about)
 
 
 def call_id(turn: Turn, offset: int) -> str:
@@ -143,11 +137,6 @@ def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
     if all(says_nothing(str(part.get("url") or part.get("text", ""))) for part in parts):
         raise Rejected(details=[Detail(("body", "message", "content"), EMPTY, "too_short")])
     return list(parts)
-
-
-def images_of(parts: Sequence[Json]) -> tuple[str, ...]:
-    """The images in what is kept of a user's message."""
-    return tuple(str(part["url"]) for part in parts if isinstance(part, Mapping) and part.get("type") == "image")
 
 
 def plain_text(message: SessionMessage) -> str:

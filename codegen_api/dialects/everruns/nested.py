@@ -8,11 +8,10 @@ from starlette.responses import Response
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import message_routes, responses, schemas, sessions
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_of
-from codegen_api.dialects.everruns.dependencies import Asker, CurrentRecipient, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
 from codegen_api.dialects.everruns.families import NESTED
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.identity import READ, WRITE
-from codegen_api.parts import Keeper
 from codegen_api.sse import LastEventId
 from codegen_api.web import IdempotencyKey, operation
 
@@ -21,11 +20,9 @@ router = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 SessionId = Annotated[str, Path(description="A UUID, or `session_` and 32 hexadecimal digits.")]
 
 
-async def session_here(
-    conversations: Keeper, recipient: CurrentRecipient, agent_id: AgentId, session_id: SessionId
-) -> sessions.Here:
+async def session_here(client: CurrentClient, agent_id: AgentId, session_id: SessionId) -> sessions.Here:
     """The session that the path names, if it has this agent."""
-    return await sessions.session_at(conversations, recipient, NESTED, session_id, agent_id)
+    return await sessions.session_at(client, NESTED, session_id, agent_id)
 
 
 Here = Annotated[sessions.Here, Depends(session_here)]
@@ -37,17 +34,15 @@ Here = Annotated[sessions.Here, Depends(session_here)]
     status_code=201,
 )
 async def create_session_below(
-    conversations: Keeper,
-    caller: Asker,
-    recipient: CurrentRecipient,
+    client: CurrentClient,
     wanted: WantedOrganization,
     agent_id: AgentId,
     body: Annotated[schemas.CreateSessionBelow, Body()],
     key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
-    agent = await agent_of(conversations, caller, agent_id)
-    return await sessions.begin_session(conversations, caller, recipient, NESTED, wanted, body, agent, key, agent_id)
+    agent = await agent_of(client.conversations, agent_id)
+    return await sessions.begin_session(client, NESTED, wanted, body, agent, key, agent_id)
 
 
 @router.get(
@@ -59,27 +54,20 @@ async def create_session_below(
     ),
 )
 async def list_sessions_below(
-    conversations: Keeper,
-    caller: Asker,
-    recipient: CurrentRecipient,
-    agent_id: AgentId,
-    offset: Offset = 0,
-    limit: Limit = 100,
+    client: CurrentClient, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
-    agent = await agent_of(conversations, caller, agent_id)
-    return await sessions.list_sessions(
-        conversations, caller, recipient, NESTED, offset, limit, agent=agent.id, agent_id=agent_id
-    )
+    agent = await agent_of(client.conversations, agent_id)
+    return await sessions.list_sessions(client, NESTED, offset, limit, agent=agent.id, agent_id=agent_id)
 
 
 @router.get(
     "/{session_id}",
     **operation("Get a session below its agent", READ, responses.answers(200, responses.SessionBelow, "The session.")),
 )
-async def get_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def get_session_below(here: Here) -> Response:
     """A session as it is now: `running` from before a message is answered until its answer can be read."""
-    return await sessions.get_session(conversations, caller, here)
+    return await sessions.get_session(here)
 
 
 @router.patch(
@@ -88,11 +76,9 @@ async def get_session_below(conversations: Keeper, caller: Asker, here: Here) ->
         "Change a session below its agent", WRITE, responses.answers(200, responses.SessionBelow, "The session.", 409)
     ),
 )
-async def update_session_below(
-    conversations: Keeper, caller: Asker, here: Here, body: Annotated[schemas.UpdateSession, Body()]
-) -> Response:
+async def update_session_below(here: Here, body: Annotated[schemas.UpdateSession, Body()]) -> Response:
     """Give a session another title, or other tags."""
-    return await sessions.update_session(conversations, caller, here, body)
+    return await sessions.update_session(here, body)
 
 
 @router.delete(
@@ -100,9 +86,9 @@ async def update_session_below(
     **operation("Delete a session below its agent", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
-async def delete_session_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def delete_session_below(here: Here) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
-    return await sessions.delete_session(conversations, caller, here)
+    return await sessions.delete_session(here)
 
 
 @router.post(
@@ -115,8 +101,6 @@ async def delete_session_below(conversations: Keeper, caller: Asker, here: Here)
     status_code=201,
 )
 async def create_message_below(
-    conversations: Keeper,
-    caller: Asker,
     here: Here,
     body: Annotated[schemas.CreateMessage, Body()],
     wait: Wait = False,
@@ -125,7 +109,7 @@ async def create_message_below(
 ) -> Response:
     """Say something to the agent, whose turn it then is. While it is, 409."""
     not_offered(wait=wait)
-    return await message_routes.say(conversations, caller, here, body, key)
+    return await message_routes.say(here, body, key)
 
 
 @router.get(
@@ -136,9 +120,9 @@ async def create_message_below(
         responses.answers(200, responses.EverrunsMessages, "What was said by now, oldest first."),
     ),
 )
-async def list_messages_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def list_messages_below(here: Here) -> Response:
     """What the user, the assistant and its tools have said by now."""
-    return await message_routes.list_messages(conversations, caller, here)
+    return await message_routes.list_messages(here)
 
 
 @router.get(
@@ -150,17 +134,12 @@ async def list_messages_below(conversations: Keeper, caller: Asker, here: Here) 
     ),
 )
 async def events_below(
-    request: Request,
-    conversations: Keeper,
-    caller: Asker,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.EventsQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.EventsQuery, Query()]
 ) -> Response:
     """Live events for who accepts `text/event-stream`: everything from the beginning, then as it comes. Else a list."""
     if message_routes.wants_stream(request):
-        return message_routes.listen(request, conversations, caller, here, query, last_event_id)
-    return await message_routes.list_events(conversations, caller, here, query)
+        return message_routes.listen(request, here, query, last_event_id)
+    return await message_routes.list_events(here, query)
 
 
 @router.get(
@@ -171,14 +150,9 @@ async def events_below(
         responses.answers(200, responses.EventsBelow, "What was said by now, as events."),
     ),
 )
-async def list_events_below(
-    conversations: Keeper,
-    caller: Asker,
-    here: Here,
-    query: Annotated[schemas.EventsQuery, Query()],
-) -> Response:
+async def list_events_below(here: Here, query: Annotated[schemas.EventsQuery, Query()]) -> Response:
     """What was said by now, as events."""
-    return await message_routes.list_events(conversations, caller, here, query)
+    return await message_routes.list_events(here, query)
 
 
 @router.get(
@@ -187,15 +161,10 @@ async def list_events_below(
     response_class=Response,
 )
 async def stream_events_below(
-    request: Request,
-    conversations: Keeper,
-    caller: Asker,
-    here: Here,
-    last_event_id: LastEventId,
-    query: Annotated[schemas.StreamQuery, Query()],
+    request: Request, here: Here, last_event_id: LastEventId, query: Annotated[schemas.StreamQuery, Query()]
 ) -> Response:
     """Everything from the beginning, or from behind the last event seen, then as it comes."""
-    return message_routes.listen(request, conversations, caller, here, query, last_event_id)
+    return message_routes.listen(request, here, query, last_event_id)
 
 
 @router.post(
@@ -206,6 +175,6 @@ async def stream_events_below(
         responses.answers(200, responses.Cancelled, "What came of it.", 409, 501),
     ),
 )
-async def cancel_turn_below(conversations: Keeper, caller: Asker, here: Here) -> Response:
+async def cancel_turn_below(here: Here) -> Response:
     """Stop what the agent does, if it does anything."""
-    return await message_routes.cancel(conversations, caller, here)
+    return await message_routes.cancel(here)

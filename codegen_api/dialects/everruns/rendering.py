@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cachetools import LRUCache
-
-from codegen_api.conversations import Came
+from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.dialects.everruns.event_types import kind_in
-from codegen_api.dialects.everruns.events import Happened, SessionEvent, happened
+from codegen_api.dialects.everruns.events import EntryAsEvents, SessionEvent, happened
 from codegen_api.dialects.everruns.families import NESTED, Family
 from codegen_api.dialects.everruns.ids import Spot
 from codegen_api.dialects.everruns.wire import event_fields, payload_below
@@ -17,7 +15,7 @@ from codegen_api.stores import Turn
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class EventFrame:
     """An event as it goes over the wire; with no ``frame`` where the family does not know it."""
 
     spot: Spot
@@ -25,71 +23,43 @@ class Written:
     frame: bytes
 
 
-Kept = tuple[LogEntry, Happened[Written]]
+class FrameStyle:
+    """In the words of a family, as server-sent events, each made once for all who listen. ``step`` says what an entry
+    means.
+    """
 
-
-class Renderings:
-    """What entries amount to, for those who listen. ``step`` says what an entry means."""
-
-    def __init__(self, step: Callable[[LogEntry], Step], *, max_bytes: int) -> None:
+    def __init__(self, family: Family, step: Callable[[LogEntry], Step], cache: RenderCache) -> None:
+        self._family = family
         self._step = step
-        self._kept: LRUCache[tuple[str, str, int], Kept] = LRUCache(max_bytes, getsizeof=_size)
+        self._cache = cache
 
-    @property
-    def held_bytes(self) -> int:
-        return int(self._kept.currsize)
+    def event(self, event: SessionEvent) -> EventFrame:
+        return written(self._family, event)
 
-    def of(self, family: Family, turn: Turn, came: Came) -> Happened[Written]:
-        key = (family.name, turn.id, came.offset)
-        kept = self._kept.get(key)
-        if kept is None or kept[0] != came.entry:
-            kept = came.entry, self._written(family, turn, came)
-            if _size(kept) <= self._kept.maxsize:
-                self._kept[key] = kept
-        return kept[1]
+    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[EventFrame]:
+        key = (self._family.name, turn.id, came.offset)
+        return self._cache.of(key, came.entry, lambda: self._written(turn, came), _size)
 
-    def happened(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
-        """The same, before it is written."""
+    def unwritten(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
-    def _written(self, family: Family, turn: Turn, came: Came) -> Happened[Written]:
-        found = self.happened(turn, came)
-        return Happened(
-            found.form,
-            tuple(written(family, event) for event in found.at_once),
-            tuple(written(family, event) for event in found.at_close),
-            found.closed,
+    def _written(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[EventFrame]:
+        found = self.unwritten(turn, came)
+        return EntryAsEvents(
+            found.form, tuple(map(self.event, found.at_once)), tuple(map(self.event, found.at_close)), found.closed
         )
 
 
-class Framed:
-    """In the words of a family, as server-sent events."""
-
-    def __init__(self, family: Family, renderings: Renderings) -> None:
-        self._family = family
-        self._renderings = renderings
-
-    def event(self, event: SessionEvent) -> Written:
-        return written(self._family, event)
-
-    def entry(self, turn: Turn, came: Came) -> Happened[Written]:
-        return self._renderings.of(self._family, turn, came)
-
-    def unwritten(self, turn: Turn, came: Came) -> Happened[SessionEvent]:
-        return self._renderings.happened(turn, came)
-
-
-def written(family: Family, event: SessionEvent) -> Written:
+def written(family: Family, event: SessionEvent) -> EventFrame:
     """An event in the words of a family. The nested one counts its events, and has a name for messages only."""
     kind = kind_in(family, event)
     if kind is None:
-        return Written(event.spot, event.kind, b"")
+        return EventFrame(event.spot, event.kind, b"")
     if family is NESTED:
-        return Written(event.spot, kind, frame(kind, to_json(payload_below(event)), event.spot.number))
+        return EventFrame(event.spot, kind, frame(kind, to_json(payload_below(event)), event.spot.number))
     fields = event_fields(event)
-    return Written(event.spot, kind, frame(kind, to_json(fields), str(fields["id"])))
+    return EventFrame(event.spot, kind, frame(kind, to_json(fields), str(fields["id"])))
 
 
-def _size(kept: Kept) -> int:
-    entry, found = kept
-    return 400 + entry.size + sum(len(each.frame) for each in (*found.at_once, *found.at_close))
+def _size(found: EntryAsEvents[EventFrame]) -> int:
+    return 400 + sum(len(each.frame) for each in (*found.at_once, *found.at_close))

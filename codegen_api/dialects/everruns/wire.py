@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
+from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.everruns.event_types import kind_in
 from codegen_api.dialects.everruns.events import SessionEvent
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
@@ -68,15 +69,15 @@ def _detail(item: "Detail | Json") -> Json:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
-    """Who reads an answer: whose all is that it tells, and the address at which they found us."""
+class EverrunsClient:
+    """Who asks and is answered: what is theirs, and the address at which they found us."""
 
-    owner: str
+    conversations: CallerConversations
     home: str
 
     @property
     def principal(self) -> str:
-        return FLAT.id("principal", derived_id("principal", self.owner))
+        return FLAT.id("principal", derived_id("principal", self.conversations.owner))
 
     def links(self, path: str) -> dict[str, Json]:
         """Where a thing is to be found. There are no pages, so whoever wants to show it gets the thing itself."""
@@ -84,7 +85,7 @@ class Recipient:
         return {"self_url": url, "view_url": url, "ui_link": url}
 
 
-def agent_fields(agent: Agent, sessions: int, recipient: Recipient) -> dict[str, Json]:
+def agent_fields(agent: Agent, sessions: int, client: EverrunsClient) -> dict[str, Json]:
     """An agent with so many ``sessions``, which both families share. Those of other dialects have no settings of this
     one.
     """
@@ -105,7 +106,7 @@ def agent_fields(agent: Agent, sessions: int, recipient: Recipient) -> dict[str,
         "archived_at": moment(agent.updated) if agent.archived else None,
         "session_count": sessions,
         "app_count": 0,
-        **recipient.links(f"/v1/agents/{id}"),
+        **client.links(f"/v1/agents/{id}"),
     }
     return told(fields)
 
@@ -113,7 +114,7 @@ def agent_fields(agent: Agent, sessions: int, recipient: Recipient) -> dict[str,
 def session_fields(
     family: Family,
     session: Conversation,
-    recipient: Recipient,
+    client: EverrunsClient,
     agent: str | None,
     first: Turn | None,
     latest: Turn | None,
@@ -138,13 +139,13 @@ def session_fields(
         organization = own(session.metadata).get("organization")
         fields |= {
             "organization_id": shown_organization(str(organization or "0")),
-            "owner_principal_id": recipient.principal,
+            "owner_principal_id": client.principal,
             # it has a workspace for itself alone, and this is how its id is made
             "workspace_id": family.id("wsp", session.id),
             "harness_id": HARNESS_ID,
             "capabilities": [],
             "features": [],
-            **recipient.links(f"/v1/sessions/{fields['id']}"),
+            **client.links(f"/v1/sessions/{fields['id']}"),
         }
     return told(fields)
 

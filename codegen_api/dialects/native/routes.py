@@ -29,7 +29,7 @@ from codegen_api.intake import CallerFirst
 from codegen_api.names import warn
 from codegen_api.parts import Door, Idempotent, parts_of
 from codegen_api.runs import Json, RunRef, RunStatus, to_json
-from codegen_api.sse import HEAD_ONLY, STREAM_HEADERS, EventStream, LastEventId, nothing, parse_position
+from codegen_api.sse import HEAD_ONLY, EventStream, LastEventId, lasting, nothing, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
@@ -359,14 +359,7 @@ def _tickets(request: Request) -> Tickets:
 def _event_stream(
     request: Request, pieces: AsyncGenerator[bytes, None], writer: Writer, source: Stream | None = None
 ) -> EventStream:
-    return EventStream(
-        pieces,
-        media_type=writer.media_type,
-        headers=STREAM_HEADERS,
-        stall_seconds=parts_of(request).stall_seconds,
-        connection=request.scope["connection"],
-        source=source,
-    )
+    return lasting(request, pieces, writer.media_type, source=source)
 
 
 ROUTES = [*system.routes, *runs.routes]

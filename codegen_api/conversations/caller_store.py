@@ -1,0 +1,113 @@
+"""What is kept for one caller. It stands under a name of theirs; under another name it is not there."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+from codegen_api.errors import Conflict, Rejected
+from codegen_api.identity import Caller
+from codegen_api.runs import Json, to_json
+from codegen_api.storable import storable
+from codegen_api.stores import Agent, Conversation, Store, Turn
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TRIES = 10
+"""How often a change is tried that others get ahead of."""
+
+
+def owner_of(caller: Caller) -> str:
+    """To whom things belong: the same whatever token they use, and it tells nobody who that is. A key that is confined
+    to an organization has nothing of what keys of its name have elsewhere.
+    """
+    said = [caller.principal.authority, caller.principal.user, caller.organization]
+    return hashlib.sha256(to_json([each for each in said if each is not None])).hexdigest()
+
+
+def checked(value: Json) -> None:
+    """
+    Raises:
+        Rejected: no database can keep this.
+    """
+    if not storable(value):
+        raise Rejected("A text holds a character that cannot be kept: NUL, or half of a surrogate pair.")
+
+
+def _theirs(
+    method: Callable[Concatenate[Store, str, P], Awaitable[T]],
+) -> Callable[Concatenate["CallerStore", P], Awaitable[T]]:
+    """A method of a store, for the owner that the caller is."""
+
+    @wraps(method)
+    def of_owner(self: "CallerStore", /, *args: P.args, **more: P.kwargs) -> Awaitable[T]:
+        answer: Awaitable[T] = getattr(self.store, method.__name__)(self.owner, *args, **more)
+        return answer
+
+    return of_owner
+
+
+@dataclass(frozen=True)
+class CallerStore:
+    """What ``store`` keeps for ``caller`` under the name ``owner``. Its methods are the store's, but for these:
+
+    ``change_...`` looks, changes what is there ``to`` what it is to be, and looks again where others were faster; it
+    gives None if there is no such thing, and raises ``Conflict`` when others change it all the time.
+    """
+
+    caller: Caller
+    owner: str
+    store: Store
+
+    add_agent = _theirs(Store.add_agent)
+    agent = _theirs(Store.agent)
+    agents = _theirs(Store.agents)
+    remove_agent = _theirs(Store.remove_agent)
+    counts = _theirs(Store.counts)
+    add_conversation = _theirs(Store.add_conversation)
+    conversation = _theirs(Store.conversation)
+    conversations = _theirs(Store.conversations)
+    remove_conversation = _theirs(Store.remove_conversation)
+    add_turn = _theirs(Store.add_turn)
+    turn = _theirs(Store.turn)
+    turns = _theirs(Store.turns)
+    ends = _theirs(Store.ends)
+    replace_turn = _theirs(Store.change_turn)
+    remove_turn = _theirs(Store.remove_turn)
+    item = _theirs(Store.item)
+    items = _theirs(Store.items)
+    remove_item = _theirs(Store.remove_item)
+    namespaces = _theirs(Store.namespaces)
+
+    async def change_agent(self, id: str, to: Callable[[Agent], Agent]) -> Agent | None:  # noqa: A002 - as everywhere
+        return await self._changed(self.store.agent, self.store.change_agent, id, to)
+
+    async def change_conversation(self, id: str, to: Callable[[Conversation], Conversation]) -> Conversation | None:  # noqa: A002
+        return await self._changed(self.store.conversation, self.store.change_conversation, id, to)
+
+    async def change_turn(self, id: str, to: Callable[[Turn], Turn]) -> Turn | None:  # noqa: A002
+        return await self._changed(self.store.turn, self.store.change_turn, id, to)
+
+    async def put_turn(self, then: Turn, now: Turn) -> Turn:
+        """``now`` in the place of ``then``; or what is there by now instead. If it was removed, ``now``, and nothing is
+        written down.
+        """
+        return await self.replace_turn(then, now) or await self.turn(then.id) or now
+
+    async def _changed(
+        self,
+        look: Callable[[str, str], Awaitable[T | None]],
+        put: Callable[[str, T, T], Awaitable[T | None]],
+        id: str,  # noqa: A002
+        to: Callable[[T], T],
+    ) -> T | None:
+        for _ in range(TRIES):
+            then = await look(self.owner, id)
+            if then is None:
+                return None
+            changed = await put(self.owner, then, to(then))
+            if changed is not None:
+                return changed
+        raise Conflict("Others are changing this, too; try again.")
