@@ -125,7 +125,7 @@ class PrometheusObserver:
 
         @app.get(
             "/metrics",
-            summary="How much happens",
+            summary="Prometheus metrics",
             tags=["System"],
             response_class=Response,
             responses={200: {"description": "The numbers.", "content": {"text/plain": {"example": EXAMPLE}}}},

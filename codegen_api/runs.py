@@ -32,7 +32,7 @@ ENTRY_OVERHEAD = 200
 
 
 class RunStatus(StrEnum):
-    """What a run is doing, in our words. The host's own word stays in ``Run.raw_status``."""
+    """The status of a run, in the gateway's words. The host's own word stays in ``Run.raw_status``."""
 
     PENDING = "pending"
     RUNNING = "running"

@@ -127,7 +127,7 @@ async def get_assistant(conversations: MyConversations, assistant_id: AssistantI
 
 @router.patch(
     "/assistants/{assistant_id}",
-    **operation("Change an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
+    **operation("Update an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
 )
 async def update_assistant(
     conversations: MyConversations, assistant_id: AssistantId, body: Annotated[schemas.UpdateAssistant, Body()]
@@ -201,7 +201,7 @@ async def list_assistant_versions(
 @router.post(
     "/assistants/{assistant_id}/latest",
     **operation(
-        "Go back to a version of an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.")
+        "Set the latest version of an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.")
     ),
 )
 async def set_latest_assistant_version(

@@ -70,13 +70,15 @@ async def create_run(starter: Starter, thread_id: str, body: NewRunBody) -> Resp
     return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
 
 
-@router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and follow it", WRITE, responses.STREAMED))
+@router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and stream it", WRITE, responses.STREAMED))
 async def stream_run(starter: Starter, _: Begins, thread_id: str, body: NewRunBody) -> Response:
     """Start a run in a thread and send its events. It goes on without its client, but for `on_disconnect: cancel`."""
     return starter.events(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
 
 
-@router.post("/threads/{thread_id}/runs/wait", **operation("Start a run and wait for it", WRITE, responses.WAITED))
+@router.post(
+    "/threads/{thread_id}/runs/wait", **operation("Start a run and wait for its result", WRITE, responses.WAITED)
+)
 async def wait_for_run(starter: Starter, thread_id: str, body: NewRunBody) -> Response:
     """Start a run in a thread and give the thread's state at its end. White space comes first, as a sign of life."""
     return starter.outcome(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
@@ -89,21 +91,21 @@ async def create_stateless_run(starter: Starter, body: NewRunBody) -> Response:
     return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
 
 
-@router.post("/runs/stream", **operation("Start a stateless run and follow it", WRITE, responses.STREAMED))
+@router.post("/runs/stream", **operation("Start a stateless run and stream it", WRITE, responses.STREAMED))
 async def stream_stateless_run(starter: Starter, _: Begins, body: NewRunBody) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
     turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
     return starter.events(turn, at_end=forget, stops=body.on_disconnect == "cancel")
 
 
-@router.post("/runs/wait", **operation("Start a stateless run and wait for it", WRITE, responses.WAITED))
+@router.post("/runs/wait", **operation("Start a stateless run and wait for its result", WRITE, responses.WAITED))
 async def wait_for_stateless_run(starter: Starter, body: NewRunBody) -> Response:
     """The thread is removed when the outcome has been sent, but for `on_completion: keep`."""
     turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
     return starter.outcome(turn, at_end=forget, stops=body.on_disconnect == "cancel")
 
 
-@router.post("/runs/batch", **operation("Start several stateless runs", WRITE, responses.BATCH))
+@router.post("/runs/batch", **operation("Start a batch of stateless runs", WRITE, responses.BATCH))
 async def create_batch(starter: Starter, bodies: Annotated[list[RunBody], Body(max_length=20)]) -> Response:
     """Start runs, each in a thread of its own. The first that cannot be started ends it; those before it go on."""
     turns = [await starter.begin(body.thread_id, body) for body in bodies]

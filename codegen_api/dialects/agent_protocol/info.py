@@ -17,7 +17,7 @@ router = routes_about("about", public=True)
 
 @router.get(
     "/info",
-    summary="What is it",
+    summary="Server information",
     responses={200: {"model": responses.Info, "description": "What it is."}, **responses.PUBLIC_ERRORS},
 )
 async def info(request: Request) -> Response:
@@ -36,7 +36,7 @@ async def info(request: Request) -> Response:
 
 @router.get(
     "/ok",
-    summary="Is it well",
+    summary="Health check",
     responses={200: {"model": responses.Ok, "description": "Yes."}, **responses.PUBLIC_ERRORS, **responses.UNREADABLE},
 )
 async def ok(check_db: IgnoredQuery = None) -> Response:

@@ -30,11 +30,11 @@ MOST_LOOKED_AT = 10_000
 
 
 @router.put(
-    "/store/items", **operation("Keep an item", WRITE, responses.answers(204, None, "It is kept.")), status_code=204
+    "/store/items", **operation("Put an item", WRITE, responses.answers(204, None, "It is kept.")), status_code=204
 )
 @router.put(
     "/store",
-    **operation("Keep an item (older path)", WRITE, responses.answers(204, None, "It is kept.")),
+    **operation("Put an item (older path)", WRITE, responses.answers(204, None, "It is kept.")),
     name="put_item_under_the_older_path",
     status_code=204,
 )

@@ -75,19 +75,19 @@ async def search_runs(answers: Answers, body: Annotated[schemas.SearchRuns | Non
     return json_response(to_json(found))
 
 
-@router.get("/runs/{run_id}", **operation("Get a run by its id", READ, responses.RUN))
+@router.get("/runs/{run_id}", **operation("Get a run by id", READ, responses.RUN))
 async def get_run_by_id(answers: Answers, run_id: str) -> Response:
     """A run as it is now, for who does not know its thread."""
     return await runs.get_run(answers, await _thread_of(answers.conversations, run_id), run_id)
 
 
-@router.get("/runs/{run_id}/wait", **operation("Wait for a run by its id", READ, responses.JOINED))
+@router.get("/runs/{run_id}/wait", **operation("Wait for a run's result by id", READ, responses.JOINED))
 async def wait_by_id(answers: Answers, run_id: str) -> Response:
     """The thread's state at the end of a run."""
     return await runs.join_run(answers, await _thread_of(answers.conversations, run_id), run_id)
 
 
-@router.get("/runs/{run_id}/stream", **operation("Follow a run by its id (by GET)", READ, responses.FOLLOWED))
+@router.get("/runs/{run_id}/stream", **operation("Stream a run by id (by GET)", READ, responses.FOLLOWED))
 async def stream_by_id(
     answers: Answers,
     run_id: str,
@@ -100,7 +100,7 @@ async def stream_by_id(
     return await runs.join_stream(answers, thread, run_id, last_event_id, stream_mode, cancel_on_disconnect)
 
 
-@router.post("/runs/{run_id}/cancel", **operation("Stop a run by its id", WRITE, responses.STOPPED))
+@router.post("/runs/{run_id}/cancel", **operation("Cancel a run by id", WRITE, responses.STOPPED))
 async def cancel_by_id(
     answers: Answers, run_id: str, wait: runs.Flag = None, action: runs.Action = "interrupt"
 ) -> Response:
@@ -108,7 +108,7 @@ async def cancel_by_id(
     return await runs.cancel_run(answers, await _thread_of(answers.conversations, run_id), run_id, wait, action)
 
 
-@router.delete("/runs/{run_id}", **operation("Forget a run by its id", WRITE, responses.FORGOTTEN), status_code=204)
+@router.delete("/runs/{run_id}", **operation("Delete a run by id", WRITE, responses.FORGOTTEN), status_code=204)
 async def delete_by_id(conversations: MyConversations, run_id: str, force: runs.Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
     return await runs.delete_run(conversations, await _thread_of(conversations, run_id), run_id, force)

@@ -25,7 +25,7 @@ class _Selected(BaseModel):
 
 
 class Assistant(_Selected):
-    """Somebody to talk to."""
+    """An agent."""
 
     assistant_id: str = ""
     graph_id: str = "agent"
@@ -47,7 +47,7 @@ class Assistants(BaseModel):
 
 
 class Schemas(BaseModel):
-    """What a graph takes and gives, as JSON schemas."""
+    """The input and output of a graph, as JSON Schema."""
 
     graph_id: str
     input_schema: dict[str, Any]
@@ -68,7 +68,7 @@ class ProtocolAgent(BaseModel):
 
 
 class AgentSchemas(BaseModel):
-    """What an agent takes and gives, as JSON Schema."""
+    """The input and output of an agent, as JSON Schema."""
 
     agent_id: str
     input_schema: dict[str, Any]
@@ -79,7 +79,7 @@ class AgentSchemas(BaseModel):
 
 
 class Graph(BaseModel):
-    """The parts of a graph and what leads from one to the other."""
+    """A graph: its nodes and edges."""
 
     nodes: list[dict[str, Any]]
     edges: list[dict[str, Any]]
@@ -101,7 +101,7 @@ class Thread(_Selected):
 
 
 class State(BaseModel):
-    """What a thread is at a checkpoint."""
+    """The state of a thread at a checkpoint."""
 
     values: dict[str, Any] = Field(description="What was said, `{messages: [...]}`.")
     next: list[str] = Field(description="What comes next; nothing when the thread waits for its user.")
@@ -116,7 +116,7 @@ class State(BaseModel):
 
 
 class ThreadRun(BaseModel):
-    """A turn of a thread."""
+    """A run of a thread."""
 
     run_id: str
     thread_id: str
@@ -141,7 +141,7 @@ class ThreadRun(BaseModel):
 
 
 class Pruned(BaseModel):
-    """How many threads are gone."""
+    """How many threads were deleted."""
 
     pruned_count: int
 
@@ -157,7 +157,7 @@ class StoreItem(BaseModel):
 
 
 class FoundItem(StoreItem):
-    """An item, and how near it is to what was asked."""
+    """An item found by a search, with its score."""
 
     score: float | None = Field(None, description="From -1 to 1, the nearest; only where it was found by meaning.")
 
@@ -176,7 +176,7 @@ class Namespaces(BaseModel):
 
 
 class Info(BaseModel):
-    """What this is."""
+    """The server's version and capabilities."""
 
     name: str
     version: str
@@ -194,7 +194,7 @@ class Ok(BaseModel):
 
 
 class AgentProtocolError(BaseModel):
-    """The one shape of every error."""
+    """An error."""
 
     error: str = Field(description="What kind of error it is.", examples=["unauthorized"])
     message: str = Field(description="A sentence for people.")

@@ -45,7 +45,7 @@ Object = dict[str, Any]
 
 
 class RunBody(BaseModel):
-    """What starts a run."""
+    """A new run."""
 
     assistant_id: str | None = Field(
         default=None, description="The id of an assistant; `agent` by default.", examples=["agent"]

@@ -67,7 +67,7 @@ async def get_run(answers: Answers, thread_id: str, run_id: str) -> Response:
     return json_response(to_json({**answers.fields(turn), "output": output}))
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}/join", **operation("Wait for a run", READ, responses.JOINED))
+@router.get("/threads/{thread_id}/runs/{run_id}/join", **operation("Wait for a run's result", READ, responses.JOINED))
 async def join_run(answers: Answers, thread_id: str, run_id: str, cancel_on_disconnect: Flag = None) -> Response:
     """The thread's state at the end of a run."""
     turn = await _find(answers.conversations, thread_id, run_id, settled=False)
@@ -75,7 +75,7 @@ async def join_run(answers: Answers, thread_id: str, run_id: str, cancel_on_disc
     return answers.outcome(turn, stops=cancel_on_disconnect in SET)
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}/stream", **operation("Follow a run", READ, responses.FOLLOWED))
+@router.get("/threads/{thread_id}/runs/{run_id}/stream", **operation("Stream a run", READ, responses.FOLLOWED))
 async def join_stream(
     answers: Answers,
     thread_id: str,
@@ -93,7 +93,7 @@ async def join_stream(
     return answers.events(turn, modes=modes, last_event_id=last_event_id, stops=cancel_on_disconnect in SET)
 
 
-@router.post("/runs/{run_id}/stream", **operation("Follow a run by its id", READ, responses.FOLLOWED))
+@router.post("/runs/{run_id}/stream", **operation("Stream a run by id", READ, responses.FOLLOWED))
 async def follow_run(answers: Answers, run_id: str, last_event_id: LastEventId) -> Response:
     """The events of a run, for who does not know its thread."""
     turn = await _find(answers.conversations, None, run_id, settled=False)
@@ -116,7 +116,7 @@ class ModeList(BaseModel):
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
-@router.post("/threads/{thread_id}/runs/{run_id}/cancel", **operation("Stop a run", WRITE, responses.STOPPED))
+@router.post("/threads/{thread_id}/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, responses.STOPPED))
 async def cancel_run(
     answers: Answers, thread_id: str, run_id: str, wait: Flag = None, action: Action = "interrupt"
 ) -> Response:
@@ -128,14 +128,14 @@ async def cancel_run(
 
 
 class ManyRuns(BaseModel):
-    """Which runs to stop."""
+    """The runs to cancel."""
 
     thread_id: str | None = None
     run_ids: schemas.Names | None = None
     status: Literal["pending", "running", "all"] | None = None
 
 
-@router.post("/runs/cancel", **operation("Stop runs", WRITE, responses.ALL_STOPPED), status_code=204)
+@router.post("/runs/cancel", **operation("Cancel runs", WRITE, responses.ALL_STOPPED), status_code=204)
 async def cancel_runs(
     conversations: MyConversations, body: Annotated[ManyRuns, Body()], action: Action = "interrupt"
 ) -> Response:
@@ -155,7 +155,7 @@ async def cancel_runs(
 
 
 @router.delete(
-    "/threads/{thread_id}/runs/{run_id}", **operation("Forget a run", WRITE, responses.FORGOTTEN), status_code=204
+    "/threads/{thread_id}/runs/{run_id}", **operation("Delete a run", WRITE, responses.FORGOTTEN), status_code=204
 )
 async def delete_run(conversations: MyConversations, thread_id: str, run_id: str, force: Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""

@@ -54,7 +54,7 @@ class CreateAssistant(BaseModel):
 
 
 class UpdateAssistant(BaseModel):
-    """What is to be different. `metadata` is merged into what is there, all else takes its place."""
+    """The fields to change. `metadata` is merged into what is there; all else replaces it."""
 
     graph_id: Name | None = None
     config: Object | None = None
@@ -65,7 +65,7 @@ class UpdateAssistant(BaseModel):
 
 
 class CountAssistants(BaseModel):
-    """Which assistants."""
+    """A filter for assistants."""
 
     metadata: Object | None = Field(None, description="What their own has to have.")
     graph_id: str | None = None
@@ -73,7 +73,7 @@ class CountAssistants(BaseModel):
 
 
 class SearchAssistants(CountAssistants):
-    """Which assistants, and which stretch of them."""
+    """A filter for assistants, and which page of them."""
 
     limit: Limit = 10
     offset: Offset = 0
@@ -83,7 +83,7 @@ class SearchAssistants(CountAssistants):
 
 
 class SearchAgents(BaseModel):
-    """Which agents, and which stretch of them."""
+    """A filter for agents, and which page of them."""
 
     name: str | None = Field(None, description="A part of the name, in either case.")
     metadata: Object | None = Field(None, description="What their own has to have.")
@@ -92,7 +92,7 @@ class SearchAgents(BaseModel):
 
 
 class Versions(BaseModel):
-    """Which versions."""
+    """Which page of versions."""
 
     metadata: Object | None = None
     limit: Limit = 10
@@ -100,7 +100,7 @@ class Versions(BaseModel):
 
 
 class Latest(BaseModel):
-    """The version that is to be the latest."""
+    """The version to make the latest."""
 
     version: int
 
@@ -120,7 +120,7 @@ class CreateThread(BaseModel):
 
 
 class UpdateThread(BaseModel):
-    """What is to be merged into the thread's metadata."""
+    """Metadata to merge into the thread's."""
 
     metadata: Object | None = None
     ttl: Any = Field(None, description="Not offered.")
@@ -130,7 +130,7 @@ class UpdateThread(BaseModel):
 
 
 class CountThreads(BaseModel):
-    """Which threads."""
+    """A filter for threads."""
 
     metadata: Object | None = Field(None, description="What their own has to have.")
     values: Object | None = Field(None, description="Not offered: the host keeps what was said.")
@@ -138,7 +138,7 @@ class CountThreads(BaseModel):
 
 
 class SearchThreads(CountThreads):
-    """Which threads, and which stretch of them."""
+    """A filter for threads, and which page of them."""
 
     ids: Annotated[list[str], Field(max_length=1000)] | None = None
     limit: Limit = 10
@@ -151,7 +151,7 @@ class SearchThreads(CountThreads):
 
 
 class PruneThreads(BaseModel):
-    """Which threads are to go."""
+    """The threads to delete."""
 
     thread_ids: Annotated[list[str], Field(max_length=1000)]
     strategy: str = Field("delete", description="Only `delete` is offered.")
@@ -161,7 +161,7 @@ class PruneThreads(BaseModel):
 
 
 class SearchRuns(BaseModel):
-    """Which runs, and which stretch of them."""
+    """A filter for runs, and which page of them."""
 
     thread_id: str | None = None
     status: str | None = Field(None, description="Only runs with this status.")
@@ -179,7 +179,7 @@ MOST_FIELDS = 32
 
 
 class PutItem(BaseModel):
-    """A value to keep."""
+    """An item to store."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"namespace": ["users", "ann"], "key": "tea", "value": {"likes": "green"}}]}
@@ -197,14 +197,14 @@ class PutItem(BaseModel):
 
 
 class DeleteItem(BaseModel):
-    """Which item is to go."""
+    """The item to delete."""
 
     namespace: Labels
     key: str
 
 
 class SearchItems(BaseModel):
-    """Which items, and which stretch of them."""
+    """A filter for items, and which page of them."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"namespace_prefix": ["users"], "filter": {"likes": "green"}}]}
@@ -227,7 +227,7 @@ class SearchItems(BaseModel):
 
 
 class ListNamespaces(BaseModel):
-    """Which namespaces, and which stretch of them. A label `*` stands for any."""
+    """A filter for namespaces, and which page of them. A label `*` stands for any."""
 
     prefix: Labels | None = None
     suffix: Labels | None = None

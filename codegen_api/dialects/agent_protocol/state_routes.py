@@ -25,7 +25,7 @@ MOST = 100
 
 
 class AtCheckpoint(BaseModel):
-    """Which checkpoint."""
+    """A checkpoint."""
 
     checkpoint: dict[str, Any] = Field(
         description="Its `checkpoint_id` says which; without one, the end of the thread."
@@ -34,7 +34,7 @@ class AtCheckpoint(BaseModel):
 
 
 class WantedHistory(BaseModel):
-    """Which states of a thread."""
+    """A filter for the states of a thread."""
 
     limit: Annotated[int, Field(ge=1, le=1000, description=f"How many to give, {MOST} at most.")] = 10
     before: dict[str, Any] | str | None = Field(None, description="Only those from before this checkpoint.")
@@ -62,7 +62,7 @@ async def get_state_at(
 
 @router.post(
     "/threads/{thread_id}/state/checkpoint",
-    **operation("Get the state of a thread at a checkpoint, given as a whole", READ, STATE),
+    **operation("Get the state of a thread at a checkpoint (by POST)", READ, STATE),
 )
 async def post_state_at(
     conversations: MyConversations, thread_id: str, body: Annotated[AtCheckpoint, Body()]
@@ -75,7 +75,7 @@ async def post_state_at(
     return json_response(to_json(await state_at(conversations, thread_id, wanted)))
 
 
-@router.get("/threads/{thread_id}/history", **operation("List the states of a thread", READ, HISTORY))
+@router.get("/threads/{thread_id}/history", **operation("Get the history of a thread", READ, HISTORY))
 async def get_history(
     conversations: MyConversations,
     thread_id: str,
@@ -86,9 +86,7 @@ async def get_history(
     return await post_history(conversations, thread_id, WantedHistory(limit=limit, before=before))
 
 
-@router.post(
-    "/threads/{thread_id}/history", **operation("List the states of a thread, chosen by a body", READ, HISTORY)
-)
+@router.post("/threads/{thread_id}/history", **operation("Search the history of a thread", READ, HISTORY))
 async def post_history(
     conversations: MyConversations, thread_id: str, body: Annotated[WantedHistory | None, Body()] = None
 ) -> Response:

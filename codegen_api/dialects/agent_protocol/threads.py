@@ -97,7 +97,7 @@ async def count_threads(
 
 @router.post(
     "/threads/prune",
-    **operation("Delete several threads", WRITE, responses.answers(200, responses.Pruned, "How many are gone.", 409)),
+    **operation("Prune threads", WRITE, responses.answers(200, responses.Pruned, "How many are gone.", 409)),
 )
 async def prune_threads(conversations: MyConversations, body: Annotated[schemas.PruneThreads, Body()]) -> Response:
     """Delete those of these threads that there are."""
@@ -123,7 +123,7 @@ async def get_thread(
 @router.patch(
     "/threads/{thread_id}",
     **operation(
-        "Change a thread's metadata",
+        "Update a thread",
         WRITE,
         {
             **responses.answers(200, responses.Thread, "The thread.", 409),

@@ -180,7 +180,7 @@ async def get_agent(agents: Known, agent_id: AgentId) -> Response:
 
 @router.put(
     "/api/agents/{agent_id}",
-    **operation("Change an agent", WRITE, responses.answers(200, responses.AgioAgent, "The agent.", 409)),
+    **operation("Update an agent", WRITE, responses.answers(200, responses.AgioAgent, "The agent.", 409)),
 )
 async def update_agent(agents: Known, agent_id: AgentId, body: Annotated[schemas.UpdateAgioAgent, Body()]) -> Response:
     """Change what is sent, and leave the rest; the id stays. A session that the agent has begun goes on as it was."""

@@ -32,7 +32,7 @@ TITLE_CHARACTERS = 100
 @router.post(
     "/api/chat",
     **operation(
-        "Talk to an agent",
+        "Chat with an agent",
         WRITE,
         responses.located(
             responses.streamed(

@@ -42,7 +42,7 @@ async def list_checkpoints(
 @router.post(
     "/api/checkpoints/runs/{run_id}/checkpoints",
     **operation(
-        "Name the place where a run is",
+        "Create a checkpoint",
         WRITE,
         responses.answers(201, responses.NamedCheckpoint, "The checkpoint.", 409),
     ),
@@ -65,7 +65,7 @@ async def get_checkpoint(conversations: MyConversations, checkpoint_id: Checkpoi
     return json_response(to_json((await find_place(conversations, checkpoint_id)).fields))
 
 
-@router.post("/api/checkpoints/{checkpoint_id}/restore", **operation("Go on from a checkpoint", WRITE, GOES_ON))
+@router.post("/api/checkpoints/{checkpoint_id}/restore", **operation("Restore a checkpoint", WRITE, GOES_ON))
 async def restore_checkpoint(
     wanted: WantedOrganization,
     agents: Known,
@@ -77,7 +77,7 @@ async def restore_checkpoint(
     return json_response(to_json(await restore(agents, wanted, place, body or schemas.Restore())))
 
 
-@router.post("/api/checkpoints/{checkpoint_id}/fork", **operation("Go on from a checkpoint elsewhere", WRITE, GOES_ON))
+@router.post("/api/checkpoints/{checkpoint_id}/fork", **operation("Fork from a checkpoint", WRITE, GOES_ON))
 async def fork_checkpoint(
     wanted: WantedOrganization,
     agents: Known,

@@ -14,7 +14,7 @@ from codegen_api.web import json_response, timestamp
 router = routes_about("health", public=True)
 
 
-@router.get("/api/health", summary="How is it", responses=responses.HEALTH)
+@router.get("/api/health", summary="Health check", responses=responses.HEALTH)
 async def health(request: Request, gateway: Door) -> Response:
     """How the process is: `degraded` when the host was not there when it was last asked, or the database fails. Asks
     nobody.

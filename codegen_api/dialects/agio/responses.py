@@ -51,7 +51,7 @@ EVENT: dict[str, Any] = {
 
 
 class Health(BaseModel):
-    """How the process is."""
+    """The health of the process."""
 
     status: str = Field(examples=["healthy"])
     version: str
@@ -59,7 +59,7 @@ class Health(BaseModel):
 
 
 class AgioAgent(BaseModel):
-    """Somebody to talk to."""
+    """An agent."""
 
     id: str = Field(examples=["assistant"])
     name: str = Field(examples=["assistant"])
@@ -79,13 +79,13 @@ class _OffsetPage(BaseModel):
 
 
 class AgentPage(_OffsetPage):
-    """A stretch of a list of agents."""
+    """A page of agents."""
 
     items: list[AgioAgent]
 
 
 class Metrics(BaseModel):
-    """What a run has cost."""
+    """The metrics of a run."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [METRICS]})
 
@@ -96,7 +96,7 @@ class Metrics(BaseModel):
 
 
 class AgioRun(BaseModel):
-    """What came of something that was said to an agent."""
+    """A run."""
 
     id: str = Field(examples=[RUN])
     agent_id: str | None
@@ -112,13 +112,13 @@ class AgioRun(BaseModel):
 
 
 class RunPage(_OffsetPage):
-    """A stretch of a list of runs."""
+    """A page of runs."""
 
     items: list[AgioRun]
 
 
 class Answer(BaseModel):
-    """What came of a chat."""
+    """The answer to a chat message."""
 
     run_id: str = Field(examples=[RUN])
     session_id: str
@@ -139,7 +139,7 @@ class ListedEvent(BaseModel):
 
 
 class Events(BaseModel):
-    """What has come of a run by now, or a stretch of it."""
+    """A page of a run's events."""
 
     run_id: str
     total: int
@@ -149,7 +149,7 @@ class Events(BaseModel):
 
 
 class Done(BaseModel):
-    """It is as it was to be."""
+    """The result of an order."""
 
     success: bool
     message: str = Field(examples=[f"Run '{RUN}' paused successfully"])
@@ -158,7 +158,7 @@ class Done(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """A place in a run to which one can go back: so many steps have come."""
+    """A checkpoint: a point in a run to which one can return."""
 
     id: str = Field(examples=[f"{RUN}.3"])
     run_id: str
@@ -171,20 +171,20 @@ class Checkpoint(BaseModel):
 
 
 class CheckpointPage(_OffsetPage):
-    """A stretch of a list of checkpoints."""
+    """A page of checkpoints."""
 
     items: list[Checkpoint]
 
 
 class NamedCheckpoint(Checkpoint):
-    """A checkpoint that was named."""
+    """A new checkpoint."""
 
     success: bool
     message: str
 
 
 class Restored(BaseModel):
-    """A run goes on from a checkpoint."""
+    """The result of a restore or fork."""
 
     success: bool
     message: str
@@ -195,7 +195,7 @@ class Restored(BaseModel):
 
 
 class AgioError(BaseModel):
-    """The one shape of every error."""
+    """An error."""
 
     detail: str | list[dict[str, Any]] = Field(
         description="A sentence for people; for a request of the wrong shape a list, `type`, `loc` and `msg`."

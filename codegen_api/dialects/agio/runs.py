@@ -70,7 +70,7 @@ async def get_run(conversations: MyConversations, run_id: RunId) -> Response:
 @router.get(
     "/api/runs/{run_id}/events",
     **operation(
-        "Get the events of a run",
+        "List or stream the events of a run",
         READ,
         responses.streamed(
             responses.Events,
@@ -111,7 +111,7 @@ async def pause_run(conversations: MyConversations, run_id: RunId) -> Response:
     return done("paused", await controls.pause(conversations, await find_run(conversations, run_id)))
 
 
-@router.post("/api/runs/{run_id}/resume", **operation("Go on with a run", WRITE, RESUMED))
+@router.post("/api/runs/{run_id}/resume", **operation("Resume a run", WRITE, RESUMED))
 async def resume_run(agents: Known, run_id: RunId, body: Annotated[schemas.Resume | None, Body()] = None) -> Response:
     """Go on with a run that was paused, or whose agent waits for an answer. Without a `message` the agent is told
     `Go on.`

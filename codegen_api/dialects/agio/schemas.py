@@ -17,7 +17,7 @@ Words = Annotated[list[Name], Field(max_length=100)]
 
 
 class CreateAgioAgent(BaseModel):
-    """Somebody to talk to."""
+    """An agent."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"name": "reviewer", "system_prompt": "You review code.", "tags": ["team"]}]}
@@ -35,7 +35,7 @@ class CreateAgioAgent(BaseModel):
 
 
 class UpdateAgioAgent(BaseModel):
-    """What is to be otherwise; what is not sent stays."""
+    """The fields to change; what is not sent stays as it is."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"system_prompt": "You review code with care."}]})
 
@@ -49,7 +49,7 @@ class UpdateAgioAgent(BaseModel):
 
 
 class Chat(BaseModel):
-    """What somebody says to an agent."""
+    """A message to an agent."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"agent_id": "assistant", "message": "Hello!", "stream": True}]}
@@ -66,20 +66,20 @@ class Chat(BaseModel):
 
 
 class Resume(BaseModel):
-    """How to go on."""
+    """How to resume a run."""
 
     message: Prompt | None = Field(None, description="What to tell the agent; else `Go on.`")
 
 
 class NewCheckpoint(BaseModel):
-    """What to call the place where the run is."""
+    """A new checkpoint of a run."""
 
     description: Annotated[str, Field(max_length=1000)] | None = None
     tags: Annotated[list[Name], Field(max_length=20)] = []
 
 
 class Message(BaseModel):
-    """Something that was said."""
+    """A message."""
 
     role: str
     content: Any = None
@@ -92,7 +92,7 @@ class Message(BaseModel):
 
 
 class Modifications(BaseModel):
-    """What is to be otherwise than it was."""
+    """What to change before the run goes on."""
 
     modified_query: Prompt | None = Field(None, description="What the user says instead.")
     modified_messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = Field(
@@ -102,7 +102,7 @@ class Modifications(BaseModel):
 
 
 class Fork(BaseModel):
-    """How to go on elsewhere."""
+    """How to fork from a checkpoint."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"modifications": {"system_prompt": "Answer in one sentence."}}]}
@@ -114,7 +114,7 @@ class Fork(BaseModel):
 
 
 class Restore(Fork):
-    """How to go on from there."""
+    """How to restore a checkpoint."""
 
     model_config = ConfigDict(
         json_schema_extra={

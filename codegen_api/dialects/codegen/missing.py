@@ -42,7 +42,7 @@ OPERATIONS = (
     ("GET", "/v1/mcp-providers", "get_mcp_providers", "List MCP providers"),
     ("GET", "/v1/oauth/tokens/status", "get_oauth_token_status", "Get the status of OAuth tokens"),
     ("POST", "/v1/oauth/tokens/revoke", "revoke_oauth_token", "Revoke an OAuth token"),
-    ("POST", "/v1/slack-connect/generate-token", "generate_slack_connect_token", "Make a token for Slack"),
+    ("POST", "/v1/slack-connect/generate-token", "generate_slack_connect_token", "Create a Slack token"),
 )
 """Method, path, name and summary: settings of the host, and operations on pull requests that bypass any run."""
 

@@ -71,7 +71,7 @@ def require_whole_page(came: int, limit: int, *, at_end: bool) -> None:
         raise UpstreamError(f"{why}: ask for a limit of {came} or less.")
 
 
-@router.get("/v1/users/me", **operation("Who am I", None, schemas.ME))
+@router.get("/v1/users/me", **operation("Get the current user", None, schemas.ME))
 async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
     """The user behind the token. Who is no user of the host has a number here all the same, which stays theirs."""
     fields = user_fields(caller.principal) if caller.shared else (await gateway.accounts.me(caller)).fields
@@ -117,7 +117,7 @@ async def get_repositories(
 
 
 @router.get(
-    ORGANIZATION + "/repositories", **operation("List repositories, as the host's CLI asks", READ, schemas.REPOSITORIES)
+    ORGANIZATION + "/repositories", **operation("List repositories (the CLI's path)", READ, schemas.REPOSITORIES)
 )
 async def get_repositories_for_cli(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
@@ -176,7 +176,7 @@ async def get_agent_run(gateway: Door, caller: Asker, organization: Organization
     return json_response(to_json(run_fields(await gateway.get(caller, organization, str(run_id)))))
 
 
-@router.post(ORGANIZATION + "/agent/run/resume", **operation("Go on with a run", WRITE, schemas.DONE))
+@router.post(ORGANIZATION + "/agent/run/resume", **operation("Resume a run", WRITE, schemas.DONE))
 async def resume_agent_run(
     gateway: Door,
     idempotency: Idempotent,
@@ -204,7 +204,7 @@ async def ban_all_checks_for_agent_run(
     return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": True}))
 
 
-@router.post(ORGANIZATION + "/agent/run/unban", **operation("Lift a ban", WRITE, schemas.BAN))
+@router.post(ORGANIZATION + "/agent/run/unban", **operation("Unban a run", WRITE, schemas.BAN))
 async def unban_all_checks_for_agent_run(
     gateway: Door,
     caller: Asker,
@@ -230,7 +230,8 @@ async def remove_codegen_from_pr(
 
 
 @router.get(
-    "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs", **operation("Read the log", READ, schemas.LOGS)
+    "/v1/alpha/organizations/{org_id}/agent/run/{agent_run_id}/logs",
+    **operation("Read a run's log", READ, schemas.LOGS),
 )
 async def get_agent_run_logs(
     gateway: Door,

@@ -85,7 +85,7 @@ NOT_PASSED_ON = Field(None, description="Not offered: the gateway does not pass 
 
 
 class CreateAgentRunInput(BaseModel):
-    """What to start."""
+    """A new run."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompt": "Create a Python function", "metadata": {"source": "api"}}]}
@@ -101,7 +101,7 @@ class CreateAgentRunInput(BaseModel):
 
 
 class ResumeAgentRunInput(BaseModel):
-    """Which run is to go on, and how."""
+    """The run to resume, and how."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"agent_run_id": 12345, "prompt": "Now add tests."}]})
 
@@ -113,7 +113,7 @@ class ResumeAgentRunInput(BaseModel):
 
 
 class StopAgentRunInput(BaseModel):
-    """Which run is meant."""
+    """A run."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"agent_run_id": 12345}]})
 
@@ -140,7 +140,7 @@ class AgentRunResponse(BaseModel):
 
 
 class AgentRunLogResponse(BaseModel):
-    """One thing the agent did, as the host gives it."""
+    """A log entry, as the host gives it."""
 
     model_config = _shown(ENTRY_EXAMPLE)
 
@@ -155,7 +155,7 @@ class AgentRunLogResponse(BaseModel):
 
 
 class AgentRunWithLogsResponse(BaseModel):
-    """A run with a stretch of its log."""
+    """A run with a page of its log."""
 
     model_config = _shown(LOG_EXAMPLE)
 

@@ -97,7 +97,7 @@ async def get_agent(client: CurrentClient, agent_id: NamedAgent) -> Response:
 
 @router.patch(
     "/v1/agents/{agent_id}",
-    **operation("Change an agent", WRITE, responses.answers(200, responses.EverrunsAgent, "The agent.", 409)),
+    **operation("Update an agent", WRITE, responses.answers(200, responses.EverrunsAgent, "The agent.", 409)),
 )
 async def update_agent(
     client: CurrentClient, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]

@@ -31,7 +31,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 
 @router.post(
     "",
-    **operation("Begin a session", WRITE, responses.made(responses.EverrunsSession, "The session.", 409)),
+    **operation("Create a session", WRITE, responses.made(responses.EverrunsSession, "The session.", 409)),
     status_code=201,
 )
 async def create_session(
@@ -82,7 +82,7 @@ async def get_session(here: Here) -> Response:
 
 @router.patch(
     "/{session_id}",
-    **operation("Change a session", WRITE, responses.answers(200, responses.EverrunsSession, "The session.", 409)),
+    **operation("Update a session", WRITE, responses.answers(200, responses.EverrunsSession, "The session.", 409)),
 )
 async def update_session(here: Here, body: Annotated[schemas.UpdateSession, Body()]) -> Response:
     """Give a session another title, or other tags."""
@@ -101,7 +101,7 @@ async def delete_session(here: Here) -> Response:
 
 @router.post(
     "/{session_id}/messages",
-    **operation("Say something", WRITE, responses.made(responses.EverrunsMessage, "What was said.", 402, 409)),
+    **operation("Create a message", WRITE, responses.made(responses.EverrunsMessage, "What was said.", 402, 409)),
     status_code=201,
 )
 async def create_message(
@@ -165,7 +165,7 @@ async def list_events(
 
 @router.get(
     "/{session_id}/sse",
-    **operation("Follow events live", READ, responses.streamed("Events, live.")),
+    **operation("Stream events", READ, responses.streamed("Events, live.")),
     response_class=Response,
 )
 async def stream_events(
@@ -180,7 +180,9 @@ async def stream_events(
 
 @router.post(
     "/{session_id}/cancel",
-    **operation("Stop the agent", WRITE, responses.answers(200, responses.Cancelled, "What came of it.", 409, 501)),
+    **operation(
+        "Cancel the current turn", WRITE, responses.answers(200, responses.Cancelled, "What came of it.", 409, 501)
+    ),
 )
 async def cancel_turn(here: Here) -> Response:
     """Stop what the agent does, if it does anything."""

@@ -30,7 +30,7 @@ Here = Annotated[sessions.Here, Depends(session_here)]
 
 @router.post(
     "",
-    **operation("Begin a session with an agent", WRITE, responses.made(responses.SessionBelow, "The session.", 409)),
+    **operation("Create a session of an agent", WRITE, responses.made(responses.SessionBelow, "The session.", 409)),
     status_code=201,
 )
 async def create_session_below(
@@ -48,7 +48,7 @@ async def create_session_below(
 @router.get(
     "",
     **operation(
-        "List the sessions with an agent",
+        "List sessions of an agent",
         READ,
         responses.answers(200, responses.SessionsBelow, "The sessions, newest first."),
     ),
@@ -63,7 +63,7 @@ async def list_sessions_below(
 
 @router.get(
     "/{session_id}",
-    **operation("Get a session below its agent", READ, responses.answers(200, responses.SessionBelow, "The session.")),
+    **operation("Get a session of an agent", READ, responses.answers(200, responses.SessionBelow, "The session.")),
 )
 async def get_session_below(here: Here) -> Response:
     """A session as it is now: `running` from before a message is answered until its answer can be read."""
@@ -73,7 +73,7 @@ async def get_session_below(here: Here) -> Response:
 @router.patch(
     "/{session_id}",
     **operation(
-        "Change a session below its agent", WRITE, responses.answers(200, responses.SessionBelow, "The session.", 409)
+        "Update a session of an agent", WRITE, responses.answers(200, responses.SessionBelow, "The session.", 409)
     ),
 )
 async def update_session_below(here: Here, body: Annotated[schemas.UpdateSession, Body()]) -> Response:
@@ -83,7 +83,7 @@ async def update_session_below(here: Here, body: Annotated[schemas.UpdateSession
 
 @router.delete(
     "/{session_id}",
-    **operation("Delete a session below its agent", WRITE, responses.answers(204, None, "It is gone.", 409)),
+    **operation("Delete a session of an agent", WRITE, responses.answers(204, None, "It is gone.", 409)),
     status_code=204,
 )
 async def delete_session_below(here: Here) -> Response:
@@ -94,7 +94,7 @@ async def delete_session_below(here: Here) -> Response:
 @router.post(
     "/{session_id}/messages",
     **operation(
-        "Say something in a session below its agent",
+        "Create a message in a session of an agent",
         WRITE,
         responses.made(responses.EverrunsMessage, "What was said.", 402, 409),
     ),
@@ -115,7 +115,7 @@ async def create_message_below(
 @router.get(
     "/{session_id}/messages",
     **operation(
-        "List messages of a session below its agent",
+        "List messages in a session of an agent",
         READ,
         responses.answers(200, responses.EverrunsMessages, "What was said by now, oldest first."),
     ),
@@ -128,7 +128,7 @@ async def list_messages_below(here: Here) -> Response:
 @router.get(
     "/{session_id}/events",
     **operation(
-        "Follow or list events of a session below its agent",
+        "List or stream events of a session of an agent",
         READ,
         responses.streamed("What was said by now; with `Accept: text/event-stream` live.", responses.EventsBelow),
     ),
@@ -145,7 +145,7 @@ async def events_below(
 @router.get(
     "/{session_id}/events/list",
     **operation(
-        "List events of a session below its agent",
+        "List events of a session of an agent",
         READ,
         responses.answers(200, responses.EventsBelow, "What was said by now, as events."),
     ),
@@ -157,7 +157,7 @@ async def list_events_below(here: Here, query: Annotated[schemas.EventsQuery, Qu
 
 @router.get(
     "/{session_id}/sse",
-    **operation("Follow events of a session below its agent", READ, responses.streamed("Events, live.")),
+    **operation("Stream events of a session of an agent", READ, responses.streamed("Events, live.")),
     response_class=Response,
 )
 async def stream_events_below(
@@ -170,7 +170,7 @@ async def stream_events_below(
 @router.post(
     "/{session_id}/cancel",
     **operation(
-        "Stop the agent of a session below it",
+        "Cancel the current turn in a session of an agent",
         WRITE,
         responses.answers(200, responses.Cancelled, "What came of it.", 409, 501),
     ),

@@ -27,7 +27,7 @@ class _Linked(_Told):
 
 
 class EverrunsAgent(_Linked):
-    """Somebody to talk to."""
+    """An agent."""
 
     id: str = Field(examples=["agent_0190a5b0c0de7000800000000000cafe"])
     name: str
@@ -56,7 +56,7 @@ class _Paged(_Listed):
 
 
 class EverrunsAgents(_Paged):
-    """A list of agents, twice, for both generations of clients."""
+    """A list of agents, under both of its names."""
 
     data: list[EverrunsAgent]
     items: list[EverrunsAgent]
@@ -75,7 +75,7 @@ class _Session(_Told):
 
 
 class SessionBelow(_Session):
-    """A session, as the older generation of clients knows it."""
+    """A session, as the older clients expect it."""
 
     id: str = Field(examples=["0190a5b0-c0de-7000-8000-00000000cafe"])
     status: str = Field(pattern="^(pending|running|failed)$")
@@ -95,14 +95,14 @@ class EverrunsSession(_Session, _Linked):
 
 
 class SessionsBelow(_Paged):
-    """A list of sessions, twice."""
+    """A list of sessions, under both of its names."""
 
     data: list[SessionBelow]
     items: list[SessionBelow]
 
 
 class EverrunsSessions(_Paged):
-    """A list of sessions, twice."""
+    """A list of sessions, under both of its names."""
 
     data: list[EverrunsSession]
     items: list[EverrunsSession]
@@ -110,7 +110,7 @@ class EverrunsSessions(_Paged):
 
 
 class EverrunsMessage(_Told):
-    """What the user, the agent or a tool said."""
+    """A message of the user, the agent or a tool."""
 
     id: str
     session_id: str
@@ -123,14 +123,14 @@ class EverrunsMessage(_Told):
 
 
 class EverrunsMessages(_Listed):
-    """What was said in a session by now, twice."""
+    """A list of messages, under both of its names."""
 
     data: list[EverrunsMessage]
     items: list[EverrunsMessage]
 
 
 class EverrunsEvent(_Told):
-    """Something that happened in a session."""
+    """An event of a session."""
 
     id: str = Field(examples=["event_0000001000010003bd0b53c1a6a9a0a1"])
     type: str = Field(examples=["output.message.completed"])
@@ -142,14 +142,14 @@ class EverrunsEvent(_Told):
 
 
 class EverrunsEvents(_Listed):
-    """A stretch of what happened, twice."""
+    """A page of events, under both of its names."""
 
     data: list[EverrunsEvent]
     items: list[EverrunsEvent]
 
 
 class EventBelow(_Told):
-    """A message, as the older generation of clients is told of it."""
+    """An event, as the older clients expect it."""
 
     id: str
     session_id: str
@@ -160,14 +160,14 @@ class EventBelow(_Told):
 
 
 class EventsBelow(_Listed):
-    """What was said, as events, twice."""
+    """A list of events, under both of its names."""
 
     data: list[EventBelow]
     items: list[EventBelow]
 
 
 class Cancelled(BaseModel):
-    """What came of it."""
+    """The result of a cancellation."""
 
     status: str = Field(pattern="^(cancelled|no_op)$")
     message: str
@@ -181,7 +181,7 @@ class Coded(BaseModel):
 
 
 class EverrunsProblem(_Told):
-    """The one shape of every error, for both generations of clients."""
+    """An error, for both generations of clients."""
 
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Not Found"])

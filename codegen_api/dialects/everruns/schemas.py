@@ -44,7 +44,7 @@ class _Built(_Wishes):
 
 
 class CreateAgent(_Built):
-    """A new agent, or with the `id` of one that there is, what it is to be."""
+    """A new agent; with the `id` of one that exists, its new fields."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -62,7 +62,7 @@ class CreateAgent(_Built):
 
 
 class UpdateAgent(_Built):
-    """What is to be different; what is null stays."""
+    """The fields to change; what is null stays as it is."""
 
     name: Annotated[str, Field(min_length=1)] | None = None
     system_prompt: str | None = None
@@ -98,7 +98,7 @@ class CreateSession(CreateSessionBelow):
 
 
 class UpdateSession(_Wishes):
-    """What is to be different; what is null stays."""
+    """The fields to change; what is null stays as it is."""
 
     title: str | None = None
     tags: Tags | None = None
@@ -107,7 +107,7 @@ class UpdateSession(_Wishes):
 
 
 class Input(BaseModel):
-    """What the user says."""
+    """The user's input."""
 
     role: str | None = Field(None, description="Is not looked at: the user speaks.")
     content: list[Object] = Field(

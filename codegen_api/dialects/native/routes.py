@@ -56,7 +56,7 @@ LINE_TYPES = ("application/x-ndjson", "application/jsonl")
 system = APIRouter(tags=["System"], generate_unique_id_function=named())
 
 
-@system.get("/health", summary="How is it", responses=schemas.HEALTH)
+@system.get("/health", summary="Health check", responses=schemas.HEALTH)
 async def health(request: Request, gateway: Door) -> Response:
     """How the process is, and what was last seen of the host, the issuer and the store. Asks nobody, so it answers at
     once.
@@ -79,13 +79,13 @@ async def health(request: Request, gateway: Door) -> Response:
     return json_response(to_json(body))
 
 
-@system.get("/livez", summary="Is it alive", responses=schemas.READY)
+@system.get("/livez", summary="Liveness check", responses=schemas.READY)
 async def live(request: Request) -> Response:
     """Whether the process should be left alone."""
     return _readiness(request)
 
 
-@system.get("/readyz", summary="May it be asked", responses=schemas.READY)
+@system.get("/readyz", summary="Readiness check", responses=schemas.READY)
 async def ready(request: Request) -> Response:
     """Whether requests should be sent here."""
     store = _store_seen(request)
@@ -127,7 +127,7 @@ Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
 
-@runs.get("/users/me", **operation("Who am I", None, schemas.ME), tags=["Users and organizations"])
+@runs.get("/users/me", **operation("Get the current user", None, schemas.ME), tags=["Users and organizations"])
 async def me(gateway: Door, caller: Asker) -> Response:
     """The user behind the token, as the host knows them, or as whoever gave it out does."""
     return json_response(to_json((await gateway.accounts.me(caller)).fields))
@@ -205,7 +205,7 @@ async def get_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_
     return json_response(to_json(run_fields(await gateway.get(caller, organization, run_id))))
 
 
-@runs.post("/agent-runs/{id}/resume", **operation("Go on with a run", WRITE, schemas.RESUMED), tags=["Runs"])
+@runs.post("/agent-runs/{id}/resume", **operation("Resume a run", WRITE, schemas.RESUMED), tags=["Runs"])
 async def resume_run(
     gateway: Door,
     idempotency: Idempotent,
@@ -225,7 +225,7 @@ async def resume_run(
     return json_response(to_json(run_fields(outcome.run)), headers=replayed(outcome))
 
 
-@runs.post("/agent-runs/{id}/cancel", **operation("Stop a run", WRITE, schemas.CANCELLED), tags=["Runs"])
+@runs.post("/agent-runs/{id}/cancel", **operation("Cancel a run", WRITE, schemas.CANCELLED), tags=["Runs"])
 async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
     """Stop a run, where the host can.
 
@@ -236,7 +236,7 @@ async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, r
     return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
 
 
-@runs.get("/agent-runs/{id}/logs", **operation("Read the log", READ, schemas.LOGS), tags=["Logs"])
+@runs.get("/agent-runs/{id}/logs", **operation("Read a run's log", READ, schemas.LOGS), tags=["Logs"])
 async def read_logs(
     request: Request,
     gateway: Door,
@@ -263,7 +263,7 @@ async def read_logs(
 
 @runs.post(
     "/agent-runs/{id}/logs/stream-ticket",
-    **operation("Get a ticket for the live log", READ, schemas.TICKET),
+    **operation("Create a stream ticket", READ, schemas.TICKET),
     status_code=201,
     tags=["Logs"],
 )
@@ -288,7 +288,7 @@ async def create_stream_ticket(
 
 @runs.get(
     "/agent-runs/{id}/logs/stream",
-    summary="Follow the log live",
+    summary="Stream a run's log",
     tags=["Logs"],
     responses=schemas.STREAM,
     response_class=Response,

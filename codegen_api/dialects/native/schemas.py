@@ -91,7 +91,7 @@ class _Open(BaseModel):
 
 
 class CreateRun(BaseModel):
-    """What to start."""
+    """A new run."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"prompt": "Create a Python function", "metadata": {"source": "api"}}]}
@@ -106,7 +106,7 @@ class CreateRun(BaseModel):
 
 
 class ResumeRun(BaseModel):
-    """How to go on."""
+    """How to resume a run."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "Now add tests."}]})
 
@@ -134,7 +134,7 @@ class RunOut(_Open):
 
 
 class EntryOut(_Open):
-    """One thing the agent did: the host's fields as they are, and its position."""
+    """A log entry: the host's fields as they are, and its position."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [ENTRY_EXAMPLE]})
 
@@ -185,7 +185,7 @@ class UserOut(_Open):
 
 
 class LogsOut(RunOut):
-    """A run with a stretch of its log."""
+    """A run with a page of its log."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -202,7 +202,7 @@ class LogsOut(RunOut):
 
 
 class EndOut(RunOut):
-    """The whole run, and how many entries its log has."""
+    """The run, and the length of its log."""
 
     total_logs: int
 
@@ -223,7 +223,7 @@ class ResyncOut(BaseModel):
 
 
 class ErrorOut(BaseModel):
-    """The one shape of every error."""
+    """An error."""
 
     error: str = Field(
         description="A sentence for people.", examples=["Authentication failed: the token is not valid."]
@@ -236,7 +236,7 @@ class ErrorOut(BaseModel):
 
 
 class HealthOut(BaseModel):
-    """How the process is."""
+    """The health of the process."""
 
     status: Annotated[str, Field(pattern="^(healthy|degraded)$")]
     version: str
@@ -272,7 +272,7 @@ class ReadyOut(BaseModel):
 
 
 class TicketOut(BaseModel):
-    """What an `EventSource` needs to read one run's live log."""
+    """A ticket, with which an `EventSource` can read one run's live log."""
 
     ticket: str = Field(examples=["q0c2Wq3cM5y6mYb5RlDnqk6kNfZlPnC"])
     url: str = Field(
