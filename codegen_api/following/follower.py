@@ -10,7 +10,7 @@ import asyncio
 import uuid
 from dataclasses import replace
 
-from codegen_api.brokers import Broker
+from codegen_api.brokers import PAGE, Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
 from codegen_api.following.log_tail import (
     Known,
@@ -20,14 +20,13 @@ from codegen_api.following.log_tail import (
     opens_at,
     without_nulls,
 )
-from codegen_api.following.pages import OldPages, Past
 from codegen_api.following.pieces import Portion, piece
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import Right, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import SLOW, Cadence, Need
 from codegen_api.positions import AMENDABLE, COMPARED, SETTLING
-from codegen_api.runs import UNCOUNTED, Changed, Cursor, LogPage, Run, RunRef, RunStatus
+from codegen_api.runs import UNCOUNTED, Changed, Cursor, LogEntry, LogPage, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
 
@@ -57,7 +56,6 @@ class Follower:
         *,
         upstream: Upstream,
         broker: Broker,
-        old_pages: OldPages,
         cadence: Cadence,
         near: Cursor,
         portion: Portion,
@@ -75,7 +73,6 @@ class Follower:
         """What broke the reading down for good."""
         self.resumed_at = float("-inf")
         """When (the event loop's time) the host last answered a resume through this gateway."""
-        self.past = Past(self.ref, old_pages, size=upstream.page_size, read=self._read_old, tail=lambda: self.tail)
 
         self._upstream = upstream
         self._broker = broker
@@ -192,15 +189,26 @@ class Follower:
             self._wake.set()
         await self._progress.wait()
 
+    async def read_again(self, number: int) -> tuple[LogEntry, ...]:
+        """That page of the log as the host has it now."""
+        after = number * PAGE
+        entries: tuple[LogEntry, ...] = ()
+        while len(entries) < PAGE and after + len(entries) < self.tail:
+            page, _ = await self._read(after + len(entries), PAGE - len(entries), self._less_urgent())
+            if not page.entries:
+                break
+            entries += page.entries
+        if len(entries) < max(1, min(PAGE, self.tail - after)):
+            await asyncio.sleep(1.0)  # less than it did: a stale answer, or another log, which will be seen
+        return entries
+
     async def aclose(self) -> None:
         """Let nobody wait for a page that will not come."""
         self.readers.close()
-        await self.past.aclose()
 
     async def _adopt(self) -> None:
         """Go on from the window that an earlier follower left. It shows what was: nobody has looked since."""
         tail = await self._broker.tail(self.ref)
-        self.past.forget()
         await self._broker.doubt(self.ref)
         self._advance()
         if tail is None:
@@ -366,7 +374,6 @@ class Follower:
         near_tail, sent = await self._read(ahead)
         if not near_tail.entries:
             return None
-        self.past.keep(page.after, page.entries, near_tail.last)
         self._known.begin(ahead)
         return near_tail, sent
 
@@ -392,7 +399,6 @@ class Follower:
         self._known.compare(page, in_doubt=loop_time() - self.resumed_at < RESUME_DOUBT)
         await self._broker.publish(page)
         self._known.take_in(page)
-        self.past.keep(page.after, page.entries, self.tail)
         self._advance()
 
     async def _start_over(self) -> None:
@@ -402,7 +408,6 @@ class Follower:
         self._near = 0
         self._known.begin(0)
         self._end_seen = self._settled = self._compared = self._announced = None
-        self.past.forget()
         await self._broker.forget(self.ref)
 
     async def _announce(self, length: Cursor | None, seen: float) -> None:
@@ -441,11 +446,6 @@ class Follower:
         """The same; what is settled can wait."""
         settled = after < self._known.settling() and self._end_seen is not None and self.caught_up
         return await self._read(after, need=self._less_urgent() if settled else None)
-
-    async def _read_old(self, after: Cursor, limit: int) -> LogPage:
-        page, _ = await self._read(after, limit, self._less_urgent())
-        await self._broker.note(page)
-        return page
 
     def _less_urgent(self) -> Need:
         return Need(loop_time(), CATCHING_UP * self._cadence.fast)

@@ -159,7 +159,7 @@ def test_whatever_changes_meanwhile_each_event_is_headway(
         host = FakeHost()
         hosted = host.add()
         hosted.append(30)
-        gateways = [Gateway(host, MemoryBroker(max_bytes=memory), old_pages_bytes=50_000) for _ in range(processes)]
+        gateways = [Gateway(host, MemoryBroker(max_bytes=memory)) for _ in range(processes)]
         stays = Viewer()
         staying = asyncio.create_task(stays.watch(gateways[0]))
         cutting = asyncio.create_task(cut_after(events, gateways, away=away))
