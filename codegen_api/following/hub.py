@@ -10,12 +10,13 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRateLimited
-from codegen_api.following.follower import BELIEVED, RESUME_DOUBT, Follower
+from codegen_api.following.follower import BELIEVED, Follower
 from codegen_api.following.log_tail import opens_at
 from codegen_api.following.opening import Opening, Waiting
 from codegen_api.following.pieces import BEYOND, Portions, may_be_too_much
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
+from codegen_api.following.resumption import RESUME_DOUBT
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
 from codegen_api.following.troubles import Troubles
@@ -198,7 +199,7 @@ class Hub:
         """The host has just answered a cancel of this run."""
         self._cancels[ref] = loop_time()
         if ref in self._followers:
-            self._followers[ref].cancelled(self._cancels[ref])
+            self._followers[ref].resumption.cancelled(self._cancels[ref])
 
     def touched(self, ref: RunRef) -> None:
         """Somebody has altered this run through the gateway."""
@@ -303,7 +304,7 @@ class Hub:
             if follower.ref in self._resumes:
                 follower.resumed(*self._resumes[follower.ref])
             if follower.ref in self._cancels:
-                follower.cancelled(self._cancels[follower.ref])
+                follower.resumption.cancelled(self._cancels[follower.ref])
             self._followers[follower.ref] = follower
             self._tasks[follower] = asyncio.ensure_future(follower.follow())
         retirement = self._retirements.pop(follower, None)

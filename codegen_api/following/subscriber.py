@@ -1,7 +1,7 @@
 """The subscriber: one viewer's way through a log, a position and nothing else.
 
-It promises every entry behind its position once and in order, whether it comes from the window or is read again from
-the host; amendments of what was given before; and, when the run has ended and everything was given, one end.
+It promises every entry behind its position once and in order, whether it is held or read again from the host;
+amendments of what was given before; and, when the run has ended and everything was given, one end.
 """
 
 import asyncio
@@ -175,12 +175,15 @@ class Subscriber:
 
     def _is_over(self, changed: Changed, opened: float) -> bool:
         """Whether this description ends the stream: an end that is behind us, and not from too long before we came."""
-        since = max(self._believed(opened), self._follower.resumed_at)
+        since = max(self._believed(opened), self._follower.resumption.at)
         return changed.length == self.cursor and changed.seen >= since
 
     def _believed(self, opened: float) -> float:
-        """Since when an end must have been seen. Who comes back and knows of none may have heard elsewhere that the run
-        goes on.
+        """Since when an end must have been seen to be told to this viewer.
+
+        An end is shared: a thousand who open a finished run together cost one look, as long as it is no older than
+        ``BELIEVED``. But who comes back without an end may have been told by somebody else, a moment ago, that the run
+        was resumed; to hear again of the old end would contradict that. So for them it must have been seen since.
         """
         return opened if self._from.cursor and not self._from.over else opened - BELIEVED
 
