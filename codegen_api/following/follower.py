@@ -169,8 +169,6 @@ class Follower:
 
     async def read(self) -> None:
         """Until a page has been read."""
-        if self.caught_up:
-            self._wake.set()
         await self._progress.wait()
 
     async def read_again(self, number: int) -> tuple[LogEntry, ...]:

@@ -440,6 +440,25 @@ async def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_n
     await gateway.aclose()
 
 
+@pytest.mark.wire("log-replaced")
+async def test_who_waits_for_a_position_that_is_ahead_hears_that_the_log_is_another_one_by_now() -> None:
+    host = FakeHost()
+    hosted = host.add()
+    hosted.append(10)
+    gateway = Gateway(host, MemoryBroker())
+    first, ahead = Viewer(), Viewer(cursor=15)
+    watching = [asyncio.create_task(first.watch(gateway))]
+    await asyncio.sleep(20)
+    hosted.replace(20)
+    watching.append(asyncio.create_task(ahead.watch(gateway)))
+    await asyncio.sleep(60)
+    hosted.status = "COMPLETE"
+    await asyncio.gather(*watching)
+    assert [(resync.requested, resync.cursor) for resync in ahead.resyncs] == [(15, 0)]
+    assert first.texts() == ahead.texts() == hosted.encoded()
+    await gateway.aclose()
+
+
 # -- rights -----------------------------------------------------------------------------------------------------------
 
 

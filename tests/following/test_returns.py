@@ -133,6 +133,26 @@ async def test_a_process_that_knows_nothing_yet_continues_at_no_higher_price(eve
     await asyncio.sleep(0)
 
 
+@pytest.mark.wire("position-amendments", "stream-same-for-all")
+@pytest.mark.parametrize("memory", [LARGE, 9_000])
+async def test_who_comes_back_to_large_changes_is_given_them_in_batches_like_all_else(memory: int) -> None:
+    host = FakeHost()
+    hosted = host.add()
+    acted = [hosted.act() for _ in range(18)]
+    gateway = Gateway(host, MemoryBroker(max_bytes=memory))
+    viewer = Viewer(plain=False)
+    await viewer.watch(gateway, until=10)
+    await asyncio.sleep(60)
+    for position in acted:
+        hosted.amend(position, output="x" * 9_000)
+    hosted.append(2)
+    hosted.status = "COMPLETE"
+    await viewer.watch(gateway)
+    assert viewer.texts() == hosted.encoded()
+    assert sorted(set(viewer.amended)) == acted
+    await gateway.aclose()
+
+
 @settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
 @given(
     script=st.lists(

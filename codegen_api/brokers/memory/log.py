@@ -313,8 +313,7 @@ class Log:
 
     def _charge(self, size: int) -> None:
         self.size += size
-        if not self.dropped:
-            self._shelf.held += size
+        self._shelf.held += size
 
     def wake(self) -> None:
         """There is news."""
