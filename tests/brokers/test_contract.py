@@ -692,9 +692,11 @@ async def test_who_waits_hears_that_the_log_was_forgotten(broker: Make) -> None:
     await it.aclose()
 
 
-async def test_forgetting_what_was_never_known_does_nothing(broker: Make) -> None:
+async def test_forgetting_or_doubting_what_was_never_known_does_nothing(broker: Make) -> None:
     it = broker()
+    await it.doubt(REF)
     await it.forget(REF)
+    assert await it.tail(REF) is None
     await it.aclose()
 
 
