@@ -74,6 +74,7 @@ def _round(given: argparse.Namespace, stuck: int) -> Result:
             # the host's budget is lifted, so the run is read each 1.25 ms after news; and no stream ends by its age
             upstream_requests_per_minute=60_000,
             stream_max_age_seconds=86_400,
+            streams_per_caller=given.viewers,
             log_level="WARNING",
         ) as gateway,
         ProcessPoolExecutor(1, mp_context=spawn) as pool,

@@ -167,7 +167,7 @@ def _gateway(
 ) -> Gateway:
     return Gateway(
         upstream,
-        broker or MemoryBroker(max_bytes=holdings.windows),
+        broker or MemoryBroker(max_bytes=holdings.logs),
         organization=_organization(settings, upstream),
         ownership=build_auth.ownership(settings),
         patrol=lambda: Patrol(
@@ -178,7 +178,6 @@ def _gateway(
         turns=ReadQueue(limit=limit, together=settings.upstream_budget == "gateway"),
         cadence=lambda: Cadence(fast=max(MIN_READ_INTERVAL, WINDOW / (limit * READ_SHARE))),
         linger=settings.follower_linger_seconds,
-        old_pages_bytes=holdings.old_pages,
         max_streams=settings.streams_per_process,
         max_streams_each=settings.streams_per_caller,
         observer=observer,

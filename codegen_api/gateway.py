@@ -66,7 +66,6 @@ class Gateway:
         patrol: Callable[[], Patrol] = Patrol,
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = 5.0,
-        old_pages_bytes: int = 32 * 1024 * 1024,
         max_streams: int = 10_000,
         max_streams_each: int = 100,
         observer: Observer | None = None,
@@ -94,7 +93,6 @@ class Gateway:
             turns,
             cadence=cadence,
             linger=linger,
-            old_pages_bytes=old_pages_bytes,
             portions=portions,
             observer=self._observer,
         )

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MemoryShares:
-    """In bytes: ``windows`` for the recent part of each log with its renderings, ``old_pages`` for earlier pages read
-    again, ``turns`` for pages of finished turns, ``renderings`` for the entries that dialects have rendered.
+    """In bytes: ``logs`` for the logs that are followed with their renderings, ``turns`` for pages of finished turns,
+    ``renderings`` for the entries that dialects have rendered.
     """
 
-    windows: int
-    old_pages: int
+    logs: int
     turns: int = 0
     renderings: int = 0
 
@@ -18,6 +17,6 @@ class MemoryShares:
     def of(cls, total: int, *, dialects: int) -> "MemoryShares":
         """The division of ``total``; ``dialects`` is the number of those that keep conversations."""
         if not dialects:
-            return cls(total - total // 4, total // 4)
+            return cls(total)
         part = total // 8
-        return cls(total - (2 + dialects) * part, part, part, dialects * part)
+        return cls(total - (1 + dialects) * part, part, dialects * part)

@@ -289,7 +289,12 @@ class Budget:
         )
 
     def _scarcity(self, now: float) -> float:
-        """Seconds to wait because of what the host said is left."""
+        """Seconds to wait because of what the host said is left.
+
+        It counts what others ask with the same token as well, so it may be less than our own count says. It is out of
+        date as soon as it is said: what is under way comes off it. A little is left to callers who wait for an answer,
+        the less the sooner there is more, or the last requests of a window would never be used.
+        """
         remains, under_way = self._told_until - now, self._asking + self._promised
         reserve = self._allowed * RESERVE * min(1.0, max(remains, 0.0) / WINDOW)
         if self._told_left - under_way > reserve or remains <= -WINDOW:
@@ -298,7 +303,13 @@ class Budget:
         return remains if remains > 0 else math.inf if under_way else 0.0
 
     def _pace(self, waiting: int) -> float:
-        """When the next read may begin so that the remaining budget lasts until the window moves on."""
+        """When the next read may begin so that the remaining budget lasts until the window moves on.
+
+        The host counts in a sliding window, so requests that were made at once come back at once, a minute later: if
+        reading used up all of them, news would be a minute late. So after a quiet time a quarter may be used at once,
+        for opening a log; from then on reads keep an even pace that can last for ever. When little is left even so,
+        because callers took more than their part, it is spread over the time until the window moves on.
+        """
         burst = self._cap(BURST)
         even = self._even - burst * self.gap
         return max(even, self._began + self._share(self._began)) if self._left() < max(waiting, burst) else even

@@ -112,7 +112,7 @@ class Missed:
 
     ``length`` is the log's. ``changes`` are to entries that the viewer has; ``latest`` is the last change observed at
     all. ``near`` are the viewer's last entries as they are now (None: not known). A viewer who received all this is at
-    ``revision`` of the window, None if there is no window.
+    ``revision`` of the log, None if the broker has no log.
     """
 
     length: Cursor = 0

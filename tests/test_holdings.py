@@ -29,8 +29,8 @@ MIB = 1024 * 1024
 @pytest.mark.parametrize("dialects", [0, 1, 2, 3])
 def test_the_shares_are_all_there_is(total: int, dialects: int) -> None:
     holdings = MemoryShares.of(total, dialects=dialects)
-    assert holdings.windows + holdings.old_pages + holdings.turns + holdings.renderings == total
-    assert holdings.windows >= total // 4
+    assert holdings.logs + holdings.turns + holdings.renderings == total
+    assert holdings.logs >= total // 4
 
 
 async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() -> None:
@@ -41,8 +41,8 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     host = FakeHost()
     for number in range(1, 5):
         host.add(str(number), status="COMPLETE").append(300, text=f"{number} " + "x" * 1000)
-    broker = MemoryBroker(max_bytes=holdings.windows)
-    gateway = Gateway(host, broker, old_pages_bytes=holdings.old_pages)
+    broker = MemoryBroker(max_bytes=holdings.logs)
+    gateway = Gateway(host, broker)
     pages = Pages(gateway, max_bytes=holdings.turns, clock=lambda: 10_000.0)
     rendered = RenderCache(holdings.renderings)
     modes = frozenset({"messages", "custom"})
@@ -80,8 +80,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
                     style.entry(turn, TurnEntry(came.offset, came.entry))
     del news, came
     held = {
-        "windows": (broker.held_bytes, holdings.windows),
-        "old pages": (gateway._hub.old_pages_bytes, holdings.old_pages),
+        "logs": (broker.held_bytes, holdings.logs),
         "turns": (pages.held_bytes, holdings.turns),
         "renderings": (rendered.held_bytes, holdings.renderings),
     }

@@ -1,19 +1,26 @@
-"""The contract of a broker: where a run's follower leaves what it read, and its viewers find it.
+"""The contract of a broker: the log of each run, which its follower writes and its viewers read.
 
-A broker keeps the recent stretch of each log, its *window*, and the latest description of the run. It decides nothing:
-what to read, when a run has ended and who may see it is settled elsewhere.
+A log is kept in pages of 100 entries, with the latest description of the run. Pages may be let go at any time, as they
+can be read again. A broker decides nothing: what to read, when a run has ended and who may see it is settled elsewhere.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from codegen_api.positions import Missed, Position
 from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, LogPage, RunRef
 
 BATCH_BYTES = 64 * 1024
 """The most that one batch holds (unless a single entry is larger): what a stuck connection can pin."""
+
+PAGE = 100
+"""So many entries make a page. Page 0 has entries 1 to 100."""
+
+ReadPage: TypeAlias = Callable[[int], Awaitable[Sequence[LogEntry]]]
+"""Reads a page again, by its number, as the host has it now. Waits a moment before it gives less than there should be.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -45,71 +52,60 @@ class Tail:
     changed: Changed | None
 
 
-class Evicted(Exception):
-    """What was asked for is no longer in the window: new entries, or changes of entries that were given.
-
-    ``first``: the first position that the window still holds (one past the tail when it holds none).
-    ``missed``: what has to be told besides what comes before ``first``; then the window has the rest.
-    """
-
-    def __init__(self, first: Cursor, missed: Missed) -> None:
-        super().__init__(first, missed)
-        self.first = first
-        self.missed = missed
-
-
 class Forgotten(Exception):
     """The log was replaced by another one: nothing that was read of it holds."""
 
 
 class Broker(Protocol):
-    """Where logs pass from their follower to their viewers."""
+    """Where logs pass from their follower to their viewers. A log that somebody leads or reads is not forgotten."""
 
     async def publish(self, news: LogPage | Changed) -> None:
-        """Take in a page or a new description of the run. Publishing the same page twice does nothing.
+        """Take in a stretch of the log or a new description of the run. Publishing the same twice does nothing.
 
-        The first page of a run opens its window. An entry that was there already, or was noted, and differs is an
-        amendment. With a page that begins behind the tail the window begins anew, and what is before counts as evicted.
-        """
-        ...
-
-    async def note(self, page: LogPage) -> None:
-        """Remember of a page how its entries look, and nothing else: somebody is about to be given what is not in the
-        window.
+        The first stretch opens the log. An entry that was seen before and differs is an amendment. What lies between
+        the end of the log and a stretch that begins behind it is read again when somebody needs it.
         """
         ...
 
     async def doubt(self, ref: RunRef) -> None:
-        """Nobody has followed the run for a while: close its window, until it is opened by a page as it is now."""
+        """Nobody has followed the run for a while: show nothing of it until it is opened by a stretch as it is now."""
         ...
 
     async def tail(self, ref: RunRef) -> Tail | None:
-        """Where the window of this run ends; None when there is none, or it is closed."""
-        ...
-
-    async def held(self, ref: RunRef, after: Cursor) -> tuple[LogEntry, ...]:
-        """The next entries behind a position, as many as go into a batch; none when the window does not hold them."""
+        """Where the log of this run ends; None when nothing may be shown of it."""
         ...
 
     async def missed(self, ref: RunRef, after: Cursor) -> Missed:
         """What somebody who comes back to this position may not know."""
         ...
 
-    def subscribe(self, ref: RunRef, after: Cursor, revision: int | None = None) -> AsyncGenerator[Batch, None]:
+    def entries(
+        self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
+    ) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
+        """These entries of the log, one after another, as they are now.
+
+        Raises:
+            Forgotten: the log was forgotten meanwhile.
+        """
+        ...
+
+    def subscribe(
+        self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage
+    ) -> AsyncGenerator[Batch, None]:
         """Everything behind the position, then everything that comes, with no gap and no repeat, for ever. The
         description of the run comes at least once.
 
-        Waits for a window that is not there yet. Entries up to ``after`` that were amended are given when that was
-        after ``revision``; who has none (None) is given all that are known.
+        Waits for a log that is not open yet. Entries up to ``after`` that were amended are given when that was after
+        ``revision``; who has none (None) is given all that are known. Pages that are not held are read again, each
+        once for all who need it at the same time.
 
         Raises:
-            Evicted: the window does not hold what is to be given.
-            Forgotten: the log was forgotten while this subscriber waited.
+            Forgotten: the log was forgotten while this subscriber waited, or since that revision.
         """
         ...
 
     async def forget(self, ref: RunRef) -> None:
-        """Drop the window: the host has another log under this name."""
+        """Drop the log: the host has another one under this name."""
         ...
 
     def lead(self, ref: RunRef) -> AbstractAsyncContextManager[None]:

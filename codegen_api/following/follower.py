@@ -8,10 +8,10 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 
 import asyncio
 import uuid
-from dataclasses import replace
 
-from codegen_api.brokers import Broker
+from codegen_api.brokers import PAGE, Broker
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
+from codegen_api.following.log_reader import LogReader
 from codegen_api.following.log_tail import (
     Known,
     Replaced,
@@ -20,19 +20,15 @@ from codegen_api.following.log_tail import (
     opens_at,
     without_nulls,
 )
-from codegen_api.following.pages import OldPages, Past
-from codegen_api.following.pieces import Portion, piece
+from codegen_api.following.pieces import Portion
 from codegen_api.following.readers import Readers
+from codegen_api.following.resumption import Resumption
 from codegen_api.following.rights import Right, loop_time
-from codegen_api.identity import Credential
-from codegen_api.pace import SLOW, Cadence, Need
+from codegen_api.pace import SLOW, Cadence
 from codegen_api.positions import AMENDABLE, COMPARED, SETTLING
-from codegen_api.runs import UNCOUNTED, Changed, Cursor, LogPage, Run, RunRef, RunStatus
+from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, Run, RunRef, RunStatus
 from codegen_api.telemetry import Trace, log_fault, trace
 from codegen_api.upstreams import Upstream
-
-CATCHING_UP = 4.0
-"""How much less urgent it is to read an old page again than to look for news."""
 
 DESCRIBED_WITHIN = 60.0
 """Seconds for which an end waits for the host to describe the whole run."""
@@ -42,9 +38,6 @@ BELIEVED = 5.0
 
 COMPARING = 30.0
 """Seconds for which an end waits until what was given is compared with what the host has now."""
-
-RESUME_DOUBT = 30.0
-"""Seconds after a resume in which the host may still report the end before it."""
 
 
 class Follower:
@@ -57,7 +50,6 @@ class Follower:
         *,
         upstream: Upstream,
         broker: Broker,
-        old_pages: OldPages,
         cadence: Cadence,
         near: Cursor,
         portion: Portion,
@@ -73,18 +65,16 @@ class Follower:
         """Counts the logs that the host has had under this name."""
         self.fault: GatewayError | None = None
         """What broke the reading down for good."""
-        self.resumed_at = float("-inf")
-        """When (the event loop's time) the host last answered a resume through this gateway."""
-        self.past = Past(self.ref, old_pages, size=upstream.page_size, read=self._read_old, tail=lambda: self.tail)
+        self.resumption = Resumption()
 
         self._upstream = upstream
         self._broker = broker
         self._cadence = cadence
         self._near = near
-        self._portion = portion
         self._first = right.page
-        self._interval = cadence.fast
-        self._last_read = right.asked
+        self._reader = LogReader(
+            upstream, readers, portion, lambda: self.run, fast=cadence.fast, last=right.asked, interval=cadence.fast
+        )
         self._progress = asyncio.Event()
         self._wake = asyncio.Event()
 
@@ -106,9 +96,6 @@ class Follower:
         self._end_seen = right.asked if right.whole and fresh and right.run.status.ended else None
         self._settled: Cursor | None = None  # where the log ended when its end was last announced
         self._announced: Changed | None = None
-        self._resumed_tail: Cursor | None = None
-        self._active_since_resume = False
-        self._cancelled_at = float("-inf")  # when the host last answered a cancel through this gateway
 
     @property
     def tail(self) -> Cursor:
@@ -129,18 +116,12 @@ class Follower:
         """The host answered a resume at ``at``: what it said of the status before that says nothing any more. The log
         is known to have been of this ``length`` then, or longer.
         """
-        self.resumed_at = at
         # what was seen here may be from before somebody else's resume
-        self._resumed_tail = max(self.tail, length or 0) if self.caught_up else length
-        self._active_since_resume = False
+        self.resumption.resumed(at, max(self.tail, length or 0) if self.caught_up else length)
         self._end_seen = self._settled = self._compared = None
         if run is not None and not run.status.ended and at > self._asked:
             self.run, self.described = self.run.updated(run), at
         self._wake.set()
-
-    def cancelled(self, at: float) -> None:
-        """The host answered a cancel at ``at``: asked since, it is believed when it says that the run is cancelled."""
-        self._cancelled_at = at
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -188,19 +169,22 @@ class Follower:
 
     async def read(self) -> None:
         """Until a page has been read."""
-        if self.caught_up:
-            self._wake.set()
         await self._progress.wait()
+
+    async def read_again(self, number: int) -> tuple[LogEntry, ...]:
+        """That page of the log as the host has it now, for those to whom it is not held any more."""
+        entries = await self._reader.page(number, self.tail)
+        if len(entries) < max(1, min(PAGE, self.tail - number * PAGE)):
+            await asyncio.sleep(1.0)  # less than it did: a stale answer, or another log, which will be seen
+        return entries
 
     async def aclose(self) -> None:
         """Let nobody wait for a page that will not come."""
         self.readers.close()
-        await self.past.aclose()
 
     async def _adopt(self) -> None:
-        """Go on from the window that an earlier follower left. It shows what was: nobody has looked since."""
+        """Go on from what an earlier follower left. It is what was: nobody has looked since."""
         tail = await self._broker.tail(self.ref)
-        self.past.forget()
         await self._broker.doubt(self.ref)
         self._advance()
         if tail is None:
@@ -210,9 +194,8 @@ class Follower:
         if tail.changed is not None:
             self._announced = tail.changed
             self._compared = None if tail.changed.length is None else 0  # once is enough
-            if tail.changed.length is not None and tail.changed.seen < self.resumed_at:
-                # that end is the old one, whatever the log has grown by since
-                self._resumed_tail = max(tail.cursor, self._resumed_tail or 0)
+            if tail.changed.length is not None and tail.changed.seen < self.resumption.at:
+                self.resumption.began(tail.cursor)  # that end is the old one, whatever the log has grown by since
             newer = self._asked >= tail.changed.seen
             self.run = tail.changed.run.updated(self.run) if newer else self.run.updated(tail.changed.run)
             self.described = max(self.described, tail.changed.seen)
@@ -222,17 +205,17 @@ class Follower:
         if (
             self._announced is not None
             and self._announced.length is not None
-            and self.resumed_at > self._announced.seen
+            and self.resumption.at > self._announced.seen
         ):
-            await self._announce(None, self.resumed_at)  # the end that was announced is past
+            await self._announce(None, self.resumption.at)  # the end that was announced is past
         grown_from, described, end_seen = self.tail, self.run, self._end_seen
         self._looked = loop_time()  # whoever comes meanwhile need not ask for another look
         strange, self._strange = self._strange, {}
         opening = not self._located
         try:
-            for cursor in () if opening or await self._broker.tail(self.ref) is None else strange:
-                await self._take_in((await self._read(max(0, cursor - AMENDABLE)))[0])
-            page, began = await (self._locate() if opening else self._read_again(await self._again_from()))
+            for cursor in () if opening or not strange or await self._broker.tail(self.ref) is None else strange:
+                await self._take_in((await self._reader.news(max(0, cursor - AMENDABLE)))[0])
+            page, began = await (self._locate() if opening else self._read(await self._again_from()))
             await self._take_in(page)
             if opening and (near_tail := await self._near_tail(page)) is not None:
                 page, began = near_tail
@@ -240,7 +223,7 @@ class Follower:
             start, sent, ended, over = page.after, began, may_have_ended(page.run), page.run.status.ended
             while not self._is_all(page, final=ended and end_seen is not None):
                 hurry = self._end_seen is None or loop_time() - self._looked > COMPARING
-                page, sent = await self._read_again(max(page.last, self._known.settling()) if hurry else page.last)
+                page, sent = await self._read(max(page.last, self._known.settling()) if hurry else page.last)
                 ended, over = ended and may_have_ended(page.run), over and page.run.status.ended
                 await self._take_in(page)
         except Stale:
@@ -259,8 +242,7 @@ class Follower:
         if over or (ended and end_seen is not None):
             self._compared = 0 if opening else start if self._compared is None else min(start, self._compared)
         self._advance()
-        if self._resumed_tail is None:
-            self._resumed_tail = self.tail
+        self.resumption.seen(self.tail)
         return await self._describe(
             page.run,
             sent,
@@ -274,7 +256,7 @@ class Follower:
         self, run: Run, sent: float, began: float, *, news: bool, drained: bool, described: Run
     ) -> float | None:
         """Announce the run as it is now: over, or not."""
-        if not self._credible(run, sent):
+        if not self.resumption.allows(run, sent, self.tail):
             return self._cadence.next(news=True)
         self.run = self.run.updated(without_nulls(run))
         if run.raw_status is not None:
@@ -288,32 +270,21 @@ class Follower:
             self._end_seen = self._settled = self._compared = None
             if self._announced is None or self._announced.run != self.run or self._announced.length is not None:
                 await self._announce(None, began)
-            doubted = loop_time() - self.resumed_at < RESUME_DOUBT  # then it may rest no more
-            resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING) and not doubted
+            # after a resume it may rest no more, whatever the host says
+            resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING) and not self.resumption.in_doubt
             return self._cadence.next(news=news, resting=resting)
         patient = self._end_seen is None or loop_time() - self._end_seen < DESCRIBED_WITHIN
         if self._whole_due(run) and patient:
             return self._cadence.next(news=True)  # the host does not say; the log goes on without it
-        if (drained or self._settled == self.tail) and began >= self.resumed_at:
+        # Whoever hears of the length leaves, and what comes behind it is lost to them. The last entries of a run may
+        # appear later than its status, so the first sight of an end announces nothing: only a look that began after it
+        # and came to the end of the log does (``drained``), or one that found the log as long as it was at an end that
+        # was announced before. An answer to what was asked before a resume says nothing of the end.
+        if (drained or self._settled == self.tail) and began >= self.resumption.at:
             self._settled, self._end_seen = self.tail, None
             await self._announce(self.tail, began)
             return None
         return 0
-
-    def _credible(self, run: Run, sent: float) -> bool:
-        """Whether what this answer says of the status can be believed, so soon after a resume."""
-        if sent < self.resumed_at:
-            return False
-        if not run.status.ended:
-            self._active_since_resume = self._active_since_resume or run.raw_status is not None
-            return True
-        if loop_time() - self.resumed_at >= RESUME_DOUBT:
-            return True
-        if run.status is RunStatus.CANCELLED and sent >= self._cancelled_at > self.resumed_at:
-            return True  # be it news or old, it is so
-        # the prompt itself is one entry: a stale status may stand beside it
-        grown = self.tail - (self.tail if self._resumed_tail is None else self._resumed_tail)
-        return grown > 1 or (grown == 1 and self._active_since_resume)
 
     def _whole_due(self, run: Run) -> bool:
         """Whether to ask for the run itself: log pages lack some of its fields, and now and then even its status."""
@@ -322,25 +293,21 @@ class Follower:
         return run.raw_status != self._whole_for or (self._end_seen is not None and self._whole_at < self._end_seen)
 
     async def _read_whole(self, raw_status: str | None) -> None:
-        async def get(credential: Credential) -> tuple[Run, float]:
-            sent = loop_time()
-            return await self._upstream.get_run(credential, self.ref), sent
-
-        answer = await self.readers.aside(get)
+        answer = await self._reader.get_aside()
         if answer is None:
             if not self.run.status.ended:
                 return  # it stays due, and the log does not wait for it
             try:
-                answer = await self.readers.ask(get, Need(self._last_read, self._interval), once=True)
+                answer = await self._reader.get()
             except (Unavailable, UpstreamFailure):
                 return  # but the end does, for a while
         run, sent = answer
-        if self._credible(run, sent):
+        if self.resumption.allows(run, sent, self.tail):
             self.run, self.described = self.run.updated(run), sent
             self._whole_at, self._whole_for = sent, raw_status
 
     async def _locate(self) -> tuple[LogPage, float]:
-        """The page at which the window opens: near the first viewer.
+        """The page at which the log is opened: near the first viewer.
 
         The host's own count of the entries is a hint here: where it misleads, the log is read from the start.
         """
@@ -356,8 +323,8 @@ class Follower:
         return page, sent
 
     async def _near_tail(self, page: LogPage) -> tuple[LogPage, float] | None:
-        """The page near the tail, where the window goes on, when that is far ahead of the one at which it opens: what
-        lies between is read when somebody needs it.
+        """The page near the tail, where reading goes on, when that is far ahead of the one at which the log was opened:
+        what lies between is read when somebody needs it.
         """
         size = self._upstream.page_size
         ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
@@ -366,7 +333,6 @@ class Follower:
         near_tail, sent = await self._read(ahead)
         if not near_tail.entries:
             return None
-        self.past.keep(page.after, page.entries, near_tail.last)
         self._known.begin(ahead)
         return near_tail, sent
 
@@ -383,16 +349,17 @@ class Follower:
         tail = await self._broker.tail(self.ref)
         if self._end_seen is None or tail is None:
             return self._known.settling()
+        # far from its end nobody looks at a log again, and after the end of the run nobody is left to be told: so all
+        # that was given is read once more now, but for what was read since the run had ended
         given = max(tail.known, self.tail - COMPARED)
         if self._compared is not None and self._compared <= given:
             return self._known.settling()
         return min(given // self._upstream.page_size * self._upstream.page_size, self._known.settling())
 
     async def _take_in(self, page: LogPage) -> None:
-        self._known.compare(page, in_doubt=loop_time() - self.resumed_at < RESUME_DOUBT)
+        self._known.compare(page, in_doubt=self.resumption.in_doubt)
         await self._broker.publish(page)
         self._known.take_in(page)
-        self.past.keep(page.after, page.entries, self.tail)
         self._advance()
 
     async def _start_over(self) -> None:
@@ -402,7 +369,6 @@ class Follower:
         self._near = 0
         self._known.begin(0)
         self._end_seen = self._settled = self._compared = self._announced = None
-        self.past.forget()
         await self._broker.forget(self.ref)
 
     async def _announce(self, length: Cursor | None, seen: float) -> None:
@@ -411,7 +377,7 @@ class Follower:
 
     async def _rest(self, delay: float | None) -> None:
         """Until it is time to read again, by the pace or because of a call."""
-        self._interval = max(delay or 0.0, self._cadence.fast)
+        self._reader.interval = max(delay or 0.0, self._cadence.fast)
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
@@ -419,36 +385,10 @@ class Follower:
             pass
         self._wake.clear()
 
-    async def _read(self, after: Cursor, limit: int | None = None, need: Need | None = None) -> tuple[LogPage, float]:
-        """A page of the log, and when the host was asked for it."""
-
-        async def read(start: int, amount: int) -> tuple[tuple[LogPage, float], int]:
-            async def ask(credential: Credential, limit: int) -> tuple[tuple[LogPage, float], int]:
-                sent = loop_time()
-                return (await self._upstream.read_log(credential, self.ref, start, limit), sent), limit
-
-            return await self.readers.ask_for(ask, need or Need(self._last_read, self._interval), amount)
-
-        found = await piece(read, after, limit or self._upstream.page_size, self._portion)
-        if need is None:
-            self._last_read = loop_time()
-        if found is not None:
-            return found
-        unsaid = replace(self.run, raw_status=None)
-        return LogPage(unsaid, after, (self._upstream.placeholder(self.ref),), False, UNCOUNTED), loop_time()
-
-    async def _read_again(self, after: Cursor) -> tuple[LogPage, float]:
-        """The same; what is settled can wait."""
+    async def _read(self, after: Cursor) -> tuple[LogPage, float]:
+        """A stretch of the log, and when the host was asked for it; what is settled can wait."""
         settled = after < self._known.settling() and self._end_seen is not None and self.caught_up
-        return await self._read(after, need=self._less_urgent() if settled else None)
-
-    async def _read_old(self, after: Cursor, limit: int) -> LogPage:
-        page, _ = await self._read(after, limit, self._less_urgent())
-        await self._broker.note(page)
-        return page
-
-    def _less_urgent(self) -> Need:
-        return Need(loop_time(), CATCHING_UP * self._cadence.fast)
+        return await (self._reader.again(after) if settled else self._reader.news(after))
 
     def _advance(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()

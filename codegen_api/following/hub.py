@@ -10,13 +10,13 @@ from cachetools import TTLCache
 
 from codegen_api.brokers import Broker
 from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRateLimited
-from codegen_api.following.follower import BELIEVED, RESUME_DOUBT, Follower
+from codegen_api.following.follower import BELIEVED, Follower
 from codegen_api.following.log_tail import opens_at
 from codegen_api.following.opening import Opening, Waiting
-from codegen_api.following.pages import OldPages
 from codegen_api.following.pieces import BEYOND, Portions, may_be_too_much
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
+from codegen_api.following.resumption import RESUME_DOUBT
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
 from codegen_api.following.troubles import Troubles
@@ -50,7 +50,7 @@ class Attendant:
 
 
 class Hub:
-    """Shares followers among viewers. ``old_pages_bytes`` bounds what is kept of logs from before their windows."""
+    """Shares followers among viewers."""
 
     def __init__(
         self,
@@ -61,7 +61,6 @@ class Hub:
         *,
         cadence: Callable[[], Cadence] = Cadence,
         linger: float = LINGER,
-        old_pages_bytes: int = 32 * 1024 * 1024,
         portions: Portions | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -73,7 +72,6 @@ class Hub:
         self._cadence = cadence
         self._linger = linger
         self._observer = observer or NullObserver()
-        self._old_pages = OldPages(old_pages_bytes)
         self._portions = portions or Portions(upstream.page_size, timer=loop_time)
         self._openings: dict[tuple[str, RunRef, bool], Opening] = {}
         self._resumes: TTLCache[RunRef, tuple[float, Run | None, Cursor | None]] = TTLCache(
@@ -94,11 +92,6 @@ class Hub:
         return len(self._followers)
 
     @property
-    def old_pages_bytes(self) -> int:
-        """What is held of old pages."""
-        return self._old_pages.held_bytes
-
-    @property
     def viewers(self) -> int:
         return len(self._viewers)
 
@@ -115,7 +108,7 @@ class Hub:
             raise ShuttingDown(retry_after=1)
         came = loop_time()
         follower = self._join(credential, right, position.cursor)
-        subscriber = Subscriber(follower, self._broker, credential, position, came, self._upstream.page_size, patrol)
+        subscriber = Subscriber(follower, self._broker, credential, position, came, patrol)
         follower.readers.listeners.add(subscriber.poke)
         self._come(subscriber)
         try:
@@ -206,7 +199,7 @@ class Hub:
         """The host has just answered a cancel of this run."""
         self._cancels[ref] = loop_time()
         if ref in self._followers:
-            self._followers[ref].cancelled(self._cancels[ref])
+            self._followers[ref].resumption.cancelled(self._cancels[ref])
 
     def touched(self, ref: RunRef) -> None:
         """Somebody has altered this run through the gateway."""
@@ -304,7 +297,6 @@ class Hub:
                 self._readers(right.run.ref),
                 upstream=self._upstream,
                 broker=self._broker,
-                old_pages=self._old_pages,
                 cadence=self._cadence(),
                 near=cursor,
                 portion=self._portions.of((right.run.ref, False), fixed=True),
@@ -312,7 +304,7 @@ class Hub:
             if follower.ref in self._resumes:
                 follower.resumed(*self._resumes[follower.ref])
             if follower.ref in self._cancels:
-                follower.cancelled(self._cancels[follower.ref])
+                follower.resumption.cancelled(self._cancels[follower.ref])
             self._followers[follower.ref] = follower
             self._tasks[follower] = asyncio.ensure_future(follower.follow())
         retirement = self._retirements.pop(follower, None)

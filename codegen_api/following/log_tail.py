@@ -103,7 +103,7 @@ def _tell_apart(one: str | None, other: str | None) -> bool:
 
 
 def opens_at(near: Cursor, size: int) -> Cursor:
-    """Where the page of ``size`` begins at which the window of a log opens for a viewer at ``near``."""
+    """Where the page of ``size`` begins at which a log is opened for a viewer at ``near``."""
     return max(0, near - AMENDABLE) // size * size
 
 

@@ -1,7 +1,7 @@
 """The subscriber: one viewer's way through a log, a position and nothing else.
 
-It promises every entry behind its position once and in order, whether it comes from the window or is read again from
-the host; amendments of what was given before; and, when the run has ended and everything was given, one end.
+It promises every entry behind its position once and in order, whether it is held or read again from the host;
+amendments of what was given before; and, when the run has ended and everything was given, one end.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
-from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
+from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Forgotten
 from codegen_api.following.follower import BELIEVED, Follower
 from codegen_api.following.readers import RECOVERED, Notice
 from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential
 from codegen_api.positions import AMENDABLE, UNKNOWN, Copy, Missed, Position, Trail
-from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, Run
+from codegen_api.runs import Amended, Changed, Cursor, LogEntry, Run
 
 T = TypeVar("T")
 
@@ -80,7 +80,6 @@ class Subscriber:
         credential: Credential,
         position: Position,
         came: float,
-        page_size: int,
         patrol: Patrol,
     ) -> None:
         self.cursor = position.cursor
@@ -90,7 +89,6 @@ class Subscriber:
         self._follower = follower
         self._broker = broker
         self._credential = credential
-        self._page_size = page_size
         self._patrol = patrol
         self._poked: asyncio.Future[None] | None = None
         self._leaving = False
@@ -177,12 +175,15 @@ class Subscriber:
 
     def _is_over(self, changed: Changed, opened: float) -> bool:
         """Whether this description ends the stream: an end that is behind us, and not from too long before we came."""
-        since = max(self._believed(opened), self._follower.resumed_at)
+        since = max(self._believed(opened), self._follower.resumption.at)
         return changed.length == self.cursor and changed.seen >= since
 
     def _believed(self, opened: float) -> float:
-        """Since when an end must have been seen. Who comes back and knows of none may have heard elsewhere that the run
-        goes on.
+        """Since when an end must have been seen to be told to this viewer.
+
+        An end is shared: a thousand who open a finished run together cost one look, as long as it is no older than
+        ``BELIEVED``. But who comes back without an end may have been told by somebody else, a moment ago, that the run
+        was resumed; to hear again of the old end would contradict that. So for them it must have been seen since.
         """
         return opened if self._from.cursor and not self._from.over else opened - BELIEVED
 
@@ -192,47 +193,38 @@ class Subscriber:
         await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
 
     async def _source(self) -> AsyncGenerator[Batch | Resync, None]:
-        follower, came, cursor = self._follower, self._from, self.cursor
+        follower, broker = self._follower, self._broker
         revision: int | None = None
-        behind: Evicted | None = None
-        await follower.reached(cursor, since=self._came)
-        if cursor > follower.tail:
-            yield Resync(cursor, follower.tail, follower.tail)
-            self._from = came = Position(cursor := follower.tail)
-        returns = cursor > 0
+        await follower.reached(self.cursor, since=self._came)
+        if self.cursor > follower.tail:
+            yield Resync(self.cursor, follower.tail, follower.tail)
+            self._from = Position(self.cursor)
+        returns = self.cursor > 0
         while True:
             try:
-                self._same_log()
+                if self._generation != follower.generation:
+                    raise Forgotten
                 if returns:
-                    if await self._broker.tail(follower.ref) is None:
-                        await follower.read()  # the window is about to be opened
-                    await self._refresh(came, await self._broker.missed(follower.ref, cursor))
-                    missed = await self._broker.missed(follower.ref, cursor)
-                    async with aclosing(self._missing(came, missed)) as batches:
+                    if await broker.tail(follower.ref) is None:
+                        await follower.read()  # the log is about to be opened
+                    await self._refresh(self._from, await broker.missed(follower.ref, self.cursor))
+                    missed = await broker.missed(follower.ref, self.cursor)
+                    async with aclosing(self._missing(self._from, missed)) as batches:
                         async for batch in batches:
                             yield batch
                     returns, revision = False, missed.revision
-                if behind is not None:
-                    async with aclosing(self._catch_up(cursor, behind)) as batches:
-                        async for batch in batches:
-                            cursor = batch.cursor
-                            yield self._relabelled(batch)
-                    revision, behind = behind.missed.revision, None
-                if follower.caught_up and await self._broker.tail(follower.ref) is None:
-                    follower.touched()  # the window was let go while nobody was at it, and an ended run is not read
-                async with aclosing(self._broker.subscribe(follower.ref, cursor, revision)) as batches:
+                async with aclosing(
+                    broker.subscribe(follower.ref, self.cursor, revision, follower.read_again)
+                ) as batches:
                     async for batch in batches:
-                        cursor, revision = batch.cursor, batch.revision
                         yield self._relabelled(batch)
-            except Evicted as evicted:
-                behind = evicted
             except Forgotten:
                 while not follower.caught_up:
                     await follower.reached(follower.tail + 1, since=float("-inf"))
                 self._generation = follower.generation
-                yield Resync(cursor, follower.tail, 0)
+                yield Resync(self.cursor, follower.tail, 0)
                 self._from = Position(0)
-                cursor, revision, behind, returns = 0, None, None, False
+                revision, returns = None, False
 
     def _relabelled(self, batch: Batch) -> Batch:
         """The same for this viewer, who may know more than others here."""
@@ -240,11 +232,6 @@ class Subscriber:
             return batch
         positions = tuple(position.after(self._from) for position in batch.positions)
         return batch if positions == batch.positions else replace(batch, positions=positions)
-
-    def _same_log(self) -> None:
-        """Raise ``Forgotten`` when the host has another log by now."""
-        if self._generation != self._follower.generation:
-            raise Forgotten
 
     async def _missing(self, came: Position, missed: Missed) -> AsyncGenerator[Batch, None]:
         """What somebody who comes back lacks of the entries before that place."""
@@ -263,9 +250,22 @@ class Subscriber:
         untold = sorted(change for change in changes if not came.has(change))
         trail = Trail(came, replace(missed, near=near), untold, doubtful)
         again = [*doubtful, *(change.cursor for change in untold)]
-        async with aclosing(self._amended(trail, came.cursor, again)) as batches:
-            async for batch in batches:
-                yield batch
+        told: list[Amended] = []
+        positions: list[Position] = []
+        room = BATCH_BYTES
+        async with aclosing(self._entries(again)) as entries:
+            async for cursor, entry in entries:
+                if told and entry.size > room:
+                    yield Batch(tuple(told), None, came.cursor, 0, tuple(positions))
+                    told, positions, room = [], [], BATCH_BYTES
+                told.append(Amended(cursor, entry))
+                positions.append(trail.amended(cursor, entry))
+                room -= entry.size
+        if told:
+            yield Batch(tuple(told), None, came.cursor, 0, tuple(positions))
+
+    def _entries(self, cursors: Iterable[Cursor]) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
+        return self._broker.entries(self._follower.ref, cursors, self._follower.read_again)
 
     async def _refresh(self, came: Position, missed: Missed) -> None:
         """Have the last entries read again if the viewer's copies are none that were seen here: it may be ahead."""
@@ -276,89 +276,6 @@ class Subscriber:
             if "." not in digest and copy is not None and digest not in (copy.digest, *copy.earlier):
                 await self._follower.refreshed(came.cursor, since=self._came)
                 return
-
-    async def _catch_up(self, cursor: Cursor, evicted: Evicted) -> AsyncGenerator[Batch, None]:
-        """What a viewer at ``cursor`` lacks of what the window no longer holds."""
-        missed = evicted.missed
-        trail = Trail(Position(cursor), missed, missed.changes)
-        async with aclosing(self._amended(trail, cursor, [change.cursor for change in missed.changes])) as batches:
-            async for batch in batches:
-                yield batch
-        page: list[Appended] = []
-        near = missed.near
-        while cursor < evicted.first - 1:
-            self._same_log()
-            # the window is part of it: what reaches into a later one may lack amendments of which that one speaks
-            key = (self._generation, cursor, evicted.first, missed.revision)
-            shared = self._follower.past.batches.get(key)
-            if shared is None:
-                page = [each for each in page if each.cursor > cursor] or await self._old(
-                    cursor, evicted.first - 1, missed.revision
-                )
-                if not page:
-                    return
-                portion = _portion(page)
-                trail = Trail(Position(cursor), replace(missed, near=near))
-                positions = tuple(trail.appended(each.entry) for each in portion)
-                shared = Batch(portion, None, portion[-1].cursor, 0, positions)
-                self._follower.past.batches[key] = shared
-                if self._follower.past.holds(cursor // self._page_size):
-                    page = []  # a slow viewer must not hold on to all of it
-            cursor = shared.cursor
-            near = [*near, *(Copy.of(each.entry) for each in shared.entries)][-AMENDABLE:]
-            yield shared
-
-    async def _amended(self, trail: Trail, stand: Cursor, cursors: Iterable[Cursor]) -> AsyncGenerator[Batch, None]:
-        """These entries, which a viewer at ``stand`` has, as they are now."""
-        portion: list[Amended] = []
-        positions: list[Position] = []
-        room = BATCH_BYTES
-        async with aclosing(self._entries(cursors)) as entries:
-            async for cursor, entry in entries:
-                if portion and entry.size > room:
-                    yield Batch(tuple(portion), None, stand, 0, tuple(positions))
-                    portion, positions, room = [], [], BATCH_BYTES
-                portion.append(Amended(cursor, entry))
-                positions.append(trail.amended(cursor, entry))
-                room -= entry.size
-        if portion:
-            yield Batch(tuple(portion), None, stand, 0, tuple(positions))
-
-    async def _entries(self, cursors: Iterable[Cursor]) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
-        """These entries, which are in the log, from wherever they are."""
-        found: dict[Cursor, LogEntry] = {}
-        for cursor in cursors:
-            while cursor not in found:
-                self._same_log()
-                held = await self._broker.held(self._follower.ref, cursor - 1)
-                found = dict(enumerate(held, cursor))
-                if not held:
-                    missed = await self._broker.missed(self._follower.ref, cursor)
-                    old = await self._old(cursor - 1, cursor + self._page_size, missed.revision)
-                    found = {each.cursor: each.entry for each in old}
-            yield cursor, found[cursor]
-
-    async def _old(self, cursor: Cursor, last: Cursor, revision: int | None) -> list[Appended]:
-        """The next entries of ``cursor + 1`` to ``last``, from one of the host's own full pages, read again."""
-        number, offset = divmod(cursor, self._page_size)
-        entries = await self._follower.past.page(number, revision)
-        self._same_log()
-        page = [
-            Appended(position, entry) for position, entry in enumerate(entries[offset:], cursor + 1) if position <= last
-        ]
-        if not page:  # the host shows less than it did: a stale answer, or another log, which the follower will see
-            await asyncio.sleep(1.0)
-        return page
-
-
-def _portion(page: list[Appended]) -> tuple[Appended, ...]:
-    """As many as go into a batch."""
-    room = BATCH_BYTES
-    for index, event in enumerate(page):
-        if index and event.entry.size > room:
-            return tuple(page[:index])
-        room -= event.entry.size
-    return tuple(page)
 
 
 async def close_running(source: AsyncGenerator[T, None], pull: "asyncio.Task[T] | None") -> None:

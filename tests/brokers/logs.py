@@ -1,8 +1,10 @@
 """Logs to publish: entry ``n`` in version ``v`` is the same wherever it appears."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from codegen_api.brokers import BATCH_BYTES
+from codegen_api.brokers import BATCH_BYTES, PAGE
 from codegen_api.runs import Changed, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus
 
 BIG = "x" * (BATCH_BYTES + 1)
@@ -38,3 +40,20 @@ def made_page(after: int, entries: tuple[LogEntry, ...], ref: RunRef = REF) -> L
 
 def changed(*, length: int | None = None, ref: RunRef = REF, **fields: Json) -> Changed:
     return Changed(a_run(ref, **fields), length, 0.0)
+
+
+async def unasked(number: int) -> tuple[LogEntry, ...]:
+    """Reads pages again for who must not need it."""
+    raise AssertionError(f"page {number} was read again")
+
+
+@dataclass
+class Host:
+    """Has a log, and knows which of its pages were read again."""
+
+    entries: Sequence[LogEntry]
+    read: list[int] = field(default_factory=list)
+
+    async def page(self, number: int) -> Sequence[LogEntry]:
+        self.read.append(number)
+        return self.entries[number * PAGE : (number + 1) * PAGE]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Evicted, Forgotten
+from codegen_api.brokers import BATCH_BYTES, Batch, Broker, Forgotten, ReadPage
 from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.positions import Missed
 from codegen_api.runs import Amended, Appended
-from tests.brokers.logs import BIG, REF, changed, entries, entry, made_page, page, ref
+from tests.brokers.logs import BIG, REF, Host, changed, entries, entry, made_page, page, ref, unasked
 
 pytestmark = pytest.mark.virtual_time
 
@@ -38,10 +39,12 @@ async def nothing(batches: AsyncGenerator[Batch, None]) -> None:
     await batches.aclose()
 
 
-async def everything(broker: Broker, after: int = 0, revision: int | None = None, name: Any = REF) -> list[Any]:
+async def everything(
+    broker: Broker, after: int = 0, revision: int | None = None, name: Any = REF, read: ReadPage = unasked
+) -> list[Any]:
     """What a subscriber at a position is given before it has to wait."""
     given: list[Any] = []
-    async with aclosing(broker.subscribe(name, after, revision)) as batches:
+    async with aclosing(broker.subscribe(name, after, revision, read)) as batches:
         try:
             while True:
                 batch = await take(batches, 1)
@@ -63,7 +66,7 @@ async def test_publishing_the_same_page_twice_does_nothing(broker: Make) -> None
     it = broker()
     for _ in range(3):
         await it.publish(page(0, 5))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         first = await take(batches)
         assert list(first.entries) == appended(range(1, 6))
         for _ in range(3):
@@ -87,33 +90,31 @@ async def test_pages_that_overlap_are_joined(broker: Make) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-async def test_behind_a_page_that_leaves_a_gap_the_window_begins_anew(broker: Make, count: int) -> None:
+async def test_what_lies_in_a_gap_is_read_again_for_who_needs_it(broker: Make, count: int) -> None:
     it = broker()
+    host = Host(entries(1, 41 + count))
     await it.publish(page(0, 5))
-    there = it.subscribe(REF, 0)
+    there = it.subscribe(REF, 0, None, host.page)
     assert (await anext(there)).cursor == 5
     await it.publish(page(40, count))
+    assert [event.cursor for event in (await take(there)).entries] == list(range(6, 41 + count))
     for after in (0, 5, 39):
-        with pytest.raises(Evicted) as evicted:
-            await everything(it, after)
-        assert evicted.value.first == 41
-    with pytest.raises(Evicted):
-        await anext(there)
+        assert await everything(it, after, read=host.page) == appended(range(after + 1, 41 + count))
+    host.read.clear()
     await it.publish(page(40, 3))
     assert await everything(it, 40) == appended([41, 42, 43])
     tail = await it.tail(REF)
     assert tail is not None
     assert (tail.cursor, len(tail.recent)) == (43, 3)
+    await there.aclose()
     await it.aclose()
 
 
-async def test_the_first_page_opens_the_window_wherever_it_begins(broker: Make) -> None:
+async def test_the_first_stretch_opens_the_log_wherever_it_begins(broker: Make) -> None:
     it = broker()
     await it.publish(page(40, 3))
     assert await everything(it, 40) == appended([41, 42, 43])
-    with pytest.raises(Evicted) as evicted:
-        await everything(it, 39)
-    assert evicted.value.first == 41
+    assert await everything(it, 39, read=Host(entries(1, 44)).page) == appended(range(40, 44))
     await it.aclose()
 
 
@@ -166,7 +167,7 @@ async def test_what_was_there_is_followed_by_what_comes_without_a_gap_or_a_repea
     seen: list[Any] = []
 
     async def watch() -> None:
-        async with aclosing(it.subscribe(REF, at)) as batches:
+        async with aclosing(it.subscribe(REF, at, None, unasked)) as batches:
             async for batch in batches:
                 seen.extend(batch.entries)
                 assert batch.cursor == at + len(seen)
@@ -184,7 +185,7 @@ async def test_what_was_there_is_followed_by_what_comes_without_a_gap_or_a_repea
 
 async def test_who_comes_before_the_first_page_waits_for_it(broker: Make) -> None:
     it = broker()
-    batches = it.subscribe(REF, 0)
+    batches = it.subscribe(REF, 0, None, unasked)
     waiting = asyncio.create_task(take(batches, 1000))
     await asyncio.sleep(100)
     assert not waiting.done()
@@ -198,7 +199,7 @@ async def test_who_comes_before_the_first_page_waits_for_it(broker: Make) -> Non
 async def test_who_is_ahead_of_the_log_waits_until_it_has_come_so_far(broker: Make) -> None:
     it = broker()
     await it.publish(page(0, 2))
-    async with aclosing(it.subscribe(REF, 4)) as batches:
+    async with aclosing(it.subscribe(REF, 4, None, unasked)) as batches:
         waiting = asyncio.create_task(take(batches, 1000))
         await it.publish(page(2, 2))
         await asyncio.sleep(1)
@@ -228,7 +229,7 @@ async def test_a_batch_holds_64_kib_at_most(broker: Make) -> None:
     await it.publish(changed())
     for after, revision in ((0, None), (500, 0)):
         sizes, copies, cursors = [], {}, []
-        async with aclosing(it.subscribe(REF, after, revision)) as batches:
+        async with aclosing(it.subscribe(REF, after, revision, unasked)) as batches:
             batch = None
             while batch is None or batch.changed is None:
                 batch = await take(batches)
@@ -248,11 +249,11 @@ async def test_an_entry_larger_than_a_batch_comes_alone(broker: Make) -> None:
     await it.publish(page(0, 1))
     await it.publish(page(1, 2, text=BIG))
     await it.publish(page(3, 1))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(4)]
     assert numbers == [[1], [2], [3], [4]]
     await it.publish(page(1, 2, text=BIG, version=1))
-    async with aclosing(it.subscribe(REF, 4, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 4, 0, unasked)) as batches:
         numbers = [[event.cursor for event in (await take(batches)).entries] for _ in range(2)]
     assert numbers == [[2], [3]]
     await it.aclose()
@@ -281,7 +282,7 @@ async def test_a_subscriber_who_is_cancelled_leaves_nothing_and_disturbs_nobody(
 async def test_an_entry_that_was_given_and_changes_is_given_again(broker: Make) -> None:
     it = broker()
     await it.publish(page(0, 5))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         before = await take(batches)
         await it.publish(page(2, 1, version=1))
         batch = await take(batches)
@@ -320,7 +321,7 @@ async def test_an_entry_that_changes_before_it_is_given_is_given_once_as_it_is_n
 async def test_a_page_may_amend_and_append(broker: Make) -> None:
     it = broker()
     await it.publish(page(0, 5))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         await take(batches)
         await it.publish(page(3, 4, version=1))
         batch = await take(batches)
@@ -331,7 +332,7 @@ async def test_a_page_may_amend_and_append(broker: Make) -> None:
 async def test_of_several_amendments_only_the_last_is_given(broker: Make) -> None:
     it = broker()
     await it.publish(page(0, 5))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         await take(batches)
         for version in range(1, 10):
             await it.publish(page(1, 1, version=version))
@@ -345,7 +346,7 @@ async def test_a_revision_says_which_amendments_are_known(broker: Make) -> None:
     it = broker()
     await it.publish(page(0, 5))
     revisions = []
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         revisions.append((await take(batches)).revision)
         for position in (1, 2):
             await it.publish(page(position, 1, version=1))
@@ -376,7 +377,7 @@ async def test_of_several_descriptions_only_the_latest_counts(broker: Make) -> N
     for number in range(5):
         await it.publish(changed(n=number))
     assert await everything(it) == [*appended([1]), changed(n=4)]
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         await take(batches)
         for number in range(5, 9):
             await it.publish(changed(n=number))
@@ -409,71 +410,197 @@ async def test_a_description_from_before_the_first_page_waits_for_it(broker: Mak
 # -- what is no longer there ------------------------------------------------------------------------------------------
 
 
-async def test_what_was_let_go_is_said_with_the_position_from_which_there_is_something(broker: Make) -> None:
-    it = broker(max_bytes=20_000)
-    await it.publish(page(0, 100, text="x" * 500))
-    with pytest.raises(Evicted) as evicted:
-        await everything(it)
-    first = evicted.value.first
-    assert 1 < first <= 101
-    assert not evicted.value.missed.changes
-    assert await everything(it, first - 1) == [
-        Appended(number, entry(number, text="x" * 500)) for number in range(first, 101)
-    ]
+async def test_what_was_let_go_is_read_again_and_nothing_else(broker: Make) -> None:
+    it = broker(max_bytes=100_000)
+    host = Host(entries(1, 251, text="x" * 500))
+    await it.publish(made_page(0, tuple(host.entries)))
+    given = await everything(it, read=host.page)
+    assert given == [Appended(number, entry(number, text="x" * 500)) for number in range(1, 251)]
+    assert host.read
+    assert set(host.read) < {0, 1, 2}
     await it.aclose()
 
 
-async def test_a_window_that_holds_nothing_any_more_begins_behind_the_tail(broker: Make) -> None:
+@pytest.mark.parametrize("max_bytes", [1, 10**7])
+async def test_a_page_that_is_not_held_is_read_once_for_all_who_need_it_at_the_same_time(
+    broker: Make, max_bytes: int
+) -> None:
+    it = broker(max_bytes=max_bytes)
+    host = Host(entries(1, 1001))
+
+    async def slowly(number: int) -> Any:
+        await asyncio.sleep(0.01)
+        return await host.page(number)
+
+    await it.publish(page(900, 100))
+    given = await asyncio.gather(*(everything(it, read=slowly) for _ in range(20)))
+    assert all(each == appended(range(1, 1001)) for each in given)
+    assert sorted(host.read) == list(range(10 if max_bytes == 1 else 9))
+    await it.aclose()
+
+
+async def test_a_page_that_has_settled_is_not_read_twice_and_one_that_has_not_is_as_it_is_now(broker: Make) -> None:
+    it = broker()
+    host = Host(entries(1, 451))
+    await it.publish(page(430, 20))
+    for _ in range(2):
+        assert await everything(it, 200, read=host.page) == appended(range(201, 451))
+    assert host.read == [2, 3, 4, 3, 4]
+    host.entries = [*entries(1, 401), *entries(401, 431, version=1), *entries(431, 451)]
+    given = await everything(it, 400, read=host.page)
+    assert given == [*appended(range(401, 431), 1), *appended(range(431, 451))]
+    await it.aclose()
+
+
+async def test_a_page_in_which_an_entry_cannot_be_had_is_read_again_by_the_next(broker: Make) -> None:
+    it = broker()
+    host = Host([replace(entry(1), absent=True), *entries(2, 301)])
+    await it.publish(page(200, 100))
+    assert len(await everything(it, read=host.page)) == 300
+    host.entries = entries(1, 301)
+    assert await everything(it, read=host.page) == appended(range(1, 301))
+    await it.aclose()
+
+
+async def test_a_page_that_was_asked_for_before_an_amendment_is_not_given_to_who_is_told_of_that(broker: Make) -> None:
+    it = broker()
+    host = Host(entries(1, 301))
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slowly(number: int) -> Any:
+        found = await host.page(number)
+        asked.set()
+        await answered.wait()
+        return found
+
+    await it.publish(page(200, 100))
+    await it.publish(page(0, 10))
+    first = asyncio.create_task(everything(it, read=slowly))
+    await asyncio.wait_for(asked.wait(), 1)
+    host.entries = [*entries(1, 6), entry(6, 1), *entries(7, 301)]
+    await it.publish(page(5, 1, version=1))
+    answered.set()
+    given = {event.cursor: event.entry for event in await first}
+    assert given == dict(enumerate(host.entries, 1))
+    again = {event.cursor: event.entry for event in await everything(it, read=host.page)}
+    assert again == given
+    await it.aclose()
+
+
+@pytest.mark.wire("log-replaced")
+async def test_who_waits_for_a_page_hears_that_the_log_was_forgotten_and_the_next_log_has_nothing_of_it(
+    broker: Make,
+) -> None:
+    it = broker()
+    host = Host(entries(1, 301))
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slowly(number: int) -> Any:
+        found = await host.page(number)
+        asked.set()
+        await answered.wait()
+        return found
+
+    await it.publish(page(200, 100))
+    waiting = asyncio.create_task(everything(it, read=slowly))
+    await asyncio.wait_for(asked.wait(), 1)
+    await it.forget(REF)
+    host.entries = entries(1, 301, version=1)
+    await it.publish(page(200, 100, version=1))
+    answered.set()
+    with pytest.raises(Forgotten):
+        await waiting
+    assert await everything(it, read=host.page) == appended(range(1, 301), 1)
+    await it.aclose()
+
+
+async def test_of_a_log_that_is_not_known_nothing_is_missed(broker: Make) -> None:
+    it = broker()
+    assert await it.missed(REF, 20) == Missed()
+    await it.aclose()
+
+
+async def test_who_reads_a_page_that_shows_less_than_there_should_be_reads_it_until_it_is_whole(broker: Make) -> None:
+    it = broker()
+    host = Host(())
+
+    async def late(number: int) -> Any:
+        if len(host.read) > 3:
+            host.entries = entries(1, 301)
+        await asyncio.sleep(0.1)
+        return await host.page(number)
+
+    await it.publish(page(200, 100))
+    assert await everything(it, read=late) == appended(range(1, 301))
+    await it.aclose()
+
+
+async def test_a_log_of_which_nothing_is_held_any_more_goes_on_behind_its_tail(broker: Make) -> None:
     it = broker(max_bytes=1)
     await it.publish(page(0, 10))
-    with pytest.raises(Evicted) as evicted:
-        await everything(it)
-    assert evicted.value.first == 11
     assert await everything(it, 10) == []
+    assert await everything(it, 8, read=Host(entries(1, 11)).page) == appended([9, 10])
     tail = await it.tail(REF)
     assert tail is not None
     assert tail.cursor == 10
     await it.aclose()
 
 
-async def test_amendments_that_were_let_go_are_said_to_be_missed(broker: Make) -> None:
+async def test_an_amendment_of_what_is_not_held_any_more_is_told_as_it_is_now(broker: Make) -> None:
     it = broker(max_bytes=60_000)
     await it.publish(page(0, 50))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         seen = await take(batches)
         await it.publish(page(9, 1, version=1))
         await it.publish(page(50, 90, text="x" * 500))
-        with pytest.raises(Evicted) as evicted:
-            await everything(it, seen.cursor, seen.revision)
-        assert [change.cursor for change in evicted.value.missed.changes] == [10]
-        assert (evicted.value.missed.revision or 0) > seen.revision
-        assert await everything(it, 140, evicted.value.missed.revision) == []
+        host = Host([*entries(1, 10), entry(10, 1), *entries(11, 51), *entries(51, 141, text="x" * 500)])
+        given = await everything(it, seen.cursor, seen.revision, read=host.page)
+        assert given[0] == Amended(10, entry(10, 1))
+        assert [event.cursor for event in given[1:]] == list(range(51, 141))
+        assert await everything(it, 140, (await it.missed(REF, 140)).revision) == []
     await it.aclose()
 
 
+@pytest.mark.wire("end-complete")
 async def test_an_entry_that_was_let_go_can_still_be_amended(broker: Make) -> None:
     it = broker(max_bytes=1)
     await it.publish(page(0, 50))
     await it.publish(page(0, 50))
     assert await everything(it, 50, 0) == []
+    await it.publish(changed(length=50))
     await it.publish(page(9, 41, version=1))
-    with pytest.raises(Evicted) as evicted:
-        await everything(it, 50, 0)
-    assert [change.cursor for change in evicted.value.missed.changes] == list(range(10, 51))
-    assert evicted.value.first == 51
-    assert await everything(it, 50, evicted.value.missed.revision) == []
+    host = Host([*entries(1, 10), *entries(10, 51, version=1)])
+    told = [Amended(number, entry(number, 1)) for number in range(10, 51)]
+    assert await everything(it, 50, 0, read=host.page) == [*told, changed(length=50)]
+    missed = await it.missed(REF, 50)
+    assert [change.cursor for change in missed.changes] == list(range(10, 51))
+    assert await everything(it, 50, missed.revision) == [changed(length=50)]
     await it.aclose()
 
 
-@pytest.mark.wire("end-complete")
-async def test_who_reads_again_what_was_let_go_still_hears_of_the_run(broker: Make) -> None:
-    it = broker(max_bytes=1)
-    await it.publish(page(0, 50))
-    await it.publish(changed(length=50))
-    await it.publish(page(9, 41, version=1))
-    with pytest.raises(Evicted) as evicted:
-        await everything(it, 50, 0)
-    assert await everything(it, 50, evicted.value.missed.revision) == [changed(length=50)]
+async def test_a_change_of_what_was_only_read_again_is_an_amendment_too(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(900, 100))
+    async with aclosing(it.subscribe(REF, 850, None, Host(entries(1, 1001)).page)) as batches:
+        while (await take(batches)).cursor < 1000:
+            pass
+        await it.publish(page(870, 1, version=1))
+        assert (await take(batches)).entries == (Amended(871, entry(871, 1)),)
+    await it.aclose()
+
+
+async def test_who_was_given_one_of_two_different_copies_is_told_what_it_comes_to(broker: Make) -> None:
+    """Nobody knows which of them was the later one."""
+    it = broker()
+    await it.publish(page(900, 60))
+    given = []
+    for version in (0, 1):
+        host = Host(entries(1, 961, version))
+        given.append((await everything(it, 880, read=host.page))[0])
+    assert given == [*appended([881]), *appended([881], 1)]
+    revision = (await it.missed(REF, 960)).revision
+    await it.publish(page(880, 1, version=1))
+    assert await everything(it, 960, revision, read=host.page) == [Amended(881, entry(881, 1))]
     await it.aclose()
 
 
@@ -481,31 +608,72 @@ async def test_nothing_is_missed_at_the_start_of_the_log(broker: Make) -> None:
     it = broker(max_bytes=1)
     await it.publish(page(0, 5))
     await it.publish(page(2, 1, version=1))
-    with pytest.raises(Evicted) as evicted:
-        await everything(it, 0, 0)
-    assert not evicted.value.missed.changes
+    host = Host([*entries(1, 3), entry(3, 1), *entries(4, 6)])
+    assert await everything(it, 0, 0, read=host.page) == [Appended(n, e) for n, e in enumerate(host.entries, 1)]
     await it.aclose()
 
 
-async def test_a_window_that_was_let_go_whole_does_not_come_back_as_if_nothing_had_changed(broker: Make) -> None:
-    """A viewer who reads again what was evicted holds no place in the window meanwhile."""
+@pytest.mark.parametrize("by", ["the follower", "a viewer"])
+async def test_a_log_that_somebody_is_at_is_not_let_go_whole(broker: Make, by: str) -> None:
+    it = broker(max_bytes=20_000)
+    host = Host(entries(1, 51))
+    await it.publish(page(0, 50))
+    there = it.lead(REF) if by == "the follower" else aclosing(it.subscribe(REF, 0, None, unasked))
+    async with there as batches:
+        if batches is not None:
+            await take(batches)
+        revision = (await it.missed(REF, 50)).revision
+        await it.publish(page(0, 10, ref=ref(2), text="x" * 2000))  # takes the place of the first
+        host.entries = [*entries(1, 31), *entries(31, 51, version=1)]
+        await it.publish(page(30, 20, version=1))  # the follower goes on, and finds these changed
+        given = await everything(it, 50, revision, read=host.page)
+        assert given == [Amended(number, entry(number, 1)) for number in range(31, 51)]
+    await it.aclose()
 
+
+async def test_who_comes_back_with_what_was_known_of_a_log_that_was_let_go_hears_of_it(broker: Make) -> None:
     it = broker(max_bytes=20_000)
     await it.publish(page(0, 50))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
-        seen = await take(batches)
-    await it.publish(page(0, 10, ref=ref(2), text="x" * 2000))  # takes the place of the first
+    revision = (await it.missed(REF, 50)).revision
+    await it.publish(page(0, 10, ref=ref(2), text="x" * 2000))
     assert await it.tail(REF) is None
-    await it.publish(page(30, 20, version=1))  # the follower goes on, and finds these changed
-    missed: Evicted | None = None
-    try:
-        given = await everything(it, seen.cursor, seen.revision)
-    except Evicted as evicted:
-        missed = evicted
-    else:
-        assert given == [Amended(number, entry(number, 1)) for number in range(31, 51)]
-    changes = [] if missed is None else [change.cursor for change in missed.missed.changes]
-    assert missed is None or set(changes) >= set(range(31, 51))
+    await it.publish(page(30, 20, version=1))
+    with pytest.raises(Forgotten):
+        await everything(it, 50, revision)
+    await it.aclose()
+
+
+@pytest.mark.parametrize("max_bytes", [1, 10**7])
+async def test_entries_are_found_wherever_they_are(broker: Make, max_bytes: int) -> None:
+    it = broker(max_bytes=max_bytes)
+    host = Host(entries(1, 1001))
+    await it.publish(page(900, 100))
+    wanted = [1000, 3, 450, 4, 999]
+    async with aclosing(it.entries(REF, wanted, host.page)) as found:
+        assert [each async for each in found] == [(number, entry(number)) for number in wanted]
+    async with aclosing(it.entries(REF, wanted, host.page)) as found:
+        await anext(found)
+        await it.forget(REF)
+        with pytest.raises(Forgotten):
+            await anext(found)
+    await it.aclose()
+
+
+async def test_what_is_doubted_is_not_shown_and_its_changes_are_noticed(broker: Make) -> None:
+    it = broker()
+    await it.publish(page(0, 50))
+    revision = (await it.missed(REF, 50)).revision
+    waiting = asyncio.create_task(everything(it, 50, revision))
+    await asyncio.sleep(0.5)
+    await it.doubt(REF)
+    assert await it.tail(REF) is None
+    assert await waiting == []
+    await it.publish(page(40, 10, version=1))
+    host = Host([*entries(1, 41), *entries(41, 51, version=1)])
+    told = [Amended(number, entry(number, 1)) for number in range(41, 51)]
+    assert await everything(it, 50, revision) == told
+    assert await everything(it, 39, read=host.page) == [*appended([40]), *appended(range(41, 51), 1)]
+    assert host.read == [0]
     await it.aclose()
 
 
@@ -524,9 +692,11 @@ async def test_who_waits_hears_that_the_log_was_forgotten(broker: Make) -> None:
     await it.aclose()
 
 
-async def test_forgetting_what_was_never_known_does_nothing(broker: Make) -> None:
+async def test_forgetting_or_doubting_what_was_never_known_does_nothing(broker: Make) -> None:
     it = broker()
+    await it.doubt(REF)
     await it.forget(REF)
+    assert await it.tail(REF) is None
     await it.aclose()
 
 
@@ -535,12 +705,12 @@ async def test_revisions_of_a_forgotten_log_say_nothing_of_the_next(broker: Make
     await it.publish(page(0, 5))
     for version in (1, 2, 3):
         await it.publish(page(1, 1, version=version))
-    async with aclosing(it.subscribe(REF, 0)) as batches:
+    async with aclosing(it.subscribe(REF, 0, None, unasked)) as batches:
         old = await take(batches)
     await it.forget(REF)
     await it.publish(page(0, 5))
     await it.publish(page(3, 1, version=1))
-    async with aclosing(it.subscribe(REF, 5)) as batches:
+    async with aclosing(it.subscribe(REF, 5, None, unasked)) as batches:
         assert (await take(batches)).revision > old.revision
     await it.aclose()
 

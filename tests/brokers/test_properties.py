@@ -1,4 +1,4 @@
-"""Whatever is published, and however little of it is kept: who follows the rules of ``Evicted`` has the whole log."""
+"""Whatever is published, and however little of it is kept: every viewer has the whole log."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codegen_api.brokers import Batch, Broker, Evicted
+from codegen_api.brokers import PAGE, Batch, Broker, Forgotten
 from codegen_api.runs import Amended, Appended, LogEntry, RunRef
 from tests.brokers.logs import changed, entry, made_page, ref
 from tests.brokers.test_contract import BROKERS
@@ -40,6 +40,12 @@ class Log:
         ]
         await self.broker.publish(made_page(after, tuple(self.entries[after:]), self.ref))
 
+    async def page(self, number: int) -> list[LogEntry]:
+        """As it is when it is asked for; the answer takes a while."""
+        found = self.entries[number * PAGE : (number + 1) * PAGE]
+        await asyncio.sleep(0.01)
+        return found
+
     async def describe(self) -> None:
         self.descriptions += 1
         await self.broker.publish(changed(ref=self.ref, n=self.descriptions))
@@ -55,26 +61,21 @@ class Viewer:
     revision: int | None = None
     described: Any = None
     _batches: AsyncGenerator[Batch, None] | None = None
-    _evicted: Evicted | None = None
 
     async def step(self) -> bool:
-        """One batch, or one look at the host for what was evicted; whether there was anything to do."""
-        if self._evicted is not None:
-            evicted, self._evicted = self._evicted, None
-            new = range(self.cursor + 1, evicted.first)
-            for number in [*(change.cursor for change in evicted.missed.changes), *new]:
-                self.copy[number] = self.log.entries[number - 1]
-            self.cursor, self.revision = max(self.cursor, evicted.first - 1), evicted.missed.revision
-            return True
-        self._batches = self._batches or self.log.broker.subscribe(self.log.ref, self.cursor, self.revision)
+        """One batch; whether there was any."""
+        self._batches = self._batches or self.log.broker.subscribe(
+            self.log.ref, self.cursor, self.revision, self.log.page
+        )
         try:
             async with asyncio.timeout(1):
                 batch = await anext(self._batches)
         except TimeoutError:
             self._batches = None
             return False
-        except Evicted as evicted:
-            self._evicted, self._batches = evicted, None
+        except Forgotten:  # what was known of the log was let go while nobody was at it
+            self._batches, self.cursor, self.revision = None, 0, None
+            self.copy.clear()
             return True
         self._take(batch)
         return True

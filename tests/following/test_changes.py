@@ -20,7 +20,7 @@ FAR = range(10, 109)
 
 
 def a_gateway(host: FakeHost, memory: int) -> Gateway:
-    return Gateway(host, MemoryBroker(max_bytes=memory), old_pages_bytes=10**6)
+    return Gateway(host, MemoryBroker(max_bytes=memory))
 
 
 @pytest.mark.wire("stream-amended", "stream-same-for-all")

@@ -18,14 +18,13 @@ from codegen_api.errors import (
     UpstreamTimeout,
 )
 from codegen_api.following import Ended, Patrol, Position, Rights
-from codegen_api.following.pages import OldPages
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
 from codegen_api.following.troubles import Troubles
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
-from codegen_api.runs import Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus
+from codegen_api.runs import Cursor, LogPage, Paging, Run, RunRef, RunStatus
 from tests.fakehost import FakeHost, Sequence, caller
 from tests.following.viewing import Viewer
 from tests.virtual import run
@@ -298,7 +297,7 @@ async def test_a_log_that_is_replaced_while_a_viewer_reads_its_past_is_given_ane
     hosted = host.add()
     hosted.append(2000, text="x" * 200)
     host.latency = 0.5
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000), old_pages_bytes=1)
+    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
     early, late = Viewer(), Viewer()
     watching = [asyncio.create_task(early.watch(gateway))]
     await asyncio.sleep(30)
@@ -321,7 +320,7 @@ async def test_a_past_that_the_host_does_not_show_for_a_while_is_waited_for() ->
     host = FakeHost()
     hosted = host.add()
     hosted.append(1000, text="x" * 200)
-    gateway = Gateway(host, MemoryBroker(max_bytes=30_000), old_pages_bytes=1)
+    gateway = Gateway(host, MemoryBroker(max_bytes=30_000))
     first = Viewer()
     watching = [asyncio.create_task(first.watch(gateway, until=30))]
     await asyncio.gather(*watching)
@@ -422,22 +421,6 @@ async def test_viewers_who_read_again_at_the_same_place_are_given_the_same_objec
     await gateway.aclose()
 
 
-def test_pages_larger_than_the_whole_cache_are_not_kept() -> None:
-    pages = OldPages(300)
-    small = (LogEntry(b"x" * 10, None, False, False),)
-    ref = RunRef("9", "1")
-    pages.keep(ref, 0, small)
-    pages.keep(ref, 1, small * 2)
-    assert pages.get(ref, 0) == small
-    assert pages.get(ref, 1) is None
-    pages.keep(RunRef("9", "2"), 0, small)
-    assert pages.get(ref, 0) is None  # the least recently used goes
-    pages.forget(ref)
-    assert pages.get(RunRef("9", "2"), 0) == small
-    pages.forget(RunRef("9", "2"))
-    assert pages.get(RunRef("9", "2"), 0) is None
-
-
 async def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_next() -> None:
     host = FakeHost()
     hosted = host.add()
@@ -454,6 +437,25 @@ async def test_old_pages_of_a_replaced_log_are_not_shown_to_the_viewers_of_the_n
     third = Viewer()
     await third.watch(gateway)
     assert second.texts() == third.texts() == hosted.encoded()
+    await gateway.aclose()
+
+
+@pytest.mark.wire("log-replaced")
+async def test_who_waits_for_a_position_that_is_ahead_hears_that_the_log_is_another_one_by_now() -> None:
+    host = FakeHost()
+    hosted = host.add()
+    hosted.append(10)
+    gateway = Gateway(host, MemoryBroker())
+    first, ahead = Viewer(), Viewer(cursor=15)
+    watching = [asyncio.create_task(first.watch(gateway))]
+    await asyncio.sleep(20)
+    hosted.replace(20)
+    watching.append(asyncio.create_task(ahead.watch(gateway)))
+    await asyncio.sleep(60)
+    hosted.status = "COMPLETE"
+    await asyncio.gather(*watching)
+    assert [(resync.requested, resync.cursor) for resync in ahead.resyncs] == [(15, 0)]
+    assert first.texts() == ahead.texts() == hosted.encoded()
     await gateway.aclose()
 
 
@@ -555,7 +557,7 @@ async def test_a_refusal_of_somebody_who_has_left_is_not_remembered() -> None:
     assert readers.refusal(alice) is None
 
 
-# -- windows ----------------------------------------------------------------------------------------------------------
+# -- what is held ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_window_that_an_earlier_reader_left_without_a_description_is_taken_up() -> None:
@@ -599,7 +601,7 @@ async def test_a_log_may_be_replaced_at_any_moment_of_a_viewer_s_coming(cursor: 
     hosted = host.add()
     hosted.append(2000, text="x" * 200)
     host.latency = 0.7
-    gateway = Gateway(host, MemoryBroker(max_bytes=30_000), old_pages_bytes=1)
+    gateway = Gateway(host, MemoryBroker(max_bytes=30_000))
     first, second = Viewer(cursor=1990), Viewer(cursor=cursor)
     watching = [asyncio.create_task(first.watch(gateway))]
     await asyncio.sleep(20)

@@ -362,7 +362,7 @@ async def test_a_resume_that_is_over_before_anybody_looks_ends_without_doubt(ove
     gateway = Gateway(host, MemoryBroker())
     viewer = Viewer()
     await viewer.watch(gateway)
-    await asyncio.sleep(6)  # the follower has gone, its window has not
+    await asyncio.sleep(6)  # the follower has gone, what it knew has not
     await gateway.resume(caller(), "9", "1", "go on", None)
     await asyncio.sleep(3)
     hosted.append(3)

@@ -114,7 +114,6 @@ class Life(RuleBasedStateMachine):
                 self.host.elsewhere(),
                 MemoryBroker(max_bytes=memory),
                 turns=ReadQueue(limit=60 / processes),
-                old_pages_bytes=50_000,
             )
             for _ in range(processes)
         ]

@@ -11,8 +11,8 @@ from tests.following.viewing import Viewer
 pytestmark = pytest.mark.virtual_time
 
 
-async def test_a_viewer_who_reads_what_was_evicted_is_not_left_alone_when_the_window_is_let_go_meanwhile() -> None:
-    """An ended run is not looked at any more, so nobody would open its window again."""
+async def test_a_viewer_who_reads_what_was_let_go_is_not_left_alone_when_memory_is_short() -> None:
+    """An ended run is not looked at any more, so nobody would open its log again."""
 
     host = FakeHost()
     long = host.add("1", status="COMPLETE")
@@ -20,7 +20,7 @@ async def test_a_viewer_who_reads_what_was_evicted_is_not_left_alone_when_the_wi
     other = host.add("2", status="COMPLETE")
     other.append(50, text="x" * 1000)
     host.latency = 1.0
-    gateway = Gateway(host, MemoryBroker(max_bytes=60_000), old_pages_bytes=10**7)
+    gateway = Gateway(host, MemoryBroker(max_bytes=60_000))
     slow, quick = Viewer(), Viewer()
     loop = asyncio.get_running_loop()
     watching = asyncio.create_task(slow.watch(gateway))
@@ -73,7 +73,7 @@ async def test_a_finished_run_is_shown_from_memory_as_long_as_its_follower_is_th
 
 
 @pytest.mark.wire("position-amendments", "end-known")
-async def test_who_comes_back_when_the_window_was_let_go_a_moment_before_is_given_what_changed() -> None:
+async def test_who_comes_back_when_the_log_was_let_go_a_moment_before_is_given_what_changed() -> None:
     host = FakeHost()
     first = host.add("1", status="COMPLETE")
     first.append(30, text="x" * 300)

@@ -98,7 +98,7 @@ def test_every_viewer_ends_with_the_log_that_the_host_has(
                 raise faults.pop()
 
         host.before = before
-        gateway = Gateway(host, MemoryBroker(max_bytes=memory), old_pages_bytes=50_000)
+        gateway = Gateway(host, MemoryBroker(max_bytes=memory))
         viewers = [Viewer() for _ in coming]
 
         async def visit(viewer: Viewer, stays: list[tuple[float, float]]) -> None:

@@ -133,6 +133,26 @@ async def test_a_process_that_knows_nothing_yet_continues_at_no_higher_price(eve
     await asyncio.sleep(0)
 
 
+@pytest.mark.wire("position-amendments", "stream-same-for-all")
+@pytest.mark.parametrize("memory", [LARGE, 9_000])
+async def test_who_comes_back_to_large_changes_is_given_them_in_batches_like_all_else(memory: int) -> None:
+    host = FakeHost()
+    hosted = host.add()
+    acted = [hosted.act() for _ in range(18)]
+    gateway = Gateway(host, MemoryBroker(max_bytes=memory))
+    viewer = Viewer(plain=False)
+    await viewer.watch(gateway, until=10)
+    await asyncio.sleep(60)
+    for position in acted:
+        hosted.amend(position, output="x" * 9_000)
+    hosted.append(2)
+    hosted.status = "COMPLETE"
+    await viewer.watch(gateway)
+    assert viewer.texts() == hosted.encoded()
+    assert sorted(set(viewer.amended)) == acted
+    await gateway.aclose()
+
+
 @settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
 @given(
     script=st.lists(
@@ -159,7 +179,7 @@ def test_whatever_changes_meanwhile_each_event_is_headway(
         host = FakeHost()
         hosted = host.add()
         hosted.append(30)
-        gateways = [Gateway(host, MemoryBroker(max_bytes=memory), old_pages_bytes=50_000) for _ in range(processes)]
+        gateways = [Gateway(host, MemoryBroker(max_bytes=memory)) for _ in range(processes)]
         stays = Viewer()
         staying = asyncio.create_task(stays.watch(gateways[0]))
         cutting = asyncio.create_task(cut_after(events, gateways, away=away))

@@ -1,154 +1,177 @@
-"""The broker inside one process: one shared window per run, all windows together within a number of bytes."""
+"""The broker inside one process: one shared log per run, all logs together within a number of bytes."""
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
-from codegen_api.brokers import Batch, Tail
-from codegen_api.brokers.memory.window import Window
+from codegen_api.brokers import PAGE, Batch, ReadPage, Tail
+from codegen_api.brokers.memory.log import Log, NotHeld
+from codegen_api.brokers.memory.pages import HeldPage, Shelf
 from codegen_api.positions import Missed
 from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef
+from codegen_api.singleflight import Singleflight
 
 
 class MemoryBroker:
-    """Windows in memory. Beyond ``max_bytes`` the least recently used ones are let go, oldest entries first."""
+    """Logs in memory. Beyond ``max_bytes`` those that nobody is at are let go, the least recently used first, and then
+    pages of the others. Nobody loses their place by that: pages are read again.
+    """
 
-    def __init__(self, *, max_bytes: int = 96 * 1024 * 1024) -> None:
-        self._max_bytes = max_bytes
-        self._held = 0
-        self._revision = 0  # no window begins below it, so that a revision never names two different things
-        self._windows: OrderedDict[RunRef, Window] = OrderedDict()
-        self._leads: dict[RunRef, asyncio.Lock] = {}
-        self._candidates: Counter[RunRef] = Counter()
+    def __init__(self, *, max_bytes: int = 128 * 1024 * 1024) -> None:
+        self._shelf = Shelf(max_bytes)
+        self._revision = 0  # no log begins below it, so that a revision never names two different things
+        self._logs: dict[RunRef, Log] = {}
+        self._users: Counter[RunRef] = Counter()  # who leads or reads
+        self._unused: OrderedDict[RunRef, None] = OrderedDict()
+        self._leads: WeakValueDictionary[RunRef, asyncio.Lock] = WeakValueDictionary()
+        self._flights: Singleflight[tuple[Log, int, int, ReadPage], HeldPage] = Singleflight()
 
     async def publish(self, news: LogPage | Changed) -> None:
-        ref = news.run.ref
-        with self._altering(ref) as window:
-            if isinstance(news, LogPage):
-                window.take_in(news.after, news.entries)
-            else:
-                window.change(news)
-        window.wake()
-
-    async def note(self, page: LogPage) -> None:
-        with self._altering(page.run.ref) as window:
-            window.note(page.after, page.entries)
+        log = self._log(news.run.ref)
+        if isinstance(news, LogPage):
+            log.take_in(news.after, news.entries)
+        else:
+            log.change(news)
+        if news.run.ref in self._unused:
+            self._unused.move_to_end(news.run.ref)
+        self._make_room(but=news.run.ref)
+        log.wake()
 
     async def doubt(self, ref: RunRef) -> None:
-        if ref in self._windows:
-            with self._altering(ref) as window:
-                window.close()
+        if ref in self._logs:
+            self._logs[ref].close()
 
     async def tail(self, ref: RunRef) -> Tail | None:
-        window = self._windows.get(ref)
-        if window is None or not window.opened:
-            return None
-        return Tail(window.tail, window.known, window.recent(), window.changed)
-
-    async def held(self, ref: RunRef, after: Cursor) -> tuple[LogEntry, ...]:
-        window = self._windows.get(ref)
-        return () if window is None else window.held(after)
+        log = self._logs.get(ref)
+        return None if log is None or not log.opened else Tail(log.tail, log.known, log.recent(), log.changed)
 
     async def missed(self, ref: RunRef, after: Cursor) -> Missed:
-        window = self._windows.get(ref)
-        return Missed() if window is None else window.missed(after, None)
+        log = self._logs.get(ref)
+        return Missed() if log is None else log.missed(after)
 
-    async def subscribe(self, ref: RunRef, after: Cursor, revision: int | None = None) -> AsyncGenerator[Batch, None]:
-        window = self._window(ref)
-        self._windows.move_to_end(ref)
-        window.subscribers += 1
-        described = False
+    async def entries(
+        self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
+    ) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
+        spare: HeldPage | None = None
+        log = self._use(ref)
+        try:
+            for cursor in cursors:
+                while (entry := log.entry(cursor, spare)) is None:
+                    spare = await self._read_again(log, cursor, read)
+                yield cursor, entry
+        finally:
+            self._leave(ref)
+
+    async def subscribe(
+        self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage
+    ) -> AsyncGenerator[Batch, None]:
+        described: Changed | None = None
+        spare: HeldPage | None = None
+        log = self._use(ref)
         try:
             while True:
-                batch = window.batch(after, revision, described=described)
-                if batch is None:
-                    await window.news()
+                try:
+                    batch = log.batch(after, revision, described, spare)
+                except NotHeld as lacking:
+                    spare = await self._read_again(log, lacking.position, read)
                     continue
-                with self._counting(window):
-                    window.keep(batch, room=self._max_bytes - self._held)
-                after, revision = batch.cursor, batch.revision
-                described = described or batch.changed is not None
+                if batch is None:
+                    await log.news()
+                    continue
+                after, revision, described = batch.cursor, batch.revision, batch.changed or described
+                if spare is None:
+                    log.keep(batch)
+                elif after >= spare.last:
+                    spare = None  # a slow viewer must not hold on to it
                 yield batch
         finally:
-            window.subscribers -= 1
-            if not window.subscribers:
-                with self._counting(window):
-                    window.let_go_kept()
-            if not window.opened and not window.subscribers and self._windows.get(ref) is window and window.is_blank:
-                self._drop(ref)  # nobody ever published
+            self._leave(ref)
 
     async def forget(self, ref: RunRef) -> None:
-        if ref in self._windows:
-            window = self._drop(ref)
-            window.forgotten = True
-            window.wake()
+        if ref in self._logs:
+            self._drop(ref)
 
     @asynccontextmanager
     async def lead(self, ref: RunRef) -> AsyncIterator[None]:
         lock = self._leads.setdefault(ref, asyncio.Lock())
-        self._candidates[ref] += 1
+        self._use(ref)
         try:
             async with lock:
                 yield
         finally:
-            self._candidates[ref] -= 1
-            if not self._candidates[ref]:
-                del self._candidates[ref], self._leads[ref]
+            self._leave(ref)
 
     async def aclose(self) -> None:
-        for ref in list(self._windows):
-            await self.forget(ref)
+        for ref in list(self._logs):
+            self._drop(ref)
+        await self._flights.aclose()
 
     @property
     def held_bytes(self) -> int:
-        """What all windows together hold now."""
-        return self._held
+        """What all logs together hold now."""
+        return self._shelf.held
 
-    @contextmanager
-    def _altering(self, ref: RunRef) -> Iterator[Window]:
-        window = self._window(ref)
-        with self._counting(window):
-            yield window
-        self._windows.move_to_end(ref)
-        self._let_go(ref)
+    async def _read_again(self, log: Log, position: Cursor, read: ReadPage) -> HeldPage | None:
+        """The page of that entry, read once for all who need it as it is since it was amended last; None when it is
+        held now.
+        """
+        number = (position - 1) // PAGE
+        key = (log, number, log.revised(number), read)
+        page = await self._flights.share(key, lambda: self._fetch(log, number, read))
+        return None if log.holds(number) else page
 
-    @contextmanager
-    def _counting(self, window: Window) -> Iterator[None]:
-        before = window.size
-        yield
-        if not window.dropped:
-            self._held += window.size - before
+    async def _fetch(self, log: Log, number: int, read: ReadPage) -> HeldPage:
+        since = log.revision
+        page = HeldPage(log, number, [*await read(number)], since)
+        log.fill_in(page)
+        self._make_room()
+        return page
 
-    def _window(self, ref: RunRef) -> Window:
-        window = self._windows.get(ref)
-        if window is None:
-            window = self._windows[ref] = Window(self._revision)
-            self._held += window.size
-        return window
+    def _use(self, ref: RunRef) -> Log:
+        """The log, which stays for as long as somebody is at it."""
+        log = self._log(ref)
+        self._users[ref] += 1
+        self._unused.pop(ref, None)
+        return log
 
-    def _drop(self, ref: RunRef) -> Window:
-        window = self._windows.pop(ref)
-        window.dropped = True
-        self._held -= window.size
-        # nobody can tell what changes between this window and the next: who knows this one has to read again
-        self._revision = max(self._revision, window.revision + 1)
-        return window
+    def _leave(self, ref: RunRef) -> None:
+        self._users[ref] -= 1
+        if not self._users[ref]:
+            del self._users[ref]
+            if ref in self._logs:
+                self._unused[ref] = None
+                if self._logs[ref].is_blank:
+                    self._drop(ref)  # nobody ever published
 
-    def _let_go(self, newest: RunRef) -> None:
-        """Make room: kept batches go first, then windows that nobody watches, then the oldest entries of the others."""
-        if self._held <= self._max_bytes:
-            return
-        for window in self._windows.values():
-            with self._counting(window):
-                window.let_go_kept()
-        for ref, window in list(self._windows.items()):
-            if self._held <= self._max_bytes:
+    def _log(self, ref: RunRef) -> Log:
+        log = self._logs.get(ref)
+        if log is None:
+            log = self._logs[ref] = Log(self._shelf, self._revision)
+            if ref not in self._users:
+                self._unused[ref] = None
+        return log
+
+    def _drop(self, ref: RunRef) -> None:
+        log = self._logs.pop(ref)
+        self._unused.pop(ref, None)
+        log.drop()
+        # nobody can tell what changes between this log and the next: who knows this one has to begin anew
+        self._revision = max(self._revision, log.revision + 1)
+
+    def _make_room(self, *, but: RunRef | None = None) -> None:
+        """Stay within the bound.
+
+        Logs that nobody is at go first, and whole: their pages will not be shown again, as whoever opens them next
+        reads them anew; all that is lost is what they looked like, by which changes are noticed. Then pages go, the one
+        that was not used for the longest time first, and of each its oldest entries, so that of a log whose last page
+        alone is too large the end is still there for those who wait for it. Only contents go. How each entry looked
+        stays, so a viewer who lacks a page is never turned away: it is read again.
+        """
+        for ref in [ref for ref in self._unused if ref != but] if self._shelf.room < 0 else ():
+            self._drop(ref)
+            if self._shelf.room >= 0:
                 return
-            if not window.subscribers and ref != newest:
-                self._drop(ref)
-        for window in list(self._windows.values()):
-            if self._held <= self._max_bytes:
-                return
-            with self._counting(window):
-                window.trim(self._held - self._max_bytes)
+        while self._shelf.room < 0 and (page := self._shelf.next_to_go()) is not None:
+            page.log.trim(page, -self._shelf.room)

@@ -1,18 +1,20 @@
-"""What is remembered of the entries of a log that are not held: four bytes each."""
+"""What is remembered of the last entries of a log, whether they are held or not: four bytes each."""
 
+import zlib
 from array import array
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 
 from codegen_api.positions import UNKNOWN, Copy
-from codegen_api.runs import Cursor
+from codegen_api.runs import Cursor, LogEntry
 
-_NOTHING, _DIFFERENT = 0, 2  # neither is the code of a copy, which is odd
+_NOTHING, _SEVERAL = 0, 2  # neither is the code of a copy, which is odd
 
 
 class Copies:
-    """A ``Copy`` by position, for a stretch of a log with holes."""
+    """How each entry looked when it was last seen, by position, for a stretch of a log with holes."""
 
     def __init__(self) -> None:
+        self._forgotten: Cursor = 0  # nothing is remembered up to there, or will be
         self._first: Cursor = 1
         self._codes = array("I")
 
@@ -27,36 +29,54 @@ class Copies:
         return next((self._first + index for index, code in enumerate(self._codes) if code != _NOTHING), None)
 
     def get(self, position: Cursor) -> Copy | None:
-        index = position - self._first
-        code = self._codes[index] if 0 <= index < len(self._codes) else _NOTHING
-        if code == _NOTHING:
-            return None
-        if code == _DIFFERENT:
-            return Copy(UNKNOWN, amendable=True)
-        return Copy(urlsafe_b64encode((code >> 8).to_bytes(3, "big")).decode(), bool(code & 4))
+        """The copy there; one with no digest stands for several that were different."""
+        return _decoded(self._code(position))
 
-    def put(self, position: Cursor, copy: Copy) -> None:
-        """Remember it; one with no digest stands for several that were different."""
+    def put(self, position: Cursor, entry: LogEntry) -> Copy | None:
+        """Remember this copy; the one before, if that was another."""
+        code, before = _coded(entry), self._code(position)
+        if before == code:
+            return None
+        self._put(position, code)
+        return _decoded(before)
+
+    def note(self, position: Cursor, entry: LogEntry) -> None:
+        """Remember this copy beside that of before: where they differ, nobody can tell which is right."""
+        code, before = _coded(entry), self._code(position)
+        self._put(position, code if before in (_NOTHING, code) else _SEVERAL)
+
+    def forget(self, upto: Cursor) -> None:
+        """Forget everything up to this position, for good."""
+        self._forgotten = max(self._forgotten, upto)
+        if upto >= self._first:
+            del self._codes[: upto - self._first + 1]
+            self._first = upto + 1
+
+    def _code(self, position: Cursor) -> int:
+        index = position - self._first
+        return self._codes[index] if 0 <= index < len(self._codes) else _NOTHING
+
+    def _put(self, position: Cursor, code: int) -> None:
+        if position <= self._forgotten:
+            return
         if not self._codes:
             self._first = position
         if position < self._first:
             self._codes[:0] = array("I", [_NOTHING]) * (self._first - position)
             self._first = position
         if position >= self._first + len(self._codes):
-            self._codes.extend([_NOTHING] * (position - self._first - len(self._codes) + 1))
-        self._codes[position - self._first] = (
-            _DIFFERENT
-            if copy.digest == UNKNOWN
-            else int.from_bytes(urlsafe_b64decode(copy.digest), "big") << 8 | copy.amendable << 2 | 1
-        )
+            self._codes.extend(array("I", [_NOTHING]) * (position - self._first - len(self._codes) + 1))
+        self._codes[position - self._first] = code
 
-    def drop(self, position: Cursor) -> None:
-        index = position - self._first
-        if 0 <= index < len(self._codes):
-            self._codes[index] = _NOTHING
 
-    def forget(self, upto: Cursor) -> None:
-        """Forget everything up to this position."""
-        if upto >= self._first:
-            del self._codes[: upto - self._first + 1]
-            self._first = upto + 1
+def _coded(entry: LogEntry) -> int:
+    """The digest of the entry, and whether it is amendable."""
+    return (zlib.crc32(entry.json) & 0xFFFFFF) << 8 | entry.amendable << 2 | 1
+
+
+def _decoded(code: int) -> Copy | None:
+    if code == _NOTHING:
+        return None
+    if code == _SEVERAL:
+        return Copy(UNKNOWN, amendable=True)
+    return Copy(urlsafe_b64encode((code >> 8).to_bytes(3, "big")).decode(), bool(code & 4))

@@ -1,0 +1,82 @@
+"""Reading one log from the host: in pieces as large as it gives, as one of the viewers, when it is this log's turn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from codegen_api.brokers import PAGE
+from codegen_api.following.pieces import Portion, piece
+from codegen_api.following.readers import Readers
+from codegen_api.following.rights import loop_time
+from codegen_api.identity import Credential
+from codegen_api.pace import Need
+from codegen_api.runs import UNCOUNTED, Cursor, LogEntry, LogPage, Run
+from codegen_api.upstreams import Upstream
+
+CATCHING_UP = 4.0
+"""How much less urgent it is to read an old page again than to look for news."""
+
+
+@dataclass(slots=True)
+class LogReader:
+    """Reads for the follower of a run, of which ``known`` is the last description, and says how urgent that is.
+
+    A look for news counts as waiting since the ``last`` one, by an ``interval``. What is read again waits since it was
+    asked for, and by a longer one, so that a log that many catch up with, page after page, does not make the news of
+    the others late.
+    """
+
+    upstream: Upstream
+    readers: Readers
+    portion: Portion
+    known: Callable[[], Run]
+    fast: float
+    last: float
+    interval: float
+
+    async def get(self) -> tuple[Run, float]:
+        """All of the run, and when the host was asked for it."""
+        return await self.readers.ask(self._get, Need(self.last, self.interval), once=True)
+
+    async def get_aside(self) -> tuple[Run, float] | None:
+        """The same, if there is room for it beside the reads of the log."""
+        return await self.readers.aside(self._get)
+
+    async def news(self, after: Cursor) -> tuple[LogPage, float]:
+        """A stretch of the log behind a position, and when the host was asked for it."""
+        found = await self._read(after, self.upstream.page_size, Need(self.last, self.interval))
+        self.last = loop_time()
+        return found
+
+    async def again(self, after: Cursor, limit: int | None = None) -> tuple[LogPage, float]:
+        """The same of what can wait."""
+        need = Need(loop_time(), CATCHING_UP * self.fast)
+        return await self._read(after, limit or self.upstream.page_size, need)
+
+    async def page(self, number: int, tail: Cursor) -> tuple[LogEntry, ...]:
+        """A page of a log that is known up to ``tail``, as the host has it now."""
+        after = number * PAGE
+        entries: tuple[LogEntry, ...] = ()
+        while len(entries) < PAGE and after + len(entries) < tail:
+            found, _ = await self.again(after + len(entries), PAGE - len(entries))
+            if not found.entries:
+                break
+            entries += found.entries
+        return entries
+
+    async def _get(self, credential: Credential) -> tuple[Run, float]:
+        sent = loop_time()
+        return await self.upstream.get_run(credential, self.known().ref), sent
+
+    async def _read(self, after: Cursor, limit: int, need: Need) -> tuple[LogPage, float]:
+        async def read(start: int, amount: int) -> tuple[tuple[LogPage, float], int]:
+            async def ask(credential: Credential, limit: int) -> tuple[tuple[LogPage, float], int]:
+                sent = loop_time()
+                return (await self.upstream.read_log(credential, self.known().ref, start, limit), sent), limit
+
+            return await self.readers.ask_for(ask, need, amount)
+
+        found = await piece(read, after, limit, self.portion)
+        if found is not None:
+            return found
+        unsaid = replace(self.known(), raw_status=None)
+        return LogPage(unsaid, after, (self.upstream.placeholder(self.known().ref),), False, UNCOUNTED), loop_time()
