@@ -5,12 +5,18 @@ docs/clients.md.
 """
 
 from codegen_api.dialects import Dialect
-from codegen_api.dialects.everruns import agents, flat, missing, nested
+from codegen_api.dialects.everruns import agents, missing, session_routes
 from codegen_api.dialects.everruns.responses import describe
 from codegen_api.dialects.everruns.wire import render_error
 
 DIALECT = Dialect(
-    routes=[missing.FIRST, *(route for part in (agents, nested, flat) for route in part.router.routes), missing.REST],
+    routes=[
+        missing.FIRST,
+        *agents.router.routes,
+        *session_routes.nested.routes,
+        *session_routes.flat.routes,
+        missing.REST,
+    ],
     render_error=render_error,
     prefixes=("/v1", "/swagger-ui"),
     conversations=True,
