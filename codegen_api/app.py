@@ -22,10 +22,10 @@ from codegen_api.draining import Drain
 from codegen_api.edge import METHODS, Edge
 from codegen_api.embeddings import Embedder
 from codegen_api.environment import SettingsError
+from codegen_api.error_rendering import ErrorRenderer
 from codegen_api.errors import GatewayError, StoreUnavailable
 from codegen_api.proxies import displayed_proxy
 from codegen_api.settings import Settings, read_settings, suspicious_variables
-from codegen_api.shapes import ErrorRenderer
 from codegen_api.stores import Store
 from codegen_api.telemetry import NullObserver, Observer, log_loop_fault, logger, set_up_logging, warn_on_terminal
 from codegen_api.upstreams import Upstream

@@ -13,9 +13,9 @@ from ipaddress import ip_address
 import httpx
 
 from codegen_api.auth.callers import Callers
+from codegen_api.auth.issuer_keys import FixedKey, KeySet
 from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
-from codegen_api.auth.signing import FixedKey, KeySet
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.environment import PREFIX, SettingsError, read_text
 from codegen_api.errors import UpstreamError

@@ -28,9 +28,9 @@ from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
-from codegen_api.holdings import MemoryShares
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.records import MemoryRecords
+from codegen_api.memory_shares import MemoryShares
 from codegen_api.pace import READ_SHARE, WINDOW, Cadence
 from codegen_api.parts import Parts
 from codegen_api.settings import Settings, secret_keys

@@ -9,10 +9,10 @@ from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from codegen_api.aside import aside
 from codegen_api.errors import NotFound
 from codegen_api.runs import to_json
 from codegen_api.web import json_response
+from codegen_api.worker_thread import in_thread
 
 ASSETS = "/docs/assets"
 
@@ -31,7 +31,7 @@ def install(app: FastAPI) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> Response:
-        return json_response(await aside(description, request.scope.get("root_path", "")))
+        return json_response(await in_thread(description, request.scope.get("root_path", "")))
 
     @app.get(ASSETS + "/{name}", include_in_schema=False)
     async def asset(name: str) -> FileResponse:

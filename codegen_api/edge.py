@@ -29,7 +29,7 @@ from codegen_api.errors import (
     ShuttingDown,
     TokenInUrl,
 )
-from codegen_api.intake import BodyBudget
+from codegen_api.request_bodies import BodyBudget
 from codegen_api.sse import HEAD_ONLY
 from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
 from codegen_api.web import (

@@ -27,11 +27,11 @@ from codegen_api.following import (
     Update,
     loop_time,
 )
+from codegen_api.host_reads import Reads, preceding_write
 from codegen_api.identity import ALL, READ, WRITE, Caller
 from codegen_api.own_runs import OwnRuns
 from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
-from codegen_api.reads import Reads, preceding_write
 from codegen_api.run_search import FoundRuns, has_status, search
 from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight

@@ -23,11 +23,11 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
-from codegen_api.aside import LARGE, aside
+from codegen_api.exhaustion import shortage
 from codegen_api.proxies import proxy_for, redacted
 from codegen_api.runs import Json, from_json, whole
-from codegen_api.shortages import shortage
 from codegen_api.telemetry import Allowance, Observation
+from codegen_api.worker_thread import LARGE, in_thread
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Maximum bytes of one decompressed answer."""
@@ -340,7 +340,7 @@ async def _decoded(content: bytearray) -> Json:
     Raises:
         ValueError: it is not JSON.
     """
-    return await aside(_decoded_in_thread, content) if len(content) > LARGE else from_json(content)
+    return await in_thread(_decoded_in_thread, content) if len(content) > LARGE else from_json(content)
 
 
 def _decoded_in_thread(content: bytearray) -> Json:

@@ -3,9 +3,9 @@
 from cachetools import LRUCache
 
 from codegen_api.errors import Unsupported
+from codegen_api.host_reads import Reads
 from codegen_api.identity import Caller
 from codegen_api.ownership import Ownership
-from codegen_api.reads import Reads
 from codegen_api.run_search import FoundRuns, RunIndex, has_status, search
 from codegen_api.runs import Paging, Run, RunRef
 from codegen_api.singleflight import Singleflight

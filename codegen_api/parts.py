@@ -14,7 +14,7 @@ from codegen_api.draining import Drain
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency import Idempotency
 from codegen_api.identity import Caller
-from codegen_api.intake import Asking
+from codegen_api.request_bodies import Asking
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-from codegen_api.lines import ThreadedHandler
-from codegen_api.shortages import shortage
+from codegen_api.exhaustion import shortage
+from codegen_api.log_handler import ThreadedHandler
 
 
 @dataclass(slots=True)

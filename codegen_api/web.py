@@ -37,11 +37,11 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
+from codegen_api.exhaustion import shortage
 from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
-from codegen_api.intake import Asking
 from codegen_api.parts import parts_of
-from codegen_api.shortages import shortage
+from codegen_api.request_bodies import Asking
 
 bearer = HTTPBearer(
     auto_error=False,

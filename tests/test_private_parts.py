@@ -134,7 +134,7 @@ def test_a_part_that_has_gone_is_told_in_a_sentence() -> None:
     (said,) = Hook("alembic", "stores/sql/migrating.py", ScriptDirectory, "get_revision _gone").missing()
     assert said == (
         f"alembic {version('alembic')} has no alembic.script.base.ScriptDirectory._gone any more, which"
-        f" codegen_api/stores/sql/migrating.py uses: pyproject.toml allows {BOUNDS['alembic'].specifier}"
+        f" codegen_api/stores/sql/migration.py uses: pyproject.toml allows {BOUNDS['alembic'].specifier}"
     )
 
 

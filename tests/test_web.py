@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from codegen_api import edge, errors
 from codegen_api.edge import EXPOSED_HEADERS, MAX_PREFLIGHT
-from codegen_api.shapes import ErrorRenderer
+from codegen_api.error_rendering import ErrorRenderer
 from codegen_api.telemetry import trace
 from codegen_api.web import MethodNotAllowed, PayloadTooLarge, as_gateway_error
 from tests.dialects.rich import RichHost

@@ -17,7 +17,7 @@ from typing import Any
 from jose import jws
 from jose.backends.base import Key
 
-from codegen_api.auth.signing import KeySource
+from codegen_api.auth.issuer_keys import KeySource
 from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.telemetry import LogLimiter, Observation, quoted

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from cachetools import LRUCache, TTLCache
 
-from codegen_api.auth.strangers import BadTokenLimiter
+from codegen_api.auth.bad_tokens import BadTokenLimiter
 from codegen_api.errors import AuthUnavailable, Forbidden, InvalidToken, UpstreamFailure, UpstreamRateLimited
 from codegen_api.following import loop_time
 from codegen_api.identity import Caller, Credential, Principal

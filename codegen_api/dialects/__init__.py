@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from codegen_api.error_rendering import RenderError
 from codegen_api.errors import Detail, NotFound, NotOffered
-from codegen_api.intake import Asking, CallerFirst, dependencies
-from codegen_api.shapes import RenderError
+from codegen_api.request_bodies import Asking, CallerFirst, dependencies
 from codegen_api.web import SCOPE
 
 EMPTY = "must not be empty"

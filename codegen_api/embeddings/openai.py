@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import httpx
 
-from codegen_api.aside import aside
 from codegen_api.embeddings import NoVectors, Vector, normalized
 from codegen_api.errors import UpstreamFailure
 from codegen_api.outbound import HostAnswer, Outbound
 from codegen_api.runs import Json, to_json
+from codegen_api.worker_thread import in_thread
 
 PATH = "/embeddings"
 
@@ -67,7 +67,7 @@ class OpenAIEmbedder:
             refused = answer.status in REFUSED
             raise NoVectors(f"it answered {answer.status}", refused=refused, retry_after=_retry_after(answer))
         # thousands of numbers: too long for the event loop
-        return await aside(_vectors, answer.json, len(texts))
+        return await in_thread(_vectors, answer.json, len(texts))
 
 
 def _retry_after(answer: HostAnswer) -> float | None:

@@ -8,7 +8,7 @@ Brokers only store; when to read, what to believe and when a log has ended is de
 
 from codegen_api.following.follower import Follower
 from codegen_api.following.hub import Attendant, Hub
-from codegen_api.following.pieces import Portions, listing_of, may_be_too_much, page_of, proven
+from codegen_api.following.portions import Portions, listing_of, may_be_too_much, page_of, proven
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Notice
 from codegen_api.following.rights import Right, Rights, loop_time

@@ -20,7 +20,7 @@ from codegen_api.following.log_tail import (
     opens_at,
     without_nulls,
 )
-from codegen_api.following.pieces import Portion
+from codegen_api.following.portions import Portion
 from codegen_api.following.readers import Readers
 from codegen_api.following.resumption import Resumption
 from codegen_api.following.rights import Right, loop_time

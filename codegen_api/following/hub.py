@@ -13,13 +13,13 @@ from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRa
 from codegen_api.following.follower import BELIEVED, Follower
 from codegen_api.following.log_tail import opens_at
 from codegen_api.following.opening import Opening, Waiting
-from codegen_api.following.pieces import BEYOND, Portions, may_be_too_much
+from codegen_api.following.portions import BEYOND, Portions, may_be_too_much
+from codegen_api.following.read_failures import Troubles
 from codegen_api.following.read_queue import ReadQueue
 from codegen_api.following.readers import Readers
 from codegen_api.following.resumption import RESUME_DOUBT
 from codegen_api.following.rights import Right, Rights, loop_time
 from codegen_api.following.subscriber import Patrol, Subscriber
-from codegen_api.following.troubles import Troubles
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.positions import Position

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from codegen_api.brokers import PAGE
-from codegen_api.following.pieces import Portion, piece
+from codegen_api.following.portions import Portion, piece
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import loop_time
 from codegen_api.identity import Credential

@@ -23,10 +23,10 @@ from codegen_api.errors import (
     UpstreamTimeout,
 )
 from codegen_api.following.outage import EVERY, Outage
-from codegen_api.following.pieces import may_be_too_much
+from codegen_api.following.portions import may_be_too_much
+from codegen_api.following.read_failures import Troubles
 from codegen_api.following.read_queue import QueuedRead, ReadQueue
 from codegen_api.following.rights import LIFETIME, Rights, loop_time
-from codegen_api.following.troubles import Troubles
 from codegen_api.identity import Credential
 from codegen_api.pace import Need, Patience
 from codegen_api.runs import RunRef

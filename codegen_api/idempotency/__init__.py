@@ -21,7 +21,6 @@ from typing import Any
 
 from cachetools import TTLCache
 
-from codegen_api.aside import encoded
 from codegen_api.errors import IdempotencyKeyReused, InProgress, OutcomeUnknown
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
@@ -42,6 +41,7 @@ from codegen_api.identity import Caller
 from codegen_api.run_search import SEARCHED_PAGES
 from codegen_api.runs import Json, Run, RunRef, RunStatus, from_json, to_json
 from codegen_api.upstreams import NewRun
+from codegen_api.worker_thread import encoded
 
 REQUEST_MARK = "request"
 """The mark by which a run is found whose create broke off, or was requested elsewhere."""

@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from codegen_api.aside import is_large
 from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step, to_json
 from codegen_api.telemetry import Allowance, Exchange, Observation, Observer
+from codegen_api.worker_thread import is_large
 
 T_co = TypeVar("T_co", covariant=True)
 

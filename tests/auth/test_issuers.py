@@ -18,9 +18,9 @@ from jose import jws
 
 from codegen_api import build_auth
 from codegen_api.auth.callers import LONGEST_TOKEN, Callers
+from codegen_api.auth.issuer_keys import FRESH_SECONDS, FixedKey, KeySet
 from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys, new_key
-from codegen_api.auth.signing import FRESH_SECONDS, FixedKey, KeySet
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, GatewayError, InvalidToken, TokenTooLong, UpstreamUnreachable
 from codegen_api.identity import SCOPES

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwk, jwt
 
+from codegen_api.auth.issuer_keys import COOL_DOWN_SECONDS, FRESH_SECONDS, FixedKey, KeySet
 from codegen_api.auth.jwts import Jwts, looks_like_jwt
-from codegen_api.auth.signing import COOL_DOWN_SECONDS, FRESH_SECONDS, FixedKey, KeySet
 from codegen_api.errors import AuthUnavailable, InvalidToken, UpstreamUnreachable
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Json

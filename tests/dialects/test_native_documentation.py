@@ -247,7 +247,7 @@ async def test_the_description_is_made_once_and_beside_the_event_loop(
             assert answer.headers["content-type"] == "application/json"
             assert answer.json().get("servers") == ([{"url": root_path}] if root_path else None)
         assert len(made) == 1
-        assert made[0].startswith("aside")
+        assert made[0].startswith("worker_thread")
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

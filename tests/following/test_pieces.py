@@ -19,7 +19,7 @@ from codegen_api.errors import (
     UpstreamUnreachable,
 )
 from codegen_api.following import ReadQueue
-from codegen_api.following.pieces import GIVEN_UP, LESS_STEADY, MISSING, Portion
+from codegen_api.following.portions import GIVEN_UP, LESS_STEADY, MISSING, Portion
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, RunRef

@@ -7,7 +7,7 @@ import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import UpstreamError, UpstreamRateLimited, UpstreamUnreachable
-from codegen_api.following.troubles import SELDOM, Troubles
+from codegen_api.following.read_failures import SELDOM, Troubles
 from codegen_api.gateway import Gateway
 from codegen_api.runs import RunRef
 from tests.fakehost import FakeHost

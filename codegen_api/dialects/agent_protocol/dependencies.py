@@ -9,8 +9,8 @@ from fastapi.security import APIKeyHeader
 from codegen_api.conversations import CallerConversations
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Caller
-from codegen_api.intake import Asking, CallerFirst
 from codegen_api.parts import conversations_of
+from codegen_api.request_bodies import Asking, CallerFirst
 from codegen_api.web import bearer, bearer_token, identify, identify_lenient, named
 
 api_key = APIKeyHeader(

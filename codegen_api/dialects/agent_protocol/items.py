@@ -6,7 +6,6 @@ from typing import Annotated
 from fastapi import Body, Query
 from starlette.responses import Response
 
-from codegen_api.aside import encoded
 from codegen_api.conversations import CallerConversations
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
@@ -19,6 +18,7 @@ from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import ANSWER_BYTES, Item, Near
 from codegen_api.web import json_response, operation
+from codegen_api.worker_thread import encoded
 
 router = routes_about("store")
 

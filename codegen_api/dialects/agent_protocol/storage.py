@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from codegen_api.aside import is_large
 from codegen_api.conversations import checked
 from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import LONGEST
+from codegen_api.worker_thread import is_large
 
 LARGEST = 256 * 1024
 """Bytes of an object that is kept, as JSON: many of them are read at a time."""

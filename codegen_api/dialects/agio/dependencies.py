@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Request
 
 from codegen_api.conversations import CallerConversations
 from codegen_api.identity import Caller
-from codegen_api.intake import Asking, CallerFirst
 from codegen_api.parts import conversations_of
+from codegen_api.request_bodies import Asking, CallerFirst
 from codegen_api.web import bearer, bearer_token, identify_lenient, named
 
 

@@ -16,9 +16,9 @@ from codegen_api.dialects.agio.streams import Reader, metrics
 from codegen_api.dialects.agio.wire import done, event_fields, metrics_fields, page, run_fields
 from codegen_api.errors import InvalidCursor, NotOffered
 from codegen_api.identity import READ, WRITE
-from codegen_api.names import warn
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId
+from codegen_api.unknown_names import warn
 from codegen_api.web import json_response, operation
 
 router = routes_about("runs")

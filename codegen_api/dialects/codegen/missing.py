@@ -10,7 +10,7 @@ from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.routes import ORGANIZATION
 from codegen_api.errors import Unsupported
 from codegen_api.identity import READ, WRITE
-from codegen_api.intake import CallerFirst
+from codegen_api.request_bodies import CallerFirst
 from codegen_api.web import Asker, bearer, named, needs
 
 router = APIRouter(

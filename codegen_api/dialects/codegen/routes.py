@@ -12,8 +12,8 @@ from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
 from codegen_api.errors import UpstreamError
 from codegen_api.identity import READ, WRITE
-from codegen_api.intake import CallerFirst
 from codegen_api.parts import Door, Idempotent
+from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import Run, to_json
 from codegen_api.upstreams import Listing, NewRun, RunFilter
 from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, operation, replayed

@@ -9,8 +9,8 @@ from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.everruns.wire import EverrunsClient, heard_organization
 from codegen_api.errors import InvalidToken, NotOffered
 from codegen_api.identity import Caller
-from codegen_api.intake import Asking, CallerFirst
 from codegen_api.parts import conversations_of
+from codegen_api.request_bodies import Asking, CallerFirst
 from codegen_api.web import bearer, identify_lenient, named
 
 credentials = APIKeyHeader(

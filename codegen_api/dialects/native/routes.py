@@ -25,12 +25,12 @@ from codegen_api.dialects.native.wire import (
 )
 from codegen_api.following import Position, Stream
 from codegen_api.identity import READ, WRITE, Caller
-from codegen_api.intake import CallerFirst
-from codegen_api.names import warn
 from codegen_api.parts import Door, Idempotent, parts_of
+from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import Json, RunRef, RunStatus, to_json
 from codegen_api.sse import HEAD_ONLY, EventStream, LastEventId, lasting, nothing, parse_position
 from codegen_api.telemetry import Observation
+from codegen_api.unknown_names import warn
 from codegen_api.upstreams import NewRun, RunFilter
 from codegen_api.web import (
     Asker,

@@ -30,8 +30,7 @@ from codegen_api.stores import (
 )
 from codegen_api.stores.sql import vectors
 from codegen_api.stores.sql.database import database_at
-from codegen_api.stores.sql.finishing import ShieldedOperations, shielded
-from codegen_api.stores.sql.migrating import migrate
+from codegen_api.stores.sql.migration import migrate
 from codegen_api.stores.sql.queries import (
     counted,
     cut,
@@ -43,6 +42,7 @@ from codegen_api.stores.sql.queries import (
     order_of,
     turns_of,
 )
+from codegen_api.stores.sql.shielding import ShieldedOperations, shielded
 from codegen_api.stores.sql.tables import (
     AGENTS,
     CONVERSATIONS,

@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.types import UserDefinedType
 
 from codegen_api.stores.sql import libpq
-from codegen_api.stores.sql.faults import faults
+from codegen_api.stores.sql.sql_errors import faults
 
 WAIT = 30.0
 """Seconds to wait for a connection from the pool, or for the server."""

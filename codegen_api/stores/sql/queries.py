@@ -9,7 +9,7 @@ from codegen_api.runs import Json
 from codegen_api.storable import storable
 from codegen_api.stores import Query, TurnState
 from codegen_api.stores.sql.database import Database
-from codegen_api.stores.sql.facts import wanted
+from codegen_api.stores.sql.metadata_facts import wanted
 from codegen_api.stores.sql.tables import (
     AGENTS,
     CONVERSATIONS,

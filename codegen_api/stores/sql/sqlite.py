@@ -23,7 +23,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from codegen_api.stores.sql.faults import faults
+from codegen_api.stores.sql.sql_errors import faults
 
 if sys.platform != "win32":
     import fcntl

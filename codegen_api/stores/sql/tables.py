@@ -31,11 +31,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
-from codegen_api.aside import aside, is_large
 from codegen_api.runs import Json, RunRef, to_json
 from codegen_api.storable import storable
 from codegen_api.stores import LONGEST, Agent, Conversation, Item, Turn, TurnState
-from codegen_api.stores.sql.facts import facts_of
+from codegen_api.stores.sql.metadata_facts import facts_of
+from codegen_api.worker_thread import in_thread, is_large
 
 T = TypeVar("T")
 
@@ -365,7 +365,7 @@ def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
 async def build_row(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
     """Make the row of a thing, in the thread if large."""
     large = is_large([getattr(of, field.name) for field in fields(of)])
-    return await aside(make, *args) if large else make(*args)
+    return await in_thread(make, *args) if large else make(*args)
 
 
 async def read_rows(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T, ...]:
@@ -374,4 +374,4 @@ async def read_rows(kind: Kind[T], rows: Sequence[Mapping[Any, Any]]) -> tuple[T
     def read() -> tuple[T, ...]:
         return tuple(map(kind.thing, rows))
 
-    return await aside(read) if is_large(rows) else read()
+    return await in_thread(read) if is_large(rows) else read()

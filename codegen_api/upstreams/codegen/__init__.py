@@ -11,7 +11,6 @@ from typing import TypeVar
 import httpx
 
 from codegen_api import errors
-from codegen_api.aside import aside, encoded
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef, Step
@@ -32,6 +31,7 @@ from codegen_api.upstreams.codegen.answers import (
     run_of,
     step_of,
 )
+from codegen_api.worker_thread import encoded, in_thread
 
 T = TypeVar("T")
 
@@ -247,7 +247,7 @@ class CodegenUpstream:
             heard.allowance = answer.allowance
             try:
                 if 200 <= answer.status < 300 and (answer.readable or order):
-                    return await aside(read, answer.json) if answer.large else read(answer.json)
+                    return await in_thread(read, answer.json) if answer.large else read(answer.json)
                 if answer.cut and 200 <= answer.status < 300:
                     raise errors.AnswerCut
                 raise refusal(answer.status, answer.json, answer.retry_after, credential.token)

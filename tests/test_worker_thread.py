@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from codegen_api import aside as beside
-from codegen_api import dialects, intake, outbound
-from codegen_api.aside import LARGE, aside, encoded, is_large
+from codegen_api import dialects, outbound, request_bodies
+from codegen_api import worker_thread as beside
 from codegen_api.dialects import MAX_EXAMINED, says_nothing
 from codegen_api.errors import Rejected
 from codegen_api.following.rights import Rights
 from codegen_api.identity import Credential
 from codegen_api.runs import MOST_DIGITS, Json, Run, RunRef, RunStatus
 from codegen_api.stores.sql import tables
+from codegen_api.worker_thread import LARGE, encoded, in_thread, is_large
 from tests.dialects.site import serving
 from tests.stores.things import ME, conversation, opened, turn
 
@@ -40,14 +40,14 @@ class Threads:
 
     @property
     def beside(self) -> list[bool]:
-        return [name.startswith("aside") for name in self.names]
+        return [name.startswith("worker_thread") for name in self.names]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
 async def test_a_create_with_an_image_of_several_mib_is_read_and_written_beside_the_loop(
     headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, written = Threads(monkeypatch, intake, "_read"), Threads(monkeypatch, beside, "to_json")
+    read, written = Threads(monkeypatch, request_bodies, "_read"), Threads(monkeypatch, beside, "to_json")
 
     async with serving(org_id="9") as site:
         body: dict[str, Any] = {"prompt": "What is this?", "images": [IMAGE]}
@@ -69,7 +69,7 @@ async def test_one_thing_is_done_at_a_time() -> None:
         under_way.remove(number)
         return threading.get_ident()
 
-    threads = await asyncio.gather(*(aside(work, number) for number in range(50)))
+    threads = await asyncio.gather(*(in_thread(work, number) for number in range(50)))
     assert set(threads) != {threading.get_ident()}
     assert (len(set(threads)), most) == (1, 1)
 
@@ -102,10 +102,10 @@ def test_of_a_prompt_that_shows_nothing_a_part_is_looked_at(unseen: str, monkeyp
 def test_a_number_that_takes_long_is_refused_by_name_and_a_text_where_the_host_says_it() -> None:
     digits = "1" * (MOST_DIGITS + 1)
 
-    assert intake._read(f'{{"n":{digits[1:]}}}'.encode()) == {"n": int(digits[1:])}
+    assert request_bodies._read(f'{{"n":{digits[1:]}}}'.encode()) == {"n": int(digits[1:])}
     for sign in ("", "-"):
         with pytest.raises(Rejected) as refused:
-            intake._read(f'{{"n":{sign}{digits}}}'.encode())
+            request_bodies._read(f'{{"n":{sign}{digits}}}'.encode())
         assert refused.value.message == f"the body: a whole number may have {MOST_DIGITS} digits."
     for around in ("[%s]", "[%s," + '"%s"]' % ("x" * LARGE)):  # the second is read beside the loop
         said = bytearray((around % digits).encode())

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from codegen_api.errors import StoreUnavailable
-from codegen_api.stores.sql.faults import kind
+from codegen_api.stores.sql.sql_errors import kind
 from codegen_api.telemetry import Observation
 
 P = ParamSpec("P")

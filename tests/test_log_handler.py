@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api.lines import MOST_BYTES, ThreadedHandler
+from codegen_api.log_handler import MOST_BYTES, ThreadedHandler
 from codegen_api.metrics import PrometheusObserver
 
 WAIT = 30.0

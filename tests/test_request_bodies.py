@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body
 from fastapi.routing import APIRoute
 
 from codegen_api.edge import Edge
-from codegen_api.intake import (
+from codegen_api.request_bodies import (
     BODY_SECONDS,
     BYTES_PER_SECOND,
     MAX_DEPTH,
@@ -307,7 +307,7 @@ def test_a_body_that_keeps_us_waiting_for_too_long_is_given_up(
 
 @pytest.mark.wire("body-time", "error-shape")
 async def test_a_slow_body_is_told_so_in_the_shape_of_its_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codegen_api.intake.BODY_SECONDS", 0.01)
+    monkeypatch.setattr("codegen_api.request_bodies.BODY_SECONDS", 0.01)
 
     async with serving(dialects=EVERY, org_id="9") as site:
         for route in with_bodies():

@@ -18,12 +18,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
-from codegen_api.aside import LARGE, aside
 from codegen_api.errors import AtCapacity, Detail, Rejected
-from codegen_api.extent import JsonMeter
 from codegen_api.identity import Caller
-from codegen_api.names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
+from codegen_api.json_meter import JsonMeter
 from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
+from codegen_api.unknown_names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
+from codegen_api.worker_thread import LARGE, in_thread
 
 MAX_VALUES = 10_000
 """Maximum number of JSON values in a request. Work done for each of them then takes tens of milliseconds in all."""
@@ -125,7 +125,7 @@ class BoundedRequest(Request):
             ValueError: it is not JSON.
         """
         body = await self.body()
-        self._parsed = await aside(_read, body) if len(body) > LARGE else _read(body)
+        self._parsed = await in_thread(_read, body) if len(body) > LARGE else _read(body)
         if isinstance(self._parsed, dict):
             self.fields = list(self._parsed)
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from codegen_api.errors import AtCapacity
+from codegen_api.exhaustion import shortage
 from codegen_api.outbound import Outbound
-from codegen_api.shortages import shortage
 from codegen_api.telemetry import _OnceAMinute, log_loop_fault, logger
 from codegen_api.web import as_gateway_error
 from tests.dialects.routes import EVERY

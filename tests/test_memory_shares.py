@@ -15,7 +15,7 @@ from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.rendering import FrameStyle
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
-from codegen_api.holdings import MemoryShares
+from codegen_api.memory_shares import MemoryShares
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer

@@ -13,10 +13,10 @@ T = TypeVar("T")
 LARGE = 1024 * 1024
 """Bytes of JSON that take about ten milliseconds to parse or write."""
 
-_thread = ThreadPoolExecutor(1, "aside")
+_thread = ThreadPoolExecutor(1, "worker_thread")
 
 
-async def aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call ``work`` in the thread."""
     return await asyncio.get_running_loop().run_in_executor(_thread, lambda: work(*args, **kwargs))
 
@@ -27,7 +27,7 @@ async def encoded(value: Json) -> bytes:
     Raises:
         ValueError: the value cannot be encoded.
     """
-    return await aside(to_json, value) if is_large(value) else to_json(value)
+    return await in_thread(to_json, value) if is_large(value) else to_json(value)
 
 
 def is_large(value: Json) -> bool:
