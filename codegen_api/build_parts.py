@@ -20,7 +20,6 @@ from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.conversations import Conversations
 from codegen_api.dialects import Dialect
 from codegen_api.draining import Drain
 from codegen_api.embeddings import Embedder
@@ -39,6 +38,7 @@ from codegen_api.telemetry import Observer
 from codegen_api.upstreams import Connect, Upstream
 
 if TYPE_CHECKING:
+    from codegen_api.conversations import Conversations
     from codegen_api.metrics import PrometheusObserver
 
 DIALECTS = {
@@ -196,7 +196,9 @@ def _conversations(
     store: Store | None,
     embedder: Embedder | None,
     callers: Callers,
-) -> Conversations:
+) -> "Conversations":
+    from codegen_api.conversations import Conversations  # noqa: PLC0415 - as in Parts
+
     return Conversations(
         gateway,
         store or _store(settings),

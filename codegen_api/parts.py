@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request
 
 from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
-from codegen_api.conversations import CallerConversations, Conversations
 from codegen_api.draining import Drain
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency import Idempotency
 from codegen_api.identity import Caller
 from codegen_api.request_bodies import Asking
+
+if TYPE_CHECKING:  # read only where a dialect keeps conversations
+    from codegen_api.conversations import CallerConversations, Conversations
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ class Parts:
     gateway: Gateway
     callers: Callers
     idempotency: Idempotency
-    conversations: Conversations | None
+    conversations: "Conversations | None"
     tickets: Tickets | None
     quota: Quota | None
     drain: Drain
@@ -67,7 +69,7 @@ async def idempotency_of(request: Request) -> Idempotency:
 def conversations_of(asking: Asking) -> Any:
     """The conversations of who is asking, for the routes of a dialect that keeps some."""
 
-    async def of(request: Request, caller: Annotated[Caller, Depends(asking)]) -> CallerConversations:
+    async def of(request: Request, caller: Annotated[Caller, Depends(asking)]) -> "CallerConversations":
         # set whenever a route with this dependency is mounted
         conversations = cast("Conversations", parts_of(request).conversations)
         return conversations.of(caller)
