@@ -68,7 +68,9 @@ def _load(setting: str, name: str, ours: Mapping[str, EntryPoint]) -> Any:
     found = ours[name] if name in ours else next(iter(entry_points(group=group, name=name)), None)
     if found is None:
         known = [*ours, *sorted(entry_points(group=group).names - ours.keys())]
-        raise SettingsError(f"{PREFIX}{setting}: {name} is not known; there are {', '.join(known)}")
+        raise SettingsError(
+            f"{PREFIX}{setting}: there are {', '.join(known)}, and no others"
+        )  # a secret may stand there
     try:
         return found.load()
     except Exception as error:  # plug-in boundary: whatever the import of somebody else's package raises
