@@ -103,12 +103,12 @@ HOOKS = [
         httptools.HttpRequestParser,
         "feed_data get_http_version get_method set_dangerous_leniencies should_upgrade",
     ),
-    Hook("alembic", "stores/sql/migrating.py", ScriptDirectory, "_upgrade_revs get_revision"),
-    Hook("alembic", "stores/sql/migrating.py", MigrationContext, "configure get_current_heads run_migrations"),
-    Hook("fastapi", "intake.py", APIRoute, "body_field dependant get_route_handler"),
-    Hook("fastapi", "names.py", Dependant, "call dependencies query_params"),
+    Hook("alembic", "stores/sql/migration.py", ScriptDirectory, "_upgrade_revs get_revision"),
+    Hook("alembic", "stores/sql/migration.py", MigrationContext, "configure get_current_heads run_migrations"),
+    Hook("fastapi", "request_bodies.py", APIRoute, "body_field dependant get_route_handler"),
+    Hook("fastapi", "unknown_names.py", Dependant, "call dependencies query_params"),
     Hook("fastapi", "app.py", FastAPI, "build_middleware_stack openapi"),
-    Hook("starlette", "intake.py", starlette.requests.Request, "_body body json stream"),
+    Hook("starlette", "request_bodies.py", starlette.requests.Request, "_body body json stream"),
     Hook("starlette", "edge.py", CORSMiddleware, "is_allowed_origin preflight_response simple_response"),
     Hook("starlette", "dialects/__init__.py", Route, "methods param_convertors path_regex"),
     Hook("httpx-aiohttp", "outbound.py", AiohttpTransport, "aclose client handle_async_request"),
@@ -131,7 +131,7 @@ def test_a_library_whose_inside_is_used_has_an_upper_bound(library: str) -> None
 
 
 def test_a_part_that_has_gone_is_told_in_a_sentence() -> None:
-    (said,) = Hook("alembic", "stores/sql/migrating.py", ScriptDirectory, "get_revision _gone").missing()
+    (said,) = Hook("alembic", "stores/sql/migration.py", ScriptDirectory, "get_revision _gone").missing()
     assert said == (
         f"alembic {version('alembic')} has no alembic.script.base.ScriptDirectory._gone any more, which"
         f" codegen_api/stores/sql/migration.py uses: pyproject.toml allows {BOUNDS['alembic'].specifier}"

@@ -19,6 +19,8 @@ BRISK = {
     "follower_linger_seconds": 0.5,
     "stream_stall_seconds": 300,  # on a busy machine it is the readers who are slow
 }
+BUSY = b'\nevent: error\ndata: {"error":"store_unavailable",'
+"""On a machine so busy that nobody could look at the database within 30 seconds, a stream ends with this."""
 ID = re.compile(rb"\nid: [0-9a-f-]+_event_([0-9]+)\n")
 
 
@@ -43,6 +45,8 @@ async def read(
             if until is not None and len(numbers) >= until:
                 del numbers[until:]
                 return
+            if BUSY in whole + end:
+                raise Later("1")
 
 
 async def reader(client: httpx.AsyncClient, url: str, run: str, chance: random.Random) -> list[int]:

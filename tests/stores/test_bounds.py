@@ -23,7 +23,7 @@ def bounded(url: str, main: Callable[[SqlStore], Awaitable[None]]) -> None:
         finally:
             await store.aclose()
 
-    run(life())
+    run(life(), seconds=240)
 
 
 ADD: dict[str, Callable[[SqlStore, str, int], Awaitable[object]]] = {
