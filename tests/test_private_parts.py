@@ -42,9 +42,9 @@ BOUNDS: dict[str, Requirement] = {each.name: each for each in map(Requirement, P
 
 @dataclass(frozen=True)
 class Hook:
-    """Names that ``module``, one of ours, uses of ``part``, which ``library`` may change without a word."""
+    """Names that ``module``, one of ours, uses of ``part``, which ``distribution`` may change without a word."""
 
-    library: str
+    distribution: str
     module: str
     part: Any
     names: str
@@ -53,8 +53,8 @@ class Hook:
         """A sentence for each that is no longer there."""
         had = _names_in(self.part)
         return [
-            f"{self.library} {version(self.library)} has no {_title(self.part)}.{name} any more, which"
-            f" codegen_api/{self.module} uses: pyproject.toml allows {BOUNDS[self.library].specifier}"
+            f"{self.distribution} {version(self.distribution)} has no {_title(self.part)}.{name} any more, which"
+            f" codegen_api/{self.module} uses: pyproject.toml allows {BOUNDS[self.distribution].specifier}"
             for name in self.names.split()
             if name not in had
         ]
@@ -123,11 +123,13 @@ def test_what_is_used_of_the_inside_of_a_library_is_still_there(hook: Hook) -> N
     assert not hook.missing()
 
 
-@pytest.mark.parametrize("library", sorted({hook.library for hook in HOOKS} | {"fastapi-offline"}))
-def test_a_library_whose_inside_is_used_has_an_upper_bound(library: str) -> None:
-    specifier = BOUNDS[library].specifier
-    assert "<" in {each.operator for each in specifier}, f"{library} has no upper bound in pyproject.toml"
-    assert specifier.contains(version(library)), f"{library} {version(library)} is not within {specifier}"
+@pytest.mark.parametrize("distribution", sorted({hook.distribution for hook in HOOKS} | {"fastapi-offline"}))
+def test_a_library_whose_inside_is_used_has_an_upper_bound(distribution: str) -> None:
+    specifier = BOUNDS[distribution].specifier
+    assert "<" in {each.operator for each in specifier}, f"{distribution} has no upper bound in pyproject.toml"
+    assert specifier.contains(version(distribution)), (
+        f"{distribution} {version(distribution)} is not within {specifier}"
+    )
 
 
 def test_a_part_that_has_gone_is_told_in_a_sentence() -> None:
