@@ -1,22 +1,23 @@
 """The contract of an upstream: the hosted agent API behind the gateway, in the gateway's words.
 
-An adapter parses, names, and maps errors; it decides nothing. Every method raises errors of ``codegen_api.errors``
-only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``QuotaExhausted``, ``Rejected``, ``UpstreamRateLimited`` for
-what the host said, ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use, and
-``AnswerCut`` where less at a time may come. It repeats nothing by itself. A power that only some hosts have is a
-protocol of its own (``Cancels``, ``Members``, ``Repositories``), asked for with ``isinstance``.
+An adapter parses, names, and maps errors; it decides nothing, and repeats nothing by itself. Every method raises errors
+of ``codegen_api.errors`` only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``Conflict``, ``QuotaExhausted``,
+``Rejected``, ``Unsupported``, ``UpstreamRateLimited`` for what the host said, ``UpstreamError``,
+``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use, and ``AnswerCut`` where less at a time may
+come. A power that only some hosts have is a protocol of its own (``Cancels``, ``Approves``, ``Members`` ...), asked
+for with ``isinstance``. docs/adding-an-upstream.md leads through all of it.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step, to_json
-from codegen_api.telemetry import Allowance, Exchange, Observation, Observer
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step, WaitReason, to_json
+from codegen_api.telemetry import Allowance, Exchange, Observation, Observer, begin_call, end_call
 from codegen_api.worker_thread import is_large
 
 T_co = TypeVar("T_co", covariant=True)
@@ -51,6 +52,7 @@ class NewRun:
     """What to start. ``images`` are base64 data URIs.
 
     ``marks`` are the gateway's own: kept with the run at the host, given back in ``Run.marks`` and nowhere else.
+    ``key`` is the same for each repeat of this order and differs from those of all others; see ``TakesKeys``.
     """
 
     prompt: str
@@ -60,6 +62,7 @@ class NewRun:
     model: str | None = None
     agent_type: str | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
 
 
 LARGEST_METADATA = 256 * 1024
@@ -82,7 +85,7 @@ class RunFilter:
     """Which runs to list, as far as the host can tell them apart."""
 
     source_type: str | None = None
-    user_id: int | None = None
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,29 @@ class Upstream(Protocol):
 
     @property
     def page_size(self) -> int:
-        """How many entries or runs to ask for in one request; the host may give fewer."""
+        """How many entries or runs to ask for at once, at most; the host may give fewer."""
+        ...
+
+    @property
+    def requests_per_minute(self) -> int | None:
+        """The host's usual limit for one credential. None if it has none: logs are then read much more often."""
+        ...
+
+    @property
+    def exchanges_per_read(self) -> int:
+        """How many requests one ``read_log`` usually takes, at most; what it takes of a limit is reckoned with it."""
+        ...
+
+    @property
+    def keeps_marks(self) -> bool:
+        """Whether runs keep their marks. If not, nobody can share a token: the runs of all would be nobody's."""
+        ...
+
+    @property
+    def lags(self) -> bool:
+        """Whether an answer may be older than what was answered before: then the end of a run that was just resumed is
+        doubted for a while.
+        """
         ...
 
     @property
@@ -146,7 +171,7 @@ class Upstream(Protocol):
         ...
 
     def placeholder(self, ref: RunRef) -> LogEntry:
-        """An entry for the place of one that cannot be had; amendable, in case it can be later."""
+        """An entry for the place of one that cannot be had: ``absent``, and ``amendable`` in case it can be later."""
         ...
 
     def step(self, entry: LogEntry) -> Step:
@@ -158,7 +183,7 @@ class Upstream(Protocol):
         ...
 
     async def identify(self, credential: Credential) -> User:
-        """Whose credential this is."""
+        """Whose credential this is: the same id in every process, and not the token."""
         ...
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
@@ -166,7 +191,9 @@ class Upstream(Protocol):
         ...
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
-        """Start a run, with its marks. Raises ``Rejected`` for metadata that would pass for marks."""
+        """Start a run, with its marks. Raises ``Rejected`` for metadata that would pass for marks, ``NotOffered`` for
+        what the host has no word for.
+        """
         ...
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
@@ -176,19 +203,30 @@ class Upstream(Protocol):
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Runs, newest first. Their ids are whole numbers, and newer runs have higher ones."""
+        """Runs, newest first. Ids that are whole numbers are higher for newer runs. Raises ``NotOffered`` for a filter
+        that the host lacks.
+        """
         ...
 
-    async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
-        """Go on with a run, under the same id and log."""
+    async def resume_run(
+        self,
+        credential: Credential,
+        ref: RunRef,
+        prompt: str,
+        images: tuple[str, ...] | None,
+        *,
+        key: str | None = None,
+    ) -> Run:
+        """Go on with a run, under the same id and log. ``key`` as in ``NewRun``."""
         ...
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> LogPage:
-        """Up to ``limit`` entries behind position ``after`` (``newest_first``: behind the ``after`` newest ones).
+        """Up to ``limit`` entries behind position ``after`` (``newest_first``: behind the ``after`` newest ones, and
+        ``paging`` has the length of the log).
 
-        The log is at its end where the page is empty, and where a page that has room comes to the host's own count.
+        The page's run may lack fields. If it has ended, all entries that it had then are on this page or later ones.
         """
         ...
 
@@ -200,11 +238,32 @@ class Upstream(Protocol):
 class Connect(Protocol):
     """What the name of an upstream stands for: its class, or a function that makes one."""
 
-    def __call__(self, base_url: str, *, connect_timeout: float, read_timeout: float, via: str | None) -> Upstream:
+    def __call__(
+        self,
+        base_url: str,
+        *,
+        connect_timeout: float,
+        read_timeout: float,
+        via: str | None,
+        options: Mapping[str, str],
+    ) -> Upstream:
         """``base_url`` is CODEGEN_BASE_URL; the timeouts are seconds. ``via`` is what to send as the ``Via`` header, by
-        which a gateway that is its own host is noticed. Raises ValueError for a base URL that cannot be used.
+        which a gateway that is its own host is noticed. ``options`` are the adapter's own settings: ``directory`` is
+        ``CODEGEN_<NAME>_DIRECTORY``.
+
+        Raises:
+            ValueError: the base URL cannot be used.
+            InvalidOption: one of the options is unknown, missing, or cannot be used.
         """
         ...
+
+
+class InvalidOption(ValueError):
+    """The option ``name`` of an adapter is unknown, missing, or cannot be used; its value is not quoted."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 @runtime_checkable
@@ -212,11 +271,82 @@ class Cancels(Protocol):
     """The power to stop a run."""
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
-        """Stop a run; it can still be resumed."""
+        """Stop a run; unless it is ``final`` then, it can still be resumed."""
         ...
 
+
+@runtime_checkable
+class Bans(Cancels, Protocol):
+    """The power to stop a run where something has to be lifted before it can go on."""
+
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
-        """Lift what a stop left behind, so that the run can go on."""
+        """Lift what a stop left behind."""
+        ...
+
+
+@runtime_checkable
+class TakesKeys(Protocol):
+    """The power to tell a repeated order from a new one by its ``key``.
+
+    ``keyed``: which orders (``create``, ``resume``) have effect once, however often they are sent with the same key and
+    content.
+    """
+
+    keyed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """What a run waits for. ``id`` tells it from others of that run.
+
+    ``text`` is for people: the question, or what the agent wants to do. An approval may name the ``tool`` and its
+    ``input``, a question the ``choices`` that the agent offers. ``fields`` as the host gave them.
+    """
+
+    id: str
+    reason: WaitReason
+    text: str
+    tool: str | None = None
+    input: Json = None
+    choices: tuple[str, ...] = ()
+    fields: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What somebody decided on a ``PendingRequest``.
+
+    ``verdict`` is ``approve``, ``reject`` or ``answer``; ``text`` is the answer, or what the agent is told with a
+    rejection.
+    """
+
+    verdict: Literal["approve", "reject", "answer"]
+    text: str | None = None
+
+
+@runtime_checkable
+class Approves(Protocol):
+    """The power to say what a waiting run waits for, and to take the decision."""
+
+    async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
+        """What the run waits for now, oldest first; nothing if it does not wait."""
+        ...
+
+    async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
+        """Tell the agent. Raises ``NotFound`` when nothing of this id is waiting (any more), and ``Rejected`` for a
+        verdict that does not suit it.
+        """
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """The power to say at once that a run has changed, so that its log need not be read just to find out."""
+
+    def changes(self, credential: Credential, ref: RunRef, after: Cursor) -> AsyncGenerator[None, None]:
+        """Yields when listening has begun, and then whenever the run may have changed or its log may have grown beyond
+        ``after``. Ends, or raises as all methods do, when nothing more will be heard.
+        """
         ...
 
 
@@ -257,6 +387,7 @@ def observed(observer: Observer, credential: Credential, operation: str) -> Iter
     started = time.monotonic()
     heard, outcome, retry_after = Heard(), "cancelled", None
     observer.asking(credential.digest, operation)
+    begun = begin_call(operation)
     try:
         yield heard
         outcome = "ok"
@@ -265,4 +396,5 @@ def observed(observer: Observer, credential: Credential, operation: str) -> Iter
         raise
     finally:
         seconds = time.monotonic() - started
+        end_call(begun, operation, outcome)
         observer.asked(Exchange(credential.digest, operation, outcome, seconds, retry_after, heard.allowance))

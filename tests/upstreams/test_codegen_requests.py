@@ -304,8 +304,9 @@ def test_a_refused_ban_is_told(router: respx.MockRouter) -> None:
     [
         (RunFilter(), "skip=0&limit=20"),
         (RunFilter(source_type="API"), "skip=0&limit=20&source_type=API"),
-        (RunFilter(user_id=0), "skip=0&limit=20&user_id=0"),
-        (RunFilter("a b&c=d/é", 7), "skip=0&limit=20&source_type=a%20b%26c%3Dd%2F%C3%A9&user_id=7"),
+        (RunFilter(user_id="0"), "skip=0&limit=20&user_id=0"),
+        (RunFilter(user_id="-07"), "skip=0&limit=20&user_id=-7"),
+        (RunFilter("a b&c=d/é", "7"), "skip=0&limit=20&source_type=a%20b%26c%3Dd%2F%C3%A9&user_id=7"),
     ],
 )
 def test_runs_are_listed_under_a_plural_with_the_filters_given(

@@ -184,9 +184,9 @@ def test_runs_are_listed_newest_first_and_by_source(world: World) -> None:
     listing = world.ask(lambda upstream: upstream.list_runs(ALICE, ORGANIZATION, 0, 3, RunFilter()))
     assert [run.ref for run in listing.items] == [other, newer, older]
     assert listing.at_end is False
-    jira = world.ask(lambda upstream: upstream.list_runs(ALICE, ORGANIZATION, 0, 2, RunFilter("JIRA", 1001)))
+    jira = world.ask(lambda upstream: upstream.list_runs(ALICE, ORGANIZATION, 0, 2, RunFilter("JIRA", "1001")))
     assert [run.ref for run in jira.items] == [newer, older]
-    nobody = world.ask(lambda upstream: upstream.list_runs(ALICE, ORGANIZATION, 0, 2, RunFilter(user_id=7)))
+    nobody = world.ask(lambda upstream: upstream.list_runs(ALICE, ORGANIZATION, 0, 2, RunFilter(user_id="7")))
     assert (nobody.items, nobody.at_end) == ((), True)
 
 

@@ -5,73 +5,44 @@ October 2025, or from payloads seen on the wire in June and August 2025. Nothing
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import TypeVar
-
-import httpx
+from collections.abc import Callable
+from typing import TypeVar, Unpack
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.outbound import Outbound
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef, Step
-from codegen_api.telemetry import NullObserver, Observation, Observer, trace
-from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User, observed
+from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User
 from codegen_api.upstreams.codegen.answers import (
-    MARKS,
-    Object,
-    as_object,
     at_end,
     entry_of,
     id_of,
     listing_of,
-    member,
     paging_of,
     placeholder,
     refusal,
     run_of,
     step_of,
 )
-from codegen_api.worker_thread import encoded, in_thread
+from codegen_api.upstreams.over_http import ConnectArguments, HttpUpstream, Object, as_object, marked, member, nothing
 
 T = TypeVar("T")
 
 
-class CodegenUpstream:
-    """The Codegen API as an ``Upstream`` that also ``Cancels`` and tells ``Members`` and ``Repositories``.
+class CodegenUpstream(HttpUpstream):
+    """The Codegen API as an ``Upstream`` that also ``Bans``, and tells ``Members`` and ``Repositories``.
 
-    ``base_url`` may end in ``/v1`` and slashes or not. Times are in seconds: ``connect_timeout`` until there is a
-    connection, ``read_timeout`` between two pieces of an answer; a whole exchange has ``connect_timeout + 2 *
-    read_timeout``. ``via`` names this gateway in a ``Via`` header, so that it can tell when it asks itself. Proxies and
-    certificates of the environment (``HTTPS_PROXY``, ``HTTP_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE``) hold unless a
-    ``transport`` is given. Raises ``ValueError``, which quotes neither, when ``base_url`` or the proxy cannot be used.
+    ``base_url`` may end in ``/v1`` and slashes or not.
     """
 
     name = "codegen"
     page_size = 100
+    requests_per_minute = 60
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        transport: httpx.AsyncBaseTransport | None = None,
-        connect_timeout: float = 5.0,
-        read_timeout: float = 30.0,
-        via: str | None = None,
-    ) -> None:
-        self.observer: Observer = NullObserver()
-        self._outbound = Outbound(
-            base_url.strip().rstrip("/").removesuffix("/v1"),
-            "/v1",
-            transport=transport,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            via=via,
-        )
+    def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
+        super().__init__(base_url.strip().rstrip("/").removesuffix("/v1"), "/v1", **arguments)
 
-    @property
-    def observation(self) -> Observation | None:
-        """Whether the last exchange brought JSON and no 5xx; one that was cancelled does not count."""
-        return self._outbound.observation
+    def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
+        return refusal(status, answer, retry_after, token)
 
     def placeholder(self, ref: RunRef) -> LogEntry:
         """An entry of a kind that the host does not have."""
@@ -80,11 +51,6 @@ class CodegenUpstream:
     def step(self, entry: LogEntry) -> Step:
         """What an entry means, by the fields that the host's prose names for its kind."""
         return step_of(entry)
-
-    def answer(self, run: Run) -> str | None:
-        """``result``: the answer in Markdown (wire, June 2025)."""
-        result = run.fields.get("result")
-        return result if isinstance(result, str) and result else None
 
     def organization_id(self, text: str) -> str:
         """``"0323"`` -> ``"323"``: the host's ids are JSON integers. Raises ``Rejected`` for anything else."""
@@ -96,7 +62,7 @@ class CodegenUpstream:
 
     async def identify(self, credential: Credential) -> User:
         """The user to whom the token belongs: the host's tokens are a user's, not an organization's."""
-        return await self._ask(credential, "identify", "GET", "/users/me", _user_of)
+        return await self.ask(credential, "identify", "GET", "/users/me", _user_of)
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         """The user's organizations; ``limit`` from 1 to 100."""
@@ -111,7 +77,7 @@ class CodegenUpstream:
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
         """One of them; somebody who is in another organization is not found."""
         path = f"{self._users(organization)}/{_identifier(user_id, 'user_id')}"
-        return await self._ask(credential, "user", "GET", path, _user_of)
+        return await self.ask(credential, "user", "GET", path, _user_of)
 
     async def repositories(
         self, credential: Credential, organization: str, skip: int, limit: int
@@ -127,29 +93,38 @@ class CodegenUpstream:
 
         Metadata is kept as it is and comes back with every description of the run (OpenAPI document).
         """
-        body: dict[str, Json] = {
+        body = {
             "prompt": new.prompt,
-            "metadata": _marked(new.metadata, new.marks),
+            "metadata": marked(new.metadata, new.marks),
             "images": new.images,
             "repo_id": new.repo_id,
             "model": new.model,
             "agent_type": new.agent_type,
         }
-        return await self._ask(credential, "create_run", "POST", self._runs(organization), _run_of, body=body)
+        return await self.ask(credential, "create_run", "POST", self._runs(organization), _run_of, body=_given(body))
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The run with every field that the host has."""
-        return await self._ask(credential, "get_run", "GET", self._path(ref), _run_of)
+        return await self.ask(credential, "get_run", "GET", self._path(ref), _run_of)
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
         """Runs, newest first; ``limit`` from 1 to 100. Only here is the path a plural (OpenAPI document)."""
         path = f"{self._runs(organization)}s"
-        filters = {"source_type": only.source_type, "user_id": only.user_id}
+        user_id = None if only.user_id is None else _whole(only.user_id, "user_id")
+        filters = {"source_type": only.source_type, "user_id": user_id}
         return await self._list(credential, "list_runs", path, skip, limit, run_of, **filters)
 
-    async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
+    async def resume_run(
+        self,
+        credential: Credential,
+        ref: RunRef,
+        prompt: str,
+        images: tuple[str, ...] | None,
+        *,
+        key: str | None = None,
+    ) -> Run:
         """Go on with a run under the same id. Where the answer does not show the run, it is asked for."""
         run = await self._order(credential, "resume_run", ref, "resume", _run_if_shown, prompt=prompt, images=images)
         if run is not None:
@@ -162,11 +137,11 @@ class CodegenUpstream:
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Ban the run, the only stop the host offers; it also stops the checks of the run's pull request."""
-        await self._order(credential, "cancel_run", ref, "ban", _nothing)
+        await self._order(credential, "cancel_run", ref, "ban", nothing)
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Lift the ban. The run stays stopped until it is resumed."""
-        await self._order(credential, "uncancel_run", ref, "unban", _nothing)
+        await self._order(credential, "uncancel_run", ref, "unban", nothing)
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
@@ -185,11 +160,7 @@ class CodegenUpstream:
             return LogPage(run, after, entries, at_end(after, len(logs), limit, paging), paging, newest_first)
 
         query = _window(after, limit) | ({"reverse": "true"} if newest_first else {})
-        return await self._ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", page_of, query)
-
-    async def aclose(self) -> None:
-        """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
-        await self._outbound.aclose()
+        return await self.ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", page_of, query)
 
     def _organization(self, organization: str) -> str:
         return f"/organizations/{self.organization_id(organization)}"
@@ -211,11 +182,11 @@ class CodegenUpstream:
         skip: int,
         limit: int,
         read: Callable[[Object], T],
-        **filters: str | int | None,
+        **filters: str | None,
     ) -> Listing[T]:
         """A page of a list; ``read`` makes something of each item."""
         query = _window(skip, limit) | {name: value for name, value in filters.items() if value is not None}
-        return await self._ask(
+        return await self.ask(
             credential, operation, "GET", path, lambda answer: listing_of(answer, skip, limit, read), query
         )
 
@@ -223,42 +194,9 @@ class CodegenUpstream:
         self, credential: Credential, operation: str, ref: RunRef, order: str, read: Callable[[Json], T], **more: Json
     ) -> T:
         """Tell the host to do something with a run. Any answer of success will do: ``read`` gets None for no JSON."""
-        body = {"agent_run_id": int(self.run_id(ref.id)), **more}
+        body = _given({"agent_run_id": int(self.run_id(ref.id)), **more})
         path = f"{self._runs(ref.organization)}/{order}"
-        return await self._ask(credential, operation, "POST", path, read, body=body, order=True)
-
-    async def _ask(
-        self,
-        credential: Credential,
-        operation: str,
-        method: str,
-        path: str,
-        read: Callable[[Json], T],
-        query: Mapping[str, str | int] | None = None,
-        *,
-        body: Object | None = None,
-        order: bool = False,
-    ) -> T:
-        """One exchange: what ``read`` makes of a good answer, or the error that a bad one means."""
-        content, headers = None if body is None else await _encoded(body), _headers(credential)
-        with observed(self.observer, credential, operation) as heard:
-            unread = order and read is _nothing
-            answer = await self._outbound.ask(method, path, query, content, headers, order=order, unread=unread)
-            heard.allowance = answer.allowance
-            try:
-                if 200 <= answer.status < 300 and (answer.readable or order):
-                    return await in_thread(read, answer.json) if answer.large else read(answer.json)
-                if answer.cut and 200 <= answer.status < 300:
-                    raise errors.AnswerCut
-                raise refusal(answer.status, answer.json, answer.retry_after, credential.token)
-            except errors.GatewayError as error:
-                said = f" ({error.message})" if isinstance(error, errors.UpstreamError) and answer.readable else ""
-                error.reason = f"{answer.account}{said}"
-                raise
-
-
-def _nothing(_: Json) -> None:
-    """What is read of an answer that has no known shape."""
+        return await self.ask(credential, operation, "POST", path, read, body=body, order=True)
 
 
 def _user_of(answer: Json) -> User:
@@ -277,36 +215,22 @@ def _run_if_shown(answer: Json) -> Run | None:
         return None
 
 
-def _headers(credential: Credential) -> list[tuple[str, str]]:
-    if not re.fullmatch(r"[!-~]+", credential.token):
-        raise errors.InvalidToken  # no header can carry it, so no host can know it
-    current = trace.get()
-    passed_on = (("X-Request-ID", current.request_id), *current.passed_on) if current else ()
-    safe = [(name, value) for name, value in passed_on if value.isascii() and value.isprintable()]
-    return [("Authorization", f"Bearer {credential.token}"), *safe]
-
-
-async def _encoded(body: Object) -> bytes:
-    try:
-        return await encoded({key: value for key, value in body.items() if value is not None})
-    except ValueError as error:
-        raise errors.Rejected(details=[errors.Detail(("body",), "Nested too deeply.", "recursion_loop")]) from error
+def _given(body: Object) -> Object:
+    return {key: value for key, value in body.items() if value is not None}
 
 
 def _identifier(text: str, what: str) -> str:
-    if re.fullmatch(r"[0-9]{1,18}", text):
+    return _whole(text, what, r"[0-9]{1,18}", "Must be a number of 1 to 18 digits.")
+
+
+def _whole(text: str, what: str, form: str = r"-?[0-9]{1,400}", otherwise: str = "Must be a number.") -> str:
+    """``"007"`` -> ``"7"``."""
+    if re.fullmatch(form, text):
         return str(int(text))
-    raise errors.Rejected(details=[errors.Detail((what,), "Must be a number of 1 to 18 digits.", "int_parsing")])
+    raise errors.Rejected(details=[errors.Detail((what,), otherwise, "int_parsing")])
 
 
 def _window(skip: int, limit: int) -> dict[str, str | int]:
     if skip < 0 or not 1 <= limit <= CodegenUpstream.page_size:
         raise ValueError(f"skip must be at least 0 and limit from 1 to 100, not {skip} and {limit}")
     return {"skip": skip, "limit": limit}
-
-
-def _marked(metadata: Mapping[str, Json] | None, marks: Mapping[str, str]) -> Mapping[str, Json] | None:
-    if metadata is not None and MARKS in metadata:
-        where = ("body", "metadata", MARKS)
-        raise errors.Rejected(details=[errors.Detail(where, "This key is reserved for the gateway.", "reserved_key")])
-    return {**(metadata or {}), MARKS: marks} if marks else metadata

@@ -1,18 +1,15 @@
 """What the host's answers say, in our words: runs, log entries, lists, and what a refusal means."""
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from codegen_api import errors
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, RunStatus, Step, StepKind, from_json, to_json
-from codegen_api.upstreams import Listing
+from codegen_api.upstreams import Listing, over_http
+from codegen_api.upstreams.over_http import Object, as_object, member, rfc3339, unmarked
 
 T = TypeVar("T")
-Object = Mapping[str, Json]
 
 _WORDS = {
     RunStatus.PENDING: "PENDING QUEUED",
@@ -48,74 +45,12 @@ _KINDS = {
     "ERROR": StepKind.ERROR,
 }
 
-MARKS = "codegen_gateway"
-"""The key of a run's metadata under which the gateway's marks are kept; clients neither set nor see it."""
-
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
-
 
 def refusal(status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-    """The error that an answer means; ``answer`` is its JSON, None when it has none.
-
-    The host has three shapes: ``message`` for its own errors, ``detail`` as a text (401, seen on the wire; unknown
-    routes) and ``detail`` as a list (422). The text of anything else, such as a page of HTML, goes no further.
+    """The error that an answer means. The host has three shapes: ``message`` for its own errors, ``detail`` as a text
+    (401, seen on the wire; unknown routes) and ``detail`` as a list (422).
     """
-    said = answer if isinstance(answer, dict) else {}
-    detail = said.get("detail")
-    sentence = _sentence(said.get("message"), token) or _sentence(detail, token)
-    if status == 429:
-        return errors.UpstreamRateLimited(sentence, retry_after=_seconds(retry_after))
-    kind = _REFUSALS.get(status)
-    if kind is None or not isinstance(answer, dict):
-        # 413 is about the answer where something was read: some hosts may give so much and no more
-        failure = errors.AnswerTooLong if status == 413 else errors.UpstreamError
-        nothing = f"The host answered with status {status} and nothing of use."
-        return failure(nothing, retry_after=_seconds(retry_after))
-    if kind is errors.Rejected and isinstance(detail, list):
-        return kind(sentence, details=[_detail(item, token) for item in detail[:50] if isinstance(item, dict)])
-    return kind(sentence)
-
-
-def _sentence(text: Json, token: str) -> str | None:
-    """``text`` on one line of at most 500 characters, without the token; None when there is nothing to say."""
-    if not isinstance(text, str):
-        return None
-    shown = (letter if letter.isprintable() else " " for letter in text.replace(token, "...")[:1000])
-    return " ".join("".join(shown).split())[:500] or None
-
-
-def _detail(item: Object, token: str) -> errors.Detail:
-    """One fault of a 422; never its ``input``, which quotes the request."""
-    way = item.get("loc")
-    loc = [step if type(step) is int else _sentence(step, token) for step in way] if isinstance(way, list) else []
-    msg, kind = _sentence(item.get("msg"), token), _sentence(item.get("type"), token)
-    return errors.Detail(tuple(step for step in loc if step is not None), msg or "Not valid.", kind or "value_error")
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After in either form, from 0 to an hour."""
-    if retry_after is None:
-        return None
-    if re.fullmatch(r"[0-9]+", retry_after):
-        return min(float(retry_after), 3600.0)
-    try:
-        then = parsedate_to_datetime(retry_after)
-    except (ValueError, OverflowError):
-        return None
-    return min(max(then.replace(tzinfo=then.tzinfo or UTC).timestamp() - time.time(), 0.0), 3600.0)
-
-
-def as_object(answer: Json) -> Object:
-    if isinstance(answer, dict):
-        return answer
-    raise errors.UpstreamError("The host's answer is not the object that was expected.")
-
-
-def member(answer: Object, key: str, kind: type[T]) -> T:
-    value = answer.get(key)
-    if isinstance(value, kind) and not isinstance(value, bool):
-        return value
-    raise errors.UpstreamError(f"The host's answer lacks {key}, or has something else in its place.")
+    return over_http.refusal(status, answer, retry_after, token, kinds=_REFUSALS)
 
 
 def id_of(answer: Object, key: str = "id") -> str:
@@ -159,18 +94,10 @@ def run_of(answer: Object) -> Run:
     raw = raw if isinstance(raw, str) else None
     word = (raw or "").strip().upper()
     status = RunStatus.WAITING if word.startswith("WAITING") else _STATUSES.get(word, RunStatus.UNKNOWN)
-    marks = _unmarked(fields) if "metadata" in fields else None
+    marks = None
+    if "metadata" in fields:
+        fields["metadata"], marks = unmarked(fields["metadata"])
     return Run(RunRef(id_of(answer, "organization_id"), id_of(answer)), status, raw, fields, marks)
-
-
-def _unmarked(fields: dict[str, Json]) -> Mapping[str, str]:
-    """Take the marks out of the metadata in ``fields``. A run whose client gave none has none again."""
-    metadata = fields["metadata"]
-    if not isinstance(metadata, dict) or MARKS not in metadata:
-        return {}
-    fields["metadata"] = {key: value for key, value in metadata.items() if key != MARKS} or None
-    marks = metadata[MARKS]
-    return {key: mark for key, mark in marks.items() if isinstance(mark, str)} if isinstance(marks, dict) else {}
 
 
 def entry_of(item: Json, ref: RunRef) -> LogEntry:
@@ -248,17 +175,5 @@ def _texts(entry: Object) -> Iterator[str]:
 
 
 def _with_times(fields: Object) -> dict[str, Json]:
-    return {key: _rfc3339(value) if key.endswith("_at") else value for key, value in fields.items()}
-
-
-def _rfc3339(value: Json) -> Json:
-    """A time in UTC with ``T`` and ``Z``; what is none stays. The host's are naive, with a space (wire, June 2025)."""
-    parts = _TIME.fullmatch(value) if isinstance(value, str) else None
-    if parts is None:
-        return value
-    day, clock, fraction, offset = parts.groups()
-    try:
-        moment = datetime.fromisoformat(f"{day}T{clock}{(offset or 'Z').upper()}").astimezone(UTC)
-    except (ValueError, OverflowError):
-        return value
-    return f"{moment.replace(tzinfo=None).isoformat()}{fraction or ''}Z"
+    """With times as ``rfc3339``: the host's are naive, with a space (wire, June 2025)."""
+    return {key: rfc3339(value) if key.endswith("_at") else value for key, value in fields.items()}

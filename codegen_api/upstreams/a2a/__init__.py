@@ -1,0 +1,268 @@
+"""Agents that speak A2A (Agent2Agent), version 1.0 over HTTP+JSON or JSON-RPC, or 0.3 over JSON-RPC.
+
+A run is a task. The facts are from servers of a2a-sdk 1.3.0, asked in November 2026.
+"""
+
+import re
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import TypeVar, Unpack
+
+import httpx
+
+from codegen_api import errors
+from codegen_api.identity import Credential
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step
+from codegen_api.upstreams import Decision, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
+from codegen_api.upstreams.a2a.entries import (
+    listing_of,
+    log_of,
+    pending_of,
+    placeholder,
+    run_of,
+    step_of,
+    task_sent,
+)
+from codegen_api.upstreams.a2a.interface import (
+    CANCEL,
+    CARD,
+    GET,
+    LIST,
+    SEND,
+    SUBSCRIBE,
+    Call,
+    Interface,
+    of_event,
+    refusal,
+)
+from codegen_api.upstreams.over_http import (
+    ConnectArguments,
+    Headers,
+    Object,
+    OneOrganization,
+    as_object,
+    marked,
+    member,
+    page_of,
+    refuse,
+    user_of,
+)
+
+T = TypeVar("T")
+
+MOST_PAGES = 20
+"""How many pages of the agent's list are read at most to come to a place in it: it can be read from its front only."""
+
+
+class A2AUpstream(OneOrganization):
+    """An agent as an ``Upstream`` that also ``Cancels``, ``Approves`` and ``Streams``.
+
+    ``base_url`` is where its card is, below ``/.well-known``. Of the URLs in the card only the path is used, so that
+    the credential goes nowhere else. The option ``header`` names the header that has the credential, in place of
+    ``Authorization: Bearer``.
+    """
+
+    name = "a2a"
+    page_size = 100
+    lags = False
+    known_options = ("header",)
+
+    def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
+        try:
+            base = httpx.URL(base_url.strip())
+        except httpx.InvalidURL as error:
+            raise ValueError("The base URL is not a URL.") from error
+        super().__init__(str(base.copy_with(path="/")), **arguments)
+        self._header = self.options.get("header")
+        if self._header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self._header):
+            raise InvalidOption("header", "it is not the name of a header")
+        self._card_path = base.path.rstrip("/") + CARD
+        self._interface: Interface | None = None
+        self._doubted = False
+        """Whether the card is to be read again, as a call has failed."""
+
+    def authorization(self, credential: Credential) -> Headers:
+        version = [] if self._interface is None else [("A2A-Version", self._interface.version)]
+        if self._header is None:
+            return [*super().authorization(credential), *version]
+        return [(self._header, credential.token), *version]
+
+    def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
+        return refusal(status, answer, retry_after, token)
+
+    def placeholder(self, ref: RunRef) -> LogEntry:
+        return placeholder()
+
+    def step(self, entry: LogEntry) -> Step:
+        return step_of(entry)
+
+    async def identify(self, credential: Credential) -> User:
+        """By asking for a task that does not exist: who may not ask is told so instead. Agents that want no credential
+        let everybody in.
+        """
+        with suppress(errors.NotFound):
+            await self._call(credential, "identify", GET, {"id": str(uuid.uuid4())}, as_object)
+        return user_of(credential)
+
+    async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
+        """Send a message that begins a task. Its metadata has the marks, and comes back with the task's history."""
+        self.organization_id(organization)
+        refuse(new, "repo_id", "model", "agent_type")
+        metadata = marked(new.metadata, new.marks)
+        run = await self._send(credential, "create_run", new.prompt, new.images, {"metadata": metadata})
+        if run is None:
+            raise errors.Unsupported("The agent answered at once, without a task: there is no run to follow.")
+        return run
+
+    async def get_run(self, credential: Credential, ref: RunRef) -> Run:
+        return await self._task(credential, "get_run", ref, run_of)
+
+    async def list_runs(
+        self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
+    ) -> Listing[Run]:
+        """Tasks, by their newest status, with the whole history, as that has the marks; without their artifacts.
+
+        Raises:
+            Unsupported: version 0.3 has no lists, and those of 1.0 are read from their front, so not far behind it.
+        """
+        self.organization_id(organization)
+        refuse(only, "source_type", "user_id")
+        place, token = 0, ""
+        for pieces in range(1, MOST_PAGES + 1):
+            here = place == skip
+            query: dict[str, Json] = {"pageSize": min(limit if here else skip - place, self.page_size)}
+            query |= {"pageToken": token} if token else {}
+            query |= {} if here else {"historyLength": 0}
+            answer = await self._call(credential, "list_runs", LIST, query, lambda answer: answer)
+            tasks, token = answer.get("tasks", []), str(answer.get("nextPageToken") or "")
+            if not isinstance(tasks, list):
+                raise errors.UpstreamError("The host's answer lacks tasks, or has something else in their place.")
+            if here or not token:
+                total = answer.get("totalSize")
+                paging = Paging(total if type(total) is int else None, None, limit, None)
+                at_end = not token and (not here or len(tasks) <= limit)
+                return listing_of(tasks[:limit] if here else [], paging, at_end=at_end, pieces=pieces)
+            place += len(tasks)
+        raise errors.Unsupported(f"The agent's list can be read from its front only, up to {MOST_PAGES} pages.")
+
+    async def resume_run(
+        self,
+        credential: Credential,
+        ref: RunRef,
+        prompt: str,
+        images: tuple[str, ...] | None,
+        *,
+        key: str | None = None,
+    ) -> Run:
+        """Send a message to a task, which has to be asked for its context first."""
+        try:
+            place = await self._task(credential, "get_run", ref, _place)
+        except errors.UpstreamFailure as error:
+            error.may_have_acted = False
+            raise
+        try:
+            run = await self._send(credential, "resume_run", prompt, images, place)
+        except errors.Unsupported as error:  # it has ended meanwhile
+            raise errors.RunFinal from error
+        return run or await self.get_run(credential, ref)
+
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
+        """Cancel a task. One that has ended stays as it is."""
+        try:
+            await self._call(credential, "cancel_run", CANCEL, {"id": self.run_id(ref.id)}, as_object)
+        except errors.Conflict:
+            if not (await self.get_run(credential, ref)).status.ended:
+                raise
+
+    async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
+        """The agent's question. Its id is that of the message that asks."""
+        return await self._task(credential, "pending", ref, pending_of)
+
+    async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
+        """Answer it; there is nothing to approve or to reject."""
+        if decision.verdict != "answer" or not decision.text:
+            what = "The agent has asked a question: answer it with a text."
+            raise errors.Rejected(details=[errors.Detail(("body", "verdict"), what, "literal_error")])
+        asked = await self.pending(credential, ref)
+        if request_id not in [each.id for each in asked]:
+            raise errors.NotFound
+        await self.resume_run(credential, ref, decision.text, None)
+
+    async def read_log(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+    ) -> LogPage:
+        """A part of the log, all of which comes with the task: so what an answer says of an end is never newer or
+        older than the log in it.
+        """
+
+        def page_in(task: Object) -> LogPage:
+            log = log_of(task)
+            return page_of(
+                run_of(task), len(log), after, limit, lambda start, stop: log[start:stop], newest_first=newest_first
+            )
+
+        return await self._task(credential, "read_log", ref, page_in)
+
+    async def changes(self, credential: Credential, ref: RunRef, after: Cursor) -> AsyncGenerator[None, None]:
+        """Every event of the task's stream. The first is the task as it is then, so nothing is missed before it.
+
+        Raises:
+            Unsupported: the agent has no streams, the task has ended, or the version is 0.3, where an agent may stop
+                working when somebody leaves.
+        """
+        interface = await self._known(credential)
+        _, path, _, body = interface.request(SUBSCRIBE, {"id": self.run_id(ref.id)})
+        async with aclosing(self.listen(credential, "changes", path, body=body)) as lines:
+            async for line in lines:
+                if (said := of_event(line)) is not None:
+                    interface.result(said, credential.token)
+                if line:
+                    yield None
+
+    async def _task(self, credential: Credential, operation: str, ref: RunRef, read: Callable[[Object], T]) -> T:
+        """What ``read`` makes of a task with its whole history."""
+        self.organization_id(ref.organization)
+        return await self._call(credential, operation, GET, {"id": self.run_id(ref.id)}, read)
+
+    async def _send(
+        self, credential: Credential, operation: str, prompt: str, images: tuple[str, ...] | None, more: Object
+    ) -> Run | None:
+        """Send a message, and do not wait for what comes of it: the task, if that is told."""
+        body = (await self._known(credential)).message(prompt, images or (), more)
+        return await self._call(credential, operation, SEND, body, task_sent)
+
+    async def _call(
+        self, credential: Credential, operation: str, call: Call, fields: Object, read: Callable[[Object], T]
+    ) -> T:
+        interface = await self._known(credential)
+        method, path, query, body = interface.request(call, fields)
+        try:
+            return await self.ask(
+                credential,
+                operation,
+                method,
+                path,
+                lambda answer: read(interface.result(answer, credential.token)),
+                query,
+                body=body,
+            )
+        except errors.UpstreamFailure:
+            self._doubted = True
+            raise
+
+    async def _known(self, credential: Credential) -> Interface:
+        """How the agent is asked: its card is read at the first call, and again after a failure."""
+        if self._interface is None or self._doubted:
+            try:
+                self._interface = await self.ask(credential, "card", "GET", self._card_path, Interface.chosen)
+            except errors.UpstreamFailure as error:
+                error.may_have_acted = False
+                raise
+            self._doubted = False
+        return self._interface
+
+
+def _place(task: Object) -> Object:
+    """Where a message to a task goes: agents make another context for one that names the task alone."""
+    return {"taskId": member(task, "id", str), "contextId": task.get("contextId")}

@@ -1,0 +1,226 @@
+"""How an agent is asked, by its card: which binding, in which version of the protocol, at which path."""
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+from urllib.parse import quote, urlsplit
+
+from codegen_api import errors
+from codegen_api.runs import Json, from_json
+from codegen_api.upstreams import over_http
+from codegen_api.upstreams.over_http import Object, as_object, sentence
+
+CARD = "/.well-known/agent-card.json"
+
+Version: TypeAlias = Literal["1.0", "0.3"]
+
+
+class Call(NamedTuple):
+    """An operation: method and path of HTTP+JSON, and the methods of JSON-RPC 1.0 and 0.3, if that has one."""
+
+    method: str
+    path: str
+    name: str
+    old_name: str | None
+
+
+SEND = Call("POST", "/message:send", "SendMessage", "message/send")
+GET = Call("GET", "/tasks/{id}", "GetTask", "tasks/get")
+LIST = Call("GET", "/tasks", "ListTasks", None)
+SUBSCRIBE = Call("POST", "/tasks/{id}:subscribe", "SubscribeToTask", None)
+CANCEL = Call("POST", "/tasks/{id}:cancel", "CancelTask", "tasks/cancel")
+
+_REASONS: Mapping[str, type[errors.GatewayError]] = {
+    "TASK_NOT_FOUND": errors.NotFound,
+    "TASK_NOT_CANCELABLE": errors.Conflict,
+    "UNSUPPORTED_OPERATION": errors.Unsupported,
+    "METHOD_NOT_FOUND": errors.Unsupported,
+    "EXTENSION_SUPPORT_REQUIRED": errors.Unsupported,
+    "CONTENT_TYPE_NOT_SUPPORTED": errors.Rejected,
+    "INVALID_REQUEST": errors.Rejected,
+    "INVALID_PARAMS": errors.Rejected,
+    "VERSION_NOT_SUPPORTED": errors.UpstreamError,
+    "INVALID_AGENT_RESPONSE": errors.UpstreamError,
+    "INTERNAL": errors.UpstreamError,
+}
+
+_CODES = {
+    -32001: "TASK_NOT_FOUND",
+    -32002: "TASK_NOT_CANCELABLE",
+    -32004: "UNSUPPORTED_OPERATION",
+    -32005: "CONTENT_TYPE_NOT_SUPPORTED",
+    -32006: "INVALID_AGENT_RESPONSE",
+    -32008: "EXTENSION_SUPPORT_REQUIRED",
+    -32009: "VERSION_NOT_SUPPORTED",
+    -32600: "INVALID_REQUEST",
+    -32601: "METHOD_NOT_FOUND",
+    -32602: "INVALID_PARAMS",
+    -32603: "INTERNAL",
+}
+"""What the numbers of JSON-RPC are in HTTP+JSON."""
+
+
+class AgentRequest(NamedTuple):
+    """What to send."""
+
+    method: str
+    path: str
+    query: Mapping[str, str | int] | None
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One way to ask an agent. ``path`` is that of its URL; ``rest``: over HTTP+JSON, else over JSON-RPC."""
+
+    path: str
+    rest: bool
+    version: Version
+    tenant: str
+
+    @classmethod
+    def chosen(cls, card: Json) -> "Interface":
+        """The best one that a card offers: version 1.0 before 0.3, and HTTP+JSON before JSON-RPC.
+
+        Raises:
+            UpstreamError: it offers none that can be used.
+        """
+        found = [each for each in _offered(as_object(card)) if each is not None]
+        if not found:
+            raise errors.UpstreamError("The agent's card offers neither HTTP+JSON nor JSON-RPC, in version 1.0 or 0.3.")
+        return max(found, key=lambda each: (each.version, each.rest))
+
+    def message(self, text: str, images: Sequence[str], more: Object) -> Object:
+        """What to ``SEND``: a message with ``more`` in it, whose outcome is not waited for.
+
+        Raises:
+            Rejected: an image is no data URI.
+        """
+        old = self.version == "0.3"
+        parts: list[Json] = [{"kind": "text", "text": text} if old else {"text": text}]
+        parts += [_image(each, old=old) for each in images]
+        message: dict[str, Json] = {"messageId": str(uuid.uuid4()), "parts": parts}
+        message |= {"kind": "message", "role": "user"} if old else {"role": "ROLE_USER"}
+        message |= {key: value for key, value in more.items() if value is not None}
+        return {"message": message, "configuration": {"blocking": False} if old else {"returnImmediately": True}}
+
+    def request(self, call: Call, fields: Object) -> AgentRequest:
+        """
+        Raises:
+            Unsupported: this version has no such operation.
+        """
+        if not self.rest:
+            name = call.name if self.version == "1.0" else call.old_name
+            if name is None:
+                raise errors.Unsupported("This agent's version of the protocol cannot do this.")
+            params = {**fields, "tenant": self.tenant} if self.tenant else fields
+            return AgentRequest(
+                "POST", self.path, None, {"jsonrpc": "2.0", "id": "1", "method": name, "params": params}
+            )
+        tenant = f"/{quote(self.tenant, safe='')}" if self.tenant else ""
+        path = self.path.rstrip("/") + tenant + call.path.format(id=quote(str(fields.get("id")), safe=""))
+        rest = {key: value for key, value in fields.items() if key != "id"}
+        if call.method == "GET":
+            return AgentRequest("GET", path, {key: _in_query(value) for key, value in rest.items()}, None)
+        return AgentRequest("POST", path, None, rest)
+
+    def result(self, answer: Json, token: str) -> Object:
+        """What a good answer brings.
+
+        Raises:
+            GatewayError: the error in an answer of JSON-RPC, which comes with the status 200.
+        """
+        said = as_object(answer)
+        if self.rest:
+            return said
+        if isinstance(said.get("error"), dict):
+            raise _error(said, token) or errors.UpstreamError("The agent answered with an error that is not known.")
+        return as_object(said.get("result"))
+
+
+def of_event(line: bytes) -> Json:
+    """What an event of a stream says: None where it was too long to be kept whole."""
+    try:
+        return from_json(line)
+    except ValueError:
+        return None
+
+
+def refusal(status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
+    """The error that an answer means. Only an agent can say that there is no task: any other 404 comes from a wrong
+    address.
+    """
+    if status in (401, 403, 429) or not isinstance(answer, dict):
+        return over_http.refusal(status, answer, retry_after, token)
+    known = _error(answer, token)
+    if known is not None:
+        return known
+    error = answer.get("error")
+    if isinstance(error, dict):
+        answer = {"message": error.get("message")}
+    elif status == 404:
+        return errors.UpstreamError("The host answered with status 404, and does not say so of a task.")
+    return over_http.refusal(status, answer, retry_after, token)
+
+
+def _error(answer: Object, token: str) -> errors.GatewayError | None:
+    """The error that an answer names, by its reason or its number in JSON-RPC."""
+    error = answer.get("error")
+    if not isinstance(error, dict):
+        return None
+    details = error.get("details") or error.get("data")
+    named = [each.get("reason") for each in details if isinstance(each, dict)] if isinstance(details, list) else []
+    code = error.get("code")
+    reasons = [*named, _CODES.get(code) if isinstance(code, int) else None]
+    kind = next((_REASONS[reason] for reason in reasons if isinstance(reason, str) and reason in _REASONS), None)
+    return None if kind is None else kind(sentence(error.get("message"), token))
+
+
+def _offered(card: Object) -> list[Interface | None]:
+    """The interfaces of a card, of version 1.0 or of 0.3."""
+    version = card.get("protocolVersion")
+    return [
+        _interface(card.get("url"), card.get("preferredTransport") or "JSONRPC", version, None),
+        *(_interface(each.get("url"), each.get("transport"), version, None) for each in _items(card, "additional")),
+        *(
+            _interface(each.get("url"), each.get("protocolBinding"), each.get("protocolVersion"), each.get("tenant"))
+            for each in _items(card, "supported")
+        ),
+    ]
+
+
+def _items(card: Object, which: str) -> list[Object]:
+    listed = card.get(f"{which}Interfaces")
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+
+
+def _interface(url: Json, binding: Json, version: Json, tenant: Json) -> Interface | None:
+    if not isinstance(url, str) or not isinstance(version, str) or binding not in ("JSONRPC", "HTTP+JSON"):
+        return None
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return None
+    known: Version | None = "1.0" if version.startswith("1.") else "0.3" if version.startswith("0.3") else None
+    rest = binding == "HTTP+JSON"
+    if known is None or (rest and known == "0.3"):
+        return None
+    return Interface(path, rest, known, tenant if isinstance(tenant, str) else "")
+
+
+def _in_query(value: Json) -> str | int:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, int) else str(value)
+
+
+def _image(uri: str, *, old: bool) -> Object:
+    """A data URI as a part of a message."""
+    found = re.fullmatch(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", uri, re.ASCII | re.DOTALL)
+    if found is None:
+        raise errors.Rejected(details=[errors.Detail(("body", "images"), "Must be base64 data URIs.", "value_error")])
+    if old:
+        return {"kind": "file", "file": {"mimeType": found[1], "bytes": found[2]}}
+    return {"raw": found[2], "mediaType": found[1]}

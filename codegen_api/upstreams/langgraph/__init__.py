@@ -1,0 +1,277 @@
+"""LangGraph servers and Aegra: a run is a thread, its log the messages in the thread's state.
+
+Each prompt is a run of the host's in that thread. Runs and the thread are read first and the state last, so that an end
+is never older than the log beside it.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Unpack
+
+from codegen_api import errors
+from codegen_api.identity import Credential
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
+from codegen_api.upstreams import Decision, Listing, NewRun, PendingRequest, RunFilter, User
+from codegen_api.upstreams.langgraph.entries import (
+    answer_of,
+    entries_of,
+    is_active,
+    listed_run,
+    messages_of,
+    run_name,
+    run_of,
+    status_of,
+    step_of,
+    stopped_short,
+    waits,
+)
+from codegen_api.upstreams.langgraph.interrupts import answered_by, interrupts_of
+from codegen_api.upstreams.langgraph.orders import has, marked_by, said, thread_of
+from codegen_api.upstreams.over_http import (
+    MARKS,
+    ONLY,
+    ConnectArguments,
+    Headers,
+    Object,
+    OneOrganization,
+    as_object,
+    as_objects,
+    marked,
+    member,
+    not_offered,
+    nothing,
+    page_of,
+    refuse,
+    user_of,
+)
+
+LOOKED_BACK = 10
+"""Among so many host runs of a thread, the newest, an order is looked for that may have been sent before."""
+
+
+class LangGraphUpstream(OneOrganization):
+    """A LangGraph server, or Aegra, as an ``Upstream`` that also ``Cancels``, ``Approves`` and ``TakesKeys``.
+
+    ``base_url`` is the deployment's. The option ``assistant`` is the graph, or the id of an assistant, for runs that
+    name none; ``agent`` without it.
+    """
+
+    name = "langgraph"
+    page_size = 1000  # the state comes whole with each read, and a list has at most so many threads
+    lags = False
+    exchanges_per_read = 3
+    keyed = frozenset({"create", "resume"})
+    known_options = ("assistant",)
+
+    def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
+        super().__init__(base_url, **arguments)
+        self._assistant = self.options.get("assistant", "agent")
+        self._selects = True
+
+    def authorization(self, credential: Credential) -> Headers:
+        """Both: the hosted product reads ``X-Api-Key``, and the code of whoever serves their own may read either."""
+        return [*super().authorization(credential), ("X-Api-Key", credential.token)]
+
+    def run_id(self, text: str) -> str:
+        """A UUID in lower case with hyphens; raises ``Rejected`` for anything else."""
+        try:
+            return run_name(text)
+        except ValueError as error:
+            raise errors.Rejected(details=[errors.Detail(("run_id",), "Must be a UUID.", "uuid_parsing")]) from error
+
+    def step(self, entry: LogEntry) -> Step:
+        """What a message means, by its type."""
+        return step_of(entry)
+
+    async def identify(self, credential: Credential) -> User:
+        """Whoever has this credential. The host has no word for users; it refuses a search to strangers."""
+        nobodys: Object = {"metadata": {MARKS: "nobody"}, "limit": 1}
+        await self.ask(credential, "identify", "POST", "/threads/search", as_objects, body=nobodys)
+        return user_of(credential)
+
+    async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
+        """Make a thread, unless this order has made it, and start a run in it, unless this order has started one."""
+        refuse(new, "repo_id", "model")
+        name = thread_of(new.key)
+        wanted: Object = {
+            "thread_id": name,
+            "metadata": marked(new.metadata, new.marks) or {},
+            "if_exists": "do_nothing",
+        }
+        thread = await self.ask(credential, "create_run", "POST", "/threads", as_object, body=wanted)
+        ref, path = RunRef(ONLY, name), f"/threads/{name}"
+        if new.key is not None and has(await self._runs(credential, "create_run", path), new.key):
+            return await self.get_run(credential, ref)
+        order: Object = {
+            "assistant_id": new.agent_type or self._assistant,
+            "input": said(new.prompt, new.images, new.key),
+        }
+        try:
+            await self._start(credential, "create_run", path, order, new.key)
+        except (errors.InvalidRequest, errors.NotFound, errors.Forbidden):  # no such assistant, or not for them
+            with suppress(errors.GatewayError):
+                await self.ask(credential, "create_run", "DELETE", path, nothing, order=True)
+            raise
+        return run_of(thread, RunStatus.PENDING)
+
+    async def get_run(self, credential: Credential, ref: RunRef) -> Run:
+        """The thread, with the status of its newest run; the state only for an answer or a question in it."""
+        path = self._path(ref)
+        newest = await self._newest(credential, "get_run", path)
+        thread = await self.ask(credential, "get_run", "GET", path, as_object)
+        status = status_of(newest, waiting=waits(thread))
+        if status not in (RunStatus.COMPLETED, RunStatus.WAITING):
+            return run_of(thread, status)
+        state = await self.ask(credential, "get_run", "GET", f"{path}/state", as_object)
+        return _whole(thread, status, state)
+
+    async def list_runs(
+        self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
+    ) -> Listing[Run]:
+        """Threads, newest first; ``limit`` from 1 to 1000. What they are doing is told by the threads alone.
+
+        LangGraph would send all states with them if it were not asked for less; Aegra sends none, and cannot be asked.
+        """
+        refuse(only, "source_type", "user_id")
+        body: dict[str, Json] = {"limit": limit, "offset": skip, "sort_by": "created_at", "sort_order": "desc"}
+        fields = ["thread_id", "created_at", "updated_at", "metadata", "status", "interrupts"]
+
+        def listing_of(answer: Json) -> Listing[Run]:
+            threads = as_objects(answer)[:limit]
+            return Listing(tuple(map(listed_run, threads)), Paging(None, None, limit, None), len(threads) < limit)
+
+        if self._selects:
+            try:
+                selected = {**body, "select": fields}
+                return await self.ask(credential, "list_runs", "POST", "/threads/search", listing_of, body=selected)
+            except errors.Rejected:
+                self._selects = False
+        return await self.ask(credential, "list_runs", "POST", "/threads/search", listing_of, body=body)
+
+    async def resume_run(
+        self,
+        credential: Credential,
+        ref: RunRef,
+        prompt: str,
+        images: tuple[str, ...] | None,
+        *,
+        key: str | None = None,
+    ) -> Run:
+        """Start another run in the thread, with the assistant of the last one: with a message, or, if the graph waits
+        for one, with the answer.
+
+        Raises:
+            Conflict: a run is at work.
+        """
+        path = self._path(ref)
+        runs = await self._runs(credential, "resume_run", path)
+        if has(runs, key):
+            return await self.get_run(credential, ref)
+        newest = runs[0] if runs else None
+        if is_active(newest):  # Aegra would let both go on at once
+            raise errors.Conflict("The run is at work: resume it when it has ended.")
+        waiting, state = await self._state(credential, "resume_run", path, newest)
+        assistant = None if newest is None else newest.get("assistant_id")
+        order: dict[str, Json] = {"assistant_id": assistant or self._assistant}
+        interrupts = interrupts_of(state) if waiting else []
+        if interrupts and images:
+            raise not_offered("body", "images")
+        if interrupts:
+            order["command"] = {"resume": answered_by(prompt, interrupts)}
+        else:
+            order["input"] = said(prompt, images, key)
+        await self._start(credential, "resume_run", path, order, key)
+        return run_of({"thread_id": self.run_id(ref.id)}, RunStatus.PENDING)
+
+    async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
+        """Interrupt what is at work in the thread; what it has done stays.
+
+        Raises:
+            Conflict: nothing is at work, because the graph waits for somebody. The host cannot end that.
+        """
+        path = self._path(ref)
+        active = [run for run in await self._runs(credential, "cancel_run", path) if is_active(run)]
+        for run in active:
+            stop = f"{path}/runs/{member(run, 'run_id', str)}/cancel"
+            query: Mapping[str, str | int] = {"wait": 1, "action": "interrupt"}
+            with suppress(errors.NotFound):  # it has ended meanwhile
+                await self.ask(credential, "cancel_run", "POST", stop, nothing, query, order=True)
+        if not active and (await self.get_run(credential, ref)).status is RunStatus.WAITING:
+            raise errors.Conflict("The run waits for an answer, and nothing is at work that could be stopped.")
+
+    async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
+        """The interrupts of the graph."""
+        path = self._path(ref)
+        newest = await self._newest(credential, "pending", path)
+        waiting, state = await self._state(credential, "pending", path, newest)
+        return tuple(each.request for each in interrupts_of(state)) if waiting else ()
+
+    async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
+        """Start another run in the thread, with this decision."""
+        path = self._path(ref)
+        newest = await self._newest(credential, "decide", path)
+        waiting, state = await self._state(credential, "decide", path, newest)
+        interrupt = next((each for each in interrupts_of(state) if each.id == request_id), None) if waiting else None
+        if interrupt is None or newest is None:
+            raise errors.NotFound("Nothing of this id is waiting.")
+        order: Object = {"assistant_id": newest.get("assistant_id"), "command": {"resume": interrupt.resume(decision)}}
+        await self._start(credential, "decide", path, order, None)
+
+    async def read_log(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+    ) -> LogPage:
+        """A part of the messages, all of which come with each read. The run has little more than its status."""
+        path = self._path(ref)
+        newest = await self._newest(credential, "read_log", path)
+        waiting, state = await self._state(credential, "read_log", path, newest)
+        status, messages = status_of(newest, waiting=waiting), messages_of(state)
+        checkpoint = state.get("checkpoint")
+        revision = checkpoint.get("checkpoint_id") if isinstance(checkpoint, dict) else None
+        return page_of(
+            _whole({"thread_id": self.run_id(ref.id)}, status, state),
+            len(messages),
+            after,
+            limit,
+            lambda start, stop: entries_of(messages, start, stop),
+            newest_first=newest_first,
+            revision=revision if isinstance(revision, str) else None,
+        )
+
+    def _path(self, ref: RunRef) -> str:
+        self.organization_id(ref.organization)
+        return f"/threads/{self.run_id(ref.id)}"
+
+    async def _runs(self, credential: Credential, operation: str, path: str, limit: int = LOOKED_BACK) -> list[Object]:
+        """The host's runs in a thread, newest first. Aegra sends the state at the end of each with it."""
+        return await self.ask(credential, operation, "GET", f"{path}/runs", as_objects, {"limit": limit})
+
+    async def _newest(self, credential: Credential, operation: str, path: str) -> Object | None:
+        return next(iter(await self._runs(credential, operation, path, 1)), None)
+
+    async def _state(
+        self, credential: Credential, operation: str, path: str, newest: Object | None
+    ) -> tuple[bool, Object]:
+        """Whether the thread waits for somebody if its ``newest`` run is over, and its state, which is read last.
+
+        Of a run that was interrupted only the thread says by whom: a person, or the graph.
+        """
+        interrupted = newest is not None and newest.get("status") == "interrupted"
+        waiting = interrupted and waits(await self.ask(credential, operation, "GET", path, as_object))
+        state = await self.ask(credential, operation, "GET", f"{path}/state", as_object)
+        return waiting or stopped_short(newest, state), state
+
+    async def _start(self, credential: Credential, operation: str, path: str, order: Object, key: str | None) -> None:
+        """Start a run in a thread in which none is at work."""
+        body = {**order, "config": {"metadata": marked_by(key)}, "multitask_strategy": "reject"}
+        try:
+            await self.ask(credential, operation, "POST", f"{path}/runs", nothing, body=body, order=True)
+        except errors.Conflict:
+            if not has(await self._runs(credential, operation, path), key):
+                raise  # else it is this order that is at work
+
+
+def _whole(thread: Object, status: RunStatus, state: Object) -> Run:
+    """A run with what its state adds: the answer, or what it waits for."""
+    interrupts = interrupts_of(state) if status is RunStatus.WAITING else []
+    reason = interrupts[0].reason if interrupts else None
+    return run_of(thread, status, reason, answer_of(messages_of(state)) if status is RunStatus.COMPLETED else None)

@@ -1,0 +1,1 @@
+"""Agents for the servers that bring none; they run in those servers' environments."""
