@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from codegen_api.positions import Missed, Position
-from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, LogPage, RunRef
+from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, LogPage, Run, RunRef
+from codegen_api.taps import Tap
 
 BATCH_BYTES = 64 * 1024
 """The most that one batch holds (unless a single entry is larger): what a stuck connection can pin."""
@@ -56,14 +57,121 @@ class Forgotten(Exception):
     """The log was replaced by another one: nothing that was read of it holds."""
 
 
-class Broker(Protocol):
-    """Where logs pass from their follower to their viewers. A log that somebody leads or reads is not forgotten."""
+class Superseded(Exception):
+    """Somebody else leads by now, or will: nothing may be published."""
 
-    async def publish(self, news: LogPage | Changed) -> None:
+
+# -- what instances tell each other of a run; all times are those of the event loop that hears of them ----------------
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the leader knows of the log beside what it has published.
+
+    ``at``: when its last look began that went through. ``born``: since when it has read. ``revision``: that of the log,
+    at hosts that give one. ``run``, as the host was asked for it at ``described``, where nobody was told of it yet.
+    ``refreshed``: behind which positions that look read the last entries again. ``trouble``: why the log is late, and
+    in how many seconds the host is asked again. ``given`` is as in ``LookWanted``, of all instances that are known.
+    """
+
+    at: float
+    born: float
+    caught_up: bool
+    revision: str | None
+    run: Run | None
+    described: float
+    refreshed: tuple[Cursor, ...]
+    trouble: tuple[str, float | None] | None
+    given: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class LookWanted:
+    """Somebody elsewhere wants the leader to have looked since then, and to read the last entries up to there again.
+
+    ``given``: what is behind this position was given to somebody there, so that its changes are of interest.
+    """
+
+    since: float
+    refreshed: tuple[Cursor, ...] = ()
+    given: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """The host answered a resume, with ``run``, of a log that was of this ``length`` before, as far as it is known."""
+
+    at: float
+    run: Run | None
+    length: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    """The host answered a cancel."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunTouched:
+    """Somebody has altered the run through a gateway, or there is another reason to see at once how it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewLog:
+    """The log was replaced by another one."""
+
+
+News: TypeAlias = LogPage | Changed | Looked | LookWanted | RunResumed | RunCancelled | RunTouched | NewLog
+
+
+class Lead(Protocol):
+    """Being the one follower of a run, as long as it lasts."""
+
+    @property
+    def held(self) -> bool:
+        """Whether it still is so."""
+        ...
+
+    @property
+    def anew(self) -> bool:
+        """Whether the others may lack what this instance knows of the end of the log: it has to be read again."""
+        ...
+
+    async def regained(self) -> None:
+        """Until it is so again."""
+        ...
+
+
+class Broker(Protocol):
+    """Where logs pass from their follower to their viewers. A log that somebody leads or reads is not forgotten.
+
+    Several instances may have one in common: what the leader publishes reaches the viewers of all.
+    """
+
+    shared: bool
+    """Whether there may be other instances, who have to be told."""
+
+    def listen(self, listener: Callable[[RunRef, News], None]) -> None:
+        """Have it called with what other instances publish and tell, of runs of which somebody here is the follower or
+        wants to be; of a ``RunResumed``, ``RunCancelled`` and ``RunTouched`` always.
+        """
+        ...
+
+    async def tell(self, ref: RunRef, news: Looked | LookWanted | RunResumed | RunCancelled | RunTouched) -> None:
+        """Tell the other instances, if there are any. What the leader tells when it does not lead any more is lost."""
+        ...
+
+    async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
         """Take in a stretch of the log or a new description of the run. Publishing the same twice does nothing.
 
         The first stretch opens the log. An entry that was seen before and differs is an amendment. What lies between
-        the end of the log and a stretch that begins behind it is read again when somebody needs it.
+        the end of the log and a stretch that begins behind it is read again when somebody needs it. ``asked``: when the
+        host was asked for the stretch (default: now).
+
+        Raises:
+            Superseded: the lead was lost.
         """
         ...
 
@@ -89,9 +197,7 @@ class Broker(Protocol):
         """
         ...
 
-    def subscribe(
-        self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage
-    ) -> AsyncGenerator[Batch, None]:
+    def subscribe(self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage) -> Tap[Batch]:
         """Everything behind the position, then everything that comes, with no gap and no repeat, for ever. The
         description of the run comes at least once.
 
@@ -105,11 +211,17 @@ class Broker(Protocol):
         ...
 
     async def forget(self, ref: RunRef) -> None:
-        """Drop the log: the host has another one under this name."""
+        """Drop the log: the host has another one under this name.
+
+        Raises:
+            Superseded: the lead was lost.
+        """
         ...
 
-    def lead(self, ref: RunRef) -> AbstractAsyncContextManager[None]:
-        """Be the one follower of this run, over all instances; waits while there is another."""
+    def lead(self, ref: RunRef) -> AbstractAsyncContextManager[Lead]:
+        """Be the one follower of this run, over all instances; waits while there is another. What that one publishes
+        and tells is heard meanwhile.
+        """
         ...
 
     async def aclose(self) -> None:

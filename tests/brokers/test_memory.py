@@ -172,12 +172,15 @@ async def test_viewers_who_have_left_a_finished_log_leave_nothing_behind() -> No
 
 async def test_a_log_that_nobody_ever_wrote_to_goes_with_the_last_who_waited_for_it() -> None:
     broker = MemoryBroker()
-    waiting = [asyncio.create_task(anext(broker.subscribe(ref(number % 3), 0, None, unasked))) for number in range(9)]
+    there = [broker.subscribe(ref(number % 3), 0, None, unasked) for number in range(9)]
+    waiting = [asyncio.create_task(anext(batches)) for batches in there]
     await asyncio.sleep(1)
     assert broker.held_bytes == 3 * LOG_OVERHEAD
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
+    for batches in there:
+        await batches.aclose()
     assert broker.held_bytes == 0
     await broker.aclose()
 

@@ -1,7 +1,6 @@
 """Whatever is published, and however little of it is kept: every viewer has the whole log."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codegen_api.brokers import PAGE, Batch, Broker, Forgotten
+from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.runs import Amended, Appended, LogEntry, RunRef
+from codegen_api.taps import Tap
 from tests.brokers.logs import changed, entry, made_page, ref
-from tests.brokers.test_contract import BROKERS
+from tests.brokers.relayed import two_over_redis
+from tests.redis_servers import RedisServer
 from tests.virtual import run
 
 AMENDABLE = 100  # how far from the tail a log changes
@@ -23,6 +25,7 @@ class Log:
     """A run's log as the host has it, published page by page."""
 
     broker: Broker
+    viewed: Broker
     ref: RunRef
     entries: list[LogEntry] = field(default_factory=list)
     descriptions: int = 0
@@ -60,11 +63,11 @@ class Viewer:
     cursor: int = 0
     revision: int | None = None
     described: Any = None
-    _batches: AsyncGenerator[Batch, None] | None = None
+    _batches: Tap[Batch] | None = None
 
     async def step(self) -> bool:
         """One batch; whether there was any."""
-        self._batches = self._batches or self.log.broker.subscribe(
+        self._batches = self._batches or self.log.viewed.subscribe(
             self.log.ref, self.cursor, self.revision, self.log.page
         )
         try:
@@ -125,38 +128,51 @@ steps = st.one_of(
 )
 
 
-@pytest.mark.parametrize("name", sorted(BROKERS))
 @pytest.mark.wire("stream-same-for-all")
 @settings(max_examples=3 * settings().max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=st.lists(steps, max_size=40), max_bytes=st.sampled_from([1, 9_000, 20_000, 60_000, 10**7]))
-def test_fast_and_slow_viewers_end_with_the_log_that_was_published(
-    name: str, script: list[Any], max_bytes: int
-) -> None:
-    make: Callable[..., Broker] = BROKERS[name]
-
+def test_fast_and_slow_viewers_end_with_the_log_that_was_published(script: list[Any], max_bytes: int) -> None:
     async def main() -> None:
-        broker = make(max_bytes=max_bytes)
-        logs = [Log(broker, ref(1)), Log(broker, ref(2))]
-        viewers = [Viewer(logs[number % 2]) for number in range(4)]
-        for what, number, *more in script:
-            match what:
-                case "publish":
-                    await logs[number].publish(*more)
-                case "describe":
-                    await logs[number].describe()
-                case "step":
-                    await viewers[number].step()
-                case "catch up":
-                    await viewers[number].catch_up()
-                case "go":
-                    await viewers[number].go()
-        for log in logs:  # every log goes on, so that what was let go whole is there again
-            await log.publish(0, [], 0, "")
-            for viewer in viewers:
-                if viewer.log is log:
-                    await viewer.catch_up()
-                    assert viewer.copy == dict(enumerate(log.entries, 1))
-                    await viewer.go()
+        broker = MemoryBroker(max_bytes=max_bytes)
+        await play(script, broker, broker)
         await broker.aclose()
 
     run(main(), at_most=100_000)
+
+
+@settings(
+    max_examples=max(20, settings().max_examples // 4),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(script=st.lists(steps, max_size=40), max_bytes=st.sampled_from([1, 60_000, 10**7]))
+def test_so_do_those_at_another_instance(shared_redis: RedisServer, script: list[Any], max_bytes: int) -> None:
+    async def main() -> None:
+        async with two_over_redis(shared_redis, [ref(1), ref(2)], max_bytes=max_bytes) as (leading, other):
+            await play(script, leading, other)
+
+    run(main(), at_most=100_000)
+
+
+async def play(script: list[Any], broker: Broker, viewed: Broker) -> None:
+    logs = [Log(broker, viewed, ref(1)), Log(broker, viewed, ref(2))]
+    viewers = [Viewer(logs[number % 2]) for number in range(4)]
+    for what, number, *more in script:
+        match what:
+            case "publish":
+                await logs[number].publish(*more)
+            case "describe":
+                await logs[number].describe()
+            case "step":
+                await viewers[number].step()
+            case "catch up":
+                await viewers[number].catch_up()
+            case "go":
+                await viewers[number].go()
+    for log in logs:  # every log goes on, so that what was let go whole is there again
+        await log.publish(0, [], 0, "")
+        for viewer in viewers:
+            if viewer.log is log:
+                await viewer.catch_up()
+                assert viewer.copy == dict(enumerate(log.entries, 1))
+                await viewer.go()

@@ -2,22 +2,48 @@
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from codegen_api.brokers import PAGE, Batch, ReadPage, Tail
-from codegen_api.brokers.memory.log import Log, NotHeld
+from codegen_api.brokers import (
+    PAGE,
+    Batch,
+    Lead,
+    Looked,
+    LookWanted,
+    News,
+    ReadPage,
+    RunCancelled,
+    RunResumed,
+    RunTouched,
+    Tail,
+)
+from codegen_api.brokers.memory.log import Log
 from codegen_api.brokers.memory.pages import HeldPage, Shelf
+from codegen_api.brokers.memory.subscription import Subscription
 from codegen_api.positions import Missed
 from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef
 from codegen_api.singleflight import Singleflight
+from codegen_api.taps import Tap
+
+
+class _SoleLead:
+    """The lead where there are no other instances: it is never lost."""
+
+    held = True
+    anew = False
+
+    async def regained(self) -> None:
+        return None
 
 
 class MemoryBroker:
     """Logs in memory. Beyond ``max_bytes`` those that nobody is at are let go, the least recently used first, and then
     pages of the others. Nobody loses their place by that: pages are read again.
     """
+
+    shared = False
 
     def __init__(self, *, max_bytes: int = 128 * 1024 * 1024) -> None:
         self._shelf = Shelf(max_bytes)
@@ -28,7 +54,13 @@ class MemoryBroker:
         self._leads: WeakValueDictionary[RunRef, asyncio.Lock] = WeakValueDictionary()
         self._flights: Singleflight[tuple[Log, int, int, ReadPage], HeldPage] = Singleflight()
 
-    async def publish(self, news: LogPage | Changed) -> None:
+    def listen(self, listener: Callable[[RunRef, News], None]) -> None:
+        pass  # there are no other instances
+
+    async def tell(self, ref: RunRef, news: Looked | LookWanted | RunResumed | RunCancelled | RunTouched) -> None:
+        pass
+
+    async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
         log = self._log(news.run.ref)
         if isinstance(news, LogPage):
             log.take_in(news.after, news.entries)
@@ -55,53 +87,31 @@ class MemoryBroker:
         self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
     ) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
         spare: HeldPage | None = None
-        log = self._use(ref)
+        log = self.use(ref)
         try:
             for cursor in cursors:
                 while (entry := log.entry(cursor, spare)) is None:
-                    spare = await self._read_again(log, cursor, read)
+                    spare = await self.read_again(log, cursor, read)
                 yield cursor, entry
         finally:
-            self._leave(ref)
+            self.leave(ref)
 
-    async def subscribe(
-        self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage
-    ) -> AsyncGenerator[Batch, None]:
-        described: Changed | None = None
-        spare: HeldPage | None = None
-        log = self._use(ref)
-        try:
-            while True:
-                try:
-                    batch = log.batch(after, revision, described, spare)
-                except NotHeld as lacking:
-                    spare = await self._read_again(log, lacking.position, read)
-                    continue
-                if batch is None:
-                    await log.news()
-                    continue
-                after, revision, described = batch.cursor, batch.revision, batch.changed or described
-                if spare is None:
-                    log.keep(batch)
-                elif after >= spare.last:
-                    spare = None  # a slow viewer must not hold on to it
-                yield batch
-        finally:
-            self._leave(ref)
+    def subscribe(self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage) -> Tap[Batch]:
+        return Subscription(self, ref, after, revision, read)
 
     async def forget(self, ref: RunRef) -> None:
         if ref in self._logs:
             self._drop(ref)
 
     @asynccontextmanager
-    async def lead(self, ref: RunRef) -> AsyncIterator[None]:
+    async def lead(self, ref: RunRef) -> AsyncIterator[Lead]:
         lock = self._leads.setdefault(ref, asyncio.Lock())
-        self._use(ref)
+        self.use(ref)
         try:
             async with lock:
-                yield
+                yield _SoleLead()
         finally:
-            self._leave(ref)
+            self.leave(ref)
 
     async def aclose(self) -> None:
         for ref in list(self._logs):
@@ -113,7 +123,7 @@ class MemoryBroker:
         """What all logs together hold now."""
         return self._shelf.held
 
-    async def _read_again(self, log: Log, position: Cursor, read: ReadPage) -> HeldPage | None:
+    async def read_again(self, log: Log, position: Cursor, read: ReadPage) -> HeldPage | None:
         """The page of that entry, read once for all who need it as it is since it was amended last; None when it is
         held now.
         """
@@ -129,14 +139,14 @@ class MemoryBroker:
         self._make_room()
         return page
 
-    def _use(self, ref: RunRef) -> Log:
+    def use(self, ref: RunRef) -> Log:
         """The log, which stays for as long as somebody is at it."""
         log = self._log(ref)
         self._users[ref] += 1
         self._unused.pop(ref, None)
         return log
 
-    def _leave(self, ref: RunRef) -> None:
+    def leave(self, ref: RunRef) -> None:
         self._users[ref] -= 1
         if not self._users[ref]:
             del self._users[ref]
@@ -169,9 +179,7 @@ class MemoryBroker:
         alone is too large the end is still there for those who wait for it. Only contents go. How each entry looked
         stays, so a viewer who lacks a page is never turned away: it is read again.
         """
-        for ref in [ref for ref in self._unused if ref != but] if self._shelf.room < 0 else ():
+        while self._shelf.room < 0 and (ref := next((each for each in self._unused if each != but), None)) is not None:
             self._drop(ref)
-            if self._shelf.room >= 0:
-                return
         while self._shelf.room < 0 and (page := self._shelf.next_to_go()) is not None:
             page.log.trim(page, -self._shelf.room)

@@ -3,6 +3,7 @@
 import zlib
 from array import array
 from base64 import urlsafe_b64encode
+from functools import lru_cache
 
 from codegen_api.positions import UNKNOWN, Copy
 from codegen_api.runs import Cursor, LogEntry
@@ -74,6 +75,7 @@ def _coded(entry: LogEntry) -> int:
     return (zlib.crc32(entry.json) & 0xFFFFFF) << 8 | entry.amendable << 2 | 1
 
 
+@lru_cache(4096)  # the last entries of a log are asked for with each one that is new
 def _decoded(code: int) -> Copy | None:
     if code == _NOTHING:
         return None

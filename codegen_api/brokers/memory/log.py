@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import chain
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from codegen_api.brokers import BATCH_BYTES, PAGE, Batch, Forgotten
@@ -9,6 +10,9 @@ from codegen_api.brokers.memory.copies import Copies
 from codegen_api.brokers.memory.pages import HeldPage, Shelf
 from codegen_api.positions import AMENDABLE, COMPARED, SETTLING, Copy, Missed, Position, Sighting, Trail
 from codegen_api.runs import Amended, Appended, Changed, Cursor, LogEntry, to_json
+
+if TYPE_CHECKING:
+    from codegen_api.brokers.memory.subscription import Subscription
 
 SHARED_BATCHES = 2
 """How many batches of a log are kept although nobody holds them, for viewers who come to the same position; each may
@@ -63,7 +67,9 @@ class Log:
         # those that somebody holds: to share them costs nothing, however far apart the viewers are
         self._batches: WeakValueDictionary[tuple[Cursor, int, bool], Batch] = WeakValueDictionary()
         self._kept: dict[Batch, int] = {}  # with what its encoded form takes
-        self._news = asyncio.Event()
+        self.listeners: dict[Subscription, None] = {}
+        """Those who want to hear of news."""
+        self._waking = False
         self._charge(LOG_OVERHEAD)
 
     @property
@@ -224,6 +230,8 @@ class Log:
         if not self.opened or after > self.tail:
             return None
         pending = [(at, seen) for at, seen in self._amended_since(revision or 0) if seen.cursor <= after]
+        if after == self.tail and not pending and described is self.changed:
+            return None  # as every viewer finds who has just been given the news
         page = self._pages.get(after // PAGE)
         if page is not None:
             self._shelf.take(page, 0)
@@ -316,13 +324,17 @@ class Log:
         self._shelf.held += size
 
     def wake(self) -> None:
-        """There is news."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        """There is news: all who listen hear of it in the order in which they came, when whoever publishes rests."""
+        if self.listeners and not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._tell)
 
-    async def news(self) -> None:
-        """Until there is."""
-        await self._news.wait()
+    def _tell(self) -> None:
+        self._waking = False
+        known: dict[tuple[Cursor, int | None], Batch | None] = {}
+        now = asyncio.get_running_loop().time()
+        for listener in list(self.listeners):
+            listener.news(known, now)
 
 
 def _size(changed: Changed | None) -> int:

@@ -1,0 +1,253 @@
+"""The broker of several instances: Redis relays what the one follower of a run reads to the memory of each process.
+
+Viewers read from the memory of their own process alone. While Redis is away each instance reads for itself.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from codegen_api.brokers import (
+    PAGE,
+    Batch,
+    Broker,
+    Lead,
+    Looked,
+    LookWanted,
+    News,
+    ReadPage,
+    RunCancelled,
+    RunResumed,
+    RunTouched,
+    Superseded,
+    Tail,
+)
+from codegen_api.brokers.redis import encoding
+from codegen_api.brokers.redis.hearing import Hearing
+from codegen_api.brokers.redis.keys import RunKeys, orders
+from codegen_api.brokers.redis.relay import Relay
+from codegen_api.brokers.redis.scripts import FIND_PAGE, KEEP_PAGE, ORDER, PUBLISH
+from codegen_api.positions import SETTLING, Missed
+from codegen_api.redis_link import RedisAway, RedisLink, RedisNews
+from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef, from_json, to_json
+from codegen_api.taps import Tap
+from codegen_api.telemetry import NullObserver, Observer
+
+ORDERS_KEPT = 30.0
+"""Seconds for which somebody who begins to follow a run hears of its last resume and cancel."""
+
+KEPT = 300.0
+"""Seconds for which what is not renewed stays at Redis."""
+
+READING = 10.0
+"""Seconds after which a page is read by somebody else if who reads it for all says nothing."""
+
+LOOKING = 0.1
+"""Seconds between two looks whether it is there."""
+
+LARGEST_PAGE = 4 * 1024 * 1024
+"""Bytes of a page that is kept for others at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedRead:
+    """Reads a page again: from Redis, if another instance has, and else by ``read``, for all."""
+
+    broker: "RedisBroker"
+    ref: RunRef
+    read: ReadPage
+
+    async def __call__(self, number: int) -> Sequence[LogEntry]:
+        return await self.broker.read_page(self.ref, number, self.read)
+
+
+class RedisBroker:
+    """``memory`` is the broker of this process. What nobody renews stays at Redis for ``keep`` seconds."""
+
+    shared = True
+
+    def __init__(
+        self, link: RedisLink, memory: Broker, *, keep: float = KEPT, observer: Observer | None = None
+    ) -> None:
+        self._observer = observer or NullObserver()
+        self._link = link
+        self._memory = memory
+        self._keep = keep
+        self._orders = orders(link.prefix)
+        self._origin = secrets.token_hex(8)
+        self._known_orders: set[bytes] = set()
+        self._listener: Callable[[RunRef, News], None] = lambda ref, news: None
+        self._relays: dict[RunRef, Relay] = {}
+        self._channels: dict[str, Relay] = {}
+        self._hearing = Hearing(link, self._heard, self._joined, self._lost)
+        link.listeners.append(self._link_news)
+
+    def listen(self, listener: Callable[[RunRef, News], None]) -> None:
+        self._listener = listener
+
+    async def tell(self, ref: RunRef, news: Looked | LookWanted | RunResumed | RunCancelled | RunTouched) -> None:
+        relay = self._relays.get(ref)
+        with suppress(RedisAway):
+            match news:
+                case Looked():
+                    if relay is not None:
+                        await relay.tell(news)
+                case LookWanted():
+                    if relay is not None and self._link.usable:
+                        await self._link.run_script(PUBLISH, [relay.keys.lease], [relay.keys.news, relay.wanted(news)])
+                case RunTouched():
+                    touched = to_json([self._origin, ref.organization, ref.id, "touched"])
+                    await self._link.run_script(
+                        PUBLISH, [RunKeys(self._link.prefix, ref).lease], [self._orders, touched]
+                    )
+                case _:
+                    await self._order(ref, news)
+
+    async def publish(self, news: LogPage | Changed, *, asked: float | None = None) -> None:
+        relay = self._relays.get(news.run.ref)
+        if relay is not None:
+            if isinstance(news, Changed):
+                asked = news.seen
+            await relay.publish(news, asyncio.get_running_loop().time() if asked is None else asked)
+        await self._memory.publish(news)
+
+    async def doubt(self, ref: RunRef) -> None:
+        await self._memory.doubt(ref)
+
+    async def tail(self, ref: RunRef) -> Tail | None:
+        return await self._memory.tail(ref)
+
+    async def missed(self, ref: RunRef, after: Cursor) -> Missed:
+        return await self._memory.missed(ref, after)
+
+    def entries(
+        self, ref: RunRef, cursors: Iterable[Cursor], read: ReadPage
+    ) -> AsyncGenerator[tuple[Cursor, LogEntry], None]:
+        return self._memory.entries(ref, cursors, _SharedRead(self, ref, read))
+
+    def subscribe(self, ref: RunRef, after: Cursor, revision: int | None, read: ReadPage) -> Tap[Batch]:
+        return self._memory.subscribe(ref, after, revision, _SharedRead(self, ref, read))
+
+    async def forget(self, ref: RunRef) -> None:
+        if ref in self._relays:
+            await self._relays[ref].forget()
+        await self._memory.forget(ref)
+
+    @asynccontextmanager
+    async def lead(self, ref: RunRef) -> AsyncIterator[Lead]:
+        async with self._memory.lead(ref):
+            relay = Relay(
+                self._link,
+                self._hearing,
+                self._memory,
+                ref,
+                lambda news: self._listener(ref, news),
+                self._take_order,
+                keep=self._keep,
+                observer=self._observer,
+            )
+            self._relays[ref] = self._channels[relay.keys.news] = relay
+            try:
+                with suppress(RedisAway):
+                    await self._hearing.join(self._orders)
+                await relay.regained()
+                yield relay
+            finally:
+                del self._relays[ref], self._channels[relay.keys.news]
+                await relay.leave()
+
+    async def aclose(self) -> None:
+        self._link.listeners.remove(self._link_news)
+        await self._hearing.aclose()
+        await self._memory.aclose()
+
+    # -- pages that are read again ------------------------------------------------------------------------------------
+
+    async def read_page(self, ref: RunRef, number: int, read: ReadPage) -> Sequence[LogEntry]:
+        """That page as it is now: once for all instances, if nothing in it is expected to change any more."""
+        relay, tail = self._relays.get(ref), await self._memory.tail(ref)
+        settled = tail is not None and (number + 1) * PAGE <= tail.cursor - SETTLING
+        if relay is None or not settled or not relay.base:
+            return await read(number)
+        keys = [relay.keys.page(relay.base, number), relay.keys.reading(number), relay.keys.head]
+        token = secrets.token_hex(8)
+        try:
+            while True:
+                page, mine, rereads = await self._link.run_script(FIND_PAGE, keys, [token, round(READING * 1000)])
+                if page:
+                    return encoding.read_page(page)
+                if mine:
+                    break
+                await asyncio.sleep(LOOKING)
+        except RedisAway:
+            return await read(number)
+        text = b""
+        try:
+            entries = await read(number)
+            if len(entries) == PAGE and not any(entry.absent for entry in entries):
+                text = encoding.page(entries)
+        finally:
+            kept: list[str | bytes | float] = [token, rereads, text if len(text) <= LARGEST_PAGE else b""]
+            with suppress(RedisAway):
+                await self._link.run_script(KEEP_PAGE, keys, [*kept, round(self._keep * 1000)])
+        return entries
+
+    # -- what other instances say -------------------------------------------------------------------------------------
+
+    async def _order(self, ref: RunRef, news: RunResumed | RunCancelled) -> None:
+        keys, at = RunKeys(self._link.prefix, ref), self._link.redis_time(news.at)
+        said: list[Any] = [self._origin, ref.organization, ref.id]
+        key = keys.cancelled
+        if isinstance(news, RunResumed):
+            key = keys.resumed
+            said += ["resumed", at, encoding.written_run(news.run), news.length]
+        else:
+            said += ["cancelled", at]
+        await self._link.run_script(ORDER, [key], [to_json(said), round(ORDERS_KEPT * 1000), self._orders])
+
+    def _take_order(self, text: bytes) -> None:
+        said: Any = from_json(text)
+        origin, organization, id_, kind, *more = said
+        if origin == self._origin or (kind != "touched" and text in self._known_orders):
+            return
+        ref = RunRef(organization, id_)
+        news: News | None = None
+        match kind:
+            case "touched":
+                news = RunTouched()
+            case "cancelled":
+                news = RunCancelled(self._link.loop_time(more[0]))
+            case "resumed":
+                at, run, length = more
+                news = RunResumed(
+                    self._link.loop_time(at), None if run is None else encoding.read_run(run, ref), length
+                )
+        if news is not None:
+            if len(self._known_orders) > 1000:
+                self._known_orders.clear()
+            self._known_orders.add(text)
+            self._listener(ref, news)
+
+    async def _heard(self, channel: str, data: bytes) -> None:
+        if channel == self._orders:
+            self._take_order(data)
+        elif channel in self._channels:
+            with suppress(RedisAway, Superseded):
+                await self._channels[channel].take(data)
+
+    def _joined(self, channel: str) -> None:
+        if channel in self._channels:
+            self._channels[channel].joined()
+
+    def _lost(self) -> None:
+        for relay in list(self._relays.values()):
+            relay.lost()
+
+    def _link_news(self, news: RedisNews) -> None:
+        if news is not RedisNews.EMPTIED:
+            self._observer.connected(news is RedisNews.BACK)
+        if news in (RedisNews.AWAY, RedisNews.EMPTIED):
+            self._lost()

@@ -1,0 +1,130 @@
+"""What changes several keys of a run as one. They have one hash tag, so that a cluster keeps them together.
+
+A stream has the log: the id ``N-0`` is that of entry N when it was appended, so that Redis itself refuses to append it
+twice, and ``N-k`` that of what came behind it: a changed entry, a description of the run. The *lease* says who leads,
+with a number that only grows (its fence). Nothing is written for anybody else. The *head* has the ``base``, a random
+name of this stream; the ``epoch``, one of the host's log; the last description and what the leader told last.
+"""
+
+from codegen_api.redis_link import RedisScript
+
+CONTEND = RedisScript("""
+local lease = redis.call('GET', KEYS[1])
+if ARGV[3] == '1' then
+  if not lease then
+    lease = redis.call('HINCRBY', KEYS[2], 'fence', 1) .. ':' .. ARGV[1]
+    redis.call('HDEL', KEYS[2], 'looked')
+    redis.call('PEXPIRE', KEYS[2], ARGV[4])
+    redis.call('SET', KEYS[1], lease, 'PX', ARGV[2])
+  elseif string.sub(lease, -#ARGV[1]) == ARGV[1] then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  end
+end
+local head = redis.call('HMGET', KEYS[2], 'base', 'epoch', 'changed', 'looked')
+local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
+return {
+  lease or '', redis.call('PTTL', KEYS[1]), head[1] or '', head[2] or '', head[3] or '', head[4] or '',
+  last[1] and last[1][1] or '0-0', redis.call('GET', KEYS[4]) or '', redis.call('GET', KEYS[5]) or ''
+}
+""")
+"""Try to have the lease, if that is wanted, and see how the relay stands."""
+
+WRITE = RedisScript("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return '' end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if ARGV[6] ~= '' then
+  redis.call('DEL', KEYS[3])
+  redis.call('HDEL', KEYS[2], 'changed', 'looked')
+  redis.call('HSET', KEYS[2], 'base', ARGV[6], 'epoch', ARGV[7])
+end
+if #KEYS > 3 or ARGV[6] ~= '' then redis.call('HINCRBY', KEYS[2], 'rereads', 1) end
+for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end
+local found = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
+local before = found[1] and found[1][1] or '0-0'
+local number, count = string.match(before, '(%d+)-(%d+)')
+number, count = tonumber(number), tonumber(count)
+local last, told, size = before, {}, 0
+for i = 10, #ARGV, 2 do
+  local at = tonumber(string.sub(ARGV[i], 2))
+  local id
+  if string.sub(ARGV[i], 1, 1) == 'a' then
+    id = string.format('%.0f-0', at)
+  elseif at > number then
+    id = string.format('%.0f-1', at)
+  else
+    id = string.format('%.0f-%.0f', number, count + 1)
+  end
+  local done = redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], id, 'd', ARGV[i + 1])
+  if type(done) == 'table' and done.err then
+    if not string.find(done.err, 'equal or smaller') then return done end
+  else
+    last = id
+    number, count = string.match(id, '(%d+)-(%d+)')
+    number, count = tonumber(number), tonumber(count)
+    told[#told + 1] = id .. ' ' .. #ARGV[i + 1] .. '\\n' .. ARGV[i + 1]
+    size = size + #ARGV[i + 1]
+  end
+end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[2], 'changed', ARGV[9]) end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
+local base = redis.call('HGET', KEYS[2], 'base') or ''
+local now = redis.call('TIME')
+if size <= tonumber(ARGV[8]) then
+  local at = now[1] .. '.' .. string.format('%06d', now[2])
+  local head = 'items ' .. base .. ' ' .. before .. ' ' .. last .. ' ' .. at .. '\\n'
+  redis.call('PUBLISH', ARGV[5], head .. table.concat(told))
+else
+  redis.call('PUBLISH', ARGV[5], 'more ' .. base .. ' ' .. before .. ' ' .. last .. '\\n')
+end
+return last
+""")
+"""Append to the stream, on a new one if a base is given, and publish it."""
+
+TELL = RedisScript("""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[2], 'looked', ARGV[5])
+  local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
+  local id = last[1] and last[1][1] or '0-0'
+  local base = redis.call('HGET', KEYS[2], 'base') or ''
+  redis.call('PUBLISH', ARGV[4], 'looked ' .. base .. ' ' .. id .. ' ' .. id .. '\\n' .. ARGV[5])
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
+return 1
+""")
+"""Keep the lease, and tell how it is."""
+
+RELEASE = RedisScript("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+  redis.call('PUBLISH', ARGV[2], 'free\\n')
+end
+""")
+
+ORDER = RedisScript("""
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('PUBLISH', ARGV[3], ARGV[1])
+""")
+"""Somebody has resumed or cancelled the run: for those who hear it, and for those who come later."""
+
+PUBLISH = RedisScript("redis.call('PUBLISH', ARGV[1], ARGV[2])")
+"""Its key says no more than which node of a cluster is to do it; all of them pass it on."""
+
+FIND_PAGE = RedisScript("""
+local page = redis.call('GET', KEYS[1])
+if page then return {page, 0, ''} end
+local locked = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+return {'', locked and 1 or 0, redis.call('HGET', KEYS[3], 'rereads') or ''}
+""")
+"""A page that somebody has read again, or else the task of doing so."""
+
+KEEP_PAGE = RedisScript("""
+if ARGV[3] ~= '' and (redis.call('HGET', KEYS[3], 'rereads') or '') == ARGV[2] then
+  redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+end
+if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+""")
+"""Keep it for the others, unless one of its entries may have changed meanwhile."""

@@ -1,0 +1,174 @@
+"""Records of requests with a key, in Redis: an ``Idempotency-Key`` holds for all instances.
+
+A request under way is kept so by the instance that carries it out. When that one has died, nobody knows what the host
+did: the next attempt is told so, and looks for it. While Redis is away each instance has records of its own, and finds
+what others created by the marks on the host's runs.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from codegen_api.idempotency.lookup import SILENT_GRACE
+from codegen_api.idempotency.records import KEPT_SECONDS, MemoryRecords, RequestRecord, RequestState
+from codegen_api.redis_link import RedisAway, RedisLink, RedisNews, RedisScript
+from codegen_api.runs import RunRef, from_json, to_json
+
+ALIVE_SECONDS = 15
+"""Seconds after which a request is no longer under way, unless its instance says that it is."""
+
+RENEW_SECONDS = 4.0
+
+RESULT_SECONDS = 3600
+"""Seconds for which the description of the resulting run is kept; then it is read again."""
+
+RESULT_BYTES = 64 * 1024
+"""A larger one is not kept at all."""
+
+BEGIN = RedisScript(f"""
+local there = redis.call('HGET', KEYS[1], 'record')
+if there then return {{there, redis.call('GET', KEYS[3]) or '', redis.call('EXISTS', KEYS[2])}} end
+redis.call('HSET', KEYS[1], 'record', ARGV[1], 'holder', ARGV[2])
+redis.call('EXPIRE', KEYS[1], {KEPT_SECONDS:.0f})
+redis.call('SET', KEYS[2], ARGV[2], 'EX', {ALIVE_SECONDS})
+return {{'', '', 1}}
+""")
+
+CHANGE = RedisScript(f"""
+if redis.call('HGET', KEYS[1], 'record') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'record', ARGV[2], 'holder', ARGV[3])
+redis.call('EXPIRE', KEYS[1], {KEPT_SECONDS:.0f})
+if ARGV[4] == '1' then redis.call('SET', KEYS[2], ARGV[3], 'EX', {ALIVE_SECONDS}) else redis.call('DEL', KEYS[2]) end
+if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'EX', {RESULT_SECONDS}) else redis.call('DEL', KEYS[3]) end
+return 1
+""")
+
+FORGET = RedisScript("""
+if redis.call('HGET', KEYS[1], 'record') == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) end
+return 1
+""")
+
+RENEW = RedisScript(f"""
+if redis.call('HGET', KEYS[1], 'holder') == ARGV[1] then
+  redis.call('SET', KEYS[2], ARGV[1], 'EX', {ALIVE_SECONDS})
+end
+return 1
+""")
+
+
+class RedisRecords:
+    """``Records`` for all instances. What begins while Redis is away is in ``memory``."""
+
+    def __init__(self, link: RedisLink, memory: MemoryRecords, *, clock: Callable[[], float] = time.time) -> None:
+        self._link = link
+        self._memory = memory
+        self._clock = clock
+        self._me = secrets.token_hex(8)
+        self._held: dict[str, RequestRecord] = {}
+        """What this instance carries out."""
+        self._renewing: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
+        link.listeners.append(self._hear)
+
+    async def begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
+        if self._memory.has(name):
+            return await self._memory.begin(name, record)
+        try:
+            return await self._begin(name, record)
+        except RedisAway:
+            return await self._memory.begin(name, record)
+
+    async def change(self, name: str, then: RequestRecord, now: RequestRecord) -> bool:
+        if self._memory.has(name):
+            return await self._memory.change(name, then, now)
+        try:
+            changed = await self._change(name, then, now)
+        except RedisAway:  # it is no less true
+            await self._memory.begin(name, now)
+            changed = True
+        if changed:
+            self._hold(name, now)
+        return changed
+
+    async def forget(self, name: str, then: RequestRecord) -> None:
+        await self._memory.forget(name, then)
+        self._held.pop(name, None)
+        with suppress(RedisAway):  # or else it will be looked for, in vain
+            await self._link.run_script(FORGET, self._keys(name), [_encoded(then)])
+
+    async def aclose(self) -> None:
+        for task in (self._renewing, self._restoring):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        await self._memory.aclose()
+
+    async def _begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
+        while True:
+            there, result, alive = await self._link.run_script(BEGIN, self._keys(name), [_encoded(record), self._me])
+            if not there:
+                self._hold(name, record)
+                return None
+            found = _decoded(there, result)
+            if found.state is not RequestState.UNDER_WAY or alive:
+                return found
+            # its instance has died, and the host may act on what it sent
+            unknown = replace(found, state=RequestState.UNKNOWN, at=self._clock(), grace=SILENT_GRACE)
+            if await self._change(name, found, unknown):
+                return unknown
+
+    async def _change(self, name: str, then: RequestRecord, now: RequestRecord) -> bool:
+        under_way = now.state is RequestState.UNDER_WAY
+        result = now.result if len(now.result) <= RESULT_BYTES else b""
+        arguments: list[bytes | str | float] = [_encoded(then), _encoded(now), self._me, int(under_way), result]
+        return bool(await self._link.run_script(CHANGE, self._keys(name), arguments))
+
+    def _keys(self, name: str) -> list[str]:
+        key = f"{self._link.prefix}request:{{{name}}}"
+        return [key, f"{key}:alive", f"{key}:result"]
+
+    # -- what this instance carries out --------------------------------------------------------------------------------
+
+    def _hold(self, name: str, record: RequestRecord) -> None:
+        if record.state is not RequestState.UNDER_WAY:
+            self._held.pop(name, None)
+            return
+        self._held[name] = record
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        while self._held:
+            await asyncio.sleep(RENEW_SECONDS)
+            for name in list(self._held):
+                with suppress(RedisAway):
+                    await self._link.run_script(RENEW, self._keys(name), [self._me])
+
+    def _hear(self, news: RedisNews) -> None:
+        if news is RedisNews.EMPTIED and (self._restoring is None or self._restoring.done()):
+            self._restoring = asyncio.create_task(self._restore())
+
+    async def _restore(self) -> None:
+        """Say again what is under way here, to a Redis that has forgotten it."""
+        for name, record in list(self._held.items()):
+            with suppress(RedisAway):
+                await self._link.run_script(BEGIN, self._keys(name), [_encoded(record), self._me])
+
+
+def _encoded(record: RequestRecord) -> bytes:
+    """A record without its result: equal records are equal texts."""
+    run = None if record.run is None else [record.run.organization, record.run.id]
+    state = record.state.value
+    return to_json([record.fingerprint, state, record.since, record.at, record.grace, record.note, run])
+
+
+def _decoded(text: bytes, result: bytes) -> RequestRecord:
+    said: Any = from_json(text)
+    fingerprint, state, since, at, grace, note, run = said
+    ref = None if run is None else RunRef(*run)
+    return RequestRecord(fingerprint, RequestState(state), since, at, grace, note, ref, result)

@@ -1,0 +1,13 @@
+"""A Redis for all tests that do not disturb it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.redis_servers import RedisServer, redis_server
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
