@@ -27,6 +27,10 @@ OTHER = "other"
 
 AGES = (0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300)
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+VIEWERS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
+ENTRIES = (0, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000, 50000, 100000)
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 EXAMPLE = """\
 # HELP codegen_api_viewers Live logs that are open.
 # TYPE codegen_api_viewers gauge
@@ -89,6 +93,58 @@ class PrometheusObserver:
         self._unlogged = Counter(
             "codegen_api_log_lines_lost", "Log lines that were not written: nobody took them.", registry=registry
         )
+        self._checks = Counter(
+            "codegen_api_token_checks",
+            "Checks of clients' credentials.",
+            ("kind", "outcome"),
+            registry=registry,
+        )
+        self._left = Histogram(
+            "codegen_api_upstream_budget_left_ratio",
+            "What a request to the host left of its limit for the credential.",
+            registry=registry,
+            buckets=SHARES,
+        )
+        self._shared = Histogram(
+            "codegen_api_viewers_per_read",
+            "Viewers here for whom a part of a log was read from the host at once.",
+            registry=registry,
+            buckets=VIEWERS,
+        )
+        self._endings = Counter(
+            "codegen_api_streams_ended", "Streams that have ended, by how.", ("ending",), registry=registry
+        )
+        self._replays = Histogram(
+            "codegen_api_replayed_entries",
+            "Entries from before a viewer came that they were given.",
+            registry=registry,
+            buckets=ENTRIES,
+        )
+        self._notices = Counter(
+            "codegen_api_notices", "Events named notice that were sent to viewers.", ("code",), registry=registry
+        )
+        self._redis = Gauge(
+            "codegen_api_redis_processes",
+            "Processes by the state in which Redis is for them; none where it is not configured.",
+            ("state",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._lags = Histogram(
+            "codegen_api_relay_lag_seconds",
+            "From when a process published something of a log in Redis to when another one received it.",
+            registry=registry,
+            buckets=LAGS,
+        )
+        self._takeovers = Counter(
+            "codegen_api_leases_taken_over",
+            "Leases of runs taken over after their holder let them expire.",
+            registry=registry,
+        )
+        # children by their labels: looking for them costs more than counting
+        self._by_answer: dict[tuple[str, str, int | str], tuple[Counter, Histogram]] = {}
+        self._by_exchange: dict[tuple[str, str], Histogram] = {}
+        self._by_check: dict[tuple[str, str], Counter] = {}
         self._exported = CollectorRegistry()
         self._exported.register(ProcessCollector(registry) if directory is None else WorkersCollector(directory))
         self.serving(0, 0)  # a dead worker with the same pid may have left values
@@ -97,21 +153,64 @@ class PrometheusObserver:
         pass
 
     def asked(self, exchange: Exchange) -> None:
-        self._upstream.labels(exchange.operation, exchange.outcome).observe(exchange.seconds)
+        labels = exchange.operation, exchange.outcome
+        histogram = self._by_exchange.get(labels)
+        if histogram is None:
+            histogram = self._by_exchange[labels] = self._upstream.labels(*labels)
+        histogram.observe(exchange.seconds)
         if exchange.outcome == "upstream_rate_limited":
             self._limited.labels(exchange.operation).inc()
 
     def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
         route, method = route or OTHER, method if method in METHODS else OTHER
-        self._requests.labels(route, method, status or "none").inc()
-        self._durations.labels(route, method).observe(seconds)
+        labels = route, method, status or "none"
+        children = self._by_answer.get(labels)
+        if children is None:
+            children = self._requests.labels(*labels), self._durations.labels(route, method)
+            self._by_answer[labels] = children
+        children[0].inc()
+        children[1].observe(seconds)
 
     def serving(self, viewers: int, runs: int) -> None:
         self._viewers.set(viewers)
         self._runs.set(runs)
 
-    def delivered(self, age: float) -> None:
-        self._ages.observe(age)
+    def delivered(self, age: float, viewers: int = 1) -> None:
+        # as ``observe`` for each of them
+        self._ages._sum.inc(age * viewers)
+        bucket = next(index for index, bound in enumerate(self._ages._upper_bounds) if age <= bound)
+        self._ages._buckets[bucket].inc(viewers)
+
+    def checked(self, kind: str, outcome: str) -> None:
+        counter = self._by_check.get((kind, outcome))
+        if counter is None:
+            counter = self._by_check[kind, outcome] = self._checks.labels(kind, outcome)
+        counter.inc()
+
+    def spent(self, left: float) -> None:
+        self._left.observe(left)
+
+    def read(self, viewers: int) -> None:
+        self._shared.observe(viewers)
+
+    def streamed(self, ending: str) -> None:
+        self._endings.labels(ending).inc()
+
+    def replayed(self, entries: int) -> None:
+        self._replays.observe(entries)
+
+    def noticed(self, code: str) -> None:
+        self._notices.labels(code).inc()
+
+    def connected(self, redis: bool) -> None:
+        self._redis.labels("connected").set(redis)
+        self._redis.labels("unavailable").set(not redis)
+
+    def relayed(self, lag: float) -> None:
+        self._lags.observe(lag)
+
+    def taken_over(self) -> None:
+        self._takeovers.inc()
 
     def unlogged(self) -> None:
         self._unlogged.inc()

@@ -3,32 +3,39 @@
 Prompts, log texts and tokens never get here; tracebacks are logged without the exception's text.
 """
 
-import asyncio
 import json
 import logging
-import sys
-import time
 import traceback
-from collections.abc import Callable
-from contextvars import ContextVar
+import uuid
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import Any, Protocol, TextIO
+from typing import Protocol
 
 from codegen_api.exhaustion import shortage
-from codegen_api.log_handler import ThreadedHandler
+from codegen_api.spans import Span, Tracer, calling
 
 
 @dataclass(slots=True)
 class Trace:
     """The current request: its id, and the tracing headers (name, value) forwarded to the host.
 
-    ``code`` is that of the error it ended with, ``reason`` its cause, for the log.
+    ``code`` is that of the error it ended with, ``reason`` its cause, for the log; so are ``principal``, who asked, and
+    of a stream ``ending``, how it ended, and its number of ``entries``. ``observer`` is whom to tell of what happens in
+    it. With a ``tracer`` there is a ``span`` for the request, and ``last_read`` is that of the last page of a log that
+    was read for it.
     """
 
     request_id: str
     passed_on: tuple[tuple[str, str], ...] = ()
     code: str | None = None
     reason: str | None = None
+    principal: str | None = None
+    ending: str | None = None
+    entries: int = 0
+    observer: "Observer | None" = None
+    tracer: Tracer | None = None
+    span: Span | None = None
+    last_read: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +94,46 @@ class Observer(Protocol):
         """The current numbers of viewers and of followed runs."""
         ...
 
-    def delivered(self, age: float) -> None:
-        """A waiting viewer is sent an entry that the host made ``age`` seconds ago."""
+    def delivered(self, age: float, viewers: int = 1) -> None:
+        """So many waiting viewers are sent an entry that the host made ``age`` seconds ago."""
+        ...
+
+    def checked(self, kind: str, outcome: str) -> None:
+        """A client's credentials were checked: a ``jwt``, a ``key``, or else a ``token``. ``outcome`` is ``ok`` or the
+        code of an error.
+        """
+        ...
+
+    def spent(self, left: float) -> None:
+        """After a request to the host, this share of its limit for the credential is left, from 0 to 1."""
+        ...
+
+    def read(self, viewers: int) -> None:
+        """A part of a log was read from the host, for so many viewers at once."""
+        ...
+
+    def streamed(self, ending: str) -> None:
+        """A stream has ended like this; see ``ENDINGS``."""
+        ...
+
+    def replayed(self, entries: int) -> None:
+        """A viewer has been given all the entries that there were when they came: so many."""
+        ...
+
+    def noticed(self, code: str) -> None:
+        """A viewer was sent a notice with this code."""
+        ...
+
+    def connected(self, redis: bool) -> None:
+        """Whether this process has Redis now: told at the start and with each change, if Redis is configured."""
+        ...
+
+    def relayed(self, lag: float) -> None:
+        """Something of a log came through Redis, so many seconds after another process published it."""
+        ...
+
+    def taken_over(self) -> None:
+        """This process has begun to read a run whose lease another process held until it expired."""
         ...
 
     def unlogged(self) -> None:
@@ -111,7 +156,34 @@ class NullObserver:
     def serving(self, viewers: int, runs: int) -> None:
         pass
 
-    def delivered(self, age: float) -> None:
+    def delivered(self, age: float, viewers: int = 1) -> None:
+        pass
+
+    def checked(self, kind: str, outcome: str) -> None:
+        pass
+
+    def spent(self, left: float) -> None:
+        pass
+
+    def read(self, viewers: int) -> None:
+        pass
+
+    def streamed(self, ending: str) -> None:
+        pass
+
+    def replayed(self, entries: int) -> None:
+        pass
+
+    def noticed(self, code: str) -> None:
+        pass
+
+    def connected(self, redis: bool) -> None:
+        pass
+
+    def relayed(self, lag: float) -> None:
+        pass
+
+    def taken_over(self) -> None:
         pass
 
     def unlogged(self) -> None:
@@ -140,9 +212,45 @@ class Observers:
         for observer in self._observers:
             observer.serving(viewers, runs)
 
-    def delivered(self, age: float) -> None:
+    def delivered(self, age: float, viewers: int = 1) -> None:
         for observer in self._observers:
-            observer.delivered(age)
+            observer.delivered(age, viewers)
+
+    def checked(self, kind: str, outcome: str) -> None:
+        for observer in self._observers:
+            observer.checked(kind, outcome)
+
+    def spent(self, left: float) -> None:
+        for observer in self._observers:
+            observer.spent(left)
+
+    def read(self, viewers: int) -> None:
+        for observer in self._observers:
+            observer.read(viewers)
+
+    def streamed(self, ending: str) -> None:
+        for observer in self._observers:
+            observer.streamed(ending)
+
+    def replayed(self, entries: int) -> None:
+        for observer in self._observers:
+            observer.replayed(entries)
+
+    def noticed(self, code: str) -> None:
+        for observer in self._observers:
+            observer.noticed(code)
+
+    def connected(self, redis: bool) -> None:
+        for observer in self._observers:
+            observer.connected(redis)
+
+    def relayed(self, lag: float) -> None:
+        for observer in self._observers:
+            observer.relayed(lag)
+
+    def taken_over(self) -> None:
+        for observer in self._observers:
+            observer.taken_over()
 
     def unlogged(self) -> None:
         for observer in self._observers:
@@ -153,58 +261,13 @@ trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)
 
 logger = logging.getLogger("codegen_api")
 
+ENDINGS = ("end", "reconnect", "complete", "cut", "client_left", "client_stalled", "stopped")
+"""How a stream ends: the run has; it is to be opened again; everything was sent, or not; the client has gone, or read
+nothing; this process stops. Or with the code of an error.
+"""
+
 LONGEST_QUOTE = 100
 """Maximum characters of quoted untrusted text."""
-
-SELDOM = 60.0
-"""Seconds between two equal lines that would otherwise be logged for every request."""
-
-
-def set_up_logging(level: str, lost: Callable[[], None]) -> None:
-    """Log to standard error without blocking, unless the application has handlers of its own. ``lost`` is called for
-    each dropped line.
-    """
-    logger.setLevel(level)
-    if not any(isinstance(each, _OnceAMinute) for each in logger.filters):
-        logger.addFilter(_OnceAMinute())
-    for name in ("uvicorn.access", "uvicorn.error"):  # the latter logs WebSockets, with their URLs
-        logging.getLogger(name).addFilter(_without_query)
-    if not logger.handlers and not logging.getLogger().handlers:
-        handler = _handler_for(sys.stderr, lost)
-        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-        for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
-            _replace_handlers(logging.getLogger(name), lost)
-        if logging.lastResort is not None:  # for asyncio's warnings, among others
-            logging.lastResort = handler
-        # drop its lines about every retry, unless the application configures logging itself
-        logging.getLogger("stamina").addHandler(logging.NullHandler())
-
-
-class LogLimiter:
-    """A rate limit for log lines that clients can cause at will: ``most`` lines of each kind in ``seconds``, and then
-    the number left out. The number of kinds is bounded.
-    """
-
-    def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
-        self._seconds = seconds
-        self._clock = clock
-        self._begun: dict[str, float] = {}
-        self._count: dict[str, int] = {}
-
-    def log(self, kind: str, text: str) -> None:
-        """Log a line of this kind if the limit allows."""
-        now = self._clock()
-        if now >= self._begun.get(kind, float("-inf")) + self._seconds:
-            left_out = self._count.get(kind, 0) - self._most
-            self._begun[kind], self._count[kind] = now, 0
-            if left_out > 0:
-                text = f"{text} ({left_out} more like this were not logged)"
-        self._count[kind] += 1
-        if self._count[kind] <= self._most:
-            logger.info("%s", text)
 
 
 def quoted(value: object) -> str:
@@ -223,13 +286,81 @@ def note(code: str, reason: str | None) -> None:
         current.code, current.reason = code, reason
 
 
-def log_loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The event loop's exception handler. A lack of descriptors would otherwise log thousands of lines a second."""
-    missing = shortage(context.get("exception"))
-    if missing is None:
-        loop.default_exception_handler(context)
-    else:
-        warn_once_a_minute("there is too little of what the system gives: %s", missing)
+def apart(what: str) -> Trace:
+    """For work on behalf of many: a trace of its own, observed as the current request is."""
+    current = trace.get()
+    of_its_own = Trace(f"{what}-{uuid.uuid4().hex}")
+    if current is not None:
+        of_its_own.observer, of_its_own.tracer = current.observer, current.tracer
+    return of_its_own
+
+
+def begin_call(operation: str) -> "Token[Span | None] | None":
+    """A request to the host begins: its span, where there is a tracer. ``end_call`` follows, in the same context."""
+    current = trace.get()
+    if current is None or current.tracer is None:
+        return None
+    return calling.set(current.tracer.call(operation, current.span))
+
+
+def end_call(begun: "Token[Span | None] | None", operation: str, outcome: str) -> None:
+    span, current = calling.get(), trace.get()
+    if begun is None or span is None or current is None:
+        return
+    calling.reset(begun)
+    span.end({"codegen_api.outcome": outcome}, error=None if outcome in ("ok", "cancelled") else outcome)
+    if operation == "read_log" and outcome == "ok":
+        current.last_read = span
+
+
+def told_turn(began: float, state: str, entries: int, origin: Span | None, *, failed: bool) -> None:
+    """A turn of a conversation that ``began`` then is over; ``origin`` is the span of the request that began it."""
+    current = trace.get()
+    if current is not None and current.tracer is not None:
+        span = current.tracer.turn(began, origin or current.span)
+        if origin is not None and current.span is not None and current.span is not origin:
+            span.link(current.span)
+        span.end(
+            {"codegen_api.turn.state": state, "codegen_api.turn.entries": entries}, error=state if failed else None
+        )
+
+
+def tracing_headers() -> list[tuple[str, str]]:
+    """What the host is told of the current request and its trace."""
+    current = trace.get()
+    if current is None:
+        return []
+    span = calling.get() or current.span
+    said = (("X-Request-ID", current.request_id), *(() if span is None else span.headers()), *current.passed_on)
+    return [(name, value) for name, value in said if value.isascii() and value.isprintable()]
+
+
+def noticed(code: str) -> None:
+    """The client of the current request is sent a notice."""
+    current = trace.get()
+    if current is not None and current.observer is not None:
+        current.observer.noticed(code)
+
+
+def identified(principal: str) -> None:
+    """This is who the current request is from."""
+    current = trace.get()
+    if current is not None:
+        current.principal = principal
+
+
+def sent(entries: int) -> None:
+    """So many entries more were sent to the client of the current request."""
+    current = trace.get()
+    if current is not None:
+        current.entries += entries
+
+
+def over(ending: str) -> None:
+    """The stream of the current request has ended like this, of ``ENDINGS``, if nothing better is known."""
+    current = trace.get()
+    if current is not None and current.ending is None:
+        current.ending = (current.code if ending == "complete" else None) or ending
 
 
 def warn_once_a_minute(text: str, what: str) -> None:
@@ -245,59 +376,3 @@ def log_fault(doing: str, error: BaseException) -> None:
         return
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s failed: %s\n%s", doing, type(error).__qualname__, where.rstrip())
-
-
-def _handler_for(stream: TextIO | None, lost: Callable[[], None]) -> logging.Handler:
-    """A non-blocking handler for what ``stream`` writes to."""
-    try:
-        return logging.NullHandler() if stream is None else ThreadedHandler(stream.fileno(), lost)
-    except OSError:  # it has no descriptor, as in tests
-        return logging.StreamHandler(stream)
-
-
-def _replace_handlers(others: logging.Logger, lost: Callable[[], None]) -> None:
-    """Replace the stream handlers of ``others`` with non-blocking ones of the same format."""
-    for theirs in list(others.handlers):
-        if type(theirs) is logging.StreamHandler:
-            ours = _handler_for(theirs.stream, lost)
-            ours.setFormatter(theirs.formatter)
-            others.removeHandler(theirs)
-            others.addHandler(ours)
-
-
-def _without_query(record: logging.LogRecord) -> bool:
-    """Drop the queries of URLs in uvicorn's own log lines: they may hold a ticket or another secret."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each for each in record.args
-        )
-    return True
-
-
-class _OnceAMinute(logging.Filter):
-    """Passes each line marked ``seldom`` once a minute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._logged: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not getattr(record, "seldom", False):
-            return True
-        line, now = record.getMessage(), time.monotonic()
-        due = now >= self._logged.get(line, -SELDOM) + SELDOM
-        if due:
-            self._logged[line] = now
-        return due
-
-
-class _LineFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        current = trace.get()
-        line = super().format(record)
-        return f"{line} request_id={current.request_id}" if current else line
-
-
-def warn_on_terminal(text: str) -> None:
-    """Print a line for whoever starts the process, whatever the log level."""
-    print(text, file=sys.stderr, flush=True)
