@@ -1,35 +1,38 @@
 """The ASGI application: the edge outermost, then the routes of the enabled dialects, then the shared parts."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import codegen_api
-from codegen_api import build_auth, build_parts, documentation, workers
+from codegen_api import build_auth, build_parts, console, documentation, workers
 from codegen_api.brokers import Broker
 from codegen_api.build_parts import MIB
 from codegen_api.dialects import Dialect
+from codegen_api.dispatch import Dispatch
 from codegen_api.draining import Drain
 from codegen_api.edge import METHODS, Edge
 from codegen_api.embeddings import Embedder
-from codegen_api.environment import SettingsError
+from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.error_rendering import ErrorRenderer
 from codegen_api.errors import GatewayError, StoreUnavailable
+from codegen_api.log_lines import is_for_people, log_loop_fault, set_up_logging, warn_on_terminal
 from codegen_api.proxies import displayed_proxy
+from codegen_api.request_bodies import CallerFirst
 from codegen_api.settings import Settings, read_settings, suspicious_variables
+from codegen_api.spans import Tracer
 from codegen_api.stores import Store
-from codegen_api.telemetry import NullObserver, Observer, log_loop_fault, logger, set_up_logging, warn_on_terminal
+from codegen_api.telemetry import NullObserver, Observer, logger
 from codegen_api.upstreams import Upstream
-from codegen_api.web import as_gateway_error, named
+from codegen_api.web import named
 
 DESCRIPTION = """\
 Agent runs over REST, and their logs as one live, resumable stream.
@@ -45,13 +48,16 @@ class Application(FastAPI):
     edge: Edge
     settings: Settings
     observer: Observer
+    tracer: Tracer | None = None
     dialects: Mapping[str, Dialect]
     shapes: ErrorRenderer
     cannot_start: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            return await super().__call__(scope, receive, send)
+            scope["app"] = self
+            self.middleware_stack = self.middleware_stack or self.build_middleware_stack()
+            return await self.middleware_stack(scope, receive, send)
 
         async def say(message: Message) -> None:
             # the server logs this message, into which Starlette puts a whole traceback
@@ -65,16 +71,22 @@ class Application(FastAPI):
                 raise
 
     def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
+        if self.openapi_schema is None:
+            routes = [each.documented() if isinstance(each, CallerFirst) else each for each in self.routes]
+            self.openapi_schema = get_openapi(
+                title=self.title, version=self.version, description=self.description, routes=routes
+            )
+        document = self.openapi_schema
         for dialect in self.dialects.values():
             document = dialect.describe(document)
         return document
 
     def build_middleware_stack(self) -> ASGIApp:
+        """The edge, and what routes need. FastAPI has more in between, for what the edge does already."""
         settings = self.settings
         self.edge = Edge(
-            super().build_middleware_stack(),
-            render=self.shapes.render,
+            Dispatch(self.router),
+            render=self._render,
             hosts=settings.trusted_names,
             via=build_parts.via(settings),
             allowed_origins=settings.cors_origins,
@@ -83,8 +95,24 @@ class Application(FastAPI):
             root_path=settings.root_path,
             max_body=settings.max_body_mib * MIB,
             observer=self.observer,
+            tracer=self.tracer,
         )
         return self.edge
+
+    def _render(self, scope: Scope, error: GatewayError) -> Response:
+        response = self.shapes.render(scope, error)
+        if response.status_code == 405:
+            response.headers["Allow"] = ", ".join(self._methods(scope))
+        return response
+
+    def _methods(self, scope: Scope) -> list[str]:
+        """Methods allowed at this path. Starlette's ``Allow`` names only those of the first matching route."""
+
+        def is_known(method: str) -> bool:
+            asked = {**scope, "method": "GET" if method == "HEAD" else method}
+            return any(route.matches(asked)[0] is Match.FULL for route in self.routes)
+
+        return [method for method in METHODS if is_known(method)]
 
 
 def create_app(
@@ -125,16 +153,18 @@ def _build(
     embedder: Embedder | None,
 ) -> FastAPI:
     observer: Observer = NullObserver()
-    set_up_logging(settings.log_level, lambda: observer.unlogged())  # noqa: PLW0108 - the observer is replaced below
+    lost = lambda: observer.unlogged()  # noqa: E731, PLW0108 - the observer is replaced below
+    set_up_logging(settings.log_level, settings.log_format, lost)
     worker_count = workers.worker_count(settings.workers)
     dialects = build_parts.dialects(settings)
     build_auth.require(settings)
     upstream = upstream or build_parts.upstream(settings)
     if workers.logs_for_all(settings.workers):
-        _report(settings, worker_count)
+        _report(settings, worker_count, upstream)
     shared = workers.share(worker_count) if settings.metrics else None
     metrics = build_parts.metrics() if settings.metrics else None
     observer = metrics or observer
+    tracing = build_parts.tracing()
     drain = Drain(settings.drain_seconds, announce=settings.workers == 1)
     closing = AsyncExitStack()
     parts = build_parts.parts(settings, drain, upstream, broker, store, embedder, observer, worker_count, closing)
@@ -148,12 +178,16 @@ def _build(
             except StoreUnavailable as error:
                 app.cannot_start = error.message
                 raise
+        if parts.redis is not None:
+            await parts.redis.start()
         parts.callers.open()
         drain.handle_signals(parts.gateway.drain, app.edge.abort_stuck, app.edge.cancel_requests)
         asyncio.get_running_loop().set_exception_handler(log_loop_fault)
         yield
         drain.restore_signals()
         await closing.aclose()
+        if tracing is not None:
+            await tracing.aclose()
         if shared:
             shared.leave()
 
@@ -170,6 +204,7 @@ def _build(
     )
     app.settings = settings
     app.observer = observer
+    app.tracer = tracing
     app.dialects = dialects
     app.shapes = ErrorRenderer(
         dialects["native"].render_error,
@@ -179,11 +214,14 @@ def _build(
     for dialect in dialects.values():
         app.router.routes.extend(dialect.routes)  # include_router would analyse every route again
     documentation.install(app)
+    console.install(
+        app,
+        enabled=settings.console,
+        sandbox=settings.sandbox and "token" in settings.auth,
+        discover=build_auth.console_sign_in(settings),
+    )
     if metrics:
         metrics.install(app)
-    # Exception too, or Starlette would render it in its own words before it reaches the edge
-    for kind in (GatewayError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _render)
     return app
 
 
@@ -192,39 +230,31 @@ def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
     return tuple(name for dialect in dialects.values() for name in dialect.exposed_headers)
 
 
-async def _render(request: Request, error: Exception) -> Response:
-    response: Response = request.app.shapes.render(request.scope, as_gateway_error(error))
-    if response.status_code == 405:
-        response.headers["Allow"] = ", ".join(_methods(request))
-    return response
-
-
-def _methods(request: Request) -> list[str]:
-    """Methods allowed at this path. Starlette's ``Allow`` names only those of the first matching route."""
-
-    def is_known(method: str) -> bool:
-        scope = {**request.scope, "method": "GET" if method == "HEAD" else method}
-        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
-
-    return [method for method in METHODS if is_known(method)]
-
-
-def _report(settings: Settings, worker_count: int) -> None:
-    logger.info("settings: %s", " ".join(f"{name}={value}" for name, value in settings.redacted().items()))
+def _report(settings: Settings, worker_count: int, upstream: Upstream) -> None:
+    changed = " ".join(f"{name}={value}" for name, value in settings.changed().items())
+    # who has just set them, and looks at a terminal, has no use for them
+    level = logging.DEBUG if is_for_people(settings.log_format) else logging.INFO
+    logger.log(level, "settings that differ from the defaults: %s", changed or "none")
     for what, url in (("the host is asked", settings.base_url), ("the issuer is asked", settings.jwt_jwks_url)):
         proxy = None if url is None else displayed_proxy(url)
         if proxy is not None:
             logger.info("%s through the proxy %s", what, proxy)
-    for remark in suspicious_variables():
+    for remark in suspicious_variables(settings.upstream):
         logger.warning("%s", remark)
     if settings.demo_token is not None and build_parts.with_conversations(settings):
-        logger.warning("requests without credentials are let in: whoever reaches this address may use the demo token")
+        logger.warning(
+            "requests without credentials are let in: whoever reaches this address may use the demo token",
+            extra={"announced": settings.sandbox},
+        )
     for text in build_auth.warnings_for(settings):
         logger.warning(text)
-    if worker_count > 1:
+    limit = build_parts.requests_per_minute(settings, upstream)
+    if worker_count > 1 and settings.redis_url is None:
+        part = "" if limit is None else f"each takes 1/{worker_count} of the host's {limit} requests a minute; "
         logger.info(
-            "%d workers without a shared broker: each takes 1/%d of the host's %d requests a minute",
+            "%d workers without %sREDIS_URL: %sno worker knows the live logs, idempotency keys, streams per caller and"
+            " requests per user of another",
             worker_count,
-            worker_count,
-            settings.upstream_requests_per_minute,
+            PREFIX,
+            part,
         )

@@ -5,33 +5,30 @@ unexpected exception never leaves the process.
 """
 
 import asyncio
-import logging
+import random
 import re
-import socket
-import sys
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from weakref import WeakSet
 
-from starlette.datastructures import Headers, MutableHeaders
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api import origins
 from codegen_api.auth.quota import WINDOW, QuotaState
-from codegen_api.errors import (
-    GatewayError,
-    Interrupted,
-    InvalidRequest,
-    LoopDetected,
-    ShuttingDown,
-    TokenInUrl,
-)
+from codegen_api.delivery import Delivery, ServerConnection
+from codegen_api.errors import GatewayError, Interrupted, InvalidRequest, LoopDetected, ShuttingDown, TokenInUrl
+from codegen_api.header_fields import HeaderFields
+from codegen_api.log_lines import log_request
 from codegen_api.request_bodies import BodyBudget
+from codegen_api.spans import Tracer
 from codegen_api.sse import HEAD_ONLY
-from codegen_api.telemetry import Observer, Trace, log_fault, logger, trace
+from codegen_api.telemetry import Observer, Trace, log_fault, trace
 from codegen_api.web import (
     CROSS_SITE,
     CorsRefused,
@@ -41,10 +38,6 @@ from codegen_api.web import (
     UriTooLong,
     as_gateway_error,
 )
-
-TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
-UNSENT_BYTES = 16 * 1024
-"""Maximum unsent bytes of a stream in the kernel, so that a slow reader looks slow instead of stuck."""
 
 MAX_URI, MAX_HEADERS = 16 * 1024, 64 * 1024
 """Maximum bytes of a request target with its query, and of all headers."""
@@ -76,7 +69,11 @@ PROBES = ("/livez", "/readyz")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
-_PASSED_ON = ("traceparent", "tracestate", "baggage")
+BAGGAGE = "baggage"
+_PASSED_ON = ("traceparent", "tracestate", BAGGAGE)
+
+EXPECTED = (GatewayError, HTTPException, RequestValidationError)
+"""What routes raise to be answered with an error."""
 
 Render = Callable[[Scope, GatewayError], Response]
 """Makes the response to a failed request from its ASGI scope and the error."""
@@ -152,7 +149,7 @@ class Edge:
 
     ``render`` makes error responses. ``hosts`` are the accepted Host names. ``exposed_headers`` are added to those that
     pages of other origins may always read. ``via`` is the gateway's pseudonym as a proxy, by which it detects loops.
-    ``observer`` is told of each response.
+    ``observer`` is told of each response, and a ``tracer`` has a span for each.
     """
 
     def __init__(
@@ -168,6 +165,7 @@ class Edge:
         root_path: str,
         max_body: int,
         observer: Observer,
+        tracer: Tracer | None,
     ) -> None:
         self._app = app
         self._cors = Cors(
@@ -183,8 +181,10 @@ class Edge:
         self._root_path = root_path
         self._bodies = BodyBudget(max_body)
         self._observer = observer
+        self._tracer = tracer
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
+        self._deliveries: set[Delivery] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -194,15 +194,20 @@ class Edge:
         # a copy, since the server must still see HEAD; inside it is a GET of which only the head is sent
         if method == "HEAD":
             scope = {**scope, "method": "GET", HEAD_ONLY: True}
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
-        current = Trace(request_id, tuple((name, headers[name]) for name in _PASSED_ON if name in headers))
+        fields = HeaderFields(scope["headers"])
+        given = fields.first("x-request-id")
+        request_id = given if given and _SANE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        passed_on = tuple((name, value) for name in _PASSED_ON if (value := fields.first(name)) is not None)
+        current = Trace(request_id, passed_on, observer=self._observer)
+        if self._tracer is not None:
+            said = {name: ",".join(fields.all(name)) for name, _ in passed_on}
+            current.tracer, current.span = self._tracer, self._tracer.request(method, said)
+            current.passed_on = tuple(each for each in passed_on if each[0] == BAGGAGE)  # the span says the others
         token = trace.set(current)
         scope["connection"] = self._connection(send)
         scope["root_path"] = self._root_path or scope.get("root_path", "")
-        scope["refusal"] = scope.get("refusal") or self._refusal(scope)  # the front door may have set one
-        scope[CROSS_SITE] = self._is_cross_site(headers)
+        scope["refusal"] = scope.get("refusal") or self._refusal(scope, fields)  # the front door may have set one
+        scope[CROSS_SITE] = self._is_cross_site(fields)
         status: int | None = None
         started = time.monotonic()
 
@@ -210,26 +215,41 @@ class Edge:
             if message["type"] == "http.response.start":
                 nonlocal status
                 status = message["status"]
-                marked = MutableHeaders(scope=message)
-                marked["X-Request-ID"] = request_id
-                marked.setdefault("Cache-Control", "no-store")  # most responses are for one caller only
-                if "origin" not in marked.get("vary", "").lower():
-                    marked.add_vary_header("Origin")
-                left: QuotaState | None = scope.get("quota_left")
-                if left is not None:
-                    marked["RateLimit-Policy"] = f'"default";q={left.quota};w={WINDOW}'
-                    marked["RateLimit"] = f'"default";r={left.remaining};t={left.seconds}'
+                message["headers"] = _marked(message.get("headers", ()), request_id, scope.get("quota_left"))
             await send(message)
 
         try:
-            await self._cors(scope, receive, send_with_headers)
+            # without an origin there is nothing that the rules for other origins would add
+            await (self._cors if "origin" in fields else self._guarded)(scope, receive, send_with_headers)
         finally:
-            seconds = time.monotonic() - started
-            shown = (method, _loggable(scope["path"]), status or "-", seconds * 1000, _error_suffix(current))
-            outside = current.reason is not None and not 400 <= (status or 0) < 500
-            logger.log(logging.WARNING if outside else logging.INFO, "%s %s %s %.0f ms%s", *shown)
-            self._observer.answered(getattr(scope.get("route"), "path", None), method, status, seconds)
+            route: str | None = getattr(scope.get("route"), "path", None)
+            tell = partial(self._tell, current, method, scope["path"], route, status, started)
+            delivery: Delivery | None = scope.get("delivery")
+            if delivery is None or delivery.closed:
+                tell()
+            else:  # the answer goes on by itself
+                self._deliveries.add(delivery)
+                delivery.finished = partial(self._delivered, delivery, tell)
             trace.reset(token)
+
+    def _delivered(self, delivery: Delivery, tell: Callable[[], None]) -> None:
+        self._deliveries.discard(delivery)
+        if delivery.error is not None:
+            log_fault("answering a request", delivery.error)
+        tell()
+
+    def _tell(
+        self, current: Trace, method: str, path: str, route: str | None, status: int | None, started: float
+    ) -> None:
+        """Tell the operator of an answer that is over."""
+        seconds = time.monotonic() - started
+        refused = 400 <= (status or 0) < 500
+        log_request(current, method, path, route, status, seconds, refused)
+        self._observer.answered(route, method, status, seconds)
+        if current.ending is not None:
+            self._observer.streamed(current.ending)
+        if current.span is not None:
+            _end_span(current, method, route, status)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = complete = False
@@ -257,13 +277,14 @@ class Edge:
             if not answered:
                 harmless = scope["method"] in ("GET", "HEAD", "OPTIONS") or body.unfinished
                 error = ShuttingDown(retry_after=1) if harmless else Interrupted()
-                await self._render(scope, error)(scope, receive, send)
+                await self._render(scope, error)(scope, receive, send_tracked)
             elif not complete:
                 scope["connection"].abort()
         except Exception as error:  # process boundary: the text of an unexpected exception must not leave
-            log_fault("answering a request", error)
+            if answered or not isinstance(error, EXPECTED):
+                log_fault("answering a request", error)
             if not answered:
-                await self._render(scope, as_gateway_error(error))(scope, receive, send)
+                await self._render(scope, as_gateway_error(error))(scope, receive, send_tracked)
             elif not complete:
                 scope["connection"].abort()  # aborted, or the client would take this for the complete response
         finally:
@@ -274,6 +295,8 @@ class Edge:
         """Answer all pending requests with an error: this process is about to stop."""
         for task in list(self._requests):
             task.cancel()
+        for delivery in list(self._deliveries):
+            delivery.cancel()
 
     def abort_stuck(self) -> None:
         """Abort connections whose write buffer is not empty: a graceful close would wait for their clients to read."""
@@ -281,24 +304,22 @@ class Edge:
             if transport.get_write_buffer_size() > 0:  # type: ignore[attr-defined]
                 transport.abort()  # type: ignore[attr-defined]
 
-    def _refusal(self, scope: Scope) -> GatewayError | None:
-        headers = Headers(scope=scope)
+    def _refusal(self, scope: Scope, fields: HeaderFields) -> GatewayError | None:
         if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MAX_URI:
             return UriTooLong()
-        size = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.raw)
-        if size > MAX_HEADERS or len(headers.raw) > MAX_HEADER_COUNT:
+        if fields.size > MAX_HEADERS or fields.count > MAX_HEADER_COUNT:
             return HeadersTooLarge()
-        if not self._is_trusted(headers.getlist("host")) and scope["path"].removeprefix(self._root_path) not in PROBES:
+        if not self._is_trusted(fields.all("host")) and scope["path"].removeprefix(self._root_path) not in PROBES:
             return UntrustedHost()
-        if any(self._via in value for value in headers.getlist("via")):
+        if any(self._via in value for value in fields.all("via")):
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
-        for name in SINGLE_VALUED:
-            if len(set(headers.getlist(name))) > 1:
+        for name in SINGLE_VALUED if fields.repeated else ():
+            if len(set(fields.all(name))) > 1:
                 return InvalidRequest(f"The request has several {name} headers, and only one can be meant.")
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:19]) > self._bodies.max_body:
+        length = fields.first("content-length")
+        if length is not None and length.isdecimal() and int(length[:19]) > self._bodies.max_body:
             return PayloadTooLarge()
         return None
 
@@ -310,16 +331,18 @@ class Edge:
             found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self._hosts
         )
 
-    def _is_cross_site(self, headers: Headers) -> bool:
+    def _is_cross_site(self, fields: HeaderFields) -> bool:
         """Whether a browser sends this for a page of another site whose origin is not allowed."""
-        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        if site == "same-origin" or (origin or "").partition("://")[2] == headers.get("host", "-"):
+        site, origin = fields.first("sec-fetch-site"), fields.first("origin")
+        if site is origin is None:
+            return False
+        if site == "same-origin" or (origin or "").partition("://")[2] == (fields.first("host") or "-"):
             return False
         if origin is not None:
             return not self._cors.is_allowed_origin(origin)
         return site in ("cross-site", "same-site")
 
-    def _connection(self, send: Send) -> "ServerConnection":
+    def _connection(self, send: Send) -> ServerConnection:
         """ASGI has no notion of a connection, but uvicorn's ``send`` is bound to an object with the transport."""
         transport = getattr(getattr(send, "__self__", None), "transport", None)
         if transport is not None:
@@ -327,47 +350,33 @@ class Edge:
         return ServerConnection(transport)
 
 
-class ServerConnection:
-    """A client's connection, as far as the server exposes it."""
-
-    def __init__(self, transport: asyncio.Transport | None) -> None:
-        self._transport = transport
-
-    def unsent(self) -> int | None:
-        return None if self._transport is None else self._transport.get_write_buffer_size()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def stream(self) -> None:
-        """Keep unsent data in our own buffer instead of the kernel's, which holds megabytes without saying how much."""
-        given = None if self._transport is None else self._transport.get_extra_info("socket")
-        # after a disconnect the socket is closed
-        if (
-            given is not None
-            and given.fileno() >= 0
-            and TCP_NOTSENT_LOWAT is not None
-            and given.family in (socket.AF_INET, socket.AF_INET6)
-        ):
-            connection = socket.socket(fileno=given.fileno())  # uvloop's socket object lacks setsockopt
-            try:
-                connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            finally:
-                connection.detach()  # the transport owns the descriptor
+def _marked(raw: Iterable[tuple[bytes, bytes]], request_id: str, left: QuotaState | None) -> list[tuple[bytes, bytes]]:
+    """The headers of a response, with those that every response has."""
+    headers = [field for field in raw if field[0] != b"x-request-id"]
+    headers.append((b"x-request-id", request_id.encode("latin-1")))
+    names = {name for name, _ in headers}
+    if b"cache-control" not in names:
+        headers.append((b"cache-control", b"no-store"))  # most responses are for one caller only
+    varies = b", ".join(value for name, value in headers if name == b"vary") if b"vary" in names else b""
+    if b"origin" not in varies.lower():
+        headers = [field for field in headers if field[0] != b"vary"]
+        headers.append((b"vary", b", ".join(filter(None, [varies, b"Origin"]))))
+    if left is not None:
+        headers.append((b"ratelimit-policy", f'"default";q={left.quota};w={WINDOW}'.encode()))
+        headers.append((b"ratelimit", f'"default";r={left.remaining};t={left.seconds}'.encode()))
+    return headers
 
 
-def _error_suffix(met: Trace) -> str:
-    """The error code and reason for the log line."""
-    if met.code is None:
-        return ""
-    return f" {met.code}" if met.reason is None else f" {met.code} ({_on_one_line(met.reason, 500)})"
-
-
-def _loggable(path: str) -> str:
-    """A path for a log line: one word, bounded in length."""
-    return _on_one_line(path, 200).replace(" ", r"\x20")
-
-
-def _on_one_line(text: str, longest: int) -> str:
-    return text[:longest].encode("unicode_escape").decode()
+def _end_span(current: Trace, method: str, route: str | None, status: int | None) -> None:
+    """End the span of a request. What clients make up is not in it: a path or a query may hold anything."""
+    assert current.span is not None  # noqa: S101 - or nobody would ask
+    said: dict[str, str | int] = {"codegen_api.request_id": current.request_id}
+    if route is not None:
+        said["http.route"] = route
+    if status is not None:
+        said["http.response.status_code"] = status
+    if current.ending is not None:
+        said["codegen_api.stream.ending"], said["codegen_api.stream.entries"] = current.ending, current.entries
+    known = method if method in (*METHODS, "OPTIONS") else "HTTP"
+    error = (current.code or "_OTHER") if status is not None and status >= 500 else None
+    current.span.end(said, name=f"{known} {route}" if route else known, error=error)

@@ -14,12 +14,15 @@ import asyncio
 import re
 import sys
 import uuid
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from codegen_api.delivery import Delivery
 from codegen_api.dialects.native.wire import render_error
 from codegen_api.errors import GatewayError, InvalidRequest
 from codegen_api.telemetry import Trace, trace, warn_once_a_minute
@@ -43,10 +46,15 @@ _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, strict and bounded."""
+    """uvicorn's HTTP protocol, strict and bounded, and small: there is one for each viewer."""
+
+    __slots__ = (  # beside those of uvicorn, for more of which Python would need a dictionary of its own
+        "_application", "_crowded", "_head_timer", "_in_head", "_progressed", "_unread", "delivery", "unparsable",
+    )  # fmt: skip
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.pipeline = cast("Any", _Pipeline())
         self._application = self.app
         self.app = self._serve
         self._unread = 0
@@ -56,9 +64,12 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._crowded = False
         self.unparsable = False
         """The rest of the input cannot be parsed."""
+        self.delivery: Delivery | None = None
+        """The stream that is being written here by itself."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Flow(transport)
         self._crowded = _uses_reserve(transport)
         # a connection opened in advance may idle as long as one between two requests
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -67,6 +78,14 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._stop_head_timer()
         super().connection_lost(exc)
+        if self.delivery is not None:
+            self.delivery.gone()
+            self.delivery = None
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.delivery is not None:
+            self.delivery.ring()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -173,8 +192,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         return InvalidRequest("The gateway knows no transfer coding but chunked.")
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        exchange = ExchangeAdapter(self, receive.__self__)
-        await self._application(scope, exchange.receive, exchange.send)
+        exchange = scope["outlet"] = ExchangeAdapter(self, receive.__self__)
+        await self._application(scope, exchange.receive, exchange.send if scope["http_version"] == "1.0" else send)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -203,6 +222,43 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class Flow(FlowControl):
+    """uvicorn's, without an event where nobody waits."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+        self._writable: asyncio.Event | None = None
+
+    async def drain(self) -> None:
+        if self.write_paused:
+            self._writable = self._writable or asyncio.Event()
+            await self._writable.wait()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+
+class _Pipeline(list[Any]):
+    """Requests that came too early: hardly ever any, and an empty deque takes 600 bytes."""
+
+    def appendleft(self, item: Any) -> None:
+        self.insert(0, item)
+
+
+class _Unheard:
+    """In place of an event for which nobody waits any more."""
+
+    def set(self) -> None:
+        pass
+
+
 def _uses_reserve(transport: asyncio.Transport) -> bool:
     """Whether this connection took one of the last descriptors. New ones always get the lowest free number."""
     connection = transport.get_extra_info("socket")
@@ -213,7 +269,7 @@ def _uses_reserve(transport: asyncio.Transport) -> bool:
 
 
 class ExchangeAdapter:
-    """One request and response between uvicorn and the application."""
+    """One request and response between uvicorn and the application. ``send`` is for HTTP/1.0."""
 
     def __init__(self, protocol: StrictHttpProtocol, cycle: "RequestResponseCycle") -> None:
         self.transport = cycle.transport
@@ -228,10 +284,54 @@ class ExchangeAdapter:
         return message
 
     async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start" and self._cycle.scope["http_version"] == "1.0":
+        if message["type"] == "http.response.start":
             names = {name.lower() for name, _ in message["headers"]}
             self._until_close = b"content-length" not in names
         if self._until_close:  # no chunks: the response ends with the connection (RFC 9112, section 6.3)
             self._cycle.chunked_encoding = False
             self._cycle.expected_content_length = len(message.get("body", b""))
         await self._cycle.send(cast("Any", message))
+
+    # -- a stream that has this exchange for itself -------------------------------------------------------------------
+
+    @property
+    def free(self) -> bool:
+        return self.ready and not self._cycle.more_body and self._cycle is self._protocol.cycle
+
+    @property
+    def ready(self) -> bool:
+        return not self._cycle.flow.write_paused and not self.transport.is_closing()
+
+    def hold(self, delivery: Delivery) -> None:
+        self._protocol.delivery = delivery
+        self._cycle.disconnected = True  # as far as uvicorn is concerned, there is nobody any more who has to answer
+        self._cycle.scope = self._protocol.scope = cast("Any", None)
+        self._cycle.message_event = cast("Any", _UNHEARD)
+        if self.transport.is_closing():
+            delivery.gone()
+
+    def write(self, piece: bytes) -> None:
+        self.transport.write(_chunk(piece) if self._cycle.chunked_encoding else piece)
+
+    def end(self) -> None:
+        if self._cycle.chunked_encoding:
+            self.transport.write(b"0\r\n\r\n")
+        self._cycle.response_complete = True
+        if not self._cycle.keep_alive:
+            self.transport.close()
+        self._protocol.on_response_complete()
+
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+
+_UNHEARD = _Unheard()
+
+
+@lru_cache(1)
+def _chunk(piece: bytes) -> bytes:
+    """A chunk of a body, made once for all who are sent the same one after another."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)

@@ -42,6 +42,7 @@ from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
 from codegen_api.parts import parts_of
 from codegen_api.request_bodies import Asking
+from codegen_api.telemetry import identified
 
 bearer = HTTPBearer(
     auto_error=False,
@@ -153,7 +154,14 @@ async def authenticate(request: Request) -> Caller:
 
 
 async def identify(request: Request, token: str) -> Caller:
-    """The caller with this token, if they may use the route."""
+    """The caller with this token, if they may use the route.
+
+    Raises:
+        AtCapacity: this instance has as many connections as it may.
+        InvalidToken, Forbidden, TokenTooLong, AuthUnavailable: the token is not good, or cannot be checked now.
+        RateLimited: they have asked often enough.
+        InsufficientScope: this route is not for them.
+    """
     _refuse_if_crowded(request)
     return await admit(request, await parts_of(request).callers.authenticate(token, address_of(request)))
 
@@ -174,6 +182,7 @@ def _refuse_if_crowded(request: Request) -> None:
 
 async def admit(request: Request, caller: Caller) -> Caller:
     """Check a caller against the route's scope and their quota."""
+    identified(caller.principal.user)
     _refuse_if_crowded(request)
     await _take_quota(request, caller)
     scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route without a declaration fails for everybody
@@ -190,6 +199,7 @@ async def identify_lenient(request: Request, token: str | None) -> Caller:
 
     Raises:
         CorsRefused: this is such a request.
+        NotAuthenticated: there are no credentials, and no demo user.
     """
     if token is None and not request.headers.get("authorization"):
         token = parts_of(request).demo_token
@@ -204,6 +214,12 @@ async def identify_lenient(request: Request, token: str | None) -> Caller:
     if token is None:
         raise NotAuthenticated
     return await identify(request, token)
+
+
+@Asking
+async def authenticate_lenient(request: Request) -> Caller:
+    """As ``identify_lenient``, with the token of the Authorization header."""
+    return await identify_lenient(request, bearer_token(request))
 
 
 def needs(scope: str | None) -> dict[str, str | None]:

@@ -1,0 +1,57 @@
+"""Finds the route of a request by the first segment of its path.
+
+FastAPI's router tries all routes in turn, which with all dialects are hundreds, inside contexts that few of them need.
+What it alone knows of, such as the pages of the documentation, is left to it.
+"""
+
+from collections.abc import Sequence
+
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import APIRoute, APIRouter
+from starlette._utils import get_route_path
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from codegen_api.request_bodies import CallerFirst
+
+
+class Dispatch:
+    """In front of ``router``. A route that is added to it later is found after all others."""
+
+    def __init__(self, router: APIRouter) -> None:
+        self._router = AsyncExitStackMiddleware(router)
+        self._candidates = _by_first_segment(router.routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._route_for(scope) if scope["type"] == "http" else None
+        await (app or self._router)(scope, receive, send)
+
+    def _route_for(self, scope: Scope) -> ASGIApp | None:
+        """What answers, if the first route that matches is one of a dialect."""
+        path = get_route_path(scope)
+        for route in self._candidates.get(_first_segment(path), ()):
+            if not isinstance(route, CallerFirst):
+                if route.matches(scope)[0] is Match.FULL:
+                    return None
+            elif scope["method"] in (route.methods or ()) and (found := route.path_regex.match(path)):
+                given = {name: route.param_convertors[name].convert(text) for name, text in found.groupdict().items()}
+                scope["route"], scope["endpoint"], scope["path_params"] = route, route.endpoint, given
+                return route.alone or AsyncExitStackMiddleware(route.app)
+        return None
+
+
+def _by_first_segment(routes: Sequence[BaseRoute]) -> dict[str, list[BaseRoute]]:
+    """The routes that may match a path, by its first segment, in their order."""
+    named = [(_segment_of(route), route) for route in routes]
+    known = {segment for segment, _ in named if segment is not None}
+    return {each: [route for segment, route in named if segment in (each, None)] for each in known}
+
+
+def _segment_of(route: BaseRoute) -> str | None:
+    """The first segment of every path that it matches; None if they differ."""
+    segment = _first_segment(route.path) if isinstance(route, APIRoute) else "{"
+    return None if "{" in segment else segment
+
+
+def _first_segment(path: str) -> str:
+    return path[1:].partition("/")[0]

@@ -1,0 +1,108 @@
+"""Connections to a host: those of aiohttp, or a transport of httpx, which is how tests put a host in their place."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+import httpx
+
+Content = bytes | AsyncIterator[bytes] | None
+"""The body of a request."""
+Sent = Sequence[tuple[str, str]]
+"""The headers of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """An answer whose head has arrived. ``headers`` takes names in any case. ``pieces`` are of the body, as they come;
+    ``close``, which must be called, may be called before the last one.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    pieces: AsyncIterator[bytes]
+    close: Callable[[], Awaitable[None]]
+
+
+class AiohttpConnections:
+    """At most 500 connections, made on first use. No cookies, no redirects, nothing sent twice, nothing unpacked.
+
+    Times in seconds: ``connect`` to connect, or to wait until one of the connections is free; ``read`` between two
+    pieces of an answer, None for no limit. ``proxy`` is a URL. ``certificates`` are those that are trusted, if any is
+    needed.
+    """
+
+    def __init__(
+        self, *, connect: float, read: float | None, certificates: ssl.SSLContext | None, proxy: str | None
+    ) -> None:
+        self._timeout = aiohttp.ClientTimeout(connect=connect, sock_connect=connect, sock_read=read)
+        self._certificates = certificates or True
+        self._proxy = proxy
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, method: str, url: str, headers: Sent, body: Content) -> Arriving:
+        """Send a request, and wait for the head of the answer. ``url`` is encoded.
+
+        Raises:
+            aiohttp.ClientError, OSError: there was none, or it cannot be read. Reading the pieces may fail in the same
+                ways.
+        """
+        if self._session is None:
+            self._session = self._opened()
+        answer = await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
+
+        async def close() -> None:
+            if answer.connection is not None:  # it went back by itself when all had been received
+                await answer.__aexit__(None, None, None)
+
+        return Arriving(answer.status, answer.headers, url, answer.content.iter_any(), close)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=500, ssl=self._certificates),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=self._timeout,
+            auto_decompress=False,
+            proxy=self._proxy,
+            middlewares=(_without_retry,),
+        )
+
+
+class HttpxConnections:
+    """The same through a transport of httpx."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, *, connect: float, read: float | None) -> None:
+        self._transport = transport
+        self._timeout = httpx.Timeout(read, connect=connect, pool=connect).as_dict()
+
+    async def send(self, method: str, url: str, headers: Sent, body: Content) -> Arriving:
+        """
+        Raises:
+            httpx.HTTPError, OSError: as above.
+        """
+        request = httpx.Request(method, url, headers=headers, content=body, extensions={"timeout": self._timeout})
+        answer = await self._transport.handle_async_request(request)
+        answer.request = request
+        assert isinstance(answer.stream, httpx.AsyncByteStream)  # noqa: S101 - always true for an asynchronous one
+        return Arriving(answer.status_code, answer.headers, url, aiter(answer.stream), answer.aclose)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+
+async def _without_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Stop aiohttp from retrying a GET after a broken connection, which it does for exactly these two errors."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
