@@ -7,27 +7,23 @@ A run that has ended is looked at again when somebody new comes: it may have bee
 """
 
 import asyncio
-import uuid
+import math
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
-from codegen_api.brokers import PAGE, Broker
+from codegen_api.brokers import PAGE, Broker, Lead, Looked, LookWanted, Superseded
 from codegen_api.errors import GatewayError, Unavailable, UpstreamFailure
+from codegen_api.following.listening import COALESCED, Listening
 from codegen_api.following.log_reader import LogReader
-from codegen_api.following.log_tail import (
-    Known,
-    Replaced,
-    Stale,
-    may_have_ended,
-    opens_at,
-    without_nulls,
-)
+from codegen_api.following.log_tail import Replaced, Stale, given_from, may_have_ended, without_nulls
+from codegen_api.following.mirror import Mirror
 from codegen_api.following.portions import Portion
 from codegen_api.following.readers import Readers
-from codegen_api.following.resumption import Resumption
-from codegen_api.following.rights import Right, loop_time
+from codegen_api.following.rights import TICK, Right, loop_time
 from codegen_api.pace import SLOW, Cadence
-from codegen_api.positions import AMENDABLE, COMPARED, SETTLING
-from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, Run, RunRef, RunStatus
-from codegen_api.telemetry import Trace, log_fault, trace
+from codegen_api.positions import AMENDABLE
+from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, Run, RunStatus
+from codegen_api.telemetry import log_fault, trace
 from codegen_api.upstreams import Upstream
 
 DESCRIBED_WITHIN = 60.0
@@ -39,9 +35,14 @@ BELIEVED = 5.0
 COMPARING = 30.0
 """Seconds for which an end waits until what was given is compared with what the host has now."""
 
+AGAIN = 3.0
+"""Seconds, for each page of it, until what was given is read again: revisions may differ for nothing."""
 
-class Follower:
-    """Reads one run for all its viewers, who are known to ``readers``. ``near``: the position of the first of them."""
+
+class Follower(Mirror):
+    """Reads one run for all its viewers, in this instance and in others, while it leads. ``near``: the position of the
+    first of them. ``runs``: how many are followed here.
+    """
 
     def __init__(
         self,
@@ -53,94 +54,98 @@ class Follower:
         cadence: Cadence,
         near: Cursor,
         portion: Portion,
+        described: Callable[[Changed], None],
+        runs: Callable[[], int],
     ) -> None:
-        self.ref: RunRef = right.run.ref
-        self.readers = readers
-        self.run = right.run
-        self.described = right.asked
-        """When (the event loop's time) the host was asked for what ``run`` says of the status."""
-        self.caught_up = False
-        """Whether the end of the log has been seen, so that ``tail`` is its length."""
-        self.generation = 0
-        """Counts the logs that the host has had under this name."""
-        self.fault: GatewayError | None = None
-        """What broke the reading down for good."""
-        self.resumption = Resumption()
-
+        super().__init__(right, readers, broker, near=near, lags=upstream.lags)
         self._upstream = upstream
-        self._broker = broker
         self._cadence = cadence
-        self._near = near
+        self._described_anew = described
+        self._runs = runs
         self._first = right.page
         self._reader = LogReader(
             upstream, readers, portion, lambda: self.run, fast=cadence.fast, last=right.asked, interval=cadence.fast
         )
-        self._progress = asyncio.Event()
-        self._wake = asyncio.Event()
-
-        # what is known of the log
-        self._located = False
-        self._known = Known()
-        self._adopted = False
-        self._looked = float("-inf")
-        self._confirmed = float("-inf")  # when the last look began that went through
-        self._born = loop_time()
-        self._strange: dict[Cursor, asyncio.Future[None]] = {}  # somebody there has copies that were not seen here
-        self._compared: Cursor | None = None  # what is behind this position was read since the run has ended
-        # what is known of the run
-        self._asked = right.asked
-        self._whole_at = right.asked  # when all of it was asked for
+        self._listening = Listening(upstream, self.ref, readers, tail=lambda: self.tail, changed=self.touched)
+        self._anew = False  # the end of the log has to be read again for others
+        self._again_at = float("-inf")  # not before then what was given is compared again
+        self._refreshed: tuple[Cursor, ...] = ()  # of the last look
+        self._whole_at = right.asked  # when all of the run was asked for
         self._whole_for = right.run.raw_status if right.whole else None  # and what status led to that
         fresh = loop_time() - right.asked < BELIEVED
         # a page shows what was before the end as well as the end: it is to be read once more
         self._end_seen = right.asked if right.whole and fresh and right.run.status.ended else None
-        self._settled: Cursor | None = None  # where the log ended when its end was last announced
-        self._announced: Changed | None = None
-
-    @property
-    def tail(self) -> Cursor:
-        """The position of the last entry that was seen."""
-        return self._known.tail
-
-    def look(self, since: float) -> None:
-        """Look again if the log had ended, unless that was seen at ``since`` or later."""
-        ended = self._announced is not None and self._announced.length is not None
-        if ended and self._looked < since:
-            self._wake.set()
-
-    def touched(self) -> None:
-        """Read now: somebody has altered the run through this gateway, or waits for what was let go."""
-        self._wake.set()
-
-    def resumed(self, at: float, run: Run | None, length: Cursor | None = None) -> None:
-        """The host answered a resume at ``at``: what it said of the status before that says nothing any more. The log
-        is known to have been of this ``length`` then, or longer.
-        """
-        # what was seen here may be from before somebody else's resume
-        self.resumption.resumed(at, max(self.tail, length or 0) if self.caught_up else length)
-        self._end_seen = self._settled = self._compared = None
-        if run is not None and not run.status.ended and at > self._asked:
-            self.run, self.described = self.run.updated(run), at
-        self._wake.set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
         """Read and publish, until cancelled."""
-        trace.set(Trace(request_id=f"follower-{uuid.uuid4().hex}"))
-        renewing = asyncio.ensure_future(self._renew_rights())
+        trace.set(self.readers.trace)
+        beside = {asyncio.ensure_future(self._renew_rights())}
+        if self._broker.shared:
+            beside.add(asyncio.ensure_future(self._tell_when_due()))
+            self.readers.listeners.add(self._to_tell.set)
         try:
-            async with self._broker.lead(self.ref):
-                await self._adopt()
-                self._adopted = True
+            async with AsyncExitStack() as stack:
+                lead = await self._mirroring(stack.enter_async_context(self._broker.lead(self.ref)))
                 while True:
-                    delay = await self._look()
-                    await self._rest(delay)
+                    await self._read_as_leader(lead)
+                    await self._mirroring(lead.regained())
         except Exception as error:  # task boundary: a fault here must end the streams, not leave them hanging
             self._break_down("following a run", error)
         finally:
-            renewing.cancel()
-            await asyncio.wait({renewing})
+            self.readers.listeners.discard(self._to_tell.set)
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+
+    async def _read_as_leader(self, lead: Lead) -> None:
+        """Read for as long as the lead is held."""
+        self._lead = lead
+        self.readers.reading(here=True)
+        listening = asyncio.ensure_future(self._listening.listen())
+        try:
+            await self._adopt()
+            self._adopted = True
+            while lead.held:
+                delay = await self._look()
+                if self._broker.shared:
+                    await self._tell()
+                await self._rest(delay)
+        except Superseded:
+            pass
+        finally:
+            self._lead = None
+            self.readers.reading(here=False)
+            listening.cancel()
+            await asyncio.wait({listening})
+
+    async def _tell_when_due(self) -> None:
+        """Tell mirrors how it is when that has changed apart from a look: the host may be in trouble."""
+        while True:
+            await self._to_tell.wait()
+            self._to_tell.clear()
+            if self._lead is not None and self._lead.held and self._adopted:
+                self._refreshed = ()
+                await self._tell()
+
+    async def _tell(self) -> None:
+        told = None if self._announced is None else self._announced.run
+        trouble = self.readers.trouble
+        await self._broker.tell(
+            self.ref,
+            Looked(
+                self._confirmed,
+                self._born,
+                self.caught_up,
+                self._revision,
+                None if told == self.run else self.run,
+                self.described,
+                self._refreshed,
+                None if trouble is None else (trouble.code, trouble.retry_in),
+                self._given,
+            ),
+        )
 
     async def _renew_rights(self) -> None:
         try:
@@ -153,26 +158,10 @@ class Follower:
         self.fault = error if isinstance(error, GatewayError) else GatewayError()
         self.readers.tell()
 
-    async def reached(self, cursor: Cursor, since: float) -> None:
-        """Until the log is known up to ``cursor``, or was found to be shorter by a look from ``since`` or later."""
-        while not self._adopted or (self.tail < cursor and not (self.caught_up and self._confirmed >= since)):
-            if self.caught_up and self._looked < since:
-                self._wake.set()
-            await self._progress.wait()
-
-    async def refreshed(self, cursor: Cursor, since: float) -> None:
-        """Until the last entries up to there were read at ``since`` or later: others may have seen them change."""
-        if self._born < since:
-            read = self._strange.setdefault(cursor, asyncio.Future())
-            self._wake.set()
-            await asyncio.wait({read})
-
-    async def read(self) -> None:
-        """Until a page has been read."""
-        await self._progress.wait()
-
     async def read_again(self, number: int) -> tuple[LogEntry, ...]:
         """That page of the log as the host has it now, for those to whom it is not held any more."""
+        if self._lead is None and self._note_given(number * PAGE):
+            await self._broker.tell(self.ref, LookWanted(float("-inf"), given=self._given))
         entries = await self._reader.page(number, self.tail)
         if len(entries) < max(1, min(PAGE, self.tail - number * PAGE)):
             await asyncio.sleep(1.0)  # less than it did: a stale answer, or another log, which will be seen
@@ -183,7 +172,14 @@ class Follower:
         self.readers.close()
 
     async def _adopt(self) -> None:
-        """Go on from what an earlier follower left. It is what was: nobody has looked since."""
+        """Go on from what an earlier follower left, here or in another instance."""
+        self._anew = self._lead is not None and self._lead.anew
+        if self._located:
+            if self._anew:  # an end has to be compared and announced again, for those who may lack what changed
+                self._end_seen = self._settled = self._compared = None
+            self._advance()
+            return  # it has been heard of all the time
+        # it is what was: nobody has looked since
         tail = await self._broker.tail(self.ref)
         await self._broker.doubt(self.ref)
         self._advance()
@@ -192,13 +188,10 @@ class Follower:
         self._located = True
         self._known.adopt(tail)
         if tail.changed is not None:
-            self._announced = tail.changed
-            self._compared = None if tail.changed.length is None else 0  # once is enough
             if tail.changed.length is not None and tail.changed.seen < self.resumption.at:
                 self.resumption.began(tail.cursor)  # that end is the old one, whatever the log has grown by since
-            newer = self._asked >= tail.changed.seen
-            self.run = tail.changed.run.updated(self.run) if newer else self.run.updated(tail.changed.run)
-            self.described = max(self.described, tail.changed.seen)
+            self._take_over(tail.changed)
+            self._compared = None if self._anew else self._compared
 
     async def _look(self) -> float | None:
         """Read from the oldest entry that may have changed to the end; seconds to the next look (None: when asked)."""
@@ -214,26 +207,36 @@ class Follower:
         opening = not self._located
         try:
             for cursor in () if opening or not strange or await self._broker.tail(self.ref) is None else strange:
-                await self._take_in((await self._reader.news(max(0, cursor - AMENDABLE)))[0])
+                await self._take_in(*await self._reader.news(max(0, cursor - AMENDABLE)))
             page, began = await (self._locate() if opening else self._read(await self._again_from()))
-            await self._take_in(page)
-            if opening and (near_tail := await self._near_tail(page)) is not None:
+            await self._take_in(page, began)
+            if opening and (near_tail := await self._reader.near_tail(page)) is not None:
                 page, began = near_tail
-                await self._take_in(page)
+                self._known.begin(page.after)
+                await self._take_in(page, began)
             start, sent, ended, over = page.after, began, may_have_ended(page.run), page.run.status.ended
+            revision = page.revision  # the log may change while the rest is read
             while not self._is_all(page, final=ended and end_seen is not None):
                 hurry = self._end_seen is None or loop_time() - self._looked > COMPARING
                 page, sent = await self._read(max(page.last, self._known.settling()) if hurry else page.last)
                 ended, over = ended and may_have_ended(page.run), over and page.run.status.ended
-                await self._take_in(page)
+                await self._take_in(page, sent)
+            if self._revision is None:
+                self._revision = revision
+            elif self._revision != revision and self.tail == grown_from and (over or loop_time() >= self._again_at):
+                await self._read_given_again()  # something has changed, and maybe not at the end
+                if self.tail != grown_from:
+                    raise Stale
+                self._revision = revision
         except Stale:
             return self._cadence.next(news=True)
         except Replaced:
             await self._start_over()
             return 0
         finally:
-            for each in strange.values():
-                each.set_result(None)
+            for wish in strange.values():
+                self._fulfil(wish)
+        self._refreshed, self._anew = tuple(strange), False
         self._known.agreed()
         if not self.caught_up:
             self.caught_up = True
@@ -272,7 +275,9 @@ class Follower:
                 await self._announce(None, began)
             # after a resume it may rest no more, whatever the host says
             resting = self.run.status in (RunStatus.PAUSED, RunStatus.WAITING) and not self.resumption.in_doubt
-            return self._cadence.next(news=news, resting=resting)
+            # where a look may lead to comparing all that was given, it is not taken more often than it has to be
+            room = math.inf if news or resting or self.edited else self.readers.room
+            return self._cadence.next(news=news, resting=resting, room=room, runs=self._runs())
         patient = self._end_seen is None or loop_time() - self._end_seen < DESCRIBED_WITHIN
         if self._whole_due(run) and patient:
             return self._cadence.next(news=True)  # the host does not say; the log goes on without it
@@ -307,34 +312,12 @@ class Follower:
             self._whole_at, self._whole_for = sent, raw_status
 
     async def _locate(self) -> tuple[LogPage, float]:
-        """The page at which the log is opened: near the first viewer.
-
-        The host's own count of the entries is a hint here: where it misleads, the log is read from the start.
-        """
-        size = self._upstream.page_size
-        start = opens_at(self._near, size)
+        """The page at which the log is opened."""
         first, self._first = self._first, None
-        page, sent = (first, self._asked) if first is not None else await self._read(start)
-        while not page.entries and page.after > 0:
-            start = min(max(0, (page.paging.total or 0) - 1), page.after - 1) // size * size
-            page, sent = await self._read(start)
+        page, sent = await self._reader.open(self._near, None if first is None else (first, self._asked))
         self._located = True
         self._known.begin(page.after)
         return page, sent
-
-    async def _near_tail(self, page: LogPage) -> tuple[LogPage, float] | None:
-        """The page near the tail, where reading goes on, when that is far ahead of the one at which the log was opened:
-        what lies between is read when somebody needs it.
-        """
-        size = self._upstream.page_size
-        ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
-        if page.at_end or ahead <= page.last:
-            return None
-        near_tail, sent = await self._read(ahead)
-        if not near_tail.entries:
-            return None
-        self._known.begin(ahead)
-        return near_tail, sent
 
     def _is_all(self, page: LogPage, *, final: bool) -> bool:
         """Whether the log has been read to its end. The host's own count of the entries, which may be wrong, will do
@@ -344,52 +327,68 @@ class Follower:
 
     async def _again_from(self) -> Cursor:
         """Behind which position to read so that late changes are seen: all of them, once, when the run has ended."""
-        if self._end_seen is None and self.caught_up:
+        if self._end_seen is None and self.caught_up and not self._anew:
             return self._known.unsettled()
         tail = await self._broker.tail(self.ref)
         if self._end_seen is None or tail is None:
             return self._known.settling()
         # far from its end nobody looks at a log again, and after the end of the run nobody is left to be told: so all
         # that was given is read once more now, but for what was read since the run had ended
-        given = max(tail.known, self.tail - COMPARED)
+        given = given_from(tail, self._given, self._upstream.page_size)
         if self._compared is not None and self._compared <= given:
             return self._known.settling()
-        return min(given // self._upstream.page_size * self._upstream.page_size, self._known.settling())
+        return min(given, self._known.settling())
 
-    async def _take_in(self, page: LogPage) -> None:
+    async def _read_given_again(self) -> None:
+        """Find what has changed in all that was given."""
+        tail = await self._broker.tail(self.ref)
+        after = self.tail if tail is None else given_from(tail, self._given, self._upstream.page_size)
+        while after < self.tail:
+            self._again_at = max(self._again_at, loop_time()) + AGAIN
+            page, sent = await self._reader.again(after)
+            await self._take_in(page, sent)  # raises if there is nothing
+            after = page.last
+
+    async def _take_in(self, page: LogPage, asked: float) -> None:
+        self._require_lead()
         self._known.compare(page, in_doubt=self.resumption.in_doubt)
-        await self._broker.publish(page)
+        await self._broker.publish(page, asked=asked)
         self._known.take_in(page)
         self._advance()
 
     async def _start_over(self) -> None:
-        # first of all, so that nobody takes what follows for the old log
-        self.generation += 1
-        self._located = self.caught_up = False
-        self._near = 0
-        self._known.begin(0)
-        self._end_seen = self._settled = self._compared = self._announced = None
+        self._require_lead()
+        self._start_anew()
         await self._broker.forget(self.ref)
 
+    def _require_lead(self) -> None:
+        """What was asked for while leading, and answered later, may be older than what somebody else has read since."""
+        if self._lead is None or not self._lead.held:
+            raise Superseded
+
     async def _announce(self, length: Cursor | None, seen: float) -> None:
-        self._announced = Changed(self.run, length, seen)
+        self._announced = Changed(self.run, length, seen, self._revision)
         await self._broker.publish(self._announced)
+        self._described_anew(self._announced)
 
     async def _rest(self, delay: float | None) -> None:
         """Until it is time to read again, by the pace or because of a call."""
         self._reader.interval = max(delay or 0.0, self._cadence.fast)
+        self._cadence.told = self._listening.active
+        loop = asyncio.get_running_loop()
+        until = math.inf if delay is None else loop.time() + delay
+        # a time-out object, which cancels the task, costs ten times as much as this timer
+        due = None if delay is None else loop.call_at(until, self._wake.set)
         try:
-            async with asyncio.timeout(delay):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+            await self._wake.wait()
+        finally:
+            if due is not None:
+                due.cancel()
+        if self._listening.active and loop.time() < until - TICK:
+            await asyncio.sleep(max(COALESCED, self._looked + self._cadence.fast - loop.time()))
         self._wake.clear()
 
     async def _read(self, after: Cursor) -> tuple[LogPage, float]:
         """A stretch of the log, and when the host was asked for it; what is settled can wait."""
         settled = after < self._known.settling() and self._end_seen is not None and self.caught_up
         return await (self._reader.again(after) if settled else self._reader.news(after))
-
-    def _advance(self) -> None:
-        progress, self._progress = self._progress, asyncio.Event()
-        progress.set()

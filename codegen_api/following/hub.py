@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from cachetools import TTLCache
 
-from codegen_api.brokers import Broker
+from codegen_api.brokers import Broker, News, RunCancelled, RunResumed, RunTouched
 from codegen_api.errors import AnswerCut, GatewayError, ShuttingDown, UpstreamRateLimited
 from codegen_api.following.follower import BELIEVED, Follower
 from codegen_api.following.log_tail import opens_at
@@ -23,7 +23,7 @@ from codegen_api.following.subscriber import Patrol, Subscriber
 from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.positions import Position
-from codegen_api.runs import Cursor, Run, RunRef
+from codegen_api.runs import Changed, Cursor, Run, RunRef, RunStatus
 from codegen_api.telemetry import NullObserver, Observer
 from codegen_api.upstreams import Upstream
 
@@ -68,6 +68,9 @@ class Hub:
         self._broker = broker
         self._rights = rights
         self._turns = turns
+        self.described: Callable[[Run, float], None] = lambda *_: None
+        """Called with what is made known of a run that is followed, and when (event loop time) the host was asked."""
+        rights.doubted = self._doubt
         self._troubles = Troubles()
         self._cadence = cadence
         self._linger = linger
@@ -86,6 +89,7 @@ class Hub:
         self._empty = asyncio.Event()  # set while there is no viewer
         self._empty.set()
         self._draining = False
+        broker.listen(self._heard)
 
     @property
     def runs_followed(self) -> int:
@@ -95,11 +99,8 @@ class Hub:
     def viewers(self) -> int:
         return len(self._viewers)
 
-    @asynccontextmanager
-    async def subscribe(
-        self, credential: Credential, right: Right, position: Position, patrol: Patrol
-    ) -> AsyncIterator[Subscriber]:
-        """Be a viewer of the run for as long as the context lasts.
+    def subscribe(self, credential: Credential, right: Right, position: Position, patrol: Patrol) -> Subscriber:
+        """Be a viewer of the run until it is closed.
 
         Raises:
             ShuttingDown: this process takes no new viewers.
@@ -108,18 +109,19 @@ class Hub:
             raise ShuttingDown(retry_after=1)
         came = loop_time()
         follower = self._join(credential, right, position.cursor)
-        subscriber = Subscriber(follower, self._broker, credential, position, came, patrol)
+        subscriber = Subscriber(follower, self._broker, credential, position, came, patrol, self._left)
         follower.readers.listeners.add(subscriber.poke)
         self._come(subscriber)
-        try:
-            yield subscriber
-        finally:
-            self._go(subscriber)
-            follower.readers.listeners.discard(subscriber.poke)
-            follower.readers.leave(credential)
-            if not follower.readers.viewers and follower in self._tasks:
-                loop = asyncio.get_running_loop()
-                self._retirements[follower] = loop.call_later(self._linger, self._retire, follower)
+        return subscriber
+
+    def _left(self, subscriber: Subscriber) -> None:
+        follower = subscriber.follower
+        self._go(subscriber)
+        follower.readers.listeners.discard(subscriber.poke)
+        follower.readers.leave(subscriber.credential)
+        if not follower.readers.viewers and follower in self._tasks:
+            loop = asyncio.get_running_loop()
+            self._retirements[follower] = loop.call_later(self._linger, self._retire, follower)
 
     @contextmanager
     def room(self, credential: Credential, ref: RunRef) -> Iterator[bool]:
@@ -183,28 +185,58 @@ class Hub:
         finally:
             self._go(attendant)
 
-    def resumed(self, ref: RunRef, run: Run | None, length: Cursor | None = None) -> None:
+    async def resumed(self, ref: RunRef, run: Run | None, length: Cursor | None = None) -> None:
         """The host has just answered a resume of this run (with ``run``, if it said anything of use), whose log was of
         this ``length`` before, if that is known.
         """
-        self._resumes[ref] = (loop_time(), run, length)
-        if ref in self._followers:
-            self._followers[ref].resumed(*self._resumes[ref])
+        news = RunResumed(loop_time(), run, length)
+        self._heard(ref, news)
+        await self._broker.tell(ref, news)
 
     def resumed_lately(self, ref: RunRef) -> bool:
         """Whether the host may still speak of the time before a resume through this gateway."""
         return ref in self._resumes
 
-    def cancelled(self, ref: RunRef) -> None:
+    def doubts(self, run: Run, asked: float) -> bool:
+        """Whether that answer of the host may be of the time before a resume."""
+        resumed = self._resumes.get(run.ref)
+        if resumed is None or not self._upstream.lags or not run.status.ended:
+            return False
+        cancelled = self._cancels.get(run.ref, float("-inf"))
+        return not (run.status is RunStatus.CANCELLED and asked >= cancelled > resumed[0])
+
+    async def cancelled(self, ref: RunRef) -> None:
         """The host has just answered a cancel of this run."""
-        self._cancels[ref] = loop_time()
-        if ref in self._followers:
-            self._followers[ref].resumption.cancelled(self._cancels[ref])
+        news = RunCancelled(loop_time())
+        self._heard(ref, news)
+        await self._broker.tell(ref, news)
 
     def touched(self, ref: RunRef) -> None:
         """Somebody has altered this run through the gateway."""
         if ref in self._followers:
             self._followers[ref].touched()
+        elif self._broker.shared:
+            telling = asyncio.ensure_future(self._broker.tell(ref, RunTouched()))
+            self._closing.add(telling)
+            telling.add_done_callback(self._closing.discard)
+
+    def _heard(self, ref: RunRef, news: News) -> None:
+        """This has happened to the run, here or at another instance."""
+        follower = self._followers.get(ref)
+        if isinstance(news, RunResumed):
+            self._resumes[ref] = (news.at, news.run, news.length)
+            if news.run is not None:
+                self.described(news.run, news.at)
+            if follower is not None:
+                follower.resumed(*self._resumes[ref])
+        elif isinstance(news, RunCancelled):
+            self._cancels[ref] = news.at
+            if follower is not None:
+                follower.resumption.cancelled(news.at)
+        elif follower is not None:
+            follower.heard(news)
+            if isinstance(news, Changed):
+                self.described(news.run, news.seen)
 
     async def drain(self, seconds: float) -> None:
         """Ask every viewer to come back elsewhere, spread over ``seconds``; returns when all have left, or then."""
@@ -269,11 +301,17 @@ class Hub:
         portion.came(start, amount)
         return self._rights.grant_by(credential, ref, page, asked)
 
+    def _doubt(self, digest: str, ref: RunRef) -> None:
+        """Another instance was refused with this credential: ask about it here, too."""
+        follower = self._followers.get(ref)
+        if follower is not None:
+            follower.readers.doubt(digest)
+
     def _readers(self, ref: RunRef) -> Readers:
         async def glance(credential: Credential) -> None:
             await self._upstream.read_log(credential, ref, BEYOND, 1)
 
-        return Readers(ref, self._rights, self._turns, self._troubles, glance)
+        return Readers(ref, self._rights, self._turns, self._troubles, glance, self._observer)
 
     def _come(self, viewer: Subscriber | Attendant) -> None:
         self._viewers.add(viewer)
@@ -300,6 +338,8 @@ class Hub:
                 cadence=self._cadence(),
                 near=cursor,
                 portion=self._portions.of((right.run.ref, False), fixed=True),
+                described=lambda changed: self.described(changed.run, changed.seen),
+                runs=lambda: self.runs_followed,
             )
             if follower.ref in self._resumes:
                 follower.resumed(*self._resumes[follower.ref])

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from codegen_api.brokers import PAGE
+from codegen_api.following.log_tail import opens_at
 from codegen_api.following.portions import Portion, piece
 from codegen_api.following.readers import Readers
 from codegen_api.following.rights import loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
+from codegen_api.positions import SETTLING
 from codegen_api.runs import UNCOUNTED, Cursor, LogEntry, LogPage, Run
 from codegen_api.upstreams import Upstream
 
@@ -46,6 +48,30 @@ class LogReader:
         found = await self._read(after, self.upstream.page_size, Need(self.last, self.interval))
         self.last = loop_time()
         return found
+
+    async def open(self, near: Cursor, first: tuple[LogPage, float] | None) -> tuple[LogPage, float]:
+        """The page at which a log is opened for a viewer at ``near``, which may have been read before (``first``).
+
+        The host's own count of the entries is a hint here: where it misleads, the log is read from the start.
+        """
+        size = self.upstream.page_size
+        start = opens_at(near, size)
+        page, sent = first or await self.news(start)
+        while not page.entries and page.after > 0:
+            start = min(max(0, (page.paging.total or 0) - 1), page.after - 1) // size * size
+            page, sent = await self.news(start)
+        return page, sent
+
+    async def near_tail(self, page: LogPage) -> tuple[LogPage, float] | None:
+        """The page near the tail, where reading goes on, when that is far ahead of the one at which the log was opened:
+        what lies between is read when somebody needs it.
+        """
+        size = self.upstream.page_size
+        ahead = max(0, (page.paging.total or 0) - SETTLING) // size * size
+        if page.at_end or ahead <= page.last:
+            return None
+        near_tail = await self.news(ahead)
+        return near_tail if near_tail[0].entries else None
 
     async def again(self, after: Cursor, limit: int | None = None) -> tuple[LogPage, float]:
         """The same of what can wait."""

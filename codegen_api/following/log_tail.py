@@ -8,8 +8,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from codegen_api.brokers import Tail
-from codegen_api.positions import AMENDABLE, SETTLING
-from codegen_api.runs import Cursor, LogPage, Run
+from codegen_api.positions import AMENDABLE, COMPARED, SETTLING
+from codegen_api.runs import Cursor, LogEntry, LogPage, Run
 
 GONE_LOOKS = 3
 """How many looks in a row must miss the tail before the log counts as replaced, and not as a stale answer."""
@@ -27,8 +27,19 @@ class Stale(Exception):
 class _Mark:
     """What is remembered of an entry near the tail."""
 
+    id: str | None
     created_at: str | None
     open: bool
+
+    @classmethod
+    def of(cls, entry: LogEntry) -> "_Mark":
+        return cls(entry.id, entry.created_at, entry.open)
+
+    def tells_apart(self, entry: LogEntry) -> bool:
+        """Whether this cannot be the same entry, by the host's own id, or by its time; without them nobody knows."""
+        if self.id is not None and entry.id is not None:
+            return self.id != entry.id
+        return self.created_at is not None and entry.created_at is not None and self.created_at != entry.created_at
 
 
 class Known:
@@ -42,7 +53,7 @@ class Known:
     def adopt(self, tail: Tail) -> None:
         """Take over what an earlier follower has seen."""
         self.tail = tail.cursor
-        self._marks.extend(_Mark(entry.created_at, entry.open) for entry in tail.recent)
+        self._marks.extend(map(_Mark.of, tail.recent))
 
     def begin(self, tail: Cursor) -> None:
         """Know nothing but that the log is at least this long."""
@@ -70,8 +81,7 @@ class Known:
         """
         first = self.tail - len(self._marks)  # position before the first mark
         differs = any(
-            first < position <= self.tail
-            and _tell_apart(self._marks[position - first - 1].created_at, entry.created_at)
+            first < position <= self.tail and self._marks[position - first - 1].tells_apart(entry)
             for position, entry in enumerate(page.entries, page.after + 1)
         )
         gone = not page.entries and page.last < self.tail
@@ -89,7 +99,7 @@ class Known:
     def take_in(self, page: LogPage) -> None:
         """Remember what this page shows, which begins at or before the tail."""
         for position, entry in enumerate(page.entries, page.after + 1):
-            mark = _Mark(entry.created_at, entry.open)
+            mark = _Mark.of(entry)
             if position > self.tail:
                 self._marks.append(mark)
                 self.tail = position
@@ -97,18 +107,23 @@ class Known:
                 self._marks[position - self.tail - 1] = mark
 
 
-def _tell_apart(one: str | None, other: str | None) -> bool:
-    """Whether these times cannot be those of one entry; an answer that lacks one tells nothing."""
-    return one is not None and other is not None and one != other
-
-
 def opens_at(near: Cursor, size: int) -> Cursor:
     """Where the page of ``size`` begins at which a log is opened for a viewer at ``near``."""
     return max(0, near - AMENDABLE) // size * size
 
 
+def given_from(tail: Tail, elsewhere: Cursor | None, size: int) -> Cursor:
+    """Where the first page of ``size`` begins of all that was given here, or elsewhere behind that position, as far as
+    it can be compared.
+    """
+    known = tail.known if elsewhere is None else min(tail.known, elsewhere)
+    return max(known, tail.cursor - COMPARED) // size * size
+
+
 def without_nulls(run: Run) -> Run:
     """What a log page says of its run: it lacks some fields, and a null there is one of them."""
+    if None not in run.fields.values():
+        return run
     return replace(run, fields={name: value for name, value in run.fields.items() if value is not None})
 
 

@@ -25,10 +25,16 @@ class _KnownTrouble:
 
 
 class Troubles:
-    """The runs that cannot be read just now, by what the first attempt met."""
+    """The runs that cannot be read just now, by what the first attempt met. ``name`` is what of a run is read."""
 
-    def __init__(self, clock: Callable[[], float] = loop_time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = loop_time,
+        *,
+        name: Callable[[RunRef], str] = lambda ref: f"the log of run {ref.id}",
+    ) -> None:
         self._clock = clock
+        self._name = name
         self._met: dict[RunRef, str] = {}
         self._now: dict[str, _KnownTrouble] = {}
         self._told: TTLCache[str, bool] = TTLCache(100, SELDOM, timer=clock)
@@ -42,14 +48,14 @@ class Troubles:
             self._now[reason] = _KnownTrouble(self._clock(), reason not in self._told)
             if reason not in self._told:
                 self._told[reason] = True
-                logger.warning("the log of run %s is late, and is asked for again: %s", ref.id, reason)
+                logger.warning("%s is late, and is asked for again: %s", self._name(ref), reason)
         self._now[reason].runs.add(ref)
 
     def over(self, ref: RunRef) -> None:
         """This run has been read."""
         trouble = self._left(ref)
         if trouble is not None and trouble.told:
-            logger.info("the log of run %s goes on, after %.0f s", ref.id, self._clock() - trouble.since)
+            logger.info("%s goes on, after %.0f s", self._name(ref), self._clock() - trouble.since)
 
     def gone(self, ref: RunRef) -> None:
         """Nobody wants to read this run any more."""

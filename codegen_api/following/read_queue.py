@@ -2,28 +2,40 @@
 
 Each credential has a budget, or all of them one. Reads wait for their turn; the most urgent goes first. What is asked
 for somebody who waits for the answer, a new run or the check of a token, goes at once and is only counted.
+
+Where several instances have their budgets together, a read also waits for their permission, and all is reported to
+them without waiting. While they cannot be asked, each instance keeps to its part.
 """
 
 import asyncio
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from codegen_api.errors import RateLimited, ShuttingDown
+from codegen_api.following.common_budget import CommonBudgets, Usage
+from codegen_api.following.fair_shares import FairShares
 from codegen_api.following.outage import Outage
 from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential, asker
-from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need, Shares
-from codegen_api.telemetry import Exchange, NullObserver
+from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
+from codegen_api.telemetry import Exchange, NullObserver, Observer
 
 LATE = OVERDUE + 5
 """Seconds without a read after which somebody is not held back for the sake of an even pace."""
-
 
 PATIENCE = 10.0
 """Seconds for which somebody who has used up their share is let wait."""
 
 TOO_MUCH = "You have asked for as much as you may of what the host allows all who share its token; ask again later."
+
+COME_BACK_SECONDS = 1.0
+"""Seconds after which the other instances are asked again where a read depends on an answer that one of them awaits."""
+
+LAG = 0.25
+"""Fraction of the distance of two reads by which the least urgent read of an instance comes back later than others."""
 
 FEW = 1000
 """So many credentials are remembered whether they ask for anything or not."""
@@ -32,15 +44,31 @@ FEW = 1000
 class ReadQueue(NullObserver):
     """The budgets of all credentials, each of ``limit`` requests a minute; one for all of them when ``together``.
 
+    A read takes ``cost`` requests. ``observer`` is told what is left. ``common`` are the budgets that other instances
+    have as well.
     An ``Observer`` of the upstream: that is how it learns what is spent.
     """
 
-    def __init__(self, *, limit: float = LIMIT, together: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        limit: float = LIMIT,
+        together: bool = False,
+        cost: int = 1,
+        observer: Observer | None = None,
+        common: CommonBudgets | None = None,
+    ) -> None:
         self.outage = Outage()
+        self._observer = observer
         self._limit = limit
+        self.cost = cost
         self._together = together
         self._queues: dict[str, _Queue] = {}
         self._swept = 0.0
+        self._common = common
+        self._careful_until = -math.inf
+        if common is not None:
+            common.listeners.append(self._common_changed)
 
     def want(self, need: Need, refused: Callable[[], None]) -> "QueuedRead":
         """Want to read; to be closed after use. ``refused`` is called when the host refuses others meanwhile."""
@@ -59,6 +87,7 @@ class ReadQueue(NullObserver):
     def room(self, credential: Credential) -> Iterator[bool]:
         """Whether one more call may be made at once beside the reads, in this context."""
         queue = self.queue(credential.digest)
+        queue.report()  # and learn how the others stand, for the next time
         if queue.budget.spare(loop_time()) < 1:
             yield False
             return
@@ -97,13 +126,21 @@ class ReadQueue(NullObserver):
         queue.shares.used(caller.principal, now)
 
     def asking(self, credential: str, operation: str) -> None:
-        self.queue(credential).budget.asking()
+        queue = self.queue(credential)
+        queue.budget.asking()
+        queue.report()
 
     def asked(self, exchange: Exchange) -> None:
         queue, now = self.queue(exchange.credential), loop_time()
         queue.budget.asked(now)
+        queue.note(answered=1)
         if exchange.allowance is not None and exchange.operation == "read_log":  # other routes may have limits apart
-            queue.budget.told(now, exchange.allowance.remaining, exchange.allowance.seconds)
+            told = exchange.allowance.remaining, exchange.allowance.seconds
+            queue.budget.told(now, *told)
+            queue.note(told=told)
+        if self._observer is not None:
+            self._observer.spent(queue.budget.unspent(now))
+        queue.report()
         queue.serve()
 
     def queue(self, digest: str) -> "_Queue":
@@ -112,8 +149,21 @@ class ReadQueue(NullObserver):
         key = "" if self._together else digest
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(Budget(self._limit))
+            budget = Budget(self._limit, cost=self.cost)
+            queue = self._queues[key] = _Queue(budget, self._common, key or "together", self._limit, self.cost)
+            if self._common is not None and (not self._common.usable or loop_time() < self._careful_until):
+                queue.keep_to_part(self._common.instances, self._careful_until)
         return queue
+
+    def _common_changed(self) -> None:
+        """The other instances can be asked from now on, or no longer, or know nothing of what was before."""
+        if self._common is None or not self._queues:
+            return
+        # for a minute nobody knows what the others asked meanwhile
+        self._careful_until = loop_time() + WINDOW if self._common.usable else math.inf
+        for queue in self._queues.values():
+            queue.keep_to_part(self._common.instances, self._careful_until)
+            queue.serve()
 
     def _sweep(self) -> None:
         """Forget credentials that have asked for nothing lately."""
@@ -138,7 +188,7 @@ class QueuedRead:
     def offer(self, *credentials: tuple[Credential, float]) -> None:
         """It may be read with these; the times say when the host was last shown each."""
         self._shown.update(credentials)
-        for credential in sorted(self._shown, key=self._preference):
+        for credential in sorted(self._shown, key=self._preference) if len(self._shown) > 1 else [*self._shown]:
             if self._granted.done():
                 return
             self._turns.queue(credential.digest).enter(self)
@@ -189,11 +239,13 @@ class QueuedRead:
         """The host answered."""
         if self._queue is not None:
             self._queue.budget.accepted(loop_time())
+            self._queue.note(accepted=True)
 
     def refused(self, retry_after: float | None) -> None:
         """The host answered with 429."""
         if self._queue is not None:
             self._queue.budget.refused(loop_time(), retry_after)
+            self._queue.note(refused=True, retry_after=retry_after)
             self.on_refusal()
             for other in list(self._queue.waiting):
                 other.on_refusal()
@@ -205,6 +257,8 @@ class QueuedRead:
             self.begun()
             queue, self._queue = self._queue, None
             queue.budget.finish(loop_time())
+            queue.note(read=self._turns.cost)
+            queue.report()
             queue.serve()
 
     def _leave(self) -> None:
@@ -218,12 +272,18 @@ class QueuedRead:
 
 
 class _Queue:
-    """Those who wait for one budget."""
+    """Those who wait for one budget, which may be one of the ``common`` ones of several instances."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, common: CommonBudgets | None, digest: str, limit: float, cost: int) -> None:
         self.budget = budget
-        self.shares = Shares()
+        self.shares = FairShares()
         self.waiting: dict[QueuedRead, None] = {}
+        self._unsaid = Usage()  # what has happened since the last report
+        self._common = common
+        self._digest, self._limit, self._cost = digest, limit, cost
+        self._to_say = False
+        self._telling: asyncio.Task[None] | None = None
+        self._part_until = self._told_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def enter(self, turn: QueuedRead) -> None:
@@ -233,17 +293,107 @@ class _Queue:
     def leave(self, turn: QueuedRead) -> None:
         self.waiting.pop(turn, None)
 
+    def note(self, *, answered: int = 0, read: int = 0, **said: Any) -> None:
+        """Something to be said in the next report: more of what is counted, and the latest of all else in ``Usage``."""
+        if self._common is not None:
+            before = self._unsaid
+            self._unsaid = replace(before, answered=before.answered + answered, read=before.read + read, **said)
+
+    def keep_to_part(self, instances: int, until: float) -> None:
+        """Until then (the event loop's time), ask no more than one of so many instances may."""
+        self._unsaid = Usage()  # those who are told from now on must not count it twice
+        self._part_until = until
+        self.budget.divide(instances, loop_time())
+
+    def report(self) -> None:
+        """Tell the other instances, without waiting for it."""
+        self._to_say = True
+        self._talk()
+
     def serve(self) -> None:
         """Grant what can be granted now, and come back when there is more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._come_back(math.inf)
+        if self._common is not None and self._common.usable:
+            self._talk()
+            return
         while self.waiting:
             now = loop_time()
-            late = any(now - turn.need.since >= LATE for turn in self.waiting)
-            wait = self.budget.wait(now, waiting=len(self.waiting), late=late)
+            wait = self._own_wait(now)
             if wait > TICK:
-                if wait < math.inf:
-                    self._timer = asyncio.get_running_loop().call_later(wait, self.serve)
+                self._come_back(wait)
                 return
-            max(self.waiting, key=lambda turn: turn.need.urgency(now)).grant(self)
+            self._grant(now)
+
+    def _own_wait(self, now: float) -> float:
+        return self.budget.wait(now, waiting=len(self.waiting), late=self._late(now))
+
+    def _late(self, now: float) -> bool:
+        return any(now - turn.need.since >= LATE for turn in self.waiting)
+
+    def _grant(self, now: float) -> None:
+        max(self.waiting, key=lambda turn: turn.need.urgency(now)).grant(self)
+
+    def _come_back(self, wait: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(wait, self.serve) if wait < math.inf else None
+
+    # -- with other instances ------------------------------------------------------------------------------------------
+
+    def _talk(self) -> None:
+        if self._common is not None and self._common.usable and self._telling is None:
+            self._telling = asyncio.create_task(self._keep_telling(self._common))
+
+    async def _keep_telling(self, common: CommonBudgets) -> None:
+        """Report, and ask for reads, as long as there is something to report or a read was granted."""
+        try:
+            while await self._told(common):
+                pass
+        finally:
+            self._telling = None
+
+    async def _told(self, common: CommonBudgets) -> bool:
+        """Whether there is something more to say."""
+        now = loop_time()
+        if now >= self._part_until:
+            self.budget.unite()
+        own = self._own_wait(now) if now < self._part_until and self.waiting else 0.0
+        wanted = bool(self.waiting) and own <= TICK
+        if not (wanted or self._to_say):
+            if self.waiting:
+                self._come_back(own)
+            return False
+        under_way, reading = self.budget.under_way
+        usage = replace(
+            self._unsaid,
+            under_way=under_way,
+            reading=reading,
+            waiting=len(self.waiting),
+            late=self._late(now),
+            wanted=wanted,
+            known=now < self._told_at + WINDOW,
+        )
+        self._to_say, self._unsaid = False, Usage()
+        standing = await common.tell(self._digest, usage, limit=self._limit, cost=self._cost)
+        if standing is None:
+            return False  # whoever knows why serves without them
+        self._told_at = now = loop_time()
+        if now >= self._part_until:
+            self.budget.learn(
+                now, asked=standing.asked, reads=standing.reads, allowed=standing.allowed, closed=standing.closed
+            )
+        if not wanted:
+            return self._to_say or bool(self.waiting)
+        if standing.wait > TICK:
+            lag = self._lag(now) if common.instances > 1 else 0.0
+            self._come_back(lag + (standing.wait if standing.wait < math.inf else COME_BACK_SECONDS))
+            return self._to_say
+        if self.waiting:
+            self._grant(now)
+        self._to_say = True  # that it has begun, or will not
+        return True
+
+    def _lag(self, now: float) -> float:
+        """By how much later than others to come back, so that among instances, too, the most urgent read goes first."""
+        urgency = max((turn.need.urgency(now)[1] for turn in self.waiting), default=0.0)
+        return LAG * self.budget.gap / (1 + urgency)

@@ -5,10 +5,10 @@ noticed, and only their own viewers have to go.
 """
 
 import asyncio
-import random
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,14 +22,16 @@ from codegen_api.errors import (
     UpstreamRateLimited,
     UpstreamTimeout,
 )
-from codegen_api.following.outage import EVERY, Outage
+from codegen_api.following.outage import EVERY
 from codegen_api.following.portions import may_be_too_much
 from codegen_api.following.read_failures import Troubles
 from codegen_api.following.read_queue import QueuedRead, ReadQueue
-from codegen_api.following.rights import LIFETIME, Rights, loop_time
+from codegen_api.following.read_trouble import ReadTrouble
+from codegen_api.following.rights import LIFETIME, TICK, Rights, loop_time
 from codegen_api.identity import Credential
-from codegen_api.pace import Need, Patience
+from codegen_api.pace import Need
 from codegen_api.runs import RunRef
+from codegen_api.telemetry import NullObserver, Observer, apart
 
 T = TypeVar("T")
 
@@ -44,17 +46,11 @@ class Notice:
 
 RECOVERED = "recovered"
 
-LONGEST = 7.5
-"""Seconds after which a read that failed is tried again at the latest, where others are answered."""
-
-SPREAD = 1.0
-"""Seconds over which those come back who have waited for the host together."""
-
-PROVING = 4
-"""At each so many tries of one entry it is found out whether the host is well otherwise."""
+NOTED = 5.0
+"""A log is read more often than it is noted, once in so many seconds, that the host has confirmed a right by that."""
 
 LOOK_ROUND = 5.0
-"""Seconds after which those whose rights are to be renewed are looked for again."""
+"""So many seconds before its end a right is renewed, and for as long the next attempt is waited for."""
 
 
 class Readers:
@@ -67,7 +63,10 @@ class Readers:
         turns: ReadQueue,
         troubles: Troubles,
         glance: Callable[[Credential], Awaitable[object]],
+        observer: Observer | None = None,
     ) -> None:
+        self.trace = apart("follower")
+        """That of what is asked for all of them."""
         self.trouble: Notice | None = None
         self.listeners: set[Callable[[], None]] = set()
         """Called when a viewer has something to hear that does not come through the broker."""
@@ -76,10 +75,14 @@ class Readers:
         self._turns = turns
         self._troubles = troubles
         self._glance = glance
+        self._observer = observer or NullObserver()
         self._wanted: set[QueuedRead] = set()
         self._viewers: Counter[Credential] = Counter()
         self._shown: dict[Credential, float] = {}
         self._refused: dict[Credential, GatewayError] = {}
+        self._reads = False  # whether the log is read here, so that somebody is shown at each read
+        self._oldest = math.inf  # which right is renewed next, by when it was shown
+        self._stirred = asyncio.Event()  # another one may be due before it
         self._closed = False
 
     @property
@@ -91,6 +94,8 @@ class Readers:
         self._refused.pop(credential, None)
         self._shown.setdefault(credential, confirmed)
         self._viewers[credential] += 1
+        if self._viewers[credential] == 1 and self._shown[credential] < self._oldest:
+            self._stirred.set()
         for turn in self._wanted:
             turn.offer((credential, self._shown[credential]))
 
@@ -101,6 +106,20 @@ class Readers:
             self._shown.pop(credential, None)
             self._refused.pop(credential, None)
             self._withdraw(credential)
+
+    def anybody(self) -> Credential | None:
+        """The credential of somebody who views the run."""
+        return next((credential for credential in self._viewers if credential not in self._refused), None)
+
+    @property
+    def room(self) -> float:
+        """Seconds between reads without news that the budget of one of those who view the run has room for."""
+        credential = self.anybody()
+        return math.inf if credential is None else self._turns.queue(credential.digest).budget.quiet(loop_time())
+
+    def views(self, credential: Credential) -> bool:
+        """Whether somebody views the run with this credential, and may."""
+        return credential in self._viewers and credential not in self._refused
 
     def refusal(self, credential: Credential) -> GatewayError | None:
         """Why viewers with this credential may not go on."""
@@ -124,7 +143,7 @@ class Readers:
             AnswerCut: besides, they are too many; or that one cannot be had, and the host is well otherwise.
         """
         most = amount
-        async with aclosing(_Trouble(self._turns.outage, self._is_back)) as trouble:
+        async with aclosing(ReadTrouble(self._turns.outage, self._is_back)) as trouble:
             while True:
                 with closing(self._turns.want(need, self._tell_of_waiting)) as turn:
                     credential = await self._granted(turn)
@@ -146,7 +165,7 @@ class Readers:
                         need = replace(need, since=loop_time())  # it has had its turn
                         turn.close()
                         self._troubles.met(self._ref, error.root_reason or error.code)
-                        self._set_trouble(Notice("upstream_unavailable", round(trouble.met(error), 1)))
+                        self.set_trouble(Notice("upstream_unavailable", round(trouble.met(error), 1)))
                         if once:
                             raise
                         back = await self._bear(trouble, error, single=in_doubt and amount == 1)
@@ -155,6 +174,8 @@ class Readers:
                         if answer is not None:
                             turn.accepted()
                             self._turns.outage.answered()
+                            if amount:
+                                self._observer.read(self.viewers)
                             self._confirm(credential)
                             return answer[0]
                         turn.close()
@@ -175,7 +196,7 @@ class Readers:
                     self._refuse(credential, error)
         return None
 
-    async def _bear(self, trouble: "_Trouble", error: GatewayError, *, single: bool) -> bool:
+    async def _bear(self, trouble: "ReadTrouble", error: GatewayError, *, single: bool) -> bool:
         """Wait until it is worth while to ask again; whether that is because the host has answered somebody.
 
         ``single``: it was asked for one entry, and that may be too much.
@@ -212,16 +233,36 @@ class Readers:
                 return True
             return False
 
+    def doubt(self, digest: str) -> None:
+        """Ask soon whether the credential with this digest may still see the run."""
+        for credential in self._shown:
+            if credential.digest == digest:
+                self._shown[credential] = -math.inf
+                self._stirred.set()
+
+    def reading(self, *, here: bool) -> None:
+        """Whether the log is read by this instance from now on."""
+        self._reads = here
+        self._stirred.set()
+
     async def renew(self, ask: Callable[[Credential], Awaitable[object]]) -> None:
         """Ask for the rights of those who were not shown to the host for long, for ever.
 
         Reading shows everybody in turn, but those with much else to do less often, and it does not wait for them.
         """
         while True:
+            self._stirred.clear()
+            self._oldest = math.inf
+            for credential in self._accepted():
+                await self._look_elsewhere(credential)
             accepted, long_ago = self._accepted(), loop_time() - LIFETIME + LOOK_ROUND
+            if not accepted or (len(accepted) < 2 and self._reads):  # one alone is shown at each read
+                await self._stirred.wait()
+                continue
             due = [(each, self._shown[each]) for each in accepted if self._shown[each] <= long_ago]
-            if len(accepted) < 2 or not due:  # one alone is shown at each read
-                await asyncio.sleep(LOOK_ROUND)
+            if not due:
+                self._oldest = min(self._shown[each] for each in accepted)
+                await self._stirred_within(self._oldest - long_ago + TICK)
                 continue
             with closing(self._turns.want(Need(min(shown for _, shown in due), LIFETIME), _nothing)) as turn:
                 turn.offer(*due)
@@ -243,6 +284,19 @@ class Readers:
                     self._refuse(credential, error)
                 else:
                     self._confirm(credential)
+
+    async def _look_elsewhere(self, credential: Credential) -> None:
+        """Another instance may have shown somebody to the host meanwhile."""
+        shown = self._shown.get(credential, math.inf)
+        if -math.inf < shown <= loop_time() - LIFETIME + LOOK_ROUND:
+            confirmed = await self._rights.confirmed(credential, self._ref)
+            if credential in self._shown:
+                self._shown[credential] = max(self._shown[credential], confirmed)
+
+    async def _stirred_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
 
     def tell(self) -> None:
         """Wake every viewer: there is something to hear."""
@@ -272,7 +326,7 @@ class Readers:
         """Say so when the host wants patience from everybody who views this run."""
         seconds = min((self._turns.closed(credential) for credential in self._accepted()), default=0.0)
         if seconds > 0:
-            self._set_trouble(Notice("rate_limited", round(seconds, 1)))
+            self.set_trouble(Notice("rate_limited", round(seconds, 1)))
 
     def _withdraw(self, credential: Credential) -> None:
         for turn in self._wanted:
@@ -282,12 +336,14 @@ class Readers:
         return [credential for credential in self._viewers if credential not in self._refused]
 
     def _confirm(self, credential: Credential) -> None:
-        self._rights.renew(credential, self._ref)
+        now, before = loop_time(), self._shown.get(credential, -math.inf)
+        if now // NOTED > before // NOTED:
+            self._rights.renew(credential, self._ref)
         self._troubles.over(self._ref)
         if credential in self._viewers:
-            self._shown[credential] = loop_time()
+            self._shown[credential] = now
         if self.trouble is not None and self.trouble.code != RECOVERED:
-            self._set_trouble(Notice(RECOVERED))
+            self.set_trouble(Notice(RECOVERED))
 
     def _refuse(self, credential: Credential, error: GatewayError) -> None:
         """The host will not show this run to this credential (any more)."""
@@ -297,7 +353,8 @@ class Readers:
             self._withdraw(credential)
             self.tell()
 
-    def _set_trouble(self, notice: Notice) -> None:
+    def set_trouble(self, notice: Notice) -> None:
+        """Have every viewer hear why the log is late, or that it goes on."""
         self.trouble = notice
         self.tell()
 
@@ -311,75 +368,3 @@ def _proofs_of(error: GatewayError) -> int:
     if isinstance(error, AnswerTooLong):
         return 1
     return 2 if isinstance(error, AnswerCut | UpstreamTimeout) else 4
-
-
-class _Trouble:
-    """One read that fails, again and again: when to try it next. ``is_back`` asks the host for next to nothing.
-
-    When the host answers others, it is tried at once, and then it has a pace of its own.
-    """
-
-    def __init__(self, outage: Outage, is_back: Callable[[], Awaitable[bool]]) -> None:
-        self.proofs = 0
-        """How often in a row the host was seen well after it has failed to give this."""
-        self._outage = outage
-        self._is_back = is_back
-        self._patience = Patience()
-        self._delay = 0.0
-        self._alone = False
-        self._tries = 0
-        self._over: asyncio.Task[None] | None = None
-
-    @property
-    def to_be_proven(self) -> bool:
-        """Whether to find out if the host is well otherwise: soon, and now and then while it goes on."""
-        return self.proofs > 0 or self._tries == 1 or (self._alone and self._tries % PROVING == 1)
-
-    def met(self, error: GatewayError) -> float:
-        """It failed like this: in how many seconds it is tried again, if not before."""
-        self._delay = self._patience.next(error.retry_after)
-        if self._over is None and not self._alone and error.retry_after is None:
-            self._over = asyncio.ensure_future(self._outage.over(self._is_back))
-        return self._delay if self._over is None else min(self._delay, EVERY)
-
-    async def passed(self, *, at_once: bool = False) -> bool:
-        """Until it is to be tried again; whether that is because the host has answered somebody. ``at_once``: the first
-        failure has taken long enough.
-        """
-        self._tries += 1
-        if at_once and self._tries == 1:
-            return False
-        if self._over is None:
-            await asyncio.sleep(self._delay)
-            return False
-        await asyncio.wait({self._over}, timeout=self._delay)
-        return await self.settle()
-
-    async def unless_past(self, call: Awaitable[T]) -> tuple[T] | None:
-        """The answer to a call; None when the host turns out to be back while this one still hangs."""
-        if self._over is None:
-            return (await call,)
-        calling = asyncio.ensure_future(call)
-        try:
-            await asyncio.wait({calling, self._over}, return_when=asyncio.FIRST_COMPLETED)
-            return (calling.result(),) if calling.done() else None
-        finally:
-            calling.cancel()
-            await asyncio.wait({calling})
-            if not calling.cancelled():
-                calling.exception()
-
-    async def aclose(self) -> None:
-        if self._over is not None:
-            self._over.cancel()
-            await asyncio.wait({self._over})
-
-    async def settle(self) -> bool:
-        """Whether the host has answered somebody: then it is time to try again."""
-        if self._over is None or not self._over.done():
-            return False
-        self._over.result()
-        self._over, self._alone, self._tries = None, True, 1
-        self._patience = Patience(longest=LONGEST)
-        await asyncio.sleep(SPREAD * random.random())  # noqa: S311 - spreads load only
-        return True

@@ -8,9 +8,13 @@ RESUME_DOUBT = 30.0
 
 
 class Resumption:
-    """The last resume of a run, and the last cancel. All times are the event loop's."""
+    """The last resume of a run, and the last cancel. All times are the event loop's.
 
-    def __init__(self) -> None:
+    ``lags``: for some time the host may still answer as before a resume.
+    """
+
+    def __init__(self, *, lags: bool = True) -> None:
+        self._lags = lags
         self.at = float("-inf")
         """When the host answered the resume."""
         self._cancelled_at = float("-inf")
@@ -20,7 +24,7 @@ class Resumption:
     @property
     def in_doubt(self) -> bool:
         """Whether the host may still answer as before."""
-        return loop_time() - self.at < RESUME_DOUBT
+        return self._lags and loop_time() - self.at < RESUME_DOUBT
 
     def resumed(self, at: float, length: Cursor | None) -> None:
         """The host answered a resume; the log was of this ``length`` before, or longer."""

@@ -5,9 +5,11 @@ so each credential is shown to the host once before its first byte, and again an
 """
 
 import asyncio
+import math
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from cachetools import TTLCache
 
@@ -45,17 +47,17 @@ class Right:
 def _size(right: Right) -> int:
     """What holding this right costs, in bytes, about."""
     size = RIGHT_BYTES
-    waiting: list[object] = [right.run.fields]
-    while waiting:
-        part = waiting.pop()
-        size += VALUE_BYTES
+    waiting: list[object] = [*right.run.fields, *right.run.fields.values()]
+    size += VALUE_BYTES * (1 + len(waiting))
+    for part in waiting:  # which grows meanwhile
         if isinstance(part, str):
             size += sys.getsizeof(part)
-        elif isinstance(part, Mapping):
+        elif isinstance(part, dict):
+            waiting += [*part, *part.values()]
+            size += 2 * VALUE_BYTES * len(part)
+        elif isinstance(part, list):
             waiting += part
-            waiting += part.values()
-        elif isinstance(part, list | tuple):
-            waiting += part
+            size += VALUE_BYTES * len(part)
     return size
 
 
@@ -64,14 +66,45 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
+class CommonRights(Protocol):
+    """What the host has said of rights to other instances, by the digest of a credential and the run."""
+
+    revoked: Callable[[str, RunRef], None]
+    """Called when another instance was refused."""
+
+    async def find(self, digest: str, ref: RunRef) -> Right | None:
+        """A right that was confirmed within ``LIFETIME``."""
+        ...
+
+    def keep(self, digest: str, ref: RunRef, right: Right) -> None:
+        """The host has confirmed this one. Waits for nothing."""
+        ...
+
+    def revoke(self, digest: str, ref: RunRef) -> None:
+        """The host has refused. Waits for nothing."""
+        ...
+
+
 class Rights:
-    """The rights that are good now. ``get`` gets a run from the host with somebody's own credential.
+    """The rights that are good now, here and, in ``common``, in other instances. ``get`` gets a run from the host with
+    somebody's own credential.
 
     Each holds a description of its run, and all together ``at_most`` bytes: what was not used for longest goes first.
     """
 
-    def __init__(self, get: Callable[[Credential, RunRef], Awaitable[Run]], *, at_most: int = HELD_BYTES) -> None:
+    def __init__(
+        self,
+        get: Callable[[Credential, RunRef], Awaitable[Run]],
+        common: CommonRights | None = None,
+        *,
+        at_most: int = HELD_BYTES,
+    ) -> None:
+        self.doubted: Callable[[str, RunRef], None] | None = None
+        """Called when the host has refused the credential with this digest in another instance."""
         self._get = get
+        self._common = common
+        if common is not None:
+            common.revoked = self._revoked_elsewhere
         self._held: TTLCache[tuple[str, RunRef], Right] = TTLCache(at_most, LIFETIME, timer=loop_time, getsizeof=_size)
         self._flights: Singleflight[tuple[str, RunRef], Right] = Singleflight()
 
@@ -93,7 +126,23 @@ class Rights:
         held = self._held.get(key)
         if held is not None and held.whole:
             return held
-        return await self._flights.share(key, lambda: self.ask(credential, ref))
+        return await self._flights.share(key, lambda: self._find_or_ask(credential, ref))
+
+    async def find(self, credential: Credential, ref: RunRef) -> Right | None:
+        """The right that is good now, here or in another instance. What others hold is not held here as well: it would
+        be good for longer than it is.
+        """
+        held = self.held(credential, ref)
+        return held if held is not None or self._common is None else await self._common.find(credential.digest, ref)
+
+    async def confirmed(self, credential: Credential, ref: RunRef) -> float:
+        """When the host has last confirmed this right to another instance (the event loop's time)."""
+        found = None if self._common is None else await self._common.find(credential.digest, ref)
+        return -math.inf if found is None else found.confirmed
+
+    async def _find_or_ask(self, credential: Credential, ref: RunRef) -> Right:
+        found = None if self._common is None else await self._common.find(credential.digest, ref)
+        return found if found is not None and found.whole else await self.ask(credential, ref)
 
     async def ask(self, credential: Credential, ref: RunRef, *, since: float | None = None) -> Right:
         """The same, asked for now: an answer on its way may be older than what the caller knows. One that was asked for
@@ -105,8 +154,7 @@ class Rights:
         asked = loop_time()
         run = await self._get(credential, ref)
         right = self.grant(credential, run, asked)
-        self._hold(credential, right, ref)  # under the name that was used as well
-        return right
+        return right if ref == run.ref else self._hold(credential, right, ref)  # under the name that was used as well
 
     def grant(self, credential: Credential, run: Run, asked: float) -> Right:
         """The host has shown ``run`` to ``credential``, which was ``asked`` then (the event loop's time)."""
@@ -128,8 +176,17 @@ class Rights:
     def revoke(self, credential: Credential, ref: RunRef) -> None:
         """The host has just refused ``credential``."""
         self._held.pop((credential.digest, ref), None)
+        if self._common is not None:
+            self._common.revoke(credential.digest, ref)
+
+    def _revoked_elsewhere(self, digest: str, ref: RunRef) -> None:
+        self._held.pop((digest, ref), None)
+        if self.doubted is not None:
+            self.doubted(digest, ref)
 
     def _hold(self, credential: Credential, right: Right, ref: RunRef) -> Right:
+        if self._common is not None:
+            self._common.keep(credential.digest, ref, right)
         try:
             self._held[credential.digest, ref] = right
         except ValueError:  # larger than all may be together

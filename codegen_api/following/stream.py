@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 
 from codegen_api.brokers import Batch
-from codegen_api.following.rights import loop_time
-from codegen_api.following.subscriber import Current, Ended, Update, close_running
+from codegen_api.errors import GatewayError
+from codegen_api.following.subscriber import Current, Ended, Update
 from codegen_api.positions import Position
 from codegen_api.runs import Appended, Changed, Cursor, Run
+from codegen_api.taps import Pulled, Tap
 
 OVER_SECONDS = 2.0
 """How long somebody who was told the end waits for the word that it is still the end, before a stream begins
@@ -15,27 +17,24 @@ instead.
 """
 
 
-class Stream:
-    """The updates for one viewer: ``first`` those that have come, then ``coming``, then the rest. To be closed after
-    use. ``confirm`` is called before each of them, and raises when the viewer may have no more.
+class Stream(Tap[Update]):
+    """The updates for one viewer: ``first`` those that have come, then the rest. ``confirm`` is called before each of
+    them, and raises when the viewer may have no more.
     """
 
-    def __init__(
-        self,
-        first: list[Update],
-        coming: asyncio.Task[Update] | None,
-        updates: AsyncGenerator[Update, None],
-        confirm: Callable[[], None],
-    ) -> None:
+    __slots__ = ("_confirm", "_first", "_updates")
+
+    def __init__(self, first: list[Update], updates: Tap[Update], confirm: Callable[[], None]) -> None:
+        super().__init__()
         self._first = first
-        self._coming = coming
         self._updates = updates
         self._confirm = confirm
+        updates.sink = self
 
     @classmethod
     async def begin(
         cls,
-        updates: AsyncGenerator[Update, None],
+        updates: AsyncGenerator[Update | Tap[Update], None],
         position: Position,
         held: Run | None,
         confirm: Callable[[], None],
@@ -43,40 +42,43 @@ class Stream:
         """The stream of ``updates``; None when the viewer at ``position`` knows the end already and it is still the
         end. ``held`` is a description of the run from before they asked, if there was one.
         """
-        coming: asyncio.Task[Update] | None = None
+        coming: Pulled[Update] = Pulled(updates)
         try:
-            first = [await anext(updates)]
-            deadline = loop_time() + OVER_SECONDS
-            while position.over and not _is_news(first[-1], position.cursor, held):
-                if isinstance(first[-1], Ended):
-                    await updates.aclose()
-                    return None
-                coming = asyncio.ensure_future(anext(updates))
-                await asyncio.wait({coming}, timeout=max(0.0, deadline - loop_time()))
-                if not coming.done():
-                    break
-                first.append(coming.result())
-                coming = None
+            first = [await anext(coming)]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OVER_SECONDS):
+                    while position.over and not _is_news(first[-1], position.cursor, held):
+                        if isinstance(first[-1], Ended):
+                            await coming.aclose()
+                            return None
+                        first.append(await anext(coming))
         except BaseException:  # whatever it was, the caller included who left: there will be no stream to close
-            await close_running(updates, coming)
+            await coming.aclose()
             raise
-        return cls(first, coming, updates, confirm)
+        return cls(first, coming, confirm)
 
-    def __aiter__(self) -> "Stream":
-        return self
-
-    async def __anext__(self) -> Update:
+    def take(self) -> Update | None:
         if self._first:
-            update = self._first.pop(0)
+            update: Update | None = self._first.pop(0)
         else:
-            coming, self._coming = self._coming, None
-            update = await (coming or anext(self._updates))
-        self._confirm()
+            update = self._updates.take()
+            self.over = self._updates.over
+        if update is not None:
+            self._confirm()
         return update
+
+    def offer(self, item: Update, now: float) -> bool:
+        try:
+            self._confirm()
+        except GatewayError:
+            return False  # they are told when they take it
+        return not self._first and self.sink.offer(item, now)
 
     async def aclose(self) -> None:
         """Leave the log."""
-        await close_running(self._updates, self._coming)
+        self.over = True
+        self._first.clear()
+        await self._updates.aclose()
 
 
 def _is_news(update: Update, cursor: Cursor, held: Run | None) -> bool:

@@ -1,0 +1,349 @@
+"""The feed: the newest runs of one organization as the host lists them for one credential, read once for all viewers.
+
+It promises the descriptions as they are now, not every change in between, and never an older one after a newer. The
+list is read less often than any log that somebody follows, and yields to all of them. What the gateway hears otherwise
+of a run that the host has lately shown this credential is taken in at once. Runs that somebody wants and the list has
+not are asked for one by one, where the host's limit leaves room.
+"""
+
+import asyncio
+import base64
+import hashlib
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol
+
+from cachetools import LRUCache
+
+from codegen_api.errors import GatewayError, InvalidToken, Rejected, Unavailable, UpstreamError, UpstreamFailure
+from codegen_api.following.log_tail import without_nulls
+from codegen_api.following.readers import Readers
+from codegen_api.following.rights import LIFETIME, RIGHT_BYTES, TICK, loop_time
+from codegen_api.identity import Credential, asker
+from codegen_api.pace import FAST, Need
+from codegen_api.runs import UNCOUNTED, Run, RunRef, to_json
+from codegen_api.telemetry import log_fault, trace
+from codegen_api.upstreams import Listing
+
+HELD_BYTES = 32 * 1024 * 1024
+"""Bytes of all descriptions that are held for feeds; those not used for longest go first, and come with the next
+list.
+"""
+
+MARK_BYTES = 6
+"""So many bytes stand for a run and its description: two of one feed are never the same by chance."""
+
+MARKS = 2000
+"""So many descriptions of one feed are recognized that somebody may come back with."""
+
+RECENT = 60.0
+"""Seconds for which a run that was created through the gateway need not be in the host's list."""
+
+JOURNAL = 500
+"""So many changes are remembered, of which viewers look at those that they have not seen."""
+
+AGAIN = 5.0
+"""Seconds after which a run that could not be had is asked for again."""
+
+SELDOM = 10
+"""A run that has ended, or is not there, is asked for again after so many times the usual interval."""
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Described:
+    """A run as it is now. ``mark`` stands for the run with this description, the same in every process. ``seen``: when
+    the host was asked for it; ``shown``: when it last showed the run to the feed's credential (event loop time).
+    """
+
+    run: Run
+    mark: str
+    size: int
+    seen: float
+    shown: float
+
+    @classmethod
+    def of(cls, run: Run, seen: float, shown: float) -> "Described":
+        """
+        Raises:
+            ValueError: the description is nested too deeply to be written.
+        """
+        said = to_json(
+            [
+                [run.ref.organization, run.ref.id, run.status, run.raw_status, run.reason, run.final],
+                dict(sorted(run.fields.items())),
+            ]
+        )
+        mark = base64.urlsafe_b64encode(hashlib.blake2b(said, digest_size=MARK_BYTES).digest()).decode()
+        return cls(run, mark, RIGHT_BYTES + 4 * len(said), seen, shown)
+
+
+NOTHING: Listing[Run] = Listing((), UNCOUNTED, at_end=False)
+
+Held = LRUCache[tuple[str, RunRef], Described]
+
+
+def held_descriptions(at_most: int = HELD_BYTES) -> Held:
+    """Where all feeds keep their descriptions."""
+    return LRUCache(at_most, getsizeof=lambda described: min(described.size, at_most))
+
+
+class FeedReader(Protocol):
+    """Somebody who looks at a feed."""
+
+    def wanted(self) -> Collection[RunRef]:
+        """The runs that they want to see also where the list has them not."""
+        ...
+
+
+class Feed:
+    """Reads the list for all of its ``viewers``, every ``interval`` seconds. ``read`` and ``get`` ask the host for the
+    newest runs and for one. ``doubts`` says whether an answer may be from before a resume; ``first`` is what the list
+    was when it was asked for then, if it was.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        readers: Readers,
+        held: Held,
+        *,
+        read: Callable[[Credential], Awaitable[Listing[Run]]],
+        get: Callable[[Credential, RunRef], Awaitable[Run]],
+        doubts: Callable[[Run, float], bool],
+        interval: float,
+        first: tuple[float, Listing[Run]] | None,
+    ) -> None:
+        self.credential = credential
+        self.readers = readers
+        self.viewers: set[FeedReader] = set()
+        self.asked = -math.inf
+        """When (event loop time) the host was asked for the list that is known; never, if it refuses to show it."""
+        self.listing: Listing[Run] = NOTHING
+        self.front: dict[RunRef, None] = {}
+        """The runs in the list, newest first. The same object, as long as nothing is different."""
+        self.generation = 0
+        """Counts the lists that are more than the one before with new runs in front. There may be runs in between, or
+        some were removed, and those that come next were passed over by who searched meanwhile.
+        """
+        self.version = 0
+        """Counts the changes of runs."""
+        self.fault: GatewayError | None = None
+        """What broke the reading down for good."""
+        self._journal: deque[RunRef] = deque(maxlen=JOURNAL)
+        self._held = held
+        self._read = read
+        self._get = get
+        self._doubts = doubts
+        self._interval = interval
+        self._marks: LRUCache[str, bool] = LRUCache(MARKS)
+        self._created: dict[RunRef, float] = {}
+        self._gone: set[RunRef] = set()
+        self._due: dict[RunRef, float] = {}  # when to ask for runs that are not in the list
+        self._again_at = self._not_before = -math.inf
+        self._wake = asyncio.Event()
+        if first is not None:
+            self._take_in(*first)
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+
+    def described(self, ref: RunRef) -> Described | None:
+        """The run as it is now; None if it is not known (any more) here."""
+        return self._held.get((self.credential.digest, ref))
+
+    def knows(self, mark: str) -> bool:
+        """Whether this stands for a description that was seen here, lately or now."""
+        return mark in self._marks
+
+    def changed(self, since: int) -> Collection[RunRef] | None:
+        """The runs that may be different from what they were at that ``version``; None if it may be any."""
+        count = self.version - since
+        if count > len(self._journal):
+            return None
+        return dict.fromkeys(islice(self._journal, len(self._journal) - count, None))
+
+    def gone(self, ref: RunRef) -> bool:
+        """Whether the host does not show this run any more."""
+        return ref in self._gone
+
+    def lists(self, ref: RunRef) -> bool:
+        """Whether this run is in the list, or should be: it is new, or the list has gaps."""
+        return ref in self.front or bool(self.listing.gaps) or self._created.get(ref, -math.inf) > loop_time() - RECENT
+
+    def looked_for(self, refs: Iterable[RunRef]) -> bool:
+        """Whether each of these runs is known, or was asked for at least once."""
+        return all(ref in self.front or ref in self._due or self.described(ref) is not None for ref in refs)
+
+    # -- what is heard ------------------------------------------------------------------------------------------------
+
+    def heard(self, run: Run, seen: float, *, whole: bool) -> None:
+        """The gateway has learnt how this run is, by somebody's credential. ``whole``: it is one answer of the host,
+        and not what the run's follower has made of several.
+        """
+        known = self.described(run.ref)
+        if known is None:
+            return
+        if known.shown < loop_time() - LIFETIME:
+            self.look_soon(run.ref)  # this credential may not see it any more
+        elif self._describe(run, seen, shown=None, whole=whole, sure=not whole):
+            self.readers.tell()
+
+    def created(self, run: Run, asked: float) -> None:
+        """The host has started this run for this credential."""
+        self._forget_created()
+        self._created[run.ref] = loop_time()
+        self.front = {run.ref: None, **self.front}
+        self._describe(run, asked, shown=asked, whole=True)
+        self.readers.tell()
+
+    def found(self, runs: Iterable[Run], asked: float) -> None:
+        """The host has listed these for this credential, farther down its list."""
+        for run in runs:
+            self._describe(run, asked, shown=asked, whole=False)
+
+    def look_soon(self, ref: RunRef) -> None:
+        """Ask for this run when there is room."""
+        self._due.pop(ref, None)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Somebody wants other runs than before."""
+        self._wake.set()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Read, until cancelled."""
+        trace.set(self.readers.trace)
+        asker.set(None)  # it is for all of them
+        need = Need(loop_time(), FAST)  # of those who wait for the first list
+        try:
+            while True:
+                if self.asked > -math.inf:
+                    need = await self._rest(self.asked + self._interval)
+                self._take_in(*await self.readers.ask(self._list, need))
+                self.readers.tell()
+        except Exception as error:  # task boundary: a fault here must end the streams, not leave them hanging
+            log_fault("reading a list of runs", error)
+            self.fault = error if isinstance(error, GatewayError) else GatewayError()
+            self.readers.tell()
+
+    async def _list(self, credential: Credential) -> tuple[float, Listing[Run]]:
+        asked = loop_time()
+        try:
+            return asked, await self._read(credential)
+        except (Unavailable, UpstreamFailure):
+            raise
+        except Rejected as error:  # it was not, before
+            raise UpstreamError(error.message) from error
+        except GatewayError:
+            self.asked = -math.inf  # nobody is shown what is known until the host lists it again
+            raise
+
+    def _take_in(self, asked: float, listing: Listing[Run]) -> None:
+        before, self.asked = self.front, asked
+        gaps = bool(self.listing.gaps or listing.gaps)
+        self.listing = listing
+        for run in listing.items:
+            self._describe(run, asked, shown=asked, whole=False)
+            self._due.pop(run.ref, None)
+            self._gone.discard(run.ref)
+        front = dict.fromkeys(ref for ref, at in self._created.items() if at >= asked)
+        front |= dict.fromkeys(run.ref for run in listing.items)
+        if self._created or gaps or list(front) != list(before):
+            self.front = front
+        self._forget_created()
+        if not listing.at_end and _is_other(list(before), self.front):
+            self.generation += 1
+
+    def _forget_created(self) -> None:
+        self._created = {ref: at for ref, at in self._created.items() if at > loop_time() - RECENT}
+
+    def _note(self, ref: RunRef) -> None:
+        self.version += 1
+        self._journal.append(ref)
+
+    def _describe(self, run: Run, seen: float, *, shown: float | None, whole: bool, sure: bool = False) -> bool:
+        """Whether that is news."""
+        known = self.described(run.ref)
+        if known is not None:
+            known.shown = known.shown if shown is None else max(known.shown, shown)
+            if seen < known.seen or (not sure and self._doubts(run, seen)):
+                return False
+            run = known.run.updated(run if whole else without_nulls(run))
+            if run == known.run:
+                known.seen = seen
+                return False
+        try:
+            news = Described.of(run, seen, seen if shown is None else shown)
+        except ValueError:
+            return False  # it cannot be written; a list would not have it either
+        self._held[self.credential.digest, run.ref] = news
+        self._marks[news.mark] = True
+        self._note(run.ref)
+        return True
+
+    async def _rest(self, until: float) -> Need:
+        """Until the list is due again, and how it is wanted then. Runs that it has not are asked for meanwhile."""
+        while (now := loop_time()) < until - TICK:
+            self._wake.clear()
+            ref, due = self._next()
+            if ref is not None and due <= now + TICK:
+                await self._look_at(ref)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(until, due) - now):
+                    await self._wake.wait()
+        # as if it was read only now: it comes behind the logs, however late all are
+        return Need(now, self._interval)
+
+    def _next(self) -> tuple[RunRef | None, float]:
+        """Which run that is not in the list to ask for next, and when. Those that are new here are asked for at once,
+        the others one in each interval.
+        """
+        wanted = {ref for viewer in self.viewers for ref in viewer.wanted()} - self.front.keys()
+        self._due = {ref: due for ref, due in self._due.items() if ref in wanted}
+        self._gone &= wanted
+        ref = min(wanted, key=lambda each: self._due.get(each, -math.inf), default=None)
+        if ref is None:
+            return None, math.inf
+        due = self._due.get(ref)
+        return ref, self._not_before if due is None else max(due, self._again_at, self._not_before)
+
+    async def _look_at(self, ref: RunRef) -> None:
+        asked = loop_time()
+        if ref in self._due:
+            self._again_at = asked + self._interval
+        answer = await self.readers.aside(lambda credential: self._one(credential, ref))
+        if answer is None:
+            self._not_before = loop_time() + AGAIN
+            return
+        (run,) = answer
+        if run is None:
+            self._gone.add(ref)
+            self._held.pop((self.credential.digest, ref), None)
+        else:
+            self._gone.discard(ref)
+            self._describe(run if run.ref == ref else replace(run, ref=ref), asked, shown=asked, whole=True)
+        seldom = SELDOM if run is None or run.status.ended else 1
+        self._due[ref] = asked + seldom * self._interval
+        self._note(ref)  # also if it is as it was: it may be shown again
+        self.readers.tell()
+
+    async def _one(self, credential: Credential, ref: RunRef) -> tuple[Run | None]:
+        """The run; None if the host does not show it, which is no refusal of the credential."""
+        try:
+            return (await self._get(credential, ref),)
+        except (InvalidToken, Unavailable, UpstreamFailure):
+            raise
+        except GatewayError:
+            return (None,)
+
+
+def _is_other(before: Sequence[RunRef], now: Collection[RunRef]) -> bool:
+    """Whether a list is not just the one ``before`` with new runs in front, which push old ones out at its end."""
+    last = max((place for place, ref in enumerate(before) if ref in now), default=-1)
+    return any(ref not in now for ref in before[: last + 1]) or (last < 0 < len(before))

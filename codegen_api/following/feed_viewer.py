@@ -1,0 +1,288 @@
+"""One viewer's view of a feed: which runs it is of, and with which descriptions they have them.
+
+It promises the runs as they are now: whoever takes the updates as they come, and forgets what they say is removed, has
+each run of the feed with its latest description, however often they leave and come back, to whichever process. A viewer
+never gets an older description than they have: one who has what was never seen here waits for the next list.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from codegen_api.errors import InvalidCursor, Unavailable, UpstreamFailure
+from codegen_api.following.feed import Described, Feed
+from codegen_api.following.hub import Attendant
+from codegen_api.following.opening import MOMENT
+from codegen_api.following.readers import RECOVERED, Notice
+from codegen_api.following.rights import LIFETIME, TICK, loop_time
+from codegen_api.following.subscriber import Patrol, Quiet
+from codegen_api.runs import Json, Run, RunRef
+from codegen_api.upstreams import Listing
+
+MOST_RUNS = 100
+"""A feed is of so many runs at most, for one viewer."""
+
+_MARK = re.compile("[A-Za-z0-9_-]{8}", re.ASCII)
+_POSITION = re.compile(f"0|(?:{_MARK.pattern}){{1,{MOST_RUNS}}}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPosition:
+    """Which runs a viewer has, with which descriptions: the ``Described.mark`` of each."""
+
+    marks: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "FeedPosition":
+        """
+        Raises:
+            InvalidCursor: it is no position in a feed.
+        """
+        if _POSITION.fullmatch(text.strip()) is None:
+            raise InvalidCursor
+        return cls(tuple(_MARK.findall(text)))
+
+    def __str__(self) -> str:
+        return "".join(self.marks) or "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The first word: these are the runs of the feed, newest first, by the host's ids. Others are to be forgotten."""
+
+    ids: tuple[Json, ...]
+    position: FeedPosition
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A run that is new in the feed, or whose description has changed."""
+
+    described: Described
+    position: FeedPosition
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A run is not in the feed any more."""
+
+    id: Json
+    position: FeedPosition
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLeaving:
+    """The gateway ends this stream: come back with ``position``."""
+
+    position: FeedPosition
+
+
+FeedUpdate: TypeAlias = Listed | Shown | Removed | Notice | Quiet | FeedLeaving
+
+
+Search: TypeAlias = Callable[[Listing[Run]], Awaitable[tuple[Sequence[Run], bool]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which runs a viewer's feed is of: those ``named``, or else the newest ``limit``; of these, the ``visible`` ones.
+
+    ``search`` finds the newest of them, as there may be too few in the front of the host's list, which it is given, and
+    says whether there may be more. If it is None, they are all in the front.
+    """
+
+    named: tuple[RunRef, ...] | None
+    limit: int
+    visible: Callable[[Run], bool]
+    search: Search | None
+
+
+class FeedViewer:
+    """Somebody who looks at ``feed`` and ``came`` (event loop time) with ``position``. ``line``: seconds until the host
+    may be asked for more.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        choice: Choice,
+        position: FeedPosition,
+        patrol: Patrol,
+        attendant: Attendant,
+        *,
+        came: float,
+        line: float,
+    ) -> None:
+        self._feed = feed
+        self._choice = choice
+        self._from = position
+        self._has: dict[RunRef, tuple[str, Json]] = {}  # the mark of the description, and the host's id
+        self._patrol = patrol
+        self._attendant = attendant
+        self._came = came
+        self._line = line
+        self._window: dict[RunRef, None] = {} if choice.named is None else dict.fromkeys(choice.named)
+        self._front: dict[RunRef, None] | None = None  # that from which the window was made
+        self._searched: int | None = None  # in which generation of the list
+        self._more = False  # the search has left some behind
+        self._version: int | None = None
+
+    def wanted(self) -> Collection[RunRef]:
+        return self._window if self._choice.named is not None or self._choice.search is not None else ()
+
+    async def updates(self) -> AsyncGenerator[FeedUpdate, None]:
+        """What this viewer is to be told, as it happens.
+
+        Raises:
+            GatewayError: the host refuses to show the list, or the reading of it broke down.
+        """
+        silent_since, came, patrol = self._came, self._came, self._patrol
+        feed, readers, trouble = self._feed, self._feed.readers, self._feed.readers.trouble
+        told = trouble if trouble is not None and trouble.code == RECOVERED else None  # old news
+        waits = listed = False
+        while True:
+            self._attendant.poked.clear()
+            fault = readers.refusal(feed.credential) or feed.fault
+            if fault is not None:
+                raise fault
+            now = loop_time()
+            if self._attendant.leaving.is_set() or now >= came + patrol.max_age - TICK:
+                yield FeedLeaving(self._position if listed else self._from)
+                return
+            known, trouble = feed.asked >= came - LIFETIME, readers.trouble
+            news = trouble is not None and trouble is not told
+            if not known and (news or not waits) and now >= came + MOMENT - TICK:
+                told, waits, silent_since = trouble, True, now
+                yield trouble if news and trouble is not None else Notice("rate_limited", round(self._line, 1))
+                continue
+            if known and (news or waits):
+                told, waits, silent_since = trouble, False, now
+                yield trouble if news and trouble is not None else Notice(RECOVERED)
+                continue
+            if known and not (listed and self._is_current):
+                await self._look()
+                if not listed and not self._may_be_ahead and self._has_looked(now):
+                    listed, silent_since = True, now
+                    yield self._begin()
+                for update in self._changes() if listed else ():
+                    yield update
+                    silent_since = loop_time()
+            late = known and not listed and self._may_be_ahead and silent_since == came  # it begins without a word
+            if late or now >= silent_since + patrol.heartbeat - TICK:
+                silent_since = loop_time()
+                yield Quiet()
+            until = min(silent_since + patrol.heartbeat, came + patrol.max_age)
+            until = until if listed or now >= came + MOMENT - TICK else min(until, came + MOMENT)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, until - loop_time())):
+                    await self._attendant.poked.wait()
+
+    @property
+    def _is_searched(self) -> bool:
+        return self._choice.search is None or self._searched == self._feed.generation
+
+    @property
+    def _is_current(self) -> bool:
+        """Whether nothing is different from when it was looked at last."""
+        return self._version == self._feed.version and self._front is self._feed.front and self._is_searched
+
+    @property
+    def _position(self) -> FeedPosition:
+        return FeedPosition(tuple(mark for mark, _ in self._has.values()))
+
+    @property
+    def _may_be_ahead(self) -> bool:
+        """Whether they have what was not seen here, and the list that is known may be older than that."""
+        return self._feed.asked < self._came and not all(map(self._feed.knows, self._from.marks))
+
+    def _has_looked(self, now: float) -> bool:
+        """Whether all that they named was looked for, unless that takes long."""
+        return now >= self._came + MOMENT - TICK or self._feed.looked_for(self._choice.named or ())
+
+    def _begin(self) -> Listed:
+        runs = [(ref, described) for ref in self._window if (described := self._described(ref)) is not None]
+        kept = frozenset(self._from.marks)
+        self._has = {ref: (each.mark, _id_of(each.run)) for ref, each in runs if each.mark in kept}
+        return Listed(tuple(_id_of(each.run) for _, each in runs), self._position)
+
+    def _changes(self) -> Iterator[FeedUpdate]:
+        """What is different from what they have. It may take them a while to take it, so each is looked at late."""
+        changed = None if self._version is None else self._feed.changed(self._version)
+        self._version = self._feed.version
+        for ref in [ref for ref in self._has if ref not in self._window or self._feed.gone(ref)]:
+            _, name = self._has.pop(ref)
+            yield Removed(name, self._position)
+        for ref in [ref for ref in self._window if changed is None or ref in changed or ref not in self._has]:
+            described = self._described(ref)
+            if described is not None and self._has.get(ref, ("", None))[0] != described.mark:
+                self._has[ref] = described.mark, _id_of(described.run)
+                yield Shown(described, self._position)
+
+    def _described(self, ref: RunRef) -> Described | None:
+        """The run as it is now, if that may be told them."""
+        described = None if self._feed.gone(ref) else self._feed.described(ref)
+        if described is None or ref in self._has or self._choice.named is None:
+            return described
+        if described.shown < self._came - LIFETIME:
+            self._feed.look_soon(ref)
+            return None
+        return described if self._choice.visible(described.run) else None
+
+    async def _look(self) -> None:
+        """See which runs are the newest now."""
+        if self._choice.named is not None:
+            self._front = self._feed.front
+            return
+        feed, search = self._feed, self._choice.search
+        if search is not None and not self._is_searched:
+            await self._search(search)
+        elif self._front is feed.front and not any(map(feed.gone, self._window)):
+            return
+        before = len(self._window)
+        self._merge()
+        if search is not None and self._more and len(self._window) < min(before, self._choice.limit):
+            await self._search(search)  # there is room for older ones
+            self._merge()
+
+    async def _search(self, search: Search) -> None:
+        feed, asked, generation = self._feed, loop_time(), self._feed.generation
+        try:
+            runs, self._more = await search(feed.listing)
+        except (Unavailable, UpstreamFailure):
+            if self._searched is None:
+                raise
+            return  # at the next occasion, then
+        feed.found((run for run in runs if run.ref not in feed.front), asked)
+        self._window, self._searched = dict.fromkeys(run.ref for run in runs), generation
+
+    def _merge(self) -> None:
+        """Have what is new in the front of the list before what was there, and no more than they want."""
+        feed, limit = self._feed, self._choice.limit
+        whole = self._choice.search is None or feed.listing.at_end
+        old = [ref for ref in self._window if feed.lists(ref) or not (whole or feed.gone(ref))]
+        known = frozenset(old)
+        merged = _merged(old, [ref for ref in feed.front if ref in known or self._may_see(ref)])
+        self._more = self._more or len(merged) > limit
+        self._window, self._front = dict.fromkeys(merged[:limit]), feed.front
+
+    def _may_see(self, ref: RunRef) -> bool:
+        described = self._feed.described(ref)
+        return described is not None and self._choice.visible(described.run)
+
+
+def _id_of(run: Run) -> Json:
+    return run.fields.get("id", run.ref.id)
+
+
+def _merged(old: Sequence[RunRef], new: Sequence[RunRef]) -> list[RunRef]:
+    """``new``, with those of ``old`` that it lacks, each before the one that it preceded."""
+    present, before, lacking = frozenset(new), dict[RunRef, list[RunRef]](), list[RunRef]()
+    for ref in old:
+        if ref in present:
+            before[ref], lacking = lacking, []
+        else:
+            lacking.append(ref)
+    return [each for ref in new for each in (*before.get(ref, ()), ref)] + lacking

@@ -1,0 +1,247 @@
+"""What is known here of one run, whoever reads it: its follower, if that leads, or else that of another instance.
+
+It promises viewers the same in either case. What the other one publishes reaches the broker by itself; what it tells
+besides is taken in here, and what is wanted of it is asked for, again and again until it is there.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
+
+from codegen_api.brokers import Broker, Lead, Looked, LookWanted, NewLog, News, RunTouched
+from codegen_api.errors import GatewayError
+from codegen_api.following.log_tail import Known
+from codegen_api.following.readers import RECOVERED, Notice, Readers
+from codegen_api.following.resumption import Resumption
+from codegen_api.following.rights import Right, loop_time
+from codegen_api.runs import Changed, Cursor, LogPage, Run, RunRef
+
+T = TypeVar("T")
+
+ASKED_AGAIN = 1.0
+"""Seconds after which the leader is asked again for what it has not told by then."""
+
+
+class _Wish(NamedTuple):
+    """To have entries read again at ``since`` or later, until it is done."""
+
+    since: float
+    done: asyncio.Future[None]
+
+
+class Mirror:
+    """One run as it is known here. ``near``: the position of the first viewer."""
+
+    def __init__(self, right: Right, readers: Readers, broker: Broker, *, near: Cursor, lags: bool) -> None:
+        self.ref: RunRef = right.run.ref
+        self.readers = readers
+        self.run = right.run
+        self.described = right.asked
+        """When (the event loop's time) the host was asked for what ``run`` says of the status."""
+        self.caught_up = False
+        """Whether the end of the log has been seen, so that ``tail`` is its length."""
+        self.generation = 0
+        """Counts the logs that the host has had under this name."""
+        self.fault: GatewayError | None = None
+        """What broke the reading down for good."""
+        self.resumption = Resumption(lags=lags)
+
+        self._broker = broker
+        self._near = near
+        self._lead: Lead | None = None  # while this instance reads
+        self._progress = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._to_tell = asyncio.Event()
+        self._trouble_heard: tuple[str, float | None] | None = None
+
+        # what is known of the log
+        self._located = False
+        self._known = Known()
+        self._adopted = False
+        self._looked = float("-inf")
+        self._confirmed = float("-inf")  # when the last look began that went through
+        self._born = loop_time()
+        self._strange: dict[Cursor, _Wish] = {}  # somebody there has copies that were not seen here
+        self._given: Cursor | None = None  # what is behind this position was given to somebody elsewhere
+        self._compared: Cursor | None = None  # what is behind this position was read since the run has ended
+        self._revision: str | None = None  # that with which all that was given has been compared
+        # what is known of the run
+        self._asked = right.asked
+        self._end_seen: float | None = None
+        self._settled: Cursor | None = None  # where the log ended when its end was last announced
+        self._announced: Changed | None = None
+
+    @property
+    def tail(self) -> Cursor:
+        """The position of the last entry that was seen."""
+        return self._known.tail
+
+    @property
+    def edited(self) -> bool:
+        """Whether the host may alter the log anywhere: it gives revisions."""
+        return self._revision is not None
+
+    # -- what is wanted of whoever reads ------------------------------------------------------------------------------
+
+    def look(self, since: float) -> None:
+        """Look again if the log had ended, unless that was seen at ``since`` or later."""
+        ended = self._announced is not None and self._announced.length is not None
+        if ended and self._looked < since:
+            self._wake.set()
+
+    def touched(self) -> None:
+        """Read now: the run may have changed."""
+        self._wake.set()
+
+    def resumed(self, at: float, run: Run | None, length: Cursor | None = None) -> None:
+        """The host answered a resume at ``at``: what it said of the status before that says nothing any more. The log
+        is known to have been of this ``length`` then, or longer.
+        """
+        # what was seen here may be from before somebody else's resume
+        self.resumption.resumed(at, max(self.tail, length or 0) if self.caught_up else length)
+        self._end_seen = self._settled = self._compared = None
+        if run is not None and not run.status.ended and at > self._asked:
+            self.run, self.described = self.run.updated(run), at
+        if self._lead is not None or not self._adopted:
+            self._wake.set()  # who leads elsewhere has heard of it, too
+
+    async def reached(self, cursor: Cursor, since: float) -> None:
+        """Until the log is known up to ``cursor``, or was found to be shorter by a look from ``since`` or later."""
+        while not self._adopted or (self.tail < cursor and not (self.caught_up and self._confirmed >= since)):
+            if self.caught_up and self._looked < since:
+                self._wake.set()
+            await self._progress.wait()
+
+    async def refreshed(self, cursor: Cursor, since: float) -> None:
+        """Until the last entries up to there were read at ``since`` or later: others may have seen them change."""
+        if self._born < since:
+            wish = self._strange.get(cursor)
+            done = asyncio.get_running_loop().create_future() if wish is None else wish.done
+            self._strange[cursor] = _Wish(since, done)
+            self._wake.set()
+            await asyncio.wait({done})
+
+    async def read(self) -> None:
+        """Until a page has been read."""
+        await self._progress.wait()
+
+    async def _mirroring(self, gaining: Awaitable[T]) -> T:
+        """Be a mirror until the lead is gained."""
+        asking = asyncio.ensure_future(self._ask())
+        try:
+            return await gaining
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+            if not asking.cancelled():
+                asking.result()
+
+    async def _ask(self) -> None:
+        """Have the leader look as often as somebody wants that here."""
+        while True:
+            if self._adopted:
+                await self._wake.wait()
+            self._wake.clear()
+            since = loop_time()
+            while not self._adopted or self._looked < since or self._strange:
+                await self._broker.tell(self.ref, LookWanted(since, tuple(self._strange)))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ASKED_AGAIN):
+                        while not self._adopted or self._looked < since or self._strange:
+                            await self._progress.wait()
+
+    # -- what is told -------------------------------------------------------------------------------------------------
+
+    def heard(self, news: News) -> None:
+        """Another instance has published or told this."""
+        if self._lead is not None and self._lead.held:
+            self._heard_as_leader(news)
+            return
+        match news:  # also while the lead was lost in the midst of a look, which then comes to nothing
+            case LogPage():
+                if not self._located or news.after > self.tail:
+                    self._known.begin(news.after)
+                self._located = True
+                self._known.take_in(news)
+            case Changed():
+                self._take_over(news)
+                self._settled, self._end_seen = news.length, None
+            case Looked():
+                self._heard_of_look(news)
+            case NewLog():
+                self._start_anew()
+            case LookWanted():
+                self._note_given(news.given)
+                return
+            case RunTouched() if self._lead is not None:
+                self._wake.set()  # it rests, and is to see that the lead is lost
+                return
+            case _:
+                return
+        self._advance()
+
+    def _heard_as_leader(self, news: News) -> None:
+        if isinstance(news, RunTouched):
+            self._wake.set()
+        elif isinstance(news, LookWanted):
+            self._note_given(news.given)
+            for cursor in news.refreshed:
+                self._strange.setdefault(cursor, _Wish(news.since, asyncio.get_running_loop().create_future()))
+            if news.refreshed or self._looked < news.since:
+                self._wake.set()
+            else:
+                self._to_tell.set()  # it seems to have been lost on the way
+
+    def _heard_of_look(self, look: Looked) -> None:
+        self._looked = self._confirmed = look.at
+        self._born, self._revision, self._adopted = look.born, look.revision, True
+        told = look.run or (None if self._announced is None else self._announced.run)
+        if told is not None and (look.at >= self._asked or not self._strange):
+            self.run, self.described = told, max(self.described, look.described)
+        for cursor in look.refreshed:
+            if cursor in self._strange and look.at >= self._strange[cursor].since:
+                self._fulfil(self._strange.pop(cursor))
+        self.caught_up = look.caught_up
+        self.readers.tell()
+        is_news = look.trouble != self._trouble_heard
+        if look.trouble is not None and is_news and (self.readers.trouble is not None or look.trouble[0] != RECOVERED):
+            self.readers.set_trouble(Notice(*look.trouble))
+        self._trouble_heard = look.trouble
+        self._note_given(look.given)
+
+    def _take_over(self, changed: Changed) -> None:
+        """The last description of somebody who has read before."""
+        self._announced, self._revision = changed, changed.revision
+        self._compared = None if changed.length is None else 0  # once is enough
+        newer = self._asked >= changed.seen
+        if newer and self.run.status is not changed.run.status:
+            self._wake.set()
+        self.run = changed.run.updated(self.run) if newer else self.run.updated(changed.run)
+        self.described = max(self.described, changed.seen)
+
+    def _start_anew(self) -> None:
+        """There is another log under this name."""
+        # first of all, so that nobody takes what follows for the old log
+        self.generation += 1
+        self._located = self.caught_up = False
+        self._near = 0
+        self._known.begin(0)
+        self._given = None
+        self._end_seen = self._settled = self._compared = self._announced = self._revision = None
+
+    def _note_given(self, given: Cursor | None) -> bool:
+        """What is behind this position was given to somebody; whether that is news."""
+        if given is None or (self._given is not None and self._given <= given):
+            return False
+        self._given = given
+        return True
+
+    @staticmethod
+    def _fulfil(wish: _Wish) -> None:
+        if not wish.done.done():
+            wish.done.set_result(None)
+
+    def _advance(self) -> None:
+        progress, self._progress = self._progress, asyncio.Event()
+        progress.set()
