@@ -101,10 +101,11 @@ class Turn:
     """What a user said, and the resulting part of a run's log: entries ``begin + 1`` to ``end``.
 
     ``messages`` are the user's: objects with an ``id`` and ``content``, a list of parts. ``prompt`` is what the host is
-    told. ``parent`` is the checkpoint from which it continues, None at the beginning of a conversation. ``number``,
-    given by the store, counts from 1 in the conversation. ``mark`` is written on a run created for it; ``resumes``: an
-    existing run is continued instead. ``answer`` is what the host said at the end outside the log. ``options`` belong
-    to the dialects. ``ask`` is the rest of what is needed to begin a queued turn.
+    told; "" where a run is resumed by a decision on what it waits for. ``parent`` is the checkpoint from which it
+    continues, None at the beginning of a conversation. ``number``, given by the store, counts from 1 in the
+    conversation. ``mark`` is written on a run created for it; ``resumes``: an existing run is continued instead.
+    ``answer`` is what the host said at the end outside the log. ``options`` belong to the dialects. ``ask`` is the rest
+    of what is needed to begin a queued turn.
     """
 
     id: str
@@ -133,6 +134,23 @@ class Turn:
     def length(self) -> int:
         """How many entries it has, when it is over."""
         return 0 if self.end is None else self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation and its turns, newest first, as of one moment.
+
+    ``stored`` is the conversation as it is in the store: None if it is new there, another one if it is to be changed.
+    """
+
+    conversation: Conversation
+    turns: Sequence[Turn] = ()
+    stored: Conversation | None = None
+
+    @property
+    def latest(self) -> Turn | None:
+        """The last turn, not counting withdrawn ones."""
+        return next((turn for turn in self.turns if turn.state is not TurnState.WITHDRAWN), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +224,10 @@ class Full(Exception):
     """The conversation's queue of turns is full."""
 
 
+class Overtaken(Exception):
+    """The conversation is not what it was thought to be."""
+
+
 class Busy(Exception):
     """The conversation has an unfinished turn, ``turn``."""
 
@@ -268,16 +290,22 @@ class Store(Protocol):
         """Whether it existed. Its turns are removed too."""
         ...
 
+    async def talk(self, owner: str, id: str) -> Talk | None:  # noqa: A002
+        """The conversation, and its turns up to a thousand."""
+        ...
+
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
         """Conversations per agent, for agents that have any, filtered as by ``Query.metadata``."""
         ...
 
-    async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
+    async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0, into: Talk | None = None) -> Turn:
         """Store it as the latest of its conversation and return it with its number. The conversation's ``updated``
-        becomes the turn's; its revision stays.
+        becomes the turn's; its revision stays. If the conversation of ``into`` differs from what is stored, it is added
+        or changed as well.
 
         Raises:
             KeyError: the conversation does not exist, or the id is taken.
+            Overtaken: the conversation was to be added and exists, or to be changed and has another revision by now.
             Busy: it is not queued, and there is an unfinished one. Of two added at once, one gets this.
             Full: it is queued, and ``queued_at_most`` already are.
         """

@@ -6,7 +6,22 @@ from typing import Any, TypeVar
 
 from codegen_api.runs import Json
 from codegen_api.storable import storable
-from codegen_api.stores import LONGEST, Agent, Busy, Conversation, Due, Found, Full, Item, Near, Query, Turn, TurnState
+from codegen_api.stores import (
+    LONGEST,
+    Agent,
+    Busy,
+    Conversation,
+    Due,
+    Found,
+    Full,
+    Item,
+    Near,
+    Overtaken,
+    Query,
+    Talk,
+    Turn,
+    TurnState,
+)
 from codegen_api.telemetry import Observation
 
 T = TypeVar("T")
@@ -72,6 +87,11 @@ class ModelStore:
         kept = filter(asked_for, _of(owner, self._conversations))
         return _found(query, kept, lambda conversation: conversation.title or "")
 
+    async def talk(self, owner: str, id: str) -> Talk | None:  # noqa: A002
+        conversation = self._conversations.get((owner, id))
+        theirs = tuple(self._in(owner, id)[::-1])
+        return None if conversation is None else Talk(conversation, theirs, conversation)
+
     async def counts(self, owner: str, agents: Sequence[str], metadata: Mapping[str, Json]) -> Mapping[str, int]:
         theirs = [each.agent for each in _of(owner, self._conversations) if has(each.metadata, metadata)]
         return {agent: theirs.count(agent) for agent in sorted({*agents}.intersection(theirs))}
@@ -84,9 +104,17 @@ class ModelStore:
             del self._turns[owner, turn.id]
         return self._conversations.pop((owner, id), None) is not None
 
-    async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0) -> Turn:
+    async def add_turn(self, owner: str, turn: Turn, *, queued_at_most: int = 0, into: Talk | None = None) -> Turn:
         _check(turn)
-        conversation = self._conversations[owner, turn.conversation]
+        if into is not None and into.conversation is not into.stored:
+            conversation, there = into.conversation, self._conversations.get((owner, turn.conversation))
+            _check(conversation)
+            if there is not None and into.stored is not None and there.revision == into.stored.revision:
+                conversation = replace(conversation, revision=there.revision + 1)
+            elif there is not None or into.stored is not None:
+                raise Overtaken
+        else:
+            conversation = self._conversations[owner, turn.conversation]
         if turn.state is not TurnState.QUEUED:
             self._be_alone(owner, turn.conversation, lambda state: not state.over)
         elif len([each for each in self._in(owner, turn.conversation) if each.state is turn.state]) >= queued_at_most:
@@ -95,7 +123,9 @@ class ModelStore:
             raise KeyError(turn.id)
         number = max((other.number for other in self._in(owner, turn.conversation)), default=0) + 1
         self._turns[owner, turn.id] = replace(turn, number=number)
-        self._conversations[owner, turn.conversation] = replace(conversation, updated=turn.updated)
+        self._conversations[owner, turn.conversation] = replace(
+            conversation, id=turn.conversation, updated=turn.updated
+        )
         return self._turns[owner, turn.id]
 
     async def turn(self, owner: str, id: str) -> Turn | None:  # noqa: A002

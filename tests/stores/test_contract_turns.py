@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from codegen_api.runs import RunRef
-from codegen_api.stores import Busy, Full, Query, Store, TurnState
+from codegen_api.stores import Busy, Full, Overtaken, Query, Store, Talk, TurnState
 from tests.stores.things import ME, YOU, Test, agent, conversation, ids, item, turn
 
 
@@ -273,5 +273,70 @@ def test_a_withdrawn_turn_is_never_the_latest(check: Test) -> None:
         assert await it.remove_turn(ME, "t")
         assert await it.ends(ME, ["c"]) == {}
         assert ids(await it.conversations(ME, Query(states=(None,)))) == ["c"]
+
+    check(main)
+
+
+def test_a_conversation_comes_with_its_turns(check: Test) -> None:
+    async def main(it: Store) -> None:
+        assert await it.talk(ME, "c") is None
+        assert await it.talk(ME, "\0") is None
+        await it.add_conversation(ME, conversation())
+        await it.add_conversation(ME, conversation("d"))
+        assert await it.talk(ME, "c") == Talk(conversation(), (), conversation())
+        one = await it.add_turn(ME, turn(state=TurnState.COMPLETED))
+        await it.add_turn(ME, turn("x", "d"))
+        two = await it.add_turn(ME, turn("u", state=TurnState.WITHDRAWN, updated=3.0))
+        talk = await it.talk(ME, "c")
+        assert talk is not None
+        assert (talk.turns, talk.latest, talk.conversation.updated) == ((two, one), one, 3.0)
+        assert talk.stored is talk.conversation
+        assert await it.talk(YOU, "c") is None
+
+    check(main)
+
+
+def test_a_conversation_is_added_with_its_first_turn(check: Test) -> None:
+    new = conversation(metadata={"team": "a"})
+
+    async def main(it: Store) -> None:
+        first = await it.add_turn(ME, turn(), into=Talk(new))
+        assert first.number == 1
+        assert await it.conversation(ME, "c") == replace(new, updated=2.0)
+        with pytest.raises(Overtaken):
+            await it.add_turn(ME, turn("u"), into=Talk(conversation(title="Another")))
+        assert await it.talk(ME, "c") == Talk(replace(new, updated=2.0), (first,), replace(new, updated=2.0))
+        with pytest.raises(ValueError, match=r"stored|^$"):
+            await it.add_turn(ME, turn("v", "d"), into=Talk(conversation("d", title="\0")))
+        assert await it.turn(ME, "v") is None
+
+    check(main)
+
+
+def test_a_conversation_is_changed_with_a_turn_or_not_at_all(check: Test) -> None:
+    async def main(it: Store) -> None:
+        await it.add_conversation(ME, conversation())
+        talk = await it.talk(ME, "c")
+        assert talk is not None
+        named = replace(talk, conversation=replace(talk.conversation, title="Builds", metadata={"team": "a"}))
+        first = await it.add_turn(ME, turn(), into=named)
+        there = conversation(title="Builds", metadata={"team": "a"}, updated=2.0, revision=1)
+        assert await it.conversation(ME, "c") == there
+        assert [found.id for found in (await it.conversations(ME, Query(metadata={"team": "a"}))).items] == ["c"]
+        with pytest.raises(Overtaken):
+            await it.add_turn(ME, turn("u", state=TurnState.QUEUED), queued_at_most=9, into=named)
+        busy = Talk(replace(there, title="No"), (first,), there)
+        with pytest.raises(Busy):
+            await it.add_turn(ME, turn("u"), into=busy)
+        with pytest.raises(Full):
+            await it.add_turn(ME, turn("u", state=TurnState.QUEUED), into=busy)
+        assert await it.conversation(ME, "c") == there
+        await it.add_turn(ME, turn("u", state=TurnState.QUEUED), queued_at_most=9, into=busy)
+        assert await it.conversation(ME, "c") == replace(there, title="No", revision=2)
+        await it.remove_conversation(ME, "c")
+        with pytest.raises(Overtaken):
+            await it.add_turn(ME, turn("v"), into=busy)
+        with pytest.raises(KeyError):
+            await it.add_turn(ME, turn("v"), into=Talk(there, (), there))
 
     check(main)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -39,7 +39,10 @@ def within(url: str, doing: Callable[[Connection], T]) -> T:
     """What comes of ``doing`` something in a transaction of its own."""
 
     async def main() -> T:
-        engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:").replace("sql:", "sql+asyncpg:"))
+        if url.startswith("sqlite:"):
+            with create_engine(url, poolclass=NullPool).begin() as connection:
+                return doing(connection)
+        engine = create_async_engine(url.replace("sql:", "sql+asyncpg:"))
         try:
             async with engine.begin() as connection:
                 return await connection.run_sync(doing)

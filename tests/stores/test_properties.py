@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codegen_api.runs import RunRef
-from codegen_api.stores import Agent, Busy, Conversation, Full, Item, Query, Store, Turn, TurnState
+from codegen_api.stores import Agent, Busy, Conversation, Full, Item, Overtaken, Query, Store, Talk, Turn, TurnState
 from tests.stores.model import ModelStore
 from tests.stores.postgres import Postgres
 from tests.stores.things import opened, run
@@ -96,7 +96,7 @@ steps = st.one_of(
     call("add_conversation", owners, conversations),
     call("add_conversation", owners, conversations),
     call("add_turn", owners, turns, queued_at_most=st.integers(0, 2)),
-    call("add_turn", owners, turns, queued_at_most=st.integers(0, 2)),
+    call("add_turn", owners, turns, queued_at_most=st.integers(0, 2), into=conversations.map(Talk)),
     call("change_agent", owners, agents, stale),
     call("change_conversation", owners, conversations, stale),
     call("change_turn", owners, turns, stale),
@@ -107,6 +107,7 @@ steps = st.one_of(
     call("remove_item", owners, spaces, ids),
     call("expire", times),
     *(call(what, owners, ids) for what in ("agent", "conversation", "turn")),
+    call("talk", owners, ids),
     call("agents", owners, queries),
     call("conversations", owners, queries),
     call("turns", owners, ids, states=some_states, newest_first=st.booleans(), limit=st.integers(0, 3)),
@@ -126,7 +127,7 @@ async def came_of(doing: Coroutine[Any, Any, Any]) -> Any:
         returned = await doing
     except Busy as busy:
         return "busy", busy.turn, repr(busy.turn)
-    except (Full, KeyError, ValueError) as error:
+    except (Full, KeyError, Overtaken, ValueError) as error:
         return type(error), ""
     return returned, repr(returned)
 

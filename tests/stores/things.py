@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from codegen_api.stores import Agent, Conversation, Item, Store, Turn
@@ -34,6 +35,30 @@ async def opened(url: str) -> AsyncIterator[SqlStore]:
         yield store
     finally:
         await store.aclose()
+
+
+async def new_database(directory: str) -> SqlStore:
+    """With its tables, which are copied: to make them takes longer than most tests that need them."""
+    path = Path(directory, "database")
+    url = f"sqlite:///{path}"
+    if not _is_copied(path):
+        async with opened(url):
+            pass
+        _copy(path)
+    return SqlStore(url)
+
+
+_EMPTY: list[bytes] = []
+
+
+def _is_copied(path: Path) -> bool:
+    if _EMPTY:
+        path.write_bytes(_EMPTY[0])
+    return bool(_EMPTY)
+
+
+def _copy(path: Path) -> None:
+    _EMPTY.append(path.read_bytes())
 
 
 def agent(id_: str = "a", **more: Any) -> Agent:

@@ -1,19 +1,20 @@
 """The protocol for a database, behind which all differences between the two kinds are."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Table
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from codegen_api.stores.sql.sqlite import SqliteDatabase
 
+T = TypeVar("T")
+
 
 class Database(Protocol):
-    """No connection is held beyond a ``reading()``, ``writing()`` or ``probing()``.
+    """``read``, ``write`` and ``probe`` run ``work`` as one transaction. It gets a connection that is its own while it
+    runs, may run more than once, and must have no effect but on the database.
 
     In these, and in ``open``, database errors come out as ``StoreUnavailable``.
     """
@@ -26,12 +27,14 @@ class Database(Protocol):
 
     async def aclose(self) -> None: ...
 
-    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    async def read(self, work: Callable[[Connection], T]) -> T: ...
 
-    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """The result of ``work``, when it is committed and synced. If it raises, nothing is changed."""
+        ...
 
-    def probing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """As ``writing``, but rolled back. Also fails if there is no room for more data."""
+    async def probe(self, work: Callable[[Connection], object]) -> None:
+        """As ``write``, but rolled back. Also fails if there is no room for more data."""
         ...
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:

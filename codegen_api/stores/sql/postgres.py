@@ -1,8 +1,7 @@
 """The tables in PostgreSQL, for gateways on several machines."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import (
@@ -20,12 +19,14 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import UserDefinedType
 
 from codegen_api.stores.sql import libpq
 from codegen_api.stores.sql.sql_errors import faults
+
+T = TypeVar("T")
 
 WAIT = 30.0
 """Seconds to wait for a connection from the pool, or for the server."""
@@ -75,26 +76,19 @@ class PostgresDatabase:
     async def aclose(self) -> None:
         await self._engine.dispose()
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in which each statement sees what was committed before it."""
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """As the protocol; each statement sees what was committed before it."""
         with faults(_DRIVER):
             async with self._engine.connect() as connection:
-                yield connection
+                return await connection.run_sync(work)
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction that is committed at the end."""
+    async def write(self, work: Callable[[Connection], T]) -> T:
         with faults(_DRIVER):
             async with self._engine.begin() as connection:
-                yield connection
+                return await connection.run_sync(work)
 
-    @asynccontextmanager
-    async def probing(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction that is rolled back at the end."""
-        async with self.writing() as connection:
-            yield connection
-            await connection.rollback()
+    async def probe(self, work: Callable[[Connection], object]) -> None:
+        await self.read(work)  # which commits nothing
 
     def find(self, part: ColumnElement[str] | str, text: ColumnElement[str]) -> ColumnElement[int]:
         return func.strpos(text, part)

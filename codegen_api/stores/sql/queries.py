@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, exists, false, func, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, exists, false, func, or_, select, true, tuple_
 
 from codegen_api.runs import Json
 from codegen_api.storable import storable
-from codegen_api.stores import Query, TurnState
+from codegen_api.stores import ANSWER_BYTES, Query, TurnState
 from codegen_api.stores.sql.database import Database
 from codegen_api.stores.sql.metadata_facts import wanted
 from codegen_api.stores.sql.tables import (
@@ -20,11 +20,15 @@ from codegen_api.stores.sql.tables import (
     items,
     path_of,
     queued,
+    size_of,
     turns,
     withdrawn,
 )
 
 _MOST = 2**31 - 1
+
+_FIRST_ROWS = 16
+"""Rows read before it is known how large they are."""
 
 
 def matching(database: Database, kind: Kind[Any], owner: str, query: Query) -> Iterator[ColumnElement[bool]]:
@@ -50,22 +54,7 @@ def counted(database: Database, owner: str, agents: Sequence[str], metadata: Map
     """The number of an owner's conversations with each of these agents that has any."""
     its = conversations.c.agent
     wanted = [*matching(database, CONVERSATIONS, owner, Query(metadata=metadata)), among(database, its, agents)]
-    return select(its, func.count()).where(*wanted).group_by(its)
-
-
-def turns_of(
-    owner: str, conversation: str | None, states: Sequence[TurnState] | None, *, newest_first: bool
-) -> Select[Any]:
-    """The turns of one conversation by number, or of all by creation."""
-    statement = select(*TURNS.shown).where(exactly(turns, owner=owner))
-    order = [turns.c.number]
-    if conversation is None:
-        order = [turns.c.created, turns.c.conversation, turns.c.number]
-    else:
-        statement = statement.where(exactly(turns, conversation=conversation))
-    if states is not None:
-        statement = statement.where(turns.c.state.in_([state.value for state in states]))
-    return statement.order_by(*(column.desc() if newest_first else column.asc() for column in order))
+    return select(its, func.count().label("conversations")).where(*wanted).group_by(its).order_by(its)
 
 
 def first_and_last(database: Database, owner: str, conversations: Sequence[str]) -> Select[Any]:
@@ -97,7 +86,35 @@ def order_of(kind: Kind[Any], query: Query) -> list[ColumnElement[Any]]:
 
 
 def cut(statement: Select[Any], limit: int, offset: int) -> Select[Any]:
-    return statement.limit(min(max(limit, 0), _MOST)).offset(min(max(offset, 0), _MOST))
+    return statement.limit(bounded(limit)).offset(bounded(offset))
+
+
+def bounded(number: int) -> int:
+    """A limit or offset that every database takes."""
+    return min(max(number, 0), _MOST)
+
+
+def found(
+    connection: Connection,
+    kind: Kind[Any],
+    wanted: ColumnElement[bool],
+    order: Sequence[ColumnElement[Any]],
+    limit: int,
+    offset: int,
+) -> tuple[int, list[Mapping[str, Any]]]:
+    """How many rows there are that are ``wanted``, and a page of them, which ends early if they are large."""
+    ordered = select(*kind.shown).where(wanted).order_by(*order)
+    total = connection.scalar(select(func.count()).select_from(kind.table).where(wanted))
+    rows: list[Mapping[str, Any]] = []
+    held, some = 0, _FIRST_ROWS
+    while (some := min(some, limit - len(rows))) > 0 and held < ANSWER_BYTES:
+        more: Sequence[Any] = connection.execute(cut(ordered, some, offset + len(rows))).mappings().all()
+        rows += more
+        held += sum(map(size_of, more))
+        if len(more) < some:
+            break
+        some = max(1, (ANSWER_BYTES - held) * len(rows) // held)  # as many as fit if they are of average size
+    return total or 0, rows
 
 
 def exactly(table: Table, **texts: str) -> ColumnElement[bool]:

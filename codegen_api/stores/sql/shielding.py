@@ -49,7 +49,6 @@ def shielded(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
         task = asyncio.create_task(method(*arguments, **named))
         store.under_way.add(task)
         task.add_done_callback(store.ended)
-        await asyncio.wait({task})
-        return task.result()
+        return await asyncio.shield(task)
 
     return in_a_task

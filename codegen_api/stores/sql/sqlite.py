@@ -1,35 +1,43 @@
 """The tables in a SQLite file. Any number of processes on one machine may open it.
 
 Readers see the last committed state and never wait; writers wait for each other, up to a limit. Every commit is synced
-to disk, because a turn must survive a crash of the machine before its host is asked.
+to disk, because a turn must survive a crash of the machine before its host is asked. What several callers write at the
+same time is committed, and synced, once for all of them.
 """
 
 import asyncio
 import errno
 import json
-import logging
 import os
 import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Connection, FromClause, event, func
+from sqlalchemy import URL, ColumnElement, Connection, FromClause, NullPool, create_engine, event, func
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from codegen_api.stores.sql.sql_errors import faults
+from codegen_api.stores.sql.sqlite_threads import ConnectedThreads, GroupWriter
 
 if sys.platform != "win32":
     import fcntl
 
+T = TypeVar("T")
+
+READERS = 4
+"""Threads that read: what takes long in one of them does not delay the others."""
+
 WAIT = 10.0
 """Seconds that a writer waits for its turn: first in this process, then among processes."""
+
+WAIT_TO_READ = 30.0
+"""Seconds after which somebody who reads is told that it takes too long."""
 
 WAIT_TO_OPEN = 300.0
 """Seconds to wait for another process that migrates."""
@@ -45,21 +53,20 @@ class SqliteDatabase:
     insert = staticmethod(insert)
 
     def __init__(self, path: Path) -> None:
-        logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at DEBUG it logs all data
         self._path = path.absolute()
-        self._engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=str(self._path)),
-            connect_args={"timeout": WAIT},
-            pool_size=16,
-            max_overflow=0,
-            pool_timeout=WAIT,
+        self._engine = create_engine(
+            URL.create("sqlite", database=str(self._path)),
+            connect_args={"timeout": WAIT, "check_same_thread": False},  # a thread's connection is closed by another
+            poolclass=NullPool,
             hide_parameters=True,
         )
-        event.listen(self._engine.sync_engine, "connect", _set_up)
-        event.listen(self._engine.sync_engine, "begin", _begin)
-        self._writer = self._engine.execution_options(writes=True)
-        # Among processes SQLite settles this by polling; within one a lock is better.
-        self._writing = asyncio.Lock()
+        event.listen(self._engine, "connect", _set_up)
+        event.listen(self._engine, "begin", _begin)
+        self._readers = ConnectedThreads(self._engine, READERS, check=self._require_same_file)
+        writes = self._engine.execution_options(writes=True)
+        self._writer = ConnectedThreads(writes, 1, check=self._require_same_file)
+        # Among processes SQLite settles by polling who writes; within one this is better.
+        self._group = GroupWriter(self._writer, wait=WAIT)
         self._opened: tuple[int, int] | None = None
 
     async def open(self, migrate: Callable[[Connection], None]) -> None:
@@ -68,43 +75,38 @@ class SqliteDatabase:
             async with _file_lock(self._path.with_name(self._path.name + ".lock")):
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
                 self._opened = _identity(self._path)
-                await asyncio.to_thread(_enable_wal, self._path)
-                async with self._writer.execution_options(migrates=True).begin() as connection:
-                    await connection.run_sync(migrate)
-                await self._engine.dispose()  # drops the connection without foreign keys
+                await self._writer.run(_enable_wal, self._path)
+                await self._writer.run(self._migrate, migrate)
+
+    def _migrate(self, migrate: Callable[[Connection], None]) -> None:
+        with self._engine.execution_options(writes=True, migrates=True).begin() as connection:
+            migrate(connection)
 
     async def aclose(self) -> None:
-        await self._engine.dispose()
+        await self._readers.aclose()
+        await self._writer.aclose()
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that sees one state of the database, whatever is written meanwhile."""
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """As the protocol; ``work`` sees one state of the database, whatever is written meanwhile."""
         with faults():
-            self._require_same_file()
-            async with self._engine.connect() as connection:
-                yield connection
+            async with asyncio.timeout(WAIT_TO_READ):
+                return await self._readers.run(self._readers.transact, work)
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a write transaction that is committed at the end."""
+    async def write(self, work: Callable[[Connection], T]) -> T:
         with faults():
-            self._require_same_file()
-            async with asyncio.timeout(WAIT):
-                await self._writing.acquire()
-            try:
-                async with self._writer.begin() as connection:
-                    yield connection
-            finally:
-                self._writing.release()
+            return await self._group.write(work)
 
-    @asynccontextmanager
-    async def probing(self) -> AsyncIterator[AsyncConnection]:
-        """A write transaction that is rolled back. SQLite allocates space only on commit, so that is checked apart."""
+    async def probe(self, work: Callable[[Connection], object]) -> None:
+        """As the protocol. SQLite allocates space only on commit, so that is checked apart."""
+
+        def undone(connection: Connection) -> None:
+            work(connection)
+            raise _Undone
+
         with faults():
             await asyncio.to_thread(_require_free_space, self._path.parent)
-        async with self.writing() as connection:
-            yield connection
-            await connection.rollback()
+        with suppress(_Undone):
+            await self.write(undone)
 
     def _require_same_file(self) -> None:
         """Writes to a deleted file that is still open succeed, and are lost when it is closed.
@@ -124,6 +126,10 @@ class SqliteDatabase:
 
     def cosine(self, column: ColumnElement[Any], vector: Sequence[float]) -> ColumnElement[float] | None:
         return None
+
+
+class _Undone(Exception):
+    """A transaction that was only a test."""
 
 
 def _require_free_space(directory: Path) -> None:

@@ -337,13 +337,16 @@ _ENCODED = {"tags", "metadata", "configuration", "messages", "options", "value",
 _TUPLES = {"tags", "messages", "fields"}
 
 
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Agent, Conversation, Turn, Item)}
+
+
 def _plain(thing: Agent | Conversation | Turn | Item) -> dict[str, Any]:
     """Fields as database values.
 
     Raises:
         ValueError: one of them cannot be stored.
     """
-    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    values = {name: getattr(thing, name) for name in _FIELDS[type(thing)]}
     for name, value in values.items():
         small = not isinstance(value, int) or value.bit_length() < 64
         if not small or not storable([value.organization, value.id] if isinstance(value, RunRef) else value):
@@ -364,7 +367,7 @@ def _parsed(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 async def build_row(make: Callable[..., dict[str, Any]], *args: Any, of: Any) -> dict[str, Any]:
     """Make the row of a thing, in the thread if large."""
-    large = is_large([getattr(of, field.name) for field in fields(of)])
+    large = is_large([getattr(of, name) for name in _FIELDS[type(of)]])
     return await in_thread(make, *args) if large else make(*args)
 
 

@@ -4,11 +4,11 @@ import asyncio
 import heapq
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import mul
 from typing import Any
 
-from sqlalchemy import Delete, and_, delete, func, insert, or_, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, Delete, Select, and_, delete, func, insert, or_, select, tuple_, update
 
 from codegen_api.errors import NotOffered
 from codegen_api.stores import MOST_COMPARED, Due, Near
@@ -31,37 +31,36 @@ def forget(owner: str, path: str, key: str) -> Delete:
     return delete(vectors).where(exactly(vectors, owner=owner, namespace=path, key=key))
 
 
-async def due(connection: AsyncConnection, space: str, limit: int) -> list[Due]:
+def due(connection: Connection, space: str, limit: int) -> list[Due]:
     # two ranges of an index; "is not" would not use it
     others = or_(items.c.space < space, items.c.space > space)
     columns = [items.c.owner, items.c.stamp, *ITEMS.shown]
     statement = select(*columns).where(others).order_by(items.c.space, items.c.updated)
     found = []
-    for row in (await connection.execute(cut(statement, limit, 0))).mappings():
+    for row in connection.execute(cut(statement, limit, 0)).mappings():
         shown = {column.name: row[column.name] for column in ITEMS.shown}
         found.append(Due(row["owner"], ITEMS.thing(shown), row["stamp"]))
     return found
 
 
-async def keep(connection: AsyncConnection, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
+def keep(connection: Connection, due: Due, space: str, made: Sequence[Sequence[float]]) -> bool:
     owner, item, row = due.owner, due.item, ITEMS.row_of(due.owner, due.item)
     its = exactly(items, owner=owner, namespace=row["namespace"], key=item.key, stamp=due.stamp)
     size = row["size"] + sum(VECTOR_BYTES + 4 * len(vector) for vector in made)
     # the previous version puts items without a new stamp
     there = and_(its, items.c.updated == item.updated)
-    if not (await connection.execute(update(items).where(there).values(space=space, size=size))).rowcount:
+    if not connection.execute(update(items).where(there).values(space=space, size=size)).rowcount:
         return False
-    await connection.execute(forget(owner, row["namespace"], item.key))
+    connection.execute(forget(owner, row["namespace"], item.key))
     name = {"owner": owner, "namespace": row["namespace"], "key": item.key, "space": space, "made_of": item.updated}
     if made:
         rows = [{**name, "number": number, "vector": list(vector)} for number, vector in enumerate(made)]
-        await connection.execute(insert(vectors), rows)
+        connection.execute(insert(vectors), rows)
     return True
 
 
 async def nearest(
     database: Database,
-    connection: AsyncConnection,
     owner: str,
     prefix: Sequence[str],
     space: str,
@@ -77,9 +76,10 @@ async def nearest(
     if score is not None:
         best, name = func.max(score).label("best"), [vectors.c.namespace, vectors.c.key]
         statement = select(*name, best).select_from(theirs).where(wanted).group_by(*name).order_by(best.desc(), *name)
-        rows = (await connection.execute(cut(statement, limit, 0))).all()
+        rows = await database.read(lambda connection: connection.execute(cut(statement, limit, 0)).all())
         return [Near(labels_of(path), key, each) for path, key, each in rows]
-    many = await connection.scalar(select(func.count()).select_from(theirs).where(wanted))
+    count = select(func.count()).select_from(theirs).where(wanted)
+    many = await database.read(lambda connection: connection.scalar(count))
     if (many or 0) > MOST_COMPARED:
         raise NotOffered(f"No more than {MOST_COMPARED} vectors are compared: name a longer prefix.")
     place = tuple_(vectors.c.namespace, vectors.c.key, vectors.c.number)
@@ -89,13 +89,17 @@ async def nearest(
     after: tuple[Any, ...] | None = None
     while True:
         stretch = ordered if after is None else ordered.where(place > after)
-        some = (await connection.execute(stretch)).all()
+        some = await database.read(partial(_rows, stretch))
         await asyncio.to_thread(_compare, [(path, key, each) for path, key, _, each in some], vector, scores)
         if len(some) < _BATCH:
             break
         after = tuple(some[-1][:3])
     ranked = heapq.nsmallest(limit, scores.items(), key=lambda each: (-each[1], each[0]))
     return [Near(labels_of(path), key, each) for (path, key), each in ranked]
+
+
+def _rows(statement: Select[Any], connection: Connection) -> Sequence[Any]:
+    return connection.execute(statement).all()
 
 
 def _compare(
