@@ -66,12 +66,16 @@ class RunIndex:
         self._known: list[IndexEntry] = []
         self._complete = False  # the known part reaches the end of the list
 
-    def add_page(self, place: int, listing: Listing[Run]) -> None:
-        """Update the index with a page read from ``place`` on."""
+    def add_page(self, place: int, listing: Listing[Run]) -> bool:
+        """Update the index with a page read from ``place`` on. False if the list is a different one there: runs were
+        removed before it, so that what the index said of later places was wrong.
+        """
         read = [(run.ref, self._owner_of(run)) for run in listing.items]
         for gap in listing.gaps:
             read.insert(gap, _UNKNOWN)
+        before = len(self._known)
         known = self._front(read) if place == 0 else self._behind(place, read)
+        matches = bool(known) or place == 0 or place > before
         self._complete = (self._complete or listing.at_end) and bool(known)
         if listing.at_end:
             del known[place + len(read) :]
@@ -79,6 +83,7 @@ class RunIndex:
             del known[self._at_most :]
             self._complete = False
         self._known = known
+        return matches
 
     def next(self, place: int, may_match: Callable[[str | None], bool]) -> int | None:
         """The first place from ``place`` on whose owner ``may_match`` (None if unknown); None at the end of the

@@ -24,11 +24,11 @@ from codegen_api.errors import (
 from codegen_api.following import Position, ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.identity import ALL, READ, SCOPES, WRITE, Caller, Credential, Principal
-from codegen_api.own_runs import Bookmark
 from codegen_api.ownership import OWNER, SEALABLE, Ownership
+from codegen_api.run_lists import Bookmark
 from codegen_api.run_search import RunIndex
 from codegen_api.runs import Paging, Run, RunRef, RunStatus
-from codegen_api.upstreams import Listing, NewRun, RunFilter
+from codegen_api.upstreams import Decision, Listing, NewRun, RunFilter
 from tests.dialects.rich import RichHost
 from tests.fakehost import FakeHost, caller
 from tests.virtual import run
@@ -46,6 +46,8 @@ ON_A_RUN: dict[str, Ask] = {
     "resume": lambda gateway, who: gateway.resume(who, "9", "1", "Go on", None),
     "cancel": lambda gateway, who: gateway.cancel(who, "9", "1"),
     "uncancel": lambda gateway, who: gateway.uncancel(who, "9", "1"),
+    "pending": lambda gateway, who: gateway.pending(who, "9", "1"),
+    "decide": lambda gateway, who: gateway.decide(who, "9", "1", "1", Decision("approve")),
     "read_log": lambda gateway, who: gateway.read_log(who, "9", "1", 0, 100, newest_first=False),
     "view": lambda gateway, who: gateway.view(who, "9", "1"),
     "follow": lambda gateway, who: gateway.follow(who, "9", "1", Position(0)),
@@ -85,6 +87,7 @@ async def test_the_owner_reaches_their_run_and_a_stranger_does_not(call: str, fr
     host = FakeHost()
     gateway = gateway_to(host)
     await gateway.create(user("ann"), "9", NewRun("Say hello"))
+    host.runs["1"].wait()
     host.runs["1"].status = "ACTIVE" if call == "cancel" else "COMPLETE"
     if fresh:
         gateway = gateway_to(host)
@@ -102,7 +105,8 @@ async def test_the_owner_reaches_their_run_and_a_stranger_does_not(call: str, fr
 @pytest.mark.parametrize("call", sorted(ON_A_RUN))
 async def test_a_run_without_an_owner_is_for_those_who_may_reach_all(call: str) -> None:
     host = FakeHost()
-    host.add(status="ACTIVE" if call == "cancel" else "COMPLETE")
+    host.add().wait()
+    host.runs["1"].status = "ACTIVE" if call == "cancel" else "COMPLETE"
     gateway = gateway_to(host)
     with pytest.raises(NotFound):
         await ON_A_RUN[call](gateway, user("ann"))
@@ -110,7 +114,7 @@ async def test_a_run_without_an_owner_is_for_those_who_may_reach_all(call: str) 
 
 
 @pytest.mark.wire("owner-checked")
-@pytest.mark.parametrize("call", ["resume", "cancel"])
+@pytest.mark.parametrize("call", ["resume", "cancel", "decide"])
 async def test_who_may_only_see_all_runs_is_told_what_they_lack_to_touch_them(call: str) -> None:
     host = FakeHost()
     gateway = gateway_to(host)
@@ -242,7 +246,7 @@ async def crowd(gateway: Gateway, host: FakeHost, runs: int) -> list[str]:
 
 
 @pytest.mark.wire("owner-lists")
-async def test_a_list_holds_the_callers_own_runs_in_full_pages() -> None:
+async def test_a_list_holds_the_callers_run_lists_in_full_pages() -> None:
     host = FakeHost()
     gateway = gateway_to(host)
     own = await crowd(gateway, host, 700)
@@ -281,7 +285,7 @@ async def test_a_search_that_went_far_enough_says_where_to_go_on() -> None:
 
 
 @pytest.mark.wire("owner-lists", "owner-calls")
-async def test_many_who_look_for_their_own_runs_cost_what_the_first_one_costs() -> None:
+async def test_many_who_look_for_their_run_lists_cost_what_the_first_one_costs() -> None:
     host = FakeHost()
     gateway = gateway_to(host)
     own = await crowd(gateway, host, 950)
@@ -306,6 +310,21 @@ async def test_many_who_look_for_their_own_runs_cost_what_the_first_one_costs() 
     asked = [gateway.list(user("kim"), "9", 0, 20, RunFilter(), None) for _ in range(20)]
     assert [[run.ref.id for run in found.listing.items] for found in await asyncio.gather(*asked)] == [["951"]] * 20
     assert host.calls["list"] == before + 1
+    await gateway.aclose()
+
+
+@pytest.mark.wire("owner-lists")
+async def test_runs_that_go_behind_the_front_of_the_list_do_not_hide_older_ones() -> None:
+    """What was known of the list leads to places from which one's own runs have moved up."""
+    host = FakeHost()
+    gateway = gateway_to(host)
+    own = begin(host, "ann", 20)
+    others = begin(host, None, 680)
+    await gateway.list(user("ann"), "9", 0, 100, RunFilter(), None)
+    for name in others[200:210]:
+        del host.runs[name]
+    found = await gateway.list(user("ann"), "9", 0, 100, RunFilter(), None)
+    assert [run.ref.id for run in found.listing.items] == own
     await gateway.aclose()
 
 
@@ -471,17 +490,17 @@ async def test_a_status_narrows_a_list_of_ones_own() -> None:
 
 @pytest.mark.wire("owner-lists")
 @pytest.mark.parametrize("scopes", [OWN, SCOPES, frozenset({READ + ALL})])
-async def test_a_shared_caller_s_own_number_means_their_own_runs(scopes: frozenset[str]) -> None:
+async def test_a_shared_caller_s_own_number_means_their_run_lists(scopes: frozenset[str]) -> None:
     host = RichHost()
     gateway = gateway_to(host)
     own = await crowd(gateway, host, 70)
     ann = user("ann", scopes)
-    found = await gateway.list(ann, "9", 0, 100, RunFilter("API", ann.principal.number), None)
+    found = await gateway.list(ann, "9", 0, 100, RunFilter("API", str(ann.principal.number)), None)
     assert [run.ref.id for run in found.listing.items] == own
     assert host.filters == [RunFilter("API", None)]
     for asker, number in [(ann, 7), (user("eve"), ann.principal.number), (caller(), caller().principal.number)]:
-        await gateway.list(asker, "9", 0, 100, RunFilter(None, number), None)
-        assert host.filters[-1] == RunFilter(None, number)
+        await gateway.list(asker, "9", 0, 100, RunFilter(None, str(number)), None)
+        assert host.filters[-1] == RunFilter(None, str(number))
     await gateway.aclose()
 
 

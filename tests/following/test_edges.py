@@ -240,11 +240,11 @@ async def test_a_resume_that_is_answered_with_the_old_status_is_a_resume_all_the
     hosted.append(5)
     original = host.resume_run
 
-    async def resume_run(*arguments: Any) -> Run:
+    async def resume_run(*arguments: Any, **more: Any) -> Run:
         answered = await original(*arguments)
         return replace(answered, status=RunStatus.COMPLETED, raw_status="COMPLETE")
 
-    host.resume_run = resume_run  # type: ignore[assignment,method-assign]
+    host.resume_run = resume_run  # type: ignore[method-assign]
     gateway = Gateway(host, MemoryBroker())
     viewer = Viewer()
     await viewer.watch(gateway)

@@ -121,7 +121,9 @@ async def test_an_end_from_before_a_resume_elsewhere_is_not_told_to_who_knows_of
     await viewer.watch(here)
     await Viewer().watch(there)  # which believes in the end for some seconds
 
-    async def resume_run(credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
+    async def resume_run(
+        credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None, *, key: str | None = None
+    ) -> Run:
         hosted.status = "ACTIVE"  # the prompt is an entry, but not at once
         return await host.get_run(credential, ref)
 

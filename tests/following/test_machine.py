@@ -7,6 +7,7 @@ run ends once for it, reading is never refused for want of patience, and nothing
 import asyncio
 import contextlib
 import random
+import secrets
 from collections.abc import Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from codegen_api.brokers import Broker
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import (
     Forbidden,
@@ -28,9 +30,11 @@ from codegen_api.errors import (
 from codegen_api.following import ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.positions import AMENDABLE
-from tests.fakehost import caller
+from tests.brokers.relayed import RelayedBroker
+from tests.fakehost import TellingHost, caller
 from tests.following.strict import StrictHost
 from tests.following.viewing import Viewer
+from tests.redis_servers import RedisServer, redis_server
 from tests.virtual import VirtualLoop
 
 LARGE = 96 * 1024 * 1024
@@ -90,7 +94,18 @@ class Watcher:
                     await asyncio.sleep(4)  # and then see whether it goes on
 
 
+class TellingStrictHost(TellingHost, StrictHost):
+    """One that says soon when a run has changed."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.tells_within = 2.0
+
+
 class Life(RuleBasedStateMachine):
+    relayed = False
+    """Whether the processes tell each other what they read."""
+
     @initialize(
         start=st.sampled_from([0, 0, 3, 99, 100, 120, 450]),
         memory=st.sampled_from([LARGE, LARGE, 60_000, 9_000]),
@@ -98,28 +113,44 @@ class Life(RuleBasedStateMachine):
         with_totals=st.booleans(),
         processes=st.sampled_from([1, 1, 2]),
         seed=st.integers(0, 1000),
+        kind=st.sampled_from([StrictHost, StrictHost, TellingStrictHost]),
+        with_ids=st.booleans(),
+        with_times=st.booleans(),
+        with_revisions=st.booleans(),
     )
-    def begin(self, start: int, memory: int, page_size: int, with_totals: bool, processes: int, seed: int) -> None:
+    def begin(
+        self,
+        start: int,
+        memory: int,
+        page_size: int,
+        with_totals: bool,
+        processes: int,
+        seed: int,
+        kind: type[StrictHost],
+        with_ids: bool,
+        with_times: bool,
+        with_revisions: bool,
+    ) -> None:
         self.loop = VirtualLoop()
         self.random = random.Random(seed)
         self.memory = memory
-        self.host = StrictHost(with_totals=with_totals)
+        self.host = kind(with_totals=with_totals)
+        self.host.with_ids, self.host.with_times, self.host.with_revisions = with_ids, with_times, with_revisions
         self.host.page_size = page_size
         self.hosted = self.host.add()
         self.hosted.append(start)
         self.faults: list[GatewayError] = []
         self.host.before = self.fail
+        brokers = self.brokers(processes)
         self.gateways = [
-            Gateway(
-                self.host.elsewhere(),
-                MemoryBroker(max_bytes=memory),
-                turns=ReadQueue(limit=60 / processes),
-            )
-            for _ in range(processes)
+            Gateway(self.host.elsewhere(), broker, turns=ReadQueue(limit=60 / len(brokers))) for broker in brokers
         ]
-        # another process has no reason to look at what changes where nothing is missing
-        self.sees_all = processes == 1 and memory == LARGE
+        # another process that reads for itself has no reason to look at what changes where nothing is missing
+        self.sees_all = (processes == 1 or self.relayed) and memory == LARGE
         self.watchers: list[Watcher] = []
+
+    def brokers(self, count: int) -> list[Broker]:
+        return [MemoryBroker(max_bytes=self.memory) for _ in range(count)]
 
     async def fail(self, operation: str) -> None:
         if self.faults and operation == "log":
@@ -204,6 +235,14 @@ class Life(RuleBasedStateMachine):
         self.hosted.status = "COMPLETE"
         self.wait(300)
 
+    @precondition(lambda self: self.host.with_revisions and self.sees_all and self.hosted.entries)
+    @rule(back=st.integers(0, 500), seconds=waits)
+    def an_older_entry_changes(self, back: int, seconds: float) -> None:
+        """While the run works or after it, which only the revision tells."""
+        if back < len(self.hosted.entries):
+            self.hosted.amend(len(self.hosted.entries) - back, note=self.random.random())
+        self.wait(seconds)
+
     @precondition(lambda self: self.ended)
     @rule(stale=st.booleans(), seconds=waits)
     def somebody_resumes_it_here(self, stale: bool, seconds: float) -> None:
@@ -231,7 +270,10 @@ class Life(RuleBasedStateMachine):
 
     @precondition(
         lambda self: (
-            self.hosted.status == "ACTIVE" and len(self.gateways) == 1 and all(each.present for each in self.watchers)
+            self.hosted.status == "ACTIVE"
+            and len(self.gateways) == 1
+            and all(each.present for each in self.watchers)
+            and (self.host.with_ids or self.host.with_times)
         )
     )
     @rule(count=counts)
@@ -248,7 +290,7 @@ class Life(RuleBasedStateMachine):
     # -- the viewers --------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.watchers) < 4)
-    @rule(name=who, plain=st.booleans(), process=st.integers(0, 1), seconds=waits)
+    @rule(name=who, plain=st.booleans(), process=st.integers(0, 2), seconds=waits)
     def somebody_comes(self, name: str, plain: bool, process: int, seconds: float) -> None:
         self.watchers.append(Watcher(self.gateways[process % len(self.gateways)], name, plain=plain))
         self.loop.call_soon(self.watchers[-1].come)
@@ -263,7 +305,7 @@ class Life(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 3),
         part=st.sampled_from([1.0, 1.0, 0.9, 0.5, 0.0]),
-        process=st.integers(0, 1),
+        process=st.integers(0, 2),
         seconds=waits,
     )
     def somebody_comes_back(self, which: int, part: float, process: int, seconds: float) -> None:
@@ -327,13 +369,38 @@ class Life(RuleBasedStateMachine):
         assert not left, f"still running: {left}"
 
 
-def test_whatever_happens_every_viewer_sees_the_whole_log_once() -> None:
+class RelayedLife(Life):
+    """The processes have a Redis in common."""
+
+    relayed = True
+    server: RedisServer
+
+    def brokers(self, count: int) -> list[Broker]:
+        found = []
+        prefix = f"{secrets.token_hex(8)}:"
+        for _ in range(count + 1):
+            found.append(RelayedBroker(self.server.url, prefix, max_bytes=self.memory))
+            self.loop.run_until_complete(found[-1].open())
+        return [*found]
+
+
+def play(life: type[Life], share: float) -> None:
     run_state_machine_as_test(
-        Life,
+        life,
         settings=settings(
-            max_examples=settings().max_examples * 2 // 5,
+            max_examples=max(5, int(settings().max_examples * share)),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_whatever_happens_every_viewer_sees_the_whole_log_once() -> None:
+    play(Life, 0.4)
+
+
+def test_so_does_every_viewer_of_several_instances_over_one_redis() -> None:
+    with redis_server() as server:
+        RelayedLife.server = server
+        play(RelayedLife, 0.05)

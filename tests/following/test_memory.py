@@ -38,13 +38,14 @@ async def test_a_thousand_people_who_open_one_finished_run_cost_one_set_of_pages
     host = StrictHost()
     finished = host.add("1", status="COMPLETE")
     finished.append(1050)
+    told = finished.encoded()
     gateway = Gateway(host, MemoryBroker())
 
     async def open_it(number: int) -> None:
         await asyncio.sleep(0.6 * number)
         viewer = Viewer()
         await viewer.watch(gateway)
-        assert viewer.texts() == finished.encoded()
+        assert viewer.texts() == told
         assert viewer.ends == [1050]
 
     await asyncio.gather(*(open_it(number) for number in range(1000)))

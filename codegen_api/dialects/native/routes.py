@@ -1,7 +1,6 @@
 """The gateway's own routes: runs and logs over REST, live logs as server-sent events or JSON lines."""
 
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Annotated
 
@@ -9,38 +8,34 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
-from codegen_api.auth.jwts import Jwts
-from codegen_api.auth.tickets import Tickets
 from codegen_api.dialects.native import schemas
+from codegen_api.dialects.native.feed import feed
+from codegen_api.dialects.native.streaming import event_stream, ticket_fields, tickets_of, usable, viewer, writer_for
 from codegen_api.dialects.native.wire import (
-    EVENTS,
     LINES,
-    Writer,
+    Frames,
     entry_json,
-    frames,
     listing_fields,
     paging_fields,
+    pending_fields,
     run_fields,
+    run_path,
     try_again,
 )
-from codegen_api.following import Position, Stream
-from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.following import Position
+from codegen_api.identity import READ, WRITE
 from codegen_api.parts import Door, Idempotent, parts_of
 from codegen_api.request_bodies import CallerFirst
-from codegen_api.runs import Json, RunRef, RunStatus, to_json
-from codegen_api.sse import HEAD_ONLY, EventStream, LastEventId, lasting, nothing, parse_position
+from codegen_api.runs import Json, RunStatus, to_json
+from codegen_api.sse import HEAD_ONLY, LastEventId, nothing, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.unknown_names import warn
-from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.upstreams import Decision, NewRun, RunFilter
 from codegen_api.web import (
     Asker,
     IdempotencyKey,
     WantedOrganization,
-    address_of,
-    admit,
-    authenticate,
     bearer,
-    bears_token,
     json_response,
     named,
     needs,
@@ -51,7 +46,7 @@ from codegen_api.web import (
 
 runs = APIRouter(route_class=CallerFirst, dependencies=[Depends(bearer)], generate_unique_id_function=named())
 
-LINE_TYPES = ("application/x-ndjson", "application/jsonl")
+REDIS_AWAY = "unavailable (fallback to memory)"
 
 system = APIRouter(tags=["System"], generate_unique_id_function=named())
 
@@ -62,19 +57,23 @@ async def health(request: Request, gateway: Door) -> Response:
     once.
     """
     seen, store, now = gateway.observation, _store_seen(request), time.time()
-    jwts: Jwts | None = parts_of(request).callers.jwts
+    redis = parts_of(request).redis
+    jwts = parts_of(request).callers.jwts
     issuer = None if jwts is None else jwts.observation
+    healthy = all(each is None or each.reachable for each in (seen, issuer, store))
     body: dict[str, Json] = {
-        "status": "healthy" if all(each is None or each.reachable for each in (seen, issuer, store)) else "degraded",
+        "status": "healthy" if healthy and (redis is None or redis.usable) else "degraded",
         "version": request.app.version,
         "timestamp": timestamp(now),
         "uptime_seconds": round(now - parts_of(request).started, 3),
         "upstream": {"name": gateway.upstream_name, **_observed(seen), **_trouble(seen)},
         "issuer": "not configured" if jwts is None else {"name": jwts.issuer, **_observed(issuer)},
         "store": "not configured" if store is None else {**_observed(store), **_trouble(store)},
-        "redis": "not configured",
+        "redis": "not configured" if redis is None else "connected" if redis.usable else REDIS_AWAY,
         "runs_followed": gateway.runs_followed,
         "viewers": gateway.viewers,
+        "http_version": request.scope["http_version"],
+        "stream_heartbeat_seconds": parts_of(request).heartbeat_seconds,
     }
     return json_response(to_json(body))
 
@@ -122,7 +121,7 @@ def _readiness(request: Request) -> Response:
     return json_response(b'{"status":"ready"}')
 
 
-RunId = Annotated[str, Path(alias="id", description="The run's id, an integer.", examples=["12345"])]
+RunId = Annotated[str, Path(alias="id", description="The run's id, as the host has it.", examples=["12345"])]
 Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
@@ -168,7 +167,7 @@ async def create_run(
         ),
         key,
     )
-    location = f"{request.scope.get('root_path', '')}/agent-runs/{outcome.run.ref.id}"
+    location = f"{request.scope.get('root_path', '')}{run_path(outcome.run.ref.id)}"
     return json_response(to_json(run_fields(outcome.run)), 201, {"Location": location, **replayed(outcome)})
 
 
@@ -182,7 +181,7 @@ async def list_runs(
     limit: Limit = 100,
     status: Annotated[str | None, Query(description="Only runs with this status, in the host's words or ours.")] = None,
     source_type: Annotated[str | None, Query(description="Only runs from this source, `API` for instance.")] = None,
-    user_id: Annotated[int | None, Query(description="Only runs that this user started.")] = None,
+    user_id: Annotated[str | None, Query(description="Only runs that this user started.")] = None,
 ) -> Response:
     """Runs, newest first.
 
@@ -236,6 +235,33 @@ async def cancel_run(gateway: Door, caller: Asker, wanted: WantedOrganization, r
     return json_response(to_json(run_fields(await gateway.cancel(caller, organization, run_id))))
 
 
+@runs.get("/agent-runs/{id}/pending", **operation("List what a run waits for", READ, schemas.PENDING), tags=["Runs"])
+async def list_pending(gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId) -> Response:
+    """What a waiting run waits for now, oldest first; nothing if it does not wait."""
+    organization = await gateway.accounts.organization(caller, wanted)
+    items: list[Json] = [pending_fields(item) for item in await gateway.pending(caller, organization, run_id)]
+    return json_response(to_json({"items": items}))
+
+
+@runs.post(
+    "/agent-runs/{id}/pending/{request_id}",
+    **operation("Decide what a run waits for", WRITE, schemas.DECIDED),
+    tags=["Runs"],
+)
+async def decide(
+    gateway: Door,
+    caller: Asker,
+    wanted: WantedOrganization,
+    run_id: RunId,
+    request_id: Annotated[str, Path(description="Which of what the run waits for.", examples=["req_1"])],
+    body: Annotated[schemas.Decide, Body()],
+) -> Response:
+    """Approve or reject what the agent wants to do, or answer its question. The run goes on."""
+    organization = await gateway.accounts.organization(caller, wanted)
+    decision = Decision(body.decision, body.text)
+    return json_response(to_json(run_fields(await gateway.decide(caller, organization, run_id, request_id, decision))))
+
+
 @runs.get("/agent-runs/{id}/logs", **operation("Read a run's log", READ, schemas.LOGS), tags=["Logs"])
 async def read_logs(
     request: Request,
@@ -256,7 +282,7 @@ async def read_logs(
     headers = {}
     behind = skip + len(page.entries)
     if not page.at_end and behind != page.paging.total:
-        path = f"{request.scope.get('root_path', '')}/agent-runs/{page.run.ref.id}/logs"
+        path = f"{request.scope.get('root_path', '')}{run_path(page.run.ref.id)}/logs"
         headers["Link"] = f'<{path}?skip={behind}&limit={limit}&reverse={str(reverse).lower()}>; rel="next"'
     return json_response(b'%b,"logs":[%b]}' % (rest[:-1], entries), headers=headers)
 
@@ -274,16 +300,10 @@ async def create_stream_ticket(
 
     Keep it as secret as a token: whoever has it can read that log.
     """
-    tickets = _tickets(request)
+    tickets_of(request)
     organization = await gateway.accounts.organization(caller, wanted)
     run = (await gateway.get(caller, organization, run_id)).ref
-    ticket, expires = tickets.seal(run, caller, time.time())
-    body: dict[str, Json] = {
-        "ticket": ticket,
-        "url": f"{request.scope.get('root_path', '')}/agent-runs/{run.id}/logs/stream?ticket={ticket}",
-        "expires_at": timestamp(expires, "seconds"),
-    }
-    return json_response(to_json(body), 201)
+    return json_response(to_json(ticket_fields(request, f"{run_path(run.id)}/logs/stream", run, caller)), 201)
 
 
 @runs.get(
@@ -314,52 +334,24 @@ async def stream_logs(
     A browser's `EventSource` comes with a `ticket`. A bearer token goes before it.
     """
     asked = last_event_id or (None if skip is None else str(skip))
-    lines = any(kind in request.headers.get("accept", "") for kind in LINE_TYPES)
-    writer: Writer = LINES if lines else EVENTS
-    if bears_token(request):
-        ticket = None
+    writer, ticket = writer_for(request), usable(request, ticket)
     try:
-        if ticket is None:
-            caller = await authenticate(request)
-        else:
-            caller, wanted = await _ticket_caller(request, ticket, wanted, run_id)
+        caller, wanted = await viewer(request, ticket, wanted, run_id)
         position = Position(0) if asked is None else parse_position(asked)
         organization = await gateway.accounts.organization(caller, wanted)
         if request.scope.get(HEAD_ONLY):
             await gateway.view(caller, organization, run_id)
-            return _event_stream(request, nothing(), writer)
-        position = replace(position, over=position.over and not lines)
+            return event_stream(request, nothing(), writer)
+        position = replace(position, over=position.over and writer is not LINES)
         stream = await gateway.follow(caller, organization, run_id, position)
     except (errors.Unavailable, errors.UpstreamFailure) as error:
         if asked is None and ticket is None:
             raise
         # an EventSource gives up for good on any other status
-        return _event_stream(request, try_again(error, writer), writer)
+        return event_stream(request, try_again(error, writer), writer)
     if stream is None:
         return Response(status_code=204)
-    return _event_stream(request, frames(stream, writer, position.cursor if position.over else None), writer, stream)
+    return event_stream(request, Frames(stream, writer, position.cursor if position.over else None), writer)
 
 
-async def _ticket_caller(request: Request, ticket: str, wanted: str | None, run_id: str) -> tuple[Caller, str]:
-    """The caller with this ticket, and the organization for which it was made."""
-    opened = _tickets(request).open(ticket, time.time())
-    if RunRef(wanted or opened.run.organization, run_id) != opened.run:
-        raise errors.InvalidTicket
-    caller = await admit(request, await parts_of(request).callers.ticket_holder(opened, address_of(request)))
-    return caller, opened.run.organization
-
-
-def _tickets(request: Request) -> Tickets:
-    tickets = parts_of(request).tickets
-    if tickets is None:
-        raise errors.TicketsNotConfigured
-    return tickets
-
-
-def _event_stream(
-    request: Request, pieces: AsyncGenerator[bytes, None], writer: Writer, source: Stream | None = None
-) -> EventStream:
-    return lasting(request, pieces, writer.media_type, source=source)
-
-
-ROUTES = [*system.routes, *runs.routes]
+ROUTES = [*system.routes, *feed.routes, *runs.routes]

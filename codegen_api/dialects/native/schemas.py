@@ -4,86 +4,30 @@ Only request models are used for parsing. Responses are written from the host's 
 filter it.
 """
 
-import json
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic.json_schema import models_json_schema
+from pydantic_core import PydanticCustomError
 
-from codegen_api.brokers import Batch
-from codegen_api.dialects import Images, Prompt
-from codegen_api.dialects.native.wire import (
-    EVENTS,
-    LINES,
-    RETRY_MS,
-    Writer,
-    entry_json,
-    error_fields,
-    framed,
-    run_fields,
+from codegen_api.dialects import EMPTY, Images, Prompt, says_nothing
+from codegen_api.dialects.native.examples import (
+    ENTRY_EXAMPLE,
+    FEED_EXAMPLE,
+    FEED_LINES_EXAMPLE,
+    LINES_EXAMPLE,
+    PENDING_EXAMPLE,
+    RUN_EXAMPLE,
+    STREAM_EXAMPLE,
 )
-from codegen_api.errors import RunEnded, TicketsNotConfigured
-from codegen_api.following import Ended, Notice, Position, Quiet, Update
+from codegen_api.dialects.native.wire import error_fields
+from codegen_api.errors import Conflict, RunEnded, RunFinal, TicketsNotConfigured
 from codegen_api.openapi import ANYWHERE, COMMON, Answers
-from codegen_api.positions import Sighting
-from codegen_api.runs import Amended, Appended, Changed, Json, LogEntry, Run, RunRef, RunStatus, to_json
+from codegen_api.runs import RunStatus, WaitReason
 from codegen_api.web import Responses
 
-_RUN = Run(
-    RunRef("323", "12345"),
-    RunStatus.RUNNING,
-    "ACTIVE",
-    {
-        "id": 12345,
-        "organization_id": 323,
-        "status": "ACTIVE",
-        "created_at": "2025-06-21T11:20:04.338398Z",
-        "web_url": "https://codegen.com/agent/trace/12345",
-        "result": None,
-        "summary": None,
-        "source_type": "API",
-        "github_pull_requests": [],
-        "metadata": {"source": "api"},
-    },
-)
-_OVER = replace(_RUN, status=RunStatus.COMPLETED, raw_status="COMPLETE", fields={**_RUN.fields, "status": "COMPLETE"})
-_ENTRY: dict[str, Json] = {
-    "agent_run_id": 12345,
-    "created_at": "2025-06-21T11:20:09.108894Z",
-    "tool_name": "ripgrep_search",
-    "message_type": "ACTION",
-    "thought": "Look for the function first.",
-    "observation": None,
-    "tool_input": {"query": "def fibonacci"},
-    "tool_output": {"matches": 1},
-}
-
-
-def _batch(event: type[Appended] | type[Amended], told: Sighting | None, **fields: Json) -> Batch:
-    entry = LogEntry(to_json({**_ENTRY, **fields}), None, open=False, amendable=True)
-    return Batch((event(1, entry),), None, 1, 0, (Position(1, told=told, copies=(entry.digest,)),))
-
-
-_UPDATES: tuple[Update, ...] = (
-    Changed(_RUN, None, 0.0),
-    _batch(Appended, None, tool_output=None),
-    Notice("upstream_unavailable", 2.1),
-    Notice("recovered"),
-    _batch(Amended, Sighting.of(1, 1)),
-    Quiet(),
-    Ended(_OVER, 1),
-)
-
-
-def _example(writer: Writer) -> str:
-    return (writer.wait(RETRY_MS) + b"".join(framed(update, writer) for update in _UPDATES)).decode()
-
-
-RUN_EXAMPLE: dict[str, Any] = run_fields(_RUN)
-ENTRY_EXAMPLE: dict[str, Any] = json.loads(entry_json(to_json(_ENTRY), 25))
-STREAM_EXAMPLE = _example(EVENTS)
-LINES_EXAMPLE = _example(LINES)
+HostId = int | str
+"""An id, as the host gives it."""
 
 
 class _Open(BaseModel):
@@ -114,13 +58,32 @@ class ResumeRun(BaseModel):
     images: Images | None = Field(None, description="Base64 data URIs.")
 
 
+def _answered(text: str | None, info: ValidationInfo) -> str | None:
+    if info.data.get("decision") == "answer" and (text is None or says_nothing(text)):
+        raise PydanticCustomError("empty", EMPTY)
+    return text
+
+
+class Decide(BaseModel):
+    """A decision on what a run waits for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"decision": "approve"}]})
+
+    decision: Literal["approve", "reject", "answer"] = Field(
+        description="Whether the agent may do it; or `answer`, to a question."
+    )
+    text: Annotated[str | None, AfterValidator(_answered)] = Field(
+        None, description="The answer, or what the agent is told with a rejection.", validate_default=True
+    )
+
+
 class RunOut(_Open):
-    """A run: the host's fields as they are, times in RFC 3339 (UTC), and two of ours."""
+    """A run: the host's fields as they are, times in RFC 3339 (UTC), and some of ours."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [RUN_EXAMPLE]})
 
-    id: int
-    organization_id: int
+    id: HostId
+    organization_id: HostId | None = None
     status: str | None = Field(None, description="The host's own word.")
     created_at: str | None = None
     web_url: str | None = None
@@ -131,6 +94,28 @@ class RunOut(_Open):
     metadata: dict[str, Any] | None = None
     run_status: RunStatus = Field(description="The status in the gateway's words.")
     ended: bool = Field(description="Nothing more comes unless somebody resumes the run.")
+    waiting_for: WaitReason | None = Field(None, description="What a waiting run waits for, where the host says so.")
+    final: bool | None = Field(None, description="`true` where a run has ended for good, and cannot be resumed.")
+
+
+class PendingOut(BaseModel):
+    """What a run waits for."""
+
+    id: str = Field(description="Tells it from others of this run.")
+    reason: WaitReason
+    text: str = Field(description="For people: the question, or what the agent wants to do.")
+    tool: str | None = Field(description="What is to be approved.")
+    input: Any = Field(description="The tool's input.")
+    choices: list[str] = Field(description="What the agent offers as answers.")
+    fields: dict[str, Any] = Field(description="The host's own fields.")
+
+
+class PendingListOut(BaseModel):
+    """What a run waits for, oldest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [PENDING_EXAMPLE]}]})
+
+    items: list[PendingOut]
 
 
 class EntryOut(_Open):
@@ -138,7 +123,7 @@ class EntryOut(_Open):
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [ENTRY_EXAMPLE]})
 
-    agent_run_id: int
+    agent_run_id: HostId | None = None
     created_at: str | None = None
     tool_name: str | None = None
     message_type: str | None = None
@@ -166,7 +151,7 @@ class RunsOut(Page):
 
 
 class OrganizationOut(_Open):
-    id: int
+    id: HostId
     name: str
     settings: dict[str, Any] | None = None
 
@@ -176,7 +161,7 @@ class OrganizationsOut(Page):
 
 
 class UserOut(_Open):
-    id: int | str = Field(description="The host's number, or a JWT's `sub`, or a key's name.")
+    id: HostId = Field(description="The host's id, or a JWT's `sub`, or a key's name.")
     github_user_id: str | None = None
     github_username: str | None = None
     email: str | None = None
@@ -208,10 +193,13 @@ class EndOut(RunOut):
 
 
 class NoticeOut(BaseModel):
-    """The log is late, not lost; or the gateway ends the stream, and the client is to come back."""
+    """The log is late, not lost; or the run begins to wait; or the gateway ends the stream, and the client is to come
+    back.
+    """
 
-    code: Annotated[str, Field(examples=["upstream_unavailable", "rate_limited", "recovered", "reconnect"])]
+    code: Annotated[str, Field(examples=["upstream_unavailable", "rate_limited", "recovered", "waiting", "reconnect"])]
     retry_in: float | None = Field(description="Seconds.")
+    reason: WaitReason | None = Field(None, description="With `waiting`: for what.")
     last_event_id: str | None = Field(None, description="With `reconnect`: where to go on.")
 
 
@@ -220,6 +208,18 @@ class ResyncOut(BaseModel):
 
     requested: int
     log_length: int
+
+
+class FeedListOut(BaseModel):
+    """The runs of the feed, newest first. All others are to be forgotten."""
+
+    ids: list[HostId]
+
+
+class FeedRemovedOut(BaseModel):
+    """A run that is not in the feed any more."""
+
+    id: HostId
 
 
 class ErrorOut(BaseModel):
@@ -262,9 +262,14 @@ class HealthOut(BaseModel):
             {"reachable": True, "checked_at": "2026-11-20T12:00:00Z", "trouble": None, "since": None},
         ],
     )
-    redis: str = Field(examples=["not configured"])
+    redis: str = Field(
+        description="`connected`, or `unavailable (fallback to memory)`, where instances share a Redis.",
+        examples=["not configured", "connected", "unavailable (fallback to memory)"],
+    )
     runs_followed: int
     viewers: int
+    http_version: str = Field(description="In which this request arrived.", examples=["1.1"])
+    stream_heartbeat_seconds: float = Field(description="How long a live log is silent at most.", examples=[15.0])
 
 
 class ReadyOut(BaseModel):
@@ -292,16 +297,37 @@ STREAM_EVENTS: dict[str, type[BaseModel]] = {
     "end": EndOut,
 }
 
-EVENT: dict[str, Any] = {
-    "type": "object",
-    "description": "One event. `data` is JSON, of the shape that goes with the event.",
-    "properties": {
-        "event": {"type": "string", "enum": list(STREAM_EVENTS)},
-        "id": {"type": "string"},
-        "data": {"type": "string", "contentMediaType": "application/json"},
-        "retry": {"type": "integer"},
-    },
+FEED_EVENTS: dict[str, type[BaseModel]] = {
+    "list": FeedListOut,
+    "run": RunOut,
+    "removed": FeedRemovedOut,
+    "notice": NoticeOut,
+    "failure": ErrorOut,
 }
+
+
+def _stream(what: str, events: dict[str, type[BaseModel]], example: str, lines: str) -> dict[str, Any]:
+    """A stream of these events."""
+    event = {
+        "type": "object",
+        "description": "One event. `data` is JSON, of the shape that goes with the event.",
+        "properties": {
+            "event": {"type": "string", "enum": list(events)},
+            "id": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "retry": {"type": "integer"},
+        },
+    }
+    return {
+        "description": f"{what} Its events and the shape of their data: "
+        + ", ".join(f"`{name}` (`{model.__name__}`)" for name, model in events.items())
+        + ". A comment line is a sign of life. With `Accept: application/x-ndjson` each event is a line of JSON.",
+        "content": {
+            "text/event-stream": {"schema": event, "example": example},
+            "application/x-ndjson": {"schema": {"type": "string"}, "example": lines},
+        },
+    }
+
 
 answers = Answers(ErrorOut, error_fields)
 _NO_TICKETS = answers.error(501, (TicketsNotConfigured(), "This deployment has no key to seal and open tickets with."))
@@ -312,7 +338,13 @@ ORGANIZATIONS = answers(200, OrganizationsOut, "The organizations.")
 RUNS = answers(200, RunsOut, "The runs.")
 RUN = answers(200, RunOut, "The run.", 402)
 _REPLAYED = {"schema": {"type": "string"}, "description": "`true` where a repeat is answered as the first time."}
+PENDING = answers(200, PendingListOut, "What the run waits for.", 501)
+DECIDED = answers(200, RunOut, "The run, decided upon.", 409, 501)
+DECIDED[409] = answers.error(409, (Conflict(), "The state of the run is against it."))
 RESUMED = answers(200, RunOut, "The run.", 402, 409)
+RESUMED[409] = answers.error(
+    409, (RunFinal(), "The run has ended for good; or a request with this `Idempotency-Key` is not answered yet.")
+)
 RESUMED[200]["headers"] = {"Idempotent-Replayed": _REPLAYED}
 CANCELLED = answers(200, RunOut, "The run, stopped.", 409, 501)
 CANCELLED[409] = _ALREADY_OVER
@@ -337,16 +369,13 @@ READY: Responses = {
     503: {"model": ReadyOut, "description": "Not yet, or not any more."},
 }
 STREAM: Responses = {
-    200: {
-        "description": "The live log. Its events and the shape of their data: "
-        + ", ".join(f"`{name}` (`{model.__name__}`)" for name, model in STREAM_EVENTS.items())
-        + ". A comment line is a sign of life. With `Accept: application/x-ndjson` each event is a line of JSON.",
-        "content": {
-            "text/event-stream": {"schema": EVENT, "example": STREAM_EXAMPLE},
-            "application/x-ndjson": {"schema": {"type": "string"}, "example": LINES_EXAMPLE},
-        },
-    },
+    200: _stream("The live log.", STREAM_EVENTS, STREAM_EXAMPLE, LINES_EXAMPLE),
     204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
+    **answers.errors(*COMMON),
+    501: _NO_TICKETS,
+}
+FEED: Responses = {
+    200: _stream("The feed.", FEED_EVENTS, FEED_EXAMPLE, FEED_LINES_EXAMPLE),
     **answers.errors(*COMMON),
     501: _NO_TICKETS,
 }
@@ -355,7 +384,7 @@ STREAM: Responses = {
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """Add the models of stream events to the components of the document, since no route has them as its body."""
     kinds: list[tuple[type[BaseModel], Literal["serialization"]]] = [
-        (model, "serialization") for model in dict.fromkeys(STREAM_EVENTS.values())
+        (model, "serialization") for model in dict.fromkeys([*STREAM_EVENTS.values(), *FEED_EVENTS.values()])
     ]
     _, described = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
     schemas = document.setdefault("components", {}).setdefault("schemas", {})

@@ -3,17 +3,34 @@
 import random
 from collections.abc import AsyncGenerator
 from typing import Protocol, assert_never
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
 
 from codegen_api import errors
 from codegen_api.brokers import Batch
-from codegen_api.following import Current, Ended, Leaving, Notice, Quiet, Resync, Stream, Update
-from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, to_json
+from codegen_api.following import (
+    Current,
+    Described,
+    Ended,
+    FeedLeaving,
+    FeedUpdate,
+    Leaving,
+    Listed,
+    Notice,
+    Quiet,
+    Removed,
+    Resync,
+    Shown,
+    Stream,
+    Update,
+)
+from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitReason, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
-from codegen_api.telemetry import note, trace
-from codegen_api.upstreams import Listing
+from codegen_api.taps import Tap
+from codegen_api.telemetry import note, noticed, over, sent, trace
+from codegen_api.upstreams import Listing, PendingRequest
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
@@ -50,8 +67,30 @@ def render_error(error: errors.GatewayError) -> Response:
 
 
 def run_fields(run: Run) -> dict[str, Json]:
-    """A run: the host's fields and two of ours."""
-    return {**run.fields, "run_status": run.status.value, "ended": run.status.ended}
+    """A run: the host's fields and ours, of which the last two are there only where the host says so."""
+    fields: dict[str, Json] = {**run.fields, "run_status": run.status.value, "ended": run.status.ended}
+    if run.reason is not None:
+        fields["waiting_for"] = run.reason.value
+    if run.final:
+        fields["final"] = True
+    return fields
+
+
+def run_path(run_id: str) -> str:
+    return f"/agent-runs/{quote(run_id, safe='')}"
+
+
+def pending_fields(pending: PendingRequest) -> dict[str, Json]:
+    """What a run waits for."""
+    return {
+        "id": pending.id,
+        "reason": pending.reason.value,
+        "text": pending.text,
+        "tool": pending.tool,
+        "input": pending.input,
+        "choices": pending.choices,
+        "fields": pending.fields,
+    }
 
 
 def entry_json(json: bytes, position: int | None) -> bytes:
@@ -122,16 +161,20 @@ EVENTS: Writer = _Events()
 LINES: Writer = _Lines()
 
 
-def framed(update: Update, writer: Writer, ended: Cursor | None = None) -> bytes:
-    """One update. If the viewer was told of an end, the description of a run that continues revokes it."""
+def framed(update: Update, writer: Writer, ended: Cursor | None = None, waits_for: WaitReason | None = None) -> bytes:
+    """One update. If the viewer was told of an end, the description of a run that continues revokes it. ``waits_for``
+    is what the run waited for when it was last described.
+    """
     match update:
         case Batch():
+            sent(len(update.entries))
             return writer.batch(update)
         case Changed(run=run):
             # with an id, for viewers that resume from here in another process
-            return writer.event("status", to_json(run_fields(run)), None if run.status.ended else ended)
+            status = writer.event("status", to_json(run_fields(run)), None if run.status.ended else ended)
+            return status if run.reason in (None, waits_for) else status + _waiting(run.reason, writer)
         case Notice():
-            return writer.event("notice", to_json({"code": update.code, "retry_in": update.retry_in}))
+            return _notice(writer, {"code": update.code, "retry_in": update.retry_in})
         case Resync():
             data: dict[str, Json] = {"requested": update.requested, "log_length": update.length}
             return writer.event("resync", to_json(data), update.cursor)
@@ -140,26 +183,117 @@ def framed(update: Update, writer: Writer, ended: Cursor | None = None) -> bytes
         case Current():
             return b""
         case Leaving():
+            over("reconnect")
             return _leave(writer, "reconnect", last_event_id=str(update.position))
         case Ended():
+            over("end")
             data = {**run_fields(update.run), "total_logs": update.length}
             return writer.event("end", to_json(data), f"{update.length}.end")
         case _:
             assert_never(update)
 
 
-async def frames(stream: Stream, writer: Writer, ended: Cursor | None = None) -> AsyncGenerator[bytes, None]:
-    """The frames for a viewer who was told before that the log had ``ended`` there."""
-    wait = writer.wait(RETRY_MS)
+def _waiting(reason: WaitReason | None, writer: Writer) -> bytes:
+    return _notice(writer, {"code": "waiting", "retry_in": None, "reason": reason})
+
+
+def _notice(writer: Writer, data: dict[str, Json]) -> bytes:
+    noticed(str(data["code"]))
+    return writer.event("notice", to_json(data))
+
+
+class Frames(Tap[bytes]):
+    """The frames of ``stream``, for a viewer who was told before that the log had ``ended`` there."""
+
+    __slots__ = ("_ended", "_stream", "_trace", "_wait", "_waits_for", "_writer")
+
+    def __init__(self, stream: Stream, writer: Writer, ended: Cursor | None = None) -> None:
+        super().__init__()
+        self._stream = stream
+        self._writer = writer
+        self._ended = ended
+        self._wait = writer.wait(RETRY_MS)
+        self._waits_for: WaitReason | None = None
+        self._trace = trace.get()
+        stream.sink = self
+
+    def take(self) -> bytes | None:
+        if self.over:
+            return None
+        try:
+            while (update := self._stream.take()) is not None:
+                if written := self._framed(update):
+                    return written
+        except errors.GatewayError as error:
+            self.over = True
+            note(error.code, error.root_reason)
+            return self._writer.event("failure", to_json(error_fields(error)))
+        self.over = self._stream.over
+        return None
+
+    def offer(self, item: Batch, now: float) -> bool:
+        if not self.sink.offer(self._writer.batch(item), now):
+            return False
+        if self._trace is not None:
+            self._trace.entries += len(item.entries)
+        return True
+
+    def _framed(self, update: Update) -> bytes:
+        written = framed(update, self._writer, self._ended, self._waits_for)
+        if isinstance(update, Changed | Notice):
+            written, self._wait = self._wait + written, b""
+        if isinstance(update, Changed):
+            self._waits_for = update.run.reason
+            self._ended = self._ended if update.run.status.ended else None
+        return written
+
+    async def aclose(self) -> None:
+        self.over = True
+        await self._stream.aclose()
+
+
+# -- the feed ---------------------------------------------------------------------------------------------------------
+
+_described: WeakKeyDictionary[Described, bytes] = WeakKeyDictionary()
+
+
+def _described_json(described: Described) -> bytes:
+    """Encoded once for all viewers."""
+    written = _described.get(described)
+    if written is None:
+        written = _described[described] = to_json(run_fields(described.run))
+    return written
+
+
+def feed_framed(update: FeedUpdate, writer: Writer) -> bytes:
+    """One update of a feed."""
+    match update:
+        case Listed():
+            return writer.event("list", to_json({"ids": update.ids}), str(update.position))
+        case Shown():
+            sent(1)
+            return writer.event("run", _described_json(update.described), str(update.position))
+        case Removed():
+            return writer.event("removed", to_json({"id": update.id}), str(update.position))
+        case Notice():
+            return _notice(writer, {"code": update.code, "retry_in": update.retry_in})
+        case Quiet():
+            return writer.heartbeat
+        case FeedLeaving():
+            over("reconnect")
+            return _leave(writer, "reconnect", last_event_id=str(update.position))
+        case _:
+            assert_never(update)
+
+
+async def feed_frames(
+    first: FeedUpdate, rest: AsyncGenerator[FeedUpdate, None], writer: Writer
+) -> AsyncGenerator[bytes, None]:
+    """The frames of a feed."""
     try:
-        async for update in stream:
-            written = framed(update, writer, ended)
-            if isinstance(update, Changed | Notice):
-                written, wait = wait + written, b""
-            if written:
-                yield written
-            if isinstance(update, Changed) and not update.run.status.ended:
-                ended = None
+        yield writer.wait(RETRY_MS) + feed_framed(first, writer)
+        async for update in rest:
+            yield feed_framed(update, writer)
     except errors.GatewayError as error:
         note(error.code, error.root_reason)
         yield writer.event("failure", to_json(error_fields(error)))
@@ -178,4 +312,4 @@ def _leave(writer: Writer, code: str, *, at_least: float = 0, last_event_id: str
     data: dict[str, Json] = {"code": code, "retry_in": milliseconds / 1000}
     if last_event_id is not None:
         data["last_event_id"] = last_event_id
-    return writer.wait(milliseconds) + writer.event("notice", to_json(data))
+    return writer.wait(milliseconds) + _notice(writer, data)

@@ -1,0 +1,258 @@
+"""Feeds of runs: one reader of the host's list for all who watch it with one credential in one organization, and what
+of it each of them may see.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from codegen_api.following import (
+    Choice,
+    Feed,
+    FeedPosition,
+    FeedUpdate,
+    FeedViewer,
+    Readers,
+    ReadQueue,
+    Rights,
+    Troubles,
+    held_descriptions,
+    loop_time,
+)
+from codegen_api.host_reads import Reads
+from codegen_api.identity import ALL, READ, Caller, Credential
+from codegen_api.ownership import on_behalf_of
+from codegen_api.pace import Cadence
+from codegen_api.run_lists import RunLists
+from codegen_api.runs import Run, RunRef
+from codegen_api.singleflight import Singleflight
+from codegen_api.upstreams import Listing, RunFilter, Upstream
+from codegen_api.viewing import Viewing
+
+FRONT = 100
+"""So many runs of the host's list are read at a time."""
+
+JOINING = 1.0
+"""Seconds for which a list that was just read waits for those who asked for it."""
+
+ANYTHING = RunFilter()
+
+_Key = tuple[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A feed that is read, and when it is to be dropped if nobody comes back."""
+
+    feed: Feed
+    reading: asyncio.Task[None]
+    retirement: asyncio.TimerHandle | None = None
+
+
+class Feeds:
+    """Brings callers to feeds. A list is read as often as the log that is read least often, and for ``linger`` seconds
+    on behalf of viewers who may come back.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        reads: Reads,
+        lists: RunLists,
+        rights: Rights,
+        turns: ReadQueue,
+        viewing: Viewing,
+        cadence: Callable[[], Cadence],
+        linger: float,
+    ) -> None:
+        self._upstream = upstream
+        self._reads = reads
+        self._lists = lists
+        self._rights = rights
+        self._turns = turns
+        self._viewing = viewing
+        self._ownership = viewing.ownership
+        self._every = cadence().slowest
+        self._linger = linger
+        self._held = held_descriptions()
+        self._troubles = Troubles(name=lambda ref: f"the list of runs in organization {ref.organization}")
+        self._kept: dict[str, dict[str, _Kept]] = {}  # by organization, and the digest of the credential
+        self._firsts: Singleflight[_Key, None] = Singleflight()
+        self._closing: set[asyncio.Task[None]] = set()
+        reads.described = lambda run, asked: self._heard(run, asked, whole=True)
+        viewing.hub.described = lambda run, asked: self._heard(run, asked, whole=False)
+
+    async def check(self, caller: Caller, organization: str) -> None:
+        """
+        Raises:
+            GatewayError: the host does not show its list to this caller.
+        """
+        with on_behalf_of(caller, of_a_run=False):
+            await self._reads.runs(caller.credential, organization, 0, 1, ANYTHING)
+
+    def named(self, organization: str, ids: Sequence[str]) -> tuple[RunRef, ...]:
+        """The runs with these ids.
+
+        Raises:
+            Rejected: one of them cannot be one.
+        """
+        return tuple(RunRef(organization, self._upstream.run_id(each)) for each in ids)
+
+    async def updates(
+        self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int, position: FeedPosition
+    ) -> AsyncGenerator[FeedUpdate, None]:
+        """What a viewer is told of the runs ``named``, or else of their newest ``limit``; to be closed after use.
+
+        Raises:
+            AtCapacity, RateLimited: too many streams are open here, or for this caller.
+            ShuttingDown: this process takes no new viewers.
+            GatewayError: the host does not show its list to this caller, or that cannot be checked now.
+        """
+        async with aclosing(self._updates(caller, organization, named, limit, position)) as updates:
+            async for update in updates:
+                caller.confirm()
+                yield update
+
+    def created(self, caller: Caller, organization: str, run: Run, asked: float) -> None:
+        """The host has just started this run for the caller, who was ``asked`` for it then (event loop time)."""
+        kept = self._kept.get(organization, {}).get(caller.credential.digest)
+        if kept is not None:
+            kept.feed.created(run, asked)
+
+    async def aclose(self) -> None:
+        """Stop every reader."""
+        await self._firsts.aclose()
+        for organization, feeds in list(self._kept.items()):
+            for kept in list(feeds.values()):
+                self._retire(organization, kept)
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _updates(
+        self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int, position: FeedPosition
+    ) -> AsyncGenerator[FeedUpdate, None]:
+        came, patrol = loop_time(), self._viewing.patrol(caller)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(on_behalf_of(caller, of_a_run=False))
+            await stack.enter_async_context(self._viewing.limits.take(caller.principal))
+            attendant = stack.enter_context(self._viewing.hub.attend())
+            feed = await stack.enter_async_context(self._joined(caller.credential, organization))
+            viewer = FeedViewer(
+                feed,
+                self._choice(caller, organization, named, limit),
+                position,
+                patrol,
+                attendant,
+                came=came,
+                line=self._turns.line(caller.credential),
+            )
+            feed.viewers.add(viewer)
+            stack.callback(feed.viewers.discard, viewer)
+            feed.readers.listeners.add(attendant.poked.set)
+            stack.callback(feed.readers.listeners.discard, attendant.poked.set)
+            feed.wake()
+            updates = await stack.enter_async_context(aclosing(viewer.updates()))
+            async for update in updates:
+                yield update
+
+    def _choice(self, caller: Caller, organization: str, named: tuple[RunRef, ...] | None, limit: int) -> Choice:
+        if not caller.shared:
+            return Choice(named, limit, lambda _: True, None)
+        everybodys = READ + ALL in caller.scopes
+        marks = self._ownership.marks_of(caller)
+
+        def visible(run: Run) -> bool:
+            # the mark alone is no proof, but tells most of others' runs apart at no cost
+            mark = self._ownership.owner_of(run)
+            return (everybodys or mark in marks) and self._ownership.may_list(caller, run)
+
+        async def search(front: Listing[Run]) -> tuple[Sequence[Run], bool]:
+            found = await self._lists.list(caller, organization, 0, limit, ANYTHING, None, writes=-1, front=front)
+            return found.listing.items, found.next_skip is not None
+
+        return Choice(named, limit, visible, None if everybodys else search)
+
+    @asynccontextmanager
+    async def _joined(self, credential: Credential, organization: str) -> AsyncIterator[Feed]:
+        """The feed, read for as long as the context lasts, and a little longer."""
+        kept = self._of(credential, organization)
+        if kept is None:
+            # somebody waits for the answer, and for what it is if it is a refusal; without room for it, in the line
+            key = (credential.digest, organization)
+            with self._turns.room(credential) as room:
+                if room or key in self._firsts:
+                    await self._firsts.share(key, lambda: self._begin(credential, organization))
+            kept = self._of(credential, organization) or self._start(credential, organization, None)
+        if kept.retirement is not None:
+            kept.retirement.cancel()
+            kept.retirement = None
+        feed = kept.feed
+        feed.readers.join(credential, feed.asked)
+        try:
+            yield feed
+        finally:
+            feed.readers.leave(credential)
+            if not feed.readers.viewers:
+                loop = asyncio.get_running_loop()
+                kept.retirement = loop.call_later(self._linger, self._retire, organization, kept)
+
+    def _of(self, credential: Credential, organization: str) -> _Kept | None:
+        kept = self._kept.get(organization, {}).get(credential.digest)
+        if kept is not None and kept.feed.fault is not None:
+            self._retire(organization, kept)
+            return None
+        return kept
+
+    def _start(self, credential: Credential, organization: str, first: tuple[float, Listing[Run]] | None) -> _Kept:
+        async def glance(credential: Credential) -> None:
+            await self._upstream.list_runs(credential, organization, 0, 1, ANYTHING)
+
+        feed = Feed(
+            credential,
+            Readers(RunRef(organization, credential.digest), self._rights, self._turns, self._troubles, glance),
+            self._held,
+            read=lambda credential: self._read(credential, organization),
+            get=self._upstream.get_run,
+            doubts=self._viewing.hub.doubts,
+            interval=self._every,
+            first=first,
+        )
+        kept = _Kept(feed, asyncio.ensure_future(feed.follow()))
+        self._kept.setdefault(organization, {})[credential.digest] = kept
+        return kept
+
+    async def _begin(self, credential: Credential, organization: str) -> None:
+        """Read the list, and start its feed in the same step: who comes before those who waited for the list are awake
+        must find the feed, or would read the list again.
+        """
+        asked = loop_time()
+        kept = self._start(credential, organization, (asked, await self._read(credential, organization)))
+        retire = partial(self._retire, organization, kept)  # unless somebody joins
+        kept.retirement = asyncio.get_running_loop().call_later(max(self._linger, JOINING), retire)
+
+    async def _read(self, credential: Credential, organization: str) -> Listing[Run]:
+        return await self._reads.runs(credential, organization, 0, FRONT, ANYTHING)
+
+    def _retire(self, organization: str, kept: _Kept) -> None:
+        feeds, digest = self._kept.get(organization, {}), kept.feed.credential.digest
+        if feeds.get(digest) is kept:
+            del feeds[digest]
+            if not feeds:
+                del self._kept[organization]
+        if kept.retirement is not None:
+            kept.retirement.cancel()
+        kept.feed.readers.close()
+        kept.reading.cancel()
+        closing = asyncio.ensure_future(_ended(kept.reading))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _heard(self, run: Run, asked: float, *, whole: bool) -> None:
+        for kept in self._kept.get(run.ref.organization, {}).values():
+            kept.feed.heard(run, asked, whole=whole)
+
+
+async def _ended(reading: "asyncio.Task[None]") -> None:
+    await asyncio.wait({reading})

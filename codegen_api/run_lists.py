@@ -1,0 +1,198 @@
+"""Lists of runs: filtered by what the host cannot filter by, and of a caller's own runs where callers share a token."""
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from zlib import crc32
+
+from cachetools import LRUCache
+
+from codegen_api.host_reads import Reads
+from codegen_api.identity import ALL, READ, Caller
+from codegen_api.ownership import Ownership
+from codegen_api.run_search import SEARCHED_PAGES, FoundRuns, RunIndex, has_status, search
+from codegen_api.runs import Paging, Run, RunRef
+from codegen_api.singleflight import Singleflight
+from codegen_api.upstreams import Listing, RunFilter
+
+MAX_LISTS = 16
+"""Number of indexed lists: one per organization and filter."""
+
+_ID = 24
+"""Bits of a run id in a bookmark: enough to tell neighbours apart, and which of two is newer."""
+_DIGITS, _SHIFT = 10, 3
+"""A place is stored as a floating-point number: its leading bits, and the bits of the exponent."""
+_PLACES = 1 << (_DIGITS + (1 << _SHIFT) - 1)
+"""The largest place that can be stored."""
+
+Key = tuple[str, str, RunFilter]
+
+
+class Bookmark:
+    """A position in a list that is newest first: behind the run of this ``number``, which stands for its id.
+
+    Places shift while others start and remove runs, so ``place`` only says where to begin looking for that run. Where
+    ids are no numbers that grow, that is all there is: a run that is not found there, nor a hundred places before, is
+    taken to be gone, and what is there may come again.
+    """
+
+    def __init__(self, number: int, place: int) -> None:
+        self.number = number
+        self.place = place
+        self._met = self._missing = False
+
+    @classmethod
+    def decode(cls, value: int) -> "Bookmark":
+        place, number = divmod(value, 1 << _ID)
+        digits, shift = divmod(place, 1 << _SHIFT)
+        return cls(number, digits << shift)
+
+    def encode(self) -> int:
+        shift = max(0, self.place.bit_length() - _DIGITS)
+        return ((self.place >> shift) << _SHIFT | shift) << _ID | self.number
+
+    def moved(self, ref: RunRef, place: int) -> "Bookmark":
+        """The bookmark moved behind the run at ``place``; if that run precedes its own, only the place is updated."""
+        return Bookmark(_number(ref) if self.precedes(ref) else self.number, place)
+
+    def precedes(self, ref: RunRef) -> bool:
+        """Whether this run lies behind the bookmark. To be asked of each run in list order."""
+        met, self._met = self._met, self._met or self.number == _number(ref)
+        return met or self.older(ref)
+
+    def arrive(self, refs: Sequence[RunRef], place: int) -> None:
+        """These are read now, from this place on."""
+        if self._met or all(ref.id.isdecimal() for ref in refs):
+            return
+        before, self._missing = self._missing, self.number not in map(_number, refs)
+        self._met = self._missing and (before or place == 0)
+
+    def overshot(self, page: Listing[Run]) -> bool:
+        """Whether the run is to be looked for before this page, the last that was read."""
+        return (self._missing and not self._met) or (self.older(page.items[0].ref) if page.items else not page.length)
+
+    def older(self, ref: RunRef) -> bool:
+        """Whether this run is older than the one marked, as far as ids tell."""
+        return ref.id.isdecimal() and 0 < (self.number - _number(ref)) % (1 << _ID) < 1 << (_ID - 1)
+
+
+class ListStart(Bookmark):
+    """The beginning of the list."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0)
+
+    def older(self, ref: RunRef) -> bool:
+        return True
+
+
+def _number(ref: RunRef) -> int:
+    return (int(ref.id) if ref.id.isdecimal() else crc32(ref.id.encode())) % (1 << _ID)
+
+
+class RunLists:
+    """Lists runs. Where callers share a token and the host lists everybody's, owners are indexed once for all."""
+
+    def __init__(self, reads: Reads, ownership: Ownership, page_size: int) -> None:
+        self._reads = reads
+        self._ownership = ownership
+        self._page_size = page_size
+        self._indexes: LRUCache[Key, RunIndex] = LRUCache(MAX_LISTS)
+        self._flights: Singleflight[tuple[int, Key, int], Listing[Run]] = Singleflight()
+
+    async def list(
+        self,
+        caller: Caller,
+        organization: str,
+        skip: int,
+        limit: int,
+        only: RunFilter,
+        status: str | None,
+        *,
+        writes: int,
+        front: Listing[Run] | None = None,
+    ) -> FoundRuns:
+        """As ``Gateway.list``. Reads that began after the same number of ``writes`` are shared. ``front`` is the first
+        page of the host's list where it need not be read.
+        """
+        if caller.shared and only.user_id == str(caller.principal.number):
+            caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
+        if caller.shared and READ + ALL not in caller.scopes:
+            return await self._own(caller, organization, skip, limit, only, status, writes=writes, front=front)
+
+        def read(place: int, amount: int) -> Awaitable[Listing[Run]]:
+            return self._reads.runs(caller.credential, organization, place, amount, only)
+
+        if status is None:
+            listing = await read(skip, limit)
+            return FoundRuns(listing, listing.next(skip), unseen=bool(listing.gaps))
+        found = await search(
+            lambda place: read(place, self._page_size), lambda run: has_status(run, status), place=skip, limit=limit
+        )
+        # the number of matches is unknown, so pages have no number
+        listing = Listing(found.runs, Paging(found.total, None, limit, None), found.next_place is None)
+        return FoundRuns(listing, found.next_place, searched=True, unseen=found.unseen)
+
+    async def _own(
+        self,
+        caller: Caller,
+        organization: str,
+        skip: int,
+        limit: int,
+        only: RunFilter,
+        status: str | None,
+        *,
+        writes: int,
+        front: Listing[Run] | None,
+    ) -> FoundRuns:
+        """The caller's own runs. ``skip`` is a number of runs, or where an earlier search stopped."""
+        sealed = self._ownership.unseal(skip)
+        key = (caller.credential.digest, organization, only)
+        index = self._indexes.setdefault(key, RunIndex(self._ownership.owner_of))
+        marks = self._ownership.marks_of(caller)
+        fits, pages = True, SEARCHED_PAGES
+
+        async def read(place: int) -> Listing[Run]:
+            nonlocal fits, pages
+            if place == 0 and front is not None and fits:
+                listing = front
+            else:
+                listing = await self._flights.share(
+                    (writes, key, place),
+                    lambda: self._reads.runs(caller.credential, organization, place, self._page_size, only),
+                )
+            fits, pages = index.add_page(place, listing) and fits, pages - listing.pieces
+            mark.arrive([run.ref for run in listing.items], place)
+            return listing
+
+        def wanted(run: Run) -> bool:
+            behind = mark.precedes(run.ref)  # must be called for every run
+            return behind and self._ownership.may_list(caller, run) and (status is None or has_status(run, status))
+
+        for _ in range(2):  # by the index, and if that led past some, without
+            mark = ListStart() if sealed is None else Bookmark.decode(sealed)
+            found = await search(
+                read,
+                wanted,
+                next_place=lambda place: index.next(place, marks.__contains__),
+                place=mark.place,
+                overshot=mark.overshot,
+                skip=skip if sealed is None else 0,
+                limit=limit,
+                pages=max(1, pages),
+            )
+            if fits:
+                break
+        on = found.next_place
+        if on is not None:
+            if found.last is None:
+                mark = Bookmark(mark.number, on)
+            else:
+                known = index.at(on - 1)  # none of the caller's runs lies before that place
+                mark = mark.moved(*found.last) if known is None else mark.moved(known, on - 1)
+            on = self._ownership.seal(mark.encode()) if mark.place < _PLACES else None
+        # how many runs others have, and where in the list this one is, must not be disclosed
+        listing = Listing(found.runs, Paging(None, None, limit, None), on is None)
+        return FoundRuns(listing, on, searched=True, unseen=found.unseen)
+
+    async def aclose(self) -> None:
+        await self._flights.aclose()
