@@ -5,7 +5,7 @@ token, no prompt and no text of a log. Exits with 1 when a check failed or nobod
 something that makes no sense.
 
 ``checks`` has the table of what is checked, ``lifecycle`` the checks that need a run, and ``client`` what every answer
-has to be like. Here they are run, and what came of them is printed.
+has to be like. Here they are run, and what came of them is printed. ``doctor`` looks at the way to the gateway instead.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import httpx
 
+from . import doctor
 from .checks import CHECKS, Check
-from .client import ANSWER_SECONDS, Client, Failed, Skipped, connect, described
+from .client import ANSWER_SECONDS, Client, Failed, Skipped, connect, described, reason
 from .lifecycle import Findings
 from .options import Object, Options, read_options
 
@@ -47,6 +48,8 @@ class Result:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks and print how they went; the exit status."""
     options = read_options(argv)
+    if options.through:
+        return doctor.run(options)
     checks = [check for check in CHECKS if options.create or not check.creates]
     results: list[Result] = []
 
@@ -98,19 +101,11 @@ async def _reach(client: Client) -> None:
         async with asyncio.timeout(ANSWER_SECONDS):
             answer = await client.ask("GET", "/health", token=None)
     except (httpx.TransportError, TimeoutError) as error:
-        raise _Unreachable(f"Nobody answers at {url}: {_reason(error)}") from error
+        raise _Unreachable(f"Nobody answers at {url}: {reason(error)}") from error
     if answer.status_code != 200 or answer.headers.get("Content-Type", "").startswith("text/html"):
         raise _Unreachable(
             f"What answers at {url} is no gateway, or not its whole address: /health gave {described(answer)}"
         )
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said: that of the library is often only that it did not work."""
-    inner: BaseException | None = error
-    while inner is not None and not (isinstance(inner, OSError) and inner.strerror):
-        inner = inner.__cause__ or inner.__context__
-    return str((inner is not None and inner.strerror) or error or type(error).__name__)
 
 
 async def _outcome(check: Check, client: Client, found: Findings, outcomes: dict[str, str]) -> tuple[str, str]:

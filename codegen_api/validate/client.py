@@ -139,9 +139,9 @@ def page_of(response: httpx.Response, limit: int) -> list[Object]:
     return items or []
 
 
-def run_of(body: Object, run_id: int | None = None) -> Object:
+def run_of(body: Object, run_id: int | str | None = None) -> Object:
     """``body``, if it is a run, and the right one."""
-    expect(isinstance(body.get("id"), int), "the run has no integer `id`")
+    expect(isinstance(body.get("id"), int | str), "the run has no `id`")
     expect(run_id in (None, body["id"]), f"this is run {body['id']}, not run {run_id}")
     expect(isinstance(body.get("run_status"), str), "the run has no `run_status`")
     expect(isinstance(body.get("ended"), bool), "the run does not say whether it has `ended`")
@@ -177,3 +177,11 @@ def shown(value: object) -> str:
     """A value from outside as it may stand in a report."""
     text = str(value)
     return text if _HARMLESS.fullmatch(text) else f"a strange {type(value).__name__}"
+
+
+def reason(error: BaseException) -> str:
+    """What the system said: that of the library is often only that it did not work."""
+    inner: BaseException | None = error
+    while inner is not None and not (isinstance(inner, OSError) and inner.strerror):
+        inner = inner.__cause__ or inner.__context__
+    return str((inner is not None and inner.strerror) or error or type(error).__name__)

@@ -48,7 +48,7 @@ class Findings:
 
     bodies: list[Object] = field(default_factory=list)
     runs: list[Object] = field(default_factory=list)
-    run_id: int = 0
+    run_id: int | str = 0
     gone: bool = False
     """Whether the gateway has stopped accepting connections."""
     cause: str = ""
@@ -155,7 +155,7 @@ async def resume(client: Client, found: Findings) -> str:
 # -- following a log --------------------------------------------------------------------------------------------------
 
 
-async def _follow(client: Client, run_id: int, record: Record, cut_after: int | None = None) -> None:
+async def _follow(client: Client, run_id: int | str, record: Record, cut_after: int | None = None) -> None:
     """Follow the log to its end, and come back whenever a connection ends before that."""
     seconds, fruitless = client.options.timeout, 0
     try:
@@ -173,7 +173,7 @@ async def _follow(client: Client, run_id: int, record: Record, cut_after: int | 
         record.trouble = f"{FRUITLESS} connections in a row ended without anything new, and without an end"
 
 
-async def _connection(client: Client, run_id: int, record: Record, cut_after: int | None) -> float:
+async def _connection(client: Client, run_id: int | str, record: Record, cut_after: int | None) -> float:
     """One connection, to its end or until it is cut. How many seconds to wait before the next."""
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
     if record.last_id is not None:

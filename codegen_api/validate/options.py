@@ -1,4 +1,4 @@
-"""The validator's command line."""
+"""The command lines of the validator and of the doctor."""
 
 import argparse
 import json
@@ -11,47 +11,79 @@ from typing import Any
 import httpx
 
 import codegen_api
-from codegen_api.environment import SettingsError
+from codegen_api.environment import PREFIX, SettingsError, variables
 from codegen_api.settings import read_settings
 
 Object = dict[str, Any]
 
 
+DOCTOR = (
+    "Opens a live log through the address that users have, and says in plain words what is wrong on the way, with the"
+    " lines of configuration that mend it. It starts no run unless told to."
+)
+STATUSES = (
+    "Exits with 0 when nothing is wrong, 1 when something is, 2 for arguments that make no sense, and 3 when nothing is"
+    " wrong but no live log could be watched."
+)
+ORIGIN = "http://localhost:3000"
+
+
 @dataclass
 class Options:
-    """The arguments and their defaults. ``timeout`` is how many seconds a log may take to end."""
+    """The arguments and their defaults. ``timeout`` is how many seconds a log may take to end. ``through``: the doctor
+    is wanted, for this address. ``run`` is the one that it watches, for ``patience`` seconds.
+    """
 
     url: str = "http://127.0.0.1:8000"
+    through: str | None = None
+    run: str | None = None
+    patience: float | None = None
     token: str = field(default="", repr=False)
     organization: str | None = None
     create: bool = False
     metadata: Object | None = None
     timeout: float = 120.0
-    origin: str = "http://localhost:3000"
+    origin: str = ""
     json: bool = False
 
 
-def read_options(argv: Sequence[str] | None) -> Options:
-    """Parse ``argv``; the token may come from the settings. Exits with 2 for arguments that make no sense."""
-    parser = argparse.ArgumentParser(prog="validate_server.py", description="Smoke checks against a running gateway.")
+def read_options(argv: Sequence[str] | None, *, doctor: bool = False) -> Options:
+    """Parse ``argv``, of the doctor's own command or of the validator, which has the doctor too; the token may come
+    from the environment. Exits with 2 for arguments that make no sense.
+    """
+    parser = argparse.ArgumentParser(
+        prog="codegen-api doctor" if doctor else "validate_server.py",
+        description=DOCTOR if doctor else "Smoke checks against a running gateway.",
+        epilog=STATUSES if doctor else None,
+    )
     add = parser.add_argument
-    add("url", nargs="?", default=Options.url, type=_url, help=f"where it is ({Options.url})")
-    add("--token", type=_header, help="a token of the host; better given as CODEGEN_API_TOKEN")
+    if doctor:
+        add("through", metavar="url", type=_url, help="the address that users have, with its path if there is one")
+    else:
+        add("url", nargs="?", default=Options.url, type=_url, help=f"where it is ({Options.url})")
+        add("--through", metavar="URL", type=_url, help=f"the doctor instead of the checks. {DOCTOR} {STATUSES}")
+        add("--metadata", type=_object, help="metadata of that run, as JSON")
+        add("--timeout", type=_seconds, help=f"how long its log may take to end ({Options.timeout:g} s)")
+    add("--token", type=_header, help="the token to use; better given as CODEGEN_TOKEN or CODEGEN_API_TOKEN")
     add("--organization", type=_header, help="the organization to ask for, for tokens that open more than one")
-    add("--create", action="store_true", help="start a run, watch it to its end, and resume it")
-    add("--metadata", type=_object, help="metadata of that run, as JSON")
-    add("--timeout", type=_seconds, help=f"how long its log may take to end ({Options.timeout:g} s)")
-    add("--origin", type=_header, help=f"a page that may call it ({Options.origin})")
-    add("--json", action="store_true", help="print JSON instead of a table")
+    add("--create", action="store_true", help="start a run and watch it; the checks resume it, too")
+    add("--run", type=_header, help="for the doctor: the run to watch (the newest that has not ended)")
+    longer = "for the doctor: watch for so long, or until the gateway ends the live log (until it was silent once)"
+    add("--patience", metavar="SECONDS", type=_seconds, help=longer)
+    add("--origin", type=_header, help=f"a page that may call it ({'no page' if doctor else ORIGIN})")
+    add("--json", action="store_true", help="print JSON instead of text")
     add("--version", action="version", version=f"codegen-gateway {codegen_api.__version__}")
     options = parser.parse_args(argv, namespace=Options())
+    options.url = options.through or options.url
+    options.origin = options.origin or ("" if options.through else ORIGIN)
+    options.token = options.token or variables().get(f"{PREFIX}TOKEN") or ""
     if not options.token:
         try:
             secret = read_settings().api_token
         except SettingsError as error:
             parser.error(str(error))
         if not secret:
-            parser.error("there is no token: set CODEGEN_API_TOKEN or give --token")
+            parser.error("there is no token: set CODEGEN_TOKEN or CODEGEN_API_TOKEN, or give --token")
         options.token = secret.get_secret_value()
     return options
 
