@@ -70,6 +70,7 @@ class CallerStore:
     conversation = _theirs(Store.conversation)
     conversations = _theirs(Store.conversations)
     remove_conversation = _theirs(Store.remove_conversation)
+    talk = _theirs(Store.talk)
     add_turn = _theirs(Store.add_turn)
     turn = _theirs(Store.turn)
     turns = _theirs(Store.turns)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.errors import NotFound
-from codegen_api.stores import Turn, TurnState
+from codegen_api.stores import Conversation, Turn, TurnState
 
 BEFORE = -1
 """The offset of the checkpoint before the user has said anything."""
@@ -45,6 +45,11 @@ def end_of(turn: Turn) -> TurnCheckpoint:
     return TurnCheckpoint(turn.id, turn.length)
 
 
+def parent_of(child: Turn | Conversation) -> TurnCheckpoint | None:
+    """From where it goes on, if it does."""
+    return None if child.parent is None else TurnCheckpoint.of(child.parent)
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """Of a turn, what a checkpoint in it or behind it holds: all that has come (None), or so many entries."""
@@ -74,7 +79,7 @@ async def path(
         if checkpoint.offset != BEFORE:
             at_end = turn.end is not None and checkpoint.offset == turn.length
             found.append(Stretch(turn, None if at_end else checkpoint.offset))
-        checkpoint = None if turn.parent is None else TurnCheckpoint.of(turn.parent)
+        checkpoint = parent_of(turn)
     return found[::-1]
 
 

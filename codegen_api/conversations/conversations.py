@@ -8,15 +8,16 @@ does not exist; on the way to a log the gateway asks for the caller's right besi
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.caller_store import CallerStore, checked, owner_of
-from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint
+from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, parent_of
+from codegen_api.conversations.chores import keep_checking, keep_tidy
 from codegen_api.conversations.late_changes import LateChanges, TurnChanges
 from codegen_api.conversations.planning import Ask, Planning, latest_end
-from codegen_api.conversations.progress import MOMENT, Progress
+from codegen_api.conversations.progress import Progress
 from codegen_api.conversations.queueing import AbsentCallers, Queue, either
 from codegen_api.conversations.render_cache import RenderCache
 from codegen_api.conversations.semantic_search import SemanticSearch
@@ -24,23 +25,21 @@ from codegen_api.conversations.starting import LOOK_EVERY
 from codegen_api.conversations.transcript import Transcript
 from codegen_api.conversations.turns import Turns
 from codegen_api.embeddings import Embedder
-from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, StoreUnavailable, StreamCut
+from codegen_api.errors import ConversationBusy, InvalidToken, NotFound, NotOffered, StreamCut
 from codegen_api.following import Attendant, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import LogEntry, Step
-from codegen_api.stores import Item, Near, Store, Turn, TurnState
-from codegen_api.telemetry import Observation, log_fault, logger
-
-TIDY_EVERY = 3600.0
-
-WATCH_EVERY = 1.0
-"""Seconds between two looks whether the store was found to fail: then it is checked."""
-CHECKED_AFTER = 10
-"""After so many looks it is checked anyway."""
+from codegen_api.stores import Item, Near, Store, Talk, Turn, TurnState
+from codegen_api.telemetry import Observation
 
 ASKED_AFTER = 10
 """Of a list, so many turns that go on are looked after."""
+
+EXPIRY_SLACK = 1.0
+"""Seconds before its end in which a credential counts as expired. A stream ends with the credential by the event loop's
+clock, and may end a little early: this is more than both can be apart.
+"""
 
 
 class Conversations:
@@ -87,12 +86,12 @@ class Conversations:
     async def open(self) -> None:
         """Make ready: once, before anything else."""
         await self.store.open()
-        self._chores.append(asyncio.ensure_future(self._check()))
+        self._chores.append(asyncio.ensure_future(keep_checking(self.store)))
         self.queue.open()
         if self.search is not None:
             self.search.open()
         if self._kept_days is not None:
-            self._chores.append(asyncio.ensure_future(self._tidy(self._kept_days * 86400)))
+            self._chores.append(asyncio.ensure_future(keep_tidy(self.store, self._kept_days * 86400, self.clock)))
 
     async def aclose(self) -> None:
         for chore in self._chores:
@@ -103,29 +102,6 @@ class Conversations:
             await self.search.aclose()
         await self.turns.aclose()
         await self.store.aclose()
-
-    async def _check(self) -> None:
-        while True:
-            for _ in range(CHECKED_AFTER):
-                await asyncio.sleep(WATCH_EVERY)
-                if self.observation is not None and not self.observation.reachable:
-                    break
-            try:
-                await self.store.check()
-            except StoreUnavailable:  # which is observed and logged where it is found
-                pass
-            except Exception as error:  # task boundary: the next look may tell
-                log_fault("looking whether the store is there", error)
-
-    async def _tidy(self, seconds: float) -> None:
-        while True:
-            try:
-                removed = await self.store.expire(self.clock() - seconds)
-                if removed:
-                    logger.info("%d conversations were removed, untouched for long", removed)
-            except Exception as error:  # task boundary: the next time it may work
-                log_fault("removing old conversations", error)
-            await asyncio.sleep(TIDY_EVERY)
 
 
 @dataclass(frozen=True)
@@ -154,8 +130,8 @@ class CallerConversations(CallerStore):
         """The organization that is ``wanted``, or else meant."""
         return await self.shared.gateway.accounts.organization(self.caller, wanted)
 
-    def attend(self) -> AbstractContextManager[Attendant]:
-        """A viewer's seat, for who waits until there is something to follow."""
+    def attend(self) -> AbstractAsyncContextManager[Attendant]:
+        """A viewer's place, for who waits until there is something to follow."""
         return self.shared.gateway.attend(self.caller)
 
     @property
@@ -174,11 +150,12 @@ class CallerConversations(CallerStore):
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    async def begin(self, wanted: str | None, conversation: str, ask: Ask) -> Turn:
+    async def begin(self, wanted: str | None, conversation: str | Talk, ask: Ask) -> Turn:
         """A new turn: written down, and told to the host, or waiting for those before it. ``wanted`` is the
-        organization that a new run is to be in.
+        organization that a new run is to be in, ``conversation`` one that is stored or all that is known of it.
 
         Raises:
+            Overtaken: it is to be added or changed, and others did that.
             NotFound: there is no such conversation or checkpoint.
             ConversationBusy: a turn is under way, or waits.
             QueueFull: too many do.
@@ -186,20 +163,30 @@ class CallerConversations(CallerStore):
             GatewayError: the host has not begun it, and the turn has failed.
         """
         checked([*ask.messages, ask.text, ask.system_prompt, ask.options])
-        there = NotFound.unless(await self.conversation(conversation), "Conversation", conversation)
-        known = list(await self.turns(conversation))
+        if isinstance(conversation, str):
+            conversation = NotFound.unless(await self.talk(conversation), "Conversation", conversation)
+        there, known = conversation.conversation, list(conversation.turns)
         if await self._is_busy(known):
             if ask.if_busy == "enqueue":
                 return await self._enqueue(wanted, conversation, ask, known)
-            known = await self._out_of_the_way(conversation, ask.if_busy)
+            known = await self._out_of_the_way(there.id, ask.if_busy)
         begun = [turn for turn in known if turn.state.begun]
-        turn, new = await self.shared.planning.plan(self, wanted, there, ask, begun)
+        turn, new, decisions = await self.shared.planning.plan(self, wanted, there, ask, begun)
+        talk = replace(conversation, turns=known)
         try:
-            return await self.shared.turns.starting.begin(self, turn, new, known[0] if known else None)
+            return await self.shared.turns.starting.begin(self, turn, new, talk, decisions=decisions)
         except ConversationBusy:  # since a moment ago
             if ask.if_busy != "enqueue":
                 raise
-            return await self._enqueue(wanted, conversation, ask, known)
+            return await self._enqueue(wanted, talk, ask, known)
+
+    async def settled_talk(self, conversation: str) -> Talk | None:
+        """A conversation and its turns, the latest as it is now. Those that were withdrawn do not count."""
+        talk = await self.talk(conversation)
+        if talk is None or talk.latest is None or talk.latest.state.over:
+            return talk
+        await self._settled(talk.latest)
+        return await self.talk(conversation)
 
     async def find_turn(self, id: str, *, settled: bool = True) -> Turn:  # noqa: A002 - as everywhere
         """A turn; as it is now (``settled``), or as it was when somebody last looked.
@@ -225,7 +212,7 @@ class CallerConversations(CallerStore):
             InvalidToken: what the caller came with is good no longer.
         """
         self.caller.confirm()
-        if self.caller.expires is not None and self.clock() >= self.caller.expires - MOMENT:
+        if self.caller.expires is not None and self.clock() >= self.caller.expires - EXPIRY_SLACK:
             raise InvalidToken("Authentication failed: the token or key has expired.")
 
     async def latest(self, conversation: str) -> Turn | None:
@@ -336,16 +323,16 @@ class CallerConversations(CallerStore):
         if checkpoint is not None:
             return await checkpoints.path_within(self, conversation, checkpoint, known, self.has)
         if known and known[0].state.active:
-            parent = None if known[0].parent is None else TurnCheckpoint.of(known[0].parent)
-            return [*await checkpoints.path(self, parent, known), Stretch(known[0], None)]
+            return [*await checkpoints.path(self, parent_of(known[0]), known), Stretch(known[0], None)]
         there = None if known else await self.conversation(conversation)
         return await checkpoints.path(self, latest_end(there, known), known)
 
-    async def leading_to(self, checkpoint: TurnCheckpoint) -> list[Stretch]:
+    async def leading_to(self, checkpoint: TurnCheckpoint, conversation: str | None = None) -> list[Stretch]:
         """The stretches that lead to a checkpoint, whichever conversation of the caller's it is in, as far as they are
-        still there.
+        still there. The turns of ``conversation``, in which most of them are, are read at once.
         """
-        return await checkpoints.path(self, checkpoint)
+        known = () if conversation is None else await self.turns(conversation)
+        return await checkpoints.path(self, checkpoint, known)
 
     async def entries(self, stretch: Stretch) -> tuple[LogEntry, ...]:
         """What has come of a turn by now, up to where the stretch goes."""
@@ -381,10 +368,10 @@ class CallerConversations(CallerStore):
                 self.shared.queue.see_to(self, turn.conversation)
         return any(not turn.state.over for turn in known)
 
-    async def _enqueue(self, wanted: str | None, conversation: str, ask: Ask, known: Sequence[Turn]) -> Turn:
+    async def _enqueue(self, wanted: str | None, talk: Talk, ask: Ask, known: Sequence[Turn]) -> Turn:
         if ask.checkpoint is not None:
             await checkpoints.path(self, ask.checkpoint, known, asked_for=True)
-        return await self.shared.queue.add(self, wanted, conversation, ask)
+        return await self.shared.queue.add(self, wanted, talk, ask)
 
     async def _out_of_the_way(self, conversation: str, if_busy: str) -> list[Turn]:
         """The turns of a conversation, when none of them is under way or waits any more."""

@@ -3,18 +3,20 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.caller_store import CallerStore
-from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of
+from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of, parent_of
 from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
+from codegen_api.conversations.starting import Decisions
 from codegen_api.conversations.transcript import Transcript
-from codegen_api.errors import NotFound
+from codegen_api.errors import Conflict, Detail, NotFound, Rejected, Unsupported
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
-from codegen_api.runs import Cursor, Json, StepKind, to_json
-from codegen_api.stores import Agent, Conversation, Turn
-from codegen_api.upstreams import NewRun
+from codegen_api.runs import Cursor, Json, RunRef, StepKind, WaitReason, to_json
+from codegen_api.stores import Agent, Conversation, Turn, TurnState
+from codegen_api.upstreams import Decision, NewRun
 
 USER = "User"
 GO_ON = "Go on."
@@ -30,7 +32,7 @@ class Ask:
     ``system_prompt`` in its place. ``checkpoint`` is where to go on, else at the end of the conversation. ``if_busy``
     says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
     what else a new run is to have, and ``fresh`` asks for one also where the last could go on. ``options`` are the
-    dialect's.
+    dialect's. ``decisions`` are what the host is told in place of the text, by the ids of what the last run waits for.
     """
 
     messages: Sequence[Mapping[str, Json]]
@@ -43,6 +45,7 @@ class Ask:
     run: NewRun = field(default_factory=lambda: NewRun(""))
     fresh: bool = False
     options: Mapping[str, Json] = field(default_factory=dict)
+    decisions: Decisions = ()
 
 
 def new_id() -> str:
@@ -59,11 +62,14 @@ class Planning:
 
     async def plan(
         self, own: CallerStore, wanted: str | None, conversation: Conversation, ask: Ask, known: Sequence[Turn]
-    ) -> tuple[Turn, NewRun]:
-        """The turn, and the run that is to be created for it. ``known`` are the conversation's turns, newest first.
+    ) -> tuple[Turn, NewRun, Decisions]:
+        """The turn, the run that is to be created for it, and what its host is told in place of its prompt. ``known``
+        are the conversation's turns, newest first.
 
         Raises:
             NotFound: there is no such checkpoint.
+            Conflict: the run waits for an answer, and nothing is said.
+            Rejected: it does, and images are no answer.
         """
         now, checkpoint = self._clock(), ask.checkpoint or latest_end(conversation, known)
         turn = Turn(
@@ -84,8 +90,11 @@ class Planning:
         if goes_on and last is not None and last.run is not None:
             organization, run_id = last.run.organization, last.run.id
             begin = await self._length(own.caller, organization, run_id, last.begin if last.end is None else last.end)
-            resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
-            return replace(resumed, prompt=turn.prompt or GO_ON), replace(ask.run, images=ask.images or None)
+            if begin is not None:
+                resumed = replace(turn, organization=organization, resumes=True, run=last.run, begin=begin)
+                decisions = ask.decisions or await self._spoken(own.caller, last.run, last.state, ask)
+                prompt = "" if decisions else turn.prompt or GO_ON
+                return replace(resumed, prompt=prompt), replace(ask.run, images=ask.images or None), decisions
         organization = await self._gateway.accounts.organization(own.caller, wanted)
         system_prompt = ask.system_prompt or (None if ask.agent is None else ask.agent.system_prompt)
         told = [line for stretch in said for line in await self._told(own, stretch)]
@@ -94,14 +103,38 @@ class Planning:
         prompt = storable_text(with_system_prompt(system_prompt, with_transcript(told, text)))
         model = ask.run.model or (None if ask.agent is None else ask.agent.model)
         new = replace(ask.run, prompt=prompt, images=ask.images or None, model=model)
-        return replace(turn, organization=organization, prompt=prompt), new
+        return replace(turn, organization=organization, prompt=prompt), new, ()
 
-    async def _length(self, caller: Caller, organization: str, run_id: str, after: Cursor) -> Cursor:
-        """How long a log is by now, which has ``after`` entries at least."""
+    async def _spoken(self, caller: Caller, ref: RunRef, state: TurnState, ask: Ask) -> Decisions:
+        """What somebody decides who just says something to a run: it is the answer to the oldest question; and what is
+        to be approved is rejected with it, because nobody has approved it. Nothing where the host does not say what it
+        waits for, and is told the words.
+        """
+        if state is not TurnState.WAITING:
+            return ()
+        try:
+            pending = await self._gateway.pending(caller, ref.organization, ref.id)
+        except Unsupported:
+            return ()
+        if not pending:
+            return ()
+        if not ask.text.strip():
+            raise Conflict("The agent waits for an answer: say something.")
+        if ask.images:
+            what = "The agent waits for an answer, which cannot have images."
+            raise Rejected(details=[Detail(("body",), what, "unsupported")])
+        first = pending[0]
+        verdict: Literal["reject", "answer"] = "reject" if first.reason is WaitReason.APPROVAL else "answer"
+        return [(first.id, Decision(verdict, ask.text))]
+
+    async def _length(self, caller: Caller, organization: str, run_id: str, after: Cursor) -> Cursor | None:
+        """How long a log is by now, which has ``after`` entries at least; None if its run has ended for good."""
         while True:
             page = await self._gateway.read_log(
                 caller, organization, run_id, after, self._gateway.page_size, newest_first=False
             )
+            if page.run.final:
+                return None
             after = page.last
             if page.at_end:
                 return after
@@ -126,23 +159,26 @@ def latest_end(conversation: Conversation | None, known: Sequence[Turn]) -> Turn
     """The end of a conversation: that of its latest turn, unless the host never began it; or what it is a fork of."""
     if known and known[0].end is not None:
         return end_of(known[0])
-    parent = known[0].parent if known else None if conversation is None else conversation.parent
-    return None if parent is None else TurnCheckpoint.of(parent)
+    child = known[0] if known else conversation
+    return None if child is None else parent_of(child)
+
+
+def content_of(message: Mapping[str, Json]) -> list[Mapping[str, Json]]:
+    """The parts of a message."""
+    content = message.get("content")
+    return [part for part in (content if isinstance(content, list | tuple) else []) if isinstance(part, Mapping)]
 
 
 def text_of(message: Mapping[str, Json]) -> str:
-    """The text of what a user said."""
-    content = message.get("content")
-    parts = content if isinstance(content, list | tuple) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    """The text of a message."""
+    texts = [part.get("text") for part in content_of(message)]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def images_of(*messages: Mapping[str, Json]) -> tuple[str, ...]:
     """The images in what a user said."""
-    contents = [message.get("content") for message in messages]
-    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
-    urls = [part.get("url") for part in parts if isinstance(part, Mapping) and part.get("type") == "image"]
+    parts = [part for message in messages for part in content_of(message)]
+    urls = [part.get("url") for part in parts if part.get("type") == "image"]
     return tuple(url for url in urls if isinstance(url, str))
 
 

@@ -22,6 +22,9 @@ from codegen_api.stores import Turn, TurnState
 RESUME_DOUBT = 30.0
 """Seconds after a resume in which the host may still tell of the end before it."""
 
+DECISION_DOUBT = 5.0
+"""Seconds after a decision in which the host may still say that the run waits for it."""
+
 MOMENT = 0.01
 
 DOUBTED_SECONDS = 1.0
@@ -201,6 +204,7 @@ class _Watch:
     def _doubtful(self) -> bool:
         """Whether this may be the state from before the resume: the prompt itself is one entry."""
         believed = self._active_seen and self.run.status not in RESTING
+        believed = believed or (not self._turn.prompt and self.run.status.ended)  # it waited, so this is news
         return not believed and self.offset <= 1 and loop_time() < self._doubted_until
 
 

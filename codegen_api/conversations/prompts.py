@@ -7,6 +7,9 @@ there.
 import re
 from collections.abc import Sequence
 
+from codegen_api.runs import Step, StepKind
+from codegen_api.stores import Turn
+
 TRANSCRIPT_CHARACTERS = 200_000
 """So much of a conversation is told again, its newest part."""
 
@@ -27,6 +30,13 @@ def with_transcript(said: Sequence[tuple[str, str]], prompt: str) -> str:
     cut = "[...] " if len(text) > TRANSCRIPT_CHARACTERS else ""
     fenced = _fenced(cut + text[-TRANSCRIPT_CHARACTERS:])
     return f"This is what has been said and done so far:\n\n{fenced}\n\nGo on from there. The user says:\n\n{prompt}"
+
+
+def is_own_prompt(turn: Turn, offset: int, step: Step) -> bool:
+    """Whether the entry at ``offset`` is the prompt with which its turn began, which is shown as the user wrote it.
+    Some hosts say other things before it.
+    """
+    return step.kind is StepKind.USER and (offset == 1 or step.text.strip() == turn.prompt.strip())
 
 
 def storable_text(text: str) -> str:

@@ -32,7 +32,7 @@ from codegen_api.following import Leaving, Position, Quiet, loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.identity import WRITE, Caller, Principal
 from codegen_api.runs import Json
-from codegen_api.stores import Full, Store, Turn, TurnState
+from codegen_api.stores import Full, Store, Talk, Turn, TurnState
 from codegen_api.telemetry import log_fault, logger
 from codegen_api.upstreams import NewRun
 
@@ -87,21 +87,22 @@ class Queue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def add(self, own: CallerStore, wanted: str | None, conversation: str, ask: Ask) -> Turn:
+    async def add(self, own: CallerStore, wanted: str | None, talk: Talk, ask: Ask) -> Turn:
         """Write down a turn that waits.
 
         Raises:
             NotFound: there is no such conversation.
             QueueFull: as many wait as may.
+            Overtaken: as ``Store.add_turn``.
         """
-        turn = _queued(own.caller, wanted, conversation, ask, self._clock())
+        turn = _queued(own.caller, wanted, talk.conversation.id, ask, self._clock())
         try:
-            turn = await own.add_turn(turn, queued_at_most=MOST_QUEUED)
+            turn = await own.add_turn(turn, queued_at_most=MOST_QUEUED, into=talk)
         except Full as full:
             raise QueueFull from full
         except KeyError as gone:
             raise NotFound("There is no such conversation.") from gone
-        self.see_to(own, conversation)
+        self.see_to(own, turn.conversation)
         return turn
 
     def see_to(self, own: CallerStore, conversation: str) -> None:
@@ -122,7 +123,7 @@ class Queue:
             InvalidToken: what the caller came with is good no longer.
         """
         until = loop_time() + self._gateway.patrol(own.caller).max_age
-        with self._gateway.attend(own.caller) as attendant:
+        async with self._gateway.attend(own.caller) as attendant:
             while turn.state is TurnState.QUEUED and loop_time() < until and not attendant.leaving.is_set():
                 own.caller.confirm()
                 self.see_to(own, turn.conversation)
@@ -193,7 +194,7 @@ class Queue:
         known = [turn for turn in turns if turn.state.begun and turn.number < waiting.number]
         wanted, ask = _asked(waiting)
         try:
-            turn, new = await self._planning.plan(own, wanted, there, ask, known)
+            turn, new, decisions = await self._planning.plan(own, wanted, there, ask, known)
         except GatewayError as error:
             if passes(error) or isinstance(error, UpstreamFailure | InProgress):
                 raise
@@ -201,7 +202,7 @@ class Queue:
             return
         turn = replace(turn, id=waiting.id, created=waiting.created, agent=waiting.agent)
         try:
-            await self._turns.starting.begin(own, turn, new, None, waiting=waiting)
+            await self._turns.starting.begin(own, turn, new, None, waiting=waiting, decisions=decisions)
         except ConversationBusy:
             pass  # another process was faster
         except GatewayError as error:

@@ -6,24 +6,30 @@ in the log; after a minute it is given up, and it is never begun again by itself
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeAlias
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
 from codegen_api.conversations.caller_store import CallerStore
+from codegen_api.conversations.progress import RESTING
 from codegen_api.conversations.prompts import storable_text
 from codegen_api.errors import ConversationBusy, GatewayError, InProgress, NotFound, Unavailable, UpstreamFailure
 from codegen_api.following import loop_time
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency.lookup import SECOND_LOOK, find_marked, find_said, grace, in_doubt
 from codegen_api.identity import Caller
-from codegen_api.runs import RunRef
+from codegen_api.runs import Run, RunRef
 from codegen_api.singleflight import Singleflight
-from codegen_api.stores import Busy, Turn, TurnState
-from codegen_api.telemetry import log_fault, note
-from codegen_api.upstreams import NewRun
+from codegen_api.spans import Span
+from codegen_api.stores import Busy, Overtaken, Talk, Turn, TurnState
+from codegen_api.telemetry import log_fault, note, told_turn, trace
+from codegen_api.upstreams import Decision, NewRun
+
+Decisions: TypeAlias = Sequence[tuple[str, Decision]]
+"""What is decided, by the ids of what a run waits for."""
 
 MARK = "turn"
 """The mark by which the run of a turn is found again."""
@@ -55,23 +61,39 @@ class Starting:
         self._clock = clock
         self._under_way: Singleflight[str, Turn] = Singleflight()
         self._looks: Singleflight[tuple[str, str], Turn] = Singleflight()
+        self.origins: LRUCache[str, Span] = LRUCache(1000)
+        """The spans of the requests that began the last turns here, where there are any."""
         self._looked: TTLCache[str, bool] = TTLCache(10_000, LOOK_EVERY, timer=loop_time)
 
     async def begin(
-        self, own: CallerStore, turn: Turn, new: NewRun, latest: Turn | None, *, waiting: Turn | None = None
+        self,
+        own: CallerStore,
+        turn: Turn,
+        new: NewRun,
+        talk: Talk | None,
+        *,
+        waiting: Turn | None = None,
+        decisions: Decisions = (),
     ) -> Turn:
-        """Write a turn down behind ``latest``, and tell the host of it. When nobody can say whether it has heard, the
-        turn stays as it is, and is looked for.
+        """Write a turn down behind those of ``talk``, and tell the host of it. When nobody can say whether it has
+        heard, the turn stays as it is, and is looked for.
 
         One that has waited was written down as ``waiting``, and becomes that again when the host has surely heard
-        nothing and may be told later. Who begins it first has begun it, whichever process that is.
+        nothing and may be told later. Who begins it first has begun it, whichever process that is. With ``decisions``
+        a run that is resumed is told these, and not its prompt.
 
         Raises:
             NotFound: there is no such conversation any more.
             ConversationBusy: there is a turn that was not known, or this one waits no longer.
+            Overtaken: as ``Store.add_turn``.
             GatewayError: the host has surely not begun it; the turn has failed, or waits again.
         """
-        return await self._under_way.share(turn.id, lambda: _logged(self._begin(own, turn, new, latest, waiting)))
+        current = trace.get()
+        if current is not None and current.span is not None:
+            self.origins[turn.id] = current.span
+        return await self._under_way.share(
+            turn.id, lambda: _logged(self._begin(own, turn, new, talk, waiting, decisions))
+        )
 
     async def found(self, own: CallerStore, turn: Turn) -> Turn:
         """A turn that was being told to the host, as far as it can be found out what came of it.
@@ -109,11 +131,17 @@ class Starting:
     # -- telling ------------------------------------------------------------------------------------------------------
 
     async def _begin(
-        self, own: CallerStore, turn: Turn, new: NewRun, latest: Turn | None, waiting: Turn | None
+        self,
+        own: CallerStore,
+        turn: Turn,
+        new: NewRun,
+        talk: Talk | None,
+        waiting: Turn | None,
+        decisions: Decisions,
     ) -> Turn:
         try:
             if waiting is None:
-                begun: Turn | None = await self._add(own, turn, latest)
+                begun: Turn | None = await self._add(own, turn, talk)
             else:
                 begun = await own.replace_turn(waiting, turn)
         except Busy as busy:
@@ -123,11 +151,12 @@ class Starting:
         if begun is None:
             raise ConversationBusy("This turn waits no longer.")
         self.happened()
-        return await self._tell(own, begun, new, waiting)
+        return await self._tell(own, begun, new, waiting, decisions)
 
-    async def _add(self, own: CallerStore, turn: Turn, latest: Turn | None) -> Turn:
+    async def _add(self, own: CallerStore, turn: Turn, talk: Talk | None) -> Turn:
         """The turn as it is written down, if no other one has come and gone behind that behind which it was planned."""
-        turn = await own.add_turn(turn)
+        latest = talk.turns[0] if talk is not None and talk.turns else None
+        turn = await own.add_turn(turn, into=talk)
         if turn.number != (1 if latest is None else latest.number + 1):
             last = [each.id for each in await own.turns(turn.conversation, limit=2) if each.id != turn.id]
             if last != ([] if latest is None else [latest.id]):
@@ -135,9 +164,13 @@ class Starting:
                 raise ConversationBusy("There has been another turn in the meantime; ask again.")
         return turn
 
-    async def _tell(self, own: CallerStore, turn: Turn, new: NewRun, waiting: Turn | None) -> Turn:
+    async def _tell(
+        self, own: CallerStore, turn: Turn, new: NewRun, waiting: Turn | None, decisions: Decisions
+    ) -> Turn:
         try:
-            if turn.resumes and turn.run is not None:
+            if turn.resumes and turn.run is not None and decisions:
+                run = await self._decide(own.caller, turn.run, decisions)
+            elif turn.resumes and turn.run is not None:
                 organization, run_id = turn.run.organization, turn.run.id
                 run = await self._gateway.resume(
                     own.caller, organization, run_id, turn.prompt, new.images, length=turn.begin
@@ -151,27 +184,46 @@ class Starting:
                 if grace(error) >= GIVEN_UP:
                     return turn
                 try:
-                    found = await self._found_within(grace(error), own.caller, turn)
+                    found = await self._found_within(grace(error), own.caller, turn, decisions)
                 except GatewayError:
                     return turn  # nobody can say just now
                 if found is not None:
                     return await self._running(own, turn, found)
+            if decisions and waiting is None:  # the turn before waits as it did
+                await own.remove_turn(turn.id)
+                raise
             failed = replace(turn, state=TurnState.FAILED, error=storable_text(error.message), updated=self._clock())
-            await own.replace_turn(turn, failed if waiting is None or not passes(error) else waiting)
+            again = waiting is not None and passes(error)
+            await own.replace_turn(turn, waiting if waiting is not None and again else failed)
+            if not again:
+                told_turn(turn.created, failed.state, 0, self.origins.pop(turn.id, None), failed=True)
             raise
         return await self._running(own, turn, run.ref)
 
-    async def _found_within(self, seconds: float, caller: Caller, turn: Turn) -> RunRef | None:
+    async def _decide(self, caller: Caller, ref: RunRef, decisions: Decisions) -> Run:
+        """Tell the host what was decided; with the first of it the run goes on, and what is refused of the rest stays
+        pending.
+        """
+        (request_id, decision), *rest = decisions
+        run = await self._gateway.decide(caller, ref.organization, ref.id, request_id, decision)
+        for request_id, decision in rest:
+            try:
+                run = await self._gateway.decide(caller, ref.organization, ref.id, request_id, decision)
+            except GatewayError as error:
+                note(error.code, error.root_reason)
+        return run
+
+    async def _found_within(self, seconds: float, caller: Caller, turn: Turn, decisions: Decisions) -> RunRef | None:
         """Look for a turn whose host answered with a fault, once more when it can do nothing about it any more.
 
         Raises:
             GatewayError: the last look has told nothing.
         """
         with suppress(GatewayError):
-            if (found := await self._look(caller, turn)) is not None:
+            if (found := await self._look(caller, turn, decisions)) is not None:
                 return found
         await asyncio.sleep(max(seconds, SECOND_LOOK))
-        return await self._look(caller, turn)
+        return await self._look(caller, turn, decisions)
 
     async def _running(self, own: CallerStore, turn: Turn, ref: RunRef) -> Turn:
         """It runs: whatever anybody thought of it meanwhile."""
@@ -198,7 +250,13 @@ class Starting:
             return await self._running(own, turn, ref)
         return await self.given_up(own, turn) if expired else turn
 
-    async def _look(self, caller: Caller, turn: Turn) -> RunRef | None:
+    async def _look(self, caller: Caller, turn: Turn, decisions: Decisions = ()) -> RunRef | None:
+        if turn.run is not None and decisions:
+            pending = await self._gateway.pending(caller, turn.run.organization, turn.run.id)
+            return None if decisions[0][0] in [each.id for each in pending] else turn.run
+        if turn.resumes and turn.run is not None and not turn.prompt:
+            run = await self._gateway.get(caller, turn.run.organization, turn.run.id)
+            return None if run.status in RESTING else turn.run
         if turn.resumes and turn.run is not None:
             said = await find_said(self._gateway, caller, turn.run, turn.prompt, after=turn.begin)
             return turn.run if said else None
@@ -211,6 +269,6 @@ async def _logged(beginning: Awaitable[Turn]) -> Turn:
     try:
         return await beginning
     except Exception as error:
-        if not isinstance(error, GatewayError):
+        if not isinstance(error, GatewayError | Overtaken):
             log_fault("beginning a turn", error)
         raise

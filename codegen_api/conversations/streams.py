@@ -1,15 +1,18 @@
 """Turns as streams: what comes of one, kept alive, from where its reader is, and broken off where it has to be."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from codegen_api.conversations.conversations import CallerConversations
 from codegen_api.conversations.pages import Entries
+from codegen_api.conversations.pending import pending_of
 from codegen_api.conversations.progress import CaughtUp, TurnEnded
 from codegen_api.errors import StreamCut
 from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.stores import Turn
+from codegen_api.telemetry import over, sent
+from codegen_api.upstreams import PendingRequest
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -33,8 +36,8 @@ class Teller(Protocol[T_co]):
 
     def take(self, entries: Entries) -> T_co: ...
 
-    def over(self, turn: Turn) -> T_co:
-        """What comes behind the last entry.
+    def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> T_co:
+        """What comes behind the last entry. ``pending`` is what its run waits for.
 
         Raises:
             ReaderAhead: the reader has something behind that.
@@ -81,10 +84,13 @@ async def updates(
             match news:
                 case Leaving():
                     conversations.require_good()
+                    over("reconnect")
                     raise StreamCut
                 case Quiet() | Notice():
                     yield None
                 case _:
+                    if isinstance(news, tuple):
+                        sent(len(news))
                     yield news
 
 
@@ -129,7 +135,7 @@ async def _told(
                         raise ReaderAhead
                     yield teller.begin()
                 case TurnEnded(turn=over):
-                    yield teller.over(over)
+                    yield teller.over(over, await pending_of(conversations, over))
                 case _:
                     if claims_more:
                         raise ReaderAhead

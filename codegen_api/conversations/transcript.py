@@ -1,6 +1,7 @@
 """What came of turns, for whoever reads a conversation."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from codegen_api.conversations.caller_store import CallerStore
@@ -9,7 +10,7 @@ from codegen_api.conversations.progress import CaughtUp, TurnEnded
 from codegen_api.conversations.turns import Turns
 from codegen_api.errors import Unavailable, UpstreamTimeout
 from codegen_api.following import Leaving
-from codegen_api.runs import LogEntry
+from codegen_api.runs import Json, LogEntry, Step, to_json
 from codegen_api.stores import Turn, TurnState
 
 PATIENCE = 30.0
@@ -50,3 +51,17 @@ class Transcript:
                 if isinstance(news, CaughtUp | TurnEnded) or (upto is not None and len(entries) >= upto):
                     break
         return tuple(entries[offset] for offset in sorted(entries) if upto is None or offset <= upto)
+
+
+def arguments_of(step: Step) -> Mapping[str, Json]:
+    """What a tool was called with, as an object: clients know nothing else."""
+    if step.input is None:
+        return {}
+    return step.input if isinstance(step.input, Mapping) else {"input": step.input}
+
+
+def output_of(step: Step) -> str:
+    """What a tool answered, as a text."""
+    if step.output is None:
+        return ""
+    return step.output if isinstance(step.output, str) else to_json(step.output).decode()

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.pages import Pages
 from codegen_api.conversations.progress import (
+    DECISION_DOUBT,
     RESUME_DOUBT,
     CaughtUp,
     Progress,
@@ -31,7 +32,7 @@ from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, Run
 from codegen_api.stores import Turn, TurnState
-from codegen_api.telemetry import log_fault, logger
+from codegen_api.telemetry import log_fault, logger, told_turn
 
 INTEREST = 60.0
 """Seconds for which a turn is followed after somebody asked how it is, so that whoever asks again costs nothing."""
@@ -122,10 +123,9 @@ class Turns:
             return self._pages.read(own.caller, over, offset)
 
         if turn.state.active:
-            doubt = turn.updated + RESUME_DOUBT - self._clock() if turn.resumes else 0.0
-            source = live(
-                self._gateway, own.caller, turn, finish, rest_of, self._shared, doubt=min(doubt, RESUME_DOUBT)
-            )
+            most = (RESUME_DOUBT if turn.prompt else DECISION_DOUBT) if turn.resumes else 0.0
+            doubt = min(turn.updated + most - self._clock(), most)
+            source = live(self._gateway, own.caller, turn, finish, rest_of, self._shared, doubt=doubt)
         else:
             source = self._whole(own.caller, turn)
         async with aclosing(source):
@@ -213,8 +213,13 @@ class Turns:
                 updated=self._clock(),
             )
 
+        ended: Turn | None = None
         while turn.state.active:
-            turn = await own.put_turn(turn, over(turn))
+            ended = over(turn)
+            turn = await own.put_turn(turn, ended)
+        if ended is not None and turn.updated == ended.updated:  # it was not somebody else who wrote it down
+            origin = self.starting.origins.pop(turn.id, None)
+            told_turn(turn.created, turn.state, turn.length, origin, failed=turn.state is TurnState.FAILED)
         return turn
 
     async def _stop_abandoned(self, own: CallerStore, turn: Turn) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codegen_api.conversations import owner_of
-from codegen_api.conversations.conversations import TIDY_EVERY
+from codegen_api.conversations.chores import TIDY_EVERY
 from codegen_api.conversations.starting import CLOSING
 from codegen_api.errors import UpstreamTimeout
 from codegen_api.stores import TurnState

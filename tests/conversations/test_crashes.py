@@ -29,8 +29,10 @@ AT_LEAST, AT_MOST = 4, 1000
 
 ASK_EVERY = float(os.environ.get("ASK_EVERY", "30"))
 """Seconds between two looks of whoever wants to know what became of a turn; the nightly looks more often."""
-STRIDE = int(os.environ.get("STRIDE", "7"))
+STRIDE = int(os.environ.get("STRIDE", "5"))
 """One of so many moments at which anything waits is tried; the nightly tries each."""
+CALL_STRIDE = min(STRIDE, 3)
+"""The same of calls, of which there are fewer."""
 
 Live = Callable[[Process], Awaitable[object]]
 
@@ -175,7 +177,7 @@ async def dies(world: World, life: Life, trap: Trap) -> bool:
     return trap.dead
 
 
-def at_any_call(main: Callable[[int], Coroutine[Any, Any, bool]], stride: int = 1) -> None:
+def at_any_call(main: Callable[[int], Coroutine[Any, Any, bool]], stride: int) -> None:
     """Something happens at the first call, then ``stride`` calls later, and so on, until the life is over by then."""
     for number in range(1, AT_MOST, stride):
         if not run(main(number)):
@@ -197,7 +199,7 @@ def test_a_crash_at_any_call_starts_no_turn_twice_and_leaves_none_busy(life: Lif
             await all_is_well(process, life)
         return crashed
 
-    at_any_call(main)
+    at_any_call(main, CALL_STRIDE)
 
 
 class Steps:
@@ -312,7 +314,7 @@ def test_a_client_who_leaves_at_any_call_takes_no_turn_along(life: Life, before:
             await all_is_well(process, life)
         return process.trap.sprung is not None
 
-    at_any_call(main)
+    at_any_call(main, CALL_STRIDE)
 
 
 def refused() -> GatewayError:
@@ -349,7 +351,7 @@ def test_a_fault_of_the_host_at_any_call_starts_no_turn_twice(life: Life, fault:
             await all_is_well(process, life)
         return process.trap.sprung is not None
 
-    at_any_call(main)
+    at_any_call(main, CALL_STRIDE)
 
 
 @each_life
@@ -380,7 +382,7 @@ def test_an_outage_of_the_host_from_any_call_on_starts_no_turn_twice(life: Life,
             await all_is_well(process, life)
         return trap.sprung is not None
 
-    at_any_call(main)
+    at_any_call(main, CALL_STRIDE)
 
 
 @each_life
@@ -397,7 +399,7 @@ def test_a_fault_of_the_store_at_any_call_starts_no_turn_twice(life: Life, befor
             await all_is_well(process, life)
         return process.trap.sprung is not None
 
-    at_any_call(main)
+    at_any_call(main, CALL_STRIDE)
 
 
 def raise_(error: BaseException) -> None:

@@ -279,10 +279,12 @@ async def test_a_conversation_that_is_removed_takes_along_what_waits() -> None:
         _, second = await queued(process, *TEXTS[:2])
         following = asyncio.ensure_future(process.wait(second))
         await asyncio.sleep(1)
+        talk = await world.store.talk(owner_of(ALICE), "talk")
+        assert talk is not None
         await world.store.remove_conversation(owner_of(ALICE), "talk")
         assert (await following).state is TurnState.WITHDRAWN
         with pytest.raises(NotFound):
-            await process.conversations.queue.add(process.conversations.of(ALICE), None, "talk", ask(TEXTS[1]))
+            await process.conversations.queue.add(process.conversations.of(ALICE), None, talk, ask(TEXTS[1]))
         await asyncio.sleep(60)
         assert heard(world) == [TEXTS[0]]
 

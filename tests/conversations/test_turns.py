@@ -237,12 +237,12 @@ async def test_a_turn_follows_another_though_numbers_are_missing() -> None:
         world.store._turns[owner, first.id] = replace(first, number=1)
         add = world.store.add_turn
 
-        async def add_later(owner: str, turn: Turn) -> Turn:
-            turn = replace(await add(owner, turn), number=7)
+        async def add_later(owner: str, turn: Turn, **more: Any) -> Turn:
+            turn = replace(await add(owner, turn, **more), number=7)
             world.store._turns[owner, turn.id] = turn
             return turn
 
-        world.store.add_turn = add_later  # type: ignore[assignment,method-assign]
+        world.store.add_turn = add_later  # type: ignore[method-assign]
         assert (await process.say("Say it louder")).number == 7
 
 

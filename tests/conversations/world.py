@@ -103,7 +103,15 @@ class Host(FakeHost):
         await self._called("create", credential)
         return self._run(self.begin_run(new))
 
-    async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
+    async def resume_run(
+        self,
+        credential: Credential,
+        ref: RunRef,
+        prompt: str,
+        images: tuple[str, ...] | None,
+        *,
+        key: str | None = None,
+    ) -> Run:
         await self._called("resume", credential)
         hosted = self._hosted(credential, ref)
         self.images.append(images)
@@ -226,7 +234,7 @@ _wire(HostLine, "host", "identify", "organizations", "create_run", "get_run", "l
 _wire(CancellingLine, "host", *CANCELS)
 _wire(StoreLine, "store", "add_conversation", "conversation", "remove_conversation", "expire")
 _wire(StoreLine, "store", "add_turn", "turn", "turns", "change_turn", "remove_turn", "queues")
-_wire(StoreLine, "store", "agent", "add_agent", "conversations", "change_conversation", "ends")
+_wire(StoreLine, "store", "agent", "add_agent", "conversations", "change_conversation", "ends", "talk")
 
 
 class World:

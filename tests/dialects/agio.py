@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from codegen_api.stores.sql import SqlStore
 from tests.dialects.eventsource import parse
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, Site, serving
 from tests.fakehost import Hosted
 from tests.leaks import WATCH
+from tests.stores.things import new_database
 
 HURRY = {"upstream_requests_per_minute": 1_000_000}
 
@@ -22,7 +22,7 @@ HURRY = {"upstream_requests_per_minute": 1_000_000}
 async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
     """A gateway that speaks it, with the sandbox's agents and a database of its own."""
     with TemporaryDirectory() as directory:
-        store = SqlStore(f"sqlite:///{directory}/database")
+        store = await new_database(directory)
         given = {"dialects": ("agio",), "sandbox": True, "store": store, **HURRY, **more}
         async with serving(RichHost() if host is None else host, **given) as site:
             yield site

@@ -11,6 +11,7 @@ from typing import Any
 from codegen_api.identity import Caller
 from tests.conversations.test_crashes import (
     ASK_EVERY,
+    CALL_STRIDE,
     FIRST,
     LAST,
     SECOND,
@@ -27,7 +28,7 @@ from tests.conversations.world import ALICE, Process, Trap, World, works, works_
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.site import Connection, gateway_app
 
-APP = gateway_app(dialects=("agent_protocol", "everruns", "agio"), sandbox=True)
+APP = gateway_app(dialects=("agent_protocol", "everruns", "agio", "ai_sdk"), sandbox=True)
 """Its routes are built once, which takes a second; what is behind them is another with each process."""
 
 GIVEN_UP = 90.0
@@ -126,7 +127,7 @@ def crashes_at_any_call(life: Life, before: bool, check: Check) -> None:
         await _goes_on(world, check)
         return crashed
 
-    at_any_call(main)
+    at_any_call(main, CALL_STRIDE)
 
 
 def crashes_wherever_anything_waits(life: Life, check: Check) -> None:

@@ -31,6 +31,7 @@ KINDS = {
     "assistant_id": "agent",
     "session_id": "session",
     "thread_id": "session",
+    "chat_id": "session",
     "run_id": "turn",
     "checkpoint_id": "checkpoint",
     "turn_id": "turn",

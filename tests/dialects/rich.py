@@ -40,7 +40,7 @@ class RichHost(FakeHost):
         self.created.append(new)
         return await super().create_run(credential, organization, new)
 
-    async def resume_run(self, credential: Any, ref: Any, prompt: str, images: Any) -> Run:
+    async def resume_run(self, credential: Any, ref: Any, prompt: str, images: Any, *, key: str | None = None) -> Run:
         self.resumed.append((prompt, images))
         return await super().resume_run(credential, ref, prompt, images)
 
@@ -58,3 +58,24 @@ def _identifier(text: str) -> str:
     if not re.fullmatch("[0-9]{1,18}", text):
         raise Rejected
     return str(int(text))
+
+
+class TextHost(RichHost):
+    """Its ids may be any text; that of each run begins with ``id``."""
+
+    def __init__(self, id: str = "ses_dd9e4ff29ffexjBpmvR94YVN0G", **more: Any) -> None:  # noqa: A002
+        super().__init__(**more)
+        self._id = id
+
+    def organization_id(self, text: str) -> str:
+        return text
+
+    def run_id(self, text: str) -> str:
+        return text
+
+    async def create_run(self, credential: Any, organization: str, new: NewRun) -> Run:
+        await self._called("create", credential)
+        self.created.append(new)
+        hosted = self.add(self._id + "-" * len(self.runs), marks=new.marks)
+        hosted.append(prompt=new.prompt)
+        return self._run(hosted)

@@ -71,7 +71,8 @@ async def ask(
 ) -> httpx.Response:
     """Ask a route about a run, as it wants to be asked; in the deployment's organization unless another is named."""
     named = {} if organization is None else {"X-Organization-ID": organization}
-    body = {"json": {"prompt": "Go on", **dict.fromkeys(RUNS, run)}} if method == "POST" else {}
+    order = {"prompt": "Go on", "decision": "approve", **dict.fromkeys(RUNS, run)}
+    body = {"json": order} if method == "POST" else {}
     return await site.ask(
         method, filled(path, run, organization or "9"), token=token, headers={**(headers or {}), **named}, **body
     )

@@ -11,9 +11,9 @@ from langgraph_sdk.client import LangGraphClient
 from codegen_api.conversations import Ask, Conversations, TurnEnded, new_id
 from codegen_api.identity import Caller
 from codegen_api.stores import Turn
-from codegen_api.stores.sql import SqlStore
 from tests.dialects.site import CALLER, Site, serving
 from tests.leaks import WATCH
+from tests.stores.things import new_database
 
 
 @asynccontextmanager
@@ -42,7 +42,7 @@ async def speaking(host: Any = None, **more: Any) -> AsyncIterator[Site]:
     """A gateway that speaks the Agent Protocol, with a database of its own."""
     hurry = {"upstream_requests_per_minute": 1_000_000}
     with TemporaryDirectory() as directory:
-        given = {"dialects": ("agent_protocol",), "store": SqlStore(f"sqlite:///{directory}/database"), **hurry, **more}
+        given = {"dialects": ("agent_protocol",), "store": await new_database(directory), **hurry, **more}
         async with serving(host, **given) as site:
             site.host.latency = 0
             yield site

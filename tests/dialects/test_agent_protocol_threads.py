@@ -7,7 +7,7 @@ import pytest
 from langgraph_sdk.errors import ConflictError, InternalServerError, NotFoundError, UnprocessableEntityError
 
 from codegen_api.dialects.agent_protocol.agents import BUILT_IN
-from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
+from codegen_api.dialects.agent_protocol.threads import with_assistant
 from codegen_api.errors import Conflict
 from codegen_api.stores import TurnState
 from tests.dialects.sdk import caller_of, client_of, over, say, speaking
@@ -177,18 +177,15 @@ async def test_in_a_list_there_is_what_the_user_said_first_and_last() -> None:
 
 async def test_a_thread_remembers_its_assistant_and_what_was_said_first() -> None:
     async with speaking() as site, client_of(site) as client:
-        talk = site.app.state.parts.conversations.of(await caller_of(site))
-        thread, is_new = await begin_thread(talk, "t", {})
-        assert is_new
-        assert await begin_thread(talk, "t", {"other": 1}) == (thread, False)
-        turn = await say(site, "t", "  " + "long " * 50)
-        await remember_assistant(talk, thread, BUILT_IN, turn.messages)
-        (found,) = await client.threads.search(metadata={"assistant_id": BUILT_IN.id, "graph_id": "agent"})
+        mine = site.app.state.parts.conversations.of(await caller_of(site))
+        await client.threads.create(thread_id="t", metadata={"team": "a"})
+        await client.runs.create("t", "agent", input={"messages": "  " + "long " * 50}, multitask_strategy="reject")
+        (found,) = await client.threads.search(metadata={"assistant_id": BUILT_IN.id, "graph_id": "agent", "team": "a"})
         assert found["metadata"]["thread_name"] == ("long " * 20)[:100]
-        before = await thread_of(talk, "t")
-        await remember_assistant(talk, before, BUILT_IN, [{"content": [{"type": "text", "text": "Another"}]}])
-        assert await thread_of(talk, "t") == before
-        assert before.title == found["metadata"]["thread_name"]
+        talk = await mine.talk("t")
+        assert talk is not None
+        assert talk.conversation.title == found["metadata"]["thread_name"]
+        assert with_assistant(talk, BUILT_IN, [{"content": [{"type": "text", "text": "Another"}]}]) is talk
 
 
 async def test_changes_at_the_same_time_are_all_kept() -> None:

@@ -5,6 +5,7 @@ import re
 from codegen_api.dialects.agio import agents, responses
 from codegen_api.dialects.agio.executions import CANCELLED, COMPLETED, FAILED, PAUSED, RUNNING, SEARCHED, STARTING
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
+from tests.dialects.eventsource import parse
 
 CLIENTS = chapter("Agio")
 PUBLIC = ("/api/health",)
@@ -28,6 +29,15 @@ def test_each_route_says_which_of_its_own_errors_it_can_meet() -> None:
     for route, statuses in asked.items():
         assert ("402" in statuses) == (route.rpartition("/")[2] in begins), route
         assert ("501" in statuses) == (route.rpartition("/")[2] in stops), route
+
+
+def test_the_examples_of_streams_tell_a_run_to_its_end() -> None:
+    asked = {path: operation for _, path, operation in documented("agio")}
+    for path in ("/api/chat", "/api/runs/{run_id}/events"):
+        example = asked[path]["responses"]["200"]["content"]["text/event-stream"]["example"]
+        assert [event.type for event in parse(example.encode())] == [
+            "run_started", "content_delta", "tool_call_started", "tool_call_completed", "run_completed",
+        ]  # fmt: skip
 
 
 def test_statuses_events_and_numbers_told_are_those_of_the_code() -> None:

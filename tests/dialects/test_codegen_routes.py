@@ -8,8 +8,10 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.dialects.codegen.missing import OPERATIONS
+from codegen_api.errors import Rejected
 from codegen_api.identity import Principal
-from codegen_api.upstreams import NewRun, RunFilter
+from codegen_api.runs import Paging
+from codegen_api.upstreams import Listing, NewRun, Organization, RunFilter
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
 from tests.dialects.site import Site, serving
@@ -64,7 +66,7 @@ async def test_runs_are_listed_with_the_host_s_numbers_and_filters() -> None:
         page = {"total": 1, "page": 1, "size": 7, "pages": 1}
         assert answer.json() == {"items": [{"id": 1, "status": "ACTIVE", "result": "42"}], **page}
         await site.get(f"{RUNS}s")
-    assert site.host.filters == [RunFilter("API", 1001), RunFilter()]
+    assert site.host.filters == [RunFilter("API", "1001"), RunFilter()]
 
 
 @pytest.mark.parametrize("most", [100, 7, 5, 4, 1])
@@ -239,7 +241,7 @@ async def test_the_organization_is_that_of_the_path() -> None:
 # -- users of the deployment's own ------------------------------------------------------------------------------------
 
 
-async def own_runs(site: Site, token: str, query: str = "") -> Any:
+async def run_lists(site: Site, token: str, query: str = "") -> Any:
     return (await site.get(f"{RUNS}s{query}", token=token)).json()
 
 
@@ -257,16 +259,16 @@ async def test_who_shares_the_account_has_a_number_and_means_their_runs_with_it(
         for _ in range(2):
             assert (await site.post(RUNS, {"prompt": "Say hello"}, token=root)).status_code == 200
         for query in ("", f"?user_id={me['id']}"):
-            page = await own_runs(site, ann, query)
+            page = await run_lists(site, ann, query)
             assert [item["id"] for item in page["items"]] == [1]
             assert {name: page[name] for name in ("total", "page", "size", "pages")} == {
                 "total": 1, "page": 1, "size": 100, "pages": 1,
             }  # fmt: skip
-        assert (await own_runs(site, eve))["items"] == []
-        assert len((await own_runs(site, root))["items"]) == 3
+        assert (await run_lists(site, eve))["items"] == []
+        assert len((await run_lists(site, root))["items"]) == 3
         number = (await site.get("/v1/users/me", token=root)).json()["id"]
-        assert [item["id"] for item in (await own_runs(site, root, f"?user_id={number}"))["items"]] == [3, 2]
-        first = await own_runs(site, root, f"?user_id={number}&limit=1")
+        assert [item["id"] for item in (await run_lists(site, root, f"?user_id={number}"))["items"]] == [3, 2]
+        first = await run_lists(site, root, f"?user_id={number}&limit=1")
         assert (first["total"], first["pages"], first["items"][0]["id"]) == (2, 2, 3)
 
 
@@ -411,3 +413,21 @@ async def test_what_the_host_says_comes_under_both_of_its_names(
     assert answer.json()["detail"] == answer.json()["message"] == error.message
     assert answer.json()["request_id"] == answer.headers["x-request-id"] == "abc"
     assert answer.headers.get("retry-after") == wait
+
+
+class NamedHost(RichHost):
+    """The ids of its organizations are no numbers."""
+
+    def organization_id(self, text: str) -> str:
+        raise Rejected
+
+    async def organizations(self, credential: Any, skip: int, limit: int) -> Listing[Organization]:
+        return Listing((Organization("default", {"id": "default"}),), Paging(1, 1, limit, 1), at_end=True)
+
+
+@pytest.mark.parametrize("path", ["/v1/organizations", RUNS.replace("/run", "/runs"), f"{RUNS}/1"])
+async def test_a_host_whose_ids_are_no_numbers_is_named(path: str) -> None:
+    async with serving_all(NamedHost()) as site:
+        answer = await site.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (501, "unsupported")
+    assert "ids are numbers" in answer.json()["message"]

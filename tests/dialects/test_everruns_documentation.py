@@ -8,6 +8,7 @@ from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.storage import SIZES
 from codegen_api.stores import TurnState
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
+from tests.dialects.eventsource import parse
 
 CLIENTS = chapter("Everruns")
 
@@ -31,6 +32,16 @@ def test_every_route_is_described_with_its_errors() -> None:
         media_type="application/problem+json",
     )
     assert undescribed(found) == []
+
+
+def test_the_examples_of_streams_tell_each_generation_of_a_turn_in_its_own_words() -> None:
+    told = TOLD - {"tool.started", "tool.completed", "turn.failed", "turn.cancelled"}
+    for method, path, operation in documented("everruns"):
+        content = operation["responses"].get("200", {}).get("content", {}).get("text/event-stream")
+        if content is not None:
+            kinds = {event.type for event in parse(content["example"].encode())}
+            below = {"message.user", "message.assistant"}
+            assert kinds == {"connected"} | (below if path.startswith("/v1/agents/") else told), (method, path)
 
 
 def test_what_a_key_does_once_says_so() -> None:

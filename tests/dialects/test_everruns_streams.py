@@ -412,10 +412,11 @@ async def test_whoever_waits_takes_a_seat() -> None:
             await second.listen(process)
             assert second.goodbye["error"]["code"] == "rate_limited"
             assert first.goodbye is None
-        with process.gateway.attend(ALICE), pytest.raises(RateLimited), process.gateway.attend(ALICE):
-            pass
-        with pytest.raises(AtCapacity), StreamLimits(0, 1).take(ALICE.principal):
-            pass
+        async with process.gateway.attend(ALICE):
+            with pytest.raises(RateLimited):
+                await process.gateway.attend(ALICE).__aenter__()
+        with pytest.raises(AtCapacity):
+            await StreamLimits(0, 1).take(ALICE.principal).__aenter__()
 
 
 # -- turns that did not come about ------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.Conflict: 409,
     errors.AlreadyExists: 409,
     errors.RunEnded: 409,
+    errors.RunFinal: 409,
     errors.ConversationBusy: 409,
     errors.QueueFull: 409,
     errors.InProgress: 409,
@@ -184,7 +185,7 @@ def test_an_error_that_is_understood_is_no_fault_of_the_gateway(
 
 @pytest.mark.wire("error-unknown-route")
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/agent-runs/", "/agent-runs/1/logs/", "/v1/users/me", "/docs/assets/x"]
+    "path", ["/console/nothing", "/nothing", "/agent-runs/", "/agent-runs/1/logs/", "/v1/users/me", "/docs/assets/x"]
 )
 async def test_what_is_not_there_is_404(path: str) -> None:
     async with serving() as site:

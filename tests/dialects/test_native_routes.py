@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.conversations import conversations
+from codegen_api.conversations import chores
 from codegen_api.dialects.native.wire import entry_json
 from codegen_api.errors import StoreUnavailable
 from codegen_api.runs import Paging, to_json
@@ -53,7 +53,7 @@ async def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation 
     body = answer.json()
     assert set(body) == {
         "status", "version", "timestamp", "uptime_seconds", "upstream", "issuer", "store", "redis", "runs_followed",
-        "viewers",
+        "viewers", "http_version", "stream_heartbeat_seconds",
     }  # fmt: skip
     assert body["issuer"] == "not configured"
     assert body["status"] == status
@@ -69,6 +69,7 @@ async def test_health_says_what_was_seen_last_and_asks_nobody(seen: Observation 
     }
     assert (body["store"], body["redis"]) == ("not configured", "not configured")
     assert (body["runs_followed"], body["viewers"]) == (0, 0)
+    assert (body["http_version"], body["stream_heartbeat_seconds"]) == ("1.1", 15)
     assert not host.calls
 
 
@@ -113,7 +114,7 @@ class Lost(ModelStore):
 
 @pytest.mark.wire("health", "readiness")
 async def test_a_store_that_has_gone_is_told_and_what_needs_none_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversations, "WATCH_EVERY", 0.0001)
+    monkeypatch.setattr(chores, "WATCH_EVERY", 0.0001)
     store, host = Lost(), RichHost()
     host.add()
 
@@ -319,7 +320,7 @@ async def test_a_list_is_the_host_s_page_newest_first() -> None:
         some = (await site.get("/agent-runs?skip=145&limit=3&source_type=API&user_id=7&unheard_of=1")).json()
         assert [item["id"] for item in some["items"]] == [5, 4, 3]
         assert some["items"][0]["run_status"] == "running"
-    assert host.filters == [RunFilter(), RunFilter("API", 7)]
+    assert host.filters == [RunFilter(), RunFilter("API", "7")]
 
 
 @pytest.mark.wire("list-status")

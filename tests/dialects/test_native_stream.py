@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.brokers.memory import MemoryBroker
-from codegen_api.dialects.native.wire import EVENTS, LINES, frames, try_again
+from codegen_api.dialects.native.wire import EVENTS, LINES, Frames, try_again
 from codegen_api.following import Patrol
 from codegen_api.gateway import Gateway
 from codegen_api.sse import parse_position
@@ -289,7 +288,7 @@ async def watch(
     stream = await gateway.follow(caller(), "9", "1", came)
     assert stream is not None
     pieces: list[tuple[float, bytes]] = []
-    sending: AsyncGenerator[bytes, None] = frames(stream, writer, came.cursor if came.over else None)
+    sending = Frames(stream, writer, came.cursor if came.over else None)
     try:
         async with asyncio.timeout(seconds):
             async for piece in sending:

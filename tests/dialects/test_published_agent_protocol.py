@@ -183,8 +183,8 @@ def finishing(site: Site) -> None:
         finish(site)
         return begun
 
-    async def resumed(*given: Any) -> Any:
-        begun = await resume(*given)
+    async def resumed(*given: Any, **more: Any) -> Any:
+        begun = await resume(*given, **more)
         finish(site)
         return begun
 

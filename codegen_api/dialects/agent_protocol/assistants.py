@@ -80,7 +80,7 @@ async def list_assistants(
 
 @router.post(
     "/assistants/search",
-    **operation("Search assistants", READ, responses.listed(responses.Assistant, "The assistants.")),
+    **operation("Search assistants", READ, responses.paged(list[responses.Assistant], "The assistants.")),
 )
 async def search_assistants(
     conversations: MyConversations, body: Annotated[schemas.SearchAssistants | None, Body()] = None

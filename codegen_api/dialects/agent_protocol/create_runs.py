@@ -1,25 +1,27 @@
 """Starting runs: a run is a turn of a thread, or of one that is made for it."""
 
-from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Body, Depends, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations
+from codegen_api.conversations import TRIES, CallerConversations, pending_of
 from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.agents import agent_for
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
+from codegen_api.dialects.agent_protocol.interrupts import decisions_of
 from codegen_api.dialects.agent_protocol.run_requests import RunBody, ask_of, refuse_what_is_not_offered
 from codegen_api.dialects.agent_protocol.run_responses import RunAnswers, nothing, places_of
 from codegen_api.dialects.agent_protocol.storage import keepable
 from codegen_api.dialects.agent_protocol.streams import Ending
-from codegen_api.dialects.agent_protocol.threads import begin_thread, remember_assistant, thread_of
-from codegen_api.errors import Rejected
+from codegen_api.dialects.agent_protocol.threads import new_thread, with_assistant
+from codegen_api.errors import Conflict, NotFound, Rejected
 from codegen_api.identity import WRITE
 from codegen_api.runs import to_json
 from codegen_api.sse import Begins
-from codegen_api.stores import Turn, TurnState
+from codegen_api.stores import Agent, Overtaken, Talk, Turn, TurnState
 from codegen_api.web import WantedOrganization, json_response, operation
 
 router = routes_about("runs")
@@ -43,17 +45,24 @@ class RunStarter(RunAnswers):
             raise Rejected("`thread_id` names another thread than the path.")
         keepable(metadata=body.metadata, config=body.config, context=body.context)
         agent = await agent_for(conversations, body.agent)
-        known: Sequence[Turn] = ()
-        if thread is not None:
-            if body.if_not_exists == "reject":
-                await thread_of(conversations, thread)
-            await conversations.latest(thread)
-            turns = await conversations.turns(thread)
-            known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
+        for _ in range(TRIES):
+            with suppress(Overtaken):
+                return await self._begin(thread, body, agent)
+        raise Conflict("Others are changing this, too; try again.")
+
+    async def _begin(self, thread: str | None, body: RunBody, agent: Agent) -> Turn:
+        conversations = self.conversations
+        talk = None if thread is None else await conversations.settled_talk(thread)
+        if talk is None and thread is not None and body.if_not_exists == "reject":
+            raise NotFound.named("Thread", thread)
+        turns = () if talk is None else talk.turns
+        known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
         ask = ask_of(body, agent, known)
-        found, _ = await begin_thread(conversations, thread, {})
-        await remember_assistant(conversations, found, agent, ask.messages)
-        return await conversations.begin(self._wanted, found.id, ask)
+        answer = (body.command or {}).get("resume")
+        if answer is not None and (pending := await pending_of(conversations, known[0])):
+            ask = replace(ask, decisions=decisions_of(answer, pending), if_busy="reject")
+        talk = with_assistant(talk or Talk(new_thread(conversations, thread, {})), agent, ask.messages)
+        return await conversations.begin(self._wanted, talk, ask)
 
 
 async def starter(request: Request, conversations: MyConversations, wanted: WantedOrganization) -> RunStarter:

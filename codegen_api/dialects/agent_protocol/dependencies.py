@@ -29,11 +29,8 @@ async def asking(request: Request) -> Caller:
     """Who is calling. A key for LangSmith in ``x-api-key`` counts as none, and no such key is ever shown to a host.
 
     Raises:
-        NotAuthenticated: nobody says who.
-        InvalidToken: somebody does, and it is not true.
-        InsufficientScope: this route is not for them.
-        AuthUnavailable: it cannot be found out just now.
-        RateLimited: they have asked often enough.
+        InvalidToken: it is one.
+        GatewayError: as ``identify_lenient``.
     """
     token = bearer_token(request)
     if token is not None:

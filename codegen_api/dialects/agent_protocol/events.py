@@ -25,7 +25,8 @@ from codegen_api.conversations import (
     TurnEvent,
     TurnTeller,
 )
-from codegen_api.dialects.agent_protocol.messages import Message, answer, human
+from codegen_api.dialects.agent_protocol.interrupts import interrupts
+from codegen_api.dialects.agent_protocol.messages import answer, human
 from codegen_api.dialects.agent_protocol.rendering import (
     AGAIN,
     BEHIND,
@@ -40,6 +41,7 @@ from codegen_api.dialects.agent_protocol.rendering import (
 )
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Turn, TurnState
+from codegen_api.upstreams import PendingRequest
 
 FREE, EARNED = 10_000, 16
 """Whole states are told behind each entry until they have held FREE messages together, then as often as EARNED messages
@@ -153,7 +155,7 @@ class ThreadTeller:
         """What these entries amount to."""
         return self._written(self._telling.take(news))
 
-    def over(self, turn: Turn) -> bytes:
+    def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
         """What comes behind the last entry. Whoever asks for the end again is told of it.
 
         Raises:
@@ -172,14 +174,12 @@ class ThreadTeller:
         out.append(self._written(self._telling.rest()))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
-            final = {"__interrupt__": [interrupt(turn)]}
+            final = {"__interrupt__": interrupts(turn, pending)}
             for mode, place in (("values", INTERRUPT), ("updates", INTERRUPT_UPDATE)):
                 if mode in self._modes:
                     out.append(self._frame(mode, to_json(final), last, place))
         if turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
-            kind = "OutcomeUnknown" if turn.state is TurnState.UNKNOWN else "RunFailed"
-            failure = to_json({"error": kind, "message": turn.error or "The run has failed."})
-            out.append(self._frame("error", failure, last, FAILURE))
+            out.append(self._frame("error", to_json(failure(turn)), last, FAILURE))
         elif "values" in self._modes and (self._said or self._doubtful or final):
             out.append(self._frame("values", self._state(final), last, FINAL_STATE))
         out.append(self._frame("end", to_json({"status": self._statuses[turn.state]}), last, END))
@@ -337,16 +337,7 @@ class ThreadTeller:
         return frame if n > self.after else b""
 
 
-def interrupt(turn: Turn) -> Json:
-    """The host waits for a human."""
-    return {
-        "id": f"{turn.id}-interrupt",
-        "value": {"reason": "The agent waits for an answer.", "run_id": turn.id},
-        "resumable": True,
-        "ns": ["agent"],
-        "when": "during",
-    }
-
-
-def encoded(messages: Iterable[Message]) -> list[bytes]:
-    return [to_json(message) for message in messages]
+def failure(turn: Turn) -> dict[str, Json]:
+    """What has become of a turn that failed."""
+    kind = "OutcomeUnknown" if turn.state is TurnState.UNKNOWN else "RunFailed"
+    return {"error": kind, "message": turn.error or "The run has failed."}

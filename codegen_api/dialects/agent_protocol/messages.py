@@ -6,9 +6,11 @@ Ids are made of the turn's and the entry's number, so whoever reads a turn again
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from codegen_api.conversations import arguments_of, content_of, is_own_prompt, output_of
 from codegen_api.dialects import MOST_SAID, no_image
 from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json, Step, StepKind, to_json
+from codegen_api.stores import Turn
 
 Message = dict[str, Json]
 
@@ -20,23 +22,27 @@ class EntryMessages:
     ai: Message | None
     tool: Message | None
 
+    @property
+    def messages(self) -> list[Message]:
+        return [message for message in (self.ai, self.tool) if message is not None]
 
-def said(turn_id: str, offset: int, step: Step) -> EntryMessages:
+
+def said(turn: Turn, offset: int, step: Step) -> EntryMessages:
     """The messages of an entry, the ``offset``-th of its turn."""
+    turn_id = turn.id
+    if is_own_prompt(turn, offset, step):
+        return EntryMessages(None, None)
     if step.kind is StepKind.USER:
-        # the first one is the turn's own, which is shown as the user wrote it
-        return EntryMessages(
-            None if offset == 1 else human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None
-        )
+        return EntryMessages(human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None)
     if step.kind is not StepKind.ACTION:
         return EntryMessages(_ai(turn_id, offset, step, []) if step.text else None, None)
     call = f"call_{turn_id}_{offset}"
-    args = step.input if isinstance(step.input, dict) else {} if step.input is None else {"input": step.input}
-    ai = _ai(turn_id, offset, step, [{"name": step.tool, "args": args, "id": call, "type": "tool_call"}])
+    called: Json = {"name": step.tool, "args": arguments_of(step), "id": call, "type": "tool_call"}
+    ai = _ai(turn_id, offset, step, [called])
     tool: Message = {
         "id": f"{turn_id}-{offset}-tool",
         "type": "tool",
-        "content": step.output if isinstance(step.output, str) else _json(step.output),
+        "content": output_of(step),
         "name": step.tool,
         "tool_call_id": call,
         "status": "success",
@@ -58,7 +64,13 @@ def chunk(message: Message) -> Message:
         return message
     calls = message["tool_calls"]
     pieces: list[Json] = [
-        {"name": call["name"], "args": _json(call["args"]), "id": call["id"], "index": 0, "type": "tool_call_chunk"}
+        {
+            "name": call["name"],
+            "args": to_json(call["args"]).decode(),
+            "id": call["id"],
+            "index": 0,
+            "type": "tool_call_chunk",
+        }
         for call in (calls if isinstance(calls, list) else [])
         if isinstance(call, dict)
     ]
@@ -73,11 +85,9 @@ def removal(turn_id: str, offset: int) -> Message:
 
 def human(message: Mapping[str, Json]) -> Message:
     """What a user said, as it is kept, for clients."""
-    parts = message.get("content")
     shown: list[Json] = [
         {"type": "image_url", "image_url": {"url": part.get("url")}} if part.get("type") == "image" else dict(part)
-        for part in (parts if isinstance(parts, list | tuple) else [])
-        if isinstance(part, Mapping)
+        for part in content_of(message)
     ]
     only = shown[0] if len(shown) == 1 else None
     return {
@@ -150,7 +160,3 @@ def _ai(turn_id: str, offset: int | str, step: Step, calls: list[Json]) -> Messa
         "usage_metadata": None,
         "example": False,
     }
-
-
-def _json(value: Json) -> str:
-    return "" if value is None else to_json(value).decode()

@@ -29,7 +29,7 @@ AgentId = Annotated[str, Path(description="The id of an agent, or `agent`.")]
 
 
 @router.post(
-    "/agents/search", **operation("Search agents", READ, responses.listed(responses.ProtocolAgent, "The agents."))
+    "/agents/search", **operation("Search agents", READ, responses.paged(list[responses.ProtocolAgent], "The agents."))
 )
 async def search_agents(
     conversations: MyConversations, body: Annotated[schemas.SearchAgents | None, Body()] = None

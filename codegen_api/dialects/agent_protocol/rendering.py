@@ -116,7 +116,7 @@ class EntryRenderer:
         step: Callable[[LogEntry], Step],
         cache: RenderCache,
     ) -> None:
-        self._turn = turn.id
+        self._turn = turn
         self._id = turn.id.encode()
         self._modes = modes
         self._context = context
@@ -124,7 +124,7 @@ class EntryRenderer:
         self._cache = cache
 
     def of(self, came: TurnEntry) -> EntryEvents:
-        key = (self._turn, self._modes, came.offset)
+        key = (self._turn.id, self._modes, came.offset)
         return self._cache.of(key, came.entry, lambda: self._tell(came.offset, came.entry), lambda told: told.size)
 
     def again(self, frame: bytes, n: int) -> bytes:
@@ -133,7 +133,7 @@ class EntryRenderer:
 
     def removed(self, offset: int) -> bytes:
         """Before a message whose pieces clients put together is told again, what they have of it goes."""
-        pair = b"[%b,%b]" % (to_json(removal(self._turn, offset)), self._about(offset, "agent"))
+        pair = b"[%b,%b]" % (to_json(removal(self._turn.id, offset)), self._about(offset, "agent"))
         return self.frame("messages", pair, offset, EventPlace.TUPLE)[1]
 
     def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> tuple[int, bytes]:
@@ -210,7 +210,7 @@ class EntryRenderer:
             if node == "agent"
             else (EventPlace.TOOL_STARTED, EventPlace.TOOL_DONE)
         )
-        name = f'"id":"{self._turn}-{offset}-{node}","name":"{node}"'.encode()
+        name = f'"id":"{self._turn.id}-{offset}-{node}","name":"{node}"'.encode()
         if result is None:
             return self.both("tasks", "task", b'{%b,"input":{},"triggers":[]}' % name, offset, begun)
         payload = b'{%b,"error":null,"result":{"messages":[%b]},"interrupts":[]}' % (name, result)

@@ -9,6 +9,8 @@ from codegen_api.errors import AlreadyExists, Unsupported
 from codegen_api.openapi import ANYWHERE, Answers
 from codegen_api.web import Responses
 
+TIME = "2026-11-20T12:00:00.000000Z"
+
 NEXT = {
     "X-Pagination-Next": {
         "schema": {"type": "string"},
@@ -35,8 +37,8 @@ class Assistant(_Selected):
     context: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     version: int = Field(1, description="Counts the changes. Only the latest version is kept.")
-    created_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
-    updated_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
+    created_at: str = Field("", examples=[TIME])
+    updated_at: str = Field("", examples=[TIME])
 
 
 class Assistants(BaseModel):
@@ -89,8 +91,8 @@ class Thread(_Selected):
     """A conversation."""
 
     thread_id: str = ""
-    created_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
-    updated_at: str = Field("", examples=["2026-11-20T12:00:00.000000Z"])
+    created_at: str = Field("", examples=[TIME])
+    updated_at: str = Field("", examples=[TIME])
     metadata: dict[str, Any] = {}
     status: str = Field("idle", pattern="^(idle|busy|interrupted|error)$")
     values: dict[str, Any] | None = Field(
@@ -126,8 +128,8 @@ class ThreadRun(BaseModel):
         description="`pending`, `running`, `success`, `error` or `interrupted`; where the deployment says so, the words"
         " of older documents: `completed`, `failed` and `cancelled`."
     )
-    created_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
-    updated_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+    created_at: str = Field(examples=[TIME])
+    updated_at: str = Field(examples=[TIME])
     metadata: dict[str, Any]
     multitask_strategy: str
     input: dict[str, Any]
@@ -152,8 +154,8 @@ class StoreItem(BaseModel):
     namespace: list[str]
     key: str
     value: dict[str, Any]
-    created_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
-    updated_at: str = Field(examples=["2026-11-20T12:00:00.000000Z"])
+    created_at: str = Field(examples=[TIME])
+    updated_at: str = Field(examples=[TIME])
 
 
 class FoundItem(StoreItem):
@@ -223,13 +225,8 @@ def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors:
     return found
 
 
-def listed(model: Any, description: str) -> Responses:
-    """The same for a stretch of a list."""
-    return paged(list[model], description)
-
-
 def paged(model: Any, description: str) -> Responses:
-    """The same where such a list is a part of the answer."""
+    """The same for a stretch of a list, or what holds one."""
     found = answers(200, model, description)
     found[200]["headers"] = NEXT
     return found

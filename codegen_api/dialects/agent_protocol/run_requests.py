@@ -12,11 +12,12 @@ from pydantic import BaseModel, BeforeValidator, Field
 from codegen_api.conversations import Ask, TurnCheckpoint, images_of, new_id, said_ids, text_of
 from codegen_api.dialects import EMPTY, MOST_SAID, Ignored, says_nothing
 from codegen_api.dialects.agent_protocol.events import MODES
+from codegen_api.dialects.agent_protocol.interrupts import WHERE, text_of_answer
 from codegen_api.dialects.agent_protocol.messages import heard
 from codegen_api.dialects.agent_protocol.schemas import Id
 from codegen_api.dialects.agent_protocol.wire import GRAPH
 from codegen_api.errors import Detail, InvalidRequest, NotOffered, Rejected
-from codegen_api.runs import Json, to_json
+from codegen_api.runs import Json
 from codegen_api.stores import Agent, Turn, TurnState
 from codegen_api.upstreams import NewRun
 
@@ -126,7 +127,6 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
         Rejected: there is nothing in it that the host could be told.
         InvalidRequest: it answers an interrupt, and there is none.
     """
-    refuse_what_is_not_offered(body)
     settings = _settings(body)
     system, messages = _said(body, known)
     checkpoint = _checkpoint(body)
@@ -167,9 +167,9 @@ def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mappin
     if answer is not None:
         if body.input or body.messages:
             raise Rejected("A run has an input or a command, not both.")
-        text = answer if isinstance(answer, str) else to_json(answer).decode()
+        text = text_of_answer(answer)
         if says_nothing(text):
-            raise Rejected(details=[Detail(("body", "command", "resume"), EMPTY, "empty")])
+            raise Rejected(details=[Detail(WHERE, EMPTY, "empty")])
         if not known or known[0].state is not TurnState.WAITING:
             raise InvalidRequest("Cannot resume: the thread is not interrupted.")
         return None, [{"id": new_id(), "content": [{"type": "text", "text": text}]}]

@@ -61,7 +61,28 @@ class RunAnswers:
 
     def fields(self, turn: Turn) -> dict[str, Json]:
         """A run as clients know it."""
-        return run_fields(turn, self.statuses)
+        options: dict[str, Any] = dict(turn.options)
+        assistant = options.get("assistant_id") or turn.agent
+        given: dict[str, Json] = {
+            "input": {"messages": [human(message) for message in turn.messages]},
+            "config": options.get("config") or {},
+            "context": options.get("context") or {},
+        }
+        return {
+            "run_id": turn.id,
+            "thread_id": turn.conversation,
+            "assistant_id": assistant,
+            "agent_id": assistant,
+            "status": self.statuses[turn.state],
+            "created_at": moment(turn.created),
+            "updated_at": moment(turn.updated),
+            "metadata": options.get("metadata") or {},
+            "multitask_strategy": options.get("multitask_strategy") or "reject",
+            **given,
+            "kwargs": given,
+            "output": None,
+            "error_message": turn.error,
+        }
 
     def events(
         self,
@@ -113,29 +134,3 @@ async def answers(request: Request, conversations: MyConversations) -> RunAnswer
 
 
 Answers = Annotated[RunAnswers, Depends(answers)]
-
-
-def run_fields(turn: Turn, statuses: Mapping[TurnState, str]) -> dict[str, Json]:
-    """A run as clients know it."""
-    options: dict[str, Any] = dict(turn.options)
-    assistant = options.get("assistant_id") or turn.agent
-    given: dict[str, Json] = {
-        "input": {"messages": [human(message) for message in turn.messages]},
-        "config": options.get("config") or {},
-        "context": options.get("context") or {},
-    }
-    return {
-        "run_id": turn.id,
-        "thread_id": turn.conversation,
-        "assistant_id": assistant,
-        "agent_id": assistant,
-        "status": statuses[turn.state],
-        "created_at": moment(turn.created),
-        "updated_at": moment(turn.updated),
-        "metadata": options.get("metadata") or {},
-        "multitask_strategy": options.get("multitask_strategy") or "reject",
-        **given,
-        "kwargs": given,
-        "output": None,
-        "error_message": turn.error,
-    }

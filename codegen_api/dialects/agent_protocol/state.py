@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint
-from codegen_api.dialects.agent_protocol.events import interrupt
+from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint, parent_of, pending_of
+from codegen_api.dialects.agent_protocol.interrupts import interrupts
 from codegen_api.dialects.agent_protocol.messages import Message, answer, human, said
+from codegen_api.dialects.agent_protocol.wire import task_id
 from codegen_api.runs import Json, Step
 from codegen_api.stores import Turn, TurnState
+from codegen_api.upstreams import PendingRequest
 from codegen_api.web import timestamp
 
 
@@ -37,8 +39,7 @@ def _messages_in(stretch: Stretch, steps: Sequence[Step]) -> list[Message]:
     turn = stretch.turn
     messages = [*map(human, turn.messages)]
     for offset, step in enumerate(steps, 1):
-        each = said(turn.id, offset, step)
-        messages += [message for message in (each.ai, each.tool) if message is not None]
+        messages += said(turn, offset, step).messages
     if stretch.upto is None and turn.answer is not None:
         messages.append(answer(turn.id, turn.answer))
     return messages
@@ -49,13 +50,15 @@ async def current_state(conversations: CallerConversations, thread: str) -> Mapp
     latest = await conversations.latest(thread)
     path = await conversations.path(thread)
     if not path:
-        return state_fields(thread, None, [], None)
+        return _empty(thread)
     last = path[-1]
     steps = await conversations.steps(last)
     messages = [*await messages_of(conversations, path[:-1]), *_messages_in(last, steps)]
     others = latest is not None and latest.state.begun and latest.id != last.turn.id
     never_begun = latest if others else None
-    return state_fields(thread, last.turn, messages, TurnCheckpoint(last.turn.id, len(steps)), failed=never_begun)
+    checkpoint = TurnCheckpoint(last.turn.id, len(steps))
+    pending = await pending_of(conversations, last.turn)
+    return state_fields(thread, last.turn, messages, checkpoint, pending, failed=never_begun)
 
 
 async def state_at(conversations: CallerConversations, thread: str, checkpoint: TurnCheckpoint) -> Mapping[str, Json]:
@@ -66,7 +69,8 @@ async def state_at(conversations: CallerConversations, thread: str, checkpoint: 
     """
     path = await conversations.path(thread, checkpoint)
     turn = await conversations.find_turn(checkpoint.turn)
-    return state_fields(thread, turn, await messages_of(conversations, path), checkpoint)
+    pending = await pending_of(conversations, turn) if _is_end(turn, checkpoint) else ()
+    return state_fields(thread, turn, await messages_of(conversations, path), checkpoint, pending)
 
 
 async def history(
@@ -89,13 +93,12 @@ async def history(
             continue
         if not passed and before is not None and before.turn != turn.id:
             continue
-        earlier = await messages_before(conversations, turn)
+        earlier, pending = await messages_before(conversations, turn), await pending_of(conversations, turn)
         steps = await conversations.steps(Stretch(turn, None))
         messages = [*earlier, *map(human, turn.messages)]
         lengths = [len(messages)]  # of what had been said at each checkpoint
         for offset, step in enumerate(steps, 1):
-            each = said(turn.id, offset, step)
-            messages += [message for message in (each.ai, each.tool) if message is not None]
+            messages += said(turn, offset, step).messages
             lengths.append(len(messages))
         if turn.answer is not None:
             messages.append(answer(turn.id, turn.answer))
@@ -107,11 +110,10 @@ async def history(
                 continue
             if at is not None and checkpoint != at:
                 continue
-            held = earlier if offset == BEFORE else messages[: lengths[offset]]
-            state = state_fields(thread, turn, held, checkpoint)
-            if not (metadata or {}).items() <= dict(_metadata(thread, turn, checkpoint)).items():
+            if not (metadata or {}).items() <= _metadata(thread, turn, checkpoint).items():
                 continue
-            found.append(state)
+            held = earlier if offset == BEFORE else messages[: lengths[offset]]
+            found.append(state_fields(thread, turn, held, checkpoint, pending))
             if len(found) == limit:
                 return found
     return found
@@ -119,72 +121,71 @@ async def history(
 
 def state_fields(
     thread: str,
-    turn: Turn | None,
+    turn: Turn,
     messages: list[Message],
-    checkpoint: TurnCheckpoint | None,
+    checkpoint: TurnCheckpoint,
+    pending: Sequence[PendingRequest] = (),
     *,
     failed: Turn | None = None,
 ) -> Mapping[str, Json]:
-    """A state as clients know it. ``failed``: a later turn that the host never began."""
-    at_end = turn is not None and checkpoint is not None and _is_end(turn, checkpoint)
-    waiting = turn is not None and at_end and turn.state is TurnState.WAITING
-    interrupts: list[Json] = [interrupt(turn)] if waiting and turn is not None else []
-    going_on = turn is not None and not (at_end and not turn.state.active)
-    following: list[Json] = []
-    if checkpoint is not None and checkpoint.offset == BEFORE:
+    """A state as clients know it. ``pending``: what the turn waits for at its end. ``failed``: a later turn that the
+    host never began.
+    """
+    at_end = _is_end(turn, checkpoint)
+    waits_for = interrupts(turn, pending) if at_end and turn.state is TurnState.WAITING else []
+    following: list[Json] = [] if at_end and not waits_for else ["agent"]
+    if checkpoint.offset == BEFORE:
         following = ["__start__"]
-    elif going_on or waiting:
-        following = ["agent"]
-    if turn is not None and at_end and turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
+    if at_end and turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
         failed = failed or turn
     tasks: list[Json] = []
-    if turn is not None and (waiting or failed is not None):
+    if waits_for or failed is not None:
         tasks = [
             {
-                "id": f"{turn.id}-task",
+                "id": task_id(turn),
                 "name": "agent",
                 "error": None if failed is None else failed.error or "The run has failed.",
-                "interrupts": interrupts,
+                "interrupts": waits_for,
                 "checkpoint": None,
                 "state": None,
                 "result": None,
             }
         ]
+    values: dict[str, Json] = {"messages": list(messages)}
+    if waits_for:
+        values["__interrupt__"] = waits_for
     parent = _parent(turn, checkpoint)
-    values: dict[str, Json] = {"messages": list(messages)} if checkpoint is not None else {}
-    if interrupts:
-        values["__interrupt__"] = interrupts
     return {
         "values": values,
         "next": following,
         "tasks": tasks,
-        "interrupts": interrupts,
+        "interrupts": waits_for,
         "metadata": _metadata(thread, turn, checkpoint),
-        "created_at": None if turn is None else timestamp(turn.updated if at_end else turn.created),
-        "checkpoint": None if checkpoint is None else checkpoint_fields(thread, checkpoint),
+        "created_at": timestamp(turn.updated if at_end else turn.created),
+        "checkpoint": checkpoint_fields(thread, checkpoint),
         "parent_checkpoint": None if parent is None else checkpoint_fields(thread, parent),
-        "checkpoint_id": None if checkpoint is None else str(checkpoint),
+        "checkpoint_id": str(checkpoint),
         "parent_checkpoint_id": None if parent is None else str(parent),
     }
+
+
+def _empty(thread: str) -> Mapping[str, Json]:
+    """The state of a thread in which nothing was said."""
+    nothing = dict.fromkeys(("created_at", "checkpoint", "parent_checkpoint", "checkpoint_id", "parent_checkpoint_id"))
+    return {"values": {}, "next": [], "tasks": [], "interrupts": [], "metadata": {"thread_id": thread}, **nothing}
 
 
 def checkpoint_fields(thread: str, checkpoint: TurnCheckpoint) -> Json:
     return {"thread_id": thread, "checkpoint_ns": "", "checkpoint_id": str(checkpoint)}
 
 
-def _metadata(thread: str, turn: Turn | None, checkpoint: TurnCheckpoint | None) -> Mapping[str, Json]:
-    if turn is None or checkpoint is None:
-        return {"thread_id": thread}
+def _metadata(thread: str, turn: Turn, checkpoint: TurnCheckpoint) -> Mapping[str, Json]:
     source = "input" if checkpoint.offset == BEFORE else "loop"
     return {"thread_id": thread, "run_id": turn.id, "source": source, "step": checkpoint.offset}
 
 
-def _parent(turn: Turn | None, checkpoint: TurnCheckpoint | None) -> TurnCheckpoint | None:
-    if turn is None or checkpoint is None:
-        return None
-    if checkpoint.offset > BEFORE:
-        return TurnCheckpoint(turn.id, checkpoint.offset - 1)
-    return None if turn.parent is None else TurnCheckpoint.of(turn.parent)
+def _parent(turn: Turn, checkpoint: TurnCheckpoint) -> TurnCheckpoint | None:
+    return TurnCheckpoint(turn.id, checkpoint.offset - 1) if checkpoint.offset > BEFORE else parent_of(turn)
 
 
 def _is_end(turn: Turn, checkpoint: TurnCheckpoint) -> bool:
@@ -197,7 +198,6 @@ async def _leading_to(conversations: CallerConversations, turn: Turn) -> list[St
     """
     if not turn.state.begun:
         return await conversations.path(turn.conversation)
-    before: list[Stretch] = []
-    if turn.parent is not None:
-        before = await conversations.leading_to(TurnCheckpoint.of(turn.parent))
+    parent = parent_of(turn)
+    before = [] if parent is None else await conversations.leading_to(parent, turn.conversation)
     return [*before, Stretch(turn, None)]

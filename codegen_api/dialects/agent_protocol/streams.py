@@ -3,8 +3,9 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
-from codegen_api.conversations import CallerConversations, TurnEnded, tell, updates
-from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, ThreadTeller, encoded, interrupt
+from codegen_api.conversations import CallerConversations, TurnEnded, pending_of, tell, updates
+from codegen_api.dialects.agent_protocol.events import WHOLE_STATES, ThreadTeller, failure
+from codegen_api.dialects.agent_protocol.interrupts import interrupts
 from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.errors import GatewayError, StreamCut
@@ -47,7 +48,7 @@ async def events(
         if turn.state is TurnState.WITHDRAWN:
             modes = frozenset()  # nothing of it was ever said
         if WHOLE_STATES & modes:
-            before = encoded(await messages_before(conversations, turn))
+            before = [to_json(message) for message in await messages_before(conversations, turn)]
 
         def teller(is_believed: bool) -> ThreadTeller:
             start, changes = after if is_believed else 0, conversations.changes_of(turn)
@@ -88,10 +89,11 @@ async def outcome(conversations: CallerConversations, turn: Turn, at_end: Ending
 
 async def _values(conversations: CallerConversations, turn: Turn) -> Mapping[str, Json]:
     if turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
-        kind = "OutcomeUnknown" if turn.state is TurnState.UNKNOWN else "RunFailed"
-        return {"__error__": {"error": kind, "message": turn.error or "The run has failed."}}
+        return {"__error__": failure(turn)}
     values = await turn_values(conversations, turn)
-    return {**values, "__interrupt__": [interrupt(turn)]} if turn.state is TurnState.WAITING else values
+    if turn.state is not TurnState.WAITING:
+        return values
+    return {**values, "__interrupt__": interrupts(turn, await pending_of(conversations, turn))}
 
 
 class Abandoning:

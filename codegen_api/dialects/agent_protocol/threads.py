@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Body, Header, Path
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations, new_id, text_of
+from codegen_api.conversations import CallerConversations, new_id, pending_of, text_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
@@ -17,7 +17,7 @@ from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, sai
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.stores import Agent, Conversation, Query
+from codegen_api.stores import Agent, Conversation, Query, Talk
 from codegen_api.web import json_response, operation
 
 router = routes_about("threads")
@@ -47,14 +47,18 @@ async def create_thread(
     asked = body or schemas.CreateThread()
     not_offered(supersteps=asked.supersteps, ttl=asked.ttl)
     metadata = {**(asked.metadata or {}), **({} if asked.graph_id is None else {"graph_id": asked.graph_id})}
-    thread, is_new = await begin_thread(conversations, asked.thread_id, metadata)
-    if not is_new and asked.if_exists != "do_nothing":
+    thread = new_thread(conversations, asked.thread_id, metadata)
+    if await conversations.add_conversation(thread):
+        return json_response(to_json(thread_fields(thread, None, None)))
+    if asked.if_exists != "do_nothing":
         raise AlreadyExists("There is a thread with this id already.")
-    (fields,) = await _in_short(conversations, [thread])
+    (fields,) = await _in_short(conversations, [await thread_of(conversations, thread.id)])
     return json_response(to_json(fields))
 
 
-@router.post("/threads/search", **operation("Search threads", READ, responses.listed(responses.Thread, "The threads.")))
+@router.post(
+    "/threads/search", **operation("Search threads", READ, responses.paged(list[responses.Thread], "The threads."))
+)
 async def search_threads(
     conversations: MyConversations, body: Annotated[schemas.SearchThreads | None, Body()] = None
 ) -> Response:
@@ -117,7 +121,8 @@ async def get_thread(
     thread = await thread_of(conversations, thread_id)
     latest = await conversations.latest(thread.id)
     values = None if latest is None else await thread_values(conversations, thread.id)
-    return json_response(to_json(thread_fields(thread, latest, values)))
+    pending = () if latest is None else await pending_of(conversations, latest)
+    return json_response(to_json(thread_fields(thread, latest, values, pending)))
 
 
 @router.patch(
@@ -171,10 +176,8 @@ async def thread_of(conversations: CallerConversations, thread_id: str) -> Conve
     return NotFound.unless(await conversations.conversation(thread_id), "Thread", thread_id)
 
 
-async def begin_thread(
-    conversations: CallerConversations, thread_id: str | None, metadata: Mapping[str, Json]
-) -> tuple[Conversation, bool]:
-    """A thread, and whether it is new; else it is the one that has this id, as it is.
+def new_thread(conversations: CallerConversations, thread_id: str | None, metadata: Mapping[str, Json]) -> Conversation:
+    """A thread that is not stored yet.
 
     Raises:
         Rejected: the id or the metadata cannot be kept.
@@ -183,22 +186,21 @@ async def begin_thread(
     thread = Conversation(thread_id or new_id(), now, now, title=_name(metadata), metadata=metadata)
     nameable(thread_id=thread.id)
     keepable(metadata=metadata)
-    is_new = await conversations.add_conversation(thread)
-    return (thread if is_new else await thread_of(conversations, thread.id)), is_new
+    return thread
 
 
-async def remember_assistant(
-    conversations: CallerConversations, thread: Conversation, agent: Agent, messages: Sequence[Mapping[str, Json]]
-) -> None:
-    """Write into a thread's metadata which assistant it is with, by which clients look for their threads, and give it
-    what the user says for a name, if it has none.
+def with_assistant(talk: Talk, agent: Agent, messages: Sequence[Mapping[str, Json]]) -> Talk:
+    """A thread, in whose metadata stands which assistant it is with, by which clients look for their threads, and what
+    the user says as a name, if it has none.
     """
+    thread = talk.conversation
     remembered = {"graph_id": agent.configuration.get("graph_id", GRAPH), "assistant_id": agent.id}
     text = "\n".join(map(text_of, messages)).strip()
     if text and "thread_name" not in thread.metadata:
         remembered["thread_name"] = text[:NAME_CHARACTERS]
-    if any(thread.metadata.get(name) != value for name, value in remembered.items()):
-        await _put_metadata(conversations, thread.id, remembered)
+    if all(thread.metadata.get(name) == value for name, value in remembered.items()):
+        return talk
+    return replace(talk, conversation=_with_metadata(thread, remembered))
 
 
 async def remove_threads_of(conversations: CallerConversations, agent: Agent) -> None:
@@ -240,8 +242,12 @@ async def _put_metadata(
     conversations: CallerConversations, thread_id: str, metadata: Mapping[str, Json]
 ) -> Conversation:
     def to(then: Conversation) -> Conversation:
-        merged = {**then.metadata, **metadata}
-        keepable(metadata=merged)
-        return replace(then, metadata=merged, title=_name(merged) or then.title, updated=conversations.clock())
+        return replace(_with_metadata(then, metadata), updated=conversations.clock())
 
     return NotFound.unless(await conversations.change_conversation(thread_id, to), "Thread", thread_id)
+
+
+def _with_metadata(thread: Conversation, metadata: Mapping[str, Json]) -> Conversation:
+    merged = {**thread.metadata, **metadata}
+    keepable(metadata=merged)
+    return replace(thread, metadata=merged, title=_name(merged) or thread.title)

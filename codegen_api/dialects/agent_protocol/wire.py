@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
-from codegen_api.dialects.agent_protocol.events import interrupt
+from codegen_api.dialects.agent_protocol.interrupts import interrupts
 from codegen_api.dialects.agent_protocol.messages import human
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Item, Turn, TurnState
 from codegen_api.telemetry import trace
+from codegen_api.upstreams import PendingRequest
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of, timestamp
 
 GRAPH = "agent"
@@ -107,22 +108,21 @@ def agent_fields(agent: Agent) -> dict[str, Json]:
     }
 
 
-def thread_fields(thread: Conversation, latest: Turn | None, values: Json) -> dict[str, Json]:
-    """A conversation as a thread, with its latest turn and what is to be told of its state."""
-    waiting = latest is not None and latest.state is TurnState.WAITING
+def thread_fields(
+    thread: Conversation, latest: Turn | None, values: Json, pending: Sequence[PendingRequest] = ()
+) -> dict[str, Json]:
+    """A conversation as a thread, with its latest turn and what is to be told of its state, and what it waits for."""
+    state = None if latest is None else latest.state
+    waiting = latest is not None and state is TurnState.WAITING
     return {
         "thread_id": thread.id,
         "created_at": moment(thread.created),
         "updated_at": moment(thread.updated),
         "metadata": thread.metadata,
-        "status": status(None if latest is None else latest.state),
+        "status": next(name for name, states in STATUSES.items() if state in states),
         "values": values,
-        "interrupts": {task_id(latest): [interrupt(latest)]} if latest is not None and waiting else {},
+        "interrupts": {task_id(latest): interrupts(latest, pending)} if latest is not None and waiting else {},
     }
-
-
-def status(latest: TurnState | None) -> str:
-    return next(name for name, states in STATUSES.items() if latest in states)
 
 
 def task_id(turn: Turn) -> str:

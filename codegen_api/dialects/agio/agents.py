@@ -11,7 +11,7 @@ from starlette.responses import Response
 from codegen_api.conversations import CallerConversations, checked, new_id
 from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agio.executions import OWN
+from codegen_api.dialects.agio.executions import OWN, own
 from codegen_api.dialects.agio.wire import DEFAULT_MODEL, agent_fields, page
 from codegen_api.errors import AlreadyExists, NotFound
 from codegen_api.identity import READ, WRITE
@@ -127,8 +127,7 @@ class Agents:
 
 
 def is_enabled(agent: Agent) -> bool:
-    own = agent.configuration.get(OWN)
-    return not isinstance(own, Mapping) or own.get("enabled") is not False
+    return own(agent.configuration).get("enabled") is not False
 
 
 async def agents_of(request: Request, conversations: MyConversations) -> Agents:
@@ -213,7 +212,6 @@ def _with(agent: Agent, given: Mapping[str, Json]) -> Agent:
         Rejected: it cannot be kept.
     """
     checked([agent.id, agent.name, given])
-    own = agent.configuration.get(OWN)
     kept = {name: given[name] for name in ("tools", "enabled") if given.get(name) is not None}
     plain = {name: given[name] or None for name in ("description", "system_prompt") if name in given}
     if "model" in given:
@@ -222,5 +220,5 @@ def _with(agent: Agent, given: Mapping[str, Json]) -> Agent:
         plain["name"] = given["name"]
     if "tags" in given:
         plain["tags"] = tuple(given["tags"] or ())  # type: ignore[arg-type]
-    own = {**(own if isinstance(own, Mapping) else {}), **kept}
-    return replace(agent, **plain, configuration={**agent.configuration, OWN: own})  # type: ignore[arg-type]
+    configuration = {**agent.configuration, OWN: {**own(agent.configuration), **kept}}
+    return replace(agent, **plain, configuration=configuration)  # type: ignore[arg-type]

@@ -6,16 +6,7 @@ is to go on from its very end does the host's run go on, too.
 
 from collections.abc import Mapping, Sequence
 
-from codegen_api.conversations import (
-    BEFORE,
-    GO_ON,
-    Ask,
-    TurnCheckpoint,
-    checked,
-    new_id,
-    with_transcript,
-)
-from codegen_api.conversations import text_of as text_of_message
+from codegen_api.conversations import BEFORE, GO_ON, Ask, TurnCheckpoint, checked, new_id, text_of, with_transcript
 from codegen_api.dialects.agio.agents import Agents
 from codegen_api.dialects.agio.chat import TITLE_CHARACTERS, message_of
 from codegen_api.dialects.agio.executions import OWN, user_of
@@ -127,4 +118,4 @@ def _instructions(messages: Sequence[Message]) -> str | None:
 def _text(message: Message) -> str:
     if isinstance(message.content, str | None):
         return message.content or ""
-    return text_of_message({"content": message.content}) or to_json(message.content).decode()
+    return text_of({"content": message.content}) or to_json(message.content).decode()

@@ -2,31 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.identity import Caller
 from codegen_api.parts import conversations_of
-from codegen_api.request_bodies import Asking, CallerFirst
-from codegen_api.web import bearer, bearer_token, identify_lenient, named
+from codegen_api.request_bodies import CallerFirst
+from codegen_api.web import authenticate_lenient, bearer, named
 
-
-@Asking
-async def asking(request: Request) -> Caller:
-    """Who is calling, by the Authorization header; without one, the deployment's demo user.
-
-    Raises:
-        NotAuthenticated: nobody says who.
-        InvalidToken: somebody does, and it is not true.
-        InsufficientScope: this route is not for them.
-        AuthUnavailable: it cannot be found out just now.
-        RateLimited: they have asked often enough.
-    """
-    return await identify_lenient(request, bearer_token(request))
-
-
-Asker = Annotated[Caller, Depends(asking)]
-MyConversations = Annotated[CallerConversations, conversations_of(asking)]
+MyConversations = Annotated[CallerConversations, conversations_of(authenticate_lenient)]
 
 
 def routes_about(what: str, *, public: bool = False) -> APIRouter:

@@ -24,6 +24,7 @@ from codegen_api.conversations import (
     TurnEntry,
     TurnEvent,
     TurnTeller,
+    output_of,
 )
 from codegen_api.errors import InvalidCursor
 from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
@@ -130,6 +131,8 @@ class SharedEvents:
     that end. It is kept for as long as one of them holds it.
     """
 
+    # No RenderCache: that may forget what readers still hold, and whoever comes next would hold a copy of their own.
+
     def __init__(self) -> None:
         self._texts: WeakValueDictionary[str, Text] = WeakValueDictionary()
         self._ends: WeakValueDictionary[Hashable, RunEvent] = WeakValueDictionary()
@@ -176,10 +179,7 @@ class RunStep:
 
     @property
     def result(self) -> str:
-        if self.has_failed:
-            return self.step.text
-        output = "" if self.step.output is None else self.step.output
-        return output if isinstance(output, str) else to_json(output).decode()
+        return self.step.text if self.has_failed else output_of(self.step)
 
 
 class RunTeller:

@@ -7,13 +7,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint, end_of, text_of
+from codegen_api.conversations import BEFORE, CallerConversations, Stretch, end_of, parent_of, text_of
 from codegen_api.errors import NotFound
 from codegen_api.runs import Json
 from codegen_api.stores import Turn, TurnState
 
 OWN = "agio"
-"""Under this name a turn's ``options`` hold what is this dialect's."""
+"""Under this name stands what this dialect keeps with a turn or an agent."""
 
 SEARCHED = 10_000
 """So many turns are looked through for a list, the newest first."""
@@ -56,7 +56,7 @@ class Execution:
     def status(self) -> str:
         latest = self.latest
         match latest.state:
-            case TurnState.WAITING if own(latest).get("cancelled") is True:
+            case TurnState.WAITING if own(latest.options).get("cancelled") is True:
                 return CANCELLED
             case TurnState.WAITING:
                 return COMPLETED if self.superseded else PAUSED
@@ -74,7 +74,8 @@ class Execution:
     @property
     def query(self) -> str:
         """What the user said at its beginning."""
-        return query_of(self.first)
+        said = own(self.first.options).get("query")
+        return said if isinstance(said, str) else "\n".join(map(text_of, self.first.messages))
 
     @property
     def stretches(self) -> list[Stretch]:
@@ -85,8 +86,7 @@ class Execution:
         """The stretches of its turns that lead to one of them, that turn's own the last."""
         turns = {turn.id: turn for turn in self.turns}
         found, then = [Stretch(turn, None)], turn
-        while continued(then) is not None and then.parent is not None:
-            checkpoint = TurnCheckpoint.of(then.parent)
+        while continued(then) is not None and (checkpoint := parent_of(then)) is not None:
             if checkpoint.turn not in turns:
                 break  # all of the run was taken back
             then = turns[checkpoint.turn]
@@ -103,15 +103,15 @@ class Execution:
 # -- what turns say of themselves -------------------------------------------------------------------------------------
 
 
-def own(turn: Turn) -> Mapping[str, Json]:
-    """What this dialect has written on a turn."""
-    options = turn.options.get(OWN)
-    return options if isinstance(options, Mapping) else {}
+def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
+    """What this dialect keeps with a turn, in its ``options``, or with an agent, in its ``configuration``."""
+    found = kept.get(OWN)
+    return found if isinstance(found, Mapping) else {}
 
 
 def continued(turn: Turn) -> str | None:
     """The id of the run that it goes on with; None for one that is the first of its run."""
-    run_id = own(turn).get("continues")
+    run_id = own(turn.options).get("continues")
     return run_id if isinstance(run_id, str) else None
 
 
@@ -121,17 +121,12 @@ def run_id_of(turn: Turn) -> str:
 
 def is_paused(turn: Turn) -> bool:
     """Whether it was stopped in order to go on."""
-    return own(turn).get("paused") is True
-
-
-def query_of(turn: Turn) -> str:
-    said = own(turn).get("query")
-    return said if isinstance(said, str) else "\n".join(map(text_of, turn.messages))
+    return own(turn.options).get("paused") is True
 
 
 def user_of(turn: Turn) -> str | None:
     """Who the client says its user is. Nothing is decided by it."""
-    user = own(turn).get("user_id")
+    user = own(turn.options).get("user_id")
     return user if isinstance(user, str) else None
 
 
@@ -148,7 +143,7 @@ async def note(conversations: CallerConversations, turn_id: str, **values: Json)
     """
 
     def noted(then: Turn) -> Turn:
-        on_it = {name: value for name, value in {**own(then), **values}.items() if value is not None}
+        on_it = {name: value for name, value in {**own(then.options), **values}.items() if value is not None}
         return replace(then, options={**then.options, OWN: on_it})
 
     return NotFound.unless(await conversations.change_turn(turn_id, noted), "Run", turn_id)
@@ -156,10 +151,9 @@ async def note(conversations: CallerConversations, turn_id: str, **values: Json)
 
 def length_of(stretch: Stretch) -> int | None:
     """How many entries it has; None while that grows."""
-    turn = stretch.turn
-    if stretch.upto is not None or turn.end is None:
-        return stretch.upto if not turn.state.over or stretch.upto is not None else 0
-    return turn.length
+    if stretch.upto is not None:
+        return stretch.upto
+    return None if stretch.turn.end is None and not stretch.turn.state.over else stretch.turn.length
 
 
 # -- finding them -----------------------------------------------------------------------------------------------------

@@ -4,38 +4,32 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.dialects.agio.wire import error_fields
+from codegen_api.conversations import TurnEntry
+from codegen_api.dialects.agio.events import RunTeller
+from codegen_api.dialects.agio.executions import Execution
+from codegen_api.dialects.agio.streams import HEARTBEAT, ending
+from codegen_api.dialects.agio.wire import error_fields, metrics_fields
 from codegen_api.errors import Conflict
 from codegen_api.openapi import ANYWHERE, Answers
+from codegen_api.runs import LogEntry, Step, StepKind
+from codegen_api.stores import Turn, TurnState
 from codegen_api.web import Responses
 
 MOMENT = "2026-11-20T12:00:00.000Z"
 RUN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"
-METRICS: dict[str, Any] = {"duration": 12.6, "tool_calls_count": 6, "total_steps": 11, "total_tokens": None}
+METRICS: dict[str, Any] = metrics_fields(12.6, 6, 11)
 
-STREAM_EXAMPLE = f"""\
-event: run_started
-data: {{"run_id":"{RUN}","session_id":"s-1","query":"Hello!"}}
-id: 0
 
-event: content_delta
-data: {{"content":"A look is enough.","step":2,"kind":"action"}}
-id: 11
+def _stream_example() -> str:
+    """A run of one step, as it is streamed."""
+    turn = Turn(RUN, "s-1", 0.0, 12.6, TurnState.COMPLETED, end=1)
+    looked = Step(StepKind.ACTION, None, "A look is enough.", "list_files", {"path": "."}, ["README.md"])
+    teller = RunTeller(RUN, lambda _: looked)
+    entry = TurnEntry(1, LogEntry(b"{}", None, open=False, amendable=False))
+    told = [*teller.begin(turn.conversation, "Hello!"), *teller.take([entry]), *teller.close(turn)]
+    end = ending(Execution((turn,)), teller)
+    return b"".join([*(event.frame for event in told), HEARTBEAT, end.frame]).decode()
 
-event: tool_call_started
-data: {{"tool_name":"list_files","tool_call_id":"call_{RUN}_2","arguments":"{{}}","step":2}}
-id: 12-2
-
-event: tool_call_completed
-data: {{"tool_name":"list_files","tool_call_id":"call_{RUN}_2","result":"[]","is_success":true,"step":2}}
-id: 13
-
-: ping
-
-event: run_completed
-data: {{"run_id":"{RUN}","session_id":"s-1","status":"completed","response":"A look is enough.","metrics":{{}}}}
-
-"""
 
 EVENTS = "`run_started`, `content_delta`, `tool_call_started`, `tool_call_completed`, `tool_call_failed`"
 ENDS = "`run_completed`, `run_cancelled` or `error`"
@@ -218,7 +212,7 @@ answers = Answers(
 def streamed(model: Any, description: str, *errors: int) -> Responses:
     """The same, where the answer is JSON or a stream."""
     found = answers(200, model, description, *errors)
-    found[200]["content"] = {"text/event-stream": {"schema": EVENT, "example": STREAM_EXAMPLE}}
+    found[200]["content"] = {"text/event-stream": {"schema": EVENT, "example": _stream_example()}}
     return found
 
 

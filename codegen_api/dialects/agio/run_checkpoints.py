@@ -101,7 +101,7 @@ async def describe(
 
 
 def _described(turn: Turn) -> Mapping[str, Json]:
-    described = own(turn).get("checkpoints")
+    described = own(turn.options).get("checkpoints")
     return described if isinstance(described, Mapping) else {}
 
 

@@ -9,12 +9,13 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from codegen_api.conversations import CallerConversations, CaughtUp, StreamLife, Stretch, TurnEnded, TurnEntry, updates
+from codegen_api.delivery import WRITE_BYTES
 from codegen_api.dialects.agio.events import BEGINNING, EventPosition, RunEvent, RunTeller, SharedEvents
 from codegen_api.dialects.agio.executions import CANCELLED, FAILED, PAUSED, Execution, find_run, is_paused
 from codegen_api.dialects.agio.wire import metrics_fields
 from codegen_api.errors import Conflict, GatewayError, ShuttingDown, StreamCut
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import BEAT, WRITE_BYTES, beating
+from codegen_api.sse import BEAT, beating
 from codegen_api.stores import TurnState
 from codegen_api.telemetry import note
 
@@ -122,7 +123,7 @@ class Reader:
         last, number = self.run.latest, self.run.turns[-1].number
         if not self._waits_for_resume:
             return []
-        with self._conversations.attend() as attendant:
+        async with self._conversations.attend() as attendant:
             while self._waits_for_resume and self.run.latest.id == last.id:
                 self._life.check()
                 begun = await self._conversations.turn_after(

@@ -1,11 +1,11 @@
 """What goes over the wire, but for streams: errors, agents, runs and checkpoints as JSON. Pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from starlette.responses import Response
 
 from codegen_api.dialects.agio.events import RunEvent
-from codegen_api.dialects.agio.executions import OWN, Execution, user_of
+from codegen_api.dialects.agio.executions import Execution, own, user_of
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
@@ -59,8 +59,7 @@ def page(items: Sequence[Json], total: int, limit: int, offset: int) -> Response
 
 def agent_fields(agent: Agent) -> dict[str, Json]:
     """An agent. What is built in was made by nobody."""
-    own = agent.configuration.get(OWN)
-    configured = own if isinstance(own, Mapping) else {}
+    configured = own(agent.configuration)
     return {
         "id": agent.id,
         "name": agent.name,
@@ -92,15 +91,13 @@ def run_fields(run: Execution, response: str | None, metrics: Json) -> dict[str,
     }
 
 
-def metrics_fields(
-    seconds: float | None, tool_calls: int | None, steps: int, total_tokens: int | None = None
-) -> dict[str, Json]:
+def metrics_fields(seconds: float | None, tool_calls: int | None, steps: int) -> dict[str, Json]:
     """What a run has cost. The host says nothing of tokens."""
     return {
         "duration": None if seconds is None else round(seconds, 3),
         "tool_calls_count": tool_calls,
         "total_steps": steps,
-        "total_tokens": total_tokens,
+        "total_tokens": None,
     }
 
 

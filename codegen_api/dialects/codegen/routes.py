@@ -10,7 +10,7 @@ from starlette.responses import Response
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.codegen import schemas
 from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, runs_page, user_fields
-from codegen_api.errors import UpstreamError
+from codegen_api.errors import Rejected, Unsupported, UpstreamError
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import Door, Idempotent
 from codegen_api.request_bodies import CallerFirst
@@ -30,6 +30,8 @@ router = APIRouter(
 ORGANIZATION = "/v1/organizations/{org_id}"
 """Path of an organization's resources, except logs."""
 
+NO_NUMBERS = "This API needs a host whose ids are numbers, and those of this host are none."
+
 RunId = Annotated[int, Path(alias="agent_run_id", ge=0, lt=10**18, description="Which run.", examples=[12345])]
 Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
@@ -40,8 +42,15 @@ async def path_organization(
     caller: Asker,
     org_id: Annotated[int, Path(ge=0, lt=10**18, description="Which organization.", examples=[323])],
 ) -> str:
-    """The organization in the path, if the caller may use it."""
-    return await gateway.accounts.organization(caller, str(org_id))
+    """The organization in the path, if the caller may use it.
+
+    Raises:
+        Unsupported: this host has none whose id is a number.
+    """
+    try:
+        return await gateway.accounts.organization(caller, str(org_id))
+    except Rejected as error:
+        raise Unsupported(NO_NUMBERS) from error
 
 
 Organization = Annotated[str, Depends(path_organization)]
@@ -82,6 +91,8 @@ async def get_current_user_info(gateway: Door, caller: Asker) -> Response:
 async def get_organizations(gateway: Door, caller: Asker, skip: Skip = 0, limit: Limit = 100) -> Response:
     """The organizations that the token opens."""
     listing = await whole_page(lambda *stretch: gateway.accounts.organizations(caller, *stretch), skip, limit)
+    if not all(each.id.isdecimal() for each in listing.items):
+        raise Unsupported(NO_NUMBERS)
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
 
 
@@ -158,7 +169,7 @@ async def list_agent_runs(
     How many these are is not known: `total` then counts what was passed over and what is here, and one more when there
     may be more.
     """
-    only = RunFilter(source_type, user_id)
+    only = RunFilter(source_type, None if user_id is None else str(user_id))
 
     async def read(start: int, amount: int) -> Listing[Run]:
         return (await gateway.list(caller, organization, start, amount, only, None)).listing

@@ -279,13 +279,13 @@ answers = Answers(HostedError, error_fields)
 ME = answers(200, UserResponse, "The user.")
 USER = answers(200, UserResponse, "The user.", 501)
 USERS = answers(200, PageOfUsers, "The users.", 501)
-ORGANIZATIONS = answers(200, PageOfOrganizations, "The organizations.")
+ORGANIZATIONS = answers(200, PageOfOrganizations, "The organizations.", 501)
 REPOSITORIES = answers(200, PageOfRepositories, "The repositories.", 501)
-RUN = answers(200, AgentRunResponse, "The run.")
-RUNS = answers(200, PageOfAgentRuns, "The runs.")
-LOGS = answers(200, AgentRunWithLogsResponse, "The run and the stretch of its log.")
+RUN = answers(200, AgentRunResponse, "The run.", 501)
+RUNS = answers(200, PageOfAgentRuns, "The runs.", 501)
+LOGS = answers(200, AgentRunWithLogsResponse, "The run and the stretch of its log.", 501)
 BAN = answers(200, BanResponse, "It is done.", 501)
-DONE = answers(200, AgentRunResponse, "The run.", 402, 409)
+DONE = answers(200, AgentRunResponse, "The run.", 402, 409, 501)
 DONE[200]["headers"] = {
     "Idempotent-Replayed": {
         "schema": {"type": "string"},

@@ -35,11 +35,8 @@ async def asking(request: Request) -> Caller:
 
     Raises:
         NotOffered: they call for one of several users of theirs, who would all be the same one here.
-        NotAuthenticated: nobody says who.
-        InvalidToken: somebody does, and it is not true.
-        InsufficientScope: this route is not for them.
-        AuthUnavailable: it cannot be found out just now.
-        RateLimited: they have asked often enough.
+        InvalidToken: it is one.
+        GatewayError: as ``identify_lenient``.
     """
     if END_USER in request.headers:
         raise NotOffered("The gateway knows users by their tokens, and not by `End-User`: give each their own.")
@@ -85,7 +82,6 @@ def routes_about(what: str, prefix: str = "") -> APIRouter:
     )
 
 
-Asker = Annotated[Caller, Depends(asking)]
 MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 

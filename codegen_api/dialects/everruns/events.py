@@ -22,6 +22,8 @@ from codegen_api.conversations import (
     TurnEvent,
     TurnTeller,
     heard_of,
+    output_of,
+    text_of,
 )
 from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import START, Spot
@@ -32,15 +34,14 @@ from codegen_api.dialects.everruns.messages import (
     Role,
     SessionMessage,
     answer,
-    as_text,
     inputs,
     message_fields,
     moment,
-    plain_text,
     said,
 )
 from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
+from codegen_api.upstreams import PendingRequest
 from codegen_api.web import timestamp
 
 DELTA = "output.message.delta"
@@ -152,7 +153,7 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryAsEve
         "tool_name": step.tool,
         "success": step.closed,
         "status": "success" if step.closed else "timeout",
-        "result": [{"type": "text", "text": as_text(step.output)}] if step.closed else [],
+        "result": [{"type": "text", "text": output_of(step)}] if step.closed else [],
     }
     if not step.closed:
         completed["error"] = OPEN
@@ -214,7 +215,7 @@ class SessionTeller(Generic[T]):
         """What these entries amount to."""
         return self._behind(chain(self._beginning(), self._told(self._telling.take(news))))
 
-    def over(self, turn: Turn) -> Iterator[T]:
+    def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> Iterator[T]:
         """What comes behind the last entry. Of a turn that the host never began there is nothing to tell.
 
         Raises:
@@ -266,7 +267,7 @@ def _output(turn: Turn, at: str, message: SessionMessage) -> Iterator[SessionEve
     ids: dict[str, Json] = {"turn_id": _turn_id(turn), "message_id": fields["id"]}
     turn_number, offset, _ = message.spot
     yield SessionEvent(turn, Spot(turn_number, offset, EventSpot.MESSAGE_STARTED), "output.message.started", at, ids)
-    text = plain_text(message)
+    text = text_of({"content": message.content})
     if text:
         data: dict[str, Json] = {**ids, "delta": text, "accumulated": text}
         yield SessionEvent(turn, Spot(turn_number, offset, EventSpot.MESSAGE_DELTA), DELTA, at, data)

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from codegen_api.conversations import EventLayout
+from codegen_api.conversations import EventLayout, arguments_of, content_of, is_own_prompt
 from codegen_api.dialects import EMPTY, no_image, says_nothing
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id
 from codegen_api.errors import Detail, Rejected
-from codegen_api.runs import Json, LogEntry, Step, StepKind, to_json
+from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn
 from codegen_api.web import timestamp
 
@@ -69,18 +69,17 @@ def inputs(turn: Turn) -> list[SessionMessage]:
 def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> SessionEntry:
     """The messages of an entry, the ``offset``-th of its turn."""
     created = moment(turn, entry)
+    if is_own_prompt(turn, offset, step):
+        return SessionEntry(None, None)
     if step.kind is StepKind.USER:
-        # the first one is the turn's own, which is shown as the user wrote it
-        content = [_text(step.text)]
-        return SessionEntry(None if offset == 1 else _message(turn, offset, Role.USER, content, created), None)
+        return SessionEntry(_message(turn, offset, Role.USER, [_text(step.text)], created), None)
     about: Json = {"kind": step.kind.value, "host_kind": step.raw_kind}
     texts = [_text(step.text)] if step.text else []
     if step.kind is not StepKind.ACTION:
         message = _message(turn, offset, Role.AGENT, texts, created, metadata=about) if texts else None
         return SessionEntry(message, None)
     call = call_id(turn, offset)
-    arguments = step.input if isinstance(step.input, Mapping) else {} if step.input is None else {"input": step.input}
-    made: Json = {"type": "tool_call", "id": call, "name": step.tool, "arguments": arguments}
+    made: Json = {"type": "tool_call", "id": call, "name": step.tool, "arguments": arguments_of(step)}
     # always with a result: clients look for it without asking whether there is one
     answered: dict[str, Json] = {"type": "tool_result", "tool_call_id": call, "result": step.output}
     if not step.closed:
@@ -139,20 +138,8 @@ def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
     return list(parts)
 
 
-def plain_text(message: SessionMessage) -> str:
-    """The text of a message."""
-    texts = [part.get("text") for part in message.content if isinstance(part, Mapping)]
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def as_text(value: Json) -> str:
-    """What a tool answered, for clients that show it."""
-    return value if isinstance(value, str) else "" if value is None else to_json(value).decode()
-
-
 def _input(turn: Turn, message: Mapping[str, Json], place: int) -> SessionMessage:
-    parts = message.get("content")
-    shown = [_shown(part) for part in (parts if isinstance(parts, list | tuple) else []) if isinstance(part, Mapping)]
+    shown = [_shown(part) for part in content_of(message)]
     extra = {name: message[name] for name in ("controls", "metadata") if message.get(name) is not None}
     spot = Spot(turn.number, 0, place)
     return SessionMessage(as_uuid(str(message.get("id"))), Role.USER, shown, timestamp(turn.created), spot, extra)

@@ -4,14 +4,34 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from codegen_api.conversations import RenderCache, TurnEntry
+from codegen_api.dialects.everruns.events import SessionTeller
+from codegen_api.dialects.everruns.families import Family
+from codegen_api.dialects.everruns.ids import Spot, event_hex
+from codegen_api.dialects.everruns.messages import EventSpot
+from codegen_api.dialects.everruns.rendering import FrameStyle
+from codegen_api.dialects.everruns.streams import CONNECTED
 from codegen_api.dialects.everruns.wire import PROBLEM, error_fields
 from codegen_api.errors import ConversationBusy
 from codegen_api.openapi import Answers
+from codegen_api.runs import LogEntry, Step, StepKind
+from codegen_api.stores import Turn, TurnState
 from codegen_api.web import Responses
 
 COMPONENTS = "#/components/schemas/"
 TIME = "2026-11-20T12:00:00.000000Z"
 EVENT_STREAM = "text/event-stream"
+
+_TURN = Turn(
+    "0190a5b0-c0de-7000-8000-00000000beef",
+    "0190a5b0-c0de-7000-8000-00000000cafe",
+    1795176000.0,
+    1795176012.6,
+    TurnState.COMPLETED,
+    number=1,
+    messages=[{"id": "0190a5b0-c0de-7000-8000-00000000f00d", "content": [{"type": "text", "text": "What is 2 + 2?"}]}],
+    end=1,
+)
 
 
 class _Told(BaseModel):
@@ -132,7 +152,7 @@ class EverrunsMessages(_Listed):
 class EverrunsEvent(_Told):
     """An event of a session."""
 
-    id: str = Field(examples=["event_0000001000010003bd0b53c1a6a9a0a1"])
+    id: str = Field(examples=[f"event_{event_hex(_TURN.conversation, Spot(1, 1, EventSpot.MESSAGE))}"])
     type: str = Field(examples=["output.message.completed"])
     ts: str = Field(examples=[TIME])
     session_id: str
@@ -195,17 +215,6 @@ class EverrunsProblem(_Told):
     retry_after_seconds: int | None = None
 
 
-_STREAM_EXAMPLE = """\
-retry: 1000
-event: connected
-data: {"status":"connected"}
-
-id: event_0000001000000000bd0b53c1a6a9a0a1
-event: input.message
-data: {"id":"event_0000001000000000bd0b53c1a6a9a0a1","type":"input.message",...}
-
-"""
-
 EVENT: dict[str, Any] = {
     "type": "object",
     "description": "One event. `data` is JSON.",
@@ -216,7 +225,15 @@ EVENT: dict[str, Any] = {
         "retry": {"type": "integer"},
     },
 }
-STREAMED = {"schema": EVENT, "example": _STREAM_EXAMPLE}
+
+
+def _stream_example(family: Family) -> str:
+    """A turn in which the agent answers at once, as it is streamed."""
+    teller = SessionTeller(_TURN, FrameStyle(family, lambda _: Step(StepKind.ANSWER, None, "4."), RenderCache(0)))
+    entry = TurnEntry(1, LogEntry(b"{}", None, open=False, amendable=False))
+    told = [*teller.begin(), *teller.take([entry]), *teller.over(_TURN)]
+    return b"".join([CONNECTED, *(event.frame for event in told)]).decode()
+
 
 answers = Answers(
     EverrunsProblem,
@@ -234,10 +251,10 @@ def made(model: type[BaseModel], description: str, *errors: int) -> Responses:
     return found
 
 
-def streamed(description: str, model: type[BaseModel] | None = None) -> Responses:
+def streamed(family: Family, description: str, model: type[BaseModel] | None = None) -> Responses:
     """The same for live events; with a ``model``, for a list of them where no stream is asked for."""
     found = answers(200, model, description)
-    found[200]["content"] = {EVENT_STREAM: STREAMED}
+    found[200]["content"] = {EVENT_STREAM: {"schema": EVENT, "example": _stream_example(family)}}
     return found
 
 

@@ -12,7 +12,7 @@ from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import message_routes, responses, schemas, sessions
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_called, agent_of
 from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
-from codegen_api.dialects.everruns.families import FLAT, NESTED
+from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.ids import kept_id
 from codegen_api.dialects.everruns.schemas import Timeout, Wait
 from codegen_api.dialects.everruns.sessions import Here
@@ -42,6 +42,7 @@ class Routes:
     operations from the other's, ``of_session`` their summaries. ``session`` and ``events`` are what it is answered.
     """
 
+    family: Family
     router: APIRouter
     here: Callable[..., Awaitable[Here]]
     session: type[BaseModel]
@@ -133,8 +134,10 @@ class Routes:
         ) -> Response:
             return message_routes.listen(request, here, query, last_event_id)
 
-        either = responses.streamed("What has happened by now; with `Accept: text/event-stream` live.", self.events)
-        live = responses.streamed("Events, live.")
+        either = responses.streamed(
+            self.family, "What has happened by now; with `Accept: text/event-stream` live.", self.events
+        )
+        live = responses.streamed(self.family, "Events, live.")
         name = "events" + self.suffix if self.suffix else "list_events"
         self.add(list_events, "GET", "/events", "List or stream events{of_session}", READ, either, name=name)
         live_form = {"response_class": Response, "description": self.streamed}
@@ -209,6 +212,7 @@ async def export_messages(here: Annotated[Here, Depends(session_beside)]) -> Res
 
 
 Routes(
+    FLAT,
     flat,
     session_beside,
     responses.EverrunsSession,
@@ -276,6 +280,7 @@ async def list_events_below(
 
 
 Routes(
+    NESTED,
     nested,
     session_below,
     responses.SessionBelow,

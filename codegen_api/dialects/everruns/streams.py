@@ -29,6 +29,9 @@ RETRY_MS = 1000
 FAULT_RETRY_MS = 5000
 """The same when the host, or the gateway, has failed: it may fail again at once."""
 
+CONNECTED = retry(RETRY_MS) + frame("connected", b'{"status":"connected"}')
+"""How a stream begins."""
+
 
 class _Deleted(Exception):
     """The session is not there any more."""
@@ -60,7 +63,7 @@ class Listener:
 
 async def frames(listener: Listener) -> AsyncGenerator[bytes, None]:
     """The events of a session behind the listener's last one, as server-sent events."""
-    yield retry(RETRY_MS) + frame("connected", b'{"status":"connected"}')
+    yield CONNECTED
     stream = _Stream(listener)
     try:
         async with aclosing(stream.told()) as pieces:
@@ -119,7 +122,7 @@ class _Stream:
     async def _another(self, number: int) -> bool:
         """Wait for the turn behind ``number``; whether there is one, after a while."""
         within = min(self._life.heartbeat, self._life.left)
-        with self._conversations.attend() as attendant:
+        async with self._conversations.attend() as attendant:
             try:
                 coming = await self._conversations.turn_after(
                     self._session, number, within=within, leaving=attendant.leaving

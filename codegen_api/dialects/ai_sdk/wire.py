@@ -1,0 +1,182 @@
+"""Chunks, the parts of messages, and errors as they go over the wire. Pure functions.
+
+Versions 5, 6 and 7 of the client end a stream at a chunk whose type they do not know, or in which an optional field is
+null. So there are only the chunks here that all of them know, and a field that has no value is left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from starlette.responses import Response
+
+from codegen_api.conversations import is_own_prompt
+from codegen_api.errors import Detail, GatewayError
+from codegen_api.runs import Json, Step, StepKind, to_json
+from codegen_api.stores import Turn, TurnState
+from codegen_api.upstreams import PendingRequest
+from codegen_api.web import error_headers, status_of, timestamp
+
+Part = Mapping[str, Json]
+"""A part of a message."""
+
+ERROR_CODE = "X-Error-Code"
+"""The header with an error's code: the body is the sentence that the hook shows."""
+
+OURS = "codegen_api"
+"""The name under which the gateway's own data stands in metadata."""
+
+TOOL = "dynamic-tool"
+"""The type of the part of a tool that the app does not know."""
+
+DONE = b"data: [DONE]\n\n"
+HEARTBEAT = b": ping\n\n"
+
+LOST = "The host did not answer, and it is not known whether the agent began."
+NEVER = "The run stopped before the tool had answered."
+
+
+def render_error(error: GatewayError) -> Response:
+    """A sentence: the hook makes the body of the answer the message of its error, and apps show that."""
+    headers = {**error_headers(error), ERROR_CODE: error.code}
+    return Response(error_text(error), status_of(error), headers, "text/plain")
+
+
+def error_text(error: GatewayError) -> str:
+    """What went wrong, and in which fields."""
+    places = [
+        f"{'.'.join(map(str, item.loc[1:] or item.loc))}: {item.msg}"
+        for item in error.details
+        if isinstance(item, Detail)
+    ]
+    return error.message if not places else f"{error.message} {'; '.join(places)}"
+
+
+# -- chunks -----------------------------------------------------------------------------------------------------------
+
+
+def chunk(type: str, **fields: Json) -> bytes:  # noqa: A002 - the protocol's own word
+    return b"data: %b\n\n" % to_json({"type": type, **fields})
+
+
+def telling(part: Part, part_id: str) -> Iterator[bytes]:
+    """The chunks that make a part, but for what came of a tool."""
+    match part["type"]:
+        case "text" | "reasoning" as kind:
+            about = {name: part[name] for name in ("providerMetadata",) if name in part}
+            yield chunk(f"{kind}-start", id=part_id, **about)
+            yield chunk(f"{kind}-delta", id=part_id, delta=part["text"])
+            yield chunk(f"{kind}-end", id=part_id)
+        case _ if part["type"] == TOOL:
+            call = {name: part[name] for name in ("toolCallId", "toolName", "input")}
+            yield chunk("tool-input-available", **call, **EXECUTED)
+        case _:
+            yield chunk(str(part["type"]), id=part["id"], data=part["data"])
+
+
+def answering(part: Part) -> bytes:
+    """The chunk with what came of a tool; nothing for other parts, and while nothing has."""
+    for state, name in (("output-available", "output"), ("output-error", "errorText")):
+        if part.get("state") == state:
+            return chunk(f"tool-{state}", toolCallId=part["toolCallId"], **{name: part[name]}, **EXECUTED)
+    return b""
+
+
+EXECUTED: Mapping[str, Json] = {"providerExecuted": True, "dynamic": True}
+"""The tool is not one of the app's, which else would think that it has to run it."""
+
+
+def ending(turn: Turn) -> list[bytes]:
+    """The last chunks of a turn that is over."""
+    about = chunk("message-metadata", messageMetadata=metadata(turn))
+    if is_fine(turn):
+        return [about, chunk("finish", finishReason="stop"), DONE]
+    if turn.state in (TurnState.CANCELLED, TurnState.WITHDRAWN):
+        return [about, chunk("abort", reason="The run was stopped."), DONE]
+    failure = LOST if turn.state is TurnState.UNKNOWN else turn.error or "The run has failed."
+    return [about, chunk("error", errorText=failure), DONE]
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def parts_of(turn: Turn, offset: int, step: Step) -> list[Part]:
+    """The parts of an entry, the ``offset``-th of its turn; none for the prompt, which the client has."""
+    if is_own_prompt(turn, offset, step):
+        return []
+    match step.kind:
+        case StepKind.ANSWER:
+            return _words("text", step.text, offset)
+        case StepKind.THOUGHT:
+            return _words("reasoning", step.text, offset)
+        case StepKind.ACTION:
+            outcome: Part = {"state": "input-available"}
+            if step.closed:
+                outcome = {"state": "output-available", "output": step.output}
+            return [*_words("reasoning", step.text, offset), _tool(turn, offset, step, outcome)]
+        case StepKind.ERROR if step.tool is not None:
+            return [_tool(turn, offset, step, {"state": "output-error", "errorText": step.text or "The tool failed."})]
+        case _ if not step.text:
+            return []
+    said: dict[str, Json] = {"kind": step.kind.value, "text": step.text}
+    if step.raw_kind is not None:
+        said["host_kind"] = step.raw_kind
+    return [data_part("entry", str(offset), said)]
+
+
+def data_part(name: str, part_id: str, data: Json) -> Part:
+    """A part of the gateway's own. One with the same id takes its place."""
+    return {"type": f"data-codegen-{name}", "id": f"{name}-{part_id}", "data": data}
+
+
+def closed(part: Part, turn: Turn) -> Part:
+    """A part of a turn that is over: no tool answers any more."""
+    if part.get("state") != "input-available":
+        return part
+    if is_fine(turn):
+        return {**part, "state": "output-available", "output": ""}
+    return {**part, "state": "output-error", "errorText": NEVER}
+
+
+def called(turn: Turn, offset: int) -> Part:
+    """The part of a tool that was called in an entry and has not answered, as far as it is the same for all."""
+    return {"type": TOOL, "toolCallId": f"call_{turn.id}_{offset}", "state": "input-available"}
+
+
+def is_fine(turn: Turn) -> bool:
+    return turn.state in (TurnState.COMPLETED, TurnState.WAITING)
+
+
+def last_parts(turn: Turn, pending: Sequence[PendingRequest]) -> list[Part]:
+    """What a turn says beside its log, and what it waits for: for people, and for apps."""
+    words = [turn.answer or "", *(request.text for request in pending)]
+    parts = [part for number, text in enumerate(words, 1) for part in _words("text", text, turn.length + number)]
+    if turn.state is not TurnState.WAITING:
+        return parts
+    requests: list[Json] = []
+    for each in pending:
+        about: dict[str, Json] = {"id": each.id, "reason": each.reason.value, "text": each.text}
+        more = {"tool": each.tool, "input": each.input, "choices": each.choices or None}
+        requests.append(about | {name: value for name, value in more.items() if value is not None})
+    return [*parts, data_part("waiting", str(turn.length), {"requests": requests})]
+
+
+def metadata(turn: Turn) -> dict[str, Json]:
+    """What is said of a turn beside its parts."""
+    about: dict[str, Json] = {
+        "status": "running" if turn.state.active else turn.state.value,
+        "created_at": timestamp(turn.created),
+    }
+    if turn.run is not None:
+        about |= {"run": turn.run.id, "organization": turn.run.organization}
+    if turn.end is not None:
+        about["entries"] = turn.length
+    return {OURS: about}
+
+
+def _words(kind: str, text: str, offset: int) -> list[Part]:
+    about: Json = {OURS: {"entry": offset}}
+    return [{"type": kind, "text": text, "state": "done", "providerMetadata": about}] if text else []
+
+
+def _tool(turn: Turn, offset: int, step: Step, outcome: Part) -> Part:
+    made = {"toolName": step.tool or "unknown", "input": {} if step.input is None else step.input}
+    return {**called(turn, offset), **made, "providerExecuted": True, **outcome}
