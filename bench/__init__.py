@@ -1,1 +1,1 @@
-"""Benchmarks of the live log. Each is one command; README.md has the figures. No part of the package."""
+"""Benchmarks: ``python -m bench``. README.md says what is measured, and how. No part of the package."""

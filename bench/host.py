@@ -1,114 +1,169 @@
-"""A stand-in for the hosted API that costs next to nothing: one run, whose log is made up as it is asked for.
+"""A stand-in for the hosted API that costs next to nothing: any number of runs, whose logs grow as they are told to.
 
-Only the routes that a live log needs, for any token, without limits. ``/bench/...`` makes the log grow and end, and
-says what was asked.
+Only the routes that live logs and turns need, for any token, without limits. ``/bench/...`` makes logs grow, and says
+what was asked. An entry says its number, when it appeared, and when it was first read from here.
 """
 
 import argparse
 import asyncio
-import json
+import itertools
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
+import orjson
 import uvloop
 
 ORGANIZATION = 1
 RUN = 7
+"""A run; any other number is one, too."""
+
+MARK = b'"thought":"'
+"""What stands in each entry once, before ``STAMP``."""
+
+STAMP = b"%08d %018d %018d"
+"""Of at most 18 digits in a row: longer integers have to be parsed by another, slower parser, and agents write none."""
+
+STAMP_LENGTH = len(STAMP % (0, 0, 0))
+CREATED = 1_000_000_000
+"""The first number of runs that were created here."""
+
+
+def entry(number: int, appeared: int, read: int, size: int, *, kind: bytes = b"ACTION") -> bytes:
+    """``size`` bytes of JSON, or as few as can be."""
+    start = b'{"agent_run_id":%d,"created_at":"2026-11-01 12:00:00.%06d","message_type":"%b","tool_name":"run",' % (
+        RUN,
+        number % 1_000_000,
+        kind,
+    )
+    start += MARK + STAMP % (number, appeared, read) + b'","tool_output":"'
+    return start + b"x" * (size - len(start) - 2) + b'"}'
 
 
 class Log:
-    """The run and its log. Entries are ``size`` bytes long, and name their number and when they appeared."""
+    """A run and its log."""
 
-    def __init__(self, entries: int, size: int, *, totals: bool) -> None:
+    def __init__(self, number: int, backlog: int, size: int, *, totals: bool) -> None:
         self.status = "ACTIVE"
-        self._backlog = entries
+        self.metadata: object = None
+        self._number = number
+        self._backlog = backlog
         self._size = size
         self._totals = totals
-        self._live: list[bytes] = []  # what came since, with its time
+        self._appeared: list[int] = []  # when what came since did
+        self._read: list[bytes] = []  # as many of those as have been read
 
     @property
     def length(self) -> int:
-        return self._backlog + len(self._live)
+        return self._backlog + len(self._appeared)
 
     def grow(self) -> None:
         """One entry more, now."""
-        self._live.append(self._entry(self.length + 1, time.monotonic_ns()))
+        self._appeared.append(time.monotonic_ns())
+
+    def answer(self, kinds: list[bytes]) -> None:
+        """All that a short run does, at once."""
+        self._read = [entry(number, 0, 0, self._size, kind=kind) for number, kind in enumerate(kinds, 1)]
+        self._appeared = [0 for _ in kinds]
+        self.status = "COMPLETE"
 
     def page(self, skip: int, limit: int) -> bytes:
-        last = min(skip + limit, self.length)
-        old = [self._entry(number, 0) for number in range(skip + 1, min(last, self._backlog) + 1)]
-        new = self._live[max(0, skip - self._backlog) : max(0, last - self._backlog)]
-        total = b"%d" % self.length if self._totals else b"null"
+        last, backlog = min(skip + limit, self.length), self._backlog
+        now = time.monotonic_ns()
+        for index in range(len(self._read), last - backlog):
+            self._read.append(entry(backlog + index + 1, self._appeared[index], now, self._size))
+        old = [entry(number, 0, 0, self._size) for number in range(skip + 1, min(last, backlog) + 1)]
+        new = self._read[max(0, skip - backlog) : max(0, last - backlog)]
         return b'%b,"logs":[%b],"total_logs":%b,"page":%d,"size":%d,"pages":null}' % (
             self.run()[:-1],
             b",".join(old + new),
-            total,
+            b"%d" % self.length if self._totals else b"null",
             skip // limit + 1,
             limit,
         )
 
     def run(self) -> bytes:
-        return json.dumps({"id": RUN, "organization_id": ORGANIZATION, "status": self.status}).encode()
-
-    def _entry(self, number: int, appeared: int) -> bytes:
-        start = (
-            b'{"agent_run_id":%d,"created_at":"2026-11-01 12:00:00.%06d","message_type":"ACTION","tool_name":"run",'
-            b'"thought":"%d %d","tool_output":"' % (RUN, number % 1_000_000, number, appeared)
-        )
-        return start + b"x" * (self._size - len(start) - 2) + b'"}'
+        said = {"id": self._number, "organization_id": ORGANIZATION, "status": self.status}
+        return orjson.dumps(said if self.metadata is None else {**said, "metadata": self.metadata})
 
 
 class Host:
     """What is answered to whom; ``requests`` counts it."""
 
-    def __init__(self, log: Log) -> None:
-        self.log = log
+    def __init__(self, backlog: int, size: int, *, totals: bool) -> None:
         self.requests: Counter[str] = Counter()
-        self._growing: asyncio.Task[None] | None = None
+        self._logs: dict[int, Log] = {}
+        self._backlog = backlog
+        self._size = size
+        self._totals = totals
+        self._numbers = itertools.count(CREATED)
+        self._growing: set[asyncio.Task[None]] = set()
 
-    def answer(self, target: str) -> bytes | None:
+    def answer(self, method: bytes, target: str, body: bytes) -> bytes | None:
         """The JSON for a request; None when there is no such thing."""
         address = urlsplit(target)
-        query = {name: float(values[-1]) for name, values in parse_qs(address.query).items()}
-        for pattern, operation, respond in self._routes(query):
-            if re.fullmatch(pattern, address.path):
-                if operation is not None:
-                    self.requests[operation] += 1
-                return respond()
+        query = {name: float(values[-1]) for name, values in parse_qs(address.query).items() if name != "reverse"}
+        if match := _RUN.fullmatch(address.path):
+            log = self._log(int(match["run"]))
+            self.requests["log" if match["logs"] else "run"] += 1
+            if not match["logs"]:
+                return log.run()
+            skip, limit = int(query["skip"]), int(query["limit"])
+            return log.page(max(0, log.length - limit) if "reverse=true" in address.query else skip, limit)
+        if address.path.startswith("/bench/"):
+            return self._told(address.path.removeprefix("/bench/"), query)
+        if address.path == "/v1/users/me":
+            self.requests["me"] += 1
+            return b'{"id":1}'
+        if address.path == f"/v1/organizations/{ORGANIZATION}/agent/run" and method == b"POST":
+            return self._create(body)
         self.requests["unknown"] += 1
         return None
 
-    def _routes(self, query: dict[str, float]) -> list[tuple[str, str | None, Callable[[], bytes]]]:
-        run = rf"/organizations/{ORGANIZATION}/agent/run/{RUN}"
-        return [
-            (f"/v1/alpha{run}/logs", "log", lambda: self.log.page(int(query["skip"]), int(query["limit"]))),
-            (f"/v1{run}", "run", self.log.run),
-            ("/v1/users/me", "me", lambda: b'{"id":1}'),
-            ("/bench/grow", None, lambda: self._grow(int(query["count"]), query["every"])),
-            ("/bench/end", None, self._end),
-            ("/bench/requests", None, lambda: json.dumps(self.requests).encode()),
-        ]
+    def _log(self, number: int) -> Log:
+        log = self._logs.get(number)
+        if log is None:
+            log = self._logs[number] = Log(number, self._backlog, self._size, totals=self._totals)
+        return log
 
-    def _grow(self, count: int, every: float) -> bytes:
-        async def growing() -> None:
-            for _ in range(count):
-                self.log.grow()
-                await asyncio.sleep(every)
+    def _create(self, body: bytes) -> bytes:
+        self.requests["create"] += 1
+        number = next(self._numbers)
+        log = self._logs[number] = Log(number, 0, self._size, totals=self._totals)
+        log.metadata = orjson.loads(body).get("metadata")
+        said = log.run()
+        log.answer([b"ACTION", b"ACTION", b"FINAL_ANSWER"])
+        return said
 
-        self._growing = asyncio.ensure_future(growing())
+    def _told(self, what: str, query: dict[str, float]) -> bytes | None:
+        if what == "requests":
+            return orjson.dumps(self.requests)
+        if what != "grow":
+            return None
+        runs = [self._log(int(query["first"]) + number) for number in range(int(query["runs"]))]
+        task = asyncio.ensure_future(_grow(runs, int(query["count"]), query["every"]))
+        self._growing.add(task)
+        task.add_done_callback(self._growing.discard)
         return b"{}"
 
-    def _end(self) -> bytes:
-        self.log.status = "COMPLETE"
-        return b"{}"
+
+_RUN = re.compile(rf"/v1(/alpha)?/organizations/{ORGANIZATION}/agent/run/(?P<run>\d+)(?P<logs>/logs)?")
+
+
+async def _grow(logs: list[Log], count: int, every: float) -> None:
+    """``count`` entries, one after another, to one run after another."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for number in range(count):
+        if every and (wait := began + number * every - loop.time()) > 0:
+            await asyncio.sleep(wait)
+        logs[number % len(logs)].grow()
 
 
 class Connection(asyncio.Protocol):
-    """Just enough HTTP: requests without bodies, one after another."""
+    """Just enough HTTP: requests one after another."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -118,9 +173,16 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
 
     def data_received(self, data: bytes) -> None:
-        *heads, self._received = (self._received + data).split(b"\r\n\r\n")
-        for head in heads:
-            body = self._host.answer(head.split(b" ", 2)[1].decode())
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n") + 4) >= 4:
+            head = self._received[:end]
+            method, target, _ = head.split(b" ", 2)
+            length = _LENGTH.search(head) if method == b"POST" else None
+            stop = end + (int(length[1]) if length else 0)
+            if len(self._received) < stop:
+                return
+            body = self._host.answer(method, target.decode(), self._received[end:stop])
+            self._received = self._received[stop:]
             status = b"404 Not Found" if body is None else b"200 OK"
             body = body or b'{"detail":"Not Found"}'
             self._transport.write(
@@ -129,19 +191,22 @@ class Connection(asyncio.Protocol):
             )
 
 
-async def serve(host: Host) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(host), "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+async def serve(host: Host, port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(host), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entries", type=int, required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--no-totals", action="store_true")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--backlog", type=int, default=0, help="entries that each log has from the start")
+    parser.add_argument("--size", type=int, default=300, help="bytes of an entry")
+    parser.add_argument("--no-totals", action="store_true", help="do not say how long a log is")
     given = parser.parse_args()
-    uvloop.run(serve(Host(Log(given.entries, given.size, totals=not given.no_totals))))
+    uvloop.run(serve(Host(given.backlog, given.size, totals=not given.no_totals), given.port))
 
 
 if __name__ == "__main__":

@@ -1,211 +1,278 @@
-"""Many viewers of one run, some of whom never read: what they cost the gateway, and each other.
-
-``python -m bench.viewers`` starts a stand-in for the host, a gateway and viewers, each in a process of its own and over
-real sockets; once without the stuck viewers, once with them. It prints a table.
+"""Viewers of live logs that cost little: all in one process, over raw sockets. Costs some 2 us for an entry whose stamp
+is read, and a tenth of it for one that is only counted.
 """
 
-import argparse
-import multiprocessing
-import os
-import statistics
-import subprocess
-import sys
+import asyncio
+import json
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol, cast
 
-import httpx
+from bench.host import MARK, RUN, STAMP_LENGTH, entry
+from bench.machine import Failed, Server
+from bench.peers import TOKENS
+from bench.traffic import Requester
 
-from bench.readers import Outcome, Plan, view
-from codegen_api.runs import ENTRY_OVERHEAD
-from tests.end_to_end import processes
+PATIENCE = 120.0
+"""Seconds after which entries that have not come will not come."""
 
-MIB = 1024 * 1024
+OPENING = 50
+"""So many viewers connect at a time."""
+
+_KEPT = len(MARK) + STAMP_LENGTH
+_buffer = bytearray(_KEPT + 1024 * 1024)  # one for all: nothing is kept of what is only counted
+_view = memoryview(_buffer)
+
+
+class Audience:
+    """All viewers of a source: what they saw, and who waits for it."""
+
+    def __init__(self, source: "Source", *, stamps: bool) -> None:
+        self.stamps = stamps
+        self.delivered = 0
+        self.opened = 0
+        self.since_read: list[float] = []
+        self.since_appeared: list[float] = []
+        self._source = source
+        self._viewers: list[Viewer] = []
+        self._stuck: list[socket.socket] = []
+        self._fault: str | None = None
+        self._closing = False
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> "Audience":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        for viewer in self._viewers:
+            viewer.close()
+        for stuck in self._stuck:
+            stuck.close()
+
+    async def open(self, runs: Sequence[int], at_once: int = OPENING) -> None:
+        """A viewer of each of ``runs``, so many at a time; all get the head of their answer."""
+        for start in range(0, len(runs), at_once):
+            some = runs[start : start + at_once]
+            await asyncio.gather(*map(self._connect, some))
+            await self.until(lambda: self.opened >= len(self._viewers))
+
+    async def _connect(self, run: int) -> None:
+        request = self._source.request(run, len(self._viewers))
+        viewer = Viewer(request, self)
+        self._viewers.append(viewer)
+        await asyncio.get_running_loop().create_connection(lambda: viewer, "127.0.0.1", self._source.server.port)
+
+    async def stick(self, count: int) -> None:
+        """So many more viewers, who ask and never read."""
+        loop = asyncio.get_running_loop()
+        for number in range(count):
+            stuck = socket.socket()
+            self._stuck.append(stuck)
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stuck.setblocking(False)
+            await loop.sock_connect(stuck, ("127.0.0.1", self._source.server.port))
+            await loop.sock_sendall(stuck, self._source.request(RUN, number))
+
+    async def warm(self) -> None:
+        """One entry to everybody, which ends the pause that a quiet log is given, and is not counted."""
+        await self._source.publish(1, 0)
+        await self.until(lambda: self.delivered >= len(self._viewers))
+        self.forget()
+
+    def forget(self) -> None:
+        self.delivered = 0
+        self.since_read.clear()
+        self.since_appeared.clear()
+
+    def came(self, count: int) -> None:
+        self.delivered += count
+        self._news.set()
+
+    def has_opened(self) -> None:
+        self.opened += 1
+        self._news.set()
+
+    def failed(self, why: str) -> None:
+        if not self._closing:
+            self._fault = self._fault or why
+            self._news.set()
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        """Raises ``Failed`` where it does not come to that."""
+        if not await self._wait(ready, PATIENCE):
+            raise Failed(f"{self.opened} streams are open, {self.delivered} entries came within {PATIENCE:.0f} s")
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass, in which no stream may break."""
+        await self._wait(lambda: False, seconds)
+
+    async def _wait(self, ready: Callable[[], bool], within: float) -> bool:
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    if self._fault:
+                        raise Failed(self._fault)
+                    if ready():
+                        return True
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return False
+
+
+class Viewer(asyncio.BufferedProtocol):
+    """Counts the entries of a stream; each number once and in order, where stamps are read."""
+
+    def __init__(self, request: bytes, audience: Audience) -> None:
+        self._request = request
+        self._audience = audience
+        self._kept = b""
+        self._opened = False
+        self._number = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self._transport.write(self._request)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _view[_KEPT:]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        start, stop = _KEPT - len(self._kept), _KEPT + nbytes
+        _buffer[start:_KEPT] = self._kept
+        if not self._opened:
+            self._opened = True
+            if b" 200 " not in _buffer[start : start + 16]:
+                self._audience.failed(f"a stream was refused: {bytes(_buffer[start:stop])[:500]!r}")
+            self._audience.has_opened()
+        if self._audience.stamps:
+            self._read_stamps(start, stop)
+        else:
+            if count := _buffer.count(MARK, start, stop):
+                self._audience.came(count)
+            self._kept = bytes(_view[max(start, stop - len(MARK) + 1) : stop])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._audience.failed(f"a stream ended: {exc!r}")
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def _read_stamps(self, start: int, stop: int) -> None:
+        audience, now, count = self._audience, time.monotonic_ns(), 0
+        while True:
+            at = _buffer.find(MARK, start, stop)
+            if at < 0:
+                self._kept = bytes(_view[max(start, stop - len(MARK) + 1) : stop])
+                break
+            if stop - at < _KEPT:
+                self._kept = bytes(_view[at:stop])
+                break
+            start = at + _KEPT
+            try:
+                number, appeared, read = map(int, bytes(_view[at + len(MARK) : start]).split())
+            except ValueError:
+                audience.failed(f"this is no entry: {bytes(_view[at:start])!r}")
+                return
+            if self._number and number != self._number + 1:
+                audience.failed(f"entry {number} came after {self._number}")
+            self._number = number
+            count += 1
+            if appeared:
+                audience.since_read.append((now - read) / 1e9)
+                audience.since_appeared.append((now - appeared) / 1e9)
+        if count:
+            audience.came(count)
+
+
+class Source(Protocol):
+    """A server of streams, and how to have entries appear in them."""
+
+    @property
+    def server(self) -> Server: ...
+
+    def request(self, run: int, number: int) -> bytes:
+        """What viewer ``number`` asks for who wants to see ``run``."""
+
+    async def publish(self, count: int, every: float, first: int = RUN, runs: int = 1) -> None:
+        """``count`` entries, one each ``every`` seconds, to one of the runs after another. Returns at once, or when
+        they have been published.
+        """
 
 
 @dataclass(frozen=True)
-class Result:
-    """What one round cost. Memory is in bytes, time in seconds."""
+class Followed:
+    """The gateway, which reads the log of a host."""
 
-    plan: Plan
-    outcome: Outcome
-    idle: int
-    peak: int
-    cpu: float
-    requests: dict[str, int]
-    slowest_health: float
+    server: Server
+    host: Server
+    tokens: int = TOKENS
 
+    def request(self, run: int, number: int) -> bytes:
+        return _get(self.server.port, f"/agent-runs/{run}/logs/stream", f"bench-{number % self.tokens}")
 
-def main(argv: Sequence[str] | None = None) -> None:
-    given = _parser().parse_args(argv)
-    results = []
-    for stuck in (0, given.stuck):
-        print(f"{given.viewers - given.stuck} readers, {stuck} stuck ...", file=sys.stderr, flush=True)
-        results.append(_round(given, stuck))
-    _report(given, *results)
+    async def publish(self, count: int, every: float, first: int = RUN, runs: int = 1) -> None:
+        await tell(self.host, f"grow?first={first}&runs={runs}&count={count}&every={every}")
+
+    async def reads(self) -> int:
+        """How many pages of logs the host has been asked for."""
+        requests: dict[str, int] = json.loads(await tell(self.host, "requests"))
+        return requests.get("log", 0)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--viewers", type=int, default=1000, help="how many there are, the stuck ones included")
-    parser.add_argument("--stuck", type=int, default=100, help="how many of them never read")
-    parser.add_argument("--entries", type=int, default=5_000, help="how long the log is when they come")
-    parser.add_argument("--size", type=int, default=1024, help="bytes of an entry at the host")
-    parser.add_argument("--live", type=int, default=100, help="entries that come afterwards, ten a second")
-    parser.add_argument("--checked", type=int, default=20, help="how many readers parse and check everything")
-    parser.add_argument("--tokens", type=int, default=10, help="how many different tokens they bring")
-    parser.add_argument("--memory-mib", type=int, default=128, help="CODEGEN_MEMORY_MIB")
-    parser.add_argument("--no-totals", action="store_true", help="the host does not say how long a log is")
-    return parser
+class Channels:
+    """A server that is sent entries by POST, each as soon as the one before is taken."""
 
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._number = 0
 
-def _round(given: argparse.Namespace, stuck: int) -> Result:
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        _host(given.entries, given.size, totals=not given.no_totals) as url,
-        processes.gateway(
-            None,
-            base_url=url,
-            org_id=1,
-            memory_mib=given.memory_mib,
-            # the host's budget is lifted, so the run is read each 1.25 ms after news; and no stream ends by its age
-            upstream_requests_per_minute=60_000,
-            stream_max_age_seconds=86_400,
-            streams_per_caller=given.viewers,
-            log_level="WARNING",
-        ) as gateway,
-        ProcessPoolExecutor(1, mp_context=spawn) as pool,
-        httpx.Client(timeout=60, trust_env=False) as client,
-    ):
-        readers = given.viewers - given.stuck
-        plan = Plan(
-            gateway=gateway.url,
-            host=url,
-            readers=readers,
-            stuck=stuck,
-            checked=min(given.checked, readers),
-            tokens=given.tokens,
-            entries=given.entries,
-            size=given.size,
-            live=given.live,
+    def request(self, run: int, number: int) -> bytes:
+        return _get(self.server.port, f"/sub/{run}", f"bench-{number % TOKENS}")
+
+    async def publish(self, count: int, every: float, first: int = RUN, runs: int = 1) -> None:
+        loop = asyncio.get_running_loop()
+        taken: asyncio.Future[None] = loop.create_future()
+
+        def fail(why: str) -> None:
+            if not taken.done():
+                taken.set_exception(Failed(why))
+
+        _, publisher = await loop.create_connection(
+            lambda: Requester(lambda _: taken.set_result(None), fail), "127.0.0.1", self.server.port
         )
-        client.get(f"{gateway.url}/health")
-        idle, cpu = memory(gateway.pid, "VmRSS"), _cpu(gateway.pid)
-        future = pool.submit(view, plan)
-        slowest_health = _slowest_health(client, gateway.url, future)
-        return Result(
-            plan=plan,
-            outcome=future.result(),
-            idle=idle,
-            peak=memory(gateway.pid, "VmHWM"),
-            cpu=_cpu(gateway.pid) - cpu,
-            requests=client.get(f"{url}/bench/requests").json(),
-            slowest_health=slowest_health,
-        )
+        began = loop.time()
+        for number in range(count):
+            if every and (wait := began + number * every - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            self._number += 1
+            now = time.monotonic_ns()
+            body = entry(self._number, now, now, 300)
+            head = f"POST /pub/{first + number % runs} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            publisher.send(head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body), b"")
+            await taken
+            taken = loop.create_future()
+        publisher.close()
 
 
-@contextmanager
-def _host(entries: int, size: int, *, totals: bool) -> Iterator[str]:
-    command = [sys.executable, "-m", "bench.host", "--entries", str(entries), "--size", str(size)]
-    with subprocess.Popen(
-        command if totals else [*command, "--no-totals"],
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        cwd=processes.ROOT,
-        env=processes.environment(),
-    ) as process:
-        try:
-            yield processes.line(process).strip()
-        finally:
-            process.kill()
+async def tell(host: Server, what: str) -> bytes:
+    """Have ``bench.host`` do something."""
+
+    def ask() -> bytes:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"{host.url}/bench/{what}", timeout=60) as answer:
+            content: bytes = answer.read()
+            return content
+
+    return await asyncio.to_thread(ask)
 
 
-def _slowest_health(client: httpx.Client, url: str, future: "Future[Outcome]") -> float:
-    """The slowest answer to a bystander until everybody is done."""
-    slowest = 0.0
-    while not future.done():
-        asked = time.monotonic()
-        client.get(f"{url}/health")
-        slowest = max(slowest, time.monotonic() - asked)
-        time.sleep(0.2)
-    return slowest
-
-
-def memory(pid: int, name: str) -> int:
-    """``VmRSS``, what it takes now, or ``VmHWM``, the most that it ever took."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _report(given: argparse.Namespace, *results: Result) -> None:
-    rows: list[tuple[str, list[str]]] = [
-        ("readers + stuck", [f"{result.plan.readers} + {result.plan.stuck}" for result in results]),
-        ("entries", [f"{given.entries:,} of {given.size:,} bytes" for _ in results]),
-        ("seconds of a reader: median", [f"{statistics.median(result.outcome.needed):.1f}" for result in results]),
-        ("p99", [f"{p99(result.outcome.needed):.1f}" for result in results]),
-        ("max", [f"{max(result.outcome.needed):.1f}" for result in results]),
-        ("entries delivered a second", [f"{_rate(result):,.0f}" for result in results]),
-        ("MiB delivered a second", [f"{_throughput(result):,.0f}" for result in results]),
-        ("requests to the host", [_counted(result.requests) for result in results]),
-        ("live entry, host to viewer: median", [_ms(result, statistics.median) for result in results]),
-        ("p99 ", [_ms(result, p99) for result in results]),
-        ("slowest answer of /health", [f"{result.slowest_health * 1000:.0f} ms" for result in results]),
-        ("CPU seconds of the gateway", [f"{result.cpu:.0f}" for result in results]),
-        ("CPU seconds of the viewers", [f"{result.outcome.cpu:.0f}" for result in results]),
-        ("memory of the gateway: idle", [f"{result.idle / MIB:.0f} MiB" for result in results]),
-        ("peak", [f"{result.peak / MIB:.0f} MiB" for result in results]),
-        (f"the log, {given.memory_mib} MiB at most", [f"{_log_bytes(given) / MIB:.0f} MiB" for _ in results]),
-        ("peak - idle - log, per viewer", [f"{_per_viewer(given, result) / 1024:.0f} KiB" for result in results]),
-        ("last stuck viewer cut after", [_seconds(result.outcome.cut) for result in results]),
-    ]
-    print("| |" + " |" * len(results))
-    print("|---|" + "---|" * len(results))
-    for name, values in rows:
-        print(f"| {name.strip()} | {' | '.join(values)} |")
-    without, with_stuck = (statistics.median(result.outcome.needed) for result in results)
-    print(f"\nWith the stuck viewers the median reader needed {with_stuck / without:.2f} times as long as without.")
-
-
-def _log_bytes(given: argparse.Namespace) -> int:
-    """What the gateway may hold of the log."""
-    return min(int(given.memory_mib) * MIB, int(given.entries) * (int(given.size) + ENTRY_OVERHEAD))
-
-
-def _per_viewer(given: argparse.Namespace, result: Result) -> float:
-    return (result.peak - result.idle - _log_bytes(given)) / (result.plan.readers + result.plan.stuck)
-
-
-def _rate(result: Result) -> float:
-    return result.plan.readers * result.plan.entries / result.outcome.together
-
-
-def _throughput(result: Result) -> float:
-    return result.outcome.received_bytes / MIB / result.outcome.together
-
-
-def _counted(requests: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in sorted(requests.items()))
-
-
-def _ms(result: Result, summary: Callable[[list[float]], float]) -> str:
-    return f"{summary(result.outcome.latencies) * 1000:.0f} ms" if result.outcome.latencies else "-"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} s"
-
-
-def p99(values: list[float]) -> float:
-    return sorted(values)[min(len(values) - 1, len(values) * 99 // 100)]
-
-
-if __name__ == "__main__":
-    main()
+def _get(port: int, path: str, token: str) -> bytes:
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: text/event-stream\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n"
+    ).encode()

@@ -1,27 +1,27 @@
 """The worst that one caller can send: what it costs everybody else, and how much memory it takes.
 
-``python -m bench.strangers`` starts a sandbox, a gateway, and a stranger, each in a process of its own. Others, with a
-good token, ask meanwhile for ``/livez`` and for a run, and create runs. It prints a table. ``--token sandbox-bob`` lets
-the stranger in.
+The sandbox, the gateway and the stranger are processes of their own. Others, with a good token, ask meanwhile for
+``/livez`` and for a run, and create runs.
 """
 
-import argparse
 import multiprocessing
 import socket
-import statistics
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpx
 
-from bench.viewers import MIB, memory, p99
+from bench.machine import MIB, Server, p50, p99
+from bench.report import Figure, Sample
+from bench.work import Case, Row, Scale
 from tests.end_to_end import processes
 
 SIZE = 24 * MIB
@@ -78,24 +78,22 @@ class Plan:
     token: str | None
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--token", help="what the stranger shows")
-    given = parser.parse_args(argv)
-    print(
-        "| what comes | answers | `/livez`: median, p99, max | another's run: p99, max | others' creates"
-        " | memory: before, peak |"
-    )
-    print("|---|---|---|---|---|---|")
+def _cases(scale: Scale) -> list[Case]:
+    return [*_from(None), *_from("sandbox-bob")]
+
+
+def _from(token: str | None) -> Iterator[Case]:
+    sender = "with a token" if token else "without"
     for times, withheld in ((1, 0), (4, 0), (40, WITHHELD)):
         for body in BODIES:
             if (body == "nothing") <= (times == 1) and not (withheld and body != "lists"):
-                _round(body, times, withheld, given.token)
-    if given.token:
-        _round("searches", SEARCHES, 0, given.token)
+                but = f", but for the last {withheld} bytes" if withheld else ""
+                yield Case(f"{sender}: {times} x {body}{but}", partial(_round, body, times, withheld, token))
+    if token:
+        yield Case(f"{sender}: {SEARCHES} x searches", partial(_round, "searches", SEARCHES, 0, token))
 
 
-def _round(body: str, times: int, withheld: int, token: str | None) -> None:
+def _round(body: str, times: int, withheld: int, token: str | None) -> Sample:
     spawn = multiprocessing.get_context("spawn")
     with (
         processes.sandbox() as host,
@@ -112,18 +110,23 @@ def _round(body: str, times: int, withheld: int, token: str | None) -> None:
         client.get(f"{gateway.url}/agent-runs/12345", headers=processes.ALICE).raise_for_status()
         if body == "searches":
             _keep_items(client, gateway.url, str(token))
-        idle = memory(gateway.pid, "VmRSS")
+        server = Server(0, gateway.pid)
+        before = server.memory()
         future = pool.submit(attack, Plan(gateway.url, body, times, withheld, token))
         livez, run, creates = _bystanders(gateway.url, others, future)
-        peak = memory(gateway.pid, "VmHWM")
-    made = ", ".join(f"{count} x {status}" for status, count in sorted(creates.items()))
-    came = f"{times} x {body}" + (f", but for the last {withheld} bytes" if withheld else "")
-    said = ", ".join(f"{count} x {status}" for status, count in sorted(future.result().items())) or "-"
-    print(
-        f"| {came} | {said} | {_ms(statistics.median(livez))}, {_ms(p99(livez))}, {_ms(max(livez))}"
-        f" | {_ms(p99(run))}, {_ms(max(run))} | {made} | {idle / MIB:.0f}, {peak / MIB:.0f} MiB |",
-        flush=True,
-    )
+        peak = server.peak()
+    answers = future.result()
+    return {
+        "taken": sum(count for status, count in answers.items() if status.startswith("2")),
+        "refused": sum(count for status, count in answers.items() if status.startswith("4")),
+        "p50": p50(livez),
+        "p99": p99(livez),
+        "most": max(livez),
+        "run": p99(run),
+        "failed": sum(count for status, count in creates.items() if status != 201),
+        "before": before,
+        "peak": peak,
+    }
 
 
 def _keep_items(client: httpx.Client, url: str, token: str) -> None:
@@ -215,9 +218,24 @@ def _sent(plan: Plan, path: str, body: bytes) -> str:
             return "cut"
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms"
-
-
-if __name__ == "__main__":
-    main()
+ROWS = (
+    Row(
+        "strangers",
+        "The worst that one caller can send",
+        (
+            Figure("taken", "2xx"),
+            Figure("refused", "4xx"),
+            Figure("p50", "`/livez`, p50", "ms", 1e3),
+            Figure("p99", "p99", "ms", 1e3),
+            Figure("most", "most", "ms", 1e3),
+            Figure("run", "another's run, p99", "ms", 1e3),
+            Figure("failed", "others' creates refused"),
+            Figure("before", "memory before", "MiB", 1 / MIB),
+            Figure("peak", "at the peak", "MiB", 1 / MIB),
+        ),
+        _cases,
+        "Bodies of 24 MiB.",
+        rounds=1,
+        asked=True,
+    ),
+)
