@@ -1,4 +1,4 @@
-"""Watch a run live: python follow.py http://127.0.0.1:8000 sandbox-alice 12345
+"""Watch a run live, with httpx: python follow.py http://127.0.0.1:8000 sandbox-alice 12345
 
 Reads the log as JSON lines, reconnects after every disconnect with the last event id, and stops at the end of the log.
 """
@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import requests
+import httpx
 
 TRY_AGAIN = (429, 502, 503, 504)
-CUT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+PATIENCE = httpx.Timeout(5, read=60)  # a heartbeat comes every 15 seconds: a minute of silence is a dead connection
 
 
 def follow(base: str, token: str, run: str, position: str = "") -> Iterator[dict[str, Any]]:
@@ -23,15 +23,13 @@ def follow(base: str, token: str, run: str, position: str = "") -> Iterator[dict
         if position:
             headers["Last-Event-ID"] = position
         try:
-            # a heartbeat comes every 15 seconds: a minute of silence is a dead connection
-            with requests.get(
-                f"{base}/agent-runs/{run}/logs/stream", headers=headers, stream=True, timeout=(5, 60)
-            ) as response:
+            url = f"{base}/agent-runs/{run}/logs/stream"
+            with httpx.stream("GET", url, headers=headers, timeout=PATIENCE) as response:
                 if response.status_code in TRY_AGAIN:
                     wait = float(response.headers.get("Retry-After", wait))
                 else:
-                    if not response.ok:
-                        raise requests.HTTPError(response.text)
+                    if not response.is_success:
+                        raise RuntimeError(response.read().decode())
                     for line in response.iter_lines():
                         event = json.loads(line)
                         position = event.get("id") or position
@@ -40,7 +38,7 @@ def follow(base: str, token: str, run: str, position: str = "") -> Iterator[dict
                             return
                         if event["event"] == "notice" and event["data"]["retry_in"]:
                             wait = event["data"]["retry_in"]
-        except CUT:
+        except httpx.TransportError:
             pass
         time.sleep(wait)
 
@@ -51,7 +49,7 @@ if __name__ == "__main__":
     try:
         for each in follow(*sys.argv[1:]):
             print(json.dumps(each), flush=True)
-    except requests.HTTPError as error:
+    except RuntimeError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
