@@ -1,5 +1,6 @@
 """A thin authenticating gateway in front of a hosted agent API: runs over REST, their logs as live streams."""
 
+import functools
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,14 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "create_app"]
 
 __version__: str
+
+
+@functools.cache
+def _version() -> str:
+    try:
+        return importlib.metadata.version("codegen-gateway")
+    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "0.0.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -23,8 +32,5 @@ def __getattr__(name: str) -> Any:
 
         return Settings
     if name == "__version__":
-        try:
-            return importlib.metadata.version("codegen-gateway")
-        except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
-            return "0.0.0"
+        return _version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,20 +3,21 @@
 Part of the composition root, kept apart from ``build_parts`` for its size.
 """
 
+import hmac
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import httpx
 
 from codegen_api.auth.callers import Callers
-from codegen_api.auth.issuer_keys import FixedKey, KeySet
-from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
 from codegen_api.auth.tokens import UpstreamTokens
+from codegen_api.console import Discover, SignIn
 from codegen_api.environment import PREFIX, SettingsError, read_text
 from codegen_api.errors import UpstreamError
 from codegen_api.gateway import Gateway
@@ -24,11 +25,19 @@ from codegen_api.identity import SCOPES, Credential
 from codegen_api.outbound import Outbound
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
-from codegen_api.settings import Settings, secret_keys
-from codegen_api.telemetry import quoted
+from codegen_api.setting_values import secret_keys
+from codegen_api.settings import Settings
+from codegen_api.telemetry import Observer, quoted
+from codegen_api.upstreams import Upstream
+
+if TYPE_CHECKING:
+    from codegen_api.auth.jwts import Jwts
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
 """The modes in which all callers share the deployment's one token at the host."""
+
+DIGESTS = b"codegen_api credential digest, form 1"
+"""Label for deriving the key of digests; other purposes derive theirs from the same secret under other labels."""
 
 DISCOVERY = "/.well-known/openid-configuration"
 """Path below an issuer that names its key set (OpenID Connect Discovery, section 4)."""
@@ -51,37 +60,53 @@ def warnings_for(settings: Settings) -> Iterator[str]:
         yield "the issuer's keys are asked for over http://: whoever is on the way there can sign for anybody"
 
 
-def ownership(settings: Settings) -> Ownership:
-    """The ownership rules; with keys only where callers share a token, so the host cannot tell whose a run is."""
+def ownership(settings: Settings, upstream: Upstream) -> Ownership:
+    """The ownership rules; with keys only where callers share a token, so the host cannot tell whose a run is.
+
+    Raises:
+        SettingsError: there they must be kept with the runs, and this host cannot.
+    """
     shared = SHARED.keys() & set(settings.auth)
+    if shared and not upstream.keeps_marks:
+        raise SettingsError(f"{PREFIX}AUTH: {upstream.name} cannot keep whose a run is, so only `token` is possible")
     return Ownership(secret_keys(settings.secret_key) if shared and settings.secret_key is not None else ())
 
 
-def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float) -> Callers:
+def callers(
+    settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float, observer: Observer | None = None
+) -> Callers:
     """Build the authorities that ``auth`` names. Cleanup is pushed onto ``closing``. ``limit`` is requests to the host
     per minute.
 
     Raises:
         SettingsError: a setting for one of them cannot be used.
     """
-    digest_key = secrets.token_bytes(32)
+    key = digest_key(settings)
     tokens = jwts = keys = None
     if "token" in settings.auth:
         tokens = UpstreamTokens(
             gateway.accounts.identify,
             gateway.upstream_name,
-            digest_key=digest_key,
+            digest_key=key,
             good_seconds=settings.token_cache_seconds,
             bad_per_minute=int(limit / 2),
         )
         closing.push_async_callback(tokens.aclose)
     if settings.api_token is not None:
-        credential = Credential.of(settings.api_token.get_secret_value(), digest_key)
+        credential = Credential.of(settings.api_token.get_secret_value(), key)
         if "jwt" in settings.auth:
             jwts = _jwts(settings, credential, closing)
         if "key" in settings.auth:
             keys = _keys(settings, credential)
-    return Callers(tokens=tokens, jwts=jwts, keys=keys)
+    return Callers(tokens=tokens, jwts=jwts, keys=keys, observer=observer)
+
+
+def digest_key(settings: Settings) -> bytes:
+    """The key for digests of credentials. Instances with a Redis need the same, because these are names there."""
+    if settings.redis_url is None:
+        return secrets.token_bytes(32)
+    assert settings.secret_key is not None  # noqa: S101 - `require` has seen to it
+    return hmac.digest(secret_keys(settings.secret_key)[0].encode(), DIGESTS, "sha256")
 
 
 def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -92,6 +117,9 @@ def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "API_TOKEN", f"{needed}; it is what the host is shown for them"
     if shared and settings.secret_key is None:
         yield "SECRET_KEY", f"{needed}; what marks a run as its owner's must outlive this process"
+    elif settings.redis_url is not None and settings.secret_key is None:
+        yield "SECRET_KEY", f"it is needed with {PREFIX}REDIS_URL, the same for all instances; names in Redis need it"
+    asks = settings.jwt_issuer is None or settings.jwt_issuer.lower().startswith(("http://", "https://"))
     if "jwt" in settings.auth:
         if settings.jwt_issuer is None:
             yield "JWT_ISSUER", f"{needed}; a JWT is good from one issuer only"
@@ -99,14 +127,19 @@ def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
             yield "JWT_AUDIENCE", f"{needed}; a JWT that is meant for somebody else must not be good here"
         if settings.jwt_jwks_url is not None and settings.jwt_key is not None:
             yield "JWT_JWKS_URL", f"and {PREFIX}JWT_KEY: only one of them can be set"
-        asks = settings.jwt_issuer is None or settings.jwt_issuer.lower().startswith(("http://", "https://"))
         if settings.jwt_jwks_url is None and settings.jwt_key is None and not asks:
             yield "JWT_JWKS_URL", f"or {PREFIX}JWT_KEY is needed, as the issuer is no URL where its keys could be found"
+    if settings.console_client_id is not None and ("jwt" not in settings.auth or not asks):
+        yield "CONSOLE_CLIENT_ID", "it needs `jwt` in CODEGEN_AUTH, and an issuer whose URL says where to sign in"
     if "key" in settings.auth and (settings.api_keys is None) == (settings.api_keys_file is None):
         yield "API_KEYS", f"or {PREFIX}API_KEYS_FILE is needed for callers with a key, and only one of them"
 
 
-def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -> Jwts:
+def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -> "Jwts":
+    # imported on demand: signatures bring much
+    from codegen_api.auth.issuer_keys import FixedKey, KeySet  # noqa: PLC0415
+    from codegen_api.auth.jwts import Claims, Jwts  # noqa: PLC0415
+
     keys: KeySet | FixedKey
     if settings.jwt_key is not None:
         try:
@@ -163,15 +196,34 @@ def _key_set_fetcher(settings: Settings, closing: AsyncExitStack) -> Callable[[]
     async def fetch() -> Json:
         if url is not None:
             return await _get_json(settings, url)
-        return await _get_json(
-            settings, _key_set_url(issuer, await _get_json(settings, issuer.rstrip("/") + DISCOVERY))
-        )
+        document = await _get_json(settings, issuer.rstrip("/") + DISCOVERY)
+        return await _get_json(settings, _discovered_url(issuer, document, "jwks_uri"))
 
     return fetch
 
 
-def _key_set_url(issuer: str, document: Json) -> str:
-    """The URL of the key set from an issuer's discovery document.
+def console_sign_in(settings: Settings) -> Discover | None:
+    """A function that finds out where users of the console sign in; None if they do not sign in with the issuer."""
+    client_id, issuer = settings.console_client_id, settings.jwt_issuer or ""
+    if client_id is None:
+        return None
+
+    async def discover() -> SignIn:
+        document = await _get_json(settings, issuer.rstrip("/") + DISCOVERY)
+        return SignIn(
+            issuer=issuer,
+            client_id=client_id,
+            scope=settings.console_scope,
+            audience=settings.jwt_audience or "",
+            authorization_endpoint=_discovered_url(issuer, document, "authorization_endpoint"),
+            token_endpoint=_discovered_url(issuer, document, "token_endpoint"),
+        )
+
+    return discover
+
+
+def _discovered_url(issuer: str, document: Json, name: str) -> str:
+    """A URL from an issuer's discovery document.
 
     Raises:
         ValueError: the document belongs to another issuer, or names no usable URL.
@@ -179,10 +231,10 @@ def _key_set_url(issuer: str, document: Json) -> str:
     fields = document if isinstance(document, Mapping) else {}
     if fields.get("issuer") != issuer:
         raise ValueError(f"{DISCOVERY} is of issuer={quoted(fields.get('issuer'))}, and not of {quoted(issuer)}")
-    url = fields.get("jwks_uri")
+    url = fields.get(name)
     safe = "https://" if issuer.lower().startswith("https://") else ("http://", "https://")
     if not isinstance(url, str) or not url.lower().startswith(safe):
-        raise ValueError(f"{DISCOVERY} says jwks_uri={quoted(url)}, which cannot be used")
+        raise ValueError(f"{DISCOVERY} says {name}={quoted(url)}, which cannot be used")
     return url
 
 
@@ -203,7 +255,7 @@ async def _get_json(settings: Settings, text: str) -> Json:
     finally:
         await client.aclose()
     if answer.status != 200 or not answer.readable:
-        raise UpstreamError(reason=answer.account)
+        raise UpstreamError(reason=answer.account())
     return answer.json
 
 

@@ -1,15 +1,16 @@
 """Builds the parts of an application from its settings. Dialects and upstreams are loaded by name.
 
-Other packages can register more with entry points: a ``Dialect`` in the group ``codegen_api.dialects``, or in
-``codegen_api.upstreams`` a callable that takes the arguments of ``CodegenUpstream`` and returns an ``Upstream``.
+Other packages can register more with entry points: a ``Dialect`` in the group ``codegen_api.dialects``, or a
+``Connect`` in ``codegen_api.upstreams``.
 """
 
 import hashlib
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import Dialect
 from codegen_api.draining import Drain
 from codegen_api.embeddings import Embedder
-from codegen_api.environment import PREFIX, SettingsError
+from codegen_api.environment import PREFIX, SettingsError, adapter_options, option_prefix
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
@@ -32,27 +33,45 @@ from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.memory_shares import MemoryShares
 from codegen_api.pace import READ_SHARE, WINDOW, Cadence
 from codegen_api.parts import Parts
-from codegen_api.settings import Settings, secret_keys
+from codegen_api.setting_values import secret_keys
+from codegen_api.settings import Settings
+from codegen_api.spans import traces_wanted
 from codegen_api.stores import Store
-from codegen_api.telemetry import Observer
-from codegen_api.upstreams import Connect, Upstream
+from codegen_api.telemetry import Observer, logger
+from codegen_api.upstreams import Connect, InvalidOption, Upstream
 
 if TYPE_CHECKING:
     from codegen_api.conversations import Conversations
+    from codegen_api.in_redis import InRedis
+    from codegen_api.in_redis.quotas import RedisQuota
     from codegen_api.metrics import PrometheusObserver
+    from codegen_api.tracing import OpenTelemetry
 
 DIALECTS = {
     name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
-    for name in ("native", "codegen", "agent_protocol", "everruns", "agio")
+    for name in ("native", "codegen", "agent_protocol", "everruns", "agio", "ai_sdk")
 }
 """The built-in dialects by their names in the settings. ``native`` is always on."""
 
-UPSTREAMS = {"codegen": EntryPoint("codegen", "codegen_api.upstreams.codegen:CodegenUpstream", "codegen_api.upstreams")}
+UPSTREAMS = {
+    name: EntryPoint(name, f"codegen_api.upstreams.{name}:{adapter}", "codegen_api.upstreams")
+    for name, adapter in {
+        "a2a": "A2AUpstream",
+        "codegen": "CodegenUpstream",
+        "langgraph": "LangGraphUpstream",
+        "opencode": "OpencodeUpstream",
+        "openhands": "OpenHandsUpstream",
+    }.items()
+}
 
 DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024
+UNLIMITED = 1_000_000
+"""Requests a minute that stand for no limit."""
 MIN_READ_INTERVAL = 0.1
 """Minimum seconds between two reads of one log, however high the host's limit."""
+LOCAL_READ_INTERVAL = 0.25
+"""Seconds between two reads of the log of an active run, at a host without a limit."""
 
 
 # -- what is loaded by its name ---------------------------------------------------------------------------------------
@@ -94,13 +113,18 @@ def with_conversations(settings: Settings) -> tuple[str, ...]:
 
 def upstream(settings: Settings) -> Upstream:
     connect: Connect = _load("UPSTREAM", settings.upstream, UPSTREAMS)
+    if settings.upstream != "codegen" and "base_url" not in settings.model_fields_set:
+        raise SettingsError(f"{PREFIX}BASE_URL: set it to the address of the host; only codegen has one of its own")
     try:
         made = connect(
             settings.base_url,
             connect_timeout=settings.upstream_connect_timeout_seconds,
             read_timeout=settings.upstream_read_timeout_seconds,
             via=via(settings),
+            options=adapter_options(settings.upstream),
         )
+    except InvalidOption as error:
+        raise SettingsError(f"{option_prefix(settings.upstream)}{error.name.upper()}: {error}") from error
     except ValueError as error:
         raise SettingsError(f"{PREFIX}BASE_URL: {error}") from error
     except TypeError as error:
@@ -126,18 +150,23 @@ def parts(
     worker_count: int,
     closing: AsyncExitStack,
 ) -> Parts:
-    """Build all parts. ``worker_count`` processes share the host's limit. Cleanup is pushed onto ``closing``.
+    """Build all parts. Without Redis ``worker_count`` processes share the host's limit. ``closing`` gets the cleanup.
 
     Raises:
         SettingsError: a setting cannot be used.
     """
     conversing = len(with_conversations(settings))
     holdings = MemoryShares.of(settings.memory_mib * MIB, dialects=conversing)
-    limit = settings.upstream_requests_per_minute / worker_count
-    gateway = _gateway(settings, holdings, limit, upstream, broker, observer)
+    common = _in_redis(settings, worker_count)
+    if common is not None:
+        closing.push_async_callback(common.aclose)
+    whole = requests_per_minute(settings, upstream) or UNLIMITED
+    limit = whole / worker_count
+    broker = broker or _broker(settings, holdings, common, observer)
+    gateway = _gateway(settings, limit if common is None else whole, upstream, broker, observer, common)
     closing.push_async_callback(gateway.aclose)
-    callers = build_auth.callers(settings, gateway, closing, limit)
-    idempotency = _idempotency(settings, gateway)
+    callers = build_auth.callers(settings, gateway, closing, limit, observer)
+    idempotency = _idempotency(settings, gateway, common)
     closing.push_async_callback(idempotency.aclose)
     conversations = None
     if conversing:
@@ -149,11 +178,13 @@ def parts(
         idempotency=idempotency,
         conversations=conversations,
         tickets=_tickets(settings),
-        quota=None if settings.requests_per_minute is None else Quota(settings.requests_per_minute),
+        quota=_quota(settings, common),
         drain=drain,
         demo_token=None if settings.demo_token is None else settings.demo_token.get_secret_value(),
         sandbox=settings.sandbox,
         documented_statuses=settings.agent_protocol_statuses == "documented",
+        redis=None if common is None else common.link,
+        heartbeat_seconds=settings.stream_heartbeat_seconds,
         stall_seconds=settings.stream_stall_seconds,
         started=time.time(),
     )
@@ -161,34 +192,66 @@ def parts(
 
 def _gateway(
     settings: Settings,
-    holdings: MemoryShares,
     limit: float,
     upstream: Upstream,
-    broker: Broker | None,
+    broker: Broker,
     observer: Observer,
+    common: "InRedis | None",
 ) -> Gateway:
+    limited = requests_per_minute(settings, upstream) is not None
     return Gateway(
         upstream,
-        broker or MemoryBroker(max_bytes=holdings.logs),
+        broker,
         organization=_organization(settings, upstream),
-        ownership=build_auth.ownership(settings),
+        ownership=build_auth.ownership(settings, upstream),
         patrol=lambda: Patrol(
             # jittered, so that streams opened together do not all reconnect together
             max_age=settings.stream_max_age_seconds * random.uniform(0.9, 1.0),  # noqa: S311
             heartbeat=settings.stream_heartbeat_seconds,
         ),
-        turns=ReadQueue(limit=limit, together=settings.upstream_budget == "gateway"),
-        cadence=lambda: Cadence(fast=max(MIN_READ_INTERVAL, WINDOW / (limit * READ_SHARE))),
+        turns=ReadQueue(
+            limit=limit,
+            together=settings.upstream_budget == "gateway",
+            cost=upstream.exchanges_per_read,
+            observer=observer if limited else None,
+            common=common.budgets if common is not None and limited else None,
+        ),
+        cadence=_cadence(settings, upstream, limit),
         linger=settings.follower_linger_seconds,
         max_streams=settings.streams_per_process,
         max_streams_each=settings.streams_per_caller,
+        open_streams=None if common is None else common.open_streams,
+        common_rights=None if common is None else common.rights,
         observer=observer,
     )
 
 
-def _idempotency(settings: Settings, gateway: Gateway) -> Idempotency:
+def _broker(settings: Settings, holdings: MemoryShares, common: "InRedis | None", observer: Observer) -> Broker:
+    memory = MemoryBroker(max_bytes=holdings.logs)
+    if common is None:
+        return memory
+    from codegen_api.brokers.redis import RedisBroker  # noqa: PLC0415 - its driver is an extra
+
+    return RedisBroker(common.link, memory, keep=settings.redis_log_seconds, observer=observer)
+
+
+def requests_per_minute(settings: Settings, upstream: Upstream) -> int | None:
+    """The host's limit for one credential; None if there is none."""
+    return settings.upstream_requests_per_minute or upstream.requests_per_minute
+
+
+def _cadence(settings: Settings, upstream: Upstream, limit: float) -> Callable[[], Cadence]:
+    fast = settings.upstream_read_interval_seconds
+    if requests_per_minute(settings, upstream) is None:
+        fast = fast or LOCAL_READ_INTERVAL
+        return partial(Cadence, fast=fast, slow=2 * fast, resting=4 * fast)
+    return partial(Cadence, fast=fast or max(MIN_READ_INTERVAL, WINDOW / (limit * READ_SHARE)))
+
+
+def _idempotency(settings: Settings, gateway: Gateway, common: "InRedis | None") -> Idempotency:
     keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)
-    return Idempotency(gateway, MemoryRecords(max_bytes=settings.memory_mib * MIB // 16), keys)
+    memory = MemoryRecords(max_bytes=settings.memory_mib * MIB // 16)
+    return Idempotency(gateway, memory if common is None else common.records(memory), keys)
 
 
 def _conversations(
@@ -242,11 +305,34 @@ def _store(settings: Settings) -> Store:
         raise SettingsError(f"{PREFIX}{name}: {error}") from error
 
 
+def _in_redis(settings: Settings, worker_count: int) -> "InRedis | None":
+    if settings.redis_url is None:
+        return None
+    try:
+        from codegen_api.in_redis import InRedis  # noqa: PLC0415 - its driver is an extra
+        from codegen_api.redis_link import RedisLink  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise SettingsError(
+            f"{PREFIX}REDIS_URL: For Redis install the extra: pip install 'codegen-gateway[redis]'."
+        ) from None
+    try:
+        link = RedisLink(settings.redis_url.get_secret_value(), prefix=settings.redis_prefix)
+        return InRedis(link, build_auth.digest_key(settings), workers=worker_count)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}REDIS_URL: {error}") from None
+
+
 def _organization(settings: Settings, upstream: Upstream) -> str | None:
     try:
         return None if settings.org_id is None else upstream.organization_id(settings.org_id)
     except Rejected as error:
         raise SettingsError(f"{PREFIX}ORG_ID: it is not the id of an organization") from error
+
+
+def _quota(settings: Settings, common: "InRedis | None") -> "Quota | RedisQuota | None":
+    if settings.requests_per_minute is None:
+        return None
+    return (Quota if common is None else common.quota)(settings.requests_per_minute)
 
 
 def _tickets(settings: Settings) -> Tickets | None:
@@ -264,6 +350,22 @@ def metrics() -> "PrometheusObserver":
         return PrometheusObserver(Path(directory) if directory else None)
     except OSError as error:
         raise SettingsError(f"{workers.METRICS_DIRECTORY}: {error.strerror}") from error
+
+
+def tracing() -> "OpenTelemetry | None":
+    """What makes spans; None unless the standard variables of OpenTelemetry switch it on."""
+    if not traces_wanted(os.environ):
+        return None
+    # imported on demand: it is an extra, and brings much
+    try:
+        from codegen_api.tracing import OpenTelemetry  # noqa: PLC0415
+    except ImportError:
+        logger.warning("OTEL_... asks for traces, but there are none without: pip install 'codegen-gateway[otel]'")
+        return None
+    try:
+        return OpenTelemetry(os.environ)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def via(settings: Settings) -> str:

@@ -29,17 +29,15 @@ def install(app: FastAPI) -> None:
         document = app.openapi()  # takes half a second the first time
         return to_json({**document, "servers": [{"url": root}]} if root else document)
 
-    @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> Response:
         return json_response(await in_thread(description, request.scope.get("root_path", "")))
 
-    @app.get(ASSETS + "/{name}", include_in_schema=False)
-    async def asset(name: str) -> FileResponse:
+    async def asset(request: Request) -> FileResponse:
+        name = request.path_params["name"]
         if name not in assets:
             raise NotFound
         return FileResponse(assets[name], headers={"Cache-Control": "public, max-age=3600"})
 
-    @app.get("/docs", include_in_schema=False)
     async def swagger_ui(request: Request) -> HTMLResponse:
         root = request.scope.get("root_path", "")
         return get_swagger_ui_html(
@@ -50,7 +48,6 @@ def install(app: FastAPI) -> None:
             swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
         )
 
-    @app.get("/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
         root = request.scope.get("root_path", "")
         return get_redoc_html(
@@ -60,3 +57,8 @@ def install(app: FastAPI) -> None:
             redoc_favicon_url=f"{root}{ASSETS}/favicon.png",
             with_google_fonts=False,
         )
+
+    app.add_route("/openapi.json", openapi, include_in_schema=False)
+    app.add_route(ASSETS + "/{name}", asset, include_in_schema=False)
+    app.add_route("/docs", swagger_ui, include_in_schema=False)
+    app.add_route("/redoc", redoc, include_in_schema=False)

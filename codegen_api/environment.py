@@ -41,6 +41,36 @@ def variables() -> dict[str, str | None]:
     return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
 
 
+def option_prefix(upstream: str) -> str:
+    """What the names of the variables begin with that only this adapter reads."""
+    return f"{PREFIX}{upstream.replace('-', '_')}_".upper()
+
+
+def adapter_options(upstream: str) -> dict[str, str]:
+    """The settings of one adapter by their names: ``directory`` for ``CODEGEN_OPENCODE_DIRECTORY``, or the content of
+    the file that ``CODEGEN_OPENCODE_DIRECTORY_FILE`` names; the former, where both are set.
+
+    Raises:
+        SettingsError: such a file cannot be read.
+    """
+    options = {}
+    for variable, given in sorted(variables().items(), key=lambda each: not each[0].upper().endswith("_FILE")):
+        name, value = variable.upper().removeprefix(option_prefix(upstream)), _bare(given or "")
+        of_a_service = SERVICE_VARIABLE.fullmatch(variable.upper()) or _is_service_link(name.lower(), value)
+        if name == variable.upper() or not value or of_a_service:
+            continue
+        of_a_file = name.endswith("_FILE")
+        options[name.removesuffix("_FILE").lower()] = _file(variable, value) if of_a_file else value
+    return options
+
+
+def _file(variable: str, path: str) -> str:
+    try:
+        return _bare(read_text(Path(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}: {path} cannot be read") from error
+
+
 class StrippedSource(PydanticBaseSettingsSource):
     """Another source with its values stripped. A value of white space only counts as not set."""
 
@@ -69,14 +99,15 @@ def _is_service_link(name: str, value: object) -> bool:
 class SecretFiles(PydanticBaseSettingsSource):
     """Secrets from files named by ``CODEGEN_..._FILE`` variables."""
 
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        self._variables = variables()
+
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = _bare(variables().get(f"{PREFIX}{field_name}_FILE".upper()) or "")
+        path = _bare(self._variables.get(f"{PREFIX}{field_name}_FILE".upper()) or "")
         if not path or not has_file(self.settings_cls, field_name):
             return None, field_name, False
-        try:
-            return _bare(read_text(Path(path))), field_name, False
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{PREFIX}{field_name.upper()}_FILE: {path} cannot be read") from error
+        return _file(f"{PREFIX}{field_name.upper()}_FILE", path), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}

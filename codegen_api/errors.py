@@ -22,6 +22,7 @@
     ├── Conflict                    not possible in the current state
     │   ├── AlreadyExists           the id is taken
     │   ├── RunEnded                the run has ended
+    │   ├── RunFinal                the run has ended for good
     │   └── ConversationBusy        a turn of this conversation is in progress
     │       └── QueueFull               as many messages wait in it as may
     ├── InProgress                  a request with this Idempotency-Key is in progress
@@ -259,6 +260,11 @@ class AlreadyExists(Conflict):
 class RunEnded(Conflict):
     code = "run_ended"
     default_message = "The run is over: there is nothing to stop any more."
+
+
+class RunFinal(Conflict):
+    code = "run_final"
+    default_message = "The run has ended for good: this host does not resume it."
 
 
 class ConversationBusy(Conflict):

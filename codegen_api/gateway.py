@@ -6,16 +6,19 @@ a stream has to know about a resume. A run is only ever reached through ``_admit
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from codegen_api.accounts import Accounts
-from codegen_api.brokers import Batch, Broker
-from codegen_api.errors import RunEnded, Unsupported
+from codegen_api.brokers import Broker
+from codegen_api.errors import RunEnded, RunFinal, Unsupported
+from codegen_api.feeds import Feeds
 from codegen_api.following import (
     Attendant,
+    CommonRights,
     Hub,
+    OpenStreams,
     Patrol,
     Portions,
     Position,
@@ -24,26 +27,30 @@ from codegen_api.following import (
     Rights,
     Stream,
     StreamLimits,
-    Update,
     loop_time,
 )
 from codegen_api.host_reads import Reads, preceding_write
-from codegen_api.identity import ALL, READ, WRITE, Caller
-from codegen_api.own_runs import OwnRuns
+from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.ownership import Ownership, on_behalf_of
 from codegen_api.pace import Cadence
-from codegen_api.run_search import FoundRuns, has_status, search
-from codegen_api.runs import Appended, Cursor, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
+from codegen_api.run_lists import RunLists
+from codegen_api.run_search import FoundRuns
+from codegen_api.runs import Cursor, LogEntry, LogPage, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight
 from codegen_api.telemetry import NullObserver, Observation, Observer, Observers
 from codegen_api.upstreams import (
+    Approves,
+    Bans,
     Cancels,
-    Listing,
+    Decision,
     NewRun,
+    PendingRequest,
     RunFilter,
+    TakesKeys,
     Upstream,
     require_few_bytes,
 )
+from codegen_api.viewing import Viewing
 
 _FINISHED = (RunStatus.COMPLETED, RunStatus.FAILED)
 
@@ -68,24 +75,24 @@ class Gateway:
         linger: float = 5.0,
         max_streams: int = 10_000,
         max_streams_each: int = 100,
+        open_streams: OpenStreams | None = None,
+        common_rights: CommonRights | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._upstream = upstream
         self._broker = broker
         self._ownership = ownership or Ownership()
-        self._patrol = patrol
-        self._stream_limits = StreamLimits(max_streams, max_streams_each)
-        self._observer = observer or NullObserver()
-        self._clock = clock
+        self._stream_limits = StreamLimits(max_streams, max_streams_each, open_streams)
+        observer = observer or NullObserver()
         turns = turns or ReadQueue()
-        upstream.observer = Observers(turns, self._observer)
+        upstream.observer = Observers(turns, observer)
         portions = Portions(upstream.page_size, timer=loop_time)
         self._take = turns.take
         self._reads = Reads(upstream, portions, turns.take)
         self.accounts = Accounts(upstream, self._reads, organization)
-        self._own_runs = OwnRuns(self._reads, self._ownership, upstream.page_size)
-        self._rights = Rights(self._reads.run)
+        self._lists = RunLists(self._reads, self._ownership, upstream.page_size)
+        self._rights = Rights(self._reads.run, common_rights)
         self._hub = Hub(
             upstream,
             broker,
@@ -94,8 +101,10 @@ class Gateway:
             cadence=cadence,
             linger=linger,
             portions=portions,
-            observer=self._observer,
+            observer=observer,
         )
+        self._viewing = Viewing(self._hub, self._ownership, self._stream_limits, patrol, observer, clock)
+        self.feeds = Feeds(upstream, self._reads, self._lists, self._rights, turns, self._viewing, cadence, linger)
         self._writes = 0
         self._gets: Singleflight[tuple[int, str, RunRef], Right] = Singleflight()
         self._log_reads: Singleflight[tuple[int, str, RunRef, Cursor, int, bool], LogPage] = Singleflight()
@@ -113,6 +122,11 @@ class Gateway:
     def page_size(self) -> int:
         """The maximum number of log entries per read."""
         return self._upstream.page_size
+
+    @property
+    def keyed(self) -> frozenset[str]:
+        """Which orders (``create``, ``resume``) may be sent again with the same key."""
+        return self._upstream.keyed if isinstance(self._upstream, TakesKeys) else frozenset()
 
     @property
     def can_cancel(self) -> bool:
@@ -142,6 +156,7 @@ class Gateway:
             )
         self._ownership.created(caller, run)
         self._rights.grant(caller.credential, run, asked)  # its creator will view it next
+        self.feeds.created(caller, organization, run, asked)
         return run
 
     async def get(self, caller: Caller, organization: str, run_id: str) -> Run:
@@ -161,24 +176,8 @@ class Gateway:
         Filters that the host lacks, by status and by owner, are applied by searching its list, up to a bound. A shared
         caller who filters by their own user number means their own runs: the host knows no such user.
         """
-        if caller.shared and only.user_id == caller.principal.number:
-            caller, only = replace(caller, scopes=frozenset({READ})), replace(only, user_id=None)
-        own = caller.shared and READ + ALL not in caller.scopes
         with on_behalf_of(caller):
-            if own:
-                return await self._own_runs.list(caller, organization, skip, limit, only, status, writes=self._writes)
-            if status is None:
-                listing = await self._reads.runs(caller.credential, organization, skip, limit, only)
-                return FoundRuns(listing, listing.next(skip), unseen=bool(listing.gaps))
-            found = await search(
-                lambda place: self._reads.runs(caller.credential, organization, place, self.page_size, only),
-                lambda run: has_status(run, status),
-                place=skip,
-                limit=limit,
-            )
-        # the number of matches is unknown, so pages have no number
-        listing = Listing(found.runs, Paging(found.total, None, limit, None), found.next_place is None)
-        return FoundRuns(listing, found.next_place, searched=True, unseen=found.unseen)
+            return await self._lists.list(caller, organization, skip, limit, only, status, writes=self._writes)
 
     async def resume(
         self,
@@ -189,18 +188,25 @@ class Gateway:
         images: tuple[str, ...] | None,
         *,
         length: Cursor | None = None,
+        key: str | None = None,
     ) -> Run:
-        """Continue a run. ``length`` is a known lower bound of its log's length."""
+        """Continue a run. ``length`` is a known lower bound of its log's length, ``key`` as in ``NewRun``.
+
+        Raises:
+            RunFinal: it has ended for good.
+        """
         ref = await self._admit(caller, organization, run_id, WRITE)
         with on_behalf_of(caller):
             with preceding_write():
                 before = await self._reads.run(caller.credential, ref)
-                if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Cancels):
+                if before.final:
+                    raise RunFinal
+                if before.status is RunStatus.CANCELLED and isinstance(self._upstream, Bans):
                     await self._upstream.uncancel_run(caller.credential, ref)
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
-                run = await self._upstream.resume_run(caller.credential, ref, prompt, images)
-        self._hub.resumed(run.ref, run, length)
+                run = await self._upstream.resume_run(caller.credential, ref, prompt, images, key=key)
+        await self._hub.resumed(run.ref, run, length)
         return run
 
     async def cancel(self, caller: Caller, organization: str, run_id: str, *, anyway: bool = False) -> Run:
@@ -221,7 +227,7 @@ class Gateway:
             with self._writing(ref):
                 await self._take(caller.credential, order=True)
                 await cancels.cancel_run(caller.credential, ref)
-                self._hub.cancelled(ref)
+                await self._hub.cancelled(ref)
             run = await self._reads.run(caller.credential, ref)
         if certain and run.status in _FINISHED:
             raise RunEnded  # it ended by itself meanwhile
@@ -231,13 +237,41 @@ class Gateway:
         """Lift a cancel. The run stays stopped until it is resumed, which lifts the cancel as well.
 
         Raises:
-            Unsupported: this host cannot stop runs.
+            Unsupported: this host has nothing to lift.
         """
         ref = await self._admit(caller, organization, run_id, WRITE)
-        cancels = self._cancels()
+        if not isinstance(self._upstream, Bans):
+            raise Unsupported("The host cannot lift a stop; resume the run to go on with it.")
         with on_behalf_of(caller), self._writing(ref):
             await self._take(caller.credential, order=True)
-            await cancels.uncancel_run(caller.credential, ref)
+            await self._upstream.uncancel_run(caller.credential, ref)
+
+    async def pending(self, caller: Caller, organization: str, run_id: str) -> tuple[PendingRequest, ...]:
+        """What a waiting run waits for, oldest first.
+
+        Raises:
+            Unsupported: this host does not say.
+        """
+        ref = await self._admit(caller, organization, run_id, READ)
+        approves = self._approves()
+        with on_behalf_of(caller):
+            return await self._reads.pending(approves, caller.credential, ref)
+
+    async def decide(self, caller: Caller, organization: str, run_id: str, request_id: str, decision: Decision) -> Run:
+        """Decide on one of these, so that the run goes on.
+
+        Raises:
+            NotFound: it is not pending (any more).
+            Rejected: the decision does not suit it.
+            Unsupported: this host takes no decisions.
+        """
+        ref = await self._admit(caller, organization, run_id, WRITE)
+        approves = self._approves()
+        with on_behalf_of(caller):
+            with self._writing(ref):
+                await self._take(caller.credential, order=True)
+                await approves.decide(caller.credential, ref, request_id, decision)
+            return await self._reads.run(caller.credential, ref)
 
     async def read_log(
         self, caller: Caller, organization: str, run_id: str, after: Cursor, limit: int, *, newest_first: bool
@@ -273,34 +307,31 @@ class Gateway:
         unknown = caller.shared and self._ownership.owner_record(ref) is None
         if not unknown:
             await self._admit(caller, organization, run_id, READ)
-        right = None if unknown else self._rights.held(credential, ref)
+        right = None if unknown else await self._rights.find(credential, ref)
         if right is None:
             with on_behalf_of(caller), self._hub.room(credential, ref) as room:
                 if room:
                     await self._admit(caller, organization, run_id, READ)
                     right = await self._rights.require(credential, ref)
         held = right.run if right is not None and right.asked < asked else None  # older than this call
-        updates = self._updates(caller, ref, right, position)
+        updates = self._viewing.updates(caller, ref, right, position)
         return await Stream.begin(updates, position, held, caller.confirm)
 
     def patrol(self, caller: Caller) -> Patrol:
         """Maximum age and heartbeat interval for a stream of this caller."""
-        patrol = self._patrol()
-        if caller.expires is None:
-            return patrol
-        # the stream must not outlive the credentials
-        return replace(patrol, max_age=max(0.0, min(patrol.max_age, caller.expires - self._clock())))
+        return self._viewing.patrol(caller)
 
-    @contextmanager
-    def attend(self, caller: Caller) -> Iterator[Attendant]:
+    @asynccontextmanager
+    async def attend(self, caller: Caller) -> AsyncIterator[Attendant]:
         """Occupy a viewer's place without a run, while the caller waits for one to follow.
 
         Raises:
             AtCapacity, RateLimited: too many streams are open here, or for this caller.
             ShuttingDown: this process takes no new viewers.
         """
-        with self._stream_limits.take(caller.principal), self._hub.attend() as attendant:
-            yield attendant
+        async with self._stream_limits.take(caller.principal):
+            with self._hub.attend() as attendant:
+                yield attendant
 
     @property
     def runs_followed(self) -> int:
@@ -320,10 +351,11 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Cancel everything that runs and close every connection."""
+        await self.feeds.aclose()
         await self._hub.aclose()
         await self._gets.aclose()
         await self._log_reads.aclose()
-        await self._own_runs.aclose()
+        await self._lists.aclose()
         await self._rights.aclose()
         await self._broker.aclose()
         await self._upstream.aclose()
@@ -340,38 +372,6 @@ class Gateway:
             if ref is not None:
                 self._hub.touched(ref)
 
-    async def _updates(
-        self, caller: Caller, ref: RunRef, right: Right | None, position: Position
-    ) -> AsyncGenerator[Update, None]:
-        opened, patrol, began = self._clock(), self.patrol(caller), loop_time()
-        # the place is taken only here: a caller still being checked, or who left meanwhile, has no stream
-        with on_behalf_of(caller), self._stream_limits.take(caller.principal):
-            if right is None:
-                whole = caller.shared and self._ownership.owner_record(ref) is None
-                async with aclosing(self._hub.let_in(caller.credential, ref, position, patrol, whole=whole)) as coming:
-                    async for news in coming:
-                        if not isinstance(news, Right):
-                            yield news
-                            continue
-                        right = news
-                        if whole:
-                            self._ownership.require(caller, self._ownership.remember(ref, right.run), READ)
-                if right is None:
-                    return  # the stream ended with a request to reconnect
-                patrol = replace(patrol, max_age=max(0.0, patrol.max_age - (loop_time() - began)))
-            async with self._hub.subscribe(caller.credential, right, position, patrol) as subscriber:
-                async for update in subscriber.updates():
-                    if isinstance(update, Batch):
-                        self._report_age(update, opened)
-                    yield update
-
-    def _report_age(self, batch: Batch, opened: float) -> None:
-        """Report the age of the newest entry, unless it existed before the viewer came: that one is old, not late."""
-        newest = next((event.entry for event in reversed(batch.entries) if isinstance(event, Appended)), None)
-        created = None if newest is None else newest.created
-        if created is not None and created >= opened:
-            self._observer.delivered(max(0.0, self._clock() - created))
-
     async def _admit(self, caller: Caller, organization: str, run_id: str, scope: str) -> RunRef:
         """The run, if this caller may reach it: the host decides for their own credential, ownership for a
         shared one.
@@ -386,6 +386,11 @@ class Gateway:
                     )
             self._ownership.require(caller, owner_record, scope)
         return ref
+
+    def _approves(self) -> Approves:
+        if not isinstance(self._upstream, Approves):
+            raise Unsupported("The host does not say what a run waits for.")
+        return self._upstream
 
     def _cancels(self) -> Cancels:
         if not isinstance(self._upstream, Cancels):

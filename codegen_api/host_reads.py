@@ -5,13 +5,22 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-import stamina
-
 from codegen_api.errors import AnswerCut, AnswerTooLong, UpstreamError, UpstreamFailure, UpstreamUnreachable
-from codegen_api.following import Portions, listing_of, may_be_too_much, page_of, proven
+from codegen_api.following import Portions, listing_of, loop_time, may_be_too_much, page_of, proven
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, LogPage, Run, RunRef
-from codegen_api.upstreams import Listing, Members, Organization, Repositories, Repository, RunFilter, Upstream, User
+from codegen_api.upstreams import (
+    Approves,
+    Listing,
+    Members,
+    Organization,
+    PendingRequest,
+    Repositories,
+    Repository,
+    RunFilter,
+    Upstream,
+    User,
+)
 
 T = TypeVar("T")
 
@@ -23,6 +32,8 @@ class Reads:
         self._upstream = upstream
         self._portions = portions
         self._take = take
+        self.described: Callable[[Run, float], None] = lambda *_: None
+        """Called with each run that was asked for, and when that was (event loop time)."""
 
     async def identify(self, credential: Credential) -> User:
         return await with_retries(lambda: self._upstream.identify(credential))
@@ -49,7 +60,13 @@ class Reads:
         return await self._list(credential, ("repositories", organization), read, skip, limit)
 
     async def run(self, credential: Credential, ref: RunRef) -> Run:
-        return await with_retries(self._rate_limited(credential, lambda: self._upstream.get_run(credential, ref)))
+        asked = loop_time()
+        run = await with_retries(self._rate_limited(credential, lambda: self._upstream.get_run(credential, ref)))
+        self.described(run, asked)
+        return run
+
+    async def pending(self, approves: Approves, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
+        return await with_retries(self._rate_limited(credential, lambda: approves.pending(credential, ref)))
 
     async def runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -106,6 +123,11 @@ async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) 
 
     ``in_pieces``: the number of failures that suggest too large an answer after which the caller should ask for less.
     """
+    try:
+        return await read()
+    except Exception as error:  # whatever it is: may_pass decides
+        failure: Exception | None = error
+    # only now, because the rest costs more than all of a read, and nearly every read succeeds at once
     tries = 0
 
     def may_pass(error: Exception) -> bool:
@@ -117,8 +139,17 @@ async def with_retries(read: Callable[[], Awaitable[T]], *, in_pieces: int = 0) 
             return tries < in_pieces and not isinstance(error, AnswerCut)
         return not isinstance(error, AnswerTooLong)
 
+    async def repeat() -> T:
+        nonlocal failure
+        if failure is not None:
+            first, failure = failure, None
+            raise first
+        return await read()
+
+    import stamina  # noqa: PLC0415 - on demand, too
+
     caller = stamina.AsyncRetryingCaller(attempts=3, timeout=10.0, wait_initial=0.1, wait_max=1.0)
-    return await caller(may_pass, read)
+    return await caller(may_pass, repeat)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Credential:
     @classmethod
     def of(cls, token: str, key: bytes) -> "Credential":
         """Digest ``token`` under ``key``: without the key, a leaked digest cannot be used to test guesses."""
-        return cls(token, hmac.new(key, token.encode(), hashlib.sha256).hexdigest())
+        return cls(token, hmac.digest(key, token.encode(), "sha256").hex())
 
 
 def _never_revoked() -> None:

@@ -1,19 +1,25 @@
 """A log handler with a thread of its own: logging never waits for a slow reader or disk.
 
-Lines that are not taken in time are dropped and counted; the count is logged once lines are taken again.
+The first line after a pause is written at once. Then the thread rests for a moment, and writes together what has come
+meanwhile: to wake it for each line would cost more than the line. Lines that are not taken in time are dropped and
+counted; the count is logged once lines are taken again.
 """
 
 import logging
 import os
 import select
 import threading
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Iterator, Sequence
+from time import sleep
 
 MOST_BYTES = 4 * 1024 * 1024
 """Maximum bytes queued."""
 LAST_SECONDS = 1.0
 """How long the end of the process waits for queued lines."""
+REST = 0.02
+"""Seconds for which the thread rests after it has written."""
+AT_ONCE = 4096
+"""Bytes of lines that are written together: a pipe would mix more than that with the lines of other processes."""
 
 
 class ThreadedHandler(logging.Handler):
@@ -23,10 +29,13 @@ class ThreadedHandler(logging.Handler):
         super().__init__()
         self._descriptor = descriptor
         self._lost = lost
-        self._queue: SimpleQueue[bytes] = SimpleQueue()
-        self._counting = threading.Condition()
+        self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
+        self._lines: list[bytes] = []
         self._waiting = 0
         self._unreported = 0
+        self._idle = False
+        self._woken = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -36,18 +45,21 @@ class ThreadedHandler(logging.Handler):
         except Exception:  # logging must never break the work that it is about
             self._drop()
             return
-        with self._counting:
+        with self._lock:
             fits = self._waiting + len(line) <= MOST_BYTES
-            self._waiting += len(line) if fits else 0
-        if fits:
-            self._queue.put(line)
-        else:
+            if fits:
+                self._waiting += len(line)
+                self._lines.append(line)
+            idle, self._idle = self._idle, False
+        if idle:
+            self._woken.release()
+        if not fits:
             self._drop()
 
     def flush(self) -> None:
         """Wait briefly for queued lines."""
-        with self._counting:
-            self._counting.wait_for(lambda: not self._waiting, LAST_SECONDS)
+        with self._written:
+            self._written.wait_for(lambda: not self._waiting, LAST_SECONDS)
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -56,40 +68,68 @@ class ThreadedHandler(logging.Handler):
             self._thread = thread
 
     def _drop(self) -> None:
-        with self._counting:
+        with self._lock:
             self._unreported += 1
         self._lost()
 
     def _write_all(self) -> None:
         while True:
-            line = self._queue.get()
-            if not self._write(line):
+            with self._lock:
+                lines, self._lines = self._lines, []
+                self._idle = not lines
+            if not lines:
+                self._woken.acquire()
+                continue
+            for some in _together(lines):
+                self._write_counted(some)
+            sleep(REST)
+
+    def _write_counted(self, lines: Sequence[bytes]) -> None:
+        content = b"".join(lines)
+        unwritten = self._write(content)
+        if not unwritten and self._waiting == len(content):
+            self._report_lost()
+        for line in reversed(lines):
+            if unwritten > 0:
+                unwritten -= len(line)
                 self._drop()
-            elif self._queue.empty():
-                self._report_lost()
-            with self._counting:
-                self._waiting -= len(line)
-                self._counting.notify_all()
+        with self._lock:
+            self._waiting -= len(content)
+            self._written.notify_all()
 
     def _report_lost(self) -> None:
-        with self._counting:
+        with self._lock:
             unreported, self._unreported = self._unreported, 0
         if unreported:
             text = f"{unreported} lines of this log were lost: nobody took them"
             record = logging.LogRecord("codegen_api", logging.WARNING, __file__, 0, text, None, None)
-            if not self._write(f"{self.format(record)}\n".encode()):
-                with self._counting:
+            if self._write(f"{self.format(record)}\n".encode()):
+                with self._lock:
                     self._unreported += unreported
 
-    def _write(self, line: bytes) -> bool:
+    def _write(self, content: bytes) -> int:
+        """The number of bytes that could not be written."""
         # not through a Python file object: this daemon thread could die with its lock held, and block the exit of the
         # process
         try:
-            while line:
+            while content:
                 try:
-                    line = line[os.write(self._descriptor, line) :]
+                    content = content[os.write(self._descriptor, content) :]
                 except BlockingIOError:
                     select.select([], [self._descriptor], [])
         except OSError:
-            return False
-        return True
+            pass
+        return len(content)
+
+
+def _together(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """The lines in groups of at most ``AT_ONCE`` bytes, or one longer line."""
+    some: list[bytes] = []
+    size = 0
+    for line in lines:
+        if some and size + len(line) > AT_ONCE:
+            yield some
+            some, size = [], 0
+        some.append(line)
+        size += len(line)
+    yield some

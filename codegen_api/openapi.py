@@ -74,10 +74,12 @@ REQUEST_ID = "5f0c0f2a2f6f"
 
 @dataclass(frozen=True)
 class Answers:
-    """The responses of a dialect. ``fields`` writes an error as ``model``; ``meanings`` override the general ones."""
+    """The responses of a dialect. ``fields`` writes an error as ``model``, or where that is None as a text;
+    ``meanings`` override the general ones.
+    """
 
-    model: type[BaseModel]
-    fields: Callable[[GatewayError], Mapping[str, Json]]
+    model: type[BaseModel] | None
+    fields: Callable[[GatewayError], Mapping[str, Json] | str]
     meanings: Mapping[int, Meaning] = field(default_factory=dict)
     media_type: str = JSON
 
@@ -101,12 +103,12 @@ class Answers:
             headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
         if status in WAITS:
             headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
-        example = dict(self.fields(error))
-        if "request_id" in example:
-            example["request_id"] = REQUEST_ID
+        example = self.fields(error)
+        if isinstance(example, Mapping) and "request_id" in example:
+            example = {**example, "request_id": REQUEST_ID}
         described = {"description": sentence, "content": {self.media_type: {"example": example}}, "headers": headers}
         if self.media_type == JSON:
             return {"model": self.model, **described}
         # with a model FastAPI would also list it as plain JSON
-        schema = {"$ref": f"#/components/schemas/{self.model.__name__}"}
+        schema = {"type": "string"} if self.model is None else {"$ref": f"#/components/schemas/{self.model.__name__}"}
         return {**described, "content": {self.media_type: {"schema": schema, "example": example}}}

@@ -1,36 +1,49 @@
 """HTTP to a host for the adapters: one exchange at a time, with failures mapped to the gateway's errors.
 
-No retries, no redirects, no cookies, and every answer and exchange is bounded in size and time.
+No retries, no redirects, no cookies, and what is kept is bounded; so is the time of all but answers that last.
 """
 
 import asyncio
 import codecs
 import json
-import os
 import re
-import socket
-import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
+from typing import TypeAlias
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from codegen_api import errors
 from codegen_api.exhaustion import shortage
+from codegen_api.host_connections import AiohttpConnections, Arriving, Content, HttpxConnections
 from codegen_api.proxies import proxy_for, redacted
 from codegen_api.runs import Json, from_json, whole
 from codegen_api.telemetry import Allowance, Observation
+from codegen_api.transport_faults import NOT_CONNECTED, describe_answer, describe_fault
 from codegen_api.worker_thread import LARGE, in_thread
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Maximum bytes of one decompressed answer."""
+LONGEST_LINE = 64 * 1024
+"""Bytes of a line in an answer that lasts; what is behind them is not kept."""
+
+
+PIECE = 64 * 1024
+"""Bytes of a request's body that are sent at a time."""
+
+FAULTS = (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError)
+"""What goes wrong with a connection."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_/-]*")
+"""Text that is in a URL as it is."""
+
+Query: TypeAlias = Mapping[str, str | int] | None
+Fields: TypeAlias = list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,7 @@ class HostAnswer:
     readable: bool
     retry_after: str | None
     allowance: Allowance | None
-    account: str
+    account: Callable[[], str]
     large: bool
     cut: bool
 
@@ -79,26 +92,35 @@ class Outbound:
         self._deadline = connect_timeout + 2 * read_timeout
         proxy = None if transport else proxy_for(base)
         self._via_proxy = "" if proxy is None else f" through {redacted(proxy)}"
-        # only gzip, which we decompress ourselves: httpx unpacks each chunk whole, and "gzip, gzip" can make gigabytes
-        # of one
-        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": f"codegen_api/{_version()}"}
-        self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout, pool=connect_timeout)
-        self._client = httpx.AsyncClient(
-            transport=transport or _transport(proxy),
-            headers=headers if via is None else {**headers, "Via": f"1.1 {via}"},
-            # All users share this client: a cookie set for one must not be sent for another.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=self._timeout,
-            trust_env=False,
-        )
+        agent = ("User-Agent", f"codegen_api/{_version()}")
+        self._headers = [agent] if via is None else [agent, ("Via", f"1.1 {via}")]
+        self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
+        self._connections: AiohttpConnections | HttpxConnections
+        self._lasting: AiohttpConnections | HttpxConnections
+        if transport is not None:
+            self._connections = HttpxConnections(transport, connect=connect_timeout, read=read_timeout)
+            self._lasting = HttpxConnections(transport, connect=connect_timeout, read=None)
+        else:
+            secure = "https" in (base.scheme, None if proxy is None else proxy.scheme)
+            certificates = httpx.create_ssl_context() if secure else None  # once, as it takes 40 ms
+            self._connections, self._lasting = (
+                AiohttpConnections(
+                    connect=connect_timeout,
+                    read=read,
+                    certificates=certificates,
+                    proxy=None if proxy is None else str(proxy),
+                )
+                for read in (read_timeout, None)
+            )
+        self._closed = False
 
     async def ask(
         self,
         method: str,
         path: str,
-        query: Mapping[str, str | int] | None,
+        query: Query,
         body: bytes | None,
-        headers: list[tuple[str, str]],
+        headers: Fields,
         *,
         order: bool = False,
         unread: bool = False,
@@ -107,104 +129,171 @@ class Outbound:
         fails; ``unread``: the body is not wanted at all.
 
         Raises:
-            UpstreamUnreachable, UpstreamTimeout, UpstreamError: there was no answer, or only part of one
-                (``AnswerCut``).
+            UpstreamUnreachable, UpstreamTimeout, UpstreamError: no answer came, or only part of one (``AnswerCut``).
         """
-        content = None
+        # gzip, which we unpack ourselves and no further than is allowed
+        headers = [("Accept", "application/json"), ("Accept-Encoding", "gzip"), *self._headers, *headers]
+        content: Content = body
         if body is not None:
-            headers = [*headers, ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-            content = _pieces(body)
-        request = self._client.build_request(method, self._root + path, params=query, headers=headers, content=content)
-        asked = f"{method} {self._root}{_without_ids(path)}{self._via_proxy}"
+            headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+            content = _pieces(body) if len(body) > PIECE else body
         try:
-            response, received = await self._exchange(request, order=order, unread=unread)
+            answer, received = await self._exchange(
+                method, self._url(path, query), headers, content, order=order, unread=unread
+            )
         except errors.UpstreamFailure as error:
-            outcome = error.reason or error.message
-            self._observe(outcome)
-            error.reason = f"{asked}: {outcome}"
-            raise
+            raise self._told(error, method, path) from error.__cause__
+        return await self._answered(method, path, answer, received, order=order)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Query, headers: Fields, body: bytes | None
+    ) -> AsyncGenerator[tuple[HostAnswer, AsyncGenerator[bytes, None] | None], None]:
+        """GET (POST, with a ``body``) an answer that lasts: its head, and its lines, up to ``LONGEST_LINE`` bytes each.
+        Of any other answer, its JSON and no lines.
+
+        Connecting takes ``connect_timeout`` at most. Neither the head nor the next line has a limit: a host may send
+        the head only with its first event.
+
+        Raises:
+            UpstreamUnreachable, UpstreamTimeout, UpstreamError: as ``ask``; ``AnswerCut`` between lines.
+        """
+        method = "GET" if body is None else "POST"
+        headers = [("Accept", "text/event-stream"), ("Accept-Encoding", "identity"), *self._headers, *headers]
+        answer = None
         try:
-            answer, readable = await _decoded(received), True
-        except ValueError:
-            answer, readable = None, False
-        outcome = _describe_answer(response, received, readable)
-        usable = response.status_code < 500 and (readable or (order and response.is_success))
-        self._observe(None if usable else outcome)
-        answer_headers = response.headers
+            try:
+                self._require_open()
+                answer = await self._lasting.send(method, self._url(path, query), headers, body)
+                received = bytearray()
+                lasts = 200 <= answer.status < 300 and "text/event-stream" in answer.headers.get("Content-Type", "")
+                if not lasts:
+                    async with asyncio.timeout(self._deadline):
+                        received = await _read_body(answer)
+            except FAULTS as error:
+                raise self._told(self._failure(error, answered=answer is not None), method, path) from error
+            except errors.UpstreamFailure as error:
+                raise self._told(error, method, path) from error.__cause__
+            told = await self._answered(method, path, answer, received, order=lasts)
+            async with aclosing(self._lines(answer)) as lines:
+                yield told, lines if lasts else None
+        finally:
+            if answer is not None:
+                await answer.close()
+
+    async def _lines(self, answer: Arriving) -> AsyncGenerator[bytes, None]:
+        line = bytearray()
+        try:
+            async for piece in answer.pieces:
+                first, *others = piece.split(b"\n")
+                line += first[: LONGEST_LINE - len(line)]
+                for other in others:
+                    yield bytes(line)
+                    line = bytearray(other[:LONGEST_LINE])
+        except FAULTS as error:
+            raise self._failure(error, answered=True) from error
+
+    def _told(self, error: errors.GatewayError, method: str, path: str) -> errors.GatewayError:
+        """Observe a failure of the host, and name in it what was asked."""
+        if not isinstance(error, errors.UpstreamFailure):
+            return error
+        outcome = error.reason or error.message
+        self._observe(outcome)
+        error.reason = f"{self._asked(method, path)}: {outcome}"
+        return error
+
+    def _asked(self, method: str, path: str) -> str:
+        return f"{method} {self._root}{_without_ids(path)}{self._via_proxy}"
+
+    async def _answered(
+        self, method: str, path: str, answer: Arriving, received: bytearray, *, order: bool
+    ) -> HostAnswer:
+        json, readable = await _decoded(received)
+
+        def outcome() -> str:
+            return describe_answer(answer.status, answer.headers, answer.url, received, readable)
+
+        usable = answer.status < 500 and (readable or (order and 200 <= answer.status < 300))
+        self._observe(None if usable else outcome())
         return HostAnswer(
-            response.status_code,
-            answer,
+            answer.status,
+            json,
             readable,
-            answer_headers.get("Retry-After"),
-            _allowance(answer_headers),
-            f"{asked}: {outcome}",
+            answer.headers.get("Retry-After"),
+            _allowance(answer.headers),
+            lambda: f"{self._asked(method, path)}: {outcome()}",
             len(received) > LARGE,
             not readable and received.lstrip().startswith((b"{", b"[")),
         )
 
     async def aclose(self) -> None:
         """Close all connections; later calls raise ``UpstreamUnreachable``."""
-        await self._client.aclose()
+        self._closed = True
+        await self._connections.aclose()
+        await self._lasting.aclose()
+
+    def _url(self, path: str, query: Query) -> str:
+        if _PLAIN.fullmatch(path) and all(_PLAIN.fullmatch(f"{name}{value}") for name, value in (query or {}).items()):
+            pairs = "&".join(f"{name}={value}" for name, value in (query or {}).items())
+            return f"{self._root}{path}?{pairs}" if pairs else self._root + path
+        return str(httpx.URL(self._root + path) if query is None else httpx.URL(self._root + path, params=query))
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise _not_sent(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
 
     def _observe(self, trouble: str | None) -> None:
         now, before = time.time(), self.observation
         since = before.since if before is not None and before.since is not None else now
         self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
 
-    async def _exchange(self, request: httpx.Request, *, order: bool, unread: bool) -> tuple[httpx.Response, bytearray]:
-        if self._client.is_closed:
-            raise _not_sent(errors.UpstreamUnreachable(reason="not asked: the gateway is about to stop"))
+    async def _exchange(
+        self, method: str, url: str, headers: Fields, body: Content, *, order: bool, unread: bool
+    ) -> tuple[Arriving, bytearray]:
+        self._require_open()
+        answer: Arriving | None = None
         # Needed although there are timeouts: aiohttp 3.14 waits for ever when a chunked body turns invalid half-way.
-        done = None
         try:
-            with self._faults(answered=False):
-                async with asyncio.timeout(self._deadline):
-                    response = await self._client.send(request, stream=True)
-                    try:
-                        done = response if order and response.is_success else None
-                        if unread and done:
-                            return done, bytearray()
-                        with self._faults(answered=True):
-                            return response, await _read_body(response)
-                    finally:
-                        await response.aclose()
-        except errors.UpstreamFailure:
-            if done is None:
-                raise
-            return done, bytearray()
+            async with asyncio.timeout(self._deadline):
+                answer = await self._connections.send(method, url, headers, body)
+                order = order and 200 <= answer.status < 300
+                try:
+                    return answer, bytearray() if order and unread else await _read_body(answer)
+                finally:
+                    await answer.close()
+        except FAULTS as error:
+            failure: errors.GatewayError = self._failure(error, answered=answer is not None)
+            failure.__cause__ = error
+        except errors.UpstreamFailure as error:
+            failure = error
+        if answer is not None and order:
+            return answer, bytearray()
+        raise failure
 
-    @contextmanager
-    def _faults(self, *, answered: bool) -> Iterator[None]:
-        """Map transport errors to the gateway's. ``answered``: the head of an answer had arrived."""
-        try:
-            yield
-        except (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError) as error:
-            # httpx-aiohttp 0.2 reports a refused connection as a timeout and lets other errors through: look at the
-            # cause.
-            fault = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-            if shortage(error):  # our own shortage; nothing was sent
-                raise errors.AtCapacity("This instance cannot do more just now.", retry_after=5) from error
-            slow = isinstance(fault, httpx.TimeoutException | TimeoutError)
-            why = _describe_fault(fault)
-            if isinstance(fault, _NOT_CONNECTED):
-                why = f"no connection within {self._timeout.connect:g} s" if slow else f"no connection: {why}"
-                kind = errors.UpstreamTimeout if slow else errors.UpstreamUnreachable
-                raise _not_sent(kind(reason=why)) from error
-            if slow:
-                if not isinstance(fault, httpx.TimeoutException | aiohttp.ServerTimeoutError):
-                    why = f"no whole answer within {self._deadline:g} s"
-                else:
-                    why = f"{'nothing more of the' if answered else 'no'} answer within {self._timeout.read:g} s"
-                raise errors.UpstreamTimeout(reason=why) from error
-            # httpx also reports a close without any answer as a protocol error; only the text tells them apart.
-            silent = isinstance(fault, aiohttp.ClientHttpProxyError) or str(fault).startswith("Server disconnected")
-            if answered:
-                broken = "cannot be unpacked" if isinstance(fault, zlib.error) else "broke off"
-                raise errors.AnswerCut(reason=f"the answer {broken}: {why}") from error
-            if isinstance(fault, httpx.ProtocolError | aiohttp.ClientResponseError) and not silent:
-                message = "The host's answer broke off or cannot be read."
-                raise errors.UpstreamError(message, reason=f"what came is no HTTP: {why}") from error
-            raise errors.UpstreamUnreachable(reason=f"the connection broke before an answer: {why}") from error
+    def _failure(self, error: Exception, *, answered: bool) -> errors.GatewayError:
+        """The gateway's error for one of the connection. ``answered``: the head of an answer had arrived."""
+        if shortage(error):  # our own shortage; nothing was sent
+            return errors.AtCapacity("This instance cannot do more just now.", retry_after=5)
+        slow = isinstance(error, httpx.TimeoutException | TimeoutError)
+        why = describe_fault(error)
+        if isinstance(error, NOT_CONNECTED):
+            why = f"no connection within {self._connect_timeout:g} s" if slow else f"no connection: {why}"
+            return _not_sent((errors.UpstreamTimeout if slow else errors.UpstreamUnreachable)(reason=why))
+        if slow:
+            if not isinstance(error, httpx.TimeoutException | aiohttp.ServerTimeoutError):
+                why = f"no whole answer within {self._deadline:g} s"
+            else:
+                why = f"{'nothing more of the' if answered else 'no'} answer within {self._read_timeout:g} s"
+            return errors.UpstreamTimeout(reason=why)
+        if answered:
+            broken = "cannot be unpacked" if isinstance(error, zlib.error) else "broke off"
+            return errors.AnswerCut(reason=f"the answer {broken}: {why}")
+        # httpx also reports a close without any answer as a protocol error; only the text tells them apart
+        silent = isinstance(error, aiohttp.ClientHttpProxyError) or str(error).startswith("Server disconnected")
+        if isinstance(error, httpx.ProtocolError | aiohttp.ClientResponseError) and not silent:
+            message = "The host's answer broke off or cannot be read."
+            return errors.UpstreamError(message, reason=f"what came is no HTTP: {why}")
+        return errors.UpstreamUnreachable(reason=f"the connection broke before an answer: {why}")
 
 
 def _base(text: str) -> httpx.URL:
@@ -229,99 +318,23 @@ def _version() -> str:
         return "0"
 
 
-def _transport(proxy: httpx.URL | None) -> httpx.AsyncBaseTransport:
-    certificates = httpx.create_ssl_context()
-
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=500, ssl=certificates),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=None if proxy is None else str(proxy),
-            middlewares=(_without_retry,),
-        )
-
-    return AiohttpTransport(verify=certificates, client=session)
-
-
-async def _without_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Stop aiohttp from retrying a GET after a broken connection, which it does for exactly these two errors."""
-    try:
-        return await send(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(str(error)) from error
-
-
-_NOT_CONNECTED = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ClientHttpProxyError,
-    aiohttp.ConnectionTimeoutError,
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-)
-"""There was no connection: the only failures after which the host surely received nothing."""
-
-
 def _not_sent(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
     error.may_have_acted = False
     return error
-
-
-def _describe_fault(fault: BaseException) -> str:
-    """What happened, in terms of its type and errno. The text of an exception is not used: it may quote anything."""
-    if isinstance(fault, aiohttp.ClientHttpProxyError):
-        return f"the proxy answered with status {fault.status}"
-    each: BaseException | None = fault
-    while each is not None:
-        match each:
-            case aiohttp.ClientConnectorError():
-                pass  # its text repeats that of the inner error
-            case ssl.SSLCertVerificationError():
-                return f"the certificate is not valid ({each.verify_message.rstrip('.')})"
-            case ssl.SSLError():
-                return f"TLS failed ({each.reason})"
-            case socket.gaierror():
-                return f"the name does not resolve ({each.strerror})"
-            case OSError(errno=int(number)):
-                return f"{os.strerror(number)} (errno {number})"
-        each = getattr(each, "os_error", None) or getattr(each, "certificate_error", None) or _cause_of(each)
-    return type(fault).__name__
-
-
-def _cause_of(error: BaseException) -> BaseException | None:
-    return error.__cause__ or error.__context__
 
 
 def _without_ids(path: str) -> str:
     return re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
 
 
-def _describe_answer(response: httpx.Response, received: bytearray, readable: bool) -> str:
-    """The kind of answer, for diagnosis; nothing of its content."""
-    text = f"status {response.status_code}"
-    if 300 <= response.status_code < 400:
-        where = ""
-        with suppress(httpx.InvalidURL, KeyError):
-            where = f" to {response.url.join(response.headers['Location']).host}"
-        return f"{text}, a redirect{where}, which is not followed"
-    kind = re.match(r"[\w.+-]{1,40}/[\w.+-]{1,40}", response.headers.get("Content-Type", ""), re.ASCII)
-    text += f", {kind[0]}" if kind else ", without a Content-Type"
-    if response.status_code in (429, 503) and re.fullmatch("[0-9]{1,6}", response.headers.get("Retry-After", "")):
-        text += f", Retry-After {response.headers['Retry-After']}"
-    return text if readable else f"{text}, {'which is no JSON' if received else 'empty'}"
-
-
-async def _read_body(response: httpx.Response) -> bytearray:
+async def _read_body(answer: Arriving) -> bytearray:
     """Read the body, decompressing no further than the size limit."""
-    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip"):
         raise errors.UpstreamError("The host's answer is packed in a way that was not asked for.")
     unpack = zlib.decompressobj(wbits=31).decompress if encoding == "gzip" else None
     content = bytearray()
-    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - always true for an AsyncClient
-    async for piece in response.stream:
+    async for piece in answer.pieces:
         content += unpack(piece, MAX_ANSWER + 1 - len(content)) if unpack else piece
         if len(content) > MAX_ANSWER:
             raise errors.AnswerTooLong
@@ -330,17 +343,16 @@ async def _read_body(response: httpx.Response) -> bytearray:
 
 async def _pieces(content: bytes) -> AsyncIterator[bytes]:
     """The body in chunks: aiohttp warns about whole ones beyond 1 MiB, and images are larger."""
-    for start in range(0, len(content), 64 * 1024):
-        yield content[start : start + 64 * 1024]
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
 
 
-async def _decoded(content: bytearray) -> Json:
-    """Parse JSON as ``from_json`` does; large input off the event loop.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    return await in_thread(_decoded_in_thread, content) if len(content) > LARGE else from_json(content)
+async def _decoded(content: bytearray) -> tuple[Json, bool]:
+    """Parse JSON as ``from_json`` does, large input off the event loop; and whether it is JSON."""
+    try:
+        return await in_thread(_decoded_in_thread, content) if len(content) > LARGE else from_json(content), True
+    except ValueError:
+        return None, False
 
 
 def _decoded_in_thread(content: bytearray) -> Json:
@@ -357,8 +369,10 @@ def _decoded_in_thread(content: bytearray) -> Json:
     return answer
 
 
-def _allowance(headers: httpx.Headers) -> Allowance | None:
+def _allowance(headers: Mapping[str, str]) -> Allowance | None:
     """The host's rate limit headers: ``RateLimit`` (both IETF drafts), ``RateLimit-*`` or ``X-RateLimit-*``."""
+    if not any(name in headers for name in ("RateLimit", "RateLimit-Remaining", "X-RateLimit-Remaining")):
+        return None
     said = headers.get("RateLimit", "")
     if "remaining=" in said:  # the earlier draft, where commas separate the parts of a single policy
         policies = re.findall(r"remaining=([0-9]{1,9}).*?reset=([0-9]{1,9})", said)

@@ -7,7 +7,7 @@ Times are in seconds; ``now`` may come from any clock, as long as it is always t
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 LIMIT = 60.0
@@ -25,16 +25,25 @@ FAST = WINDOW / (LIMIT * READ_SHARE)
 """Seconds between reads of a log with news."""
 
 SLOW = 10.0
-"""Seconds between reads of a log without news."""
+"""Seconds between reads of a log without news, at most."""
+
+BRISK = 1.0
+"""The same while the run is under way and the budget has room."""
+
+QUIET_SHARE = 0.125
+"""Fraction of what reading has left that a log without news may use: at 60 requests a minute what ``SLOW`` takes."""
+
+CROWD = 0.002
+"""And at least so many for each run that is followed here: looking for news must not fill the process."""
+
+TOLD = 5.0
+"""At least so many seconds lie between reads without news, while the host tells of news by itself."""
 
 RESTING = 20.0
 """Seconds between reads of a run that waits for a human."""
 
 OVERDUE = 60.0
 """Seconds without a read after which a run goes before all others, whatever their intervals."""
-
-LONE_SHARE = 0.75
-"""Fraction of a shared limit that one user may take while no other asks for anything."""
 
 WRITE_RESERVE = 0.02
 """Fraction that callers' reads leave free for writes."""
@@ -56,22 +65,31 @@ CLOCK_MARGIN = 0.05
 
 
 class Cadence:
-    """How often a run is worth reading: often after news, ever less often without."""
+    """How often a run is worth reading: often after news, ever less often without. ``told``: the host tells of news."""
 
     def __init__(self, *, fast: float = FAST, slow: float = SLOW, resting: float = RESTING) -> None:
         self.fast = fast
+        self.told = False
         self._slow = max(slow, fast)
         self._resting = max(resting, fast)
         self._delay = fast
 
-    def next(self, *, news: bool, resting: bool = False) -> float:
-        """Seconds until the next read. ``news``: the last read found some. ``resting``: the run waits for a human."""
+    @property
+    def slowest(self) -> float:
+        """Seconds between reads of the log that is read least often."""
+        return max(self._slow, self._resting)
+
+    def next(self, *, news: bool, resting: bool = False, room: float = math.inf, runs: int = 1) -> float:
+        """Seconds until the next read. ``news``: the last read found some. ``resting``: the run waits for a human.
+        ``room``: the budget has room for a read without news each so many seconds. ``runs`` are followed here.
+        """
         if news:
             self._delay = self.fast
         elif resting:
             self._delay = self._resting
         else:
-            self._delay = min(self._delay * 1.5, self._slow)
+            slow = max(self._slow, TOLD) if self.told else min(self._slow, max(room, self.fast, BRISK, CROWD * runs))
+            self._delay = min(self._delay * 1.5, slow)
         return self._delay
 
 
@@ -112,28 +130,6 @@ class Need:
         return (True, waited) if waited >= OVERDUE else (False, waited / self.interval)
 
 
-class Shares:
-    """Recent use of a shared budget per user. If several use it, each is entitled to an equal share."""
-
-    def __init__(self) -> None:
-        self._used: dict[Hashable, deque[float]] = {}
-
-    def used(self, who: Hashable, now: float) -> None:
-        """Record one request."""
-        self._used.setdefault(who, deque()).append(now)
-
-    def wait(self, who: Hashable, now: float, limit: float) -> float:
-        """Seconds until ``who`` is below their share of ``limit``."""
-        for name, times in list(self._used.items()):
-            while times and times[0] <= now - WINDOW - CLOCK_MARGIN:
-                times.popleft()
-            if not times:
-                del self._used[name]
-        share = max(1, int(min(LONE_SHARE, (1 - RESERVE) / len(self._used.keys() | {who})) * limit))
-        mine = self._used.get(who, ())
-        return 0.0 if len(mine) < share else mine[len(mine) - share] + WINDOW + CLOCK_MARGIN - now
-
-
 class Budget:
     """How many more requests one credential may send to the host.
 
@@ -147,12 +143,15 @@ class Budget:
     A 429 lowers the estimate of the limit. The estimate recovers with time alone, not with successful reads: while
     other requests use up what is believed to be left, no read would ever get to prove that the host allows more. What
     the host itself says is left (``told``) counts if it is less.
+
+    ``cost``: how many requests one read takes.
     """
 
-    def __init__(self, limit: float = LIMIT, *, chance: Callable[[], float] = random.random) -> None:
-        self._limit = self._allowed = self._learned = max(limit, 1.0)
+    def __init__(self, limit: float = LIMIT, *, cost: int = 1, chance: Callable[[], float] = random.random) -> None:
+        self._cost = cost
+        self._whole = self._limit = self._allowed = self._learned = max(limit, 1.0)
         self._patience = Patience(first=10.0, longest=60.0, chance=chance)
-        self._all: deque[float] = deque()
+        self._all: deque[float] = deque(maxlen=int(self._whole) + cost)  # which say when there is room again
         self._reads: deque[float] = deque()
         self._asking = self._reading = self._promised = 0
         self._began = -math.inf
@@ -160,6 +159,8 @@ class Budget:
         self._closed_until = -math.inf
         self._learned_at = -math.inf
         self._told_left, self._told_until = math.inf, -math.inf
+        # what other instances have asked, as it was known then
+        self._beside, self._read_beside, self._beside_at = 0, 0, -math.inf
 
     # -- every request to the host ------------------------------------------------------------------------------------
 
@@ -189,11 +190,11 @@ class Budget:
         # other requests may take all of an estimate that is too low; without a read now and then up to the full limit,
         # reading would starve and the estimate never be corrected
         untried = now >= self._began + WINDOW
-        cap = max(1, int(self._limit * (1 - RESERVE))) if late and untried else self._cap(1 - RESERVE)
+        cap = max(self._cost, int(self._limit * (1 - RESERVE))) if late and untried else self._cap(1 - RESERVE)
         waits = [
             self._closed_until - now,
-            _room(self._all, self._asking + self._promised, cap, now),
-            _room(self._reads, self._reading, self._cap(READ_SHARE), now),
+            _room(self._all, self._under_way + self._cost - 1, cap, now),
+            _room(self._reads, self._cost * (self._reading + 1) - 1, self._cap(READ_SHARE), now),
             self._scarcity(now),
             # overdue reads are spaced as well, but at half the distance
             (self._began + self.gap / 2 if late else self._pace(waiting)) - now,
@@ -206,7 +207,7 @@ class Budget:
         self._promised += 1
         self._began = now
         # debt from hurried reads is capped, so that later reads do not pay for all of it
-        latest = now + self._cap(BURST) * self.gap
+        latest = now + self._burst
         self._even = min(max(self._even, now), latest) + max(self.gap, self._share(now))
 
     def promise(self) -> None:
@@ -220,7 +221,7 @@ class Budget:
     def finish(self, now: float) -> None:
         """A read is over."""
         self._reading -= 1
-        self._reads.append(now)
+        self._reads.extend([now] * self._cost)
 
     def accepted(self, now: float) -> None:
         """A read succeeded, so the host has no objection to the current rate."""
@@ -240,6 +241,40 @@ class Budget:
         self._expire(now)
         self._closed_until = max(self._closed_until, now + self._patience.next(retry_after))
 
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """Requests without an answer, and those of them that belong to reads."""
+        return self._under_way, self._cost * self._reading
+
+    def learn(self, now: float, *, asked: int, reads: int, allowed: float, closed: float) -> None:
+        """What holds for all instances together: as in ``BudgetStanding``."""
+        self._expire(now)
+        self._beside = max(0, asked - len(self._all) - self._under_way)
+        self._read_beside = max(0, reads - len(self._reads) - self._cost * self._reading)
+        self._beside_at = now
+        self._learned, self._learned_at = min(allowed, self._limit), now
+        self._closed_until = now + closed
+
+    def divide(self, among: int, now: float) -> None:
+        """Until ``unite``, take one of so many equal parts of the limit, and know nothing of the others.
+
+        What all have read in the last minute counts as if each had read its part, evenly.
+        """
+        self._beside = self._read_beside = 0
+        if among == 1:
+            return  # all that is known is our own
+        part = self._whole / among
+        self._learned = self._allowed = max(1.0, min(part, self.allowed(now) * part / self._limit))
+        self._limit, self._learned_at = max(1.0, part), now
+        count = int(self._limit * READ_SHARE)
+        others = list(self._all)[min(len(self._reads), len(self._all)) :]
+        self._reads = deque(now - WINDOW * (count - each) / count for each in range(count))
+        self._all = deque(sorted([*self._reads, *others]), self._all.maxlen)
+
+    def unite(self) -> None:
+        """Take all of the limit again."""
+        self._limit = self._whole
+
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def closed(self, now: float) -> float:
@@ -250,7 +285,19 @@ class Budget:
     def left(self, now: float) -> float:
         """How many reads there is room for."""
         self._expire(now)
-        return 0.0 if self.closed(now) else max(0.0, self._left())
+        return 0.0 if self.closed(now) else max(0.0, self._left() / self._cost)
+
+    def quiet(self, now: float) -> float:
+        """Seconds between reads of one log without news that there is room for; infinite if there is none."""
+        left = QUIET_SHARE * self.left(now)
+        return WINDOW / left if left else math.inf
+
+    def unspent(self, now: float) -> float:
+        """Which share of the limit is left, from 0 to 1."""
+        self._expire(now)
+        told = self._told_left if now < self._told_until else math.inf
+        left = min(self._allowed - len(self._all) - self._under_way - self._beside, told)
+        return 0.0 if self.closed(now) else min(1.0, max(0.0, left) / self._limit)
 
     def allowed(self, now: float) -> float:
         """The current estimate of the limit."""
@@ -260,22 +307,32 @@ class Budget:
     def room(self, now: float) -> float:
         """Seconds until one of the admitted requests fits, with the part for writes left free."""
         self._expire(now)
-        return _room(self._all, self._asking + self._promised - 1, self._cap(1 - WRITE_RESERVE), now)
+        return _room(self._all, self._beside + self._under_way - 1, self._cap(1 - WRITE_RESERVE), now)
 
     def spare(self, now: float) -> int:
         """How many callers' requests fit in what reading leaves of the limit; more while over half of it is free."""
         self._expire(now)
         if self.closed(now):
             return 0
-        asked = len(self._all) + self._asking + self._promised
-        beside = asked - len(self._reads) - self._reading
+        asked = len(self._all) + self._under_way + self._beside
+        beside = asked - len(self._reads) - self._cost * self._reading - self._read_beside
         left = self._cap(1 - RESERVE) - asked
         return min(left, max(self._cap(1) - self._cap(READ_SHARE) - beside, left - self._cap(0.5)))
 
     @property
     def gap(self) -> float:
         """Seconds between evenly spaced reads."""
-        return WINDOW / self._cap(READ_SHARE)
+        return WINDOW * self._cost / self._cap(READ_SHARE)
+
+    @property
+    def _burst(self) -> float:
+        """Seconds that evenly spaced reads would take for what may be read at once."""
+        return self._cap(BURST) * self.gap / self._cost
+
+    @property
+    def _under_way(self) -> int:
+        """Requests without an answer; of reads, those that may follow as well."""
+        return self._asking + self._promised + (self._cost - 1) * self._reading
 
     def idle(self, now: float) -> bool:
         """Whether this holds no state worth keeping."""
@@ -284,8 +341,8 @@ class Budget:
 
     def _left(self) -> float:
         return min(
-            self._cap(1 - RESERVE) - len(self._all) - self._asking - self._promised,
-            self._cap(READ_SHARE) - len(self._reads) - self._reading,
+            self._cap(1 - RESERVE) - len(self._all) - self._under_way - self._beside,
+            self._cap(READ_SHARE) - len(self._reads) - self._cost * self._reading - self._read_beside,
         )
 
     def _scarcity(self, now: float) -> float:
@@ -295,7 +352,7 @@ class Budget:
         date as soon as it is said: what is under way comes off it. A little is left to callers who wait for an answer,
         the less the sooner there is more, or the last requests of a window would never be used.
         """
-        remains, under_way = self._told_until - now, self._asking + self._promised
+        remains, under_way = self._told_until - now, self._under_way
         reserve = self._allowed * RESERVE * min(1.0, max(remains, 0.0) / WINDOW)
         if self._told_left - under_way > reserve or remains <= -WINDOW:
             return 0.0
@@ -310,22 +367,26 @@ class Budget:
         for opening a log; from then on reads keep an even pace that can last for ever. When little is left even so,
         because callers took more than their part, it is spread over the time until the window moves on.
         """
-        burst = self._cap(BURST)
-        even = self._even - burst * self.gap
-        return max(even, self._began + self._share(self._began)) if self._left() < max(waiting, burst) else even
+        even = self._even - self._burst
+        scarce = self._left() < max(self._cost * waiting, self._cap(BURST))
+        return max(even, self._began + self._share(self._began)) if scarce else even
 
     def _share(self, since: float) -> float:
         """Time from ``since`` until the window moves on, per read that has to fit in."""
         left = self._left()
-        scarce = self._reads if self._cap(READ_SHARE) - len(self._reads) - self._reading <= left else self._all
-        return (scarce[0] + WINDOW - since) / (max(left, 0) + 1) if scarce and since > -math.inf else 0.0
+        reads_left = self._cap(READ_SHARE) - len(self._reads) - self._cost * self._reading
+        scarce = self._reads if reads_left <= left else self._all
+        return (scarce[0] + WINDOW - since) / (max(left, 0) / self._cost + 1) if scarce and since > -math.inf else 0.0
 
     def _cap(self, part: float) -> int:
-        return max(1, int(self._allowed * part))
+        """Of the estimate, in requests; never so few that nothing could be read."""
+        return max(self._cost, int(self._allowed * part))
 
     def _expire(self, now: float) -> None:
         """Drop requests that left the window, and let the estimate recover."""
         self._allowed = min(self._limit, self._learned + self._limit * (now - self._learned_at) / RECOVERY)
+        if now > self._beside_at + WINDOW:
+            self._beside = self._read_beside = 0
         for times in (self._all, self._reads):
             while times and times[0] <= now - WINDOW - CLOCK_MARGIN:
                 times.popleft()

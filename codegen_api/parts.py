@@ -15,8 +15,10 @@ from codegen_api.idempotency import Idempotency
 from codegen_api.identity import Caller
 from codegen_api.request_bodies import Asking
 
-if TYPE_CHECKING:  # read only where a dialect keeps conversations
+if TYPE_CHECKING:  # loaded only where they are used
     from codegen_api.conversations import CallerConversations, Conversations
+    from codegen_api.in_redis.quotas import RedisQuota
+    from codegen_api.redis_link import RedisLink
 
 T = TypeVar("T")
 
@@ -27,8 +29,9 @@ class Parts:
     enabled dialect keeps conversations.
 
     ``demo_token`` is the token assumed for requests without credentials, by dialects with conversations. ``sandbox``:
-    the host is the emulation. ``stall_seconds`` is how long a client may read nothing from a stream.
-    ``documented_statuses``: Agent Protocol runs get the statuses of its document instead of those its clients know.
+    the host is the emulation. ``heartbeat_seconds`` is how long a live log is silent at most, and ``stall_seconds`` how
+    long a client may read nothing from a stream. ``documented_statuses``: Agent Protocol runs get the statuses of its
+    document instead of those its clients know.
     ``started`` is in epoch seconds. ``own`` holds the dialects' private state by name.
     """
 
@@ -37,11 +40,13 @@ class Parts:
     idempotency: Idempotency
     conversations: "Conversations | None"
     tickets: Tickets | None
-    quota: Quota | None
+    quota: "Quota | RedisQuota | None"
     drain: Drain
     demo_token: str | None
     sandbox: bool
     documented_statuses: bool
+    redis: "RedisLink | None"
+    heartbeat_seconds: float
     stall_seconds: float
     started: float
     own: dict[str, object] = field(default_factory=dict)

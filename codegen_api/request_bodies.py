@@ -16,11 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api.errors import AtCapacity, Detail, Rejected
 from codegen_api.identity import Caller
 from codegen_api.json_meter import JsonMeter
+from codegen_api.lean_routes import LeanCall
 from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
 from codegen_api.unknown_names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
 from codegen_api.worker_thread import LARGE, in_thread
@@ -56,16 +57,34 @@ class Asking:
 class CallerFirst(APIRoute):
     """A route that authenticates before it receives a body. One with a body must have an ``Asking`` dependency."""
 
+    alone: ASGIApp | None = None
+    """What answers without the contexts that FastAPI puts around a call; None for a route that needs them."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
+        super().__init__(path, endpoint, **{**more, "responses": None})  # which calls get_route_handler
+        self.app = self.alone or self.app
+        self._declared = path, endpoint, more
+
+    def documented(self) -> APIRoute:
+        """The same with its responses. FastAPI makes much of them, which takes longer than all the rest of a start, and
+        which only the document needs.
+        """
+        path, endpoint, more = self._declared
+        return APIRoute(path, endpoint, **more)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        lean = LeanCall.of(self.dependant) if self.body_field is None else None
+        handle = lean or super().get_route_handler()
         names = KnownNames(self)
         asking = next((each for each in dependencies(self.dependant) if isinstance(each, Asking)), None)
         if self.body_field is not None and asking is None:
             raise TypeError(f"{self.path} takes a body from anybody")
 
         async def authenticate_first(request: Request) -> Response:
-            bounded = BoundedRequest(request.scope, request.receive)
-            drop_empty(bounded)
+            scope = request.scope
+            bounded = BoundedRequest(scope, request.receive)
+            if scope["query_string"]:
+                drop_empty(bounded)
             if self.body_field is not None and asking is not None:
                 await asking(request)
                 if await bounded.body():
@@ -77,9 +96,14 @@ class CallerFirst(APIRoute):
             except RequestValidationError as error:
                 places = with_suggestions(error.errors(), names.unknown(bounded, bounded.fields))
                 raise RequestValidationError(places) from error
-            warnings = [*names.unknown(bounded, bounded.fields), *bounded.scope.get(WARNINGS, ())]
+            warnings = [*names.unknown(bounded, bounded.fields), *scope.get(WARNINGS, ())]
             return with_warnings(response, warnings) if warnings else response
 
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await authenticate_first(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.alone = None if lean is None else answer
         return authenticate_first
 
 

@@ -1,7 +1,7 @@
 """Runs and their logs, as the rest of the gateway sees them: frozen data, no I/O.
 
-A log only grows and hosts do not number entries, so an entry is identified by its position, counted from 1. A *cursor*
-is the position of the last entry seen: cursor 25 asks for entry 26 onwards, 0 for everything.
+A log only grows, and few hosts number its entries, so an entry is identified by its position, counted from 1. A
+*cursor* is the position of the last entry seen: cursor 25 asks for entry 26 onwards, 0 for everything.
 """
 
 import json
@@ -27,8 +27,11 @@ MOST_DIGITS = 400
 LINE_ENDS = {b"\xe2\x80\xa8": rb"\u2028", b"\xe2\x80\xa9": rb"\u2029", b"\xc2\x85": rb"\u0085"}
 """Characters that many readers take for line ends although JSON does not, and their escapes."""
 
-ENTRY_OVERHEAD = 200
+ENTRY_OVERHEAD = 208
 """Measured bytes of the objects around the JSON of one held entry."""
+
+TEXT_OVERHEAD = 50
+"""Bytes of a text beyond its characters."""
 
 
 class RunStatus(StrEnum):
@@ -50,6 +53,17 @@ class RunStatus(StrEnum):
 
 
 _ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+class WaitReason(StrEnum):
+    """What a run in the status ``waiting`` waits for."""
+
+    APPROVAL = "approval"
+    """Somebody has to allow or forbid what the agent is about to do."""
+    QUESTION = "question"
+    """Somebody has to answer the agent."""
+    PAYMENT = "payment"
+    SIGN_IN = "sign_in"
 
 
 def _seconds(moment: str) -> float | None:
@@ -75,7 +89,8 @@ class Run:
 
     ``fields`` has the host's names and values, unknown ones included; only times are normalized (RFC 3339, UTC).
     ``marks`` is what the gateway attached to the run when creating it, never shown to clients; None if this description
-    omits them.
+    omits them. ``reason``: what a waiting run waits for, if the host says so. ``final``: it has ended for good, and
+    cannot be resumed.
     """
 
     ref: RunRef
@@ -83,6 +98,8 @@ class Run:
     raw_status: str | None
     fields: Mapping[str, Json]
     marks: Mapping[str, str] | None = None
+    reason: WaitReason | None = None
+    final: bool = False
 
     @property
     def created(self) -> float | None:
@@ -91,8 +108,10 @@ class Run:
 
     def updated(self, newer: "Run") -> "Run":
         """This run with the changes of ``newer``. What ``newer`` omits, even the status, keeps its last value."""
-        fields = {**self.fields, **newer.fields}
         marks = self.marks if newer.marks is None else newer.marks
+        if newer.fields.items() <= self.fields.items() and replace(newer, fields=self.fields, marks=marks) == self:
+            return self  # as nearly each page of a log says
+        fields = {**self.fields, **newer.fields}
         if newer.raw_status is not None:
             return replace(newer, fields=fields, marks=marks)
         if "status" in self.fields:
@@ -106,7 +125,8 @@ class LogEntry:
 
     ``open``: its output is still missing and will be filled in by the host. ``amendable``: the host fills in entries of
     this kind, so older copies may differ. ``said``: the text of a user's prompt, if the entry is one. ``answers``: it
-    is the agent's answer. ``absent``: a placeholder for an entry that cannot be read.
+    is the agent's answer. ``absent``: a placeholder for an entry that cannot be read. ``id``: the host's own id of the
+    entry, if it has one that never changes.
     """
 
     json: bytes
@@ -116,11 +136,13 @@ class LogEntry:
     said: str | None = None
     answers: bool = False
     absent: bool = False
+    id: str | None = None
 
     @property
     def size(self) -> int:
         """Memory cost of holding this entry, in bytes."""
-        return len(self.json) + len(self.said or "") + ENTRY_OVERHEAD
+        of_id = 0 if self.id is None else len(self.id) + TEXT_OVERHEAD
+        return len(self.json) + len(self.said or "") + of_id + ENTRY_OVERHEAD
 
     @property
     def digest(self) -> str:
@@ -183,7 +205,8 @@ class LogPage:
     """Consecutive log entries, and the run as it was when they were read.
 
     ``entries`` follow position ``after``. ``at_end``: the host says that the log had no more; the number of entries
-    says nothing about that. With ``newest_first``, ``after`` counts entries skipped from the other end.
+    says nothing about that. With ``newest_first``, ``after`` counts entries skipped from the other end. ``revision``:
+    names this state of the whole log, at hosts that say so; it differs after any change, also of an older entry.
     """
 
     run: Run
@@ -192,6 +215,7 @@ class LogPage:
     at_end: bool
     paging: Paging
     newest_first: bool = False
+    revision: str | None = None
 
     def position(self, index: int) -> Cursor | None:
         """The position of ``entries[index]``; None if the host did not give the log's length."""
@@ -231,12 +255,14 @@ class Changed:
     """The run has a new description. A level, not an edge: only the latest counts.
 
     ``length`` is the final length of the log once the run has ended and every entry was read, else None. ``seen`` is
-    when the host was asked, in event loop time: an end is trusted for a while only.
+    when the host was asked, in event loop time: an end is trusted for a while only. ``revision``: that of the log then,
+    as in ``LogPage``.
     """
 
     run: Run
     length: Cursor | None
     seen: float
+    revision: str | None = None
 
 
 Event: TypeAlias = Appended | Amended | Changed

@@ -1,38 +1,39 @@
 """The command line: ``python run_server.py``, ``python -m codegen_api`` and ``codegen-api`` are the same.
 
-Settings come from the environment, overridden by the command line. ``--sandbox`` runs an emulated host in a child
-process, shared by all workers, kept across reloads, and ended with this process.
+Settings come from the environment, overridden by the command line. ``--sandbox`` and ``--with`` start a host as well:
+see ``local_hosts``.
 """
 
 import argparse
 import contextlib
 import gc
-import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
 import codegen_api
+from codegen_api import local_hosts
 from codegen_api.app import create_app
 from codegen_api.auth.keys import new_key
-from codegen_api.build_parts import DIALECTS, with_conversations
+from codegen_api.build_parts import with_conversations
+from codegen_api.colours import BOLD, DIM, painted, shows_colours
 from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.http1 import StrictHttpProtocol
 from codegen_api.identity import SCOPES
+from codegen_api.log_lines import is_for_people, is_json
 from codegen_api.origins import is_loopback
 from codegen_api.settings import Settings, read_settings
 
@@ -42,20 +43,15 @@ if sys.platform != "win32":
 START_SECONDS = 30
 """Seconds a worker may take to start or respond. uvicorn's default of five would replace it again and again."""
 
-SANDBOX_ORGANIZATION = "323"
-SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
-TRY_IT = """\
-The host is the sandbox: nothing leaves this machine. Tokens: sandbox-alice, sandbox-bob. Documentation: {url}/docs
-Start a run, watch it live, and come back to it in the middle:
-
-  ID=$(curl -s {url}/agent-runs -H 'Authorization: Bearer sandbox-alice' \
--H 'Content-Type: application/json' -d '{{"prompt":"Write a haiku about logs"}}' | jq .id); echo $ID
-  curl -sN {url}/agent-runs/$ID/logs/stream -H 'Authorization: Bearer sandbox-alice' \
--H 'Accept: application/x-ndjson' | jq --unbuffered -c .
-  curl -sN {url}/agent-runs/$ID/logs/stream -H 'Authorization: Bearer sandbox-alice' -H 'Last-Event-ID: 3'
+COLLECTED_AT = 50_000
+"""So many new objects make a garbage collection, which Python has after 700. That is what a few requests that are under
+way need, so it would scan them over and over: that took a fifth of the time of a GET. A thousand followed runs that
+are read at once need more than 10,000.
 """
 
 LET_IN = "Requests without credentials are let in as {who} by the dialects that keep conversations."
+LABEL = re.compile(r"^  ([a-z]+) ", re.MULTILINE)
+"""What stands before a line of the first lines that says where or who."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,12 +62,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given[:1] == ["keys"]:
         _keys(given[1:])
         return
+    if given[:1] == ["doctor"]:
+        from codegen_api.validate import doctor  # noqa: PLC0415 - to serve, it is not needed
+
+        raise SystemExit(doctor.main(given[1:]))
     arguments = _parser().parse_args(given)
     _set_environment(arguments)
     try:
-        settings = read_settings()
+        _start(arguments)
     except SettingsError as error:
         _refuse(str(error))
+
+
+def _start(arguments: argparse.Namespace) -> None:
+    settings = read_settings()
     if arguments.sandbox and not arguments.sandbox_open and not is_loopback(settings.host):
         _refuse(
             f"{settings.host} is not a loopback address: anybody could use the sandbox. Say --sandbox-open as well."
@@ -80,21 +84,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse("--reload and several workers do not go together.")
     if arguments.sandbox_open and not arguments.sandbox:
         _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
+    if arguments.dir is not None and not arguments.program:
+        _refuse("--dir says where the host works; it needs --with.")
     port = _reserve_port(settings.host, settings.port)
+    url = _url(settings.host, port)
     with contextlib.ExitStack() as beside:
+        told: Sequence[str] = ()
         if arguments.sandbox:
-            beside.enter_context(_sandbox())
-            beside.enter_context(_temporary_data())
+            told = beside.enter_context(local_hosts.sandbox(url))
+        elif arguments.program:
+            told = beside.enter_context(local_hosts.program(arguments.program, arguments.dir or ".", url))
         # one for all workers and reloads; like everything sealed with it, it lasts as long as this process
-        if settings.secret_key is None and (arguments.sandbox or settings.auth == ("token",)):
+        alone = settings.redis_url is None and (arguments.sandbox or settings.auth == ("token",))
+        if alone and read_settings().secret_key is None:
             os.environ[PREFIX + "SECRET_KEY"] = secrets.token_urlsafe(32)
         if settings.workers > 1:
             create_app()  # report errors once, here, instead of in each worker
-        try:
-            anonymous_access = _anonymous_access(read_settings())
-        except SettingsError as error:
-            _refuse(str(error))
-        _serve(settings, port, arguments, anonymous_access)
+        # from here on also that of who only has the sandbox's own
+        settings = read_settings()
+        console = [f"  console  {url}{settings.root_path}/console/"] if settings.console else []
+        places = [*console, f"  docs     {url}{settings.root_path}/docs"]
+        _serve(settings, port, arguments.reload, url, [*places, *told[:1], *_anonymous_access(settings), *told[1:]])
 
 
 def _fill_standard_files() -> None:
@@ -116,15 +126,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="codegen-api",
         description="A thin authenticated gateway in front of a hosted agent API.",
-        epilog="Everything else is set with environment variables that begin with CODEGEN_; the README lists them."
-        " `keys new --help` says how to make a key for a machine.",
+        epilog="Everything else is set with environment variables that begin with CODEGEN_: see docs/settings.md."
+        " `keys new --help` says how to make a key for a machine; `tail --help`, how to follow a run on the terminal"
+        " (create, runs, resume and cancel are commands, too); `doctor --help`, how to find out what is wrong on the"
+        " way to a gateway.",
     )
-    parser.add_argument(
+    hosts = parser.add_mutually_exclusive_group()
+    hosts.add_argument(
         "--sandbox", action="store_true", help="serve an embedded emulation of the host: no account needed"
     )
     parser.add_argument(
         "--sandbox-open", action="store_true", help="serve the sandbox on an address other than loopback"
     )
+    hosts.add_argument(
+        "--with", dest="program", choices=tuple(local_hosts.PROGRAMS), help="start this agent server as the host"
+    )
+    parser.add_argument("--dir", metavar="PATH", help="the folder in which that server works (the current one)")
     parser.add_argument("--host", help="the address to listen on (CODEGEN_HOST, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="the port to listen on (CODEGEN_PORT, else 8000); 0 takes a free one")
     parser.add_argument("--workers", type=int, help="how many processes (CODEGEN_WORKERS, else 1)")
@@ -164,72 +181,24 @@ def _set_environment(arguments: argparse.Namespace) -> None:
         os.environ.setdefault(PREFIX + "DRAIN_SECONDS", "1")
 
 
-@contextlib.contextmanager
-def _sandbox() -> Iterator[None]:
-    """Run the sandbox as a child. It ends when its standard input closes, so it cannot outlive this process."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "codegen_api.sandbox", "--port", "0", "--announce", "--die-with-stdin"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # works from a checkout that is not installed
-    )
-    with child:
-        assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - both are pipes
-        announcement = child.stdout.readline()
-        if not announcement:
-            _refuse("The sandbox did not start.")
-        os.environ[PREFIX + "BASE_URL"] = json.loads(announcement)["url"]
-        os.environ[PREFIX + "SANDBOX"] = "true"
-        for name in ("NO_PROXY", "no_proxy"):  # no proxy can reach the sandbox
-            os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
-        if read_settings().org_id is None:
-            os.environ[PREFIX + "ORG_ID"] = SANDBOX_ORGANIZATION
-        if read_settings().api_token is None:
-            os.environ[PREFIX + "API_TOKEN"] = SANDBOX_TOKEN
-        if "dialects" not in read_settings().model_fields_set:
-            os.environ[PREFIX + "DIALECTS"] = ",".join(DIALECTS)
-        if read_settings().demo_token is None and "token" in read_settings().auth:
-            os.environ[PREFIX + "DEMO_TOKEN"] = SANDBOX_TOKEN
-        try:
-            yield
-        finally:
-            child.stdin.close()
-
-
-@contextlib.contextmanager
-def _temporary_data() -> Iterator[None]:
-    """Keep conversations in a temporary directory, as the sandbox forgets its runs, unless one is configured."""
-    settings = read_settings()
-    if settings.database_url is not None or "data_dir" in settings.model_fields_set:
-        yield
-        return
-    try:
-        directory = tempfile.TemporaryDirectory(prefix="codegen-api-", ignore_cleanup_errors=True)
-    except OSError as error:
-        _refuse(f"There is no place for temporary files ({error.strerror}): set {PREFIX}DATA_DIR.")
-    with directory as path:
-        os.environ[PREFIX + "DATA_DIR"] = path
-        yield
-
-
 def application() -> FastAPI:
     """The application of a process that only serves. Its objects are permanent, so they are frozen out of garbage
-    collection: scanning them would block the event loop for more than 100 ms each time.
+    collection: scanning them would block the event loop for more than 100 ms each time. Of the others a collection
+    begins with so many new ones that reads and requests under way at once do not set it off.
     """
     made = create_app()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(COLLECTED_AT, *gc.get_threshold()[1:])
     return made
 
 
-def _serve(settings: Settings, port: int, arguments: argparse.Namespace, anonymous_access: Sequence[str]) -> None:
-    url = _url(settings.host, port)
-    said = [TRY_IT.format(url=url)] if arguments.sandbox else []
-    threading.Thread(target=_announce, args=(url, [*anonymous_access, *said]), daemon=True).start()
+def _serve(settings: Settings, port: int, reload: bool, url: str, told: Sequence[str]) -> None:
+    threading.Thread(target=_announce, args=(url, told), daemon=True).start()
     # uvicorn re-raises the signal after a clean shutdown; exit with status 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.getLogger("uvicorn.error").addFilter(_only_once)
-    uvicorn.run("codegen_api.serve:application", factory=True, port=port, reload=arguments.reload, **_options(settings))
+    uvicorn.run("codegen_api.serve:application", factory=True, port=port, reload=reload, **_options(settings))
 
 
 def _only_once(record: logging.LogRecord) -> bool:
@@ -241,7 +210,11 @@ def _only_once(record: logging.LogRecord) -> bool:
 
 def _options(settings: Settings) -> dict[str, Any]:
     """Options for uvicorn, from the settings."""
+    # uvicorn's own lines are text; without its handlers they go where the gateway's do
+    ours = is_json(settings.log_format) or is_for_people(settings.log_format)
+    own_lines = {"log_config": None} if ours else {}
     return {
+        **own_lines,
         "host": settings.host,
         "workers": settings.workers,
         "timeout_worker_healthcheck": START_SECONDS,
@@ -277,12 +250,12 @@ def _anonymous_access(settings: Settings) -> list[str]:
     """A line saying as whom requests without credentials are served. Only the public sandbox token may be named."""
     if settings.demo_token is None or not with_conversations(settings):
         return []
-    public = settings.demo_token.get_secret_value() == SANDBOX_TOKEN
-    return [LET_IN.format(who=SANDBOX_TOKEN if public else f"the user of {PREFIX}DEMO_TOKEN")]
+    public = settings.demo_token.get_secret_value() == local_hosts.SANDBOX_TOKEN
+    return [LET_IN.format(who=local_hosts.SANDBOX_TOKEN if public else f"the user of {PREFIX}DEMO_TOKEN")]
 
 
 def _announce(url: str, said: Sequence[str]) -> None:
-    """Print the URL once it responds, and then the other lines."""
+    """Print the URL once it responds, and then the other lines, with colours for people."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:  # a daemon thread: it ends with the process
         try:
@@ -290,9 +263,10 @@ def _announce(url: str, said: Sequence[str]) -> None:
                 break
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    print(f"codegen_api is at {url}", flush=True)
+    colours = shows_colours(sys.stdout)
+    print(f"codegen_api is at {painted(url, BOLD, colours)}", flush=True)
     for each in said:
-        print(each, flush=True)
+        print(LABEL.sub(lambda found: painted(found[0], DIM, colours), each), flush=True)
 
 
 def _refuse(text: str) -> NoReturn:

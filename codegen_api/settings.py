@@ -6,8 +6,6 @@ are dropped: ``echo token | base64`` and some editors leave them there.
 """
 
 import difflib
-import re
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,80 +23,26 @@ from codegen_api.environment import (
     StrippedSource,
     has_file,
     is_secret,
+    option_prefix,
     variables,
 )
-
-KEY_CHARACTERS = 32
-
-
-def _split(value: object) -> object:
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-
-
-def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not value:
-        raise ValueError("it names nothing")
-    return value
-
-
-def _http_url(value: str | None) -> str | None:
-    if value is not None and not value.lower().startswith(("http://", "https://")):
-        raise ValueError("it must begin with http:// or https://")
-    return _one_word(value)
-
-
-def _one_word(value: str | None) -> str | None:
-    if value is not None and not (value.isprintable() and " " not in value):
-        raise ValueError("it may hold no white space and no control characters")
-    return value
-
-
-def _sendable(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not re.fullmatch(r"[!-~]*", value.get_secret_value()):
-        raise ValueError("it is no token: it may hold visible ASCII characters only, and no white space")
-    return value
-
-
-def _trusted_host(value: str) -> str:
-    if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", value.lower()):
-        raise ValueError("a host is a name or an address without a port, or *. and a domain")
-    return origins.host_as_sent(value.lower()) if value.startswith("[") else value.lower()
-
-
-def _network(value: str) -> str:
-    ip_network(value)  # its errors are readable
-    return value
-
-
-def _root_path(value: str) -> str:
-    if not re.fullmatch(r"[\w.~!$&'()*+,;=:@%/-]*", value, re.ASCII):
-        raise ValueError("it is no path; what is not ASCII is written with %")
-    return "/" + value.strip("/") if value.strip("/") else ""
-
-
-def _long_keys(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and min(map(len, secret_keys(value)), default=0) < KEY_CHARACTERS:
-        raise ValueError(f"a key needs {KEY_CHARACTERS} characters or more; `openssl rand -hex 32` makes one")
-    return value
-
-
-def secret_keys(value: SecretStr) -> list[str]:
-    """The keys of ``secret_key``: the first seals, all of them open."""
-    return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]
-
-
-Origins = Annotated[tuple[Annotated[str, AfterValidator(origins.normalized)], ...], NoDecode, BeforeValidator(_split)]
-Modes = Annotated[
-    tuple[Literal["token", "jwt", "key"], ...], NoDecode, BeforeValidator(_split), AfterValidator(_not_empty)
-]
-Algorithm = Literal[
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
-]  # fmt: skip
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(_trusted_host)], ...], NoDecode, BeforeValidator(_split)]
-Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Token = Annotated[SecretStr | None, AfterValidator(_sendable)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
+from codegen_api.setting_values import (
+    Algorithm,
+    Hosts,
+    Modes,
+    Names,
+    Networks,
+    Origins,
+    Seconds,
+    Token,
+    http_url,
+    key_prefix,
+    long_keys,
+    not_empty,
+    one_word,
+    split,
+    url_path,
+)
 
 
 class Settings(BaseSettings):
@@ -114,17 +58,20 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # a key that is too short is still a secret
     )
 
-    base_url: Annotated[str, AfterValidator(_http_url)] = Field(
-        "https://api.codegen.com/v1", description="URL of the hosted API, with or without `/v1`."
+    base_url: Annotated[str, AfterValidator(http_url)] = Field(
+        "https://api.codegen.com/v1", description="URL of the host. The default is Codegen's; others need one."
     )
     upstream: str = Field(
-        "codegen", description="Adapter for the host's API: `codegen`, or an upstream from another package."
+        "codegen",
+        description="Adapter for the host's API: `codegen`, `opencode`, `langgraph`, `a2a`, `openhands`, or an upstream"
+        " from another package. The settings that only one of them has are in [hosts](hosts).",
     )
     org_id: str | None = Field(None, description="Organization for requests that do not name one.")
     dialects: Names = Field(
         ("native",),
         description="APIs to serve, comma-separated: `native` (always on), `codegen` (the hosted API's own paths),"
-        " `agent_protocol` (for LangGraph's SDKs), `everruns`, `agio`, or a dialect from another package.",
+        " `agent_protocol` (for LangGraph's SDKs), `everruns`, `agio`, `ai_sdk` (for `useChat`), or a dialect from"
+        " another package.",
     )
     auth: Modes = Field(
         ("token",),
@@ -135,19 +82,19 @@ class Settings(BaseSettings):
         None,
         description="Host token that callers with a JWT or an API key share. The server does not use it otherwise.",
     )
-    secret_key: Annotated[SecretStr | None, AfterValidator(_long_keys)] = Field(
+    secret_key: Annotated[SecretStr | None, AfterValidator(long_keys)] = Field(
         None,
         description="Seals stream tickets and signs the owners of runs. Of several keys, comma-separated, the first is"
         " used and all are accepted.",
     )
-    jwt_issuer: Annotated[str | None, AfterValidator(_one_word)] = Field(
+    jwt_issuer: Annotated[str | None, AfterValidator(one_word)] = Field(
         None, description="Required `iss` of JWTs, compared exactly."
     )
-    jwt_audience: Annotated[str | None, AfterValidator(_one_word)] = Field(
+    jwt_audience: Annotated[str | None, AfterValidator(one_word)] = Field(
         None, description="Required `aud` of JWTs, or one of its values."
     )
     jwt_audience_claim: str = Field("aud", description="Claim that holds the audience; `client_id` for Cognito.")
-    jwt_jwks_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
+    jwt_jwks_url: Annotated[str | None, AfterValidator(http_url)] = Field(
         None,
         description="URL of the issuer's keys. By default it is read from the issuer's"
         " `/.well-known/openid-configuration`.",
@@ -155,12 +102,12 @@ class Settings(BaseSettings):
     jwt_key: SecretStr | None = Field(
         None, description="Used instead of that URL: the issuer's public key or certificate (PEM), or a shared secret."
     )
-    jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_split)] = Field(
+    jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Accepted signature algorithms, comma-separated. Default: RS256, ES256 and EdDSA; HS256 for a"
         " shared secret.",
     )
-    jwt_scope_claim: Annotated[Names, AfterValidator(_not_empty)] = Field(
+    jwt_scope_claim: Annotated[Names, AfterValidator(not_empty)] = Field(
         ("scope", "scp"),
         description="Claims that hold scopes, comma-separated; `realm_access.roles` is the claim `roles` inside"
         " another.",
@@ -187,9 +134,10 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=64,
-        description="Number of worker processes. Each gets a share of the budget for requests to the host.",
+        description="Number of worker processes. Without Redis each gets a share of the budget for requests to the"
+        " host.",
     )
-    root_path: Annotated[str, AfterValidator(_root_path)] = Field(
+    root_path: Annotated[str, AfterValidator(url_path)] = Field(
         "", description="Path under which a proxy serves the gateway."
     )
     cors_origins: Origins = Field(
@@ -211,11 +159,21 @@ class Settings(BaseSettings):
         pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$",
         description="Log level: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.",
     )
-    upstream_requests_per_minute: int = Field(
-        60,
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="Format of log lines: `json` (an object each), `text`, or `auto`: text on a terminal, else JSON.",
+    )
+    upstream_requests_per_minute: int | None = Field(
+        None,
         ge=1,
         le=1_000_000,
-        description="The host's rate limit for one token. Log reads use at most four fifths of it.",
+        description="The host's rate limit for one token. Log reads use at most four fifths of it. By default what is"
+        " known of the host: 60 for Codegen, no limit for the others.",
+    )
+    upstream_read_interval_seconds: Seconds | None = Field(
+        None,
+        description="How soon the log of an active run is read again. By default 0.25 for a host without a rate limit;"
+        " for the others as often as the limit allows.",
     )
     upstream_budget: Literal["token", "gateway"] = Field(
         "token",
@@ -238,10 +196,13 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1_000_000,
-        description="Requests per user and minute, counted by each process. Unlimited by default.",
+        description="Requests per user and minute, counted by each process, or in Redis. Unlimited by default.",
     )
     streams_per_caller: int = Field(
-        100, ge=1, le=1_000_000, description="Maximum number of live logs one user can have open in a process."
+        100,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of live logs one user can have open, in a process or with Redis in all.",
     )
     streams_per_process: int = Field(
         10_000, ge=1, le=1_000_000, description="Maximum number of live logs one process serves at a time."
@@ -263,6 +224,17 @@ class Settings(BaseSettings):
         description="Database of conversations: `postgresql://user:password@host/name`, or `sqlite:///path`. Only for"
         " dialects with conversations.",
     )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis that several instances share: `redis://user:password@host:6379/0`, or `rediss://` for TLS."
+        " Without it each process works for itself.",
+    )
+    redis_prefix: Annotated[str, AfterValidator(key_prefix)] = Field(
+        "codegen_api:", description="What all keys in Redis begin with. The same for all instances of a deployment."
+    )
+    redis_log_seconds: Seconds = Field(
+        300.0, description="How long log entries stay in Redis after the run was last followed by any instance."
+    )
     conversation_days: float | None = Field(
         None,
         gt=0,
@@ -272,7 +244,7 @@ class Settings(BaseSettings):
     store_mib_per_user: int = Field(
         256, ge=1, le=1_048_576, description="Storage limit for one user's agents, conversations and items."
     )
-    embeddings_url: Annotated[str | None, AfterValidator(_http_url)] = Field(
+    embeddings_url: Annotated[str | None, AfterValidator(http_url)] = Field(
         None,
         description="Embeddings endpoint, such as `https://api.openai.com/v1`, for semantic search in the Agent"
         " Protocol's store.",
@@ -289,6 +261,13 @@ class Settings(BaseSettings):
         description="Token for requests without credentials, in dialects with conversations. For demos only.",
     )
     metrics: bool = Field(True, description="Serve `/metrics`, without authentication.")
+    console: bool = Field(True, description="Serve the console, a web page, at `/console/`.")
+    console_client_id: Annotated[str | None, AfterValidator(one_word)] = Field(
+        None, description="Client id of the console at the issuer of JWTs, so that users can sign in there."
+    )
+    console_scope: str = Field(
+        "openid runs:read runs:write", description="Scopes that the console asks the issuer for."
+    )
     sandbox: bool = Field(
         False, description="The host is the sandbox, so pages on localhost may call the gateway. Set by `--sandbox`."
     )
@@ -317,11 +296,20 @@ class Settings(BaseSettings):
             return (*origins.LOOPBACK, f"[{self.host}]" if ":" in self.host else self.host)
         return self.trusted_hosts
 
-    def redacted(self) -> dict[str, str]:
-        """The effective settings for the log: of secrets only whether they are set."""
-        return {
-            name: ("set" if value else "not set") if is_secret(type(self), name) else str(value) for name, value in self
-        }
+    def changed(self) -> dict[str, str]:
+        """The settings that differ from their defaults, for the log: of secrets only that they are set."""
+        fields = type(self).model_fields
+        return {name: self._shown(name, value) for name, value in self if value != fields[name].default}
+
+    def _shown(self, name: str, value: object) -> str:
+        if is_secret(type(self), name):
+            return "set"
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        return f'"{text}"' if " " in text or not text else text
+
+
+FOR_THE_TERMINAL = {"URL", "TOKEN"}
+"""What ``codegen-api tail`` and the like read, and the server does not."""
 
 
 def read_settings() -> Settings:
@@ -344,13 +332,15 @@ def _line(where: tuple[int | str, ...], what: str) -> str:
     return f"{PREFIX}{str(where[0]).upper()}: {item}{what.removeprefix('Value error, ')}"
 
 
-def suspicious_variables() -> list[str]:
-    """Warnings about variables that look like settings but are none, most likely typos."""
-    known = {name.upper() for name in Settings.model_fields}
+def suspicious_variables(upstream: str) -> list[str]:
+    """Warnings about variables that look like settings but are none, most likely typos. The adapter ``upstream`` checks
+    its own.
+    """
+    known = {name.upper() for name in Settings.model_fields} | FOR_THE_TERMINAL
     known |= {f"{name}_FILE".upper() for name in Settings.model_fields if has_file(Settings, name)}
     warnings = []
     for variable, value in sorted(variables().items()):
-        if not variable.upper().startswith(PREFIX):
+        if not variable.upper().startswith(PREFIX) or variable.upper().startswith(option_prefix(upstream)):
             continue
         name = variable.upper().removeprefix(PREFIX)
         if name.endswith("PORT") and SERVICE_LINK.fullmatch(value or ""):

@@ -1,8 +1,8 @@
 """Server-sent events and JSON lines: writing streams, and parsing the position to resume from.
 
 Only ``EventStream`` does I/O. It deliberately differs from Starlette's ``StreamingResponse``: a write that the client
-does not take within ``stall_seconds`` aborts the connection instead of waiting for ever, and the source is always
-closed.
+does not take within ``stall_seconds`` aborts the connection instead of waiting for ever, the source is always closed,
+and where the server allows it nothing waits while a stream is idle (``delivery``).
 """
 
 import asyncio
@@ -16,16 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from codegen_api.errors import InvalidCursor, InvalidRequest, StreamCut
-from codegen_api.following import close_running
+from codegen_api.delivery import Delivery, Outlet, Source
+from codegen_api.errors import InvalidCursor, InvalidRequest
 from codegen_api.parts import parts_of
 from codegen_api.positions import AMENDABLE, Position, Sighting, names_a_position
-from codegen_api.telemetry import note
+from codegen_api.taps import Pulled, Tap
 
 T = TypeVar("T")
-
-WRITE_BYTES = 64 * 1024
-"""Maximum bytes per write: what a client that does not read can make us hold."""
 
 HEARTBEAT = b":\n\n"
 
@@ -144,7 +141,12 @@ async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGener
             coming = None
             yield came
     finally:
-        await close_running(source, coming)
+        if coming is not None:
+            coming.cancel()
+            await asyncio.wait({coming})
+            if not coming.cancelled():
+                coming.exception()
+        await source.aclose()
 
 
 async def nothing() -> AsyncGenerator[bytes, None]:
@@ -169,22 +171,29 @@ class Connection(Protocol):
         ...
 
 
-class Source(Protocol):
-    """What frames are made from."""
+class Held(Outlet, Protocol):
+    """The server's end of an exchange, which a stream can have for itself once its head was sent."""
 
-    async def aclose(self) -> None: ...
+    @property
+    def free(self) -> bool:
+        """Whether it can now."""
+        ...
+
+    def hold(self, delivery: Delivery) -> None:
+        """Have it written by ``delivery``, and tell that when there is room, or the client has gone."""
+        ...
 
 
 class EventStream(Response):
     """A streaming response: sends ``frames`` until they end, the client disconnects, or it stops reading.
 
-    ``source`` is always closed at the end. If the frames raise ``StreamCut`` the connection is aborted, so that the
-    client does not take the stream for complete.
+    With a server that lets a stream have its end of the exchange (``scope["outlet"]``) the call returns as soon as the
+    stream has begun; ``scope["delivery"]`` goes on with it. ``source`` is always closed at the end.
     """
 
     def __init__(
         self,
-        frames: AsyncGenerator[bytes, None],
+        frames: Tap[bytes] | AsyncGenerator[bytes, None],
         *,
         media_type: str,
         headers: Mapping[str, str],
@@ -197,7 +206,7 @@ class EventStream(Response):
         self.background = None
         self.init_headers(headers)
         del self.headers["content-length"]
-        self._frames = frames
+        self._frames = frames if isinstance(frames, Tap) else Pulled(frames)
         self._stall_seconds = stall_seconds
         self._connection = connection
         self._source = source
@@ -208,60 +217,87 @@ class EventStream(Response):
             await send(self._head())
             await send({"type": "http.response.body", "body": b""})
             return
-        writing = asyncio.ensure_future(self._write(send))
-        leaving = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (writing, leaving):
-                task.cancel()
-            await asyncio.wait({writing, leaving})
-            await self._frames.aclose()
-            if self._source is not None:  # frames that never started have not closed it
-                await self._source.aclose()
-        if not writing.cancelled():
-            try:
-                writing.result()
-            except StreamCut:
-                self._connection.abort()
-
-    async def _write(self, send: Send) -> None:
         self._connection.stream()
-        if not await self._deliver(send, self._head()):
+        outlet: Held | None = scope.get("outlet")
+        if outlet is None or not outlet.free:
+            await self._through(receive, send)
             return
-        async for piece in self._frames:
-            for start in range(0, len(piece), WRITE_BYTES):
-                body = piece[start : start + WRITE_BYTES]
-                if not await self._deliver(send, {"type": "http.response.body", "body": body, "more_body": True}):
-                    return
-        await self._deliver(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        delivery = Delivery(self._frames, outlet, self._stall_seconds, self._source)
+        try:
+            await send(self._head())
+        except BaseException:
+            delivery.stop()
+            await delivery.wait_closed()
+            raise
+        scope["delivery"] = delivery
+        outlet.hold(delivery)
+        delivery.ring()
+
+    async def _through(self, receive: Receive, send: Send) -> None:
+        """The same through ``send``, with a task that waits for it, and one for ``receive``."""
+        outlet = _Sending(self._connection)
+        delivery = Delivery(self._frames, outlet, self._stall_seconds, self._source)
+        closed = asyncio.Event()
+        delivery.finished = closed.set
+        sending = asyncio.ensure_future(outlet.run(self._head(), send, delivery))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        leaving.add_done_callback(lambda _: delivery.gone())
+        try:
+            await closed.wait()
+        finally:
+            delivery.stop()
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.wait({sending, leaving})
+            await delivery.wait_closed()
+        if delivery.error is not None:
+            raise delivery.error
 
     def _head(self) -> Message:
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
-    async def _deliver(self, send: Send, message: Message) -> bool:
-        """Whether the client took this message; if it takes nothing at all for ``stall_seconds``, it is disconnected.
 
-        A server's ``send`` waits for room and only then writes, so a send that timed out can be repeated.
-        """
-        while True:
-            unsent = self._connection.unsent()
-            try:
-                async with asyncio.timeout(self._stall_seconds):
-                    await send(message)
-            except TimeoutError:
-                left = self._connection.unsent()
-                if unsent is None or left is None or left >= unsent:
-                    note("client_stalled", None)
-                    self._connection.abort()
-                    return False
-            else:
-                return True
+class _Sending:
+    """An outlet that is an application's ``send``: it waits for room and only then writes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.unsent = connection.unsent
+        self.abort = connection.abort
+        self._message: Message | None = None
+        self._given = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        return self._message is None
+
+    def write(self, piece: bytes) -> None:
+        self._give({"type": "http.response.body", "body": piece, "more_body": True})
+
+    def end(self) -> None:
+        self._give({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _give(self, message: Message) -> None:
+        self._message = message
+        self._given.set()
+
+    async def run(self, head: Message, send: Send, delivery: Delivery) -> None:
+        self._give(head)
+        delivery.ring()  # so that it watches
+        try:
+            while True:
+                await self._given.wait()
+                self._given.clear()
+                if self._message is not None:
+                    await send(self._message)
+                    self._message = None
+                delivery.ring()
+        except Exception as error:  # task boundary: it is raised where the answer is awaited
+            delivery.fail(error)
 
 
 def lasting(
     request: Request,
-    frames: AsyncGenerator[bytes, None],
+    frames: Tap[bytes] | AsyncGenerator[bytes, None],
     media_type: str,
     headers: Mapping[str, str] = STREAM_HEADERS,
     source: Source | None = None,

@@ -4,15 +4,45 @@ import asyncio
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from codegen_api.errors import AnswerTooLong, Forbidden, GatewayError, InvalidToken, NotFound, Rejected
+from codegen_api.errors import (
+    AnswerTooLong,
+    Forbidden,
+    GatewayError,
+    InvalidToken,
+    NotFound,
+    Rejected,
+    UpstreamUnreachable,
+)
 from codegen_api.identity import Caller, Credential, Principal
-from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step, StepKind
+from codegen_api.runs import (
+    Cursor,
+    Json,
+    LogEntry,
+    LogPage,
+    Paging,
+    Run,
+    RunRef,
+    RunStatus,
+    Step,
+    StepKind,
+    WaitReason,
+)
 from codegen_api.telemetry import Allowance, NullObserver, Observation, Observer
-from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User, observed
+from codegen_api.upstreams import (
+    Decision,
+    Listing,
+    NewRun,
+    Organization,
+    PendingRequest,
+    Repository,
+    RunFilter,
+    User,
+    observed,
+)
 from tests.leaks import WATCH
 
 STATUSES = {
@@ -20,6 +50,7 @@ STATUSES = {
     "COMPLETE": RunStatus.COMPLETED,
     "PAUSED": RunStatus.PAUSED,
     "CANCELLED": RunStatus.CANCELLED,
+    "WAITING": RunStatus.WAITING,
     "ERROR": RunStatus.FAILED,
 }
 
@@ -47,6 +78,13 @@ class Hosted:
     organizationless: bool = False
     marks: Mapping[str, str] | None = field(default_factory=dict)
     weight: int = 0
+    final: bool = False
+    pending: dict[str, PendingRequest] = field(default_factory=dict)
+
+    def wait(self, id: str = "1", reason: WaitReason = WaitReason.APPROVAL, **fields: Any) -> None:  # noqa: A002
+        """Wait for a decision."""
+        self.status = "WAITING"
+        self.pending[id] = PendingRequest(id, reason, **{"text": "May I?", **fields})
 
     def append(self, count: int = 1, **fields: Any) -> None:
         for name in ("text", "prompt"):
@@ -80,6 +118,10 @@ class FakeHost:
 
     name = "fake"
     page_size = 100
+    requests_per_minute: int | None = 60
+    exchanges_per_read = 1
+    keeps_marks = True
+    lags = True
 
     def __init__(self, *, with_totals: bool = True) -> None:
         self.observer: Observer = NullObserver()
@@ -89,6 +131,9 @@ class FakeHost:
         self.calls: Counter[str] = Counter()
         self.log: list[tuple[float, str, str]] = []
         self.with_totals = with_totals
+        self.with_ids = False
+        self.with_times = True
+        self.with_revisions = False
         self.before: Callable[[str], Any] = _nothing
         self.latency = 0.05
         self.most = 100
@@ -99,6 +144,7 @@ class FakeHost:
         """Bytes of entries that it gives at most in one answer; for more it fails as ``too_heavy``."""
         self.too_heavy: Callable[[], GatewayError] = AnswerTooLong
         self.closed = False
+        self.decisions: list[tuple[str, Decision]] = []
 
     @property
     def observation(self) -> Observation | None:
@@ -185,7 +231,15 @@ class FakeHost:
         at_end = not items or (len(items) < limit and skip + len(items) == total)
         return Listing(items, Paging(total, None, limit, None), at_end)
 
-    async def resume_run(self, credential: Credential, ref: RunRef, prompt: str, images: tuple[str, ...] | None) -> Run:
+    async def resume_run(
+        self,
+        credential: Credential,
+        ref: RunRef,
+        prompt: str,
+        images: tuple[str, ...] | None,
+        *,
+        key: str | None = None,
+    ) -> Run:
         await self._called("resume", credential)
         hosted = self._hosted(credential, ref)
         hosted.append(prompt=prompt)
@@ -199,6 +253,19 @@ class FakeHost:
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         await self._called("uncancel", credential)
         self._hosted(credential, ref)
+
+    async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
+        await self._called("pending", credential)
+        return tuple(self._hosted(credential, ref).pending.values())
+
+    async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
+        await self._called("decide", credential)
+        hosted = self._hosted(credential, ref)
+        if hosted.pending.pop(request_id, None) is None:
+            raise NotFound
+        self.decisions.append((request_id, decision))
+        if not hosted.pending:
+            hosted.status = "ACTIVE"
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
@@ -216,17 +283,19 @@ class FakeHost:
             tuple(
                 LogEntry(
                     json.dumps(entry).encode(),
-                    entry["created_at"],
+                    entry["created_at"] if self.with_times else None,
                     entry["type"] == "ACTION" and entry.get("output") is None,
                     entry["type"] == "ACTION",
                     entry.get("prompt"),
                     entry["type"] == "ANSWER",
+                    id=f"{hosted.serial}-{entry['n']}" if self.with_ids else None,
                 )
                 for entry in given
             ),
             not given or (len(given) < limit and after + len(given) == total),
             Paging(total, None, limit, None),
             newest_first,
+            str(hash((hosted.serial, *hosted.encoded()))) if self.with_revisions else None,
         )
 
     async def aclose(self) -> None:
@@ -262,8 +331,11 @@ class FakeHost:
         return self.runs[ref.id]
 
     def _run(self, hosted: Hosted, **more: Json) -> Run:
-        fields: dict[str, Json] = {"id": int(hosted.ref.id), "status": hosted.status, "result": hosted.result, **more}
-        return Run(hosted.ref, STATUSES.get(hosted.status, RunStatus.UNKNOWN), hosted.status, fields, hosted.marks)
+        id = int(hosted.ref.id) if hosted.ref.id.isdecimal() else hosted.ref.id  # noqa: A001 - the wire's own word
+        fields: dict[str, Json] = {"id": id, "status": hosted.status, "result": hosted.result, **more}
+        status = STATUSES.get(hosted.status, RunStatus.UNKNOWN)
+        reasons = [each.reason for each in hosted.pending.values()] if status is RunStatus.WAITING else []
+        return Run(hosted.ref, status, hosted.status, fields, hosted.marks, next(iter(reasons), None), hosted.final)
 
 
 def caller(name: str = "alice") -> Caller:
@@ -272,6 +344,32 @@ def caller(name: str = "alice") -> Caller:
 
 async def _nothing(_: str) -> None:
     return None
+
+
+class TellingHost(FakeHost):
+    """One that says within ``tells_within`` seconds when a run has changed. ``deaf``: it accepts nobody who listens."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.tells_within = 0.1
+        self.deaf = False
+        self.listeners = 0
+
+    async def changes(self, credential: Credential, ref: RunRef, after: Cursor) -> AsyncGenerator[None, None]:
+        await self._called("changes", credential)
+        self.listeners += 1
+        try:
+            seen = None
+            while not self.deaf:
+                hosted = self._hosted(credential, ref)
+                now = (hosted.serial, hosted.status, *hosted.encoded())
+                if now != seen:
+                    yield
+                seen = now
+                await asyncio.sleep(self.tells_within)
+        finally:
+            self.listeners -= 1
+        raise UpstreamUnreachable
 
 
 def _digits(text: str) -> str:

@@ -11,11 +11,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from codegen_api.local_hosts import NEW_KEY, OF_SANDBOX, SANDBOX_TOKEN, TRY_IT
 from codegen_api.sandbox.scenarios import Cue, example_script, scenario_names, scenario_script
-from codegen_api.serve import LET_IN, SANDBOX_TOKEN, TRY_IT
+from codegen_api.serve import LET_IN
 
 SHORTEST, KINDS = 5, 4
 """What has fewer characters, or fewer different ones, may stand anywhere by chance."""
+
+ORDINARY = re.compile(r"[A-Za-z]?[a-z]*( [a-z]+)?")
+"""A word or two of plain English, which any sentence may have: "nobody", "Fix it"."""
 
 LONGEST = 60
 """Of a longer secret, this much is looked for: a part of it is as bad as the whole."""
@@ -26,8 +30,23 @@ PLAIN = re.compile(r"[A-Za-z0-9 _.,:;!?#+*=<>-]+")
 IN_URL = re.compile(r"""(?<!\w)(?:ticket|token|access_token)=[^\s"'&]+""")
 """A secret in a URL, whatever it is."""
 
-ANNOUNCED = frozenset([*TRY_IT.format(url="URL").splitlines(), LET_IN.format(who=SANDBOX_TOKEN)])
-"""What the front door says on its standard output, with the sandbox's tokens in it, to whoever started it."""
+KEY = re.compile(r"\bcgk_[\w-]+")
+"""A key of the gateway's own."""
+
+PRINCIPAL = re.compile(r"""(?<= )principal=\S+|"principal": ?"[^"]*\"""")
+"""Who asked, which a log says on purpose: a name, that some test may also have as a token."""
+
+ANNOUNCED = frozenset(
+    line
+    for text in (
+        *(TRY_IT.format(url="URL", token=token) for token in (SANDBOX_TOKEN, "KEY", "$KEY")),
+        OF_SANDBOX,
+        NEW_KEY.format(key="KEY"),
+        LET_IN.format(who=SANDBOX_TOKEN),
+    )
+    for line in text.splitlines()
+)
+"""What the front door says on its standard output, with the sandbox's tokens or a new key in it, to who started it."""
 
 
 @dataclass
@@ -40,7 +59,7 @@ class Watch:
     def secret(self, what: str, text: str) -> None:
         """This must not be found anywhere."""
         plain = max(PLAIN.findall(text), key=len, default="").strip()[:LONGEST]
-        if len(plain) >= SHORTEST and len(set(plain)) >= KINDS:
+        if len(plain) >= SHORTEST and len(set(plain)) >= KINDS and not ORDINARY.fullmatch(plain):
             self.secrets.setdefault(plain, what)
 
     def sent(self, headers: Mapping[str, str], body: object = None) -> None:
@@ -53,12 +72,14 @@ class Watch:
 
     def log(self, source: str, text: str) -> None:
         """``source`` logged this. Each test's name is noted, so that what is found can be found again."""
-        self.written.setdefault(text, f"{source}, {os.environ.get('PYTEST_CURRENT_TEST', 'between tests')}")
+        self.written.setdefault(
+            PRINCIPAL.sub("", text), f"{source}, {os.environ.get('PYTEST_CURRENT_TEST', 'between tests')}"
+        )
 
     def output(self, source: str, text: str) -> None:
         """A front door or a sandbox printed this: what it is to say, and nothing else, may name a token."""
         lines = re.sub(r"http://127\.0\.0\.1:[0-9]+", "URL", text).splitlines()
-        self.log(source, "\n".join(line for line in lines if line not in ANNOUNCED))
+        self.log(source, "\n".join(line for line in lines if KEY.sub("KEY", line) not in ANNOUNCED))
 
     def answer(self, status: int, text: str) -> None:
         """A client got this: the body of an error is for everybody's eyes."""

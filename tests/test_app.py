@@ -14,11 +14,12 @@ import pytest
 
 import codegen_api
 from codegen_api import Settings, create_app, workers
+from codegen_api.auth.keys import new_key
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.environment import PREFIX, SettingsError
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Site, gateway_app, lifespan, serving, settings
-from tests.fakehost import FakeHost
+from tests.fakehost import FakeHost, caller
 
 ROOT = Path(codegen_api.__file__).parents[1]
 
@@ -116,6 +117,18 @@ def test_settings_that_were_handed_in_and_make_no_sense_are_an_error(more: dict[
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize("auth", ["token", "key", "token,key"])
+def test_a_host_that_cannot_keep_whose_a_run_is_is_for_those_with_a_token_of_their_own(auth: str) -> None:
+    host = FakeHost()
+    host.keeps_marks = False
+    given = settings(auth=auth, api_token="t", secret_key="k" * 32, api_keys=new_key("me", ("runs:read",))[1])
+    if auth == "token":
+        create_app(given, upstream=host)
+        return
+    with pytest.raises(SettingsError, match="CODEGEN_AUTH: fake cannot keep whose a run is"):
+        create_app(given, upstream=host)
+
+
 @pytest.mark.wire("logs-hold-no-secrets")
 def test_what_is_in_force_is_logged_once_without_its_secrets(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -134,7 +147,21 @@ def test_processes_beside_each_other_share_the_budget(workers: int, caplog: pyte
     caplog.set_level(logging.INFO)
     app = create_app(settings(workers=workers), upstream=FakeHost())
     assert app.state.parts.gateway._hub._cadence().fast == pytest.approx(1.25 * workers)
-    assert ("each takes 1/4 of" in caplog.text) == (workers == 4)
+    said = "4 workers without CODEGEN_REDIS_URL: each takes 1/4 of the host's 60 requests a minute; no worker knows"
+    assert (said in caplog.text) == (workers == 4)
+
+
+def test_with_redis_workers_divide_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    shared = {"redis_url": "redis://127.0.0.1:1", "secret_key": "0123456789abcdef" * 2}
+    app = create_app(settings(workers=4, **shared), upstream=FakeHost())
+    assert app.state.parts.gateway._hub._cadence().fast == pytest.approx(1.25)
+    assert "no worker knows" not in caplog.text
+
+
+def test_redis_needs_a_secret_that_all_instances_have() -> None:
+    with pytest.raises(SettingsError, match="CODEGEN_SECRET_KEY: it is needed with CODEGEN_REDIS_URL"):
+        create_app(settings(redis_url="redis://127.0.0.1:1"), upstream=FakeHost())
 
 
 def _cadence_of_a_worker(answer: "multiprocessing.SimpleQueue[float]", arguments: list[str]) -> None:
@@ -215,7 +242,7 @@ def test_a_directory_that_the_operator_names_is_used_or_refused_by_name(tmp_path
 @pytest.mark.wire("stream-age")
 def test_streams_that_began_together_do_not_all_end_together() -> None:
     app = gateway_app(FakeHost(), stream_max_age_seconds=100, stream_heartbeat_seconds=7)
-    patrols = [app.state.parts.gateway._patrol() for _ in range(50)]
+    patrols = [app.state.parts.gateway.patrol(caller()) for _ in range(50)]
     assert all(90 <= patrol.max_age <= 100 for patrol in patrols)
     assert len({patrol.max_age for patrol in patrols}) > 10
     assert {patrol.heartbeat for patrol in patrols} == {7}

@@ -53,13 +53,30 @@ def test_there_are_no_drawers() -> None:
 
 
 LATE = {
+    "auth/quota.py": {
+        "from limits import RateLimitItemPerMinute",
+        "from limits.aio.storage import MemoryStorage",
+        "from limits.aio.strategies import SlidingWindowCounterRateLimiter",
+    },
     "__init__.py": {"from codegen_api.app import create_app", "from codegen_api.settings import Settings"},
+    "front_door.py": {"from codegen_api.serve import main as serve", "from codegen_api.terminal.commands import run"},
+    "serve.py": {"from codegen_api.validate import doctor"},
     "stores/sql/database.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
+    "auth/tickets.py": {"from codegen_api.auth.ticket_boxes import Box"},
+    "host_reads.py": {"import stamina"},
+    "build_auth.py": {
+        "from codegen_api.auth.issuer_keys import FixedKey, KeySet",
+        "from codegen_api.auth.jwts import Claims, Jwts",
+    },
     "build_parts.py": {
+        "from codegen_api.brokers.redis import RedisBroker",
         "from codegen_api.conversations import Conversations",
         "from codegen_api.embeddings.openai import OpenAIEmbedder",
+        "from codegen_api.in_redis import InRedis",
+        "from codegen_api.redis_link import RedisLink",
         "from codegen_api.metrics import PrometheusObserver",
         "from codegen_api.stores.sql import SqlStore",
+        "from codegen_api.tracing import OpenTelemetry",
     },
 }
 """What is imported inside a function. These modules say why."""
@@ -92,7 +109,16 @@ def test_whoever_catches_everything_says_why() -> None:
 
 def test_only_the_edges_of_the_process_read_the_environment() -> None:
     reading = [path for path in MODULES if "os.environ" in path.read_text() or "getenv" in path.read_text()]
-    assert {path.name for path in reading} == {"build_parts.py", "environment.py", "serve.py", "workers.py"}
+    assert {path.name for path in reading} == {
+        "build_parts.py",
+        "colours.py",
+        "commands.py",
+        "environment.py",
+        "keep_running.py",
+        "local_hosts.py",
+        "serve.py",
+        "workers.py",
+    }
 
 
 def test_importing_does_nothing() -> None:
@@ -106,7 +132,7 @@ def watch(event, arguments):
     if written and isinstance(arguments[0], str):
         touched.append(arguments[0])
 import asyncio, ssl, logging, signal, socket, uuid, multiprocessing
-import fastapi, httpx, aiohttp, uvicorn, pydantic_settings, httpx_aiohttp, cachetools, orjson, stamina, fastapi_offline
+import fastapi, httpx, aiohttp, uvicorn, pydantic_settings, cachetools, orjson, stamina, fastapi_offline
 handlers = list(logging.getLogger().handlers), [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
 sys.dont_write_bytecode = True
 sys.addaudithook(watch)
@@ -120,11 +146,38 @@ assert not logging.getLogger("codegen_api").handlers
     assert done.returncode == 0, done.stderr
 
 
+def test_a_start_loads_and_builds_no_more_than_the_first_request_needs() -> None:
+    code = """
+import gc
+import pydantic
+built, build = [], pydantic.TypeAdapter.__init__
+def count(self, *args, **more):
+    built.append(args)
+    build(self, *args, **more)
+pydantic.TypeAdapter.__init__ = count
+from codegen_api.serve import COLLECTED_AT, application
+app = application()
+loaded = {name.partition(".")[0] for name in sys.modules}
+unneeded = loaded & {"cryptography", "jose", "limits", "redis", "sqlalchemy", "stamina", "tenacity", "sse_starlette"}
+assert not unneeded, unneeded
+ours = [name for name in sys.modules if name.startswith("codegen_api.")]
+assert len(ours) <= 115, ours  # 102 in November 2026
+assert len(built) <= 90, len(built)  # parameters of routes: 68, and 300 with what the document says of answers
+assert app.openapi_schema is None
+assert gc.get_freeze_count() > 50_000 and gc.get_threshold()[0] == COLLECTED_AT
+answers = app.openapi()["paths"]["/agent-runs/{id}"]["get"]["responses"]
+assert answers["200"]["content"]["application/json"]["schema"], answers
+assert len(built) > 200
+"""
+    done = fresh(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_who_keeps_no_conversations_needs_no_database() -> None:
     code = """
 from codegen_api import Settings, create_app
 def drivers():
-    return {name for name in sys.modules if name.partition(".")[0] in ("sqlalchemy", "aiosqlite", "asyncpg", "alembic")}
+    return {name for name in sys.modules if name.partition(".")[0] in ("sqlalchemy", "asyncpg", "alembic")}
 create_app(Settings(_env_file=None, dialects=("native", "codegen")))
 assert not drivers(), drivers()
 create_app(Settings(_env_file=None, dialects=("agent_protocol",)))
@@ -160,6 +213,37 @@ main()
     assert "\nasyncpg==" in (PACKAGE.parent / "requirements.lock").read_text()  # which the image runs
 
 
+def test_who_shares_nothing_needs_no_redis() -> None:
+    code = """
+from codegen_api import Settings, create_app
+create_app(Settings(_env_file=None))
+assert not {"redis", "codegen_api.redis_link", "codegen_api.in_redis"} & set(sys.modules)
+create_app(Settings(_env_file=None, redis_url="redis://localhost", secret_key="0123456789abcdef" * 2))
+assert "redis" in sys.modules
+"""
+    done = fresh(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_redis_without_its_extra_is_refused_in_a_line_that_names_it() -> None:
+    code = """
+import os
+os.environ.update(CODEGEN_REDIS_URL="redis://:sesame-o-pen-123@localhost", CODEGEN_SECRET_KEY="0123456789abcdef" * 2)
+sys.modules["redis"] = None  # it is not found
+from codegen_api.serve import main
+sys.argv[1:] = ["--port", "0"]
+main()
+"""
+    done = fresh(code)
+    assert done.returncode == 2
+    refused = "CODEGEN_REDIS_URL: For Redis install the extra: pip install 'codegen-gateway[redis]'."
+    assert refused in done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert [each.partition(">")[0] for each in project["optional-dependencies"]["redis"]] == ["redis"]
+    assert "\nredis==" in (PACKAGE.parent / "requirements.lock").read_text()  # which the image runs
+
+
 def test_importing_the_core_needs_no_web_framework() -> None:
     """The package itself opens the door to the application; the modules beneath must not."""
     foreign = ("fastapi", "starlette", "httpx", "pydantic", "uvicorn", "redis", "aiohttp")
@@ -181,5 +265,5 @@ def test_the_public_names_are_those_of_the_readme() -> None:
 
 
 def test_the_front_doors_are_the_same() -> None:
-    done = fresh("import codegen_api.__main__ as m, codegen_api.serve as s; assert m.main is s.main")
+    done = fresh("import codegen_api.__main__ as m, codegen_api.front_door as d; assert m.main is d.main")
     assert done.returncode == 0, done.stderr

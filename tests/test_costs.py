@@ -36,7 +36,7 @@ PAGE = 100
 SOME = 12
 """Calls beside those for the log: who is asking, the run, what goes on, and the order itself."""
 
-FOLLOWING = ("/stream", "/sse", "/wait", "/join")
+FOLLOWING = ("/stream", "/sse", "/wait", "/join", "/chat")
 """What is followed is read for as long as somebody follows it, once for all of them, at the pace of the budget."""
 
 RUNS = 3_000
@@ -52,7 +52,7 @@ class Quick(FakeHost):
     async def create_run(self, *args: Any) -> Run:
         return self._over(await super().create_run(*args))
 
-    async def resume_run(self, *args: Any) -> Run:
+    async def resume_run(self, *args: Any, **more: Any) -> Run:
         return self._over(await super().resume_run(*args))
 
     def _over(self, run: Run) -> Run:
@@ -183,6 +183,8 @@ async def test_a_request_about_a_run_costs_a_few_calls_however_long_its_log_is(a
                 continue
             hosted = host.add()
             hosted.append(ENTRIES)
+            hosted.wait()
+            hosted.status = "ACTIVE"
             spent(host)
             answer = await runs.ask(site, method, path, hosted.ref.id, "alice")
             assert answer.status_code < 300, path

@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.end_to_end.chromium import chromium
 from tests.end_to_end.processes import (
     ALICE,
     BOB,
@@ -43,7 +44,6 @@ from tests.end_to_end.processes import (
 )
 from tests.end_to_end.sdk import PAUSES, QUICK, run_of
 from tests.leaks import WATCH
-from tests.test_examples import browser
 from tests.tour import Running, ask, asking, events, javascript, names, notebook, python, shell, started
 
 PROMPTS = (
@@ -766,7 +766,8 @@ INSTEAD = """
 
 def test_event_source_gets_a_405_and_fetch_an_answer(site: Server, tmp_path: Path) -> None:
     """A browser's ``EventSource`` can only GET, whatever else it is given, and a GET must not set an agent to work."""
-    with browser(tmp_path) as evaluate:
+    with chromium(tmp_path) as tab:
+        evaluate = tab.evaluate
         evaluate(f"location.href = '{site.url}/api/health'")
         eventually(lambda: evaluate("document.readyState === 'complete' && location.pathname === '/api/health'"))
         runs = site.get("/api/runs", {}).json()["total"]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,24 +16,17 @@ from typing import Any
 
 import pytest
 import requests
-from websockets.sync.client import connect
 
 from tests.dialects.documented import chapter
 from tests.end_to_end import processes
+from tests.end_to_end.chromium import Tab, chromium
+from tests.end_to_end.processes import program
 from tests.leaks import WATCH
-from tests.test_readme import blocks, section
+from tests.test_readme import UI, blocks, section
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-PACKAGES = {"node": "nodejs"}
-
-
-def program(name: str) -> str:
-    """Where a program is. Without it the test is skipped, but in CI it fails (see ``tests/conftest.py``)."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not on PATH: apt-get install {PACKAGES.get(name, name)}")
-    return path
+MODULES = ROOT / "tests/javascript/node_modules"
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +76,14 @@ def test_the_curl_example_sees_a_run_end_and_go_on(gateway: str) -> None:
     assert re.search(r"^id: 11\S*\nid: 12\S*\nid: 12\.end\n", printed, re.MULTILINE)
 
 
+def runner_of(name: str) -> str:
+    return program("node") if name.endswith(".js") else sys.executable
+
+
 @pytest.mark.wire("position-continues", "ndjson")
-def test_the_python_reader_comes_back_after_every_cut(restless: str) -> None:
-    assert_whole(ran(sys.executable, EXAMPLES / "follow.py", restless, "sandbox-bob", create(restless, speed=4)))
-
-
-@pytest.mark.wire("position-continues")
-def test_the_fetch_reader_comes_back_after_every_cut(restless: str) -> None:
-    assert_whole(ran(program("node"), EXAMPLES / "follow.js", restless, "sandbox-bob", create(restless, speed=4)))
+@pytest.mark.parametrize("name", ["follow.py", "sse.py", "follow.js"])
+def test_a_reader_comes_back_after_every_cut(name: str, restless: str) -> None:
+    assert_whole(ran(runner_of(name), EXAMPLES / name, restless, "sandbox-bob", create(restless, speed=4)))
 
 
 @pytest.mark.wire("end-known")
@@ -112,11 +104,11 @@ def test_the_fetch_reader_gives_up_where_coming_back_does_not_help(gateway: str)
 
 
 @pytest.mark.parametrize("arguments", [(), ("http://127.0.0.1:8000",), ("--help",)])
-@pytest.mark.parametrize("name", ["follow.py", "follow.js", "curl.sh"])
+@pytest.mark.parametrize("name", ["follow.py", "sse.py", "follow.js", "curl.sh"])
 def test_an_example_that_is_told_too_little_says_how_it_is_used(name: str, arguments: tuple[str, ...]) -> None:
     if name == "curl.sh" and arguments != ("--help",):
         return  # it has defaults
-    runner = {"follow.py": sys.executable, "follow.js": program("node"), "curl.sh": "sh"}[name]
+    runner = "sh" if name == "curl.sh" else runner_of(name)
     done = subprocess.run(
         [runner, EXAMPLES / name, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
@@ -126,18 +118,21 @@ def test_an_example_that_is_told_too_little_says_how_it_is_used(name: str, argum
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["follow.py", "follow.js"])
+@pytest.mark.parametrize("name", ["follow.py", "sse.py", "follow.js"])
 def test_an_example_that_is_refused_says_why_in_a_line(name: str, gateway: str) -> None:
-    runner = {"follow.py": sys.executable, "follow.js": program("node")}[name]
     done = subprocess.run(
-        [runner, EXAMPLES / name, gateway, "nobody", "12345"], capture_output=True, text=True, timeout=60, check=False
+        [runner_of(name), EXAMPLES / name, gateway, "nobody", "12345"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     assert json.loads(done.stderr)["code"] == "invalid_token"
 
 
 def readme(language: str, number: int, gateway: str) -> str:
-    text = blocks(section("Examples"), language)[number]
+    text = blocks(section("Examples", UI), language)[number]
     return text.replace("http://127.0.0.1:8000", gateway).replace("sk-YOUR-TOKEN", "sandbox-alice")
 
 
@@ -150,7 +145,7 @@ def test_the_lines_of_the_first_minute_work_when_pasted(gateway: str) -> None:
     assert re.search(r"event: log\ndata: .*\nid: 4\b.*\n\n", printed)
 
 
-def test_the_curl_examples_of_the_readme_work(gateway: str) -> None:
+def test_the_curl_examples_that_are_shown_work(gateway: str) -> None:
     program("curl")
     printed = ran("sh", "-c", readme("sh", 0, gateway))
     assert '"metadata":{"priority":"high","source":"api"}' in printed
@@ -158,7 +153,7 @@ def test_the_curl_examples_of_the_readme_work(gateway: str) -> None:
     assert printed.endswith("\nid: 28.end\n\n")
 
 
-def test_the_python_example_of_the_readme_works(gateway: str) -> None:
+def test_the_python_example_that_is_shown_works(gateway: str) -> None:
     assert re.fullmatch(r"201 [0-9]+\n", ran(sys.executable, "-c", readme("python", 0, gateway)))
 
 
@@ -202,49 +197,6 @@ def pages(directory: Path = EXAMPLES) -> Iterator[str]:
             thread.join(10)
 
 
-@contextmanager
-def browser(profile: Path) -> Iterator[Callable[[str], Any]]:
-    """A page of a headless browser: a function that evaluates JavaScript in it."""
-    port_file = profile / "DevToolsActivePort"
-    process = subprocess.Popen(
-        [
-            program("chromium"),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={profile}",
-            "about:blank",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        eventually(lambda: port_file.exists() and port_file.read_text().count("\n"))
-        port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as response:
-            page = next(target for target in json.load(response) if target["type"] == "page")
-        with connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None) as devtools:
-
-            def evaluate(expression: str) -> Any:
-                parameters = {"expression": expression, "returnByValue": True, "awaitPromise": True}
-                devtools.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": parameters}))
-                answer = json.loads(devtools.recv(timeout=30))
-                # there is no result while one page makes way for another
-                return answer["result"]["result"].get("value") if "result" in answer else None
-
-            yield evaluate
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
-
-
 def eventually(condition: Callable[[], Any], seconds: float = 30) -> Any:
     deadline = time.monotonic() + seconds
     while not (held := condition()):
@@ -263,15 +215,16 @@ window.fetch = (url, how) => {
 """Makes the sandbox play the page's run at ten times the speed."""
 
 
-def test_the_fetch_example_of_the_readme_works_as_it_is_written(gateway: str, tmp_path: Path) -> None:
+def test_the_fetch_example_that_is_shown_works_as_it_is_written(gateway: str, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     shutil.copy(EXAMPLES / "follow.js", site)
-    (example,) = blocks(section("Examples"), "html")
+    (example,) = blocks(section("Examples", UI), "html")
     page = example.replace("http://127.0.0.1:8000", gateway).replace("sk-YOUR-TOKEN", "sandbox-alice")
     quick = page.replace('source: "web_ui"', 'source: "web_ui", scenario: "quick"')
     (site / "page.html").write_text(f"<!doctype html>\n{RECORDING}\n{quick}")
-    with pages(site) as address, browser(tmp_path) as evaluate:
+    with pages(site) as address, chromium(tmp_path) as tab:
+        evaluate = tab.evaluate
         evaluate(f"location.href = {json.dumps(address + '/page.html')}")
         eventually(lambda: evaluate("globalThis.printed?.at(-1)?.startsWith('end')"))
         printed = evaluate("printed")
@@ -282,9 +235,148 @@ def test_the_fetch_example_of_the_readme_works_as_it_is_written(gateway: str, tm
 RECORDING = "<script>globalThis.printed = []; console.log = (...said) => printed.push(said.join(' '));</script>"
 
 
+def shortest(language: str, number: int, gateway: str) -> str:
+    """What README shows to follow a run with."""
+    return blocks(section("Follow a run from anywhere"), language)[number].replace("http://127.0.0.1:8000", gateway)
+
+
+def test_the_shortest_ways_to_follow_a_run_work_as_readme_shows_them(gateway: str, tmp_path: Path) -> None:
+    program("curl")
+    for line in shortest("sh", 0, gateway).splitlines():
+        assert "28.end" in ran("sh", "-c", line)
+    for number in (0, 1):
+        assert ran(sys.executable, "-c", shortest("python", number, gateway)).endswith("\nend 28.end\n")
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    (tmp_path / "follow.mjs").write_text(shortest("javascript", 0, gateway))
+    assert ran(program("node"), tmp_path / "follow.mjs").endswith("\nend 28.end\n")
+
+
+# -- pages of another origin ------------------------------------------------------------------------------------------
+
+NO_MODULES = """
+const loaded = {};
+function require(name) {
+  if (loaded[name]) return loaded[name].exports;
+  const asked = new XMLHttpRequest(), module = (loaded[name] = { exports: {} });
+  asked.open("GET", `/node_modules/${name.split("/")[0]}/cjs/${name.replace("/", "-")}.production.js`, false);
+  asked.send();
+  new Function("module", "exports", "require", "process", asked.responseText)(module, module.exports, require, {});
+  return module.exports;
+}
+"""
+"""React has no file that a browser can load by itself."""
+
+REACT = f"""
+<!doctype html><title>React</title><main></main>
+<script>{NO_MODULES}globalThis.React = require("react"); globalThis.client = require("react-dom/client");</script>
+<script type="importmap">{{"imports": {{"react": "/react.js"}}}}</script>
+<script type="module">
+import {{ useAgentRun }} from "/useAgentRun.js";
+const given = new URLSearchParams(location.search);
+function Run() {{
+  const seen = useAgentRun(given.get("gateway"), given.get("token"), given.get("run"));
+  globalThis.seen = seen;
+  return React.createElement("p", null, [seen.state, seen.run?.run_status, seen.entries.length, seen.error].join(" "));
+}}
+const twice = React.createElement(React.StrictMode, null, React.createElement(Run));
+client.createRoot(document.querySelector("main")).render(twice);
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the pages are: another origin than the gateway's."""
+    if not (MODULES / "react").exists():
+        pytest.skip("React is not there: npm ci --prefix tests/javascript --ignore-scripts")
+    site = tmp_path_factory.mktemp("site")
+    for name in ("eventsource.html", "useAgentRun.js", "follow.js"):
+        shutil.copy(EXAMPLES / name, site)
+    (site / "node_modules").symlink_to(MODULES)
+    (site / "react.html").write_text(REACT)
+    (site / "react.js").write_text("export const { useEffect, useRef, useState } = globalThis.React;")
+    with pages(site) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with chromium(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+def test_the_hook_is_short_and_needs_nothing_but_react() -> None:
+    text = (EXAMPLES / "useAgentRun.js").read_text()
+    assert len(text.splitlines()) <= 80
+    assert re.findall(r'from "([^"]+)"', text) == ["react"]
+
+
+@pytest.mark.wire("position-continues", "resumed-streams-on")
+def test_the_hook_has_the_whole_log_through_every_cut_and_goes_on_after_a_resume(
+    elsewhere: str, restless: str, browser: Tab
+) -> None:
+    run = create(restless, speed=4)
+    browser.go(f"{elsewhere}/react.html?gateway={restless}&token=sandbox-bob&run={run}")
+    browser.until("document.body.innerText.includes('ended completed 12')")
+    positions = "seen.entries.map(({ position }) => position).join()"
+    assert browser.evaluate(positions) == ",".join(map(str, range(1, 13)))
+    headers, body = {"Authorization": "Bearer sandbox-bob"}, {"prompt": "And now in French"}
+    WATCH.sent(headers, body)
+    assert requests.post(f"{restless}/agent-runs/{run}/resume", json=body, headers=headers, timeout=30).ok
+    browser.evaluate("seen.watch()")
+    browser.until("document.body.innerText.includes('ended completed 24')")
+    assert browser.evaluate(positions) == ",".join(map(str, range(1, 25)))
+
+
+@pytest.mark.wire("ticket-stream")
+def test_the_page_with_event_source_shows_a_run(elsewhere: str, restless: str, browser: Tab) -> None:
+    run = create(restless, speed=4)
+    browser.go(f"{elsewhere}/eventsource.html?gateway={restless}&token=sandbox-bob&run={run}")
+    browser.shows("completed, 12 entries")
+    shown = browser.evaluate("[...document.querySelectorAll('li')].map((item) => item.textContent)")
+    assert len(shown) == 12
+    assert shown[-1] == "FINAL_ANSWER"
+
+
+# the shortest way of README, in a scope of its own: a page has other names
+ASK = """(async () => {{
+  globalThis.got = [];
+  const ended = new Promise((over) => (globalThis.over = over));
+  try {{
+    {shown}
+    source.addEventListener("end", over);
+    source.onerror = () => source.readyState === EventSource.CLOSED && over();
+    await ended;
+    return String(got.length);
+  }} catch (error) {{
+    return error.name;
+  }}
+}})()"""
+TICKETED = """new Promise((over) => {{
+  const source = new EventSource("{url}");
+  source.addEventListener("end", () => (source.close(), over("let in")));
+  source.onerror = () => source.readyState === EventSource.CLOSED && over("refused");
+}})"""
+
+
+@pytest.mark.wire("cors-origins", "cors-every-answer")
+def test_a_page_of_another_origin_is_let_in_where_it_is_configured_and_refused_where_not(
+    elsewhere: str, browser: Tab
+) -> None:
+    with processes.sandbox() as host:
+        for settings, fetched, followed in ({"cors_origins": elsewhere}, "28", "let in"), ({}, "TypeError", "refused"):
+            with processes.gateway(host, secret_key="0123456789abcdef" * 2, **settings) as server:
+                browser.go(f"{elsewhere}/follow.js")
+                shown = shortest("javascript", 1, server.url).replace("console.log(", "got.push(")
+                assert browser.evaluate(ASK.format(shown=shown)) == fetched
+                ticket = server.request("POST", "/agent-runs/12345/logs/stream-ticket").json()["url"]
+                assert browser.evaluate(TICKETED.format(url=server.url + ticket)) == followed
+
+
 @pytest.mark.wire("cors-origins", "cors-headers")
 def test_the_page_shows_a_run_live(gateway: str, tmp_path: Path) -> None:
-    with pages() as address, browser(tmp_path) as evaluate:
+    with pages() as address, chromium(tmp_path) as tab:
+        evaluate = tab.evaluate
         evaluate(f"location.href = {json.dumps(address + '/browser.html')}")
         eventually(lambda: evaluate("document.readyState === 'complete' && document.title === 'A run, live'"))
         evaluate(FASTER)

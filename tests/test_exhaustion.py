@@ -13,8 +13,9 @@ import pytest
 
 from codegen_api.errors import AtCapacity
 from codegen_api.exhaustion import shortage
+from codegen_api.log_lines import OnceAMinute, log_loop_fault
 from codegen_api.outbound import Outbound
-from codegen_api.telemetry import _OnceAMinute, log_loop_fault, logger
+from codegen_api.telemetry import logger
 from codegen_api.web import as_gateway_error
 from tests.dialects.routes import EVERY
 from tests.dialects.site import run, serving
@@ -95,7 +96,7 @@ async def test_a_connection_to_the_host_that_cannot_be_opened_for_lack_of_descri
 def test_an_event_loop_that_cannot_accept_says_so_once_and_whatever_else_it_has_to_say(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logger, "filters", [_OnceAMinute()])
+    monkeypatch.setattr(logger, "filters", [OnceAMinute()])
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -50,7 +50,7 @@ class Incomplete:
 def unlike_others(base_url: str) -> None: ...
 
 
-def connect(base_url: str, *, connect_timeout: float, read_timeout: float, via: str) -> FakeHost:
+def connect(base_url: str, *, connect_timeout: float, read_timeout: float, via: str, options: object) -> FakeHost:
     if "toy" not in base_url:
         raise ValueError("it is no toy")
     host = FakeHost()
@@ -114,7 +114,7 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
     [
         (
             {"dialects": "nobody"},
-            "CODEGEN_DIALECTS: there are native, codegen, agent_protocol, everruns, agio, broken,",
+            "CODEGEN_DIALECTS: there are native, codegen, agent_protocol, everruns, agio, ai_sdk, broken,",
         ),
         ({"dialects": "broken"}, "CODEGEN_DIALECTS: broken is no Dialect of codegen_api.dialects"),
         ({"dialects": "lost"}, "CODEGEN_DIALECTS: lost cannot be loaded: .*NOTHING"),
@@ -122,13 +122,17 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
         ({"dialects": "closed"}, "CODEGEN_DIALECTS: closed cannot be loaded: /toy/runs/{id} does not declare .* scope"),
         ({"dialects": "open"}, "CODEGEN_DIALECTS: open cannot be loaded: /toy/runs/{id} has a body"),
         ({"dialects": "raising"}, "CODEGEN_DIALECTS: raising cannot be loaded: division by zero"),
-        ({"upstream": "nobody"}, "CODEGEN_UPSTREAM: there are codegen, incomplete, toy, unlike, and no others"),
+        ({"upstream": "nobody"}, "CODEGEN_UPSTREAM: there are .*codegen,.* incomplete, toy, unlike, and no others"),
         (
-            {"upstream": "incomplete"},
+            {"upstream": "incomplete", "base_url": "https://host.example"},
             "CODEGEN_UPSTREAM: incomplete is no Upstream: it lacks aclose, answer, create_run",
         ),
-        ({"upstream": "unlike"}, "CODEGEN_UPSTREAM: unlike cannot be made: .*unexpected keyword"),
-        ({"upstream": "toy"}, "CODEGEN_BASE_URL: it is no toy"),
+        (
+            {"upstream": "unlike", "base_url": "https://host.example"},
+            "CODEGEN_UPSTREAM: unlike cannot be made: .*unexpected keyword",
+        ),
+        ({"upstream": "toy", "base_url": "https://host.example"}, "CODEGEN_BASE_URL: it is no toy"),
+        ({"upstream": "toy"}, "CODEGEN_BASE_URL: set it to the address of the host"),
     ],
 )
 def test_what_cannot_be_had_is_told_by_the_setting_that_asks_for_it(wrong: dict[str, str], told: str) -> None:

@@ -375,7 +375,7 @@ async def test_a_run_that_may_be_one_that_cannot_be_had_is_not_taken_for_one_tha
 @pytest.mark.wire("owner-lists")
 @pytest.mark.parametrize("most", [1, 4])
 @pytest.mark.virtual_time
-async def test_one_s_own_runs_are_found_in_the_list_of_a_host_that_gives_little(most: int) -> None:
+async def test_one_s_run_lists_are_found_in_the_list_of_a_host_that_gives_little(most: int) -> None:
     def shared(name: str) -> Caller:
         who = Principal("key", name)
         return Caller(who, Credential.of("alice", b"key"), None, frozenset({READ}), shared=True)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api import errors
-from codegen_api.dialects.native.wire import EVENTS, LINES, frames
+from codegen_api.dialects.native.wire import EVENTS, LINES, Frames
+from codegen_api.taps import Pulled
 from codegen_api.upstreams.codegen import CodegenUpstream
 from tests.dialects.eventsource import parse
 from tests.dialects.site import run, serving
@@ -122,7 +123,7 @@ def test_no_error_of_the_host_makes_more_than_one_failure(sentence: str, key: st
             raise refused.value
             yield
 
-        written: Any = [b"".join([piece async for piece in frames(failing(), to)]) for to in (EVENTS, LINES)]  # type: ignore[arg-type]
+        written: Any = [b"".join([piece async for piece in Frames(Pulled(failing()), to)]) for to in (EVENTS, LINES)]  # type: ignore[arg-type]
         (event,), (line,) = parse(written[0]), lines(written[1])
         assert event.type == line["event"] == "failure"
         assert event.last_event_id == ""

@@ -18,7 +18,7 @@ from codegen_api.http1 import HEAD_SECONDS, MAX_UNREAD, RESERVE, StrictHttpProto
 from codegen_api.serve import _options
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, methods, routes
-from tests.dialects.site import gateway_app, settings
+from tests.dialects.site import gateway_app, refusal, settings
 from tests.fakehost import FakeHost
 
 # -- heads that do not end --------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def connected(app: Any = answer, descriptor: Any = None, **given: Any) -> tuple[
 
 
 async def answers(transport: Transport) -> list[tuple[int, dict[str, str], Any]]:
-    """All that was answered, once the connection is closed: status, headers, and the body as JSON."""
+    """All that was answered, once the connection is closed: status, headers, and the body, or what an error tells."""
     while not transport.is_closing():  # noqa: ASYNC110 - bounded by `run`
         await asyncio.sleep(0.001)
     found, rest = [], io.BytesIO(transport.written)
@@ -91,7 +91,8 @@ async def answers(transport: Transport) -> list[tuple[int, dict[str, str], Any]]
             continue
         headers = {name.lower(): value for name, value in http.client.parse_headers(rest).items()}
         body = rest.read(int(headers["content-length"]))
-        found.append((int(line.split()[1]), headers, json.loads(body)))
+        status = int(line.split()[1])
+        found.append((status, headers, json.loads(body) if status < 400 else refusal(status, headers, body)))
     return found
 
 

@@ -35,7 +35,7 @@ from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.identity import ALL, READ, WRITE, Caller, Credential, Principal
 from codegen_api.ownership import Ownership
 from codegen_api.run_search import SEARCHED_PAGES
-from codegen_api.runs import Run
+from codegen_api.runs import Run, RunRef
 from codegen_api.upstreams import NewRun
 from tests.fakehost import FakeHost, Hosted, Sequence, caller
 from tests.virtual import run
@@ -84,7 +84,9 @@ class Faulty(FakeHost):
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         return await self._disturbed(lambda: super(Faulty, self).create_run(credential, organization, new))
 
-    async def resume_run(self, credential: Credential, ref: Any, prompt: str, images: Any) -> Run:
+    async def resume_run(
+        self, credential: Credential, ref: Any, prompt: str, images: Any, *, key: str | None = None
+    ) -> Run:
         return await self._disturbed(lambda: super(Faulty, self).resume_run(credential, ref, prompt, images))
 
 
@@ -525,3 +527,61 @@ async def test_what_is_too_much_to_keep_is_read_again_for_a_repeat() -> None:
     again = await site.create(key="0")
     assert (again.replayed, again.run.ref, again.run.raw_status) == (True, first.run.ref, "COMPLETE")
     assert site.host.acted == 10
+
+
+class Keyed(Faulty):
+    """A host that carries out each order once, by its key."""
+
+    keyed = frozenset({"create", "resume"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: dict[str | None, Run] = {}
+        self.keys: list[str | None] = []
+
+    async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
+        return await self._disturbed(lambda: self._once(new.key, FakeHost.create_run, credential, organization, new))
+
+    async def resume_run(
+        self, credential: Credential, ref: Any, prompt: str, images: Any, *, key: str | None = None
+    ) -> Run:
+        return await self._disturbed(lambda: self._once(key, FakeHost.resume_run, credential, ref, prompt, images))
+
+    async def _once(self, key: str | None, do: Callable[..., Any], *what: Any) -> Run:
+        self.keys.append(key)
+        if key not in self.done:
+            self.done[key] = await do(self, *what)
+        return self.done[key]
+
+
+@pytest.mark.parametrize("delay", [None, 0, 5.0])
+@each_case
+async def test_a_host_that_knows_repeats_is_asked_again_at_once(ask: str, who: Caller, delay: float | None) -> None:
+    host = Keyed()
+    site = Site(who, host)
+    if ask == "resume":
+        host.add(status="COMPLETE", marks=site.gateway._ownership.marks(who)).append(3)
+    host.faults.append((UpstreamTimeout(), delay))
+    with pytest.raises(UpstreamTimeout):
+        await ASKS[ask](site)
+    began, lists = asyncio.get_running_loop().time(), host.calls["list"]
+    outcome = await ASKS[ask](site)
+    assert asyncio.get_running_loop().time() - began < 1
+    await asyncio.sleep(20)
+    assert host.calls[ask] == 1
+    assert outcome.run.ref == RunRef("9", "1")
+    assert host.calls["list"] == lists
+    assert len(set(host.keys)) == 1
+    assert host.keys[0] is not None
+
+
+async def test_the_key_for_the_host_is_that_of_one_user_one_route_and_one_request() -> None:
+    host = Keyed()
+    site = Site(None, host)
+    await site.create()
+    await site.resume()
+    await site.create(key="another")
+    await site.create(who=caller("bob"))
+    assert len(set(host.keys)) == 4
+    await site.idempotency.create(site.who, "9", NewRun("Say hello"), None)
+    assert host.keys[-1] is None

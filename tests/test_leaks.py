@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api.serve import TRY_IT
+from codegen_api.local_hosts import OF_SANDBOX, SANDBOX_TOKEN, TRY_IT
 from tests.end_to_end import processes
 from tests.leaks import WATCH, Watch, sandbox_texts
 from tests.nested import ALONE, BESIDE, run_of_tests
@@ -49,6 +49,9 @@ def test_each_kind_of_secret_is_found_in_each_kind_of_text_and_where_it_is_from(
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
     watch = watching()
     watch.secret("a prompt", "x")
+    watch.secret("a prompt", "Fix it")
+    watch.secret("a token", "nobody")
+    watch.log("log of a gateway", "WARNING nobody can sign in. Fix it.")
     watch.secret("a text of a log", "x" * 1000)
     watch.log("log of a gateway", "INFO GET /xxxxxxxxxx 200 3 ms\nINFO settings: api_token=not set")
     watch.answer(401, '{"error": "The token is not valid.", "code": "invalid_token"}')
@@ -57,12 +60,12 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 
 
 def test_what_the_front_door_is_to_print_is_let_through_and_nothing_beside_it() -> None:
-    said = TRY_IT.format(url=URL)
+    said = "\n".join([OF_SANDBOX, TRY_IT.format(url=URL, token=SANDBOX_TOKEN)])
     assert "sandbox-alice" in said
     announced, altered, logged = watching(), watching(), watching()
     announced.output("output of a gateway", f"codegen_api is at {URL}\n{said}")
     assert announced.found() == []
-    altered.output("output of a gateway", said.replace("Documentation", "More"))
+    altered.output("output of a gateway", said.replace("tokens ", "more "))
     assert len(altered.found()) == 1
     logged.log("log of a gateway", said)
     assert len(logged.found()) == len([line for line in said.splitlines() if "sandbox-alice" in line])

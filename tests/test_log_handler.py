@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from codegen_api.log_handler import MOST_BYTES, ThreadedHandler
+from codegen_api import log_handler
+from codegen_api.log_handler import AT_ONCE, MOST_BYTES, ThreadedHandler
 from codegen_api.metrics import PrometheusObserver
 
 WAIT = 30.0
@@ -74,6 +75,32 @@ def test_who_logs_does_not_wait_for_who_does_not_read_and_what_is_lost_is_told(p
     reading.join(WAIT)
     assert said.count(f"INFO {text}") + pipe.lost == fit + 500
     assert said[-2:] == [f"WARNING {pipe.lost} lines of this log were lost: nobody took them", "INFO end"]
+
+
+def test_lines_that_come_while_the_thread_rests_are_written_together(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resting, rested, written, write = threading.Event(), threading.Event(), list[bytes](), os.write
+
+    def rest(_: float) -> None:
+        resting.set()
+        rested.wait(WAIT)
+
+    def noted(descriptor: int, content: bytes) -> int:
+        written.append(content)
+        return write(descriptor, content)
+
+    monkeypatch.setattr(log_handler, "sleep", rest)
+    monkeypatch.setattr(os, "write", noted)
+    pipe.say("begin")
+    assert resting.wait(WAIT)
+    for number in range(100):
+        pipe.say(f"{number} {'x' * 100}")
+    pipe.say("end")
+    rested.set()
+    assert len(pipe.all()) == 102
+    assert len(written) == 1 + 3  # of 11 KiB
+    assert all(len(content) <= AT_ONCE and content.endswith(b"\n") for content in written)
 
 
 def test_the_end_of_the_process_waits_for_a_moment_only(pipe: Pipe) -> None:

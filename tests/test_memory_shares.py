@@ -35,12 +35,12 @@ def test_the_shares_are_all_there_is(total: int, dialects: int) -> None:
 
 async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() -> None:
     """Four runs are viewed by fast and slow viewers, read back, worded and rendered."""
-    total = MIB
+    total = 4 * MIB  # much more than what else this process may allocate meanwhile
     holdings = MemoryShares.of(total, dialects=2)
 
     host = FakeHost()
     for number in range(1, 5):
-        host.add(str(number), status="COMPLETE").append(300, text=f"{number} " + "x" * 1000)
+        host.add(str(number), status="COMPLETE").append(300, text=f"{number} " + "x" * 4000)
     broker = MemoryBroker(max_bytes=holdings.logs)
     gateway = Gateway(host, broker)
     pages = Pages(gateway, max_bytes=holdings.turns, clock=lambda: 10_000.0)

@@ -1,6 +1,7 @@
 """The numbers: what is counted, by what, and what never is."""
 
 import asyncio
+import inspect
 import multiprocessing
 import os
 import re
@@ -21,7 +22,7 @@ from codegen_api.following import Position
 from codegen_api.gateway import Gateway
 from codegen_api.metrics import METHODS, PrometheusObserver, WorkersCollector
 from codegen_api.runs import LogEntry
-from codegen_api.telemetry import Exchange, NullObserver, Observers
+from codegen_api.telemetry import Exchange, NullObserver, Observer, Observers
 from tests import virtual
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, Site, gateway_app, run, serving
@@ -36,6 +37,15 @@ SERIES = {
     "codegen_api_runs_followed": set(),
     "codegen_api_log_lines_lost": set(),
     "codegen_api_entry_age_seconds": set(),
+    "codegen_api_token_checks": {"kind", "outcome"},
+    "codegen_api_upstream_budget_left_ratio": set(),
+    "codegen_api_viewers_per_read": set(),
+    "codegen_api_streams_ended": {"ending"},
+    "codegen_api_replayed_entries": set(),
+    "codegen_api_notices": {"code"},
+    "codegen_api_redis_processes": {"state"},
+    "codegen_api_relay_lag_seconds": set(),
+    "codegen_api_leases_taken_over": set(),
 }
 
 
@@ -105,36 +115,38 @@ def test_the_counts_of_two_applications_are_their_own() -> None:
     assert [value(each.render().decode(), "entry_age_seconds_count") for each in (one, other)] == [1, 0]
 
 
-def test_several_observers_are_all_told_everything() -> None:
+def methods() -> dict[str, inspect.Signature]:
+    """Everything of which an observer is told, with what it is told."""
+    found = inspect.getmembers(Observer, inspect.isfunction)
+    return {name: inspect.signature(each) for name, each in found if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", methods())
+def test_several_observers_are_all_told_everything_and_one_may_take_no_notice(name: str) -> None:
+    told: list[tuple[str, Any]] = []
+
     class Witness(NullObserver):
-        def __init__(self) -> None:
-            self.told: list[Any] = []
+        def __getattribute__(self, called: str) -> Any:
+            return lambda *what: told.append((called, what))
 
-        def asking(self, *what: Any) -> None:
-            self.told.append(what)
+    arguments = tuple(object() for _ in list(methods()[name].parameters)[1:])
+    getattr(Observers(Witness(), Witness()), name)(*arguments)
+    assert told == [(name, arguments)] * 2
+    assert getattr(NullObserver(), name)(*arguments) is None
 
-        def asked(self, *what: Any) -> None:
-            self.told.append(what)
 
-        def answered(self, *what: Any) -> None:
-            self.told.append(what)
-
-        def serving(self, *what: Any) -> None:
-            self.told.append(what)
-
-        def delivered(self, *what: Any) -> None:
-            self.told.append(what)
-
-    witnesses = [Witness(), Witness()]
-    observers = Observers(*witnesses)
-    observers.asking("digest", "get_run")
-    over = exchange("get_run", "ok")
-    observers.asked(over)
-    observers.answered("/health", "GET", 200, 0.5)
-    observers.serving(2, 1)
-    observers.delivered(0.25)
-    for witness in witnesses:
-        assert witness.told == [("digest", "get_run"), (over,), ("/health", "GET", 200, 0.5), (2, 1), (0.25,)]
+def test_whoever_reads_for_many_has_redis_or_takes_over_says_so() -> None:
+    metrics = PrometheusObserver()
+    assert "codegen_api_redis_processes{" not in metrics.render().decode()  # it may not be configured
+    for state in (True, False, True):
+        metrics.connected(state)
+    metrics.relayed(0.02)
+    metrics.taken_over()
+    text = metrics.render().decode()
+    assert value(text, "redis_processes", state="connected") == 1
+    assert value(text, "redis_processes", state="unavailable") == 0
+    assert value(text, "relay_lag_seconds_sum") == pytest.approx(0.02)
+    assert value(text, "leases_taken_over_total") == 1
 
 
 def key(name: str) -> str:
@@ -168,8 +180,8 @@ class Ages(NullObserver):
     def __init__(self) -> None:
         self.heard: list[float] = []
 
-    def delivered(self, age: float) -> None:
-        self.heard.append(age)
+    def delivered(self, age: float, viewers: int = 1) -> None:
+        self.heard += [age] * viewers
 
 
 def stamped(seconds: float) -> str:
@@ -382,3 +394,47 @@ def test_nothing_there_says_anything_of_anybody() -> None:
         assert has.get("method", "other") in METHODS | {"other"}
         assert re.fullmatch("[0-9]{3}|none", has.get("status", "none"))
         assert re.fullmatch("[a-z_]+", has.get("operation", "x") + has.get("outcome", "x"))
+
+
+@pytest.mark.wire("metrics")
+async def test_what_becomes_of_streams_is_counted_and_what_their_viewers_were_told() -> None:
+    async with serving(RichHost(), follower_linger_seconds=0.01) as site:
+        site.host.add("1", status="COMPLETE").append(3)
+        site.host.add("2").append(2)
+        assert (await site.get("/agent-runs/1/logs/stream")).status_code == 200
+        for number, path in enumerate(["/agent-runs/2/logs/stream", "/agent-runs/2/logs/stream?last_event_id=1"], 2):
+            viewer = Connection(site.app, path)
+            while value(await scraped(site), "replayed_entries_count") < number:  # noqa: ASYNC110 - it is asked
+                await asyncio.sleep(0)  # or the viewer would never have its turn: nothing that is asked here waits
+            viewer.leave()
+            await viewer.task
+        await site.get("/users/me", token="x" * 40_000)
+        text = await scraped(site)
+    assert value(text, "streams_ended_total", ending="end") == 1
+    assert value(text, "streams_ended_total", ending="client_left") == 2
+    assert value(text, "replayed_entries_count") == 3
+    assert value(text, "replayed_entries_sum") == 3 + 2 + 1
+    assert value(text, "viewers_per_read_sum") >= value(text, "viewers_per_read_count") >= 2
+    assert value(text, "token_checks_total", kind="token", outcome="ok") >= 3
+    assert value(text, "token_checks_total", kind="token", outcome="token_too_long") == 1
+    assert value(text, "upstream_budget_left_ratio_count") > 0
+    assert value(text, "upstream_budget_left_ratio_bucket", le="0.5") == 0
+
+
+@pytest.mark.wire("metrics")
+async def test_a_viewer_who_is_told_to_come_back_is_counted_with_what_they_were_told() -> None:
+    async with serving(RichHost(), stream_max_age_seconds=0.05) as site:
+        site.host.add("1").append(1)
+        assert "event: notice" in (await site.get("/agent-runs/1/logs/stream")).text
+        text = await scraped(site)
+    assert value(text, "streams_ended_total", ending="reconnect") == 1
+    assert value(text, "notices_total", code="reconnect") == 1
+
+
+@pytest.mark.wire("metrics")
+async def test_a_host_without_a_limit_has_no_budget_that_could_be_spent() -> None:
+    host = RichHost()
+    host.requests_per_minute = None
+    async with serving(host) as site:
+        await site.get("/users/me")
+        assert value(await scraped(site), "upstream_budget_left_ratio_count") == 0

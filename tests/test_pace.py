@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_api.pace import (
+    CLOCK_MARGIN,
     FAST,
     MIN_WAIT,
     OVERDUE,
@@ -43,6 +44,37 @@ def test_a_quiet_log_is_read_less_and_less_often() -> None:
     cadence = Cadence(fast=1, slow=5)
     assert [cadence.next(news=False) for _ in range(6)] == [1.5, 2.25, 3.375, 5, 5, 5]
     assert cadence.next(news=True) == 1
+
+
+def test_a_quiet_log_is_read_less_often_only_as_far_as_the_budget_has_no_room() -> None:
+    cadence = Cadence(fast=1, slow=10)
+    rooms = (0.1, 1.2, 1.5, 9, 9, 9, 0.5, math.inf)
+    assert [cadence.next(news=False, room=room) for room in rooms] == [1, 1.2, 1.5, 2.25, 3.375, 5.0625, 1, 1.5]
+    assert cadence.next(news=False, resting=True, room=1) == RESTING
+    assert Cadence(fast=5, slow=9).next(news=False, room=1) == 5
+
+
+def test_however_much_room_there_is_a_quiet_log_is_read_once_a_second_and_less_often_in_a_crowd() -> None:
+    cadence = Cadence(fast=0.1)
+    assert max(cadence.next(news=False, room=0) for _ in range(20)) == 1
+    assert max(cadence.next(news=False, room=0, runs=2000) for _ in range(20)) == 4
+    assert max(cadence.next(news=False, room=0, runs=20_000) for _ in range(20)) == 10
+    cadence.told = True
+    assert max(cadence.next(news=False, room=0) for _ in range(20)) == 10
+
+
+def test_quiet_logs_leave_most_of_a_budget_to_others() -> None:
+    budget = Budget(480)
+    for number in range(100):
+        room = budget.quiet(number)
+        assert room == pytest.approx(WINDOW / (0.125 * (384 - min(number, 60))), rel=0.02)
+        budget.begin(number)
+        budget.sent()
+        budget.asking()
+        budget.asked(number)
+        budget.finish(number)
+    budget.refused(100, 5)
+    assert budget.quiet(100) == math.inf
 
 
 def test_a_run_that_waits_for_somebody_is_read_slowly_at_once() -> None:
@@ -91,8 +123,9 @@ def test_patience_is_bounded_however_long_it_goes_on() -> None:
 class Spender:
     """Asks the host as a budget allows, and remembers when."""
 
-    def __init__(self, limit: float, latency: float) -> None:
-        self.budget = Budget(limit, chance=random.Random(1).random)
+    def __init__(self, limit: float, latency: float, cost: int = 1) -> None:
+        self.budget = Budget(limit, cost=cost, chance=random.Random(1).random)
+        self.cost = cost
         self.now = 0.0
         self.latency = latency
         self.calls: list[float] = []
@@ -116,9 +149,10 @@ class Spender:
         self.loads.append(sum(self.now - WINDOW < moment for moment in self.calls + self.reads))
         self.budget.begin(self.now)
         self.budget.sent()
-        self.budget.asking()
-        self.now += self.latency
-        self.budget.asked(self.now)
+        for _ in range(self.cost):
+            self.budget.asking()
+            self.now += self.latency
+            self.budget.asked(self.now)
         self.budget.finish(self.now)
         self.budget.accepted(self.now)
 
@@ -160,6 +194,42 @@ def test_a_burst_is_read_at_once_and_what_follows_at_an_even_pace() -> None:
     assert max(pauses) < 2
 
 
+@pytest.mark.parametrize("cost", [2, 3, 8])
+def test_reads_that_take_several_requests_each_keep_an_even_pace_as_well(cost: int) -> None:
+    spender = Spender(60, 0.0, cost)
+    for _ in range(5 * 48 // cost):
+        spender.read()
+    at_once = spender.reads.count(0)
+    assert 1 <= at_once <= max(2, 15 // cost)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(spender.reads[at_once:])]
+    assert max(pauses) < 1.5 * cost * WINDOW / 48
+    assert max(sum(at - WINDOW < each <= at for each in spender.reads) for at in spender.reads) * cost <= 48
+
+
+@pytest.mark.parametrize("limit", [1, 5, 60])
+def test_a_read_that_takes_more_than_the_host_is_believed_to_allow_is_tried_all_the_same(limit: float) -> None:
+    spender = Spender(limit, 0.0, 8)
+    for _ in range(20):  # by which only a tenth is believed of it
+        spender.budget.refused(spender.now, 1)
+        spender.now += 2
+    for _ in range(3):
+        spender.read()
+    assert spender.reads[-1] <= 3 * (WINDOW + 5)
+
+
+def test_reads_under_way_are_counted_with_all_their_requests() -> None:
+    budget = Budget(60, cost=8)
+    for _ in range(40):
+        budget.asking()
+        budget.asked(0)
+    for now in (10, 20):
+        assert budget.wait(now, late=True) == 0
+        budget.begin(now)
+        budget.sent()
+        budget.asking()
+    assert budget.wait(30, late=True) > 0
+
+
 def test_what_calls_have_left_is_spread_over_the_window() -> None:
     spender = Spender(60, 0.0)
     for _ in range(52):
@@ -170,6 +240,16 @@ def test_what_calls_have_left_is_spread_over_the_window() -> None:
     assert spender.reads == pytest.approx([0, 12, 24, 36, 48])
     spender.read(waiting=20)
     assert spender.reads[5] >= WINDOW
+
+
+def test_a_budget_remembers_no_more_requests_than_the_limit_and_waits_for_the_same_one() -> None:
+    budget = Budget(60)
+    for number in range(10_000):
+        budget.asking()
+        budget.asked(number / 1000)
+    assert len(budget._all) <= 61
+    # 57 of the last have to be gone
+    assert budget.wait(10) == pytest.approx(9.943 + WINDOW + CLOCK_MARGIN - 10)
 
 
 def test_who_is_late_keeps_half_the_distance_and_only_that() -> None:
@@ -340,3 +420,19 @@ def test_calls_of_who_waits_have_the_part_that_reading_leaves_and_more_while_hal
     assert budget.spare(61) == 26
     budget.refused(61, 10)
     assert budget.spare(61) == 0
+
+
+def test_what_is_unspent_is_a_share_of_the_limit_and_nothing_while_the_host_refuses() -> None:
+    budget = Budget(10, chance=lambda: 0.0)
+    assert budget.unspent(0) == 1
+    budget.asking()
+    assert budget.unspent(0) == 0.9
+    budget.asked(1)
+    assert budget.unspent(1) == 0.9
+    budget.told(2, 5, 30)
+    assert budget.unspent(2) == 0.5
+    assert budget.unspent(40) == 0.9  # what the host said was for thirty seconds
+    budget.begin(41)
+    budget.sent()
+    budget.refused(41, 20)
+    assert budget.unspent(42) == 0

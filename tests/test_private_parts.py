@@ -13,10 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import fastapi._compat
+import fastapi.dependencies.utils
+import fastapi.middleware.asyncexitstack
 import httptools
 import prometheus_client.multiprocess
 import prometheus_client.values
 import pytest
+import starlette._utils
 import starlette.requests
 import uvicorn
 from alembic.runtime.migration import MigrationContext
@@ -24,20 +28,23 @@ from alembic.script import ScriptDirectory
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from httpx_aiohttp import AiohttpTransport
 from packaging.requirements import Requirement
+from redis.asyncio.cluster import NodesManager, RedisCluster
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from uvicorn.config import LOGGING_CONFIG
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 from uvicorn.supervisors import multiprocess
 
 import codegen_api
+from codegen_api.lean_routes import BEYOND
 
 PACKAGE = Path(codegen_api.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-BOUNDS: dict[str, Requirement] = {each.name: each for each in map(Requirement, PROJECT["dependencies"])}
+NEEDED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["redis"]]
+BOUNDS: dict[str, Requirement] = {each.name: each for each in map(Requirement, NEEDED)}
 
 
 @dataclass(frozen=True)
@@ -85,16 +92,23 @@ HOOKS = [
         "uvicorn",
         "http1.py",
         HttpToolsProtocol,
-        "app connection_lost connection_made cycle data_received eof_received headers loop on_body on_header"
-        " on_headers_complete on_message_begin on_message_complete parser scope timeout_keep_alive"
-        " timeout_keep_alive_handler timeout_keep_alive_task transport url _unset_keepalive_if_required",
+        "app connection_lost connection_made cycle data_received eof_received flow headers loop on_body on_header"
+        " on_headers_complete on_message_begin on_message_complete on_response_complete parser pipeline resume_writing"
+        " scope timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task transport url"
+        " _unset_keepalive_if_required",
     ),
     Hook(
         "uvicorn",
         "http1.py",
         RequestResponseCycle,
-        "chunked_encoding expected_content_length keep_alive message_event more_body receive response_complete"
-        " response_started scope send transport",
+        "chunked_encoding disconnected expected_content_length flow keep_alive message_event more_body receive"
+        " response_complete response_started scope send transport",
+    ),
+    Hook(
+        "uvicorn",
+        "http1.py",
+        FlowControl,
+        "_transport drain pause_reading pause_writing read_paused resume_reading resume_writing write_paused",
     ),
     Hook("uvicorn", "sandbox/__main__.py", uvicorn.Server, "handle_exit started startup"),
     Hook(
@@ -105,14 +119,22 @@ HOOKS = [
     ),
     Hook("alembic", "stores/sql/migration.py", ScriptDirectory, "_upgrade_revs get_revision"),
     Hook("alembic", "stores/sql/migration.py", MigrationContext, "configure get_current_heads run_migrations"),
-    Hook("fastapi", "request_bodies.py", APIRoute, "body_field dependant get_route_handler"),
+    Hook("fastapi", "request_bodies.py", APIRoute, "app body_field dependant get_route_handler"),
+    Hook("fastapi", "lean_routes.py", Dependant, f"{' '.join(BEYOND)} header_params path_params request_param_name"),
+    Hook("fastapi", "lean_routes.py", fastapi.dependencies.utils, "request_params_to_args"),
+    Hook("fastapi", "lean_routes.py", fastapi._compat.ModelField, "alias default field_info name"),
+    Hook("fastapi", "dispatch.py", fastapi.middleware.asyncexitstack, "AsyncExitStackMiddleware"),
     Hook("fastapi", "unknown_names.py", Dependant, "call dependencies query_params"),
     Hook("fastapi", "app.py", FastAPI, "build_middleware_stack openapi"),
     Hook("starlette", "request_bodies.py", starlette.requests.Request, "_body body json stream"),
+    Hook("starlette", "dispatch.py", starlette._utils, "get_route_path"),
+    Hook("starlette", "dispatch.py", Route, "endpoint methods param_convertors path_regex"),
     Hook("starlette", "edge.py", CORSMiddleware, "is_allowed_origin preflight_response simple_response"),
     Hook("starlette", "dialects/__init__.py", Route, "methods param_convertors path_regex"),
-    Hook("httpx-aiohttp", "outbound.py", AiohttpTransport, "aclose client handle_async_request"),
+    Hook("redis", "redis_link.py", RedisCluster, "nodes_manager"),
+    Hook("redis", "redis_link.py", NodesManager, "aclose"),
     Hook("prometheus-client", "metrics.py", prometheus_client.values, "MutexValue ValueClass"),
+    Hook("prometheus-client", "metrics.py", prometheus_client.Histogram, "_buckets _sum _upper_bounds"),
     Hook("prometheus-client", "metrics.py", prometheus_client.multiprocess.MultiProcessCollector, "merge"),
 ]
 

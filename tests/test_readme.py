@@ -1,4 +1,6 @@
-"""README says what is true: its tables are compared with the code, and its commands and examples are run."""
+"""README and the pages behind it say what is true: their tables are compared with the code, and their commands and
+examples are run.
+"""
 
 import re
 import subprocess
@@ -9,21 +11,25 @@ from typing import Any, get_args
 
 import pytest
 
-from codegen_api import Settings, create_app, serve
-from codegen_api.build_parts import DIALECTS
-from codegen_api.environment import PREFIX
+from codegen_api import Settings, create_app, local_hosts, serve
+from codegen_api.build_parts import DIALECTS, UPSTREAMS
+from codegen_api.environment import PREFIX, option_prefix
 from codegen_api.sandbox.bodies import FaultKind
 from codegen_api.sandbox.scenarios import scenario_names
+from codegen_api.settings import FOR_THE_TERMINAL
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SETTINGS, UI, OPERATING = (
+    (ROOT / f"docs/{name}.md").read_text() for name in ("settings", "building-a-ui", "operating")
+)
 DOCUMENTS = sorted(
     path for path in ROOT.rglob("*.md") if not {".venv", "node_modules", ".git"} & set(path.relative_to(ROOT).parts)
 )
 
 
-def section(title: str) -> str:
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def section(title: str, document: str = README) -> str:
+    return document.split(f"\n## {title}\n")[1].split("\n## ", 1)[0]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -49,7 +55,7 @@ def shown(default: Any) -> str:
 def routes_of_the_app() -> set[str]:
     app = create_app(Settings(_env_file=None))
     described = {f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods}
-    return described | {"GET /docs", "GET /redoc", "GET /openapi.json"}
+    return described | {"GET /", "GET /console/", "GET /docs", "GET /redoc", "GET /openapi.json"}
 
 
 def test_the_settings_table_is_that_of_the_code() -> None:
@@ -57,7 +63,7 @@ def test_the_settings_table_is_that_of_the_code() -> None:
         [f"`{PREFIX}{name.upper()}`", shown(field.default), field.description or ""]
         for name, field in Settings.model_fields.items()
     ]
-    assert rows(section("Settings")) == expected, "\n".join(" | ".join(row) for row in expected)
+    assert rows(SETTINGS) == expected, "\n".join(" | ".join(row) for row in expected)
 
 
 def test_the_environment_example_names_settings_only() -> None:
@@ -67,10 +73,17 @@ def test_the_environment_example_names_settings_only() -> None:
 
 
 def test_the_documents_name_settings_only() -> None:
-    known = {f"{PREFIX}{name.upper()}{file}" for name in Settings.model_fields for file in ("", "_FILE")}
-    known.add("CODEGEN_API_BASE_URL")  # of the package `codegen`
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {
+        f"{option_prefix(name)}{option.upper()}"
+        for name in UPSTREAMS
+        for option in UPSTREAMS[name].load().known_options
+    }
+    known |= {f"{name}_FILE" for name in known}
+    known |= {f"{PREFIX}{name}" for name in FOR_THE_TERMINAL}
+    known |= {"CODEGEN_API_BASE_URL"}  # of the package `codegen`
     for document in DOCUMENTS:
-        named = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]", document.read_text()))
+        named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]*[A-Z]", document.read_text()))
         assert named - known == set(), document
 
 
@@ -91,7 +104,7 @@ def test_the_table_of_dialects_is_that_of_the_code() -> None:
 
 
 def test_the_endpoints_table_holds_every_route_and_no_other() -> None:
-    assert {row[0].strip("`") for row in rows(section("Endpoints"))} == routes_of_the_app()
+    assert {row[0].strip("`") for row in rows(section("Endpoints", UI))} == routes_of_the_app()
 
 
 def test_the_contract_holds_every_route_and_no_other() -> None:
@@ -100,13 +113,13 @@ def test_the_contract_holds_every_route_and_no_other() -> None:
 
 
 def test_the_first_minute_is_what_the_server_prints() -> None:
-    printed = serve.TRY_IT.format(url="http://127.0.0.1:8000").splitlines()
+    printed = local_hosts.TRY_IT.format(url="http://127.0.0.1:8000", token="sandbox-alice").splitlines()
     commands = [line.strip() for line in printed if line.startswith("  ")]
     assert blocks(section("The first minute"), "sh")[1].splitlines() == commands
 
 
 def test_the_options_of_the_front_door_exist() -> None:
-    text = section("Other ways to start").split("As an ASGI application")[0]
+    text = section("Ways to start", OPERATING).split("As an ASGI application")[0]
     named = set(re.findall(r"`(--[a-z-]+)", text))
     shown_by_help = serve._parser().format_help()
     assert named
@@ -114,11 +127,11 @@ def test_the_options_of_the_front_door_exist() -> None:
 
 
 def test_the_programs_and_modules_named_exist() -> None:
-    programs = set(re.findall(r"\bpython (\w+\.py)", README))
+    programs = set(re.findall(r"\bpython (\w+\.py)", README + section("Ways to start", OPERATING)))
     assert programs == {"run_server.py", "validate_server.py"}
     assert {name for name in programs if not (ROOT / name).is_file()} == set()
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"codegen-api": "codegen_api.serve:main"}
+    assert scripts == {"codegen-api": "codegen_api.front_door:main"}
     for module in ("codegen_api", "codegen_api.sandbox"):
         assert (ROOT / module.replace(".", "/") / "__main__.py").is_file()
 
@@ -127,7 +140,7 @@ def test_the_options_of_the_validator_exist() -> None:
     helped = subprocess.run(
         [sys.executable, ROOT / "validate_server.py", "--help"], capture_output=True, text=True, timeout=60, check=True
     )
-    for option in set(re.findall(r"--[a-z]+", section("Check a running gateway"))):
+    for option in set(re.findall(r"--[a-z]+", section("Check a running gateway", OPERATING))):
         assert option in helped.stdout
 
 
@@ -164,17 +177,17 @@ def anchors(text: str) -> set[str]:
 
 
 def test_the_reader_shown_is_the_one_that_is_tested() -> None:
-    shown_reader = blocks(section("Examples"), "javascript")[0]
+    shown_reader = blocks(section("Examples", UI), "javascript")[0]
     assert shown_reader in (ROOT / "examples/follow.js").read_text().replace("export async", "async")
     assert len(shown_reader.splitlines()) <= 26
 
 
-OPERATING = (ROOT / "docs/operating.md").read_text().split("\n## The sandbox\n")[1]
+SANDBOX = OPERATING.split("\n## The sandbox\n")[1]
 
 
 def first_cells(head: str) -> list[str]:
     """What the first column of the sandbox's table with this head names."""
-    table = OPERATING.split(f"\n| {head} |")[1].split("\n\n")[0]
+    table = SANDBOX.split(f"\n| {head} |")[1].split("\n\n")[0]
     return [name for row in rows(table) for name in re.findall("`([^`]+)`", row[0])]
 
 

@@ -22,7 +22,7 @@ from codegen_api.request_bodies import (
 from codegen_api.web import as_gateway_error
 from tests import virtual
 from tests.dialects.routes import EVERY, filled, methods, routes
-from tests.dialects.site import CALLER, Connection, gateway_app, request_scope, serving
+from tests.dialects.site import CALLER, Connection, gateway_app, refusal, refused, request_scope, serving
 from tests.fakehost import FakeHost
 
 MIB = 1024 * 1024
@@ -50,7 +50,7 @@ class Sender(Connection):
 
     async def answered(self) -> tuple[int, dict[str, Any]]:
         await self.task
-        return self.status, json.loads(self.body)
+        return self.status, refusal(self.status, self.headers, self.body)
 
 
 def with_bodies() -> list[APIRoute]:
@@ -189,7 +189,11 @@ async def test_a_list_of_what_is_wrong_is_bounded_for_every_field_of_every_body(
                 body = {name: [3.5] * 3000}
                 answer = await site.ask(method, filled(route.path, "1", "9"), json=body)
                 if answer.status_code == 422:
-                    said = answer.json()
+                    said = refused(answer)
+                    if answer.headers["content-type"].startswith("text/plain"):
+                        assert said["error"].count(f"{name}.") <= 3, (route.path, name)
+                        lists += f"{name}.0" in said["error"]
+                        continue
                     found = said["details"] if isinstance(said.get("details"), list) else said["detail"]
                     if isinstance(found, str):  # it is refused by its name
                         assert len(found) < 200, (route.path, name)

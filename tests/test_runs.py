@@ -200,13 +200,15 @@ def test_an_entry_costs_its_text_and_what_is_around_it() -> None:
     assert LogEntry(b'{"a":1}', None, False, False).size == 7 + ENTRY_OVERHEAD
 
 
+@pytest.mark.parametrize("id_length", [0, 36])
 @pytest.mark.parametrize("length", [0, 500, 1000, 10_000])
-def test_an_entry_takes_no_more_memory_than_it_is_charged_with(length: int) -> None:
+def test_an_entry_takes_no_more_memory_than_it_is_charged_with(length: int, id_length: int) -> None:
     """An encoder may leave a lot of room behind what it wrote."""
     fields = {"text": "x" * length}
     tracemalloc.start()
     try:
-        entry = LogEntry(to_json(fields), "-".join(("2026", "11", "01T12:00:00.000000Z")), False, True)
+        given_id = "-" * id_length or None
+        entry = LogEntry(to_json(fields), "-".join(("2026", "11", "01T12:00:00.000000Z")), False, True, id=given_id)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

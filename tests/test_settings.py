@@ -8,8 +8,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from codegen_api import create_app
-from codegen_api.environment import PREFIX, SettingsError
-from codegen_api.settings import Settings, read_settings, secret_keys, suspicious_variables
+from codegen_api.environment import PREFIX, SettingsError, adapter_options
+from codegen_api.setting_values import secret_keys
+from codegen_api.settings import Settings, read_settings, suspicious_variables
 
 KEY = "0123456789abcdef" * 2
 VALID: dict[str, tuple[str, Any]] = {
@@ -43,7 +44,9 @@ VALID: dict[str, tuple[str, Any]] = {
     "TRUSTED_HOSTS": ("A.example,*.b.example,[::1],10.0.0.1", ("a.example", "*.b.example", "[::1]", "10.0.0.1")),
     "TRUSTED_PROXIES": ("10.0.0.1,10.1.0.0/16,::1", ("10.0.0.1", "10.1.0.0/16", "::1")),
     "LOG_LEVEL": ("debug", "DEBUG"),
+    "LOG_FORMAT": ("json", "json"),
     "UPSTREAM_REQUESTS_PER_MINUTE": ("120", 120),
+    "UPSTREAM_READ_INTERVAL_SECONDS": ("0.5", 0.5),
     "UPSTREAM_BUDGET": ("gateway", "gateway"),
     "UPSTREAM_CONNECT_TIMEOUT_SECONDS": ("1.5", 1.5),
     "UPSTREAM_READ_TIMEOUT_SECONDS": ("10", 10.0),
@@ -61,6 +64,9 @@ VALID: dict[str, tuple[str, Any]] = {
     "MEMORY_MIB": ("64", 64),
     "DATA_DIR": ("/var/lib/gateway", Path("/var/lib/gateway")),
     "DATABASE_URL": ("postgresql://u:p@db/gateway", SecretStr("postgresql://u:p@db/gateway")),
+    "REDIS_URL": ("redis://u:p@redis:6379/0", SecretStr("redis://u:p@redis:6379/0")),
+    "REDIS_LOG_SECONDS": ("60", 60.0),
+    "REDIS_PREFIX": ("test/gateway-2:", "test/gateway-2:"),
     "CONVERSATION_DAYS": ("0.5", 0.5),
     "STORE_MIB_PER_USER": ("7", 7),
     "EMBEDDINGS_URL": ("https://models.example/v1", "https://models.example/v1"),
@@ -69,6 +75,9 @@ VALID: dict[str, tuple[str, Any]] = {
     "AGENT_PROTOCOL_STATUSES": ("documented", "documented"),
     "DEMO_TOKEN": ("sk-demo", SecretStr("sk-demo")),
     "METRICS": ("false", False),
+    "CONSOLE": ("false", False),
+    "CONSOLE_CLIENT_ID": ("console", "console"),
+    "CONSOLE_SCOPE": ("openid api/read", "openid api/read"),
     "SANDBOX": ("true", True),
 }
 INVALID = {
@@ -117,7 +126,9 @@ INVALID = {
     "TRUSTED_HOSTS": ["a.example:80", "http://a.example", "a.*", "*a.example", "**", "a..b", "::1", "a b"],
     "TRUSTED_PROXIES": ["*", "proxy.example", "10.0.0.1/8", "10.0.0.256", "10.0.0.1:80"],
     "LOG_LEVEL": ["LOUD"],
+    "LOG_FORMAT": ["xml"],
     "UPSTREAM_REQUESTS_PER_MINUTE": ["0", "1e9", "x"],
+    "UPSTREAM_READ_INTERVAL_SECONDS": ["0", "-1", "x"],
     "UPSTREAM_BUDGET": ["user", "Token"],
     "UPSTREAM_CONNECT_TIMEOUT_SECONDS": ["0", "-1", "nan", "inf", "86401"],
     "UPSTREAM_READ_TIMEOUT_SECONDS": ["0", "x"],
@@ -133,12 +144,15 @@ INVALID = {
     "DRAIN_SECONDS": ["0"],
     "MAX_BODY_MIB": ["0", "1.5", "9999999999"],
     "MEMORY_MIB": ["0", "1.5", "9999999999"],
+    "REDIS_PREFIX": ["a b:", "{a}:", "a*", "x" * 65],
     "EMBEDDINGS_URL": ["models.example/v1", "ftp://models.example"],
     "EMBEDDINGS_TOKEN": ["sk-1\rsk-2", "sk-\u20ac"],
     "AGENT_PROTOCOL_STATUSES": ["old", "Current"],
     "CONVERSATION_DAYS": ["0", "-1", "never", "nan"],
     "STORE_MIB_PER_USER": ["0", "1.5", "many"],
     "METRICS": ["perhaps"],
+    "CONSOLE": ["perhaps"],
+    "CONSOLE_CLIENT_ID": ["a b", "a\nb"],
     "SANDBOX": ["perhaps"],
 }
 
@@ -171,7 +185,7 @@ def test_every_setting_is_read_from_its_variable(name: str, monkeypatch: pytest.
     text, value = VALID[name]
     monkeypatch.setenv(PREFIX + name, text)
     assert getattr(read_settings(), name.lower()) == value
-    assert suspicious_variables() == []
+    assert suspicious_variables("codegen") == []
 
 
 @pytest.mark.parametrize("name", sorted(VALID))
@@ -271,7 +285,7 @@ def test_a_list_of_keys_may_begin_with_a_byte_order_mark(encoding: str, tmp_path
 def test_a_file_named_env_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("CODEGEN_BASE_URL=https://host.example\nCODEGEN_PROT=9\n", "utf-8-sig")
     assert read_settings().base_url == "https://host.example"
-    assert len(suspicious_variables()) == 1
+    assert len(suspicious_variables("codegen")) == 1
 
 
 def test_a_file_named_env_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -301,7 +315,7 @@ def test_a_service_in_the_same_namespace_changes_nothing(service: str, monkeypat
         monkeypatch.setenv(f"{PREFIX}{service}{name}", value)
     assert read_settings() == Settings(_env_file=None)
     assert read_settings().port == 8000
-    said = suspicious_variables()
+    said = suspicious_variables("codegen")
     assert len(said) == (service == "")  # one would otherwise look for the reason why a port that is set is not taken
     assert all(each.startswith("CODEGEN_PORT is passed over") for each in said)
 
@@ -331,7 +345,7 @@ def test_a_secret_can_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     token = read_settings().api_token
     assert token is not None
     assert token.get_secret_value() == "sk-filed"
-    assert suspicious_variables() == []
+    assert suspicious_variables("codegen") == []
 
 
 def test_the_variable_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,22 +381,33 @@ def test_only_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "host").write_text("0.0.0.0")
     monkeypatch.setenv("CODEGEN_HOST_FILE", str(tmp_path / "host"))
     assert read_settings().host == "127.0.0.1"
-    assert suspicious_variables() == ["CODEGEN_HOST_FILE is not a setting"]
+    assert suspicious_variables("codegen") == ["CODEGEN_HOST_FILE is not a setting"]
 
 
 @pytest.mark.wire("logs-hold-no-secrets")
 def test_what_is_logged_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_settings().redacted()["api_token"] == "not set"
+    assert read_settings().changed() == {}
     monkeypatch.setenv("CODEGEN_API_TOKEN", "sk-secret")
     settings = read_settings()
-    assert settings.redacted()["api_token"] == "set"
-    assert set(settings.redacted()) == set(Settings.model_fields)
-    for shown in (str(settings.redacted()), repr(settings), str(settings)):
+    assert settings.changed() == {"api_token": "set"}
+    for shown in (str(settings.changed()), repr(settings), str(settings)):
         assert "sk-secret" not in shown
 
 
+def test_what_is_logged_at_the_start_is_what_differs_from_the_defaults() -> None:
+    settings = Settings(
+        port=8000, workers=2, org_id="", dialects=("codegen", "agio"), jwt_scope_map="a=runs:read; b=runs:write"
+    )
+    assert settings.changed() == {
+        "org_id": '""',
+        "dialects": "codegen,agio",
+        "jwt_scope_map": '"a=runs:read; b=runs:write"',
+        "workers": "2",
+    }
+
+
 SECRETS = [name for name, field in Settings.model_fields.items() if SecretStr in (get_args(field.annotation) or ())]
-NO_SECRETS = {"token_cache_seconds", "upstream_budget", "api_keys_file"}
+NO_SECRETS = {"token_cache_seconds", "upstream_budget", "api_keys_file", "redis_prefix", "redis_log_seconds"}
 """Named like secrets, and none."""
 
 
@@ -400,18 +425,24 @@ def test_no_secret_is_ever_shown(
 ) -> None:
     caplog.set_level("DEBUG")
     secret = "xyzzy-0123456789-0123456789-0123456789"
+    if name == "redis_url":
+        secret = f"redis://:{secret}@127.0.0.1"
     if source == "environment":
         monkeypatch.setenv(PREFIX + name.upper(), secret)
     elif source == "file":
         (tmp_path / "secret").write_text(secret)
         monkeypatch.setenv(f"{PREFIX}{name.upper()}_FILE", str(tmp_path / "secret"))
     given: dict[str, Any] = {name: secret}
+    if name == "redis_url":  # without which it is refused
+        monkeypatch.setenv(f"{PREFIX}SECRET_KEY", KEY)
     settings = Settings(**given) if source == "argument" else read_settings()
     kept_apart = source == "file" and name == "api_keys"  # that file is read by who uses it, again and again
     assert kept_apart or getattr(settings, name).get_secret_value() == secret
     create_app(settings)
-    assert f" {name}={'not set' if kept_apart else 'set'} " in caplog.text  # the line with all the settings
-    shown = [repr(settings), str(settings), str(settings.redacted()), settings.model_dump_json(), caplog.text]
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("settings that differ")]
+    said = told[0].partition(": ")[2].split()
+    assert (f"api_keys_file={tmp_path / 'secret'}" if kept_apart else f"{name}=set") in said
+    shown = [repr(settings), str(settings), str(settings.changed()), settings.model_dump_json(), caplog.text]
     shown += [f"{settings.model_dump()}", f"{vars(settings)}"]
     for text in shown:
         assert "xyzzy" not in text
@@ -511,7 +542,7 @@ def test_in_python_a_list_is_a_list() -> None:
 def test_names_are_taken_in_either_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("codegen_port", "9")
     assert read_settings().port == 9
-    assert suspicious_variables() == []
+    assert suspicious_variables("codegen") == []
 
 
 def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,13 +553,19 @@ def test_names_that_are_no_settings_are_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CODEGEN_BASEURL", "https://host.example")
     monkeypatch.setenv("CODEGEN_SECRET_KEYFILE", "/run/key")
     monkeypatch.setenv("CODEGEN_WHATEVER", "9")
-    assert suspicious_variables() == [
+    assert suspicious_variables("codegen") == [
         "CODEGEN_API_TOKENS is not a setting; did you mean CODEGEN_API_TOKEN?",
         "CODEGEN_BASEURL is not a setting; did you mean CODEGEN_BASE_URL?",
         "CODEGEN_PROT is not a setting; did you mean CODEGEN_PORT?",
         "CODEGEN_SECRET_KEYFILE is not a setting; did you mean CODEGEN_SECRET_KEY_FILE?",
         "CODEGEN_WHATEVER is not a setting",
     ]
+
+
+def test_what_the_commands_for_the_terminal_read_is_not_taken_for_a_slip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEGEN_URL", "http://127.0.0.1:8000")
+    monkeypatch.setenv("CODEGEN_TOKEN", "sk-1")
+    assert suspicious_variables("codegen") == []
 
 
 def test_settings_do_not_change() -> None:
@@ -540,3 +577,16 @@ def test_the_example_file_names_every_setting_and_no_other() -> None:
     lines = (Path(__file__).parent.parent / ".env.example").read_text().splitlines()
     named = {line.lstrip("#").split("=")[0] for line in lines if line.lstrip("#").startswith(PREFIX) and "=" in line}
     assert named == {PREFIX + name for name in VALID} - {"CODEGEN_SANDBOX"}  # that one is set by --sandbox
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+def test_an_option_of_an_adapter_goes_before_the_file_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file_first: bool
+) -> None:
+    (tmp_path / "directory").write_text("/of-the-file\n")
+    given = {"CODEGEN_TOY_DIRECTORY_FILE": str(tmp_path / "directory"), "CODEGEN_TOY_DIRECTORY": "/of-the-variable"}
+    for name in sorted(given, reverse=file_first):
+        monkeypatch.setenv(name, given[name])
+    assert adapter_options("toy") == {"directory": "/of-the-variable"}
+    monkeypatch.delenv("CODEGEN_TOY_DIRECTORY")
+    assert adapter_options("toy") == {"directory": "/of-the-file"}

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.errors import RateLimited
 from codegen_api.following import ReadQueue
+from codegen_api.following.fair_shares import LONE_SHARE, FairShares
 from codegen_api.gateway import Gateway
 from codegen_api.ownership import Ownership
-from codegen_api.pace import LIMIT, LONE_SHARE, WINDOW, Shares
+from codegen_api.pace import LIMIT, WINDOW
 from codegen_api.runs import Run
 from codegen_api.upstreams import NewRun, RunFilter
 from tests.fakehost import caller
@@ -123,7 +124,7 @@ async def test_where_the_host_counts_by_address_tokens_of_their_own_share_as_wel
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=300))
 def test_nobody_has_more_than_their_share_in_any_minute(asks: list[tuple[str, float]]) -> None:
-    shares, now = Shares(), 0.0
+    shares, now = FairShares(), 0.0
     given_: list[tuple[str, float]] = []
     for who, pause in asks:
         now += pause

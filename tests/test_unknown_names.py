@@ -63,7 +63,7 @@ def test_every_route_of_every_dialect_tells_which_parameter_it_does_not_know() -
         host.add().append(2)
         host.runs["1"].status = "COMPLETE"
         heard = 0
-        async with serving(host, dialects=EVERY) as site:
+        async with serving(host, dialects=EVERY, stream_max_age_seconds=0.1) as site:  # a feed ends only with its age
             for route in routes(site.app):
                 if isinstance(route, CallerFirst) and "GET" in methods(route):
                     answer = await site.get(filled(route.path, "1", "3"), params={"verbosse": "yes"})

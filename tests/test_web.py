@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from codegen_api import edge, errors
+from codegen_api import errors
+from codegen_api.delivery import ServerConnection
 from codegen_api.edge import EXPOSED_HEADERS, MAX_PREFLIGHT
 from codegen_api.error_rendering import ErrorRenderer
 from codegen_api.telemetry import trace
@@ -617,7 +618,7 @@ def test_a_client_who_leaves_before_the_first_byte_of_a_stream_is_no_fault() -> 
             _, client = await asyncio.open_connection(*server.sockets[0].getsockname())
             client.close()
             await left.wait()
-            edge.ServerConnection(made[0]).stream()
+            ServerConnection(made[0]).stream()
 
     asyncio.run(asyncio.wait_for(main(), 30))
 

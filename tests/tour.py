@@ -14,9 +14,8 @@ from typing import IO, Any
 
 import httpx
 
-from tests.end_to_end.processes import BOB, WAIT, Server, environment
+from tests.end_to_end.processes import BOB, WAIT, Server, environment, program
 from tests.leaks import WATCH
-from tests.test_examples import program
 
 ADDRESS = re.compile(r"http://localhost:(8000|9000)")
 TOKENS = {"sk-YOUR-TOKEN": "sandbox-bob", "YOUR_TOKEN": "sandbox-alice"}

@@ -1,17 +1,24 @@
 """Authenticates callers by what they present: a token of the host, a JWT, or a key of our own, told apart by form."""
 
 import re
+from typing import TYPE_CHECKING
 
-from codegen_api.auth.jwts import Jwts, looks_like_jwt
 from codegen_api.auth.keys import Keys, looks_like_key
 from codegen_api.auth.tickets import Ticket
+from codegen_api.auth.token_forms import looks_like_jwt
 from codegen_api.auth.tokens import UpstreamTokens
-from codegen_api.errors import AuthUnavailable, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
+from codegen_api.errors import AuthUnavailable, GatewayError, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
 from codegen_api.identity import Caller, Principal
-from codegen_api.telemetry import LogLimiter
+from codegen_api.log_lines import LogLimiter
+from codegen_api.telemetry import NullObserver, Observer
+
+if TYPE_CHECKING:  # loaded only where there are some: they bring much
+    from codegen_api.auth.jwts import Jwts
 
 LONGEST_TOKEN = 32 * 1024
 """Issuers may list all of a user's groups in a token; headers are limited to 64 KiB."""
+
+NAMES = {"key": "a key of a gateway", "jwt": "a JWT", "token": "neither a JWT nor a key"}
 
 _CHARACTERS = re.compile(r"[\x21-\x7e]+")
 
@@ -20,15 +27,21 @@ class Callers:
     """Asks the one configured authority that a token is for, and logs why a token is refused."""
 
     def __init__(
-        self, *, tokens: UpstreamTokens | None = None, jwts: Jwts | None = None, keys: Keys | None = None
+        self,
+        *,
+        tokens: UpstreamTokens | None = None,
+        jwts: "Jwts | None" = None,
+        keys: Keys | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._tokens = tokens
         self._jwts = jwts
         self._keys = keys
+        self._observer = observer or NullObserver()
         self._limited_log = LogLimiter()
 
     @property
-    def jwts(self) -> Jwts | None:
+    def jwts(self) -> "Jwts | None":
         """The authority for JWTs, if configured."""
         return self._jwts
 
@@ -47,11 +60,15 @@ class Callers:
             AuthUnavailable, UpstreamRateLimited, RateLimited: it cannot be checked now.
         """
         try:
-            return await self._ask_authority(token, address)
-        except (InvalidToken, TokenTooLong, AuthUnavailable, RateLimited) as error:
-            reason = error.reason or error.code
-            self._limited_log.log(reason.partition(":")[0], f"a token was not taken: {reason}")
+            caller = await self._ask_authority(token, address)
+        except GatewayError as error:
+            self._observer.checked(_kind(token), error.code)
+            if isinstance(error, InvalidToken | TokenTooLong | AuthUnavailable | RateLimited):
+                reason = error.reason or error.code
+                self._limited_log.log(reason.partition(":")[0], f"a token was not taken: {reason}")
             raise
+        self._observer.checked(_kind(token), "ok")
+        return caller
 
     async def ticket_holder(self, ticket: Ticket, address: str = "") -> Caller:
         """The caller with this ticket.
@@ -86,11 +103,11 @@ class Callers:
         if self._jwts is not None and looks_like_jwt(token):
             return await self._jwts.authenticate(token)
         if self._tokens is None:
-            raise InvalidToken(reason=f"kind: it is {_kind(token)}, which CODEGEN_AUTH does not take")
+            raise InvalidToken(reason=f"kind: it is {NAMES[_kind(token)]}, which CODEGEN_AUTH does not take")
         return await self._tokens.authenticate(token, address)
 
 
 def _kind(token: str) -> str:
     if looks_like_key(token):
-        return "a key of a gateway"
-    return "a JWT" if looks_like_jwt(token) else "neither a JWT nor a key"
+        return "key"
+    return "jwt" if looks_like_jwt(token) else "token"

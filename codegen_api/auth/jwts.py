@@ -4,9 +4,6 @@ Unsigned tokens are never accepted, and a token's claim of how it is signed is o
 key to its algorithms.
 """
 
-import base64
-import binascii
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +15,11 @@ from jose import jws
 from jose.backends.base import Key
 
 from codegen_api.auth.issuer_keys import KeySource
+from codegen_api.auth.token_forms import decoded, json_object
 from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
-from codegen_api.telemetry import LogLimiter, Observation, quoted
+from codegen_api.log_lines import LogLimiter
+from codegen_api.telemetry import Observation, quoted
 
 LONGEST_SUBJECT = 255
 _FORM = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -88,9 +87,9 @@ class Jwts:
             async for key in keys:
                 payload = _verified(token, key, algorithm)
                 if payload is not None:
-                    return self._caller(_json_object(payload))
+                    return self._caller(json_object(payload))
         # unverified, so its issuer is no more than a hint
-        found = _json_object(_decoded(token.split(".")[1])).get("iss")
+        found = json_object(decoded(token.split(".")[1])).get("iss")
         hint = "" if found == self.issuer else f"; it says that its issuer is {quoted(found)}"
         named = "which names no key" if kid is None else f"signed with the key {quoted(kid)}"
         raise InvalidToken(reason=f"key: a token {named} fits none of {self._source.known()}{hint}")
@@ -126,7 +125,7 @@ class Jwts:
         """The algorithm and key id that a token asks for."""
         if not _FORM.fullmatch(token):
             raise InvalidToken(reason="form: it has the header of a JWT, and is no base64 in 3 parts")
-        header = _json_object(_decoded(token.partition(".")[0]))
+        header = json_object(decoded(token.partition(".")[0]))
         algorithm, kid = header.get("alg"), header.get("kid")
         # we support no critical extensions, so must refuse them (RFC 7515, section 4.1.11)
         if not isinstance(algorithm, str) or not isinstance(kid, str | None) or {"crit", "b64"} & header.keys():
@@ -186,29 +185,6 @@ class Jwts:
                 if word.startswith(known.prefix):
                     found.add(word.removeprefix(known.prefix))
         return SCOPES.intersection(found)
-
-
-def looks_like_jwt(token: str) -> bool:
-    """Whether this has the form of a JWT, whether signed, unsigned or encrypted."""
-    parts = token.split(".")
-    return len(parts) in (3, 5) and "alg" in _json_object(_decoded(parts[0]))
-
-
-def _decoded(part: str) -> bytes:
-    """Decode a part of a token; empty if it is not base64."""
-    try:
-        return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
-    except (ValueError, binascii.Error):
-        return b""
-
-
-def _json_object(said: bytes) -> Mapping[str, Any]:
-    """The JSON object in a part of a token; empty if there is none."""
-    try:
-        found = json.loads(said)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _verified(token: str, key: Key, algorithm: str) -> bytes | None:

@@ -7,10 +7,6 @@ count is weighted by how much of that minute lies within the last 60 seconds.
 import time
 from dataclasses import dataclass
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
-
 from codegen_api.identity import Principal
 
 WINDOW = 60
@@ -31,6 +27,11 @@ class Quota:
     """``per_minute`` requests for each principal. State for one is dropped two minutes after their last request."""
 
     def __init__(self, per_minute: int) -> None:
+        # imported on demand: few deployments have a quota, and this takes a tenth of the start
+        from limits import RateLimitItemPerMinute  # noqa: PLC0415
+        from limits.aio.storage import MemoryStorage  # noqa: PLC0415
+        from limits.aio.strategies import SlidingWindowCounterRateLimiter  # noqa: PLC0415
+
         self._per_minute = per_minute
         self._limit = RateLimitItemPerMinute(per_minute)
         # the library's exact moving window starts a thread for each caller that it forgets

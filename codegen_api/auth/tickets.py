@@ -1,4 +1,4 @@
-"""Tickets: the right to read one run's live log for a while, sealed into a text for a URL.
+"""Tickets: the right to read one run's live log, or the feed of runs, for a while, sealed into a text for a URL.
 
 A ticket contains what is needed to ask the host on its owner's behalf, so nothing is stored and any process with the
 same key can open it. It is encrypted and authenticated (AES-256-GCM). For a JWT it contains the claims, not the token:
@@ -9,19 +9,18 @@ import base64
 import binascii
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from codegen_api.errors import InvalidTicket, TokenTooLong
 from codegen_api.identity import Caller, Principal
 from codegen_api.runs import RunRef
+
+if TYPE_CHECKING:
+    from codegen_api.auth.ticket_boxes import Box
 
 PURPOSE, PURPOSE_WITHOUT_TOKEN = b"codegen_api stream ticket, form 1", b"codegen_api stream ticket, form 2"
 """Labels for the keys of tickets with and without a token; other keys from the same secret have other labels."""
@@ -29,7 +28,9 @@ PURPOSE, PURPOSE_WITHOUT_TOKEN = b"codegen_api stream ticket, form 1", b"codegen
 LIFETIME = 3600.0
 """Minimum lifetime of a ticket in seconds."""
 
-_NONCE_BYTES = 12
+FEED = ""
+"""In place of a run's id: the ticket is for the feed of an organization's runs."""
+
 _FORM = re.compile(r"[A-Za-z0-9_-]{40,16384}", re.ASCII)
 
 MAX_LENGTH = 7 * 1024
@@ -56,9 +57,22 @@ class Tickets:
     """
 
     def __init__(self, secrets: Sequence[str], stream_seconds: float) -> None:
-        self._with_token = [AESGCM(_derive_key(secret, PURPOSE)) for secret in secrets]
-        self._without_token = [AESGCM(_derive_key(secret, PURPOSE_WITHOUT_TOKEN)) for secret in secrets]
+        self._secrets = secrets
         self._lifetime = max(LIFETIME, 2 * stream_seconds + 60)
+
+    @cached_property
+    def _with_token(self) -> "Sequence[Box]":
+        return self._boxes(PURPOSE)
+
+    @cached_property
+    def _without_token(self) -> "Sequence[Box]":
+        return self._boxes(PURPOSE_WITHOUT_TOKEN)
+
+    def _boxes(self, purpose: bytes) -> "Sequence[Box]":
+        # imported on demand: encryption brings much, and few ask for tickets
+        from codegen_api.auth.ticket_boxes import Box  # noqa: PLC0415
+
+        return [Box(secret, purpose) for secret in self._secrets]
 
     def seal(self, run: RunRef, caller: Caller, now: float) -> tuple[str, int]:
         """A ticket for ``caller`` to read the log of ``run``, and its expiry.
@@ -75,9 +89,7 @@ class Tickets:
             box, rest = self._with_token[0], [caller.shown, expires]
         else:
             box, rest = self._without_token[0], [sorted(caller.scopes), caller.expires, expires]
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = box.encrypt(nonce, json.dumps([*said, *rest]).encode(), None)
-        text = _encoded(nonce + sealed)
+        text = _encoded(box.encrypt(json.dumps([*said, *rest]).encode()))
         if len(text) > MAX_LENGTH:
             raise TokenTooLong("There are no tickets for so long a token: no URL could hold one.")
         return text, expires
@@ -105,17 +117,8 @@ class Tickets:
         return ticket
 
 
-def _decrypt(boxes: Sequence[AESGCM], sealed: bytes) -> bytes | None:
-    for box in boxes:
-        try:
-            return box.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
-        except InvalidTag:
-            continue
-    return None
-
-
-def _derive_key(secret: str, purpose: bytes) -> bytes:
-    return HKDF(SHA256(), 32, salt=None, info=purpose).derive(secret.encode())
+def _decrypt(boxes: "Sequence[Box]", sealed: bytes) -> bytes | None:
+    return next((said for box in boxes if (said := box.decrypt(sealed)) is not None), None)
 
 
 def _encoded(sealed: bytes) -> str:

@@ -63,17 +63,21 @@ class UpstreamTokens:
             UpstreamRateLimited: the host is limiting us, and has not confirmed it lately.
         """
         credential = Credential.of(token, self._key)
-        refusal = self._refused.get(credential.digest)
-        if refusal is not None:
-            kind, message = refusal
-            raise kind(message, reason=REFUSED)
-        principal = self._good.get(credential.digest) or self._excused.get(credential.digest)
+        principal = self._good.get(credential.digest)
         if principal is None:
-            principal = await self._flights.share(credential.digest, lambda: self._ask(credential, address))
+            principal = await self._find_or_ask(credential, address)
         return Caller(principal, credential, token)
 
     async def aclose(self) -> None:
         await self._flights.aclose()
+
+    async def _find_or_ask(self, credential: Credential, address: str) -> Principal:
+        refusal = self._refused.get(credential.digest)
+        if refusal is not None:
+            kind, message = refusal
+            raise kind(message, reason=REFUSED)
+        excused = self._excused.get(credential.digest)
+        return excused or await self._flights.share(credential.digest, lambda: self._ask(credential, address))
 
     async def _ask(self, credential: Credential, address: str) -> Principal:
         digest = credential.digest

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from cachetools import TTLCache
 
@@ -36,10 +35,10 @@ from codegen_api.idempotency.lookup import (
     grace,
     in_doubt,
 )
-from codegen_api.idempotency.records import Records, RequestRecord, RequestState
+from codegen_api.idempotency.records import Records, RequestRecord, RequestState, decoded_run, encoded_run
 from codegen_api.identity import Caller
 from codegen_api.run_search import SEARCHED_PAGES
-from codegen_api.runs import Json, Run, RunRef, RunStatus, from_json, to_json
+from codegen_api.runs import Json, Run, RunRef
 from codegen_api.upstreams import NewRun
 from codegen_api.worker_thread import encoded
 
@@ -82,7 +81,7 @@ class _Operation:
 
     ``before`` looks for an effect of the same request at another process, or at this one before a restart; if there is
     none, it returns a note for ``look``. ``look`` takes that note and a time (epoch seconds), and looks for the effect
-    since then.
+    since then. ``keyed``: the host carries it out once, however often it is sent.
     """
 
     name: str
@@ -91,6 +90,7 @@ class _Operation:
     before: Callable[[], Awaitable[Run | str]]
     act: Callable[[], Awaitable[Run]]
     look: Callable[[str, float], Awaitable[Run | None]]
+    keyed: bool
 
 
 class Idempotency:
@@ -122,7 +122,7 @@ class Idempotency:
         """
         if key is None:
             return Outcome(await self._gateway.create(caller, organization, new))
-        body = {each.name: getattr(new, each.name) for each in fields(new) if each.name != "marks"}
+        body = {each.name: getattr(new, each.name) for each in fields(new) if each.name not in ("marks", "key")}
         fingerprint, route = await _digest(body), f"create {organization}"
         name, series = await self._series(caller, route, key, fingerprint)
         request, equal = self._marks(caller, organization, series, fingerprint)
@@ -144,7 +144,8 @@ class Idempotency:
                 raise IdempotencyKeyReused
             return run
 
-        marked = replace(new, marks={REQUEST_MARK: request[0], BODY_MARK: equal[0]})
+        marks = {REQUEST_MARK: request[0], BODY_MARK: equal[0]}
+        marked = replace(new, marks=marks, key=await _digest([route, request[0]]))
         operation = _Operation(
             name,
             fingerprint,
@@ -152,6 +153,7 @@ class Idempotency:
             before,
             lambda: self._gateway.create(caller, organization, marked),
             lambda _, since: find(since, SEARCHED_PAGES),
+            "create" in self._gateway.keyed,
         )
         return await self._do(caller, operation)
 
@@ -170,6 +172,8 @@ class Idempotency:
         fingerprint, route = await _digest({"prompt": prompt, "images": images}), f"resume {organization} {run_id}"
         name, series = await self._series(caller, route, key, fingerprint)
         reader = as_reader(caller)
+        request, _ = self._marks(caller, organization, series, fingerprint)
+        order_key = await _digest([route, request[0]])
 
         async def newest() -> str:  # the log is searched behind this entry
             page = await self._gateway.read_log(reader, organization, run_id, 0, 1, newest_first=True)
@@ -186,8 +190,9 @@ class Idempotency:
             series,
             # attempts at other processes cannot be found: resumes bear no mark, and users may repeat the same words
             newest,
-            lambda: self._gateway.resume(caller, organization, run_id, prompt, images),
+            lambda: self._gateway.resume(caller, organization, run_id, prompt, images, key=order_key),
             look,
+            "resume" in self._gateway.keyed,
         )
         return await self._do(caller, operation)
 
@@ -243,7 +248,7 @@ class Idempotency:
         if (ref := there.run) is not None:
             operation.series.state = there.state
             read = self._gateway.get
-            run = _decoded(there.result) if there.result else await read(as_reader(caller), ref.organization, ref.id)
+            run = decoded_run(there.result) if there.result else await read(as_reader(caller), ref.organization, ref.id)
             return Outcome(run, replayed=True)
         ours = replace(there, state=RequestState.UNDER_WAY, at=now)
         if there.state is RequestState.UNDER_WAY or not await self._put(operation, there, ours):
@@ -271,6 +276,8 @@ class Idempotency:
 
     async def _look(self, there: RequestRecord, operation: _Operation) -> Run | str:
         """The effect that the host shows; if none, the note for the next look."""
+        if operation.keyed:
+            return there.note  # it will say so itself
         run = await operation.look(there.note, there.since)
         if run is None and not there.grace:
             await asyncio.sleep(SECOND_LOOK)
@@ -288,25 +295,10 @@ class Idempotency:
 
     async def _done(self, ours: RequestRecord, operation: _Operation, run: Run, *, replayed: bool = False) -> Outcome:
         operation.series.run = run.ref  # set first, so that concurrent attempts see it
-        done = replace(ours, state=RequestState.DONE, at=self._clock(), run=run.ref, result=_encoded(run))
+        done = replace(ours, state=RequestState.DONE, at=self._clock(), run=run.ref, result=encoded_run(run))
         await self._put(operation, ours, done)
         return Outcome(run, replayed)
 
 
 async def _digest(value: Json) -> str:
     return hashlib.sha256(await encoded(value)).hexdigest()
-
-
-def _encoded(run: Run) -> bytes:
-    """A run for the record; empty if it cannot be encoded."""
-    marks = None if run.marks is None else dict(run.marks)
-    try:
-        return to_json([run.ref.organization, run.ref.id, run.status.value, run.raw_status, dict(run.fields), marks])
-    except ValueError:  # nested too deeply
-        return b""
-
-
-def _decoded(result: bytes) -> Run:
-    kept: Any = from_json(result)
-    organization, run_id, status, raw_status, fields_, marks = kept
-    return Run(RunRef(organization, run_id), RunStatus(status), raw_status, fields_, marks)

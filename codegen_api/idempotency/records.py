@@ -5,12 +5,12 @@ Plain data and atomic operations: two processes sharing a store must not both ta
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from cachetools import LRUCache, TTLCache
 
 from codegen_api.following import loop_time
-from codegen_api.runs import RunRef
+from codegen_api.runs import Run, RunRef, RunStatus, WaitReason, from_json, to_json
 
 KEPT_SECONDS = 24 * 3600.0
 
@@ -69,6 +69,9 @@ class MemoryRecords:
         self._kept: TTLCache[str, RequestRecord] = TTLCache(at_most, KEPT_SECONDS, timer=loop_time)
         self._results: LRUCache[str, bytes] = LRUCache(max_bytes, getsizeof=len)
 
+    def has(self, name: str) -> bool:
+        return name in self._kept
+
     async def begin(self, name: str, record: RequestRecord) -> RequestRecord | None:
         there = self._kept.get(name)
         if there is None:
@@ -96,3 +99,21 @@ class MemoryRecords:
         self._results.pop(name, None)
         if 0 < len(record.result) <= self._results.maxsize:  # the cache refuses what could never fit
             self._results[name] = record.result
+
+
+def encoded_run(run: Run) -> bytes:
+    """A run for the record; empty if it cannot be encoded."""
+    marks = None if run.marks is None else dict(run.marks)
+    facts = [run.ref.organization, run.ref.id, run.status.value, run.raw_status, dict(run.fields), marks]
+    try:
+        return to_json([*facts, run.reason, run.final])
+    except ValueError:  # nested too deeply
+        return b""
+
+
+def decoded_run(result: bytes) -> Run:
+    """The reverse of ``encoded_run``."""
+    kept: Any = from_json(result)
+    organization, run_id, status, raw_status, fields_, marks, reason, final = kept
+    waits_for = None if reason is None else WaitReason(reason)
+    return Run(RunRef(organization, run_id), RunStatus(status), raw_status, fields_, marks, waits_for, final)

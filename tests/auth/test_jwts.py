@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from jose import jwk, jwt
 
 from codegen_api.auth.issuer_keys import COOL_DOWN_SECONDS, FRESH_SECONDS, FixedKey, KeySet
-from codegen_api.auth.jwts import Jwts, looks_like_jwt
+from codegen_api.auth.jwts import Jwts
+from codegen_api.auth.token_forms import looks_like_jwt
 from codegen_api.errors import AuthUnavailable, InvalidToken, UpstreamUnreachable
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Json

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,11 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import httpx
+import pytest
 
+from tests.end_to_end.warm_starts import WarmProcess
 from tests.leaks import WATCH
+
+Process: TypeAlias = subprocess.Popen[bytes] | WarmProcess
 
 T = TypeVar("T")
 
@@ -35,6 +40,17 @@ ALICE = {"Authorization": "Bearer sandbox-alice"}
 BOB = {"Authorization": "Bearer sandbox-bob"}
 
 
+PACKAGES = {"node": "nodejs"}
+
+
+def program(name: str) -> str:
+    """Where a program is. Without it the test is skipped, but in CI it fails (see ``tests/conftest.py``)."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")  # which is not on everybody's path
+    if path is None:
+        pytest.skip(f"{name} is not on PATH: apt-get install {PACKAGES.get(name, name)}")
+    return path
+
+
 def environment(**settings: object) -> dict[str, str]:
     """This process's environment with no settings but these, and no proxy."""
     kept = {
@@ -43,7 +59,8 @@ def environment(**settings: object) -> dict[str, str]:
         if not name.upper().startswith("CODEGEN_") and not name.lower().endswith("_proxy")
     }
     named = {f"CODEGEN_{name.upper()}": str(value) for name, value in settings.items()}
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **named}
+    # what tests look for in a log is written for people
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "CODEGEN_LOG_FORMAT": "text", **named}
 
 
 def eventually(probe: Callable[[], T], wanted: Callable[[T], bool] = bool, within: float = WAIT) -> T:
@@ -54,7 +71,7 @@ def eventually(probe: Callable[[], T], wanted: Callable[[T], bool] = bool, withi
         if wanted(found):
             return found
         assert time.monotonic() < deadline, f"after {within} s it is still {found!r}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def descendants(pid: int) -> list[int]:
@@ -171,7 +188,7 @@ class Server:
     """A gateway that serves."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     client: httpx.Client
 
@@ -205,12 +222,11 @@ def sandbox(*arguments: str, limits: str = "off") -> Iterator[Sandbox]:
         new_client() as client,
         tempfile.TemporaryDirectory() as directory,
         tempfile.TemporaryFile() as log,
-        subprocess.Popen(
+        WarmProcess(
             [*command, "--limits", limits, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            bufsize=0,
+            stdin=True,
+            stdout=True,
+            stderr=log.fileno(),
             cwd=directory,
             env=environment(),
         ) as process,
@@ -224,7 +240,7 @@ def sandbox(*arguments: str, limits: str = "off") -> Iterator[Sandbox]:
             collect(process, log.read())
 
 
-def line(process: subprocess.Popen[bytes], within: float = STARTING) -> str:
+def line(process: Process, within: float = STARTING) -> str:
     """The next line on its standard output."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], within)
@@ -234,7 +250,7 @@ def line(process: subprocess.Popen[bytes], within: float = STARTING) -> str:
     return said
 
 
-def collect(process: subprocess.Popen[bytes], log: bytes) -> None:
+def collect(process: Process, log: bytes) -> None:
     """Hand in what a process that has ended wrote and nobody has read."""
     if process.stdout is not None:
         os.set_blocking(process.stdout.fileno(), False)  # one that it started, and that is about to end, may hold it
@@ -249,18 +265,23 @@ def launched(
     """The process of ``command``; nobody has waited until it serves. It has no ``.env`` file and a log of its own.
 
     Somebody has to read what a process says that ``talks``, or it stops at 64 KiB; else that is in the log, too.
+    ``run_server.py`` and uvicorn are started warm, in this checkout.
     """
     with new_client() as client, tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
+        started_in = cwd or directory
+        given = {"TMPDIR": directory, **environment(**settings)}  # workers that are killed leave files
         with (
             log.open("wb") as errors,
-            subprocess.Popen(
+            WarmProcess(command, cwd=started_in, env=given, stdout=talks, stderr=errors.fileno())
+            if [*command[:2]] == SERVER[:2] or [*command[1:3]] == ["-m", "uvicorn"]
+            else subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE if talks else errors,
                 stderr=errors,
                 bufsize=0,  # else a line that has been read may wait where select does not see it
-                cwd=cwd or directory,
-                env={"TMPDIR": directory, **environment(**settings)},  # workers that are killed leave files
+                cwd=started_in,
+                env=given,
             ) as process,
         ):
             try:
@@ -271,6 +292,23 @@ def launched(
                 process.kill()
                 process.wait(WAIT)
                 collect(process, log.read_bytes())
+
+
+def ended(command: Sequence[str], cwd: Path, settings: Mapping[str, object]) -> "subprocess.CompletedProcess[str]":
+    """What became of a start that ends by itself, of a program that can be started warm."""
+    with tempfile.TemporaryFile() as errors:
+        given = environment(**settings)
+        with WarmProcess(command, cwd=cwd, env=given, stdout=True, stderr=errors.fileno()) as process:
+            assert process.stdout is not None
+            try:
+                status = process.wait(STARTING)
+            finally:
+                process.kill()
+            said = process.stdout.read() or b""
+        errors.seek(0)
+        found = errors.read().decode()
+    WATCH.log("log of a front door", found)
+    return subprocess.CompletedProcess([*command], status, said.decode(), found)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from langgraph_sdk.errors import (
 )
 
 from tests.end_to_end.conftest import TALKING
-from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, gateway
+from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, gateway, program
 from tests.end_to_end.sdk import (
     ENDLESS,
     PAUSES,
@@ -37,7 +37,6 @@ from tests.end_to_end.sdk import (
     texts,
     until,
 )
-from tests.test_examples import program
 
 JAVASCRIPT = ROOT / "tests" / "javascript"
 AGENT = "fe096781-5601-53d2-b2f6-0d3403f7e9ca"

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.chromium import chromium
 from tests.end_to_end.conftest import BRISK
 from tests.end_to_end.processes import Sandbox, Server, eventually, gateway
 from tests.end_to_end.relay import relay
-from tests.test_examples import browser, pages
-from tests.test_readme import blocks, section
+from tests.test_examples import pages
+from tests.test_readme import UI, blocks, section
 
 KEY = "a key for tests of many characters"
 OUTAGE = 10.0
@@ -84,8 +85,8 @@ class Page:
 
 @pytest.fixture(scope="module")
 def evaluate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
-    with browser(tmp_path_factory.mktemp("profile")) as evaluating:
-        yield evaluating
+    with chromium(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab.evaluate
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_event_source_outlasts_a_host_that_is_away_for_ten_seconds(host: Sandbox
 def test_a_reader_with_fetch_and_a_bearer_token_comes_back_after_a_cut(
     host: Sandbox, local: Server, page: Page
 ) -> None:
-    reader = blocks(section("Examples"), "javascript")[0]
+    reader = blocks(section("Examples", UI), "javascript")[0]
     run = host.create("default", 10)
     path = f"/agent-runs/{run}/logs/stream"
     with relay(local.url) as between:
@@ -225,10 +226,10 @@ def test_a_reader_with_fetch_and_a_bearer_token_comes_back_after_a_cut(
 
 
 @pytest.mark.wire("ticket-invalid", "ticket-mint")
-def test_the_example_of_the_readme_gets_a_new_ticket_when_its_own_is_no_longer_good(host: Sandbox, page: Page) -> None:
+def test_the_example_that_is_shown_gets_a_new_ticket_when_its_own_is_no_longer_good(host: Sandbox, page: Page) -> None:
     settings: dict[str, Any] = {"sandbox": "true", "drain_seconds": 0.5, **BRISK}  # and a key that lasts until the stop
     run = host.seed(count=2)
-    shown = blocks(section("Examples"), "javascript")[1].replace("sk-YOUR-TOKEN", "sandbox-alice")
+    shown = blocks(section("Examples", UI), "javascript")[1].replace("sk-YOUR-TOKEN", "sandbox-alice")
     with gateway(host, **settings) as server:
         page.evaluate("seen.it = {events: []}; console.log = (name, data) => seen.it.events.push([name, '', data])")
         address = f"{server.url}/agent-runs/{run}/"

