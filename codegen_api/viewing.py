@@ -13,6 +13,7 @@ from codegen_api.following import (
     Hub,
     Patrol,
     Position,
+    Quiet,
     Right,
     StreamLimits,
     Subscriber,
@@ -124,10 +125,11 @@ class _Seat(Tap[Update]):
             self._replayed = None
         return update
 
-    def offer(self, item: Batch, now: float) -> bool:
+    def offer(self, item: Batch | Quiet, now: float) -> bool:
         if self._replayed is not None or not self.sink.offer(item, now):
             return False
-        self._report(item)
+        if isinstance(item, Batch):
+            self._report(item)
         return True
 
     def _report(self, batch: Batch) -> None:

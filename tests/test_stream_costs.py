@@ -1,7 +1,9 @@
 """What a viewer of a live log costs, at the server's own connection: counts of what takes time and memory."""
 
 import asyncio
+import cProfile
 import json
+import pstats
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -128,6 +130,25 @@ async def test_a_viewer_to_whom_nothing_happens_has_no_task_and_no_timer(count: 
         await asyncio.sleep(20)
         assert waiting() == alone
         assert all(b":\n\n" in socket.body for socket in there)
+
+
+async def test_a_viewer_to_whom_nothing_happens_costs_few_calls_for_a_heartbeat_and_none_for_a_reading() -> None:
+    """Counted: what calls there are beside 40 viewers more than beside 20, in the same time."""
+    costs: list[tuple[int, int]] = []
+    for count in (20, 40):
+        async with gateway() as (site, _):
+            there = await viewers(site, count)
+            await asyncio.sleep(60)
+            beats = -sum(len(socket.pieces) for socket in there)
+            profile = cProfile.Profile()
+            profile.enable()
+            await asyncio.sleep(150)
+            profile.disable()
+            beats += sum(len(socket.pieces) for socket in there)
+            costs.append((beats, pstats.Stats(profile).total_calls))  # type: ignore[attr-defined]
+    (few, before), (many, after) = costs
+    assert (few, many) == (200, 400)
+    assert (after - before) / (many - few) < 50
 
 
 async def test_an_entry_is_encoded_once_and_written_once_to_each_viewer(monkeypatch: pytest.MonkeyPatch) -> None:

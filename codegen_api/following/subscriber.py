@@ -36,6 +36,9 @@ class Quiet:
     """Nothing came for a while."""
 
 
+QUIET = Quiet()
+
+
 @dataclass(frozen=True, slots=True)
 class Current:
     """Everything that was there when this viewer came has been given, and how the run is: ``cursor`` was the end of the
@@ -155,7 +158,7 @@ class Subscriber(Tap[Update]):
                 silent_until = self._silent_since + self._patrol.heartbeat
                 if now >= silent_until - EARLY:
                     self._silent_since = now
-                    return Quiet()
+                    return QUIET
                 self._set_alarm(min(silent_until, self._opened + self._patrol.max_age))
                 self._resting = self._current and self._from.told is None
                 return None
@@ -228,7 +231,15 @@ class Subscriber(Tap[Update]):
             self._alarm = Alarm(at, self._wake_up)
 
     def _wake_up(self) -> None:
-        self._alarm, self._resting = None, False
+        self._alarm, now = None, loop_time()
+        leaving = self._opened + self._patrol.max_age
+        if self._resting and now < leaving - EARLY:  # as most viewers do most of the time: this is all that they cost
+            quiet = now >= self._silent_since + self._patrol.heartbeat - EARLY
+            if not quiet or self.sink.offer(QUIET, now):
+                self._silent_since = now if quiet else self._silent_since
+                self._set_alarm(min(self._silent_since + self._patrol.heartbeat, leaving))
+                return
+        self._resting = False
         self.ring()
 
     def _is_over(self, changed: Changed) -> bool:

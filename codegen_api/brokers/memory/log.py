@@ -67,8 +67,9 @@ class Log:
         # those that somebody holds: to share them costs nothing, however far apart the viewers are
         self._batches: WeakValueDictionary[tuple[Cursor, int, bool], Batch] = WeakValueDictionary()
         self._kept: dict[Batch, int] = {}  # with what its encoded form takes
-        self.listeners: dict[Subscription, None] = {}
-        """Those who want to hear of news."""
+        self._listeners: dict[Subscription, None] = {}
+        self._restless: dict[Subscription, None] = {}  # those of them who have not come to rest yet
+        self._told: tuple[object, Changed | None] = (None, None)  # how the log was when they heard of it
         self._waking = False
         self._charge(LOG_OVERHEAD)
 
@@ -323,18 +324,36 @@ class Log:
         self.size += size
         self._shelf.held += size
 
+    def listen(self, listener: "Subscription") -> None:
+        """``listener`` wants to hear of news from now on."""
+        self._listeners[listener] = self._restless[listener] = None
+
+    def unlisten(self, listener: "Subscription") -> None:
+        self._listeners.pop(listener, None)
+        self._restless.pop(listener, None)
+
     def wake(self) -> None:
-        """There is news: all who listen hear of it in the order in which they came, when whoever publishes rests."""
-        if self.listeners and not self._waking:
+        """The log was read: all who listen hear of what is new in the order in which they came, when whoever publishes
+        rests.
+        """
+        if self._listeners and not self._waking:
             self._waking = True
             asyncio.get_running_loop().call_soon(self._tell)
 
     def _tell(self) -> None:
+        """Most readings of a log find nothing. Those who rest need not hear of that, however many they are; those who
+        have just come may wait for just that.
+        """
         self._waking = False
         known: dict[tuple[Cursor, int | None], Batch | None] = {}
         now = asyncio.get_running_loop().time()
-        for listener in list(self.listeners):
+        (before, described), now_is = self._told, (self.tail, self.revision, self.opened, self.dropped)
+        is_news = before != now_is or described is not self.changed
+        self._told = now_is, self.changed
+        for listener in list(self._listeners if is_news else self._restless):
             listener.news(known, now)
+            if listener.sink.rests:
+                self._restless.pop(listener, None)
 
 
 def _size(changed: Changed | None) -> int:

@@ -38,7 +38,7 @@ class Subscription(Tap[Batch]):
             return None
         if log is None:
             log = self._log = self._broker.use(self._ref)
-            log.listeners[self] = None
+            log.listen(self)
         if self._reading is not None:
             if not self._reading.done():
                 return None
@@ -89,7 +89,7 @@ class Subscription(Tap[Batch]):
     def _leave(self) -> None:
         self.over = True
         if self._log is not None:
-            self._log.listeners.pop(self, None)
+            self._log.unlisten(self)
             self._log = self._spare = None
             self._broker.leave(self._ref)
 

@@ -231,7 +231,9 @@ class Frames(Tap[bytes]):
         self.over = self._stream.over
         return None
 
-    def offer(self, item: Batch, now: float) -> bool:
+    def offer(self, item: Batch | Quiet, now: float) -> bool:
+        if isinstance(item, Quiet):
+            return self.sink.offer(self._writer.heartbeat, now)
         if not self.sink.offer(self._writer.batch(item), now):
             return False
         if self._trace is not None:
