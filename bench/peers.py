@@ -121,7 +121,8 @@ def litellm(python: str) -> Start:
                 f'    - path: "/agent-runs"\n      target: "{host.url}/v1/organizations/1/agent/run"\n'
                 "      include_subpath: true\n      forward_headers: true\n"
             )
-            command = [str(Path(python).with_name("litellm")), "--config", str(config), "--port", str(port)]
+            command = [str(Path(python).with_name("litellm")), "--config", str(config)]
+            command += ["--host", "127.0.0.1", "--port", str(port)]
             variables = {_OPEN: "true", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
             with started(command, port, "/health/liveliness", variables=variables, within=600) as server:
                 yield server
