@@ -49,9 +49,11 @@ if TYPE_CHECKING:
 
 DIALECTS = {
     name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
-    for name in ("native", "codegen", "agent_protocol", "everruns", "agio", "ai_sdk")
+    for name in ("native", "codegen", "agent_protocol", "openai", "everruns", "agio", "ai_sdk")
 }
-"""The built-in dialects by their names in the settings. ``native`` is always on."""
+"""The built-in dialects by their names in the settings. ``native`` is always on. Routes are tried in this order:
+Everruns claims paths that it does not offer, of which one is OpenAI's.
+"""
 
 UPSTREAMS = {
     name: EntryPoint(name, f"codegen_api.upstreams.{name}:{adapter}", "codegen_api.upstreams")
