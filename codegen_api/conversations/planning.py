@@ -33,6 +33,7 @@ class Ask:
     says what to do about a turn that is under way: ``reject``, ``interrupt``, ``enqueue`` or ``rollback``. ``run`` has
     what else a new run is to have, and ``fresh`` asks for one also where the last could go on. ``options`` are the
     dialect's. ``decisions`` are what the host is told in place of the text, by the ids of what the last run waits for.
+    ``id`` is the turn's own; None for a new one.
     """
 
     messages: Sequence[Mapping[str, Json]]
@@ -46,6 +47,7 @@ class Ask:
     fresh: bool = False
     options: Mapping[str, Json] = field(default_factory=dict)
     decisions: Decisions = ()
+    id: str | None = None
 
 
 def new_id() -> str:
@@ -73,7 +75,7 @@ class Planning:
         """
         now, checkpoint = self._clock(), ask.checkpoint or latest_end(conversation, known)
         turn = Turn(
-            new_id(),
+            ask.id or new_id(),
             conversation.id,
             now,
             now,

@@ -196,6 +196,17 @@ class Idempotency:
         )
         return await self._do(caller, operation)
 
+    async def series(self, caller: Caller, route: str, key: Key, body: Json) -> tuple[Series, str]:
+        """Which request this is, and the digest of its ``body``, for what is recorded elsewhere than here. Whoever
+        carries it out writes into the series what came of it.
+
+        Raises:
+            InvalidIdempotencyKey: the key is malformed.
+        """
+        fingerprint = await _digest(body)
+        _, series = await self._series(caller, route, key, fingerprint)
+        return series, fingerprint
+
     async def aclose(self) -> None:
         await self._records.aclose()
 

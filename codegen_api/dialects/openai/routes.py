@@ -1,5 +1,114 @@
 """Responses: something is said, and what comes of it is streamed, waited for, or asked for later."""
 
-from codegen_api.dialects.openai.dependencies import routes_about
+from typing import Annotated
+
+from fastapi import Body, Path, Query, Request
+from starlette.responses import Response
+
+from codegen_api.conversations import CallerConversations
+from codegen_api.dialects.openai import responses, schemas
+from codegen_api.dialects.openai.dependencies import MyConversations, routes_about
+from codegen_api.dialects.openai.items import RESPONSE, input_items
+from codegen_api.dialects.openai.lists import ListQuery, listed
+from codegen_api.dialects.openai.repeats import AtOnce
+from codegen_api.dialects.openai.streams import described, frames, outcome
+from codegen_api.dialects.openai.turns import begin, find_turn, forget
+from codegen_api.dialects.openai.wire import response_fields
+from codegen_api.identity import READ, WRITE
+from codegen_api.runs import to_json
+from codegen_api.sse import STREAM_HEADERS, lasting
+from codegen_api.stores import Turn
+from codegen_api.web import WantedOrganization, json_response, operation
+from codegen_api.worker_thread import encoded
 
 router = routes_about("responses")
+
+ResponsePath = Annotated[str, Path(description="The response's id.")]
+
+
+@router.post(
+    "/v1/responses",
+    **operation("Create a response", WRITE, responses.streamed("The response, or its events.", 402, 409, 501)),
+)
+async def create_response(
+    request: Request, once: AtOnce, wanted: WantedOrganization, body: Annotated[schemas.CreateResponse, Body()]
+) -> Response:
+    """Say something to the agent. With `stream` the answer is its events, with `background` the response as it begins;
+    else it is the response when it is over, with white space before it as a sign of life. The agent goes on when the
+    client leaves.
+
+    A request that is sent again, with the same `Idempotency-Key` or by an SDK on its own, begins nothing again.
+    """
+    conversations = once.conversations
+    turn = await once.begin(body.model_dump(mode="json"), lambda ids: begin(conversations, wanted, body, ids))
+    if body.stream:
+        return streamed(request, conversations, turn)
+    if not body.background:
+        headers = {"Content-Type": "application/json", **STREAM_HEADERS}
+        return lasting(request, outcome(conversations, turn), "application/json", headers)
+    if turn.state.active:
+        return json_response(to_json(response_fields(turn, turn.state, [])))
+    return json_response(await encoded(await described(conversations, turn)))
+
+
+@router.get(
+    "/v1/responses/{response_id}",
+    **operation("Get a response", READ, responses.streamed("The response as it is now, or its events.")),
+)
+async def get_response(
+    request: Request,
+    conversations: MyConversations,
+    response_id: ResponsePath,
+    stream: Annotated[bool, Query(description="Whether the answer is the events, live or again.")] = False,
+    starting_after: Annotated[
+        int | None, Query(ge=0, le=10**15, description="The `sequence_number` of the last event that the client has.")
+    ] = None,
+    include: Annotated[list[str] | None, Query(description="Has no meaning here, and is ignored.")] = None,
+) -> Response:
+    """A response with what has come of it by now. With `stream` its events from the beginning on, or, live or later,
+    those behind `starting_after`.
+    """
+    turn = await find_turn(conversations, response_id)
+    if stream:
+        return streamed(request, conversations, turn, -1 if starting_after is None else starting_after)
+    return json_response(await encoded(await described(conversations, turn)))
+
+
+@router.post(
+    "/v1/responses/{response_id}/cancel",
+    **operation(
+        "Cancel a response", WRITE, responses.answers(200, responses.OpenAIResponse, "The response.", 409, 501)
+    ),
+)
+async def cancel_response(conversations: MyConversations, response_id: ResponsePath) -> Response:
+    """Stop the agent. A response that is over stays as it is."""
+    turn = await conversations.stop(await find_turn(conversations, response_id), wait=True)
+    return json_response(await encoded(await described(conversations, turn)))
+
+
+@router.delete(
+    "/v1/responses/{response_id}",
+    **operation("Delete a response", WRITE, responses.answers(200, responses.Deleted, "It is gone.", 409)),
+)
+async def delete_response(conversations: MyConversations, response_id: ResponsePath) -> Response:
+    """Forget a response. If the agent works on it, it is stopped, where the host can. Its run stays at the host."""
+    turn = await find_turn(conversations, response_id)
+    await forget(conversations, turn)
+    return json_response(to_json({"id": f"{RESPONSE}{turn.id}", "object": "response", "deleted": True}))
+
+
+@router.get(
+    "/v1/responses/{response_id}/input_items",
+    **operation("List input items", READ, responses.answers(200, responses.ItemList, "What was said.")),
+)
+async def list_input_items(
+    conversations: MyConversations, response_id: ResponsePath, query: Annotated[ListQuery, Query()]
+) -> Response:
+    """What the user said for this response, the last of it first."""
+    turn = await find_turn(conversations, response_id)
+    return json_response(await encoded(listed(input_items(turn), query)))
+
+
+def streamed(request: Request, conversations: CallerConversations, turn: Turn, after: int = -1) -> Response:
+    """The events of a response behind number ``after``, as they come."""
+    return lasting(request, frames(conversations, turn, after), "text/event-stream; charset=utf-8")

@@ -1,7 +1,12 @@
-"""Errors and events as they go over the wire. Pure functions."""
+"""Errors, responses and events as they go over the wire. Pure functions."""
+
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
+from codegen_api.conversations import parent_of
+from codegen_api.dialects.openai.agents import DEFAULT
+from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
 from codegen_api.errors import (
     AnswerTooLong,
     Detail,
@@ -14,7 +19,12 @@ from codegen_api.errors import (
     UpstreamFailure,
 )
 from codegen_api.runs import Json, to_json
+from codegen_api.sse import frame
+from codegen_api.stores import Turn, TurnState
+from codegen_api.upstreams import PendingRequest
 from codegen_api.web import RequestTimeout, error_headers, json_response, status_of
+
+OWN = "openai"
 
 UNSUPPORTED = "unsupported_parameter"
 
@@ -69,3 +79,104 @@ def _place(loc: tuple[str | int, ...]) -> str | None:
         return str(loc[-1]) if loc else None
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc[1:])
     return path.removeprefix(".") or None
+
+
+# -- responses --------------------------------------------------------------------------------------------------------
+
+
+STATUSES: Mapping[TurnState, str] = {
+    TurnState.QUEUED: "queued",
+    TurnState.WITHDRAWN: "cancelled",
+    TurnState.STARTING: "in_progress",
+    TurnState.RUNNING: "in_progress",
+    TurnState.WAITING: "completed",
+    TurnState.COMPLETED: "completed",
+    TurnState.FAILED: "failed",
+    TurnState.CANCELLED: "cancelled",
+    TurnState.UNKNOWN: "failed",
+}
+ENDS: Mapping[str, str] = {"completed": "completed", "failed": "failed", "cancelled": "incomplete"}
+"""The last event by the status. There is none for what was cancelled, and clients take `completed` for success."""
+
+LOST = "The host did not answer, and it is not known whether the agent began."
+
+
+def event(number: int, kind: str, **fields: Json) -> bytes:
+    return frame(kind, to_json({"type": kind, "sequence_number": number, **fields}))
+
+
+def last_event(number: int, state: TurnState, response: bytes) -> bytes:
+    """The event that ends a stream, with all of the ``response``."""
+    kind = f"response.{ENDS[STATUSES[state]]}"
+    return frame(kind, b'{"type":"%b","sequence_number":%d,"response":%b}' % (kind.encode(), number, response))
+
+
+def response_fields(
+    turn: Turn, state: TurnState | None, output: Sequence[Json], pending: Sequence[PendingRequest] = ()
+) -> dict[str, Json]:
+    """A response in a ``state``; None: as it was in the beginning."""
+    given = own(turn.options)
+    status = "in_progress" if state is None else STATUSES[state]
+    parent = parent_of(turn)
+    error: Json = None
+    if status == "failed":
+        failure = LOST if state is TurnState.UNKNOWN else turn.error or "The run has failed."
+        error = {"code": "server_error", "message": failure}
+    return {
+        "id": f"{RESPONSE}{turn.id}",
+        "object": "response",
+        "created_at": int(turn.created),
+        "completed_at": int(turn.updated) if status == "completed" else None,
+        "status": status,
+        "background": given.get("background", False),
+        "error": error,
+        "incomplete_details": None,
+        "instructions": given.get("instructions"),
+        "max_output_tokens": None,
+        "metadata": _metadata(turn, state, pending),
+        "model": given.get("model") or turn.agent or DEFAULT,
+        "output": output,
+        "parallel_tool_calls": given.get("parallel_tool_calls", False),
+        "previous_response_id": None if parent is None else f"{RESPONSE}{parent.turn}",
+        "conversation": {"id": f"{CONVERSATION}{turn.conversation}"},
+        "reasoning": None,
+        "service_tier": given.get("service_tier"),
+        "store": True,
+        "temperature": given.get("temperature"),
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": given.get("top_p"),
+        "truncation": given.get("truncation", "disabled"),
+        "usage": None,
+        "user": given.get("user"),
+    }
+
+
+def own(kept: Mapping[str, Json]) -> Mapping[str, Json]:
+    """What this dialect keeps with a turn, in its ``options``, or with a conversation, in its ``metadata``."""
+    found = kept.get(OWN)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _metadata(turn: Turn, state: TurnState | None, pending: Sequence[PendingRequest]) -> dict[str, Json]:
+    """The client's, and what else is to be known of the run: its values are texts."""
+    given = own(turn.options).get("metadata")
+    about: dict[str, Json] = dict(given) if isinstance(given, Mapping) else {}
+    if turn.run is not None:
+        about |= {"codegen_run": turn.run.id, "codegen_organization": turn.run.organization}
+    if state is TurnState.WAITING:
+        about["codegen_status"] = "waiting"
+    if pending:
+        requests: list[Json] = [
+            {
+                "id": each.id,
+                "reason": each.reason.value,
+                "tool": each.tool,
+                "input": each.input,
+                "choices": each.choices,
+            }
+            for each in pending
+        ]
+        about["codegen_pending"] = to_json(requests).decode()
+    return about

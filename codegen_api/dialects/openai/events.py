@@ -1,0 +1,175 @@
+"""A response as the events of its stream. The number of one leads to its entry, so a reader can come back anywhere.
+
+What changes after it was told, and the output of a tool that comes when later entries are there, is not told again: the
+last event has all items as they are then, and clients take these.
+"""
+
+from collections.abc import Callable, Sequence
+
+from codegen_api.conversations import (
+    ActionClosed,
+    EntryAdded,
+    EntryChanged,
+    EntryRepeated,
+    ReaderAhead,
+    TurnChanges,
+    TurnEntry,
+    TurnEvent,
+    TurnTeller,
+)
+from codegen_api.dialects.openai.items import WRITING, Item, ResponseEntry, last_items, settled
+from codegen_api.dialects.openai.wire import event, response_fields
+from codegen_api.runs import Json
+from codegen_api.stores import Turn
+from codegen_api.upstreams import PendingRequest
+
+STRIDE = 16
+"""How many numbers an entry has. Those below are of what comes before the first one."""
+
+CALLED, ANSWERED = 6, 9
+"""Where among them a call begins, and what comes of it."""
+
+
+class ResponseTeller:
+    """Tells one reader a response, behind the event number ``after``."""
+
+    def __init__(
+        self, turn: Turn, render: Callable[[TurnEntry], ResponseEntry], changes: TurnChanges, after: int = -1
+    ) -> None:
+        self.claimed = max(after, 0) // STRIDE
+        self.ended: tuple[Turn, Sequence[PendingRequest]] | None = None
+        """The turn when it is over, and what it waits for: all but the last event was told."""
+        self.number = max(after, 0)
+        """That of the last event."""
+        self._turn = turn
+        self._after = after
+        self._has_begun = False
+        self._items = 0  # so many were told
+        self._called: tuple[int, Item] | None = None  # the last call, and its place among the items
+        self._held: ResponseEntry | None = None  # the last one, while the host may still be writing it
+        self._telling: TurnTeller[ResponseEntry] = TurnTeller(render, changes)
+
+    def begin(self) -> bytes:
+        if self._has_begun:
+            return b""
+        self._has_begun = True
+        response = response_fields(self._turn, None, [])
+        return self._from(0, [event(number, f"response.{name}", response=response) for number, name in BEGINNING])
+
+    def take(self, entries: Sequence[TurnEntry]) -> bytes:
+        told = [*map(self._tell, self._telling.take(entries))]
+        if self._held is not None and not self._held.open:
+            told.append(self._release())
+        return b"".join(told)
+
+    def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
+        told = [self._release(), *map(self._tell, self._telling.close())]
+        offset = turn.length
+        for item in last_items(turn, pending):
+            offset += 1
+            told.append(self._from(offset * STRIDE, text_frames(offset, self._items, item)))
+            self._items += 1
+        if self._after > (offset + 1) * STRIDE:
+            raise ReaderAhead
+        self.ended, self.number = (turn, pending), (offset + 1) * STRIDE
+        return b"".join(told)
+
+    @property
+    def has_all(self) -> bool:
+        """Whether the reader has the last event."""
+        return self._after >= self.number
+
+    def _tell(self, each: TurnEvent[ResponseEntry]) -> bytes:
+        entry = each.rendered
+        match each:
+            case EntryAdded():
+                before = self._release()
+                if entry.is_action:
+                    return before + self._added(entry)
+                self._held = entry
+                return before
+            case EntryChanged() | EntryRepeated():
+                if self._held is not None and self._held.offset == entry.offset:
+                    self._held = entry
+                return b""
+            case ActionClosed():
+                return self._answered(entry)
+
+    def _release(self) -> bytes:
+        """What was held back: the host writes it no longer."""
+        held, self._held = self._held, None
+        return b"" if held is None else self._added(held)
+
+    def _added(self, entry: ResponseEntry) -> bytes:
+        index, self._items = self._items, self._items + len(entry.items)
+        if entry.call is not None:
+            self._called = self._items - 1, entry.call
+        return self._from(entry.offset * STRIDE, entry.frames("added", index, added_frames))
+
+    def _answered(self, entry: ResponseEntry) -> bytes:
+        assert self._called is not None  # noqa: S101 - only an action that was told is closed
+        index, called = self._called
+        frames = entry.frames("answered", index, lambda each, at: answered_frames(each.offset, at, each.call or called))
+        return self._from(entry.offset * STRIDE + ANSWERED, frames)
+
+    def _from(self, first: int, frames: Sequence[bytes]) -> bytes:
+        """Of events whose numbers begin with ``first``, those that the reader has not."""
+        self.number = max(self.number, first)
+        return b"".join(frames[max(0, self._after + 1 - first) :])
+
+
+BEGINNING = ((0, "created"), (1, "in_progress"))
+
+
+def added_frames(entry: ResponseEntry, index: int) -> list[bytes]:
+    """The events with which an entry comes, one for each place among its numbers; where there is none, it is empty."""
+    said = [] if entry.said is None else text_frames(entry.offset, index, entry.said)
+    if entry.call is None:
+        return said
+    call, index = entry.call, index + len(entry.items) - 1
+    at: dict[str, Json] = {"item_id": call["id"], "output_index": index}
+    item: Item = {**call, "output": None, "error": None, "status": WRITING}
+    events: list[tuple[str, dict[str, Json]]] = [
+        ("output_item.added", {"output_index": index, "item": item}),
+        ("mcp_call.in_progress", at),
+        ("mcp_call_arguments.done", {**at, "arguments": call["arguments"]}),
+    ]
+    return [*said, *[b""] * (CALLED - len(said)), *_numbered(entry.offset * STRIDE + CALLED, events)]
+
+
+def answered_frames(offset: int, index: int, item: Item) -> list[bytes]:
+    """The events with which a call is done. Without an output it is neither completed nor failed."""
+    at: dict[str, Json] = {"item_id": item["id"], "output_index": index}
+    outcome = settled(item)
+    done: dict[str, Json] = {"output_index": index, "item": outcome}
+    told = _numbered(offset * STRIDE + ANSWERED, [(f"mcp_call.{outcome['status']}", at), ("output_item.done", done)])
+    return told if outcome is item else [b"", told[1]]
+
+
+def _numbered(first: int, events: Sequence[tuple[str, dict[str, Json]]]) -> list[bytes]:
+    return [event(first + place, f"response.{kind}", **fields) for place, (kind, fields) in enumerate(events)]
+
+
+def text_frames(offset: int, index: int, item: Item) -> list[bytes]:
+    """An item of words: it is there, its part is, its words come, and all is done."""
+    item = {**item, "status": "completed"}
+    is_message = item["type"] == "message"
+    name, field, kind = (
+        ("content", "content", "output_text")
+        if is_message
+        else ("reasoning_summary", "summary", "reasoning_summary_text")
+    )
+    parts = item[field]
+    assert isinstance(parts, list)  # noqa: S101 - it was made so
+    part: dict[str, Json] = parts[0]
+    at: dict[str, Json] = {"item_id": item["id"], "output_index": index, f"{field}_index": 0}
+    more: dict[str, Json] = {"logprobs": []} if is_message else {}
+    events: list[tuple[str, dict[str, Json]]] = [
+        ("output_item.added", {"output_index": index, "item": {**item, field: [], "status": WRITING}}),
+        (f"{name}_part.added", {**at, "part": {**part, "text": ""}}),
+        (f"{kind}.delta", {**at, **more, "delta": part["text"]}),
+        (f"{kind}.done", {**at, **more, "text": part["text"]}),
+        (f"{name}_part.done", {**at, "part": part}),
+        ("output_item.done", {"output_index": index, "item": item}),
+    ]
+    return _numbered(offset * STRIDE, events)

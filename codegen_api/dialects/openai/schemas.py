@@ -1,0 +1,102 @@
+"""What clients send, as far as it is heard."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from codegen_api.dialects import MOST_SAID, Ignored
+
+Name = Annotated[str, Field(min_length=1, max_length=150)]
+Short = Annotated[str, Field(max_length=600)]
+Items = Annotated[list[dict[str, Any]], Field(max_length=10_000, fail_fast=True)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+
+NOT_OFFERED = ("tools", "prompt", "max_output_tokens", "max_tool_calls", "context_management", "moderation")
+"""Fields that would change what an answer means, wherever they hold anything."""
+
+
+class ConversationName(BaseModel):
+    """A conversation by its id."""
+
+    id: Short
+
+
+class CreateResponse(BaseModel):
+    """What to do, and how it is to be answered."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "default", "input": "Say hello"}]})
+
+    model: Name = Field("default", description="`default`, an agent's id, or a model that the host knows.")
+    input: Annotated[str, Field(min_length=1)] | Items = Field(
+        description="A text, or items. What was said before, by the ids of items, is not said again."
+    )
+    instructions: str | None = Field(None, description="What a new run is told beside the input.")
+    stream: bool | None = Field(False, description="Whether the answer is a stream of events.")
+    background: bool | None = Field(False, description="Whether the answer comes at once, while the agent works.")
+    previous_response_id: Short | None = Field(None, description="The response behind which to go on.")
+    conversation: Short | ConversationName | None = Field(None, description="The conversation in which to go on.")
+    metadata: Metadata | None = Field(None, description="Kept with the response, and with a new run at the host.")
+
+    temperature: float | None = Field(None, description="Has no meaning here, and is repeated in the response.")
+    top_p: float | None = Field(None, description="As `temperature`.")
+    parallel_tool_calls: bool | None = Field(None, description="As `temperature`.")
+    truncation: Literal["auto", "disabled"] | None = Field(None, description="As `temperature`.")
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = Field(
+        None, description="As `temperature`."
+    )
+    user: Short | None = Field(None, description="As `temperature`.")
+
+    tools: list[Any] | None = Field(None, description="Must be empty: the agent has its own.")
+    tool_choice: Any = Field(None, description="`auto` or `none`.")
+    text: dict[str, Any] | None = Field(None, description="Its `format` must be `text`.")
+    prompt: Any = Field(None, description="Is not offered here.")
+    max_output_tokens: int | None = Field(None, description="Is not offered here.")
+    max_tool_calls: int | None = Field(None, description="Is not offered here.")
+    context_management: Any = Field(None, description="Is not offered here.")
+    moderation: Any = Field(None, description="Is not offered here.")
+
+    include: Ignored = None
+    reasoning: Ignored = None
+    store: Ignored = None
+    stream_options: Ignored = None
+    top_logprobs: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    prompt_cache_options: Ignored = None
+    safety_identifier: Ignored = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        given = self.conversation
+        return given.id if isinstance(given, ConversationName) else given
+
+    def not_offered(self) -> dict[str, Any]:
+        """What of it is not offered, by its names."""
+        kind = (self.text or {}).get("format")
+        wants_format = kind is not None and not (isinstance(kind, dict) and kind.get("type") == "text")
+        return {
+            **{name: getattr(self, name) for name in NOT_OFFERED},
+            "tool_choice": self.tool_choice not in (None, "auto", "none"),
+            "text.format": wants_format,
+        }
+
+
+class CreateConversation(BaseModel):
+    """A conversation in which nothing was said."""
+
+    items: Annotated[Items, Field(max_length=MOST_SAID)] | None = Field(None, description="As in `POST .../items`.")
+    metadata: Metadata | None = None
+
+
+class UpdateConversation(BaseModel):
+    """What is to be kept with a conversation instead."""
+
+    metadata: Metadata
+
+
+class AddItems(BaseModel):
+    """Items of responses, behind the last of which the conversation is to go on."""
+
+    items: Annotated[Items, Field(max_length=MOST_SAID)]

@@ -1,0 +1,110 @@
+"""A response as an answer that lasts: its events, or, for who only waits, signs of life and then all of it."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from codegen_api.conversations import (
+    CallerConversations,
+    Stretch,
+    TurnEnded,
+    TurnEntry,
+    pending_of,
+    tell,
+    updates,
+)
+from codegen_api.dialects.openai.events import ResponseTeller
+from codegen_api.dialects.openai.items import Item, ResponseEntry, last_items, settled
+from codegen_api.dialects.openai.wire import event, last_event, response_fields
+from codegen_api.errors import GatewayError, ShuttingDown, StreamCut
+from codegen_api.runs import Json
+from codegen_api.sse import BEAT, beating
+from codegen_api.stores import Turn
+from codegen_api.telemetry import note
+from codegen_api.upstreams import PendingRequest
+from codegen_api.worker_thread import encoded
+
+HEARTBEAT = b": ping\n\n"
+
+SIGN_OF_LIFE = b"\n"
+"""White space before the JSON that somebody waits for."""
+
+
+async def frames(conversations: CallerConversations, turn: Turn, after: int = -1) -> AsyncGenerator[bytes, None]:
+    """The events of a response behind number ``after``; all of them, when there can be no such number.
+
+    Raises:
+        StreamCut: it breaks off, and the response goes on.
+    """
+    told: list[ResponseTeller] = []
+
+    def teller(is_believed: bool) -> ResponseTeller:
+        start, changes = after if is_believed else -1, conversations.changes_of(turn)
+        told.append(ResponseTeller(turn, lambda came: rendered(conversations, turn, came), changes, start))
+        return told[-1]
+
+    try:
+        async with aclosing(tell(conversations, turn, teller, at_once=True)) as pieces:
+            async for piece in pieces:
+                if piece is None:
+                    yield HEARTBEAT
+                elif piece:
+                    yield piece
+        if told[-1].ended is not None and not told[-1].has_all:
+            over, pending = told[-1].ended
+            response = await encoded(await _described(conversations, over, pending))
+            yield last_event(told[-1].number, over.state, response)
+    except ShuttingDown as error:
+        raise StreamCut from error
+    except GatewayError as error:
+        note(error.code, error.root_reason)
+        yield event(told[-1].number, "error", code=error.code, message=error.message, param=None)
+
+
+async def outcome(conversations: CallerConversations, turn: Turn) -> AsyncGenerator[bytes, None]:
+    """A response when it is over.
+
+    Raises:
+        StreamCut: it breaks off, and the response goes on: the client sends its request again, and waits on.
+    """
+    try:
+        async with aclosing(beating(updates(conversations, turn), BEAT)) as news:
+            async for update in news:
+                if update is None:
+                    yield SIGN_OF_LIFE
+                elif isinstance(update, TurnEnded):
+                    yield await encoded(await described(conversations, update.turn))
+    except GatewayError as error:
+        note(error.code, error.root_reason)
+        raise StreamCut from error
+
+
+async def described(conversations: CallerConversations, turn: Turn) -> dict[str, Json]:
+    """A response as it is now, with what has come of it."""
+    return await _described(conversations, turn, await pending_of(conversations, turn))
+
+
+async def items_of(
+    conversations: CallerConversations, stretch: Stretch, pending: Sequence[PendingRequest] = ()
+) -> list[Item]:
+    """The items that have come of a turn by now, up to where the stretch goes."""
+    turn, entries = stretch.turn, await conversations.entries(stretch)
+    came = [TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)]
+    items = [item for each in came for item in rendered(conversations, turn, each).items]
+    if turn.state.active or stretch.upto is not None:
+        return items
+    return [*map(settled, items), *last_items(turn, pending)]
+
+
+async def _described(
+    conversations: CallerConversations, turn: Turn, pending: Sequence[PendingRequest]
+) -> dict[str, Json]:
+    return response_fields(turn, turn.state, await items_of(conversations, Stretch(turn, None), pending), pending)
+
+
+def rendered(conversations: CallerConversations, turn: Turn, came: TurnEntry) -> ResponseEntry:
+    return conversations.rendered.of(
+        ("openai", turn.id, came.offset),
+        came.entry,
+        lambda: ResponseEntry.of(turn, came, conversations.step(came.entry)),
+        lambda entry: entry.size,
+    )

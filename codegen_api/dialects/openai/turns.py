@@ -1,0 +1,157 @@
+"""Which turn a client means: where a new one goes on, and those that there are."""
+
+from collections.abc import Sequence
+
+from codegen_api.conversations import (
+    BEFORE,
+    Ask,
+    CallerConversations,
+    TurnCheckpoint,
+    checked,
+    heard_of,
+    images_of,
+)
+from codegen_api.dialects import not_offered
+from codegen_api.dialects.openai.agents import agent_for
+from codegen_api.dialects.openai.inputs import InputItem, heard, new_words
+from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
+from codegen_api.dialects.openai.repeats import TurnIds
+from codegen_api.dialects.openai.schemas import CreateResponse
+from codegen_api.dialects.openai.wire import OWN, own
+from codegen_api.errors import Conflict, Detail, NotFound, Rejected
+from codegen_api.runs import Json
+from codegen_api.stores import Conversation, Talk, Turn, TurnState
+from codegen_api.upstreams import NewRun, require_few_bytes
+
+TITLE_CHARACTERS = 100
+
+LOOKED_FOR = 20
+"""So many of the turns that the items of an input name are looked for, the last ones."""
+
+REPEATED = (
+    *("background", "instructions", "metadata", "model", "parallel_tool_calls"),
+    *("service_tier", "temperature", "top_p", "truncation", "user"),
+)
+"""What of a request is said again in its response."""
+
+
+async def find_turn(conversations: CallerConversations, response_id: str) -> Turn:
+    """The turn of a response, as it is now, which the caller may see.
+
+    Raises:
+        NotFound: there is none.
+    """
+    turn = await _turn(conversations, response_id)
+    await conversations.require_right(turn)
+    return await conversations.find_turn(turn.id)
+
+
+async def _turn(conversations: CallerConversations, response_id: str) -> Turn:
+    return NotFound.unless(await conversations.turn(response_id.removeprefix(RESPONSE)), "Response", response_id)
+
+
+async def begin(conversations: CallerConversations, wanted: str | None, body: CreateResponse, ids: TurnIds) -> Turn:
+    """The turn of a new response. ``wanted`` is the organization.
+
+    Raises:
+        NotFound: there is nothing there behind which it is to go on.
+        ConversationBusy: the agent works on what was said before.
+        GatewayError: the host has not begun it.
+    """
+    _require_offered(body)
+    items = heard(body.input)
+    previous, new = await _divided(conversations, items)
+    if body.previous_response_id is not None:
+        previous = await _turn(conversations, body.previous_response_id)
+    words = new_words(new, body.instructions)
+    agent, model = await agent_for(conversations, body.model)
+    if body.conversation_id is not None:
+        name = body.conversation_id.removeprefix(CONVERSATION)
+        talk = NotFound.unless(await conversations.talk(name), "Conversation", body.conversation_id)
+        previous = next((turn for turn in talk.turns if heard_of(turn)), None)
+    else:
+        talk = await _talk(conversations, previous, ids, body, words.text)
+    if words.decisions and (previous is None or previous.state is not TurnState.WAITING):
+        raise Conflict("The agent waits for no decision.")
+    said_of = {} if previous is None else own(previous.options)
+    repeated: dict[str, Json] = {name: getattr(body, name) for name in REPEATED}
+    kept = {name: value for name, value in repeated.items() if value is not None}
+    ask = Ask(
+        words.messages,
+        words.text,
+        images_of(*words.messages),
+        agent=agent,
+        system_prompt=words.instructions,
+        checkpoint=None if previous is None or body.conversation_id is not None else _behind(previous),
+        run=NewRun("", metadata=body.metadata, model=model),
+        fresh="model" in said_of and said_of["model"] != body.model,
+        options={OWN: {**kept, "body": ids.body}},
+        decisions=words.decisions,
+        id=ids.turn,
+    )
+    return await conversations.begin(wanted, talk, ask)
+
+
+def _require_offered(body: CreateResponse) -> None:
+    not_offered(**body.not_offered())
+    checked([body.metadata, body.instructions])
+    require_few_bytes(body.metadata)
+    if body.previous_response_id is not None and body.conversation is not None:
+        what = "Cannot be given together with `conversation`."
+        raise Rejected(details=[Detail(("body", "previous_response_id"), what, "mutually_exclusive")])
+
+
+async def _divided(
+    conversations: CallerConversations, items: Sequence[InputItem]
+) -> tuple[Turn | None, Sequence[InputItem]]:
+    """The turn of the last item that is known here, and the items behind it.
+
+    Raises:
+        NotFound: an item is only named, and not there.
+    """
+    looked: dict[str, Turn | None] = {}
+    for place in range(len(items), 0, -1):
+        item = items[place - 1]
+        if item.turn is not None:
+            if item.turn not in looked and len(looked) < LOOKED_FOR:
+                looked[item.turn] = await conversations.turn(item.turn)
+            if (turn := looked.get(item.turn)) is not None:
+                return turn, items[place:]
+    return None, items
+
+
+async def _talk(
+    conversations: CallerConversations, previous: Turn | None, ids: TurnIds, body: CreateResponse, title: str
+) -> Talk:
+    """The conversation in which a response goes on; a new one, where that in which the previous one is has gone on
+    already.
+    """
+    if previous is not None:
+        talk = await conversations.settled_talk(previous.conversation)
+        if talk is not None and next((turn.id for turn in talk.turns if heard_of(turn)), None) == previous.id:
+            return talk
+    there = await conversations.talk(ids.conversation)  # from when this was refused
+    if there is not None:
+        return there
+    now = conversations.clock()
+    parent = None if previous is None else str(_behind(previous))
+    return Talk(Conversation(ids.conversation, now, now, title=title[:TITLE_CHARACTERS], parent=parent))
+
+
+def _behind(turn: Turn) -> TurnCheckpoint:
+    """The place behind a turn; of one that the host never began, the place before it."""
+    return TurnCheckpoint(turn.id, BEFORE if turn.end is None and turn.state.over else turn.length)
+
+
+async def forget(conversations: CallerConversations, turn: Turn) -> None:
+    """Remove a turn, and with the last one the conversation that was made for it.
+
+    Raises:
+        ConversationBusy: it is not known yet whether the host has begun it.
+    """
+    if conversations.can_stop:
+        await conversations.stop(turn)
+    await conversations.remove_turn(turn.id)
+    there = await conversations.conversation(turn.conversation)
+    if there is not None and OWN not in there.metadata and not await conversations.turns(there.id, limit=1):
+        await conversations.remove_conversation(there.id)
