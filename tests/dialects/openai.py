@@ -1,5 +1,6 @@
 """A gateway that speaks OpenAI's Responses API, in this process, and what its clients make of it."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +10,6 @@ from typing import Any
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from codegen_api.errors import GatewayError
 from tests.dialects.rich import RichHost
 from tests.dialects.site import AUTHORIZED, Connection, Site, serving
 from tests.fakehost import Hosted
@@ -122,20 +122,28 @@ class Streaming:
         assert self.connection.complete, self.text
         return self.events
 
+    async def cut(self) -> list[Any]:
+        """The events, when they have broken off before the last one."""
+        ended, _ = await asyncio.wait({self.connection.task}, timeout=20)  # awaiting it would end it
+        assert ended, self.text
+        assert self.connection.transport.aborted
+        assert not self.connection.complete
+        return self.events
+
     async def leave(self) -> None:
         self.connection.leave()
         await self.connection.task
 
 
-def said(text: str, **more: Any) -> dict[str, Any]:
+def said(words: str, /, **more: Any) -> dict[str, Any]:
     """The body of a request."""
-    WATCH.secret("an input", text)
-    return {"model": "default", "input": text, **more}
+    WATCH.secret("an input", words)
+    return {"model": "default", "input": words, **more}
 
 
-def streaming(site: Site, text: Any, **more: Any) -> Streaming:
+def streaming(site: Site, words: Any, /, **more: Any) -> Streaming:
     headers = more.pop("headers", {})
-    body = said(text, stream=True, **more) if isinstance(text, str) else {"input": text, "stream": True, **more}
+    body = said(words, stream=True, **more) if isinstance(words, str) else {"input": words, "stream": True, **more}
     return Streaming(site, "POST", "/v1/responses", body, **headers)
 
 
@@ -163,9 +171,9 @@ def finish(hosted: Hosted, text: str = "It is done, all of it.", status: str = "
     hosted.status = status
 
 
-async def answered(site: Site, text: Any, answer: str = "It is done, all of it.", **more: Any) -> Any:
+async def answered(site: Site, words: Any, answer: str = "It is done, all of it.", /, **more: Any) -> Any:
     """A response, when its run is over."""
-    watching = streaming(site, text, **more)
+    watching = streaming(site, words, **more)
     await watching.begun()
     finish(latest(site), answer)
     return (await watching.end())[-1]["response"]
@@ -183,7 +191,3 @@ def refused(answer: Any) -> tuple[int, str, str | None]:
     assert set(answer.json()) == {"error"}
     assert set(error) == {"message", "type", "param", "code"}
     return answer.status_code, error["code"], error["param"]
-
-
-def error_of(error: GatewayError) -> tuple[int, str]:
-    return 0, error.code

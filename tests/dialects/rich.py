@@ -79,3 +79,19 @@ class TextHost(RichHost):
         hosted = self.add(self._id + "-" * len(self.runs), marks=new.marks)
         hosted.append(prompt=new.prompt)
         return self._run(hosted)
+
+
+def unstoppable() -> Any:
+    """A host without the methods that make it one that can stop runs."""
+    host = FakeHost()
+
+    class Only:
+        def __getattr__(self, name: str) -> Any:
+            if name in ("cancel_run", "uncancel_run"):
+                raise AttributeError(name)
+            return getattr(host, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            setattr(host, name, value)
+
+    return Only()

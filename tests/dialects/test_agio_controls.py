@@ -1,7 +1,5 @@
 """Pause, resume and cancel do what they say, to the log that the host keeps."""
 
-from typing import Any
-
 import pytest
 
 from codegen_api import errors
@@ -18,7 +16,8 @@ from tests.dialects.agio import (
     speaking,
     status_of,
 )
-from tests.fakehost import FakeHost, Sequence
+from tests.dialects.rich import unstoppable
+from tests.fakehost import Sequence
 
 # -- pause and resume -------------------------------------------------------------------------------------------------
 
@@ -251,19 +250,3 @@ async def test_what_the_host_cannot_do_is_not_done(what: str) -> None:
         assert await status_of(site, run_id) == "running"
         finish(latest(site))
         await reading.end()
-
-
-def unstoppable() -> Any:
-    """A host without the methods that make it one that can stop runs."""
-    host = FakeHost()
-
-    class Only:
-        def __getattr__(self, name: str) -> Any:
-            if name in ("cancel_run", "uncancel_run"):
-                raise AttributeError(name)
-            return getattr(host, name)
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            setattr(host, name, value)
-
-    return Only()

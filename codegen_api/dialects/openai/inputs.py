@@ -17,6 +17,9 @@ TEXTS = ("input_text", "output_text", "text")
 UNTOLD = ("reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request", "item_reference")
 """Types of items that are not told to a new run: what the agent did is in its log."""
 
+Place = tuple[str, int]
+"""Where an item stands: in which field, and at which place."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputItem:
@@ -43,8 +46,8 @@ class NewWords:
     decisions: Sequence[tuple[str, Decision]]
 
 
-def heard(given: str | Sequence[Mapping[str, Any]]) -> list[InputItem]:
-    """The items of an input.
+def heard(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list[InputItem]:
+    """The items of an input, which is the field ``name`` of a body.
 
     Raises:
         NotOffered: there is one that the host cannot be told.
@@ -52,7 +55,7 @@ def heard(given: str | Sequence[Mapping[str, Any]]) -> list[InputItem]:
     """
     if isinstance(given, str):
         return [InputItem(USER, [{"type": "text", "text": given}])]
-    return [_heard(item, place) for place, item in enumerate(given)]
+    return [_heard(item, (name, place)) for place, item in enumerate(given)]
 
 
 def new_words(items: Sequence[InputItem], instructions: str | None) -> NewWords:
@@ -68,9 +71,9 @@ def new_words(items: Sequence[InputItem], instructions: str | None) -> NewWords:
     earlier, said = spoken[:end], spoken[end:]
     if not decisions and all(part["type"] == "text" and says_nothing(str(part["text"])) for part in _parts(said)):
         what = EMPTY if said else "The last item must be a message of the user."
-        raise _rejected(what, "too_short")
+        raise _rejected(what, "too_short", "input")
     if len(_parts(said)) > MOST_SAID:
-        raise _rejected(f"There may be {MOST_SAID} new parts at most.", "too_long")
+        raise _rejected(f"There may be {MOST_SAID} new parts at most.", "too_long", "input")
     text = "\n\n".join(item.text for item in said)
     if earlier:
         text = with_transcript([(item.role.capitalize(), item.text) for item in earlier], text)
@@ -86,7 +89,7 @@ def _parts(items: Sequence[InputItem]) -> list[Mapping[str, Json]]:
     return [part for item in items for part in item.content]
 
 
-def _heard(item: Mapping[str, Any], place: int) -> InputItem:
+def _heard(item: Mapping[str, Any], place: Place) -> InputItem:
     role, kind = item.get("role"), item.get("type", "message")
     item_id = item.get("id") if isinstance(item.get("id"), str) else ""
     turn = turn_of_item(str(item_id))
@@ -95,23 +98,23 @@ def _heard(item: Mapping[str, Any], place: int) -> InputItem:
     if kind == "mcp_approval_response":
         request, verdict, reason = item.get("approval_request_id"), item.get("approve"), item.get("reason")
         if not isinstance(request, str) or not isinstance(verdict, bool):
-            raise _rejected("Must have an `approval_request_id`, and `approve`.", "missing", place)
+            raise _rejected("Must have an `approval_request_id`, and `approve`.", "missing", *place)
         said = reason if isinstance(reason, str) and reason else None
         return InputItem("", decision=(request, Decision("approve" if verdict else "reject", said)))
     if kind in UNTOLD:
         return InputItem("", turn=turn, item_id=str(item_id))
-    raise _not_offered("is an item that the agent cannot be told.", place)
+    raise _not_offered("is an item that the agent cannot be told.", *place)
 
 
-def _content(content: Json, place: int) -> list[Mapping[str, Json]]:
+def _content(content: Json, place: Place) -> list[Mapping[str, Json]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise _rejected("Must be a text, or a list of parts.", "list_type", place, "content")
+        raise _rejected("Must be a text, or a list of parts.", "list_type", *place, "content")
     return [_part(part, place, number) for number, part in enumerate(content)]
 
 
-def _part(part: Json, place: int, number: int) -> Mapping[str, Json]:
+def _part(part: Json, place: Place, number: int) -> Mapping[str, Json]:
     fields = part if isinstance(part, Mapping) else {}
     match fields.get("type"):
         case str() as kind if kind in TEXTS and isinstance(fields.get("text"), str):
@@ -122,14 +125,14 @@ def _part(part: Json, place: int, number: int) -> Mapping[str, Json]:
             url = str(fields.get("image_url") or "")
             trouble = no_image(url)
             if trouble is not None:
-                raise _rejected(trouble, "image_not_inline", place, "content", number, "image_url")
+                raise _rejected(trouble, "image_not_inline", *place, "content", number, "image_url")
             return {"type": "image", "url": url}
-    raise _not_offered("must be a text or an image.", place, "content", number)
+    raise _not_offered("must be a text or an image.", *place, "content", number)
 
 
 def _rejected(what: str, kind: str, *where: str | int) -> Rejected:
-    return Rejected(details=[Detail(("body", "input", *where), what, kind)])
+    return Rejected(details=[Detail(("body", *where), what, kind)])
 
 
 def _not_offered(what: str, *where: str | int) -> NotOffered:
-    return NotOffered(details=[Detail(("body", "input", *where), what, "unsupported")])
+    return NotOffered(details=[Detail(("body", *where), what, "unsupported")])

@@ -84,6 +84,15 @@ class OpenAIResponse(BaseModel):
     conversation: dict[str, str] | None = None
 
 
+class OpenAIConversation(BaseModel):
+    """A conversation."""
+
+    id: str
+    object: str = Field(description="`conversation`")
+    created_at: int = Field(description="Seconds since 1970.")
+    metadata: dict[str, str]
+
+
 class Deleted(BaseModel):
     """What is gone."""
 

@@ -60,7 +60,7 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
     """
     _require_offered(body)
     items = heard(body.input)
-    previous, new = await _divided(conversations, items)
+    previous, new = await last_known(conversations, items)
     if body.previous_response_id is not None:
         previous = await _turn(conversations, body.previous_response_id)
     words = new_words(new, body.instructions)
@@ -82,7 +82,7 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
         images_of(*words.messages),
         agent=agent,
         system_prompt=words.instructions,
-        checkpoint=None if previous is None or body.conversation_id is not None else _behind(previous),
+        checkpoint=None if previous is None or body.conversation_id is not None else behind(previous),
         run=NewRun("", metadata=body.metadata, model=model),
         fresh="model" in said_of and said_of["model"] != body.model,
         options={OWN: {**kept, "body": ids.body}},
@@ -101,7 +101,7 @@ def _require_offered(body: CreateResponse) -> None:
         raise Rejected(details=[Detail(("body", "previous_response_id"), what, "mutually_exclusive")])
 
 
-async def _divided(
+async def last_known(
     conversations: CallerConversations, items: Sequence[InputItem]
 ) -> tuple[Turn | None, Sequence[InputItem]]:
     """The turn of the last item that is known here, and the items behind it.
@@ -134,11 +134,11 @@ async def _talk(
     if there is not None:
         return there
     now = conversations.clock()
-    parent = None if previous is None else str(_behind(previous))
+    parent = None if previous is None else str(behind(previous))
     return Talk(Conversation(ids.conversation, now, now, title=title[:TITLE_CHARACTERS], parent=parent))
 
 
-def _behind(turn: Turn) -> TurnCheckpoint:
+def behind(turn: Turn) -> TurnCheckpoint:
     """The place behind a turn; of one that the host never began, the place before it."""
     return TurnCheckpoint(turn.id, BEFORE if turn.end is None and turn.state.over else turn.length)
 
