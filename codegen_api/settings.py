@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     dialects: Names = Field(
         ("native",),
         description="APIs to serve, comma-separated: `native` (always on), `codegen` (the hosted API's own paths),"
-        " `agent_protocol` (for LangGraph's SDKs), `everruns`, `agio`, `ai_sdk` (for `useChat`), or a dialect from"
-        " another package.",
+        " `agent_protocol` (for LangGraph's SDKs), `everruns`, `agio`, `ai_sdk` (for `useChat`), `openai`"
+        " (for OpenAI's SDKs), or a dialect from another package.",
     )
     auth: Modes = Field(
         ("token",),

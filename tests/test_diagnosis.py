@@ -158,6 +158,7 @@ CREATES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "everruns": ("/v1/sessions/{session}/messages", {"message": {"content": [{"type": "text", "text": "Say hello"}]}}),
     "agio": ("/api/chat", {"message": "Say hello"}),
+    "openai": ("/v1/responses", {"input": "Say hello", "background": True}),
     "ai_sdk": (
         "/ui/chat",
         {"id": "c1", "messages": [{"role": "user", "parts": [{"type": "text", "text": "Say hello"}]}]},

@@ -28,7 +28,7 @@ from tests.conversations.world import ALICE, Process, Trap, World, works, works_
 from tests.dialects.eventsource import Event, parse
 from tests.dialects.site import Connection, gateway_app
 
-APP = gateway_app(dialects=("agent_protocol", "everruns", "agio", "ai_sdk"), sandbox=True)
+APP = gateway_app(dialects=("agent_protocol", "everruns", "agio", "ai_sdk", "openai"), sandbox=True)
 """Its routes are built once, which takes a second; what is behind them is another with each process."""
 
 GIVEN_UP = 90.0

@@ -26,13 +26,18 @@ ROUTES = {
 }
 
 
+OPENAI = DIALECTS["openai"].load().prefixes
+
 KINDS = {
     "agent_id": "agent",
     "assistant_id": "agent",
     "session_id": "session",
     "thread_id": "session",
     "chat_id": "session",
+    "conversation_id": "session",
     "run_id": "turn",
+    "response_id": "turn",
+    "previous_response_id": "turn",
     "checkpoint_id": "checkpoint",
     "turn_id": "turn",
     "since_id": "event",

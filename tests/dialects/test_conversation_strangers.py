@@ -16,7 +16,7 @@ import pytest
 
 from codegen_api.auth.keys import new_key
 from codegen_api.identity import SCOPES
-from tests.dialects.people import CONVERSATIONS, KINDS, ROUTES, SERVED, Person
+from tests.dialects.people import CONVERSATIONS, KINDS, OPENAI, ROUTES, SERVED, Person
 from tests.dialects.site import Site, gateway_app, lifespan
 from tests.dialects.test_fuzz_conversations import GOOD, MESSAGES
 from tests.dialects.test_strangers import INTRUDERS, ISSUER, Intruder, keys_of, users_of
@@ -44,9 +44,9 @@ def presenting(path: str, token: str | None) -> list[dict[str, str]]:
     if token is None:
         return [{}]
     ways = [{"Authorization": f"Bearer {token}"}]
-    if path.startswith("/v1/"):
+    if path.startswith("/v1/") and not path.startswith(OPENAI):
         ways += [{"Authorization": f"ApiKey {token}"}, {"Authorization": token}]
-    elif not path.startswith(("/api/", "/ui/")):
+    elif not path.startswith(("/api/", "/ui/", *OPENAI)):
         ways += [{"x-api-key": token}]
     return ways
 
@@ -177,6 +177,9 @@ STREAMS = [
     ("GET", "/v1/sessions/{session_id}/sse"),
     ("GET", "/v1/agents/{agent_id}/sessions/{session_id}/events"),
     ("GET", "/api/runs/{run_id}/events"),
+    ("GET", "/v1/responses/{response_id}"),
+    ("GET", "/v1/responses/{response_id}?stream=true"),
+    ("GET", "/v1/responses/{response_id}/input_items"),
 ]
 
 

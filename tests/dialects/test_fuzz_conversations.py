@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from codegen_api.errors import InvalidToken
 from codegen_api.identity import Credential
 from tests.auth.issuer import Issuer
-from tests.dialects.people import CONVERSATIONS, KINDS, ROUTES, SERVED, Person
+from tests.dialects.people import CONVERSATIONS, KINDS, OPENAI, ROUTES, SERVED, Person
 from tests.dialects.site import gateway_app, lifespan, request_scope
 from tests.dialects.test_fuzz import BYTES, ISSUER, MARKER, MODES, SHAPED
 from tests.fakehost import FakeHost
@@ -115,6 +115,8 @@ def names_in_bodies() -> list[str]:
 CONTENT = [{"type": "text", "text": "Tell me of the harbour"}]
 GOOD: dict[str, Any] = {"name": "n", "system_prompt": "s", "title": "t", "graph_id": "agent", "assistant_id": "agent"}
 MESSAGES: dict[str, Any] = {
+    "/v1/responses": {"input": "Tell me of the harbour"},
+    "/v1/conversations": {"items": [], "metadata": {}},
     "/v1": {"message": {"content": CONTENT}},
     "/api": {"message": "Tell me of the harbour", "agent_id": "@mine.agent"},
     "/ui": {"id": "@mine.session", "messages": [{"id": "m", "role": "user", "parts": CONTENT}]},
@@ -248,6 +250,9 @@ def test_nothing_that_is_sent_breaks_anything_or_gets_something_of_somebody_else
                     assert MARKER not in value or (name == b"x-request-id" and value.isascii()), (sent, name, value)
                 if status >= 400 and sent.route[1].startswith("/ui/"):
                     assert {b"x-error-code", b"x-request-id"} <= {name for name, _ in headers}
+                    WATCH.answer(status, body.decode())
+                elif status >= 400 and sent.route[1].startswith(OPENAI):
+                    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
                     WATCH.answer(status, body.decode())
                 elif status >= 400:
                     told = json.loads(body)

@@ -132,6 +132,6 @@ async def test_head_of_a_file_has_its_length_and_no_body() -> None:
 
 
 def test_every_dialect_is_asked() -> None:
-    assert len(CONVERSATIONS) == 4
+    assert len(CONVERSATIONS) == 5
     assert len(PATHS) > 50
     assert set(FOLLOWED) <= set(PATHS)

@@ -33,7 +33,7 @@ QUESTION = "Which of the two files is read?"
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
-async def created(site: Site, body: Any, status: int = 200, **headers: str) -> Any:
+async def created(site: Site, body: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Any:
     answer = await site.post("/v1/responses", body, headers=headers)
     assert answer.status_code == status, answer.text
     return answer.json()
@@ -377,21 +377,21 @@ async def test_a_request_with_a_key_begins_one_run() -> None:
         assert (await first.begun())["id"] == (await second.begun())["id"]
         finish(latest(site))
         assert await first.end() == await second.end()
-        third = await created(site, said(QUESTION, stream=False), 400, **key)
+        third = await created(site, said(QUESTION, stream=False), key, 400)
         assert third["error"]["code"] == "idempotency_key_reused"
         assert len(site.host.created) == 1
 
 
 async def test_an_sdk_that_tries_again_begins_one_run_and_two_requests_begin_two() -> None:
     async with speaking() as site:
-        first = await created(site, said(QUESTION, background=True), **counted(0))
-        again = await created(site, said(QUESTION, background=True), **counted(1))
-        other = await created(site, said(QUESTION, background=True), **counted(0))
-        last = await created(site, said(QUESTION, background=True), **counted(2))
+        first = await created(site, said(QUESTION, background=True), counted(0))
+        again = await created(site, said(QUESTION, background=True), counted(1))
+        other = await created(site, said(QUESTION, background=True), counted(0))
+        last = await created(site, said(QUESTION, background=True), counted(2))
         assert first["id"] == again["id"] == last["id"]
         assert other["id"] != first["id"]
         assert len(site.host.created) == 2
-        third = await created(site, said("Something else.", background=True), **counted(1))
+        third = await created(site, said("Something else.", background=True), counted(1))
         assert third["id"] not in (first["id"], other["id"])
 
 
@@ -399,11 +399,11 @@ async def test_a_follow_up_that_is_sent_again_is_one_turn() -> None:
     async with speaking() as site:
         first = await answered(site, QUESTION)
         body = said("And the other one?", background=True, previous_response_id=first["id"])
-        second = await created(site, body, **counted(0))
-        assert (await created(site, body, **counted(1)))["id"] == second["id"]
+        second = await created(site, body, counted(0))
+        assert (await created(site, body, counted(1)))["id"] == second["id"]
         finish(latest(site))
         await returning(site, second["id"]).end()
-        third = await created(site, body, **counted(2))
+        third = await created(site, body, counted(2))
         assert (third["id"], third["status"]) == (second["id"], "completed")
         assert len(site.host.resumed) == 1
 
@@ -412,9 +412,9 @@ async def test_what_is_sent_again_to_another_process_is_found_there() -> None:
     host = RichHost()
     async with speaking(host) as site:
         body = said(QUESTION, background=True)
-        first = await created(site, body, **counted(0))
+        first = await created(site, body, counted(0))
         site.app.state.parts.idempotency._equal.clear()  # as in a process that has not seen it
-        again = await created(site, body, **counted(1))
+        again = await created(site, body, counted(1))
         assert again["id"] == first["id"]
         assert len(host.created) == 1
 
@@ -456,7 +456,7 @@ async def test_what_the_host_has_refused_can_be_sent_again(headers: dict[str, st
         first = await site.post("/v1/responses", said(QUESTION), headers=headers)
         assert refused(first)[:2] == (429, "upstream_rate_limited")
         assert "x-should-retry" not in first.headers
-        assert (await created(site, said(QUESTION, background=True), **{**headers, **counted(2)}))["status"]
+        assert (await created(site, said(QUESTION, background=True), {**headers, **counted(2)}))["status"]
         assert len(host.runs) == 1
 
 
@@ -591,7 +591,7 @@ async def test_who_waits_and_is_cut_off_waits_on_with_the_same_request() -> None
         assert not waiting.connection.complete
         assert waiting.text.strip() == ""
         finish(latest(site))
-        assert texts(await created(site, said(QUESTION), **counted(1))) == ["It is done, all of it."]
+        assert texts(await created(site, said(QUESTION), counted(1))) == ["It is done, all of it."]
         assert len(site.host.created) == 1
 
 
