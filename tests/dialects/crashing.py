@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from codegen_api.idempotency import Idempotency
+from codegen_api.idempotency.records import MemoryRecords
 from codegen_api.identity import Caller
 from tests.conversations.test_crashes import (
     ASK_EVERY,
@@ -59,6 +61,7 @@ class Client:
             gateway=process.gateway,
             conversations=process.conversations,
             callers=_Alice(),
+            idempotency=Idempotency(process.gateway, MemoryRecords()),
             own={},
         )
 

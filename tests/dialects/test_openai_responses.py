@@ -377,7 +377,7 @@ async def test_a_request_with_a_key_begins_one_run() -> None:
         assert (await first.begun())["id"] == (await second.begun())["id"]
         finish(latest(site))
         assert await first.end() == await second.end()
-        third = await created(site, said(QUESTION, stream=False), key, 400)
+        third = await created(site, said(QUESTION, stream=False), key, 422)
         assert third["error"]["code"] == "idempotency_key_reused"
         assert len(site.host.created) == 1
 
@@ -466,12 +466,12 @@ async def test_what_the_host_has_refused_can_be_sent_again(headers: dict[str, st
 @pytest.mark.parametrize(
     ("body", "status", "code", "param"),
     [
-        ({}, 400, "validation_error", "input"),
-        ({"input": ""}, 400, "validation_error", None),
-        ({"input": " \n"}, 400, "validation_error", "input"),
-        ({"input": []}, 400, "validation_error", "input"),
-        ({"input": [{"role": "assistant", "content": "I am."}]}, 400, "validation_error", "input"),
-        ({"input": [user("A"), {"role": "user", "content": 7}]}, 400, "validation_error", "input[1].content"),
+        ({}, 422, "validation_error", "input"),
+        ({"input": ""}, 422, "validation_error", None),
+        ({"input": " \n"}, 422, "validation_error", "input"),
+        ({"input": []}, 422, "validation_error", "input"),
+        ({"input": [{"role": "assistant", "content": "I am."}]}, 422, "validation_error", "input"),
+        ({"input": [user("A"), {"role": "user", "content": 7}]}, 422, "validation_error", "input[1].content"),
         ({"input": [{"role": "critic", "content": "A"}]}, 400, "unsupported_parameter", "input[0]"),
         ({"input": [{"type": "function_call_output", "output": "A"}]}, 400, "unsupported_parameter", "input[0]"),
         (
@@ -482,18 +482,18 @@ async def test_what_the_host_has_refused_can_be_sent_again(headers: dict[str, st
         ),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}]},
-            400,
+            422,
             "validation_error",
             "input[0].content[0].image_url",
         ),
-        ({"input": [{"type": "mcp_approval_response"}]}, 400, "validation_error", "input[0]"),
+        ({"input": [{"type": "mcp_approval_response"}]}, 422, "validation_error", "input[0]"),
         (said("A", tools=[{"type": "web_search"}]), 400, "unsupported_parameter", "tools"),
         (said("A", tool_choice="required"), 400, "unsupported_parameter", "tool_choice"),
         (said("A", text={"format": {"type": "json_object"}}), 400, "unsupported_parameter", "text.format"),
         (said("A", prompt={"id": "p"}), 400, "unsupported_parameter", "prompt"),
         (said("A", max_output_tokens=7), 400, "unsupported_parameter", "max_output_tokens"),
-        (said("A", metadata={"a": 7}), 400, "validation_error", "metadata.a"),
-        (said("A", previous_response_id="resp_x", conversation="c"), 400, "validation_error", "previous_response_id"),
+        (said("A", metadata={"a": 7}), 422, "validation_error", "metadata.a"),
+        (said("A", previous_response_id="resp_x", conversation="c"), 422, "validation_error", "previous_response_id"),
         (said("A", previous_response_id="resp_x"), 404, "not_found", None),
         (said("A", conversation="conv_x"), 404, "not_found", None),
         (said("A", conversation={"id": "conv_x"}), 404, "not_found", None),
@@ -533,8 +533,8 @@ async def test_what_has_no_meaning_is_ignored() -> None:
 SHOULD: dict[errors.GatewayError, tuple[int, str, bool]] = {
     errors.GatewayError(): (500, "server_error", False),
     errors.InvalidRequest(): (400, "invalid_request_error", False),
-    errors.Rejected(): (400, "invalid_request_error", False),
-    errors.IdempotencyKeyReused(): (400, "invalid_request_error", False),
+    errors.Rejected(): (422, "invalid_request_error", False),
+    errors.IdempotencyKeyReused(): (422, "invalid_request_error", False),
     errors.InvalidToken(): (401, "authentication_error", False),
     errors.QuotaExhausted(): (402, "insufficient_quota", False),
     errors.Forbidden(): (403, "permission_error", False),

@@ -8,7 +8,7 @@ from codegen_api.conversations import TurnChanges, TurnEntry
 from codegen_api.dialects.openai.events import ResponseTeller
 from codegen_api.dialects.openai.items import ResponseEntry
 from codegen_api.dialects.openai.wire import error_fields, last_event, response_fields
-from codegen_api.errors import ConversationBusy, Detail, Rejected
+from codegen_api.errors import ConversationBusy, Detail, NotOffered
 from codegen_api.openapi import Answers
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind, to_json
 from codegen_api.stores import Turn, TurnState
@@ -44,24 +44,17 @@ class OpenAIErrorBody(BaseModel):
     error: OpenAIError
 
 
-_answers = Answers(
+answers = Answers(
     OpenAIErrorBody,
     error_fields,
     meanings={
         400: (
-            Rejected(details=[Detail(("body", "input"), "Field required", "missing")]),
-            "The request has the wrong shape, or asks for what is not offered here; `param` says where.",
+            NotOffered(details=[Detail(("body", "tools"), "Is not offered here.", "unsupported")]),
+            "The request asks for what is not offered here, or cannot be understood; `param` says where.",
         ),
         409: (ConversationBusy(), "The agent works on what was said before, or a repeat came too early."),
     },
 )
-
-
-def answers(status: int, model: Any, description: str, *errors: int) -> Responses:
-    """The successful response, and the errors: the usual ones and those with the statuses ``errors``."""
-    found = _answers(status, model, description, *errors)
-    del found[422]  # is 400 here
-    return found
 
 
 class OpenAIResponse(BaseModel):

@@ -14,7 +14,6 @@ from codegen_api.errors import (
     InProgress,
     Interrupted,
     NotOffered,
-    Rejected,
     Unavailable,
     UpstreamFailure,
 )
@@ -54,8 +53,8 @@ def render_error(error: GatewayError) -> Response:
 
 
 def error_status(error: GatewayError) -> int:
-    """A request with the wrong shape is 400 here, as SDKs know it."""
-    return 400 if isinstance(error, Rejected) else status_of(error)
+    """What is not offered is 400 here, as SDKs know it."""
+    return 400 if isinstance(error, NotOffered) else status_of(error)
 
 
 def _kind(error: GatewayError) -> str:
