@@ -13,6 +13,7 @@ from typing import Any
 
 import codegen_api_client
 import httpx
+import openai
 import pytest
 from codegen_api_client.exceptions import ApiException
 from everruns_sdk import Everruns
@@ -541,3 +542,56 @@ async def test_ai_sdk_chats(place: Place) -> None:
     assert place.ask("GET", path, key=BOB).json()["messages"] == []
     assert place.ask("POST", f"{path}/stop", key=BOB).status_code == 404
     place.shows(test_ai_sdk_chats, "works")
+
+
+# -- OpenAI's API -----------------------------------------------------------------------------------------------------
+
+
+def openai_client(place: Place, key: str = ALICE) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{place.server.url}/v1", api_key=key, timeout=WAIT)
+
+
+@row(
+    "openai",
+    "responses that are streamed, waited for and asked for; comes back behind an event, follows up in three ways,"
+    " cancels",
+)
+async def test_openai_responds(place: Place) -> None:
+    async with openai_client(place) as client, openai_client(place, BOB) as bob:
+        async with client.responses.stream(model="default", input="steps 1") as stream:
+            numbers = [event.sequence_number async for event in stream]
+            first = await stream.get_final_response()
+        assert first.output_text.endswith(ANSWER)
+        (call,) = [item for item in first.output if item.type == "mcp_call"]
+        assert (call.status, "step 0" in str(call.output)) == ("completed", True)
+        for number in (numbers[0], numbers[len(numbers) // 2], numbers[-2]):
+            rest = await client.responses.retrieve(first.id, stream=True, starting_after=number)
+            assert [event.sequence_number async for event in rest] == [each for each in numbers if each > number]
+
+        second = await client.responses.create(input="say Again", previous_response_id=first.id)
+        assert second.output_text == "Again"
+        said: Any = [{"role": "user", "content": "steps 1"}, *(item.to_dict() for item in second.output)]
+        third = await client.responses.create(input=[*said, {"role": "user", "content": "say Third"}])
+        assert (third.output_text, third.previous_response_id) == ("Third", second.id)
+        assert third.conversation is not None
+        before = len(place.host.model.asked)
+        fourth = await client.responses.create(input="hold", conversation=third.conversation.id, background=True)
+        async with asyncio.timeout(WAIT):
+            while len(place.host.model.asked) == before:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        assert (await client.responses.retrieve(fourth.id)).status == "in_progress"
+        place.host.model.release()
+        async with asyncio.timeout(WAIT):
+            while fourth.status == "in_progress":  # as clients do
+                await asyncio.sleep(0.1)
+                fourth = await client.responses.retrieve(fourth.id)
+        assert (fourth.status, fourth.conversation) == ("completed", first.conversation)
+
+        slow = await client.responses.create(input="slow 60", background=True)
+        assert slow.metadata is not None
+        await asyncio.to_thread(at_work, place, slow.metadata["codegen_run"])
+        assert (await client.responses.cancel(slow.id)).status == "cancelled"
+        for asked in (bob.responses.retrieve(first.id), bob.responses.create(input="x", previous_response_id=first.id)):
+            with pytest.raises(openai.NotFoundError):
+                await asked
+    place.shows(test_openai_responds, "works")
