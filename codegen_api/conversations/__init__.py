@@ -14,7 +14,7 @@ from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, Tu
 from codegen_api.conversations.prompts import is_own_prompt, with_transcript
 from codegen_api.conversations.render_cache import RenderCache
 from codegen_api.conversations.resent import heard_of, said_before, said_ids
-from codegen_api.conversations.streams import ReaderAhead, StreamLife, tell, updates
+from codegen_api.conversations.streams import ReaderAhead, StreamLife, frames, tell, updates
 from codegen_api.conversations.transcript import arguments_of, output_of
 from codegen_api.conversations.turn_events import (
     ActionClosed,
@@ -56,6 +56,7 @@ __all__ = [
     "checked",
     "content_of",
     "end_of",
+    "frames",
     "heard_of",
     "images_of",
     "is_own_prompt",

@@ -1,13 +1,27 @@
 """What dialects have made of entries lately, kept for all who read the same."""
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from cachetools import LRUCache
 
-from codegen_api.runs import LogEntry
+from codegen_api.conversations.progress import TurnEntry
+from codegen_api.runs import LogEntry, Step
+from codegen_api.stores import Turn
 
 R = TypeVar("R")
+
+
+class Sized(Protocol):
+    """What a dialect makes of an entry, and knows the size of."""
+
+    @property
+    def size(self) -> int:
+        """What holding it costs, in bytes."""
+        ...
+
+
+S = TypeVar("S", bound=Sized)
 
 
 class RenderCache:
@@ -32,3 +46,14 @@ class RenderCache:
         if cost <= self._kept.maxsize:  # the cache refuses what could never fit
             self._kept[key] = entry, rendered, cost
         return rendered
+
+    def of_turn(
+        self, dialect: str, turn: Turn, make: Callable[[Turn, TurnEntry, Step], S], step: Callable[[LogEntry], Step]
+    ) -> Callable[[TurnEntry], S]:
+        """What a dialect makes of the entries of a turn, if that is the same for all its clients."""
+
+        def render(came: TurnEntry) -> S:
+            key = (dialect, turn.id, came.offset)
+            return self.of(key, came.entry, lambda: make(turn, came, step(came.entry)), lambda made: made.size)
+
+        return render

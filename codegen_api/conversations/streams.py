@@ -8,10 +8,10 @@ from codegen_api.conversations.conversations import CallerConversations
 from codegen_api.conversations.pages import Entries
 from codegen_api.conversations.pending import pending_of
 from codegen_api.conversations.progress import CaughtUp, TurnEnded
-from codegen_api.errors import StreamCut
+from codegen_api.errors import GatewayError, ShuttingDown, StreamCut
 from codegen_api.following import Leaving, Notice, Quiet, loop_time
 from codegen_api.stores import Turn
-from codegen_api.telemetry import over, sent
+from codegen_api.telemetry import note, over, sent
 from codegen_api.upstreams import PendingRequest
 
 T = TypeVar("T")
@@ -115,6 +115,34 @@ async def tell(
         except ReaderAhead:
             continue
         return
+
+
+async def frames(
+    conversations: CallerConversations,
+    turn: Turn,
+    teller: Callable[[bool], Teller[bytes]],
+    *,
+    heartbeat: bytes,
+    failed: Callable[[GatewayError], bytes],
+) -> AsyncGenerator[bytes, None]:
+    """The same as bytes, at once, with ``heartbeat`` as a sign of life. Where nobody can say how the turn goes on, what
+    ``failed`` makes of that comes last.
+
+    Raises:
+        StreamCut: it breaks off, and the turn goes on.
+    """
+    try:
+        async with aclosing(tell(conversations, turn, teller, at_once=True)) as told:
+            async for piece in told:
+                if piece is None:
+                    yield heartbeat
+                elif piece:
+                    yield piece
+    except ShuttingDown as error:
+        raise StreamCut from error
+    except GatewayError as error:
+        note(error.code, error.root_reason)
+        yield failed(error)
 
 
 async def _told(

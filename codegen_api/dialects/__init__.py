@@ -18,11 +18,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from codegen_api.error_rendering import RenderError
-from codegen_api.errors import Detail, NotFound, NotOffered
+from codegen_api.errors import Detail, NotFound, NotOffered, Rejected
 from codegen_api.request_bodies import Asking, CallerFirst, dependencies
+from codegen_api.runs import Json
+from codegen_api.upstreams import PendingRequest
 from codegen_api.web import SCOPE
 
 EMPTY = "must not be empty"
+
+TITLE_CHARACTERS = 100
+"""Of what was said first, so much is a conversation's title."""
 
 MOST_SAID = 1000
 """Maximum messages per request, and parts per message: each is stored, and sent again and again."""
@@ -74,6 +79,36 @@ def no_image(url: str) -> str | None:
     if not head[2].lower().endswith(";base64") or len(data) % 4 == 1 or data.translate(None, _BASE64):
         return "must have its bytes in base64"
     return None
+
+
+def rejected(what: str, kind: str, *where: str | int) -> Rejected:
+    """That there is one fault, at this place in the request."""
+    return Rejected(details=[Detail(where, what, kind)])
+
+
+def heard_image(url: object, *where: str | int) -> dict[str, Json]:
+    """An image at this place in the request, as a part of what is kept of a message.
+
+    Raises:
+        Rejected: the host cannot be told.
+    """
+    trouble = no_image(str(url or ""))
+    if trouble is not None:
+        raise rejected(trouble, "image_not_inline", *where)
+    return {"type": "image", "url": str(url)}
+
+
+def pending_fields(pending: PendingRequest) -> dict[str, Json]:
+    """What a run waits for."""
+    return {
+        "id": pending.id,
+        "reason": pending.reason.value,
+        "text": pending.text,
+        "tool": pending.tool,
+        "input": pending.input,
+        "choices": pending.choices,
+        "fields": pending.fields,
+    }
 
 
 def _inline_image(text: str) -> str:

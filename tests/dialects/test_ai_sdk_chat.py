@@ -184,7 +184,8 @@ async def test_what_the_agent_waits_for_is_told_and_answered_by_the_next_message
         latest(site).wait("q7", WaitReason.QUESTION, text="Left or right?", choices=("left", "right"))
         message = await watching.end()
         assert texts(message) == ["Left or right?"]
-        asked = {"id": "q7", "reason": "question", "text": "Left or right?", "choices": ["left", "right"]}
+        asked: dict[str, Any] = {"id": "q7", "reason": "question", "text": "Left or right?", "tool": None}
+        asked |= {"input": None, "choices": ["left", "right"], "fields": {}}
         assert message.parts[-1]["type"] == "data-codegen-waiting"
         assert message.parts[-1]["data"] == {"requests": [asked]}
         assert (await history(site))[1]["parts"] == message.parts
@@ -218,8 +219,8 @@ async def test_images_go_along_and_everything_else_is_named() -> None:
         for part, what in [
             ({"type": "file", "url": "https://example.com/a.png"}, "messages.0.parts.1.url: must be a data URI"),
             ({"type": "file", "url": "data:text/plain;base64,aGk="}, "messages.0.parts.1.url: must be an image"),
-            ({"type": "tool-search"}, "messages.0.parts.1: Must be a text or a file."),
-            ({}, "messages.0.parts.1: Must be a text or a file."),
+            ({"type": "tool-search"}, "messages.0.parts.1: must be a text or a file."),
+            ({}, "messages.0.parts.1: must be a text or a file."),
         ]:
             answer = await site.post("/ui/chat", sent(user_message("And on this one?", "m2", part)))
             assert refused(answer)[:2] == (422, "validation_error")
@@ -229,11 +230,11 @@ async def test_images_go_along_and_everything_else_is_named() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "what"),
     [
-        (sent(), 422, "messages: The last one must be the user's."),
-        (sent({"id": "a", "role": "assistant", "parts": []}), 422, "messages: The last one must be the user's."),
+        (sent(), 422, "messages: the last one must be the user's."),
+        (sent({"id": "a", "role": "assistant", "parts": []}), 422, "messages: the last one must be the user's."),
         (sent({"id": "a", "role": "user", "parts": []}), 422, "messages.0: must not be empty"),
         (sent({"id": "a", "role": "user", "parts": [{"type": "text", "text": " \n"}]}), 422, "must not be empty"),
-        ({"messages": [QUESTION]}, 422, "id: Field required"),
+        ({"messages": [QUESTION]}, 422, "id: field required"),
         (sent(QUESTION) | {"id": "a/b"}, 422, "id: "),
         (sent(QUESTION, agent_id="nobody-there"), 404, "Agent 'nobody-there' not found"),
         (sent(QUESTION, trigger="regenerate-message"), 409, "There is no such message to be said again."),

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codegen_api.conversations import arguments_of, content_of, is_own_prompt, output_of
-from codegen_api.dialects import MOST_SAID, no_image
-from codegen_api.errors import Detail, Rejected
+from codegen_api.dialects import MOST_SAID, heard_image, rejected
+from codegen_api.errors import Rejected
 from codegen_api.runs import Json, Step, StepKind, to_json
 from codegen_api.stores import Turn
 
@@ -112,7 +112,7 @@ def heard(content: Json, where: tuple[str | int, ...]) -> list[Json]:
     if not isinstance(content, list):
         raise _unheard(where)
     if len(content) > MOST_SAID:
-        raise Rejected(details=[Detail(where, f"There may be {MOST_SAID} parts at most.", "too_long")])
+        raise rejected(f"There may be {MOST_SAID} parts at most.", "too_long", *where)
     return [part for index, item in enumerate(content) for part in _heard_part(item, (*where, index))]
 
 
@@ -133,14 +133,11 @@ def _heard_part(item: Json, where: tuple[str | int, ...]) -> list[Json]:
             url = f"data:{kind};base64,{data}" if data else item.get("url")
         case _:
             raise _unheard(where)
-    trouble = no_image(str(url or ""))
-    if trouble is not None:
-        raise Rejected(details=[Detail(where, trouble, "image_not_inline")])
-    return [{"type": "image", "url": url}]
+    return [heard_image(url, *where)]
 
 
 def _unheard(where: tuple[str | int, ...]) -> Rejected:
-    return Rejected(details=[Detail(where, "Must be text, or an image as a data URI.", "content_not_supported")])
+    return rejected("Must be text, or an image as a data URI.", "content_not_supported", *where)
 
 
 def _parts(text: str) -> list[Json]:

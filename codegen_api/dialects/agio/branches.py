@@ -7,8 +7,9 @@ is to go on from its very end does the host's run go on, too.
 from collections.abc import Mapping, Sequence
 
 from codegen_api.conversations import BEFORE, GO_ON, Ask, TurnCheckpoint, checked, new_id, text_of, with_transcript
+from codegen_api.dialects import TITLE_CHARACTERS
 from codegen_api.dialects.agio.agents import Agents
-from codegen_api.dialects.agio.chat import TITLE_CHARACTERS, message_of
+from codegen_api.dialects.agio.chat import message_of
 from codegen_api.dialects.agio.executions import OWN, user_of
 from codegen_api.dialects.agio.run_checkpoints import RunPlace
 from codegen_api.dialects.agio.schemas import USER, Fork, Message, Modifications, Restore

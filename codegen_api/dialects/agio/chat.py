@@ -7,6 +7,7 @@ from fastapi import Body, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import Ask, CallerConversations, checked, new_id
+from codegen_api.dialects import TITLE_CHARACTERS
 from codegen_api.dialects.agio import responses, schemas
 from codegen_api.dialects.agio.agents import Known, is_enabled
 from codegen_api.dialects.agio.dependencies import routes_about
@@ -25,8 +26,6 @@ from codegen_api.web import WantedOrganization, operation
 router = routes_about("chat")
 
 EVENTS_TYPE = "text/event-stream; charset=utf-8"
-
-TITLE_CHARACTERS = 100
 
 
 @router.post(

@@ -53,17 +53,16 @@ class ChatEntry:
     @classmethod
     def of(cls, turn: Turn, came: TurnEntry, step: Step) -> "ChatEntry":
         parts = wire.parts_of(turn, came.offset, step)
-        tool = parts.pop() if parts and parts[-1]["type"] == wire.TOOL else None
-        part_id = str(came.offset)
+        tools = [part for part in parts if part["type"] == wire.TOOL]
         return cls(
             came.offset,
             Form.of(came.entry, step),
-            is_action=tool is not None,
+            is_action=bool(tools),
             closed=step.closed,
             open=came.entry.open,
-            said=b"".join(piece for part in parts for piece in wire.telling(part, part_id)),
-            called=b"" if tool is None else b"".join(wire.telling(tool, part_id)),
-            outcome=b"" if tool is None else wire.answering(tool),
+            said=wire.telling([part for part in parts if part not in tools], str(came.offset)),
+            called=wire.telling(tools),
+            outcome=b"".join(map(wire.answering, tools)),
         )
 
 
@@ -102,34 +101,26 @@ class ChatTeller:
         if self._so_far is None:
             return changed + self._told(later)
         self._so_far.update((came.offset, came) for came in later)
-        folded = []
         while len(self._so_far) >= UNFOLDED + FOLDED:
-            folded.append(self._fold(sorted(self._so_far)[:FOLDED]))
-        return changed + b"".join(folded)
+            changed += self._fold(self._so_far, sorted(self._so_far)[:FOLDED])
+        return changed
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
         """What comes behind the last entry."""
         last = [self._catch_up(), *map(self._tell, self._telling.close()), self._release()]
-        last += [*map(self._tell, self._telling.rest())]
+        last += map(self._tell, self._telling.rest())
         last += [wire.answering(wire.closed(wire.called(turn, offset), turn)) for offset in sorted(self._unanswered)]
-        last += [piece for part in wire.last_parts(turn, pending) for piece in wire.telling(part, "end")]
-        return b"".join([*last, *wire.ending(turn)])
-
-    # -- what was there -----------------------------------------------------------------------------------------------
+        return b"".join([*last, wire.telling(wire.last_parts(turn, pending), "end"), *wire.ending(turn)])
 
     def _catch_up(self) -> bytes:
         so_far, self._so_far = self._so_far or {}, None
         return self._told([so_far[offset] for offset in sorted(so_far)])
 
-    def _fold(self, offsets: Sequence[int]) -> bytes:
-        assert self._so_far is not None  # noqa: S101 - only then is anything folded
-        entries = [self._so_far.pop(offset) for offset in offsets]
-        parts: list[Json] = [part for came in entries for part in self._parts(came)]
+    def _fold(self, so_far: dict[int, TurnEntry], offsets: Sequence[int]) -> bytes:
+        parts: list[Json] = [part for offset in offsets for part in self._parts(so_far.pop(offset))]
         self._folded = offsets[-1]
         data: Json = {"from": offsets[0], "to": offsets[-1], "parts": parts}
-        return b"".join(wire.telling(wire.data_part("earlier", str(offsets[0]), data), ""))
-
-    # -- what comes ---------------------------------------------------------------------------------------------------
+        return wire.telling([wire.data_part("earlier", str(offsets[0]), data)])
 
     def _told(self, entries: Sequence[TurnEntry]) -> bytes:
         told = [*map(self._tell, self._telling.take(entries))]
@@ -183,7 +174,7 @@ class ChatTeller:
         is_folded = came.offset <= self._folded
         parts = [part for part in self._parts(came) if is_folded or part["type"] != wire.TOOL]
         data: Json = {"entry": came.offset, "parts": parts}
-        return b"".join(wire.telling(wire.data_part("changed", str(came.offset), data), ""))
+        return wire.telling([wire.data_part("changed", str(came.offset), data)])
 
     def _parts(self, came: TurnEntry) -> list[wire.Part]:
         return wire.parts_of(self._turn, came.offset, self._step(came.entry))

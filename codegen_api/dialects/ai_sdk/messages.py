@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from codegen_api.conversations import CallerConversations, Stretch, content_of, new_id, pending_of
-from codegen_api.dialects import EMPTY, MOST_SAID, no_image, says_nothing
+from codegen_api.dialects import EMPTY, MOST_SAID, heard_image, rejected, says_nothing
 from codegen_api.dialects.ai_sdk.schemas import UiMessage
 from codegen_api.dialects.ai_sdk.wire import Part, closed, last_parts, metadata, parts_of
-from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json
 
 USER, SYSTEM = "user", "system"
@@ -21,12 +20,12 @@ def said_last(messages: Sequence[UiMessage]) -> Mapping[str, Json] | None:
     place = len(messages) - 1
     if place < 0 or messages[place].role != USER:
         return None
-    said = messages[place]
-    content = [kept for number, part in enumerate(said.parts) for kept in _kept(part, place, number)]
+    said, where = messages[place], ("body", "messages", place)
+    content = [kept for number, part in enumerate(said.parts) for kept in _kept(part, *where, "parts", number)]
     if len(content) > MOST_SAID:
-        raise _rejected(f"There may be {MOST_SAID} parts at most.", "too_long", place)
+        raise rejected(f"There may be {MOST_SAID} parts at most.", "too_long", *where)
     if all(part["type"] == "text" and says_nothing(str(part["text"])) for part in content):
-        raise _rejected(EMPTY, "too_short", place)
+        raise rejected(EMPTY, "too_short", *where)
     return {"id": said.id or new_id(), "content": content}
 
 
@@ -66,20 +65,13 @@ def _shown(part: Mapping[str, Json]) -> Json:
     return {"type": "file", "mediaType": url[len("data:") :].partition(";")[0], "url": url}
 
 
-def _kept(part: Part, place: int, number: int) -> list[dict[str, Json]]:
+def _kept(part: Part, *where: str | int) -> list[dict[str, Json]]:
     """What is kept of a part: words, and images. What only the page is to show is neither."""
     match part.get("type"):
         case "text" if isinstance(part.get("text"), str):
             return [{"type": "text", "text": part["text"]}]
         case "file":
-            trouble = no_image(str(part.get("url") or ""))
-            if trouble is not None:
-                raise _rejected(trouble, "image_not_inline", place, "parts", number, "url")
-            return [{"type": "image", "url": part["url"]}]
+            return [heard_image(part.get("url"), *where, "url")]
         case str() as kind if kind.startswith("data-") or kind == "step-start":
             return []
-    raise _rejected("Must be a text or a file.", "content_not_supported", place, "parts", number)
-
-
-def _rejected(what: str, kind: str, *where: str | int) -> Rejected:
-    return Rejected(details=[Detail(("body", "messages", *where), what, kind)])
+    raise rejected("Must be a text or a file.", "content_not_supported", *where)

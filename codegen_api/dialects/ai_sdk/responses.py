@@ -57,8 +57,12 @@ EVENT: dict[str, Any] = {
 }
 
 
-def streamed(description: str, *errors: int) -> Responses:
-    """What a route answers with the stream of a turn."""
+def _streamed(description: str, *errors: int) -> Responses:
     found = answers(200, None, description, *errors)
     found[200]["content"] = {"text/event-stream": {"schema": EVENT, "example": _stream_example()}}
     return found
+
+
+NOTHING: Responses = {204: {"description": "No turn is under way, or there is no such chat."}}
+STREAMED = _streamed("The turn, from its beginning to its end.", 402, 409, 501)
+RESUMED = _streamed("The turn that is under way, from its beginning.") | NOTHING

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Path, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations
+from codegen_api.conversations import CallerConversations, frames
 from codegen_api.dialects.ai_sdk import responses, schemas
+from codegen_api.dialects.ai_sdk.events import ChatEntry, ChatTeller
 from codegen_api.dialects.ai_sdk.messages import messages_of
-from codegen_api.dialects.ai_sdk.streams import frames
 from codegen_api.dialects.ai_sdk.turns import turn_for
+from codegen_api.dialects.ai_sdk.wire import HEARTBEAT, broken
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import conversations_of
@@ -32,10 +33,7 @@ router = APIRouter(
 )
 
 
-@router.post(
-    "/ui/chat",
-    **operation("Send a message", WRITE, responses.streamed("The turn, from its beginning to its end.", 402, 409, 501)),
-)
+@router.post("/ui/chat", **operation("Send a message", WRITE, responses.STREAMED))
 async def send_message(
     request: Request,
     conversations: MyConversations,
@@ -50,17 +48,7 @@ async def send_message(
     return streamed(request, conversations, await turn_for(conversations, wanted, body))
 
 
-@router.get(
-    "/ui/chat/{chat_id}/stream",
-    **operation(
-        "Resume the stream of a chat",
-        READ,
-        {
-            **responses.streamed("The turn that is under way, from its beginning."),
-            204: {"description": "No turn is under way, or there is no such chat."},
-        },
-    ),
-)
+@router.get("/ui/chat/{chat_id}/stream", **operation("Resume the stream of a chat", READ, responses.RESUMED))
 async def resume_stream(request: Request, conversations: MyConversations, chat_id: ChatPath) -> Response:
     """Watch the turn that is under way in a chat. Any number of pages can."""
     turn = await conversations.latest(chat_id)
@@ -104,5 +92,11 @@ async def delete_chat(conversations: MyConversations, chat_id: ChatPath) -> Resp
 
 
 def streamed(request: Request, conversations: CallerConversations, turn: Turn) -> Response:
-    """A turn as it comes, from its beginning."""
-    return lasting(request, frames(conversations, turn), "text/event-stream; charset=utf-8", HEADERS)
+    """A turn as it comes, from its beginning. If it breaks off it has no end, so that the client knows."""
+    render = conversations.rendered.of_turn("ai_sdk", turn, ChatEntry.of, conversations.step)
+
+    def teller(_: bool) -> ChatTeller:
+        return ChatTeller(turn, conversations.step, render, conversations.changes_of(turn))
+
+    chunks = frames(conversations, turn, teller, heartbeat=HEARTBEAT, failed=broken)
+    return lasting(request, chunks, "text/event-stream; charset=utf-8", HEADERS)

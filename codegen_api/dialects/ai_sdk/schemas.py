@@ -9,8 +9,7 @@ ChatId = Annotated[str, Field(min_length=1, max_length=150, pattern=r"^[^/]*[^/.
 
 Name = Annotated[str, Field(min_length=1, max_length=150)]
 
-
-HELLO: dict[str, Any] = {"type": "text", "text": "Say hello"}
+HELLO: dict[str, Any] = {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Say hello"}]}
 
 
 class UiMessage(BaseModel):
@@ -34,11 +33,7 @@ class MadeDecision(BaseModel):
 class SendMessages(BaseModel):
     """What `useChat` sends, and what an app can add with the option `body`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"id": "Zk3vQ8pLw2sXy7Rb", "messages": [{"id": "m1", "role": "user", "parts": [HELLO]}]}]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "Zk3vQ8pLw2sXy7Rb", "messages": [HELLO]}]})
 
     id: ChatId = Field(description="The chat: the client's own id. It is made when something is first said in it.")
     messages: Annotated[list[UiMessage], Field(max_length=10_000, fail_fast=True)] = Field(

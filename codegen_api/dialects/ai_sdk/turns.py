@@ -13,16 +13,15 @@ from codegen_api.conversations import (
     said_ids,
     text_of,
 )
+from codegen_api.dialects import TITLE_CHARACTERS, rejected
 from codegen_api.dialects.ai_sdk.messages import instructions, said_last
 from codegen_api.dialects.ai_sdk.schemas import SendMessages
-from codegen_api.errors import Conflict, ConversationBusy, Detail, NotFound, Rejected
+from codegen_api.errors import Conflict, ConversationBusy, NotFound
 from codegen_api.runs import Json
 from codegen_api.stores import Agent, Conversation, Turn, TurnState
 from codegen_api.upstreams import Decision, NewRun, require_few_bytes
 
 REGENERATE = "regenerate-message"
-
-TITLE_CHARACTERS = 100
 
 
 async def turn_for(conversations: CallerConversations, wanted: str | None, body: SendMessages) -> Turn:
@@ -83,11 +82,9 @@ async def _agent(conversations: CallerConversations, body: SendMessages, title: 
     Raises:
         NotFound: there is no such agent.
     """
-    named = (
-        None
-        if body.agent_id is None
-        else NotFound.unless(await conversations.agent(body.agent_id), "Agent", body.agent_id)
-    )
+    named = None
+    if body.agent_id is not None:
+        named = NotFound.unless(await conversations.agent(body.agent_id), "Agent", body.agent_id)
     now = conversations.clock()
     chat = Conversation(body.id, now, now, agent=body.agent_id, title=title[:TITLE_CHARACTERS])
     if await conversations.add_conversation(chat) or named is not None:
@@ -118,8 +115,7 @@ def _to_say_again(body: SendMessages, said: Mapping[str, Json] | None, known: Se
 def _require_more(body: SendMessages, known: Sequence[Turn]) -> None:
     """There is nothing new in the messages: then the agent is to go on, or somebody has decided something."""
     if not body.messages or not known:
-        what = "The last one must be the user's."
-        raise Rejected(details=[Detail(("body", "messages"), what, "no_user_message")])
+        raise rejected("The last one must be the user's.", "no_user_message", "body", "messages")
     if body.decisions and known[0].state is not TurnState.WAITING:
         raise Conflict("The agent waits for no decision.")
 

@@ -4,11 +4,12 @@ Versions 5, 6 and 7 of the client end a stream at a chunk whose type they do not
 null. So there are only the chunks here that all of them know, and a field that has no value is left out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from starlette.responses import Response
 
 from codegen_api.conversations import is_own_prompt
+from codegen_api.dialects import pending_fields
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, Step, StepKind, to_json
 from codegen_api.stores import Turn, TurnState
@@ -41,13 +42,9 @@ def render_error(error: GatewayError) -> Response:
 
 
 def error_text(error: GatewayError) -> str:
-    """What went wrong, and in which fields."""
-    places = [
-        f"{'.'.join(map(str, item.loc[1:] or item.loc))}: {item.msg}"
-        for item in error.details
-        if isinstance(item, Detail)
-    ]
-    return error.message if not places else f"{error.message} {'; '.join(places)}"
+    """What went wrong, and in which fields: the first of them is in the message."""
+    others = [f"{item.place}: {item.msg}" for item in error.details[1:] if isinstance(item, Detail)]
+    return " ".join([error.message, *others])
 
 
 # -- chunks -----------------------------------------------------------------------------------------------------------
@@ -57,19 +54,21 @@ def chunk(type: str, **fields: Json) -> bytes:  # noqa: A002 - the protocol's ow
     return b"data: %b\n\n" % to_json({"type": type, **fields})
 
 
-def telling(part: Part, part_id: str) -> Iterator[bytes]:
-    """The chunks that make a part, but for what came of a tool."""
-    match part["type"]:
-        case "text" | "reasoning" as kind:
-            about = {name: part[name] for name in ("providerMetadata",) if name in part}
-            yield chunk(f"{kind}-start", id=part_id, **about)
-            yield chunk(f"{kind}-delta", id=part_id, delta=part["text"])
-            yield chunk(f"{kind}-end", id=part_id)
-        case _ if part["type"] == TOOL:
-            call = {name: part[name] for name in ("toolCallId", "toolName", "input")}
-            yield chunk("tool-input-available", **call, **EXECUTED)
-        case _:
-            yield chunk(str(part["type"]), id=part["id"], data=part["data"])
+def telling(parts: Iterable[Part], part_id: str = "") -> bytes:
+    """The chunks that make parts, but for what came of a tool. ``part_id`` is that of words."""
+    told: list[bytes] = []
+    for part in parts:
+        match part["type"]:
+            case "text" | "reasoning" as kind:
+                told.append(chunk(f"{kind}-start", id=part_id, providerMetadata=part["providerMetadata"]))
+                told.append(chunk(f"{kind}-delta", id=part_id, delta=part["text"]))
+                told.append(chunk(f"{kind}-end", id=part_id))
+            case _ if part["type"] == TOOL:
+                call = {name: part[name] for name in ("toolCallId", "toolName", "input")}
+                told.append(chunk("tool-input-available", **call, **EXECUTED))
+            case _:
+                told.append(chunk(str(part["type"]), id=part["id"], data=part["data"]))
+    return b"".join(told)
 
 
 def answering(part: Part) -> bytes:
@@ -95,6 +94,11 @@ def ending(turn: Turn) -> list[bytes]:
     return [about, chunk("error", errorText=failure), DONE]
 
 
+def broken(error: GatewayError) -> bytes:
+    """The last chunks where nobody can say how the turn goes on."""
+    return chunk("error", errorText=error_text(error)) + DONE
+
+
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -116,9 +120,7 @@ def parts_of(turn: Turn, offset: int, step: Step) -> list[Part]:
             return [_tool(turn, offset, step, {"state": "output-error", "errorText": step.text or "The tool failed."})]
         case _ if not step.text:
             return []
-    said: dict[str, Json] = {"kind": step.kind.value, "text": step.text}
-    if step.raw_kind is not None:
-        said["host_kind"] = step.raw_kind
+    said: Json = {"kind": step.kind.value, "host_kind": step.raw_kind, "text": step.text}
     return [data_part("entry", str(offset), said)]
 
 
@@ -149,14 +151,10 @@ def last_parts(turn: Turn, pending: Sequence[PendingRequest]) -> list[Part]:
     """What a turn says beside its log, and what it waits for: for people, and for apps."""
     words = [turn.answer or "", *(request.text for request in pending)]
     parts = [part for number, text in enumerate(words, 1) for part in _words("text", text, turn.length + number)]
-    if turn.state is not TurnState.WAITING:
-        return parts
-    requests: list[Json] = []
-    for each in pending:
-        about: dict[str, Json] = {"id": each.id, "reason": each.reason.value, "text": each.text}
-        more = {"tool": each.tool, "input": each.input, "choices": each.choices or None}
-        requests.append(about | {name: value for name, value in more.items() if value is not None})
-    return [*parts, data_part("waiting", str(turn.length), {"requests": requests})]
+    if turn.state is TurnState.WAITING:
+        requests: Json = [*map(pending_fields, pending)]
+        parts.append(data_part("waiting", str(turn.length), {"requests": requests}))
+    return parts
 
 
 def metadata(turn: Turn) -> dict[str, Json]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from codegen_api.conversations import EventLayout, arguments_of, content_of, is_own_prompt
-from codegen_api.dialects import EMPTY, no_image, says_nothing
+from codegen_api.dialects import EMPTY, heard_image, rejected, says_nothing
 from codegen_api.dialects.everruns.families import Family
 from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id
-from codegen_api.errors import Detail, Rejected
 from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn
 from codegen_api.web import timestamp
@@ -134,7 +133,7 @@ def heard(content: Sequence[Mapping[str, Json]]) -> list[Json]:
     """
     parts = [_heard_part(part, index) for index, part in enumerate(content)]
     if all(says_nothing(str(part.get("url") or part.get("text", ""))) for part in parts):
-        raise Rejected(details=[Detail(("body", "message", "content"), EMPTY, "too_short")])
+        raise rejected(EMPTY, "too_short", "body", "message", "content")
     return list(parts)
 
 
@@ -163,12 +162,9 @@ def _heard_part(part: Mapping[str, Json], index: int) -> dict[str, Json]:
         case "image":
             data, kind = part.get("base64"), part.get("media_type") or "image/png"
             url = f"data:{kind};base64,{data}" if isinstance(data, str) and data else part.get("url")
-            trouble = no_image(str(url or ""))
-            if trouble is not None:
-                raise Rejected(details=[Detail(where, trouble, "image_not_inline")])
-            return {"type": "image", "url": url}
+            return heard_image(url, *where)
         case _:
-            raise Rejected(details=[Detail(where, "Must be a text or an image.", "content_not_supported")])
+            raise rejected("Must be a text or an image.", "content_not_supported", *where)
 
 
 def _message(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from codegen_api.brokers import Batch
+from codegen_api.dialects import pending_fields
 from codegen_api.dialects.native.wire import (
     EVENTS,
     LINES,
@@ -13,7 +14,6 @@ from codegen_api.dialects.native.wire import (
     entry_json,
     feed_framed,
     framed,
-    pending_fields,
     run_fields,
 )
 from codegen_api.following import (

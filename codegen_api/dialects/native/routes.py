@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
+from codegen_api.dialects import pending_fields
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.feed import feed
 from codegen_api.dialects.native.streaming import event_stream, ticket_fields, tickets_of, usable, viewer, writer_for
@@ -17,7 +18,6 @@ from codegen_api.dialects.native.wire import (
     entry_json,
     listing_fields,
     paging_fields,
-    pending_fields,
     run_fields,
     run_path,
     try_again,

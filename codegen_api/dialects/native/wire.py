@@ -30,7 +30,7 @@ from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitR
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.taps import Tap
 from codegen_api.telemetry import note, noticed, over, sent, trace
-from codegen_api.upstreams import Listing, PendingRequest
+from codegen_api.upstreams import Listing
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
@@ -78,19 +78,6 @@ def run_fields(run: Run) -> dict[str, Json]:
 
 def run_path(run_id: str) -> str:
     return f"/agent-runs/{quote(run_id, safe='')}"
-
-
-def pending_fields(pending: PendingRequest) -> dict[str, Json]:
-    """What a run waits for."""
-    return {
-        "id": pending.id,
-        "reason": pending.reason.value,
-        "text": pending.text,
-        "tool": pending.tool,
-        "input": pending.input,
-        "choices": pending.choices,
-        "fields": pending.fields,
-    }
 
 
 def entry_json(json: bytes, position: int | None) -> bytes:
