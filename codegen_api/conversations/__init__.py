@@ -13,6 +13,7 @@ from codegen_api.conversations.planning import GO_ON, Ask, content_of, images_of
 from codegen_api.conversations.progress import CaughtUp, Progress, TurnEnded, TurnEntry
 from codegen_api.conversations.prompts import is_own_prompt, with_transcript
 from codegen_api.conversations.render_cache import RenderCache
+from codegen_api.conversations.repeats import Once, TurnIds
 from codegen_api.conversations.resent import heard_of, said_before, said_ids
 from codegen_api.conversations.streams import ReaderAhead, StreamLife, frames, tell, updates
 from codegen_api.conversations.transcript import arguments_of, output_of
@@ -40,6 +41,7 @@ __all__ = [
     "EntryRepeated",
     "EventLayout",
     "Form",
+    "Once",
     "Progress",
     "ReaderAhead",
     "RenderCache",
@@ -51,6 +53,7 @@ __all__ = [
     "TurnEnded",
     "TurnEntry",
     "TurnEvent",
+    "TurnIds",
     "TurnTeller",
     "arguments_of",
     "checked",

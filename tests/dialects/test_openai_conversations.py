@@ -53,54 +53,11 @@ async def test_what_is_said_in_a_conversation_is_listed_in_order() -> None:
         await watching.leave()
 
 
-async def test_a_conversation_goes_on_behind_the_response_whose_items_are_added() -> None:
-    """As a session of the Agents SDK does, which sends everything again and adds what came."""
+async def test_nothing_can_be_added_to_a_conversation_but_by_responses() -> None:
     async with speaking() as site:
-        conversation = await new_conversation(site, items=[])
-        place = f"/v1/conversations/{conversation}/items"
-        first = await answered(site, [{"role": "user", "content": "Which of the two?"}], "The blue one.")
-        added = await site.post(place, {"items": [{"role": "user", "content": "Which of the two?"}]})
-        assert (added.json()["data"], len(added.json()["warnings"])) == ([], 1)
-        added = await site.post(place, {"items": first["output"]})
-        assert texts(added.json()) == ["Which of the two?", "The blue one."]
-        history = (await items_of(site, conversation))["data"]
-        assert texts({"data": history}) == ["Which of the two?", "The blue one."]
-        second = await answered(site, [*history, {"role": "user", "content": "Why that?"}], "So it is.")
-        assert second["previous_response_id"] == first["id"]
-        assert len(site.host.resumed) == 1
-        await site.post(place, {"items": second["output"]})
-        assert texts(await items_of(site, conversation))[2:] == ["Why that?", "So it is."]
-        third = await answered(site, "Is that all?", "It is.", conversation=conversation)
-        assert third["conversation"]["id"] == conversation
-        assert "So it is." in site.host.created[1].prompt
-        assert texts(await items_of(site, conversation))[4:] == ["Is that all?", "It is."]
-        late = await site.post(place, {"items": first["output"]})
-        assert refused(late)[:2] == (409, "conflict")
-        known = await site.post(place, {"items": third["output"]})
-        assert texts(known.json()) == ["Is that all?", "It is."]
-
-
-async def test_a_conversation_is_made_with_items_that_are_there() -> None:
-    async with speaking() as site:
-        first = await answered(site, "Which of the two?", "The blue one.")
-        conversation = await new_conversation(site, items=first["output"])
-        assert texts(await items_of(site, conversation)) == ["Which of the two?", "The blue one."]
-        going_on = streaming(site, "And now?", previous_response_id=first["id"])
-        await going_on.begun()
-        latest(site).append(text="I am on it, still.")
-        item = (await going_on.items(1))[-1]["item"]
-        assert refused(await site.post("/v1/conversations", {"items": [item]}))[:2] == (409, "conversation_busy")
-        await going_on.leave()
-
-
-async def test_what_is_kept_with_a_conversation_can_be_changed() -> None:
-    async with speaking() as site:
-        conversation = await new_conversation(site, metadata={"team": "blue"})
-        place = f"/v1/conversations/{conversation}"
-        changed = await site.post(place, {"metadata": {"team": "red"}})
-        assert changed.json() == (await site.get(place)).json()
-        assert changed.json()["metadata"] == {"team": "red"}
-        assert refused(await site.post(place, {}))[:3] == (422, "validation_error", "metadata")
+        assert await new_conversation(site, items=[])
+        answer = await site.post("/v1/conversations", {"items": [{"role": "user", "content": "Which?"}]})
+        assert refused(answer) == (400, "unsupported_parameter", "items")
 
 
 async def test_a_conversation_that_is_deleted_is_gone_with_its_responses() -> None:
@@ -113,14 +70,11 @@ async def test_a_conversation_that_is_deleted_is_gone_with_its_responses() -> No
         assert latest(site).status == "CANCELLED"
         for method, path in [
             ("GET", place),
-            ("POST", place),
             ("DELETE", place),
             ("GET", f"{place}/items"),
-            ("POST", f"{place}/items"),
             ("GET", f"/v1/responses/{response['id']}"),
         ]:
-            body: dict[str, Any] = {"json": {"metadata": {}, "items": []}} if method == "POST" else {}
-            assert refused(await site.ask(method, path, **body))[:2] == (404, "not_found"), path
+            assert refused(await site.ask(method, path))[:2] == (404, "not_found"), path
 
 
 async def test_the_last_response_that_is_deleted_leaves_a_conversation_that_was_made_by_itself() -> None:

@@ -5,7 +5,6 @@ from codegen_api.dialects.openai.events import STRIDE
 from codegen_api.openapi import COMMON
 from codegen_api.web import WAITS
 from tests.dialects.documented import chapter, documented, routes_in, undescribed
-from tests.dialects.openai import Seen, events_of
 
 CLIENTS = chapter("OpenAI's API")
 
@@ -38,16 +37,6 @@ def test_each_route_says_which_of_its_own_errors_it_can_meet() -> None:
         assert ("501" in statuses) == (route in ("POST /v1/responses", "POST /v1/responses/{response_id}/cancel")), (
             route
         )
-
-
-def test_the_example_of_a_stream_is_one_that_the_sdk_takes() -> None:
-    asked = {f"{method} {path}": operation for method, path, operation in documented("openai")}
-    for route in ("POST /v1/responses", "GET /v1/responses/{response_id}"):
-        content = asked[route]["responses"]["200"]["content"]
-        seen = Seen().take(events_of(content["text/event-stream"]["example"]))
-        assert [item["type"] for item in seen.items.values()] == ["reasoning", "mcp_call"]
-        assert seen.response["output"] == list(seen.items.values())
-        assert "application/json" in content
 
 
 def test_what_is_refused_by_name_and_what_is_ignored_is_listed() -> None:

@@ -78,7 +78,7 @@ class Reader:
 
     def over(self, turn: Turn, log: Sequence[LogEntry], *pending: PendingRequest) -> Any:
         self._take(self._teller.over(turn, pending))
-        if not self._teller.has_all:
+        if self._teller.ended is not None:
             output = [*map(settled, items_of(log)), *last_items(turn, pending)]
             response = to_json(response_fields(turn, turn.state, output, pending))
             self._take(last_event(self._teller.number, turn.state, response))

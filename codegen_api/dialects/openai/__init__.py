@@ -4,11 +4,7 @@ from codegen_api.dialects import Absent, Dialect
 from codegen_api.dialects.openai import conversation_routes, routes
 from codegen_api.dialects.openai.wire import render_error
 
-ABSENT = Absent(
-    "/v1/responses/compact",
-    "/v1/responses/input_tokens",
-    "/v1/conversations/{conversation_id}/items/{item_id}",
-)
+ABSENT = Absent("/v1/responses/compact", "/v1/responses/input_tokens", "/v1/conversations/{id}/items/{item}")
 
 DIALECT = Dialect(
     routes=[ABSENT, *routes.router.routes, *conversation_routes.router.routes],

@@ -1,15 +1,27 @@
-"""Who is calling, and the routers of this API."""
+"""Who is calling, which requests are repeats, and the routers of this API."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
-from codegen_api.conversations import CallerConversations
-from codegen_api.parts import conversations_of
+from codegen_api.conversations import CallerConversations, Once
+from codegen_api.idempotency.keys import Attempt
+from codegen_api.parts import Idempotent, conversations_of
 from codegen_api.request_bodies import CallerFirst
-from codegen_api.web import authenticate_lenient, bearer, named
+from codegen_api.web import IdempotencyKey, authenticate_lenient, bearer, named
 
 MyConversations = Annotated[CallerConversations, conversations_of(authenticate_lenient)]
+
+
+async def once(
+    request: Request, conversations: MyConversations, idempotency: Idempotent, key: IdempotencyKey = None
+) -> Once:
+    """What begins the turn of a request that may come again: SDKs repeat by themselves, and say only how often."""
+    repeat = key or Attempt.of(request.headers.get("x-stainless-retry-count"))
+    return Once(conversations, idempotency, request.scope["route"].path, repeat)
+
+
+AtOnce = Annotated[Once, Depends(once)]
 
 
 def routes_about(what: str) -> APIRouter:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from codegen_api.conversations import (
     ActionClosed,
     EntryAdded,
-    EntryChanged,
-    EntryRepeated,
     ReaderAhead,
     TurnChanges,
     TurnEntry,
@@ -38,7 +36,7 @@ class ResponseTeller:
     ) -> None:
         self.claimed = max(after, 0) // STRIDE
         self.ended: tuple[Turn, Sequence[PendingRequest]] | None = None
-        """The turn when it is over, and what it waits for: all but the last event was told."""
+        """The turn when it is over, and what it waits for, where the reader lacks the last event, and only that."""
         self.number = max(after, 0)
         """That of the last event."""
         self._turn = turn
@@ -53,8 +51,8 @@ class ResponseTeller:
         if self._has_begun:
             return b""
         self._has_begun = True
-        response = response_fields(self._turn, None, [])
-        return self._from(0, [event(number, f"response.{name}", response=response) for number, name in BEGINNING])
+        told: dict[str, Json] = {"response": response_fields(self._turn, None, [])}
+        return self._from(0, _numbered(0, [("created", told), ("in_progress", told)]))
 
     def take(self, entries: Sequence[TurnEntry]) -> bytes:
         told = [*map(self._tell, self._telling.take(entries))]
@@ -71,13 +69,9 @@ class ResponseTeller:
             self._items += 1
         if self._after > (offset + 1) * STRIDE:
             raise ReaderAhead
-        self.ended, self.number = (turn, pending), (offset + 1) * STRIDE
+        self.number = (offset + 1) * STRIDE
+        self.ended = (turn, pending) if self._after < self.number else None
         return b"".join(told)
-
-    @property
-    def has_all(self) -> bool:
-        """Whether the reader has the last event."""
-        return self._after >= self.number
 
     def _tell(self, each: TurnEvent[ResponseEntry]) -> bytes:
         entry = each.rendered
@@ -88,12 +82,11 @@ class ResponseTeller:
                     return before + self._added(entry)
                 self._held = entry
                 return before
-            case EntryChanged() | EntryRepeated():
-                if self._held is not None and self._held.offset == entry.offset:
-                    self._held = entry
-                return b""
             case ActionClosed():
                 return self._answered(entry)
+        if self._held is not None and self._held.offset == entry.offset:
+            self._held = entry  # which has changed
+        return b""
 
     def _release(self) -> bytes:
         """What was held back: the host writes it no longer."""
@@ -118,7 +111,9 @@ class ResponseTeller:
         return b"".join(frames[max(0, self._after + 1 - first) :])
 
 
-BEGINNING = ((0, "created"), (1, "in_progress"))
+MESSAGE = ("content", "content", "output_text")
+REASONING = ("reasoning_summary", "summary", "reasoning_summary_text")
+"""What the parts of an item are called in its events, and in it, and what their texts are."""
 
 
 def added_frames(entry: ResponseEntry, index: int) -> list[bytes]:
@@ -154,11 +149,7 @@ def text_frames(offset: int, index: int, item: Item) -> list[bytes]:
     """An item of words: it is there, its part is, its words come, and all is done."""
     item = {**item, "status": "completed"}
     is_message = item["type"] == "message"
-    name, field, kind = (
-        ("content", "content", "output_text")
-        if is_message
-        else ("reasoning_summary", "summary", "reasoning_summary_text")
-    )
+    name, field, kind = MESSAGE if is_message else REASONING
     parts = item[field]
     assert isinstance(parts, list)  # noqa: S101 - it was made so
     part: dict[str, Json] = parts[0]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from codegen_api.conversations import new_id, text_of, with_transcript
-from codegen_api.dialects import EMPTY, MOST_SAID, no_image, says_nothing
+from codegen_api.dialects import EMPTY, MOST_SAID, heard_image, rejected, says_nothing
 from codegen_api.dialects.openai.items import turn_of_item
-from codegen_api.errors import Detail, NotOffered, Rejected
+from codegen_api.errors import Detail, NotOffered
 from codegen_api.runs import Json
 from codegen_api.upstreams import Decision
 
@@ -17,18 +17,17 @@ TEXTS = ("input_text", "output_text", "text")
 UNTOLD = ("reasoning", "mcp_call", "mcp_list_tools", "mcp_approval_request", "item_reference")
 """Types of items that are not told to a new run: what the agent did is in its log."""
 
-Place = tuple[str, int]
-"""Where an item stands: in which field, and at which place."""
-
 
 @dataclass(frozen=True, slots=True)
 class InputItem:
-    """One item: who said it and what, or what was decided. ``turn`` is of which it is by its id."""
+    """One item: who said it and what, or what was decided. ``turn`` is of which it is by its id. A ``reference`` is
+    only that id.
+    """
 
     role: str
     content: Sequence[Mapping[str, Json]] = ()
     turn: str | None = None
-    item_id: str = ""
+    reference: str | None = None
     decision: tuple[str, Decision] | None = None
 
     @property
@@ -55,11 +54,11 @@ def heard(given: str | Sequence[Mapping[str, Any]], name: str = "input") -> list
     """
     if isinstance(given, str):
         return [InputItem(USER, [{"type": "text", "text": given}])]
-    return [_heard(item, (name, place)) for place, item in enumerate(given)]
+    return [_heard(item, "body", name, place) for place, item in enumerate(given)]
 
 
-def new_words(items: Sequence[InputItem], instructions: str | None) -> NewWords:
-    """What of ``items``, which are behind all that is known here, the agent is to be told.
+def new_words(items: Sequence[InputItem], instructions: str | None, name: str = "input") -> NewWords:
+    """What of ``items``, which are behind all that is known here, the agent is to be told. ``name`` is their field.
 
     Raises:
         Rejected: nothing is said, or too much.
@@ -70,10 +69,10 @@ def new_words(items: Sequence[InputItem], instructions: str | None) -> NewWords:
     end = next((place for place in range(len(spoken), 0, -1) if spoken[place - 1].role == ASSISTANT), 0)
     earlier, said = spoken[:end], spoken[end:]
     if not decisions and all(part["type"] == "text" and says_nothing(str(part["text"])) for part in _parts(said)):
-        what = EMPTY if said else "The last item must be a message of the user."
-        raise _rejected(what, "too_short", "input")
+        what = EMPTY if said else "The last one must be a message of the user."
+        raise rejected(what, "too_short", "body", name)
     if len(_parts(said)) > MOST_SAID:
-        raise _rejected(f"There may be {MOST_SAID} new parts at most.", "too_long", "input")
+        raise rejected(f"There may be {MOST_SAID} new parts at most.", "too_long", "body", name)
     text = "\n\n".join(item.text for item in said)
     if earlier:
         text = with_transcript([(item.role.capitalize(), item.text) for item in earlier], text)
@@ -89,32 +88,32 @@ def _parts(items: Sequence[InputItem]) -> list[Mapping[str, Json]]:
     return [part for item in items for part in item.content]
 
 
-def _heard(item: Mapping[str, Any], place: Place) -> InputItem:
+def _heard(item: Mapping[str, Any], *where: str | int) -> InputItem:
     role, kind = item.get("role"), item.get("type", "message")
-    item_id = item.get("id") if isinstance(item.get("id"), str) else ""
-    turn = turn_of_item(str(item_id))
+    item_id = str(item.get("id"))
+    turn = turn_of_item(item_id)
     if kind == "message" and role in (USER, ASSISTANT, *INSTRUCTIONS):
-        return InputItem(str(role), _content(item.get("content"), place), turn, str(item_id))
+        return InputItem(str(role), _content(item.get("content"), *where), turn)
     if kind == "mcp_approval_response":
         request, verdict, reason = item.get("approval_request_id"), item.get("approve"), item.get("reason")
         if not isinstance(request, str) or not isinstance(verdict, bool):
-            raise _rejected("Must have an `approval_request_id`, and `approve`.", "missing", *place)
+            raise rejected("Must have an `approval_request_id`, and `approve`.", "missing", *where)
         said = reason if isinstance(reason, str) and reason else None
         return InputItem("", decision=(request, Decision("approve" if verdict else "reject", said)))
     if kind in UNTOLD:
-        return InputItem("", turn=turn, item_id=str(item_id))
-    raise _not_offered("is an item that the agent cannot be told.", *place)
+        return InputItem("", turn=turn, reference=item_id if kind == "item_reference" else None)
+    raise NotOffered(details=[Detail(where, "Is nothing that the agent can be told.", "unsupported")])
 
 
-def _content(content: Json, place: Place) -> list[Mapping[str, Json]]:
+def _content(content: Json, *where: str | int) -> list[Mapping[str, Json]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise _rejected("Must be a text, or a list of parts.", "list_type", *place, "content")
-    return [_part(part, place, number) for number, part in enumerate(content)]
+        raise rejected("Must be a text, or a list of parts.", "list_type", *where, "content")
+    return [_part(part, *where, "content", number) for number, part in enumerate(content)]
 
 
-def _part(part: Json, place: Place, number: int) -> Mapping[str, Json]:
+def _part(part: Json, *where: str | int) -> Mapping[str, Json]:
     fields = part if isinstance(part, Mapping) else {}
     match fields.get("type"):
         case str() as kind if kind in TEXTS and isinstance(fields.get("text"), str):
@@ -122,17 +121,5 @@ def _part(part: Json, place: Place, number: int) -> Mapping[str, Json]:
         case "refusal":
             return {"type": "text", "text": str(fields.get("refusal", ""))}
         case "input_image":
-            url = str(fields.get("image_url") or "")
-            trouble = no_image(url)
-            if trouble is not None:
-                raise _rejected(trouble, "image_not_inline", *place, "content", number, "image_url")
-            return {"type": "image", "url": url}
-    raise _not_offered("must be a text or an image.", *place, "content", number)
-
-
-def _rejected(what: str, kind: str, *where: str | int) -> Rejected:
-    return Rejected(details=[Detail(("body", *where), what, kind)])
-
-
-def _not_offered(what: str, *where: str | int) -> NotOffered:
-    return NotOffered(details=[Detail(("body", *where), what, "unsupported")])
+            return heard_image(fields.get("image_url"), *where, "image_url")
+    raise NotOffered(details=[Detail(where, "Must be a text or an image.", "unsupported")])

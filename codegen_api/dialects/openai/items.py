@@ -12,8 +12,6 @@ from codegen_api.upstreams import PendingRequest
 
 Item: TypeAlias = Mapping[str, Json]
 
-MakeFrames: TypeAlias = "Callable[[ResponseEntry, int], list[bytes]]"
-
 RESPONSE, CONVERSATION = "resp_", "conv_"
 
 SERVER = "codegen"
@@ -50,7 +48,7 @@ class ResponseEntry:
         """What holding it costs, in bytes, with what is made of it."""
         return 8_000 + 5 * sum(len(to_json(item)) for item in self.items)
 
-    def frames(self, kind: str, index: int, make: "MakeFrames") -> list[bytes]:
+    def frames(self, kind: str, index: int, make: Callable[["ResponseEntry", int], list[bytes]]) -> list[bytes]:
         """The events of a ``kind``, made once for all readers for whom its items have the same ``index``."""
         known = self._frames.get(kind)
         if known is None or known[0] != index:
@@ -61,8 +59,7 @@ class ResponseEntry:
     def of(cls, turn: Turn, came: TurnEntry, step: Step) -> "ResponseEntry":
         place = f"{turn.id}_{came.offset}"
         form, is_open = Form.of(came.entry, step), came.entry.open
-        said: Item | None = None
-        call: Item | None = None
+        said, call = None, None
         if is_own_prompt(turn, came.offset, step):
             pass  # the client has it
         elif step.kind is StepKind.ACTION or (step.kind is StepKind.ERROR and step.tool is not None):
@@ -77,14 +74,9 @@ class ResponseEntry:
 
 
 def message(place: str, text: str, *, is_open: bool = False) -> Item:
-    return {
-        "id": f"msg_{place}",
-        "type": "message",
-        "role": "assistant",
-        "status": WRITING if is_open else "completed",
-        "phase": "final_answer",
-        "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}],
-    }
+    content: Json = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+    about: Item = {"type": "message", "role": "assistant", "phase": "final_answer", "content": content}
+    return {"id": f"msg_{place}", **about, "status": WRITING if is_open else "completed"}
 
 
 def reasoning(place: str, text: str, *, is_open: bool = False) -> Item:
@@ -95,9 +87,7 @@ def reasoning(place: str, text: str, *, is_open: bool = False) -> Item:
 
 def _call(place: str, step: Step, *, has_failed: bool) -> Item:
     """A tool that the host has called: as one of a server, because a client takes every other tool for its own."""
-    error: Json = None
-    if has_failed:
-        error = {"type": "mcp_tool_execution_error", "content": step.text or "The tool failed."}
+    error: Item = {"type": "mcp_tool_execution_error", "content": step.text or "The tool failed."}
     return {
         "id": f"mcp_{place}",
         "type": "mcp_call",
@@ -105,7 +95,7 @@ def _call(place: str, step: Step, *, has_failed: bool) -> Item:
         "name": step.tool or "unknown",
         "arguments": to_json(arguments_of(step)).decode(),
         "output": output_of(step) if step.closed and not has_failed else None,
-        "error": error,
+        "error": error if has_failed else None,
         "approval_request_id": None,
         "status": "failed" if has_failed else "completed" if step.closed else WRITING,
     }
@@ -118,22 +108,15 @@ def settled(item: Item) -> Item:
 
 def last_items(turn: Turn, pending: Sequence[PendingRequest]) -> list[Item]:
     """What a turn says beside its log, and what it asks. They have the places of entries behind the last one."""
-    words = [turn.answer or "", *(request.text for request in pending)]
-    return [message(f"{turn.id}_{turn.length + number}", text) for number, text in enumerate(words, 1) if text]
+    words = [text for text in (turn.answer, *(request.text for request in pending)) if text]
+    return [message(f"{turn.id}_{turn.length + number}", text) for number, text in enumerate(words, 1)]
 
 
 def input_items(turn: Turn) -> list[Item]:
     """What the user said in a turn."""
-    return [
-        {
-            "id": f"msg_{turn.id}_i{number}",
-            "type": "message",
-            "role": "user",
-            "status": "completed",
-            "content": [_shown(part) for part in content_of(said)],
-        }
-        for number, said in enumerate(turn.messages, 1)
-    ]
+    about: Item = {"type": "message", "role": "user", "status": "completed"}
+    messages = [[_shown(part) for part in content_of(said)] for said in turn.messages]
+    return [{"id": f"msg_{turn.id}_i{number}", **about, "content": each} for number, each in enumerate(messages, 1)]
 
 
 def turn_of_item(item_id: str) -> str | None:

@@ -26,16 +26,10 @@ def listed(items: Sequence[Item], query: ListQuery) -> dict[str, Json]:
         NotFound: the item behind which to go on is not among them.
     """
     ordered = list(items if query.order == "asc" else items[::-1])
-    begin = 0
-    if query.after is not None:
-        begin = 1 + NotFound.unless(
-            next((place for place, item in enumerate(ordered) if item["id"] == query.after), None), "Item", query.after
-        )
-    page = ordered[begin : begin + query.limit]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": begin + len(page) < len(ordered),
-    }
+    ids = [item["id"] for item in ordered]
+    if query.after is not None and query.after not in ids:
+        raise NotFound.named("Item", query.after)
+    begin = 0 if query.after is None else ids.index(query.after) + 1
+    end = begin + query.limit
+    ends: Item = {"first_id": next(iter(ids[begin:end]), None), "last_id": next(iter(ids[begin:end][::-1]), None)}
+    return {"object": "list", "data": ordered[begin:end], **ends, "has_more": end < len(ordered)}

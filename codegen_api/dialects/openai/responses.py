@@ -4,48 +4,33 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.conversations import TurnChanges, TurnEntry
-from codegen_api.dialects.openai.events import ResponseTeller
-from codegen_api.dialects.openai.items import ResponseEntry
-from codegen_api.dialects.openai.wire import error_fields, last_event, response_fields
+from codegen_api.dialects.openai.wire import error_fields
 from codegen_api.errors import ConversationBusy, Detail, NotOffered
 from codegen_api.openapi import Answers
-from codegen_api.runs import LogEntry, RunRef, Step, StepKind, to_json
-from codegen_api.stores import Turn, TurnState
-from codegen_api.web import Responses
 
-TURN = "0b3c5f3e-6d0f-4c3c-9a53-6f2b8c3a7d11"
-
-
-def _stream_example() -> str:
-    """A response of one step, as it is streamed."""
-    turn = Turn(TURN, "c-1", 0.0, 12.6, TurnState.COMPLETED, run=RunRef("323", "12345"), end=1)
-    step = Step(StepKind.ACTION, None, "A look is enough.", "list_files", {"path": "."}, "README.md")
-    entry = TurnEntry(1, LogEntry(b"{}", None, open=False, amendable=False))
-    rendered = ResponseEntry.of(turn, entry, step)
-    teller = ResponseTeller(turn, lambda _: rendered, TurnChanges())
-    told = [teller.begin(), teller.take([entry]), teller.over(turn)]
-    response = to_json(response_fields(turn, turn.state, rendered.items))
-    return b"".join([*told, last_event(teller.number, turn.state, response)]).decode()
+JsonObject = dict[str, Any]
 
 
 class OpenAIError(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class OpenAIErrorBody(BaseModel):
     """An error."""
 
-    error: OpenAIError
+    error: dict[str, str | None] = Field(description="`message`, `type`, `param` and `code`.")
+
+
+class OpenAIResponse(BaseModel):
+    """A response: what has come of a request."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    status: str = Field(description="`queued`, `in_progress`, `completed`, `failed` or `cancelled`.")
+    model: str = Field(description="As it was sent.")
+    output: list[JsonObject] = Field(description="Items: `reasoning`, `mcp_call` and `message`.")
+    metadata: dict[str, str] = Field(description="The client's, and what else is to be known of the run.")
 
 
 answers = Answers(
-    OpenAIErrorBody,
+    OpenAIError,
     error_fields,
     meanings={
         400: (
@@ -56,67 +41,12 @@ answers = Answers(
     },
 )
 
+CREATED = answers(200, OpenAIResponse, "The response, or its events.", 402, 409, 501)
+FOUND = answers(200, OpenAIResponse, "The response as it is now, or its events.")
+CANCELLED = answers(200, OpenAIResponse, "The response.", 409, 501)
+DELETED = answers(200, JsonObject, "It is gone.", 409)
+LISTED = answers(200, JsonObject, "A part of the list: `data`, `first_id`, `last_id` and `has_more`.")
+CONVERSATION = answers(200, JsonObject, "The conversation: `id`, `object`, `created_at` and `metadata`.")
 
-class OpenAIResponse(BaseModel):
-    """A response: what has come of a request."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    object: str = Field(description="`response`")
-    created_at: int = Field(description="Seconds since 1970.")
-    status: str = Field(description="`queued`, `in_progress`, `completed`, `failed` or `cancelled`.")
-    model: str = Field(description="As it was sent.")
-    output: list[dict[str, Any]] = Field(description="Items: `reasoning`, `mcp_call` and `message`.")
-    metadata: dict[str, str] = Field(
-        description="The client's, and `codegen_run`, `codegen_organization`; `codegen_status` is `waiting` where the"
-        " agent waits for an answer, and `codegen_pending` has as JSON what it waits for."
-    )
-    error: dict[str, Any] | None = None
-    previous_response_id: str | None = None
-    conversation: dict[str, str] | None = None
-
-
-class OpenAIConversation(BaseModel):
-    """A conversation."""
-
-    id: str
-    object: str = Field(description="`conversation`")
-    created_at: int = Field(description="Seconds since 1970.")
-    metadata: dict[str, str]
-
-
-class Deleted(BaseModel):
-    """What is gone."""
-
-    id: str
-    object: str
-    deleted: bool
-
-
-class ItemList(BaseModel):
-    """A part of a list."""
-
-    object: str = Field(description="`list`")
-    data: list[dict[str, Any]]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-EVENT: dict[str, Any] = {
-    "type": "object",
-    "description": "A server-sent event.",
-    "required": ["event", "data"],
-    "properties": {
-        "event": {"type": "string", "description": "The `type` of the data."},
-        "data": {"type": "string", "description": "JSON with `type` and `sequence_number`."},
-    },
-}
-
-
-def streamed(description: str, *errors: int) -> Responses:
-    """What a route answers with a response, or with its stream."""
-    found = answers(200, OpenAIResponse, description, *errors)
-    found[200]["content"] = {"text/event-stream": {"schema": EVENT, "example": _stream_example()}}
-    return found
+for _streamed in (CREATED, FOUND):
+    _streamed[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}

@@ -7,16 +7,15 @@ from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
 from codegen_api.dialects.openai import responses, schemas
-from codegen_api.dialects.openai.dependencies import MyConversations, routes_about
+from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
 from codegen_api.dialects.openai.items import RESPONSE, input_items
 from codegen_api.dialects.openai.lists import ListQuery, listed
-from codegen_api.dialects.openai.repeats import AtOnce
-from codegen_api.dialects.openai.streams import described, frames, outcome
+from codegen_api.dialects.openai.streams import described, events, outcome
 from codegen_api.dialects.openai.turns import begin, find_turn, forget
 from codegen_api.dialects.openai.wire import response_fields
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import to_json
-from codegen_api.sse import STREAM_HEADERS, lasting
+from codegen_api.sse import lasting
 from codegen_api.stores import Turn
 from codegen_api.web import WantedOrganization, json_response, operation
 from codegen_api.worker_thread import encoded
@@ -26,10 +25,7 @@ router = routes_about("responses")
 ResponsePath = Annotated[str, Path(description="The response's id.")]
 
 
-@router.post(
-    "/v1/responses",
-    **operation("Create a response", WRITE, responses.streamed("The response, or its events.", 402, 409, 501)),
-)
+@router.post("/v1/responses", **operation("Create a response", WRITE, responses.CREATED))
 async def create_response(
     request: Request, once: AtOnce, wanted: WantedOrganization, body: Annotated[schemas.CreateResponse, Body()]
 ) -> Response:
@@ -44,17 +40,12 @@ async def create_response(
     if body.stream:
         return streamed(request, conversations, turn)
     if not body.background:
-        headers = {"Content-Type": "application/json", **STREAM_HEADERS}
-        return lasting(request, outcome(conversations, turn), "application/json", headers)
-    if turn.state.active:
-        return json_response(to_json(response_fields(turn, turn.state, [])))
-    return json_response(await encoded(await described(conversations, turn)))
+        return lasting(request, outcome(conversations, turn), "application/json")
+    response = response_fields(turn, turn.state, []) if turn.state.active else await described(conversations, turn)
+    return json_response(await encoded(response))
 
 
-@router.get(
-    "/v1/responses/{response_id}",
-    **operation("Get a response", READ, responses.streamed("The response as it is now, or its events.")),
-)
+@router.get("/v1/responses/{response_id}", **operation("Get a response", READ, responses.FOUND))
 async def get_response(
     request: Request,
     conversations: MyConversations,
@@ -74,22 +65,14 @@ async def get_response(
     return json_response(await encoded(await described(conversations, turn)))
 
 
-@router.post(
-    "/v1/responses/{response_id}/cancel",
-    **operation(
-        "Cancel a response", WRITE, responses.answers(200, responses.OpenAIResponse, "The response.", 409, 501)
-    ),
-)
+@router.post("/v1/responses/{response_id}/cancel", **operation("Cancel a response", WRITE, responses.CANCELLED))
 async def cancel_response(conversations: MyConversations, response_id: ResponsePath) -> Response:
     """Stop the agent. A response that is over stays as it is."""
     turn = await conversations.stop(await find_turn(conversations, response_id), wait=True)
     return json_response(await encoded(await described(conversations, turn)))
 
 
-@router.delete(
-    "/v1/responses/{response_id}",
-    **operation("Delete a response", WRITE, responses.answers(200, responses.Deleted, "It is gone.", 409)),
-)
+@router.delete("/v1/responses/{response_id}", **operation("Delete a response", WRITE, responses.DELETED))
 async def delete_response(conversations: MyConversations, response_id: ResponsePath) -> Response:
     """Forget a response. If the agent works on it, it is stopped, where the host can. Its run stays at the host."""
     turn = await find_turn(conversations, response_id)
@@ -97,10 +80,7 @@ async def delete_response(conversations: MyConversations, response_id: ResponseP
     return json_response(to_json({"id": f"{RESPONSE}{turn.id}", "object": "response", "deleted": True}))
 
 
-@router.get(
-    "/v1/responses/{response_id}/input_items",
-    **operation("List input items", READ, responses.answers(200, responses.ItemList, "What was said.")),
-)
+@router.get("/v1/responses/{response_id}/input_items", **operation("List input items", READ, responses.LISTED))
 async def list_input_items(
     conversations: MyConversations, response_id: ResponsePath, query: Annotated[ListQuery, Query()]
 ) -> Response:
@@ -111,4 +91,4 @@ async def list_input_items(
 
 def streamed(request: Request, conversations: CallerConversations, turn: Turn, after: int = -1) -> Response:
     """The events of a response behind number ``after``, as they come."""
-    return lasting(request, frames(conversations, turn, after), "text/event-stream; charset=utf-8")
+    return lasting(request, events(conversations, turn, after), "text/event-stream; charset=utf-8")

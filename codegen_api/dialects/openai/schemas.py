@@ -4,23 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.dialects import MOST_SAID, Ignored
+from codegen_api.dialects import Ignored
 
 Name = Annotated[str, Field(min_length=1, max_length=150)]
 Short = Annotated[str, Field(max_length=600)]
+ConversationName = Annotated[dict[Literal["id"], Short], Field(min_length=1)]
 Items = Annotated[list[dict[str, Any]], Field(max_length=10_000, fail_fast=True)]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
 
-NOT_OFFERED = ("tools", "prompt", "max_output_tokens", "max_tool_calls", "context_management", "moderation")
+NOT_OFFERED = ("tools", "prompt", "max_output_tokens", "max_tool_calls")
 """Fields that would change what an answer means, wherever they hold anything."""
-
-
-class ConversationName(BaseModel):
-    """A conversation by its id."""
-
-    id: Short
 
 
 class CreateResponse(BaseModel):
@@ -43,9 +38,7 @@ class CreateResponse(BaseModel):
     top_p: float | None = Field(None, description="As `temperature`.")
     parallel_tool_calls: bool | None = Field(None, description="As `temperature`.")
     truncation: Literal["auto", "disabled"] | None = Field(None, description="As `temperature`.")
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = Field(
-        None, description="As `temperature`."
-    )
+    service_tier: Short | None = Field(None, description="As `temperature`.")
     user: Short | None = Field(None, description="As `temperature`.")
 
     tools: list[Any] | None = Field(None, description="Must be empty: the agent has its own.")
@@ -54,8 +47,6 @@ class CreateResponse(BaseModel):
     prompt: Any = Field(None, description="Is not offered here.")
     max_output_tokens: int | None = Field(None, description="Is not offered here.")
     max_tool_calls: int | None = Field(None, description="Is not offered here.")
-    context_management: Any = Field(None, description="Is not offered here.")
-    moderation: Any = Field(None, description="Is not offered here.")
 
     include: Ignored = None
     reasoning: Ignored = None
@@ -63,14 +54,12 @@ class CreateResponse(BaseModel):
     stream_options: Ignored = None
     top_logprobs: Ignored = None
     prompt_cache_key: Ignored = None
-    prompt_cache_retention: Ignored = None
-    prompt_cache_options: Ignored = None
     safety_identifier: Ignored = None
 
     @property
     def conversation_id(self) -> str | None:
         given = self.conversation
-        return given.id if isinstance(given, ConversationName) else given
+        return given["id"] if isinstance(given, dict) else given
 
     def not_offered(self) -> dict[str, Any]:
         """What of it is not offered, by its names."""
@@ -86,17 +75,5 @@ class CreateResponse(BaseModel):
 class CreateConversation(BaseModel):
     """A conversation in which nothing was said."""
 
-    items: Annotated[Items, Field(max_length=MOST_SAID)] | None = Field(None, description="As in `POST .../items`.")
+    items: list[Any] | None = Field(None, description="Must be empty: responses are made in it.")
     metadata: Metadata | None = None
-
-
-class UpdateConversation(BaseModel):
-    """What is to be kept with a conversation instead."""
-
-    metadata: Metadata
-
-
-class AddItems(BaseModel):
-    """Items of responses, behind the last of which the conversation is to go on."""
-
-    items: Annotated[Items, Field(max_length=MOST_SAID)]

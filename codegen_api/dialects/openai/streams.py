@@ -3,19 +3,11 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from codegen_api.conversations import (
-    CallerConversations,
-    Stretch,
-    TurnEnded,
-    TurnEntry,
-    pending_of,
-    tell,
-    updates,
-)
+from codegen_api.conversations import CallerConversations, Stretch, TurnEnded, TurnEntry, frames, pending_of, updates
 from codegen_api.dialects.openai.events import ResponseTeller
 from codegen_api.dialects.openai.items import Item, ResponseEntry, last_items, settled
 from codegen_api.dialects.openai.wire import event, last_event, response_fields
-from codegen_api.errors import GatewayError, ShuttingDown, StreamCut
+from codegen_api.errors import GatewayError, StreamCut
 from codegen_api.runs import Json
 from codegen_api.sse import BEAT, beating
 from codegen_api.stores import Turn
@@ -29,7 +21,7 @@ SIGN_OF_LIFE = b"\n"
 """White space before the JSON that somebody waits for."""
 
 
-async def frames(conversations: CallerConversations, turn: Turn, after: int = -1) -> AsyncGenerator[bytes, None]:
+async def events(conversations: CallerConversations, turn: Turn, after: int = -1) -> AsyncGenerator[bytes, None]:
     """The events of a response behind number ``after``; all of them, when there can be no such number.
 
     Raises:
@@ -42,22 +34,16 @@ async def frames(conversations: CallerConversations, turn: Turn, after: int = -1
         told.append(ResponseTeller(turn, lambda came: rendered(conversations, turn, came), changes, start))
         return told[-1]
 
-    try:
-        async with aclosing(tell(conversations, turn, teller, at_once=True)) as pieces:
-            async for piece in pieces:
-                if piece is None:
-                    yield HEARTBEAT
-                elif piece:
-                    yield piece
-        if told[-1].ended is not None and not told[-1].has_all:
-            over, pending = told[-1].ended
-            response = await encoded(await _described(conversations, over, pending))
-            yield last_event(told[-1].number, over.state, response)
-    except ShuttingDown as error:
-        raise StreamCut from error
-    except GatewayError as error:
-        note(error.code, error.root_reason)
-        yield event(told[-1].number, "error", code=error.code, message=error.message, param=None)
+    def failed(error: GatewayError) -> bytes:
+        return event(told[-1].number, "error", code=error.code, message=error.message, param=None)
+
+    async with aclosing(frames(conversations, turn, teller, heartbeat=HEARTBEAT, failed=failed)) as pieces:
+        async for piece in pieces:
+            yield piece
+    if told[-1].ended is not None:
+        over, pending = told[-1].ended
+        response = await encoded(await described(conversations, over, pending))
+        yield last_event(told[-1].number, over.state, response)
 
 
 async def outcome(conversations: CallerConversations, turn: Turn) -> AsyncGenerator[bytes, None]:
@@ -78,9 +64,12 @@ async def outcome(conversations: CallerConversations, turn: Turn) -> AsyncGenera
         raise StreamCut from error
 
 
-async def described(conversations: CallerConversations, turn: Turn) -> dict[str, Json]:
-    """A response as it is now, with what has come of it."""
-    return await _described(conversations, turn, await pending_of(conversations, turn))
+async def described(
+    conversations: CallerConversations, turn: Turn, pending: Sequence[PendingRequest] | None = None
+) -> dict[str, Json]:
+    """A response as it is now, with what has come of it. ``pending`` is what its run waits for, if that is known."""
+    pending = await pending_of(conversations, turn) if pending is None else pending
+    return response_fields(turn, turn.state, await items_of(conversations, Stretch(turn, None), pending), pending)
 
 
 async def items_of(
@@ -95,16 +84,5 @@ async def items_of(
     return [*map(settled, items), *last_items(turn, pending)]
 
 
-async def _described(
-    conversations: CallerConversations, turn: Turn, pending: Sequence[PendingRequest]
-) -> dict[str, Json]:
-    return response_fields(turn, turn.state, await items_of(conversations, Stretch(turn, None), pending), pending)
-
-
 def rendered(conversations: CallerConversations, turn: Turn, came: TurnEntry) -> ResponseEntry:
-    return conversations.rendered.of(
-        ("openai", turn.id, came.offset),
-        came.entry,
-        lambda: ResponseEntry.of(turn, came, conversations.step(came.entry)),
-        lambda entry: entry.size,
-    )
+    return conversations.rendered.of_turn("openai", turn, ResponseEntry.of, conversations.step)(came)

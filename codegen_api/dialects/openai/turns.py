@@ -2,37 +2,20 @@
 
 from collections.abc import Sequence
 
-from codegen_api.conversations import (
-    BEFORE,
-    Ask,
-    CallerConversations,
-    TurnCheckpoint,
-    checked,
-    heard_of,
-    images_of,
-)
-from codegen_api.dialects import not_offered
+from codegen_api.conversations import BEFORE, Ask, CallerConversations, TurnCheckpoint, TurnIds, heard_of, images_of
+from codegen_api.dialects import TITLE_CHARACTERS, not_offered, rejected
 from codegen_api.dialects.openai.agents import agent_for
 from codegen_api.dialects.openai.inputs import InputItem, heard, new_words
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
-from codegen_api.dialects.openai.repeats import TurnIds
 from codegen_api.dialects.openai.schemas import CreateResponse
-from codegen_api.dialects.openai.wire import OWN, own
-from codegen_api.errors import Conflict, Detail, NotFound, Rejected
+from codegen_api.dialects.openai.wire import OWN, REPEATED, own
+from codegen_api.errors import Conflict, NotFound
 from codegen_api.runs import Json
 from codegen_api.stores import Conversation, Talk, Turn, TurnState
 from codegen_api.upstreams import NewRun, require_few_bytes
 
-TITLE_CHARACTERS = 100
-
 LOOKED_FOR = 20
 """So many of the turns that the items of an input name are looked for, the last ones."""
-
-REPEATED = (
-    *("background", "instructions", "metadata", "model", "parallel_tool_calls"),
-    *("service_tier", "temperature", "top_p", "truncation", "user"),
-)
-"""What of a request is said again in its response."""
 
 
 async def find_turn(conversations: CallerConversations, response_id: str) -> Turn:
@@ -58,9 +41,12 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
         ConversationBusy: the agent works on what was said before.
         GatewayError: the host has not begun it.
     """
-    _require_offered(body)
-    items = heard(body.input)
-    previous, new = await last_known(conversations, items)
+    not_offered(**body.not_offered())
+    require_few_bytes(body.metadata)
+    if body.previous_response_id is not None and body.conversation is not None:
+        what = "Cannot be given together with `conversation`."
+        raise rejected(what, "mutually_exclusive", "body", "previous_response_id")
+    previous, new = await _last_known(conversations, heard(body.input))
     if body.previous_response_id is not None:
         previous = await _turn(conversations, body.previous_response_id)
     words = new_words(new, body.instructions)
@@ -70,12 +56,11 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
         talk = NotFound.unless(await conversations.talk(name), "Conversation", body.conversation_id)
         previous = next((turn for turn in talk.turns if heard_of(turn)), None)
     else:
-        talk = await _talk(conversations, previous, ids, body, words.text)
+        talk = await _talk(conversations, previous, ids, words.text)
     if words.decisions and (previous is None or previous.state is not TurnState.WAITING):
         raise Conflict("The agent waits for no decision.")
-    said_of = {} if previous is None else own(previous.options)
-    repeated: dict[str, Json] = {name: getattr(body, name) for name in REPEATED}
-    kept = {name: value for name, value in repeated.items() if value is not None}
+    before = {} if previous is None else own(previous.options)
+    kept: dict[str, Json] = {name: value for name in REPEATED if (value := getattr(body, name)) is not None}
     ask = Ask(
         words.messages,
         words.text,
@@ -84,24 +69,15 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
         system_prompt=words.instructions,
         checkpoint=None if previous is None or body.conversation_id is not None else behind(previous),
         run=NewRun("", metadata=body.metadata, model=model),
-        fresh="model" in said_of and said_of["model"] != body.model,
-        options={OWN: {**kept, "body": ids.body}},
+        fresh=before.get("model", body.model) != body.model,
+        options={OWN: kept, **ids.options},
         decisions=words.decisions,
         id=ids.turn,
     )
     return await conversations.begin(wanted, talk, ask)
 
 
-def _require_offered(body: CreateResponse) -> None:
-    not_offered(**body.not_offered())
-    checked([body.metadata, body.instructions])
-    require_few_bytes(body.metadata)
-    if body.previous_response_id is not None and body.conversation is not None:
-        what = "Cannot be given together with `conversation`."
-        raise Rejected(details=[Detail(("body", "previous_response_id"), what, "mutually_exclusive")])
-
-
-async def last_known(
+async def _last_known(
     conversations: CallerConversations, items: Sequence[InputItem]
 ) -> tuple[Turn | None, Sequence[InputItem]]:
     """The turn of the last item that is known here, and the items behind it.
@@ -117,12 +93,12 @@ async def last_known(
                 looked[item.turn] = await conversations.turn(item.turn)
             if (turn := looked.get(item.turn)) is not None:
                 return turn, items[place:]
+        if item.reference is not None:
+            raise NotFound.named("Item", item.reference)
     return None, items
 
 
-async def _talk(
-    conversations: CallerConversations, previous: Turn | None, ids: TurnIds, body: CreateResponse, title: str
-) -> Talk:
+async def _talk(conversations: CallerConversations, previous: Turn | None, ids: TurnIds, title: str) -> Talk:
     """The conversation in which a response goes on; a new one, where that in which the previous one is has gone on
     already.
     """
@@ -130,12 +106,9 @@ async def _talk(
         talk = await conversations.settled_talk(previous.conversation)
         if talk is not None and next((turn.id for turn in talk.turns if heard_of(turn)), None) == previous.id:
             return talk
-    there = await conversations.talk(ids.conversation)  # from when this was refused
-    if there is not None:
-        return there
-    now = conversations.clock()
-    parent = None if previous is None else str(behind(previous))
-    return Talk(Conversation(ids.conversation, now, now, title=title[:TITLE_CHARACTERS], parent=parent))
+    now, parent = conversations.clock(), None if previous is None else str(behind(previous))
+    made = Conversation(ids.conversation, now, now, title=title[:TITLE_CHARACTERS], parent=parent)
+    return await conversations.talk(made.id) or Talk(made)  # there from when this was refused
 
 
 def behind(turn: Turn) -> TurnCheckpoint:

@@ -5,18 +5,10 @@ from collections.abc import Mapping, Sequence
 from starlette.responses import Response
 
 from codegen_api.conversations import parent_of
+from codegen_api.dialects import pending_fields
 from codegen_api.dialects.openai.agents import DEFAULT
 from codegen_api.dialects.openai.items import CONVERSATION, RESPONSE
-from codegen_api.errors import (
-    AnswerTooLong,
-    Detail,
-    GatewayError,
-    InProgress,
-    Interrupted,
-    NotOffered,
-    Unavailable,
-    UpstreamFailure,
-)
+from codegen_api.errors import Detail, GatewayError, InProgress, Interrupted, NotOffered, Unavailable, UpstreamFailure
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import frame
 from codegen_api.stores import Turn, TurnState
@@ -25,7 +17,13 @@ from codegen_api.web import RequestTimeout, error_headers, json_response, status
 
 OWN = "openai"
 
-UNSUPPORTED = "unsupported_parameter"
+KINDS = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+"""Types of errors by their status."""
 
 TEMPORARY = (Unavailable, InProgress, Interrupted, UpstreamFailure, RequestTimeout)
 """Errors that may be gone when the request is repeated, which SDKs do by themselves."""
@@ -34,20 +32,17 @@ TEMPORARY = (Unavailable, InProgress, Interrupted, UpstreamFailure, RequestTimeo
 def error_fields(error: GatewayError) -> dict[str, Json]:
     """An error in the shape of this API."""
     first = next((item for item in error.details if isinstance(item, Detail)), None)
-    return {
-        "error": {
-            "message": error.message,
-            "type": _kind(error),
-            "param": None if first is None else _place(first.loc),
-            "code": UNSUPPORTED if isinstance(error, NotOffered) else error.code,
-        }
-    }
+    status = error_status(error)
+    kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    code = "unsupported_parameter" if isinstance(error, NotOffered) else error.code
+    param = None if first is None else _place(first.loc)
+    return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
 
 
 def render_error(error: GatewayError) -> Response:
     """The answer to a request that failed. SDKs repeat what failed with 409 or a 5xx, unless they are told not to."""
     headers = error_headers(error)
-    if not isinstance(error, TEMPORARY) or isinstance(error, AnswerTooLong):
+    if not isinstance(error, TEMPORARY):
         headers["X-Should-Retry"] = "false"
     return json_response(to_json(error_fields(error)), error_status(error), headers)
 
@@ -55,21 +50,6 @@ def render_error(error: GatewayError) -> Response:
 def error_status(error: GatewayError) -> int:
     """What is not offered is 400 here, as SDKs know it."""
     return 400 if isinstance(error, NotOffered) else status_of(error)
-
-
-def _kind(error: GatewayError) -> str:
-    match error_status(error):
-        case 401:
-            return "authentication_error"
-        case 403:
-            return "permission_error"
-        case 402:
-            return "insufficient_quota"
-        case 429:
-            return "rate_limit_error"
-        case status if status < 500:
-            return "invalid_request_error"
-    return "server_error"
 
 
 def _place(loc: tuple[str | int, ...]) -> str | None:
@@ -85,17 +65,29 @@ def _place(loc: tuple[str | int, ...]) -> str | None:
 
 STATUSES: Mapping[TurnState, str] = {
     TurnState.QUEUED: "queued",
-    TurnState.WITHDRAWN: "cancelled",
     TurnState.STARTING: "in_progress",
     TurnState.RUNNING: "in_progress",
     TurnState.WAITING: "completed",
     TurnState.COMPLETED: "completed",
     TurnState.FAILED: "failed",
-    TurnState.CANCELLED: "cancelled",
     TurnState.UNKNOWN: "failed",
+    TurnState.CANCELLED: "cancelled",
+    TurnState.WITHDRAWN: "cancelled",
 }
 ENDS: Mapping[str, str] = {"completed": "completed", "failed": "failed", "cancelled": "incomplete"}
 """The last event by the status. There is none for what was cancelled, and clients take `completed` for success."""
+
+REPEATED = (
+    *("background", "instructions", "metadata", "model", "parallel_tool_calls"),
+    *("service_tier", "temperature", "top_p", "truncation", "user"),
+)
+"""What of a request is said again in its response."""
+
+NULL = (
+    *("incomplete_details", "instructions", "max_output_tokens", "reasoning", "service_tier"),
+    *("temperature", "top_p", "usage", "user"),
+)
+"""What of a response has no value, unless it is repeated."""
 
 LOST = "The host did not answer, and it is not known whether the agent began."
 
@@ -114,41 +106,30 @@ def response_fields(
     turn: Turn, state: TurnState | None, output: Sequence[Json], pending: Sequence[PendingRequest] = ()
 ) -> dict[str, Json]:
     """A response in a ``state``; None: as it was in the beginning."""
-    given = own(turn.options)
+    given, parent = own(turn.options), parent_of(turn)
     status = "in_progress" if state is None else STATUSES[state]
-    parent = parent_of(turn)
-    error: Json = None
-    if status == "failed":
-        failure = LOST if state is TurnState.UNKNOWN else turn.error or "The run has failed."
-        error = {"code": "server_error", "message": failure}
+    failure = LOST if state is TurnState.UNKNOWN else turn.error or "The run has failed."
     return {
         "id": f"{RESPONSE}{turn.id}",
         "object": "response",
         "created_at": int(turn.created),
-        "completed_at": int(turn.updated) if status == "completed" else None,
         "status": status,
-        "background": given.get("background", False),
-        "error": error,
-        "incomplete_details": None,
-        "instructions": given.get("instructions"),
-        "max_output_tokens": None,
-        "metadata": _metadata(turn, state, pending),
-        "model": given.get("model") or turn.agent or DEFAULT,
+        "completed_at": int(turn.updated) if status == "completed" else None,
+        "error": {"code": "server_error", "message": failure} if status == "failed" else None,
         "output": output,
-        "parallel_tool_calls": given.get("parallel_tool_calls", False),
         "previous_response_id": None if parent is None else f"{RESPONSE}{parent.turn}",
         "conversation": {"id": f"{CONVERSATION}{turn.conversation}"},
-        "reasoning": None,
-        "service_tier": given.get("service_tier"),
+        **dict.fromkeys(NULL),
+        "background": False,
+        "parallel_tool_calls": False,
+        "truncation": "disabled",
         "store": True,
-        "temperature": given.get("temperature"),
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
-        "top_p": given.get("top_p"),
-        "truncation": given.get("truncation", "disabled"),
-        "usage": None,
-        "user": given.get("user"),
+        **{name: given[name] for name in REPEATED if name in given},
+        "model": given.get("model") or turn.agent or DEFAULT,
+        "metadata": _metadata(turn, state, pending),
     }
 
 
@@ -167,15 +148,5 @@ def _metadata(turn: Turn, state: TurnState | None, pending: Sequence[PendingRequ
     if state is TurnState.WAITING:
         about["codegen_status"] = "waiting"
     if pending:
-        requests: list[Json] = [
-            {
-                "id": each.id,
-                "reason": each.reason.value,
-                "tool": each.tool,
-                "input": each.input,
-                "choices": each.choices,
-            }
-            for each in pending
-        ]
-        about["codegen_pending"] = to_json(requests).decode()
+        about["codegen_pending"] = to_json([pending_fields(each) for each in pending]).decode()
     return about
