@@ -1,5 +1,5 @@
-"""A gateway that is killed (SIGKILL) while it is talked to as Everruns' and Agio's clients do, and started again with
-the same database: nothing is said to the host twice, nothing is under way for ever, and all of it can go on.
+"""A gateway that is killed (SIGKILL) while it is talked to as Everruns', Agio's and OpenAI's clients do, and started
+again with the same database: nothing is said to the host twice, nothing is under way for ever, and all of it can go on.
 
 ``ROUNDS`` (2) in the environment says how often, and ``SEED`` repeats the moments of a run that failed.
 """
@@ -22,8 +22,11 @@ from tests.end_to_end.test_turn_kills import LATE, SETTINGS, SETTLED, everything
 
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 SEED = int(os.environ.get("SEED", time.time_ns() % 10**6))
-BUSY = ("active", "running", "starting")
-KINDS = ("message", "another message", "chat", "another chat", "resume", "pause", "fork", "restore")
+BUSY = ("active", "in_progress", "running", "starting")
+KINDS = (
+    *("message", "another message", "response", "another response"),
+    *("chat", "another chat", "resume", "pause", "fork", "restore"),
+)
 SILENT = 1
 """So many of these say nothing to the host."""
 
@@ -36,6 +39,7 @@ class Ask:
     number: int
     path: str = ""
     place: str = ""
+    previous: str | None = None
 
     @property
     def name(self) -> str:
@@ -53,6 +57,13 @@ class Ask:
             if "another" in self.kind:
                 await self.ask(client, "Begin")
                 await settled(client, self.place, time.monotonic())
+            return
+        if "response" in self.kind:
+            self.path = "/v1/responses"
+            if "another" in self.kind:
+                first = await post(client, self.path, {"input": "Begin", "background": True})
+                self.previous = first["id"]
+                assert await settled(client, f"{self.path}/{self.previous}", time.monotonic()) == "completed"
             return
         self.path = "/api/chat"
         if self.kind == "chat":
@@ -76,11 +87,13 @@ class Ask:
             body |= {"agent_id": "assistant", "session_id": self.name, "metadata": metadata}
         elif self.path.endswith("/messages"):
             body = {"message": {"content": [{"type": "text", "text": text}]}, "metadata": metadata}
+        elif self.path == "/v1/responses":
+            body = {"input": text, "background": True, "previous_response_id": self.previous}
         elif self.path.startswith("/api/checkpoints"):
             body = {"modifications": {"modified_query": text}}
         key = {"Idempotency-Key": text}
         async with client.stream("POST", self.path, json=body, headers=key) as answer:
-            if answer.status_code >= 400:
+            if answer.status_code >= 400 or self.path == "/v1/responses":
                 await answer.aread()
             return answer
 
@@ -149,6 +162,11 @@ async def check(client: httpx.AsyncClient, prompts: list[str], ask: Ask, since: 
         assert await settled(client, ask.place, since) == ("started" if not await asked(client, ask) else "idle")
         await ask.ask(client)  # the client repeats what it got no answer to
         assert await settled(client, ask.place, time.monotonic()) == "idle"
+    elif "response" in ask.kind:
+        answer = await ask.ask(client)
+        assert answer.status_code == 200, answer.text
+        status = await settled(client, f"{ask.path}/{answer.json()['id']}", time.monotonic())
+        assert status == "completed" or (status == "failed" and not heard)
     elif ask.kind == "pause":
         assert (await look(client, ask.place))["status"] in ("running", "paused")
         assert (await post(client, f"{ask.place}/pause"))["status"] == "paused"
@@ -209,7 +227,7 @@ def test_nothing_starts_twice_or_is_under_way_for_ever_however_often_the_gateway
             assert after.json()["status"] == "completed"
 
     with sandbox() as host, relay(host.url) as between:
-        more = {"dialects": "native,everruns,agio", "base_url": between.url}
+        more = {"dialects": "native,everruns,agio,openai", "base_url": between.url}
         settings = {**SETTINGS, **more, "data_dir": str(tmp_path)}
         for number, round_ in enumerate(rounds):
             with gateway(host, **settings) as server:
