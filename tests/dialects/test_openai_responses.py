@@ -307,6 +307,8 @@ async def test_what_is_to_be_approved_is_decided_by_an_item(approve: bool, verdi
         latest(site).wait("a1", tool="shell", input={"command": "ls"})
         response = (await watching.end())[-1]["response"]
         item = {"type": "mcp_approval_response", "approval_request_id": "a1", "approve": approve, "reason": "So be it."}
+        both = await site.post("/v1/responses", {"input": [item, user("Go!")], "previous_response_id": response["id"]})
+        assert refused(both) == (422, "validation_error", "input")
         done = await answered(site, [item], previous_response_id=response["id"])
         assert [(each, made.verdict, made.text) for each, made in site.host.decisions] == [("a1", verdict, "So be it.")]
         assert texts(done) == ["It is done, all of it."]

@@ -71,6 +71,8 @@ def new_words(items: Sequence[InputItem], instructions: str | None, name: str = 
     if not decisions and all(part["type"] == "text" and says_nothing(str(part["text"])) for part in _parts(said)):
         what = EMPTY if said else "The last one must be a message of the user."
         raise rejected(what, "too_short", "body", name)
+    if decisions and said:
+        raise rejected("Nothing can be said beside a decision: give a `reason` with it.", "decision", "body", name)
     if len(_parts(said)) > MOST_SAID:
         raise rejected(f"There may be {MOST_SAID} new parts at most.", "too_long", "body", name)
     text = "\n\n".join(item.text for item in said)

@@ -42,7 +42,11 @@ async def events(conversations: CallerConversations, turn: Turn, after: int = -1
             yield piece
     if told[-1].ended is not None:
         over, pending = told[-1].ended
-        response = await encoded(await described(conversations, over, pending))
+        try:
+            response = await encoded(await described(conversations, over, pending))
+        except GatewayError as error:  # it can be had later
+            note(error.code, error.root_reason)
+            raise StreamCut from error
         yield last_event(told[-1].number, over.state, response)
 
 

@@ -17,13 +17,7 @@ from codegen_api.web import RequestTimeout, error_headers, json_response, status
 
 OWN = "openai"
 
-KINDS = {
-    401: "authentication_error",
-    402: "insufficient_quota",
-    403: "permission_error",
-    429: "rate_limit_error",
-}
-"""Types of errors by their status."""
+KINDS = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error", 429: "rate_limit_error"}
 
 TEMPORARY = (Unavailable, InProgress, Interrupted, UpstreamFailure, RequestTimeout)
 """Errors that may be gone when the request is repeated, which SDKs do by themselves."""
