@@ -92,8 +92,7 @@ def _parts(items: Sequence[InputItem]) -> list[Mapping[str, Json]]:
 
 def _heard(item: Mapping[str, Any], *where: str | int) -> InputItem:
     role, kind = item.get("role"), item.get("type", "message")
-    item_id = str(item.get("id"))
-    turn = turn_of_item(item_id)
+    turn = turn_of_item(item_id := str(item.get("id")))
     if kind == "message" and role in (USER, ASSISTANT, *INSTRUCTIONS):
         return InputItem(str(role), _content(item.get("content"), *where), turn)
     if kind == "mcp_approval_response":

@@ -48,5 +48,6 @@ DELETED = answers(200, JsonObject, "It is gone.", 409)
 LISTED = answers(200, JsonObject, "A part of the list: `data`, `first_id`, `last_id` and `has_more`.")
 CONVERSATION = answers(200, JsonObject, "The conversation: `id`, `object`, `created_at` and `metadata`.")
 
+_EVENT = {"type": "object", "description": "A server-sent event with JSON.", "required": ["event", "data"]}
 for _streamed in (CREATED, FOUND):
-    _streamed[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    _streamed[200]["content"] = {"text/event-stream": {"schema": _EVENT}}

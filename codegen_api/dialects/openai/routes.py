@@ -85,8 +85,8 @@ async def list_input_items(
     conversations: MyConversations, response_id: ResponsePath, query: Annotated[ListQuery, Query()]
 ) -> Response:
     """What the user said for this response, the last of it first."""
-    turn = await find_turn(conversations, response_id)
-    return json_response(await encoded(listed(input_items(turn), query)))
+    items = input_items(await find_turn(conversations, response_id))
+    return json_response(await encoded(listed(items, query)))
 
 
 def streamed(request: Request, conversations: CallerConversations, turn: Turn, after: int = -1) -> Response:
