@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -284,6 +285,29 @@ client.createRoot(document.querySelector("main")).render(twice);
 """
 
 
+USE_CHAT = (EXAMPLES / "useChat.html").read_text()
+IMPORT_MAP = re.compile('(?<=<script type="importmap">).*?(?=</script>)', re.DOTALL)
+BUNDLE = """
+export { createElement, useState } from "react";
+export { createRoot } from "react-dom/client";
+export { useChat } from "@ai-sdk/react";
+export { DefaultChatTransport } from "ai";
+"""
+
+
+def imports() -> dict[str, str]:
+    """What the page with ``useChat`` imports, and from where."""
+    (found,) = IMPORT_MAP.findall(USE_CHAT)
+    return dict(json.loads(found)["imports"])
+
+
+def bundled(file: Path) -> str:
+    """An import map for the page by which all that it imports is in one file."""
+    bundler = [MODULES / ".bin/esbuild", "--bundle", "--format=esm", '--define:process.env.NODE_ENV="production"']
+    ran(*bundler, f"--outfile={file}", text=BUNDLE, cwd=MODULES.parent)
+    return json.dumps({"imports": dict.fromkeys(imports(), f"/{file.name}")})
+
+
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the pages are: another origin than the gateway's."""
@@ -295,6 +319,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (site / "node_modules").symlink_to(MODULES)
     (site / "react.html").write_text(REACT)
     (site / "react.js").write_text("export const { useEffect, useRef, useState } = globalThis.React;")
+    (site / "useChat.html").write_text(IMPORT_MAP.sub(bundled(site / "bundle.js"), USE_CHAT))
     with pages(site) as address:
         yield address
 
@@ -336,6 +361,47 @@ def test_the_page_with_event_source_shows_a_run(elsewhere: str, restless: str, b
     shown = browser.evaluate("[...document.querySelectorAll('li')].map((item) => item.textContent)")
     assert len(shown) == 12
     assert shown[-1] == "FINAL_ANSWER"
+
+
+SHOWN = "document.querySelector('main').innerText"
+
+
+def test_the_page_with_use_chat_loses_nothing_by_cuts_a_reload_and_a_second_tab(
+    elsewhere: str, restless: str, browser: Tab
+) -> None:
+    page = f"{elsewhere}/useChat.html?gateway={restless}&token=sandbox-bob#{uuid.uuid4()}"
+    browser.go(page)
+    browser.until(SHOWN)
+    browser.evaluate(FASTER.replace("speed: 10", "speed: 3"))
+    WATCH.secret("a message", "Prune the pear tree")
+    browser.fill("input", "Prune the pear tree")
+    browser.click("button", "Send")
+    browser.until("document.querySelector('details')")
+    browser.go(page)
+    with browser.another() as tab:
+        tab.go(page)
+        for each in browser, tab:
+            each.until(f"{SHOWN}.includes('ready') && document.querySelector('button').disabled === false")
+        chat = requests.get(
+            f"{restless}/ui/chat/{page.rpartition('#')[2]}", headers={"Authorization": "Bearer sandbox-bob"}, timeout=30
+        ).json()
+        said = [part["text"] for message in chat["messages"] for part in message["parts"] if part.get("text")]
+        for each in browser, tab:
+            assert each.evaluate("[...document.querySelectorAll('article p')].map((said) => said.textContent)") == said
+            assert each.evaluate("[...document.querySelectorAll('summary')].length") == sum(
+                part["type"] == "dynamic-tool" for message in chat["messages"] for part in message["parts"]
+            )
+    assert browser.complaints == []
+
+
+def test_the_page_with_use_chat_takes_versions_that_it_is_tested_with() -> None:
+    tested = json.loads((MODULES.parent / "package.json").read_text())
+    versions = {**tested["dependencies"], **tested["devDependencies"]}
+    versions["ai"] = versions["ai7"].removeprefix("npm:ai@")
+    assert set(imports()) == set(re.findall(r'from "(.*)"', BUNDLE)) == set(re.findall(r'from "(.*)";', USE_CHAT))
+    for address in imports().values():
+        name, major = re.fullmatch(r"https://esm\.sh/(.+?)@(\d+)(?:/.*|\?.*)?", address).groups()  # type: ignore[union-attr]
+        assert versions[name].split(".")[0] == major
 
 
 # the shortest way of README, in a scope of its own: a page has other names
