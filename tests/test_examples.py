@@ -303,8 +303,8 @@ def imports() -> dict[str, str]:
 
 def bundled(file: Path) -> str:
     """An import map for the page by which all that it imports is in one file."""
-    bundler = [MODULES / ".bin/esbuild", "--bundle", "--format=esm", '--define:process.env.NODE_ENV="production"']
-    ran(*bundler, f"--outfile={file}", text=BUNDLE, cwd=MODULES.parent)
+    options = ["--bundle", "--format=esm", '--define:process.env.NODE_ENV="production"', f"--outfile={file}"]
+    ran(MODULES / ".bin/esbuild", *options, text=BUNDLE, cwd=MODULES.parent)
     return json.dumps({"imports": dict.fromkeys(imports(), f"/{file.name}")})
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 from tests.end_to_end.processes import WAIT, eventually, program
 
@@ -19,7 +20,7 @@ CONTROL, SHIFT = 2, 8
 class Tab:
     """One page. ``complaints`` are errors in its console, whatever wrote them; ``asked`` the URLs that it asked for."""
 
-    def __init__(self, devtools: ClientConnection, url: str) -> None:
+    def __init__(self, devtools: Connection, url: str) -> None:
         self._devtools = devtools
         self._url = url
         self._last = 0
