@@ -6,8 +6,9 @@ none of that, because the first went to another process or came before a restart
 """
 
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from codegen_api.conversations.caller_store import TRIES
 from codegen_api.conversations.conversations import CallerConversations
@@ -29,12 +30,13 @@ BODY = "body_digest"
 @dataclass(frozen=True, slots=True)
 class TurnIds:
     """The ids of the turn of a request, and of the conversation that may be made for it. ``options`` are to be kept
-    with the turn.
+    with the turn, ``metadata`` with its conversation.
     """
 
     turn: str
     conversation: str
-    options: dict[str, Json]
+    options: Mapping[str, Json]
+    metadata: Mapping[str, Json] = field(default_factory=dict)
 
 
 class Once:
@@ -56,7 +58,10 @@ class Once:
             GatewayError: the host has not begun it, and it can be sent again.
         """
         if self._key is None:
-            return await begin(TurnIds(new_id(), new_id(), {}))
+            for _ in range(TRIES):
+                with suppress(Overtaken):
+                    return await begin(TurnIds(new_id(), new_id(), {}))
+            raise Conflict("Others are changing this, too; try again.")
         series, digest = await self._idempotency.series(self.conversations.caller, self._route, self._key, body)
         name = f"{self.conversations.owner} {self._route} {series.key}"
         turn_id, conversation = (str(uuid.uuid5(NAMESPACE, f"{what} {name}")) for what in ("turn", "conversation"))

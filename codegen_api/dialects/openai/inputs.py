@@ -107,8 +107,8 @@ def _heard(item: Mapping[str, Any], *where: str | int) -> InputItem:
 
 
 def _content(content: Json, *where: str | int) -> list[Mapping[str, Json]]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
+    if isinstance(content, str) or content is None:
+        return [{"type": "text", "text": content or ""}]
     if not isinstance(content, list):
         raise rejected("Must be a text, or a list of parts.", "list_type", *where, "content")
     return [_part(part, *where, "content", number) for number, part in enumerate(content)]
@@ -121,6 +121,7 @@ def _part(part: Json, *where: str | int) -> Mapping[str, Json]:
             return {"type": "text", "text": fields["text"]}
         case "refusal":
             return {"type": "text", "text": str(fields.get("refusal", ""))}
-        case "input_image":
-            return heard_image(fields.get("image_url"), *where, "image_url")
+        case "input_image" | "image_url":
+            image = fields.get("image_url")
+            return heard_image(image.get("url") if isinstance(image, Mapping) else image, *where, "image_url")
     raise NotOffered(details=[Detail(where, "Must be a text or an image.", "unsupported")])

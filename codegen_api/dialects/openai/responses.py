@@ -47,7 +47,9 @@ CANCELLED = answers(200, OpenAIResponse, "The response.", 409, 501)
 DELETED = answers(200, JsonObject, "It is gone.", 409)
 LISTED = answers(200, JsonObject, "A part of the list: `data`, `first_id`, `last_id` and `has_more`.")
 CONVERSATION = answers(200, JsonObject, "The conversation: `id`, `object`, `created_at` and `metadata`.")
+MODELS = answers(200, JsonObject, "A model: `id`, `object`, `created` and `owned_by`; or, as `data`, all of them.")
+COMPLETED = answers(200, JsonObject, "The completion, or its chunks and `[DONE]`.", 402, 409, 501)
 
-_EVENT = {"type": "object", "description": "A server-sent event with JSON.", "required": ["event", "data"]}
-for _streamed in (CREATED, FOUND):
+_EVENT = {"type": "object", "description": "A server-sent event with JSON.", "required": ["data"]}
+for _streamed in (CREATED, FOUND, COMPLETED):
     _streamed[200]["content"] = {"text/event-stream": {"schema": _EVENT}}

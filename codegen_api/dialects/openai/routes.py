@@ -40,7 +40,8 @@ async def create_response(
     if body.stream:
         return streamed(request, conversations, turn)
     if not body.background:
-        return lasting(request, outcome(conversations, turn), "application/json")
+        whole = outcome(conversations, turn, lambda over: described(conversations, over))
+        return lasting(request, whole, "application/json")
     response = response_fields(turn, turn.state, []) if turn.state.active else await described(conversations, turn)
     return json_response(await encoded(response))
 

@@ -77,3 +77,26 @@ class CreateConversation(BaseModel):
 
     items: list[Any] | None = Field(None, description="Must be empty: responses are made in it.")
     metadata: Metadata | None = None
+
+
+class CreateCompletion(BaseModel):
+    """What was said in a chat. Other fields than these have no meaning."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Name = Field("default", description="As for a response.")
+    messages: Annotated[Items, Field(min_length=1)] = Field(description="All of the chat: `role` and `content`.")
+    stream: bool | None = Field(False, description="Whether the answer is a stream of chunks.")
+    stream_options: dict[str, Any] | None = Field(None, description="`include_usage` asks for a last chunk about it.")
+    metadata: Metadata | None = Field(None, description="Kept with a new run at the host.")
+    tools: list[Any] | None = Field(None, description="Must be empty: the agent has its own.")
+    tool_choice: Any = Field(None, description="`auto` or `none`.")
+    response_format: dict[str, Any] | None = Field(None, description="Its `type` must be `text`.")
+    n: int | None = Field(None, description="Must be 1.")
+
+    def not_offered(self) -> dict[str, Any]:
+        """What of it is not offered, by its names."""
+        wants_format = (self.response_format or {}).get("type", "text") != "text"
+        wants_tool = self.tool_choice not in (None, "auto", "none")
+        named = {"tool_choice": wants_tool, "response_format": wants_format, "n": self.n not in (None, 1)}
+        return {"tools": self.tools, **named}

@@ -1,6 +1,6 @@
 """A response as an answer that lasts: its events, or, for who only waits, signs of life and then all of it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 from codegen_api.conversations import CallerConversations, Stretch, TurnEnded, TurnEntry, frames, pending_of, updates
@@ -50,8 +50,10 @@ async def events(conversations: CallerConversations, turn: Turn, after: int = -1
         yield last_event(told[-1].number, over.state, response)
 
 
-async def outcome(conversations: CallerConversations, turn: Turn) -> AsyncGenerator[bytes, None]:
-    """A response when it is over.
+async def outcome(
+    conversations: CallerConversations, turn: Turn, describe: Callable[[Turn], Awaitable[Mapping[str, Json]]]
+) -> AsyncGenerator[bytes, None]:
+    """A turn when it is over, as it is described.
 
     Raises:
         StreamCut: it breaks off, and the response goes on: the client sends its request again, and waits on.
@@ -62,7 +64,7 @@ async def outcome(conversations: CallerConversations, turn: Turn) -> AsyncGenera
                 if update is None:
                     yield SIGN_OF_LIFE
                 elif isinstance(update, TurnEnded):
-                    yield await encoded(await described(conversations, update.turn))
+                    yield await encoded(await describe(update.turn))
     except GatewayError as error:
         note(error.code, error.root_reason)
         raise StreamCut from error

@@ -1,6 +1,7 @@
 """Which turn a client means: where a new one goes on, and those that there are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from codegen_api.conversations import BEFORE, Ask, CallerConversations, TurnCheckpoint, TurnIds, heard_of, images_of
 from codegen_api.dialects import TITLE_CHARACTERS, not_offered, rejected
@@ -74,6 +75,9 @@ async def begin(conversations: CallerConversations, wanted: str | None, body: Cr
         decisions=words.decisions,
         id=ids.turn,
     )
+    if ids.metadata:
+        marked = replace(talk.conversation, metadata={**talk.conversation.metadata, **ids.metadata})
+        talk = replace(talk, conversation=marked)
     return await conversations.begin(wanted, talk, ask)
 
 

@@ -1,0 +1,169 @@
+"""Chat Completions and models, for front ends. What was told cannot be asked for again, nor be told otherwise later."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
+
+from fastapi import Body, Header, Path, Request
+from starlette.responses import Response
+
+from codegen_api.conversations import CallerConversations, TurnEntry, frames, new_id
+from codegen_api.dialects.openai import responses, schemas
+from codegen_api.dialects.openai.agents import DEFAULT
+from codegen_api.dialects.openai.chats import CONTENT, SEPARATOR, begin_chat, spoken, task_answer, told
+from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, routes_about
+from codegen_api.dialects.openai.items import ResponseEntry, last_items
+from codegen_api.dialects.openai.streams import HEARTBEAT, outcome, rendered
+from codegen_api.dialects.openai.wire import LOST, STATUSES, error_fields
+from codegen_api.errors import GatewayError, NotFound
+from codegen_api.identity import READ, WRITE
+from codegen_api.runs import Json, to_json
+from codegen_api.sse import lasting
+from codegen_api.stores import Query, Turn, TurnState
+from codegen_api.upstreams import PendingRequest
+from codegen_api.web import WantedOrganization, json_response, operation
+
+router = routes_about("chat completions")
+
+EVENTS = "text/event-stream; charset=utf-8"
+DONE = b"data: [DONE]\n\n"
+
+
+class RunFailed(GatewayError):
+    code = "run_failed"
+    default_message = "The run has failed."
+
+
+@router.post("/v1/chat/completions", **operation("Create a chat completion", WRITE, responses.COMPLETED))
+async def create_completion(
+    request: Request,
+    once: AtOnce,
+    wanted: WantedOrganization,
+    body: Annotated[schemas.CreateCompletion, Body()],
+    chat: Annotated[str | None, Header(alias="X-OpenWebUI-Chat-Id", description="Which chat it is.")] = None,
+) -> Response:
+    """Say something to the agent: its answer is `content`, its thoughts and tools are `reasoning_content`. The agent
+    goes on when the client leaves.
+
+    A chat that was told here goes on in the same run. If a front end asks for a title or the like, no run begins.
+    """
+    conversations, answer = once.conversations, task_answer(body)
+    if answer is not None:
+        about = CompletionTeller(body, conversations, Turn(new_id(), "", now := conversations.clock(), now))
+        if body.stream:
+            return Response(about.begin() + about.say([(CONTENT, answer)]) + about.end(), media_type=EVENTS)
+        return json_response(to_json(about.whole({CONTENT: answer})))
+    sent = {**body.model_dump(mode="json"), "chat": chat}
+    turn = await once.begin(sent, lambda ids: begin_chat(conversations, wanted, body, chat, ids))
+    if (error := failure(turn)) is not None:  # who waited for an answer, and asks again, is told here
+        raise error
+
+    def teller(_: bool) -> CompletionTeller:
+        return CompletionTeller(body, conversations, turn)
+
+    async def whole(over: Turn) -> dict[str, Json]:
+        if (error := failure(over)) is not None:
+            raise error
+        return teller(True).whole(await told(conversations, over))
+
+    if not body.stream:
+        return lasting(request, outcome(conversations, turn, whole), "application/json")
+    return lasting(request, frames(conversations, turn, teller, heartbeat=HEARTBEAT, failed=broken), EVENTS)
+
+
+@router.get("/v1/models", **operation("List models", READ, responses.MODELS))
+async def list_models(conversations: MyConversations) -> Response:
+    """`default`, with which the host chooses, and the caller's agents. Other models of the host can be used as well."""
+    return json_response(to_json({"object": "list", "data": [*(await _models(conversations)).values()]}))
+
+
+@router.get("/v1/models/{model:path}", **operation("Get a model", READ, responses.MODELS))
+async def get_model(conversations: MyConversations, model: Annotated[str, Path(description="Its id.")]) -> Response:
+    """A model that is listed. Its id may have slashes."""
+    return json_response(to_json(NotFound.unless((await _models(conversations)).get(model), "Model", model)))
+
+
+class CompletionTeller:
+    """Tells one reader a turn, whole or in chunks, each entry when the host writes it no longer."""
+
+    claimed = 0
+    """Nobody comes back to the middle."""
+
+    def __init__(self, body: schemas.CreateCompletion, conversations: CallerConversations, turn: Turn) -> None:
+        about: dict[str, Json] = {"id": f"chatcmpl-{turn.id}", "created": int(turn.created), "model": body.model}
+        self._about = {**about, "object": "chat.completion.chunk", "usage": None}  # of which the host says nothing
+        self._with_usage = bool((body.stream_options or {}).get("include_usage"))
+        self._conversations = conversations
+        self._turn = turn
+        self._has_begun = False
+        self._told = 0
+        self._held: ResponseEntry | None = None
+        self._said: set[str] = set()
+
+    def whole(self, texts: Mapping[str, str]) -> dict[str, Json]:
+        message: Json = {"role": "assistant", "refusal": None, CONTENT: "", **texts}
+        choice: Json = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        return {**self._about, "object": "chat.completion", "choices": [choice]}
+
+    def begin(self) -> bytes:
+        is_first, self._has_begun = not self._has_begun, True
+        return self._chunk({"role": "assistant", CONTENT: ""}) if is_first else b""
+
+    def take(self, entries: Sequence[TurnEntry]) -> bytes:
+        pieces: list[bytes] = []
+        for entry in (rendered(self._conversations, self._turn, came) for came in entries if came.offset > self._told):
+            if self._held is not None and self._held.offset != entry.offset:
+                pieces.append(self._release())
+            self._held = entry
+            if not entry.open:
+                pieces.append(self._release())
+        return b"".join(pieces)
+
+    def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
+        """What comes behind the last entry."""
+        last = self._release() + self.say(map(spoken, last_items(turn, pending)))
+        error = failure(turn)
+        return last + (self.end() if error is None else broken(error))
+
+    def say(self, texts: Iterable[tuple[str, str]]) -> bytes:
+        """Texts, each with its field."""
+        pieces: list[bytes] = []
+        for field, text in texts:
+            pieces.append(self._chunk({field: SEPARATOR + text if field in self._said else text}))
+            self._said.add(field)
+        return b"".join(pieces)
+
+    def end(self) -> bytes:
+        usage = _data({**self._about, "choices": []}) if self._with_usage else b""
+        return self._chunk({}, "stop") + usage + DONE
+
+    def _release(self) -> bytes:
+        held, self._held = self._held, None
+        self._told = self._told if held is None else held.offset
+        return b"" if held is None else self.say(map(spoken, held.items))
+
+    def _chunk(self, delta: Json, finish: str | None = None) -> bytes:
+        choice: Json = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return _data({**self._about, "choices": [choice]})
+
+
+def failure(turn: Turn) -> RunFailed | None:
+    """Why a turn that is over has no answer."""
+    if STATUSES[turn.state] == "cancelled":
+        return RunFailed("The run was stopped.")
+    error = LOST if turn.state is TurnState.UNKNOWN else turn.error
+    return RunFailed(error) if STATUSES[turn.state] == "failed" else None
+
+
+def broken(error: GatewayError) -> bytes:
+    """The last chunks where there is no answer, which clients raise."""
+    return _data(error_fields(error)) + DONE
+
+
+def _data(fields: Json) -> bytes:
+    return b"data: %b\n\n" % to_json(fields)
+
+
+async def _models(conversations: CallerConversations) -> dict[str, Json]:
+    agents = (await conversations.agents(Query(limit=1000, archived=False))).items
+    made = [(DEFAULT, 0.0), *((agent.id, agent.created) for agent in agents)]
+    return {name: {"id": name, "object": "model", "created": int(at), "owned_by": "codegen"} for name, at in made}
