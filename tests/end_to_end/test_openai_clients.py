@@ -1,6 +1,8 @@
 """OpenAI's SDKs and agents, of Python and of Node, and the AI SDK's provider, in front of a gateway that serves."""
 
+import json
 import re
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -29,7 +31,7 @@ from openai import (
     OpenAI,
 )
 
-from tests.end_to_end.processes import WAIT, Sandbox, Server, eventually, gateway, kill
+from tests.end_to_end.processes import WAIT, Sandbox, Server, eventually, gateway, kill, program
 from tests.end_to_end.relay import relay
 from tests.end_to_end.sdk import prompts, run_of
 from tests.leaks import WATCH
@@ -305,3 +307,78 @@ async def test_an_agent_by_chat_completions_goes_on_in_its_run(site: Server, swi
             )
         assert caught.value.code == "run_failed"
         assert [model.id async for model in client.models.list()] == ["default"]
+
+
+# -- Node -------------------------------------------------------------------------------------------------------------
+
+
+def in_node(client: str, url: str, text: str) -> Any:
+    """What comes of all that people do with a client."""
+    package = {"openai": "openai", "agents": "@openai/agents", "ai-sdk": "@ai-sdk/openai"}[client]
+    if not (JAVASCRIPT / "node_modules" / package).is_dir():
+        pytest.skip("npm ci --prefix tests/javascript installs this client")
+    command = [program("node"), str(JAVASCRIPT / "openai_clients.mjs"), client, url, TOKEN, says(text)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT, cwd=JAVASCRIPT, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def told(host: Sandbox, text: str) -> list[str]:
+    """What the host was told in the run that began with this text, without the instructions."""
+    first, *rest = prompts(host, run_of(host, text))
+    assert first.endswith(text)
+    return [text, *rest]
+
+
+def kept(site: Server, response: str) -> Any:
+    answer = site.get(f"/v1/responses/{response}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def spoken(response: Any) -> str:
+    messages = [item for item in response["output"] if item["type"] == "message"]
+    return "".join(part["text"] for message in messages for part in message["content"])
+
+
+def test_the_sdk_of_node_streams_comes_back_goes_on_and_stops(site: Server, swift: Sandbox) -> None:
+    with relay(site.url) as between:
+        between.cut_before = re.compile(rb"HTTP/1\.1 200")  # the first answer, which the SDK asks for again
+        seen = in_node("openai", between.url, "Lay the table")
+        assert between.cuts == 1
+    live, again = seen["live"], seen["told"]
+    assert (live[-1]["type"], live[-1]) == ("response.completed", again[-1])
+    assert seen["tails"] == [again[place:] for place in range(1, len(again) + 1)]
+    assert spoken(seen["helped"]) == spoken(kept(site, live[0]["response"]["id"]))
+    assert (seen["begun"]["status"], seen["begun"]["output"]) == ("in_progress", [])
+    assert [response["status"] for response in seen["followed"]] == ["completed"] * 4
+    assert (seen["busy"]["status"], seen["busy"]["code"]) == (409, "conversation_busy")
+    assert (seen["stopped"]["status"], seen["failed"]["status"]) == ("cancelled", "failed")
+    assert seen["completion"]["choices"][0]["message"]["content"]
+    assert [model["id"] for model in seen["models"]] == ["default"]
+    assert told(swift, "Lay the table 1") == ["Lay the table 1"]
+    assert told(swift, "Lay the table 2") == ["Lay the table 2", "Twice", "Thrice", "Enough"]
+    assert told(swift, "Lay the table 5") == ["Lay the table 5", "Why?"]
+
+
+def test_agents_of_node_stream_and_go_on_in_every_way(site: Server, swift: Sandbox) -> None:
+    seen = in_node("agents", site.url, "Wash the plates")
+    assert {"reasoning_item_created", "tool_called", "message_output_created"} <= set(seen["events"])
+    assert seen["output"] == spoken(kept(site, seen["response"]))
+    assert all(seen["outputs"])
+    assert seen["raised"]["name"] == "ModelBehaviorError"
+    for number, more in (1, "Twice"), (2, "Again"), (3, "Once more"), (5, "And again"):
+        assert told(swift, f"Wash the plates {number}") == [f"Wash the plates {number}", more]
+
+
+def test_the_provider_of_the_ai_sdk_streams_and_goes_on_in_every_way(site: Server, swift: Sandbox) -> None:
+    seen = in_node("ai-sdk", site.url, "Dry the plates")
+    kinds = [part["type"] for part in seen["parts"]]
+    assert {"reasoning-delta", "tool-call", "tool-result", "text-delta"} <= set(kinds)
+    assert all(part["providerExecuted"] for part in seen["parts"] if part["type"] == "tool-call")
+    assert "error" not in kinds
+    assert seen["output"] == spoken(kept(site, seen["response"]))
+    assert all(seen["outputs"])
+    assert ("error" in seen["failed"], seen["reason"]) == (True, "error")
+    assert told(swift, "Dry the plates 1") == ["Dry the plates 1", "Twice", "Thrice"]
+    assert told(swift, "Dry the plates 2") == ["Dry the plates 2", "Why?"]
