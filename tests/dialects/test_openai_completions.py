@@ -224,6 +224,14 @@ async def test_a_run_that_fails_is_an_error_in_the_stream_and_to_who_asks_again(
         assert len(site.host.runs) == 1
 
 
+async def test_a_completion_can_be_cancelled_as_a_response() -> None:
+    async with speaking() as site:
+        watching = await Chunks(site, chat(QUESTION)).begun()
+        response = watching.all[0]["id"].replace("chatcmpl-", "resp_")
+        assert (await site.post(f"/v1/responses/{response}/cancel")).json()["status"] == "cancelled"
+        assert (await watching.end()).all[-1]["error"]["message"] == "The run was stopped."
+
+
 async def test_what_the_agent_asks_is_the_answer_and_is_answered_by_the_next_message() -> None:
     async with speaking() as site:
         watching = await Chunks(site, chat(QUESTION)).begun()

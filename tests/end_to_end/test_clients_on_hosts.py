@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import agents
 import codegen_api_client
 import httpx
 import openai
@@ -595,3 +596,32 @@ async def test_openai_responds(place: Place) -> None:
             with pytest.raises(openai.NotFoundError):
                 await asked
     place.shows(test_openai_responds, "works")
+
+
+@row(
+    "openai",
+    "an agent of the Agents SDK that goes on in its session, by responses and by Chat Completions; it is asked, and"
+    " answers",
+)
+async def test_openai_agents(place: Place) -> None:
+    agents.set_tracing_disabled(True)
+    async with openai_client(place) as client:
+        runs: list[str] = []
+        for model in (agents.OpenAIResponsesModel, agents.OpenAIChatCompletionsModel):
+            agent = agents.Agent(name="Builder", model=model("default", openai_client=client))
+            session = agents.SQLiteSession(model.__name__)
+            streamed = agents.Runner.run_streamed(agent, "steps 1", session=session)
+            kinds = [each.data.type async for each in streamed.stream_events() if each.type == "raw_response_event"]
+            assert "response.output_text.delta" in kinds
+            assert streamed.final_output.endswith(ANSWER)
+            again = await agents.Runner.run(agent, "say Again", session=session)
+            assert again.final_output == "Again"
+            asked = await agents.Runner.run(agent, "question please", session=session)
+            assert asked.final_output
+            answered = await agents.Runner.run(agent, "B", session=session)
+            assert answered.final_output.endswith(ANSWER)
+            (run, *_) = (each["id"] for each in place.got("GET", "/agent-runs")["items"])
+            runs.append(run)
+            assert place.got("GET", f"/agent-runs/{run}")["result"] == answered.final_output
+        assert len(set(runs)) == len(runs)
+    place.shows(test_openai_agents, "works")
