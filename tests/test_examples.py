@@ -22,6 +22,7 @@ from tests.dialects.documented import chapter
 from tests.end_to_end import processes
 from tests.end_to_end.chromium import Tab, chromium
 from tests.end_to_end.processes import program
+from tests.end_to_end.relay import relay
 from tests.leaks import WATCH
 from tests.test_readme import UI, blocks, section
 
@@ -105,10 +106,12 @@ def test_the_fetch_reader_gives_up_where_coming_back_does_not_help(gateway: str)
 
 
 @pytest.mark.parametrize("arguments", [(), ("http://127.0.0.1:8000",), ("--help",)])
-@pytest.mark.parametrize("name", ["follow.py", "sse.py", "follow.js", "curl.sh"])
+@pytest.mark.parametrize("name", ["follow.py", "sse.py", "follow.js", "curl.sh", "responses.py", "agents_sdk.py"])
 def test_an_example_that_is_told_too_little_says_how_it_is_used(name: str, arguments: tuple[str, ...]) -> None:
     if name == "curl.sh" and arguments != ("--help",):
         return  # it has defaults
+    if name in ("responses.py", "agents_sdk.py") and arguments:
+        return  # SDKs take long to import
     runner = "sh" if name == "curl.sh" else runner_of(name)
     done = subprocess.run(
         [runner, EXAMPLES / name, *arguments], capture_output=True, text=True, timeout=60, check=False
@@ -130,6 +133,44 @@ def test_an_example_that_is_refused_says_why_in_a_line(name: str, gateway: str) 
     )
     assert done.returncode == 1
     assert json.loads(done.stderr)["code"] == "invalid_token"
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[str]:
+    """A gateway with a host that is eight times as fast as usual."""
+    with processes.sandbox("--speed", "8") as host, processes.gateway(host, dialects="openai") as server:
+        yield server.url
+
+
+def test_the_example_with_the_sdk_of_openai_follows_a_response_through_a_cut_and_again(hasty: str) -> None:
+    WATCH.secret("a prompt", "Write a poem of logs")
+    with relay(hasty) as between:
+        between.cut_before = re.compile(rb"event: response.mcp_call.completed")
+        command = [sys.executable, str(EXAMPLES / "responses.py"), between.url, "sandbox-bob"]
+        response, *printed = ran(*command, "Write a poem of logs").splitlines()
+        assert between.cuts == 1
+        assert printed[-1] == "completed"
+        assert sum(line.startswith("tool: ") for line in printed) == 7
+        assert any("pull request" in line for line in printed)
+        assert ran(*command, response).splitlines() == printed
+
+
+def test_the_example_with_the_agents_sdk_talks_on_in_one_run(hasty: str) -> None:
+    texts = ["Write a poem of pears", "Now of plums"]
+    for text in texts:
+        WATCH.secret("a prompt", text)
+    printed = ran(sys.executable, EXAMPLES / "agents_sdk.py", hasty, "sandbox-bob", *texts)
+    assert printed.count("tool: ") == 14
+    assert printed.index(f"> {texts[0]}") < printed.index(f"> {texts[1]}")
+    assert "what has been said" not in printed  # as another run would be told
+
+
+@pytest.mark.parametrize("name", ["responses.py", "agents_sdk.py"])
+def test_an_example_with_an_sdk_that_is_refused_says_why(name: str, hasty: str) -> None:
+    command = [sys.executable, str(EXAMPLES / name), hasty, "nobody", "Hello"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Error code: 401 - Invalid or expired API token"
 
 
 def readme(language: str, number: int, gateway: str) -> str:
