@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from codegen_api.runs import WaitReason
+from codegen_api.conversations import RenderCache, TurnEntry
+from codegen_api.dialects.openai.completions import CompletionTeller
+from codegen_api.dialects.openai.schemas import CreateCompletion
+from codegen_api.runs import LogEntry, Step, StepKind, WaitReason, to_json
+from codegen_api.stores import Turn, TurnState
 from tests.dialects.openai import Streaming, finish, latest, refused, speaking
 from tests.dialects.site import Site
 from tests.leaks import WATCH
@@ -151,6 +156,49 @@ async def test_a_chat_that_was_told_elsewhere_is_told_to_a_new_run() -> None:
         assert "Assistant: Neither of them." in told(site)[-1]
         assert QUESTION in told(site)[-1]
         assert "The second one." not in told(site)[-1]
+
+
+async def test_a_chat_of_somebody_else_does_not_go_on() -> None:
+    async with speaking() as site:
+        header = {"X-OpenWebUI-Chat-Id": "c-17"}
+        first = await said(site, QUESTION, **header)
+        for more in header, {}:
+            await said(site, QUESTION, first, "Why?", **more, Authorization="Bearer bob")
+        assert len(site.host.runs) == 3
+        assert told(site)[1].count(first) == told(site)[2].count(first) == 1  # as they said themselves
+
+
+async def test_a_chat_of_which_the_client_has_a_part_goes_on() -> None:
+    async with speaking() as site:
+        watching = await Chunks(site, chat(QUESTION)).begun()
+        hosted = latest(site)
+        hosted.append(type="ANSWER", text="It is the second one.")
+        finish(hosted, "Or the first.")
+        whole = (await watching.end()).text()
+        assert whole == "It is the second one.\n\nOr the first."
+        await said(site, QUESTION, "It is the second one.", "Why?")
+        assert len(site.host.runs) == 1
+
+
+def test_text_that_the_host_is_still_writing_is_told_once_and_complete() -> None:
+    def entry(offset: int, text: str, *, is_open: bool = False) -> TurnEntry:
+        return TurnEntry(offset, LogEntry(to_json({"text": text}), None, open=is_open, amendable=is_open))
+
+    turn = Turn("t-1", "c-1", 0.0, 0.0, TurnState.COMPLETED, end=4)
+    conversations: Any = SimpleNamespace(
+        rendered=RenderCache(1000), step=lambda each: Step(StepKind.ANSWER, None, json.loads(each.json)["text"])
+    )
+    teller = CompletionTeller(CreateCompletion(messages=[{}]), conversations, turn)
+    assert b"Wri" not in teller.take([entry(1, "Wri", is_open=True)])
+    assert b'"Written."' in teller.take([entry(1, "Written.")])
+    assert teller.take([entry(1, "Rewritten.")]) == b""
+    assert b"Half" not in teller.take([entry(2, "Half", is_open=True)])
+    told = teller.take([entry(2, "Whole", is_open=True), entry(3, "Next", is_open=True)])
+    assert b"Whole" in told
+    assert b"Next" not in told
+    last = teller.over(turn)
+    assert b"Next" in last
+    assert last.endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_front_end_that_names_its_chat_need_not_repeat_it_exactly() -> None:

@@ -59,7 +59,7 @@ const clients = {
 
   async agents() {
     const { OpenAI } = await import("openai");
-    const { Agent, OpenAIConversationsSession, OpenAIResponsesModel, run, setTracingDisabled, user } = await import("@openai/agents");
+    const { Agent, OpenAIResponsesModel, run, setTracingDisabled, user } = await import("@openai/agents");
     setTracingDisabled(true);
     const client = new OpenAI({ baseURL, apiKey: token });
     const agent = (name) =>
@@ -80,8 +80,6 @@ const clients = {
     const { id: conversationId } = await client.conversations.create();
     const outputs = [];
     for (const said of [`${text} 3`, "Once more"]) outputs.push((await run(gardener, said, { conversationId })).finalOutput);
-    const session = new OpenAIConversationsSession({ client });
-    for (const said of [`${text} 5`, "And again"]) outputs.push((await run(gardener, said, { session })).finalOutput);
     const raised = await caught((async () => {
       const failing = await run(agent("fails"), `${text} 4`, { stream: true });
       await all(failing);
