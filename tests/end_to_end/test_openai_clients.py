@@ -178,6 +178,17 @@ def test_a_request_that_an_sdk_sends_again_begins_nothing_again(site: Server, sw
         assert prompts(swift, run_of(swift, text)) == [text]
 
 
+def test_a_chat_whose_answer_is_cut_is_answered_when_the_sdk_asks_again(site: Server, swift: Sandbox) -> None:
+    with relay(site.url) as between, sdk(between.url) as client:
+        text = says("Mow the yard")
+        between.cut_before = re.compile(rb'"object":"chat.completion"')
+        answer = client.chat.completions.create(
+            model="default", messages=[{"role": "user", "content": text}], metadata=QUICK
+        )
+        assert (between.cuts, bool(answer.choices[0].message.content)) == (1, True)
+        assert prompts(swift, run_of(swift, text)) == [text]
+
+
 def test_a_stream_that_is_cut_is_taken_up_where_it_was(site: Server, swift: Sandbox) -> None:
     with relay(site.url) as between, sdk(between.url) as client:
         text = says("Water the yard")
