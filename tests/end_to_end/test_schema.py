@@ -62,7 +62,7 @@ SURFACES = {
     "everruns": Surface("^/v1/(agents|sessions)", 28, {"stream_max_age_seconds": 0.1}, hurried=True),
     "agio": Surface("^/api/", 18, {}, hurried=True),
     "ai_sdk": Surface("^/ui/", 5, {}, hurried=True),
-    "openai": Surface("^/v1/(responses|conversations)", 9, {}, hurried=True),
+    "openai": Surface("^/v1/(responses|conversations|chat|models)", 12, {}, hurried=True),
 }
 
 
