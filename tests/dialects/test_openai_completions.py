@@ -201,6 +201,22 @@ def test_text_that_the_host_is_still_writing_is_told_once_and_complete() -> None
     assert last.endswith(b"data: [DONE]\n\n")
 
 
+async def test_messages_that_come_at_once_are_answered_or_refused() -> None:
+    async with speaking() as site:
+        header = {"X-OpenWebUI-Chat-Id": "c-17"}
+        first = await said(site, QUESTION, **header)
+        both = [Chunks(site, chat(QUESTION, first, text), **header) for text in ("Why?", "And then?", "Since when?")]
+        connections = [each.watching.connection for each in both]
+        for each in connections:
+            await each.received(1)
+        statuses = [each.status for each in connections]
+        assert set(statuses) <= {200, 409}
+        assert 200 in statuses
+        for hosted in site.host.runs.values():
+            finish(hosted)
+        await asyncio.gather(*(each.task for each in connections))
+
+
 async def test_a_front_end_that_names_its_chat_need_not_repeat_it_exactly() -> None:
     async with speaking() as site:
         header = {"X-OpenWebUI-Chat-Id": "c-17"}
