@@ -1,19 +1,49 @@
-"""``codegen-api``, ``python -m codegen_api`` and ``python run_server.py``: what is meant by the command line."""
+"""``codegen-api``, ``python -m codegen_api`` and ``python run_server.py``: what is meant by the command line.
+
+Each command is imported when it is wanted: one for the terminal would wait a second for the server's parts.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from codegen_api.terminal import COMMANDS
+from codegen_api import terminal
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve, or do what one of the commands for the terminal says. The exit status is that of either."""
+    """Do what the first word says, or serve if there is none. The exit status is that of either."""
     given = sys.argv[1:] if argv is None else argv
-    # each is imported when it is wanted: a command for the terminal would wait a second for the server's parts
-    if given and given[0] in COMMANDS:
-        from codegen_api.terminal.commands import run  # noqa: PLC0415
+    if not given or given[0].startswith("-"):
+        from codegen_api.serve import main as serve  # noqa: PLC0415
 
-        raise SystemExit(run(given))
-    from codegen_api.serve import main as serve  # noqa: PLC0415
+        serve(given)
+        return
+    command = COMMANDS.get(given[0])
+    if command is None:
+        print(f"{given[0]} is none of the commands: {', '.join(COMMANDS)}. See codegen-api --help.", file=sys.stderr)
+        raise SystemExit(2)
+    raise SystemExit(command(given))
 
-    serve(given)
+
+def _terminal(argv: Sequence[str]) -> int:
+    from codegen_api.terminal.commands import run  # noqa: PLC0415
+
+    return run(argv)
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from codegen_api.validate import doctor  # noqa: PLC0415
+
+    return doctor.main(argv[1:])
+
+
+def _keys(argv: Sequence[str]) -> int:
+    from codegen_api import key_maker  # noqa: PLC0415
+
+    return key_maker.main(argv[1:])
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    **dict.fromkeys(terminal.COMMANDS, _terminal),
+    "doctor": _doctor,
+    "keys": _keys,
+}

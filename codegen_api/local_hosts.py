@@ -28,7 +28,7 @@ SANDBOX_ORGANIZATION = "323"
 SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
 
 OF_SANDBOX = """\
-  host     the sandbox: nothing leaves this machine
+  host     the sandbox, at {host}: nothing leaves this machine
   tokens   sandbox-alice, sandbox-bob"""
 OF_PROGRAM = """\
   host     {name}, working in {directory}"""
@@ -105,7 +105,7 @@ def sandbox(url: str) -> Iterator[Sequence[str]]:
             _set("DIALECTS", ",".join(DIALECTS))
         if settings.demo_token is None and "token" in settings.auth:
             _set("DEMO_TOKEN", SANDBOX_TOKEN)
-        yield OF_SANDBOX, TRY_IT.format(url=url, token=SANDBOX_TOKEN)
+        yield OF_SANDBOX.format(host=settings.base_url), TRY_IT.format(url=url, token=SANDBOX_TOKEN)
 
 
 @contextlib.contextmanager

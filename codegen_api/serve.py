@@ -1,4 +1,4 @@
-"""The command line: ``python run_server.py``, ``python -m codegen_api`` and ``codegen-api`` are the same.
+"""The server's command line, which is what ``front_door`` takes everything for that begins with no command.
 
 Settings come from the environment, overridden by the command line. ``--sandbox`` and ``--with`` start a host as well:
 see ``local_hosts``.
@@ -6,6 +6,7 @@ see ``local_hosts``.
 
 import argparse
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -27,12 +28,10 @@ from fastapi import FastAPI
 import codegen_api
 from codegen_api import local_hosts
 from codegen_api.app import create_app
-from codegen_api.auth.keys import new_key
 from codegen_api.build_parts import with_conversations
 from codegen_api.colours import BOLD, DIM, painted, shows_colours
 from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.http1 import StrictHttpProtocol
-from codegen_api.identity import SCOPES
 from codegen_api.log_lines import is_for_people, is_json
 from codegen_api.origins import is_loopback
 from codegen_api.settings import Settings, read_settings
@@ -50,23 +49,23 @@ are read at once need more than 10,000.
 """
 
 LET_IN = "Requests without credentials are let in as {who} by the dialects that keep conversations."
-LABEL = re.compile(r"^  ([a-z]+) ", re.MULTILINE)
+LABEL = re.compile(r"^  [a-z]+ {2,}", re.MULTILINE)
 """What stands before a line of the first lines that says where or who."""
+EPILOG = """\
+Everything else is set with environment variables that begin with CODEGEN_: see docs/settings.md.
+
+commands, each with a --help of its own:
+  create, tail, runs, resume, cancel   runs of a gateway, on the terminal
+  doctor                               what is wrong on the way to a gateway
+  keys                                 make a key for a user or a machine
+"""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Serve until a signal arrives. Exits with status 2 on invalid arguments or settings."""
     _fill_standard_files()
     _take_all_descriptors()
-    given = sys.argv[1:] if argv is None else argv
-    if given[:1] == ["keys"]:
-        _keys(given[1:])
-        return
-    if given[:1] == ["doctor"]:
-        from codegen_api.validate import doctor  # noqa: PLC0415 - to serve, it is not needed
-
-        raise SystemExit(doctor.main(given[1:]))
-    arguments = _parser().parse_args(given)
+    arguments = _parser().parse_args(argv)
     _set_environment(arguments)
     try:
         _start(arguments)
@@ -126,10 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="codegen-api",
         description="A thin authenticated gateway in front of a hosted agent API.",
-        epilog="Everything else is set with environment variables that begin with CODEGEN_: see docs/settings.md."
-        " `keys new --help` says how to make a key for a machine; `tail --help`, how to follow a run on the terminal"
-        " (create, runs, resume and cancel are commands, too); `doctor --help`, how to find out what is wrong on the"
-        " way to a gateway.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     hosts = parser.add_mutually_exclusive_group()
     hosts.add_argument(
@@ -148,28 +145,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"codegen-gateway {codegen_api.__version__}")
     parser.add_argument("--reload", action="store_true", help="start again when the code changes")
     return parser
-
-
-def _keys(argv: Sequence[str]) -> None:
-    """``keys new NAME --scopes ...``: print a new key and the line to store for it."""
-    parser = argparse.ArgumentParser(prog="codegen-api keys", description="Keys of the gateway's own, for machines.")
-    new = parser.add_subparsers(required=True, metavar="new").add_parser(
-        "new",
-        help="make a key",
-        description="Print a new key, behind `key: `, and behind `store: ` the line for the file that"
-        " CODEGEN_API_KEYS_FILE names (or for CODEGEN_API_KEYS). The key is kept nowhere, and never shown again.",
-    )
-    new.add_argument("name", help="whose it is; runs belong to the name, so a new key under the old name keeps them")
-    new.add_argument("--scopes", required=True, nargs="+", help=f"what it may do, of {', '.join(sorted(SCOPES))}")
-    new.add_argument("--organization", help="the only organization that it enters")
-    new.add_argument("--expires", help="until when it is good: a date, or a moment with its zone")
-    wanted = new.parse_args(argv[1:]) if argv[:1] == ["new"] else parser.parse_args(argv)
-    scopes = [scope for group in wanted.scopes for scope in group.split(",") if scope]
-    try:
-        key, line = new_key(wanted.name, scopes, wanted.organization, wanted.expires)
-    except ValueError as error:
-        _refuse(str(error).removeprefix("line 1: "))
-    print(f"key: {key}\nstore: {line}")
 
 
 def _set_environment(arguments: argparse.Namespace) -> None:
@@ -238,7 +213,9 @@ def _reserve_port(host: str, port: int) -> int:
             claimed: int = probe.getsockname()[1]
             return claimed
     except OSError as error:
-        _refuse(f"{host}:{port} cannot be served on: {error.strerror}.")
+        taken = error.errno == errno.EADDRINUSE
+        other = " --port takes another one; --port 0, one that is free." if taken else ""
+        _refuse(f"{host}:{port} cannot be served on: {error.strerror}.{other}")
 
 
 def _url(host: str, port: int) -> str:
@@ -255,7 +232,9 @@ def _anonymous_access(settings: Settings) -> list[str]:
 
 
 def _announce(url: str, said: Sequence[str]) -> None:
-    """Print the URL once it responds, and then the other lines, with colours for people."""
+    """Print the URL once it responds, and then the other lines, with colours for people. All are written at once: the
+    log may go to the same file, and no line of it comes between them, or into one of them.
+    """
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:  # a daemon thread: it ends with the process
         try:
@@ -264,9 +243,9 @@ def _announce(url: str, said: Sequence[str]) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
     colours = shows_colours(sys.stdout)
-    print(f"codegen_api is at {painted(url, BOLD, colours)}", flush=True)
-    for each in said:
-        print(LABEL.sub(lambda found: painted(found[0], DIM, colours), each), flush=True)
+    others = [LABEL.sub(lambda found: painted(found[0], DIM, colours), each) for each in said]
+    sys.stdout.write("\n".join([f"codegen_api is at {painted(url, BOLD, colours)}", *others, ""]))
+    sys.stdout.flush()
 
 
 def _refuse(text: str) -> NoReturn:

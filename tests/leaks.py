@@ -40,7 +40,7 @@ ANNOUNCED = frozenset(
     line
     for text in (
         *(TRY_IT.format(url="URL", token=token) for token in (SANDBOX_TOKEN, "KEY", "$KEY")),
-        OF_SANDBOX,
+        OF_SANDBOX.format(host="URL"),
         NEW_KEY.format(key="KEY"),
         LET_IN.format(who=SANDBOX_TOKEN),
     )

@@ -59,8 +59,12 @@ LATE = {
         "from limits.aio.strategies import SlidingWindowCounterRateLimiter",
     },
     "__init__.py": {"from codegen_api.app import create_app", "from codegen_api.settings import Settings"},
-    "front_door.py": {"from codegen_api.serve import main as serve", "from codegen_api.terminal.commands import run"},
-    "serve.py": {"from codegen_api.validate import doctor"},
+    "front_door.py": {
+        "from codegen_api import key_maker",
+        "from codegen_api.serve import main as serve",
+        "from codegen_api.terminal.commands import run",
+        "from codegen_api.validate import doctor",
+    },
     "stores/sql/database.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
     "auth/tickets.py": {"from codegen_api.auth.ticket_boxes import Box"},
     "host_reads.py": {"import stamina"},
@@ -199,8 +203,7 @@ if sys.argv[1] == "with":
     create_app(Settings(_env_file=None))
     sys.exit("served")
 from codegen_api.serve import main
-sys.argv[1:] = ["--port", "0"]
-main()
+main(["--port", "0"])
 """
     assert fresh(code, "with").stderr.splitlines()[-1] == "served"
     done = fresh(code, "without")
@@ -231,8 +234,7 @@ import os
 os.environ.update(CODEGEN_REDIS_URL="redis://:sesame-o-pen-123@localhost", CODEGEN_SECRET_KEY="0123456789abcdef" * 2)
 sys.modules["redis"] = None  # it is not found
 from codegen_api.serve import main
-sys.argv[1:] = ["--port", "0"]
-main()
+main(["--port", "0"])
 """
     done = fresh(code)
     assert done.returncode == 2

@@ -3,13 +3,18 @@ tests/end_to_end.
 """
 
 import asyncio
+import hashlib
 import http.server
+import re
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 
+from codegen_api import front_door, serve
+from codegen_api.auth.keys import parse_list
 from codegen_api.serve import START_SECONDS, _announce, _options
 from tests.dialects.site import settings
 
@@ -78,6 +83,50 @@ def test_where_it_serves_is_said_however_long_the_start_took(
         server.shutdown()
         serving.join()
     assert capsys.readouterr().out == f"codegen_api is at http://127.0.0.1:{server.server_port}\n"
+
+
+def test_the_first_lines_are_written_at_once_so_that_no_log_line_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    unbuffered = SimpleNamespace(write=written.append, flush=lambda: None, isatty=lambda: False)
+    with http.server.HTTPServer(("127.0.0.1", 0), Livez) as server:
+        serving = threading.Thread(target=server.handle_request)
+        serving.start()
+        monkeypatch.setattr("codegen_api.serve.sys.stdout", unbuffered)
+        _announce(f"http://127.0.0.1:{server.server_port}", ["  docs     here", "\nTry it:\n"])
+        serving.join()
+    assert written == [f"codegen_api is at http://127.0.0.1:{server.server_port}\n  docs     here\n\nTry it:\n\n"]
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_in_the_help_and_another_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    helped = serve._parser().format_help()
+    listed = re.findall(r"^  ([a-z, ]+?)  ", helped.partition("commands, ")[2], re.MULTILINE)
+    assert sorted(", ".join(listed).split(", ")) == sorted(front_door.COMMANDS)
+    for name in front_door.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            front_door.main([name, "--help"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: codegen-api {name} ")
+    with pytest.raises(SystemExit) as ended:
+        front_door.main(["tial", "3"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("tial is none of the commands: tail, create, ")
+
+
+def test_a_key_is_made_on_the_command_line_or_refused_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        front_door.main(["keys", "new", "me", "--scopes", "runs:read", "runs:write"])
+    assert ended.value.code == 0
+    key, line = (each.partition(": ")[2] for each in capsys.readouterr().out.splitlines())
+    (entry,) = parse_list(line)
+    assert (entry.name, set(entry.scopes)) == ("me", {"runs:read", "runs:write"})
+    assert entry.digest == hashlib.sha256(key.encode()).hexdigest()
+    with pytest.raises(SystemExit) as ended:
+        front_door.main(["keys", "new", "a b", "--scopes", "runs:read"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("a name is 1 to 64 letters, ")
 
 
 class Livez(http.server.BaseHTTPRequestHandler):

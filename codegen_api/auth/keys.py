@@ -25,6 +25,8 @@ PREFIX = "cgk_"
 RELOAD_SECONDS = 1.0
 """Minimum seconds between two reads of the list."""
 
+A_NAME = "a name is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 AUTHORITY = "key"
@@ -133,6 +135,8 @@ def new_key(
     name: str, scopes: Collection[str], organization: str | None = None, expires: str | None = None
 ) -> tuple[str, str]:
     """A new key, stored nowhere, and its line for the list. Raises ``ValueError`` if no line can express this."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(A_NAME)
     key = PREFIX + secrets.token_urlsafe(32)
     fields = {
         "digest": f"sha256:{hashlib.sha256(key.encode()).hexdigest()}",
@@ -141,8 +145,9 @@ def new_key(
         "expires": expires,
     }
     line = " ".join([name, *(f"{field}={value}" for field, value in fields.items() if value is not None)])
-    if [each.name for each in parse_list(line)] != [name]:
-        raise ValueError("a name is one word")
+    if set("#;\n") & set(line):
+        raise ValueError("#, ; and line breaks mean something else in the list")
+    parse_list(line)
     return key, line
 
 
@@ -165,9 +170,7 @@ def parse_list(text: str) -> Sequence[KeyEntry]:
 
 def _listed(name: str, said: Sequence[str]) -> KeyEntry:
     if not _NAME.fullmatch(name):
-        raise ValueError(
-            "a name is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit"
-        )
+        raise ValueError(A_NAME)
     fields = dict(each.partition("=")[::2] for each in said)
     if len(fields) != len(said) or not fields.keys() <= {"digest", "scopes", "organization", "expires"}:
         raise ValueError("behind the name stand digest=, scopes=, organization= and expires=, each once at most")

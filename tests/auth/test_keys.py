@@ -198,6 +198,9 @@ def test_a_line_that_makes_no_sense_is_refused_and_named(line: str, what: str) -
         for name in ("", "#ci", "a;b", "a b", "a\nb", f"a {ZEROS}"):
             with pytest.raises(ValueError, match=r"\w"):
                 new_key(name, READ)
+        for organization in ("3#2", "3;b", "3\n2"):  # behind a # also the end of the key would be gone
+            with pytest.raises(ValueError, match="something else in the list"):
+                new_key("a", READ, organization, "2027-01-01")
         return
     with pytest.raises(ValueError, match=f"line 3: .*{what}") as raised:
         parse_list(f"# one\n\n{line}")

@@ -71,11 +71,15 @@ def test_people_at_a_terminal_are_told_where_everything_is_and_then_a_line_for_e
         door.until(lambda text: "Last-Event-ID" in text)
         url = f"http://127.0.0.1:{port}"
         bare = COLOUR.sub("", door.text).replace("\r\n", "\n")
-        assert bare.startswith(
-            f"codegen_api is at {url}\n  console  {url}/console/\n  docs     {url}/docs\n"
-            "  host     the sandbox: nothing leaves this machine\n  tokens   sandbox-alice, sandbox-bob\n"
-        )
+        assert re.match(
+            rf"codegen_api is at {url}\n  console  {url}/console/\n  docs     {url}/docs\n"
+            r"  host     the sandbox, at http://127\.0\.0\.1:\d+: nothing leaves this machine\n"
+            r"  tokens   sandbox-alice, sandbox-bob\n",
+            bare,
+        ), bare
         assert "\x1b[1m" in door.text
+        assert "\x1b[2m  tokens   \x1b[0m" in door.text
+        assert "\r\n  curl -sN" in door.text, "commands have no colours"
         with processes.new_client() as client:
             for path in ("/livez", "/console/", "/agent-runs/12345"):
                 assert client.get(f"{url}{path}", headers=processes.ALICE).status_code == 200
