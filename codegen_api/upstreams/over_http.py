@@ -312,7 +312,8 @@ def sentence(text: Json, token: str) -> str | None:
     """``text`` on one line of at most 500 characters, without the token; None when there is nothing to say."""
     if not isinstance(text, str):
         return None
-    shown = (letter if letter.isprintable() else " " for letter in text.replace(token, "...")[:1000])
+    hidden = re.escape(token) if len(token) > 7 else rf"\b{re.escape(token)}\b"  # "x" is in "expired", too
+    shown = (letter if letter.isprintable() else " " for letter in re.sub(hidden, "...", text)[:1000])
     return " ".join("".join(shown).split())[:500] or None
 
 

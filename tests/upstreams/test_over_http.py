@@ -5,7 +5,7 @@ import pytest
 from codegen_api.errors import NotOffered, Rejected
 from codegen_api.runs import LogEntry, Run, RunRef, RunStatus, to_json
 from codegen_api.upstreams import InvalidOption, NewRun, RunFilter
-from codegen_api.upstreams.over_http import ONLY, HttpUpstream, OneOrganization, page_of, refuse
+from codegen_api.upstreams.over_http import ONLY, HttpUpstream, OneOrganization, page_of, refuse, sentence
 
 RUN = Run(RunRef(ONLY, "1"), RunStatus.RUNNING, "busy", {"result": "done"})
 
@@ -32,6 +32,11 @@ def test_pages_of_a_whole_log_have_every_entry_once_and_then_an_end(total: int, 
     assert found == (log[::-1] if newest_first else log)
     beyond = page_of(RUN, total, total + 3, limit, lambda start, stop: log[start:stop], newest_first=newest_first)
     assert (beyond.entries, beyond.at_end) == ((), True)
+
+
+def test_a_token_is_taken_out_of_what_the_host_says_and_a_short_one_leaves_words_whole() -> None:
+    assert sentence("is sk-of-alicegood?", "sk-of-alice") == "is ...good?"
+    assert sentence("x: an expired token (x)", "x") == "...: an expired token (...)"
 
 
 def test_an_option_that_an_adapter_does_not_know_is_refused_by_its_name() -> None:
