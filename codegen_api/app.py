@@ -176,7 +176,8 @@ def _build(
             try:
                 await parts.conversations.open()
             except StoreUnavailable as error:
-                app.cannot_start = error.message
+                setting = "DATA_DIR" if settings.database_url is None else "DATABASE_URL"
+                app.cannot_start = f"{PREFIX}{setting}: {error.message}"
                 raise
         if parts.redis is not None:
             await parts.redis.start()

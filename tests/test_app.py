@@ -267,5 +267,5 @@ def test_a_database_that_cannot_be_used_ends_the_start_with_lines_that_say_why(t
     )
     assert ended.returncode != 0
     assert "the database cannot be used: FileExistsError EEXIST File exists" in ended.stderr
-    assert "What the gateway has to remember cannot be read or written just now." in ended.stderr
+    assert "CODEGEN_DATA_DIR: What the gateway has to remember cannot be read or written just now." in ended.stderr
     assert "Traceback" not in ended.stderr
