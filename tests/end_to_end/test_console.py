@@ -317,6 +317,8 @@ def test_a_run_is_cancelled_and_what_the_host_does_meanwhile_is_said(swift: Sand
     tab.click(".actions button", "Really cancel")
     tab.until(f"document.querySelector({STATUS!r}).innerText === 'cancelled'")
     assert server.get(f"/agent-runs/{run}", ALICE).json()["run_status"] == "cancelled"
+    tab.evaluate("window.left = document.querySelector('.log'), location.hash = '#/runs'")
+    tab.until("!window.left.isConnected && (window.left.dispatchEvent(new Event('scroll')), true)")  # as it scrolled on
 
 
 @contextmanager

@@ -32,6 +32,7 @@ export function Log({ items, draw, position, children }) {
     : own.anchor && items.length ? offsets[indexOf(own.anchor.position)] + own.anchor.below : own.top;
   const from = indexAt(top - MARGIN), to = Math.min(items.length, indexAt(top + height + MARGIN) + 1);
   const look = () => {
+    if (!box.current) return; // it scrolled, and then the page showed something else
     const { scrollTop, scrollHeight, clientHeight } = box.current;
     if (Math.abs(scrollTop - own.top) <= 1) return; // the movement was not the reader's
     Object.assign(own, { top: scrollTop, follows: scrollHeight - scrollTop - clientHeight < NEAR, seen: items.length });
