@@ -183,7 +183,8 @@ def _prompt(given: argparse.Namespace) -> str:
 
 
 def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines) -> int:
-    left, skip = max(given.limit, 0), None
+    wanted = max(given.limit, 0)
+    left, skip = wanted, None
     while left:
         page = client.get("agent-runs", limit=min(left, 100), status=given.status, skip=skip)
         items = page.get("items") or []
@@ -192,6 +193,8 @@ def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen | Jso
         left, skip = left - len(items), page.get("next_skip")
         if skip is None:
             break
+    if left == wanted > 0:
+        output.say(f"No {given.status} runs." if given.status else "No runs yet.")
     return 0
 
 

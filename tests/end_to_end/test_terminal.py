@@ -87,6 +87,11 @@ def test_a_run_is_started_and_watched_by_a_program(server: Server) -> None:
     assert [each for each in positions(more.stdout) if each > 12] == list(range(13, 25))
 
 
+def test_an_empty_list_is_said_beside_what_scripts_read(server: Server) -> None:
+    empty = ran(server, "runs", "--status", "cancelled", "--organization", "401")
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "· No cancelled runs.\n")
+
+
 def test_a_command_says_nothing_but_what_a_script_needs(server: Server) -> None:
     run = ran(server, "create", "Say nothing", "--metadata", '{"scenario": "endless"}')
     assert run.stderr == ""
