@@ -320,7 +320,7 @@ class Edge:
                 return InvalidRequest(f"The request has several {name} headers, and only one can be meant.")
         length = fields.first("content-length")
         if length is not None and length.isdecimal() and int(length[:19]) > self._bodies.max_body:
-            return PayloadTooLarge()
+            return PayloadTooLarge(self._bodies.too_large)
         return None
 
     def _is_trusted(self, given: list[str]) -> bool:

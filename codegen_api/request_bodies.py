@@ -202,7 +202,7 @@ def _check_bounds(meter: JsonMeter) -> None:
     if meter.depth > MAX_DEPTH:
         raise Rejected(details=[Detail(("body",), f"JSON may be nested {MAX_DEPTH} times", "json_too_deep")])
     if meter.values > MAX_VALUES:
-        raise HTTPException(413)
+        raise HTTPException(413, f"The request is too large: its JSON may have {MAX_VALUES:,} values.")
 
 
 class BodyBudget:
@@ -210,6 +210,7 @@ class BodyBudget:
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
+        self.too_large = f"The request is too large: its body may have {max_body // 1024**2} MiB."
         self.held = 0
 
     def of(self, receive: Receive) -> "IncomingBody":
@@ -250,7 +251,7 @@ class IncomingBody:
         self._whole = not self.unfinished
         self._received += size
         if self._received > self._bodies.max_body:
-            raise HTTPException(413)
+            raise HTTPException(413, self._bodies.too_large)
         if self._received > SMALL_BODY:
             self._hold(self._received - self._held)
         return message

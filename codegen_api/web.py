@@ -321,7 +321,7 @@ def as_gateway_error(error: Exception) -> GatewayError:
         case HTTPException(status_code=408):
             return RequestTimeout()
         case HTTPException(status_code=413):
-            return PayloadTooLarge()
+            return PayloadTooLarge(error.detail)  # the request bodies' own words
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequest()
         case _:

@@ -160,6 +160,7 @@ async def test_json_has_so_many_values_and_is_so_deep(body: bytes, status: int, 
         answer = await site.ask("POST", "/agent-runs", content=body, headers=JSON)
         assert answer.status_code == status, answer.text
         assert answer.json().get("code") == code
+        assert (status == 413) == answer.json().get("error", "").endswith(": its JSON may have 10,000 values.")
         assert (site.host.calls["create"] == 1) == (status == 201)
 
 

@@ -740,4 +740,5 @@ async def test_a_request_that_is_too_large_is_refused(says_its_length: bool, siz
         assert answer.status_code == status
         if status == 413:
             assert answer.json()["code"] == "payload_too_large"
+            assert answer.json()["error"] == "The request is too large: its body may have 1 MiB."
             assert not site.host.calls["create"]
