@@ -3,14 +3,16 @@
 import io
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import respx
 
 from codegen_api.colours import painted
 from codegen_api.terminal import COMMANDS, commands, show
-from codegen_api.terminal.client import LogEvent, _event
+from codegen_api.terminal.client import GatewayClient, LiveLog, LogEvent, Refused, _event
 from codegen_api.terminal.entries import told
 from codegen_api.terminal.harmless import but_colours, plain
 from tests.test_readme import rows
@@ -54,6 +56,15 @@ def shown(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_text_is_shown_without_what_a_terminal_obeys(text: str, harmless: str) -> None:
     assert plain(text) == harmless
     assert plain(plain(text)) == plain(text)
+
+
+@respx.mock
+def test_a_page_in_the_place_of_a_log_is_not_waited_for() -> None:
+    respx.get("http://gateway.example/agent-runs/1/logs/stream").respond(html="<html>Welcome</html>")
+    with closing(GatewayClient("http://gateway.example", "a token", None)) as client:
+        log = LiveLog(client, "agent-runs/1/logs/stream", "", print)
+        with pytest.raises(Refused, match=r"is no gateway, or not its whole address: 200, text/html\."):
+            list(log.events())
 
 
 def test_of_a_text_with_colours_these_are_kept() -> None:

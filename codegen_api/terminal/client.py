@@ -15,6 +15,7 @@ import httpx
 
 Object = dict[str, Any]
 
+JSON_LINES = "application/x-ndjson"
 DIRECT = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 """Hosts that are asked without a proxy, whatever the environment says."""
 LATER = (429, 502, 503, 504)
@@ -97,13 +98,13 @@ class GatewayClient:
     def stream(self, path: str, position: str) -> AbstractContextManager[httpx.Response]:
         """A live log behind ``position``, as JSON lines."""
         after = {"Last-Event-ID": position} if position else {}
-        return self._http.stream("GET", path, headers={"Accept": "application/x-ndjson", **after})
+        return self._http.stream("GET", path, headers={"Accept": JSON_LINES, **after})
 
     def _object(self, answer: httpx.Response) -> Object:
         self.expect_success(answer)
         found = _body(answer)
         if not found:
-            raise Refused(self._no_gateway(answer))
+            raise Refused(self.no_gateway(answer))
         return found
 
     def expect_success(self, answer: httpx.Response) -> None:
@@ -113,11 +114,11 @@ class GatewayClient:
         answer.read()
         said = _body(answer)
         if not isinstance(said.get("error"), str):
-            raise Refused(self._no_gateway(answer))
+            raise Refused(self.no_gateway(answer))
         hint = " Is CODEGEN_TOKEN the right one?" if answer.status_code == 401 else ""
         raise Refused(f"{said['error']} ({answer.status_code} {said.get('code')}){hint}")
 
-    def _no_gateway(self, answer: httpx.Response) -> str:
+    def no_gateway(self, answer: httpx.Response) -> str:
         kind = answer.headers.get("Content-Type", "nothing").partition(";")[0]
         return f"What answers at {self._url} is no gateway, or not its whole address: {answer.status_code}, {kind}."
 
@@ -156,6 +157,8 @@ class LiveLog:
                         wait = _retry_after(answer)
                     else:
                         self._client.expect_success(answer)
+                        if not answer.headers.get("Content-Type", "").startswith(JSON_LINES):
+                            raise Refused(self._client.no_gateway(answer))
                         for event in _events(answer):
                             failures = 0
                             yield event

@@ -135,7 +135,7 @@ def _tail(client: GatewayClient, given: argparse.Namespace, output: Screen | Jso
         output.say(f"No longer watching; the run goes on. To watch on: {_again(given.run, log.position)}")
         return INTERRUPTED
     except Refused:
-        if log.position:
+        if log.position != given.after:
             output.say(f"To watch on, once you may: {_again(given.run, log.position)}")
         raise
     return 0
@@ -188,13 +188,15 @@ def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen | Jso
     while left:
         page = client.get("agent-runs", limit=min(left, 100), status=given.status, skip=skip)
         items = page.get("items") or []
+        for warning in page.get("warnings") or []:
+            output.say(str(warning.get("msg")))
         for each in items:
             output.run(each)
         left, skip = left - len(items), page.get("next_skip")
         if skip is None:
             break
     if left == wanted > 0:
-        output.say(f"No {given.status} runs." if given.status else "No runs yet.")
+        output.say("There are none." if given.status else "No runs yet.")
     return 0
 
 

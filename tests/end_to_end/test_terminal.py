@@ -89,7 +89,9 @@ def test_a_run_is_started_and_watched_by_a_program(server: Server) -> None:
 
 def test_an_empty_list_is_said_beside_what_scripts_read(server: Server) -> None:
     empty = ran(server, "runs", "--status", "cancelled", "--organization", "401")
-    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "· No cancelled runs.\n")
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "· There are none.\n")
+    mistyped = ran(server, "runs", "--status", "fialed")
+    assert mistyped.stderr.startswith("· no run was found with this status; the gateway's words are pending, ")
 
 
 def test_a_command_says_nothing_but_what_a_script_needs(server: Server) -> None:
