@@ -88,7 +88,7 @@ def _start(arguments: argparse.Namespace) -> None:
     port = _reserve_port(settings.host, settings.port)
     url = _url(settings.host, port)
     with contextlib.ExitStack() as beside:
-        told: Sequence[str] = ()
+        told: Sequence[str] = (f"  host     {settings.base_url}",)
         if arguments.sandbox:
             told = beside.enter_context(local_hosts.sandbox(url))
         elif arguments.program:
@@ -103,7 +103,7 @@ def _start(arguments: argparse.Namespace) -> None:
         settings = read_settings()
         console = [f"  console  {url}{settings.root_path}/console/"] if settings.console else []
         places = [*console, f"  docs     {url}{settings.root_path}/docs"]
-        _serve(settings, port, arguments.reload, url, [*places, *told[:1], *_anonymous_access(settings), *told[1:]])
+        _serve(settings, port, arguments.reload, url, [*places, told[0], *_anonymous_access(settings), *told[1:]])
 
 
 def _fill_standard_files() -> None:
@@ -213,9 +213,10 @@ def _reserve_port(host: str, port: int) -> int:
             claimed: int = probe.getsockname()[1]
             return claimed
     except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        other = " --port takes another one; --port 0, one that is free." if taken else ""
-        _refuse(f"{host}:{port} cannot be served on: {error.strerror}.{other}")
+        other = "--host takes an address of this machine."
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            other = "--port takes another one; --port 0, one that is free."
+        _refuse(f"{host}:{port} cannot be served on: {error.strerror}. {other}")
 
 
 def _url(host: str, port: int) -> str:

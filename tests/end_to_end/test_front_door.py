@@ -44,6 +44,21 @@ CURL, BASH = shutil.which("curl"), shutil.which("bash")
 needs_curl = pytest.mark.skipif(CURL is None, reason="install curl to run this")
 
 
+@pytest.mark.parametrize(
+    ("host", "advice"),
+    [("127.0.0.1", "Address already in use. --port takes another one"), ("192.0.2.1", ". --host takes an address of")],
+)
+def test_an_address_that_cannot_be_served_on_is_named_with_what_to_do(host: str, advice: str) -> None:
+    with held_port() as port, socket.create_server(("127.0.0.1", port)):
+        done = subprocess.run(
+            [*SERVER, "--host", host, "--port", str(port)],
+            capture_output=True, text=True, timeout=WAIT, env=environment(), check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{host}:{port} cannot be served on: ")
+    assert advice in done.stderr
+
+
 @needs_curl
 @pytest.mark.skipif(shutil.which("jq") is None or BASH is None, reason="install bash and jq to run this")
 @pytest.mark.wire("ndjson")
