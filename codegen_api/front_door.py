@@ -12,16 +12,22 @@ from codegen_api import terminal
 def main(argv: Sequence[str] | None = None) -> None:
     """Do what the first word says, or serve if there is none. The exit status is that of either."""
     given = sys.argv[1:] if argv is None else argv
-    if not given or given[0].startswith("-"):
-        from codegen_api.serve import main as serve  # noqa: PLC0415
-
-        serve(given)
-        return
-    command = COMMANDS.get(given[0])
+    command = COMMANDS.get(given[0]) if given and not given[0].startswith("-") else _serve
     if command is None:
         print(f"{given[0]} is none of the commands: {', '.join(COMMANDS)}. See codegen-api --help.", file=sys.stderr)
         raise SystemExit(2)
-    raise SystemExit(command(given))
+    try:
+        status = command(given)
+    except KeyboardInterrupt:  # while it was being imported, say
+        status = 130
+    raise SystemExit(status)
+
+
+def _serve(argv: Sequence[str]) -> int:
+    from codegen_api.serve import main as serve  # noqa: PLC0415
+
+    serve(argv)
+    return 0
 
 
 def _terminal(argv: Sequence[str]) -> int:

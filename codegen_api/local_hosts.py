@@ -237,16 +237,17 @@ def _child(
     what: str, command: Sequence[str], environment: Mapping[str, str], cwd: Path | None = None
 ) -> Iterator[None]:
     """Run a program that announces its URL, which becomes the host's. It ends when its standard input closes, so it
-    cannot outlive this process.
+    cannot outlive this process. Ctrl-C is for this process alone.
     """
     child = subprocess.Popen(  # noqa: S603 - the command is ours
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=cwd
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=cwd, process_group=0
     )
     with child:  # which closes the pipes, and waits
         assert child.stdout is not None  # noqa: S101 - it is a pipe
         try:
             announcement = child.stdout.readline()
         except KeyboardInterrupt:
+            child.terminate()
             raise SystemExit(130) from None
         if not announcement:
             raise SettingsError(f"{what} did not start.")

@@ -5,15 +5,18 @@ tests/end_to_end.
 import asyncio
 import hashlib
 import http.server
+import os
 import re
+import sys
 import threading
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 
-from codegen_api import front_door, serve
+from codegen_api import front_door, local_hosts, serve
 from codegen_api.auth.keys import parse_list
 from codegen_api.serve import START_SECONDS, _announce, _options
 from tests.dialects.site import settings
@@ -113,6 +116,24 @@ def test_every_command_is_in_the_help_and_another_word_is_refused(capsys: pytest
         front_door.main(["tial", "3"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("tial is none of the commands: tail, create, ")
+
+
+def test_ctrl_c_ends_a_start_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(argv: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("codegen_api.serve.main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        front_door.main([])
+    assert ended.value.code == 130
+
+
+def test_ctrl_c_does_not_reach_the_host_that_is_started_with_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = 'import os, sys; print(\'{"url": "http://group-%s"}\' % os.getpgrp(), flush=True); sys.stdin.read()'
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with local_hosts._child("A host", [sys.executable, "-c", code], os.environ):
+        group = os.environ["CODEGEN_BASE_URL"].removeprefix("http://group-")
+    assert group != str(os.getpgrp())
 
 
 def test_a_key_is_made_on_the_command_line_or_refused_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
