@@ -557,8 +557,7 @@ def test_an_unreachable_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert main([url, "--token", TOKEN]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"Nobody answers at {url}: ")
-    assert captured.err.count("\n") == 1
+    assert captured.err == f"Nobody answers at {url}: Connection refused\n"
 
     assert main([url, "--token", TOKEN, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
@@ -613,7 +612,8 @@ class Leaving:
         ["--timeout", "soon"],
         ["--metadata", "[]"],
         ["--metadata", "{"],
-        ["--origin", "ü"],
+        ["--origin", "https://ü"],
+        ["--origin", "app.example.com"],
         ["--token", "two words"],
         ["--what"],
     ],

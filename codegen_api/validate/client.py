@@ -5,6 +5,7 @@ Nothing that is said about an answer quotes it: texts of errors and logs may hol
 
 import asyncio
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -184,4 +185,6 @@ def reason(error: BaseException) -> str:
     inner: BaseException | None = error
     while inner is not None and not (isinstance(inner, OSError) and inner.strerror):
         inner = inner.__cause__ or inner.__context__
-    return str((inner is not None and inner.strerror) or error or type(error).__name__)
+    said = (inner is not None and inner.strerror) or str(error) or type(error).__name__
+    number = getattr(inner, "errno", None)
+    return os.strerror(number) if number and said.startswith("Connect call failed") else said  # as asyncio puts it

@@ -325,8 +325,11 @@ class Examination:
                 if (_json(page).get("total_logs") or 0) > 1 and "next" not in page.links:
                     self._lost_back.append("Link")
                 return f"{logs}/stream", ""
-        why = described(answer) if answer.status_code >= 400 else "there is no run that has not ended"
-        otherwise = f"live logs: {why}. Name a run with --run, or start one with --create"
+        what, ended, one = "live logs", "there is no run that has not ended", "one"
+        if wanted is not None:
+            what, ended, one = f"live logs of run {wanted}", "it has ended", "another"
+        why = described(answer) if answer.status_code >= 400 else ended
+        otherwise = f"{what}: {why}. Name {one} with --run, or start one with --create"
         return None if wanted or answer.status_code >= 400 else FEED, otherwise
 
     def _judge(self, seen: Watch, in_time: float) -> None:

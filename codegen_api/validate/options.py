@@ -66,11 +66,12 @@ def read_options(argv: Sequence[str] | None, *, doctor: bool = False) -> Options
         add("--timeout", type=_seconds, help=f"how long its log may take to end ({Options.timeout:g} s)")
     add("--token", type=_header, help="the token to use; better given as CODEGEN_TOKEN or CODEGEN_API_TOKEN")
     add("--organization", type=_header, help="the organization to ask for, for tokens that open more than one")
-    add("--create", action="store_true", help="start a run and watch it; the checks resume it, too")
-    add("--run", type=_header, help="for the doctor: the run to watch (the newest that has not ended)")
-    longer = "for the doctor: watch for so long, or until the gateway ends the live log (until it was silent once)"
+    whose = "" if doctor else "for the doctor: "
+    add("--create", action="store_true", help=f"start a run and watch it{'' if doctor else ', and resume it'}")
+    add("--run", type=_header, help=f"{whose}the run to watch (the newest that has not ended)")
+    longer = f"{whose}watch for so long, or until the gateway ends the live log (until it was silent once)"
     add("--patience", metavar="SECONDS", type=_seconds, help=longer)
-    add("--origin", type=_header, help=f"a page that may call it ({'no page' if doctor else ORIGIN})")
+    add("--origin", type=_origin, help=f"a page that may call it ({'no page' if doctor else ORIGIN})")
     add("--json", action="store_true", help="print JSON instead of text")
     add("--version", action="version", version=f"codegen-gateway {codegen_api.__version__}")
     options = parser.parse_args(argv, namespace=Options())
@@ -104,6 +105,12 @@ def _header(text: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]+", text):
         raise argparse.ArgumentTypeError("it may hold visible ASCII characters only")
     return text
+
+
+def _origin(text: str) -> str:
+    if "://" not in text:
+        raise argparse.ArgumentTypeError("it is a scheme, :// and a host, such as https://app.example.com")
+    return _header(text)
 
 
 def _object(text: str) -> Object:

@@ -413,7 +413,7 @@ async def test_the_run_that_was_named_is_watched_and_one_that_has_ended_is_not(h
     await asyncio.to_thread(host.patch, run, status="COMPLETE")
     found = await diagnosis(door.url, run=str(run))
     assert (found.found, found.status) == ([], 3)
-    assert "live logs" in found.unseen[0]
+    assert found.unseen[0].startswith(f"live logs of run {run}: it has ended. Name another with --run, or")
 
 
 async def test_where_no_run_is_at_work_the_feed_is_watched(host: Sandbox, door: Server) -> None:
