@@ -132,7 +132,8 @@ def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.console_client_id is not None and ("jwt" not in settings.auth or not asks):
         yield "CONSOLE_CLIENT_ID", "it needs `jwt` in CODEGEN_AUTH, and an issuer whose URL says where to sign in"
     if "key" in settings.auth and (settings.api_keys is None) == (settings.api_keys_file is None):
-        yield "API_KEYS", f"or {PREFIX}API_KEYS_FILE is needed for callers with a key, and only one of them"
+        one = f"set it or {PREFIX}API_KEYS_FILE, and not both, for callers with a key"
+        yield "API_KEYS", f"{one}; `codegen-api keys new` makes a line for it"
 
 
 def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -> "Jwts":

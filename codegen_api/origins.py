@@ -27,8 +27,8 @@ def normalized(text: str) -> str:
     found = _FORM.fullmatch(text.lower())
     if found is None:
         raise ValueError(
-            "an origin is a scheme, :// and a host, perhaps with a port, and nothing behind it; `*.` in front of the"
-            " host stands for its subdomains"
+            "an origin is a scheme, :// and a host, perhaps with a port, and nothing behind it, such as"
+            " https://app.example.com; `*.` in front of the host stands for its subdomains"
         )
     scheme, subdomains, host, port = found.groups()
     if scheme in _OPAQUE:
