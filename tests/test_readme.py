@@ -11,12 +11,12 @@ from typing import Any, get_args
 
 import pytest
 
-from codegen_api import Settings, create_app, local_hosts, serve
+from codegen_api import Settings, build_auth, create_app, local_hosts, serve
 from codegen_api.build_parts import DIALECTS, UPSTREAMS
 from codegen_api.environment import PREFIX, option_prefix
 from codegen_api.sandbox.bodies import FaultKind
 from codegen_api.sandbox.scenarios import scenario_names
-from codegen_api.settings import FOR_THE_TERMINAL
+from codegen_api.settings import FOR_THE_TERMINAL, read_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -110,6 +110,25 @@ def test_the_endpoints_table_holds_every_route_and_no_other() -> None:
 def test_the_contract_holds_every_route_and_no_other() -> None:
     text = (ROOT / "docs/wire.md").read_text().split("\n## Routes\n")[1].split("\n## ")[0]
     assert {route for row in rows(text) for route in re.findall("`([A-Z]+ [^`]+)`", row[0])} == routes_of_the_app()
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if "docs" in path.parts], ids=lambda path: path.name)
+def test_the_lines_that_start_it_name_all_settings_that_are_needed(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: dict[str, str] = {}  # what was exported, also by a block before
+    for block in blocks(document.read_text(), "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            given = dict(re.findall(rf"{PREFIX}([A-Z_]+)=(\"\S.*?\"|\S+)", line))
+            named |= given if line.startswith("export ") else {}
+            if not re.search(r"python run_server\.py|\bcodegen-api$", line) or not (named | given):
+                continue
+            with monkeypatch.context() as patch:
+                for name, value in (named | given).items():
+                    patch.setenv(PREFIX + name, "x" * 32 if re.search(r"\.\.\.|\$", value) else value.strip('"'))
+                settings = read_settings()
+            build_auth.require(settings)
+            assert not settings.base_url.endswith(f":{settings.port}"), "both listen there"
 
 
 def test_the_first_minute_is_what_the_server_prints() -> None:
