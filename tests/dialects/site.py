@@ -143,7 +143,7 @@ def refusal(status: int, headers: Mapping[str, str], body: str | bytes) -> dict[
     text = body if isinstance(body, str) else body.decode()
     if not headers["content-type"].startswith("text/plain"):
         said: dict[str, Any] = json.loads(text)
-        return said["error"] if isinstance(said.get("error"), dict) else said
+        return said["error"] if said.keys() == {"error"} and isinstance(said["error"], dict) else said
     assert text, "an error without a sentence"
     found = {"code": headers["x-error-code"], "status_code": status, "error": text}
     return {**found, "request_id": headers["x-request-id"]}
