@@ -25,6 +25,8 @@ HANDLER = Handler(WATCH)
 HANDED_OVER = "what must not leak, and what was written"
 SILENT = pytest.StashKey[list[str]]()
 """Processes that ended without handing over what they had seen."""
+FOUND = pytest.StashKey[list[str]]()
+"""What was found when all had: looking for it takes seconds."""
 
 # how long an example takes is the machine's affair: no test is timed; of examples, the nightly tries thousands
 settings.register_profile("untimed", max_examples=40, deadline=None)
@@ -102,12 +104,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     for text in sandbox_texts():
         WATCH.secret("a text of the sandbox's logs", text)
-    if WATCH.found() or session.config.stash[SILENT]:
+    session.config.stash[FOUND] = WATCH.found()
+    if session.config.stash[FOUND] or session.config.stash[SILENT]:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR  # no test's fault that running it again would mend
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    found = WATCH.found()
+    found = config.stash.get(FOUND, [])
     if found:
         terminalreporter.section("secrets in logs and error bodies", red=True)
         for each in found[:50]:

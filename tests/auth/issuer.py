@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -19,17 +19,19 @@ AUDIENCE = "gateway"
 SCOPES = "runs:read runs:write"
 
 
-def _new_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
-
-
 @dataclass
 class Issuer:
-    """Signs with ``private``, whose public half is known as ``kid``."""
+    """Signs with ``private``, whose public half is known as ``kid``: the key it was given, or one of its own."""
 
     kid: str = "first"
-    private: rsa.RSAPrivateKey = field(default_factory=_new_key)
+    given: rsa.RSAPrivateKey | None = None
     name: str = ISSUER
+
+    @cached_property
+    def private(self) -> rsa.RSAPrivateKey:
+        return self.given or rsa.generate_private_key(
+            65537, 2048
+        )  # when it is used: making one takes a tenth of a second
 
     @cached_property
     def _signing(self) -> Any:

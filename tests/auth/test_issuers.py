@@ -132,7 +132,7 @@ async def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_under
     given = settings(auth="jwt", api_token="t", secret_key="k" * 32, jwt_key=OURS.public_pem, **lines)
     build_auth.require(settings(auth="jwt", api_token="t", secret_key="k" * 32, **lines))  # the issuer says the rest
     claims, scopes = SHAPES[name]
-    issuer = Issuer(private=OURS.private, name=lines["jwt_issuer"])
+    issuer = Issuer(given=OURS.private, name=lines["jwt_issuer"])
     audience = {} if "aud" in claims else {"aud": lines["jwt_audience"]}
     token = issuer.token("somebody", **{**audience, **claims})
 

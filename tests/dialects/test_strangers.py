@@ -59,7 +59,7 @@ INTRUDERS = {
     "the owner's token for another audience": Intruder(signed("ann", aud="billing")),
     "the owner's token for no audience": Intruder(signed("ann", aud=None)),
     "the owner's token of another issuer": Intruder(signed("ann", iss="https://other.example/")),
-    "a token signed with another key": Intruder(lambda: Issuer(private=OTHER.private).token("ann")),
+    "a token signed with another key": Intruder(lambda: Issuer(given=OTHER.private).token("ann")),
     "a token signed with an unknown key": Intruder(lambda: OTHER.token("ann")),
     "a token that nobody signed": Intruder(lambda: ISSUER.unsigned("ann")),
     "a token that Nobody signed": Intruder(lambda: ISSUER.unsigned("ann", "nOnE")),
