@@ -29,9 +29,9 @@ AT_LEAST, AT_MOST = 4, 1000
 
 ASK_EVERY = float(os.environ.get("ASK_EVERY", "30"))
 """Seconds between two looks of whoever wants to know what became of a turn; the nightly looks more often."""
-STRIDE = int(os.environ.get("STRIDE", "5"))
+STRIDE = int(os.environ.get("STRIDE", "10"))
 """One of so many moments at which anything waits is tried; the nightly tries each."""
-CALL_STRIDE = min(STRIDE, 3)
+CALL_STRIDE = min(STRIDE, 4)
 """The same of calls, of which there are fewer."""
 
 Live = Callable[[Process], Awaitable[object]]
@@ -178,10 +178,12 @@ async def dies(world: World, life: Life, trap: Trap) -> bool:
 
 
 def at_any_call(main: Callable[[int], Coroutine[Any, Any, bool]], stride: int) -> None:
-    """Something happens at the first call, then ``stride`` calls later, and so on, until the life is over by then."""
-    for number in range(1, AT_MOST, stride):
+    """Something happens at the first call, at one that every life has, then ``stride`` calls later, and so on, until the
+    life is over by then.
+    """
+    for number in (*range(1, AT_LEAST, stride), *range(AT_LEAST, AT_MOST, stride)):
         if not run(main(number)):
-            assert number - stride >= AT_LEAST
+            assert number > AT_LEAST
             return
     raise AssertionError("it never ends")
 
