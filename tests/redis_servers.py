@@ -14,8 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
+from codegen_api import redis_link
 from tests.end_to_end.processes import program
 from tests.leaks import WATCH
 
@@ -134,6 +136,15 @@ class RedisServer:
             except (redis.ConnectionError, redis.TimeoutError):
                 pass
             time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the ``conftest.py`` of tests that are not about how soon it is noticed that Redis does not answer: with other
+    tests beside it, it may take a second.
+    """
+    monkeypatch.setattr(redis_link, "CALL_SECONDS", 10.0)
+    monkeypatch.setattr(redis_link, "CONNECT_SECONDS", 20.0)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.redis_servers import RedisServer, redis_server
+from tests.redis_servers import RedisServer, patience, redis_server
+
+__all__ = ["patience"]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from codegen_api import redis_link
 from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.brokers.redis import RedisBroker
 from codegen_api.brokers.redis.keys import orders
@@ -292,7 +293,10 @@ async def test_a_log_that_is_replaced_is_so_for_the_viewers_of_all(redis: RedisS
 
 
 @pytest.mark.parametrize("how", FAULTS)
-async def test_while_redis_is_away_each_reads_for_itself_and_then_one_for_all(redis: RedisServer, how: str) -> None:
+async def test_while_redis_is_away_each_reads_for_itself_and_then_one_for_all(
+    redis: RedisServer, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_link, "CALL_SECONDS", 1.0)
     host = FakeHost()
     hosted = host.add()
     hosted.append(130)

@@ -2,7 +2,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.redis_servers import RedisServer, redis_server
+from tests.redis_servers import RedisServer, patience, redis_server
+
+__all__ = ["patience"]
 
 
 @pytest.fixture(params=[False, True], ids=["single", "cluster"])
