@@ -1,9 +1,10 @@
 """A viewer whose connection breaks all the time, in front of two gateways that know nothing of each other: one of them
-reads often, the other seldom.
+reads often, the other seldom. ``ENTRIES`` (24) in the environment says how long the log gets.
 """
 
 import asyncio
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from tests.end_to_end import processes
 from tests.end_to_end.processes import WAIT, Sandbox, Server, entry
 from tests.end_to_end.viewing import Viewer
 
-ENTRIES = 40
+ENTRIES = int(os.environ.get("ENTRIES", "24"))
 
 
 @pytest.fixture(scope="module")

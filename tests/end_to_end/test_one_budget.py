@@ -1,6 +1,6 @@
 """Several gateways in front of one host that counts: together they keep within what it allows.
 
-``INSTANCES`` (2) and ``SECONDS`` (25) in the environment say how many and for how long: 6 and 200 each night.
+``INSTANCES`` (2) and ``SECONDS`` (15) in the environment say how many and for how long: 6 and 200 each night.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from tests.end_to_end.viewing import Broken, Viewer
 from tests.redis_servers import redis_server
 
 INSTANCES = int(os.environ.get("INSTANCES", "2"))
-SECONDS = float(os.environ.get("SECONDS", "25"))
+SECONDS = float(os.environ.get("SECONDS", "15"))
 RUNS_EACH = 5
 """Runs that are followed through one instance."""
 

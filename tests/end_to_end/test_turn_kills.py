@@ -1,7 +1,7 @@
 """A gateway that is killed (SIGKILL) while turns begin, and started again with the same database: no turn starts twice,
 none is lost that the host has heard of, and none is under way for ever.
 
-``ROUNDS`` (5) in the environment says how often: ``ROUNDS=100 pytest tests/end_to_end/test_turn_kills.py``. ``SEED``
+``ROUNDS`` (3) in the environment says how often: ``ROUNDS=100 pytest tests/end_to_end/test_turn_kills.py``. ``SEED``
 repeats the moments of a run that failed.
 """
 
@@ -21,7 +21,7 @@ from tests.end_to_end.processes import ALICE, WAIT, Sandbox, Server, eventually,
 from tests.end_to_end.relay import Relay, relay
 from tests.end_to_end.sdk import QUICK, prompts, run, says
 
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SEED = int(os.environ.get("SEED", time.time_ns() % 10**6))
 BEFORE, DURING = ROUNDS * 4 // 10, ROUNDS * 7 // 10
 """In the first rounds the gateway is killed at any moment, also before the host was asked: such turns are given up

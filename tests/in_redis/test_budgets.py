@@ -1,6 +1,10 @@
-"""One budget for all instances: reads ask for permission everywhere, the rest is only counted."""
+"""One budget for all instances: reads ask for permission everywhere, the rest is only counted.
+
+``LONGER`` (1) in the environment says how many times as long the instances are watched.
+"""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -16,6 +20,7 @@ from codegen_api.telemetry import Allowance, Exchange
 from tests.in_redis.linking import instances, until, usable
 from tests.redis_servers import RedisServer
 
+LONGER = float(os.environ.get("LONGER", "1"))
 ALICE, BOB = Credential.of("alice", b"key"), Credential.of("bob", b"key")
 
 
@@ -83,7 +88,7 @@ async def granted(queue: ReadQueue, within: float, credential: Credential = ALIC
 
 
 async def test_six_instances_read_no_more_than_one_would(server: RedisServer) -> None:
-    seconds = 10.0
+    seconds = 5.0 * LONGER
     async with instances(server.url, 6) as made, reading(queues(made, 60)) as seen:
         await asyncio.sleep(seconds)
         at_once, rest = 60 * BURST, seconds / WINDOW * 60 * READ_SHARE
@@ -142,24 +147,24 @@ async def test_a_refusal_and_what_the_host_says_is_left_are_known_to_all(server:
 
 
 async def test_a_redis_that_dies_and_comes_back_empty_leaves_each_its_part(server: RedisServer) -> None:
-    limit = 1200
+    limit, seconds = 1200, 3.0 * LONGER
     async with instances(server.url, 3) as made:
         await until(lambda: all(each.budgets.instances == 3 for each in made))
         async with reading(queues(made, limit)) as seen:
-            await asyncio.sleep(2)
+            await asyncio.sleep(1)
             server.kill()
             await usable(made, so=False)
             await asyncio.sleep(0.2)
             began = loop_time()
-            await asyncio.sleep(5)
+            await asyncio.sleep(seconds)
             alone = seen.between(began, loop_time())
-            part = 5 / WINDOW * limit / 3 * READ_SHARE
+            part = seconds / WINDOW * limit / 3 * READ_SHARE
             assert set(alone) == {0, 1, 2}  # none waits for another
             assert all(part * 0.5 <= count <= part + 2 for count in alone.values()), (alone, part)
             server.start()
             await usable(made)
             began = loop_time()
-            await asyncio.sleep(5)
+            await asyncio.sleep(seconds)
             again = seen.between(began, loop_time())
             assert part <= again.total() <= 3 * part + 6, again  # all of what came before is unknown
             assert all(each.link.usable for each in made)
@@ -171,8 +176,8 @@ async def test_a_redis_that_was_emptied_gives_nobody_a_second_burst(server: Redi
         async with reading(queues(made, 60)) as seen:
             await until(lambda: len(seen.times) >= 60 * BURST)
             server.empty()
-            await asyncio.sleep(8)
-            assert len(seen.times) <= 60 * BURST + 10 / WINDOW * 60 * READ_SHARE + 3
+            await asyncio.sleep(4 * LONGER)
+            assert len(seen.times) <= 60 * BURST + (2 + 4 * LONGER) / WINDOW * 60 * READ_SHARE + 3
 
 
 async def test_an_instance_without_redis_reads_from_the_start(server: RedisServer) -> None:
