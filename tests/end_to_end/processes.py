@@ -63,7 +63,9 @@ def environment(**settings: object) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "CODEGEN_LOG_FORMAT": "text", **named}
 
 
-def eventually(probe: Callable[[], T], wanted: Callable[[T], bool] = bool, within: float = WAIT) -> T:
+def eventually(
+    probe: Callable[[], T], wanted: Callable[[T], bool] = bool, within: float = WAIT, every: float = 0.05
+) -> T:
     """What ``probe`` finds once it is ``wanted``."""
     deadline = time.monotonic() + within
     while True:
@@ -71,7 +73,7 @@ def eventually(probe: Callable[[], T], wanted: Callable[[T], bool] = bool, withi
         if wanted(found):
             return found
         assert time.monotonic() < deadline, f"after {within} s it is still {found!r}"
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def descendants(pid: int) -> list[int]:

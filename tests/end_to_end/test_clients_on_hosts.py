@@ -42,6 +42,8 @@ from tests.upstreams.hosts.running import RealHost, serving
 HOSTS: list[type[RealHost]] = [OpenCode, LangGraph]
 ENDED = ("completed", "failed", "cancelled")
 ANSWER = "The answer after 1 calls"
+SELDOM = 0.2
+"""Seconds between two looks at a host to which an answer is work."""
 
 ROWS: dict[str, tuple[str, str]] = {}
 """The dialect, and what its client does, by the name of the test."""
@@ -90,7 +92,9 @@ class Place:
         return str(self.got("POST", "/agent-runs", {"prompt": prompt})["id"])
 
     def until(self, run: str, *statuses: str) -> None:
-        eventually(lambda: self.got("GET", f"/agent-runs/{run}")["run_status"], lambda status: status in statuses)
+        eventually(
+            lambda: self.got("GET", f"/agent-runs/{run}")["run_status"], lambda status: status in statuses, every=SELDOM
+        )
 
     def shows(self, story: Story, cell: str) -> None:
         """This is what the table has to say of the host."""
@@ -162,7 +166,7 @@ async def test_native_runs(place: Place) -> None:
 def at_work(place: Place, run: str) -> None:
     """Until the model is at its answer, by the host's own log."""
     word = "step.started" if isinstance(place.host, OpenCode) else "human"
-    eventually(lambda: word in json.dumps(place.got("GET", f"/agent-runs/{run}/logs")))
+    eventually(lambda: word in json.dumps(place.got("GET", f"/agent-runs/{run}/logs")), every=SELDOM)
 
 
 @row("native", "stops a run, and resumes it")
@@ -422,7 +426,9 @@ def chat(place: Place, message: str, **more: Any) -> httpx.Response:
 
 
 def agio_run(place: Place, run: str, *statuses: str) -> Any:
-    return eventually(lambda: place.got("GET", f"/api/runs/{run}"), lambda found: found["status"] in statuses)
+    return eventually(
+        lambda: place.got("GET", f"/api/runs/{run}"), lambda found: found["status"] in statuses, every=SELDOM
+    )
 
 
 @row("agio", "chats with and without a stream, comes back into it, forks at a checkpoint")

@@ -18,8 +18,8 @@ from tests.upstreams.site import HOSTS, Choice, Facts, Site, eventually
 
 HERE = [facts for facts in HOSTS if is_here(facts.host)]
 
-BACK = 10.0
-"""Seconds after which a viewer hears that the host is back, and how a log is that was changed behind an end."""
+BACK = 30.0
+"""Seconds within which a viewer hears that the host is back, and how a log is that was changed behind an end."""
 
 
 def where(can: Callable[[Facts], object]) -> pytest.MarkDecorator:
