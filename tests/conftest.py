@@ -29,7 +29,7 @@ FOUND = pytest.StashKey[list[str]]()
 """What was found when all had: looking for it takes seconds."""
 
 # how long an example takes is the machine's affair: no test is timed; of examples, the nightly tries thousands
-settings.register_profile("untimed", max_examples=40, deadline=None)
+settings.register_profile("untimed", max_examples=25, deadline=None)
 settings.load_profile("untimed")
 
 REAL_SECONDS = 120.0
@@ -44,9 +44,17 @@ WEIGHTY = {"test_real_model.py": "wordllama", "stores/test_pgvector.py": "pixelt
 collect_ignore = [name for name, package in WEIGHTY.items() if CI and importlib.util.find_spec(package) is None]
 
 
+LONGEST = (
+    *("upstreams/test_real_hosts", "in_redis/test_budgets", "end_to_end/test_clients_on_hosts", "brokers/test_redis"),
+    *("end_to_end/test_relay", "test_documents", "end_to_end/test_schema", "test_examples", "test_redis_link"),
+)
+"""The files that take longest, most of the time waiting."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits longest begins first, so that it is not the last, with nothing beside it."""
-    items.sort(key=lambda item: "test_real_hosts.py" not in item.nodeid)
+    """What takes longest begins first, so that it is not the last, with nothing beside it."""
+    first = {f"tests/{name}.py": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.nodeid.partition("::")[0], len(first)))
 
 
 @pytest.hookimpl(wrapper=True)

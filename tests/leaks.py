@@ -4,16 +4,13 @@ Whoever starts a process, serves an application or sends a request here hands in
 ``tests/conftest.py`` compares the two when all tests have run, and fails the run for what it finds.
 """
 
+import functools
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-
-from codegen_api.local_hosts import NEW_KEY, OF_SANDBOX, SANDBOX_TOKEN, TRY_IT
-from codegen_api.sandbox.scenarios import Cue, example_script, scenario_names, scenario_script
-from codegen_api.serve import LET_IN
 
 SHORTEST, KINDS = 5, 4
 """What has fewer characters, or fewer different ones, may stand anywhere by chance."""
@@ -40,17 +37,21 @@ PART_OF_ID = re.compile(r"[0-9a-f]{4}")
 PRINCIPAL = re.compile(r"""(?<= )principal=\S+|"principal": ?"[^"]*\"""")
 """Who asked, which a log says on purpose: a name, that some test may also have as a token."""
 
-ANNOUNCED = frozenset(
-    line
-    for text in (
+
+@functools.cache
+def announced() -> frozenset[str]:
+    """What the front door says to who started it, with the tokens of the sandbox or a new key in it."""
+    # here, and not above: it takes longer than everything else that a run of a few tests needs
+    from codegen_api.local_hosts import NEW_KEY, OF_SANDBOX, SANDBOX_TOKEN, TRY_IT
+    from codegen_api.serve import LET_IN
+
+    told = (
         *(TRY_IT.format(url="URL", token=token) for token in (SANDBOX_TOKEN, "KEY", "$KEY")),
         OF_SANDBOX.format(host="URL"),
         NEW_KEY.format(key="KEY"),
         LET_IN.format(who=SANDBOX_TOKEN),
     )
-    for line in text.splitlines()
-)
-"""What the front door says on its standard output, with the sandbox's tokens or a new key in it, to who started it."""
+    return frozenset(line for text in told for line in text.splitlines())
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Watch:
     def output(self, source: str, text: str) -> None:
         """A front door or a sandbox printed this: what it is to say, and nothing else, may name a token."""
         lines = re.sub(r"http://127\.0\.0\.1:[0-9]+", "URL", text).splitlines()
-        self.log(source, "\n".join(line for line in lines if KEY.sub("KEY", line) not in ANNOUNCED))
+        self.log(source, "\n".join(line for line in lines if KEY.sub("KEY", line) not in announced()))
 
     def answer(self, status: int, text: str) -> None:
         """A client got this: the body of an error is for everybody's eyes."""
@@ -135,6 +136,8 @@ class Handler(logging.Handler):
 
 def sandbox_texts() -> Iterator[str]:
     """What the agents in the sandbox write, as far as it is a sentence of its own."""
+    from codegen_api.sandbox.scenarios import Cue, example_script, scenario_names, scenario_script
+
     cues = [Cue(1, "PROMPT", segment=n) for n in (0, 1)]
     scripts = [example_script(), *(scenario_script(name, cue) for name in scenario_names() for cue in cues)]
     for script in scripts:

@@ -4,9 +4,9 @@ in pyproject.toml, and a test here says which part has gone when a new version n
 
 import ast
 import asyncio
+import functools
 import importlib.util
 import inspect
-import textwrap
 import tomllib
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -73,14 +73,29 @@ def _names_in(part: Any) -> set[str]:
     for base in inspect.getmro(part) if inspect.isclass(part) else ():
         names |= set(inspect.get_annotations(base))
         try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError):  # it is written in C
+            file = inspect.getsourcefile(base)
+        except TypeError:  # it is written in C
             continue
-        stored = (
-            node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        )
-        names |= {node.attr for node in stored if ast.unparse(node.value) == "self"}
+        if file is not None:
+            names |= _given_to_self(file).get(base.__name__, set())
     return names
+
+
+@functools.cache
+def _given_to_self(file: str) -> dict[str, set[str]]:
+    """What the methods of each class in a file give ``self``; the large ones of redis have dozens of bases in one."""
+    return {
+        each.name: {
+            node.attr
+            for node in ast.walk(each)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        }
+        for each in ast.walk(ast.parse(Path(file).read_text()))
+        if isinstance(each, ast.ClassDef)
+    }
 
 
 def _title(part: Any) -> str:

@@ -178,8 +178,8 @@ async def dies(world: World, life: Life, trap: Trap) -> bool:
 
 
 def at_any_call(main: Callable[[int], Coroutine[Any, Any, bool]], stride: int) -> None:
-    """Something happens at the first call, at one that every life has, then ``stride`` calls later, and so on, until the
-    life is over by then.
+    """Something happens at the first call, at one that every life has, then ``stride`` calls later, and so on, until
+    the life is over by then.
     """
     for number in (*range(1, AT_LEAST, stride), *range(AT_LEAST, AT_MOST, stride)):
         if not run(main(number)):

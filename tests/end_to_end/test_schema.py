@@ -1,7 +1,7 @@
 """The OpenAPI document against a gateway that serves: whatever is sent, the answer is one that it describes.
 
-``SCHEMA=whole`` in the environment leaves nothing out, tries more of what is random, and every dialect with tokens of both
-kinds.
+``SCHEMA=whole`` in the environment leaves nothing out, tries more of what is random, and every dialect with tokens of
+both kinds.
 
 The live log of a run that goes on would not end by itself: streams here live for a second, or less, or runs are over at
 once.

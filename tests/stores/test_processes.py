@@ -3,7 +3,6 @@
 import signal
 import sqlite3
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -13,22 +12,19 @@ import pytest
 
 from codegen_api.stores import Query, TurnState
 from tests.end_to_end.processes import ROOT, WAIT, environment, line
+from tests.end_to_end.warm_starts import WarmProcess
 from tests.stores.postgres import Postgres
 from tests.stores.things import ME, conversation, opened, run
 
-Process = subprocess.Popen[bytes]
-
 
 @contextmanager
-def workers(url: str, what: str, count: int) -> Iterator[Sequence[Process]]:
+def workers(url: str, what: str, count: int) -> Iterator[Sequence[WarmProcess]]:
     """This many, told to go at the same time."""
     command = [sys.executable, "-m", "tests.stores.worker", url, what]
     with ExitStack() as stack:
-        found: list[Process] = []
+        found: list[WarmProcess] = []
         for _ in range(count):
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=ROOT, env=environment()
-            )
+            process = WarmProcess(command, stdin=True, stdout=True, stderr=2, cwd=ROOT, env=environment())
             stack.enter_context(process)
             stack.callback(process.kill)
             found.append(process)
@@ -39,10 +35,11 @@ def workers(url: str, what: str, count: int) -> Iterator[Sequence[Process]]:
         yield found
 
 
-def said(process: Process) -> list[str]:
+def said(process: WarmProcess) -> list[str]:
     """What is left of what it says, up to its end."""
-    output, _ = process.communicate(timeout=WAIT)
-    return output.decode().splitlines()
+    process.wait(WAIT)
+    assert process.stdout is not None
+    return (process.stdout.read() or b"").decode().splitlines()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
