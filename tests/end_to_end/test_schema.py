@@ -81,7 +81,7 @@ def phases(mode: str, dialect: str) -> str:
         return "examples,coverage,fuzzing,stateful"
     if mode != SURFACES[dialect].mode:
         return "examples,stateful"
-    return "examples,fuzzing,stateful" if SURFACES[dialect].operations > 50 else "examples,coverage,fuzzing,stateful"
+    return "examples,fuzzing,stateful" if SURFACES[dialect].operations > 20 else "examples,coverage,fuzzing,stateful"
 
 
 NEVER_DONE = """
