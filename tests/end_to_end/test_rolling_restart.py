@@ -153,7 +153,10 @@ def test_two_hundred_viewers_get_every_entry_once_while_one_gateway_after_anothe
             assert viewer.events[-1].name == "end"
             assert not viewer.of("resync") + viewer.of("failure")
         assert len(crowd.viewers) == VIEWERS
-        assert crowd.sent_back.keys() == {"reconnect", "upstream_unavailable", "shutting_down", "cut", "refused"}
+        often = {"reconnect", "upstream_unavailable", "cut", "refused"}
+        # who comes to a gateway that is about to end, comes by chance
+        assert often | ({"shutting_down"} if ROUNDS > 10 else set()) <= crowd.sent_back.keys()
+        assert crowd.sent_back.keys() <= {*often, "shutting_down"}
         # how many of the others a gateway reaches before its time is up depends on the machine
         assert crowd.sent_back["reconnect"] > STANDING, crowd.sent_back
 
