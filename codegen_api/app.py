@@ -242,7 +242,7 @@ def _report(settings: Settings, worker_count: int, upstream: Upstream) -> None:
             logger.info("%s through the proxy %s", what, proxy)
     for remark in suspicious_variables(settings.upstream):
         logger.warning("%s", remark)
-    if settings.demo_token is not None and build_parts.with_conversations(settings):
+    if build_parts.lets_anybody_in(settings):
         logger.warning(
             "requests without credentials are let in: whoever reaches this address may use the demo token",
             extra={"announced": settings.sandbox},

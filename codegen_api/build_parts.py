@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 DIALECTS = {
     name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
-    for name in ("native", "codegen", "agent_protocol", "openai", "everruns", "agio", "ai_sdk")
+    for name in ("native", "codegen", "agent_protocol", "openai", "everruns", "agio", "ai_sdk", "mcp")
 }
 """The built-in dialects by their names in the settings. ``native`` is always on. Routes are tried in this order:
 Everruns claims paths that it does not offer, of which one is OpenAI's.
@@ -109,8 +109,14 @@ def dialects(settings: Settings) -> Mapping[str, Dialect]:
 
 
 def with_conversations(settings: Settings) -> tuple[str, ...]:
-    """Names of the enabled dialects that keep conversations; these also accept the demo token."""
+    """Names of the enabled dialects that keep conversations."""
     return tuple(name for name, dialect in dialects(settings).items() if dialect.conversations)
+
+
+def lets_anybody_in(settings: Settings) -> bool:
+    """Whether requests without credentials are served as those of the demo user."""
+    lenient = any(dialect.lenient or dialect.conversations for dialect in dialects(settings).values())
+    return settings.demo_token is not None and lenient
 
 
 def upstream(settings: Settings) -> Upstream:
@@ -189,6 +195,7 @@ def parts(
         heartbeat_seconds=settings.stream_heartbeat_seconds,
         stall_seconds=settings.stream_stall_seconds,
         started=time.time(),
+        public_url=settings.public_url,
     )
 
 

@@ -68,7 +68,6 @@ PROBES = ("/livez", "/readyz")
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
 BAGGAGE = "baggage"
 _PASSED_ON = ("traceparent", "tracestate", BAGGAGE)
 
@@ -326,7 +325,7 @@ class Edge:
     def _is_trusted(self, given: list[str]) -> bool:
         if "*" in self._hosts:
             return True
-        found = _HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
+        found = origins.HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
         return found is not None and any(
             found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self._hosts
         )

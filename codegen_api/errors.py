@@ -82,11 +82,12 @@ class GatewayError(Exception):
 
     ``code`` is stable and for programs, ``message`` a sentence for people, ``retry_after`` in seconds. ``details`` has
     ``Detail`` items for a rejected request, or the valid choices. ``reason`` is for the operator's log only: what was
-    checked and what was found.
+    checked and what was found. ``resource_metadata`` is a URL that says where to get a token, for clients that ask.
     """
 
     code: ClassVar[str] = "internal_error"
     default_message: ClassVar[str] = "Something went wrong inside the gateway."
+    resource_metadata: str | None = None
 
     def __init__(
         self,

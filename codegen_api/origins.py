@@ -9,6 +9,9 @@ import httpx
 ALL = "*"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
+"""A Host header in lower case. The name in it is the first group."""
+
 _FORM = re.compile(r"([a-z][a-z0-9+.-]*)://(\*\.)?(\[[0-9a-f:.]+\]|[^]\s/?#@:*%\\[]+)(:[0-9]*)?")
 _OPAQUE = frozenset({"about", "blob", "data", "file", "javascript", "ws", "wss"})
 _PORTS = {"http": 80, "https": 443}

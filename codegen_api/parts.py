@@ -28,11 +28,12 @@ class Parts:
     """Everything shared by the routes; ``None`` where the settings switch it off. ``conversations`` exists only if an
     enabled dialect keeps conversations.
 
-    ``demo_token`` is the token assumed for requests without credentials, by dialects with conversations. ``sandbox``:
+    ``demo_token`` is the token assumed for requests without credentials, by lenient dialects. ``sandbox``:
     the host is the emulation. ``heartbeat_seconds`` is how long a live log is silent at most, and ``stall_seconds`` how
     long a client may read nothing from a stream. ``documented_statuses``: Agent Protocol runs get the statuses of its
     document instead of those its clients know.
-    ``started`` is in epoch seconds. ``own`` holds the dialects' private state by name.
+    ``started`` is in epoch seconds. ``public_url`` is where clients reach the gateway, if that is configured. ``own``
+    holds the dialects' private state by name.
     """
 
     gateway: Gateway
@@ -49,6 +50,7 @@ class Parts:
     heartbeat_seconds: float
     stall_seconds: float
     started: float
+    public_url: str | None
     own: dict[str, object] = field(default_factory=dict)
 
     def kept(self, name: str, make: Callable[[], T]) -> T:

@@ -28,6 +28,13 @@ def http_url(value: str | None) -> str | None:
     return one_word(value)
 
 
+def extensible_url(value: str | None) -> str | None:
+    """A URL to which paths are appended."""
+    if value is not None and not set("?#").isdisjoint(value):
+        raise ValueError("it may have neither ? nor #")
+    return value if value is None else (http_url(value) or "").rstrip("/")
+
+
 def one_word(value: str | None) -> str | None:
     if value is not None and not (value.isprintable() and " " not in value):
         raise ValueError("it may hold no white space and no control characters")

@@ -35,6 +35,7 @@ from codegen_api.setting_values import (
     Origins,
     Seconds,
     Token,
+    extensible_url,
     http_url,
     key_prefix,
     long_keys,
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
         ("native",),
         description="APIs to serve, comma-separated: `native` (always on), `codegen` (the hosted API's own paths),"
         " `agent_protocol` (for LangGraph's SDKs), `everruns`, `agio`, `ai_sdk` (for `useChat`), `openai`"
-        " (for OpenAI's SDKs), or a dialect from another package.",
+        " (for OpenAI's SDKs), `mcp`, or a dialect from another package.",
     )
     auth: Modes = Field(
         ("token",),
@@ -136,6 +137,11 @@ class Settings(BaseSettings):
         le=64,
         description="Number of worker processes. Without Redis each gets a share of the budget for requests to the"
         " host.",
+    )
+    public_url: Annotated[str | None, AfterValidator(extensible_url)] = Field(
+        None,
+        description="URL under which clients reach the gateway, path included, where they are told one. By default it"
+        " is that of their request.",
     )
     root_path: Annotated[str, AfterValidator(url_path)] = Field(
         "", description="Path under which a proxy serves the gateway."
@@ -258,7 +264,7 @@ class Settings(BaseSettings):
     )
     demo_token: Token = Field(
         None,
-        description="Token for requests without credentials, in dialects with conversations. For demos only.",
+        description="Token for requests without credentials, in `mcp` and dialects with conversations. For demos only.",
     )
     metrics: bool = Field(True, description="Serve `/metrics`, without authentication.")
     console: bool = Field(True, description="Serve the console, a web page, at `/console/`.")

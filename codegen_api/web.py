@@ -40,6 +40,7 @@ from codegen_api.errors import (
 from codegen_api.exhaustion import shortage
 from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
+from codegen_api.origins import HOST, LOOPBACK
 from codegen_api.parts import parts_of
 from codegen_api.request_bodies import Asking
 from codegen_api.telemetry import identified
@@ -169,6 +170,16 @@ async def identify(request: Request, token: str) -> Caller:
 def address_of(request: Request) -> str:
     """The client's address, as far as trusted proxies report it."""
     return "" if request.client is None else request.client.host
+
+
+def base_url(request: Request) -> str:
+    """The URL of this gateway as its clients know it: that of the settings, or that to which this request was sent."""
+    known = parts_of(request).public_url
+    if known is not None:
+        return known
+    host = request.headers.get("host", "")
+    shown = host if HOST.fullmatch(host.lower()) else LOOPBACK[0]
+    return f"{request.url.scheme}://{shown}{request.scope.get('root_path', '')}"
 
 
 def _refuse_if_crowded(request: Request) -> None:
@@ -352,12 +363,17 @@ def retry_after(error: GatewayError) -> int:
 def error_headers(error: GatewayError) -> dict[str, str]:
     """Headers of an error response, the same in all dialects."""
     status, headers = status_of(error), {}
+    challenge: dict[str, str | None] | None = None
     if isinstance(error, InvalidToken):
-        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+        challenge = {"error": "invalid_token"}
     elif status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+        challenge = {}
     elif isinstance(error, InsufficientScope) and error.scope is not None:
-        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+        challenge = {"error": "insufficient_scope", "scope": error.scope}
+    if challenge is not None:
+        said = {**challenge, "resource_metadata": error.resource_metadata}
+        parameters = ", ".join(f'{name}="{value}"' for name, value in said.items() if value is not None)
+        headers["WWW-Authenticate"] = f"Bearer {parameters}".strip()
     if status in WAITS:
         headers["Retry-After"] = str(retry_after(error))
     if status == 408:  # what follows on this connection belongs to the abandoned request

@@ -71,6 +71,11 @@ class Jwts:
         self._limited_log = LogLimiter()
 
     @property
+    def scope_prefix(self) -> str:
+        """What our scopes begin with, as the issuer names them."""
+        return self._claims.prefix
+
+    @property
     def observation(self) -> Observation | None:
         """The issuer's state when it was last asked for its keys."""
         return self._source.observation

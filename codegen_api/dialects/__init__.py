@@ -170,8 +170,8 @@ class Dialect:
 
     ``prefixes`` are its paths, in whole segments; below them ``render_error`` renders every error, a missing route
     included. ``exposed_headers`` can be read by pages of other origins, besides the general ones. ``conversations``: it
-    keeps some, so the deployment needs a database, and it accepts the demo token. ``describe`` adds to the OpenAPI
-    document what routes cannot.
+    keeps some, so the deployment needs a database, and it accepts the demo token; ``lenient``: it does without.
+    ``describe`` adds to the OpenAPI document what routes cannot.
     """
 
     routes: Sequence[BaseRoute]
@@ -179,6 +179,7 @@ class Dialect:
     prefixes: tuple[str, ...] = ()
     exposed_headers: tuple[str, ...] = ()
     conversations: bool = False
+    lenient: bool = False
     describe: Callable[[dict[str, Any]], dict[str, Any]] = lambda document: document
 
     def __post_init__(self) -> None:
