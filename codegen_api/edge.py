@@ -60,7 +60,10 @@ LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?"
 MAX_PREFLIGHT = 8 * 1024
 """Maximum bytes of header names in a preflight, since they are echoed."""
 
-SINGLE_VALUED = ("authorization", "x-api-key", "content-type", "idempotency-key", "x-organization-id", "x-org-id")
+SINGLE_VALUED = (
+    "authorization", "x-api-key", "content-type", "idempotency-key", "x-organization-id", "x-org-id",
+    "mcp-protocol-version", "mcp-method", "mcp-name",
+)  # fmt: skip
 """Headers that may not be repeated with different values: which one counts would be arbitrary."""
 
 PROBES = ("/livez", "/readyz")

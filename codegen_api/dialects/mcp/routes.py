@@ -1,4 +1,4 @@
-"""The two routes of MCP: the endpoint, and where clients read who signs their users in."""
+"""The routes: the endpoint, and where clients read who gives them tokens for it."""
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -8,21 +8,21 @@ from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from codegen_api.dialects.mcp import responses
 from codegen_api.dialects.mcp.rpc import (
     RpcError,
     RpcRequest,
     as_rpc_error,
     failure_of,
-    http_status,
     id_of,
     parsed,
     refusal,
+    render_error,
     result_of,
 )
-from codegen_api.dialects.mcp.server import McpCall, McpServer, Progressed, Result
+from codegen_api.dialects.mcp.server import Coming, McpCall, McpServer, Progressed, Result
 from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated, NotFound
 from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.openapi import ANYWHERE, Answers
 from codegen_api.parts import parts_of
 from codegen_api.request_bodies import Asking, CallerFirst
 from codegen_api.runs import Json, to_json
@@ -31,11 +31,11 @@ from codegen_api.telemetry import note
 from codegen_api.web import (
     CROSS_SITE,
     CorsRefused,
+    Responses,
     WantedOrganization,
     authenticate_lenient,
     base_url,
     bearer,
-    error_headers,
     json_response,
     named,
     operation,
@@ -43,13 +43,18 @@ from codegen_api.web import (
 
 PATH = "/mcp"
 METADATA = "/.well-known/oauth-protected-resource"
+EVENTS = "text/event-stream"
+
+
+_answers = Answers(None, lambda error: failure_of(None, as_rpc_error(error)))
+ANSWERED = _answers(200, None, "What it is answered with.")
+DESCRIBED: Responses = {200: {"description": "The metadata."}, **_answers.errors(*ANYWHERE, 404)}
+MESSAGE = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
 @Asking
 async def authenticate_client(request: Request) -> Caller:
-    """As ``authenticate_lenient``. A page of another site is refused, whatever it sends; and who is refused for want of
-    a token is told where to get one.
-    """
+    """As ``authenticate_lenient``, but pages of other sites are refused whatever they send."""
     if request.scope[CROSS_SITE]:
         raise CorsRefused
     with _challenging(request):
@@ -58,6 +63,7 @@ async def authenticate_client(request: Request) -> Caller:
 
 @contextmanager
 def _challenging(request: Request) -> Iterator[None]:
+    """Clients that are refused for want of a token are told where to get one."""
     try:
         yield
     except (NotAuthenticated, InsufficientScope) as error:
@@ -67,89 +73,67 @@ def _challenging(request: Request) -> Iterator[None]:
 
 
 def _issuer(request: Request) -> str | None:
-    """Who signs users in, if that is somebody whom a client can ask."""
+    """Who gives users their tokens, if clients can ask them."""
     jwts = parts_of(request).callers.jwts
     return jwts.issuer if jwts is not None and jwts.issuer.lower().startswith(("http://", "https://")) else None
 
 
 def routes_of(server: McpServer) -> Sequence[BaseRoute]:
-    """The routes under which a server is served."""
     router = APIRouter(route_class=CallerFirst, tags=["MCP"], generate_unique_id_function=named("mcp_"))
 
-    @router.post(
-        PATH,
-        **operation("Send an MCP message", None, responses.ANSWERED),
-        dependencies=[Depends(bearer)],
-    )
-    async def send_mcp_message(
+    @router.post(PATH, **operation("Send an MCP message", None, ANSWERED), dependencies=[Depends(bearer)])
+    async def send_message(
         request: Request,
         caller: Annotated[Caller, Depends(authenticate_client)],
         wanted: WantedOrganization,
-        body: Annotated[Any, Body(examples=[responses.EXAMPLE], description="A request, or a notification.")],
+        body: Annotated[Any, Body(examples=[MESSAGE], description="A request, or a notification.")],
     ) -> Response:
-        """Send a JSON-RPC message of the Model Context Protocol, of any of its versions.
+        """Send a JSON-RPC message of the Model Context Protocol, of any version.
 
-        There are no sessions: each request stands alone. The answer is JSON; a tool that waits answers with an event
-        stream if it is to report progress. A notification is answered with 202, and has no effect.
+        There are no sessions: each request stands alone. It is answered with JSON, or, where it waits and the client
+        wants to know of progress, with a stream of events. Notifications have no effect.
         """
+        about: Result = {"name": request.app.title, "version": request.app.version}
         try:
             asked = parsed(body, request.headers)
         except RpcError as error:
             return refusal(id_of(body), error, modern=True)
         if asked.id is None:
             return Response(status_code=202)
-        about: Result = {"name": request.app.title, "version": request.app.version}
-        call = McpCall(
-            request=asked,
-            caller=caller,
-            wanted=wanted,
-            parts=parts_of(request),
-            server=about,
-            base_url=base_url(request),
-        )
         try:
             with _challenging(request):
+                call = McpCall(request=asked, caller=caller, wanted=wanted, parts=parts_of(request), server=about)
                 outcome = await server.answer(call)
         except RpcError as error:
             return refusal(asked.id, error, modern=asked.modern)
-        except GatewayError as error:  # which only HTTP can say
+        except GatewayError as error:
             note(error.code, error.root_reason)
-            body = failure_of(asked.id, as_rpc_error(error))
-            return json_response(body, http_status(error), error_headers(error))
-        if isinstance(outcome, AsyncGenerator):
-            if asked.progress_token is not None and "text/event-stream" in request.headers.get("accept", ""):
-                return lasting(request, _frames(asked, outcome, about), "text/event-stream; charset=utf-8")
-            outcome = await _last(outcome)
-        return json_response(result_of(asked, outcome, about))
+            return render_error(error, asked.id)
+        if isinstance(outcome, Mapping):
+            return json_response(to_json(result_of(asked, outcome, about)))
+        if asked.progress_token is not None and EVENTS in request.headers.get("accept", ""):
+            return lasting(request, _frames(asked, outcome, about), f"{EVENTS}; charset=utf-8")
+        return json_response(to_json(result_of(asked, await _last(outcome), about)))
 
-    @router.get(
-        METADATA + PATH,
-        summary="Get the metadata of the MCP endpoint",
-        responses=responses.METADATA,
-    )
-    async def get_mcp_metadata(request: Request) -> Response:
-        """Where clients get tokens for the MCP endpoint, as RFC 9728 has it. Only there where JWTs are taken."""
-        issuer = _issuer(request)
-        if issuer is None:
-            raise NotFound("No issuer of tokens is configured here.")
-        jwts = parts_of(request).callers.jwts
-        scopes: Json = [] if jwts is None else [jwts.scope_prefix + scope for scope in (READ, WRITE)]
-        return json_response(
-            to_json(
-                {
-                    "resource": f"{base_url(request)}{PATH}",
-                    "authorization_servers": [issuer],
-                    "scopes_supported": scopes,
-                    "bearer_methods_supported": ["header"],
-                    "resource_name": request.app.title,
-                }
-            )
-        )
+    @router.get(METADATA + PATH, summary="Get the metadata of the MCP endpoint", responses=DESCRIBED)
+    async def get_metadata(request: Request) -> Response:
+        """Where clients get tokens for the MCP endpoint, as RFC 9728 has it. Only where JWTs are taken."""
+        issuer, jwts = _issuer(request), parts_of(request).callers.jwts
+        if issuer is None or jwts is None:
+            raise NotFound("This deployment gives no tokens.")
+        about: Result = {
+            "resource": f"{base_url(request)}{PATH}",
+            "resource_name": request.app.title,
+            "authorization_servers": [issuer],
+            "scopes_supported": [jwts.scope_prefix + scope for scope in (READ, WRITE)],
+            "bearer_methods_supported": ["header"],
+        }
+        return json_response(to_json(about))
 
     return router.routes
 
 
-async def _last(outcome: AsyncGenerator[Progressed | Result | None, None]) -> Result:
+async def _last(outcome: Coming) -> Result:
     """The result, for a client that is told nothing of what comes before it."""
     async with aclosing(outcome):
         async for item in outcome:
@@ -158,24 +142,15 @@ async def _last(outcome: AsyncGenerator[Progressed | Result | None, None]) -> Re
     raise GatewayError
 
 
-async def _frames(
-    request: RpcRequest, outcome: AsyncGenerator[Progressed | Result | None, None], about: Result
-) -> AsyncGenerator[bytes, None]:
+async def _frames(request: RpcRequest, outcome: Coming, about: Result) -> AsyncGenerator[bytes, None]:
     """What comes, as notifications, and the answer to the request last."""
-    try:
-        async with aclosing(outcome):
-            async for item in outcome:
-                if item is None:
-                    yield HEARTBEAT
-                elif isinstance(item, Progressed):
-                    said: Json = {
-                        "progressToken": request.progress_token,
-                        "progress": item.progress,
-                        "message": item.message,
-                    }
-                    method = "notifications/progress"
-                    yield frame("message", to_json({"jsonrpc": "2.0", "method": method, "params": said}))
-                else:
-                    yield frame("message", result_of(request, item, about))
-    except RpcError as error:
-        yield frame("message", failure_of(request.id, error))
+    async with aclosing(outcome):
+        async for item in outcome:
+            if item is None:
+                yield HEARTBEAT
+            elif isinstance(item, Progressed):
+                told = {"progressToken": request.progress_token, "progress": item.progress, "message": item.message}
+                said: Json = {"jsonrpc": "2.0", "method": "notifications/progress", "params": told}
+                yield frame("message", to_json(said))
+            else:
+                yield frame("message", to_json(result_of(request, item, about)))

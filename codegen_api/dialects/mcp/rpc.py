@@ -1,8 +1,7 @@
-"""JSON-RPC as MCP has it: requests of both eras, and what answers them. Pure functions.
+"""JSON-RPC as MCP has it: requests, their results and errors. Pure functions.
 
-Up to 2025-11-25 clients shake hands first, and the request that does so knows nothing of later ones. From 2026-07-28 on
-each request stands alone: it says who asks and what they can in ``_meta``, and repeats some of itself in headers, which
-must agree.
+Up to 2025-11-25 clients shake hands, in a request of which later ones say nothing. From 2026-07-28 on each request says
+in ``_meta`` who asks and what they can, and repeats some of itself in headers, which must agree.
 """
 
 import base64
@@ -10,6 +9,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -18,6 +18,8 @@ from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.runs import Json, to_json
 from codegen_api.telemetry import trace
 from codegen_api.web import CorsRefused, error_headers, json_response, status_of
+
+T = TypeVar("T", str, Mapping[str, Json])
 
 MODERN = "2026-07-28"
 HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -33,7 +35,7 @@ VERSION, CAPABILITIES, SERVER = (
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL = -32700, -32600, -32601, -32602, -32603
 HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION = -32020, -32021, -32022
 
-_MODERN_STATUSES = {INTERNAL: 200, METHOD_NOT_FOUND: 404}
+_STATUSES = {INTERNAL: 200, METHOD_NOT_FOUND: 404}
 _NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _BASE64 = re.compile(r"=\?base64\?(.*)\?=")
 
@@ -59,31 +61,23 @@ class RpcRequest:
     capabilities: Mapping[str, Json]
     progress_token: str | int | None
 
-    def has(self, extension: str) -> bool:
-        """Whether the client can this."""
-        return isinstance(extensions := self.capabilities.get("extensions"), Mapping) and extension in extensions
+    @property
+    def takes_tasks(self) -> bool:
+        extensions = self.capabilities.get("extensions")
+        return isinstance(extensions, Mapping) and TASKS in extensions
 
-    def text(self, name: str) -> str:
-        """A parameter that is a text.
-
-        Raises:
-            RpcError: it is not.
-        """
-        value = self.params.get(name)
-        if not isinstance(value, str):
-            raise RpcError(INVALID_PARAMS, f"params.{name} must be a string.")
-        return value
-
-    def mapping(self, name: str) -> Mapping[str, Json]:
-        """A parameter that is an object, empty if it is not given.
+    def param(self, name: str, default: T) -> T:
+        """A parameter of the type of ``default``. A text must be given.
 
         Raises:
-            RpcError: it is something else.
+            RpcError: it is none.
         """
-        value = self.params.get(name, {})
-        if not isinstance(value, Mapping):
-            raise RpcError(INVALID_PARAMS, f"params.{name} must be an object.")
-        return value
+        value, is_text = self.params.get(name), isinstance(default, str)
+        if value is None and not is_text:
+            return default
+        if not isinstance(value, str if is_text else Mapping):
+            raise RpcError(INVALID_PARAMS, f"params.{name} must be {'a string' if is_text else 'an object'}.")
+        return value  # type: ignore[return-value]
 
 
 def id_of(body: object) -> str | int | float | None:
@@ -99,57 +93,44 @@ def parsed(body: object, headers: Headers) -> RpcRequest:
     """
     if not isinstance(body, Mapping):
         raise RpcError(INVALID_REQUEST, "The body must be one request or notification; there are no batches.")
-    method, params = body.get("method"), body.get("params", {})
-    if body.get("jsonrpc") != "2.0" or not isinstance(method, str) or ("id" in body and id_of(body) is None):
+    method, params, number = body.get("method"), body.get("params", {}), id_of(body)
+    if body.get("jsonrpc") != "2.0" or not isinstance(method, str) or ("id" in body and number is None):
         raise RpcError(INVALID_REQUEST, "A request has jsonrpc 2.0, a method, and an id that is a string or a number.")
     if not isinstance(params, Mapping):
         raise RpcError(INVALID_PARAMS, "params must be an object.")
     meta = params.get("_meta")
     meta = meta if isinstance(meta, Mapping) else {}
-    version = headers.get("mcp-protocol-version")
-    modern = VERSION in meta or version not in (None, *HANDSHAKE)
+    modern = VERSION in meta or headers.get("mcp-protocol-version") not in (None, *HANDSHAKE)
     if modern:
-        _check_modern(method, params, meta, headers, is_request="id" in body)
-    capabilities = meta.get(CAPABILITIES)
+        _check_modern(method if number is not None else None, params, meta, headers)
     token = meta.get("progressToken")
     return RpcRequest(
         method=method,
         params=params,
-        id=id_of(body),
+        id=number,
         modern=modern,
-        capabilities=capabilities if modern and isinstance(capabilities, Mapping) else {},
+        capabilities=meta[CAPABILITIES] if modern and number is not None else {},
         progress_token=token if isinstance(token, str | int) and not isinstance(token, bool) else None,
     )
 
 
-def _check_modern(
-    method: str, params: Mapping[str, Json], meta: Mapping[str, Json], headers: Headers, *, is_request: bool
-) -> None:
+def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[str, Json], headers: Headers) -> None:
+    """Of a notification, which has no ``method`` here, only the version counts."""
     version = headers.get("mcp-protocol-version")
-    if version != MODERN and VERSION not in meta:
-        raise _unsupported(version)
-    if not is_request:
-        return
-    for header in ("MCP-Protocol-Version", "Mcp-Method", "Mcp-Name"):
-        if len(headers.getlist(header)) > 1:
-            raise RpcError(HEADER_MISMATCH, f"The header {header} is there twice.")
-    if headers.get("mcp-method") != method:
-        raise RpcError(HEADER_MISMATCH, "The header Mcp-Method must say what the method in the body says.")
-    named_by = "taskId" if method.startswith("tasks/") else _NAMED_BY.get(method, "")
-    name = params.get(named_by)
-    if name is not None and _decoded(headers.get("mcp-name")) != name:
-        raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
-    if VERSION not in meta or not isinstance(meta.get(CAPABILITIES), Mapping):
-        raise RpcError(INVALID_PARAMS, f"params._meta must have {VERSION} and {CAPABILITIES}.")
-    if version != meta[VERSION]:
-        raise RpcError(HEADER_MISMATCH, f"The header MCP-Protocol-Version must say what {VERSION} in the body says.")
+    if method is not None and (version == MODERN or VERSION in meta):
+        named_by = "taskId" if method.startswith("tasks/") else _NAMED_BY.get(method, "")
+        name = params.get(named_by)
+        if headers.get("mcp-method") != method:
+            raise RpcError(HEADER_MISMATCH, "The header Mcp-Method must say what the method in the body says.")
+        if name is not None and _decoded(headers.get("mcp-name")) != name:
+            raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
+        if VERSION not in meta or not isinstance(meta.get(CAPABILITIES), Mapping):
+            raise RpcError(INVALID_PARAMS, f"params._meta must have {VERSION} and {CAPABILITIES}.")
+        if version != meta[VERSION]:
+            raise RpcError(HEADER_MISMATCH, f"The header MCP-Protocol-Version must say what {VERSION} says.")
     if version != MODERN:
-        raise _unsupported(version)
-
-
-def _unsupported(version: str | None) -> RpcError:
-    data: Mapping[str, Json] = {"supported": VERSIONS, "requested": version}
-    return RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
+        data: Mapping[str, Json] = {"supported": VERSIONS, "requested": version}
+        raise RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
 
 
 def _decoded(header: str | None) -> str | None:
@@ -166,54 +147,46 @@ def _decoded(header: str | None) -> str | None:
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-def result_of(request: RpcRequest, result: Mapping[str, Json], server: Mapping[str, Json]) -> bytes:
+def result_of(request: RpcRequest, result: Mapping[str, Json], server: Mapping[str, Json]) -> Mapping[str, Json]:
     """The answer to a request: its result, and for clients that want to know, of which kind it is and whose."""
     if request.modern:
-        meta = result.get("_meta")
-        said = {SERVER: server, **(meta if isinstance(meta, Mapping) else {})}
-        result = {"resultType": "complete", **result, "_meta": said}
-    return to_json({"jsonrpc": "2.0", "id": request.id, "result": result})
+        result = {"resultType": "complete", **result, "_meta": {SERVER: server}}
+    return {"jsonrpc": "2.0", "id": request.id, "result": result}
 
 
-def failure_fields(request_id: Json, error: RpcError) -> Mapping[str, Json]:
+def failure_of(number: Json, error: RpcError) -> Mapping[str, Json]:
     said: dict[str, Json] = {"code": error.code, "message": error.message}
     said |= {} if error.data is None else {"data": error.data}
-    return {"jsonrpc": "2.0", "id": request_id, "error": said}
+    return {"jsonrpc": "2.0", "id": number, "error": said}
 
 
-def failure_of(request_id: Json, error: RpcError) -> bytes:
-    return to_json(failure_fields(request_id, error))
-
-
-def refusal(request_id: Json, error: RpcError, *, modern: bool) -> Response:
+def refusal(number: Json, error: RpcError, *, modern: bool) -> Response:
     """An error of the protocol. Older clients take a status other than 200 for trouble with the connection."""
-    return json_response(failure_of(request_id, error), _MODERN_STATUSES.get(error.code, 400) if modern else 200)
+    return json_response(to_json(failure_of(number, error)), _STATUSES.get(error.code, 400) if modern else 200)
 
 
 def as_rpc_error(error: GatewayError) -> RpcError:
     """An error of the gateway, where there is no tool whose result could tell it."""
-    current = trace.get()
-    data: dict[str, Json] = {
-        "code": error.code,
-        "status_code": http_status(error),
-        "request_id": current.request_id if current else None,
-    }
-    if error.retry_after is not None:
-        data["retry_after"] = error.retry_after
-    choices = [each for each in error.details if not isinstance(each, Detail)]
-    if choices:
-        data["details"] = choices
-    code = {400: INVALID_REQUEST, 404: INVALID_PARAMS, 422: INVALID_PARAMS}.get(status_of(error), INTERNAL)
-    if isinstance(error, Rejected) and any(isinstance(d, Detail) and d.type == "json_invalid" for d in error.details):
-        code = PARSE_ERROR
+    current, status = trace.get(), _status_of(error)
+    request_id = None if current is None else current.request_id
+    data: dict[str, Json] = {"code": error.code, "status_code": status, "request_id": request_id}
+    data |= {} if error.retry_after is None else {"retry_after": error.retry_after}
+    data |= {"details": choices} if (choices := choices_in(error)) else {}
+    is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in error.details)
+    code = PARSE_ERROR if is_no_json else {400: INVALID_REQUEST, 404: INVALID_PARAMS}.get(status, INTERNAL)
     return RpcError(code, f"{error.code}: {error.message}", data)
 
 
-def http_status(error: GatewayError) -> int:
+def choices_in(error: GatewayError) -> list[Json]:
+    """What can be chosen instead, if the error is about that."""
+    return [each for each in error.details if not isinstance(each, Detail)]
+
+
+def _status_of(error: GatewayError) -> int:
     """As everywhere, but for what the protocol has a status of its own."""
     return 403 if isinstance(error, CorsRefused) else 400 if isinstance(error, Rejected) else status_of(error)
 
 
-def render_error(error: GatewayError) -> Response:
-    """An error of HTTP, for which no request of JSON-RPC is known."""
-    return json_response(failure_of(None, as_rpc_error(error)), http_status(error), error_headers(error))
+def render_error(error: GatewayError, number: Json = None) -> Response:
+    """An error that has a status of HTTP."""
+    return json_response(to_json(failure_of(number, as_rpc_error(error))), _status_of(error), error_headers(error))

@@ -1,35 +1,27 @@
 """What the server can: methods, and the tools and resources behind them. It decides nothing about runs."""
 
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
-from codegen_api.dialects.mcp.rpc import (
-    HANDSHAKE,
-    INVALID_PARAMS,
-    METHOD_NOT_FOUND,
-    MISSING_CAPABILITY,
-    TASKS,
-    VERSIONS,
-    RpcError,
-    RpcRequest,
-    as_rpc_error,
-)
+from codegen_api.dialects.mcp import rpc
+from codegen_api.dialects.mcp.rpc import RpcError, RpcRequest
 from codegen_api.errors import Detail, GatewayError, InsufficientScope, NotAuthenticated, Rejected
 from codegen_api.gateway import Gateway
-from codegen_api.identity import READ, WRITE, Caller
+from codegen_api.identity import READ, Caller
 from codegen_api.parts import Parts
 from codegen_api.runs import Json, to_json
 from codegen_api.telemetry import note
-from codegen_api.web import MOST_PLACES
 
 Result = Mapping[str, Json]
 
 LISTS_MS = 300_000
-"""How long clients need not ask again for what is the same for all, and changes with a release only."""
+"""For how long clients need not ask again for what changes with a release only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +32,21 @@ class Progressed:
     message: str
 
 
-Outcome = Result | AsyncGenerator[Progressed | Result | None, None]
-"""A result; or what comes while it is waited for (None is a sign of life), and the result last."""
+Coming = AsyncGenerator[Progressed | Result | None, None]
+"""What comes while a result is waited for (None is a sign of life), and the result last."""
+
+Outcome = Result | Coming
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class McpCall:
-    """A request and who makes it. ``wanted`` is the organization that they name; ``server`` is the gateway, and
-    ``base_url`` where it is.
-    """
+    """A request and who makes it. ``wanted`` is the organization that they name; ``server`` is the gateway."""
 
     request: RpcRequest
     caller: Caller
     wanted: str | None
     parts: Parts
     server: Result
-    base_url: str
 
     @property
     def gateway(self) -> Gateway:
@@ -72,87 +63,59 @@ class McpCall:
         if not self.caller.may(scope):
             raise InsufficientScope.lacking(scope)
 
-    def require_tasks(self) -> None:
-        """
-        Raises:
-            RpcError: the client does not know what a task is.
-        """
-        if not self.request.has(TASKS):
-            needed: Result = {"requiredCapabilities": {"extensions": {TASKS: {}}}}
-            raise RpcError(MISSING_CAPABILITY, f"This needs the extension {TASKS}.", needed)
-
 
 class _WithoutTitles(GenerateJsonSchema):
-    """Schemas stand in a model's context: a title that repeats the name is left out."""
+    """Schemas stand in a model's context, and a title only repeats the name."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True)
 class Tool:
-    """What a model can call. ``run`` gets the ``arguments``, validated; ``annotations`` are hints for the host."""
+    """What a model can call: a function whose docstring is the description, and whose keyword-only parameters are the
+    arguments. ``scope`` is what the caller needs, and ``hints`` are for the host.
+    """
 
-    name: str
-    title: str
-    description: str
-    arguments: type[BaseModel]
+    run: Callable[..., Awaitable[Outcome]]
     scope: str
-    annotations: Result
-    run: Callable[[McpCall, Any], Awaitable[Outcome]]
+    hints: Result
 
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+    @cached_property
+    def arguments(self) -> type[BaseModel]:
+        fields: Any = {
+            each.name: (each.annotation, ... if each.default is each.empty else each.default)
+            for each in inspect.signature(self.run).parameters.values()
+            if each.kind is each.KEYWORD_ONLY
+        }
+        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+
+    @cached_property
     def described(self) -> Result:
         schema = self.arguments.model_json_schema(schema_generator=_WithoutTitles)
-        shown = {name: value for name, value in schema.items() if name not in ("title", "description")}
         return {
             "name": self.name,
-            "title": self.title,
-            "description": self.description,
-            "inputSchema": shown,
-            "annotations": {"title": self.title, **self.annotations},
+            "title": self.name.replace("_", " ").capitalize(),
+            "description": " ".join((self.run.__doc__ or "").split()),
+            "inputSchema": {name: value for name, value in schema.items() if name != "title"},
+            "annotations": self.hints,
         }
 
     async def called(self, call: McpCall, given: Result) -> Outcome:
-        """What comes of it. Whatever goes wrong is for the model to read, but for what the client must act upon.
-
-        Raises:
-            NotAuthenticated, InsufficientScope, RpcError: such things.
-        """
         call.require(self.scope)
-        try:
-            return await self.run(call, self._parsed(given))
-        except (NotAuthenticated, InsufficientScope):
-            raise
-        except GatewayError as error:
-            return failed(error)
+        model = self._parsed(given)
+        return await self.run(call, **{name: getattr(model, name) for name in type(model).model_fields})
 
     def _parsed(self, given: Result) -> BaseModel:
         try:
             return self.arguments.model_validate(given)
-        except ValidationError as error:
-            places = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_PLACES]
-            found = [Detail(("arguments", *item["loc"]), str(item["msg"]), str(item["type"])) for item in places]
-            raise Rejected(details=found) from None  # the error quotes what was given
-
-
-class Resources(Protocol):
-    """What can be read by its URI."""
-
-    templates: Sequence[Result]
-
-    async def read(self, call: McpCall, uri: str) -> Result | None:
-        """None if there is nothing under this URI."""
-        ...
-
-
-class Tasks(Protocol):
-    """What goes on behind the ids of tasks. Each raises ``NotFound`` where there is none, or not for this caller."""
-
-    async def get(self, call: McpCall, task_id: str) -> Result: ...
-
-    async def update(self, call: McpCall, task_id: str, responses: Result) -> None: ...
-
-    async def cancel(self, call: McpCall, task_id: str) -> None: ...
+        except ValidationError as error:  # which quotes what was given
+            places = error.errors(include_url=False, include_context=False, include_input=False)
+        raise Rejected(details=[Detail(("arguments", *each["loc"]), each["msg"], each["type"]) for each in places])
 
 
 Method = Callable[[McpCall], Awaitable[Outcome]]
@@ -160,14 +123,16 @@ Method = Callable[[McpCall], Awaitable[Outcome]]
 
 @dataclass(frozen=True, kw_only=True)
 class McpServer:
-    """Answers requests with these tools, resources and tasks. ``methods`` are further ones, and ``capabilities`` what
-    is said of them.
+    """Answers requests with these tools, with resources under URIs of these ``templates``, and with the ``tasks``
+    methods for clients that know the extension. ``read`` gives None for a URI under which there is nothing. ``methods``
+    are further ones, and ``capabilities`` what is said of them.
     """
 
-    tools: Sequence[Tool]
-    resources: Resources
-    tasks: Tasks
     instructions: str
+    tools: Sequence[Tool]
+    templates: Sequence[Result]
+    read: Callable[[McpCall, str], Awaitable[Result | None]]
+    tasks: Mapping[str, Callable[[McpCall, str], Awaitable[Result]]]
     methods: Mapping[str, Method] = field(default_factory=dict)
     capabilities: Result = field(default_factory=dict)
 
@@ -177,104 +142,77 @@ class McpServer:
             RpcError: there is no such thing, or it cannot be.
             NotAuthenticated, InsufficientScope: the caller may not.
         """
-        request = call.request
-        of_era = self._modern() if request.modern else self._handshake()
-        method = {**self._of_both(), **of_era, **self.methods}.get(request.method)
-        if method is None:
-            raise RpcError(METHOD_NOT_FOUND, "There is no such method.")
         try:
-            outcome: Outcome = await method(call)
+            return await self._answer(call)
         except (NotAuthenticated, InsufficientScope):
             raise
         except GatewayError as error:
+            if call.request.method == "tools/call":
+                return failed(error)  # for the model to read
             note(error.code, error.root_reason)
-            raise as_rpc_error(error) from error
-        return outcome
+            raise rpc.as_rpc_error(error) from error
 
-    def _of_both(self) -> dict[str, Method]:
-        async def tools(call: McpCall) -> Outcome:
-            return _cached(call, {"tools": [tool.described() for tool in self.tools]})
+    async def _answer(self, call: McpCall) -> Outcome:  # noqa: PLR0911 - one for each method
+        request, capabilities = call.request, {"tools": {}, "resources": {}, **self.capabilities}
+        if (method := self.methods.get(request.method)) is not None:
+            return await method(call)
+        match request.modern, request.method:
+            case True, "server/discover":
+                known: Json = {**capabilities, "extensions": {rpc.TASKS: {}}}
+                said: Result = {"supportedVersions": rpc.VERSIONS, "capabilities": known}
+                return cached(call, {**said, "instructions": self.instructions})
+            case False, "initialize":
+                version = request.param("protocolVersion", "")
+                said = {"protocolVersion": version if version in rpc.HANDSHAKE else rpc.HANDSHAKE[0]}
+                said = {**said, "capabilities": capabilities, "serverInfo": call.server}
+                return {**said, "instructions": self.instructions}
+            case False, "ping":
+                return {}
+            case _, "tools/list":
+                return cached(call, {"tools": [tool.described for tool in self.tools]})
+            case _, "tools/call":
+                name = request.param("name", "")
+                tool = next((tool for tool in self.tools if tool.name == name), None)
+                if tool is None:
+                    raise RpcError(rpc.INVALID_PARAMS, "There is no such tool.")
+                return await tool.called(call, request.param("arguments", {}))
+            case _, "resources/list":
+                return cached(call, {"resources": []})
+            case _, "resources/templates/list":
+                return cached(call, {"resourceTemplates": self.templates})
+            case _, "resources/read":
+                call.require(READ)
+                return await self._read(call, request.param("uri", ""))
+            case True, name if name in self.tasks:
+                if not request.takes_tasks:
+                    needed: Result = {"requiredCapabilities": {"extensions": {rpc.TASKS: {}}}}
+                    raise RpcError(rpc.MISSING_CAPABILITY, f"This needs the extension {rpc.TASKS}.", needed)
+                return await self.tasks[name](call, request.param("taskId", ""))
+        raise RpcError(rpc.METHOD_NOT_FOUND, "There is no such method.")
 
-        async def templates(call: McpCall) -> Outcome:
-            return _cached(call, {"resourceTemplates": self.resources.templates})
-
-        async def resources(call: McpCall) -> Outcome:
-            return _cached(call, {"resources": []})
-
-        return {
-            "tools/list": tools,
-            "tools/call": self._call,
-            "resources/list": resources,
-            "resources/templates/list": templates,
-            "resources/read": self._read,
-        }
-
-    def _handshake(self) -> dict[str, Method]:
-        async def initialize(call: McpCall) -> Outcome:
-            wanted = call.request.text("protocolVersion")
-            return {
-                "protocolVersion": wanted if wanted in HANDSHAKE else HANDSHAKE[0],
-                "capabilities": {"tools": {}, "resources": {}, **self.capabilities},
-                "serverInfo": call.server,
-                "instructions": self.instructions,
-            }
-
-        async def ping(_: McpCall) -> Outcome:
-            return {}
-
-        return {"initialize": initialize, "ping": ping}
-
-    def _modern(self) -> dict[str, Method]:
-        async def discover(call: McpCall) -> Outcome:
-            capabilities: Json = {"tools": {}, "resources": {}, "extensions": {TASKS: {}}, **self.capabilities}
-            said = {"supportedVersions": VERSIONS, "capabilities": capabilities, "instructions": self.instructions}
-            return _cached(call, said)
-
-        async def get(call: McpCall) -> Outcome:
-            return await self.tasks.get(call, _task_of(call, READ))
-
-        async def update(call: McpCall) -> Outcome:
-            await self.tasks.update(call, _task_of(call, WRITE), call.request.mapping("inputResponses"))
-            return {}
-
-        async def cancel(call: McpCall) -> Outcome:
-            await self.tasks.cancel(call, _task_of(call, WRITE))
-            return {}
-
-        return {"server/discover": discover, "tasks/get": get, "tasks/update": update, "tasks/cancel": cancel}
-
-    async def _call(self, call: McpCall) -> Outcome:
-        name, given = call.request.text("name"), call.request.mapping("arguments")
-        tool = next((tool for tool in self.tools if tool.name == name), None)
-        if tool is None:
-            raise RpcError(INVALID_PARAMS, "There is no such tool.")
-        return await tool.called(call, given)
-
-    async def _read(self, call: McpCall) -> Outcome:
-        call.require(READ)
-        uri = call.request.text("uri")
-        found = await self.resources.read(call, uri)
+    async def _read(self, call: McpCall, uri: str) -> Outcome:
+        found = await self.read(call, uri)
         if found is None:
-            raise RpcError(INVALID_PARAMS if call.request.modern else -32002, "Resource not found", {"uri": uri})
-        return _cached(call, {"contents": [{"uri": uri, **found}]}, ms=0, scope="private")
+            code = rpc.INVALID_PARAMS if call.request.modern else -32002
+            raise RpcError(code, "There is no such resource.", {"uri": uri})
+        return cached(call, {"contents": [{"uri": uri, **found}]}, ms=0, scope="private")
+
+
+def told(said: Result, *, is_error: bool = False) -> Result:
+    """The result of a tool: for programs, and in the same words for models."""
+    content: Json = [{"type": "text", "text": to_json(said).decode()}]
+    return {"content": content, "structuredContent": said, **({"isError": True} if is_error else {})}
 
 
 def failed(error: GatewayError) -> Result:
     """The result of a tool that could not do what it was asked for."""
     note(error.code, error.root_reason)
-    said: dict[str, Json] = {"code": error.code, "message": error.message}
-    if error.retry_after is not None:
-        said["retry_after"] = error.retry_after
-    choices = [each for each in error.details if not isinstance(each, Detail)]
+    choices = rpc.choices_in(error)
     words = f"{error.code}: {error.message}{f' {to_json(choices).decode()}' if choices else ''}"
+    said: Json = {"code": error.code, "message": error.message, "retry_after": error.retry_after}
     return {"content": [{"type": "text", "text": words}], "structuredContent": said, "isError": True}
 
 
-def _task_of(call: McpCall, scope: str) -> str:
-    call.require_tasks()
-    call.require(scope)
-    return call.request.text("taskId")
-
-
-def _cached(call: McpCall, result: Result, ms: int = LISTS_MS, scope: str = "public") -> Result:
+def cached(call: McpCall, result: Result, ms: int = LISTS_MS, scope: str = "public") -> Result:
+    """A result that says for how long it is good, and for whom, to clients that want to know."""
     return {**result, "ttlMs": ms, "cacheScope": scope} if call.request.modern else result
