@@ -3,11 +3,14 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from urllib.parse import unquote
 
 from codegen_api.dialects.mcp.server import McpCall, Result
-from codegen_api.errors import NotFound, Unsupported
+from codegen_api.errors import Detail, InvalidCursor, NotFound, Rejected, Unsupported
+from codegen_api.following import Position
 from codegen_api.runs import Cursor, Json, LogEntry, Run, RunStatus, to_json
+from codegen_api.sse import parse_position
 from codegen_api.upstreams import PendingRequest
 
 MOST_CHARACTERS = 20_000
@@ -82,43 +85,58 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text) - most} more characters)"
 
 
+def position_of(after: int | str) -> Position:
+    """A position as clients give it back, who are told the end as often as they ask.
+
+    Raises:
+        Rejected: it is none.
+    """
+    try:
+        return replace(parse_position(str(after)), over=False)
+    except InvalidCursor:
+        what = "Must be a position, as next_after says it"
+        raise Rejected(details=[Detail(("arguments", "after"), what, "value_error")]) from None
+
+
+def shown(position: Position) -> int | str:
+    """A position as clients are told it: a number, where that says enough of which changes they have."""
+    return position.cursor if position == Position(position.cursor) else str(position)
+
+
 class EntryList:
     """Entries for one result, as many as it may have, at least one. ``full``: there was no room for the next."""
 
-    def __init__(self, call: McpCall, after: Cursor, limit: int = MOST_ENTRIES) -> None:
-        self.next_after = after
+    def __init__(self, call: McpCall) -> None:
         self.full = False
         self._call = call
-        self._limit = limit
         self._entries: dict[Cursor, Json] = {}
         self._characters = 0
 
-    def add(self, position: Cursor, entry: LogEntry) -> None:
-        """Add the next entry, or what has become of an earlier one."""
-        shown = self._shown(position, entry)
-        size = len(to_json(shown).decode())
-        has_room = len(self._entries) < self._limit and self._characters + size <= MOST_CHARACTERS
+    def add(self, position: Cursor, entry: LogEntry) -> bool:
+        """Add the next entry, or what has become of an earlier one; whether there was room."""
+        written = self._shown(position, entry)
+        self._characters += len(to_json(written).decode())
+        has_room = len(self._entries) < MOST_ENTRIES and self._characters <= MOST_CHARACTERS
         self.full = self.full or (bool(self._entries) and not has_room)
         if not self.full:
-            self._entries[position] = shown
-            self._characters += size
-            self.next_after = max(self.next_after, position)
+            self._entries[position] = written
+        return not self.full
 
     @property
-    def fields(self) -> dict[str, Json]:
-        return {"entries": [self._entries[at] for at in sorted(self._entries)], "next_after": self.next_after}
+    def fields(self) -> Sequence[Json]:
+        return [self._entries[position] for position in sorted(self._entries)]
 
     def _shown(self, position: Cursor, entry: LogEntry) -> Json:
         step = self._call.gateway.step(entry)
-        shown: dict[str, Json] = {"position": position, "kind": step.kind.value, "at": entry.created_at}
-        shown["text"] = step.text
+        said: dict[str, Json] = {"position": position, "kind": step.kind.value, "at": entry.created_at}
+        said["text"] = step.text
         if step.tool is not None:
-            shown |= {"tool": step.tool, "input": step.input, "output": step.output, "open": not step.closed}
+            said |= {"tool": step.tool, "input": step.input, "output": step.output, "open": not step.closed}
         for most in CUT_AT:
-            if len(to_json(shown).decode()) > MOST_CHARACTERS:
-                texts = {name: shown.get(name) for name in ("text", "input", "output")}
-                shown |= {"cut": True} | {name: cut(_text(value), most) for name, value in texts.items() if value}
-        return shown
+            if len(to_json(said).decode()) > MOST_CHARACTERS:
+                texts = {name: said.get(name) for name in ("text", "input", "output")}
+                said |= {"cut": True} | {name: cut(_text(value), most) for name, value in texts.items() if value}
+        return said
 
 
 def _text(value: Json) -> str:
@@ -129,10 +147,11 @@ async def log_page(call: McpCall, run_id: str, after: Cursor, limit: int = MOST_
     """A stretch of a log, as much as one result may have."""
     organization = await call.organization()
     page = await call.gateway.read_log(call.caller, organization, run_id, after, limit, newest_first=False)
-    entries = EntryList(call, after, limit)
+    entries = EntryList(call)
     for position, entry in enumerate(page.entries, after + 1):
-        entries.add(position, entry)
-    return {**about(page.run), **entries.fields, "at_end": page.at_end and not entries.full}
+        after = position if entries.add(position, entry) else after
+    said = {**about(page.run), "entries": entries.fields, "next_after": after}
+    return {**said, "at_end": page.at_end and not entries.full}
 
 
 async def read_resource(call: McpCall, uri: str) -> Result | None:

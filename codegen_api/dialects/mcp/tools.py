@@ -7,13 +7,23 @@ from pydantic import Field
 
 from codegen_api.brokers import Batch
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
-from codegen_api.dialects.mcp.runs import MOST_ENTRIES, EntryList, about, cut, described, log_page, pending_of
+from codegen_api.dialects.mcp.runs import (
+    MOST_ENTRIES,
+    EntryList,
+    about,
+    cut,
+    described,
+    log_page,
+    pending_of,
+    position_of,
+    shown,
+)
 from codegen_api.dialects.mcp.server import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
 from codegen_api.following import Ended, Leaving, Position, Quiet, Resync, Stream, Update, loop_time
 from codegen_api.identity import READ, WRITE
-from codegen_api.runs import Appended, Changed, Cursor, Json, Run, RunStatus, WaitReason
+from codegen_api.runs import Appended, Changed, Json, Run, RunStatus, WaitReason
 from codegen_api.telemetry import sent
 from codegen_api.upstreams import Decision, NewRun, RunFilter
 
@@ -39,7 +49,7 @@ Key = Annotated[
     Field(description="A text of your choice for this order: if it is repeated with it, it is carried out once."),
 ]
 RunId = Annotated[str, Field(min_length=1, max_length=255, description="Which run, from start_run or list_runs.")]
-After = Annotated[int, Field(ge=0, le=10**18, description="The position of the last entry that you have.")]
+After = Annotated[int | str, Field(description="What you have of the log: the next_after that you were told.")]
 Limit = Annotated[int, Field(ge=1, le=MOST_ENTRIES, description="How many to give at most.")]
 Wait = Annotated[int, Field(ge=1, le=LONGEST_WAIT, description="How many seconds to wait at most.")]
 Status = Annotated[str | None, Field(description=f"Only these: {', '.join(RunStatus)}, or the host's own word.")]
@@ -71,7 +81,7 @@ async def run_agent(
     run = await _begun(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)
     if call.request.takes_tasks:
         return {"resultType": "task", **task_of(run)}
-    return _watched(call, run.ref.id, 0, wait_seconds, entries=None)
+    return _watched(call, run.ref.id, Position(0), wait_seconds, entries=None)
 
 
 async def get_run(call: McpCall, *, run_id: RunId) -> Outcome:
@@ -83,7 +93,7 @@ async def read_log(call: McpCall, *, run_id: RunId, after: After = 0, limit: Lim
     """What an agent has done, from the entry behind `after` on. A result has as much as fits into it: call again with
     next_after until it is at_end.
     """
-    return told(await log_page(call, run_id, after, limit))
+    return told(await log_page(call, run_id, position_of(after).cursor, limit))
 
 
 async def follow_run(call: McpCall, *, run_id: RunId, after: After = 0, wait_seconds: Wait = 25) -> Outcome:
@@ -91,7 +101,7 @@ async def follow_run(call: McpCall, *, run_id: RunId, after: After = 0, wait_sec
     result is full, or the time is over. Then call again with next_after. An entry that was `open` comes again, under
     its old position, when its output is there.
     """
-    return _watched(call, run_id, after, wait_seconds, entries=EntryList(call, after))
+    return _watched(call, run_id, position_of(after), wait_seconds, entries=EntryList(call))
 
 
 async def resume_run(
@@ -152,30 +162,30 @@ async def _begun(call: McpCall, new: NewRun, key: str | None) -> Run:
     return (await call.parts.idempotency.create(call.caller, await call.organization(), new, key)).run
 
 
-async def _watched(call: McpCall, run_id: str, after: Cursor, seconds: float, entries: EntryList | None) -> Coming:
+async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, entries: EntryList | None) -> Coming:
     """What comes of a run until it has ended, waits for somebody, or the time is over; with ``entries``, until these
     are full. The result is last.
     """
     run: Run | None = None
     try:
         organization, deadline = await call.organization(), loop_time() + seconds
-        stream = await call.gateway.follow(call.caller, organization, run_id, Position(after))
+        stream = await call.gateway.follow(call.caller, organization, run_id, at)
         assert stream is not None  # noqa: S101 - that would be for who knows the end
         try:
             while (update := await _next(stream, deadline)) is not None:
                 match update:
                     case Batch():
                         sent(len(update.entries))
-                        for event in update.entries:
-                            if entries is not None:
-                                entries.add(event.cursor, event.entry)
+                        for event, behind in zip(update.entries, update.positions, strict=True):
+                            if entries is not None and not entries.add(event.cursor, event.entry):
+                                break
+                            at = behind
                             if isinstance(event, Appended):
-                                after = event.cursor
-                                yield Progressed(after, _line(call, event))
+                                yield Progressed(at.cursor, _line(call, event))
                     case Changed() | Ended():
                         run = update.run
                     case Resync():
-                        after, entries = update.cursor, None if entries is None else EntryList(call, update.cursor)
+                        at, entries = Position(update.cursor), None if entries is None else EntryList(call)
                     case Quiet():
                         yield None
                 is_over = isinstance(update, Ended | Leaving) or (entries is not None and entries.full)
@@ -184,7 +194,8 @@ async def _watched(call: McpCall, run_id: str, after: Cursor, seconds: float, en
         finally:
             await stream.aclose()
         run = run or await call.gateway.get(call.caller, organization, run_id)
-        said = {**await described(call, run), **({"next_after": after} if entries is None else entries.fields)}
+        said = {**await described(call, run), "next_after": shown(at)}
+        said |= {} if entries is None else {"entries": entries.fields}
         yield told(said, is_error=entries is None and run.status is RunStatus.FAILED)
     except GatewayError as error:
         yield failed(error)
