@@ -37,6 +37,7 @@ HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION = -32020, -32021, -3202
 
 _STATUSES = {INTERNAL: 200, METHOD_NOT_FOUND: 404}
 _NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_NAMED_BY |= dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskId")
 _BASE64 = re.compile(r"=\?base64\?(.*)\?=")
 
 
@@ -118,11 +119,11 @@ def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[
     """Of a notification, which has no ``method`` here, only the version counts."""
     version = headers.get("mcp-protocol-version")
     if method is not None and (version == MODERN or VERSION in meta):
-        named_by = "taskId" if method.startswith("tasks/") else _NAMED_BY.get(method, "")
+        named_by = _NAMED_BY.get(method, "")
         name = params.get(named_by)
-        if headers.get("mcp-method") != method:
+        if headers.get("mcp-method", "").strip() != method:
             raise RpcError(HEADER_MISMATCH, "The header Mcp-Method must say what the method in the body says.")
-        if name is not None and _decoded(headers.get("mcp-name")) != name:
+        if name is not None and _decoded(headers.get("mcp-name", "").strip()) != name:
             raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
         if VERSION not in meta or not isinstance(meta.get(CAPABILITIES), Mapping):
             raise RpcError(INVALID_PARAMS, f"params._meta must have {VERSION} and {CAPABILITIES}.")
@@ -133,9 +134,9 @@ def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[
         raise RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
 
 
-def _decoded(header: str | None) -> str | None:
+def _decoded(header: str) -> str | None:
     """What a header says that may be in base64, as what is not ASCII has to be."""
-    found = _BASE64.fullmatch(header or "")
+    found = _BASE64.fullmatch(header)
     if found is None:
         return header
     try:
