@@ -15,6 +15,7 @@ from codegen_api import create_app
 from codegen_api.build_parts import DIALECTS
 from codegen_api.errors import Forbidden, UpstreamError
 from tests.auth.issuer import AUDIENCE, Issuer
+from tests.dialects.mcp import called
 from tests.dialects.site import Site, lifespan, run, serving, settings
 from tests.fakehost import FakeHost, Sequence
 from tests.upstreams.rawhost import Conversation, Script, answer, raw_host, saying, unused_port
@@ -163,6 +164,7 @@ CREATES: dict[str, tuple[str, dict[str, Any]]] = {
         "/ui/chat",
         {"id": "c1", "messages": [{"role": "user", "parts": [{"type": "text", "text": "Say hello"}]}]},
     ),
+    "mcp": ("/mcp", called("start_run", prompt="Say hello")),
 }
 
 

@@ -114,7 +114,7 @@ def test_an_upstream_of_another_package_is_told_where_its_host_is() -> None:
     [
         (
             {"dialects": "nobody"},
-            "CODEGEN_DIALECTS: there are native, codegen, agent_protocol, openai, everruns, agio, ai_sdk, broken,",
+            "CODEGEN_DIALECTS: there are native, codegen, agent_protocol, openai, everruns, agio, ai_sdk, mcp, broken,",
         ),
         ({"dialects": "broken"}, "CODEGEN_DIALECTS: broken is no Dialect of codegen_api.dialects"),
         ({"dialects": "lost"}, "CODEGEN_DIALECTS: lost cannot be loaded: .*NOTHING"),

@@ -39,6 +39,7 @@ VALID: dict[str, tuple[str, Any]] = {
     "HOST": ("0.0.0.0", "0.0.0.0"),
     "PORT": ("0", 0),
     "WORKERS": ("4", 4),
+    "PUBLIC_URL": ("https://agents.example/gateway/", "https://agents.example/gateway"),
     "ROOT_PATH": ("/codegen", "/codegen"),
     "CORS_ORIGINS": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
     "TRUSTED_HOSTS": ("A.example,*.b.example,[::1],10.0.0.1", ("a.example", "*.b.example", "[::1]", "10.0.0.1")),
@@ -86,6 +87,7 @@ INVALID = {
     "DEMO_TOKEN": ["sk-1\rsk-2", "sk-1\t2", "sk-\u20ac", "\u201csk-1\u201d"],
     "JWT_ISSUER": ["https://issuer.example/\nx", "https://issuer .example"],
     "JWT_AUDIENCE": ["gate\x01way", "gate\tway"],
+    "PUBLIC_URL": ["agents.example", "https://agents.example/?a=1", "https://agents.example/#a", "https://a b.example"],
     "ROOT_PATH": ["/a\nb", "/a b", "/a?b", "/a#b", "/\u00e9", "/\u20ac", '/a"b', "/a<b", "/a\\b"],
     "CORS_ORIGINS": [
         "a.example",

@@ -65,6 +65,7 @@ SURFACES = {
     "agio": Surface("^/api/", 18, {}, hurried=True, mode="jwt"),
     "ai_sdk": Surface("^/ui/", 5, {}, hurried=True),
     "openai": Surface("^/v1/(responses|conversations|chat|models)", 12, {}, hurried=True),
+    "mcp": Surface("^/(mcp|[.]well-known)", 2, {}, hurried=True),
 }
 
 

@@ -123,7 +123,7 @@ def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[
         name = params.get(named_by)
         if headers.get("mcp-method", "").strip() != method:
             raise RpcError(HEADER_MISMATCH, "The header Mcp-Method must say what the method in the body says.")
-        if name is not None and _decoded(headers.get("mcp-name", "").strip()) != name:
+        if isinstance(name, str) and _decoded(headers.get("mcp-name", "").strip()) != name:
             raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
         if VERSION not in meta or not isinstance(meta.get(CAPABILITIES), Mapping):
             raise RpcError(INVALID_PARAMS, f"params._meta must have {VERSION} and {CAPABILITIES}.")

@@ -157,7 +157,7 @@ async def log_page(call: McpCall, run_id: str, after: Cursor, limit: int = MOST_
 async def read_resource(call: McpCall, uri: str) -> Result | None:
     """A log as a resource."""
     found = _LOG.fullmatch(uri)
-    with suppress(NotFound):
+    with suppress(NotFound, Rejected):  # no run is called so
         if found is not None:
             log = await log_page(call, unquote(found[1]), int(found[2] or 0))
             return {"mimeType": "application/json", "text": to_json(log).decode()}

@@ -21,7 +21,7 @@ from codegen_api.dialects.mcp.runs import (
 from codegen_api.dialects.mcp.server import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
-from codegen_api.following import Ended, Leaving, Position, Quiet, Resync, Stream, Update, loop_time
+from codegen_api.following import Current, Ended, Leaving, Position, Quiet, Resync, Stream, Update, loop_time
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Appended, Changed, Json, Run, RunStatus, WaitReason
 from codegen_api.telemetry import sent
@@ -37,6 +37,8 @@ INSTRUCTIONS = (
 
 LONGEST_WAIT = 50
 """Seconds. Common hosts give a tool up after 60."""
+
+STUCK = (RunStatus.WAITING, RunStatus.PAUSED)
 
 LINE = 200
 """Characters of a notification of progress."""
@@ -166,7 +168,7 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, ent
     """What comes of a run until it has ended, waits for somebody, or the time is over; with ``entries``, until these
     are full. The result is last.
     """
-    run: Run | None = None
+    run, is_current = None, False
     try:
         organization, deadline = await call.organization(), loop_time() + seconds
         stream = await call.gateway.follow(call.caller, organization, run_id, at)
@@ -186,10 +188,14 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, ent
                         run = update.run
                     case Resync():
                         at, entries = Position(update.cursor), None if entries is None else EntryList(call)
+                    case Current():
+                        is_current = True
                     case Quiet():
                         yield None
-                is_over = isinstance(update, Ended | Leaving) or (entries is not None and entries.full)
-                if is_over or (run is not None and run.status in (RunStatus.WAITING, RunStatus.PAUSED)):
+                if is_current and run is not None and run.status in STUCK:  # as it was when the host was asked last
+                    run = await call.gateway.get(call.caller, organization, run_id)
+                is_stuck = is_current and run is not None and run.status in STUCK
+                if is_stuck or isinstance(update, Ended | Leaving) or (entries is not None and entries.full):
                     break
         finally:
             await stream.aclose()
