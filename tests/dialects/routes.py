@@ -15,6 +15,7 @@ from tests.dialects.site import Site, gateway_app
 
 EVERY = tuple(DIALECTS)
 PUBLIC = {"/info", "/ok", "/health", "/api/health", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
+PUBLIC |= {"/.well-known/oauth-protected-resource/mcp"}
 
 RUNS = ("id", "agent_run_id")
 """What a run is called, in a path or in a body."""

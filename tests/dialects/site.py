@@ -151,6 +151,8 @@ def refusal(status: int, headers: Mapping[str, str], body: str | bytes) -> dict[
     text = body if isinstance(body, str) else body.decode()
     if not headers["content-type"].startswith("text/plain"):
         said: dict[str, Any] = json.loads(text)
+        if "jsonrpc" in said:
+            return {**said["error"]["data"], "error": said["error"]["message"]}
         return said["error"] if said.keys() == {"error"} and isinstance(said["error"], dict) else said
     assert text, "an error without a sentence"
     found = {"code": headers["x-error-code"], "status_code": status, "error": text}

@@ -170,7 +170,7 @@ def test_every_route_says_which_scope_it_needs() -> None:
     assert declared
     for (method, path), scope in declared.items():
         reads = method == "GET" or (method == "POST" and READ_SHARE.search(path))
-        expected = None if path.endswith("/users/me") else "runs:read" if reads else "runs:write"
+        expected = None if path.endswith(("/users/me", "/mcp")) else "runs:read" if reads else "runs:write"
         assert scope == expected, (method, path)
 
 
