@@ -8,24 +8,15 @@ from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from codegen_api.dialects.mcp.rpc import (
-    RpcError,
-    RpcRequest,
-    as_rpc_error,
-    failure_of,
-    id_of,
-    parsed,
-    refusal,
-    render_error,
-    result_of,
-)
-from codegen_api.dialects.mcp.server import Coming, McpCall, McpServer, Progressed, Result
+from codegen_api.dialects.mcp import rpc
+from codegen_api.dialects.mcp.rpc import RpcError, RpcRequest, failure_of, refusal, result_of
+from codegen_api.dialects.mcp.server import Coming, McpCall, McpServer, Outcome, Result
 from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated, NotFound
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.openapi import ANYWHERE, Answers
 from codegen_api.parts import parts_of
 from codegen_api.request_bodies import Asking, CallerFirst
-from codegen_api.runs import Json, to_json
+from codegen_api.runs import to_json
 from codegen_api.sse import HEARTBEAT, frame, lasting
 from codegen_api.telemetry import note
 from codegen_api.web import (
@@ -45,8 +36,7 @@ PATH = "/mcp"
 METADATA = "/.well-known/oauth-protected-resource"
 EVENTS = "text/event-stream"
 
-
-_answers = Answers(None, lambda error: failure_of(None, as_rpc_error(error)))
+_answers = Answers(None, lambda error: failure_of(None, rpc.as_rpc_error(error)))
 ANSWERED = _answers(200, None, "What it is answered with.")
 DESCRIBED: Responses = {200: {"description": "The metadata."}, **_answers.errors(*ANYWHERE, 404)}
 MESSAGE = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -95,25 +85,24 @@ def routes_of(server: McpServer) -> Sequence[BaseRoute]:
         """
         about: Result = {"name": request.app.title, "version": request.app.version}
         try:
-            asked = parsed(body, request.headers)
+            asked = rpc.parsed(body, request.headers)
         except RpcError as error:
-            return refusal(id_of(body), error, modern=True)
+            return refusal(rpc.id_of(body), error, modern=True)
         if asked.id is None:
             return Response(status_code=202)
+        is_streamed = asked.progress_token is not None and EVENTS in request.headers.get("accept", "")
         try:
             with _challenging(request):
                 call = McpCall(request=asked, caller=caller, wanted=wanted, parts=parts_of(request), server=about)
                 outcome = await server.answer(call)
+                if not is_streamed or isinstance(outcome, Mapping):
+                    return json_response(to_json(result_of(asked, await _last(outcome), about)))
         except RpcError as error:
             return refusal(asked.id, error, modern=asked.modern)
         except GatewayError as error:
             note(error.code, error.root_reason)
-            return render_error(error, asked.id)
-        if isinstance(outcome, Mapping):
-            return json_response(to_json(result_of(asked, outcome, about)))
-        if asked.progress_token is not None and EVENTS in request.headers.get("accept", ""):
-            return lasting(request, _frames(asked, outcome, about), f"{EVENTS}; charset=utf-8")
-        return json_response(to_json(result_of(asked, await _last(outcome), about)))
+            return rpc.render_error(error, asked.id)
+        return lasting(request, _frames(asked, outcome, about), f"{EVENTS}; charset=utf-8")
 
     @router.get(METADATA + PATH, summary="Get the metadata of the MCP endpoint", responses=DESCRIBED)
     async def get_metadata(request: Request) -> Response:
@@ -133,24 +122,26 @@ def routes_of(server: McpServer) -> Sequence[BaseRoute]:
     return router.routes
 
 
-async def _last(outcome: Coming) -> Result:
+async def _last(outcome: Outcome) -> Result:
     """The result, for a client that is told nothing of what comes before it."""
+    if isinstance(outcome, Mapping):
+        return outcome
     async with aclosing(outcome):
-        async for item in outcome:
-            if isinstance(item, Mapping):
-                return item
-    raise GatewayError
+        return [item async for item in outcome if isinstance(item, Mapping)][-1]
 
 
 async def _frames(request: RpcRequest, outcome: Coming, about: Result) -> AsyncGenerator[bytes, None]:
     """What comes, as notifications, and the answer to the request last."""
+    said: Result = {"jsonrpc": "2.0", "method": "notifications/progress"}
     async with aclosing(outcome):
-        async for item in outcome:
-            if item is None:
-                yield HEARTBEAT
-            elif isinstance(item, Progressed):
-                told = {"progressToken": request.progress_token, "progress": item.progress, "message": item.message}
-                said: Json = {"jsonrpc": "2.0", "method": "notifications/progress", "params": told}
-                yield frame("message", to_json(said))
-            else:
-                yield frame("message", to_json(result_of(request, item, about)))
+        try:
+            async for item in outcome:
+                if isinstance(item, Mapping):
+                    yield frame("message", to_json(result_of(request, item, about)))
+                elif item is None:
+                    yield HEARTBEAT
+                else:
+                    params = {"progressToken": request.progress_token, "progress": item.progress}
+                    yield frame("message", to_json({**said, "params": {**params, "message": item.message}}))
+        except RpcError as error:
+            yield frame("message", to_json(failure_of(request.id, error)))

@@ -68,11 +68,7 @@ class RpcRequest:
         return isinstance(extensions, Mapping) and TASKS in extensions
 
     def param(self, name: str, default: T) -> T:
-        """A parameter of the type of ``default``. A text must be given.
-
-        Raises:
-            RpcError: it is none.
-        """
+        """A parameter of the type of ``default``. A text must be given."""
         value, is_text = self.params.get(name), isinstance(default, str)
         if value is None and not is_text:
             return default
@@ -169,13 +165,11 @@ def refusal(number: Json, error: RpcError, *, modern: bool) -> Response:
 def as_rpc_error(error: GatewayError) -> RpcError:
     """An error of the gateway, where there is no tool whose result could tell it."""
     current, status = trace.get(), _status_of(error)
-    request_id = None if current is None else current.request_id
-    data: dict[str, Json] = {"code": error.code, "status_code": status, "request_id": request_id}
-    data |= {} if error.retry_after is None else {"retry_after": error.retry_after}
-    data |= {"details": choices} if (choices := choices_in(error)) else {}
+    data: dict[str, Json] = {"code": error.code, "status_code": status}
+    data |= {"request_id": None if current is None else current.request_id, "retry_after": error.retry_after}
     is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in error.details)
     code = PARSE_ERROR if is_no_json else {400: INVALID_REQUEST, 404: INVALID_PARAMS}.get(status, INTERNAL)
-    return RpcError(code, f"{error.code}: {error.message}", data)
+    return RpcError(code, f"{error.code}: {error.message}", data | {"details": choices_in(error)})
 
 
 def choices_in(error: GatewayError) -> list[Json]:

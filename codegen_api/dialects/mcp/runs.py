@@ -86,11 +86,7 @@ def cut(text: str, most: int) -> str:
 
 
 def position_of(after: int | str) -> Position:
-    """A position as clients give it back, who are told the end as often as they ask.
-
-    Raises:
-        Rejected: it is none.
-    """
+    """A position as clients give it back, who are told the end as often as they ask."""
     try:
         return replace(parse_position(str(after)), over=False)
     except InvalidCursor:

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic.json_schema import GenerateJsonSchema
 
 from codegen_api.dialects.mcp import rpc
 from codegen_api.dialects.mcp.rpc import RpcError, RpcRequest
@@ -56,19 +55,8 @@ class McpCall:
         return await self.gateway.accounts.organization(self.caller, self.wanted)
 
     def require(self, scope: str) -> None:
-        """
-        Raises:
-            InsufficientScope: the caller may not do this.
-        """
         if not self.caller.may(scope):
             raise InsufficientScope.lacking(scope)
-
-
-class _WithoutTitles(GenerateJsonSchema):
-    """Schemas stand in a model's context, and a title only repeats the name."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
 
 
 @dataclass(frozen=True)
@@ -96,12 +84,14 @@ class Tool:
 
     @cached_property
     def described(self) -> Result:
-        schema = self.arguments.model_json_schema(schema_generator=_WithoutTitles)
+        schema = self.arguments.model_json_schema()
+        for each in (schema, *schema.get("properties", {}).values()):
+            del each["title"]  # it only repeats the name, and stands in a model's context
         return {
             "name": self.name,
             "title": self.name.replace("_", " ").capitalize(),
             "description": " ".join((self.run.__doc__ or "").split()),
-            "inputSchema": {name: value for name, value in schema.items() if name != "title"},
+            "inputSchema": schema,
             "annotations": self.hints,
         }
 
@@ -152,7 +142,7 @@ class McpServer:
             note(error.code, error.root_reason)
             raise rpc.as_rpc_error(error) from error
 
-    async def _answer(self, call: McpCall) -> Outcome:  # noqa: PLR0911 - one for each method
+    async def _answer(self, call: McpCall) -> Outcome:  # noqa: C901, PLR0911 - a case for each method
         request, capabilities = call.request, {"tools": {}, "resources": {}, **self.capabilities}
         if (method := self.methods.get(request.method)) is not None:
             return await method(call)
@@ -182,20 +172,18 @@ class McpServer:
                 return cached(call, {"resourceTemplates": self.templates})
             case _, "resources/read":
                 call.require(READ)
-                return await self._read(call, request.param("uri", ""))
+                uri = request.param("uri", "")
+                found = await self.read(call, uri)
+                if found is None:
+                    code = rpc.INVALID_PARAMS if request.modern else -32002
+                    raise RpcError(code, "There is no such resource.", {"uri": uri})
+                return cached(call, {"contents": [{"uri": uri, **found}]}, ms=0, scope="private")
             case True, name if name in self.tasks:
                 if not request.takes_tasks:
                     needed: Result = {"requiredCapabilities": {"extensions": {rpc.TASKS: {}}}}
                     raise RpcError(rpc.MISSING_CAPABILITY, f"This needs the extension {rpc.TASKS}.", needed)
                 return await self.tasks[name](call, request.param("taskId", ""))
         raise RpcError(rpc.METHOD_NOT_FOUND, "There is no such method.")
-
-    async def _read(self, call: McpCall, uri: str) -> Outcome:
-        found = await self.read(call, uri)
-        if found is None:
-            code = rpc.INVALID_PARAMS if call.request.modern else -32002
-            raise RpcError(code, "There is no such resource.", {"uri": uri})
-        return cached(call, {"contents": [{"uri": uri, **found}]}, ms=0, scope="private")
 
 
 def told(said: Result, *, is_error: bool = False) -> Result:

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Literal
 
 from codegen_api.dialects.mcp.rpc import INVALID_PARAMS, RpcError
 from codegen_api.dialects.mcp.runs import described, pending_of
 from codegen_api.dialects.mcp.server import McpCall, Result, told
 from codegen_api.errors import IdempotencyKeyReused, NotFound, Rejected, RunEnded
+from codegen_api.idempotency.keys import message_key
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, Run, RunStatus, WaitReason
 from codegen_api.upstreams import Decision, PendingRequest
@@ -39,25 +39,22 @@ async def get_task(call: McpCall, task_id: str) -> Result:
         return task_of(run, statusMessage=run.raw_status or run.status.value)
     asked = await _asked(call, run)
     if "elicitation" not in call.request.capabilities:  # the client can ask nobody
-        said = "; ".join(_sentence(run, pending) for pending in asked.values())
+        said = "; ".join(pending.text for pending in asked.values())
         return task_of(run, statusMessage=f"{said} (resume_run answers)")
-    requests = {key: _elicitation(run, pending) for key, pending in asked.items()}
+    requests = {key: _elicitation(pending) for key, pending in asked.items()}
     return task_of(run, status="input_required", inputRequests=requests)
 
 
 async def update_task(call: McpCall, task_id: str) -> Result:
-    run = await _run(call, task_id, WRITE)
-    responses = call.request.param("inputResponses", {})
+    run, responses = await _run(call, task_id, WRITE), call.request.param("inputResponses", {})
+    organization, run_id = run.ref.organization, run.ref.id
     for key, pending in (await _asked(call, run)).items() if run.status is RunStatus.WAITING else ():
         made = _decision(key, responses.get(key), pending)
-        if made is None:
-            continue
-        organization, run_id = run.ref.organization, run.ref.id
         with suppress(NotFound, IdempotencyKeyReused):  # somebody was faster
-            if pending is not None:
+            if made is not None and pending.id:
                 await call.gateway.decide(call.caller, organization, run_id, pending.id, made)
-            else:
-                text, again = made.text or "", f"mcp {run_id} {key}"
+            elif made is not None:
+                text, again = made.text or "I do not answer that.", message_key(f"mcp {run_id} {key}")
                 await call.parts.idempotency.resume(call.caller, organization, run_id, text, None, again)
     return {}
 
@@ -78,10 +75,6 @@ TASK_METHODS: Mapping[str, Callable[[McpCall, str], Awaitable[Result]]] = {
 
 
 async def _run(call: McpCall, task_id: str, scope: str) -> Run:
-    """
-    Raises:
-        NotFound: there is none, or not for this caller.
-    """
     call.require(scope)
     try:
         return await call.gateway.get(call.caller, await call.organization(), task_id)
@@ -89,51 +82,37 @@ async def _run(call: McpCall, task_id: str, scope: str) -> Run:
         raise NotFound from None
 
 
-async def _asked(call: McpCall, run: Run) -> dict[str, PendingRequest | None]:
-    """What a waiting run waits for, under keys that it has for nothing else; None where the host does not say what."""
+async def _asked(call: McpCall, run: Run) -> dict[str, PendingRequest]:
+    """What a waiting run waits for, under keys that it has for nothing else. No id: the host does not say for what."""
     pending = await pending_of(call, run)
     if pending:
         return {f"wait-{each.id}": each for each in pending}
     page = await call.gateway.read_log(call.caller, run.ref.organization, run.ref.id, 0, 1, newest_first=True)
     last = page.paging.total if page.paging.total is not None else "".join(entry.digest for entry in page.entries)
-    return {f"wait-{last}": None}
+    what = "an answer" if run.reason is None else run.reason.value
+    return {f"wait-{last}": PendingRequest("", WaitReason.QUESTION, f"The agent waits for {what}.")}
 
 
-def _sentence(run: Run, pending: PendingRequest | None) -> str:
-    if pending is not None:
-        return pending.text
-    return f"The agent waits for {'an answer' if run.reason is None else run.reason.value}."
-
-
-def _elicitation(run: Run, pending: PendingRequest | None) -> Result:
+def _elicitation(pending: PendingRequest) -> Result:
     fields: dict[str, Json] = {"answer": {"type": "string"}}
-    if _is_approval(pending):
+    if pending.reason is WaitReason.APPROVAL:
         fields = {"approve": {"type": "boolean"}, "text": {"type": "string"}}
     schema: Json = {"type": "object", "properties": fields, "required": [*fields][:1]}
-    params: Json = {"mode": "form", "message": _sentence(run, pending), "requestedSchema": schema}
+    params: Json = {"mode": "form", "message": pending.text, "requestedSchema": schema}
     return {"method": "elicitation/create", "params": params}
 
 
-def _is_approval(pending: PendingRequest | None) -> bool:
-    return pending is not None and pending.reason is WaitReason.APPROVAL
-
-
-def _decision(key: str, response: Json, pending: PendingRequest | None) -> Decision | None:
-    """What somebody has decided; None if they have not.
-
-    Raises:
-        RpcError: they have, in another form than was asked for.
-    """
-    verdict: Literal["approve", "reject", "answer"]
+def _decision(key: str, response: Json, pending: PendingRequest) -> Decision | None:
+    """What somebody has decided, in the form that was asked for; None if they have not."""
+    approval = pending.reason is WaitReason.APPROVAL
     match response:
-        case {"action": "decline"}:
-            verdict = "answer" if pending is None else "reject"
-            return Decision(verdict, "I do not answer that." if pending is None else None)
-        case {"action": "accept", "content": {"approve": bool(approve), **rest}} if _is_approval(pending):
-            verdict = "approve" if approve else "reject"
-            return Decision(verdict, text if isinstance(text := rest.get("text"), str) else None)
-        case {"action": "accept", "content": {"answer": str(answer)}} if answer.strip() and not _is_approval(pending):
-            return Decision("answer", answer)
         case {"action": "cancel"} | None:
             return None
+        case {"action": "decline"}:
+            return Decision("reject")
+        case {"action": "accept", "content": {"approve": bool(approve), **rest}} if approval:
+            text = rest.get("text")
+            return Decision("approve" if approve else "reject", text if isinstance(text, str) else None)
+        case {"action": "accept", "content": {"answer": str(answer)}} if answer.strip() and not approval:
+            return Decision("answer", answer)
     raise RpcError(INVALID_PARAMS, f"inputResponses.{key[:100]} must be what was asked for.")

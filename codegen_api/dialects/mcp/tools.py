@@ -7,17 +7,7 @@ from pydantic import Field
 
 from codegen_api.brokers import Batch
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
-from codegen_api.dialects.mcp.runs import (
-    MOST_ENTRIES,
-    EntryList,
-    about,
-    cut,
-    described,
-    log_page,
-    pending_of,
-    position_of,
-    shown,
-)
+from codegen_api.dialects.mcp import runs
 from codegen_api.dialects.mcp.server import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
@@ -52,7 +42,7 @@ Key = Annotated[
 ]
 RunId = Annotated[str, Field(min_length=1, max_length=255, description="Which run, from start_run or list_runs.")]
 After = Annotated[int | str, Field(description="What you have of the log: the next_after that you were told.")]
-Limit = Annotated[int, Field(ge=1, le=MOST_ENTRIES, description="How many to give at most.")]
+Limit = Annotated[int, Field(ge=1, le=runs.MOST_ENTRIES, description="How many to give at most.")]
 Wait = Annotated[int, Field(ge=1, le=LONGEST_WAIT, description="How many seconds to wait at most.")]
 Status = Annotated[str | None, Field(description=f"Only these: {', '.join(RunStatus)}, or the host's own word.")]
 Skip = Annotated[int, Field(ge=0, le=10**18, description="How many to pass over, from next_skip.")]
@@ -65,7 +55,7 @@ async def start_run(
     call: McpCall, *, prompt: NewPrompt, repo_id: RepoId = None, model: Model = None, idempotency_key: Key = None
 ) -> Outcome:
     """Give an agent a task. Returns at once; the agent works on by itself."""
-    return told(about(await _begun(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)))
+    return told(runs.about(await _begun(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)))
 
 
 async def run_agent(
@@ -88,14 +78,14 @@ async def run_agent(
 
 async def get_run(call: McpCall, *, run_id: RunId) -> Outcome:
     """How a run is now, how long its log is, what it waits for, and when it has ended its answer."""
-    return told(await described(call, await call.gateway.get(call.caller, await call.organization(), run_id)))
+    return told(await runs.described(call, await call.gateway.get(call.caller, await call.organization(), run_id)))
 
 
-async def read_log(call: McpCall, *, run_id: RunId, after: After = 0, limit: Limit = MOST_ENTRIES) -> Outcome:
+async def read_log(call: McpCall, *, run_id: RunId, after: After = 0, limit: Limit = runs.MOST_ENTRIES) -> Outcome:
     """What an agent has done, from the entry behind `after` on. A result has as much as fits into it: call again with
     next_after until it is at_end.
     """
-    return told(await log_page(call, run_id, position_of(after).cursor, limit))
+    return told(await runs.log_page(call, run_id, runs.position_of(after).cursor, limit))
 
 
 async def follow_run(call: McpCall, *, run_id: RunId, after: After = 0, wait_seconds: Wait = 25) -> Outcome:
@@ -103,7 +93,7 @@ async def follow_run(call: McpCall, *, run_id: RunId, after: After = 0, wait_sec
     result is full, or the time is over. Then call again with next_after. An entry that was `open` comes again, under
     its old position, when its output is there.
     """
-    return _watched(call, run_id, position_of(after), wait_seconds, entries=EntryList(call))
+    return _watched(call, run_id, runs.position_of(after), wait_seconds, entries=runs.EntryList(call))
 
 
 async def resume_run(
@@ -120,29 +110,29 @@ async def resume_run(
         raise Rejected(details=[Detail(("arguments", "prompt"), EMPTY, "empty")])
     organization, gateway = await call.organization(), call.gateway
     if request_id is None:
-        pending = await pending_of(call, await gateway.get(call.caller, organization, run_id))
+        pending = await runs.pending_of(call, await gateway.get(call.caller, organization, run_id))
         if len(pending) == 1 and pending[0].reason is WaitReason.QUESTION and idempotency_key is None:
             request_id = pending[0].id
         elif pending:
             raise Conflict("The run waits for a decision: say on what, with request_id from `waiting_for` of get_run.")
     if request_id is not None:
         made = Decision(decision, prompt or None)
-        return told(about(await gateway.decide(call.caller, organization, run_id, request_id, made)))
-    idempotency = call.parts.idempotency
-    return told(about((await idempotency.resume(call.caller, organization, run_id, prompt, None, idempotency_key)).run))
+        return told(runs.about(await gateway.decide(call.caller, organization, run_id, request_id, made)))
+    resume = call.parts.idempotency.resume
+    return told(runs.about((await resume(call.caller, organization, run_id, prompt, None, idempotency_key)).run))
 
 
 async def cancel_run(call: McpCall, *, run_id: RunId) -> Outcome:
     """Stop what the agent does, where the host can. The run can be resumed."""
-    return told(about(await call.gateway.cancel(call.caller, await call.organization(), run_id)))
+    return told(runs.about(await call.gateway.cancel(call.caller, await call.organization(), run_id)))
 
 
 async def list_runs(call: McpCall, *, status: Status = None, limit: Limit = 20, skip: Skip = 0) -> Outcome:
     """Runs, newest first."""
     organization = await call.organization()
     found = await call.gateway.list(call.caller, organization, skip, limit, RunFilter(), status)
-    runs: Json = [about(run) for run in found.listing.items]
-    return told({"runs": runs, "next_skip": found.next_skip})
+    listed: Json = [runs.about(run) for run in found.listing.items]
+    return told({"runs": listed, "next_skip": found.next_skip})
 
 
 _READS: Result = {"readOnlyHint": True, "openWorldHint": False}
@@ -164,7 +154,7 @@ async def _begun(call: McpCall, new: NewRun, key: str | None) -> Run:
     return (await call.parts.idempotency.create(call.caller, await call.organization(), new, key)).run
 
 
-async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, entries: EntryList | None) -> Coming:
+async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, entries: runs.EntryList | None) -> Coming:
     """What comes of a run until it has ended, waits for somebody, or the time is over; with ``entries``, until these
     are full. The result is last.
     """
@@ -187,7 +177,7 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, ent
                     case Changed() | Ended():
                         run = update.run
                     case Resync():
-                        at, entries = Position(update.cursor), None if entries is None else EntryList(call)
+                        at, entries = Position(update.cursor), None if entries is None else runs.EntryList(call)
                     case Current():
                         is_current = True
                     case Quiet():
@@ -200,7 +190,7 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, ent
         finally:
             await stream.aclose()
         run = run or await call.gateway.get(call.caller, organization, run_id)
-        said = {**await described(call, run), "next_after": shown(at)}
+        said = {**await runs.described(call, run), "next_after": runs.shown(at)}
         said |= {} if entries is None else {"entries": entries.fields}
         yield told(said, is_error=entries is None and run.status is RunStatus.FAILED)
     except GatewayError as error:
@@ -219,4 +209,4 @@ async def _next(stream: Stream, deadline: float) -> Update | None:
 def _line(call: McpCall, event: Appended) -> str:
     """An entry in one line, as hosts show it."""
     step = call.gateway.step(event.entry)
-    return cut(" ".join(f"{step.tool or ''} {step.text[:LINE]}".split()), LINE) or step.kind.value
+    return runs.cut(" ".join(f"{step.tool or ''} {step.text[:LINE]}".split()), LINE) or step.kind.value
