@@ -209,6 +209,10 @@ class Gateway:
         await self._hub.resumed(run.ref, run, length)
         return run
 
+    def resumed_lately(self, ref: RunRef) -> bool:
+        """Whether the host may still speak of the time before a resume through this gateway."""
+        return self._upstream.lags and self._hub.resumed_lately(ref)
+
     async def cancel(self, caller: Caller, organization: str, run_id: str, *, anyway: bool = False) -> Run:
         """Stop a run. ``anyway``: tell the host whatever it says about the run, either because it may not have noticed
         a resume yet or for the other effects of a cancel.
@@ -373,17 +377,14 @@ class Gateway:
                 self._hub.touched(ref)
 
     async def _admit(self, caller: Caller, organization: str, run_id: str, scope: str) -> RunRef:
-        """The run, if this caller may reach it: the host decides for their own credential, ownership for a
-        shared one.
-        """
+        """The run, if the caller may reach it: the host decides for their own credential, ownership for shared ones."""
         ref = RunRef(organization, self._upstream.run_id(run_id))
         if caller.shared:
             owner_record = self._ownership.owner_record(ref)
             if owner_record is None:
                 with on_behalf_of(caller):
-                    owner_record = self._ownership.remember(
-                        ref, (await self._rights.require(caller.credential, ref)).run
-                    )
+                    right = await self._rights.require(caller.credential, ref)
+                    owner_record = self._ownership.remember(ref, right.run)
             self._ownership.require(caller, owner_record, scope)
         return ref
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import unquote
 
+from codegen_api.conversations.progress import RESTING
 from codegen_api.dialects.mcp.server import McpCall, Result
 from codegen_api.errors import Detail, InvalidCursor, NotFound, Rejected, Unsupported
 from codegen_api.following import Position
@@ -45,6 +46,11 @@ def about(run: Run) -> dict[str, Json]:
     return said | {name: run.fields[name] for name in ("created_at", "web_url") if run.fields.get(name) is not None}
 
 
+def rests(call: McpCall, run: Run) -> bool:
+    """Whether it waits for somebody. Of a run that was resumed just now the host may still say so."""
+    return run.status in RESTING and not call.gateway.resumed_lately(run.ref)
+
+
 async def described(call: McpCall, run: Run) -> dict[str, Json]:
     """A run as it is now: with the length of its log, what came of it, and what it waits for."""
     organization, run_id = run.ref.organization, run.ref.id
@@ -53,7 +59,7 @@ async def described(call: McpCall, run: Run) -> dict[str, Json]:
     if run.status.ended:
         answer = call.gateway.answer(run) or _answer(call, page.entries)
         said["answer"] = None if answer is None else cut(answer, MOST_CHARACTERS)
-    elif run.status is RunStatus.WAITING:
+    elif rests(call, run):
         reason = None if run.reason is None else run.reason.value
         said["waiting_for"] = [*map(_asked, await pending_of(call, run))] or [{"reason": reason}]
     return said

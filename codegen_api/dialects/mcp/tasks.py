@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from codegen_api.dialects.mcp.rpc import INVALID_PARAMS, RpcError
-from codegen_api.dialects.mcp.runs import described, pending_of
+from codegen_api.dialects.mcp.runs import described, pending_of, rests
 from codegen_api.dialects.mcp.server import McpCall, Result, told
 from codegen_api.errors import IdempotencyKeyReused, NotFound, Rejected, RunEnded
 from codegen_api.idempotency.keys import message_key
@@ -34,8 +34,9 @@ def task_of(run: Run, **more: Json) -> dict[str, Json]:
 async def get_task(call: McpCall, task_id: str) -> Result:
     run = await _run(call, task_id, READ)
     if run.status in (RunStatus.COMPLETED, RunStatus.FAILED):
-        return task_of(run, result=told(await described(call, run), is_error=run.status is RunStatus.FAILED))
-    if run.status is not RunStatus.WAITING:
+        result = told(await described(call, run), is_error=run.status is RunStatus.FAILED)
+        return task_of(run, result={"resultType": "complete", **result})
+    if not rests(call, run):
         return task_of(run, statusMessage=run.raw_status or run.status.value)
     asked = await _asked(call, run)
     if "elicitation" not in call.request.capabilities:  # the client can ask nobody
@@ -48,7 +49,7 @@ async def get_task(call: McpCall, task_id: str) -> Result:
 async def update_task(call: McpCall, task_id: str) -> Result:
     run, responses = await _run(call, task_id, WRITE), call.request.param("inputResponses", {})
     organization, run_id = run.ref.organization, run.ref.id
-    for key, pending in (await _asked(call, run)).items() if run.status is RunStatus.WAITING else ():
+    for key, pending in (await _asked(call, run)).items() if rests(call, run) else ():
         made = _decision(key, responses.get(key), pending)
         with suppress(NotFound, IdempotencyKeyReused):  # somebody was faster
             if made is not None and pending.id:

@@ -28,8 +28,6 @@ INSTRUCTIONS = (
 LONGEST_WAIT = 50
 """Seconds. Common hosts give a tool up after 60."""
 
-STUCK = (RunStatus.WAITING, RunStatus.PAUSED)
-
 LINE = 200
 """Characters of a notification of progress."""
 
@@ -182,9 +180,10 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, ent
                         is_current = True
                     case Quiet():
                         yield None
-                if is_current and run is not None and run.status in STUCK:  # as it was when the host was asked last
+                is_stuck = is_current and run is not None and runs.rests(call, run)
+                if is_stuck:  # when the host was asked last
                     run = await call.gateway.get(call.caller, organization, run_id)
-                is_stuck = is_current and run is not None and run.status in STUCK
+                    is_stuck = runs.rests(call, run)
                 if is_stuck or isinstance(update, Ended | Leaving) or (entries is not None and entries.full):
                     break
         finally:
