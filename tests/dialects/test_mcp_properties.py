@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codegen_api.positions import AMENDABLE
 from tests.dialects.mcp import McpClient
 from tests.dialects.site import serving
 from tests.fakehost import FakeHost
@@ -32,7 +33,9 @@ async def works(host: FakeHost, moves: list[tuple[str, int, int]]) -> None:
             case "act":
                 agent.act()
             case "amend":
-                calls = [at for at, entry in enumerate(agent.entries, 1) if entry["type"] == "ACTION"]
+                # what is far from the end is compared for those only who have stayed
+                near = enumerate(agent.entries[-AMENDABLE + 5 :], max(1, len(agent.entries) - AMENDABLE + 6))
+                calls = [at for at, entry in near if entry["type"] == "ACTION"]
                 if calls:
                     agent.amend(calls[number % len(calls)], output=f"output {number}")
         await asyncio.sleep(pause)

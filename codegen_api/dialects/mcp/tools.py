@@ -189,7 +189,8 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, ent
         finally:
             await stream.aclose()
         run = run or await call.gateway.get(call.caller, organization, run_id)
-        said = {**await runs.described(call, run), "next_after": runs.shown(at)}
+        is_news = run.status.ended or runs.rests(call, run)
+        said = {**(await runs.described(call, run) if is_news else runs.about(run)), "next_after": runs.shown(at)}
         said |= {} if entries is None else {"entries": entries.fields}
         yield told(said, is_error=entries is None and run.status is RunStatus.FAILED)
     except GatewayError as error:
