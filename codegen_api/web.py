@@ -179,7 +179,7 @@ def base_url(request: Request) -> str:
         return known
     host = request.headers.get("host", "")
     shown = host if HOST.fullmatch(host.lower()) else LOOPBACK[0]
-    return f"{request.url.scheme}://{shown}{request.scope.get('root_path', '')}"
+    return f"{request.scope['scheme']}://{shown}{request.scope.get('root_path', '')}"
 
 
 def _refuse_if_crowded(request: Request) -> None:

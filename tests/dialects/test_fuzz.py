@@ -80,6 +80,7 @@ MODES: dict[str, dict[str, Any]] = {
         "jwt_issuer": ISSUER.name,
         "jwt_audience": AUDIENCE,
         "jwt_key": ISSUER.public_pem,
+        "public_url": "https://agents.example",  # else clients are told the name by which they ask
     },
 }
 TOKENS = {"token": "alice", "jwt": ISSUER.token("ann", exp=timedelta(hours=1), scope="runs:read:all runs:write:all")}

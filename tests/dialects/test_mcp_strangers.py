@@ -141,6 +141,9 @@ async def test_a_client_without_a_good_jwt_is_told_where_to_get_one(
             "bearer_methods_supported": ["header"],
         }
         assert (await site.post("/agent-runs", {}, token=None)).headers["www-authenticate"] == "Bearer"
+        reads = McpClient(site, token=ISSUER.token("ann", scope="gateway/runs:read"))
+        lacks = await reads.send("tools/call", {"name": "start_run", "arguments": {"prompt": "Say hello"}})
+        assert f'scope="gateway/runs:write", resource_metadata="{where}"' in lacks.headers["www-authenticate"]
 
 
 @pytest.mark.parametrize(

@@ -472,6 +472,27 @@ async def test_a_process_that_stops_gives_what_it_has_and_says_where_to_go_on() 
 
 
 @pytest.mark.virtual_time
+async def test_another_instance_goes_on_where_one_has_stopped() -> None:
+    host = FakeHost()
+    async with gateway(host) as one:
+        await McpClient(one).told("start_run", prompt="Say hello")
+        at = host.runs["1"].act()
+        first = await McpClient(one).told("follow_run", run_id="1", wait_seconds=1)
+        task = await McpClient(one, ABLE).call("run_agent", prompt="Say more")
+    host.runs["1"].amend(at, output="42 files")
+    host.runs["1"].append(2)
+    for run in host.runs.values():
+        run.status = "COMPLETE"
+    async with gateway(host) as other:
+        rest = await McpClient(other).told("follow_run", run_id="1", after=first["next_after"])
+        assert [(entry["position"], entry.get("output")) for entry in rest["entries"]] == [
+            (2, "42 files"), (3, None), (4, None),
+        ]  # fmt: skip
+        done = await McpClient(other, ABLE).result("tasks/get", {"taskId": task["taskId"]})
+        assert done["status"] == "completed"
+
+
+@pytest.mark.virtual_time
 async def test_a_call_from_a_client_with_tasks_that_only_reads_is_no_task() -> None:
     async with gateway() as site:
         site.host.add(status="COMPLETE").append(1)

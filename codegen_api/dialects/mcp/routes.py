@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
@@ -32,6 +32,9 @@ from codegen_api.web import (
     operation,
 )
 
+if TYPE_CHECKING:  # loaded only where there are some
+    from codegen_api.auth.jwts import Jwts
+
 PATH = "/mcp"
 METADATA = "/.well-known/oauth-protected-resource"
 EVENTS = "text/event-stream"
@@ -53,19 +56,22 @@ async def authenticate_client(request: Request) -> Caller:
 
 @contextmanager
 def _challenging(request: Request) -> Iterator[None]:
-    """Clients that are refused for want of a token are told where to get one."""
+    """Clients that are refused for want of a token are told where to get one, and for what."""
     try:
         yield
     except (NotAuthenticated, InsufficientScope) as error:
-        if _issuer(request) is not None:
+        jwts = _issuer(request)
+        if jwts is not None:
             error.resource_metadata = f"{base_url(request)}{METADATA}{PATH}"
+            if isinstance(error, InsufficientScope) and error.scope is not None:
+                error.scope = jwts.scope_prefix + error.scope
         raise
 
 
-def _issuer(request: Request) -> str | None:
+def _issuer(request: Request) -> "Jwts | None":
     """Who gives users their tokens, if clients can ask them."""
     jwts = parts_of(request).callers.jwts
-    return jwts.issuer if jwts is not None and jwts.issuer.lower().startswith(("http://", "https://")) else None
+    return jwts if jwts is not None and jwts.issuer.lower().startswith(("http://", "https://")) else None
 
 
 def routes_of(server: McpServer) -> Sequence[BaseRoute]:
@@ -107,13 +113,13 @@ def routes_of(server: McpServer) -> Sequence[BaseRoute]:
     @router.get(METADATA + PATH, summary="Get the metadata of the MCP endpoint", responses=DESCRIBED)
     async def get_metadata(request: Request) -> Response:
         """Where clients get tokens for the MCP endpoint, as RFC 9728 has it. Only where JWTs are taken."""
-        issuer, jwts = _issuer(request), parts_of(request).callers.jwts
-        if issuer is None or jwts is None:
+        jwts = _issuer(request)
+        if jwts is None:
             raise NotFound("This deployment gives no tokens.")
         about: Result = {
             "resource": f"{base_url(request)}{PATH}",
             "resource_name": request.app.title,
-            "authorization_servers": [issuer],
+            "authorization_servers": [jwts.issuer],
             "scopes_supported": [jwts.scope_prefix + scope for scope in (READ, WRITE)],
             "bearer_methods_supported": ["header"],
         }
