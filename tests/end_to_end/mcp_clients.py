@@ -1,0 +1,249 @@
+"""MCP's clients, as tests drive them: the SDK for Python in this process, those for JavaScript each in one of its own."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import httpx2
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from mcp import Client, MCPError
+from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import CallToolResult, Request, Result
+
+from tests.end_to_end.processes import WAIT, program
+
+JAVASCRIPT = Path(__file__).parents[1] / "javascript"
+OLDER, NEWER = "2025-11-25", "2026-07-28"
+"""The two eras of the protocol: with a handshake, and without."""
+CLIENTS = [
+    ("mcp", NEWER),
+    ("mcp", OLDER),
+    ("@modelcontextprotocol/client", NEWER),
+    ("@modelcontextprotocol/client", OLDER),
+    ("@modelcontextprotocol/sdk", OLDER),
+]
+TASKS = "io.modelcontextprotocol/tasks"
+
+
+class McpFailure(Exception):
+    """What a client raised: a JSON-RPC error, or that it could not ask."""
+
+    def __init__(self, code: object, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class McpClient(Protocol):
+    """A client that is connected, after ``connect``."""
+
+    version: str
+
+    def do(self, command: str, /, **given: Any) -> Any:
+        """
+        Raises:
+            McpFailure: the client raised something.
+        """
+
+
+def called(client: McpClient, name: str, /, **arguments: Any) -> dict[str, Any]:
+    """What a tool gives that does not fail."""
+    result = client.do("call", name=name, arguments=arguments)["result"]
+    assert not result.get("isError"), result
+    given: dict[str, Any] = result["structuredContent"]
+    return given
+
+
+def refused(client: McpClient, name: str, /, **arguments: Any) -> str:
+    """What a tool says that fails."""
+    result = client.do("call", name=name, arguments=arguments)["result"]
+    assert result.get("isError") is True, result
+    (said,) = result["content"]
+    return str(said["text"])
+
+
+# -- for JavaScript ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class JavaScriptClient:
+    """A package in Node."""
+
+    version: str
+    process: "subprocess.Popen[str]"
+
+    def do(self, command: str, /, **given: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps({"command": command, **given}), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        assert line, "the client has broken down"
+        came = json.loads(line)
+        if "error" in came:
+            raise McpFailure(came["error"].get("code"), came["error"]["message"])
+        return came.get("value")
+
+
+@contextmanager
+def in_node(package: str, version: str, url: str) -> Iterator[JavaScriptClient]:
+    if not (JAVASCRIPT / "node_modules" / package).is_dir():
+        pytest.skip("npm ci --prefix tests/javascript installs this client")
+    command = [program("node"), str(JAVASCRIPT / "mcp_client.mjs"), package, version, url]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=JAVASCRIPT)
+    try:
+        yield JavaScriptClient(version, process)
+    finally:
+        process.kill()
+        process.wait(WAIT)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+# -- for Python -------------------------------------------------------------------------------------------------------
+
+
+class CreatedTask(Result):
+    """What the SDK is told that a tool may also give."""
+
+    result_type: Literal["task"]
+    task_id: str
+    status: str
+    poll_interval_ms: int | None = None
+
+
+class AboutTask(Request[dict[str, Any], str]):
+    name_param = "taskId"
+
+
+class AnyResult(Result, extra="allow"):
+    """What is said of a task."""
+
+
+@dataclass
+class TaskWatch(ClientExtension):
+    """The extension for tasks, as a host would write it."""
+
+    identifier = TASKS
+    answer: str | None = None
+    states: list[str] = field(default_factory=list)
+    asked: list[Any] = field(default_factory=list)
+
+    def claims(self) -> list[ResultClaim[Any]]:
+        return [ResultClaim(result_type="task", model=CreatedTask, resolve=self._settled)]
+
+    async def _settled(self, task: CreatedTask, context: ClaimContext) -> CallToolResult:
+        async def ask(method: str, **more: Any) -> dict[str, Any]:
+            request = AboutTask(method=f"tasks/{method}", params={"taskId": task.task_id, **more})
+            return dump(await context.session.send_request(request, AnyResult))
+
+        self.states.append(task.status)
+        while True:
+            now = await ask("get")
+            if now["status"] != self.states[-1]:
+                self.states.append(now["status"])
+            if now["status"] == "input_required":
+                self.asked += now["inputRequests"].values()
+                answer = {"action": "accept", "content": {"answer": self.answer}}
+                await ask("update", inputResponses=dict.fromkeys(now["inputRequests"], answer))
+            elif now["status"] != "working":
+                return CallToolResult.model_validate(now["result"])
+            await asyncio.sleep((task.poll_interval_ms or 100) / 1000)
+
+
+def dump(model: Any) -> dict[str, Any]:
+    """As it came over the wire."""
+    found: dict[str, Any] = model.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return found
+
+
+class PythonClient:
+    """The package ``mcp``."""
+
+    def __init__(self, version: str, url: str, portal: BlockingPortal, stack: ExitStack) -> None:
+        self.version = version
+        self._url = url
+        self._portal = portal
+        self._connection = stack
+        self._token = ""
+        self._client: Client | None = None
+
+    def do(self, command: str, /, **given: Any) -> Any:
+        try:
+            if command == "connect":
+                return self._connect(**given)
+            if command == "task":
+                return self._task(**given)
+            return self._portal.call(partial(getattr(self, f"_{command}"), **given))
+        except MCPError as error:
+            raise McpFailure(error.code, error.message) from error
+
+    @property
+    def client(self) -> Client:
+        assert self._client is not None
+        return self._client
+
+    def _open(self, *extensions: ClientExtension) -> Client:
+        """A client in a task of its own, for as long as it is connected."""
+        headers = {"Authorization": f"Bearer {self._token}"}
+        client = Client(
+            streamable_http_client(self._url, http_client=httpx2.AsyncClient(headers=headers, timeout=WAIT)),
+            mode="auto" if self.version == NEWER else "legacy",
+            extensions=extensions,
+        )
+        return self._connection.enter_context(self._portal.wrap_async_context_manager(client))
+
+    def _connect(self, token: str) -> dict[str, Any]:
+        self._connection.close()
+        self._token = token
+        self._client = self._open()
+        about = self._client
+        return {
+            "version": about.protocol_version,
+            "server": about.server_info and dump(about.server_info),
+            "capabilities": dump(about.server_capabilities),
+            "instructions": about.instructions,
+        }
+
+    async def _tools(self) -> Any:
+        return dump(await self.client.list_tools())
+
+    async def _templates(self) -> Any:
+        return dump(await self.client.list_resource_templates())
+
+    async def _read(self, uri: str) -> Any:
+        return dump(await self.client.read_resource(uri))
+
+    async def _call(self, name: str, arguments: dict[str, Any], progress: bool = False) -> Any:
+        seen: list[Any] = []
+
+        async def note(done: float, total: float | None, message: str | None) -> None:
+            seen.append({"progress": done, "message": message})
+
+        result = await self.client.call_tool(name, arguments, progress_callback=note if progress else None)
+        return {"result": dump(result), "progress": seen}
+
+    def _task(self, name: str, arguments: dict[str, Any], answer: str | None = None) -> Any:
+        watch = TaskWatch(answer)
+        client = self._open(watch)
+        result = self._portal.call(client.call_tool, name, arguments)
+        kind = "task" if watch.states else "immediate"
+        return {"kind": kind, "states": watch.states, "asked": watch.asked, "result": dump(result)}
+
+
+@contextmanager
+def in_python(version: str, url: str) -> Iterator[PythonClient]:
+    with start_blocking_portal() as portal, ExitStack() as stack:
+        yield PythonClient(version, url, portal, stack)
+
+
+def mcp_client(package: str, version: str, url: str) -> AbstractContextManager[McpClient]:
+    return in_python(version, url) if package == "mcp" else in_node(package, version, url)
