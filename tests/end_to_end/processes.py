@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 import pytest
+import uvicorn
 
 from tests.end_to_end.warm_starts import WarmProcess
 from tests.leaks import WATCH
@@ -363,3 +365,18 @@ def plain_uvicorn(host: Sandbox, /, *arguments: str, **settings: object) -> Iter
     settings = {"base_url": host.url, "org_id": 323, **settings}
     with held_port() as port, silent([*command, "--port", str(port), *arguments], port, **settings) as server:
         yield server
+
+
+@contextmanager
+def served(app: Any, port: int = 0) -> Iterator[str]:
+    """A gateway in a thread of this process, in front of a host that is in memory."""
+    with socket.create_server(("127.0.0.1", port)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None, timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            eventually(lambda: server.started)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)

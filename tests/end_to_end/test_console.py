@@ -5,7 +5,6 @@ import functools
 import hashlib
 import http.server
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-import uvicorn
 
 from codegen_api.upstreams import Decision
 from tests.auth.issuer import AUDIENCE, Issuer
@@ -22,7 +20,7 @@ from tests.dialects.site import gateway_app
 from tests.dialects.test_native_pending import a_waiting_host
 from tests.end_to_end.chromium import CONTROL, Tab, chromium
 from tests.end_to_end.conftest import BRISK
-from tests.end_to_end.processes import ALICE, Sandbox, Server, eventually, gateway, sandbox
+from tests.end_to_end.processes import ALICE, Sandbox, Server, eventually, gateway, sandbox, served
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
 
@@ -319,21 +317,6 @@ def test_a_run_is_cancelled_and_what_the_host_does_meanwhile_is_said(swift: Sand
     assert server.get(f"/agent-runs/{run}", ALICE).json()["run_status"] == "cancelled"
     tab.evaluate("window.left = document.querySelector('.log'), location.hash = '#/runs'")
     tab.until("!window.left.isConnected && (window.left.dispatchEvent(new Event('scroll')), true)")  # as it scrolled on
-
-
-@contextmanager
-def served(app: Any, port: int = 0) -> Iterator[str]:
-    """A gateway in a thread of this process, in front of a host that is in memory."""
-    with socket.create_server(("127.0.0.1", port)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None, timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            eventually(lambda: server.started)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 @pytest.mark.wire("decide", "pending")
