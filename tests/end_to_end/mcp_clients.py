@@ -1,14 +1,14 @@
-"""MCP's clients, as tests drive them: the SDK for Python in this process, those for JavaScript each in one of its own."""
+"""MCP's clients, as tests drive them: the SDK for Python in this process, those for JavaScript in Node."""
 
 import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import httpx2
 import pytest
@@ -19,6 +19,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Request, Result
 
 from tests.end_to_end.processes import WAIT, program
+
+T = TypeVar("T")
 
 JAVASCRIPT = Path(__file__).parents[1] / "javascript"
 OLDER, NEWER = "2025-11-25", "2026-07-28"
@@ -117,7 +119,6 @@ class CreatedTask(Result):
     result_type: Literal["task"]
     task_id: str
     status: str
-    poll_interval_ms: int | None = None
 
 
 class AboutTask(Request[dict[str, Any], str]):
@@ -156,7 +157,7 @@ class TaskWatch(ClientExtension):
                 await ask("update", inputResponses=dict.fromkeys(now["inputRequests"], answer))
             elif now["status"] != "working":
                 return CallToolResult.model_validate(now["result"])
-            await asyncio.sleep((task.poll_interval_ms or 100) / 1000)
+            await asyncio.sleep(0.05)  # a host waits for as long as it is told
 
 
 def dump(model: Any) -> dict[str, Any]:
@@ -168,11 +169,11 @@ def dump(model: Any) -> dict[str, Any]:
 class PythonClient:
     """The package ``mcp``."""
 
-    def __init__(self, version: str, url: str, portal: BlockingPortal, stack: ExitStack) -> None:
+    def __init__(self, version: str, url: str, portal: BlockingPortal) -> None:
         self.version = version
         self._url = url
         self._portal = portal
-        self._connection = stack
+        self._connection = ExitStack()
         self._token = ""
         self._client: Client | None = None
 
@@ -194,15 +195,21 @@ class PythonClient:
     def _open(self, *extensions: ClientExtension) -> Client:
         """A client in a task of its own, for as long as it is connected."""
         headers = {"Authorization": f"Bearer {self._token}"}
-        client = Client(
-            streamable_http_client(self._url, http_client=httpx2.AsyncClient(headers=headers, timeout=WAIT)),
-            mode="auto" if self.version == NEWER else "legacy",
-            extensions=extensions,
-        )
-        return self._connection.enter_context(self._portal.wrap_async_context_manager(client))
+        http = self._enter(httpx2.AsyncClient(headers=headers, timeout=WAIT))
+        mode = "auto" if self.version == NEWER else "legacy"
+        client = Client(streamable_http_client(self._url, http_client=http), mode=mode, extensions=extensions)
+        return self._enter(client)
+
+    def _enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        return self._connection.enter_context(self._portal.wrap_async_context_manager(manager))
+
+    def close(self) -> None:
+        """Leave. What is broken says so once more."""
+        with suppress(ExceptionGroup):
+            self._connection.close()
 
     def _connect(self, token: str) -> dict[str, Any]:
-        self._connection.close()
+        self.close()
         self._token = token
         self._client = self._open()
         about = self._client
@@ -241,8 +248,12 @@ class PythonClient:
 
 @contextmanager
 def in_python(version: str, url: str) -> Iterator[PythonClient]:
-    with start_blocking_portal() as portal, ExitStack() as stack:
-        yield PythonClient(version, url, portal, stack)
+    with start_blocking_portal() as portal:
+        client = PythonClient(version, url, portal)
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def mcp_client(package: str, version: str, url: str) -> AbstractContextManager[McpClient]:

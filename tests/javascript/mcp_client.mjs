@@ -55,10 +55,13 @@ async function dispatch(request, { signal } = {}) {
     },
     body: JSON.stringify({ jsonrpc: "2.0", id: `task-${(number += 1)}`, ...request }),
   });
-  return answer.json();
+  const message = await answer.json();
+  if (message.result?.pollIntervalMs) message.result.pollIntervalMs = 50; // a host waits for as long as it is told
+  return message;
 }
 
 async function task({ name, arguments: args, answer }) {
+  if (!modern) return { kind: "immediate", ...(await call({ name, arguments: args })) };
   given = answer;
   const asked = [];
   session ??= createTaskSessionFromClient(client, {
@@ -96,7 +99,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   try {
     came = { value: await commands[command](rest) };
   } catch (error) {
-    came = { error: { code: error.code, message: error.message, data: error.data } };
+    came = { error: { code: error.code, message: [error.message, error.cause?.message].filter(Boolean).join(": ") } };
   }
   console.log(JSON.stringify(came));
 }
