@@ -19,8 +19,10 @@ import pytest
 import requests
 
 from tests.dialects.documented import chapter
+from tests.dialects.site import gateway_app
 from tests.end_to_end import processes
 from tests.end_to_end.chromium import Tab, chromium
+from tests.end_to_end.mcp_fixtures import FixtureHost
 from tests.end_to_end.processes import program
 from tests.end_to_end.relay import relay
 from tests.leaks import WATCH
@@ -106,7 +108,9 @@ def test_the_fetch_reader_gives_up_where_coming_back_does_not_help(gateway: str)
 
 
 @pytest.mark.parametrize("arguments", [(), ("http://127.0.0.1:8000",), ("--help",)])
-@pytest.mark.parametrize("name", ["follow.py", "sse.py", "follow.js", "curl.sh", "responses.py", "agents_sdk.py"])
+@pytest.mark.parametrize(
+    "name", ["follow.py", "sse.py", "follow.js", "curl.sh", "responses.py", "agents_sdk.py", "mcp_client.py"]
+)
 def test_an_example_that_is_told_too_little_says_how_it_is_used(name: str, arguments: tuple[str, ...]) -> None:
     if name == "curl.sh" and arguments != ("--help",):
         return  # it has defaults
@@ -291,6 +295,21 @@ def test_the_shortest_ways_to_follow_a_run_work_as_readme_shows_them(gateway: st
     (tmp_path / "examples").symlink_to(EXAMPLES)
     (tmp_path / "follow.mjs").write_text(shortest("javascript", 0, gateway))
     assert ran(program("node"), tmp_path / "follow.mjs").endswith("\nend 28.end\n")
+
+
+def test_the_mcp_client_starts_a_run_answers_its_questions_and_shows_its_answer() -> None:
+    app = gateway_app(FixtureHost(), dialects="mcp", org_id="9", upstream_requests_per_minute=100_000)
+    with processes.served(app) as url:
+        printed = ran(sys.executable, EXAMPLES / "mcp_client.py", url, "alice", "ask 2", text="Blue\nGreen\n")
+    *_, last = printed.splitlines()
+    assert "Question 0? Question 1? " in printed
+    assert last == "completed: Thank you."
+
+
+def test_the_mcp_client_says_what_went_wrong(gateway: str) -> None:
+    command = [sys.executable, str(EXAMPLES / "mcp_client.py"), gateway, "sandbox-bob", " "]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "validation_error: prompt: must not be empty.\n")
 
 
 # -- pages of another origin ------------------------------------------------------------------------------------------
