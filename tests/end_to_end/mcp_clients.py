@@ -3,7 +3,7 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import httpx2
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from mcp import Client, MCPError
+from mcp import Client, ClientSession, ErrorData, MCPError
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Request, Result
@@ -72,6 +72,18 @@ def refused(client: McpClient, name: str, /, **arguments: Any) -> str:
     return str(said["text"])
 
 
+def followed(client: McpClient, run: str, after: int = 0) -> tuple[dict[str, Any], list[Any]]:
+    """A run when it has ended or waits, and its entries behind ``after`` as a model has them then."""
+    entries: dict[int, Any] = {}
+    for _ in range(20):
+        now = called(client, "follow_run", run_id=run, after=after, wait_seconds=10)
+        after = now["next_after"]
+        entries |= {entry["position"]: entry for entry in now["entries"]}
+        if now["ended"] or "waiting_for" in now:
+            return now, [entries[position] for position in sorted(entries)]
+    raise AssertionError(f"it goes on and on: {now}")
+
+
 # -- for JavaScript ---------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +130,6 @@ class CreatedTask(Result):
 
     result_type: Literal["task"]
     task_id: str
-    status: str
 
 
 class AboutTask(Request[dict[str, Any], str]):
@@ -131,33 +142,40 @@ class AnyResult(Result, extra="allow"):
 
 @dataclass
 class TaskWatch(ClientExtension):
-    """The extension for tasks, as a host would write it."""
+    """The extension for tasks, as a host would write it. ``answer`` is given to whatever is asked."""
 
     identifier = TASKS
-    answer: str | None = None
+    answer: Mapping[str, Any] | None = None
     states: list[str] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
     def claims(self) -> list[ResultClaim[Any]]:
-        return [ResultClaim(result_type="task", model=CreatedTask, resolve=self._settled)]
+        return [ResultClaim(result_type="task", model=CreatedTask, resolve=self._resolve)]
 
-    async def _settled(self, task: CreatedTask, context: ClaimContext) -> CallToolResult:
+    async def _resolve(self, task: CreatedTask, context: ClaimContext) -> CallToolResult:
+        return await self.settled(context.session, task.task_id)
+
+    async def settled(self, session: ClientSession, task: str) -> CallToolResult:
         async def ask(method: str, **more: Any) -> dict[str, Any]:
-            request = AboutTask(method=f"tasks/{method}", params={"taskId": task.task_id, **more})
-            return dump(await context.session.send_request(request, AnyResult))
+            request = AboutTask(method=f"tasks/{method}", params={"taskId": task, **more})
+            return dump(await session.send_request(request, AnyResult))
 
-        self.states.append(task.status)
         while True:
             now = await ask("get")
-            if now["status"] != self.states[-1]:
+            if now["status"] not in self.states[-1:]:
                 self.states.append(now["status"])
             if now["status"] == "input_required":
-                self.asked += now["inputRequests"].values()
-                answer = {"action": "accept", "content": {"answer": self.answer}}
-                await ask("update", inputResponses=dict.fromkeys(now["inputRequests"], answer))
+                self.asked += [each["params"] for each in now["inputRequests"].values()]
+                answers = {key: {"action": "accept", "content": self.answer} for key in now["inputRequests"]}
+                await ask("update", inputResponses=answers)
             elif now["status"] != "working":
                 return CallToolResult.model_validate(now["result"])
             await asyncio.sleep(0.05)  # a host waits for as long as it is told
+
+
+async def nobody(context: Any, params: Any) -> ErrorData:
+    """Says that the client can ask its user, which only tasks make use of here."""
+    raise AssertionError
 
 
 def dump(model: Any) -> dict[str, Any]:
@@ -183,6 +201,8 @@ class PythonClient:
                 return self._connect(**given)
             if command == "task":
                 return self._task(**given)
+            if command == "watch":
+                return self._watch(**given)
             return self._portal.call(partial(getattr(self, f"_{command}"), **given))
         except MCPError as error:
             raise McpFailure(error.code, error.message) from error
@@ -197,7 +217,12 @@ class PythonClient:
         headers = {"Authorization": f"Bearer {self._token}"}
         http = self._enter(httpx2.AsyncClient(headers=headers, timeout=WAIT))
         mode = "auto" if self.version == NEWER else "legacy"
-        client = Client(streamable_http_client(self._url, http_client=http), mode=mode, extensions=extensions)
+        client = Client(
+            streamable_http_client(self._url, http_client=http),
+            mode=mode,
+            extensions=extensions,
+            elicitation_callback=nobody,
+        )
         return self._enter(client)
 
     def _enter(self, manager: AbstractAsyncContextManager[T]) -> T:
@@ -232,16 +257,21 @@ class PythonClient:
     async def _call(self, name: str, arguments: dict[str, Any], progress: bool = False) -> Any:
         seen: list[Any] = []
 
-        async def note(done: float, total: float | None, message: str | None) -> None:
-            seen.append({"progress": done, "message": message})
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            seen.append({"progress": progress, "message": message})
 
         result = await self.client.call_tool(name, arguments, progress_callback=note if progress else None)
         return {"result": dump(result), "progress": seen}
 
-    def _task(self, name: str, arguments: dict[str, Any], answer: str | None = None) -> Any:
+    def _task(self, name: str, arguments: dict[str, Any], answer: Any = None) -> Any:
         watch = TaskWatch(answer)
-        client = self._open(watch)
-        result = self._portal.call(client.call_tool, name, arguments)
+        return self._watched(watch, self._portal.call(self._open(watch).call_tool, name, arguments))
+
+    def _watch(self, task: str, answer: Any) -> Any:
+        watch = TaskWatch(answer)
+        return self._watched(watch, self._portal.call(watch.settled, self._open(watch).session, task))
+
+    def _watched(self, watch: TaskWatch, result: CallToolResult) -> Any:
         kind = "task" if watch.states else "immediate"
         return {"kind": kind, "states": watch.states, "asked": watch.asked, "result": dump(result)}
 

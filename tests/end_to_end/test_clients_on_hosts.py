@@ -7,7 +7,7 @@ import json
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from tests import tour
 from tests.dialects.ai_sdk import Shown, shown, user_message
 from tests.dialects.documented import chapter
 from tests.end_to_end import sdk, test_everruns
+from tests.end_to_end.mcp_clients import NEWER, McpClient, called, followed, mcp_client, refused
 from tests.end_to_end.processes import WAIT, Server, eventually, gateway
 from tests.end_to_end.sdk import named, says, texts
 from tests.end_to_end.test_everruns import heard, ids, kinds
@@ -631,3 +632,54 @@ async def test_openai_agents(place: Place) -> None:
             assert place.got("GET", f"/agent-runs/{run}")["result"] == answered.final_output
         assert len(set(runs)) == len(runs)
     place.shows(test_openai_agents, "works")
+
+
+# -- MCP --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def mcp_host(place: Place, key: str = ALICE) -> Iterator[McpClient]:
+    with mcp_client("mcp", NEWER, f"{place.server.url}/mcp") as client:
+        client.do("connect", token=key)
+        yield client
+
+
+@row("mcp", "starts a run, follows it with progress, reads its log, resumes it; runs an agent as a task")
+def test_mcp_runs(place: Place) -> None:
+    with mcp_host(place) as client, mcp_host(place, BOB) as other:
+        WATCH.secret("a prompt", "steps 1")
+        run = called(client, "start_run", prompt="steps 1")["run_id"]
+        now, entries = followed(client, run)
+        assert (now["run_status"], now["answer"]) == ("completed", ANSWER)
+        assert [entry["position"] for entry in entries] == list(range(1, now["length"] + 1))
+        assert called(client, "read_log", run_id=run)["entries"] == entries
+        came = client.do("call", name="follow_run", arguments={"run_id": run, "after": 1}, progress=True)
+        assert [each["progress"] for each in came["progress"]] == [entry["position"] for entry in entries[1:]]
+        called(client, "resume_run", run_id=run, prompt="say Again")
+        assert followed(client, run, now["next_after"])[0]["answer"] == "Again"
+        done = client.do("task", name="run_agent", arguments={"prompt": "say Hello"})
+        assert (done["kind"], done["result"]["structuredContent"]["answer"]) == ("task", "Hello")
+        for tool in ("get_run", "read_log", "follow_run", "cancel_run"):
+            assert refused(other, tool, run_id=run).startswith("not_found: ")
+        assert called(other, "list_runs")["runs"] == []
+    place.shows(test_mcp_runs, "works")
+
+
+@row("mcp", "answers a question and approves, with `resume_run` and as who polls a task")
+def test_mcp_answers(place: Place) -> None:
+    decisions = {"approval": {"decision": "approve"}, "question": {"prompt": "B"}}
+    with mcp_host(place) as client:
+        for prompt in ("ask", "question please"):
+            WATCH.secret("a prompt", prompt)
+            run = called(client, "start_run", prompt=prompt)["run_id"]
+            now, _ = followed(client, run)
+            (asked,) = now["waiting_for"]
+            called(client, "resume_run", run_id=run, request_id=asked["request_id"], **decisions[asked["reason"]])
+            now, _ = followed(client, run, now["next_after"])
+            assert (now["run_status"], now["answer"]) == ("completed", ANSWER)
+            either = {"approve": True, "answer": "B"}  # whichever is asked for
+            done = client.do("task", name="run_agent", arguments={"prompt": prompt}, answer=either)
+            assert "input_required" in done["states"]
+            assert done["states"][-1] == "completed"
+            assert done["result"]["structuredContent"]["answer"] == ANSWER
+    place.shows(test_mcp_answers, "works")

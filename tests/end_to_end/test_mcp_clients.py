@@ -18,6 +18,7 @@ from tests.end_to_end.mcp_clients import (
     McpFailure,
     PythonClient,
     called,
+    followed,
     mcp_client,
     refused,
 )
@@ -79,18 +80,6 @@ def native(site: Server, run: str) -> list[int]:
     """The positions of a log, as the gateway's own API has it."""
     answer = site.get(f"/agent-runs/{run}/logs?limit=100", {"Authorization": f"Bearer {ALICE}"})
     return [entry["position"] for entry in answer.json()["logs"]]
-
-
-def followed(client: McpClient, run: str, after: int = 0) -> tuple[dict[str, Any], list[Any]]:
-    """A run when it has ended or waits, and its entries behind ``after`` as a model has them then."""
-    entries: dict[int, Any] = {}
-    for _ in range(20):
-        now = called(client, "follow_run", run_id=run, after=after, wait_seconds=10)
-        after = now["next_after"]
-        entries |= {entry["position"]: entry for entry in now["entries"]}
-        if now["ended"] or "waiting_for" in now:
-            return now, [entries[position] for position in sorted(entries)]
-    raise AssertionError(f"it goes on and on: {now}")
 
 
 def test_it_finds_what_there_is(client: McpClient) -> None:
@@ -157,6 +146,18 @@ def test_an_agent_that_waits_is_answered(client: McpClient, site: Server, swift:
     now, _ = followed(client, run, after=entries[-1]["position"])
     assert now["run_status"] == "completed"
     assert prompts(swift, run_of(swift, text)) == [text, "By the window"]
+
+
+def test_a_task_that_waits_is_answered_by_who_polls_it(client: McpClient, site: Server, swift: Sandbox) -> None:
+    if client.version != NEWER:
+        return  # there are no tasks
+    text = said("Choose a name")
+    run = begun(site, "pauses", text)
+    came = client.do("watch", task=run, answer={"answer": "Ada"})
+    (asked,) = came["asked"]
+    assert asked["message"] == "The agent waits for an answer."
+    assert came["result"]["structuredContent"]["run_status"] == "completed"
+    assert prompts(swift, run_of(swift, text)) == [text, "Ada"]
 
 
 def test_a_run_is_stopped(client: McpClient, site: Server) -> None:

@@ -12,12 +12,11 @@ const { createTaskSessionFromClient, resultFromTaskOutcome } = await import("@mo
 const INFO = { name: "tests", version: "1" };
 const CAPABILITIES = { elicitation: { form: {} }, extensions: { "io.modelcontextprotocol/tasks": {} } };
 const modern = version >= "2026";
-let client, headers, session, given;
+let client, headers;
 
 async function connect({ token }) {
   await client?.close();
   headers = { Authorization: `Bearer ${token}` };
-  session = undefined;
   client = new Client(INFO, modern ? { versionNegotiation: { mode: "auto" } } : {});
   const transport = new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
   await client.connect(transport);
@@ -62,26 +61,37 @@ async function dispatch(request, { signal } = {}) {
 
 async function task({ name, arguments: args, answer }) {
   if (!modern) return { kind: "immediate", ...(await call({ name, arguments: args })) };
-  given = answer;
+  return settled(answer, (session) => session.callTool(name, args));
+}
+
+const watch = ({ task, answer }) =>
+  settled(answer, (session) =>
+    session.resumeTask({ endpointId: url, generation: "v2", taskId: task, originalOperation: "tools/call" }),
+  );
+
+async function settled(answer, begin) {
   const asked = [];
-  session ??= createTaskSessionFromClient(client, {
+  const states = [];
+  const session = createTaskSessionFromClient(client, {
     endpointId: url,
     rawDispatch: dispatch,
     v2RequestFraming: { protocolVersion: version, clientInfo: INFO, clientCapabilities: CAPABILITIES },
-    onInputRequest: (request) => {
-      session.asked.push(request);
-      return { action: "accept", content: { answer: given } };
+    onInputRequest: ({ params }) => {
+      asked.push(params);
+      return { action: "accept", content: answer };
     },
   });
-  session.asked = asked;
-  const execution = await session.callTool(name, args);
-  const states = [];
-  const { outcome } = await execution.settle({
-    onEvent: ({ task }) => {
-      if (task && states.at(-1) !== task.status) states.push(task.status);
-    },
-  });
-  return { kind: execution.kind, states, asked, result: resultFromTaskOutcome(outcome) };
+  try {
+    const execution = await begin(session);
+    const { outcome } = await execution.settle({
+      onEvent: ({ task }) => {
+        if (task && states.at(-1) !== task.status) states.push(task.status);
+      },
+    });
+    return { kind: execution.kind, states, asked, result: resultFromTaskOutcome(outcome) };
+  } finally {
+    await session.close();
+  }
 }
 
 const commands = {
@@ -91,6 +101,7 @@ const commands = {
   read: ({ uri }) => client.readResource({ uri }),
   call,
   task,
+  watch,
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
