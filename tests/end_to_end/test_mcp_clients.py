@@ -16,7 +16,6 @@ from tests.end_to_end.mcp_clients import (
     TASKS,
     McpClient,
     McpFailure,
-    PythonClient,
     called,
     followed,
     mcp_client,
@@ -233,7 +232,7 @@ def test_a_gateway_that_is_killed_and_comes_back_loses_nothing(swift: Sandbox) -
                     called(client, "get_run", run_id=run)
         with gateway(swift, *here, **SETTINGS) as second:
             for client in clients:
-                if isinstance(client, PythonClient):  # which takes a broken connection for the end
+                if not client.outlasts:
                     client.do("connect", token=ALICE)
             called(clients[0], "cancel_run", run_id=run)
             for client, seen in zip(clients, before, strict=True):

@@ -84,6 +84,7 @@ async function settled(answer, begin) {
   try {
     const execution = await begin(session);
     const { outcome } = await execution.settle({
+      signal: AbortSignal.timeout(60_000),
       onEvent: ({ task }) => {
         if (task && states.at(-1) !== task.status) states.push(task.status);
       },
