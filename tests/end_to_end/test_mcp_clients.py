@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.end_to_end.mcp_clients import (
 from tests.end_to_end.processes import Sandbox, Server, eventually, gateway, held_port, kill, sandbox
 from tests.end_to_end.sdk import prompts, run_of
 from tests.leaks import WATCH
+from tests.upstreams.hosts.opencode import OpenCode
 
 (ALICE, ALICE_LINE), (BOB, BOB_LINE) = (new_key(name, ["runs:read", "runs:write"]) for name in ("alice", "bob"))
 SETTINGS: dict[str, Any] = {
@@ -239,3 +241,15 @@ def test_a_gateway_that_is_killed_and_comes_back_loses_nothing(swift: Sandbox) -
                 _, rest = followed(client, run, seen["next_after"])
                 positions = [entry["position"] for entry in seen["entries"] + rest]
                 assert [*dict.fromkeys(positions)] == native(second, run), client
+
+
+def test_an_agent_has_another_one_work_for_it(site: Server, swift: Sandbox, tmp_path: Path) -> None:
+    if (reason := OpenCode.missing()) is not None:
+        pytest.skip(reason)
+    text = said("Sweep the yard")
+    opencode = OpenCode(tmp_path)
+    with opencode.held:
+        server = {"type": "remote", "url": f"{site.url}/mcp", "headers": {"Authorization": f"Bearer {ALICE}"}}
+        assert "The answer after 1 calls" in opencode.run(f"delegate {text}", {"codegen": server})
+        assert "I did what you asked" in json.dumps(opencode.model.asked[-1])
+    assert prompts(swift, run_of(swift, text)) == [text]

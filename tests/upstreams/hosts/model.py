@@ -6,6 +6,7 @@ The words may be put together, "steps 2 ask slow 3"; they take effect in this or
 - ``steps N``: N calls of a shell, ``echo step 0`` and so on, each with the text ``step 0`` before it
 - ``ask``: a call of a shell, ``date``, for which the host is set up to want a person's approval
 - ``question``: a call of a tool that puts a question to a person
+- ``delegate TEXT``: a call of a tool that runs another agent, to which it says TEXT, which is the rest of the prompt
 - ``boom``: the model refuses, with 400
 - ``hold``: it says nothing more until ``release()``
 - ``slow S``: it answers a word each quarter of a second, for S seconds
@@ -74,6 +75,10 @@ def next_turn(said: list[Said], tools: Mapping[str, Mapping[str, Any]]) -> Turn:
         options = [{"label": label, "description": label} for label in ("A", "B")]
         asked = {"question": "Which one?", "header": "Which", "options": options}
         return Turn(thought, "a question", question, {"questions": [asked]})
+    _, delegates, task = prompt.partition("delegate ")
+    agent = next((name for name in tools if name.endswith("run_agent")), "")
+    if agent and delegates and calls == 0:
+        return Turn(thought, "somebody else does it", agent, {"prompt": task})
     text = to_say.strip() or f"The answer after {sum(who == 'tool' for who, _ in said[last:])} calls"
     return Turn(thought, text, slow=number("slow"), hold=has("hold"), refuses=has("boom"))
 

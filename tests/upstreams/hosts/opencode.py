@@ -5,8 +5,11 @@ A shell command other than ``echo`` wants permission.
 
 import base64
 import json
+import os
+import subprocess
 from collections.abc import Mapping
 
+from tests.end_to_end.processes import STARTING
 from tests.upstreams.hosts.running import RealHost
 
 
@@ -44,6 +47,25 @@ class OpenCode(RealHost):
 
     def command(self) -> list[str]:
         return [str(self.found()), "serve", "--hostname", "127.0.0.1", "--port", str(self.port)]
+
+    def run(self, prompt: str, servers: Mapping[str, object]) -> str:
+        """What ``opencode run`` prints for a prompt, which ends by itself, and has tools of these MCP servers."""
+        self.home.mkdir()
+        self.prepare()
+        file = self.project / "opencode.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "mcp": servers}))
+        done = subprocess.run(
+            [str(self.found()), "run", *prompt.split()],  # it puts quotes around what has several words
+            cwd=self.project,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.home), **self.environment()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=STARTING,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def environment(self) -> Mapping[str, str]:
         places = {f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "CONFIG", "DATA", "STATE")}
