@@ -32,6 +32,7 @@ async def test_a_run_is_started_read_told_more_and_stopped(capabilities: Any) ->
         assert started == {"run_id": "1", "status": "ACTIVE", "run_status": "running", "ended": False}
         site.host.runs["1"].append(2)
         assert await client.told("get_run", run_id="1") == {**started, "length": 3}
+        assert await client.told("get_run", run_id=1) == {**started, "length": 3}
         log = await client.told("read_log", run_id="1", after=1, limit=1)
         (entry,) = log["entries"]
         assert entry == {"position": 2, "kind": "thought", "at": "0-000002", "text": "note 2"}

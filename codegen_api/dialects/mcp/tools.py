@@ -38,7 +38,9 @@ Key = Annotated[
     str | None,
     Field(description="A text of your choice for this order: if it is repeated with it, it is carried out once."),
 ]
-RunId = Annotated[str, Field(min_length=1, max_length=255, description="Which run, from start_run or list_runs.")]
+_A_RUN = "Which run, from start_run or list_runs."
+RunId = Annotated[str, Field(min_length=1, max_length=255, coerce_numbers_to_str=True, description=_A_RUN)]
+"""Models may write one that has only digits as a number."""
 After = Annotated[int | str, Field(description="What you have of the log: the next_after that you were told.")]
 Limit = Annotated[int, Field(ge=1, le=runs.MOST_ENTRIES, description="How many to give at most.")]
 Wait = Annotated[int, Field(ge=1, le=LONGEST_WAIT, description="How many seconds to wait at most.")]
