@@ -155,13 +155,16 @@ class PythonClient:
     async def _read(self, uri: str) -> Any:
         return dump(await self.client.read_resource(uri))
 
-    async def _call(self, name: str, arguments: dict[str, Any], progress: bool = False) -> Any:
+    async def _call(
+        self, name: str, arguments: dict[str, Any], progress: bool = False, within: float | None = None
+    ) -> Any:
         seen: list[Any] = []
 
         async def note(progress: float, total: float | None, message: str | None) -> None:
             seen.append({"progress": progress, "message": message})
 
-        result = await self.client.call_tool(name, arguments, progress_callback=note if progress else None)
+        told = note if progress else None
+        result = await self.client.call_tool(name, arguments, within, told)
         return {"result": dump(result), "progress": seen}
 
     def _task(self, name: str, arguments: dict[str, Any], answer: Any = None) -> Any:

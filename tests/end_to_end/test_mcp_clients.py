@@ -138,6 +138,16 @@ def test_who_follows_a_run_is_told_of_each_entry_at_once(client: McpClient, site
     assert all(each["message"] for each in came["progress"])
 
 
+def test_a_call_that_takes_the_client_too_long_leaves_the_run_at_work(client: McpClient, site: Server) -> None:
+    run = begun(site, "endless", speed=0.1)
+    with pytest.raises(McpFailure):
+        client.do("call", name="follow_run", arguments={"run_id": run, "wait_seconds": 30}, within=0.5)
+    assert not called(client, "get_run", run_id=run)["ended"]
+    called(client, "cancel_run", run_id=run)
+    _, entries = followed(client, run)
+    assert [entry["position"] for entry in entries] == native(site, run)
+
+
 def test_an_agent_that_waits_is_answered(client: McpClient, site: Server, swift: Sandbox) -> None:
     text = said("Choose a seat")
     run = begun(site, "pauses", text)

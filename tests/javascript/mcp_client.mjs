@@ -28,9 +28,9 @@ async function connect({ token }) {
   };
 }
 
-async function call({ name, arguments: args, progress }) {
+async function call({ name, arguments: args, progress, within }) {
   const seen = [];
-  const how = progress ? { onprogress: (each) => seen.push(each) } : {};
+  const how = { ...(progress && { onprogress: (each) => seen.push(each) }), ...(within && { timeout: 1000 * within }) };
   const asked = { name, arguments: args };
   const result = await (older ? client.callTool(asked, undefined, how) : client.callTool(asked, how));
   return { result, progress: seen };
