@@ -2,10 +2,9 @@
 
 import re
 
-from codegen_api.dialects.mcp import SERVER
 from codegen_api.dialects.mcp.rpc import VERSIONS
 from codegen_api.dialects.mcp.runs import LOGS, MOST_CHARACTERS
-from codegen_api.dialects.mcp.tools import LONGEST_WAIT
+from codegen_api.dialects.mcp.tools import LONGEST_WAIT, TOOLS
 from codegen_api.openapi import ANYWHERE, COMMON
 from tests.dialects.documented import chapter, documented, routes_in, undescribed
 
@@ -35,8 +34,8 @@ def test_every_route_is_described_with_its_errors() -> None:
 def test_every_tool_is_in_the_table_with_its_arguments_and_their_defaults() -> None:
     table = CLIENTS.split("\n| tool |")[1].split("\n\n", maxsplit=1)[0]
     told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.M))
-    assert list(told) == [tool.name for tool in SERVER.tools]
-    for tool in SERVER.tools:
+    assert list(told) == [tool.name for tool in TOOLS]
+    for tool in TOOLS:
         same = told["start_run"] if "the same" in told[tool.name] else ""
         arguments = f"{same}, {told[tool.name].replace('the same, ', '')}" if same else told[tool.name]
         fields = tool.arguments.model_fields

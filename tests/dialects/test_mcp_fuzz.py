@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen_api.dialects.mcp import SERVER
 from codegen_api.dialects.mcp.rpc import CAPABILITIES, MODERN, TASKS, VERSION, VERSIONS
 from codegen_api.dialects.mcp.tasks import TASK_METHODS
+from codegen_api.dialects.mcp.tools import TOOLS
 from tests.dialects.site import serving
 from tests.fakehost import FakeHost
 
@@ -17,7 +17,7 @@ METHODS = [
     "initialize", "ping", "server/discover", "tools/list", "tools/call", "resources/list", "resources/templates/list",
     "resources/read", "prompts/get", "notifications/cancelled", *TASK_METHODS,
 ]  # fmt: skip
-FIELDS = sorted({name for tool in SERVER.tools for name in tool.arguments.model_fields})
+FIELDS = sorted({name for tool in TOOLS for name in tool.arguments.model_fields})
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
 RUNS = st.sampled_from(["1", "2", "999", "", "x", "\ud800", 1, None])
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -43,7 +43,7 @@ PARAMS = st.fixed_dictionaries(
     {},
     optional={
         "_meta": META | JSON,
-        "name": st.sampled_from([tool.name for tool in SERVER.tools]) | JSON,
+        "name": st.sampled_from([tool.name for tool in TOOLS]) | JSON,
         "arguments": ARGUMENTS | JSON,
         "uri": st.sampled_from(["codegen://runs/1/log", "codegen://runs/%/log?after=1"]) | JSON,
         "taskId": RUNS | JSON,

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects.mcp import DIALECT, SERVER, dialect_of
+from codegen_api.dialects.mcp import routes
+from codegen_api.dialects.mcp.calls import McpCall, Outcome, Tool
 from codegen_api.dialects.mcp.rpc import CAPABILITIES, HANDSHAKE, MODERN, TASKS, VERSION, VERSIONS
-from codegen_api.dialects.mcp.server import McpCall, McpServer, Outcome, Tool
+from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
 from codegen_api.identity import READ
 from codegen_api.runs import to_json
 from tests.dialects.mcp import ABLE, McpClient, called, message
-from tests.dialects.site import Site, gateway_app, lifespan, serving
+from tests.dialects.site import serving
 from tests.fakehost import FakeHost
 
 ERAS = pytest.mark.parametrize("capabilities", [None, {}, ABLE], ids=["handshake", "modern", "modern with tasks"])
@@ -71,7 +72,7 @@ async def test_a_client_without_a_handshake_can_discover_the_server() -> None:
     assert result["_meta"] == {"io.modelcontextprotocol/serverInfo": {"name": "Our agents", "version": "7"}}
     assert (result["resultType"], result["cacheScope"]) == ("complete", "public")
     assert result["ttlMs"] > 0
-    assert result["instructions"] == SERVER.instructions
+    assert result["instructions"] == INSTRUCTIONS
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ async def test_tools_say_what_they_do_and_what_they_take(capabilities: Any) -> N
         reads = tool["name"] in ("get_run", "read_log", "follow_run", "list_runs")
         assert tool["annotations"]["readOnlyHint"] is reads
         assert tool["annotations"].get("destructiveHint", False) is not reads
-    assert [tool["name"] for tool in result["tools"]] == [tool.name for tool in SERVER.tools]
+    assert [tool["name"] for tool in result["tools"]] == [tool.name for tool in TOOLS]
 
 
 @ERAS
@@ -334,32 +335,14 @@ async def add_numbers(call: McpCall, *, first: int, second: int = 2) -> Outcome:
     return {"content": [{"type": "text", "text": str(first + second)}]}
 
 
-async def test_other_tools_and_methods_can_be_served_with_the_same_code() -> None:
-    async def prompts(call: McpCall) -> Outcome:
-        return {"prompts": []}
-
-    server = McpServer(
-        instructions="Add.",
-        tools=(Tool(add_numbers, READ, {}),),
-        templates=(),
-        read=SERVER.read,
-        tasks={},
-        methods={"prompts/list": prompts},
-        capabilities={"prompts": {}},
-    )
-    app = gateway_app(FakeHost(), dialects=("mcp",), org_id="9")
-    theirs = dialect_of(server)
-    app.router.routes[:] = [*theirs.routes, *app.router.routes]
-    async with lifespan(app):
-        client = McpClient(Site(app, None), ABLE)
+async def test_a_tool_is_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "TOOLS", (Tool(add_numbers, READ, {}),))
+    async with gateway() as site:
+        client = McpClient(site, ABLE)
         assert (await client.call("add_numbers", first=3))["content"][0]["text"] == "5"
-        assert (await client.result("prompts/list"))["prompts"] == []
-        assert "prompts" in (await client.result("server/discover"))["capabilities"]
-        assert (await client.error("tasks/get", {"taskId": "1"}))[0] == 404
         (tool,) = (await client.result("tools/list"))["tools"]
         assert (tool["title"], tool["description"]) == ("Add numbers", "Add two numbers.")
         assert tool["inputSchema"]["required"] == ["first"]
-    assert (theirs.prefixes, theirs.lenient) == (DIALECT.prefixes, True)
 
 
 async def test_a_call_can_be_made_without_any_handshake_before_it() -> None:

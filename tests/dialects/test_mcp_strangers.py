@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects.mcp import SERVER
+from codegen_api.dialects.mcp.tools import TOOLS
 from codegen_api.identity import WRITE
 from tests.auth.issuer import AUDIENCE
 from tests.dialects.mcp import ABLE, McpClient
@@ -45,7 +45,7 @@ async def place(tmp_path: Path) -> AsyncIterator[tuple[Site, dict[str, str]]]:
 
 
 def test_every_tool_that_takes_a_run_is_asked() -> None:
-    schemas = {tool.name: tool.arguments.model_fields for tool in SERVER.tools}
+    schemas = {tool.name: tool.arguments.model_fields for tool in TOOLS}
     takes = [name for name, fields in schemas.items() if "run_id" in fields]
     assert sorted(takes) == sorted(ARGUMENTS)
 
@@ -96,7 +96,7 @@ async def test_each_tool_needs_its_scope_and_a_client_is_told_which(scope: str, 
     async with place(tmp_path) as (site, _):
         other = {"runs:read": "runs:write", "runs:write": "runs:read"}[scope]
         client = McpClient(site, ABLE, ISSUER.token("ann", scope=other))
-        needing = [("tools/call", {"name": tool.name}) for tool in SERVER.tools if tool.scope == scope]
+        needing = [("tools/call", {"name": tool.name}) for tool in TOOLS if tool.scope == scope]
         tasks = {"runs:read": ["tasks/get"], "runs:write": ["tasks/update", "tasks/cancel"]}[scope]
         needing += [(name, {"taskId": "1"}) for name in tasks]
         needing += [("resources/read", {"uri": "codegen://runs/1/log"})] if scope == "runs:read" else []
@@ -113,7 +113,7 @@ async def test_each_tool_needs_its_scope_and_a_client_is_told_which(scope: str, 
 
 
 def test_tools_that_order_need_the_scope_to_write() -> None:
-    orders = [tool.name for tool in SERVER.tools if tool.scope == WRITE]
+    orders = [tool.name for tool in TOOLS if tool.scope == WRITE]
     assert orders == ["start_run", "run_agent", "resume_run", "cancel_run"]
 
 

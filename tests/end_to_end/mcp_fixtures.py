@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from codegen_api.dialects.mcp import SERVER
+from codegen_api.dialects.mcp.calls import Coming, McpCall, Outcome, Progressed, Result, Tool
 from codegen_api.dialects.mcp.rpc import INVALID_PARAMS, MISSING_CAPABILITY, TASKS, RpcError
-from codegen_api.dialects.mcp.server import Coming, McpCall, Outcome, Progressed, Result, Tool
+from codegen_api.dialects.mcp.runs import read_resource
+from codegen_api.dialects.mcp.tasks import TASK_METHODS
 from codegen_api.dialects.mcp.tools import run_agent
 from codegen_api.errors import Conflict
 from codegen_api.identity import READ, Credential
@@ -268,16 +269,20 @@ async def read(call: McpCall, uri: str) -> Result | None:
         number = uri.split("/")[3]
         said = {"id": number, "templateTest": True, "data": f"Data for ID: {number}"}
         return {"mimeType": "application/json", "text": json.dumps(said)}
-    return await SERVER.read(call, uri)
+    return await read_resource(call, uri)
 
 
 async def update_task(call: McpCall, task_id: str) -> Result:
     """The suite confirms what it thinks that its own tools ask."""
-    given = call.request.param("inputResponses", {})
+    given = call.request.param("inputResponses", dict)
     answers: Json = {key: {"action": "accept", "content": {"answer": "Yes"}} for key in given}
     said = replace(call.request, params={**call.request.params, "inputResponses": answers})
-    return await SERVER.tasks["tasks/update"](replace(call, request=said), task_id)
+    return await TASK_METHODS["tasks/update"](replace(call, request=said), task_id)
 
 
-JUDGED = replace(SERVER, tools=TOOLS, read=read, tasks={**SERVER.tasks, "tasks/update": update_task})
-"""The gateway's server, as the suite wants it."""
+JUDGED: Mapping[str, Any] = {
+    "TOOLS": TOOLS,
+    "read_resource": read,
+    "TASK_METHODS": {**TASK_METHODS, "tasks/update": update_task},
+}
+"""What the gateway's server has, as the suite wants it."""

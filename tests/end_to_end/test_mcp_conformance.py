@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from codegen_api.dialects import mcp
+from codegen_api.dialects.mcp import routes
 from tests.dialects.site import gateway_app
 from tests.end_to_end.mcp_clients import JAVASCRIPT, NEWER, OLDER
 from tests.end_to_end.mcp_fixtures import JUDGED, FixtureHost
@@ -108,10 +108,11 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdicts]:
     command = [node(), str(SUITE / "dist/index.js"), "server"]
     folder = tmp_path_factory.mktemp("verdicts")
     settings: dict[str, Any] = {"dialects": "mcp", "demo_token": "alice", "upstream_requests_per_minute": 100_000}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mcp, "DIALECT", mcp.dialect_of(JUDGED))
-        app = gateway_app(FixtureHost(), org_id="9", **settings)
-    with served(app) as url, (folder / "log").open("w") as log, ExitStack() as judges:
+    app = gateway_app(FixtureHost(), org_id="9", **settings)
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as judges, (folder / "log").open("w") as log:
+        for name, theirs in JUDGED.items():
+            patch.setattr(routes, name, theirs)
+        url = judges.enter_context(served(app))
 
         def judge(version: str, *which: str) -> "subprocess.Popen[bytes]":
             where = ["--url", f"{url}/mcp", "--output-dir", str(folder / version)]

@@ -1,16 +1,19 @@
-"""The routes: the endpoint, and where clients read who gives them tokens for it."""
+"""The endpoint and its methods, and where clients read who gives them tokens for it."""
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
 
+from codegen_api import web
 from codegen_api.dialects.mcp import rpc
-from codegen_api.dialects.mcp.rpc import RpcError, RpcRequest, failure_of, refusal, result_of
-from codegen_api.dialects.mcp.server import Coming, McpCall, McpServer, Outcome, Result
+from codegen_api.dialects.mcp.calls import Coming, McpCall, Outcome, Progressed, Result
+from codegen_api.dialects.mcp.rpc import RpcError, RpcRequest
+from codegen_api.dialects.mcp.runs import LOGS, read_resource
+from codegen_api.dialects.mcp.tasks import TASK_METHODS
+from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
 from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated, NotFound
 from codegen_api.identity import READ, WRITE, Caller
 from codegen_api.openapi import ANYWHERE, Answers
@@ -18,19 +21,6 @@ from codegen_api.parts import parts_of
 from codegen_api.request_bodies import Asking, CallerFirst
 from codegen_api.runs import to_json
 from codegen_api.sse import HEARTBEAT, frame, lasting
-from codegen_api.telemetry import note
-from codegen_api.web import (
-    CROSS_SITE,
-    CorsRefused,
-    Responses,
-    WantedOrganization,
-    authenticate_lenient,
-    base_url,
-    bearer,
-    json_response,
-    named,
-    operation,
-)
 
 if TYPE_CHECKING:  # loaded only where there are some
     from codegen_api.auth.jwts import Jwts
@@ -38,34 +28,39 @@ if TYPE_CHECKING:  # loaded only where there are some
 PATH = "/mcp"
 METADATA = "/.well-known/oauth-protected-resource"
 EVENTS = "text/event-stream"
+ABLE: Result = {"tools": {}, "resources": {}}
+WITH_TASKS: Result = {"extensions": {rpc.TASKS: {}}}
 
-_answers = Answers(None, lambda error: failure_of(None, rpc.as_rpc_error(error)))
+LISTS_MS = 300_000
+"""For how long clients need not ask again for what changes with a release only."""
+
+_answers = Answers(None, lambda error: rpc.failure_of(rpc.as_rpc_error(error)))
 ANSWERED = _answers(200, None, "What it is answered with.")
-DESCRIBED: Responses = {200: {"description": "The metadata."}, **_answers.errors(*ANYWHERE, 404)}
+DESCRIBED: web.Responses = {200: {"description": "The metadata."}, **_answers.errors(*ANYWHERE, 404)}
 MESSAGE = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+router = APIRouter(route_class=CallerFirst, tags=["MCP"], generate_unique_id_function=web.named("mcp_"))
 
 
 @Asking
 async def authenticate_client(request: Request) -> Caller:
     """As ``authenticate_lenient``, but pages of other sites are refused whatever they send."""
-    if request.scope[CROSS_SITE]:
-        raise CorsRefused
-    with _challenging(request):
-        return await authenticate_lenient(request)
-
-
-@contextmanager
-def _challenging(request: Request) -> Iterator[None]:
-    """Clients that are refused for want of a token are told where to get one, and for what."""
+    if request.scope[web.CROSS_SITE]:
+        raise web.CorsRefused
     try:
-        yield
-    except (NotAuthenticated, InsufficientScope) as error:
-        jwts = _issuer(request)
-        if jwts is not None:
-            error.resource_metadata = f"{base_url(request)}{METADATA}{PATH}"
-            if isinstance(error, InsufficientScope) and error.scope is not None:
-                error.scope = jwts.scope_prefix + error.scope
+        return await web.authenticate_lenient(request)
+    except GatewayError as error:
+        _say_where(request, error)
         raise
+
+
+def _say_where(request: Request, error: Exception) -> None:
+    """Tell clients that are refused for want of a token or a scope where to get one, and for what."""
+    jwts = _issuer(request)
+    if jwts is not None and isinstance(error, NotAuthenticated | InsufficientScope):
+        error.resource_metadata = f"{web.base_url(request)}{METADATA}{PATH}"
+        if isinstance(error, InsufficientScope) and error.scope is not None:
+            error.scope = jwts.scope_prefix + error.scope
 
 
 def _issuer(request: Request) -> "Jwts | None":
@@ -74,80 +69,112 @@ def _issuer(request: Request) -> "Jwts | None":
     return jwts if jwts is not None and jwts.issuer.lower().startswith(("http://", "https://")) else None
 
 
-def routes_of(server: McpServer) -> Sequence[BaseRoute]:
-    router = APIRouter(route_class=CallerFirst, tags=["MCP"], generate_unique_id_function=named("mcp_"))
+@router.post(PATH, **web.operation("Send an MCP message", None, ANSWERED), dependencies=[Depends(web.bearer)])
+async def send_message(
+    request: Request,
+    caller: Annotated[Caller, Depends(authenticate_client)],
+    wanted: web.WantedOrganization,
+    body: Annotated[Any, Body(examples=[MESSAGE], description="A request, or a notification.")],
+) -> Response:
+    """Send a JSON-RPC message of the Model Context Protocol, of any version.
 
-    @router.post(PATH, **operation("Send an MCP message", None, ANSWERED), dependencies=[Depends(bearer)])
-    async def send_message(
-        request: Request,
-        caller: Annotated[Caller, Depends(authenticate_client)],
-        wanted: WantedOrganization,
-        body: Annotated[Any, Body(examples=[MESSAGE], description="A request, or a notification.")],
-    ) -> Response:
-        """Send a JSON-RPC message of the Model Context Protocol, of any version.
-
-        There are no sessions: each request stands alone. It is answered with JSON, or, where it waits and the client
-        wants to know of progress, with a stream of events. Notifications have no effect.
-        """
-        about: Result = {"name": request.app.title, "version": request.app.version}
-        try:
-            asked = rpc.parsed(body, request.headers)
-        except RpcError as error:
-            return refusal(rpc.id_of(body), error, modern=True)
+    There are no sessions: each request stands alone. It is answered with JSON, or, where it waits and the client
+    wants to know of progress, with a stream of events. Notifications have no effect.
+    """
+    about: Result = {"name": request.app.title, "version": request.app.version}
+    modern = True
+    try:
+        asked = rpc.parsed(body, request.headers)
         if asked.id is None:
             return Response(status_code=202)
-        is_streamed = asked.progress_token is not None and EVENTS in request.headers.get("accept", "")
-        try:
-            with _challenging(request):
-                call = McpCall(request=asked, caller=caller, wanted=wanted, parts=parts_of(request), server=about)
-                outcome = await server.answer(call)
-                if not is_streamed or isinstance(outcome, Mapping):
-                    return json_response(to_json(result_of(asked, await _last(outcome), about)))
-        except RpcError as error:
-            return refusal(asked.id, error, modern=asked.modern)
-        except GatewayError as error:
-            note(error.code, error.root_reason)
-            return rpc.render_error(error, asked.id)
-        return lasting(request, _frames(asked, outcome, about), f"{EVENTS}; charset=utf-8")
-
-    @router.get(METADATA + PATH, summary="Get the metadata of the MCP endpoint", responses=DESCRIBED)
-    async def get_metadata(request: Request) -> Response:
-        """Where clients get tokens for the MCP endpoint, as RFC 9728 has it. Only where JWTs are taken."""
-        jwts = _issuer(request)
-        if jwts is None:
-            raise NotFound("This deployment gives no tokens.")
-        about: Result = {
-            "resource": f"{base_url(request)}{PATH}",
-            "resource_name": request.app.title,
-            "authorization_servers": [jwts.issuer],
-            "scopes_supported": [jwts.scope_prefix + scope for scope in (READ, WRITE)],
-            "bearer_methods_supported": ["header"],
-        }
-        return json_response(to_json(about))
-
-    return router.routes
+        modern = asked.modern
+        outcome = await _outcome(McpCall(asked, caller, wanted, parts_of(request)), about)
+        if not isinstance(outcome, Mapping):
+            if asked.progress_token is not None and EVENTS in request.headers.get("accept", ""):
+                return lasting(request, _frames(asked, outcome, about), f"{EVENTS}; charset=utf-8")
+            outcome = await _last(outcome)
+        return web.json_response(to_json(rpc.result_of(asked, outcome, about)))
+    except (RpcError, GatewayError) as error:
+        _say_where(request, error)
+        return rpc.refusal(error, rpc.id_of(body), modern=modern)
 
 
-async def _last(outcome: Outcome) -> Result:
+async def _outcome(call: McpCall, about: Result) -> Outcome:  # noqa: PLR0911 - a case for each method
+    request = call.request
+    match request.modern, request.method:
+        case True, "server/discover":
+            said: Result = {"supportedVersions": rpc.VERSIONS, "capabilities": {**ABLE, **WITH_TASKS}}
+            return _cached(call, {**said, "instructions": INSTRUCTIONS})
+        case False, "initialize":
+            version = request.param("protocolVersion", str)
+            said = {"protocolVersion": version if version in rpc.HANDSHAKE else rpc.HANDSHAKE[0]}
+            return {**said, "capabilities": ABLE, "serverInfo": about, "instructions": INSTRUCTIONS}
+        case False, "ping":
+            return {}
+        case _, "tools/list":
+            return _cached(call, {"tools": [tool.described for tool in TOOLS]})
+        case _, "tools/call":
+            name = request.param("name", str)
+            tool = next((tool for tool in TOOLS if tool.name == name), None)
+            if tool is None:
+                raise RpcError(rpc.INVALID_PARAMS, "There is no such tool.")
+            return await tool.called(call, request.param("arguments", dict))
+        case _, "resources/list":
+            return _cached(call, {"resources": []})
+        case _, "resources/templates/list":
+            return _cached(call, {"resourceTemplates": LOGS})
+        case _, "resources/read":
+            call.require(READ)
+            uri = request.param("uri", str)
+            found = await read_resource(call, uri)
+            if found is None:
+                code = rpc.INVALID_PARAMS if request.modern else -32002
+                raise RpcError(code, "There is no such resource.", {"uri": uri})
+            return _cached(call, {"contents": [{"uri": uri, **found}]}, ms=0, scope="private")
+        case True, name if name in TASK_METHODS:
+            if not request.takes_tasks:
+                needed: Result = {"requiredCapabilities": WITH_TASKS}
+                raise RpcError(rpc.MISSING_CAPABILITY, f"This needs the extension {rpc.TASKS}.", needed)
+            return await TASK_METHODS[name](call, request.param("taskId", str))
+    raise RpcError(rpc.METHOD_NOT_FOUND, "There is no such method.")
+
+
+def _cached(call: McpCall, result: Result, ms: int = LISTS_MS, scope: str = "public") -> Result:
+    """A result that says for how long it is good, and for whom, to clients that want to know."""
+    return {**result, "ttlMs": ms, "cacheScope": scope} if call.request.modern else result
+
+
+async def _last(coming: Coming) -> Result:
     """The result, for a client that is told nothing of what comes before it."""
-    if isinstance(outcome, Mapping):
-        return outcome
-    async with aclosing(outcome):
-        return [item async for item in outcome if isinstance(item, Mapping)][-1]
+    async with aclosing(coming):
+        return [item async for item in coming if isinstance(item, Mapping)][-1]
 
 
-async def _frames(request: RpcRequest, outcome: Coming, about: Result) -> AsyncGenerator[bytes, None]:
+async def _frames(request: RpcRequest, coming: Coming, about: Result) -> AsyncGenerator[bytes, None]:
     """What comes, as notifications, and the answer to the request last."""
-    said: Result = {"jsonrpc": "2.0", "method": "notifications/progress"}
-    async with aclosing(outcome):
-        try:
-            async for item in outcome:
-                if isinstance(item, Mapping):
-                    yield frame("message", to_json(result_of(request, item, about)))
-                elif item is None:
-                    yield HEARTBEAT
-                else:
-                    params = {"progressToken": request.progress_token, "progress": item.progress}
-                    yield frame("message", to_json({**said, "params": {**params, "message": item.message}}))
-        except RpcError as error:
-            yield frame("message", to_json(failure_of(request.id, error)))
+    async with aclosing(coming):
+        async for item in coming:
+            if item is None:
+                yield HEARTBEAT
+            elif isinstance(item, Progressed):
+                params: Result = {"progressToken": request.progress_token, **item._asdict()}
+                said: Result = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+                yield frame("message", to_json(said))
+            else:
+                yield frame("message", to_json(rpc.result_of(request, item, about)))
+
+
+@router.get(METADATA + PATH, summary="Get the metadata of the MCP endpoint", responses=DESCRIBED)
+async def get_metadata(request: Request) -> Response:
+    """Where clients get tokens for the MCP endpoint, as RFC 9728 has it. Only where JWTs are taken."""
+    jwts = _issuer(request)
+    if jwts is None:
+        raise NotFound("This deployment gives no tokens.")
+    about: Result = {
+        "resource": f"{web.base_url(request)}{PATH}",
+        "resource_name": request.app.title,
+        "authorization_servers": [jwts.issuer],
+        "scopes_supported": [jwts.scope_prefix + scope for scope in (READ, WRITE)],
+        "bearer_methods_supported": ["header"],
+    }
+    return web.json_response(to_json(about))

@@ -4,9 +4,7 @@ Up to 2025-11-25 clients shake hands, in a request of which later ones say nothi
 in ``_meta`` who asks and what they can, and repeats some of itself in headers, which must agree.
 """
 
-import base64
-import binascii
-import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,12 +12,12 @@ from typing import TypeVar
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from codegen_api.errors import Detail, GatewayError, Rejected
+from codegen_api.errors import Detail, GatewayError, InsufficientScope, NotAuthenticated, Rejected
 from codegen_api.runs import Json, to_json
-from codegen_api.telemetry import trace
+from codegen_api.telemetry import note, trace
 from codegen_api.web import CorsRefused, error_headers, json_response, status_of
 
-T = TypeVar("T", str, Mapping[str, Json])
+T = TypeVar("T")
 
 MODERN = "2026-07-28"
 HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -38,7 +36,6 @@ HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION = -32020, -32021, -3202
 _STATUSES = {INTERNAL: 200, METHOD_NOT_FOUND: 404}
 _NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _NAMED_BY |= dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskId")
-_BASE64 = re.compile(r"=\?base64\?(.*)\?=")
 
 
 class RpcError(Exception):
@@ -46,10 +43,10 @@ class RpcError(Exception):
 
     def __init__(self, code: int, message: str, data: Mapping[str, Json] | None = None) -> None:
         super().__init__(message)
-        self.code, self.message, self.data = code, message, data
+        self.code, self.message, self.data = code, message, data or {}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RpcRequest:
     """A request, or where ``id`` is None a notification. ``capabilities`` are the client's, as far as it said so with
     this request, and ``progress_token`` is what notifications of progress are to bear.
@@ -67,14 +64,13 @@ class RpcRequest:
         extensions = self.capabilities.get("extensions")
         return isinstance(extensions, Mapping) and TASKS in extensions
 
-    def param(self, name: str, default: T) -> T:
-        """A parameter of the type of ``default``. A text must be given."""
-        value, is_text = self.params.get(name), isinstance(default, str)
-        if value is None and not is_text:
-            return default
-        if not isinstance(value, str if is_text else Mapping):
-            raise RpcError(INVALID_PARAMS, f"params.{name} must be {'a string' if is_text else 'an object'}.")
-        return value  # type: ignore[return-value]
+    def param(self, name: str, kind: type[T]) -> T:
+        """A parameter: a ``str``, or a ``dict``, which may be left out."""
+        value = self.params.get(name)
+        value = {} if value is None else value
+        if not isinstance(value, kind):
+            raise RpcError(INVALID_PARAMS, f"params.{name} must be {'a string' if kind is str else 'an object'}.")
+        return value
 
 
 def id_of(body: object) -> str | int | float | None:
@@ -100,15 +96,9 @@ def parsed(body: object, headers: Headers) -> RpcRequest:
     modern = VERSION in meta or headers.get("mcp-protocol-version") not in (None, *HANDSHAKE)
     if modern:
         _check_modern(method if number is not None else None, params, meta, headers)
-    token = meta.get("progressToken")
-    return RpcRequest(
-        method=method,
-        params=params,
-        id=number,
-        modern=modern,
-        capabilities=meta[CAPABILITIES] if modern and number is not None else {},
-        progress_token=token if isinstance(token, str | int) and not isinstance(token, bool) else None,
-    )
+    capabilities, token = meta[CAPABILITIES] if modern and number is not None else {}, meta.get("progressToken")
+    token = token if isinstance(token, str | int) and not isinstance(token, bool) else None
+    return RpcRequest(method, params, number, modern, capabilities, token)
 
 
 def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[str, Json], headers: Headers) -> None:
@@ -119,7 +109,7 @@ def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[
         name = params.get(named_by)
         if headers.get("mcp-method", "").strip() != method:
             raise RpcError(HEADER_MISMATCH, "The header Mcp-Method must say what the method in the body says.")
-        if isinstance(name, str) and _decoded(headers.get("mcp-name", "").strip()) != name:
+        if isinstance(name, str) and headers.get("mcp-name", "").strip() not in _in_header(name):
             raise RpcError(HEADER_MISMATCH, f"The header Mcp-Name must say what {named_by} in the body says.")
         if VERSION not in meta or not isinstance(meta.get(CAPABILITIES), Mapping):
             raise RpcError(INVALID_PARAMS, f"params._meta must have {VERSION} and {CAPABILITIES}.")
@@ -130,15 +120,9 @@ def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[
         raise RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
 
 
-def _decoded(header: str) -> str | None:
-    """What a header says that may be in base64, as what is not ASCII has to be."""
-    found = _BASE64.fullmatch(header)
-    if found is None:
-        return header
-    try:
-        return base64.b64decode(found[1], validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return None
+def _in_header(name: str) -> tuple[str, str]:
+    """A name as it is, and in base64, as what is not ASCII has to be."""
+    return name, f"=?base64?{b64encode(name.encode(errors='surrogatepass')).decode()}?="
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------
@@ -151,37 +135,47 @@ def result_of(request: RpcRequest, result: Mapping[str, Json], server: Mapping[s
     return {"jsonrpc": "2.0", "id": request.id, "result": result}
 
 
-def failure_of(number: Json, error: RpcError) -> Mapping[str, Json]:
+def failure_of(error: RpcError, number: Json = None) -> Mapping[str, Json]:
     said: dict[str, Json] = {"code": error.code, "message": error.message}
-    said |= {} if error.data is None else {"data": error.data}
+    said |= {"data": error.data} if error.data else {}
     return {"jsonrpc": "2.0", "id": number, "error": said}
 
 
-def refusal(number: Json, error: RpcError, *, modern: bool) -> Response:
-    """An error of the protocol. Older clients take a status other than 200 for trouble with the connection."""
-    return json_response(to_json(failure_of(number, error)), _STATUSES.get(error.code, 400) if modern else 200)
+def refusal(error: RpcError | GatewayError, number: Json, *, modern: bool) -> Response:
+    """The answer to a request that fails. Older clients take a status other than 200 for trouble with the connection,
+    and all want to hear by one that the caller may not.
+    """
+    if isinstance(error, GatewayError):
+        note(error.code, error.root_reason)
+        if isinstance(error, NotAuthenticated | InsufficientScope):
+            return render_error(error, number)
+        error = as_rpc_error(error)
+    return json_response(to_json(failure_of(error, number)), _STATUSES.get(error.code, 400) if modern else 200)
+
+
+def render_error(error: GatewayError, number: Json = None) -> Response:
+    """An error that has a status of HTTP."""
+    fields = failure_of(as_rpc_error(error), number)
+    return json_response(to_json(fields), _status_of(error), error_headers(error))
 
 
 def as_rpc_error(error: GatewayError) -> RpcError:
-    """An error of the gateway, where there is no tool whose result could tell it."""
-    current, status = trace.get(), _status_of(error)
-    data: dict[str, Json] = {"code": error.code, "status_code": status}
-    data |= {"request_id": None if current is None else current.request_id, "retry_after": error.retry_after}
-    is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in error.details)
+    """An error of the gateway. Its ``details`` are what can be chosen instead, if the error is about that."""
+    current, status, details = trace.get(), _status_of(error), error.details
+    choices: Json = [each for each in details if not isinstance(each, Detail)]
+    data: dict[str, Json] = {
+        "code": error.code,
+        "message": error.message,
+        "status_code": status,
+        "request_id": None if current is None else current.request_id,
+        "retry_after": error.retry_after,
+        "details": choices,
+    }
+    is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in details)
     code = PARSE_ERROR if is_no_json else {400: INVALID_REQUEST, 404: INVALID_PARAMS}.get(status, INTERNAL)
-    return RpcError(code, f"{error.code}: {error.message}", data | {"details": choices_in(error)})
-
-
-def choices_in(error: GatewayError) -> list[Json]:
-    """What can be chosen instead, if the error is about that."""
-    return [each for each in error.details if not isinstance(each, Detail)]
+    return RpcError(code, f"{error.code}: {error.message}", data)
 
 
 def _status_of(error: GatewayError) -> int:
     """As everywhere, but for what the protocol has a status of its own."""
     return 403 if isinstance(error, CorsRefused) else 400 if isinstance(error, Rejected) else status_of(error)
-
-
-def render_error(error: GatewayError, number: Json = None) -> Response:
-    """An error that has a status of HTTP."""
-    return json_response(to_json(failure_of(number, as_rpc_error(error))), _status_of(error), error_headers(error))

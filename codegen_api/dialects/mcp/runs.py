@@ -7,7 +7,7 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 from codegen_api.conversations.progress import RESTING
-from codegen_api.dialects.mcp.server import McpCall, Result
+from codegen_api.dialects.mcp.calls import McpCall, Result
 from codegen_api.errors import Detail, InvalidCursor, NotFound, Rejected, Unsupported
 from codegen_api.following import Position
 from codegen_api.runs import Cursor, Json, LogEntry, Run, RunStatus, to_json

@@ -4,9 +4,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
+from codegen_api.dialects.mcp.calls import McpCall, Result, told
 from codegen_api.dialects.mcp.rpc import INVALID_PARAMS, RpcError
 from codegen_api.dialects.mcp.runs import described, pending_of, rests
-from codegen_api.dialects.mcp.server import McpCall, Result, told
 from codegen_api.errors import IdempotencyKeyReused, NotFound, Rejected, RunEnded
 from codegen_api.idempotency.keys import message_key
 from codegen_api.identity import READ, WRITE
@@ -47,7 +47,7 @@ async def get_task(call: McpCall, task_id: str) -> Result:
 
 
 async def update_task(call: McpCall, task_id: str) -> Result:
-    run, responses = await _run(call, task_id, WRITE), call.request.param("inputResponses", {})
+    run, responses = await _run(call, task_id, WRITE), call.request.param("inputResponses", dict)
     organization, run_id = run.ref.organization, run.ref.id
     for key, pending in (await _asked(call, run)).items() if rests(call, run) else ():
         made = _decision(key, responses.get(key), pending)

@@ -8,7 +8,7 @@ from pydantic import Field
 from codegen_api.brokers import Batch
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
 from codegen_api.dialects.mcp import runs
-from codegen_api.dialects.mcp.server import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
+from codegen_api.dialects.mcp.calls import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
 from codegen_api.following import Current, Ended, Leaving, Position, Quiet, Resync, Stream, Update, loop_time
