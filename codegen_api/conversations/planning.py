@@ -8,10 +8,11 @@ from typing import Literal
 from codegen_api.conversations import checkpoints
 from codegen_api.conversations.caller_store import CallerStore
 from codegen_api.conversations.checkpoints import Stretch, TurnCheckpoint, end_of, parent_of
+from codegen_api.conversations.pending import pending_in
 from codegen_api.conversations.prompts import storable_text, with_system_prompt, with_transcript
 from codegen_api.conversations.starting import Decisions
 from codegen_api.conversations.transcript import Transcript
-from codegen_api.errors import Conflict, Detail, NotFound, Rejected, Unsupported
+from codegen_api.errors import Conflict, Detail, NotFound, Rejected
 from codegen_api.gateway import Gateway
 from codegen_api.identity import Caller
 from codegen_api.runs import Cursor, Json, RunRef, StepKind, WaitReason, to_json
@@ -114,10 +115,7 @@ class Planning:
         """
         if state is not TurnState.WAITING:
             return ()
-        try:
-            pending = await self._gateway.pending(caller, ref.organization, ref.id)
-        except Unsupported:
-            return ()
+        pending = await pending_in(self._gateway, caller, ref)
         if not pending:
             return ()
         if not ask.text.strip():

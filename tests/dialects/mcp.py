@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from codegen_api.dialects.mcp.rpc import CAPABILITIES, MODERN, TASKS, VERSION
+from codegen_api.dialects.mcp.protocol import CAPABILITIES, MODERN, TASKS, VERSION
 from tests.dialects.eventsource import parse
 from tests.dialects.site import CALLER, Site
 

@@ -2,7 +2,7 @@
 
 import re
 
-from codegen_api.dialects.mcp.rpc import VERSIONS
+from codegen_api.dialects.mcp.protocol import VERSIONS
 from codegen_api.dialects.mcp.runs import LOGS, MOST_CHARACTERS
 from codegen_api.dialects.mcp.tools import LONGEST_WAIT, TOOLS
 from codegen_api.openapi import ANYWHERE, COMMON

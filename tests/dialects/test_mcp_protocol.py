@@ -6,8 +6,17 @@ from typing import Any
 import pytest
 
 from codegen_api.dialects.mcp import routes
-from codegen_api.dialects.mcp.calls import McpCall, Outcome, Tool
-from codegen_api.dialects.mcp.rpc import CAPABILITIES, HANDSHAKE, MODERN, TASKS, VERSION, VERSIONS
+from codegen_api.dialects.mcp.protocol import (
+    CAPABILITIES,
+    HANDSHAKE,
+    MODERN,
+    TASKS,
+    VERSION,
+    VERSIONS,
+    McpCall,
+    Outcome,
+    Tool,
+)
 from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
 from codegen_api.identity import READ
 from codegen_api.runs import to_json

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.dialects.mcp.rpc import TASKS
+from codegen_api.dialects.mcp.protocol import TASKS
 from codegen_api.errors import Unsupported
 from codegen_api.following.resumption import RESUME_DOUBT
 from codegen_api.runs import WaitReason

@@ -11,8 +11,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from codegen_api.dialects.mcp.calls import Coming, McpCall, Outcome, Progressed, Result, Tool
-from codegen_api.dialects.mcp.rpc import INVALID_PARAMS, MISSING_CAPABILITY, TASKS, RpcError
+from codegen_api.dialects.mcp.protocol import (
+    INVALID_PARAMS,
+    MISSING_CAPABILITY,
+    TASKS,
+    Coming,
+    McpCall,
+    Outcome,
+    Progressed,
+    Result,
+    RpcError,
+    Tool,
+)
 from codegen_api.dialects.mcp.runs import read_resource
 from codegen_api.dialects.mcp.tasks import TASK_METHODS
 from codegen_api.dialects.mcp.tools import run_agent
@@ -144,7 +154,7 @@ async def works(call: McpCall, *, seconds: float, label: str = "") -> Outcome:
 
 
 async def fails_as_a_task(call: McpCall) -> Outcome:
-    if not call.request.takes_tasks:
+    if not call.takes_tasks:
         needed: Result = {"requiredCapabilities": {"extensions": {TASKS: {}}}}
         raise RpcError(MISSING_CAPABILITY, "This takes long.", needed)
     return await run_agent(call, prompt="fail")
@@ -163,7 +173,7 @@ async def fails(_: McpCall) -> Outcome:
 
 
 async def needs_sampling(call: McpCall) -> Outcome:
-    if "sampling" not in call.request.capabilities:
+    if "sampling" not in call.capabilities:
         raise RpcError(MISSING_CAPABILITY, "This needs sampling.", {"requiredCapabilities": {"sampling": {}}})
     return {"content": [text("Done")]}
 
@@ -218,7 +228,7 @@ def asks(rounds: list[Round], *, then_greets: bool = False) -> Callable[[McpCall
     """Ask the client in each round for what it can give."""
 
     async def run(call: McpCall) -> Outcome:
-        params = call.request.params
+        params = call.params
         state, answers = params.get("requestState", sealed(0)), params.get("inputResponses")
         number = int(str(state).partition("-")[0])
         if state != sealed(number):
@@ -230,7 +240,7 @@ def asks(rounds: list[Round], *, then_greets: bool = False) -> Callable[[McpCall
             able = {
                 name.partition("/")[0]: name for name in ("elicitation/create", "sampling/createMessage", "roots/list")
             }
-            can = [able[name] for name in call.request.capabilities if name in able]
+            can = [able[name] for name in call.capabilities if name in able]
             asked: Json = {key: each for key, each in rounds[number].items() if each["method"] in can}
             return {"resultType": "input_required", "inputRequests": asked, "requestState": sealed(number)}
         match answers:
@@ -274,10 +284,10 @@ async def read(call: McpCall, uri: str) -> Result | None:
 
 async def update_task(call: McpCall, task_id: str) -> Result:
     """The suite confirms what it thinks that its own tools ask."""
-    given = call.request.param("inputResponses", dict)
+    given = call.param("inputResponses", dict)
     answers: Json = {key: {"action": "accept", "content": {"answer": "Yes"}} for key in given}
-    said = replace(call.request, params={**call.request.params, "inputResponses": answers})
-    return await TASK_METHODS["tasks/update"](replace(call, request=said), task_id)
+    said = replace(call, params={**call.params, "inputResponses": answers})
+    return await TASK_METHODS["tasks/update"](said, task_id)
 
 
 JUDGED: Mapping[str, Any] = {

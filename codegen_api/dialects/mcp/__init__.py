@@ -2,7 +2,7 @@
 
 from codegen_api.dialects import Dialect
 from codegen_api.dialects.mcp import routes
-from codegen_api.dialects.mcp.rpc import render_error
+from codegen_api.dialects.mcp.protocol import render_error
 
 DIALECT = Dialect(
     routes=routes.router.routes,

@@ -8,9 +8,8 @@ from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
 from codegen_api import web
-from codegen_api.dialects.mcp import rpc
-from codegen_api.dialects.mcp.calls import Coming, McpCall, Outcome, Progressed, Result
-from codegen_api.dialects.mcp.rpc import RpcError, RpcRequest
+from codegen_api.dialects.mcp import protocol
+from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Progressed, Result, RpcError
 from codegen_api.dialects.mcp.runs import LOGS, read_resource
 from codegen_api.dialects.mcp.tasks import TASK_METHODS
 from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
@@ -29,12 +28,12 @@ PATH = "/mcp"
 METADATA = "/.well-known/oauth-protected-resource"
 EVENTS = "text/event-stream"
 ABLE: Result = {"tools": {}, "resources": {}}
-WITH_TASKS: Result = {"extensions": {rpc.TASKS: {}}}
+WITH_TASKS: Result = {"extensions": {protocol.TASKS: {}}}
 
 LISTS_MS = 300_000
 """For how long clients need not ask again for what changes with a release only."""
 
-_answers = Answers(None, lambda error: rpc.failure_of(rpc.as_rpc_error(error)))
+_answers = Answers(None, lambda error: protocol.failure_of(protocol.as_rpc_error(error)))
 ANSWERED = _answers(200, None, "What it is answered with.")
 DESCRIBED: web.Responses = {200: {"description": "The metadata."}, **_answers.errors(*ANYWHERE, 404)}
 MESSAGE = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -81,87 +80,80 @@ async def send_message(
     There are no sessions: each request stands alone. It is answered with JSON, or, where it waits and the client
     wants to know of progress, with a stream of events. Notifications have no effect.
     """
-    about: Result = {"name": request.app.title, "version": request.app.version}
     modern = True
     try:
-        asked = rpc.parsed(body, request.headers)
-        if asked.id is None:
+        call = protocol.call_of(body, request, caller, wanted)
+        if call.id is None:
             return Response(status_code=202)
-        modern = asked.modern
-        outcome = await _outcome(McpCall(asked, caller, wanted, parts_of(request)), about)
+        modern = call.modern
+        outcome = await _outcome(call)
         if not isinstance(outcome, Mapping):
-            if asked.progress_token is not None and EVENTS in request.headers.get("accept", ""):
-                return lasting(request, _frames(asked, outcome, about), f"{EVENTS}; charset=utf-8")
-            outcome = await _last(outcome)
-        return web.json_response(to_json(rpc.result_of(asked, outcome, about)))
+            if call.progress_token is not None and EVENTS in request.headers.get("accept", ""):
+                return lasting(request, _frames(call, outcome), f"{EVENTS}; charset=utf-8")
+            async with aclosing(outcome):
+                *_, outcome = [item async for item in outcome if isinstance(item, Mapping)]
+        return web.json_response(to_json(protocol.result_of(call, outcome)))
     except (RpcError, GatewayError) as error:
         _say_where(request, error)
-        return rpc.refusal(error, rpc.id_of(body), modern=modern)
+        return protocol.refusal(error, protocol.id_of(body), modern=modern)
 
 
-async def _outcome(call: McpCall, about: Result) -> Outcome:  # noqa: PLR0911 - a case for each method
-    request = call.request
-    match request.modern, request.method:
+async def _outcome(call: McpCall) -> Outcome:  # noqa: PLR0911 - a case for each method
+    match call.modern, call.method:
         case True, "server/discover":
-            said: Result = {"supportedVersions": rpc.VERSIONS, "capabilities": {**ABLE, **WITH_TASKS}}
+            said: Result = {"supportedVersions": protocol.VERSIONS, "capabilities": {**ABLE, **WITH_TASKS}}
             return _cached(call, {**said, "instructions": INSTRUCTIONS})
         case False, "initialize":
-            version = request.param("protocolVersion", str)
-            said = {"protocolVersion": version if version in rpc.HANDSHAKE else rpc.HANDSHAKE[0]}
-            return {**said, "capabilities": ABLE, "serverInfo": about, "instructions": INSTRUCTIONS}
+            version = call.param("protocolVersion", str)
+            said = {"protocolVersion": version if version in protocol.HANDSHAKE else protocol.HANDSHAKE[0]}
+            return {**said, "capabilities": ABLE, "serverInfo": call.server, "instructions": INSTRUCTIONS}
         case False, "ping":
             return {}
         case _, "tools/list":
             return _cached(call, {"tools": [tool.described for tool in TOOLS]})
         case _, "tools/call":
-            name = request.param("name", str)
+            name = call.param("name", str)
             tool = next((tool for tool in TOOLS if tool.name == name), None)
             if tool is None:
-                raise RpcError(rpc.INVALID_PARAMS, "There is no such tool.")
-            return await tool.called(call, request.param("arguments", dict))
+                raise RpcError(protocol.INVALID_PARAMS, "There is no such tool.")
+            return await tool.called(call, call.param("arguments", dict))
         case _, "resources/list":
             return _cached(call, {"resources": []})
         case _, "resources/templates/list":
             return _cached(call, {"resourceTemplates": LOGS})
         case _, "resources/read":
             call.require(READ)
-            uri = request.param("uri", str)
+            uri = call.param("uri", str)
             found = await read_resource(call, uri)
             if found is None:
-                code = rpc.INVALID_PARAMS if request.modern else -32002
+                code = protocol.INVALID_PARAMS if call.modern else -32002
                 raise RpcError(code, "There is no such resource.", {"uri": uri})
             return _cached(call, {"contents": [{"uri": uri, **found}]}, ms=0, scope="private")
         case True, name if name in TASK_METHODS:
-            if not request.takes_tasks:
+            if not call.takes_tasks:
                 needed: Result = {"requiredCapabilities": WITH_TASKS}
-                raise RpcError(rpc.MISSING_CAPABILITY, f"This needs the extension {rpc.TASKS}.", needed)
-            return await TASK_METHODS[name](call, request.param("taskId", str))
-    raise RpcError(rpc.METHOD_NOT_FOUND, "There is no such method.")
+                raise RpcError(protocol.MISSING_CAPABILITY, f"This needs the extension {protocol.TASKS}.", needed)
+            return await TASK_METHODS[name](call, call.param("taskId", str))
+    raise RpcError(protocol.METHOD_NOT_FOUND, "There is no such method.")
 
 
 def _cached(call: McpCall, result: Result, ms: int = LISTS_MS, scope: str = "public") -> Result:
     """A result that says for how long it is good, and for whom, to clients that want to know."""
-    return {**result, "ttlMs": ms, "cacheScope": scope} if call.request.modern else result
+    return {**result, "ttlMs": ms, "cacheScope": scope} if call.modern else result
 
 
-async def _last(coming: Coming) -> Result:
-    """The result, for a client that is told nothing of what comes before it."""
-    async with aclosing(coming):
-        return [item async for item in coming if isinstance(item, Mapping)][-1]
-
-
-async def _frames(request: RpcRequest, coming: Coming, about: Result) -> AsyncGenerator[bytes, None]:
+async def _frames(call: McpCall, coming: Coming) -> AsyncGenerator[bytes, None]:
     """What comes, as notifications, and the answer to the request last."""
     async with aclosing(coming):
         async for item in coming:
             if item is None:
                 yield HEARTBEAT
             elif isinstance(item, Progressed):
-                params: Result = {"progressToken": request.progress_token, **item._asdict()}
+                params: Result = {"progressToken": call.progress_token, **item._asdict()}
                 said: Result = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
                 yield frame("message", to_json(said))
             else:
-                yield frame("message", to_json(rpc.result_of(request, item, about)))
+                yield frame("message", to_json(protocol.result_of(call, item)))
 
 
 @router.get(METADATA + PATH, summary="Get the metadata of the MCP endpoint", responses=DESCRIBED)

@@ -6,11 +6,12 @@ from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import unquote
 
+from codegen_api.conversations.pending import pending_in
 from codegen_api.conversations.progress import RESTING
-from codegen_api.dialects.mcp.calls import McpCall, Result
-from codegen_api.errors import Detail, InvalidCursor, NotFound, Rejected, Unsupported
+from codegen_api.dialects.mcp.protocol import McpCall, Result
+from codegen_api.errors import Detail, InvalidCursor, NotFound, Rejected
 from codegen_api.following import Position
-from codegen_api.runs import Cursor, Json, LogEntry, Run, RunStatus, to_json
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunStatus, to_json
 from codegen_api.sse import parse_position
 from codegen_api.upstreams import PendingRequest
 
@@ -41,7 +42,7 @@ _LOG = re.compile(r"codegen://runs/([^/?#]+)/log(?:\?after=([0-9]{1,18}))?", re.
 
 def about(run: Run) -> dict[str, Json]:
     """What is said of every run."""
-    said: dict[str, Json] = {"run_id": run.ref.id, "status": run.raw_status, "run_status": run.status.value}
+    said: dict[str, Json] = {"run_id": run.ref.id, "status": run.raw_status, "run_status": run.status}
     said |= {"ended": run.status.ended, **({"final": True} if run.final else {})}
     return said | {name: run.fields[name] for name in ("created_at", "web_url") if run.fields.get(name) is not None}
 
@@ -53,24 +54,23 @@ def rests(call: McpCall, run: Run) -> bool:
 
 async def described(call: McpCall, run: Run) -> dict[str, Json]:
     """A run as it is now: with the length of its log, what came of it, and what it waits for."""
-    organization, run_id = run.ref.organization, run.ref.id
-    page = await call.gateway.read_log(call.caller, organization, run_id, 0, LOOKED_BACK, newest_first=True)
+    page = await last_entries(call, run, LOOKED_BACK)
     said = {**about(run), "length": page.paging.total}
     if run.status.ended:
         answer = call.gateway.answer(run) or _answer(call, page.entries)
         said["answer"] = None if answer is None else cut(answer, MOST_CHARACTERS)
     elif rests(call, run):
-        reason = None if run.reason is None else run.reason.value
-        said["waiting_for"] = [*map(_asked, await pending_of(call, run))] or [{"reason": reason}]
+        said["waiting_for"] = [*map(_asked, await pending_of(call, run))] or [{"reason": run.reason}]
     return said
 
 
-async def pending_of(call: McpCall, run: Run) -> tuple[PendingRequest, ...]:
-    """What a run waits for, as far as the host says so."""
-    if run.status is RunStatus.WAITING:
-        with suppress(Unsupported):
-            return await call.gateway.pending(call.caller, run.ref.organization, run.ref.id)
-    return ()
+async def last_entries(call: McpCall, run: Run, number: int) -> LogPage:
+    ref = run.ref
+    return await call.gateway.read_log(call.caller, ref.organization, ref.id, 0, number, newest_first=True)
+
+
+async def pending_of(call: McpCall, run: Run) -> Sequence[PendingRequest]:
+    return await pending_in(call.gateway, call.caller, run.ref) if run.status is RunStatus.WAITING else ()
 
 
 def _answer(call: McpCall, newest_first: Sequence[LogEntry]) -> str | None:
@@ -83,11 +83,12 @@ def _answer(call: McpCall, newest_first: Sequence[LogEntry]) -> str | None:
 
 
 def _asked(request: PendingRequest) -> Json:
-    said = {"request_id": request.id, "reason": request.reason.value, "text": request.text}
+    said = {"request_id": request.id, "reason": request.reason, "text": request.text}
     return said | {"tool": request.tool, "input": request.input, "choices": request.choices}
 
 
-def cut(text: str, most: int) -> str:
+def cut(value: Json, most: int) -> str:
+    text = value if isinstance(value, str) else to_json(value).decode()
     return text if len(text) <= most else f"{text[:most]}... ({len(text) - most} more characters)"
 
 
@@ -112,14 +113,13 @@ class EntryList:
         self.full = False
         self._call = call
         self._entries: dict[Cursor, Json] = {}
-        self._characters = 0
+        self._room = MOST_CHARACTERS
 
     def add(self, position: Cursor, entry: LogEntry) -> bool:
         """Add the next entry, or what has become of an earlier one; whether there was room."""
         written = self._shown(position, entry)
-        self._characters += len(to_json(written).decode())
-        has_room = len(self._entries) < MOST_ENTRIES and self._characters <= MOST_CHARACTERS
-        self.full = self.full or (bool(self._entries) and not has_room)
+        self._room -= len(to_json(written).decode())
+        self.full = bool(self._entries) and (self._room < 0 or len(self._entries) == MOST_ENTRIES)
         if not self.full:
             self._entries[position] = written
         return not self.full
@@ -130,19 +130,14 @@ class EntryList:
 
     def _shown(self, position: Cursor, entry: LogEntry) -> Json:
         step = self._call.gateway.step(entry)
-        said: dict[str, Json] = {"position": position, "kind": step.kind.value, "at": entry.created_at}
-        said["text"] = step.text
+        said: dict[str, Json] = {"position": position, "kind": step.kind, "at": entry.created_at, "text": step.text}
         if step.tool is not None:
             said |= {"tool": step.tool, "input": step.input, "output": step.output, "open": not step.closed}
         for most in CUT_AT:
             if len(to_json(said).decode()) > MOST_CHARACTERS:
                 texts = {name: said.get(name) for name in ("text", "input", "output")}
-                said |= {"cut": True} | {name: cut(_text(value), most) for name, value in texts.items() if value}
+                said |= {"cut": True} | {name: cut(value, most) for name, value in texts.items() if value}
         return said
-
-
-def _text(value: Json) -> str:
-    return value if isinstance(value, str) else to_json(value).decode()
 
 
 async def log_page(call: McpCall, run_id: str, after: Cursor, limit: int = MOST_ENTRIES) -> dict[str, Json]:

@@ -1,12 +1,10 @@
 """Runs as tasks, for clients that poll: a task is a run, under its id, so every instance knows all of them."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
-from codegen_api.dialects.mcp.calls import McpCall, Result, told
-from codegen_api.dialects.mcp.rpc import INVALID_PARAMS, RpcError
-from codegen_api.dialects.mcp.runs import described, pending_of, rests
+from codegen_api.dialects.mcp.protocol import INVALID_PARAMS, McpCall, Result, RpcError, told
+from codegen_api.dialects.mcp.runs import described, last_entries, pending_of, rests
 from codegen_api.errors import IdempotencyKeyReused, NotFound, Rejected, RunEnded
 from codegen_api.idempotency.keys import message_key
 from codegen_api.identity import READ, WRITE
@@ -36,10 +34,10 @@ async def get_task(call: McpCall, task_id: str) -> Result:
     if run.status in (RunStatus.COMPLETED, RunStatus.FAILED):
         result = told(await described(call, run), is_error=run.status is RunStatus.FAILED)
         return task_of(run, result={"resultType": "complete", **result})
-    if not rests(call, run):
-        return task_of(run, statusMessage=run.raw_status or run.status.value)
     asked = await _asked(call, run)
-    if "elicitation" not in call.request.capabilities:  # the client can ask nobody
+    if not asked:
+        return task_of(run, statusMessage=run.raw_status or run.status)
+    if "elicitation" not in call.capabilities:  # the client can ask nobody
         said = "; ".join(pending.text for pending in asked.values())
         return task_of(run, statusMessage=f"{said} (resume_run answers)")
     requests = {key: _elicitation(pending) for key, pending in asked.items()}
@@ -47,9 +45,9 @@ async def get_task(call: McpCall, task_id: str) -> Result:
 
 
 async def update_task(call: McpCall, task_id: str) -> Result:
-    run, responses = await _run(call, task_id, WRITE), call.request.param("inputResponses", dict)
+    run, responses = await _run(call, task_id, WRITE), call.param("inputResponses", dict)
     organization, run_id = run.ref.organization, run.ref.id
-    for key, pending in (await _asked(call, run)).items() if rests(call, run) else ():
+    for key, pending in (await _asked(call, run)).items():
         made = _decision(key, responses.get(key), pending)
         with suppress(NotFound, IdempotencyKeyReused):  # somebody was faster
             if made is not None and pending.id:
@@ -68,11 +66,7 @@ async def cancel_task(call: McpCall, task_id: str) -> Result:
     return {}
 
 
-TASK_METHODS: Mapping[str, Callable[[McpCall, str], Awaitable[Result]]] = {
-    "tasks/get": get_task,
-    "tasks/update": update_task,
-    "tasks/cancel": cancel_task,
-}
+TASK_METHODS = {"tasks/get": get_task, "tasks/update": update_task, "tasks/cancel": cancel_task}
 
 
 async def _run(call: McpCall, task_id: str, scope: str) -> Run:
@@ -84,14 +78,15 @@ async def _run(call: McpCall, task_id: str, scope: str) -> Run:
 
 
 async def _asked(call: McpCall, run: Run) -> dict[str, PendingRequest]:
-    """What a waiting run waits for, under keys that it has for nothing else. No id: the host does not say for what."""
-    pending = await pending_of(call, run)
-    if pending:
+    """What a run waits for, under keys that it has for nothing else. No id: the host does not say for what."""
+    if not rests(call, run):
+        return {}
+    if pending := await pending_of(call, run):
         return {f"wait-{each.id}": each for each in pending}
-    page = await call.gateway.read_log(call.caller, run.ref.organization, run.ref.id, 0, 1, newest_first=True)
+    page = await last_entries(call, run, 1)
     last = page.paging.total if page.paging.total is not None else "".join(entry.digest for entry in page.entries)
-    what = "an answer" if run.reason is None else run.reason.value
-    return {f"wait-{last}": PendingRequest("", WaitReason.QUESTION, f"The agent waits for {what}.")}
+    words = f"The agent waits for {run.reason or 'an answer'}."
+    return {f"wait-{last}": PendingRequest("", WaitReason.QUESTION, words)}
 
 
 def _elicitation(pending: PendingRequest) -> Result:

@@ -1,6 +1,7 @@
 """The tools: runs are started, watched, answered and stopped."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -8,10 +9,10 @@ from pydantic import Field
 from codegen_api.brokers import Batch
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
 from codegen_api.dialects.mcp import runs
-from codegen_api.dialects.mcp.calls import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
+from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
-from codegen_api.following import Current, Ended, Leaving, Position, Quiet, Resync, Stream, Update, loop_time
+from codegen_api.following import Current, Ended, Position, Quiet, Resync, Stream, Update, loop_time
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Appended, Changed, Json, Run, RunStatus, WaitReason
 from codegen_api.telemetry import sent
@@ -34,10 +35,7 @@ LINE = 200
 NewPrompt = Annotated[Prompt, Field(description="What the agent is to do.")]
 RepoId = Annotated[int | None, Field(description="The repository to work in, where the host has several.")]
 Model = Annotated[str | None, Field(description="The host's name of the model that the agent is to use.")]
-Key = Annotated[
-    str | None,
-    Field(description="A text of your choice for this order: if it is repeated with it, it is carried out once."),
-]
+Key = Annotated[str | None, Field(description="A text of your choice: an order repeated with it is carried out once.")]
 _A_RUN = "Which run, from start_run or list_runs."
 RunId = Annotated[str, Field(min_length=1, max_length=255, coerce_numbers_to_str=True, description=_A_RUN)]
 """Models may write one that has only digits as a number."""
@@ -71,9 +69,9 @@ async def run_agent(
     is: go on with follow_run.
     """
     run = await _begun(call, NewRun(prompt, repo_id=repo_id, model=model), idempotency_key)
-    if call.request.takes_tasks:
+    if call.takes_tasks:
         return {"resultType": "task", **task_of(run)}
-    return _watched(call, run.ref.id, Position(0), wait_seconds, entries=None)
+    return _watched(call, run.ref.id, Position(0), wait_seconds, listed=False)
 
 
 async def get_run(call: McpCall, *, run_id: RunId) -> Outcome:
@@ -93,7 +91,7 @@ async def follow_run(call: McpCall, *, run_id: RunId, after: After = 0, wait_sec
     result is full, or the time is over. Then call again with next_after. An entry that was `open` comes again, under
     its old position, when its output is there.
     """
-    return _watched(call, run_id, runs.position_of(after), wait_seconds, entries=runs.EntryList(call))
+    return _watched(call, run_id, runs.position_of(after), wait_seconds, listed=True)
 
 
 async def resume_run(
@@ -154,22 +152,22 @@ async def _begun(call: McpCall, new: NewRun, key: str | None) -> Run:
     return (await call.parts.idempotency.create(call.caller, await call.organization(), new, key)).run
 
 
-async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, entries: runs.EntryList | None) -> Coming:
-    """What comes of a run until it has ended, waits for somebody, or the time is over; with ``entries``, until these
-    are full. The result is last.
+async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, *, listed: bool) -> Coming:
+    """What comes of a run until it has ended, waits for somebody, or the time is over. The result is last. With
+    ``listed`` it has the entries, and comes when it is full.
     """
-    run, is_current = None, False
+    run, is_current, entries = None, False, runs.EntryList(call)
     try:
         organization, deadline = await call.organization(), loop_time() + seconds
         stream = await call.gateway.follow(call.caller, organization, run_id, at)
         assert stream is not None  # noqa: S101 - that would be for who knows the end
-        try:
-            while (update := await _next(stream, deadline)) is not None:
+        async with aclosing(stream):
+            while not entries.full and (update := await _next(stream, deadline)) is not None:
                 match update:
                     case Batch():
                         sent(len(update.entries))
                         for event, behind in zip(update.entries, update.positions, strict=True):
-                            if entries is not None and not entries.add(event.cursor, event.entry):
+                            if listed and not entries.add(event.cursor, event.entry):
                                 break
                             at = behind
                             if isinstance(event, Appended):
@@ -177,24 +175,20 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, ent
                     case Changed() | Ended():
                         run = update.run
                     case Resync():
-                        at, entries = Position(update.cursor), None if entries is None else runs.EntryList(call)
+                        at, entries = Position(update.cursor), runs.EntryList(call)
                     case Current():
                         is_current = True
                     case Quiet():
                         yield None
-                is_stuck = is_current and run is not None and runs.rests(call, run)
-                if is_stuck:  # when the host was asked last
+                if is_current and run is not None and runs.rests(call, run):  # when the host was asked last
                     run = await call.gateway.get(call.caller, organization, run_id)
-                    is_stuck = runs.rests(call, run)
-                if is_stuck or isinstance(update, Ended | Leaving) or (entries is not None and entries.full):
-                    break
-        finally:
-            await stream.aclose()
+                    if runs.rests(call, run):
+                        break
         run = run or await call.gateway.get(call.caller, organization, run_id)
         is_news = run.status.ended or runs.rests(call, run)
         said = {**(await runs.described(call, run) if is_news else runs.about(run)), "next_after": runs.shown(at)}
-        said |= {} if entries is None else {"entries": entries.fields}
-        yield told(said, is_error=entries is None and run.status is RunStatus.FAILED)
+        said |= {"entries": entries.fields} if listed else {}
+        yield told(said, is_error=not listed and run.status is RunStatus.FAILED)
     except GatewayError as error:
         yield failed(error)
 
@@ -211,4 +205,4 @@ async def _next(stream: Stream, deadline: float) -> Update | None:
 def _line(call: McpCall, event: Appended) -> str:
     """An entry in one line, as hosts show it."""
     step = call.gateway.step(event.entry)
-    return runs.cut(" ".join(f"{step.tool or ''} {step.text[:LINE]}".split()), LINE) or step.kind.value
+    return runs.cut(" ".join(f"{step.tool or ''} {step.text[:LINE]}".split()), LINE) or step.kind

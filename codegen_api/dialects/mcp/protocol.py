@@ -1,23 +1,32 @@
-"""JSON-RPC as MCP has it: requests, their results and errors. Pure functions.
+"""The protocol: who asks for what, what a tool is, and what comes of it as a result or an error. No I/O.
 
 Up to 2025-11-25 clients shake hands, in a request of which later ones say nothing. From 2026-07-28 on each request says
 in ``_meta`` who asks and what they can, and repeats some of itself in headers, which must agree.
 """
 
+import inspect
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 
 from codegen_api.errors import Detail, GatewayError, InsufficientScope, NotAuthenticated, Rejected
+from codegen_api.gateway import Gateway
+from codegen_api.identity import Caller
+from codegen_api.parts import Parts, parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.telemetry import note, trace
-from codegen_api.web import CorsRefused, error_headers, json_response, status_of
+from codegen_api.web import CorsRefused, as_gateway_error, error_headers, json_response, status_of
 
 T = TypeVar("T")
+Result = Mapping[str, Json]
 
 MODERN = "2026-07-28"
 HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -41,22 +50,27 @@ _NAMED_BY |= dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskI
 class RpcError(Exception):
     """What a request is answered with instead of a result."""
 
-    def __init__(self, code: int, message: str, data: Mapping[str, Json] | None = None) -> None:
+    def __init__(self, code: int, message: str, data: Result | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.data = code, message, data or {}
 
 
 @dataclass(frozen=True, slots=True)
-class RpcRequest:
-    """A request, or where ``id`` is None a notification. ``capabilities`` are the client's, as far as it said so with
-    this request, and ``progress_token`` is what notifications of progress are to bear.
+class McpCall:
+    """A request, and who makes it of whom. ``wanted`` is the organization that they name, ``capabilities`` are the
+    client's, as far as it said so with this request, and ``progress_token`` is what notifications of progress are to
+    bear. Where ``id`` is None it is a notification.
     """
 
+    caller: Caller
+    wanted: str | None
+    parts: Parts
+    server: Result
     method: str
-    params: Mapping[str, Json]
+    params: Result
     id: str | int | float | None
     modern: bool
-    capabilities: Mapping[str, Json]
+    capabilities: Result
     progress_token: str | int | None
 
     @property
@@ -72,6 +86,17 @@ class RpcRequest:
             raise RpcError(INVALID_PARAMS, f"params.{name} must be {'a string' if kind is str else 'an object'}.")
         return value
 
+    @property
+    def gateway(self) -> Gateway:
+        return self.parts.gateway
+
+    async def organization(self) -> str:
+        return await self.gateway.accounts.organization(self.caller, self.wanted)
+
+    def require(self, scope: str) -> None:
+        if not self.caller.may(scope):
+            raise InsufficientScope.lacking(scope)
+
 
 def id_of(body: object) -> str | int | float | None:
     """The id under which a request is answered, if it has one."""
@@ -79,14 +104,14 @@ def id_of(body: object) -> str | int | float | None:
     return given if isinstance(given, str | int | float) and not isinstance(given, bool) else None
 
 
-def parsed(body: object, headers: Headers) -> RpcRequest:
+def call_of(body: object, request: Request, caller: Caller, wanted: str | None) -> McpCall:
     """
     Raises:
         RpcError: it is no request, of no version that is served, or its headers say something else.
     """
     if not isinstance(body, Mapping):
         raise RpcError(INVALID_REQUEST, "The body must be one request or notification; there are no batches.")
-    method, params, number = body.get("method"), body.get("params", {}), id_of(body)
+    method, params, number, headers = body.get("method"), body.get("params", {}), id_of(body), request.headers
     if body.get("jsonrpc") != "2.0" or not isinstance(method, str) or ("id" in body and number is None):
         raise RpcError(INVALID_REQUEST, "A request has jsonrpc 2.0, a method, and an id that is a string or a number.")
     if not isinstance(params, Mapping):
@@ -98,10 +123,11 @@ def parsed(body: object, headers: Headers) -> RpcRequest:
         _check_modern(method if number is not None else None, params, meta, headers)
     capabilities, token = meta[CAPABILITIES] if modern and number is not None else {}, meta.get("progressToken")
     token = token if isinstance(token, str | int) and not isinstance(token, bool) else None
-    return RpcRequest(method, params, number, modern, capabilities, token)
+    server: Result = {"name": request.app.title, "version": request.app.version}
+    return McpCall(caller, wanted, parts_of(request), server, method, params, number, modern, capabilities, token)
 
 
-def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[str, Json], headers: Headers) -> None:
+def _check_modern(method: str | None, params: Result, meta: Result, headers: Headers) -> None:
     """Of a notification, which has no ``method`` here, only the version counts."""
     version = headers.get("mcp-protocol-version")
     if method is not None and (version == MODERN or VERSION in meta):
@@ -116,7 +142,7 @@ def _check_modern(method: str | None, params: Mapping[str, Json], meta: Mapping[
         if version != meta[VERSION]:
             raise RpcError(HEADER_MISMATCH, f"The header MCP-Protocol-Version must say what {VERSION} says.")
     if version != MODERN:
-        data: Mapping[str, Json] = {"supported": VERSIONS, "requested": version}
+        data: Result = {"supported": VERSIONS, "requested": version}
         raise RpcError(UNSUPPORTED_VERSION, f"There are the versions {', '.join(VERSIONS)}.", data)
 
 
@@ -125,17 +151,100 @@ def _in_header(name: str) -> tuple[str, str]:
     return name, f"=?base64?{b64encode(name.encode(errors='surrogatepass')).decode()}?="
 
 
+# -- tools ------------------------------------------------------------------------------------------------------------
+
+
+class Progressed(NamedTuple):
+    """Something has come, for who watches. ``progress`` grows."""
+
+    progress: int
+    message: str
+
+
+Coming = AsyncGenerator[Progressed | Result | None, None]
+"""What comes while a result is waited for (None is a sign of life), and the result last."""
+
+Outcome = Result | Coming
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What a model can call: a function whose docstring is the description, and whose keyword-only parameters are the
+    arguments. ``scope`` is what the caller needs, and ``hints`` are for the host.
+    """
+
+    run: Callable[..., Awaitable[Outcome]]
+    scope: str
+    hints: Result
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+    @cached_property
+    def arguments(self) -> type[BaseModel]:
+        fields: Any = {
+            each.name: (each.annotation, ... if each.default is each.empty else each.default)
+            for each in inspect.signature(self.run).parameters.values()
+            if each.kind is each.KEYWORD_ONLY
+        }
+        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+
+    @cached_property
+    def described(self) -> Result:
+        schema = self.arguments.model_json_schema()
+        for each in (schema, *schema.get("properties", {}).values()):
+            del each["title"]  # it only repeats the name, and stands in a model's context
+        return {
+            "name": self.name,
+            "title": self.name.replace("_", " ").capitalize(),
+            "description": " ".join((self.run.__doc__ or "").split()),
+            "inputSchema": schema,
+            "annotations": self.hints,
+        }
+
+    async def called(self, call: McpCall, given: Result) -> Outcome:
+        """The model is told what cannot be done; that the caller may not is for who asks for it."""
+        call.require(self.scope)
+        try:
+            arguments = self.arguments.model_validate(given)
+        except ValidationError as error:
+            places = [{**each, "loc": ("arguments", *each["loc"])} for each in error.errors()]
+            return failed(as_gateway_error(RequestValidationError(places)))
+        try:
+            return await self.run(call, **dict(arguments))
+        except (NotAuthenticated, InsufficientScope):
+            raise
+        except GatewayError as error:
+            return failed(error)
+
+
+def told(said: Result, *, is_error: bool = False) -> Result:
+    """The result of a tool: for programs, and in the same words for models."""
+    content: Json = [{"type": "text", "text": to_json(said).decode()}]
+    return {"content": content, "structuredContent": said, **({"isError": True} if is_error else {})}
+
+
+def failed(error: GatewayError) -> Result:
+    """The result of a tool that could not do what it was asked for."""
+    note(error.code, error.root_reason)
+    failure = as_rpc_error(error)
+    choices = failure.data["details"]
+    words = f"{failure.message} {to_json(choices).decode()}" if choices else failure.message
+    return {"content": [{"type": "text", "text": words}], "structuredContent": failure.data, "isError": True}
+
+
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-def result_of(request: RpcRequest, result: Mapping[str, Json], server: Mapping[str, Json]) -> Mapping[str, Json]:
+def result_of(call: McpCall, result: Result) -> Result:
     """The answer to a request: its result, and for clients that want to know, of which kind it is and whose."""
-    if request.modern:
-        result = {"resultType": "complete", **result, "_meta": {SERVER: server}}
-    return {"jsonrpc": "2.0", "id": request.id, "result": result}
+    if call.modern:
+        result = {"resultType": "complete", **result, "_meta": {SERVER: call.server}}
+    return {"jsonrpc": "2.0", "id": call.id, "result": result}
 
 
-def failure_of(error: RpcError, number: Json = None) -> Mapping[str, Json]:
+def failure_of(error: RpcError, number: Json = None) -> Result:
     said: dict[str, Json] = {"code": error.code, "message": error.message}
     said |= {"data": error.data} if error.data else {}
     return {"jsonrpc": "2.0", "id": number, "error": said}
@@ -163,14 +272,8 @@ def as_rpc_error(error: GatewayError) -> RpcError:
     """An error of the gateway. Its ``details`` are what can be chosen instead, if the error is about that."""
     current, status, details = trace.get(), _status_of(error), error.details
     choices: Json = [each for each in details if not isinstance(each, Detail)]
-    data: dict[str, Json] = {
-        "code": error.code,
-        "message": error.message,
-        "status_code": status,
-        "request_id": None if current is None else current.request_id,
-        "retry_after": error.retry_after,
-        "details": choices,
-    }
+    data: dict[str, Json] = {"code": error.code, "message": error.message, "status_code": status, "details": choices}
+    data |= {"request_id": None if current is None else current.request_id, "retry_after": error.retry_after}
     is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in details)
     code = PARSE_ERROR if is_no_json else {400: INVALID_REQUEST, 404: INVALID_PARAMS}.get(status, INTERNAL)
     return RpcError(code, f"{error.code}: {error.message}", data)
