@@ -345,7 +345,7 @@ async def add_numbers(call: McpCall, *, first: int, second: int = 2) -> Outcome:
 
 
 async def test_a_tool_is_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "TOOLS", (Tool(add_numbers, READ, {}),))
+    monkeypatch.setattr(routes, "TOOLS", (Tool(add_numbers, READ),))
     async with gateway() as site:
         client = McpClient(site, ABLE)
         assert (await client.call("add_numbers", first=3))["content"][0]["text"] == "5"

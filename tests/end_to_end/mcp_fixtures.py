@@ -135,7 +135,7 @@ class FixtureTool(Tool):
 
 
 def tool(name: str, run: Callable[..., Awaitable[Outcome]], schema: Result | None = None) -> Tool:
-    return FixtureTool(run, READ, {}, name, schema)
+    return FixtureTool(run, READ, name, schema)
 
 
 def says(*content: dict[str, Json]) -> Callable[[McpCall], Awaitable[Outcome]]:

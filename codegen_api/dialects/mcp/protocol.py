@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from codegen_api.errors import Detail, GatewayError, InsufficientScope, NotAuthenticated, Rejected
 from codegen_api.gateway import Gateway
-from codegen_api.identity import Caller
+from codegen_api.identity import WRITE, Caller
 from codegen_api.parts import Parts, parts_of
 from codegen_api.runs import Json, to_json
 from codegen_api.telemetry import note, trace
@@ -48,11 +48,12 @@ _NAMED_BY |= dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskI
 
 
 class RpcError(Exception):
-    """What a request is answered with instead of a result."""
+    """What a request is answered with instead of a result, and with which status where HTTP's count."""
 
-    def __init__(self, code: int, message: str, data: Result | None = None) -> None:
+    def __init__(self, code: int, message: str, data: Result | None = None, status: int | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.data = code, message, data or {}
+        self.status = status or _STATUSES.get(code, 400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +171,11 @@ Outcome = Result | Coming
 @dataclass(frozen=True)
 class Tool:
     """What a model can call: a function whose docstring is the description, and whose keyword-only parameters are the
-    arguments. ``scope`` is what the caller needs, and ``hints`` are for the host.
+    arguments. ``scope`` is what the caller needs.
     """
 
     run: Callable[..., Awaitable[Outcome]]
     scope: str
-    hints: Result
 
     @property
     def name(self) -> str:
@@ -192,7 +192,7 @@ class Tool:
 
     @cached_property
     def described(self) -> Result:
-        schema = self.arguments.model_json_schema()
+        schema, orders = self.arguments.model_json_schema(), self.scope == WRITE
         for each in (schema, *schema.get("properties", {}).values()):
             del each["title"]  # it only repeats the name, and stands in a model's context
         return {
@@ -200,7 +200,7 @@ class Tool:
             "title": self.name.replace("_", " ").capitalize(),
             "description": " ".join((self.run.__doc__ or "").split()),
             "inputSchema": schema,
-            "annotations": self.hints,
+            "annotations": {"readOnlyHint": not orders, "destructiveHint": orders, "openWorldHint": orders},
         }
 
     async def called(self, call: McpCall, given: Result) -> Outcome:
@@ -264,21 +264,16 @@ def refusal(error: RpcError | GatewayError, number: Json, *, modern: bool) -> Re
 
 def render_error(error: GatewayError, number: Json = None) -> Response:
     """An error that has a status of HTTP."""
-    fields = failure_of(as_rpc_error(error), number)
-    return json_response(to_json(fields), _status_of(error), error_headers(error))
+    failure = as_rpc_error(error)
+    return json_response(to_json(failure_of(failure, number)), failure.status, error_headers(error))
 
 
 def as_rpc_error(error: GatewayError) -> RpcError:
     """An error of the gateway. Its ``details`` are what can be chosen instead, if the error is about that."""
-    current, status, details = trace.get(), _status_of(error), error.details
-    choices: Json = [each for each in details if not isinstance(each, Detail)]
+    status = 403 if isinstance(error, CorsRefused) else 400 if isinstance(error, Rejected) else status_of(error)
+    current, choices = trace.get(), [each for each in error.details if not isinstance(each, Detail)]
     data: dict[str, Json] = {"code": error.code, "message": error.message, "status_code": status, "details": choices}
     data |= {"request_id": None if current is None else current.request_id, "retry_after": error.retry_after}
-    is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in details)
+    is_no_json = any(isinstance(each, Detail) and each.type == "json_invalid" for each in error.details)
     code = PARSE_ERROR if is_no_json else {400: INVALID_REQUEST, 404: INVALID_PARAMS}.get(status, INTERNAL)
-    return RpcError(code, f"{error.code}: {error.message}", data)
-
-
-def _status_of(error: GatewayError) -> int:
-    """As everywhere, but for what the protocol has a status of its own."""
-    return 403 if isinstance(error, CorsRefused) else 400 if isinstance(error, Rejected) else status_of(error)
+    return RpcError(code, f"{error.code}: {error.message}", data, status)

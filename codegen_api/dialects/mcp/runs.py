@@ -11,7 +11,7 @@ from codegen_api.conversations.progress import RESTING
 from codegen_api.dialects.mcp.protocol import McpCall, Result
 from codegen_api.errors import Detail, InvalidCursor, NotFound, Rejected
 from codegen_api.following import Position
-from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunStatus, to_json
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, to_json
 from codegen_api.sse import parse_position
 from codegen_api.upstreams import PendingRequest
 
@@ -60,17 +60,14 @@ async def described(call: McpCall, run: Run) -> dict[str, Json]:
         answer = call.gateway.answer(run) or _answer(call, page.entries)
         said["answer"] = None if answer is None else cut(answer, MOST_CHARACTERS)
     elif rests(call, run):
-        said["waiting_for"] = [*map(_asked, await pending_of(call, run))] or [{"reason": run.reason}]
+        pending = await pending_in(call.gateway, call.caller, run.ref)
+        said["waiting_for"] = [*map(_asked, pending)] or [{"reason": run.reason}]
     return said
 
 
 async def last_entries(call: McpCall, run: Run, number: int) -> LogPage:
     ref = run.ref
     return await call.gateway.read_log(call.caller, ref.organization, ref.id, 0, number, newest_first=True)
-
-
-async def pending_of(call: McpCall, run: Run) -> Sequence[PendingRequest]:
-    return await pending_in(call.gateway, call.caller, run.ref) if run.status is RunStatus.WAITING else ()
 
 
 def _answer(call: McpCall, newest_first: Sequence[LogEntry]) -> str | None:

@@ -3,8 +3,9 @@
 import time
 from contextlib import suppress
 
+from codegen_api.conversations.pending import pending_in
 from codegen_api.dialects.mcp.protocol import INVALID_PARAMS, McpCall, Result, RpcError, told
-from codegen_api.dialects.mcp.runs import described, last_entries, pending_of, rests
+from codegen_api.dialects.mcp.runs import described, last_entries, rests
 from codegen_api.errors import IdempotencyKeyReused, NotFound, Rejected, RunEnded
 from codegen_api.idempotency.keys import message_key
 from codegen_api.identity import READ, WRITE
@@ -81,7 +82,7 @@ async def _asked(call: McpCall, run: Run) -> dict[str, PendingRequest]:
     """What a run waits for, under keys that it has for nothing else. No id: the host does not say for what."""
     if not rests(call, run):
         return {}
-    if pending := await pending_of(call, run):
+    if pending := await pending_in(call.gateway, call.caller, run.ref):
         return {f"wait-{each.id}": each for each in pending}
     page = await last_entries(call, run, 1)
     last = page.paging.total if page.paging.total is not None else "".join(entry.digest for entry in page.entries)

@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from codegen_api.brokers import Batch
+from codegen_api.conversations.pending import pending_in
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
 from codegen_api.dialects.mcp import runs
-from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Progressed, Result, Tool, failed, told
+from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Progressed, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Stream, Update, loop_time
 from codegen_api.identity import READ, WRITE
-from codegen_api.runs import Appended, Changed, Json, Run, RunStatus, WaitReason
+from codegen_api.runs import Appended, Changed, Json, Run, RunRef, RunStatus, WaitReason
 from codegen_api.telemetry import sent
 from codegen_api.upstreams import Decision, NewRun, RunFilter
 
@@ -108,7 +109,7 @@ async def resume_run(
         raise Rejected(details=[Detail(("arguments", "prompt"), EMPTY, "empty")])
     organization, gateway = await call.organization(), call.gateway
     if request_id is None:
-        pending = await runs.pending_of(call, await gateway.get(call.caller, organization, run_id))
+        pending = await pending_in(gateway, call.caller, RunRef(organization, run_id))
         if len(pending) == 1 and pending[0].reason is WaitReason.QUESTION and idempotency_key is None:
             request_id = pending[0].id
         elif pending:
@@ -133,18 +134,15 @@ async def list_runs(call: McpCall, *, status: Status = None, limit: Limit = 20, 
     return told({"runs": listed, "next_skip": found.next_skip})
 
 
-_READS: Result = {"readOnlyHint": True, "openWorldHint": False}
-_ORDERS: Result = {"readOnlyHint": False, "destructiveHint": True, "openWorldHint": True}
-
 TOOLS = (
-    Tool(start_run, WRITE, _ORDERS),
-    Tool(run_agent, WRITE, _ORDERS),
-    Tool(get_run, READ, _READS),
-    Tool(read_log, READ, _READS),
-    Tool(follow_run, READ, _READS),
-    Tool(resume_run, WRITE, _ORDERS),
-    Tool(cancel_run, WRITE, {**_ORDERS, "idempotentHint": True}),
-    Tool(list_runs, READ, _READS),
+    Tool(start_run, WRITE),
+    Tool(run_agent, WRITE),
+    Tool(get_run, READ),
+    Tool(read_log, READ),
+    Tool(follow_run, READ),
+    Tool(resume_run, WRITE),
+    Tool(cancel_run, WRITE),
+    Tool(list_runs, READ),
 )
 
 
