@@ -3,7 +3,7 @@
 import re
 
 from codegen_api.dialects.mcp.protocol import VERSIONS
-from codegen_api.dialects.mcp.runs import LOGS, MOST_CHARACTERS
+from codegen_api.dialects.mcp.runs import LOG, MOST_CHARACTERS
 from codegen_api.dialects.mcp.tools import LONGEST_WAIT, TOOLS
 from codegen_api.openapi import ANYWHERE, COMMON
 from tests.dialects.documented import chapter, documented, routes_in, undescribed
@@ -48,4 +48,4 @@ def test_the_numbers_told_are_those_of_the_code() -> None:
     assert f"at most {MOST_CHARACTERS:,} characters" in CLIENTS
     assert f"no tool waits longer than {LONGEST_WAIT}" in " ".join(CLIENTS.split())
     assert all(version in CLIENTS for version in VERSIONS)
-    assert str(LOGS[0]["uriTemplate"]) in CLIENTS
+    assert str(LOG["uriTemplate"]) in CLIENTS

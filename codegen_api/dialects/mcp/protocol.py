@@ -1,4 +1,4 @@
-"""The protocol: who asks for what, what a tool is, and what comes of it as a result or an error. No I/O.
+"""The protocol: who asks for what, what a tool is, and what comes of it as a result or an error.
 
 Up to 2025-11-25 clients shake hands, in a request of which later ones say nothing. From 2026-07-28 on each request says
 in ``_meta`` who asks and what they can, and repeats some of itself in headers, which must agree.
@@ -166,6 +166,7 @@ Coming = AsyncGenerator[Progressed | Result | None, None]
 """What comes while a result is waited for (None is a sign of life), and the result last."""
 
 Outcome = Result | Coming
+Function = Callable[..., Awaitable[Outcome]]
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Tool:
     arguments. ``scope`` is what the caller needs.
     """
 
-    run: Callable[..., Awaitable[Outcome]]
+    run: Function
     scope: str
 
     @property
@@ -183,11 +184,9 @@ class Tool:
 
     @cached_property
     def arguments(self) -> type[BaseModel]:
-        fields: Any = {
-            each.name: (each.annotation, ... if each.default is each.empty else each.default)
-            for each in inspect.signature(self.run).parameters.values()
-            if each.kind is each.KEYWORD_ONLY
-        }
+        spec = inspect.getfullargspec(self.run)
+        defaults = spec.kwonlydefaults or {}
+        fields: Any = {name: (spec.annotations[name], defaults.get(name, ...)) for name in spec.kwonlyargs}
         return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
 
     @cached_property

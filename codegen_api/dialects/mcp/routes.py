@@ -10,7 +10,7 @@ from starlette.responses import Response
 from codegen_api import web
 from codegen_api.dialects.mcp import protocol
 from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Progressed, Result, RpcError
-from codegen_api.dialects.mcp.runs import LOGS, read_resource
+from codegen_api.dialects.mcp.runs import LOG, read_resource
 from codegen_api.dialects.mcp.tasks import TASK_METHODS
 from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
 from codegen_api.errors import GatewayError, InsufficientScope, NotAuthenticated, NotFound
@@ -120,7 +120,7 @@ async def _outcome(call: McpCall) -> Outcome:  # noqa: PLR0911 - a case for each
         case _, "resources/list":
             return _cached(call, {"resources": []})
         case _, "resources/templates/list":
-            return _cached(call, {"resourceTemplates": LOGS})
+            return _cached(call, {"resourceTemplates": [LOG]})
         case _, "resources/read":
             call.require(READ)
             uri = call.param("uri", str)

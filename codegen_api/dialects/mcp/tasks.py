@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from codegen_api.conversations.pending import pending_in
 from codegen_api.dialects.mcp.protocol import INVALID_PARAMS, McpCall, Result, RpcError, told
-from codegen_api.dialects.mcp.runs import described, last_entries, rests
+from codegen_api.dialects.mcp.runs import described, rests
 from codegen_api.errors import IdempotencyKeyReused, NotFound, Rejected, RunEnded
 from codegen_api.idempotency.keys import message_key
 from codegen_api.identity import READ, WRITE
@@ -84,7 +84,7 @@ async def _asked(call: McpCall, run: Run) -> dict[str, PendingRequest]:
         return {}
     if pending := await pending_in(call.gateway, call.caller, run.ref):
         return {f"wait-{each.id}": each for each in pending}
-    page = await last_entries(call, run, 1)
+    page = await call.gateway.read_log(call.caller, run.ref.organization, run.ref.id, 0, 1, newest_first=True)
     last = page.paging.total if page.paging.total is not None else "".join(entry.digest for entry in page.entries)
     words = f"The agent waits for {run.reason or 'an answer'}."
     return {f"wait-{last}": PendingRequest("", WaitReason.QUESTION, words)}

@@ -10,7 +10,7 @@ from codegen_api.brokers import Batch
 from codegen_api.conversations.pending import pending_in
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
 from codegen_api.dialects.mcp import runs
-from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Progressed, Tool, failed, told
+from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Progressed, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Stream, Update, loop_time
@@ -134,16 +134,9 @@ async def list_runs(call: McpCall, *, status: Status = None, limit: Limit = 20, 
     return told({"runs": listed, "next_skip": found.next_skip})
 
 
-TOOLS = (
-    Tool(start_run, WRITE),
-    Tool(run_agent, WRITE),
-    Tool(get_run, READ),
-    Tool(read_log, READ),
-    Tool(follow_run, READ),
-    Tool(resume_run, WRITE),
-    Tool(cancel_run, WRITE),
-    Tool(list_runs, READ),
-)
+_ORDERS: tuple[Function, ...] = (start_run, run_agent, resume_run, cancel_run)
+_LOOKS: tuple[Function, ...] = (get_run, read_log, follow_run, list_runs)
+TOOLS = (*(Tool(run, WRITE) for run in _ORDERS), *(Tool(run, READ) for run in _LOOKS))
 
 
 async def _begun(call: McpCall, new: NewRun, key: str | None) -> Run:
