@@ -18,7 +18,6 @@ from codegen_api.dialects.mcp.protocol import (
     Coming,
     McpCall,
     Outcome,
-    Progressed,
     Result,
     RpcError,
     Tool,
@@ -181,7 +180,7 @@ async def needs_sampling(call: McpCall) -> Outcome:
 async def tells_its_progress(_: McpCall) -> Outcome:
     async def goes_on() -> Coming:
         for progress in (0, 50, 100):
-            yield Progressed(progress, f"{progress} %")
+            yield progress, f"{progress} %"
         yield {"content": [text("Done")]}
 
     return goes_on()

@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -106,10 +106,7 @@ def id_of(body: object) -> str | int | float | None:
 
 
 def call_of(body: object, request: Request, caller: Caller, wanted: str | None) -> McpCall:
-    """
-    Raises:
-        RpcError: it is no request, of no version that is served, or its headers say something else.
-    """
+    """Raises ``RpcError`` for what is no request, of no version that is served, or something else in its headers."""
     if not isinstance(body, Mapping):
         raise RpcError(INVALID_REQUEST, "The body must be one request or notification; there are no batches.")
     method, params, number, headers = body.get("method"), body.get("params", {}), id_of(body), request.headers
@@ -155,15 +152,10 @@ def _in_header(name: str) -> tuple[str, str]:
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-class Progressed(NamedTuple):
-    """Something has come, for who watches. ``progress`` grows."""
-
-    progress: int
-    message: str
-
-
-Coming = AsyncGenerator[Progressed | Result | None, None]
-"""What comes while a result is waited for (None is a sign of life), and the result last."""
+Coming = AsyncGenerator[tuple[int, str] | Result | None, None]
+"""What comes while a result is waited for: how far that is, with a line about it, or None, a sign of life; and the
+result last.
+"""
 
 Outcome = Result | Coming
 Function = Callable[..., Awaitable[Outcome]]

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from codegen_api import web
 from codegen_api.dialects.mcp import protocol
-from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Progressed, Result, RpcError
+from codegen_api.dialects.mcp.protocol import Coming, McpCall, Outcome, Result, RpcError
 from codegen_api.dialects.mcp.runs import LOG, read_resource
 from codegen_api.dialects.mcp.tasks import TASK_METHODS
 from codegen_api.dialects.mcp.tools import INSTRUCTIONS, TOOLS
@@ -146,14 +146,15 @@ async def _frames(call: McpCall, coming: Coming) -> AsyncGenerator[bytes, None]:
     """What comes, as notifications, and the answer to the request last."""
     async with aclosing(coming):
         async for item in coming:
-            if item is None:
-                yield HEARTBEAT
-            elif isinstance(item, Progressed):
-                params: Result = {"progressToken": call.progress_token, **item._asdict()}
-                said: Result = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
-                yield frame("message", to_json(said))
-            else:
-                yield frame("message", to_json(protocol.result_of(call, item)))
+            match item:
+                case None:
+                    yield HEARTBEAT
+                case progress, words:
+                    params: Result = {"progressToken": call.progress_token, "progress": progress, "message": words}
+                    said: Result = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+                    yield frame("message", to_json(said))
+                case _:
+                    yield frame("message", to_json(protocol.result_of(call, item)))
 
 
 @router.get(METADATA + PATH, summary="Get the metadata of the MCP endpoint", responses=DESCRIBED)

@@ -10,12 +10,12 @@ from codegen_api.brokers import Batch
 from codegen_api.conversations.pending import pending_in
 from codegen_api.dialects import EMPTY, Prompt, says_nothing
 from codegen_api.dialects.mcp import runs
-from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Progressed, Tool, failed, told
+from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
 from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Stream, Update, loop_time
 from codegen_api.identity import READ, WRITE
-from codegen_api.runs import Appended, Changed, Json, Run, RunRef, RunStatus, WaitReason
+from codegen_api.runs import Appended, Changed, Run, RunRef, RunStatus, WaitReason
 from codegen_api.telemetry import sent
 from codegen_api.upstreams import Decision, NewRun, RunFilter
 
@@ -130,8 +130,7 @@ async def list_runs(call: McpCall, *, status: Status = None, limit: Limit = 20, 
     """Runs, newest first."""
     organization = await call.organization()
     found = await call.gateway.list(call.caller, organization, skip, limit, RunFilter(), status)
-    listed: Json = [runs.about(run) for run in found.listing.items]
-    return told({"runs": listed, "next_skip": found.next_skip})
+    return told({"runs": [*map(runs.about, found.listing.items)], "next_skip": found.next_skip})
 
 
 _ORDERS: tuple[Function, ...] = (start_run, run_agent, resume_run, cancel_run)
@@ -162,7 +161,7 @@ async def _watched(call: McpCall, run_id: str, at: Position, seconds: float, *, 
                                 break
                             at = behind
                             if isinstance(event, Appended):
-                                yield Progressed(at.cursor, _line(call, event))
+                                yield at.cursor, _line(call, event)
                     case Changed() | Ended():
                         run = update.run
                     case Resync():
