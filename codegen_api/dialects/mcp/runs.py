@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 from codegen_api.conversations.pending import pending_in
 from codegen_api.conversations.progress import RESTING
+from codegen_api.dialects import rejected
 from codegen_api.dialects.mcp.protocol import McpCall, Result
-from codegen_api.errors import Detail, InvalidCursor, NotFound, Rejected
+from codegen_api.errors import InvalidCursor, NotFound, Rejected
 from codegen_api.following import Position
 from codegen_api.runs import Cursor, Json, LogEntry, Run, to_json
 from codegen_api.sse import parse_position
@@ -87,8 +88,7 @@ def position_of(after: int | str) -> Position:
     try:
         return replace(parse_position(str(after)), over=False)
     except InvalidCursor:
-        what = "Must be a position, as next_after says it"
-        raise Rejected(details=[Detail(("arguments", "after"), what, "value_error")]) from None
+        raise rejected("Must be a position, as next_after says it", "value_error", "arguments", "after") from None
 
 
 def shown(position: Position) -> int | str:

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from codegen_api.brokers import Batch
 from codegen_api.conversations.pending import pending_in
-from codegen_api.dialects import EMPTY, Prompt, says_nothing
+from codegen_api.dialects import EMPTY, Prompt, rejected, says_nothing
 from codegen_api.dialects.mcp import runs
 from codegen_api.dialects.mcp.protocol import Coming, Function, McpCall, Outcome, Tool, failed, told
 from codegen_api.dialects.mcp.tasks import task_of
-from codegen_api.errors import Conflict, Detail, GatewayError, Rejected
+from codegen_api.errors import Conflict, GatewayError
 from codegen_api.following import Current, Ended, Position, Quiet, Resync, Stream, Update, loop_time
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Appended, Changed, Run, RunRef, RunStatus, WaitReason
@@ -106,7 +106,7 @@ async def resume_run(
 ) -> Outcome:
     """Go on with a run: with another prompt, or with the answer to what it waits for."""
     if says_nothing(prompt) and (request_id is None or decision == "answer"):
-        raise Rejected(details=[Detail(("arguments", "prompt"), EMPTY, "empty")])
+        raise rejected(EMPTY, "empty", "arguments", "prompt")
     organization, gateway = await call.organization(), call.gateway
     if request_id is None:
         pending = await pending_in(gateway, call.caller, RunRef(organization, run_id))
