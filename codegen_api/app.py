@@ -16,7 +16,7 @@ import codegen_api
 from codegen_api import build_auth, build_parts, console, documentation, workers
 from codegen_api.brokers import Broker
 from codegen_api.build_parts import MIB
-from codegen_api.dialects import Dialect
+from codegen_api.dialects import Absent, Dialect
 from codegen_api.dispatch import Dispatch
 from codegen_api.draining import Drain
 from codegen_api.edge import METHODS, Edge
@@ -213,7 +213,9 @@ def _build(
     )
     app.state.parts = parts
     for dialect in dialects.values():
-        app.router.routes.extend(dialect.routes)  # include_router would analyse every route again
+        others = {path for other in dialects.values() if other is not dialect for path in other.paths}
+        routes = [each.beside(others) if isinstance(each, Absent) else each for each in dialect.routes]
+        app.router.routes.extend(routes)  # include_router would analyse every route again
     documentation.install(app)
     console.install(
         app,

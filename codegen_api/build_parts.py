@@ -51,9 +51,7 @@ DIALECTS = {
     name: EntryPoint(name, f"codegen_api.dialects.{name}:DIALECT", "codegen_api.dialects")
     for name in ("native", "codegen", "agent_protocol", "openai", "everruns", "agio", "ai_sdk", "mcp")
 }
-"""The built-in dialects by their names in the settings. ``native`` is always on. Routes are tried in this order:
-Everruns claims paths that it does not offer, of which one is OpenAI's.
-"""
+"""The built-in dialects by their names in the settings. ``native`` is always on."""
 
 UPSTREAMS = {
     name: EntryPoint(name, f"codegen_api.upstreams.{name}:{adapter}", "codegen_api.upstreams")

@@ -340,6 +340,13 @@ class Interrupted(GatewayError):
     default_message = "This instance stopped before the host had answered; whether the host acted is unknown."
 
 
+class RunFailed(GatewayError):
+    """A run has no answer, for who has waited for that alone."""
+
+    code = "run_failed"
+    default_message = "The run has failed."
+
+
 class UpstreamFailure(GatewayError):
     """``may_have_acted``: the host may have received the request and carried it out."""
 

@@ -5,7 +5,7 @@ The input of a run, which costs money, is validated in the same way by all of th
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -154,6 +154,11 @@ class Absent(Route):
         self.path_regex = re.compile(f"(?P<what>{'|'.join(self._paths.values())})(?:/.*)?$")
         self.param_convertors = {"what": StringConvertor()}
 
+    def beside(self, served: Collection[str]) -> "Absent":
+        """The same, without what others serve under these paths."""
+        left = [path for path in self._paths if not any(f"{each}/".startswith(f"{path}/") for each in served)]
+        return self if len(left) == len(self._paths) else Absent(*left)
+
     async def _refuse(self, request: Request) -> Response:
         """
         Raises:
@@ -181,6 +186,11 @@ class Dialect:
     conversations: bool = False
     lenient: bool = False
     describe: Callable[[dict[str, Any]], dict[str, Any]] = lambda document: document
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Those of its routes."""
+        return frozenset(route.path for route in self.routes if isinstance(route, APIRoute))
 
     def __post_init__(self) -> None:
         """

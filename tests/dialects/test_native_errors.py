@@ -50,6 +50,7 @@ TABLE: dict[type[errors.GatewayError], int] = {
     errors.QueueFull: 409,
     errors.InProgress: 409,
     errors.OutcomeUnknown: 409,
+    errors.RunFailed: 500,
     errors.LoopDetected: 508,
     errors.StoreFull: 413,
     errors.Unavailable: 503,

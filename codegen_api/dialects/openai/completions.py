@@ -14,7 +14,7 @@ from codegen_api.dialects.openai.dependencies import AtOnce, MyConversations, ro
 from codegen_api.dialects.openai.items import ResponseEntry, last_items
 from codegen_api.dialects.openai.streams import HEARTBEAT, outcome, rendered
 from codegen_api.dialects.openai.wire import LOST, STATUSES, error_fields
-from codegen_api.errors import GatewayError, NotFound
+from codegen_api.errors import GatewayError, NotFound, RunFailed
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import lasting
@@ -26,11 +26,6 @@ router = routes_about("chat completions")
 
 EVENTS = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
-
-
-class RunFailed(GatewayError):
-    code = "run_failed"
-    default_message = "The run has failed."
 
 
 @router.post("/v1/chat/completions", **operation("Create a chat completion", WRITE, responses.COMPLETED))
