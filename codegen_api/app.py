@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import codegen_api
@@ -212,10 +212,7 @@ def _build(
         {prefix: dialect.render_error for dialect in dialects.values() for prefix in dialect.prefixes},
     )
     app.state.parts = parts
-    for dialect in dialects.values():
-        others = {path for other in dialects.values() if other is not dialect for path in other.paths}
-        routes = [each.beside(others) if isinstance(each, Absent) else each for each in dialect.routes]
-        app.router.routes.extend(routes)  # include_router would analyse every route again
+    app.router.routes.extend(_routes(dialects.values()))  # include_router would analyse every route again
     documentation.install(app)
     console.install(
         app,
@@ -226,6 +223,13 @@ def _build(
     if metrics:
         metrics.install(app)
     return app
+
+
+def _routes(dialects: Collection[Dialect]) -> Iterator[BaseRoute]:
+    """Those of all dialects. What one does not offer, another may."""
+    for dialect in dialects:
+        others = {path for other in dialects if other is not dialect for path in other.paths}
+        yield from (each.beside(others) if isinstance(each, Absent) else each for each in dialect.routes)
 
 
 def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:

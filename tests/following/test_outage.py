@@ -93,7 +93,7 @@ async def test_all_logs_go_on_soon_and_the_host_is_asked_by_one_for_all_until_th
     await asyncio.gather(*watching)
     late = sorted(viewer.arrivals[6] - 700 for viewer in viewers.values())
     assert late[0] <= 10
-    assert late[-1] <= 40  # the limit is kept, of which the outage itself has used some
+    assert late[-1] <= 60  # the limit of each minute is kept, of which the outage itself has used some
     # a question each five seconds, and each log's own now and then
     assert host.during <= 670 / 5 + 12 * 670 / 30 + 12 * 5
     assert not host.refused
