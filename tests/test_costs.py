@@ -36,7 +36,7 @@ PAGE = 100
 SOME = 12
 """Calls beside those for the log: who is asking, the run, what goes on, and the order itself."""
 
-FOLLOWING = ("/stream", "/sse", "/wait", "/join", "/chat")
+FOLLOWING = ("/stream", "/sse", "/wait", "/join", "/chat", "/responses", "/completions")
 """What is followed is read for as long as somebody follows it, once for all of them, at the pace of the budget."""
 
 RUNS = 3_000

@@ -152,7 +152,8 @@ def refusal(status: int, headers: Mapping[str, str], body: str | bytes) -> dict[
     if not headers["content-type"].startswith("text/plain"):
         said: dict[str, Any] = json.loads(text)
         if "jsonrpc" in said:
-            return {**said["error"]["data"], "error": said["error"]["message"]}
+            error = said["error"]
+            return {"rpc_code": error["code"], **error.get("data", {}), "error": error["message"]}
         return said["error"] if said.keys() == {"error"} and isinstance(said["error"], dict) else said
     assert text, "an error without a sentence"
     found = {"code": headers["x-error-code"], "status_code": status, "error": text}
