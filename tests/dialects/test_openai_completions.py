@@ -148,6 +148,19 @@ async def test_two_chats_that_begin_with_the_same_words_stay_two() -> None:
         assert list(site.host.runs) == [one, two]
 
 
+async def test_a_chat_that_began_alike_and_failed_is_not_taken_for_one_that_was_answered() -> None:
+    async with speaking() as site:
+        first = await said(site, QUESTION)
+        failing = await Chunks(site, chat(QUESTION)).begun()
+        latest(site).status = "ERROR"
+        await failing.end()
+        one, two = list(site.host.runs)
+        watching = await Chunks(site, chat(QUESTION, first, "Why?")).begun()
+        assert [site.host.runs[each].status for each in (one, two)] == ["ACTIVE", "ERROR"]
+        finish(site.host.runs[one])
+        await watching.end()
+
+
 async def test_a_chat_that_was_told_elsewhere_is_told_to_a_new_run() -> None:
     async with speaking() as site:
         await said(site, QUESTION, answer="The second one.")
