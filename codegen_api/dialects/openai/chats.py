@@ -69,8 +69,8 @@ async def _teller_of(conversations: CallerConversations, items: Sequence[InputIt
         turns = await conversations.turns(conversation.id, limit=1 if chat is None else LOOKED_THROUGH)
         for turn in filter(heard_of, turns):
             text, answer = items[-1].text.split(), (await told(conversations, turn))[CONTENT].split()
-            # of a long answer the client may have the beginning, and of a whole one more around it; where there was none
-            # it shows why, and only the name of the chat tells whose answer that is
+            # of a long answer the client may have the beginning, and of a whole one more around it; if there was none,
+            # it shows why, and only the name of the chat tells whose that is
             is_around = " ".join(answer) in " ".join(text) and (answer or chat is not None)
             if answer[: len(text)] == text or is_around:
                 return turn
