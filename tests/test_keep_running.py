@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from codegen_api import keep_running
-from tests import fake_host
+from tests import agent_server
 from tests.end_to_end.processes import WAIT, eventually, held_port, kill, line, running
 
 Keeper = subprocess.Popen[bytes]
@@ -22,7 +22,7 @@ Keeper = subprocess.Popen[bytes]
 @contextmanager
 def keeping(folder: Path, how: str = "", within: float = WAIT, program: str = "fake") -> Iterator[tuple[Keeper, str]]:
     """One that keeps a fake host running, and the host's URL."""
-    fake_host.install("fake", folder)
+    agent_server.install("fake", folder)
     with held_port() as port:
         url = f"http://127.0.0.1:{port}"
         options = ["--name", "fake", "--url", url, "--ready", "/ok", "--listed", "/models", "--within", str(within)]
@@ -40,7 +40,7 @@ def keeping(folder: Path, how: str = "", within: float = WAIT, program: str = "f
                 yield process, url
             finally:
                 process.kill()
-                for started in fake_host.starts(folder):
+                for started in agent_server.starts(folder):
                     kill(int(str(started["pid"])))
                     kill(int(str(started.get("child", started["pid"]))))
 
@@ -70,7 +70,7 @@ def test_a_host_that_does_not_start_is_told_with_its_last_words(
         assert keeper.stderr is not None
         assert keeper.stdout.read() == b""
         assert keeper.stderr.read().decode().startswith(said)
-    assert not [each for each in fake_host.starts(tmp_path) if running(int(str(each["pid"])))]
+    assert not [each for each in agent_server.starts(tmp_path) if running(int(str(each["pid"])))]
 
 
 def test_a_host_that_dies_is_started_again_with_the_same_port_and_password(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_host_that_dies_is_started_again_with_the_same_port_and_password(tmp_p
         line(keeper)
         with suppress(httpx.TransportError):
             httpx.get(f"{url}/die", timeout=WAIT, trust_env=False)
-        first, second = eventually(lambda: fake_host.starts(tmp_path), lambda starts: len(starts) == 2)
+        first, second = eventually(lambda: agent_server.starts(tmp_path), lambda starts: len(starts) == 2)
         assert {**first, "pid": 0} == {**second, "pid": 0}
         assert keeper.stderr is not None
         said = keeper.stderr.readline().decode()
@@ -91,7 +91,7 @@ def test_nothing_of_a_host_is_left_however_stubborn_it_is(tmp_path: Path, end: s
         line(keeper)
         for number in (signal.SIGINT, signal.SIGHUP):  # which a terminal sends to everybody
             os.kill(keeper.pid, number)
-        (started,) = fake_host.starts(tmp_path)
+        (started,) = agent_server.starts(tmp_path)
         assert running(int(str(started["child"])))
         if end == "terminate":
             keeper.terminate()
@@ -105,7 +105,7 @@ def test_nothing_of_a_host_is_left_however_stubborn_it_is(tmp_path: Path, end: s
 
 def test_a_start_that_nobody_waits_for_any_more_is_broken_off(tmp_path: Path) -> None:
     with keeping(tmp_path, "hangs") as (keeper, _):
-        (started,) = eventually(lambda: fake_host.starts(tmp_path))
+        (started,) = eventually(lambda: agent_server.starts(tmp_path))
         assert keeper.stdin is not None
         keeper.stdin.close()
         assert keeper.wait(WAIT) == 0

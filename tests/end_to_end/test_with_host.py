@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import fake_host
+from tests import agent_server
 from tests.end_to_end.processes import (
     ROOT,
     SERVER,
@@ -53,13 +53,13 @@ def stop(server: Server) -> None:
 
 
 def pids(folder: Path) -> list[int]:
-    return [int(str(each["pid"])) for each in fake_host.starts(folder)]
+    return [int(str(each["pid"])) for each in agent_server.starts(folder)]
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("opencode", "langgraph"):
-        fake_host.install(name, tmp_path / "bin")
+        agent_server.install(name, tmp_path / "bin")
     monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]]))
 
 
@@ -99,7 +99,7 @@ def test_a_key_is_made_at_the_first_start_and_good_at_the_next(folder: Path) -> 
 def test_a_host_is_started_as_it_should_be_and_learns_no_secret_but_its_own(folder: Path) -> None:
     with gateway_with("opencode", folder, api_token="own-password", secret_key="k" * 32) as (server, _):
         stop(server)
-    (started,) = fake_host.starts(folder)
+    (started,) = agent_server.starts(folder)
     arguments, variables = started["arguments"], started["environment"]
     assert isinstance(arguments, list)
     assert isinstance(variables, dict)
@@ -114,7 +114,7 @@ def test_a_host_is_started_as_it_should_be_and_learns_no_secret_but_its_own(fold
 def test_langgraph_is_started_without_a_password(folder: Path) -> None:
     with gateway_with("langgraph", folder) as (server, _):
         stop(server)
-    (started,) = fake_host.starts(folder)
+    (started,) = agent_server.starts(folder)
     arguments, variables = started["arguments"], started["environment"]
     assert isinstance(arguments, list)
     assert isinstance(variables, dict)
