@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from codegen_api.errors import Detail, GatewayError, Rejected
 from codegen_api.identity import Credential
@@ -21,6 +21,9 @@ from codegen_api.telemetry import Allowance, Exchange, Observation, Observer, be
 from codegen_api.worker_thread import is_large
 
 T_co = TypeVar("T_co", covariant=True)
+
+Images: TypeAlias = tuple[str, ...] | None
+"""Base64 data URIs that come with a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What to start. ``images`` are base64 data URIs.
+    """What to start.
 
     ``marks`` are the gateway's own: kept with the run at the host, given back in ``Run.marks`` and nowhere else.
     ``key`` is the same for each repeat of this order and differs from those of all others; see ``TakesKeys``.
@@ -57,7 +60,7 @@ class NewRun:
 
     prompt: str
     metadata: Mapping[str, Json] | None = None
-    images: tuple[str, ...] | None = None
+    images: Images = None
     repo_id: int | None = None
     model: str | None = None
     agent_type: str | None = None
@@ -128,77 +131,61 @@ class Upstream(Protocol):
     @property
     def name(self) -> str:
         """The host's short name, ``codegen``: part of every principal."""
-        ...
 
     @property
     def page_size(self) -> int:
         """How many entries or runs to ask for at once, at most; the host may give fewer."""
-        ...
 
     @property
     def requests_per_minute(self) -> int | None:
         """The host's usual limit for one credential. None if it has none: logs are then read much more often."""
-        ...
 
     @property
     def exchanges_per_read(self) -> int:
         """How many requests one ``read_log`` usually takes, at most; what it takes of a limit is reckoned with it."""
-        ...
 
     @property
     def keeps_marks(self) -> bool:
         """Whether runs keep their marks. If not, nobody can share a token: the runs of all would be nobody's."""
-        ...
 
     @property
     def lags(self) -> bool:
         """Whether an answer may be older than what was answered before: then the end of a run that was just resumed is
         doubted for a while.
         """
-        ...
 
     @property
     def observation(self) -> Observation | None:
         """What the last call showed of the host; None before the first."""
-        ...
 
     def organization_id(self, text: str) -> str:
         """``text`` in the host's own form of an organization's id. Raises ``Rejected`` when it is none."""
-        ...
 
     def run_id(self, text: str) -> str:
         """``text`` in the host's own form of a run's id. Raises ``Rejected`` when it is none."""
-        ...
 
     def placeholder(self, ref: RunRef) -> LogEntry:
         """An entry for the place of one that cannot be had: ``absent``, and ``amendable`` in case it can be later."""
-        ...
 
     def step(self, entry: LogEntry) -> Step:
         """What a log entry of this host means, in the words of all hosts."""
-        ...
 
     def answer(self, run: Run) -> str | None:
         """What the agent answered, as far as a description of the run says so."""
-        ...
 
     async def identify(self, credential: Credential) -> User:
         """Whose credential this is: the same id in every process, and not the token."""
-        ...
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
         """The organizations that this credential opens."""
-        ...
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         """Start a run, with its marks. Raises ``Rejected`` for metadata that would pass for marks, ``NotOffered`` for
         what the host has no word for.
         """
-        ...
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """A run, whole."""
-        ...
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -206,19 +193,11 @@ class Upstream(Protocol):
         """Runs, newest first. Ids that are whole numbers are higher for newer runs. Raises ``NotOffered`` for a filter
         that the host lacks.
         """
-        ...
 
     async def resume_run(
-        self,
-        credential: Credential,
-        ref: RunRef,
-        prompt: str,
-        images: tuple[str, ...] | None,
-        *,
-        key: str | None = None,
+        self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
         """Go on with a run, under the same id and log. ``key`` as in ``NewRun``."""
-        ...
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
@@ -228,24 +207,16 @@ class Upstream(Protocol):
 
         The page's run may lack fields. If it has ended, all entries that it had then are on this page or later ones.
         """
-        ...
 
     async def aclose(self) -> None:
         """Let go of every connection."""
-        ...
 
 
 class Connect(Protocol):
     """What the name of an upstream stands for: its class, or a function that makes one."""
 
     def __call__(
-        self,
-        base_url: str,
-        *,
-        connect_timeout: float,
-        read_timeout: float,
-        via: str | None,
-        options: Mapping[str, str],
+        self, base_url: str, *, connect_timeout: float, read_timeout: float, via: str | None, options: Mapping[str, str]
     ) -> Upstream:
         """``base_url`` is CODEGEN_BASE_URL; the timeouts are seconds. ``via`` is what to send as the ``Via`` header, by
         which a gateway that is its own host is noticed. ``options`` are the adapter's own settings: ``directory`` is
@@ -255,7 +226,6 @@ class Connect(Protocol):
             ValueError: the base URL cannot be used.
             InvalidOption: one of the options is unknown, missing, or cannot be used.
         """
-        ...
 
 
 class InvalidOption(ValueError):
@@ -272,7 +242,6 @@ class Cancels(Protocol):
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Stop a run; unless it is ``final`` then, it can still be resumed."""
-        ...
 
 
 @runtime_checkable
@@ -281,7 +250,6 @@ class Bans(Cancels, Protocol):
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Lift what a stop left behind."""
-        ...
 
 
 @runtime_checkable
@@ -330,13 +298,11 @@ class Approves(Protocol):
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
         """What the run waits for now, oldest first; nothing if it does not wait."""
-        ...
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
         """Tell the agent. Raises ``NotFound`` when nothing of this id is waiting (any more), and ``Rejected`` for a
         verdict that does not suit it.
         """
-        ...
 
 
 @runtime_checkable
@@ -347,7 +313,6 @@ class Streams(Protocol):
         """Yields when listening has begun, and then whenever the run may have changed or its log may have grown beyond
         ``after``. Ends, or raises as all methods do, when nothing more will be heard.
         """
-        ...
 
 
 @runtime_checkable
@@ -356,11 +321,9 @@ class Members(Protocol):
 
     async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
         """The users of an organization."""
-        ...
 
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
         """One of them. Raises ``Rejected`` when ``user_id`` cannot be an id."""
-        ...
 
 
 @runtime_checkable
@@ -371,7 +334,6 @@ class Repositories(Protocol):
         self, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:
         """The repositories of an organization."""
-        ...
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import httpx
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step
-from codegen_api.upstreams import Decision, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
+from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.a2a.entries import (
     listing_of,
     log_of,
@@ -147,13 +147,7 @@ class A2AUpstream(OneOrganization):
         raise errors.Unsupported(f"The agent's list can be read from its front only, up to {MOST_PAGES} pages.")
 
     async def resume_run(
-        self,
-        credential: Credential,
-        ref: RunRef,
-        prompt: str,
-        images: tuple[str, ...] | None,
-        *,
-        key: str | None = None,
+        self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
         """Send a message to a task, which has to be asked for its context first."""
         try:

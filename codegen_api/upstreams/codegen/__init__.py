@@ -11,7 +11,7 @@ from typing import TypeVar, Unpack
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef, Step
-from codegen_api.upstreams import Listing, NewRun, Organization, Repository, RunFilter, User
+from codegen_api.upstreams import Images, Listing, NewRun, Organization, Repository, RunFilter, User
 from codegen_api.upstreams.codegen.answers import (
     at_end,
     entry_of,
@@ -117,13 +117,7 @@ class CodegenUpstream(HttpUpstream):
         return await self._list(credential, "list_runs", path, skip, limit, run_of, **filters)
 
     async def resume_run(
-        self,
-        credential: Credential,
-        ref: RunRef,
-        prompt: str,
-        images: tuple[str, ...] | None,
-        *,
-        key: str | None = None,
+        self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
         """Go on with a run under the same id. Where the answer does not show the run, it is asked for."""
         run = await self._order(credential, "resume_run", ref, "resume", _run_if_shown, prompt=prompt, images=images)

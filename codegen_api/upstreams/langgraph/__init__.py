@@ -11,7 +11,7 @@ from typing import Unpack
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
-from codegen_api.upstreams import Decision, Listing, NewRun, PendingRequest, RunFilter, User
+from codegen_api.upstreams import Decision, Images, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.langgraph.entries import (
     answer_of,
     entries_of,
@@ -149,13 +149,7 @@ class LangGraphUpstream(OneOrganization):
         return await self.ask(credential, "list_runs", "POST", "/threads/search", listing_of, body=body)
 
     async def resume_run(
-        self,
-        credential: Credential,
-        ref: RunRef,
-        prompt: str,
-        images: tuple[str, ...] | None,
-        *,
-        key: str | None = None,
+        self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
         """Start another run in the thread, with the assistant of the last one: with a message, or, if the graph waits
         for one, with the answer.

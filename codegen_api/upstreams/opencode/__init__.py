@@ -14,7 +14,7 @@ from typing import Unpack
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, RunStatus, Step
-from codegen_api.upstreams import Decision, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
+from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.opencode.entries import (
     Standing,
     page_run,
@@ -112,13 +112,7 @@ class OpencodeUpstream(SessionLogs):
         return run_of(session, Standing(RunStatus.PENDING))
 
     async def resume_run(
-        self,
-        credential: Credential,
-        ref: RunRef,
-        prompt: str,
-        images: tuple[str, ...] | None,
-        *,
-        key: str | None = None,
+        self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
         """While the agent works, the prompt joins what it is at."""
         await self._prompt(credential, "resume_run", ref, prompt, images, key)

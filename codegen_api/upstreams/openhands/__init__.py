@@ -10,7 +10,7 @@ from typing import Unpack
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, Step
-from codegen_api.upstreams import Decision, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
+from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.openhands.conversations import DOUBTFUL, resumed_run, run_of, unbegun, word_of
 from codegen_api.upstreams.openhands.entries import pending_in, placeholder, step_of
 from codegen_api.upstreams.openhands.logs import LATEST, MOST, ConversationLogs, count_of, items_of
@@ -106,13 +106,7 @@ class OpenHandsUpstream(ConversationLogs):
         raise errors.Unsupported(f"The host's list can be read from its front only, up to {MOST_PAGES} pages.")
 
     async def resume_run(
-        self,
-        credential: Credential,
-        ref: RunRef,
-        prompt: str,
-        images: tuple[str, ...] | None,
-        *,
-        key: str | None = None,
+        self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
         """While the agent works, the prompt joins what it is at.
 
