@@ -3,9 +3,9 @@
 import hashlib
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import ClassVar, TypedDict, TypeVar
@@ -15,20 +15,15 @@ import httpx
 from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound
-from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, to_json
+from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef
 from codegen_api.telemetry import NullObserver, Observation, Observer, tracing_headers
-from codegen_api.upstreams import InvalidOption, Listing, NewRun, Organization, RunFilter, User, observed
+from codegen_api.upstreams import InvalidOption, Listing, Organization, User, observed
+from codegen_api.upstreams.host_json import ONLY, Object, nothing, placeholder, rejected, text_in
 from codegen_api.worker_thread import encoded, in_thread
 
 T = TypeVar("T")
-Object = Mapping[str, Json]
 Headers = list[tuple[str, str]]
 
-MARKS = "codegen_gateway"
-"""The key of a run's metadata under which the gateway's marks are kept; clients neither set nor see it."""
-
-ONLY = "default"
-"""The organization of hosts that have none."""
 
 REFUSALS: Mapping[int, type[errors.GatewayError]] = {
     400: errors.Rejected,
@@ -39,8 +34,6 @@ REFUSALS: Mapping[int, type[errors.GatewayError]] = {
     409: errors.Conflict,
     422: errors.Rejected,
 }
-
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
 
 
 class ConnectArguments(TypedDict, total=False):
@@ -54,12 +47,9 @@ class ConnectArguments(TypedDict, total=False):
 
 
 class HttpUpstream:
-    """One host, over HTTP with JSON.
+    """One host, over HTTP with JSON. The arguments, but for ``options``, are those of ``Outbound``.
 
-    Times are in seconds: ``connect_timeout`` until there is a connection, ``read_timeout`` between two pieces of an
-    answer; a whole exchange has ``connect_timeout + 2 * read_timeout``. ``via`` names this gateway in a ``Via`` header,
-    so that it can tell when it asks itself. Proxies and certificates of the environment (``HTTPS_PROXY``,
-    ``HTTP_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE``) hold unless a ``transport`` is given.
+    ``refusals``: what a status means. ``unreadable``: what is in the place of an entry that cannot be had.
 
     Raises:
         InvalidOption: there is an option that is not in ``known_options``.
@@ -67,6 +57,8 @@ class HttpUpstream:
     """
 
     known_options: ClassVar[tuple[str, ...]] = ()
+    refusals: ClassVar[Mapping[int, type[errors.GatewayError]]] = REFUSALS
+    unreadable: ClassVar[LogEntry] = placeholder()
     exchanges_per_read = 1
     keeps_marks = True
     lags = True
@@ -82,16 +74,14 @@ class HttpUpstream:
         via: str | None = None,
         options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        only_options(options, *self.known_options)
+        known = self.known_options
+        for name in options:
+            if name not in known:
+                raise InvalidOption(name, f"there are {', '.join(known)}, and no others" if known else "there are none")
         self.options = options
         self.observer: Observer = NullObserver()
         self._outbound = Outbound(
-            base_url,
-            prefix,
-            transport=transport,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            via=via,
+            base_url, prefix, transport=transport, connect_timeout=connect_timeout, read_timeout=read_timeout, via=via
         )
 
     @property
@@ -107,25 +97,40 @@ class HttpUpstream:
         """An id that every URL can carry as it is; raises ``Rejected`` for anything else."""
         if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.~-]{0,199}", text):
             return text
-        what = "Must be 1 to 200 letters, digits, and signs of -_.~"
-        raise errors.Rejected(details=[errors.Detail(("run_id",), what, "string_pattern_mismatch")])
+        raise rejected("Must be 1 to 200 letters, digits, and signs of -_.~", "string_pattern_mismatch", "run_id")
 
     def placeholder(self, ref: RunRef) -> LogEntry:
-        """As the function of this name."""
-        return placeholder()
+        """What is ``unreadable``."""
+        return self.unreadable
 
     def answer(self, run: Run) -> str | None:
         """The text in ``result``."""
-        result = run.fields.get("result")
-        return result if isinstance(result, str) and result else None
+        return text_in(run.fields, "result") or None
 
     def authorization(self, credential: Credential) -> Headers:
         """The headers that show a credential to the host."""
         return [("Authorization", f"Bearer {credential.token}")]
 
     def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-        """The error that an answer means; ``answer`` is its JSON, None when it has none."""
-        return refusal(status, answer, retry_after, token)
+        """The error that an answer means, with the sentence in ``message`` or ``detail``; ``answer`` is its JSON.
+
+        A ``detail`` that is a list names the faults of a request, as FastAPI does. The text of anything but JSON, such
+        as a page of HTML, goes no further.
+        """
+        said = answer if isinstance(answer, dict) else {}
+        detail = said.get("detail")
+        text = sentence(said.get("message"), token) or sentence(detail, token)
+        if status == 429:
+            return errors.UpstreamRateLimited(text, retry_after=seconds(retry_after))
+        kind = self.refusals.get(status)
+        if kind is None or not isinstance(answer, dict):
+            # 413 is about the answer where something was read: some hosts may give so much and no more
+            failure = errors.AnswerTooLong if status == 413 else errors.UpstreamError
+            without_use = f"The host answered with status {status} and nothing of use."
+            return failure(without_use, retry_after=seconds(retry_after))
+        if kind is errors.Rejected and isinstance(detail, list):
+            return kind(text, details=[_detail(item, token) for item in detail[:50] if isinstance(item, dict)])
+        return kind(text)
 
     async def ask(
         self,
@@ -206,8 +211,7 @@ class OneOrganization(HttpUpstream):
     def organization_id(self, text: str) -> str:
         """``default``; raises ``Rejected`` for anything else."""
         if text != ONLY:
-            detail = errors.Detail(("organization_id",), f"This host has one organization: {ONLY}.", "literal_error")
-            raise errors.Rejected(details=[detail])
+            raise rejected(f"This host has one organization: {ONLY}.", "literal_error", "organization_id")
         return ONLY
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
@@ -222,90 +226,6 @@ def user_of(credential: Credential) -> User:
     """
     name = hashlib.sha256(b"codegen_api user " + credential.token.encode()).hexdigest()[:32]
     return User(name, {"id": name})
-
-
-def placeholder() -> LogEntry:
-    """An entry in the place of one that cannot be had, and so may differ from it."""
-    unreadable = {"type": "unreadable", "content": "The gateway could not read this entry."}
-    return LogEntry(to_json(unreadable), None, open=False, amendable=True, absent=True)
-
-
-def page_of(
-    run: Run,
-    total: int,
-    after: Cursor,
-    limit: int,
-    read: Callable[[int, int], Sequence[LogEntry]],
-    *,
-    newest_first: bool,
-    revision: str | None = None,
-) -> LogPage:
-    """A page of a log that is there as a whole, of ``total`` entries. ``read`` gives those from one index to another,
-    oldest first. The rest is as in ``read_log`` and ``LogPage``.
-    """
-    end = max(0, total - after) if newest_first else min(after + limit, total)
-    entries = tuple(read(max(0, end - limit) if newest_first else min(after, end), end))
-    return LogPage(
-        run,
-        after,
-        entries[::-1] if newest_first else entries,
-        after + limit >= total,
-        Paging(total, None, limit, None),
-        newest_first,
-        revision,
-    )
-
-
-def nothing(_: Json) -> None:
-    """What is read of an answer that has no known shape."""
-
-
-def as_object(answer: Json) -> Object:
-    if isinstance(answer, dict):
-        return answer
-    raise errors.UpstreamError("The host's answer is not the object that was expected.")
-
-
-def as_objects(answer: Json) -> list[Object]:
-    if isinstance(answer, list):
-        return [as_object(item) for item in answer]
-    raise errors.UpstreamError("The host's answer is not the list that was expected.")
-
-
-def member(answer: Object, key: str, kind: type[T]) -> T:
-    value = answer.get(key)
-    if isinstance(value, kind) and not isinstance(value, bool):
-        return value
-    raise errors.UpstreamError(f"The host's answer lacks {key}, or has something else in its place.")
-
-
-def refusal(
-    status: int,
-    answer: Json,
-    retry_after: str | None,
-    token: str,
-    *,
-    kinds: Mapping[int, type[errors.GatewayError]] = REFUSALS,
-) -> errors.GatewayError:
-    """The error that an answer means, by its status, with the sentence in ``message`` or ``detail``.
-
-    A ``detail`` that is a list names the faults of a request, as FastAPI does. The text of anything but JSON, such as a
-    page of HTML, goes no further.
-    """
-    said = answer if isinstance(answer, dict) else {}
-    detail = said.get("detail")
-    text = sentence(said.get("message"), token) or sentence(detail, token)
-    if status == 429:
-        return errors.UpstreamRateLimited(text, retry_after=seconds(retry_after))
-    kind = kinds.get(status)
-    if kind is None or not isinstance(answer, dict):
-        # 413 is about the answer where something was read: some hosts may give so much and no more
-        failure = errors.AnswerTooLong if status == 413 else errors.UpstreamError
-        without_use = f"The host answered with status {status} and nothing of use."
-        return failure(without_use, retry_after=seconds(retry_after))
-    if kind is errors.Rejected and isinstance(detail, list):
-        return kind(text, details=[_detail(item, token) for item in detail[:50] if isinstance(item, dict)])
-    return kind(text)
 
 
 def sentence(text: Json, token: str) -> str | None:
@@ -338,63 +258,8 @@ def seconds(retry_after: str | None) -> float | None:
     return min(max(then.replace(tzinfo=then.tzinfo or UTC).timestamp() - time.time(), 0.0), 3600.0)
 
 
-def marked(metadata: Mapping[str, Json] | None, marks: Mapping[str, str]) -> Mapping[str, Json] | None:
-    """Metadata for the host, with the marks in it. Raises ``Rejected`` for metadata that would pass for marks."""
-    if metadata is not None and MARKS in metadata:
-        where = ("body", "metadata", MARKS)
-        raise errors.Rejected(details=[errors.Detail(where, "This key is reserved for the gateway.", "reserved_key")])
-    return {**(metadata or {}), MARKS: marks} if marks else metadata
-
-
-def unmarked(metadata: Json) -> tuple[Json, Mapping[str, str]]:
-    """The client's part of the host's metadata, and the marks. A run whose client gave none has none again."""
-    if not isinstance(metadata, dict) or MARKS not in metadata:
-        return metadata, {}
-    marks = metadata[MARKS]
-    rest = {key: value for key, value in metadata.items() if key != MARKS} or None
-    return rest, {key: mark for key, mark in marks.items() if isinstance(mark, str)} if isinstance(marks, dict) else {}
-
-
-def refuse(asked: NewRun | RunFilter, *names: str) -> None:
-    """
-    Raises:
-        NotOffered: one of these is asked for, and the host has no word for it.
-    """
-    for name in names:
-        if getattr(asked, name) is not None:
-            raise not_offered(*(["body"] if isinstance(asked, NewRun) else []), name)
-
-
-def not_offered(*place: str) -> errors.NotOffered:
-    """For what a client asks for at this place of its request, and the host has no word for."""
-    return errors.NotOffered(details=[errors.Detail(place, "This host has nothing of the kind.", "unsupported")])
-
-
-def only_options(options: Mapping[str, str], *known: str) -> None:
-    """
-    Raises:
-        InvalidOption: there are others.
-    """
-    for name in options:
-        if name not in known:
-            raise InvalidOption(name, f"there are {', '.join(known)}, and no others" if known else "there are none")
-
-
-def rfc3339(value: Json) -> Json:
-    """A time in UTC with ``T`` and ``Z``, one without a zone taken as UTC; what is none stays."""
-    parts = _TIME.fullmatch(value) if isinstance(value, str) else None
-    if parts is None:
-        return value
-    day, clock, fraction, offset = parts.groups()
-    try:
-        moment = datetime.fromisoformat(f"{day}T{clock}{(offset or 'Z').upper()}").astimezone(UTC)
-    except (ValueError, OverflowError):
-        return value
-    return f"{moment.replace(tzinfo=None).isoformat()}{fraction or ''}Z"
-
-
 async def _encoded(body: Json) -> bytes:
     try:
         return await encoded(body)
     except ValueError as error:
-        raise errors.Rejected(details=[errors.Detail(("body",), "Nested too deeply.", "recursion_loop")]) from error
+        raise rejected("Nested too deeply.", "recursion_loop", "body") from error

@@ -5,7 +5,8 @@ import pytest
 from codegen_api.errors import NotOffered, Rejected
 from codegen_api.runs import LogEntry, Run, RunRef, RunStatus, to_json
 from codegen_api.upstreams import InvalidOption, NewRun, RunFilter
-from codegen_api.upstreams.over_http import ONLY, HttpUpstream, OneOrganization, page_of, refuse, sentence
+from codegen_api.upstreams.host_json import ONLY, page_of, refuse
+from codegen_api.upstreams.over_http import HttpUpstream, OneOrganization, sentence
 
 RUN = Run(RunRef(ONLY, "1"), RunStatus.RUNNING, "busy", {"result": "done"})
 

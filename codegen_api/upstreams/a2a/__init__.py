@@ -7,23 +7,16 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TypeVar, Unpack
 
 import httpx
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, Step
+from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
-from codegen_api.upstreams.a2a.entries import (
-    listing_of,
-    log_of,
-    pending_of,
-    placeholder,
-    run_of,
-    step_of,
-    task_sent,
-)
+from codegen_api.upstreams.a2a.entries import UNREADABLE, log_of, pending_of, run_of, step_of, task_sent
 from codegen_api.upstreams.a2a.interface import (
     CANCEL,
     CARD,
@@ -33,21 +26,21 @@ from codegen_api.upstreams.a2a.interface import (
     SUBSCRIBE,
     Call,
     Interface,
+    error_in,
     of_event,
-    refusal,
 )
-from codegen_api.upstreams.over_http import (
-    ConnectArguments,
-    Headers,
+from codegen_api.upstreams.host_json import (
     Object,
-    OneOrganization,
     as_object,
+    given,
+    listing_of,
     marked,
     member,
     page_of,
     refuse,
-    user_of,
+    rejected,
 )
+from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 T = TypeVar("T")
 
@@ -67,6 +60,8 @@ class A2AUpstream(OneOrganization):
     page_size = 100
     lags = False
     known_options = ("header",)
+    unreadable = UNREADABLE
+    step = staticmethod(step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
         try:
@@ -89,13 +84,15 @@ class A2AUpstream(OneOrganization):
         return [(self._header, credential.token), *version]
 
     def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-        return refusal(status, answer, retry_after, token)
-
-    def placeholder(self, ref: RunRef) -> LogEntry:
-        return placeholder()
-
-    def step(self, entry: LogEntry) -> Step:
-        return step_of(entry)
+        """Only an agent can say that there is no task: any other 404 comes from a wrong address."""
+        if status not in (401, 403, 429) and isinstance(answer, dict):
+            if (known := error_in(answer, token)) is not None:
+                return known
+            if isinstance(error := answer.get("error"), dict):
+                answer = {"message": error.get("message")}
+            elif status == 404:
+                return errors.UpstreamError("The host answered with status 404, and does not say so of a task.")
+        return super().refusal(status, answer, retry_after, token)
 
     async def identify(self, credential: Credential) -> User:
         """By asking for a task that does not exist: who may not ask is told so instead. Agents that want no credential
@@ -131,10 +128,9 @@ class A2AUpstream(OneOrganization):
         place, token = 0, ""
         for pieces in range(1, MOST_PAGES + 1):
             here = place == skip
-            query: dict[str, Json] = {"pageSize": min(limit if here else skip - place, self.page_size)}
-            query |= {"pageToken": token} if token else {}
-            query |= {} if here else {"historyLength": 0}
-            answer = await self._call(credential, "list_runs", LIST, query, lambda answer: answer)
+            size = min(limit if here else skip - place, self.page_size)
+            query: Object = given(pageSize=size, pageToken=token or None, historyLength=None if here else 0)
+            answer = await self._call(credential, "list_runs", LIST, query, as_object)
             tasks, token = answer.get("tasks", []), str(answer.get("nextPageToken") or "")
             if not isinstance(tasks, list):
                 raise errors.UpstreamError("The host's answer lacks tasks, or has something else in their place.")
@@ -142,7 +138,8 @@ class A2AUpstream(OneOrganization):
                 total = answer.get("totalSize")
                 paging = Paging(total if type(total) is int else None, None, limit, None)
                 at_end = not token and (not here or len(tasks) <= limit)
-                return listing_of(tasks[:limit] if here else [], paging, at_end=at_end, pieces=pieces)
+                found = tasks[:limit] if here else []
+                return listing_of(found, partial(run_of, listed=True), paging, at_end=at_end, pieces=pieces)
             place += len(tasks)
         raise errors.Unsupported(f"The agent's list can be read from its front only, up to {MOST_PAGES} pages.")
 
@@ -177,7 +174,7 @@ class A2AUpstream(OneOrganization):
         """Answer it; there is nothing to approve or to reject."""
         if decision.verdict != "answer" or not decision.text:
             what = "The agent has asked a question: answer it with a text."
-            raise errors.Rejected(details=[errors.Detail(("body", "verdict"), what, "literal_error")])
+            raise rejected(what, "literal_error", "body", "verdict")
         asked = await self.pending(credential, ref)
         if request_id not in [each.id for each in asked]:
             raise errors.NotFound
@@ -220,7 +217,7 @@ class A2AUpstream(OneOrganization):
         return await self._call(credential, operation, GET, {"id": self.run_id(ref.id)}, read)
 
     async def _send(
-        self, credential: Credential, operation: str, prompt: str, images: tuple[str, ...] | None, more: Object
+        self, credential: Credential, operation: str, prompt: str, images: Images, more: Object
     ) -> Run | None:
         """Send a message, and do not wait for what comes of it: the task, if that is told."""
         body = (await self._known(credential)).message(prompt, images or (), more)

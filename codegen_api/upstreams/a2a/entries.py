@@ -4,25 +4,24 @@ The log is the task's history, then the message of its status, which moves to th
 status comes and so keeps its number, and at the end of the task its artifacts, which grow until then.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from codegen_api import errors
-from codegen_api.runs import (
-    Json,
-    LogEntry,
-    Paging,
-    Run,
-    RunRef,
-    RunStatus,
-    Step,
-    StepKind,
-    WaitReason,
-    from_json,
-    to_json,
+from codegen_api.runs import Json, LogEntry, Run, RunRef, RunStatus, Step, StepKind, WaitReason, from_json, to_json
+from codegen_api.upstreams import PendingRequest
+from codegen_api.upstreams.host_json import (
+    ONLY,
+    Object,
+    as_object,
+    member,
+    object_in,
+    objects_in,
+    placeholder,
+    rfc3339,
+    text_in,
+    unmarked,
 )
-from codegen_api.upstreams import Listing, PendingRequest
-from codegen_api.upstreams.over_http import ONLY, Object, as_object, member, rfc3339, unmarked
 
 _STATUSES = {
     "SUBMITTED": RunStatus.PENDING,
@@ -39,15 +38,15 @@ _REASONS = {"INPUT_REQUIRED": WaitReason.QUESTION, "AUTH_REQUIRED": WaitReason.S
 _THE_LOG = ("history", "artifacts")
 """What of a task is not in the description of the run."""
 
+UNREADABLE = placeholder(kind="unreadable", text="The gateway could not read this entry.")
+
 
 def run_of(task: Object, *, listed: bool = False) -> Run:
     """A task as a run. Its ``status`` is the word of the task's state; it has no time of creation. One that is
     ``listed`` comes without its artifacts, so what its result is cannot be said.
     """
-    status = task.get("status")
-    status = status if isinstance(status, dict) else {}
-    raw = status.get("state")
-    raw = raw if isinstance(raw, str) else None
+    status = object_in(task, "status")
+    raw = text_in(status, "state")
     word = _word(raw)
     common = _STATUSES.get(word, RunStatus.UNKNOWN)
     metadata, marks = _metadata(task)
@@ -78,20 +77,6 @@ def task_sent(answer: Object) -> Run | None:
     raise errors.UpstreamError("The host's answer has neither a task nor a message.")
 
 
-def listing_of(tasks: Sequence[Json], paging: Paging, *, at_end: bool, pieces: int) -> Listing[Run]:
-    """A page of the list. What cannot be read in it is passed over, for the sake of the rest."""
-    items: list[Run] = []
-    gaps: list[int] = []
-    for index, task in enumerate(tasks):
-        try:
-            items.append(run_of(as_object(task), listed=True))
-        except errors.UpstreamError:
-            gaps.append(index)
-            if len(gaps) == len(tasks):
-                raise
-    return Listing(tuple(items), paging, at_end, tuple(gaps), pieces)
-
-
 def log_of(task: Object) -> list[LogEntry]:
     """The whole log.
 
@@ -105,7 +90,7 @@ def log_of(task: Object) -> list[LogEntry]:
     latest, ended = _latest(task), run.status.ended
     artifacts = _items(task, "artifacts") if ended else []
     if latest is not None:
-        name, names = _id(latest, "messageId"), [_id(item, "messageId") for item in history]
+        name, names = text_in(latest, "messageId"), [_id(item, "messageId") for item in history]
         if ended and name and names[-1:] == [name]:
             history = history[:-1]  # some servers put it there at once
         elif name and name in names:
@@ -122,31 +107,24 @@ def pending_of(task: Object) -> tuple[PendingRequest, ...]:
     if run.reason is None:
         return ()
     asked = _latest(task) or {}
-    name = _id(asked, "messageId") or str(run.fields["updated_at"] or run.raw_status)
+    name = text_in(asked, "messageId") or str(run.fields["updated_at"] or run.raw_status)
     shown = {key: value for key, value in asked.items() if key != "metadata"}
     return (PendingRequest(name, run.reason, _text(asked, "\n"), fields=shown),)
-
-
-def placeholder() -> LogEntry:
-    """An entry in the place of one that cannot be had, and so may differ from it."""
-    unreadable = {"kind": "unreadable", "text": "The gateway could not read this entry."}
-    return LogEntry(to_json(unreadable), None, open=False, amendable=True, absent=True)
 
 
 def step_of(entry: LogEntry) -> Step:
     """What an entry means: nothing but its role, and for the last message how the task ended, says so."""
     fields = as_object(from_json(entry.json))
-    kind, state = fields.get("kind"), fields.get("state")
-    raw = kind if isinstance(kind, str) else None
+    raw = text_in(fields, "kind")
     if entry.said is not None:
         return Step(StepKind.USER, raw, entry.said)
-    if kind == "artifact":
+    if raw == "artifact":
         return Step(StepKind.ANSWER, raw, _text(fields, ""))
     text = _text(fields, "\n")
     if entry.answers:
         return Step(StepKind.ANSWER, raw, text)
-    failed = isinstance(state, str) and _STATUSES.get(_word(state)) is RunStatus.FAILED
-    return Step(StepKind.ERROR if failed else StepKind.THOUGHT if kind == "message" else StepKind.OTHER, raw, text)
+    failed = _STATUSES.get(_word(text_in(fields, "state"))) is RunStatus.FAILED
+    return Step(StepKind.ERROR if failed else StepKind.THOUGHT if raw == "message" else StepKind.OTHER, raw, text)
 
 
 def _word(state: str | None) -> str:
@@ -161,9 +139,7 @@ def _items(task: Object, key: str) -> list[Json]:
 
 def _latest(task: Object) -> Object | None:
     """The message of the status."""
-    status = task.get("status")
-    message = status.get("message") if isinstance(status, dict) else None
-    return message if isinstance(message, dict) and message else None
+    return object_in(object_in(task, "status"), "message") or None
 
 
 def _metadata(task: Object) -> tuple[Json, Mapping[str, str] | None]:
@@ -183,7 +159,7 @@ def _message(item: Json, ended: Run | None = None, *, alone: bool = False) -> Lo
     status of the task, ``ended``: its message says so, and is the answer where it is ``alone``, without artifacts.
     """
     if not isinstance(item, dict):
-        return placeholder()
+        return UNREADABLE
     metadata, _ = unmarked(item.get("metadata"))
     fields: dict[str, Json] = {**item, "kind": "message", "metadata": metadata}
     if ended is not None and ended.status.ended:
@@ -195,7 +171,7 @@ def _message(item: Json, ended: Run | None = None, *, alone: bool = False) -> Lo
 
 def _artifact(item: Json) -> LogEntry:
     if not isinstance(item, dict):
-        return placeholder()
+        return UNREADABLE
     return _entry({**item, "kind": "artifact"}, _id(item, "artifactId"), answers=True)
 
 
@@ -203,19 +179,17 @@ def _entry(fields: Object, name: str | None, *, said: str | None = None, answers
     try:
         json = to_json(fields)
     except ValueError:
-        return placeholder()
+        return UNREADABLE
     return LogEntry(json, None, open=False, amendable=False, said=said, answers=answers, id=name)
 
 
 def _id(item: Json, key: str) -> str | None:
-    value = item.get(key) if isinstance(item, dict) else None
-    return value if isinstance(value, str) and value else None
+    return text_in(item, key) or None if isinstance(item, dict) else None
 
 
 def _result(task: Object) -> str:
     """The text of the artifacts, or of the last message where there are none."""
-    artifacts = [item for item in _items(task, "artifacts") if isinstance(item, dict)]
-    if artifacts:
+    if artifacts := objects_in(task, "artifacts"):
         return "\n\n".join(filter(None, (_text(item, "") for item in artifacts)))
     return _text(_latest(task) or {}, "\n")
 
@@ -224,8 +198,8 @@ def _text(item: Object, between: str) -> str:
     """The texts of its parts; those of an artifact are pieces of one, as it was streamed. Else the data, or what the
     files are called.
     """
-    parts = [part for part in _items(item, "parts") if isinstance(part, dict)]
-    texts = [text for part in parts if isinstance(text := part.get("text"), str) and text]
+    parts = objects_in(item, "parts")
+    texts = [text for part in parts if (text := text_in(part, "text"))]
     return between.join(texts) if texts else "\n".join(filter(None, map(_shown, parts)))
 
 
@@ -237,7 +211,5 @@ def _shown(part: Object) -> str:
 
 
 def _names(part: Object) -> Iterator[str]:
-    file = part.get("file")
-    for place, keys in ((part, ("filename", "url")), (file, ("name", "uri"))):
-        if isinstance(place, dict):
-            yield from (str(place[key]) for key in keys if place.get(key))
+    for place, keys in ((part, ("filename", "url")), (object_in(part, "file"), ("name", "uri"))):
+        yield from (str(place[key]) for key in keys if place.get(key))

@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from codegen_api import errors
+from codegen_api.outbound import Query
 from codegen_api.runs import Json, from_json
-from codegen_api.upstreams import over_http
-from codegen_api.upstreams.over_http import Object, as_object, sentence
+from codegen_api.upstreams.host_json import Object, as_object, objects_in, rejected, text_in
+from codegen_api.upstreams.over_http import sentence
 
 CARD = "/.well-known/agent-card.json"
 
@@ -62,15 +63,6 @@ _CODES = {
 """What the numbers of JSON-RPC are in HTTP+JSON."""
 
 
-class AgentRequest(NamedTuple):
-    """What to send."""
-
-    method: str
-    path: str
-    query: Mapping[str, str | int] | None
-    body: Json
-
-
 @dataclass(frozen=True, slots=True)
 class Interface:
     """One way to ask an agent. ``path`` is that of its URL; ``rest``: over HTTP+JSON, else over JSON-RPC."""
@@ -87,7 +79,7 @@ class Interface:
         Raises:
             UpstreamError: it offers none that can be used.
         """
-        found = [each for each in _offered(as_object(card)) if each is not None]
+        found = _offered(as_object(card))
         if not found:
             raise errors.UpstreamError("The agent's card offers neither HTTP+JSON nor JSON-RPC, in version 1.0 or 0.3.")
         return max(found, key=lambda each: (each.version, each.rest))
@@ -106,8 +98,9 @@ class Interface:
         message |= {key: value for key, value in more.items() if value is not None}
         return {"message": message, "configuration": {"blocking": False} if old else {"returnImmediately": True}}
 
-    def request(self, call: Call, fields: Object) -> AgentRequest:
-        """
+    def request(self, call: Call, fields: Object) -> tuple[str, str, Query, Json]:
+        """Method, path, query and body.
+
         Raises:
             Unsupported: this version has no such operation.
         """
@@ -116,15 +109,13 @@ class Interface:
             if name is None:
                 raise errors.Unsupported("This agent's version of the protocol cannot do this.")
             params = {**fields, "tenant": self.tenant} if self.tenant else fields
-            return AgentRequest(
-                "POST", self.path, None, {"jsonrpc": "2.0", "id": "1", "method": name, "params": params}
-            )
+            return "POST", self.path, None, {"jsonrpc": "2.0", "id": "1", "method": name, "params": params}
         tenant = f"/{quote(self.tenant, safe='')}" if self.tenant else ""
         path = self.path.rstrip("/") + tenant + call.path.format(id=quote(str(fields.get("id")), safe=""))
         rest = {key: value for key, value in fields.items() if key != "id"}
         if call.method == "GET":
-            return AgentRequest("GET", path, {key: _in_query(value) for key, value in rest.items()}, None)
-        return AgentRequest("POST", path, None, rest)
+            return "GET", path, {key: _in_query(value) for key, value in rest.items()}, None
+        return "POST", path, None, rest
 
     def result(self, answer: Json, token: str) -> Object:
         """What a good answer brings.
@@ -136,7 +127,7 @@ class Interface:
         if self.rest:
             return said
         if isinstance(said.get("error"), dict):
-            raise _error(said, token) or errors.UpstreamError("The agent answered with an error that is not known.")
+            raise error_in(said, token) or errors.UpstreamError("The agent answered with an error that is not known.")
         return as_object(said.get("result"))
 
 
@@ -148,56 +139,34 @@ def of_event(line: bytes) -> Json:
         return None
 
 
-def refusal(status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-    """The error that an answer means. Only an agent can say that there is no task: any other 404 comes from a wrong
-    address.
-    """
-    if status in (401, 403, 429) or not isinstance(answer, dict):
-        return over_http.refusal(status, answer, retry_after, token)
-    known = _error(answer, token)
-    if known is not None:
-        return known
-    error = answer.get("error")
-    if isinstance(error, dict):
-        answer = {"message": error.get("message")}
-    elif status == 404:
-        return errors.UpstreamError("The host answered with status 404, and does not say so of a task.")
-    return over_http.refusal(status, answer, retry_after, token)
-
-
-def _error(answer: Object, token: str) -> errors.GatewayError | None:
+def error_in(answer: Object, token: str) -> errors.GatewayError | None:
     """The error that an answer names, by its reason or its number in JSON-RPC."""
     error = answer.get("error")
     if not isinstance(error, dict):
         return None
     details = error.get("details") or error.get("data")
-    named = [each.get("reason") for each in details if isinstance(each, dict)] if isinstance(details, list) else []
+    named = [text_in(each, "reason") for each in objects_in({"details": details}, "details")]
     code = error.get("code")
     reasons = [*named, _CODES.get(code) if isinstance(code, int) else None]
-    kind = next((_REASONS[reason] for reason in reasons if isinstance(reason, str) and reason in _REASONS), None)
-    return None if kind is None else kind(sentence(error.get("message"), token))
+    kinds = [_REASONS[reason] for reason in reasons if reason is not None and reason in _REASONS]
+    return kinds[0](sentence(error.get("message"), token)) if kinds else None
 
 
-def _offered(card: Object) -> list[Interface | None]:
-    """The interfaces of a card, of version 1.0 or of 0.3."""
+def _offered(card: Object) -> list[Interface]:
+    """The interfaces of a card, in the form of version 0.3 or of 1.0."""
+    own: Object = {"url": card.get("url"), "transport": card.get("preferredTransport") or "JSONRPC"}
     version = card.get("protocolVersion")
-    return [
-        _interface(card.get("url"), card.get("preferredTransport") or "JSONRPC", version, None),
-        *(_interface(each.get("url"), each.get("transport"), version, None) for each in _items(card, "additional")),
-        *(
-            _interface(each.get("url"), each.get("protocolBinding"), each.get("protocolVersion"), each.get("tenant"))
-            for each in _items(card, "supported")
-        ),
+    old: list[Object] = [
+        {"url": each.get("url"), "protocolBinding": each.get("transport"), "protocolVersion": version}
+        for each in (own, *objects_in(card, "additionalInterfaces"))
     ]
+    found = map(_interface, (*old, *objects_in(card, "supportedInterfaces")))
+    return [each for each in found if each is not None]
 
 
-def _items(card: Object, which: str) -> list[Object]:
-    listed = card.get(f"{which}Interfaces")
-    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-
-
-def _interface(url: Json, binding: Json, version: Json, tenant: Json) -> Interface | None:
-    if not isinstance(url, str) or not isinstance(version, str) or binding not in ("JSONRPC", "HTTP+JSON"):
+def _interface(offer: Object) -> Interface | None:
+    url, version, binding = (text_in(offer, key) for key in ("url", "protocolVersion", "protocolBinding"))
+    if url is None or version is None or binding not in ("JSONRPC", "HTTP+JSON"):
         return None
     try:
         path = urlsplit(url).path
@@ -207,7 +176,7 @@ def _interface(url: Json, binding: Json, version: Json, tenant: Json) -> Interfa
     rest = binding == "HTTP+JSON"
     if known is None or (rest and known == "0.3"):
         return None
-    return Interface(path, rest, known, tenant if isinstance(tenant, str) else "")
+    return Interface(path, rest, known, text_in(offer, "tenant") or "")
 
 
 def _in_query(value: Json) -> str | int:
@@ -220,7 +189,7 @@ def _image(uri: str, *, old: bool) -> Object:
     """A data URI as a part of a message."""
     found = re.fullmatch(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", uri, re.ASCII | re.DOTALL)
     if found is None:
-        raise errors.Rejected(details=[errors.Detail(("body", "images"), "Must be base64 data URIs.", "value_error")])
+        raise rejected("Must be base64 data URIs.", "value_error", "body", "images")
     if old:
         return {"kind": "file", "file": {"mimeType": found[1], "bytes": found[2]}}
     return {"raw": found[2], "mediaType": found[1]}

@@ -6,24 +6,15 @@ October 2025, or from payloads seen on the wire in June and August 2025. Nothing
 
 import re
 from collections.abc import Callable
-from typing import TypeVar, Unpack
+from typing import ClassVar, TypeVar, Unpack
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef, Step
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef
 from codegen_api.upstreams import Images, Listing, NewRun, Organization, Repository, RunFilter, User
-from codegen_api.upstreams.codegen.answers import (
-    at_end,
-    entry_of,
-    id_of,
-    listing_of,
-    paging_of,
-    placeholder,
-    refusal,
-    run_of,
-    step_of,
-)
-from codegen_api.upstreams.over_http import ConnectArguments, HttpUpstream, Object, as_object, marked, member, nothing
+from codegen_api.upstreams.codegen.answers import at_end, entry_of, id_of, paging_of, run_of, step_of, unreadable
+from codegen_api.upstreams.host_json import Object, as_object, given, listing_of, marked, member, nothing, rejected
+from codegen_api.upstreams.over_http import REFUSALS, ConnectArguments, HttpUpstream
 
 T = TypeVar("T")
 
@@ -37,20 +28,16 @@ class CodegenUpstream(HttpUpstream):
     name = "codegen"
     page_size = 100
     requests_per_minute = 60
+    # three shapes: ``message`` for its own errors, ``detail`` as a text (401, seen on the wire; unknown routes), and
+    # ``detail`` as a list (422)
+    refusals: ClassVar = {status: error for status, error in REFUSALS.items() if status not in (400, 409)}
+    step = staticmethod(step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
         super().__init__(base_url.strip().rstrip("/").removesuffix("/v1"), "/v1", **arguments)
 
-    def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-        return refusal(status, answer, retry_after, token)
-
     def placeholder(self, ref: RunRef) -> LogEntry:
-        """An entry of a kind that the host does not have."""
-        return placeholder(ref)
-
-    def step(self, entry: LogEntry) -> Step:
-        """What an entry means, by the fields that the host's prose names for its kind."""
-        return step_of(entry)
+        return unreadable(ref)
 
     def organization_id(self, text: str) -> str:
         """``"0323"`` -> ``"323"``: the host's ids are JSON integers. Raises ``Rejected`` for anything else."""
@@ -93,19 +80,19 @@ class CodegenUpstream(HttpUpstream):
 
         Metadata is kept as it is and comes back with every description of the run (OpenAPI document).
         """
-        body = {
-            "prompt": new.prompt,
-            "metadata": marked(new.metadata, new.marks),
-            "images": new.images,
-            "repo_id": new.repo_id,
-            "model": new.model,
-            "agent_type": new.agent_type,
-        }
-        return await self.ask(credential, "create_run", "POST", self._runs(organization), _run_of, body=_given(body))
+        body: Object = given(
+            prompt=new.prompt,
+            metadata=marked(new.metadata, new.marks),
+            images=new.images,
+            repo_id=new.repo_id,
+            model=new.model,
+            agent_type=new.agent_type,
+        )
+        return await self.ask(credential, "create_run", "POST", self._runs(organization), run_of, body=body)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The run with every field that the host has."""
-        return await self.ask(credential, "get_run", "GET", self._path(ref), _run_of)
+        return await self.ask(credential, "get_run", "GET", self._path(ref), run_of)
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -179,16 +166,20 @@ class CodegenUpstream(HttpUpstream):
         **filters: str | None,
     ) -> Listing[T]:
         """A page of a list; ``read`` makes something of each item."""
+
+        def listed(answer: Json) -> Listing[T]:
+            said = as_object(answer)
+            found, paging = member(said, "items", list)[:limit], paging_of(said, "total")
+            return listing_of(found, read, paging, at_end=at_end(skip, len(found), limit, paging))
+
         query = _window(skip, limit) | {name: value for name, value in filters.items() if value is not None}
-        return await self.ask(
-            credential, operation, "GET", path, lambda answer: listing_of(answer, skip, limit, read), query
-        )
+        return await self.ask(credential, operation, "GET", path, listed, query)
 
     async def _order(
         self, credential: Credential, operation: str, ref: RunRef, order: str, read: Callable[[Json], T], **more: Json
     ) -> T:
         """Tell the host to do something with a run. Any answer of success will do: ``read`` gets None for no JSON."""
-        body = _given({"agent_run_id": int(self.run_id(ref.id)), **more})
+        body: Object = given(agent_run_id=int(self.run_id(ref.id)), **more)
         path = f"{self._runs(ref.organization)}/{order}"
         return await self.ask(credential, operation, "POST", path, read, body=body, order=True)
 
@@ -198,19 +189,11 @@ def _user_of(answer: Json) -> User:
     return User(id_of(fields), fields)
 
 
-def _run_of(answer: Json) -> Run:
-    return run_of(as_object(answer))
-
-
 def _run_if_shown(answer: Json) -> Run | None:
     try:
-        return _run_of(answer)
+        return run_of(answer)
     except errors.UpstreamError:
         return None
-
-
-def _given(body: Object) -> Object:
-    return {key: value for key, value in body.items() if value is not None}
 
 
 def _identifier(text: str, what: str) -> str:
@@ -221,7 +204,7 @@ def _whole(text: str, what: str, form: str = r"-?[0-9]{1,400}", otherwise: str =
     """``"007"`` -> ``"7"``."""
     if re.fullmatch(form, text):
         return str(int(text))
-    raise errors.Rejected(details=[errors.Detail((what,), otherwise, "int_parsing")])
+    raise rejected(otherwise, "int_parsing", what)
 
 
 def _window(skip: int, limit: int) -> dict[str, str | int]:

@@ -1,15 +1,10 @@
-"""What the host's answers say, in our words: runs, log entries, lists, and what a refusal means."""
+"""What the host's answers say, in our words: runs, log entries, pages of lists."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Iterator
 
-from codegen_api import errors
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, RunStatus, Step, StepKind, from_json, to_json
-from codegen_api.upstreams import Listing, over_http
-from codegen_api.upstreams.over_http import Object, as_object, member, rfc3339, unmarked
-
-T = TypeVar("T")
+from codegen_api.upstreams.host_json import Object, as_object, member, placeholder, text_in, unmarked, with_times
 
 _WORDS = {
     RunStatus.PENDING: "PENDING QUEUED",
@@ -29,14 +24,6 @@ _NEVER_AMENDED = re.compile(
 )
 """The kinds of log entries in the host's prose that are whole when they appear: all but ACTION, a tool call."""
 
-_REFUSALS: Mapping[int, type[errors.GatewayError]] = {
-    401: errors.InvalidToken,
-    402: errors.QuotaExhausted,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    422: errors.Rejected,
-}
-
 _KINDS = {
     "USER_MESSAGE": StepKind.USER,
     "PLAN_EVALUATION": StepKind.THOUGHT,
@@ -44,13 +31,6 @@ _KINDS = {
     "FINAL_ANSWER": StepKind.ANSWER,
     "ERROR": StepKind.ERROR,
 }
-
-
-def refusal(status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-    """The error that an answer means. The host has three shapes: ``message`` for its own errors, ``detail`` as a text
-    (401, seen on the wire; unknown routes) and ``detail`` as a list (422).
-    """
-    return over_http.refusal(status, answer, retry_after, token, kinds=_REFUSALS)
 
 
 def id_of(answer: Object, key: str = "id") -> str:
@@ -69,43 +49,26 @@ def at_end(skip: int, count: int, limit: int, paging: Paging) -> bool:
     return count == 0 or (count < limit and skip + count == paging.total)
 
 
-def listing_of(answer: Json, skip: int, limit: int, read: Callable[[Object], T]) -> Listing[T]:
-    """A page of a list. What cannot be read in it is passed over, for the sake of the rest."""
-    page = as_object(answer)
-    found, paging = member(page, "items", list)[:limit], paging_of(page, "total")
-    items: list[T] = []
-    gaps: list[int] = []
-    for index, item in enumerate(found):
-        try:
-            items.append(read(as_object(item)))
-        except errors.UpstreamError:
-            gaps.append(index)
-            if len(gaps) == len(found):
-                raise
-    return Listing(tuple(items), paging, at_end(skip, len(found), limit, paging), tuple(gaps))
-
-
-def run_of(answer: Object) -> Run:
-    fields = _with_times(answer)
+def run_of(answer: Json) -> Run:
+    said = as_object(answer)
+    fields = with_times(said)
     pulls = fields.get("github_pull_requests")
     if isinstance(pulls, list):
-        fields["github_pull_requests"] = [_with_times(pull) if isinstance(pull, dict) else pull for pull in pulls]
-    raw = answer.get("status")
-    raw = raw if isinstance(raw, str) else None
+        fields["github_pull_requests"] = [with_times(pull) if isinstance(pull, dict) else pull for pull in pulls]
+    raw = text_in(said, "status")
     word = (raw or "").strip().upper()
     status = RunStatus.WAITING if word.startswith("WAITING") else _STATUSES.get(word, RunStatus.UNKNOWN)
     marks = None
     if "metadata" in fields:
         fields["metadata"], marks = unmarked(fields["metadata"])
-    return Run(RunRef(id_of(answer, "organization_id"), id_of(answer)), status, raw, fields, marks)
+    return Run(RunRef(id_of(said, "organization_id"), id_of(said)), status, raw, fields, marks)
 
 
 def entry_of(item: Json, ref: RunRef) -> LogEntry:
     """One entry; for what cannot be read or written again, another in its place, because positions must not shift."""
-    entry = _with_times(item) if isinstance(item, dict) else {}
-    known = {key: value for key, value in entry.items() if isinstance(value, str)}
-    created_at, kind, tool = known.get("created_at"), known.get("message_type"), known.get("tool_name")
-    word = (kind or "").strip().upper()
+    entry = with_times(item) if isinstance(item, dict) else {}
+    created_at, tool = text_in(entry, "created_at"), text_in(entry, "tool_name")
+    word = (text_in(entry, "message_type") or "").strip().upper()
     # An unknown kind that names a tool is taken for a tool call; a user's message names user_input (wire, June 2025).
     amendable = word == "ACTION" or (tool not in (None, "", "user_input") and not _NEVER_AMENDED.fullmatch(word))
     try:
@@ -113,21 +76,21 @@ def entry_of(item: Json, ref: RunRef) -> LogEntry:
     except ValueError:
         encoded = None
     if encoded is None:
-        encoded = _unreadable(ref, created_at)
+        encoded = unreadable(ref, created_at).json
     said = "\n".join(_texts(entry)) if word == "USER_MESSAGE" else None
     return LogEntry(
         encoded, created_at, amendable and entry.get("tool_output") is None, amendable, said, word == "FINAL_ANSWER"
     )
 
 
-def placeholder(ref: RunRef) -> LogEntry:
-    """An entry in the place of one that cannot be had, and so may differ from it."""
-    return LogEntry(_unreadable(ref, None), None, open=False, amendable=True, absent=True)
-
-
-def _unreadable(ref: RunRef, created_at: str | None) -> bytes:
-    unreadable = {"agent_run_id": int(ref.id), "created_at": created_at, "message_type": "UNREADABLE"}
-    return to_json({**unreadable, "observation": "The gateway could not read this entry."})
+def unreadable(ref: RunRef, created_at: str | None = None) -> LogEntry:
+    """An entry of a kind that the host does not have, in the place of one that cannot be had."""
+    return placeholder(
+        agent_run_id=int(ref.id),
+        created_at=created_at,
+        message_type="UNREADABLE",
+        observation="The gateway could not read this entry.",
+    )
 
 
 def step_of(entry: LogEntry) -> Step:
@@ -135,8 +98,7 @@ def step_of(entry: LogEntry) -> Step:
     action names its tool; none of it is certain, so whatever has a text is heard.
     """
     fields = as_object(from_json(entry.json))
-    known = {key: value for key, value in fields.items() if isinstance(value, str)}
-    raw, tool = known.get("message_type"), known.get("tool_name")
+    raw, tool = text_in(fields, "message_type"), text_in(fields, "tool_name")
     thought, observation = fields.get("thought"), fields.get("observation")
     kind = _KINDS.get((raw or "").strip().upper(), StepKind.ACTION if entry.amendable else StepKind.OTHER)
     if kind is StepKind.USER:
@@ -156,8 +118,7 @@ def _text(value: Json) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        message = value.get("message")
-        return message if isinstance(message, str) and message else to_json(value).decode() if value else ""
+        return text_in(value, "message") or (to_json(value).decode() if value else "")
     return "" if value is None else to_json(value).decode()
 
 
@@ -172,8 +133,3 @@ def _texts(entry: Object) -> Iterator[str]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-
-
-def _with_times(fields: Object) -> dict[str, Json]:
-    """With times as ``rfc3339``: the host's are naive, with a space (wire, June 2025)."""
-    return {key: rfc3339(value) if key.endswith("_at") else value for key, value in fields.items()}

@@ -4,21 +4,39 @@ Each prompt is a run of the host's in that thread. Runs and the thread are read 
 is never older than the log beside it.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Unpack
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus, Step
+from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef, RunStatus
 from codegen_api.upstreams import Decision, Images, Listing, NewRun, PendingRequest, RunFilter, User
+from codegen_api.upstreams.host_json import (
+    MARKS,
+    ONLY,
+    Object,
+    as_object,
+    as_objects,
+    given,
+    marked,
+    member,
+    new_uuid,
+    not_offered,
+    nothing,
+    object_in,
+    page_of,
+    refuse,
+    run_uuid,
+    text_in,
+)
 from codegen_api.upstreams.langgraph.entries import (
     answer_of,
     entries_of,
     is_active,
     listed_run,
     messages_of,
-    run_name,
     run_of,
     status_of,
     step_of,
@@ -26,25 +44,10 @@ from codegen_api.upstreams.langgraph.entries import (
     waits,
 )
 from codegen_api.upstreams.langgraph.interrupts import answered_by, interrupts_of
-from codegen_api.upstreams.langgraph.orders import has, marked_by, said, thread_of
-from codegen_api.upstreams.over_http import (
-    MARKS,
-    ONLY,
-    ConnectArguments,
-    Headers,
-    Object,
-    OneOrganization,
-    as_object,
-    as_objects,
-    marked,
-    member,
-    not_offered,
-    nothing,
-    page_of,
-    refuse,
-    user_of,
-)
+from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
+KEY = "codegen_gateway_key"
+"""The key of a host run's metadata under which the digest of its order's key is kept."""
 LOOKED_BACK = 10
 """Among so many host runs of a thread, the newest, an order is looked for that may have been sent before."""
 
@@ -62,6 +65,8 @@ class LangGraphUpstream(OneOrganization):
     exchanges_per_read = 3
     keyed = frozenset({"create", "resume"})
     known_options = ("assistant",)
+    run_id = staticmethod(run_uuid)
+    step = staticmethod(step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
         super().__init__(base_url, **arguments)
@@ -72,17 +77,6 @@ class LangGraphUpstream(OneOrganization):
         """Both: the hosted product reads ``X-Api-Key``, and the code of whoever serves their own may read either."""
         return [*super().authorization(credential), ("X-Api-Key", credential.token)]
 
-    def run_id(self, text: str) -> str:
-        """A UUID in lower case with hyphens; raises ``Rejected`` for anything else."""
-        try:
-            return run_name(text)
-        except ValueError as error:
-            raise errors.Rejected(details=[errors.Detail(("run_id",), "Must be a UUID.", "uuid_parsing")]) from error
-
-    def step(self, entry: LogEntry) -> Step:
-        """What a message means, by its type."""
-        return step_of(entry)
-
     async def identify(self, credential: Credential) -> User:
         """Whoever has this credential. The host has no word for users; it refuses a search to strangers."""
         nobodys: Object = {"metadata": {MARKS: "nobody"}, "limit": 1}
@@ -92,20 +86,14 @@ class LangGraphUpstream(OneOrganization):
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         """Make a thread, unless this order has made it, and start a run in it, unless this order has started one."""
         refuse(new, "repo_id", "model")
-        name = thread_of(new.key)
-        wanted: Object = {
-            "thread_id": name,
-            "metadata": marked(new.metadata, new.marks) or {},
-            "if_exists": "do_nothing",
-        }
+        name, metadata = new_uuid("thread", new.key), marked(new.metadata, new.marks) or {}
+        wanted: Object = {"thread_id": name, "metadata": metadata, "if_exists": "do_nothing"}
         thread = await self.ask(credential, "create_run", "POST", "/threads", as_object, body=wanted)
         ref, path = RunRef(ONLY, name), f"/threads/{name}"
         if new.key is not None and has(await self._runs(credential, "create_run", path), new.key):
             return await self.get_run(credential, ref)
-        order: Object = {
-            "assistant_id": new.agent_type or self._assistant,
-            "input": said(new.prompt, new.images, new.key),
-        }
+        prompt = said(new.prompt, new.images, new.key)
+        order: Object = {"assistant_id": new.agent_type or self._assistant, "input": prompt}
         try:
             await self._start(credential, "create_run", path, order, new.key)
         except (errors.InvalidRequest, errors.NotFound, errors.Forbidden):  # no such assistant, or not for them
@@ -219,8 +207,6 @@ class LangGraphUpstream(OneOrganization):
         newest = await self._newest(credential, "read_log", path)
         waiting, state = await self._state(credential, "read_log", path, newest)
         status, messages = status_of(newest, waiting=waiting), messages_of(state)
-        checkpoint = state.get("checkpoint")
-        revision = checkpoint.get("checkpoint_id") if isinstance(checkpoint, dict) else None
         return page_of(
             _whole({"thread_id": self.run_id(ref.id)}, status, state),
             len(messages),
@@ -228,11 +214,10 @@ class LangGraphUpstream(OneOrganization):
             limit,
             lambda start, stop: entries_of(messages, start, stop),
             newest_first=newest_first,
-            revision=revision if isinstance(revision, str) else None,
+            revision=text_in(object_in(state, "checkpoint"), "checkpoint_id"),
         )
 
     def _path(self, ref: RunRef) -> str:
-        self.organization_id(ref.organization)
         return f"/threads/{self.run_id(ref.id)}"
 
     async def _runs(self, credential: Credential, operation: str, path: str, limit: int = LOOKED_BACK) -> list[Object]:
@@ -269,3 +254,23 @@ def _whole(thread: Object, status: RunStatus, state: Object) -> Run:
     interrupts = interrupts_of(state) if status is RunStatus.WAITING else []
     reason = interrupts[0].reason if interrupts else None
     return run_of(thread, status, reason, answer_of(messages_of(state)) if status is RunStatus.COMPLETED else None)
+
+
+def said(prompt: str, images: Images, key: str | None) -> Object:
+    """The input of a graph with messages. One that comes again with the same id takes the place of the first."""
+    pictures: list[Json] = [{"type": "image_url", "image_url": {"url": image}} for image in images or ()]
+    content: Json = [{"type": "text", "text": prompt}, *pictures] if pictures else prompt
+    name = None if key is None else new_uuid("message", key)
+    return {"messages": [given(role="user", content=content, id=name)]}
+
+
+def marked_by(key: str | None) -> Object:
+    """Metadata of a run, by which ``has`` knows it. In its config, because Aegra keeps no other."""
+    return {} if key is None else {KEY: hashlib.sha256(key.encode()).hexdigest()[:32]}
+
+
+def has(runs: Sequence[Object], key: str | None) -> bool:
+    """Whether one of these runs was started by the order with this key."""
+    places = [place for run in runs for place in (run, run.get("config")) if isinstance(place, dict)]
+    kept = [place["metadata"] for place in places if isinstance(place.get("metadata"), dict)]
+    return key is not None and any(metadata.get(KEY) == marked_by(key)[KEY] for metadata in kept)

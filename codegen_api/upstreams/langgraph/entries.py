@@ -1,11 +1,20 @@
 """What LangGraph's messages and threads say, in our words: log entries, steps, statuses, runs."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 
-from codegen_api.runs import Json, LogEntry, Run, RunRef, RunStatus, Step, StepKind, WaitReason, from_json, to_json
+from codegen_api.runs import Json, LogEntry, Run, RunStatus, Step, StepKind, WaitReason, from_json, to_json
+from codegen_api.upstreams.host_json import (
+    Object,
+    as_object,
+    member,
+    object_in,
+    objects_in,
+    placeholder,
+    run_told,
+    run_uuid,
+    text_in,
+)
 from codegen_api.upstreams.langgraph.interrupts import interrupts_of
-from codegen_api.upstreams.over_http import ONLY, Object, as_object, member, placeholder, rfc3339, unmarked
 
 HIDDEN = ("values", "config")
 """Of a thread: its whole state, which is the log, and the settings of its graph, where secrets may be."""
@@ -15,8 +24,7 @@ _LISTED = {"idle": RunStatus.COMPLETED, "busy": RunStatus.RUNNING, "error": RunS
 
 def messages_of(state: Object) -> list[Json]:
     """The messages in a state. A graph that keeps none has none."""
-    values = state.get("values")
-    messages = values.get("messages") if isinstance(values, dict) else None
+    messages = object_in(state, "values").get("messages")
     return messages if isinstance(messages, list) else []
 
 
@@ -33,8 +41,8 @@ def entries_of(messages: Sequence[Json], start: int, stop: int) -> tuple[LogEntr
 def _entry_of(message: Json, inputs: Mapping[str, Json]) -> LogEntry:
     if not isinstance(message, dict):
         return placeholder()
-    call, kind, name = message.get("tool_call_id"), message.get("type"), message.get("id")
-    shown = {**message, "tool_input": inputs[call]} if isinstance(call, str) and call in inputs else message
+    call = text_in(message, "tool_call_id")
+    shown = {**message, "tool_input": inputs[call]} if call is not None and call in inputs else message
     try:
         encoded = to_json(shown)
     except ValueError:
@@ -44,24 +52,22 @@ def _entry_of(message: Json, inputs: Mapping[str, Json]) -> LogEntry:
         None,
         open=False,
         amendable=False,
-        said=text_of(message.get("content")) if kind == "human" else None,
+        said=text_of(message.get("content")) if message.get("type") == "human" else None,
         answers=_answers(message),
-        id=name if isinstance(name, str) else None,
+        id=text_in(message, "id"),
     )
 
 
 def step_of(entry: LogEntry) -> Step:
     """What a message means. Calls of tools are thoughts: the result, which follows, is the action, with its input."""
     message = as_object(from_json(entry.json))
-    kind, text = message.get("type"), text_of(message.get("content"))
-    raw = kind if isinstance(kind, str) else None
-    if kind == "human":
+    raw, text = text_in(message, "type"), text_of(message.get("content"))
+    if raw == "human":
         return Step(StepKind.USER, raw, text)
-    if kind == "tool":
-        name = message.get("name")
-        tool = name if isinstance(name, str) and name else "unknown"
+    if raw == "tool":
+        tool = text_in(message, "name") or "unknown"
         return Step(StepKind.ACTION, raw, "", tool, message.get("tool_input"), message.get("content"))
-    if kind == "ai":
+    if raw == "ai":
         return Step(StepKind.ANSWER if entry.answers else StepKind.THOUGHT, raw, text)
     return Step(StepKind.OTHER, raw, text)
 
@@ -84,8 +90,7 @@ def _answers(message: Object) -> bool:
 
 
 def _calls(message: Json) -> list[Object]:
-    calls = message.get("tool_calls") if isinstance(message, dict) else None
-    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return objects_in(message, "tool_calls") if isinstance(message, dict) else []
 
 
 def is_active(newest: Object | None) -> bool:
@@ -134,27 +139,16 @@ def status_of(newest: Object | None, *, waiting: bool) -> RunStatus:
 
 def listed_run(thread: Object) -> Run:
     """A thread of a list, which says nothing of its runs. One in which there was none has no ``graph_id`` yet."""
-    metadata, word = thread.get("metadata"), thread.get("status")
-    status = _LISTED.get(word, RunStatus.UNKNOWN) if isinstance(word, str) else RunStatus.UNKNOWN
+    word = text_in(thread, "status")
+    status = _LISTED.get(word or "", RunStatus.UNKNOWN)
     if word == "interrupted":  # Aegra never tells in a list what a thread waits for, but it does not say so of others
         status = RunStatus.WAITING if thread.get("interrupts", True) else RunStatus.CANCELLED
-    elif word == "idle" and not (isinstance(metadata, dict) and metadata.get("graph_id")):
+    elif word == "idle" and not object_in(thread, "metadata").get("graph_id"):
         status = RunStatus.PENDING
     return run_of(thread, status)
 
 
 def run_of(thread: Object, status: RunStatus, reason: WaitReason | None = None, result: str | None = None) -> Run:
     """A run: the thread, with our status in the place of the host's, because that does not tell all of them apart."""
-    name = run_name(member(thread, "thread_id", str))
-    fields: dict[str, Json] = {key: value for key, value in thread.items() if key not in HIDDEN}
-    fields |= {key: rfc3339(value) for key, value in thread.items() if key.endswith("_at")}
-    fields |= {"id": name, "organization_id": ONLY, "status": status.value, "result": result}
-    marks = None
-    if "metadata" in fields:
-        fields["metadata"], marks = unmarked(fields["metadata"])
-    return Run(RunRef(ONLY, name), status, status.value, fields, marks, reason)
-
-
-def run_name(text: str) -> str:
-    """A thread's id in its one form. Raises ``ValueError`` for what is none."""
-    return str(uuid.UUID(text))
+    told = {key: value for key, value in thread.items() if key not in HIDDEN}
+    return run_told(run_uuid(member(thread, "thread_id", str)), told, status, reason, result)

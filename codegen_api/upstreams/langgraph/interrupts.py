@@ -1,13 +1,13 @@
 """What a graph waits for: its interrupts as requests, and decisions as the values with which it goes on."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from codegen_api.errors import Detail, Rejected
+from codegen_api.errors import Rejected
 from codegen_api.runs import Json, WaitReason, to_json
 from codegen_api.upstreams import Decision, PendingRequest
-from codegen_api.upstreams.over_http import Object
+from codegen_api.upstreams.host_json import Object, objects_in, rejected, text_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,13 @@ class Interrupt:
     value: Json
 
     @property
+    def fields(self) -> Object:
+        return self.value if isinstance(self.value, dict) else {"value": self.value}
+
+    @property
     def calls(self) -> list[Object]:
         """The calls of tools that somebody has to approve, where LangChain's human-in-the-loop middleware asks."""
-        return _objects(self.value, "action_requests")
+        return objects_in(self.fields, "action_requests")
 
     @property
     def reason(self) -> WaitReason:
@@ -29,9 +33,10 @@ class Interrupt:
     @property
     def request(self) -> PendingRequest:
         """Calls that were asked for together are one request: the host takes one answer to all."""
-        fields = self.value if isinstance(self.value, dict) else {"value": self.value}
         if not self.calls:
-            return PendingRequest(self.id, self.reason, _question(self.value), fields=fields)
+            question = text_in(self.fields, "question" if isinstance(self.value, dict) else "value")
+            text = _json(self.value) if question is None else question
+            return PendingRequest(self.id, self.reason, text, fields=self.fields)
         inputs = [call.get("args", call.get("arguments")) for call in self.calls]
         names = [str(call.get("name") or "unknown") for call in self.calls]
         texts = [
@@ -44,7 +49,7 @@ class Interrupt:
             "\n".join(str(text) for text in texts),
             ", ".join(names),
             inputs[0] if len(inputs) == 1 else inputs,
-            fields=fields,
+            fields=self.fields,
         )
 
     def resume(self, decision: Decision) -> Json:
@@ -58,7 +63,7 @@ class Interrupt:
 
     def _decided(self, decision: Decision) -> Json:
         kind = "respond" if decision.verdict == "answer" else decision.verdict
-        allowed = [review.get("allowed_decisions") for review in _objects(self.value, "review_configs")]
+        allowed = [review.get("allowed_decisions") for review in objects_in(self.fields, "review_configs")]
         if any(isinstance(kinds, list) and kind not in kinds for kinds in allowed):
             raise _unsuited(f"This request does not allow it: {kind}.")
         if kind == "respond" and not allowed:
@@ -70,10 +75,9 @@ class Interrupt:
 def interrupts_of(state: Object) -> list[Interrupt]:
     """Those in a state, in the order of its tasks. They stay there while the graph goes on, and after a cancel."""
     found: dict[str, Interrupt] = {}
-    tasks = [item for task in _objects(state, "tasks") for item in _objects(task, "interrupts")]
-    for item in tasks or _objects(state, "interrupts"):
-        name = item.get("id")
-        name = name if isinstance(name, str) and name else "interrupt"  # old hosts name none
+    tasks = [item for task in objects_in(state, "tasks") for item in objects_in(task, "interrupts")]
+    for item in tasks or objects_in(state, "interrupts"):
+        name = text_in(item, "id") or "interrupt"  # old hosts name none
         found.setdefault(name, Interrupt(name, item.get("value")))
     return list(found.values())
 
@@ -93,21 +97,7 @@ def _answer(decision: Decision) -> Json:
 
 
 def _unsuited(message: str) -> Rejected:
-    return Rejected(details=[Detail(("body", "verdict"), message, "verdict")])
-
-
-def _question(value: Json) -> str:
-    question = value.get("question") if isinstance(value, dict) else value
-    return question if isinstance(question, str) else _json(value)
-
-
-def _objects(value: Json, key: str) -> list[Object]:
-    return list(_each(value.get(key))) if isinstance(value, dict) else []
-
-
-def _each(items: Json) -> Iterator[Object]:
-    if isinstance(items, list):
-        yield from (item for item in items if isinstance(item, dict))
+    return rejected(message, "verdict", "body", "verdict")
 
 
 def _json(value: Json) -> str:

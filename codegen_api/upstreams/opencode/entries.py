@@ -7,22 +7,21 @@ up by changes that the history never shows, so an entry of our own stands there:
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from codegen_api.runs import (
-    Cursor,
-    Json,
-    LogEntry,
-    Run,
-    RunRef,
-    RunStatus,
-    Step,
-    StepKind,
-    WaitReason,
-    from_json,
-    to_json,
-)
+from codegen_api.runs import Cursor, Json, LogEntry, Run, RunStatus, Step, StepKind, WaitReason, from_json, to_json
 from codegen_api.upstreams import PendingRequest
-from codegen_api.upstreams.over_http import ONLY, Object, as_object, as_objects, member, unmarked
+from codegen_api.upstreams.host_json import (
+    Object,
+    as_object,
+    as_objects,
+    member,
+    object_in,
+    objects_in,
+    placeholder,
+    run_told,
+    text_in,
+)
 
 CALL = "gateway.call"
 """Where the result of a tool says which ``tool`` was called and with what ``input``; the host says that only before."""
@@ -50,27 +49,22 @@ class HistoryEvent:
 
     @property
     def fault(self) -> str:
-        error = self.data.get("error")
-        message = error.get("message") if isinstance(error, dict) else None
-        return message if isinstance(message, str) else ""
+        return text_in(object_in(self.data, "error"), "message") or ""
 
     @property
     def call(self) -> str | None:
         """Which call of a tool this is the result of, if it is one."""
-        call = self.data.get("callID")
-        return call if self.kind in _RESULTS and isinstance(call, str) else None
+        return text_in(self.data, "callID") if self.kind in _RESULTS else None
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """Events in order. ``more``: there were others behind them."""
 
     events: Sequence[HistoryEvent]
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a session stands: the host has no word for it, so this is ours."""
 
     status: RunStatus
@@ -84,10 +78,8 @@ def history_of(answer: Json) -> History:
 
 
 def _event_of(fields: Object) -> HistoryEvent:
-    data = fields.get("data")
     seq = member(as_object(fields.get("durable")), "seq", int)
-    kind = member(fields, "type", str).removeprefix(_PREFIX)
-    return HistoryEvent(seq, kind, data if isinstance(data, dict) else {}, fields)
+    return HistoryEvent(seq, member(fields, "type", str).removeprefix(_PREFIX), object_in(fields, "data"), fields)
 
 
 # -- log entries ------------------------------------------------------------------------------------------------------
@@ -109,8 +101,6 @@ def entries_of(
 
 
 def _entry_of(event: HistoryEvent, calls: Mapping[str, Object]) -> LogEntry:
-    id_, prompt = event.fields.get("id"), event.data.get("prompt")
-    said = prompt.get("text") if event.kind == "prompted" and isinstance(prompt, dict) else None
     fields = event.fields if event.call is None else {**event.fields, CALL: calls.get(event.call)}
     try:
         encoded = to_json(fields)
@@ -121,9 +111,9 @@ def _entry_of(event: HistoryEvent, calls: Mapping[str, Object]) -> LogEntry:
         moment(event.data.get("timestamp")),
         open=False,
         amendable=False,
-        said=said if isinstance(said, str) else None,
+        said=text_in(object_in(event.data, "prompt"), "text") if event.kind == "prompted" else None,
         answers=event.kind == "text.ended",
-        id=id_ if isinstance(id_, str) else None,
+        id=text_in(event.fields, "id"),
     )
 
 
@@ -132,36 +122,31 @@ def hidden(seq: Cursor) -> LogEntry:
     return LogEntry(_own("gateway.hidden", seq), None, open=False, amendable=False)
 
 
-def placeholder() -> LogEntry:
-    return LogEntry(_own("gateway.unreadable", None), None, open=False, amendable=True, absent=True)
-
-
 def _own(kind: str, seq: Cursor | None) -> bytes:
     return to_json({"type": kind, "durable": {"seq": seq}})
+
+
+UNREADABLE = placeholder(type="gateway.unreadable", durable={"seq": None})
 
 
 def step_of(entry: LogEntry) -> Step:
     """What an entry means. A call of a tool is an action when its result is there, which then says what was called."""
     fields = as_object(from_json(entry.json))
-    raw, data = fields.get("type"), fields.get("data")
-    event = HistoryEvent(0, str(raw).removeprefix(_PREFIX), data if isinstance(data, dict) else {}, fields)
-    word = raw if isinstance(raw, str) else None
-    text = event.data.get("text")
+    word = text_in(fields, "type")
+    event = HistoryEvent(0, (word or "").removeprefix(_PREFIX), object_in(fields, "data"), fields)
+    text = text_in(event.data, "text") or ""
     match event.kind:
         case "prompted":
             return Step(StepKind.USER, word, entry.said or "")
         case "text.ended":
-            return Step(StepKind.ANSWER, word, text if isinstance(text, str) else "")
+            return Step(StepKind.ANSWER, word, text)
         case "reasoning.ended":
-            return Step(StepKind.THOUGHT, word, text if isinstance(text, str) else "")
+            return Step(StepKind.THOUGHT, word, text)
         case "step.failed":
             return Step(StepKind.ERROR, word, event.fault)
         case "tool.success" | "tool.failed":
-            call = fields.get(CALL)
-            call = call if isinstance(call, dict) else {}
-            tool, output = call.get("tool"), event.fault if event.kind == "tool.failed" else _output(event.data)
-            name = tool if isinstance(tool, str) and tool else "unknown"
-            return Step(StepKind.ACTION, word, "", name, call.get("input"), output)
+            call, output = object_in(fields, CALL), event.fault if event.kind == "tool.failed" else _output(event.data)
+            return Step(StepKind.ACTION, word, "", text_in(call, "tool") or "unknown", call.get("input"), output)
         case _:
             return Step(StepKind.OTHER, word, "")
 
@@ -226,8 +211,7 @@ def result_in(events: Sequence[HistoryEvent]) -> str | None:
     for event in reversed(events):
         if event.kind == "prompted":
             break
-        text = event.data.get("text")
-        if event.kind == "text.ended" and isinstance(text, str):
+        if event.kind == "text.ended" and (text := text_in(event.data, "text")) is not None:
             return text
     return None
 
@@ -237,38 +221,15 @@ def result_in(events: Sequence[HistoryEvent]) -> str | None:
 
 def run_of(session: Object, standing: Standing | None) -> Run:
     """A session as either of the host's two APIs describes it; ``standing`` is None where it was not looked for."""
-    id_, time = member(session, "id", str), as_object(session.get("time"))
-    metadata, marks = unmarked(session.get("metadata"))
-    told = {**session, "metadata": metadata}
-    times: Object = {"created_at": moment(time.get("created")), "updated_at": moment(time.get("updated"))}
-    if standing is None:
-        standing = Standing(RunStatus.UNKNOWN)
-        shown: Object = {"id": id_, "organization_id": ONLY, "status": None}
-    else:
-        shown = status_fields(id_, standing)
-    return Run(
-        RunRef(ONLY, id_),
-        standing.status,
-        None if standing.status is RunStatus.UNKNOWN else standing.status.value,
-        {**told, **times, **shown},
-        marks,
-        standing.reason,
-    )
-
-
-def status_fields(id_: str, standing: Standing) -> Object:
-    return {"id": id_, "organization_id": ONLY, "status": standing.status.value, "result": standing.result}
-
-
-def page_run(ref: RunRef, standing: Standing) -> Run:
-    """A run as far as its log tells."""
-    fields = status_fields(ref.id, standing)
-    return Run(ref, standing.status, standing.status.value, fields, None, standing.reason)
+    time = as_object(session.get("time"))
+    times = {"created_at": moment(time.get("created")), "updated_at": moment(time.get("updated"))}
+    told: Object = {**session, "metadata": session.get("metadata"), **times}  # without metadata it has no marks
+    status, reason, result = standing or (None, None, None)
+    return run_told(member(session, "id", str), told, status, reason, result)
 
 
 def permission_of(request: Object) -> PendingRequest:
-    action, resources = request.get("action"), request.get("resources")
-    tool = action if isinstance(action, str) else None
+    tool, resources = text_in(request, "action"), request.get("resources")
     named = [text for text in resources if isinstance(text, str)] if isinstance(resources, list) else []
     text = f"{tool or 'something'}: {', '.join(named)}" if named else str(tool)
     asked: Object = {"resources": named}
@@ -278,11 +239,8 @@ def permission_of(request: Object) -> PendingRequest:
 def question_of(request: Object) -> PendingRequest:
     asked = questions_in(request)
     text = "\n".join(str(each.get("question")) for each in asked)
-    options = asked[0].get("options") if len(asked) == 1 else None
-    labels = (
-        [option.get("label") for option in options if isinstance(option, dict)] if isinstance(options, list) else []
-    )
-    choices = tuple(label for label in labels if isinstance(label, str))
+    labels = [text_in(option, "label") for option in objects_in(asked[0], "options")] if len(asked) == 1 else []
+    choices = tuple(label for label in labels if label is not None)
     return PendingRequest(member(request, "id", str), WaitReason.QUESTION, text, choices=choices, fields=request)
 
 

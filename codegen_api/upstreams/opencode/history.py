@@ -1,11 +1,11 @@
 """Reading the history of one session, which the host gives forwards only, at most 100 events at a time."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from codegen_api.runs import Cursor
+from codegen_api.upstreams.host_json import Object
 from codegen_api.upstreams.opencode.entries import History, HistoryEvent, calls_in, outlook
-from codegen_api.upstreams.over_http import Object
 
 MOST = 100
 """Events in one answer, by the host's own limit."""
@@ -16,19 +16,13 @@ Fetch = Callable[[Cursor, int], Awaitable[History]]
 """Asks the host for the events behind a number, and for how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogStretch:
+class LogStretch(NamedTuple):
     """Consecutive events behind number ``start``, and what the calls were whose results are among them."""
 
     start: Cursor
     events: Sequence[HistoryEvent]
     calls: Mapping[str, Object]
     more: bool
-
-    @property
-    def last(self) -> Cursor:
-        """The number of the last event; 0 if there is none."""
-        return self.events[-1].seq if self.events else 0
 
 
 async def stretch(fetch: Fetch, after: Cursor, limit: int) -> LogStretch:
@@ -75,3 +69,8 @@ async def with_outlook(fetch: Fetch, start: Cursor, events: Sequence[HistoryEven
         earlier = await fetch(start, MOST)
         events = [*(event for event in earlier.events if event.seq <= before), *events]
     return events
+
+
+def last_of(events: Sequence[HistoryEvent]) -> Cursor:
+    """The number of the last event; 0 if there is none."""
+    return events[-1].seq if events else 0

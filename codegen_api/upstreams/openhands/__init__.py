@@ -4,34 +4,76 @@ How a conversation stands is asked first and its log then, so that all that was 
 The facts about the host are in docs/hosts/openhands.md.
 """
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef, Step
+from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRef, RunStatus
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
-from codegen_api.upstreams.openhands.conversations import DOUBTFUL, resumed_run, run_of, unbegun, word_of
-from codegen_api.upstreams.openhands.entries import pending_in, placeholder, step_of
-from codegen_api.upstreams.openhands.logs import LATEST, MOST, ConversationLogs, count_of, items_of
-from codegen_api.upstreams.openhands.orders import CONFIRM, WORKPLACE, agent_of, conversation_of, kept, said
-from codegen_api.upstreams.over_http import (
-    ONLY,
-    ConnectArguments,
-    Headers,
+from codegen_api.upstreams.host_json import (
     Object,
     as_object,
+    as_objects,
+    given,
     marked,
+    member,
+    new_uuid,
     nothing,
+    object_in,
     refuse,
-    user_of,
+    rejected,
+    run_told,
+    run_uuid,
+    text_in,
 )
+from codegen_api.upstreams.openhands.bookmarks import GRID, Bookmarks
+from codegen_api.upstreams.openhands.entries import (
+    DOUBTFUL,
+    UNREADABLE,
+    call_of,
+    entry_of,
+    inputs_in,
+    name_of,
+    pending_in,
+    run_of,
+    step_of,
+    tags_of,
+    unbegun,
+    word_of,
+)
+from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
+MOST = 100
+"""Events, or conversations, in one answer, by the host's own limit."""
+LATEST = 20
+"""Among so many of the last events is the one that says how a conversation has stopped."""
 MOST_PAGES = 20
 """So many pages of the list are read to get to a place in it."""
+WORKPLACE = "workspace/project"
+"""Where agents work if no other folder is named: below the one in which the server was started."""
+
+CONFIRM: Mapping[str, Object] = {
+    "never": {},
+    "risky": {
+        "security_analyzer": {"kind": "LLMSecurityAnalyzer"},
+        "confirmation_policy": {"kind": "ConfirmRisky"},
+    },
+    "always": {"confirmation_policy": {"kind": "AlwaysConfirm"}},
+}
 
 
-class OpenHandsUpstream(ConversationLogs):
+class Items(NamedTuple):
+    """A page of a list of the host's, and the id of the item behind it; None at the end."""
+
+    items: list[Object]
+    following: str | None
+
+
+class OpenHandsUpstream(OneOrganization):
     """An agent server as an ``Upstream`` that also ``Cancels``, ``Approves`` and ``TakesKeys``.
 
     The credential's token is the server's session key. Options: ``agent``, JSON of the agent with the settings of its
@@ -44,9 +86,13 @@ class OpenHandsUpstream(ConversationLogs):
     exchanges_per_read = 5
     keyed = frozenset({"create"})
     known_options = ("agent", "directory", "confirm")
+    unreadable = UNREADABLE
+    run_id = staticmethod(run_uuid)
+    step = staticmethod(step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
-        super().__init__(base_url, **arguments)
+        super().__init__(base_url, "/api", **arguments)
+        self._bookmarks = Bookmarks()
         self._agent = agent_of(self.options.get("agent", ""))
         self._directory = self.options.get("directory", WORKPLACE)
         if (confirm := self.options.get("confirm", "never")) not in CONFIRM:
@@ -55,12 +101,6 @@ class OpenHandsUpstream(ConversationLogs):
 
     def authorization(self, credential: Credential) -> Headers:
         return [("X-Session-API-Key", credential.token)]
-
-    def placeholder(self, ref: RunRef) -> LogEntry:
-        return placeholder()
-
-    def step(self, entry: LogEntry) -> Step:
-        return step_of(entry)
 
     async def identify(self, credential: Credential) -> User:
         """A server without a session key lets everybody in."""
@@ -71,14 +111,14 @@ class OpenHandsUpstream(ConversationLogs):
         """The same key makes the same conversation, which the server takes for the one that it has."""
         refuse(new, "repo_id", "model", "agent_type")
         body: Object = {
-            "conversation_id": conversation_of(new.key),
+            "conversation_id": new_uuid("conversation", new.key),
             "workspace": {"kind": "LocalWorkspace", "working_dir": self._directory},
             "agent": self._agent,
             "initial_message": said(new.prompt, new.images),
-            "tags": kept(marked(new.metadata, new.marks)),
+            "tags": tags_of(marked(new.metadata, new.marks)),
             **self._confirm,
         }
-        return await self.ask(credential, "create_run", "POST", "/conversations", _created, body=body)
+        return await self.ask(credential, "create_run", "POST", "/conversations", run_of, body=body)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The conversation; its last events or its answer are asked for only where they say more of its status."""
@@ -96,8 +136,7 @@ class OpenHandsUpstream(ConversationLogs):
         place, token = 0, None
         for pieces in range(1, MOST_PAGES + 1):
             here = place == skip
-            query: dict[str, str | int] = {"limit": min(limit if here else skip - place, MOST)}
-            query |= {} if token is None else {"page_id": token}
+            query: dict[str, str | int] = given(limit=min(limit if here else skip - place, MOST), page_id=token)
             page = await self.ask(credential, "list_runs", "GET", "/conversations/search", items_of, query)
             if here or page.following is None:
                 items = tuple(map(run_of, page.items)) if here else ()
@@ -123,8 +162,7 @@ class OpenHandsUpstream(ConversationLogs):
         except errors.UpstreamFailure as error:
             error.may_have_acted = False
             raise
-        policy = conversation.get("confirmation_policy")
-        never = isinstance(policy, dict) and policy.get("kind") == "NeverConfirm"
+        never = object_in(conversation, "confirmation_policy").get("kind") == "NeverConfirm"
         if word == "waiting_for_confirmation" or (word == "running" and not never):
             raise errors.Conflict("The run is at work, or waits for a decision: resume it when it has ended.")
         if unbegun(newest) == prompt and not images:
@@ -134,7 +172,7 @@ class OpenHandsUpstream(ConversationLogs):
         try:
             return await self.get_run(credential, ref)
         except errors.GatewayError:  # the prompt was heard all the same
-            return resumed_run(RunRef(ONLY, self.run_id(ref.id)))
+            return run_told(self.run_id(ref.id), {}, RunStatus.PENDING)
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """What waits for approval is rejected, since an interrupt alone leaves it waiting."""
@@ -154,12 +192,135 @@ class OpenHandsUpstream(ConversationLogs):
         if request_id not in [request.id for request in await self.pending(credential, ref)]:
             raise errors.NotFound
         if decision.verdict == "answer":
-            detail = errors.Detail(("body", "verdict"), "Does not suit what the run waits for.", "unsuitable")
-            raise errors.Rejected(details=[detail])
+            raise rejected("Does not suit what the run waits for.", "unsuitable", "body", "verdict")
         accept = decision.verdict == "approve"
         await self._respond(credential, "decide", ref, accept=accept, reason=None if accept else decision.text)
         if not accept:
             await self._go_on(credential, "decide", ref)
+
+    async def read_log(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
+    ) -> LogPage:
+        """How the conversation stands is asked first, so that all that was there at an end is in the log beside it."""
+        run = await self._described(credential, "read_log", ref)
+        if newest_first:
+            total, events = await self._backwards(credential, ref, after, limit)
+            entries = await self._entries(credential, ref, events, events)
+            return LogPage(run, after, entries, after + limit >= total, Paging(total, None, limit, None), True)
+        first, events, at_end = await self._stretch(credential, ref, after, limit)
+        entries = await self._entries(credential, ref, events[after + 1 - first :], events)
+        total_or_none = first + len(events) - 1 if at_end else None
+        return LogPage(run, after, entries, at_end, Paging(total_or_none, None, limit, None))
+
+    def _path(self, ref: RunRef) -> str:
+        return f"/conversations/{self.run_id(ref.id)}"
+
+    async def _conversation(self, credential: Credential, operation: str, ref: RunRef) -> Object:
+        return await self.ask(credential, operation, "GET", self._path(ref), as_object)
+
+    async def _described(self, credential: Credential, operation: str, ref: RunRef) -> Run:
+        """The run, with its answer if it has come to one."""
+        conversation = await self._conversation(credential, operation, ref)
+        newest, result, word = list[Object](), None, word_of(conversation)
+        if word in DOUBTFUL:
+            newest = await self._newest(credential, operation, ref, LATEST)
+        elif word == "finished":
+            path = f"{self._path(ref)}/agent_final_response"
+            result = await self.ask(credential, operation, "GET", path, _response)
+        return run_of(conversation, newest, result)
+
+    # -- pages of the log ---------------------------------------------------------------------------------------------
+
+    async def _stretch(
+        self, credential: Credential, ref: RunRef, after: Cursor, limit: int
+    ) -> tuple[Cursor, list[Object], bool]:
+        """The events from position ``after + 1``, or from shortly before, to ``after + limit``: the position of the
+        first, the events, and whether there were no more. It begins at the nearest event that is known: a page whose
+        first event is another one is of another log, under the same name.
+        """
+        place, name = self._bookmarks.before(ref.id, after + 1)
+        first, events, doubted = place, list[Object](), name is None
+        while True:
+            if place <= after + 1:
+                first, events = place, []
+            page = await self._search(credential, "read_log", ref, min(MOST, after + limit + 1 - place), name)
+            if name is not None and [name_of(event) for event in page.items[:1]] != [name]:
+                if doubted:
+                    raise errors.UpstreamError("The host's log is another one with each answer.")
+                self._bookmarks.forget(ref.id)
+                place, name, doubted = 1, None, True
+                continue
+            self._remember(ref, place, page)
+            events += page.items
+            place, name = place + len(page.items), page.following
+            if name is None or not page.items or place > after + limit:
+                return first, events, name is None
+
+    def _remember(self, ref: RunRef, place: Cursor, page: Items) -> None:
+        last = len(page.items) - 1
+        for index, event in enumerate(page.items):
+            if (place + index) % GRID == 1 or index == last:
+                self._bookmarks.keep(ref.id, place + index, name_of(event))
+        if page.following is not None:
+            self._bookmarks.keep(ref.id, place + last + 1, page.following)
+
+    async def _backwards(
+        self, credential: Credential, ref: RunRef, skip: int, limit: int
+    ) -> tuple[Cursor, list[Object]]:
+        """The length of the log, and events behind the ``skip`` newest ones, newest first."""
+        total = await self._count(credential, ref)
+        events = [] if skip >= total else await self._newest(credential, "read_log", ref, skip + limit)
+        counted = await self._count(credential, ref)
+        if counted == total:
+            return total, events[skip:]
+        start, end = max(0, counted - skip - limit), max(0, counted - skip)  # it has grown between the answers
+        if start == end:
+            return counted, []
+        first, events, _ = await self._stretch(credential, ref, start, end - start)
+        return counted, events[start + 1 - first :][::-1]
+
+    async def _newest(self, credential: Credential, operation: str, ref: RunRef, count: int) -> list[Object]:
+        """So many of the last events, the newest first."""
+        events: list[Object] = []
+        name: str | None = None
+        while len(events) < count:
+            limit = min(MOST, count - len(events))
+            page = await self._search(credential, operation, ref, limit, name, order="TIMESTAMP_DESC")
+            events += page.items
+            name = page.following
+            if name is None or not page.items:
+                break
+        return events
+
+    async def _entries(
+        self, credential: Credential, ref: RunRef, events: Sequence[Object], known: Sequence[Object]
+    ) -> tuple[LogEntry, ...]:
+        """``events`` as entries. What tools were called with is in ``known`` events, or is asked for."""
+        inputs = inputs_in(known)
+        for call in [call_of(event) for event in events]:
+            if call is not None and call not in inputs and re.fullmatch("[A-Za-z0-9_-]{1,64}", call):
+                page = await self._search(credential, "read_log", ref, 1, call)
+                inputs = {call: None, **inputs, **inputs_in(page.items)}
+        return tuple(entry_of(event, inputs) for event in events)
+
+    async def _search(
+        self,
+        credential: Credential,
+        operation: str,
+        ref: RunRef,
+        limit: int,
+        name: str | None,
+        *,
+        order: str = "TIMESTAMP",
+    ) -> Items:
+        """Events from the one of this ``name`` on; from the first one, if there is none of it."""
+        query: dict[str, str | int] = given(limit=limit, sort_order=order, page_id=name)
+        return await self.ask(credential, operation, "GET", f"{self._path(ref)}/events/search", items_of, query)
+
+    async def _count(self, credential: Credential, ref: RunRef) -> int:
+        return await self.ask(credential, "read_log", "GET", f"{self._path(ref)}/events/count", count_of)
+
+    # -- orders -------------------------------------------------------------------------------------------------------
 
     async def _say(self, credential: Credential, ref: RunRef, message: Object) -> None:
         try:
@@ -178,10 +339,40 @@ class OpenHandsUpstream(ConversationLogs):
     async def _respond(
         self, credential: Credential, operation: str, ref: RunRef, *, accept: bool, reason: str | None = None
     ) -> None:
-        body: Object = {"accept": accept} | ({"reason": reason} if reason else {})
+        body: Object = given(accept=accept, reason=reason or None)
         path = f"{self._path(ref)}/events/respond_to_confirmation"
         await self.ask(credential, operation, "POST", path, nothing, body=body, order=True)
 
 
-def _created(answer: Json) -> Run:
-    return run_of(as_object(answer))
+def agent_of(text: str) -> Object:
+    """
+    Raises:
+        InvalidOption: it is no agent.
+    """
+    try:
+        agent = json.loads(text)
+    except (ValueError, RecursionError):
+        agent = None  # the error would quote it
+    if not isinstance(agent, dict) or not isinstance(agent.get("llm"), dict):
+        raise InvalidOption("agent", "must be the agent as a JSON object, with the settings of its model in llm")
+    return {"kind": "Agent", **agent}
+
+
+def said(prompt: str, images: Images) -> Object:
+    """A message that sets the agent to work."""
+    content: list[Json] = [{"type": "text", "text": prompt}]
+    content += [{"type": "image", "image_urls": list(images)}] if images else []
+    return {"role": "user", "content": content, "run": True}
+
+
+def items_of(answer: Json) -> Items:
+    said = as_object(answer)
+    return Items(as_objects(said.get("items")), text_in(said, "next_page_id"))
+
+
+def count_of(answer: Json) -> int:
+    return member({"count": answer}, "count", int)
+
+
+def _response(answer: Json) -> str:
+    return member(as_object(answer), "response", str)

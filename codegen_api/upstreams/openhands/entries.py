@@ -1,10 +1,22 @@
-"""What the agent server's events say, in our words: log entries, steps, what is waited for."""
+"""What the agent server says, in our words: its events as log entries and steps, its conversations as runs."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from codegen_api.runs import Json, LogEntry, Step, StepKind, WaitReason, from_json, to_json
+from codegen_api.runs import Json, LogEntry, Run, RunStatus, Step, StepKind, WaitReason, from_json, to_json
 from codegen_api.upstreams import PendingRequest
-from codegen_api.upstreams.over_http import Object, as_object, member
+from codegen_api.upstreams.host_json import (
+    Object,
+    as_object,
+    member,
+    object_in,
+    objects_in,
+    placeholder,
+    rejected,
+    run_told,
+    run_uuid,
+    text_in,
+)
 
 INPUT = "tool_input"
 """Where the result of a tool says what the tool was called with; the host says that only in the event before."""
@@ -18,6 +30,36 @@ _OWN_TOOLS = ("finish", "think")
 """Tools by which the agent only says something: that is in their calls."""
 _ERRORS = {"AgentErrorEvent": "error", "ConversationErrorEvent": "detail", "ServerErrorEvent": "detail"}
 _ASKED = ("id", "tool_name", "tool_call_id", "action", "security_risk", "summary")
+DOUBTFUL = ("paused", "error")
+"""Statuses that say how a conversation stands only together with its last events."""
+
+_HIDDEN_SETTINGS = (
+    "agent",
+    "agent_state",
+    "client_tools",
+    "hook_config",
+    "launched_agent_profile",
+    "persistence_dir",
+    "secret_registry",
+    "tool_module_qualnames",
+)
+"""Of conversations: how the host has set up its agent, with its keys."""
+
+_STATUSES = {
+    "idle": RunStatus.PENDING,
+    "running": RunStatus.RUNNING,
+    "waiting_for_confirmation": RunStatus.WAITING,
+    "paused": RunStatus.PAUSED,
+    "finished": RunStatus.COMPLETED,
+    "error": RunStatus.FAILED,
+    "stuck": RunStatus.FAILED,
+}
+
+_TAG = re.compile(r"codegengateway([0-9]+)")
+_LENGTH = 256
+"""Characters of a tag, by the host's own limit."""
+
+UNREADABLE = placeholder(kind="gateway.unreadable")
 
 
 def name_of(event: Object) -> str:
@@ -34,8 +76,7 @@ def inputs_in(events: Iterable[Object]) -> dict[str, Json]:
 
 def call_of(event: Object) -> str | None:
     """The event of the call that this is the result of, if it is one."""
-    call = event.get("action_id")
-    return call if event.get("kind") in _RESULTS and isinstance(call, str) else None
+    return text_in(event, "action_id") if event.get("kind") in _RESULTS else None
 
 
 def entry_of(event: Object, inputs: Mapping[str, Json]) -> LogEntry:
@@ -47,7 +88,7 @@ def entry_of(event: Object, inputs: Mapping[str, Json]) -> LogEntry:
     try:
         encoded = to_json(shown)
     except ValueError:
-        return placeholder()
+        return UNREADABLE
     return LogEntry(
         encoded,
         None,  # the host gives the time of its own zone, and does not say which that is
@@ -59,30 +100,21 @@ def entry_of(event: Object, inputs: Mapping[str, Json]) -> LogEntry:
     )
 
 
-def placeholder() -> LogEntry:
-    """An entry in the place of one that cannot be had."""
-    unreadable = {"kind": "gateway.unreadable"}
-    return LogEntry(to_json(unreadable), None, open=False, amendable=True, absent=True)
-
-
 def step_of(entry: LogEntry) -> Step:
     """What an event means. Calls of tools are thoughts: the result, which follows, is the action, with its input."""
     event = as_object(from_json(entry.json))
-    kind = event.get("kind")
-    raw = kind if isinstance(kind, str) else None
+    raw = text_in(event, "kind")
     if entry.said is not None:
         return Step(StepKind.USER, raw, entry.said)
     if (answer := _answer(event)) is not None:
         return Step(StepKind.ANSWER, raw, answer)
-    if kind == "ActionEvent":
+    if raw == "ActionEvent":
         return Step(StepKind.THOUGHT, raw, _thought(event))
-    if kind in _RESULTS and event.get("tool_name") not in _OWN_TOOLS:
-        tool = event.get("tool_name")
-        name = tool if isinstance(tool, str) and tool else "unknown"
-        return Step(StepKind.ACTION, raw, "", name, event.get(INPUT), _output(event))
+    tool = text_in(event, "tool_name")
+    if raw in _RESULTS and tool not in _OWN_TOOLS:
+        return Step(StepKind.ACTION, raw, "", tool or "unknown", event.get(INPUT), _output(event))
     if raw in _ERRORS:
-        said = event.get(_ERRORS[raw])
-        return Step(StepKind.ERROR, raw, said if isinstance(said, str) else "")
+        return Step(StepKind.ERROR, raw, text_in(event, _ERRORS[raw]) or "")
     return Step(StepKind.OTHER, raw, "")
 
 
@@ -99,42 +131,38 @@ def _answer(event: Object) -> str | None:
     """The text of an event by which the agent ends its turn: a message, or a call of the tool for that."""
     if event.get("kind") == "MessageEvent" and event.get("source") == "agent":
         return message_of(event)
-    action = event.get("action")
-    if event.get("kind") == "ActionEvent" and isinstance(action, dict) and action.get("kind") == "FinishAction":
-        said = action.get("message")
-        return said if isinstance(said, str) else ""
+    action = object_in(event, "action")
+    if event.get("kind") == "ActionEvent" and action.get("kind") == "FinishAction":
+        return text_in(action, "message") or ""
     return None
 
 
 def _thought(event: Object) -> str:
     """What the agent says with a call, or what it thinks by one, or else its reasoning."""
-    action, reasoning = event.get("action"), event.get("reasoning_content")
-    own = action.get("thought") if isinstance(action, dict) and action.get("kind") == "ThinkAction" else None
-    said = (_text(event.get("thought")), own, reasoning)
-    return next((text for text in said if isinstance(text, str) and text), "")
+    action = object_in(event, "action")
+    own = text_in(action, "thought") if action.get("kind") == "ThinkAction" else None
+    return _text_in(event, "thought") or own or text_in(event, "reasoning_content") or ""
 
 
 def _output(event: Object) -> Json:
     """What a tool said: its text, if that is all."""
     if event.get("kind") == "UserRejectObservation":
         return event.get("rejection_reason")
-    observation = event.get("observation")
-    content = observation.get("content") if isinstance(observation, dict) else None
+    observation = object_in(event, "observation")
+    content = observation.get("content")
     if not isinstance(content, list) or not content:
-        return observation
-    texts = [part for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return _text(content) if len(texts) == len(content) else content
+        return event.get("observation")
+    texts = [part for part in objects_in(observation, "content") if text_in(part, "text") is not None]
+    return _text_in(observation, "content") if len(texts) == len(content) else content
 
 
 def message_of(event: Object) -> str:
-    message = event.get("llm_message")
-    return _text(message.get("content")) if isinstance(message, dict) else ""
+    return _text_in(object_in(event, "llm_message"), "content")
 
 
-def _text(content: Json) -> str:
-    parts = content if isinstance(content, list) else []
-    texts = (part.get("text") for part in parts if isinstance(part, dict))
-    return "\n".join(text for text in texts if isinstance(text, str))
+def _text_in(event: Object, key: str) -> str:
+    texts = (text_in(part, "text") for part in objects_in(event, key))
+    return "\n".join(text for text in texts if text is not None)
 
 
 # -- what is waited for -----------------------------------------------------------------------------------------------
@@ -147,14 +175,14 @@ def pending_in(newest: Sequence[Object]) -> tuple[PendingRequest, ...]:
     calls.reverse()
     if not calls:
         return ()
-    text = "\n".join(_wanted(event) for event in calls)
-    tool, alone = calls[0].get("tool_name"), len(calls) == 1
+    wanted = (text_in(event, "summary") or text_in(event, "tool_name") or "something" for event in calls)
+    alone = len(calls) == 1
     return (
         PendingRequest(
             name_of(calls[0]),
             WaitReason.APPROVAL,
-            text,
-            tool if alone and isinstance(tool, str) else None,
+            "\n".join(wanted),
+            text_in(calls[0], "tool_name") if alone else None,
             calls[0].get("action") if alone else None,
             fields={"actions": [{key: event.get(key) for key in _ASKED} for event in calls]},
         ),
@@ -165,6 +193,87 @@ def _is_call(event: Object) -> bool:
     return event.get("kind") == "ActionEvent" and event.get("action") is not None
 
 
-def _wanted(event: Object) -> str:
-    said = (event.get("summary"), event.get("tool_name"))
-    return next((text for text in said if isinstance(text, str) and text), "something")
+# -- conversations -----------------------------------------------------------------------------------------------------
+
+
+def tags_of(metadata: Mapping[str, Json] | None) -> dict[str, str]:
+    """Tags that keep metadata, with the marks in it: pieces of its JSON, since the host takes short texts only.
+
+    Raises:
+        Rejected: it is nested too deeply.
+    """
+    try:
+        text = "" if metadata is None else to_json(metadata).decode()
+    except ValueError as error:
+        raise rejected("Nested too deeply.", "recursion_loop", "body", "metadata") from error
+    pieces = [text[start : start + _LENGTH] for start in range(0, len(text), _LENGTH)]
+    return {f"codegengateway{index}": piece for index, piece in enumerate(pieces)}
+
+
+def _kept(tags: Object) -> tuple[Object, Json]:
+    """The tags of others, and the metadata that is kept in ours."""
+    ours = {int(found[1]): text for key, text in tags.items() if (found := _TAG.fullmatch(key))}
+    others = {key: text for key, text in tags.items() if not _TAG.fullmatch(key)}
+    try:
+        return others, from_json("".join(str(ours[index]) for index in sorted(ours)).encode()) if ours else None
+    except ValueError:
+        return others, None
+
+
+def run_of(answer: Json, newest: Sequence[Object] = (), result: str | None = None) -> Run:
+    """A conversation; ``newest`` are its last events, the newest first, where they were looked for."""
+    conversation = as_object(answer)
+    others, metadata = _kept(object_in(conversation, "tags"))
+    status = status_of(conversation, newest)
+    told: dict[str, Json] = {key: value for key, value in conversation.items() if key not in _HIDDEN_SETTINGS}
+    told |= {"stats": _without_lists(conversation.get("stats")), "tags": others, "metadata": metadata}
+    reason = WaitReason.APPROVAL if status is RunStatus.WAITING else None
+    return run_told(run_uuid(member(conversation, "id", str)), told, status, reason, result)
+
+
+def word_of(conversation: Object) -> str:
+    return member(conversation, "execution_status", str)
+
+
+def status_of(conversation: Object, newest: Sequence[Object]) -> RunStatus:
+    """How a conversation stands, by the host's word and by what has happened last.
+
+    A prompt leaves the words of an earlier stop or failure as they are until the agent begins with it. One that was
+    interrupted is ``paused``, and so is one that somebody has told to rest after its present step: nobody was at work
+    in it if it was not ``running`` before.
+    """
+    word = word_of(conversation)
+    status = _STATUSES.get(word, RunStatus.UNKNOWN)
+    if word not in DOUBTFUL:
+        return status
+    if unbegun(newest) is not None:
+        return RunStatus.PENDING
+    words = [event.get("value") for event in newest if is_standing(event)]
+    for event in newest:
+        if event.get("kind") == "InterruptEvent":
+            return RunStatus.CANCELLED
+        if event.get("kind") == "PauseEvent":
+            return RunStatus.PAUSED if words[1:2] == ["running"] else RunStatus.CANCELLED
+        if is_standing(event):
+            break
+    return status
+
+
+def unbegun(newest: Sequence[Object]) -> str | None:
+    """The last prompt, if nothing has come of it yet."""
+    for event in newest:
+        if is_prompt(event):
+            return message_of(event)
+        if is_standing(event) or event.get("kind") in ("InterruptEvent", "PauseEvent"):
+            break
+    return None
+
+
+def _without_lists(stats: Json) -> Json:
+    """What was used, without the lists of every call of a model, which grow."""
+    if not isinstance(stats, dict):
+        return stats
+    return {
+        key: [] if isinstance(value, list) else _without_lists(value) if isinstance(value, dict) else value
+        for key, value in stats.items()
+    }
