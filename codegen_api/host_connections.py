@@ -1,7 +1,15 @@
-"""Connections to a host: those of aiohttp, or a transport of httpx, which is how tests put a host in their place."""
+"""Connections to a host: those of aiohttp, or a transport of httpx, which is how tests put a host in their place.
 
+And what came of a request, in words that quote nothing of its content.
+"""
+
+import os
+import re
+import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -11,6 +19,19 @@ Content = bytes | AsyncIterator[bytes] | None
 """The body of a request."""
 Sent = Sequence[tuple[str, str]]
 """The headers of a request."""
+
+FAULTS = (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError)
+"""What goes wrong with a connection."""
+
+NOT_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+)
+"""There was no connection: the only failures after which the host surely received nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,14 @@ class AiohttpConnections:
                 ways.
         """
         if self._session is None:
-            self._session = self._opened()
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=500, ssl=self._certificates),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=self._timeout,
+                auto_decompress=False,
+                proxy=self._proxy,
+                middlewares=(_without_retry,),
+            )
         answer = await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
 
         async def close() -> None:
@@ -63,16 +91,6 @@ class AiohttpConnections:
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
-
-    def _opened(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=500, ssl=self._certificates),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            auto_decompress=False,
-            proxy=self._proxy,
-            middlewares=(_without_retry,),
-        )
 
 
 class HttpxConnections:
@@ -106,3 +124,40 @@ async def _without_retry(request: aiohttp.ClientRequest, send: aiohttp.ClientHan
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise aiohttp.ClientConnectionError(str(error)) from error
+
+
+def describe_fault(fault: BaseException) -> str:
+    """What happened, in terms of its type and errno. The text of an exception is not used: it may quote anything."""
+    if isinstance(fault, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered with status {fault.status}"
+    each: BaseException | None = fault
+    while each is not None:
+        match each:
+            case aiohttp.ClientConnectorError():
+                pass  # its text repeats that of the inner error
+            case ssl.SSLCertVerificationError():
+                return f"the certificate is not valid ({each.verify_message.rstrip('.')})"
+            case ssl.SSLError():
+                return f"TLS failed ({each.reason})"
+            case socket.gaierror():
+                return f"the name does not resolve ({each.strerror})"
+            case OSError(errno=int(number)):
+                return f"{os.strerror(number)} (errno {number})"
+        inner = getattr(each, "os_error", None) or getattr(each, "certificate_error", None)
+        each = inner or each.__cause__ or each.__context__
+    return type(fault).__name__
+
+
+def describe_answer(status: int, headers: Mapping[str, str], url: str, received: bytearray, readable: bool) -> str:
+    """The kind of answer from ``url``, for diagnosis; nothing of its content."""
+    text = f"status {status}"
+    if 300 <= status < 400:
+        where = ""
+        with suppress(httpx.InvalidURL, KeyError):
+            where = f" to {httpx.URL(url).join(headers['Location']).host}"
+        return f"{text}, a redirect{where}, which is not followed"
+    kind = re.match(r"[\w.+-]{1,40}/[\w.+-]{1,40}", headers.get("Content-Type", ""), re.ASCII)
+    text += f", {kind[0]}" if kind else ", without a Content-Type"
+    if status in (429, 503) and re.fullmatch("[0-9]{1,6}", headers.get("Retry-After", "")):
+        text += f", Retry-After {headers['Retry-After']}"
+    return text if readable else f"{text}, {'which is no JSON' if received else 'empty'}"

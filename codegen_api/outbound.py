@@ -20,24 +20,26 @@ import httpx
 
 from codegen_api import errors
 from codegen_api.exhaustion import shortage
-from codegen_api.host_connections import AiohttpConnections, Arriving, Content, HttpxConnections
+from codegen_api.host_connections import (
+    FAULTS,
+    NOT_CONNECTED,
+    AiohttpConnections,
+    Arriving,
+    HttpxConnections,
+    describe_answer,
+    describe_fault,
+)
 from codegen_api.proxies import proxy_for, redacted
 from codegen_api.runs import Json, from_json, whole
 from codegen_api.telemetry import Allowance, Observation
-from codegen_api.transport_faults import NOT_CONNECTED, describe_answer, describe_fault
 from codegen_api.worker_thread import LARGE, in_thread
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Maximum bytes of one decompressed answer."""
 LONGEST_LINE = 64 * 1024
 """Bytes of a line in an answer that lasts; what is behind them is not kept."""
-
-
 PIECE = 64 * 1024
 """Bytes of a request's body that are sent at a time."""
-
-FAULTS = (httpx.HTTPError, aiohttp.ClientError, zlib.error, OSError)
-"""What goes wrong with a connection."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_/-]*")
 """Text that is in a URL as it is."""
@@ -95,23 +97,20 @@ class Outbound:
         agent = ("User-Agent", f"codegen_api/{_version()}")
         self._headers = [agent] if via is None else [agent, ("Via", f"1.1 {via}")]
         self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
-        self._connections: AiohttpConnections | HttpxConnections
-        self._lasting: AiohttpConnections | HttpxConnections
-        if transport is not None:
-            self._connections = HttpxConnections(transport, connect=connect_timeout, read=read_timeout)
-            self._lasting = HttpxConnections(transport, connect=connect_timeout, read=None)
-        else:
-            secure = "https" in (base.scheme, None if proxy is None else proxy.scheme)
-            certificates = httpx.create_ssl_context() if secure else None  # once, as it takes 40 ms
-            self._connections, self._lasting = (
-                AiohttpConnections(
-                    connect=connect_timeout,
-                    read=read,
-                    certificates=certificates,
-                    proxy=None if proxy is None else str(proxy),
-                )
-                for read in (read_timeout, None)
+        secure = "https" in (base.scheme, None if proxy is None else proxy.scheme)
+        certificates = httpx.create_ssl_context() if secure and transport is None else None  # once: it takes 40 ms
+
+        def connections(read: float | None) -> AiohttpConnections | HttpxConnections:
+            if transport is not None:
+                return HttpxConnections(transport, connect=connect_timeout, read=read)
+            return AiohttpConnections(
+                connect=connect_timeout,
+                read=read,
+                certificates=certificates,
+                proxy=None if proxy is None else str(proxy),
             )
+
+        self._connections, self._lasting = connections(read_timeout), connections(None)
         self._closed = False
 
     async def ask(
@@ -133,16 +132,26 @@ class Outbound:
         """
         # gzip, which we unpack ourselves and no further than is allowed
         headers = [("Accept", "application/json"), ("Accept-Encoding", "gzip"), *self._headers, *headers]
-        content: Content = body
+        content = _pieces(body) if body is not None and len(body) > PIECE else body
         if body is not None:
             headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-            content = _pieces(body) if len(body) > PIECE else body
+        answer: Arriving | None = None
+        received = bytearray()
         try:
-            answer, received = await self._exchange(
-                method, self._url(path, query), headers, content, order=order, unread=unread
-            )
-        except errors.UpstreamFailure as error:
-            raise self._told(error, method, path) from error.__cause__
+            self._require_open()
+            # Needed although there are timeouts: aiohttp 3.14 waits for ever when a chunked body turns invalid half-way
+            async with asyncio.timeout(self._deadline):
+                answer = await self._connections.send(method, self._url(path, query), headers, content)
+                order = order and 200 <= answer.status < 300
+                try:
+                    if not (order and unread):
+                        received = await _read_body(answer)
+                finally:
+                    await answer.close()
+        except (*FAULTS, errors.UpstreamFailure) as fault:
+            if answer is None or not order:
+                error = self._told(fault, method, path, answered=answer is not None)
+                raise error from error.__cause__
         return await self._answered(method, path, answer, received, order=order)
 
     @asynccontextmanager
@@ -170,10 +179,9 @@ class Outbound:
                 if not lasts:
                     async with asyncio.timeout(self._deadline):
                         received = await _read_body(answer)
-            except FAULTS as error:
-                raise self._told(self._failure(error, answered=answer is not None), method, path) from error
-            except errors.UpstreamFailure as error:
-                raise self._told(error, method, path) from error.__cause__
+            except (*FAULTS, errors.UpstreamFailure) as fault:
+                error = self._told(fault, method, path, answered=answer is not None)
+                raise error from error.__cause__
             told = await self._answered(method, path, answer, received, order=lasts)
             async with aclosing(self._lines(answer)) as lines:
                 yield told, lines if lasts else None
@@ -193,17 +201,22 @@ class Outbound:
         except FAULTS as error:
             raise self._failure(error, answered=True) from error
 
-    def _told(self, error: errors.GatewayError, method: str, path: str) -> errors.GatewayError:
-        """Observe a failure of the host, and name in it what was asked."""
-        if not isinstance(error, errors.UpstreamFailure):
-            return error
-        outcome = error.reason or error.message
-        self._observe(outcome)
-        error.reason = f"{self._asked(method, path)}: {outcome}"
+    def _told(self, fault: Exception, method: str, path: str, *, answered: bool) -> errors.GatewayError:
+        """The gateway's error for a fault, which is observed; its reason names what was asked."""
+        if isinstance(fault, errors.UpstreamFailure):
+            error: errors.GatewayError = fault
+        else:
+            error = self._failure(fault, answered=answered)
+            error.__cause__ = fault
+        if isinstance(error, errors.UpstreamFailure):
+            outcome = error.reason or error.message
+            self._observe(outcome)
+            error.reason = f"{self._asked(method, path)}: {outcome}"
         return error
 
     def _asked(self, method: str, path: str) -> str:
-        return f"{method} {self._root}{_without_ids(path)}{self._via_proxy}"
+        shown = re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
+        return f"{method} {self._root}{shown}{self._via_proxy}"
 
     async def _answered(
         self, method: str, path: str, answer: Arriving, received: bytearray, *, order: bool
@@ -246,29 +259,6 @@ class Outbound:
         now, before = time.time(), self.observation
         since = before.since if before is not None and before.since is not None else now
         self.observation = Observation(trouble is None, now, trouble, None if trouble is None else since)
-
-    async def _exchange(
-        self, method: str, url: str, headers: Fields, body: Content, *, order: bool, unread: bool
-    ) -> tuple[Arriving, bytearray]:
-        self._require_open()
-        answer: Arriving | None = None
-        # Needed although there are timeouts: aiohttp 3.14 waits for ever when a chunked body turns invalid half-way.
-        try:
-            async with asyncio.timeout(self._deadline):
-                answer = await self._connections.send(method, url, headers, body)
-                order = order and 200 <= answer.status < 300
-                try:
-                    return answer, bytearray() if order and unread else await _read_body(answer)
-                finally:
-                    await answer.close()
-        except FAULTS as error:
-            failure: errors.GatewayError = self._failure(error, answered=answer is not None)
-            failure.__cause__ = error
-        except errors.UpstreamFailure as error:
-            failure = error
-        if answer is not None and order:
-            return answer, bytearray()
-        raise failure
 
     def _failure(self, error: Exception, *, answered: bool) -> errors.GatewayError:
         """The gateway's error for one of the connection. ``answered``: the head of an answer had arrived."""
@@ -321,10 +311,6 @@ def _version() -> str:
 def _not_sent(error: errors.UpstreamFailure) -> errors.UpstreamFailure:
     error.may_have_acted = False
     return error
-
-
-def _without_ids(path: str) -> str:
-    return re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
 
 
 async def _read_body(answer: Arriving) -> bytearray:
