@@ -226,17 +226,11 @@ class A2AUpstream(OneOrganization):
     async def _call(
         self, credential: Credential, operation: str, call: Call, fields: Object, read: Callable[[Object], T]
     ) -> T:
-        interface = await self._known(credential)
+        interface, token = await self._known(credential), credential.token
         method, path, query, body = interface.request(call, fields)
         try:
             return await self.ask(
-                credential,
-                operation,
-                method,
-                path,
-                lambda answer: read(interface.result(answer, credential.token)),
-                query,
-                body=body,
+                credential, operation, method, path, lambda said: read(interface.result(said, token)), query, body=body
             )
         except errors.UpstreamFailure:
             self._doubted = True

@@ -114,7 +114,7 @@ class Interface:
         path = self.path.rstrip("/") + tenant + call.path.format(id=quote(str(fields.get("id")), safe=""))
         rest = {key: value for key, value in fields.items() if key != "id"}
         if call.method == "GET":
-            return "GET", path, {key: _in_query(value) for key, value in rest.items()}, None
+            return "GET", path, {key: str(value) for key, value in rest.items()}, None
         return "POST", path, None, rest
 
     def result(self, answer: Json, token: str) -> Object:
@@ -177,12 +177,6 @@ def _interface(offer: Object) -> Interface | None:
     if known is None or (rest and known == "0.3"):
         return None
     return Interface(path, rest, known, text_in(offer, "tenant") or "")
-
-
-def _in_query(value: Json) -> str | int:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, int) else str(value)
 
 
 def _image(uri: str, *, old: bool) -> Object:

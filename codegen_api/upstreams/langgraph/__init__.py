@@ -33,7 +33,9 @@ from codegen_api.upstreams.host_json import (
 )
 from codegen_api.upstreams.langgraph.entries import (
     answer_of,
+    answered_by,
     entries_of,
+    interrupts_of,
     is_active,
     listed_run,
     messages_of,
@@ -43,7 +45,6 @@ from codegen_api.upstreams.langgraph.entries import (
     stopped_short,
     waits,
 )
-from codegen_api.upstreams.langgraph.interrupts import answered_by, interrupts_of
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 KEY = "codegen_gateway_key"
@@ -89,23 +90,23 @@ class LangGraphUpstream(OneOrganization):
         name, metadata = new_uuid("thread", new.key), marked(new.metadata, new.marks) or {}
         wanted: Object = {"thread_id": name, "metadata": metadata, "if_exists": "do_nothing"}
         thread = await self.ask(credential, "create_run", "POST", "/threads", as_object, body=wanted)
-        ref, path = RunRef(ONLY, name), f"/threads/{name}"
-        if new.key is not None and has(await self._runs(credential, "create_run", path), new.key):
+        ref = RunRef(ONLY, name)
+        if new.key is not None and has(await self._runs(credential, "create_run", ref), new.key):
             return await self.get_run(credential, ref)
         prompt = said(new.prompt, new.images, new.key)
         order: Object = {"assistant_id": new.agent_type or self._assistant, "input": prompt}
         try:
-            await self._start(credential, "create_run", path, order, new.key)
+            await self._start(credential, "create_run", ref, order, new.key)
         except (errors.InvalidRequest, errors.NotFound, errors.Forbidden):  # no such assistant, or not for them
             with suppress(errors.GatewayError):
-                await self.ask(credential, "create_run", "DELETE", path, nothing, order=True)
+                await self.ask(credential, "create_run", "DELETE", self._path(ref), nothing, order=True)
             raise
         return run_of(thread, RunStatus.PENDING)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The thread, with the status of its newest run; the state only for an answer or a question in it."""
         path = self._path(ref)
-        newest = await self._newest(credential, "get_run", path)
+        newest = await self._newest(credential, "get_run", ref)
         thread = await self.ask(credential, "get_run", "GET", path, as_object)
         status = status_of(newest, waiting=waits(thread))
         if status not in (RunStatus.COMPLETED, RunStatus.WAITING):
@@ -145,14 +146,13 @@ class LangGraphUpstream(OneOrganization):
         Raises:
             Conflict: a run is at work.
         """
-        path = self._path(ref)
-        runs = await self._runs(credential, "resume_run", path)
+        runs = await self._runs(credential, "resume_run", ref)
         if has(runs, key):
             return await self.get_run(credential, ref)
         newest = runs[0] if runs else None
         if is_active(newest):  # Aegra would let both go on at once
             raise errors.Conflict("The run is at work: resume it when it has ended.")
-        waiting, state = await self._state(credential, "resume_run", path, newest)
+        waiting, state = await self._state(credential, "resume_run", ref, newest)
         assistant = None if newest is None else newest.get("assistant_id")
         order: dict[str, Json] = {"assistant_id": assistant or self._assistant}
         interrupts = interrupts_of(state) if waiting else []
@@ -162,7 +162,7 @@ class LangGraphUpstream(OneOrganization):
             order["command"] = {"resume": answered_by(prompt, interrupts)}
         else:
             order["input"] = said(prompt, images, key)
-        await self._start(credential, "resume_run", path, order, key)
+        await self._start(credential, "resume_run", ref, order, key)
         return run_of({"thread_id": self.run_id(ref.id)}, RunStatus.PENDING)
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
@@ -171,10 +171,9 @@ class LangGraphUpstream(OneOrganization):
         Raises:
             Conflict: nothing is at work, because the graph waits for somebody. The host cannot end that.
         """
-        path = self._path(ref)
-        active = [run for run in await self._runs(credential, "cancel_run", path) if is_active(run)]
+        active = [run for run in await self._runs(credential, "cancel_run", ref) if is_active(run)]
         for run in active:
-            stop = f"{path}/runs/{member(run, 'run_id', str)}/cancel"
+            stop = f"{self._path(ref)}/runs/{member(run, 'run_id', str)}/cancel"
             query: Mapping[str, str | int] = {"wait": 1, "action": "interrupt"}
             with suppress(errors.NotFound):  # it has ended meanwhile
                 await self.ask(credential, "cancel_run", "POST", stop, nothing, query, order=True)
@@ -183,29 +182,26 @@ class LangGraphUpstream(OneOrganization):
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
         """The interrupts of the graph."""
-        path = self._path(ref)
-        newest = await self._newest(credential, "pending", path)
-        waiting, state = await self._state(credential, "pending", path, newest)
+        newest = await self._newest(credential, "pending", ref)
+        waiting, state = await self._state(credential, "pending", ref, newest)
         return tuple(each.request for each in interrupts_of(state)) if waiting else ()
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
         """Start another run in the thread, with this decision."""
-        path = self._path(ref)
-        newest = await self._newest(credential, "decide", path)
-        waiting, state = await self._state(credential, "decide", path, newest)
+        newest = await self._newest(credential, "decide", ref)
+        waiting, state = await self._state(credential, "decide", ref, newest)
         interrupt = next((each for each in interrupts_of(state) if each.id == request_id), None) if waiting else None
         if interrupt is None or newest is None:
             raise errors.NotFound("Nothing of this id is waiting.")
         order: Object = {"assistant_id": newest.get("assistant_id"), "command": {"resume": interrupt.resume(decision)}}
-        await self._start(credential, "decide", path, order, None)
+        await self._start(credential, "decide", ref, order, None)
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> LogPage:
         """A part of the messages, all of which come with each read. The run has little more than its status."""
-        path = self._path(ref)
-        newest = await self._newest(credential, "read_log", path)
-        waiting, state = await self._state(credential, "read_log", path, newest)
+        newest = await self._newest(credential, "read_log", ref)
+        waiting, state = await self._state(credential, "read_log", ref, newest)
         status, messages = status_of(newest, waiting=waiting), messages_of(state)
         return page_of(
             _whole({"thread_id": self.run_id(ref.id)}, status, state),
@@ -218,34 +214,35 @@ class LangGraphUpstream(OneOrganization):
         )
 
     def _path(self, ref: RunRef) -> str:
+        self.organization_id(ref.organization)
         return f"/threads/{self.run_id(ref.id)}"
 
-    async def _runs(self, credential: Credential, operation: str, path: str, limit: int = LOOKED_BACK) -> list[Object]:
+    async def _runs(self, credential: Credential, operation: str, ref: RunRef, most: int = LOOKED_BACK) -> list[Object]:
         """The host's runs in a thread, newest first. Aegra sends the state at the end of each with it."""
-        return await self.ask(credential, operation, "GET", f"{path}/runs", as_objects, {"limit": limit})
+        return await self.ask(credential, operation, "GET", f"{self._path(ref)}/runs", as_objects, {"limit": most})
 
-    async def _newest(self, credential: Credential, operation: str, path: str) -> Object | None:
-        return next(iter(await self._runs(credential, operation, path, 1)), None)
+    async def _newest(self, credential: Credential, operation: str, ref: RunRef) -> Object | None:
+        return next(iter(await self._runs(credential, operation, ref, most=1)), None)
 
     async def _state(
-        self, credential: Credential, operation: str, path: str, newest: Object | None
+        self, credential: Credential, operation: str, ref: RunRef, newest: Object | None
     ) -> tuple[bool, Object]:
         """Whether the thread waits for somebody if its ``newest`` run is over, and its state, which is read last.
 
         Of a run that was interrupted only the thread says by whom: a person, or the graph.
         """
         interrupted = newest is not None and newest.get("status") == "interrupted"
-        waiting = interrupted and waits(await self.ask(credential, operation, "GET", path, as_object))
-        state = await self.ask(credential, operation, "GET", f"{path}/state", as_object)
+        waiting = interrupted and waits(await self.ask(credential, operation, "GET", self._path(ref), as_object))
+        state = await self.ask(credential, operation, "GET", f"{self._path(ref)}/state", as_object)
         return waiting or stopped_short(newest, state), state
 
-    async def _start(self, credential: Credential, operation: str, path: str, order: Object, key: str | None) -> None:
+    async def _start(self, credential: Credential, operation: str, ref: RunRef, order: Object, key: str | None) -> None:
         """Start a run in a thread in which none is at work."""
         body = {**order, "config": {"metadata": marked_by(key)}, "multitask_strategy": "reject"}
         try:
-            await self.ask(credential, operation, "POST", f"{path}/runs", nothing, body=body, order=True)
+            await self.ask(credential, operation, "POST", f"{self._path(ref)}/runs", nothing, body=body, order=True)
         except errors.Conflict:
-            if not has(await self._runs(credential, operation, path), key):
+            if not has(await self._runs(credential, operation, ref), key):
                 raise  # else it is this order that is at work
 
 
@@ -271,6 +268,5 @@ def marked_by(key: str | None) -> Object:
 
 def has(runs: Sequence[Object], key: str | None) -> bool:
     """Whether one of these runs was started by the order with this key."""
-    places = [place for run in runs for place in (run, run.get("config")) if isinstance(place, dict)]
-    kept = [place["metadata"] for place in places if isinstance(place.get("metadata"), dict)]
+    kept = [object_in(place, "metadata") for run in runs for place in (run, object_in(run, "config"))]
     return key is not None and any(metadata.get(KEY) == marked_by(key)[KEY] for metadata in kept)

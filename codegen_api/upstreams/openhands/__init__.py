@@ -213,6 +213,7 @@ class OpenHandsUpstream(OneOrganization):
         return LogPage(run, after, entries, at_end, Paging(total_or_none, None, limit, None))
 
     def _path(self, ref: RunRef) -> str:
+        self.organization_id(ref.organization)
         return f"/conversations/{self.run_id(ref.id)}"
 
     async def _conversation(self, credential: Credential, operation: str, ref: RunRef) -> Object:
