@@ -88,7 +88,6 @@ class AiohttpConnections:
         return Arriving(answer.status, answer.headers, url, answer.content.iter_any(), close)
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -112,7 +111,6 @@ class HttpxConnections:
         return Arriving(answer.status_code, answer.headers, url, aiter(answer.stream), answer.aclose)
 
     async def aclose(self) -> None:
-        """Close all connections."""
         await self._transport.aclose()
 
 

@@ -88,7 +88,7 @@ class Outbound:
         read_timeout: float,
         via: str | None,
     ) -> None:
-        base = _base(base_url)
+        base = checked_url(base_url)
         self.observation: Observation | None = None
         self._root = str(base).rstrip("/") + prefix
         self._deadline = connect_timeout + 2 * read_timeout
@@ -286,8 +286,8 @@ class Outbound:
         return errors.UpstreamUnreachable(reason=f"the connection broke before an answer: {why}")
 
 
-def _base(text: str) -> httpx.URL:
-    """Parse and check the host's address."""
+def checked_url(text: str) -> httpx.URL:
+    """The address of a host. Raises ``ValueError`` if it cannot be used."""
     try:
         url = httpx.URL(text.strip())
         url.host.encode("idna")  # aiohttp would do this later, outside its error handling

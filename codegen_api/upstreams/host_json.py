@@ -121,11 +121,21 @@ def page_of(
 
 
 def placeholder(**fields: Json) -> LogEntry:
-    """An entry in the place of one that cannot be had, and so may differ from it: with these ``fields``, if they are to
-    look like those of the host.
-    """
-    unreadable: Object = {"type": "unreadable", "content": "The gateway could not read this entry."}
-    return LogEntry(to_json(fields or unreadable), None, open=False, amendable=True, absent=True)
+    """An entry in the place of one that cannot be had, and so may differ from it. ``fields`` look like the host's."""
+    return LogEntry(to_json(fields), None, open=False, amendable=True, absent=True)
+
+
+UNREADABLE = placeholder(type="unreadable", content="The gateway could not read this entry.")
+
+
+def lasting_entry(
+    fields: Object, unreadable: LogEntry, *, said: str | None = None, answers: bool, name: str | None
+) -> LogEntry:
+    """An entry without a time that never changes; what is ``unreadable`` if it is nested too deeply."""
+    try:
+        return LogEntry(to_json(fields), None, open=False, amendable=False, said=said, answers=answers, id=name)
+    except ValueError:
+        return unreadable
 
 
 def with_times(fields: Object) -> dict[str, Json]:

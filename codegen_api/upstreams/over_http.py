@@ -18,7 +18,7 @@ from codegen_api.outbound import Outbound
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef
 from codegen_api.telemetry import NullObserver, Observation, Observer, tracing_headers
 from codegen_api.upstreams import InvalidOption, Listing, Organization, User, observed
-from codegen_api.upstreams.host_json import ONLY, Object, nothing, placeholder, rejected, text_in
+from codegen_api.upstreams.host_json import ONLY, UNREADABLE, Object, nothing, rejected, text_in
 from codegen_api.worker_thread import encoded, in_thread
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class HttpUpstream:
 
     known_options: ClassVar[tuple[str, ...]] = ()
     refusals: ClassVar[Mapping[int, type[errors.GatewayError]]] = REFUSALS
-    unreadable: ClassVar[LogEntry] = placeholder()
+    unreadable: ClassVar[LogEntry] = UNREADABLE
     exchanges_per_read = 1
     keeps_marks = True
     lags = True
@@ -90,7 +90,6 @@ class HttpUpstream:
         return self._outbound.observation
 
     async def aclose(self) -> None:
-        """Let go of every connection; later calls raise ``UpstreamUnreachable``."""
         await self._outbound.aclose()
 
     def run_id(self, text: str) -> str:
@@ -100,11 +99,9 @@ class HttpUpstream:
         raise rejected("Must be 1 to 200 letters, digits, and signs of -_.~", "string_pattern_mismatch", "run_id")
 
     def placeholder(self, ref: RunRef) -> LogEntry:
-        """What is ``unreadable``."""
         return self.unreadable
 
     def answer(self, run: Run) -> str | None:
-        """The text in ``result``."""
         return text_in(run.fields, "result") or None
 
     def authorization(self, credential: Credential) -> Headers:
@@ -150,7 +147,7 @@ class HttpUpstream:
         Raises:
             GatewayError: what a bad answer means, or why there was none.
         """
-        content, headers = None if body is None else await _encoded(body), self._headers(credential)
+        content, headers = await self._content_and_headers(credential, body)
         with observed(self.observer, credential, operation) as heard:
             unread = order and read is nothing
             headers += tracing_headers()
@@ -182,7 +179,7 @@ class HttpUpstream:
         Raises:
             GatewayError: as ``ask``; or it broke off.
         """
-        content, headers = None if body is None else await _encoded(body), self._headers(credential)
+        content, headers = await self._content_and_headers(credential, body)
         headers += [] if content is None else [("Content-Type", "application/json")]
         async with AsyncExitStack() as held:
             with observed(self.observer, credential, operation):
@@ -197,10 +194,14 @@ class HttpUpstream:
                 if line.startswith(b"data:"):
                     yield line[5:].strip()
 
-    def _headers(self, credential: Credential) -> Headers:
+    async def _content_and_headers(self, credential: Credential, body: Json) -> tuple[bytes | None, Headers]:
+        try:
+            content = None if body is None else await encoded(body)
+        except ValueError as error:
+            raise rejected("Nested too deeply.", "recursion_loop", "body") from error
         if not re.fullmatch(r"[!-~]+", credential.token):
             raise errors.InvalidToken  # no header can carry it, so no host can know it
-        return [*self.authorization(credential)]
+        return content, [*self.authorization(credential)]
 
 
 class OneOrganization(HttpUpstream):
@@ -256,10 +257,3 @@ def seconds(retry_after: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(then.replace(tzinfo=then.tzinfo or UTC).timestamp() - time.time(), 0.0), 3600.0)
-
-
-async def _encoded(body: Json) -> bytes:
-    try:
-        return await encoded(body)
-    except ValueError as error:
-        raise rejected("Nested too deeply.", "recursion_loop", "body") from error

@@ -10,11 +10,10 @@ from contextlib import aclosing, suppress
 from functools import partial
 from typing import TypeVar, Unpack
 
-import httpx
-
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef
+from codegen_api.outbound import checked_url
+from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef, from_json
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.a2a.entries import UNREADABLE, log_of, pending_of, run_of, step_of, task_sent
 from codegen_api.upstreams.a2a.interface import (
@@ -27,7 +26,6 @@ from codegen_api.upstreams.a2a.interface import (
     Call,
     Interface,
     error_in,
-    of_event,
 )
 from codegen_api.upstreams.host_json import (
     Object,
@@ -64,10 +62,7 @@ class A2AUpstream(OneOrganization):
     step = staticmethod(step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
-        try:
-            base = httpx.URL(base_url.strip())
-        except httpx.InvalidURL as error:
-            raise ValueError("The base URL is not a URL.") from error
+        base = checked_url(base_url)
         super().__init__(str(base.copy_with(path="/")), **arguments)
         self._header = self.options.get("header")
         if self._header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self._header):
@@ -206,7 +201,10 @@ class A2AUpstream(OneOrganization):
         _, path, _, body = interface.request(SUBSCRIBE, {"id": self.run_id(ref.id)})
         async with aclosing(self.listen(credential, "changes", path, body=body)) as lines:
             async for line in lines:
-                if (said := of_event(line)) is not None:
+                said = None
+                with suppress(ValueError):  # it was too long to be kept whole
+                    said = from_json(line)
+                if said is not None:
                     interface.result(said, credential.token)
                 if line:
                     yield None

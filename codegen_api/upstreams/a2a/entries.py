@@ -4,7 +4,7 @@ The log is the task's history, then the message of its status, which moves to th
 status comes and so keeps its number, and at the end of the task its artifacts, which grow until then.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from codegen_api import errors
@@ -14,6 +14,7 @@ from codegen_api.upstreams.host_json import (
     ONLY,
     Object,
     as_object,
+    lasting_entry,
     member,
     object_in,
     objects_in,
@@ -166,21 +167,14 @@ def _message(item: Json, ended: Run | None = None, *, alone: bool = False) -> Lo
         fields["state"] = ended.raw_status
     user = _is_user(item)
     answers = ended is not None and ended.status is RunStatus.COMPLETED and alone and not user
-    return _entry(fields, _id(item, "messageId"), said=_text(item, "\n") if user else None, answers=answers)
+    said = _text(item, "\n") if user else None
+    return lasting_entry(fields, UNREADABLE, said=said, answers=answers, name=_id(item, "messageId"))
 
 
 def _artifact(item: Json) -> LogEntry:
     if not isinstance(item, dict):
         return UNREADABLE
-    return _entry({**item, "kind": "artifact"}, _id(item, "artifactId"), answers=True)
-
-
-def _entry(fields: Object, name: str | None, *, said: str | None = None, answers: bool) -> LogEntry:
-    try:
-        json = to_json(fields)
-    except ValueError:
-        return UNREADABLE
-    return LogEntry(json, None, open=False, amendable=False, said=said, answers=answers, id=name)
+    return lasting_entry({**item, "kind": "artifact"}, UNREADABLE, answers=True, name=_id(item, "artifactId"))
 
 
 def _id(item: Json, key: str) -> str | None:
@@ -207,9 +201,6 @@ def _shown(part: Object) -> str:
     if part.get("data") is not None:
         with suppress(ValueError):  # nested too deeply
             return to_json(part["data"]).decode()
-    return next((text for text in _names(part) if text), "")
-
-
-def _names(part: Object) -> Iterator[str]:
-    for place, keys in ((part, ("filename", "url")), (object_in(part, "file"), ("name", "uri"))):
-        yield from (str(place[key]) for key in keys if place.get(key))
+    file = object_in(part, "file")
+    named = (part.get("filename"), part.get("url"), file.get("name"), file.get("uri"))
+    return next((str(name) for name in named if name), "")

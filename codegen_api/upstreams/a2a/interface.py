@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from codegen_api import errors
 from codegen_api.outbound import Query
-from codegen_api.runs import Json, from_json
+from codegen_api.runs import Json
 from codegen_api.upstreams.host_json import Object, as_object, objects_in, rejected, text_in
 from codegen_api.upstreams.over_http import sentence
 
@@ -33,34 +33,24 @@ LIST = Call("GET", "/tasks", "ListTasks", None)
 SUBSCRIBE = Call("POST", "/tasks/{id}:subscribe", "SubscribeToTask", None)
 CANCEL = Call("POST", "/tasks/{id}:cancel", "CancelTask", "tasks/cancel")
 
-_REASONS: Mapping[str, type[errors.GatewayError]] = {
-    "TASK_NOT_FOUND": errors.NotFound,
-    "TASK_NOT_CANCELABLE": errors.Conflict,
-    "UNSUPPORTED_OPERATION": errors.Unsupported,
-    "METHOD_NOT_FOUND": errors.Unsupported,
-    "EXTENSION_SUPPORT_REQUIRED": errors.Unsupported,
-    "CONTENT_TYPE_NOT_SUPPORTED": errors.Rejected,
-    "INVALID_REQUEST": errors.Rejected,
-    "INVALID_PARAMS": errors.Rejected,
-    "VERSION_NOT_SUPPORTED": errors.UpstreamError,
-    "INVALID_AGENT_RESPONSE": errors.UpstreamError,
-    "INTERNAL": errors.UpstreamError,
-}
+_ERRORS = (
+    ("TASK_NOT_FOUND", -32001, errors.NotFound),
+    ("TASK_NOT_CANCELABLE", -32002, errors.Conflict),
+    ("UNSUPPORTED_OPERATION", -32004, errors.Unsupported),
+    ("CONTENT_TYPE_NOT_SUPPORTED", -32005, errors.Rejected),
+    ("INVALID_AGENT_RESPONSE", -32006, errors.UpstreamError),
+    ("EXTENSION_SUPPORT_REQUIRED", -32008, errors.Unsupported),
+    ("VERSION_NOT_SUPPORTED", -32009, errors.UpstreamError),
+    ("INVALID_REQUEST", -32600, errors.Rejected),
+    ("METHOD_NOT_FOUND", -32601, errors.Unsupported),
+    ("INVALID_PARAMS", -32602, errors.Rejected),
+    ("INTERNAL", -32603, errors.UpstreamError),
+)
+"""The reasons of HTTP+JSON, and their numbers in JSON-RPC."""
 
-_CODES = {
-    -32001: "TASK_NOT_FOUND",
-    -32002: "TASK_NOT_CANCELABLE",
-    -32004: "UNSUPPORTED_OPERATION",
-    -32005: "CONTENT_TYPE_NOT_SUPPORTED",
-    -32006: "INVALID_AGENT_RESPONSE",
-    -32008: "EXTENSION_SUPPORT_REQUIRED",
-    -32009: "VERSION_NOT_SUPPORTED",
-    -32600: "INVALID_REQUEST",
-    -32601: "METHOD_NOT_FOUND",
-    -32602: "INVALID_PARAMS",
-    -32603: "INTERNAL",
+_KINDS: Mapping[str | int, type[errors.GatewayError]] = {
+    name: kind for reason, code, kind in _ERRORS for name in (reason, code)
 }
-"""What the numbers of JSON-RPC are in HTTP+JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +121,6 @@ class Interface:
         return as_object(said.get("result"))
 
 
-def of_event(line: bytes) -> Json:
-    """What an event of a stream says: None where it was too long to be kept whole."""
-    try:
-        return from_json(line)
-    except ValueError:
-        return None
-
-
 def error_in(answer: Object, token: str) -> errors.GatewayError | None:
     """The error that an answer names, by its reason or its number in JSON-RPC."""
     error = answer.get("error")
@@ -147,8 +129,8 @@ def error_in(answer: Object, token: str) -> errors.GatewayError | None:
     details = error.get("details") or error.get("data")
     named = [text_in(each, "reason") for each in objects_in({"details": details}, "details")]
     code = error.get("code")
-    reasons = [*named, _CODES.get(code) if isinstance(code, int) else None]
-    kinds = [_REASONS[reason] for reason in reasons if reason is not None and reason in _REASONS]
+    reasons = [*named, code if isinstance(code, int) else None]
+    kinds = [_KINDS[reason] for reason in reasons if reason is not None and reason in _KINDS]
     return kinds[0](sentence(error.get("message"), token)) if kinds else None
 
 

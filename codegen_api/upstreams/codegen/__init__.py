@@ -6,6 +6,7 @@ October 2025, or from payloads seen on the wire in June and August 2025. Nothing
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, TypeVar, Unpack
 
 from codegen_api import errors
@@ -22,7 +23,7 @@ T = TypeVar("T")
 class CodegenUpstream(HttpUpstream):
     """The Codegen API as an ``Upstream`` that also ``Bans``, and tells ``Members`` and ``Repositories``.
 
-    ``base_url`` may end in ``/v1`` and slashes or not.
+    ``base_url`` may end in ``/v1`` and slashes or not. A ``limit`` is from 1 to 100 (OpenAPI document).
     """
 
     name = "codegen"
@@ -44,36 +45,30 @@ class CodegenUpstream(HttpUpstream):
         return _identifier(text, "organization_id")
 
     def run_id(self, text: str) -> str:
-        """As ``organization_id``, for runs."""
         return _identifier(text, "run_id")
 
     async def identify(self, credential: Credential) -> User:
         """The user to whom the token belongs: the host's tokens are a user's, not an organization's."""
-        return await self.ask(credential, "identify", "GET", "/users/me", _user_of)
+        return await self.ask(credential, "identify", "GET", "/users/me", partial(_told, User))
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
-        """The user's organizations; ``limit`` from 1 to 100."""
-        return await self._list(
-            credential, "organizations", "/organizations", skip, limit, lambda item: Organization(id_of(item), item)
-        )
+        read = partial(_told, Organization)
+        return await self._list(credential, "organizations", "/organizations", skip, limit, read)
 
     async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
-        """Everybody in the organization; ``limit`` from 1 to 100."""
-        return await self._list(credential, "users", self._users(organization), skip, limit, _user_of)
+        path = self._within(organization, "users")
+        return await self._list(credential, "users", path, skip, limit, partial(_told, User))
 
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
         """One of them; somebody who is in another organization is not found."""
-        path = f"{self._users(organization)}/{_identifier(user_id, 'user_id')}"
-        return await self.ask(credential, "user", "GET", path, _user_of)
+        path = self._within(organization, f"users/{_identifier(user_id, 'user_id')}")
+        return await self.ask(credential, "user", "GET", path, partial(_told, User))
 
     async def repositories(
         self, credential: Credential, organization: str, skip: int, limit: int
     ) -> Listing[Repository]:
-        """What the organization's agents can work in; ``limit`` from 1 to 100 (OpenAPI document)."""
-        path = f"{self._organization(organization)}/repos"
-        return await self._list(
-            credential, "repositories", path, skip, limit, lambda item: Repository(id_of(item), item)
-        )
+        path = self._within(organization, "repos")
+        return await self._list(credential, "repositories", path, skip, limit, partial(_told, Repository))
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
         """Start a run; what ``new`` leaves out is not sent. The host answers 200, never 201 (OpenAPI document).
@@ -88,17 +83,17 @@ class CodegenUpstream(HttpUpstream):
             model=new.model,
             agent_type=new.agent_type,
         )
-        return await self.ask(credential, "create_run", "POST", self._runs(organization), run_of, body=body)
+        path = self._within(organization, "agent/run")
+        return await self.ask(credential, "create_run", "POST", path, run_of, body=body)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
-        """The run with every field that the host has."""
         return await self.ask(credential, "get_run", "GET", self._path(ref), run_of)
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Runs, newest first; ``limit`` from 1 to 100. Only here is the path a plural (OpenAPI document)."""
-        path = f"{self._runs(organization)}s"
+        """Runs, newest first. Only here is the path a plural (OpenAPI document)."""
+        path = self._within(organization, "agent/runs")
         user_id = None if only.user_id is None else _whole(only.user_id, "user_id")
         filters = {"source_type": only.source_type, "user_id": user_id}
         return await self._list(credential, "list_runs", path, skip, limit, run_of, **filters)
@@ -113,8 +108,7 @@ class CodegenUpstream(HttpUpstream):
         try:
             return await self.get_run(credential, ref)
         except errors.GatewayError:  # the resume was heard all the same
-            said: Object = {"id": int(ref.id), "organization_id": int(ref.organization), "status": None}
-            return run_of(said)
+            return run_of({"id": int(ref.id), "organization_id": int(ref.organization), "status": None})
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Ban the run, the only stop the host offers; it also stops the checks of the run's pull request."""
@@ -127,7 +121,7 @@ class CodegenUpstream(HttpUpstream):
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> LogPage:
-        """A page of the log, ``limit`` from 1 to 100. Its run lacks summary, source_type and github_pull_requests.
+        """The run of a page lacks summary, source_type and github_pull_requests.
 
         Logs are the one thing under ``/v1/alpha`` (OpenAPI document; the host's prose leaves it out, and is wrong).
         """
@@ -143,17 +137,11 @@ class CodegenUpstream(HttpUpstream):
         query = _window(after, limit) | ({"reverse": "true"} if newest_first else {})
         return await self.ask(credential, "read_log", "GET", f"/alpha{self._path(ref)}/logs", page_of, query)
 
-    def _organization(self, organization: str) -> str:
-        return f"/organizations/{self.organization_id(organization)}"
-
-    def _users(self, organization: str) -> str:
-        return f"{self._organization(organization)}/users"
-
-    def _runs(self, organization: str) -> str:
-        return f"{self._organization(organization)}/agent/run"
+    def _within(self, organization: str, rest: str) -> str:
+        return f"/organizations/{self.organization_id(organization)}/{rest}"
 
     def _path(self, ref: RunRef) -> str:
-        return f"{self._runs(ref.organization)}/{self.run_id(ref.id)}"
+        return self._within(ref.organization, f"agent/run/{self.run_id(ref.id)}")
 
     async def _list(
         self,
@@ -180,13 +168,13 @@ class CodegenUpstream(HttpUpstream):
     ) -> T:
         """Tell the host to do something with a run. Any answer of success will do: ``read`` gets None for no JSON."""
         body: Object = given(agent_run_id=int(self.run_id(ref.id)), **more)
-        path = f"{self._runs(ref.organization)}/{order}"
+        path = self._within(ref.organization, f"agent/run/{order}")
         return await self.ask(credential, operation, "POST", path, read, body=body, order=True)
 
 
-def _user_of(answer: Json) -> User:
+def _told(kind: Callable[[str, Object], T], answer: Json) -> T:
     fields = as_object(answer)
-    return User(id_of(fields), fields)
+    return kind(id_of(fields), fields)
 
 
 def _run_if_shown(answer: Json) -> Run | None:

@@ -8,12 +8,13 @@ from codegen_api.errors import Rejected
 from codegen_api.runs import Json, LogEntry, Run, RunStatus, Step, StepKind, WaitReason, from_json, to_json
 from codegen_api.upstreams import Decision, PendingRequest
 from codegen_api.upstreams.host_json import (
+    UNREADABLE,
     Object,
     as_object,
+    lasting_entry,
     member,
     object_in,
     objects_in,
-    placeholder,
     rejected,
     run_told,
     run_uuid,
@@ -44,22 +45,11 @@ def entries_of(messages: Sequence[Json], start: int, stop: int) -> tuple[LogEntr
 
 def _entry_of(message: Json, inputs: Mapping[str, Json]) -> LogEntry:
     if not isinstance(message, dict):
-        return placeholder()
+        return UNREADABLE
     call = text_in(message, "tool_call_id")
     shown = {**message, "tool_input": inputs[call]} if call is not None and call in inputs else message
-    try:
-        encoded = to_json(shown)
-    except ValueError:
-        return placeholder()
-    return LogEntry(
-        encoded,
-        None,
-        open=False,
-        amendable=False,
-        said=text_of(message.get("content")) if message.get("type") == "human" else None,
-        answers=_answers(message),
-        id=text_in(message, "id"),
-    )
+    said = text_of(message.get("content")) if message.get("type") == "human" else None
+    return lasting_entry(shown, UNREADABLE, said=said, answers=_answers(message), name=text_in(message, "id"))
 
 
 def step_of(entry: LogEntry) -> Step:

@@ -8,6 +8,7 @@ from codegen_api.upstreams import PendingRequest
 from codegen_api.upstreams.host_json import (
     Object,
     as_object,
+    lasting_entry,
     member,
     object_in,
     objects_in,
@@ -85,19 +86,9 @@ def entry_of(event: Object, inputs: Mapping[str, Json]) -> LogEntry:
         shown.pop("value", None)
     if (call := call_of(event)) is not None:
         shown[INPUT] = inputs.get(call)
-    try:
-        encoded = to_json(shown)
-    except ValueError:
-        return UNREADABLE
-    return LogEntry(
-        encoded,
-        None,  # the host gives the time of its own zone, and does not say which that is
-        open=False,
-        amendable=False,
-        said=message_of(event) if is_prompt(event) else None,
-        answers=_answer(event) is not None,
-        id=name_of(event),
-    )
+    said = message_of(event) if is_prompt(event) else None
+    # without a time: the host gives that of its own zone, and does not say which that is
+    return lasting_entry(shown, UNREADABLE, said=said, answers=_answer(event) is not None, name=name_of(event))
 
 
 def step_of(entry: LogEntry) -> Step:
