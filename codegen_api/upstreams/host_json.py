@@ -185,6 +185,14 @@ def run_uuid(text: str) -> str:
         raise rejected("Must be a UUID.", "uuid_parsing", "run_id") from error
 
 
+def uuid_in(answer: Object, key: str) -> str:
+    """The UUID in this place, in the form of ``run_uuid``."""
+    try:
+        return run_uuid(member(answer, key, str))
+    except errors.Rejected as error:
+        raise errors.UpstreamError(f"The host's answer lacks {key}, or has something else in its place.") from error
+
+
 def new_uuid(kind: str, key: str | None) -> str:
     """An id for something new: the same for each repeat of the order that makes it."""
     return str(uuid.uuid4() if key is None else uuid.uuid5(uuid.NAMESPACE_OID, f"codegen_gateway {kind} {key}"))

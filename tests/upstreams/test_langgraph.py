@@ -119,6 +119,11 @@ def test_it_is_an_upstream_with_powers() -> None:
         LangGraphUpstream("http://host", options={"graph": "agent"})
 
 
+def test_a_thread_whose_id_is_none_is_the_host_s_fault() -> None:
+    with pytest.raises(errors.UpstreamError, match="lacks thread_id"):
+        get(Host(GET={**thread(), "thread_id": "the first"}, GET_runs=[[run("running")]]))
+
+
 SITUATIONS = {
     # what happened: the newest run, the thread at LangGraph, the one at Aegra, what is next, interrupts, our status
     "no run yet": (None, thread(), thread(), (), (), RunStatus.PENDING),

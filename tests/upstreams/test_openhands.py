@@ -286,6 +286,11 @@ def test_a_run_is_the_conversation_without_its_agent() -> None:
     assert Host().upstream.answer(found) == "Done"
 
 
+def test_a_conversation_whose_id_is_none_is_the_host_s_fault() -> None:
+    with pytest.raises(errors.UpstreamError, match="lacks id"):
+        Host(id="the first").get()
+
+
 MSG, STOP, REST = message("user", "Do it"), event("InterruptEvent"), event("PauseEvent")
 SITUATIONS: dict[str, tuple[str, list[Event], RunStatus]] = {
     "nothing begun": ("idle", [MSG], RunStatus.PENDING),

@@ -12,13 +12,12 @@ from codegen_api.upstreams.host_json import (
     Object,
     as_object,
     lasting_entry,
-    member,
     object_in,
     objects_in,
     rejected,
     run_told,
-    run_uuid,
     text_in,
+    uuid_in,
 )
 
 HIDDEN = ("values", "config")
@@ -145,7 +144,7 @@ def listed_run(thread: Object) -> Run:
 def run_of(thread: Object, status: RunStatus, reason: WaitReason | None = None, result: str | None = None) -> Run:
     """A run: the thread, with our status in the place of the host's, because that does not tell all of them apart."""
     told = {key: value for key, value in thread.items() if key not in HIDDEN}
-    return run_told(run_uuid(member(thread, "thread_id", str)), told, status, reason, result)
+    return run_told(uuid_in(thread, "thread_id"), told, status, reason, result)
 
 
 # -- what a graph waits for -------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from codegen_api.upstreams.host_json import (
     placeholder,
     rejected,
     run_told,
-    run_uuid,
     text_in,
+    uuid_in,
 )
 
 INPUT = "tool_input"
@@ -219,7 +219,7 @@ def run_of(answer: Json, newest: Sequence[Object] = (), result: str | None = Non
     told: dict[str, Json] = {key: value for key, value in conversation.items() if key not in _HIDDEN_SETTINGS}
     told |= {"stats": _without_lists(conversation.get("stats")), "tags": others, "metadata": metadata}
     reason = WaitReason.APPROVAL if status is RunStatus.WAITING else None
-    return run_told(run_uuid(member(conversation, "id", str)), told, status, reason, result)
+    return run_told(uuid_in(conversation, "id"), told, status, reason, result)
 
 
 def word_of(conversation: Object) -> str:
