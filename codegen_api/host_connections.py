@@ -93,17 +93,13 @@ class AiohttpConnections:
 
 
 class HttpxConnections:
-    """The same through a transport of httpx."""
+    """The same through a transport of httpx, whose errors are raised."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, *, connect: float, read: float | None) -> None:
         self._transport = transport
         self._timeout = httpx.Timeout(read, connect=connect, pool=connect).as_dict()
 
     async def send(self, method: str, url: str, headers: Sent, body: Content) -> Arriving:
-        """
-        Raises:
-            httpx.HTTPError, OSError: as above.
-        """
         request = httpx.Request(method, url, headers=headers, content=body, extensions={"timeout": self._timeout})
         answer = await self._transport.handle_async_request(request)
         answer.request = request

@@ -27,27 +27,23 @@ Images: TypeAlias = tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class User:
-    """Somebody the host knows; ``fields`` as the host gave them."""
+class HostRecord:
+    """What has an id at the host; ``fields`` as the host gave them."""
 
     id: str
     fields: Mapping[str, Json]
 
 
-@dataclass(frozen=True, slots=True)
-class Organization:
-    """An organization the caller belongs to; ``fields`` as the host gave them."""
-
-    id: str
-    fields: Mapping[str, Json]
+class User(HostRecord):
+    """Somebody the host knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """A repository that runs can work in; ``fields`` as the host gave them."""
+class Organization(HostRecord):
+    """An organization the caller belongs to."""
 
-    id: str
-    fields: Mapping[str, Json]
+
+class Repository(HostRecord):
+    """A repository that runs can work in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,15 +109,8 @@ def page_of(
     """
     end = max(0, total - after) if newest_first else min(after + limit, total)
     entries = tuple(read(max(0, end - limit) if newest_first else min(after, end), end))
-    return LogPage(
-        run,
-        after,
-        entries[::-1] if newest_first else entries,
-        after + limit >= total,
-        Paging(total, None, limit, None),
-        newest_first,
-        revision,
-    )
+    shown = entries[::-1] if newest_first else entries
+    return LogPage(run, after, shown, after + limit >= total, Paging(total, None, limit, None), newest_first, revision)
 
 
 def placeholder(**fields: Json) -> LogEntry:

@@ -14,7 +14,7 @@ import httpx
 
 from codegen_api import errors
 from codegen_api.identity import Credential
-from codegen_api.outbound import Outbound
+from codegen_api.outbound import Outbound, Query
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef
 from codegen_api.telemetry import NullObserver, Observation, Observer, tracing_headers
 from codegen_api.upstreams import InvalidOption, Listing, Organization, User, observed
@@ -105,7 +105,6 @@ class HttpUpstream:
         return text_in(run.fields, "result") or None
 
     def authorization(self, credential: Credential) -> Headers:
-        """The headers that show a credential to the host."""
         return [("Authorization", f"Bearer {credential.token}")]
 
     def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
@@ -136,7 +135,7 @@ class HttpUpstream:
         method: str,
         path: str,
         read: Callable[[Json], T],
-        query: Mapping[str, str | int] | None = None,
+        query: Query = None,
         *,
         body: Json = None,
         order: bool = False,
@@ -165,13 +164,7 @@ class HttpUpstream:
                 raise
 
     async def listen(
-        self,
-        credential: Credential,
-        operation: str,
-        path: str,
-        query: Mapping[str, str | int] | None = None,
-        *,
-        body: Json = None,
+        self, credential: Credential, operation: str, path: str, query: Query = None, *, body: Json = None
     ) -> AsyncGenerator[bytes, None]:
         """Server-sent events, asked for with a POST where there is a ``body``: an empty text when listening has begun,
         and then each line of data.

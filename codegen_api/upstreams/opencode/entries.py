@@ -134,21 +134,18 @@ def step_of(entry: LogEntry) -> Step:
     fields = as_object(from_json(entry.json))
     word = text_in(fields, "type")
     event = HistoryEvent(0, (word or "").removeprefix(_PREFIX), object_in(fields, "data"), fields)
-    text = text_in(event.data, "text") or ""
     match event.kind:
         case "prompted":
             return Step(StepKind.USER, word, entry.said or "")
-        case "text.ended":
-            return Step(StepKind.ANSWER, word, text)
-        case "reasoning.ended":
-            return Step(StepKind.THOUGHT, word, text)
+        case "text.ended" | "reasoning.ended":
+            kind = StepKind.ANSWER if event.kind == "text.ended" else StepKind.THOUGHT
+            return Step(kind, word, text_in(event.data, "text") or "")
         case "step.failed":
             return Step(StepKind.ERROR, word, event.fault)
         case "tool.success" | "tool.failed":
             call, output = object_in(fields, CALL), event.fault if event.kind == "tool.failed" else _output(event.data)
             return Step(StepKind.ACTION, word, "", text_in(call, "tool") or "unknown", call.get("input"), output)
-        case _:
-            return Step(StepKind.OTHER, word, "")
+    return Step(StepKind.OTHER, word, "")
 
 
 def _output(data: Object) -> Json:

@@ -58,10 +58,7 @@ WORKPLACE = "workspace/project"
 
 CONFIRM: Mapping[str, Object] = {
     "never": {},
-    "risky": {
-        "security_analyzer": {"kind": "LLMSecurityAnalyzer"},
-        "confirmation_policy": {"kind": "ConfirmRisky"},
-    },
+    "risky": {"security_analyzer": {"kind": "LLMSecurityAnalyzer"}, "confirmation_policy": {"kind": "ConfirmRisky"}},
     "always": {"confirmation_policy": {"kind": "AlwaysConfirm"}},
 }
 
