@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import aiohttp
 import httpx
@@ -150,8 +150,7 @@ class Outbound:
                     await answer.close()
         except (*FAULTS, errors.UpstreamFailure) as fault:
             if answer is None or not order:
-                error = self._told(fault, method, path, answered=answer is not None)
-                raise error from error.__cause__
+                self._fail(fault, method, path, answered=answer is not None)
         return await self._answered(method, path, answer, received, order=order)
 
     @asynccontextmanager
@@ -180,8 +179,7 @@ class Outbound:
                     async with asyncio.timeout(self._deadline):
                         received = await _read_body(answer)
             except (*FAULTS, errors.UpstreamFailure) as fault:
-                error = self._told(fault, method, path, answered=answer is not None)
-                raise error from error.__cause__
+                self._fail(fault, method, path, answered=answer is not None)
             told = await self._answered(method, path, answer, received, order=lasts)
             async with aclosing(self._lines(answer)) as lines:
                 yield told, lines if lasts else None
@@ -201,18 +199,14 @@ class Outbound:
         except FAULTS as error:
             raise self._failure(error, answered=True) from error
 
-    def _told(self, fault: Exception, method: str, path: str, *, answered: bool) -> errors.GatewayError:
-        """The gateway's error for a fault, which is observed; its reason names what was asked."""
-        if isinstance(fault, errors.UpstreamFailure):
-            error: errors.GatewayError = fault
-        else:
-            error = self._failure(fault, answered=answered)
-            error.__cause__ = fault
+    def _fail(self, fault: Exception, method: str, path: str, *, answered: bool) -> NoReturn:
+        """Raise the gateway's error for a fault, which is observed; its reason names what was asked."""
+        error = fault if isinstance(fault, errors.UpstreamFailure) else self._failure(fault, answered=answered)
         if isinstance(error, errors.UpstreamFailure):
             outcome = error.reason or error.message
             self._observe(outcome)
             error.reason = f"{self._asked(method, path)}: {outcome}"
-        return error
+        raise error from (fault.__cause__ if error is fault else fault)
 
     def _asked(self, method: str, path: str) -> str:
         shown = re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
