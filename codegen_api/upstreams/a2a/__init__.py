@@ -15,29 +15,9 @@ from codegen_api.identity import Credential
 from codegen_api.outbound import checked_url
 from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef, from_json
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
-from codegen_api.upstreams.a2a.entries import UNREADABLE, log_of, pending_of, run_of, step_of, task_sent
-from codegen_api.upstreams.a2a.interface import (
-    CANCEL,
-    CARD,
-    GET,
-    LIST,
-    SEND,
-    SUBSCRIBE,
-    Call,
-    Interface,
-    error_in,
-)
-from codegen_api.upstreams.host_json import (
-    Object,
-    as_object,
-    given,
-    listing_of,
-    marked,
-    member,
-    page_of,
-    refuse,
-    rejected,
-)
+from codegen_api.upstreams.a2a.entries import UNREADABLE, log_of, pending_of, place_of, run_of, step_of, task_sent
+from codegen_api.upstreams.a2a.interface import CANCEL, CARD, GET, LIST, SEND, SUBSCRIBE, Call, Interface, error_in
+from codegen_api.upstreams.host_json import Object, as_object, given, listing_of, marked, page_of, refuse, rejected
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 T = TypeVar("T")
@@ -143,7 +123,7 @@ class A2AUpstream(OneOrganization):
     ) -> Run:
         """Send a message to a task, which has to be asked for its context first."""
         try:
-            place = await self._task(credential, "get_run", ref, _place)
+            place = await self._task(credential, "get_run", ref, place_of)
         except errors.UpstreamFailure as error:
             error.may_have_acted = False
             raise
@@ -244,8 +224,3 @@ class A2AUpstream(OneOrganization):
                 raise
             self._doubted = False
         return self._interface
-
-
-def _place(task: Object) -> Object:
-    """Where a message to a task goes: agents make another context for one that names the task alone."""
-    return {"taskId": member(task, "id", str), "contextId": task.get("contextId")}

@@ -113,6 +113,11 @@ def pending_of(task: Object) -> tuple[PendingRequest, ...]:
     return (PendingRequest(name, run.reason, _text(asked, "\n"), fields=shown),)
 
 
+def place_of(task: Object) -> Object:
+    """Where a message to a task goes: agents make another context for one that names the task alone."""
+    return {"taskId": member(task, "id", str), "contextId": task.get("contextId")}
+
+
 def step_of(entry: LogEntry) -> Step:
     """What an entry means: nothing but its role, and for the last message how the task ended, says so."""
     fields = as_object(from_json(entry.json))

@@ -153,8 +153,6 @@ class CodegenUpstream(HttpUpstream):
         read: Callable[[Object], T],
         **filters: str | None,
     ) -> Listing[T]:
-        """A page of a list; ``read`` makes something of each item."""
-
         def listed(answer: Json) -> Listing[T]:
             said = as_object(answer)
             found, paging = member(said, "items", list)[:limit], paging_of(said, "total")

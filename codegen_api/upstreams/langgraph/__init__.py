@@ -181,7 +181,6 @@ class LangGraphUpstream(OneOrganization):
             raise errors.Conflict("The run waits for an answer, and nothing is at work that could be stopped.")
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
-        """The interrupts of the graph."""
         newest = await self._newest(credential, "pending", ref)
         waiting, state = await self._state(credential, "pending", ref, newest)
         return tuple(each.request for each in interrupts_of(state)) if waiting else ()

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from codegen_api.errors import Rejected
 from codegen_api.runs import Json, LogEntry, Run, RunStatus, Step, StepKind, WaitReason, from_json, to_json
 from codegen_api.upstreams import Decision, PendingRequest
 from codegen_api.upstreams.host_json import (
@@ -198,16 +197,20 @@ class Interrupt:
         Raises:
             Rejected: the verdict does not suit the request.
         """
-        value = self._decided(decision) if self.calls else _answer(decision)
+        value: Json = decision.text
+        if self.calls:
+            value = self._decided(decision)
+        elif decision.verdict != "answer" or decision.text is None:
+            raise rejected("This is a question: answer it, with a text.", "verdict", "body", "verdict")
         return {self.id: value} if re.fullmatch("[0-9a-f]{32}", self.id) else value
 
     def _decided(self, decision: Decision) -> Json:
         kind = "respond" if decision.verdict == "answer" else decision.verdict
         allowed = [review.get("allowed_decisions") for review in objects_in(self.fields, "review_configs")]
         if any(isinstance(kinds, list) and kind not in kinds for kinds in allowed):
-            raise _unsuited(f"This request does not allow it: {kind}.")
+            raise rejected(f"This request does not allow it: {kind}.", "verdict", "body", "verdict")
         if kind == "respond" and not allowed:
-            raise _unsuited("Approve or reject it.")
+            raise rejected("Approve or reject it.", "verdict", "body", "verdict")
         message = {} if decision.text is None or kind == "approve" else {"message": decision.text}
         return {"decisions": [{"type": kind, **message}] * len(self.calls)}
 
@@ -228,16 +231,6 @@ def answered_by(prompt: str, interrupts: Sequence[Interrupt]) -> Json:
     """
     first = interrupts[0]
     return first.resume(Decision("reject" if first.calls else "answer", prompt))
-
-
-def _answer(decision: Decision) -> Json:
-    if decision.verdict != "answer" or decision.text is None:
-        raise _unsuited("This is a question: answer it, with a text.")
-    return decision.text
-
-
-def _unsuited(message: str) -> Rejected:
-    return rejected(message, "verdict", "body", "verdict")
 
 
 def _json(value: Json) -> str:
