@@ -31,20 +31,7 @@ from codegen_api.upstreams.host_json import (
     run_uuid,
     text_in,
 )
-from codegen_api.upstreams.langgraph.entries import (
-    answer_of,
-    answered_by,
-    entries_of,
-    interrupts_of,
-    is_active,
-    listed_run,
-    messages_of,
-    run_of,
-    status_of,
-    step_of,
-    stopped_short,
-    waits,
-)
+from codegen_api.upstreams.langgraph import entries
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 KEY = "codegen_gateway_key"
@@ -67,7 +54,7 @@ class LangGraphUpstream(OneOrganization):
     keyed = frozenset({"create", "resume"})
     known_options = ("assistant",)
     run_id = staticmethod(run_uuid)
-    step = staticmethod(step_of)
+    step = staticmethod(entries.step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
         super().__init__(base_url, **arguments)
@@ -101,18 +88,18 @@ class LangGraphUpstream(OneOrganization):
             with suppress(errors.GatewayError):
                 await self.ask(credential, "create_run", "DELETE", self._path(ref), nothing, order=True)
             raise
-        return run_of(thread, RunStatus.PENDING)
+        return entries.run_of(thread, RunStatus.PENDING)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The thread, with the status of its newest run; the state only for an answer or a question in it."""
         path = self._path(ref)
         newest = await self._newest(credential, "get_run", ref)
         thread = await self.ask(credential, "get_run", "GET", path, as_object)
-        status = status_of(newest, waiting=waits(thread))
+        status = entries.status_of(newest, waiting=entries.waits(thread))
         if status not in (RunStatus.COMPLETED, RunStatus.WAITING):
-            return run_of(thread, status)
+            return entries.run_of(thread, status)
         state = await self.ask(credential, "get_run", "GET", f"{path}/state", as_object)
-        return _whole(thread, status, state)
+        return entries.whole_run(thread, status, state)
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -126,8 +113,8 @@ class LangGraphUpstream(OneOrganization):
         fields = ["thread_id", "created_at", "updated_at", "metadata", "status", "interrupts"]
 
         def listing_of(answer: Json) -> Listing[Run]:
-            threads = as_objects(answer)[:limit]
-            return Listing(tuple(map(listed_run, threads)), Paging(None, None, limit, None), len(threads) < limit)
+            runs = tuple(map(entries.listed_run, as_objects(answer)[:limit]))
+            return Listing(runs, Paging(None, None, limit, None), at_end=len(runs) < limit)
 
         if self._selects:
             try:
@@ -150,20 +137,20 @@ class LangGraphUpstream(OneOrganization):
         if has(runs, key):
             return await self.get_run(credential, ref)
         newest = runs[0] if runs else None
-        if is_active(newest):  # Aegra would let both go on at once
+        if entries.is_active(newest):  # Aegra would let both go on at once
             raise errors.Conflict("The run is at work: resume it when it has ended.")
         waiting, state = await self._state(credential, "resume_run", ref, newest)
         assistant = None if newest is None else newest.get("assistant_id")
         order: dict[str, Json] = {"assistant_id": assistant or self._assistant}
-        interrupts = interrupts_of(state) if waiting else []
+        interrupts = entries.interrupts_of(state) if waiting else []
         if interrupts and images:
             raise not_offered("body", "images")
         if interrupts:
-            order["command"] = {"resume": answered_by(prompt, interrupts)}
+            order["command"] = {"resume": entries.answered_by(prompt, interrupts)}
         else:
             order["input"] = said(prompt, images, key)
         await self._start(credential, "resume_run", ref, order, key)
-        return run_of({"thread_id": self.run_id(ref.id)}, RunStatus.PENDING)
+        return entries.run_of({"thread_id": self.run_id(ref.id)}, RunStatus.PENDING)
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """Interrupt what is at work in the thread; what it has done stays.
@@ -171,7 +158,7 @@ class LangGraphUpstream(OneOrganization):
         Raises:
             Conflict: nothing is at work, because the graph waits for somebody. The host cannot end that.
         """
-        active = [run for run in await self._runs(credential, "cancel_run", ref) if is_active(run)]
+        active = [run for run in await self._runs(credential, "cancel_run", ref) if entries.is_active(run)]
         for run in active:
             stop = f"{self._path(ref)}/runs/{member(run, 'run_id', str)}/cancel"
             query: Mapping[str, str | int] = {"wait": 1, "action": "interrupt"}
@@ -183,13 +170,14 @@ class LangGraphUpstream(OneOrganization):
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
         newest = await self._newest(credential, "pending", ref)
         waiting, state = await self._state(credential, "pending", ref, newest)
-        return tuple(each.request for each in interrupts_of(state)) if waiting else ()
+        return tuple(each.request for each in entries.interrupts_of(state)) if waiting else ()
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
         """Start another run in the thread, with this decision."""
         newest = await self._newest(credential, "decide", ref)
         waiting, state = await self._state(credential, "decide", ref, newest)
-        interrupt = next((each for each in interrupts_of(state) if each.id == request_id), None) if waiting else None
+        asked = entries.interrupts_of(state) if waiting else []
+        interrupt = next((each for each in asked if each.id == request_id), None)
         if interrupt is None or newest is None:
             raise errors.NotFound("Nothing of this id is waiting.")
         order: Object = {"assistant_id": newest.get("assistant_id"), "command": {"resume": interrupt.resume(decision)}}
@@ -201,13 +189,13 @@ class LangGraphUpstream(OneOrganization):
         """A part of the messages, all of which come with each read. The run has little more than its status."""
         newest = await self._newest(credential, "read_log", ref)
         waiting, state = await self._state(credential, "read_log", ref, newest)
-        status, messages = status_of(newest, waiting=waiting), messages_of(state)
+        status, messages = entries.status_of(newest, waiting=waiting), entries.messages_of(state)
         return page_of(
-            _whole({"thread_id": self.run_id(ref.id)}, status, state),
+            entries.whole_run({"thread_id": self.run_id(ref.id)}, status, state),
             len(messages),
             after,
             limit,
-            lambda start, stop: entries_of(messages, start, stop),
+            lambda start, stop: entries.between(messages, start, stop),
             newest_first=newest_first,
             revision=text_in(object_in(state, "checkpoint"), "checkpoint_id"),
         )
@@ -230,10 +218,11 @@ class LangGraphUpstream(OneOrganization):
 
         Of a run that was interrupted only the thread says by whom: a person, or the graph.
         """
-        interrupted = newest is not None and newest.get("status") == "interrupted"
-        waiting = interrupted and waits(await self.ask(credential, operation, "GET", self._path(ref), as_object))
-        state = await self.ask(credential, operation, "GET", f"{self._path(ref)}/state", as_object)
-        return waiting or stopped_short(newest, state), state
+        path, waiting = self._path(ref), False
+        if newest is not None and newest.get("status") == "interrupted":
+            waiting = entries.waits(await self.ask(credential, operation, "GET", path, as_object))
+        state = await self.ask(credential, operation, "GET", f"{path}/state", as_object)
+        return waiting or entries.stopped_short(newest, state), state
 
     async def _start(self, credential: Credential, operation: str, ref: RunRef, order: Object, key: str | None) -> None:
         """Start a run in a thread in which none is at work."""
@@ -243,13 +232,6 @@ class LangGraphUpstream(OneOrganization):
         except errors.Conflict:
             if not has(await self._runs(credential, operation, ref), key):
                 raise  # else it is this order that is at work
-
-
-def _whole(thread: Object, status: RunStatus, state: Object) -> Run:
-    """A run with what its state adds: the answer, or what it waits for."""
-    interrupts = interrupts_of(state) if status is RunStatus.WAITING else []
-    reason = interrupts[0].reason if interrupts else None
-    return run_of(thread, status, reason, answer_of(messages_of(state)) if status is RunStatus.COMPLETED else None)
 
 
 def said(prompt: str, images: Images, key: str | None) -> Object:

@@ -31,7 +31,7 @@ def messages_of(state: Object) -> list[Json]:
     return messages if isinstance(messages, list) else []
 
 
-def entries_of(messages: Sequence[Json], start: int, stop: int) -> tuple[LogEntry, ...]:
+def between(messages: Sequence[Json], start: int, stop: int) -> tuple[LogEntry, ...]:
     """The messages from index ``start`` to ``stop`` as entries. Tools get what they were called with, which the host
     says in the message before.
     """
@@ -144,6 +144,13 @@ def run_of(thread: Object, status: RunStatus, reason: WaitReason | None = None, 
     """A run: the thread, with our status in the place of the host's, because that does not tell all of them apart."""
     told = {key: value for key, value in thread.items() if key not in HIDDEN}
     return run_told(uuid_in(thread, "thread_id"), told, status, reason, result)
+
+
+def whole_run(thread: Object, status: RunStatus, state: Object) -> Run:
+    """A run with what its state adds: the answer, or what it waits for."""
+    interrupts = interrupts_of(state) if status is RunStatus.WAITING else []
+    reason = interrupts[0].reason if interrupts else None
+    return run_of(thread, status, reason, answer_of(messages_of(state)) if status is RunStatus.COMPLETED else None)
 
 
 # -- what a graph waits for -------------------------------------------------------------------------------------------

@@ -32,22 +32,7 @@ from codegen_api.upstreams.host_json import (
     run_told,
     unmarked,
 )
-from codegen_api.upstreams.opencode.entries import (
-    UNREADABLE,
-    HistoryEvent,
-    Standing,
-    broken_off,
-    entries_of,
-    history_of,
-    may_wait,
-    outlook,
-    permission_of,
-    question_of,
-    questions_in,
-    result_in,
-    run_of,
-    step_of,
-)
+from codegen_api.upstreams.opencode import entries
 from codegen_api.upstreams.opencode.history import MOST, Fetch, end, last_of, stretch, with_outlook
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
@@ -81,8 +66,8 @@ class OpencodeUpstream(OneOrganization):
     exchanges_per_read = 8
     keyed = frozenset({"create", "resume"})
     known_options = ("directory", "model", "agent", "username")
-    unreadable = UNREADABLE
-    step = staticmethod(step_of)
+    unreadable = entries.UNREADABLE
+    step = staticmethod(entries.step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
         self._lengths: LRUCache[str, Cursor] = LRUCache(KNOWN_LENGTHS)  # as far as they were seen: logs only grow
@@ -130,12 +115,12 @@ class OpencodeUpstream(OneOrganization):
             location=None if self._directory is None else {"directory": self._directory},
         )
         session = await self.ask(credential, "create_run", "POST", "/api/session", data_of, body=body)
-        ref = run_of(session, None).ref
+        ref = entries.run_of(session, None).ref
         if metadata:
             path, change = f"/session/{ref.id}", {"metadata": metadata}
             session = await self.ask(credential, "create_run", "PATCH", path, as_object, body=change)
         await self._prompt(credential, "create_run", ref, new.prompt, new.images, new.key)
-        return run_of(session, Standing(RunStatus.PENDING))
+        return entries.run_of(session, entries.Standing(RunStatus.PENDING))
 
     async def resume_run(
         self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
@@ -150,7 +135,7 @@ class OpencodeUpstream(OneOrganization):
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         session = await self._session(credential, ref)
         standing, _ = await self._standing(credential, ref, await self._end(credential, ref, 0))
-        return run_of(session, standing)
+        return entries.run_of(session, standing)
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
@@ -161,8 +146,8 @@ class OpencodeUpstream(OneOrganization):
         refuse(only, "source_type", "user_id")
         query: dict[str, str | int] = given(limit=skip + limit, roots="true", directory=self._directory)
         sessions = await self.ask(credential, "list_runs", "GET", "/session", as_objects, query)
-        working, running = await self._working(credential), Standing(RunStatus.RUNNING)
-        items = tuple(run_of(each, running if each.get("id") in working else None) for each in sessions[skip:])
+        working, running = await self._working(credential), entries.Standing(RunStatus.RUNNING)
+        items = tuple(entries.run_of(each, running if each.get("id") in working else None) for each in sessions[skip:])
         return Listing(items, Paging(None, None, limit, None), at_end=len(sessions) < skip + limit)
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
@@ -174,7 +159,7 @@ class OpencodeUpstream(OneOrganization):
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
         permissions = await self._waiting(credential, ref, "permission")
         questions = await self._waiting(credential, ref, "question")
-        return (*map(permission_of, permissions), *map(question_of, questions))
+        return (*map(entries.permission_of, permissions), *map(entries.question_of, questions))
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
         """Approval is for this once. Of several questions in one request, each line of the text answers one."""
@@ -215,11 +200,11 @@ class OpencodeUpstream(OneOrganization):
             latest = await with_outlook(fetch, log.start, log.events)
         standing, length = await self._standing(credential, ref, latest)
         run = run_told(ref.id, {}, *standing)
-        entries = tuple(entries_of(log.events, log.calls, after, min(after + limit, last)))
+        found = tuple(entries.between(log.events, log.calls, after, min(after + limit, last)))
         if total is not None:
             paging = Paging(total, None, limit, None)
-            return LogPage(run, skipped, entries[::-1], after == 0, paging, newest_first=True)
-        return LogPage(run, after, entries, after + len(entries) >= length, Paging(length, None, limit, None))
+            return LogPage(run, skipped, found[::-1], after == 0, paging, newest_first=True)
+        return LogPage(run, after, found, after + len(found) >= length, Paging(length, None, limit, None))
 
     async def changes(self, credential: Credential, ref: RunRef, after: Cursor) -> AsyncGenerator[None, None]:
         """With each event, and some time after it."""
@@ -235,49 +220,50 @@ class OpencodeUpstream(OneOrganization):
     def _fetching(self, credential: Credential, ref: RunRef) -> Fetch:
         path = f"{self._path(ref)}/history"
         return lambda after, limit: self.ask(
-            credential, "history", "GET", path, history_of, {"after": after, "limit": limit}
+            credential, "history", "GET", path, entries.history_of, {"after": after, "limit": limit}
         )
 
-    async def _end(self, credential: Credential, ref: RunRef, low: Cursor) -> Sequence[HistoryEvent]:
+    async def _end(self, credential: Credential, ref: RunRef, low: Cursor) -> Sequence[entries.HistoryEvent]:
         """The last events of the log, which is known to reach ``low``."""
         found = await end(self._fetching(credential, ref), max(low, self._lengths.get(ref.id, 0)))
         self._lengths[ref.id] = last_of(found)
         return found
 
     async def _standing(
-        self, credential: Credential, ref: RunRef, latest: Sequence[HistoryEvent]
-    ) -> tuple[Standing, Cursor]:
+        self, credential: Credential, ref: RunRef, latest: Sequence[entries.HistoryEvent]
+    ) -> tuple[entries.Standing, Cursor]:
         """How the session stands, by its last events and by what the host says now; and how far its log reaches."""
-        kinds = WAITS if may_wait(latest) else {}
+        kinds = WAITS if entries.may_wait(latest) else {}
         asking = asyncio.gather(*(self._waiting(credential, ref, kind) for kind in kinds))
         working, requests = await asyncio.gather(self._working(credential), asking)
         if ref.id in working:
             reason = next((why for why, found in zip(kinds.values(), requests, strict=True) if found), None)
-            return Standing(RunStatus.RUNNING if reason is None else RunStatus.WAITING, reason), last_of(latest)
-        seen = outlook(latest)
+            return entries.Standing(RunStatus.RUNNING if reason is None else RunStatus.WAITING, reason), last_of(latest)
+        seen = entries.outlook(latest)
         if seen is None:
-            return Standing(RunStatus.PENDING), last_of(latest)
+            return entries.Standing(RunStatus.PENDING), last_of(latest)
         status, event = seen
         cut = status is RunStatus.RUNNING  # nobody works on it: unless it has gone on between the two answers
         if cut:
             newer = (await self._fetching(credential, ref)(last_of(latest), MOST)).events
             latest = [*latest, *newer]
-            if (gone_on := outlook(newer)) is not None:
+            if (gone_on := entries.outlook(newer)) is not None:
                 cut, (status, event) = False, gone_on
         if (cut or status is RunStatus.PENDING) and event.seq <= await self._stopped_at(credential, ref):
             status = RunStatus.CANCELLED
         elif cut:
-            status = broken_off(latest)
+            status = entries.broken_off(latest)
         elif status is RunStatus.PENDING and time.time() - event.timestamp > PATIENCE[event.kind]:
             status = RunStatus.FAILED
-        return Standing(status, None, result_in(latest) if status is RunStatus.COMPLETED else None), last_of(latest)
+        result = entries.result_in(latest) if status is RunStatus.COMPLETED else None
+        return entries.Standing(status, None, result), last_of(latest)
 
     async def _mark_stopped(self, credential: Credential, ref: RunRef) -> None:
         """Note with the session up to which event it was stopped, if its log does not show that. A log does not where
         the model has said nothing of its turn.
         """
         latest = await self._end(credential, ref, 0)
-        seen = outlook(latest)
+        seen = entries.outlook(latest)
         if seen is not None and seen[0] in (RunStatus.PENDING, RunStatus.RUNNING):
             metadata, marks = unmarked((await self._session(credential, ref)).get("metadata"))
             kept = metadata if isinstance(metadata, dict) else None
@@ -306,7 +292,7 @@ class OpencodeUpstream(OneOrganization):
         """A list for each question of the request."""
         for request in await self._waiting(credential, ref, "question"):
             if request.get("id") == request_id:
-                count = len(questions_in(request))
+                count = len(entries.questions_in(request))
                 lines = [text] if count == 1 else [line for line in text.splitlines() if line.strip()]
                 if len(lines) != count or not text.strip():
                     what = (

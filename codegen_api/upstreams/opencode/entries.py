@@ -91,7 +91,7 @@ def calls_in(events: Sequence[HistoryEvent]) -> dict[str, Object]:
     return {str(data.get("callID")): {"tool": data.get("tool"), "input": data.get("input")} for data in called}
 
 
-def entries_of(
+def between(
     events: Sequence[HistoryEvent], calls: Mapping[str, Object], after: Cursor, last: Cursor
 ) -> Iterator[LogEntry]:
     """The entries at the positions behind ``after`` up to ``last``."""

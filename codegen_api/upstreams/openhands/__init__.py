@@ -30,21 +30,8 @@ from codegen_api.upstreams.host_json import (
     run_uuid,
     text_in,
 )
+from codegen_api.upstreams.openhands import entries
 from codegen_api.upstreams.openhands.bookmarks import GRID, Bookmarks
-from codegen_api.upstreams.openhands.entries import (
-    DOUBTFUL,
-    UNREADABLE,
-    call_of,
-    entry_of,
-    inputs_in,
-    name_of,
-    pending_in,
-    run_of,
-    step_of,
-    tags_of,
-    unbegun,
-    word_of,
-)
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 MOST = 100
@@ -83,9 +70,9 @@ class OpenHandsUpstream(OneOrganization):
     exchanges_per_read = 5
     keyed = frozenset({"create"})
     known_options = ("agent", "directory", "confirm")
-    unreadable = UNREADABLE
+    unreadable = entries.UNREADABLE
     run_id = staticmethod(run_uuid)
-    step = staticmethod(step_of)
+    step = staticmethod(entries.step_of)
 
     def __init__(self, base_url: str, **arguments: Unpack[ConnectArguments]) -> None:
         super().__init__(base_url, "/api", **arguments)
@@ -112,10 +99,10 @@ class OpenHandsUpstream(OneOrganization):
             "workspace": {"kind": "LocalWorkspace", "working_dir": self._directory},
             "agent": self._agent,
             "initial_message": said(new.prompt, new.images),
-            "tags": tags_of(marked(new.metadata, new.marks)),
+            "tags": entries.tags_of(marked(new.metadata, new.marks)),
             **self._confirm,
         }
-        return await self.ask(credential, "create_run", "POST", "/conversations", run_of, body=body)
+        return await self.ask(credential, "create_run", "POST", "/conversations", entries.run_of, body=body)
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
         """The conversation; its last events or its answer are asked for only where they say more of its status."""
@@ -136,7 +123,7 @@ class OpenHandsUpstream(OneOrganization):
             query: dict[str, str | int] = given(limit=min(limit if here else skip - place, MOST), page_id=token)
             page = await self.ask(credential, "list_runs", "GET", "/conversations/search", items_of, query)
             if here or page.following is None:
-                items = tuple(map(run_of, page.items)) if here else ()
+                items = tuple(map(entries.run_of, page.items)) if here else ()
                 return Listing(items, Paging(None, None, limit, None), page.following is None, pieces=pieces)
             place, token = place + len(page.items), page.following
         raise errors.Unsupported(f"The host's list can be read from its front only, up to {MOST_PAGES} pages.")
@@ -153,8 +140,8 @@ class OpenHandsUpstream(OneOrganization):
         """
         try:
             conversation = await self._conversation(credential, "resume_run", ref)
-            word = word_of(conversation)
-            stopped = word in (*DOUBTFUL, "idle")
+            word = entries.word_of(conversation)
+            stopped = word in (*entries.DOUBTFUL, "idle")
             newest = await self._newest(credential, "resume_run", ref, LATEST) if stopped else []
         except errors.UpstreamFailure as error:
             error.may_have_acted = False
@@ -162,7 +149,7 @@ class OpenHandsUpstream(OneOrganization):
         never = object_in(conversation, "confirmation_policy").get("kind") == "NeverConfirm"
         if word == "waiting_for_confirmation" or (word == "running" and not never):
             raise errors.Conflict("The run is at work, or waits for a decision: resume it when it has ended.")
-        if unbegun(newest) == prompt and not images:
+        if entries.unbegun(newest) == prompt and not images:
             await self._go_on(credential, "resume_run", ref)
         else:
             await self._say(credential, ref, said(prompt, images))
@@ -174,15 +161,15 @@ class OpenHandsUpstream(OneOrganization):
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         """What waits for approval is rejected, since an interrupt alone leaves it waiting."""
         path = self._path(ref)
-        if word_of(await self._conversation(credential, "cancel_run", ref)) == "waiting_for_confirmation":
+        if entries.word_of(await self._conversation(credential, "cancel_run", ref)) == "waiting_for_confirmation":
             await self._respond(credential, "cancel_run", ref, accept=False, reason="The run was stopped.")
         await self.ask(credential, "cancel_run", "POST", f"{path}/interrupt", nothing, order=True)
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
         """The actions that wait: the server takes one decision on all of them."""
-        if word_of(await self._conversation(credential, "pending", ref)) != "waiting_for_confirmation":
+        if entries.word_of(await self._conversation(credential, "pending", ref)) != "waiting_for_confirmation":
             return ()
-        return pending_in(await self._newest(credential, "pending", ref, MOST))
+        return entries.pending_in(await self._newest(credential, "pending", ref, MOST))
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
         """After a rejection the agent is told to go on, which the server leaves to whoever rejects."""
@@ -202,12 +189,12 @@ class OpenHandsUpstream(OneOrganization):
         run = await self._described(credential, "read_log", ref)
         if newest_first:
             total, events = await self._backwards(credential, ref, after, limit)
-            entries = await self._entries(credential, ref, events, events)
-            return LogPage(run, after, entries, after + limit >= total, Paging(total, None, limit, None), True)
+            found = await self._entries(credential, ref, events, events)
+            return LogPage(run, after, found, after + limit >= total, Paging(total, None, limit, None), True)
         first, events, at_end = await self._stretch(credential, ref, after, limit)
-        entries = await self._entries(credential, ref, events[after + 1 - first :], events)
+        found = await self._entries(credential, ref, events[after + 1 - first :], events)
         total_or_none = first + len(events) - 1 if at_end else None
-        return LogPage(run, after, entries, at_end, Paging(total_or_none, None, limit, None))
+        return LogPage(run, after, found, at_end, Paging(total_or_none, None, limit, None))
 
     def _path(self, ref: RunRef) -> str:
         self.organization_id(ref.organization)
@@ -219,13 +206,13 @@ class OpenHandsUpstream(OneOrganization):
     async def _described(self, credential: Credential, operation: str, ref: RunRef) -> Run:
         """The run, with its answer if it has come to one."""
         conversation = await self._conversation(credential, operation, ref)
-        newest, result, word = list[Object](), None, word_of(conversation)
-        if word in DOUBTFUL:
+        newest, result, word = list[Object](), None, entries.word_of(conversation)
+        if word in entries.DOUBTFUL:
             newest = await self._newest(credential, operation, ref, LATEST)
         elif word == "finished":
             path = f"{self._path(ref)}/agent_final_response"
             result = await self.ask(credential, operation, "GET", path, _response)
-        return run_of(conversation, newest, result)
+        return entries.run_of(conversation, newest, result)
 
     # -- pages of the log ---------------------------------------------------------------------------------------------
 
@@ -242,7 +229,7 @@ class OpenHandsUpstream(OneOrganization):
             if place <= after + 1:
                 first, events = place, []
             page = await self._search(credential, "read_log", ref, min(MOST, after + limit + 1 - place), name)
-            if name is not None and [name_of(event) for event in page.items[:1]] != [name]:
+            if name is not None and [entries.name_of(event) for event in page.items[:1]] != [name]:
                 if doubted:
                     raise errors.UpstreamError("The host's log is another one with each answer.")
                 self._bookmarks.forget(ref.id)
@@ -258,7 +245,7 @@ class OpenHandsUpstream(OneOrganization):
         last = len(page.items) - 1
         for index, event in enumerate(page.items):
             if (place + index) % GRID == 1 or index == last:
-                self._bookmarks.keep(ref.id, place + index, name_of(event))
+                self._bookmarks.keep(ref.id, place + index, entries.name_of(event))
         if page.following is not None:
             self._bookmarks.keep(ref.id, place + last + 1, page.following)
 
@@ -294,12 +281,12 @@ class OpenHandsUpstream(OneOrganization):
         self, credential: Credential, ref: RunRef, events: Sequence[Object], known: Sequence[Object]
     ) -> tuple[LogEntry, ...]:
         """``events`` as entries. What tools were called with is in ``known`` events, or is asked for."""
-        inputs = inputs_in(known)
-        for call in [call_of(event) for event in events]:
+        inputs = entries.inputs_in(known)
+        for call in [entries.call_of(event) for event in events]:
             if call is not None and call not in inputs and re.fullmatch("[A-Za-z0-9_-]{1,64}", call):
                 page = await self._search(credential, "read_log", ref, 1, call)
-                inputs = {call: None, **inputs, **inputs_in(page.items)}
-        return tuple(entry_of(event, inputs) for event in events)
+                inputs = {call: None, **inputs, **entries.inputs_in(page.items)}
+        return tuple(entries.entry_of(event, inputs) for event in events)
 
     async def _search(
         self,
