@@ -69,10 +69,7 @@ LARGEST_METADATA = 256 * 1024
 
 
 def require_few_bytes(metadata: Mapping[str, Json] | None) -> None:
-    """
-    Raises:
-        Rejected: a run's metadata is larger than what others, in whose lists it will be, are to read.
-    """
+    """Raises ``Rejected`` for a run's metadata beyond what others, in whose lists it will be, are to read."""
     with suppress(ValueError):  # nested too deeply: the adapter will say so
         if is_large(metadata) or len(to_json(metadata)) > LARGEST_METADATA:
             what = f"Must have at most {LARGEST_METADATA} bytes as JSON."

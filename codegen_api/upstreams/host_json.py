@@ -192,10 +192,7 @@ def new_uuid(kind: str, key: str | None) -> str:
 
 
 def refuse(asked: NewRun | RunFilter, *names: str) -> None:
-    """
-    Raises:
-        NotOffered: one of these is asked for, and the host has no word for it.
-    """
+    """Raises ``NotOffered`` if one of these is asked for, and the host has no word for it."""
     for name in names:
         if getattr(asked, name) is not None:
             raise not_offered(*(["body"] if isinstance(asked, NewRun) else []), name)

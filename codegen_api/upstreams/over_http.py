@@ -24,7 +24,6 @@ from codegen_api.worker_thread import encoded, in_thread
 T = TypeVar("T")
 Headers = list[tuple[str, str]]
 
-
 REFUSALS: Mapping[int, type[errors.GatewayError]] = {
     400: errors.Rejected,
     401: errors.InvalidToken,
@@ -215,9 +214,7 @@ class OneOrganization(HttpUpstream):
 
 
 def user_of(credential: Credential) -> User:
-    """The user behind a credential, at a host that knows none: the same id in every process, which does not reveal the
-    token.
-    """
+    """The user behind a credential, at a host without users: the same id in every process, which hides the token."""
     name = hashlib.sha256(b"codegen_api user " + credential.token.encode()).hexdigest()[:32]
     return User(name, {"id": name})
 

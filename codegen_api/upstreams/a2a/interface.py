@@ -64,21 +64,15 @@ class Interface:
 
     @classmethod
     def chosen(cls, card: Json) -> "Interface":
-        """The best one that a card offers: version 1.0 before 0.3, and HTTP+JSON before JSON-RPC.
-
-        Raises:
-            UpstreamError: it offers none that can be used.
-        """
+        """The best one that a card offers: version 1.0 before 0.3, and HTTP+JSON before JSON-RPC."""
         found = _offered(as_object(card))
         if not found:
             raise errors.UpstreamError("The agent's card offers neither HTTP+JSON nor JSON-RPC, in version 1.0 or 0.3.")
         return max(found, key=lambda each: (each.version, each.rest))
 
     def message(self, text: str, images: Sequence[str], more: Object) -> Object:
-        """What to ``SEND``: a message with ``more`` in it, whose outcome is not waited for.
-
-        Raises:
-            Rejected: an image is no data URI.
+        """What to ``SEND``: a message with ``more`` in it, whose outcome is not waited for. Raises ``Rejected`` for an
+        image that is no data URI.
         """
         old = self.version == "0.3"
         parts: list[Json] = [{"kind": "text", "text": text} if old else {"text": text}]
@@ -89,11 +83,7 @@ class Interface:
         return {"message": message, "configuration": {"blocking": False} if old else {"returnImmediately": True}}
 
     def request(self, call: Call, fields: Object) -> tuple[str, str, Query, Json]:
-        """Method, path, query and body.
-
-        Raises:
-            Unsupported: this version has no such operation.
-        """
+        """Method, path, query and body. Raises ``Unsupported`` where this version has no such operation."""
         if not self.rest:
             name = call.name if self.version == "1.0" else call.old_name
             if name is None:
@@ -108,11 +98,7 @@ class Interface:
         return "POST", path, None, rest
 
     def result(self, answer: Json, token: str) -> Object:
-        """What a good answer brings.
-
-        Raises:
-            GatewayError: the error in an answer of JSON-RPC, which comes with the status 200.
-        """
+        """What a good answer brings. Raises the error in one of JSON-RPC, which comes with the status 200."""
         said = as_object(answer)
         if self.rest:
             return said

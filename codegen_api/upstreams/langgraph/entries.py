@@ -200,9 +200,7 @@ class Interrupt:
 
     def resume(self, decision: Decision) -> Json:
         """What to go on with. It names the interrupt, so that it can never be taken for the answer to another one.
-
-        Raises:
-            Rejected: the verdict does not suit the request.
+        Raises ``Rejected`` for a verdict that does not suit the request.
         """
         value: Json = decision.text
         if self.calls:

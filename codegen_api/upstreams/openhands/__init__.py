@@ -211,7 +211,9 @@ class OpenHandsUpstream(OneOrganization):
             newest = await self._newest(credential, operation, ref, LATEST)
         elif word == "finished":
             path = f"{self._path(ref)}/agent_final_response"
-            result = await self.ask(credential, operation, "GET", path, _response)
+            result = await self.ask(
+                credential, operation, "GET", path, lambda said: member(as_object(said), "response", str)
+            )
         return entries.run_of(conversation, newest, result)
 
     # -- pages of the log ---------------------------------------------------------------------------------------------
@@ -330,10 +332,7 @@ class OpenHandsUpstream(OneOrganization):
 
 
 def agent_of(text: str) -> Object:
-    """
-    Raises:
-        InvalidOption: it is no agent.
-    """
+    """The agent of the settings. Raises ``InvalidOption`` for what is none."""
     try:
         agent = json.loads(text)
     except (ValueError, RecursionError):
@@ -357,7 +356,3 @@ def items_of(answer: Json) -> Items:
 
 def count_of(answer: Json) -> int:
     return member({"count": answer}, "count", int)
-
-
-def _response(answer: Json) -> str:
-    return member(as_object(answer), "response", str)

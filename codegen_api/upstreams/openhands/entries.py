@@ -188,10 +188,8 @@ def _is_call(event: Object) -> bool:
 
 
 def tags_of(metadata: Mapping[str, Json] | None) -> dict[str, str]:
-    """Tags that keep metadata, with the marks in it: pieces of its JSON, since the host takes short texts only.
-
-    Raises:
-        Rejected: it is nested too deeply.
+    """Tags that keep metadata, with the marks in it: pieces of its JSON, since the host takes short texts only. Raises
+    ``Rejected`` for what is nested too deeply.
     """
     try:
         text = "" if metadata is None else to_json(metadata).decode()
