@@ -6,23 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from codegen_api.errors import (
-    AuthUnavailable,
-    Detail,
-    Forbidden,
-    GatewayError,
-    InProgress,
-    InvalidRequest,
-    InvalidToken,
-    LoopDetected,
-    NotFound,
-    QuotaExhausted,
-    Rejected,
-    Unsupported,
-    UpstreamError,
-    UpstreamRateLimited,
-    UpstreamTimeout,
-)
+from codegen_api import errors
+from codegen_api.errors import GatewayError
 from codegen_api.runs import Json
 from codegen_api.web import WAITS, HeadersTooLarge, PayloadTooLarge, RequestTimeout, Responses, UriTooLong
 
@@ -30,14 +15,14 @@ Meaning = tuple[GatewayError, str]
 """An error with some status, as the example, and a description of all errors with it."""
 
 MEANINGS: Mapping[int, Meaning] = {
-    400: (InvalidRequest(), "The request cannot be understood."),
-    401: (InvalidToken(), "There are no credentials, or they (or the ticket) are not good."),
-    402: (QuotaExhausted(), "The plan behind the token has no runs left."),
-    403: (Forbidden(), "The caller may not do this."),
-    404: (NotFound(), "There is no such thing, or not for this caller."),
+    400: (errors.InvalidRequest(), "The request cannot be understood."),
+    401: (errors.InvalidToken(), "There are no credentials, or they (or the ticket) are not good."),
+    402: (errors.QuotaExhausted(), "The plan behind the token has no runs left."),
+    403: (errors.Forbidden(), "The caller may not do this."),
+    404: (errors.NotFound(), "There is no such thing, or not for this caller."),
     408: (RequestTimeout(), "The body of the request did not come in time."),
     409: (
-        InProgress(),
+        errors.InProgress(),
         "A request with this `Idempotency-Key` is under way, or broke off and it is being found out what came of it.",
     ),
     413: (
@@ -46,20 +31,20 @@ MEANINGS: Mapping[int, Meaning] = {
     ),
     414: (UriTooLong(), "The URL of the request is too long."),
     422: (
-        Rejected(details=[Detail(("body", "prompt"), "Field required", "missing")]),
+        errors.Rejected(details=[errors.Detail(("body", "prompt"), "Field required", "missing")]),
         "The request has the wrong shape; the body says where.",
     ),
-    429: (UpstreamRateLimited(), "The host asks for patience, or the caller has asked as often as they may."),
+    429: (errors.UpstreamRateLimited(), "The host asks for patience, or the caller has asked as often as they may."),
     431: (HeadersTooLarge(), "The headers of the request are too many or too large."),
     500: (GatewayError(), "The gateway failed."),
-    501: (Unsupported(), "The host cannot do this."),
-    502: (UpstreamError(), "The host answered with an error, or cannot be reached."),
+    501: (errors.Unsupported(), "The host cannot do this."),
+    502: (errors.UpstreamError(), "The host answered with an error, or cannot be reached."),
     503: (
-        AuthUnavailable(),
+        errors.AuthUnavailable(),
         "The host cannot say whether the token is good, or this process is about to stop, or has enough to do.",
     ),
-    504: (UpstreamTimeout(), "The host did not answer in time."),
-    508: (LoopDetected(), "The gateway was asked by itself."),
+    504: (errors.UpstreamTimeout(), "The host did not answer in time."),
+    508: (errors.LoopDetected(), "The gateway was asked by itself."),
 }
 
 ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
@@ -67,6 +52,38 @@ ANYWHERE = (400, 408, 413, 414, 431, 500, 508)
 
 COMMON = (*ANYWHERE, 401, 403, 404, 422, 429, 502, 503, 504)
 """And those of requests that ask the host on a caller's behalf."""
+
+RUN: Mapping[str, Json] = {
+    "id": 12345,
+    "organization_id": 323,
+    "status": "ACTIVE",
+    "created_at": "2025-06-21T11:20:04.338398Z",
+    "web_url": "https://codegen.com/agent/trace/12345",
+    "result": None,
+    "summary": None,
+    "source_type": "API",
+    "github_pull_requests": [],
+    "metadata": {"source": "api"},
+}
+ENTRY: Mapping[str, Json] = {
+    "agent_run_id": 12345,
+    "created_at": "2025-06-21T11:20:09.108894Z",
+    "tool_name": "ripgrep_search",
+    "message_type": "ACTION",
+    "thought": "Look for the function first.",
+    "observation": None,
+    "tool_input": {"query": "def fibonacci"},
+    "tool_output": {"matches": 1},
+}
+"""Examples of what an adapter makes of the hosted API's answers, to be written by the dialects."""
+
+REPLAYED = {
+    "Idempotent-Replayed": {
+        "schema": {"type": "string"},
+        "description": "`true` where a repeat is answered as the first time.",
+    }
+}
+"""The header of an answer that may be repeated."""
 
 JSON = "application/json"
 REQUEST_ID = "5f0c0f2a2f6f"

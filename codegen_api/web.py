@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -242,9 +242,11 @@ Responses = dict[int | str, dict[str, Any]]
 """Responses of a route, in FastAPI's form."""
 
 
-def operation(summary: str, scope: str | None, responses: Responses) -> dict[str, Any]:
-    """The keyword arguments of a route: a short summary, the scope it needs, and its responses."""
-    return {"summary": summary, "responses": responses, "openapi_extra": needs(scope)}
+def operation(summary: str, scope: str | None, responses: Responses, **more: Any) -> dict[str, Any]:
+    """The keyword arguments of a route: a short summary, the scope it needs, its responses, and what ``more`` the
+    document says of it.
+    """
+    return {"summary": summary, "responses": responses, "openapi_extra": {**needs(scope), **more}}
 
 
 async def _take_quota(request: Request, caller: Caller) -> None:
@@ -281,6 +283,8 @@ async def wanted_organization(
 
 Asker = Annotated[Caller, Depends(authenticate)]
 WantedOrganization = Annotated[str | None, Depends(wanted_organization)]
+Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from codegen_api import errors
-from codegen_api.dialects.codegen.missing import OPERATIONS
+from codegen_api.dialects.codegen.routes import NOT_OFFERED
 from codegen_api.errors import Rejected
 from codegen_api.identity import Principal
 from codegen_api.runs import Paging
@@ -171,7 +171,7 @@ async def test_repositories_are_the_host_s_also_where_its_cli_looks(path: str) -
         assert site.host.calls["repositories"] == 1
 
 
-@pytest.mark.parametrize(("method", "path"), [each[:2] for each in OPERATIONS])
+@pytest.mark.parametrize(("method", "path"), [each[:2] for each in NOT_OFFERED])
 async def test_what_is_not_offered_is_said_by_name_to_whoever_is_let_in_and_nobody_is_asked(
     method: str, path: str
 ) -> None:

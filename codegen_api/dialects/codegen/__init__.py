@@ -1,11 +1,11 @@
 """The hosted Codegen API's own paths: its clients only change their base URL. See docs/clients.md."""
 
 from codegen_api.dialects import Dialect
-from codegen_api.dialects.codegen import missing, routes
+from codegen_api.dialects.codegen.routes import router
 from codegen_api.dialects.codegen.wire import render_error
 
 DIALECT = Dialect(
-    routes=[*routes.router.routes, *missing.router.routes],
+    routes=router.routes,
     render_error=render_error,
     prefixes=(
         "/v1/organizations",

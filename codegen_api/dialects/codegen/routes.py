@@ -1,5 +1,6 @@
-"""The hosted API's routes under its own paths and names, served by the gateway."""
+"""The hosted API's routes under its own paths and names: those that the gateway serves, and those it explains away."""
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, TypeVar
@@ -16,7 +17,17 @@ from codegen_api.parts import Door, Idempotent
 from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import Run, to_json
 from codegen_api.upstreams import Listing, NewRun, RunFilter
-from codegen_api.web import Asker, IdempotencyKey, bearer, json_response, named, operation, replayed
+from codegen_api.web import (
+    Asker,
+    IdempotencyKey,
+    Limit,
+    Skip,
+    bearer,
+    json_response,
+    named,
+    operation,
+    replayed,
+)
 
 T = TypeVar("T")
 
@@ -33,8 +44,6 @@ ORGANIZATION = "/v1/organizations/{org_id}"
 NO_NUMBERS = "This API needs a host whose ids are numbers, and those of this host are none."
 
 RunId = Annotated[int, Path(alias="agent_run_id", ge=0, lt=10**18, description="Which run.", examples=[12345])]
-Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
-Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
 
 async def path_organization(
@@ -116,6 +125,13 @@ async def get_user(
     return json_response(to_json((await gateway.accounts.user(caller, organization, str(user_id))).fields))
 
 
+@router.get(
+    ORGANIZATION + "/repositories",
+    **operation("List repositories (the CLI's path)", READ, schemas.REPOSITORIES),
+    name="get_repositories_for_cli",
+    description="The same as `repos`. Where this path is not there, the `codegen` package shows repositories that it"
+    " made up.",
+)
 @router.get(ORGANIZATION + "/repos", **operation("List repositories", READ, schemas.REPOSITORIES))
 async def get_repositories(
     gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
@@ -125,16 +141,6 @@ async def get_repositories(
         lambda *stretch: gateway.accounts.repositories(caller, organization, *stretch), skip, limit
     )
     return json_response(page_of([each.fields for each in listing.items], listing.paging, skip, limit))
-
-
-@router.get(
-    ORGANIZATION + "/repositories", **operation("List repositories (the CLI's path)", READ, schemas.REPOSITORIES)
-)
-async def get_repositories_for_cli(
-    gateway: Door, caller: Asker, organization: Organization, skip: Skip = 0, limit: Limit = 100
-) -> Response:
-    """The same as `repos`. Where this path is not there, the `codegen` package shows repositories that it made up."""
-    return await get_repositories(gateway, caller, organization, skip, limit)
 
 
 @router.post(ORGANIZATION + "/agent/run", **operation("Start a run", WRITE, schemas.DONE))
@@ -227,17 +233,12 @@ async def unban_all_checks_for_agent_run(
     return json_response(to_json({"agent_run_id": body.agent_run_id, "banned": False}))
 
 
-@router.post(
-    ORGANIZATION + "/agent/run/remove-from-pr", **operation("Remove the agent from a pull request", WRITE, schemas.BAN)
-)
-async def remove_codegen_from_pr(
-    gateway: Door,
-    caller: Asker,
-    organization: Organization,
-    body: Annotated[schemas.StopAgentRunInput, Body()],
-) -> Response:
-    """The same as a ban, under a friendlier name."""
-    return await ban_all_checks_for_agent_run(gateway, caller, organization, body)
+router.post(
+    ORGANIZATION + "/agent/run/remove-from-pr",
+    **operation("Remove the agent from a pull request", WRITE, schemas.BAN),
+    name="remove_codegen_from_pr",
+    description="The same as a ban, under a friendlier name.",
+)(ban_all_checks_for_agent_run)
 
 
 @router.get(
@@ -262,3 +263,56 @@ async def get_agent_run_logs(
         page = replace(rest, after=skip, entries=page.entries + rest.entries, paging=page.paging)
         require_whole_page(len(page.entries), limit, at_end=page.at_end)
     return json_response(log_page(page))
+
+
+NOT_OFFERED = (
+    ("GET", f"{ORGANIZATION}/repos/check-suite-settings", "get_check_suite_settings", "Get check suite settings"),
+    ("PUT", f"{ORGANIZATION}/repos/check-suite-settings", "update_check_suite_settings", "Change check suite settings"),
+    ("PATCH", f"{ORGANIZATION}/prs/{{pr_id}}", "edit_pull_request_simple", "Edit a pull request"),
+    (
+        "PATCH",
+        f"{ORGANIZATION}/repos/{{repo_id}}/prs/{{pr_id}}",
+        "edit_pull_request",
+        "Edit a pull request of a repository",
+    ),
+    ("GET", f"{ORGANIZATION}/integrations", "get_organization_integrations", "List integrations"),
+    ("POST", f"{ORGANIZATION}/setup-commands/generate", "generate_setup_commands", "Generate setup commands"),
+    ("POST", f"{ORGANIZATION}/sandbox/{{sandbox_id}}/analyze-logs", "analyze_sandbox_logs", "Analyze a sandbox's logs"),
+    ("GET", f"{ORGANIZATION}/cli/rules", "get_cli_rules", "Get the rules for the CLI"),
+    ("GET", f"{ORGANIZATION}/models", "get_models", "List models"),
+    ("GET", f"{ORGANIZATION}/webhooks/agent-run", "get_webhook", "Get the webhook"),
+    ("POST", f"{ORGANIZATION}/webhooks/agent-run", "set_webhook", "Set the webhook"),
+    ("DELETE", f"{ORGANIZATION}/webhooks/agent-run", "delete_webhook", "Delete the webhook"),
+    ("POST", f"{ORGANIZATION}/webhooks/agent-run/test", "test_webhook", "Test the webhook"),
+    ("GET", "/v1/mcp-providers", "get_mcp_providers", "List MCP providers"),
+    ("GET", "/v1/oauth/tokens/status", "get_oauth_token_status", "Get the status of OAuth tokens"),
+    ("POST", "/v1/oauth/tokens/revoke", "revoke_oauth_token", "Revoke an OAuth token"),
+    ("POST", "/v1/slack-connect/generate-token", "generate_slack_connect_token", "Create a Slack token"),
+)
+"""Method, path, name and summary of what the gateway does not offer, so that clients get an explanation instead of a
+404: settings of the host, and operations on pull requests that bypass any run.
+"""
+
+
+def _refusing(why: str) -> Callable[..., Awaitable[Response]]:
+    async def refuse(caller: Asker) -> Response:
+        raise Unsupported(why)
+
+    return refuse
+
+
+for _method, _path, _name, _summary in NOT_OFFERED:
+    _why = f"Not offered by the gateway: {_summary[0].lower()}{_summary[1:]}. Ask the host itself."
+    _ids = [
+        {"name": each, "in": "path", "required": True, "schema": {"type": "integer"}, "description": "Not read."}
+        for each in re.findall(r"{(\w+)}", _path)
+    ]
+    router.add_api_route(
+        _path,
+        _refusing(_why),
+        methods=[_method],
+        name=_name,
+        description="Not offered.",
+        status_code=501,
+        **operation(_summary, READ if _method == "GET" else WRITE, schemas.answers.never(_why), parameters=_ids),
+    )

@@ -8,32 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from codegen_api import openapi
 from codegen_api.dialects import Ignored, Images, Prompt
-from codegen_api.dialects.codegen.wire import error_fields
-from codegen_api.openapi import Answers
+from codegen_api.dialects.codegen.wire import error_fields, with_host_times
 
-RUN_EXAMPLE: dict[str, Any] = {
-    "id": 12345,
-    "organization_id": 323,
-    "status": "ACTIVE",
-    "created_at": "2025-06-21 11:20:04.338398",
-    "web_url": "https://codegen.com/agent/trace/12345",
-    "result": None,
-    "summary": None,
-    "source_type": "API",
-    "github_pull_requests": [],
-    "metadata": {"source": "api"},
-}
-ENTRY_EXAMPLE: dict[str, Any] = {
-    "agent_run_id": 12345,
-    "created_at": "2025-06-21 11:20:09.108894",
-    "tool_name": "ripgrep_search",
-    "message_type": "ACTION",
-    "thought": "Look for the function first.",
-    "observation": None,
-    "tool_input": {"query": "def fibonacci"},
-    "tool_output": {"matches": 1},
-}
+RUN_EXAMPLE = with_host_times(openapi.RUN)
+ENTRY_EXAMPLE = with_host_times(openapi.ENTRY)
 LOG_EXAMPLE: dict[str, Any] = {
     **{key: RUN_EXAMPLE[key] for key in ("id", "organization_id", "status", "created_at", "web_url", "result")},
     "metadata": None,
@@ -273,7 +253,7 @@ class HostedError(BaseModel):
     request_id: str | None
 
 
-answers = Answers(HostedError, error_fields)
+answers = openapi.Answers(HostedError, error_fields)
 """The host answers 200 whatever it did."""
 
 ME = answers(200, UserResponse, "The user.")
@@ -286,9 +266,4 @@ RUNS = answers(200, PageOfAgentRuns, "The runs.", 501)
 LOGS = answers(200, AgentRunWithLogsResponse, "The run and the stretch of its log.", 501)
 BAN = answers(200, BanResponse, "It is done.", 501)
 DONE = answers(200, AgentRunResponse, "The run.", 402, 409, 501)
-DONE[200]["headers"] = {
-    "Idempotent-Replayed": {
-        "schema": {"type": "string"},
-        "description": "`true` where a repeat is answered as the first time.",
-    }
-}
+DONE[200]["headers"] = openapi.REPLAYED

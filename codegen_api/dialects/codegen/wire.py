@@ -56,14 +56,14 @@ def host_time(value: Json) -> Json:
 
 def run_fields(run: Run) -> dict[str, Json]:
     """A run with the host's fields only."""
-    fields = _with_times(run.fields)
+    fields = with_host_times(run.fields)
     pulls = fields.get("github_pull_requests")
     if isinstance(pulls, list):
-        fields["github_pull_requests"] = [_with_times(pull) if isinstance(pull, dict) else pull for pull in pulls]
+        fields["github_pull_requests"] = [with_host_times(pull) if isinstance(pull, dict) else pull for pull in pulls]
     return fields
 
 
-def _with_times(fields: Mapping[str, Json]) -> dict[str, Json]:
+def with_host_times(fields: Mapping[str, Json]) -> dict[str, Json]:
     return {key: host_time(value) if key.endswith("_at") else value for key, value in fields.items()}
 
 

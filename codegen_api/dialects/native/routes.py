@@ -1,44 +1,31 @@
-"""The gateway's own routes: runs and logs over REST, live logs as server-sent events or JSON lines."""
+"""The gateway's own routes: runs and their logs over REST. ``streams`` has the live ones."""
 
 import time
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from codegen_api import errors
 from codegen_api.dialects import pending_fields
 from codegen_api.dialects.native import schemas
-from codegen_api.dialects.native.feed import feed
-from codegen_api.dialects.native.streaming import event_stream, ticket_fields, tickets_of, usable, viewer, writer_for
-from codegen_api.dialects.native.wire import (
-    LINES,
-    Frames,
-    entry_json,
-    listing_fields,
-    paging_fields,
-    run_fields,
-    run_path,
-    try_again,
-)
-from codegen_api.following import Position
+from codegen_api.dialects.native.streams import RunId, feed, logs
+from codegen_api.dialects.native.wire import entry_json, listing_fields, paging_fields, run_fields, run_path
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import Door, Idempotent, parts_of
 from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import Json, RunStatus, to_json
-from codegen_api.sse import HEAD_ONLY, LastEventId, nothing, parse_position
 from codegen_api.telemetry import Observation
 from codegen_api.unknown_names import warn
 from codegen_api.upstreams import Decision, NewRun, RunFilter
 from codegen_api.web import (
     Asker,
     IdempotencyKey,
+    Limit,
+    Skip,
     WantedOrganization,
     bearer,
     json_response,
     named,
-    needs,
     operation,
     replayed,
     timestamp,
@@ -119,11 +106,6 @@ def _readiness(request: Request) -> Response:
     if phase != "ready":
         return json_response(to_json({"status": phase}), 503, {"Retry-After": "1"})
     return json_response(b'{"status":"ready"}')
-
-
-RunId = Annotated[str, Path(alias="id", description="The run's id, as the host has it.", examples=["12345"])]
-Skip = Annotated[int, Query(ge=0, le=10**18, description="How many to pass over.")]
-Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most.")]
 
 
 @runs.get("/users/me", **operation("Get the current user", None, schemas.ME), tags=["Users and organizations"])
@@ -287,71 +269,4 @@ async def read_logs(
     return json_response(b'%b,"logs":[%b]}' % (rest[:-1], entries), headers=headers)
 
 
-@runs.post(
-    "/agent-runs/{id}/logs/stream-ticket",
-    **operation("Create a stream ticket", READ, schemas.TICKET),
-    status_code=201,
-    tags=["Logs"],
-)
-async def create_stream_ticket(
-    request: Request, gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId
-) -> Response:
-    """A URL under which the caller's `EventSource`, which cannot send headers, reads this run's live log for an hour.
-
-    Keep it as secret as a token: whoever has it can read that log.
-    """
-    tickets_of(request)
-    organization = await gateway.accounts.organization(caller, wanted)
-    run = (await gateway.get(caller, organization, run_id)).ref
-    return json_response(to_json(ticket_fields(request, f"{run_path(run.id)}/logs/stream", run, caller)), 201)
-
-
-@runs.get(
-    "/agent-runs/{id}/logs/stream",
-    summary="Stream a run's log",
-    tags=["Logs"],
-    responses=schemas.STREAM,
-    response_class=Response,
-    openapi_extra={"security": [{}], **needs(READ)},  # the empty alternative stands for a ticket
-)
-async def stream_logs(
-    request: Request,
-    gateway: Door,
-    wanted: WantedOrganization,
-    run_id: RunId,
-    last_event_id: LastEventId,
-    skip: Annotated[int | None, Query(ge=0, le=10**18, description="Where to go on: how many entries to skip.")] = None,
-    ticket: Annotated[
-        str | None, Query(description="A ticket for this run's live log, in place of the `Authorization` header.")
-    ] = None,
-) -> Response:
-    """The log from a position on, entry by entry as they come, until the run has ended and everything was sent.
-
-    The position is given as `Last-Event-ID`, as `lastEventId`, as `last_event_id` or as `skip`, in this order. A stream
-    without `end` or `failure` is unfinished: come back with the last id. `204` answers who was told the end already and
-    has missed nothing.
-
-    A browser's `EventSource` comes with a `ticket`. A bearer token goes before it.
-    """
-    asked = last_event_id or (None if skip is None else str(skip))
-    writer, ticket = writer_for(request), usable(request, ticket)
-    try:
-        caller, wanted = await viewer(request, ticket, wanted, run_id)
-        position = Position(0) if asked is None else parse_position(asked)
-        organization = await gateway.accounts.organization(caller, wanted)
-        if request.scope.get(HEAD_ONLY):
-            await gateway.view(caller, organization, run_id)
-            return event_stream(request, nothing(), writer)
-        position = replace(position, over=position.over and writer is not LINES)
-        stream = await gateway.follow(caller, organization, run_id, position)
-    except (errors.Unavailable, errors.UpstreamFailure) as error:
-        if asked is None and ticket is None:
-            raise
-        # an EventSource gives up for good on any other status
-        return event_stream(request, try_again(error, writer), writer)
-    if stream is None:
-        return Response(status_code=204)
-    return event_stream(request, Frames(stream, writer, position.cursor if position.over else None), writer)
-
-
-ROUTES = [*system.routes, *feed.routes, *runs.routes]
+ROUTES = [*system.routes, *feed.routes, *runs.routes, *logs.routes]

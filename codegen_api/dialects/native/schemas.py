@@ -22,7 +22,7 @@ from codegen_api.dialects.native.examples import (
 )
 from codegen_api.dialects.native.wire import error_fields
 from codegen_api.errors import Conflict, RunEnded, RunFinal, TicketsNotConfigured
-from codegen_api.openapi import ANYWHERE, COMMON, Answers
+from codegen_api.openapi import ANYWHERE, COMMON, REPLAYED, Answers
 from codegen_api.runs import RunStatus, WaitReason
 from codegen_api.web import Responses
 
@@ -337,7 +337,6 @@ ME = answers(200, UserOut, "The user.")
 ORGANIZATIONS = answers(200, OrganizationsOut, "The organizations.")
 RUNS = answers(200, RunsOut, "The runs.")
 RUN = answers(200, RunOut, "The run.", 402)
-_REPLAYED = {"schema": {"type": "string"}, "description": "`true` where a repeat is answered as the first time."}
 PENDING = answers(200, PendingListOut, "What the run waits for.", 501)
 DECIDED = answers(200, RunOut, "The run, decided upon.", 409, 501)
 DECIDED[409] = answers.error(409, (Conflict(), "The state of the run is against it."))
@@ -345,7 +344,7 @@ RESUMED = answers(200, RunOut, "The run.", 402, 409)
 RESUMED[409] = answers.error(
     409, (RunFinal(), "The run has ended for good; or a request with this `Idempotency-Key` is not answered yet.")
 )
-RESUMED[200]["headers"] = {"Idempotent-Replayed": _REPLAYED}
+RESUMED[200]["headers"] = REPLAYED
 CANCELLED = answers(200, RunOut, "The run, stopped.", 409, 501)
 CANCELLED[409] = _ALREADY_OVER
 LOGS = answers(200, LogsOut, "The run and the stretch of its log.")
@@ -357,7 +356,7 @@ TICKET[501] = _NO_TICKETS
 CREATED = answers(201, RunOut, "The run.", 402, 409)
 CREATED[201]["headers"] = {
     "Location": {"schema": {"type": "string"}, "description": "The run's path."},
-    "Idempotent-Replayed": _REPLAYED,
+    **REPLAYED,
 }
 HEALTH: Responses = {
     200: {"model": HealthOut, "description": "How the process is."},

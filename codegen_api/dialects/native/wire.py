@@ -2,30 +2,14 @@
 
 import random
 from collections.abc import AsyncGenerator
-from typing import Protocol, assert_never
+from typing import assert_never
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
 
-from codegen_api import errors
+from codegen_api import errors, following
 from codegen_api.brokers import Batch
-from codegen_api.following import (
-    Current,
-    Described,
-    Ended,
-    FeedLeaving,
-    FeedUpdate,
-    Leaving,
-    Listed,
-    Notice,
-    Quiet,
-    Removed,
-    Resync,
-    Shown,
-    Stream,
-    Update,
-)
 from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitReason, to_json
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.taps import Tap
@@ -94,23 +78,12 @@ def listing_fields(listing: Listing[Run]) -> dict[str, Json]:
     return {"items": [run_fields(run) for run in listing.items], **paging_fields(listing.paging)}
 
 
-# -- the stream -------------------------------------------------------------------------------------------------------
+# -- streams ----------------------------------------------------------------------------------------------------------
 
 
-class Writer(Protocol):
-    """A format for the events of a stream."""
+class Writer:
+    """A format for the events of a stream: server-sent events."""
 
-    media_type: str
-    heartbeat: bytes
-
-    def event(self, name: str, data: bytes, id: str | int | None = None) -> bytes: ...  # noqa: A002
-
-    def wait(self, milliseconds: int) -> bytes: ...
-
-    def batch(self, batch: Batch) -> bytes: ...
-
-
-class _Events:
     media_type = "text/event-stream; charset=utf-8"
     heartbeat = HEARTBEAT
     event = staticmethod(frame)
@@ -134,7 +107,9 @@ class _Events:
         return written
 
 
-class _Lines(_Events):
+class LineWriter(Writer):
+    """JSON lines."""
+
     media_type = "application/x-ndjson"
     heartbeat = b'{"event":"heartbeat"}\n'
     event = staticmethod(line)
@@ -144,13 +119,17 @@ class _Lines(_Events):
         return b""
 
 
-EVENTS: Writer = _Events()
-LINES: Writer = _Lines()
+EVENTS, LINES = Writer(), LineWriter()
 
 
-def framed(update: Update, writer: Writer, ended: Cursor | None = None, waits_for: WaitReason | None = None) -> bytes:
-    """One update. If the viewer was told of an end, the description of a run that continues revokes it. ``waits_for``
-    is what the run waited for when it was last described.
+def framed(  # noqa: PLR0911 - a case for each kind of update
+    update: following.Update | following.FeedUpdate,
+    writer: Writer,
+    ended: Cursor | None = None,
+    waits_for: WaitReason | None = None,
+) -> bytes:
+    """One update of a log or a feed. If the viewer was told of an end, the description of a run that continues revokes
+    it. ``waits_for`` is what the run waited for when it was last described.
     """
     match update:
         case Batch():
@@ -159,29 +138,45 @@ def framed(update: Update, writer: Writer, ended: Cursor | None = None, waits_fo
         case Changed(run=run):
             # with an id, for viewers that resume from here in another process
             status = writer.event("status", to_json(run_fields(run)), None if run.status.ended else ended)
-            return status if run.reason in (None, waits_for) else status + _waiting(run.reason, writer)
-        case Notice():
+            if run.reason in (None, waits_for):
+                return status
+            return status + _notice(writer, {"code": "waiting", "retry_in": None, "reason": run.reason})
+        case following.Notice():
             return _notice(writer, {"code": update.code, "retry_in": update.retry_in})
-        case Resync():
+        case following.Resync():
             data: dict[str, Json] = {"requested": update.requested, "log_length": update.length}
             return writer.event("resync", to_json(data), update.cursor)
-        case Quiet():
+        case following.Quiet():
             return writer.heartbeat
-        case Current():
+        case following.Current():
             return b""
-        case Leaving():
+        case following.Leaving() | following.FeedLeaving():
             over("reconnect")
             return _leave(writer, "reconnect", last_event_id=str(update.position))
-        case Ended():
+        case following.Ended():
             over("end")
             data = {**run_fields(update.run), "total_logs": update.length}
             return writer.event("end", to_json(data), f"{update.length}.end")
+        case following.Listed():
+            return writer.event("list", to_json({"ids": update.ids}), str(update.position))
+        case following.Shown():
+            sent(1)
+            return writer.event("run", _described_json(update.described), str(update.position))
+        case following.Removed():
+            return writer.event("removed", to_json({"id": update.id}), str(update.position))
         case _:
             assert_never(update)
 
 
-def _waiting(reason: WaitReason | None, writer: Writer) -> bytes:
-    return _notice(writer, {"code": "waiting", "retry_in": None, "reason": reason})
+_described: WeakKeyDictionary[following.Described, bytes] = WeakKeyDictionary()
+
+
+def _described_json(described: following.Described) -> bytes:
+    """Encoded once for all viewers."""
+    written = _described.get(described)
+    if written is None:
+        written = _described[described] = to_json(run_fields(described.run))
+    return written
 
 
 def _notice(writer: Writer, data: dict[str, Json]) -> bytes:
@@ -194,7 +189,7 @@ class Frames(Tap[bytes]):
 
     __slots__ = ("_ended", "_stream", "_trace", "_wait", "_waits_for", "_writer")
 
-    def __init__(self, stream: Stream, writer: Writer, ended: Cursor | None = None) -> None:
+    def __init__(self, stream: following.Stream, writer: Writer, ended: Cursor | None = None) -> None:
         super().__init__()
         self._stream = stream
         self._writer = writer
@@ -218,8 +213,8 @@ class Frames(Tap[bytes]):
         self.over = self._stream.over
         return None
 
-    def offer(self, item: Batch | Quiet, now: float) -> bool:
-        if isinstance(item, Quiet):
+    def offer(self, item: Batch | following.Quiet, now: float) -> bool:
+        if isinstance(item, following.Quiet):
             return self.sink.offer(self._writer.heartbeat, now)
         if not self.sink.offer(self._writer.batch(item), now):
             return False
@@ -227,9 +222,9 @@ class Frames(Tap[bytes]):
             self._trace.entries += len(item.entries)
         return True
 
-    def _framed(self, update: Update) -> bytes:
+    def _framed(self, update: following.Update) -> bytes:
         written = framed(update, self._writer, self._ended, self._waits_for)
-        if isinstance(update, Changed | Notice):
+        if isinstance(update, Changed | following.Notice):
             written, self._wait = self._wait + written, b""
         if isinstance(update, Changed):
             self._waits_for = update.run.reason
@@ -241,48 +236,14 @@ class Frames(Tap[bytes]):
         await self._stream.aclose()
 
 
-# -- the feed ---------------------------------------------------------------------------------------------------------
-
-_described: WeakKeyDictionary[Described, bytes] = WeakKeyDictionary()
-
-
-def _described_json(described: Described) -> bytes:
-    """Encoded once for all viewers."""
-    written = _described.get(described)
-    if written is None:
-        written = _described[described] = to_json(run_fields(described.run))
-    return written
-
-
-def feed_framed(update: FeedUpdate, writer: Writer) -> bytes:
-    """One update of a feed."""
-    match update:
-        case Listed():
-            return writer.event("list", to_json({"ids": update.ids}), str(update.position))
-        case Shown():
-            sent(1)
-            return writer.event("run", _described_json(update.described), str(update.position))
-        case Removed():
-            return writer.event("removed", to_json({"id": update.id}), str(update.position))
-        case Notice():
-            return _notice(writer, {"code": update.code, "retry_in": update.retry_in})
-        case Quiet():
-            return writer.heartbeat
-        case FeedLeaving():
-            over("reconnect")
-            return _leave(writer, "reconnect", last_event_id=str(update.position))
-        case _:
-            assert_never(update)
-
-
 async def feed_frames(
-    first: FeedUpdate, rest: AsyncGenerator[FeedUpdate, None], writer: Writer
+    first: following.FeedUpdate, rest: AsyncGenerator[following.FeedUpdate, None], writer: Writer
 ) -> AsyncGenerator[bytes, None]:
     """The frames of a feed."""
     try:
-        yield writer.wait(RETRY_MS) + feed_framed(first, writer)
+        yield writer.wait(RETRY_MS) + framed(first, writer)
         async for update in rest:
-            yield feed_framed(update, writer)
+            yield framed(update, writer)
     except errors.GatewayError as error:
         note(error.code, error.root_reason)
         yield writer.event("failure", to_json(error_fields(error)))
