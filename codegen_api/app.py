@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette._utils import get_route_path
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,15 +23,14 @@ from codegen_api.draining import Drain
 from codegen_api.edge import METHODS, Edge
 from codegen_api.embeddings import Embedder
 from codegen_api.environment import PREFIX, SettingsError
-from codegen_api.error_rendering import ErrorRenderer
-from codegen_api.errors import GatewayError, StoreUnavailable
+from codegen_api.errors import GatewayError, NotAuthenticated, StoreUnavailable
 from codegen_api.log_lines import is_for_people, log_loop_fault, set_up_logging, warn_on_terminal
 from codegen_api.proxies import displayed_proxy
 from codegen_api.request_bodies import CallerFirst
 from codegen_api.settings import Settings, read_settings, suspicious_variables
 from codegen_api.spans import Tracer
 from codegen_api.stores import Store
-from codegen_api.telemetry import NullObserver, Observer, logger
+from codegen_api.telemetry import NullObserver, Observer, logger, note
 from codegen_api.upstreams import Upstream
 from codegen_api.web import named
 
@@ -46,12 +46,19 @@ class Application(FastAPI):
     """FastAPI with the edge outside everything else, where middleware cannot be installed."""
 
     edge: Edge
-    settings: Settings
-    observer: Observer
-    tracer: Tracer | None = None
-    dialects: Mapping[str, Dialect]
-    shapes: ErrorRenderer
     cannot_start: str | None = None
+
+    def __init__(
+        self,
+        settings: Settings,
+        dialects: Mapping[str, Dialect],
+        observer: Observer,
+        tracer: Tracer | None,
+        **more: Any,
+    ) -> None:
+        self.settings, self.dialects, self.observer, self.tracer = settings, dialects, observer, tracer
+        # the description and its pages are served by the documentation module
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **more)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -91,7 +98,7 @@ class Application(FastAPI):
             via=build_parts.via(settings),
             allowed_origins=settings.cors_origins,
             local_pages=settings.sandbox,
-            exposed_headers=_exposed_headers(self.dialects),
+            exposed_headers=tuple(name for dialect in self.dialects.values() for name in dialect.exposed_headers),
             root_path=settings.root_path,
             max_body=settings.max_body_mib * MIB,
             observer=self.observer,
@@ -100,7 +107,10 @@ class Application(FastAPI):
         return self.edge
 
     def _render(self, scope: Scope, error: GatewayError) -> Response:
-        response = self.shapes.render(scope, error)
+        """The response to a failed request, in the shape of its dialect; the error is noted for the log line."""
+        # why a token was refused has log lines of its own, which are rate-limited: anybody can cause them
+        note(error.code, None if isinstance(error, NotAuthenticated) else error.root_reason)
+        response = dialect_of(scope, self.dialects).render_error(error)
         if response.status_code == 405:
             response.headers["Allow"] = ", ".join(self._methods(scope))
         return response
@@ -113,6 +123,13 @@ class Application(FastAPI):
             return any(route.matches(asked)[0] is Match.FULL for route in self.routes)
 
         return [method for method in METHODS if is_known(method)]
+
+
+def dialect_of(scope: Scope, dialects: Mapping[str, Dialect]) -> Dialect:
+    """The one with the longest prefix (whole segments) of the path, route or not; else the native."""
+    path = f"{get_route_path(scope)}/"
+    found = {prefix: each for each in dialects.values() for prefix in each.prefixes if path.startswith(f"{prefix}/")}
+    return found[max(found, key=len)] if found else dialects["native"]
 
 
 def create_app(
@@ -134,24 +151,15 @@ def create_app(
     Raises:
         SettingsError: the given settings cannot be used.
     """
-    try:
-        return _build(settings or read_settings(), title, version, upstream, broker, store, embedder)
-    except SettingsError as error:
-        if settings is not None:
-            raise
-        warn_on_terminal(str(error))
-        raise SystemExit(2) from None
-
-
-def _build(
-    settings: Settings,
-    title: str,
-    version: str | None,
-    upstream: Upstream | None,
-    broker: Broker | None,
-    store: Store | None,
-    embedder: Embedder | None,
-) -> FastAPI:
+    if settings is None:
+        try:
+            return create_app(
+                read_settings(), title=title, version=version, upstream=upstream, broker=broker, store=store,
+                embedder=embedder,
+            )  # fmt: skip
+        except SettingsError as error:
+            warn_on_terminal(str(error))
+            raise SystemExit(2) from None
     observer: Observer = NullObserver()
     lost = lambda: observer.unlogged()  # noqa: E731, PLW0108 - the observer is replaced below
     set_up_logging(settings.log_level, settings.log_format, lost)
@@ -193,23 +201,15 @@ def _build(
             shared.leave()
 
     app = Application(
+        settings,
+        dialects,
+        observer,
+        tracing,
         title=title,
         version=version or codegen_api.__version__,
         description=DESCRIPTION,
-        openapi_url=None,  # served by the documentation module, like the two below
-        docs_url=None,
-        redoc_url=None,
         lifespan=lifespan,
         generate_unique_id_function=named(),
-        redirect_slashes=False,
-    )
-    app.settings = settings
-    app.observer = observer
-    app.tracer = tracing
-    app.dialects = dialects
-    app.shapes = ErrorRenderer(
-        dialects["native"].render_error,
-        {prefix: dialect.render_error for dialect in dialects.values() for prefix in dialect.prefixes},
     )
     app.state.parts = parts
     app.router.routes.extend(_routes(dialects.values()))  # include_router would analyse every route again
@@ -230,11 +230,6 @@ def _routes(dialects: Collection[Dialect]) -> Iterator[BaseRoute]:
     for dialect in dialects:
         others = {path for other in dialects if other is not dialect for path in other.paths}
         yield from (each.beside(others) if isinstance(each, Absent) else each for each in dialect.routes)
-
-
-def _exposed_headers(dialects: Mapping[str, Dialect]) -> tuple[str, ...]:
-    """Response headers of the dialects that browsers may expose to pages."""
-    return tuple(name for dialect in dialects.values() for name in dialect.exposed_headers)
 
 
 def _report(settings: Settings, worker_count: int, upstream: Upstream) -> None:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from codegen_api.delivery import Delivery, Outlet, Source
+from codegen_api.delivery import Delivery, Outlet, ServerConnection, Source
 from codegen_api.errors import InvalidCursor, InvalidRequest
 from codegen_api.parts import parts_of
 from codegen_api.positions import AMENDABLE, Position, Sighting, names_a_position
@@ -155,22 +155,6 @@ async def nothing() -> AsyncGenerator[bytes, None]:
     yield
 
 
-class Connection(Protocol):
-    """What is known of a client's connection beyond ASGI."""
-
-    def unsent(self) -> int | None:
-        """Bytes waiting to be sent; None if unknown."""
-        ...
-
-    def abort(self) -> None:
-        """Close it at once."""
-        ...
-
-    def stream(self) -> None:
-        """Prepare for a stream: keep little unsent data where it cannot be seen."""
-        ...
-
-
 class Held(Outlet, Protocol):
     """The server's end of an exchange, which a stream can have for itself once its head was sent."""
 
@@ -188,17 +172,16 @@ class EventStream(Response):
     """A streaming response: sends ``frames`` until they end, the client disconnects, or it stops reading.
 
     With a server that lets a stream have its end of the exchange (``scope["outlet"]``) the call returns as soon as the
-    stream has begun; ``scope["delivery"]`` goes on with it. ``source`` is always closed at the end.
+    stream has begun; ``scope["delivery"]`` goes on with it. ``source`` is always closed at the end. What is known of
+    the connection beyond ASGI is in ``scope["connection"]``.
     """
 
     def __init__(
         self,
         frames: Tap[bytes] | AsyncGenerator[bytes, None],
-        *,
         media_type: str,
         headers: Mapping[str, str],
         stall_seconds: float,
-        connection: Connection,
         source: Source | None = None,
     ) -> None:
         self.status_code = 200
@@ -208,7 +191,6 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._frames = frames if isinstance(frames, Tap) else Pulled(frames)
         self._stall_seconds = stall_seconds
-        self._connection = connection
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -217,10 +199,11 @@ class EventStream(Response):
             await send(self._head())
             await send({"type": "http.response.body", "body": b""})
             return
-        self._connection.stream()
+        connection: ServerConnection = scope["connection"]
+        connection.stream()
         outlet: Held | None = scope.get("outlet")
         if outlet is None or not outlet.free:
-            await self._through(receive, send)
+            await self._through(connection, receive, send)
             return
         delivery = Delivery(self._frames, outlet, self._stall_seconds, self._source)
         try:
@@ -233,9 +216,9 @@ class EventStream(Response):
         outlet.hold(delivery)
         delivery.ring()
 
-    async def _through(self, receive: Receive, send: Send) -> None:
+    async def _through(self, connection: ServerConnection, receive: Receive, send: Send) -> None:
         """The same through ``send``, with a task that waits for it, and one for ``receive``."""
-        outlet = _Sending(self._connection)
+        outlet = _Sending(connection)
         delivery = Delivery(self._frames, outlet, self._stall_seconds, self._source)
         closed = asyncio.Event()
         delivery.finished = closed.set
@@ -260,7 +243,7 @@ class EventStream(Response):
 class _Sending:
     """An outlet that is an application's ``send``: it waits for room and only then writes."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServerConnection) -> None:
         self.unsent = connection.unsent
         self.abort = connection.abort
         self._message: Message | None = None
@@ -303,14 +286,7 @@ def lasting(
     source: Source | None = None,
 ) -> EventStream:
     """An answer to ``request`` that lasts."""
-    return EventStream(
-        frames,
-        media_type=media_type,
-        headers=headers,
-        stall_seconds=parts_of(request).stall_seconds,
-        connection=request.scope["connection"],
-        source=source,
-    )
+    return EventStream(frames, media_type, headers, parts_of(request).stall_seconds, source)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -142,6 +142,7 @@ HOOKS = [
     Hook("fastapi", "unknown_names.py", Dependant, "call dependencies query_params"),
     Hook("fastapi", "app.py", FastAPI, "build_middleware_stack openapi"),
     Hook("starlette", "request_bodies.py", starlette.requests.Request, "_body body json stream"),
+    Hook("starlette", "app.py", starlette._utils, "get_route_path"),
     Hook("starlette", "dispatch.py", starlette._utils, "get_route_path"),
     Hook("starlette", "dispatch.py", Route, "endpoint methods param_convertors path_regex"),
     Hook("starlette", "edge.py", CORSMiddleware, "is_allowed_origin preflight_response simple_response"),

@@ -191,19 +191,10 @@ class Source:
         self.closed = True
 
 
-def stream(source: Source, client: Client, stall_seconds: float = 30) -> EventStream:
-    return EventStream(
-        source.frames(),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache"},
-        stall_seconds=stall_seconds,
-        connection=client,
-        source=source,
-    )
-
-
-async def answer(source: Source, client: Client, **more: float) -> None:
-    await stream(source, client, **more)({}, client.receive, client.send)
+async def answer(source: Source, client: Client, stall_seconds: float = 30) -> None:
+    headers = {"Cache-Control": "no-cache"}
+    response = EventStream(source.frames(), "text/event-stream", headers, stall_seconds, source)
+    await response({"connection": client}, client.receive, client.send)
 
 
 async def two() -> AsyncGenerator[bytes, None]:

@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from codegen_api import errors
+from codegen_api.app import dialect_of
 from codegen_api.delivery import ServerConnection
+from codegen_api.dialects import Dialect
 from codegen_api.edge import EXPOSED_HEADERS, MAX_PREFLIGHT
-from codegen_api.error_rendering import ErrorRenderer
 from codegen_api.telemetry import trace
 from codegen_api.web import MethodNotAllowed, PayloadTooLarge, as_gateway_error
 from tests.dialects.rich import RichHost
@@ -588,14 +589,14 @@ def test_what_the_framework_raises_is_said_in_our_words(error: Exception, kind: 
 )
 @pytest.mark.parametrize("root", [None, "", "/codegen", "/v1"])
 def test_an_error_has_the_shape_of_the_longest_prefix_of_its_path(path: str, shape: bytes, root: str | None) -> None:
-    def saying(what: str) -> Any:
-        return lambda error: Response(what.encode())
+    def saying(what: str, *prefixes: str) -> Dialect:
+        return Dialect(routes=(), render_error=lambda _: Response(what.encode()), prefixes=prefixes)
 
-    shapes = ErrorRenderer(saying("else"), {"/v1": saying("v1"), "/v1/users": saying("users")})
+    dialects = {"native": saying("else"), "one": saying("v1", "/v1"), "other": saying("users", "/v1/users")}
     scope = {"path": path} if root is None else {"path": f"{root}{path}", "root_path": root}
-    assert shapes.render(scope, errors.NotFound()).body == shape
+    assert dialect_of(scope, dialects).render_error(errors.NotFound()).body == shape
     if root == "/codegen":  # a proxy may have cut it off
-        assert shapes.render({**scope, "path": path}, errors.NotFound()).body == shape
+        assert dialect_of({**scope, "path": path}, dialects).render_error(errors.NotFound()).body == shape
 
 
 # -- connections ------------------------------------------------------------------------------------------------------

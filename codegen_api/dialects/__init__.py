@@ -17,8 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from codegen_api.error_rendering import RenderError
-from codegen_api.errors import Detail, NotFound, NotOffered, Rejected
+from codegen_api.errors import Detail, GatewayError, NotFound, NotOffered, Rejected
 from codegen_api.request_bodies import Asking, CallerFirst, dependencies
 from codegen_api.runs import Json
 from codegen_api.upstreams import PendingRequest
@@ -180,7 +179,7 @@ class Dialect:
     """
 
     routes: Sequence[BaseRoute]
-    render_error: RenderError
+    render_error: Callable[[GatewayError], Response]
     prefixes: tuple[str, ...] = ()
     exposed_headers: tuple[str, ...] = ()
     conversations: bool = False
