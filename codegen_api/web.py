@@ -12,31 +12,8 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from codegen_api.errors import (
-    AtCapacity,
-    Conflict,
-    Detail,
-    Forbidden,
-    GatewayError,
-    InProgress,
-    InsufficientScope,
-    Interrupted,
-    InvalidRequest,
-    InvalidToken,
-    LoopDetected,
-    NotAuthenticated,
-    NotFound,
-    QuotaExhausted,
-    RateLimited,
-    Rejected,
-    StoreFull,
-    TokenTooLong,
-    Unavailable,
-    Unsupported,
-    UpstreamFailure,
-    UpstreamRateLimited,
-    UpstreamTimeout,
-)
+from codegen_api import errors
+from codegen_api.errors import Detail, GatewayError, InvalidRequest
 from codegen_api.exhaustion import shortage
 from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
@@ -106,28 +83,28 @@ class CorsRefused(InvalidRequest):
 STATUSES: Mapping[type[GatewayError], int] = {
     GatewayError: 500,
     InvalidRequest: 400,
-    Rejected: 422,
-    NotAuthenticated: 401,
-    Forbidden: 403,
-    QuotaExhausted: 402,
-    NotFound: 404,
-    Unsupported: 501,
-    Conflict: 409,
-    InProgress: 409,
-    LoopDetected: 508,
-    Unavailable: 503,
-    RateLimited: 429,
-    UpstreamRateLimited: 429,
-    UpstreamFailure: 502,
-    UpstreamTimeout: 504,
-    Interrupted: 504,
+    errors.Rejected: 422,
+    errors.NotAuthenticated: 401,
+    errors.Forbidden: 403,
+    errors.QuotaExhausted: 402,
+    errors.NotFound: 404,
+    errors.Unsupported: 501,
+    errors.Conflict: 409,
+    errors.InProgress: 409,
+    errors.LoopDetected: 508,
+    errors.Unavailable: 503,
+    errors.RateLimited: 429,
+    errors.UpstreamRateLimited: 429,
+    errors.UpstreamFailure: 502,
+    errors.UpstreamTimeout: 504,
+    errors.Interrupted: 504,
     MethodNotAllowed: 405,
     RequestTimeout: 408,
     PayloadTooLarge: 413,
-    StoreFull: 413,
+    errors.StoreFull: 413,
     UriTooLong: 414,
     HeadersTooLarge: 431,
-    TokenTooLong: 431,
+    errors.TokenTooLong: 431,
 }
 
 WAITS = (409, 429, 503)
@@ -150,7 +127,7 @@ async def authenticate(request: Request) -> Caller:
     """
     token = bearer_token(request)
     if token is None:
-        raise NotAuthenticated
+        raise errors.NotAuthenticated
     return await identify(request, token)
 
 
@@ -174,12 +151,9 @@ def address_of(request: Request) -> str:
 
 def base_url(request: Request) -> str:
     """The URL of this gateway as its clients know it: that of the settings, or that to which this request was sent."""
-    known = parts_of(request).public_url
-    if known is not None:
-        return known
     host = request.headers.get("host", "")
     shown = host if HOST.fullmatch(host.lower()) else LOOPBACK[0]
-    return f"{request.scope['scheme']}://{shown}{request.scope.get('root_path', '')}"
+    return parts_of(request).public_url or f"{request.scope['scheme']}://{shown}{request.scope.get('root_path', '')}"
 
 
 def _refuse_if_crowded(request: Request) -> None:
@@ -188,17 +162,21 @@ def _refuse_if_crowded(request: Request) -> None:
         AtCapacity: the front door marked this connection as one too many. Asked before any authentication, to save it.
     """
     if "crowded" in request.scope:
-        raise AtCapacity("This instance has as many connections as it may.", retry_after=5)
+        raise errors.AtCapacity("This instance has as many connections as it may.", retry_after=5)
 
 
 async def admit(request: Request, caller: Caller) -> Caller:
-    """Check a caller against the route's scope and their quota."""
+    """Check a caller against the route's scope and their quota, of which the edge reports what is left."""
     identified(caller.principal.user)
     _refuse_if_crowded(request)
-    await _take_quota(request, caller)
+    quota = parts_of(request).quota
+    if quota is not None:
+        left = request.scope["quota_left"] = await quota.take(caller.principal)
+        if not left.granted:
+            raise errors.RateLimited("You have made as many requests as you may in a minute.", retry_after=left.seconds)
     scope: str | None = request.scope["route"].openapi_extra[SCOPE]  # a route without a declaration fails for everybody
     if scope is not None and not caller.may(scope):
-        raise InsufficientScope.lacking(scope)
+        raise errors.InsufficientScope.lacking(scope)
     return caller
 
 
@@ -215,15 +193,11 @@ async def identify_lenient(request: Request, token: str | None) -> Caller:
     if token is None and not request.headers.get("authorization"):
         token = parts_of(request).demo_token
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if (
-            token is not None
-            and request.method == "POST"
-            and request.scope[CROSS_SITE]
-            and kind in SIMPLE_CONTENT_TYPES
-        ):
+        foreign = request.method == "POST" and request.scope[CROSS_SITE] and kind in SIMPLE_CONTENT_TYPES
+        if token is not None and foreign:
             raise CorsRefused
     if token is None:
-        raise NotAuthenticated
+        raise errors.NotAuthenticated
     return await identify(request, token)
 
 
@@ -247,19 +221,6 @@ def operation(summary: str, scope: str | None, responses: Responses, **more: Any
     document says of it.
     """
     return {"summary": summary, "responses": responses, "openapi_extra": {**needs(scope), **more}}
-
-
-async def _take_quota(request: Request, caller: Caller) -> None:
-    """Count this request against the caller's quota, if there is one; the edge reports what is left.
-
-    Raises:
-        RateLimited: the quota is used up.
-    """
-    quota = parts_of(request).quota
-    if quota is not None:
-        left = request.scope["quota_left"] = await quota.take(caller.principal)
-        if not left.granted:
-            raise RateLimited("You have made as many requests as you may in a minute.", retry_after=left.seconds)
 
 
 def bears_token(request: Request) -> bool:
@@ -326,22 +287,17 @@ def as_gateway_error(error: Exception) -> GatewayError:
         case RequestValidationError():
             # without input and context of the faults: they quote prompts
             places = list(error.errors())[:MOST_PLACES]
-            return Rejected(
+            return errors.Rejected(
                 details=[Detail(tuple(item["loc"]), _message_for(item), str(item["type"])) for item in places]
             )
-        case HTTPException(status_code=404):
-            return NotFound("There is no such route.")
-        case HTTPException(status_code=405):
-            return MethodNotAllowed()
-        case HTTPException(status_code=408):
-            return RequestTimeout()
         case HTTPException(status_code=413):
             return PayloadTooLarge(error.detail)  # the request bodies' own words
         case HTTPException(status_code=status) if 400 <= status < 500:
-            return InvalidRequest()
-        case _:
-            short = shortage(error) is not None
-            return AtCapacity("This instance cannot do more just now.", retry_after=5) if short else GatewayError()
+            known = {404: errors.NotFound("There is no such route."), 405: MethodNotAllowed(), 408: RequestTimeout()}
+            return known.get(status, InvalidRequest())
+        case _ if shortage(error) is not None:
+            return errors.AtCapacity("This instance cannot do more just now.", retry_after=5)
+    return GatewayError()
 
 
 def _message_for(item: Mapping[str, Any]) -> str:
@@ -367,15 +323,10 @@ def retry_after(error: GatewayError) -> int:
 def error_headers(error: GatewayError) -> dict[str, str]:
     """Headers of an error response, the same in all dialects."""
     status, headers = status_of(error), {}
-    challenge: dict[str, str | None] | None = None
-    if isinstance(error, InvalidToken):
-        challenge = {"error": "invalid_token"}
-    elif status == 401:
-        challenge = {}
-    elif isinstance(error, InsufficientScope) and error.scope is not None:
-        challenge = {"error": "insufficient_scope", "scope": error.scope}
-    if challenge is not None:
-        said = {**challenge, "resource_metadata": error.resource_metadata}
+    scope = error.scope if isinstance(error, errors.InsufficientScope) else None
+    if status == 401 or scope is not None:
+        kind = "invalid_token" if isinstance(error, errors.InvalidToken) else scope and "insufficient_scope"
+        said = {"error": kind, "scope": scope, "resource_metadata": error.resource_metadata}
         parameters = ", ".join(f'{name}="{value}"' for name, value in said.items() if value is not None)
         headers["WWW-Authenticate"] = f"Bearer {parameters}".strip()
     if status in WAITS:
