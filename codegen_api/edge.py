@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from weakref import WeakSet
 
@@ -25,7 +26,7 @@ from codegen_api.delivery import Delivery, ServerConnection
 from codegen_api.errors import GatewayError, Interrupted, InvalidRequest, LoopDetected, ShuttingDown, TokenInUrl
 from codegen_api.header_fields import HeaderFields
 from codegen_api.log_lines import log_request
-from codegen_api.request_bodies import BodyBudget
+from codegen_api.request_bodies import BodyBudget, IncomingBody
 from codegen_api.spans import Tracer
 from codegen_api.sse import HEAD_ONLY
 from codegen_api.telemetry import Observer, Trace, log_fault, trace
@@ -89,13 +90,7 @@ class Cors(CORSMiddleware):
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        allowed: tuple[str, ...],
-        local_pages: bool,
-        exposed_headers: tuple[str, ...],
-        render: Render,
+        self, app: ASGIApp, render: Render, allowed: tuple[str, ...], exposed: tuple[str, ...], *, local_pages: bool
     ) -> None:
         super().__init__(
             app,
@@ -104,7 +99,7 @@ class Cors(CORSMiddleware):
             allow_methods=METHODS,
             allow_headers=("*",),
             allow_private_network=True,
-            expose_headers=(*EXPOSED_HEADERS, *exposed_headers),
+            expose_headers=(*EXPOSED_HEADERS, *exposed),
             max_age=600,
         )
         self._render = render
@@ -141,6 +136,7 @@ class Cors(CORSMiddleware):
         return refusal
 
 
+@dataclass(eq=False)
 class Edge:
     """The outermost layer. Order matters:
 
@@ -154,43 +150,31 @@ class Edge:
     ``observer`` is told of each response, and a ``tracer`` has a span for each.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        render: Render,
-        hosts: tuple[str, ...],
-        via: str,
-        allowed_origins: tuple[str, ...],
-        local_pages: bool,
-        exposed_headers: tuple[str, ...],
-        root_path: str,
-        max_body: int,
-        observer: Observer,
-        tracer: Tracer | None,
-    ) -> None:
-        self._app = app
+    app: ASGIApp
+    _: KW_ONLY
+    render: Render
+    hosts: tuple[str, ...]
+    via: str
+    allowed_origins: tuple[str, ...]
+    local_pages: bool
+    exposed_headers: tuple[str, ...]
+    root_path: str
+    max_body: int
+    observer: Observer
+    tracer: Tracer | None
+
+    def __post_init__(self) -> None:
         self._cors = Cors(
-            self._guarded,
-            allowed=allowed_origins,
-            local_pages=local_pages,
-            exposed_headers=exposed_headers,
-            render=render,
+            self._guarded, self.render, self.allowed_origins, self.exposed_headers, local_pages=self.local_pages
         )
-        self._render = render
-        self._hosts = hosts
-        self._via = via
-        self._root_path = root_path
-        self._bodies = BodyBudget(max_body)
-        self._observer = observer
-        self._tracer = tracer
+        self._bodies = BodyBudget(self.max_body)
         self._transports: WeakSet[object] = WeakSet()
         self._requests: set[asyncio.Task[object]] = set()
         self._deliveries: set[Delivery] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         method: str = scope["method"]
         # a copy, since the server must still see HEAD; inside it is a GET of which only the head is sent
@@ -200,14 +184,14 @@ class Edge:
         given = fields.first("x-request-id")
         request_id = given if given and _SANE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         passed_on = tuple((name, value) for name in _PASSED_ON if (value := fields.first(name)) is not None)
-        current = Trace(request_id, passed_on, observer=self._observer)
-        if self._tracer is not None:
+        current = Trace(request_id, passed_on, observer=self.observer)
+        if self.tracer is not None:
             said = {name: ",".join(fields.all(name)) for name, _ in passed_on}
-            current.tracer, current.span = self._tracer, self._tracer.request(method, said)
+            current.tracer, current.span = self.tracer, self.tracer.request(method, said)
             current.passed_on = tuple(each for each in passed_on if each[0] == BAGGAGE)  # the span says the others
         token = trace.set(current)
         scope["connection"] = self._connection(send)
-        scope["root_path"] = self._root_path or scope.get("root_path", "")
+        scope["root_path"] = self.root_path or scope.get("root_path", "")
         scope["refusal"] = scope.get("refusal") or self._refusal(scope, fields)  # the front door may have set one
         scope[CROSS_SITE] = self._is_cross_site(fields)
         status: int | None = None
@@ -247,15 +231,15 @@ class Edge:
         seconds = time.monotonic() - started
         refused = 400 <= (status or 0) < 500
         log_request(current, method, path, route, status, seconds, refused)
-        self._observer.answered(route, method, status, seconds)
+        self.observer.answered(route, method, status, seconds)
         if current.ending is not None:
-            self._observer.streamed(current.ending)
+            self.observer.streamed(current.ending)
         if current.span is not None:
             _end_span(current, method, route, status)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered = complete = False
-        body = self._bodies.of(receive)
+        body = IncomingBody(self._bodies, receive)
 
         async def send_tracked(message: Message) -> None:
             nonlocal answered, complete
@@ -272,21 +256,21 @@ class Edge:
         self._requests.add(task)
         try:
             refusal: GatewayError | None = scope["refusal"]
-            await (self._render(scope, refusal) if refusal else self._app)(scope, body.receive, send_tracked)
+            await (self.render(scope, refusal) if refusal else self.app)(scope, body.receive, send_tracked)
         except asyncio.CancelledError:
             # the process is stopping, by `cancel_requests` or the server's own timeout; not re-raised, as the server
             # would log it as a fault
             if not answered:
                 harmless = scope["method"] in ("GET", "HEAD", "OPTIONS") or body.unfinished
                 error = ShuttingDown(retry_after=1) if harmless else Interrupted()
-                await self._render(scope, error)(scope, receive, send_tracked)
+                await self.render(scope, error)(scope, receive, send_tracked)
             elif not complete:
                 scope["connection"].abort()
         except Exception as error:  # process boundary: the text of an unexpected exception must not leave
             if answered or not isinstance(error, EXPECTED):
                 log_fault("answering a request", error)
             if not answered:
-                await self._render(scope, as_gateway_error(error))(scope, receive, send_tracked)
+                await self.render(scope, as_gateway_error(error))(scope, receive, send_tracked)
             elif not complete:
                 scope["connection"].abort()  # aborted, or the client would take this for the complete response
         finally:
@@ -311,9 +295,9 @@ class Edge:
             return UriTooLong()
         if fields.size > MAX_HEADERS or fields.count > MAX_HEADER_COUNT:
             return HeadersTooLarge()
-        if not self._is_trusted(fields.all("host")) and scope["path"].removeprefix(self._root_path) not in PROBES:
+        if not self._is_trusted(fields.all("host")) and scope["path"].removeprefix(self.root_path) not in PROBES:
             return UntrustedHost()
-        if any(self._via in value for value in fields.all("via")):
+        if any(self.via in value for value in fields.all("via")):
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
             return TokenInUrl()
@@ -326,11 +310,11 @@ class Edge:
         return None
 
     def _is_trusted(self, given: list[str]) -> bool:
-        if "*" in self._hosts:
+        if "*" in self.hosts:
             return True
         found = origins.HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
         return found is not None and any(
-            found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self._hosts
+            found[1].endswith(host[1:]) if host.startswith("*.") else found[1] == host for host in self.hosts
         )
 
     def _is_cross_site(self, fields: HeaderFields) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import codecs
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 from fastapi import HTTPException
@@ -20,7 +21,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from codegen_api.errors import AtCapacity, Detail, Rejected
 from codegen_api.identity import Caller
-from codegen_api.json_meter import JsonMeter
 from codegen_api.lean_routes import LeanCall
 from codegen_api.runs import MOST_DIGITS, Json, from_json, whole
 from codegen_api.unknown_names import WARNINGS, KnownNames, drop_empty, with_suggestions, with_warnings
@@ -113,6 +113,39 @@ def dependencies(dependant: Dependant) -> Iterator[object]:
         yield from dependencies(each)
 
 
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
+
+
+class JsonMeter:
+    """Measures JSON while its bytes arrive: 24 MiB of brackets become a gigabyte of objects, and parsing them blocks
+    everybody else. Counting is cheap.
+
+    ``values`` is their number and ``depth`` the nesting so far. Both are exact for valid JSON; anything else fails to
+    parse at the point where it is invalid, whatever is counted after that.
+    """
+
+    def __init__(self) -> None:
+        self.values = 0
+        self.depth = 0
+        self._open = 0
+        self._in_text = False
+        self._escape = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Count the next bytes."""
+        text = (self._escape + piece).replace(b"\\\\", b"")
+        self._escape = b"\\" if text.endswith(b"\\") else b""  # may escape a quote in the next piece
+        parts = text.replace(b'\\"', b"").split(b'"')
+        outside = b" ".join(parts[self._in_text :: 2])
+        self._in_text ^= len(parts) % 2 == 0
+        # each value but the very first follows one of these; an empty list or object counts as two
+        self.values += sum(map(outside.count, (b",", b"[", b"{")))
+        depths = list(accumulate(map(_STEPS.__getitem__, outside.translate(None, _OTHERS)), initial=self._open))
+        self._open = depths[-1]
+        self.depth = max(self.depth, *depths)
+
+
 class BoundedRequest(Request):
     """A request whose JSON is refused as soon as it exceeds the bounds. ``fields`` are its top-level names.
 
@@ -135,7 +168,12 @@ class BoundedRequest(Request):
                 async for piece in self.stream():
                     for start in range(0, len(piece), SMALL_BODY):
                         meter.feed(piece[start : start + SMALL_BODY])
-                        _check_bounds(meter)
+                        if meter.depth > MAX_DEPTH:
+                            said = f"JSON may be nested {MAX_DEPTH} times"
+                            raise Rejected(details=[Detail(("body",), said, "json_too_deep")])
+                        if meter.values > MAX_VALUES:
+                            said = f"The request is too large: its JSON may have {MAX_VALUES:,} values."
+                            raise HTTPException(413, said)
                     pieces.append(piece)
             except ClientDisconnect:
                 raise HTTPException(400) from None
@@ -177,17 +215,13 @@ def _require_json(request: Request) -> None:
 
 
 def _read(body: bytes) -> Any:
-    # json.loads also detects UTF-16 and UTF-32, for which Extent has counted nothing
-    if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise _not_utf8()
     try:
-        return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
-    except UnicodeDecodeError:
-        raise _not_utf8() from None  # the error quotes the input
-
-
-def _not_utf8() -> Rejected:
-    return Rejected(details=[Detail(("body",), "Must be JSON in UTF-8", "encoding")])
+        # json.loads also detects UTF-16 and UTF-32, for which nothing was counted
+        if b"\0" not in body[:4] and not body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return from_json(body.removeprefix(codecs.BOM_UTF8), _whole)
+    except UnicodeDecodeError:  # which quotes the input
+        pass
+    raise Rejected(details=[Detail(("body",), "Must be JSON in UTF-8", "encoding")])
 
 
 def _whole(digits: str) -> Json:
@@ -198,28 +232,17 @@ def _whole(digits: str) -> Json:
     return number
 
 
-def _check_bounds(meter: JsonMeter) -> None:
-    if meter.depth > MAX_DEPTH:
-        raise Rejected(details=[Detail(("body",), f"JSON may be nested {MAX_DEPTH} times", "json_too_deep")])
-    if meter.values > MAX_VALUES:
-        raise HTTPException(413, f"The request is too large: its JSON may have {MAX_VALUES:,} values.")
-
-
 class BodyBudget:
-    """Bounds the memory of all request bodies. One may have ``max_body`` bytes."""
+    """Bounds the memory of all request bodies, each an ``IncomingBody``. One may have ``max_body`` bytes."""
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
         self.too_large = f"The request is too large: its body may have {max_body // 1024**2} MiB."
         self.held = 0
 
-    def of(self, receive: Receive) -> "IncomingBody":
-        """The body of the request that arrives through the server's ``receive``."""
-        return IncomingBody(self, receive)
-
 
 class IncomingBody:
-    """The body of one request. ``unfinished``: reading has begun, and some of it is missing."""
+    """The body that arrives through the server's ``receive``. ``unfinished``: it has begun, and some is missing."""
 
     def __init__(self, bodies: BodyBudget, receive: Receive) -> None:
         self.unfinished = False
@@ -253,14 +276,12 @@ class IncomingBody:
         if self._received > self._bodies.max_body:
             raise HTTPException(413, self._bodies.too_large)
         if self._received > SMALL_BODY:
-            self._hold(self._received - self._held)
+            more = self._received - self._held
+            if self._bodies.held + more > MAX_HELD * self._bodies.max_body:
+                raise AtCapacity("This instance holds as many large requests as it may.", retry_after=1)
+            self._bodies.held += more
+            self._held += more
         return message
-
-    def _hold(self, more: int) -> None:
-        if self._bodies.held + more > MAX_HELD * self._bodies.max_body:
-            raise AtCapacity("This instance holds as many large requests as it may.", retry_after=1)
-        self._bodies.held += more
-        self._held += more
 
     def release(self) -> None:
         """The body is no longer held."""

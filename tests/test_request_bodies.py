@@ -273,7 +273,7 @@ async def told_late(seconds: float, size: int, times: int) -> tuple[Any, float]:
         try:
             await BoundedRequest(scope, receive).body()
         except Exception as error:
-            await edge._render(scope, as_gateway_error(error))(scope, receive, send)
+            await edge.render(scope, as_gateway_error(error))(scope, receive, send)
 
     edge = edge_of_nobody(read)
     await edge(request_scope("POST", b"/agent-runs", b"", []), receive, send)
@@ -285,7 +285,7 @@ def edge_of_nobody(app: Any) -> Edge:
     gateway = gateway_app()
     gateway.middleware_stack = gateway.build_middleware_stack()
     edge = edge_of(gateway)
-    edge._app = app
+    edge.app = app
     return edge
 
 
