@@ -26,6 +26,40 @@ UNSENT_BYTES = 16 * 1024
 """Maximum unsent bytes of a stream in the kernel, so that a slow reader looks slow instead of stuck."""
 
 
+class ServerConnection:
+    """A client's connection, as far as the server exposes it."""
+
+    __slots__ = ("transport",)
+
+    def __init__(self, transport: asyncio.Transport | None) -> None:
+        self.transport = transport
+
+    def unsent(self) -> int | None:
+        """Bytes waiting to be sent; None if unknown."""
+        return None if self.transport is None else self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def stream(self) -> None:
+        """Keep unsent data in our own buffer instead of the kernel's, which holds megabytes without saying how much."""
+        given = None if self.transport is None else self.transport.get_extra_info("socket")
+        # after a disconnect the socket is closed
+        if (
+            given is not None
+            and given.fileno() >= 0
+            and TCP_NOTSENT_LOWAT is not None
+            and given.family in (socket.AF_INET, socket.AF_INET6)
+        ):
+            connection = socket.socket(fileno=given.fileno())  # uvloop's socket object lacks setsockopt
+            try:
+                connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            finally:
+                connection.detach()  # the transport owns the descriptor
+
+
 class Outlet(Protocol):
     """Where the pieces of one stream go."""
 
@@ -38,14 +72,6 @@ class Outlet(Protocol):
 
     def end(self) -> None:
         """There was everything."""
-        ...
-
-    def unsent(self) -> int | None:
-        """Bytes waiting to be sent; None if unknown."""
-        ...
-
-    def abort(self) -> None:
-        """Close the connection at once."""
         ...
 
 
@@ -63,17 +89,24 @@ class Delivery(Sink):
     """
 
     __slots__ = (
-        "_alarm", "_busy", "_closing", "_context", "_ended", "_outlet", "_pieces", "_rest", "_source", "_stall_seconds",
-        "_unsent", "closed", "error", "finished", "over",
+        "_alarm", "_busy", "_closing", "_connection", "_context", "_ended", "_outlet", "_pieces", "_rest", "_source",
+        "_stall_seconds", "_unsent", "closed", "error", "finished", "over",
     )  # fmt: skip
 
-    def __init__(self, pieces: Tap[bytes], outlet: Outlet, stall_seconds: float, source: Source | None) -> None:
+    def __init__(
+        self,
+        pieces: Tap[bytes],
+        outlet: Outlet,
+        connection: ServerConnection,
+        stall_seconds: float,
+        source: Source | None,
+    ) -> None:
         self.over = False
         self.closed = False
         self.error: BaseException | None = None
         self.finished: Callable[[], None] | None = None
         self._pieces = pieces
-        self._outlet = outlet
+        self._outlet, self._connection = outlet, connection
         self._stall_seconds = stall_seconds
         self._source = source
         self._context = copy_context()  # that of the request, for the log
@@ -111,7 +144,7 @@ class Delivery(Sink):
     def cancel(self) -> None:
         """This process stops: cut it off."""
         self.stop()
-        self._outlet.abort()
+        self._connection.abort()
 
     def fail(self, error: BaseException) -> None:
         """The outlet is broken."""
@@ -156,14 +189,14 @@ class Delivery(Sink):
     def _watch(self) -> None:
         """See to it that the client takes something, if there is no room now."""
         if not self._outlet.ready and self._alarm is None:
-            self._unsent = self._outlet.unsent()
+            self._unsent = self._connection.unsent()
             self._alarm = Alarm(loop_time() + self._stall_seconds, lambda: self._context.run(self._look))
 
     def _look(self) -> None:
         self._alarm = None
         if self.over:
             return
-        left = self._outlet.unsent()
+        left = self._connection.unsent()
         if not self._outlet.ready and (self._unsent is None or left is None or left >= self._unsent):
             note("client_stalled", None)
             self._cut("client_stalled")
@@ -172,7 +205,7 @@ class Delivery(Sink):
 
     def _cut(self, ending: str) -> None:
         self._finish(ending)
-        self._outlet.abort()
+        self._connection.abort()
 
     def _stop(self, ending: str) -> None:
         if not self.over:
@@ -197,33 +230,3 @@ class Delivery(Sink):
             self.closed = True
             if self.finished is not None:
                 self.finished()
-
-
-class ServerConnection:
-    """A client's connection, as far as the server exposes it."""
-
-    def __init__(self, transport: asyncio.Transport | None) -> None:
-        self._transport = transport
-
-    def unsent(self) -> int | None:
-        return None if self._transport is None else self._transport.get_write_buffer_size()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def stream(self) -> None:
-        """Keep unsent data in our own buffer instead of the kernel's, which holds megabytes without saying how much."""
-        given = None if self._transport is None else self._transport.get_extra_info("socket")
-        # after a disconnect the socket is closed
-        if (
-            given is not None
-            and given.fileno() >= 0
-            and TCP_NOTSENT_LOWAT is not None
-            and given.family in (socket.AF_INET, socket.AF_INET6)
-        ):
-            connection = socket.socket(fileno=given.fileno())  # uvloop's socket object lacks setsockopt
-            try:
-                connection.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            finally:
-                connection.detach()  # the transport owns the descriptor

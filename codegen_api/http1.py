@@ -321,12 +321,6 @@ class ExchangeAdapter:
             self.transport.close()
         self._protocol.on_response_complete()
 
-    def unsent(self) -> int:
-        return self.transport.get_write_buffer_size()
-
-    def abort(self) -> None:
-        self.transport.abort()
-
 
 _UNHEARD = _Unheard()
 

@@ -198,10 +198,7 @@ class BoundedRequest(Request):
 
 
 def _require_json(request: Request) -> None:
-    """
-    Raises:
-        Rejected: the head does not declare plain JSON; FastAPI would then treat it as something else.
-    """
+    """Raises ``Rejected`` if the head does not declare plain JSON, which FastAPI would treat as something else."""
     coding = request.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
         said = f"must be identity, and is {coding[:100]}: bodies are taken as they are"

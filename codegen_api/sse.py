@@ -107,10 +107,7 @@ LastEventId = Annotated[str | None, Depends(_last_event_id)]
 
 
 async def _begins(request: Request) -> None:
-    """
-    Raises:
-        InvalidRequest: the client wants to resume a stream.
-    """
+    """Raises ``InvalidRequest`` if the client wants to resume a stream."""
     if await _last_event_id(request):
         raise InvalidRequest("This would begin another run: the stream of the first goes on where Location said.")
 
@@ -121,38 +118,23 @@ Begins = Annotated[None, Depends(_begins)]
 
 
 async def beating(source: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
-    """The items of ``source``, and None after each ``seconds`` without one.
-
-    The pending ``anext`` is cancelled and awaited before the source is closed; closing a generator that is still
-    running raises a RuntimeError that would hide the actual error.
-    """
-    coming: asyncio.Task[T] | None = None
+    """The items of ``source``, and None after each ``seconds`` without one."""
+    items = Pulled(source)
     try:
         while True:
-            coming = coming or asyncio.ensure_future(anext(source))
-            done, _ = await asyncio.wait({coming}, timeout=seconds)
-            if not done:
-                yield None
-                continue
             try:
-                came = coming.result()
+                async with asyncio.timeout(seconds) as silence:
+                    item = await anext(items)
             except StopAsyncIteration:
                 return
-            coming = None
-            yield came
+            except TimeoutError:
+                if not silence.expired():
+                    raise
+                yield None
+            else:
+                yield item
     finally:
-        if coming is not None:
-            coming.cancel()
-            await asyncio.wait({coming})
-            if not coming.cancelled():
-                coming.exception()
-        await source.aclose()
-
-
-async def nothing() -> AsyncGenerator[bytes, None]:
-    """The frames of a stream of which only the head is sent."""
-    return
-    yield
+        await items.aclose()
 
 
 class Held(Outlet, Protocol):
@@ -205,7 +187,7 @@ class EventStream(Response):
         if outlet is None or not outlet.free:
             await self._through(connection, receive, send)
             return
-        delivery = Delivery(self._frames, outlet, self._stall_seconds, self._source)
+        delivery = Delivery(self._frames, outlet, connection, self._stall_seconds, self._source)
         try:
             await send(self._head())
         except BaseException:
@@ -218,8 +200,8 @@ class EventStream(Response):
 
     async def _through(self, connection: ServerConnection, receive: Receive, send: Send) -> None:
         """The same through ``send``, with a task that waits for it, and one for ``receive``."""
-        outlet = _Sending(connection)
-        delivery = Delivery(self._frames, outlet, self._stall_seconds, self._source)
+        outlet = _Sending()
+        delivery = Delivery(self._frames, outlet, connection, self._stall_seconds, self._source)
         closed = asyncio.Event()
         delivery.finished = closed.set
         sending = asyncio.ensure_future(outlet.run(self._head(), send, delivery))
@@ -243,9 +225,7 @@ class EventStream(Response):
 class _Sending:
     """An outlet that is an application's ``send``: it waits for room and only then writes."""
 
-    def __init__(self, connection: ServerConnection) -> None:
-        self.unsent = connection.unsent
-        self.abort = connection.abort
+    def __init__(self) -> None:
         self._message: Message | None = None
         self._given = asyncio.Event()
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -19,7 +19,7 @@ from codegen_api.idempotency import Outcome
 from codegen_api.identity import Caller
 from codegen_api.origins import HOST, LOOPBACK
 from codegen_api.parts import parts_of
-from codegen_api.request_bodies import Asking
+from codegen_api.request_bodies import Asking, CallerFirst
 from codegen_api.telemetry import identified
 
 bearer = HTTPBearer(
@@ -41,6 +41,13 @@ SIMPLE_CONTENT_TYPES = ("", "application/x-www-form-urlencoded", "multipart/form
 def named(prefix: str = "") -> Callable[[APIRoute], str]:
     """Operation ids for the OpenAPI document: the functions' names, with a ``prefix`` where dialects could collide."""
     return lambda route: f"{prefix}{route.name}"
+
+
+def router_of(*tags: str) -> APIRouter:
+    """A router whose routes authenticate before they receive a body, and have the names of their functions."""
+    return APIRouter(
+        route_class=CallerFirst, tags=[*tags], dependencies=[Depends(bearer)], generate_unique_id_function=named()
+    )
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -120,10 +127,7 @@ async def authenticate(request: Request) -> Caller:
 
     Raises:
         NotAuthenticated: there is no token.
-        InvalidToken: there is one, and it is not valid.
-        InsufficientScope: it does not permit this route.
-        AuthUnavailable: it cannot be checked now.
-        RateLimited: the caller has used up their requests.
+        GatewayError: as ``identify``.
     """
     token = bearer_token(request)
     if token is None:
@@ -157,10 +161,7 @@ def base_url(request: Request) -> str:
 
 
 def _refuse_if_crowded(request: Request) -> None:
-    """
-    Raises:
-        AtCapacity: the front door marked this connection as one too many. Asked before any authentication, to save it.
-    """
+    """Raises ``AtCapacity`` if the front door marked this connection as one too many; before any work for it."""
     if "crowded" in request.scope:
         raise errors.AtCapacity("This instance has as many connections as it may.", retry_after=5)
 

@@ -34,10 +34,10 @@ MOST_SAID = 1000
 MAX_EXAMINED = 10_000
 """Maximum characters examined one by one."""
 
-_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"}
-"""White space, controls, formats, and what is no character. Unassigned code points may have a glyph."""
-_MARKS = {"Mc", "Me", "Mn"}
-"""Categories that are only visible on the character before them."""
+_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs", "Mc", "Me", "Mn"}
+"""White space, controls, formats, what is no character, and marks, which are only visible on the character before them.
+Unassigned code points may have a glyph.
+"""
 _BLANK = re.compile(
     r"[\u115f\u1160\u2065\u2800\u3164\uffa0\ufff0-\ufff8\ufffc\U00013441\U00013442\U0001d159\U000e0000-\U000e0fff"
     r"\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)) + "]"
@@ -51,11 +51,9 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 def says_nothing(text: str) -> bool:
     """Whether a text is blank. After leading white space only ``MAX_EXAMINED`` characters are examined."""
-    return not any(map(_is_seen, text.lstrip()[:MAX_EXAMINED]))
-
-
-def _is_seen(character: str) -> bool:
-    return unicodedata.category(character) not in _UNSEEN | _MARKS and not _BLANK.match(character)
+    return all(
+        unicodedata.category(each) in _UNSEEN or _BLANK.match(each) is not None for each in text.lstrip()[:MAX_EXAMINED]
+    )
 
 
 def _not_blank(text: str) -> str:
@@ -159,10 +157,6 @@ class Absent(Route):
         return self if len(left) == len(self._paths) else Absent(*left)
 
     async def _refuse(self, request: Request) -> Response:
-        """
-        Raises:
-            NotFound: always.
-        """
         asked = request.path_params["what"]
         path = next(path for path, pattern in self._paths.items() if re.fullmatch(pattern, asked))
         raise NotFound(f"{path} is not offered here.")
@@ -192,10 +186,7 @@ class Dialect:
         return frozenset(route.path for route in self.routes if isinstance(route, APIRoute))
 
     def __post_init__(self) -> None:
-        """
-        Raises:
-            ValueError: a route would be closed to every caller, or would read a body before it knows whose it is.
-        """
+        """Raises ``ValueError`` if a route is closed to everybody, or would read a body before it knows whose it is."""
         for route in self.routes:
             if isinstance(route, APIRoute):
                 asks = any(isinstance(each, Asking) for each in dependencies(route.dependant))

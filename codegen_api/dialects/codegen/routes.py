@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Body, Depends, Path, Query
+from fastapi import Body, Depends, Path, Query
 from starlette.responses import Response
 
 from codegen_api.dialects import not_offered
@@ -14,29 +14,13 @@ from codegen_api.dialects.codegen.wire import log_page, page_of, run_fields, run
 from codegen_api.errors import Rejected, Unsupported, UpstreamError
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import Door, Idempotent
-from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import Run, to_json
 from codegen_api.upstreams import Listing, NewRun, RunFilter
-from codegen_api.web import (
-    Asker,
-    IdempotencyKey,
-    Limit,
-    Skip,
-    bearer,
-    json_response,
-    named,
-    operation,
-    replayed,
-)
+from codegen_api.web import Asker, IdempotencyKey, Limit, Skip, json_response, operation, replayed, router_of
 
 T = TypeVar("T")
 
-router = APIRouter(
-    route_class=CallerFirst,
-    tags=["Hosted API"],
-    dependencies=[Depends(bearer)],
-    generate_unique_id_function=named(),
-)
+router = router_of("Hosted API")
 
 ORGANIZATION = "/v1/organizations/{org_id}"
 """Path of an organization's resources, except logs."""
@@ -80,10 +64,7 @@ async def whole_page(
 
 
 def require_whole_page(came: int, limit: int, *, at_end: bool) -> None:
-    """
-    Raises:
-        UpstreamError: a page is incomplete, and more follows.
-    """
+    """Raises ``UpstreamError`` if a page is incomplete, and more follows."""
     if came < limit and not at_end:
         why = f"Only {came} of {limit} came, because the host gives little at once, and more follow"
         raise UpstreamError(f"{why}: ask for a limit of {came} or less.")
@@ -211,10 +192,7 @@ async def resume_agent_run(
 
 @router.post(ORGANIZATION + "/agent/run/ban", **operation("Ban a run", WRITE, schemas.BAN))
 async def ban_all_checks_for_agent_run(
-    gateway: Door,
-    caller: Asker,
-    organization: Organization,
-    body: Annotated[schemas.StopAgentRunInput, Body()],
+    gateway: Door, caller: Asker, organization: Organization, body: Annotated[schemas.StopAgentRunInput, Body()]
 ) -> Response:
     """Stop a run, and the checks of its pull request, also when the run is over."""
     await gateway.cancel(caller, organization, str(body.agent_run_id), anyway=True)
@@ -223,10 +201,7 @@ async def ban_all_checks_for_agent_run(
 
 @router.post(ORGANIZATION + "/agent/run/unban", **operation("Unban a run", WRITE, schemas.BAN))
 async def unban_all_checks_for_agent_run(
-    gateway: Door,
-    caller: Asker,
-    organization: Organization,
-    body: Annotated[schemas.StopAgentRunInput, Body()],
+    gateway: Door, caller: Asker, organization: Organization, body: Annotated[schemas.StopAgentRunInput, Body()]
 ) -> Response:
     """Let the checks of a run's pull request go on. The run itself stays stopped until it is resumed."""
     await gateway.uncancel(caller, organization, str(body.agent_run_id))

@@ -3,16 +3,15 @@
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from fastapi import APIRouter, Body, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.dialects import pending_fields
 from codegen_api.dialects.native import schemas
 from codegen_api.dialects.native.streams import RunId, feed, logs
-from codegen_api.dialects.native.wire import entry_json, listing_fields, paging_fields, run_fields, run_path
+from codegen_api.dialects.native.wire import entry_json, paging_fields, run_fields, run_path
 from codegen_api.identity import READ, WRITE
 from codegen_api.parts import Door, Idempotent, parts_of
-from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import Json, RunStatus, to_json
 from codegen_api.telemetry import Observation
 from codegen_api.unknown_names import warn
@@ -23,16 +22,15 @@ from codegen_api.web import (
     Limit,
     Skip,
     WantedOrganization,
-    bearer,
     json_response,
     named,
     operation,
     replayed,
+    router_of,
     timestamp,
 )
 
-runs = APIRouter(route_class=CallerFirst, dependencies=[Depends(bearer)], generate_unique_id_function=named())
-
+runs = router_of()
 REDIS_AWAY = "unavailable (fallback to memory)"
 
 system = APIRouter(tags=["System"], generate_unique_id_function=named())
@@ -176,7 +174,8 @@ async def list_runs(
     if status is not None and not found.listing.items and status.lower() not in list(RunStatus):
         words = ", ".join(RunStatus)
         warn(request, f"no run was found with this status; the gateway's words are {words}", "query", "status")
-    return json_response(to_json({**listing_fields(found.listing), "next_skip": found.next_skip}))
+    items: list[Json] = [run_fields(run) for run in found.listing.items]
+    return json_response(to_json({"items": items, **paging_fields(found.listing.paging), "next_skip": found.next_skip}))
 
 
 @runs.get("/agent-runs/{id}", **operation("Get a run", READ, schemas.RUN), tags=["Runs"])

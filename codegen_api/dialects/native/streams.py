@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api import errors
@@ -16,27 +16,23 @@ from codegen_api.dialects.native.wire import EVENTS, LINES, Frames, Writer, feed
 from codegen_api.following import MOST_RUNS, FeedPosition, Position
 from codegen_api.identity import READ, Caller
 from codegen_api.parts import Door, parts_of
-from codegen_api.request_bodies import CallerFirst
 from codegen_api.runs import Json, RunRef, to_json
-from codegen_api.sse import HEAD_ONLY, LastEventId, lasting, nothing, parse_position
+from codegen_api.sse import HEAD_ONLY, LastEventId, lasting, parse_position
+from codegen_api.taps import Tap
 from codegen_api.web import (
     Asker,
     WantedOrganization,
     address_of,
     admit,
     authenticate,
-    bearer,
     bears_token,
     json_response,
-    named,
     operation,
+    router_of,
     timestamp,
 )
 
-feed, logs = (
-    APIRouter(route_class=CallerFirst, tags=[tag], dependencies=[Depends(bearer)], generate_unique_id_function=named())
-    for tag in ("Runs", "Logs")
-)
+feed, logs = router_of("Runs"), router_of("Logs")
 
 FEED_PATH = "/agent-runs/stream"
 RunId = Annotated[str, Path(alias="id", description="The run's id, as the host has it.", examples=["12345"])]
@@ -80,10 +76,7 @@ def tickets_of(request: Request) -> Tickets:
 
 
 def _separated(ids: str) -> list[str]:
-    """
-    Raises:
-        Rejected: there are too many.
-    """
+    """Raises ``Rejected`` if there are too many."""
     found = list(dict.fromkeys(each.strip() for each in ids.split(",") if each.strip()))
     if len(found) > MOST_RUNS:
         raise errors.Rejected(details=[errors.Detail(("query", "ids"), f"Must be at most {MOST_RUNS}.", "too_long")])
@@ -103,9 +96,7 @@ async def create_feed_ticket(request: Request, gateway: Door, caller: Asker, wan
 
 
 @feed.get(
-    FEED_PATH,
-    **operation("Stream the list of runs", READ, schemas.FEED, security=BY_TICKET),
-    response_class=Response,
+    FEED_PATH, **operation("Stream the list of runs", READ, schemas.FEED, security=BY_TICKET), response_class=Response
 )
 async def stream_runs(
     request: Request,
@@ -136,7 +127,7 @@ async def stream_runs(
         chosen = None if ids is None else gateway.feeds.named(organization, _separated(ids))
         if request.scope.get(HEAD_ONLY):
             await gateway.feeds.check(caller, organization)
-            return lasting(request, nothing(), writer.media_type)
+            return lasting(request, Tap(), writer.media_type)  # nothing but its head is sent
         updates = gateway.feeds.updates(caller, organization, chosen, limit, position)
         first = await anext(updates)
     except (errors.Unavailable, errors.UpstreamFailure) as error:
@@ -148,9 +139,7 @@ async def stream_runs(
 
 
 @logs.post(
-    "/agent-runs/{id}/logs/stream-ticket",
-    **operation("Create a stream ticket", READ, schemas.TICKET),
-    status_code=201,
+    "/agent-runs/{id}/logs/stream-ticket", **operation("Create a stream ticket", READ, schemas.TICKET), status_code=201
 )
 async def create_stream_ticket(
     request: Request, gateway: Door, caller: Asker, wanted: WantedOrganization, run_id: RunId
@@ -197,7 +186,7 @@ async def stream_logs(
         organization = await gateway.accounts.organization(caller, wanted)
         if request.scope.get(HEAD_ONLY):
             await gateway.view(caller, organization, run_id)
-            return lasting(request, nothing(), writer.media_type)
+            return lasting(request, Tap(), writer.media_type)  # nothing but its head is sent
         position = replace(position, over=position.over and writer is not LINES)
         stream = await gateway.follow(caller, organization, run_id, position)
     except (errors.Unavailable, errors.UpstreamFailure) as error:

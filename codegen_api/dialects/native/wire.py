@@ -14,7 +14,6 @@ from codegen_api.runs import Appended, Changed, Cursor, Json, Paging, Run, WaitR
 from codegen_api.sse import HEARTBEAT, frame, line, retry
 from codegen_api.taps import Tap
 from codegen_api.telemetry import note, noticed, over, sent, trace
-from codegen_api.upstreams import Listing
 from codegen_api.web import WAITS, error_headers, json_response, retry_after, status_of
 
 RETRY_MS = 2000
@@ -72,10 +71,6 @@ def entry_json(json: bytes, position: int | None) -> bytes:
 
 def paging_fields(paging: Paging) -> dict[str, Json]:
     return {"total": paging.total, "page": paging.page, "size": paging.size, "pages": paging.pages}
-
-
-def listing_fields(listing: Listing[Run]) -> dict[str, Json]:
-    return {"items": [run_fields(run) for run in listing.items], **paging_fields(listing.paging)}
 
 
 # -- streams ----------------------------------------------------------------------------------------------------------
