@@ -4,8 +4,6 @@ FastAPI's router tries all routes in turn, which with all dialects are hundreds,
 What it alone knows of, such as the pages of the documentation, is left to it.
 """
 
-from collections.abc import Sequence
-
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, APIRouter
 from starlette._utils import get_route_path
@@ -20,7 +18,11 @@ class Dispatch:
 
     def __init__(self, router: APIRouter) -> None:
         self._router = AsyncExitStackMiddleware(router)
-        self._candidates = _by_first_segment(router.routes)
+        named = [(_segment_of(route), route) for route in router.routes]
+        self._candidates = {  # the routes that may match a path, by its first segment, in their order
+            known: [route for segment, route in named if segment in (known, None)]
+            for known in {segment for segment, _ in named if segment is not None}
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._route_for(scope) if scope["type"] == "http" else None
@@ -38,13 +40,6 @@ class Dispatch:
                 scope["route"], scope["endpoint"], scope["path_params"] = route, route.endpoint, given
                 return route.alone or AsyncExitStackMiddleware(route.app)
         return None
-
-
-def _by_first_segment(routes: Sequence[BaseRoute]) -> dict[str, list[BaseRoute]]:
-    """The routes that may match a path, by its first segment, in their order."""
-    named = [(_segment_of(route), route) for route in routes]
-    known = {segment for segment, _ in named if segment is not None}
-    return {each: [route for segment, route in named if segment in (each, None)] for each in known}
 
 
 def _segment_of(route: BaseRoute) -> str | None:

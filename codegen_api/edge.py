@@ -8,9 +8,10 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
+from itertools import chain
 from weakref import WeakSet
 
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +25,6 @@ from codegen_api import origins
 from codegen_api.auth.quota import WINDOW, QuotaState
 from codegen_api.delivery import Delivery, ServerConnection
 from codegen_api.errors import GatewayError, Interrupted, InvalidRequest, LoopDetected, ShuttingDown, TokenInUrl
-from codegen_api.header_fields import HeaderFields
 from codegen_api.log_lines import log_request
 from codegen_api.request_bodies import BodyBudget, IncomingBody
 from codegen_api.spans import Tracer
@@ -80,6 +80,28 @@ EXPECTED = (GatewayError, HTTPException, RequestValidationError)
 
 Render = Callable[[Scope, GatewayError], Response]
 """Makes the response to a failed request from its ASGI scope and the error."""
+
+
+class HeaderFields:
+    """The headers of a request, gone through once. ``size`` is in bytes; ``repeated``: a name occurs twice."""
+
+    __slots__ = ("_first", "_raw", "count", "repeated", "size")
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self._raw, self._first = raw, dict(reversed(raw))
+        self.count = len(raw)
+        self.size = sum(map(len, chain.from_iterable(raw))) + self.count * len(": \r\n")
+        self.repeated = len(self._first) < self.count
+
+    def first(self, name: str) -> str | None:
+        """The first value of a header."""
+        value = self._first.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header, in order."""
+        wanted = name.encode()
+        return [value.decode("latin-1") for other, value in self._raw if other == wanted]
 
 
 class Cors(CORSMiddleware):
@@ -206,7 +228,7 @@ class Edge:
 
         try:
             # without an origin there is nothing that the rules for other origins would add
-            await (self._cors if "origin" in fields else self._guarded)(scope, receive, send_with_headers)
+            await (self._guarded if fields.first("origin") is None else self._cors)(scope, receive, send_with_headers)
         finally:
             route: str | None = getattr(scope.get("route"), "path", None)
             tell = partial(self._tell, current, method, scope["path"], route, status, started)

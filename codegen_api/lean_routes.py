@@ -39,9 +39,9 @@ class LeanCall:
 
     name: str | None
     call: Callable[..., Any]
-    dependencies: "tuple[LeanCall, ...]"
-    texts: tuple[tuple[str, str, str], ...]
-    parameters: tuple[tuple[str, Any], ...]
+    dependencies: "list[LeanCall]"
+    texts: list[tuple[str, str, str]]
+    parameters: list[tuple[str, list[ModelField]]]
     defaults: dict[str, Any] | None
     request_name: str | None
     bare: bool
@@ -60,32 +60,21 @@ class LeanCall:
             if found is None:
                 return None
             dependencies.append(found)
-        fields = (
+        texts, parameters = [], []
+        for place, fields in (
             ("path_params", dependant.path_params),
             ("query_params", dependant.query_params),
             ("headers", dependant.header_params),
-        )
-        texts = tuple(
-            (place, each.alias, each.name) for place, all_of in fields for each in all_of if _is_text(place, each)
-        )
-        validated = ((place, [each for each in all_of if not _is_text(place, each)]) for place, all_of in fields)
-        parameters = tuple((place, wanted) for place, wanted in validated if wanted)
-        return cls(
-            dependant.name,
-            call,
-            tuple(dependencies),
-            texts,
-            parameters,
-            _defaults(dependant.query_params),
-            dependant.request_param_name,
-            not (dependencies or texts or parameters),
-        )
+        ):
+            texts += [(place, each.alias, each.name) for each in fields if _is_text(place, each)]
+            if validated := [each for each in fields if not _is_text(place, each)]:
+                parameters.append((place, validated))
+        bare = not (dependencies or texts or parameters)
+        defaults, request_name = _defaults(dependant.query_params), dependant.request_param_name
+        return cls(dependant.name, call, dependencies, texts, parameters, defaults, request_name, bare)
 
     async def __call__(self, request: Request) -> Response:
-        """
-        Raises:
-            RequestValidationError: a parameter is missing or not valid.
-        """
+        """Raises ``RequestValidationError`` if a parameter is missing or not valid."""
         errors: list[Any] = []
         values = await self._values(request, errors, {})
         if errors:

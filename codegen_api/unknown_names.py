@@ -6,7 +6,7 @@ JSON object, each with the closest known name.
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from itertools import islice
 from typing import Any, get_args
 from urllib.parse import parse_qsl, urlencode
 
@@ -49,15 +49,13 @@ class KnownNames:
         return found[:MAX_WARNINGS]
 
 
-def with_suggestions(places: Sequence[Mapping[str, Any]], unknown: Iterable[Detail]) -> list[dict[str, Any]]:
+def with_suggestions(places: Sequence[Mapping[str, Any]], unknown: Sequence[Detail]) -> list[dict[str, Any]]:
     """Validation faults, where a missing field's message names the unknown one that was probably meant."""
-    unsaid = [*unknown]
 
     def explained(place: Mapping[str, Any]) -> dict[str, Any]:
         where, *rest = place["loc"]
         if place["type"] == "missing" and len(rest) == 1:
-            sent = {str(item.loc[1]): item.loc[1] for item in unsaid if item.loc[0] == where}
-            meant = _nearest(str(rest[0]), sent)
+            meant = _nearest(str(rest[0]), [str(item.loc[1]) for item in unknown if item.loc[0] == where])
             if meant is not None:
                 return {**place, "msg": f"{place['msg']}; {meant} is not known here"}
         return {**place}
@@ -113,24 +111,16 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _unknown(where: str, sent: Iterable[str], known: frozenset[str]) -> list[Detail]:
-    found = [
-        Detail((where, name), "is not known here, and was ignored", "unknown") for name in sent if name not in known
-    ]
-    return [_with_nearest(item, known) for item in found[:MAX_WARNINGS]]
+    found = []
+    for name in islice((each for each in sent if each not in known), MAX_WARNINGS):
+        near = _nearest(name, known)
+        meant = "" if near is None else f"; was {near} meant?"
+        shown = name if len(name) <= MAX_NAME else name[:MAX_NAME] + "..."
+        found.append(Detail((where, shown), f"is not known here, and was ignored{meant}", "unknown"))
+    return found
 
 
-def _with_nearest(item: Detail, known: Iterable[str]) -> Detail:
-    where, name = item.loc
-    near = _nearest(str(name), {each: each for each in known})
-    text = item.msg if near is None else f"{item.msg}; was {near} meant?"
-    return replace(item, loc=(where, _cut(str(name))), msg=text)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= MAX_NAME else name[:MAX_NAME] + "..."
-
-
-def _nearest(name: str, among: Mapping[str, object]) -> str | None:
+def _nearest(name: str, among: Iterable[str]) -> str | None:
     spelled = {plain(each): each for each in among}
     found = difflib.get_close_matches(plain(name[:MAX_NAME]), spelled, 1, 0.75)
     return spelled[found[0]] if found else None
