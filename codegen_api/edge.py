@@ -21,7 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codegen_api import origins
+from codegen_api import origins, web
 from codegen_api.auth.quota import WINDOW, QuotaState
 from codegen_api.delivery import Delivery, ServerConnection
 from codegen_api.errors import GatewayError, Interrupted, InvalidRequest, LoopDetected, ShuttingDown, TokenInUrl
@@ -30,15 +30,6 @@ from codegen_api.request_bodies import BodyBudget, IncomingBody
 from codegen_api.spans import Tracer
 from codegen_api.sse import HEAD_ONLY
 from codegen_api.telemetry import Observer, Trace, log_fault, trace
-from codegen_api.web import (
-    CROSS_SITE,
-    CorsRefused,
-    HeadersTooLarge,
-    PayloadTooLarge,
-    UntrustedHost,
-    UriTooLong,
-    as_gateway_error,
-)
 
 MAX_URI, MAX_HEADERS = 16 * 1024, 64 * 1024
 """Maximum bytes of a request target with its query, and of all headers."""
@@ -151,7 +142,7 @@ class Cors(CORSMiddleware):
             said = f"Pages may ask with {', '.join(METHODS)}."
         else:
             said = f"Names of headers are not well formed, or have more than {MAX_PREFLIGHT} bytes."
-        refusal = self._render(scope, CorsRefused(said))
+        refusal = self._render(scope, web.CorsRefused(said))
         for name in ("vary", "access-control-allow-origin"):
             if name in response.headers:
                 refusal.headers[name] = response.headers[name]
@@ -215,7 +206,7 @@ class Edge:
         scope["connection"] = self._connection(send)
         scope["root_path"] = self.root_path or scope.get("root_path", "")
         scope["refusal"] = scope.get("refusal") or self._refusal(scope, fields)  # the front door may have set one
-        scope[CROSS_SITE] = self._is_cross_site(fields)
+        scope[web.CROSS_SITE] = self._is_cross_site(fields)
         status: int | None = None
         started = time.monotonic()
 
@@ -292,7 +283,7 @@ class Edge:
             if answered or not isinstance(error, EXPECTED):
                 log_fault("answering a request", error)
             if not answered:
-                await self.render(scope, as_gateway_error(error))(scope, receive, send_tracked)
+                await self.render(scope, web.as_gateway_error(error))(scope, receive, send_tracked)
             elif not complete:
                 scope["connection"].abort()  # aborted, or the client would take this for the complete response
         finally:
@@ -314,11 +305,11 @@ class Edge:
 
     def _refusal(self, scope: Scope, fields: HeaderFields) -> GatewayError | None:
         if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MAX_URI:
-            return UriTooLong()
+            return web.UriTooLong()
         if fields.size > MAX_HEADERS or fields.count > MAX_HEADER_COUNT:
-            return HeadersTooLarge()
+            return web.HeadersTooLarge()
         if not self._is_trusted(fields.all("host")) and scope["path"].removeprefix(self.root_path) not in PROBES:
-            return UntrustedHost()
+            return web.UntrustedHost()
         if any(self.via in value for value in fields.all("via")):
             return LoopDetected()
         if b"access_token=" in scope["query_string"]:
@@ -328,7 +319,7 @@ class Edge:
                 return InvalidRequest(f"The request has several {name} headers, and only one can be meant.")
         length = fields.first("content-length")
         if length is not None and length.isdecimal() and int(length[:19]) > self._bodies.max_body:
-            return PayloadTooLarge(self._bodies.too_large)
+            return web.PayloadTooLarge(self._bodies.too_large)
         return None
 
     def _is_trusted(self, given: list[str]) -> bool:

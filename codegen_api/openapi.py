@@ -77,16 +77,17 @@ ENTRY: Mapping[str, Json] = {
 }
 """Examples of what an adapter makes of the hosted API's answers, to be written by the dialects."""
 
-REPLAYED = {
-    "Idempotent-Replayed": {
-        "schema": {"type": "string"},
-        "description": "`true` where a repeat is answered as the first time.",
-    }
-}
-"""The header of an answer that may be repeated."""
-
 JSON = "application/json"
 REQUEST_ID = "5f0c0f2a2f6f"
+
+
+def header(description: str, kind: str = "string") -> dict[str, Any]:
+    """A header of a response."""
+    return {"schema": {"type": kind}, "description": description}
+
+
+REPLAYED = {"Idempotent-Replayed": header("`true` where a repeat is answered as the first time.")}
+"""The header of an answer that may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ class Answers:
         error, sentence = meaning or self.meanings.get(status) or MEANINGS[status]
         headers = {}
         if status == 401:
-            headers["WWW-Authenticate"] = {"schema": {"type": "string"}, "description": "`Bearer`, as RFC 6750 has it."}
+            headers["WWW-Authenticate"] = header("`Bearer`, as RFC 6750 has it.")
         if status in WAITS:
-            headers["Retry-After"] = {"schema": {"type": "integer"}, "description": "Seconds."}
+            headers["Retry-After"] = header("Seconds.", "integer")
         example = self.fields(error)
         if isinstance(example, Mapping) and "request_id" in example:
             example = {**example, "request_id": REQUEST_ID}

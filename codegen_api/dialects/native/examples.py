@@ -64,10 +64,11 @@ def _example(updates: Iterable[following.Update | following.FeedUpdate], writer:
     return (writer.wait(RETRY_MS) + b"".join(framed(update, writer) for update in updates)).decode()
 
 
-RUN_EXAMPLE: dict[str, Any] = run_fields(_RUN)
-PENDING_EXAMPLE: dict[str, Any] = pending_fields(_PENDING)
-ENTRY_EXAMPLE: dict[str, Any] = json.loads(entry_json(to_json(openapi.ENTRY), 25))
-STREAM_EXAMPLE = _example(_UPDATES, EVENTS)
-LINES_EXAMPLE = _example(_UPDATES, LINES)
-FEED_EXAMPLE = _example(_FEED, EVENTS)
-FEED_LINES_EXAMPLE = _example(_FEED, LINES)
+RUN: dict[str, Any] = run_fields(_RUN)
+PENDING: dict[str, Any] = pending_fields(_PENDING)
+ENTRY: dict[str, Any] = json.loads(entry_json(to_json(openapi.ENTRY), 25))
+LOG = {**RUN, "logs": [ENTRY], "total_logs": 25, "page": 1, "size": 100, "pages": 1}
+STREAM = _example(_UPDATES, EVENTS)
+STREAM_LINES = _example(_UPDATES, LINES)
+FEED = _example(_FEED, EVENTS)
+FEED_LINES = _example(_FEED, LINES)

@@ -11,18 +11,10 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import PydanticCustomError
 
 from codegen_api.dialects import EMPTY, Images, Prompt, says_nothing
-from codegen_api.dialects.native.examples import (
-    ENTRY_EXAMPLE,
-    FEED_EXAMPLE,
-    FEED_LINES_EXAMPLE,
-    LINES_EXAMPLE,
-    PENDING_EXAMPLE,
-    RUN_EXAMPLE,
-    STREAM_EXAMPLE,
-)
+from codegen_api.dialects.native import examples
 from codegen_api.dialects.native.wire import error_fields
 from codegen_api.errors import Conflict, RunEnded, RunFinal, TicketsNotConfigured
-from codegen_api.openapi import ANYWHERE, COMMON, REPLAYED, Answers
+from codegen_api.openapi import ANYWHERE, COMMON, REPLAYED, Answers, header
 from codegen_api.runs import RunStatus, WaitReason
 from codegen_api.web import Responses
 
@@ -80,7 +72,7 @@ class Decide(BaseModel):
 class RunOut(_Open):
     """A run: the host's fields as they are, times in RFC 3339 (UTC), and some of ours."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [RUN_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.RUN]})
 
     id: HostId
     organization_id: HostId | None = None
@@ -113,7 +105,7 @@ class PendingOut(BaseModel):
 class PendingListOut(BaseModel):
     """What a run waits for, oldest first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [PENDING_EXAMPLE]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [examples.PENDING]}]})
 
     items: list[PendingOut]
 
@@ -121,7 +113,7 @@ class PendingListOut(BaseModel):
 class EntryOut(_Open):
     """A log entry: the host's fields as they are, and its position."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [ENTRY_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.ENTRY]})
 
     agent_run_id: HostId | None = None
     created_at: str | None = None
@@ -172,12 +164,7 @@ class UserOut(_Open):
 class LogsOut(RunOut):
     """A run with a page of its log."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [{**RUN_EXAMPLE, "logs": [ENTRY_EXAMPLE], "total_logs": 25, "page": 1, "size": 100, "pages": 1}]
-        },
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.LOG]})
 
     logs: list[EntryOut]
     total_logs: int | None
@@ -306,32 +293,8 @@ FEED_EVENTS: dict[str, type[BaseModel]] = {
 }
 
 
-def _stream(what: str, events: dict[str, type[BaseModel]], example: str, lines: str) -> dict[str, Any]:
-    """A stream of these events."""
-    event = {
-        "type": "object",
-        "description": "One event. `data` is JSON, of the shape that goes with the event.",
-        "properties": {
-            "event": {"type": "string", "enum": list(events)},
-            "id": {"type": "string"},
-            "data": {"type": "string", "contentMediaType": "application/json"},
-            "retry": {"type": "integer"},
-        },
-    }
-    return {
-        "description": f"{what} Its events and the shape of their data: "
-        + ", ".join(f"`{name}` (`{model.__name__}`)" for name, model in events.items())
-        + ". A comment line is a sign of life. With `Accept: application/x-ndjson` each event is a line of JSON.",
-        "content": {
-            "text/event-stream": {"schema": event, "example": example},
-            "application/x-ndjson": {"schema": {"type": "string"}, "example": lines},
-        },
-    }
-
-
 answers = Answers(ErrorOut, error_fields)
 _NO_TICKETS = answers.error(501, (TicketsNotConfigured(), "This deployment has no key to seal and open tickets with."))
-_ALREADY_OVER = answers.error(409, (RunEnded(), "The run is over: there is nothing to stop any more."))
 
 ME = answers(200, UserOut, "The user.")
 ORGANIZATIONS = answers(200, OrganizationsOut, "The organizations.")
@@ -346,38 +309,48 @@ RESUMED[409] = answers.error(
 )
 RESUMED[200]["headers"] = REPLAYED
 CANCELLED = answers(200, RunOut, "The run, stopped.", 409, 501)
-CANCELLED[409] = _ALREADY_OVER
+CANCELLED[409] = answers.error(409, (RunEnded(), "The run is over: there is nothing to stop any more."))
 LOGS = answers(200, LogsOut, "The run and the stretch of its log.")
-LOGS[200]["headers"] = {
-    "Link": {"schema": {"type": "string"}, "description": '`<path>; rel="next"` while there is more.'}
-}
+LOGS[200]["headers"] = {"Link": header('`<path>; rel="next"` while there is more.')}
 TICKET = answers(201, TicketOut, "The ticket.")
 TICKET[501] = _NO_TICKETS
 CREATED = answers(201, RunOut, "The run.", 402, 409)
-CREATED[201]["headers"] = {
-    "Location": {"schema": {"type": "string"}, "description": "The run's path."},
-    **REPLAYED,
-}
-HEALTH: Responses = {
-    200: {"model": HealthOut, "description": "How the process is."},
-    **answers.errors(*ANYWHERE),
-}
+CREATED[201]["headers"] = {"Location": header("The run's path."), **REPLAYED}
+HEALTH: Responses = {200: {"model": HealthOut, "description": "How the process is."}, **answers.errors(*ANYWHERE)}
 READY: Responses = {
     200: {"model": ReadyOut, "description": "Yes."},
     **answers.errors(*ANYWHERE),
     503: {"model": ReadyOut, "description": "Not yet, or not any more."},
 }
-STREAM: Responses = {
-    200: _stream("The live log.", STREAM_EVENTS, STREAM_EXAMPLE, LINES_EXAMPLE),
-    204: {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."},
-    **answers.errors(*COMMON),
-    501: _NO_TICKETS,
-}
-FEED: Responses = {
-    200: _stream("The feed.", FEED_EVENTS, FEED_EXAMPLE, FEED_LINES_EXAMPLE),
-    **answers.errors(*COMMON),
-    501: _NO_TICKETS,
-}
+
+
+def _stream(what: str, events: dict[str, type[BaseModel]], example: str, lines: str, also: Responses) -> Responses:
+    """The responses of a route that streams these events."""
+    event = {
+        "type": "object",
+        "description": "One event. `data` is JSON, of the shape that goes with the event.",
+        "properties": {
+            "event": {"type": "string", "enum": list(events)},
+            "id": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "retry": {"type": "integer"},
+        },
+    }
+    stream = {
+        "description": f"{what} Its events and the shape of their data: "
+        + ", ".join(f"`{name}` (`{model.__name__}`)" for name, model in events.items())
+        + ". A comment line is a sign of life. With `Accept: application/x-ndjson` each event is a line of JSON.",
+        "content": {
+            "text/event-stream": {"schema": event, "example": example},
+            "application/x-ndjson": {"schema": {"type": "string"}, "example": lines},
+        },
+    }
+    return {200: stream, **also, **answers.errors(*COMMON), 501: _NO_TICKETS}
+
+
+_TOLD = {"description": "The end is known to the caller already (`Last-Event-ID: 25.end`), and it is still the end."}
+STREAM = _stream("The live log.", STREAM_EVENTS, examples.STREAM, examples.STREAM_LINES, {204: _TOLD})
+FEED = _stream("The feed.", FEED_EVENTS, examples.FEED, examples.FEED_LINES, {})
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
