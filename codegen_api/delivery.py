@@ -133,13 +133,14 @@ class Delivery(Sink):
             finally:
                 self._busy = False
 
+    def stop(self, ending: str = "stopped") -> None:
+        """It is not wanted any more."""
+        if not self.over:
+            self._context.run(self._finish, ending)
+
     def gone(self) -> None:
         """The client has left."""
-        self._stop("client_left")
-
-    def stop(self) -> None:
-        """It is not wanted any more."""
-        self._stop("stopped")
+        self.stop("client_left")
 
     def cancel(self) -> None:
         """This process stops: cut it off."""
@@ -149,10 +150,11 @@ class Delivery(Sink):
     def fail(self, error: BaseException) -> None:
         """The outlet is broken."""
         self.error = self.error or error
-        self._stop("complete")
+        self.stop("complete")
 
-    async def wait_closed(self) -> None:
-        """Until what is over has been closed."""
+    async def aclose(self) -> None:
+        """Stop, and wait until everything has been closed."""
+        self.stop()
         if self._closing is not None:
             await asyncio.wait({self._closing})
 
@@ -206,10 +208,6 @@ class Delivery(Sink):
     def _cut(self, ending: str) -> None:
         self._finish(ending)
         self._connection.abort()
-
-    def _stop(self, ending: str) -> None:
-        if not self.over:
-            self._context.run(self._finish, ending)
 
     def _finish(self, ending: str) -> None:
         over(ending)

@@ -36,16 +36,9 @@ MAX_URI, MAX_HEADERS = 16 * 1024, 64 * 1024
 MAX_HEADER_COUNT = 200
 
 EXPOSED_HEADERS = (
-    "X-Request-ID",
-    "Idempotent-Replayed",
-    "Retry-After",
-    "RateLimit",
-    "RateLimit-Policy",
-    "Location",
-    "Content-Location",
-    "Link",
-    "Warning",
-)
+    "X-Request-ID", "Idempotent-Replayed", "Retry-After", "RateLimit", "RateLimit-Policy", "Location",
+    "Content-Location", "Link", "Warning",
+)  # fmt: skip
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 """Methods that pages of other origins may use."""
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?"

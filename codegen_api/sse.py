@@ -191,8 +191,7 @@ class EventStream(Response):
         try:
             await send(self._head())
         except BaseException:
-            delivery.stop()
-            await delivery.wait_closed()
+            await delivery.aclose()
             raise
         scope["delivery"] = delivery
         outlet.hold(delivery)
@@ -214,7 +213,7 @@ class EventStream(Response):
             for task in (sending, leaving):
                 task.cancel()
             await asyncio.wait({sending, leaving})
-            await delivery.wait_closed()
+            await delivery.aclose()
         if delivery.error is not None:
             raise delivery.error
 

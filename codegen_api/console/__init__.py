@@ -32,6 +32,15 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
+LINKS = {
+    "console": PATH,
+    "documentation": "/docs",
+    "openapi": "/openapi.json",
+    "health": "/health",
+    "me": "/users/me",
+    "organizations": "/organizations",
+    "runs": "/agent-runs",
+}
 SANDBOX_TOKENS = ("sandbox-alice", "sandbox-bob")
 
 HEADERS = {
@@ -101,33 +110,15 @@ def install(app: FastAPI, *, enabled: bool, sandbox: bool, discover: Discover | 
         root = request.scope.get("root_path", "")
         if enabled and "text/html" in request.headers.get("accept", ""):
             return RedirectResponse(root + PATH, headers={"Vary": "Accept"})
-        paths = {
-            **({"console": PATH} if enabled else {}),
-            "documentation": "/docs",
-            "openapi": "/openapi.json",
-            "health": "/health",
-            "me": "/users/me",
-            "organizations": "/organizations",
-            "runs": "/agent-runs",
-        }
-        links: dict[str, Json] = {name: root + path for name, path in paths.items()}
+        links: dict[str, Json] = {name: root + path for name, path in LINKS.items() if enabled or path != PATH}
         body: dict[str, Json] = {"name": app.title, "version": app.version, "links": links}
         return json_response(to_json(body), headers={"Vary": "Accept"})
 
     app.add_route("/", index, include_in_schema=False)  # a route of FastAPI takes milliseconds to build
-    if enabled:
-        _install_console(app, sandbox, None if discover is None else SignInPlace(discover))
-
-
-@cache
-def _contents() -> dict[str, tuple[bytes, str]]:
-    """Each file by its name, with its entity tag."""
-    contents = {path.relative_to(FILES).as_posix(): path.read_bytes() for path in FILES.rglob("*.*")}
-    return {name: (content, f'"{hashlib.sha256(content).hexdigest()[:16]}"') for name, content in contents.items()}
-
-
-def _install_console(app: FastAPI, sandbox: bool, place: SignInPlace | None) -> None:
+    if not enabled:
+        return
     contents = _contents()
+    place = None if discover is None else SignInPlace(discover)
 
     async def without_slash(request: Request) -> Response:
         return RedirectResponse(request.scope.get("root_path", "") + PATH)
@@ -160,6 +151,13 @@ def _install_console(app: FastAPI, sandbox: bool, place: SignInPlace | None) -> 
     app.add_route(PATH.rstrip("/"), without_slash, include_in_schema=False)
     app.add_route(PATH + "config.json", config, include_in_schema=False)
     app.add_route(PATH + "{name:path}", file, include_in_schema=False)
+
+
+@cache
+def _contents() -> dict[str, tuple[bytes, str]]:
+    """Each file by its name, with its entity tag."""
+    contents = {path.relative_to(FILES).as_posix(): path.read_bytes() for path in FILES.rglob("*.*")}
+    return {name: (content, f'"{hashlib.sha256(content).hexdigest()[:16]}"') for name, content in contents.items()}
 
 
 def _origin(url: str) -> str:

@@ -7,13 +7,7 @@ from codegen_api.dialects.codegen.wire import render_error
 DIALECT = Dialect(
     routes=router.routes,
     render_error=render_error,
-    prefixes=(
-        "/v1/organizations",
-        "/v1/users",
-        "/v1/alpha",
-        "/v1/beta",
-        "/v1/mcp-providers",
-        "/v1/oauth",
-        "/v1/slack-connect",
+    prefixes=tuple(
+        f"/v1/{name}" for name in ("organizations", "users", "alpha", "beta", "mcp-providers", "oauth", "slack-connect")
     ),
 )

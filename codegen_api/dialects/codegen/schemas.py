@@ -4,13 +4,15 @@ Only request models are used for parsing. Responses are the host's own data, so 
 them.
 """
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from codegen_api import openapi
 from codegen_api.dialects import Ignored, Images, Prompt
 from codegen_api.dialects.codegen.wire import error_fields, with_host_times
+
+T = TypeVar("T")
 
 RUN_EXAMPLE = with_host_times(openapi.RUN)
 ENTRY_EXAMPLE = with_host_times(openapi.ENTRY)
@@ -195,35 +197,28 @@ class RepositoryResponse(BaseModel):
     language: str | None
 
 
-class _Page(BaseModel):
+class _Page(BaseModel, Generic[T]):
     total: int
     page: int
     size: int
     pages: int
+    items: list[T]
 
 
-class PageOfAgentRuns(_Page):
+class PageOfAgentRuns(_Page[AgentRunResponse]):
     model_config = _page(RUN_EXAMPLE)
 
-    items: list[AgentRunResponse]
 
-
-class PageOfUsers(_Page):
+class PageOfUsers(_Page[UserResponse]):
     model_config = _page(USER_EXAMPLE)
 
-    items: list[UserResponse]
 
-
-class PageOfOrganizations(_Page):
+class PageOfOrganizations(_Page[OrganizationResponse]):
     model_config = _page(ORGANIZATION_EXAMPLE)
 
-    items: list[OrganizationResponse]
 
-
-class PageOfRepositories(_Page):
+class PageOfRepositories(_Page[RepositoryResponse]):
     model_config = _page(REPOSITORY_EXAMPLE)
-
-    items: list[RepositoryResponse]
 
 
 class BanResponse(BaseModel):
