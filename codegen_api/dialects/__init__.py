@@ -148,7 +148,8 @@ class Absent(Route):
         super().__init__("/", self._refuse, name="absent", include_in_schema=False)
         self.methods = None
         self._paths = {path: re.sub("{[^}]*}", "[^/]+", path) for path in paths}
-        self.path_regex = re.compile(f"(?P<what>{'|'.join(self._paths.values())})(?:/.*)?$")
+        one_of_them = "|".join(self._paths.values()) or "(?!)"  # of none there is none, and not the empty path
+        self.path_regex = re.compile(f"(?P<what>{one_of_them})(?:/.*)?$")
         self.param_convertors = {"what": StringConvertor()}
 
     def beside(self, served: Collection[str]) -> "Absent":

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from starlette.routing import Match
 
 from codegen_api import Settings, create_app
 from codegen_api.app import Application
 from codegen_api.build_parts import DIALECTS
+from codegen_api.dialects import Absent
 from codegen_api.environment import SettingsError
 from tests.dialects.rich import RichHost
 from tests.dialects.routes import EVERY
@@ -105,6 +107,21 @@ async def test_what_two_dialects_share_of_a_path_is_told_by_that_which_is_on(dia
         for path, keys in zip(("/v1/organizations/9/x", "/v1/memories", "/v1/x"), expected, strict=True):
             answer = await site.get(path)
             assert (answer.status_code, shape(answer)) == (404, keys), path
+
+
+@pytest.mark.parametrize(
+    ("served", "absent"),
+    [
+        (set(), {"/api/config", "/api/config/x", "/api/metrics"}),
+        ({"/api/config"}, {"/api/metrics"}),
+        ({"/api/config/{name}", "/api/metrics"}, set()),
+    ],
+)
+def test_what_others_serve_is_not_absent_and_nothing_else_is_either(served: set[str], absent: set[str]) -> None:
+    route = Absent("/api/config", "/api/metrics").beside(served)
+    asked = ("/", "/api", "/api/config", "/api/config/x", "/api/configs", "/api/metrics", "/agent-runs")
+    scopes = {path: {"type": "http", "method": "GET", "path": path} for path in asked}
+    assert {path for path, scope in scopes.items() if route.matches(scope)[0] is not Match.NONE} == absent
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/v1/organizations/9/agent/run/1", HOSTED), ("/agent-runs/1", NATIVE)])
