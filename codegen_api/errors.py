@@ -36,6 +36,7 @@
     │   ├── AtCapacity              this process is at its limits
     │   ├── RateLimited             the caller is at their limits
     │   └── UpstreamRateLimited     the host's rate limit is reached
+    ├── RunFailed                   a run has no answer, for who has waited for that alone
     ├── Interrupted                 this process stopped during a request to the host, which may have acted
     └── UpstreamFailure             the host failed
         ├── UpstreamError           its answer is an error or unusable
@@ -341,8 +342,6 @@ class Interrupted(GatewayError):
 
 
 class RunFailed(GatewayError):
-    """A run has no answer, for who has waited for that alone."""
-
     code = "run_failed"
     default_message = "The run has failed."
 
