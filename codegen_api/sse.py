@@ -166,10 +166,7 @@ class EventStream(Response):
         stall_seconds: float,
         source: Source | None = None,
     ) -> None:
-        self.status_code = 200
-        self.media_type = media_type
-        self.background = None
-        self.init_headers(headers)
+        super().__init__(headers=headers, media_type=media_type)
         del self.headers["content-length"]
         self._frames = frames if isinstance(frames, Tap) else Pulled(frames)
         self._stall_seconds = stall_seconds

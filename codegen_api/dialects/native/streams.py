@@ -58,14 +58,12 @@ async def viewer(request: Request, ticket: str | None, wanted: str | None, run_i
     return caller, opened.run.organization
 
 
-def ticket_fields(request: Request, path: str, run: RunRef, caller: Caller) -> dict[str, Json]:
+def ticket_response(request: Request, path: str, run: RunRef, caller: Caller) -> Response:
     """A new ticket for the stream at ``path``."""
     ticket, expires = tickets_of(request).seal(run, caller, time.time())
-    return {
-        "ticket": ticket,
-        "url": f"{request.scope.get('root_path', '')}{path}?ticket={ticket}",
-        "expires_at": timestamp(expires, "seconds"),
-    }
+    url = f"{request.scope.get('root_path', '')}{path}?ticket={ticket}"
+    fields: dict[str, Json] = {"ticket": ticket, "url": url, "expires_at": timestamp(expires, "seconds")}
+    return json_response(to_json(fields), 201)
 
 
 def tickets_of(request: Request) -> Tickets:
@@ -92,7 +90,7 @@ async def create_feed_ticket(request: Request, gateway: Door, caller: Asker, wan
     tickets_of(request)
     organization = await gateway.accounts.organization(caller, wanted)
     await gateway.feeds.check(caller, organization)
-    return json_response(to_json(ticket_fields(request, FEED_PATH, RunRef(organization, FEED), caller)), 201)
+    return ticket_response(request, FEED_PATH, RunRef(organization, FEED), caller)
 
 
 @feed.get(
@@ -151,7 +149,7 @@ async def create_stream_ticket(
     tickets_of(request)
     organization = await gateway.accounts.organization(caller, wanted)
     run = (await gateway.get(caller, organization, run_id)).ref
-    return json_response(to_json(ticket_fields(request, f"{run_path(run.id)}/logs/stream", run, caller)), 201)
+    return ticket_response(request, f"{run_path(run.id)}/logs/stream", run, caller)
 
 
 @logs.get(
