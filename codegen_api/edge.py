@@ -196,7 +196,7 @@ class Edge:
             current.tracer, current.span = self.tracer, self.tracer.request(method, said)
             current.passed_on = tuple(each for each in passed_on if each[0] == BAGGAGE)  # the span says the others
         token = trace.set(current)
-        scope["connection"] = self._connection(send)
+        scope["connection"] = self._connection(scope, send)
         scope["root_path"] = self.root_path or scope.get("root_path", "")
         scope["refusal"] = scope.get("refusal") or self._refusal(scope, fields)  # the front door may have set one
         scope[web.CROSS_SITE] = self._is_cross_site(fields)
@@ -334,9 +334,11 @@ class Edge:
             return not self._cors.is_allowed_origin(origin)
         return site in ("cross-site", "same-site")
 
-    def _connection(self, send: Send) -> ServerConnection:
-        """ASGI has no notion of a connection, but uvicorn's ``send`` is bound to an object with the transport."""
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
+    def _connection(self, scope: Scope, send: Send) -> ServerConnection:
+        """ASGI has no notion of a connection, but ``http1`` hands one over, and uvicorn's own ``send`` is bound to an
+        object with the transport, unless something is put around the application.
+        """
+        transport = getattr(scope.get("outlet") or getattr(send, "__self__", None), "transport", None)
         if transport is not None:
             self._transports.add(transport)
         return ServerConnection(transport)

@@ -79,8 +79,8 @@ async def gateway() -> AsyncIterator[tuple[Site, Hosted]]:
         await asyncio.sleep(0.1)
 
 
-def opened(site: Site, request: bytes = STREAM) -> Socket:
-    transport, feed = connected(site.app)
+def opened(site: Site, request: bytes = STREAM, app: Any = None) -> Socket:
+    transport, feed = connected(app or site.app)
     socket = Socket()
     socket.protocol = transport.protocol
     transport.protocol.transport = socket
@@ -210,6 +210,25 @@ async def test_who_takes_nothing_gets_the_rest_in_order_once_they_do_and_is_cut_
         assert stuck.is_closing()
         assert not slow.is_closing()
         assert site.app.state.parts.gateway.viewers == 2
+
+
+async def test_who_takes_nothing_is_cut_whatever_is_put_around_the_application() -> None:
+    async with gateway() as (site, hosted):
+
+        async def around(scope: Any, receive: Any, send: Any) -> None:
+            async def passed_on(message: Any) -> None:
+                await send(message)
+
+            await site.app(scope, receive, passed_on)
+
+        socket = opened(site, app=around)
+        await asyncio.sleep(5)
+        socket.unsent = 1000
+        socket.protocol.pause_writing()
+        hosted.append(3)
+        await asyncio.sleep(STALL + 10)
+        assert socket.is_closing()
+        assert site.app.state.parts.gateway.viewers == 0
 
 
 @pytest.mark.parametrize("at_once", [False, True])
