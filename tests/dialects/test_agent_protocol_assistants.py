@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from langgraph_sdk.errors import ConflictError, NotFoundError, PermissionDeniedError, UnprocessableEntityError
 
-from codegen_api.dialects.agent_protocol.agents import BUILT_IN, agent_for
+from codegen_api.dialects.agent_protocol.assistants import BUILT_IN, agent_for
 from codegen_api.stores import Agent
 from tests.dialects.sdk import caller_of, client_of, speaking
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from codegen_api.dialects.agent_protocol.agents import BUILT_IN
+from codegen_api.dialects.agent_protocol.assistants import BUILT_IN
 from tests.dialects.sdk import client_of, speaking
 from tests.dialects.site import Site
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from langgraph_sdk.errors import ConflictError, InternalServerError, NotFoundError, UnprocessableEntityError
 
-from codegen_api.dialects.agent_protocol.agents import BUILT_IN
+from codegen_api.dialects.agent_protocol.assistants import BUILT_IN
 from codegen_api.dialects.agent_protocol.threads import with_assistant
 from codegen_api.errors import Conflict
 from codegen_api.stores import TurnState

@@ -1,21 +1,25 @@
-"""Assistants: how somebody wants to be answered, under a name. The host has one agent, and it works for all of them."""
+"""Assistants: how somebody wants to be answered, under a name. The host has one agent, and it works for all of them.
+
+Inside, each is a graph of one node, which is that agent. The protocol as it is published calls them agents.
+"""
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Body, Query
+from fastapi import Path, Query
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations, new_id
+from codegen_api.dialects import rejected
 from codegen_api.dialects.agent_protocol import responses, schemas
-from codegen_api.dialects.agent_protocol.agents import BUILT_IN, NAMESPACE, AssistantId, agent_for, is_built_in, told
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.filters import same
-from codegen_api.dialects.agent_protocol.storage import keepable, nameable
+from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
 from codegen_api.dialects.agent_protocol.threads import remove_threads_of
-from codegen_api.dialects.agent_protocol.wire import assistant_fields, paged, selected
+from codegen_api.dialects.agent_protocol.wire import GRAPH, agent_fields, assistant_fields, paged, selected
 from codegen_api.errors import AlreadyExists, Forbidden, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
@@ -24,48 +28,73 @@ from codegen_api.stores import Query as Wanted
 from codegen_api.web import json_response, operation
 
 router = routes_about("assistants")
+published = routes_about("agents and runs")
+"""The paths of the protocol as it is published, beside those of LangGraph's server."""
 
-UNNAMED = "Untitled"
+AssistantId = Annotated[str, Path(description="The id of an assistant, or `agent`.")]
+AgentId = Annotated[str, Path(description="The id of an agent, or `agent`.")]
+Recurse = Annotated[str | None, Query(description="Ignored: there are no subgraphs.")]
+
+NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+"""That of all servers of this protocol for the assistant that each graph has from the start."""
+
+BUILT_IN = Agent(
+    str(uuid.uuid5(NAMESPACE, GRAPH)),
+    GRAPH,
+    created=0.0,
+    updated=0.0,
+    description="The agent of the host, as it is.",
+    configuration={"graph_id": GRAPH, "config": {}, "context": {}},
+    metadata={"created_by": "system"},
+)
+"""There for everybody, under its id and under the name of its graph."""
 
 SORTS = {"assistant_id": "id", "name": "name", "created_at": "created", "updated_at": "updated", None: "created"}
 
+MESSAGES: dict[str, Json] = {
+    "type": "array",
+    "description": "LangChain messages.",
+    "items": {"type": "object", "properties": {"id": {"type": "string"}, "type": {"type": "string"}, "content": {}}},
+}
+STATE: dict[str, Json] = {"title": "State", "type": "object", "properties": {"messages": MESSAGES}}
+OPTIONS: dict[str, Json] = {
+    "type": "object",
+    "properties": {
+        "system_prompt": {"type": "string", "description": "Goes before what the user says first."},
+        "model": {"type": "string", "description": "A model that the host knows."},
+    },
+}
+SCHEMAS: dict[str, Json] = {
+    "input_schema": {**STATE, "title": "Input", "required": ["messages"]},
+    "output_schema": {**STATE, "title": "Output"},
+    "state_schema": STATE,
+    "config_schema": {**OPTIONS, "title": "Config"},
+    "context_schema": {**OPTIONS, "title": "Context"},
+}
+"""The same for every assistant."""
 
-@router.post(
-    "/assistants",
-    **operation("Create an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
-)
-async def create_assistant(
-    conversations: MyConversations, body: Annotated[schemas.CreateAssistant, Body()]
-) -> Response:
+
+@router.post("/assistants", **operation("Create an assistant", WRITE, responses.ASSISTANT_PUT))
+async def create_assistant(conversations: MyConversations, body: schemas.CreateAssistant) -> Response:
     """Keep how somebody wants to be answered: `system_prompt` and `model`, and whatever else they have configured."""
     now = conversations.clock()
+    id_, name = body.assistant_id or new_id(), body.name or "Untitled"
     agent = _configured(
-        Agent(
-            body.assistant_id or new_id(),
-            body.name or UNNAMED,
-            now,
-            now,
-            description=body.description,
-            metadata=body.metadata or {},
-        ),
+        Agent(id_, name, now, now, description=body.description, metadata=body.metadata or {}),
         graph_id=body.graph_id,
         config=body.config or {},
         context=body.context or {},
     )
     _check(agent)
     if body.assistant_id is None and body.if_exists == "do_nothing":
-        return json_response(to_json(assistant_fields(await _as_configured(conversations, agent))))
+        return _shown(await _as_configured(conversations, agent))
     taken = is_built_in(agent.id) or not await conversations.add_agent(agent)
     if taken and body.if_exists != "do_nothing":
         raise AlreadyExists("There is an assistant with this id already.")
-    if taken:
-        agent = await agent_for(conversations, agent.id)
-    return json_response(to_json(assistant_fields(agent)))
+    return _shown(await agent_for(conversations, agent.id) if taken else agent)
 
 
-@router.get(
-    "/assistants", **operation("List assistants", READ, responses.answers(200, responses.Assistants, "The assistants."))
-)
+@router.get("/assistants", **operation("List assistants", READ, responses.ASSISTANTS))
 async def list_assistants(
     conversations: MyConversations,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -73,64 +102,38 @@ async def list_assistants(
 ) -> Response:
     """All assistants, newest first, behind the one that is built in."""
     found = await _found(conversations, Wanted(limit, offset))
-    return json_response(
-        to_json({"assistants": [assistant_fields(agent) for agent in found.items], "total": found.total})
-    )
+    return json_response(to_json({"assistants": [*map(assistant_fields, found.items)], "total": found.total}))
 
 
-@router.post(
-    "/assistants/search",
-    **operation("Search assistants", READ, responses.paged(list[responses.Assistant], "The assistants.")),
-)
-async def search_assistants(
-    conversations: MyConversations, body: Annotated[schemas.SearchAssistants | None, Body()] = None
-) -> Response:
+@router.post("/assistants/search", **operation("Search assistants", READ, responses.ASSISTANTS_FOUND))
+async def search_assistants(conversations: MyConversations, body: schemas.SearchAssistants | None = None) -> Response:
     """Those that have all that is asked for. Where it does, too, the one that is built in comes first in any order."""
     asked = body or schemas.SearchAssistants()
-    found = await find_assistants(conversations, asked)
+    if asked.sort_by not in SORTS:
+        raise NotOffered(f"Assistants cannot be sorted by {asked.sort_by} here.")
+    sort, descending = SORTS[asked.sort_by], asked.sort_order != "asc"
+    wanted = replace(_wanted(asked), limit=asked.limit, offset=asked.offset, sort=sort, descending=descending)
+    found = await _found(conversations, wanted)
     items: list[Json] = [selected(assistant_fields(agent), asked.select) for agent in found.items]
     return paged(items, asked.offset, found.total)
 
 
-async def find_assistants(conversations: CallerConversations, asked: schemas.SearchAssistants) -> Found[Agent]:
-    if asked.sort_by not in SORTS:
-        raise NotOffered(f"Assistants cannot be sorted by {asked.sort_by} here.")
-    wanted = replace(
-        _wanted(asked),
-        limit=asked.limit,
-        offset=asked.offset,
-        sort=SORTS[asked.sort_by],
-        descending=asked.sort_order != "asc",
-    )
-    return await _found(conversations, wanted)
-
-
-@router.post(
-    "/assistants/count", **operation("Count assistants", READ, responses.answers(200, int, "How many there are."))
-)
-async def count_assistants(
-    conversations: MyConversations, body: Annotated[schemas.CountAssistants | None, Body()] = None
-) -> Response:
+@router.post("/assistants/count", **operation("Count assistants", READ, responses.COUNT))
+async def count_assistants(conversations: MyConversations, body: schemas.CountAssistants | None = None) -> Response:
     """How many a search would find in all."""
     found = await _found(conversations, _wanted(body or schemas.CountAssistants()))
     return json_response(to_json(found.total))
 
 
-@router.get(
-    "/assistants/{assistant_id}",
-    **operation("Get an assistant", READ, responses.answers(200, responses.Assistant, "The assistant.")),
-)
+@router.get("/assistants/{assistant_id}", **operation("Get an assistant", READ, responses.ASSISTANT))
 async def get_assistant(conversations: MyConversations, assistant_id: AssistantId) -> Response:
     """An assistant by its id; the one that is built in by `agent`, too."""
-    return json_response(to_json(assistant_fields(await agent_for(conversations, assistant_id))))
+    return _shown(await agent_for(conversations, assistant_id))
 
 
-@router.patch(
-    "/assistants/{assistant_id}",
-    **operation("Update an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.", 409)),
-)
+@router.patch("/assistants/{assistant_id}", **operation("Update an assistant", WRITE, responses.ASSISTANT_PUT))
 async def update_assistant(
-    conversations: MyConversations, assistant_id: AssistantId, body: Annotated[schemas.UpdateAssistant, Body()]
+    conversations: MyConversations, assistant_id: AssistantId, body: schemas.UpdateAssistant
 ) -> Response:
     """Change an assistant. Runs that have begun are not affected. This makes a new version; the old one is not kept."""
 
@@ -153,15 +156,10 @@ async def update_assistant(
         return now
 
     _refuse_built_in(assistant_id)
-    agent = NotFound.unless(await conversations.change_agent(assistant_id, to), "Assistant", assistant_id)
-    return json_response(to_json(assistant_fields(agent)))
+    return _shown(NotFound.unless(await conversations.change_agent(assistant_id, to), "Assistant", assistant_id))
 
 
-@router.delete(
-    "/assistants/{assistant_id}",
-    **operation("Delete an assistant", WRITE, responses.answers(204, None, "It is gone.", 409)),
-    status_code=204,
-)
+@router.delete("/assistants/{assistant_id}", **operation("Delete an assistant", WRITE, responses.GONE), status_code=204)
 async def delete_assistant(
     conversations: MyConversations,
     assistant_id: AssistantId,
@@ -178,19 +176,11 @@ async def delete_assistant(
     return Response(status_code=204)
 
 
-# -- versions ---------------------------------------------------------------------------------------------------------
-
-
 @router.post(
-    "/assistants/{assistant_id}/versions",
-    **operation(
-        "List the versions of an assistant",
-        READ,
-        responses.answers(200, list[responses.Assistant], "The latest version, which is the only one kept."),
-    ),
+    "/assistants/{assistant_id}/versions", **operation("List the versions of an assistant", READ, responses.VERSIONS)
 )
 async def list_assistant_versions(
-    conversations: MyConversations, assistant_id: AssistantId, body: Annotated[schemas.Versions | None, Body()] = None
+    conversations: MyConversations, assistant_id: AssistantId, body: schemas.Versions | None = None
 ) -> Response:
     """The latest version: earlier ones are not kept."""
     agent = await agent_for(conversations, assistant_id)
@@ -200,21 +190,133 @@ async def list_assistant_versions(
 
 @router.post(
     "/assistants/{assistant_id}/latest",
-    **operation(
-        "Set the latest version of an assistant", WRITE, responses.answers(200, responses.Assistant, "The assistant.")
-    ),
+    **operation("Set the latest version of an assistant", WRITE, responses.ASSISTANT),
 )
 async def set_latest_assistant_version(
-    conversations: MyConversations, assistant_id: AssistantId, body: Annotated[schemas.Latest, Body()]
+    conversations: MyConversations, assistant_id: AssistantId, body: schemas.Latest
 ) -> Response:
     """Make a version the latest. As earlier ones are not kept, only the latest one can be named."""
     agent = await agent_for(conversations, assistant_id)
     if body.version != agent.version:
         raise NotFound(f"Version {body.version} not found: only the latest one is kept")
-    return json_response(to_json(assistant_fields(agent)))
+    return _shown(agent)
+
+
+# -- what is inside ---------------------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/assistants/{assistant_id}/schemas", **operation("Get the schemas of an assistant", READ, responses.SCHEMAS)
+)
+async def get_assistant_schemas(conversations: MyConversations, assistant_id: AssistantId) -> Response:
+    """What an assistant takes and gives."""
+    agent = await agent_for(conversations, assistant_id)
+    return json_response(to_json({"graph_id": assistant_fields(agent)["graph_id"], **SCHEMAS}))
+
+
+@router.get("/assistants/{assistant_id}/graph", **operation("Get the graph of an assistant", READ, responses.GRAPH))
+async def get_assistant_graph(
+    conversations: MyConversations,
+    assistant_id: AssistantId,
+    xray: Annotated[str | None, Query(description="Ignored: there is nothing inside the one node.")] = None,
+) -> Response:
+    """The graph of an assistant: one node, which is the agent at the host."""
+    await agent_for(conversations, assistant_id)
+    ends: list[Json] = [{"id": name, "type": "schema", "data": name} for name in ("__start__", "__end__")]
+    body: dict[str, Json] = {
+        "nodes": [ends[0], {"id": GRAPH, "type": "runnable", "data": {"id": [GRAPH], "name": GRAPH}}, ends[1]],
+        "edges": [{"source": "__start__", "target": GRAPH}, {"source": GRAPH, "target": "__end__"}],
+    }
+    return json_response(to_json(body))
+
+
+@router.get(
+    "/assistants/{assistant_id}/subgraphs", **operation("Get the subgraphs of an assistant", READ, responses.SUBGRAPHS)
+)
+async def get_assistant_subgraphs(
+    conversations: MyConversations, assistant_id: AssistantId, recurse: Recurse = None
+) -> Response:
+    """There are none."""
+    await agent_for(conversations, assistant_id)
+    return json_response(b"{}")
+
+
+@router.get(
+    "/assistants/{assistant_id}/subgraphs/{namespace}",
+    **operation("Get a subgraph of an assistant", READ, responses.SUBGRAPHS),
+)
+async def get_assistant_subgraph(
+    conversations: MyConversations, assistant_id: AssistantId, namespace: str, recurse: Recurse = None
+) -> Response:
+    """There are none."""
+    return await get_assistant_subgraphs(conversations, assistant_id)
+
+
+# -- agents -----------------------------------------------------------------------------------------------------------
+
+
+@published.post("/agents/search", **operation("Search agents", READ, responses.AGENTS))
+async def search_agents(conversations: MyConversations, body: schemas.SearchAgents | None = None) -> Response:
+    """The caller's assistants, as agents: the one that is built in first, then the newest."""
+    asked = body or schemas.SearchAgents()
+    wanted = Wanted(asked.limit, asked.offset, metadata=asked.metadata or {}, name=asked.name or None)
+    found = await _found(conversations, wanted)
+    return paged([*map(agent_fields, found.items)], asked.offset, found.total)
+
+
+@published.get("/agents/{agent_id}", **operation("Get an agent", READ, responses.AGENT))
+async def get_agent(conversations: MyConversations, agent_id: AgentId) -> Response:
+    """An assistant, as an agent."""
+    return json_response(to_json(agent_fields(await agent_for(conversations, agent_id))))
+
+
+@published.get("/agents/{agent_id}/schemas", **operation("Get the schemas of an agent", READ, responses.AGENT_SCHEMAS))
+async def get_agent_schemas(conversations: MyConversations, agent_id: AgentId) -> Response:
+    """What an agent takes and gives."""
+    agent = await agent_for(conversations, agent_id)
+    return json_response(to_json({"agent_id": agent.id, **SCHEMAS}))
 
 
 # -- beneath ----------------------------------------------------------------------------------------------------------
+
+
+def is_built_in(assistant_id: str) -> bool:
+    return assistant_id in (BUILT_IN.id, GRAPH)
+
+
+async def agent_for(conversations: CallerConversations, assistant_id: str) -> Agent:
+    """The agent that a client means.
+
+    Raises:
+        NotFound: there is none, or it is somebody else's.
+    """
+    if is_built_in(assistant_id):
+        return BUILT_IN
+    agent = await conversations.agent(assistant_id)
+    if agent is None or agent.archived:
+        raise NotFound.named("Assistant", assistant_id)
+    return agent
+
+
+def _shown(agent: Agent) -> Response:
+    return json_response(to_json(assistant_fields(agent)))
+
+
+def _told(name: str, config: Json, context: Json) -> str | None:
+    """What the host is to be told of ``name`` (``system_prompt`` or ``model``): as the context has it, else as
+    ``config.configurable`` does.
+
+    Raises:
+        Rejected: it is no text.
+    """
+    configurable = config.get("configurable") if isinstance(config, Mapping) else None
+    for where, values in ((("context",), context), (("config", "configurable"), configurable)):
+        value = values.get(name) if isinstance(values, Mapping) else None
+        if value is not None and not isinstance(value, str):
+            raise rejected("Must be a text.", "string_type", "body", *where, name)
+        if value:
+            return value
+    return None
 
 
 def _configured(agent: Agent, **given: Json) -> Agent:
@@ -223,7 +325,7 @@ def _configured(agent: Agent, **given: Json) -> Agent:
     if not {"config", "context"} & given.keys():
         return agent
     config, context = agent.configuration.get("config"), agent.configuration.get("context")
-    prompt, model = told("system_prompt", config, context), told("model", config, context)
+    prompt, model = _told("system_prompt", config, context), _told("model", config, context)
     return replace(agent, system_prompt=prompt, model=model)
 
 

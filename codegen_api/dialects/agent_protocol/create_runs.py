@@ -1,33 +1,124 @@
-"""Starting runs: a run is a turn of a thread, or of one that is made for it."""
+"""Starting runs: a run is a turn of a thread, or of one that is made for it.
 
+What SDKs always send and means nothing here is ignored, what cannot be done is refused by name: docs/clients.md.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Body, Depends, Request
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
-from codegen_api.conversations import TRIES, CallerConversations, pending_of
+from codegen_api.conversations import (
+    TRIES,
+    Ask,
+    CallerConversations,
+    TurnCheckpoint,
+    images_of,
+    new_id,
+    pending_of,
+    said_ids,
+    text_of,
+)
+from codegen_api.dialects import EMPTY, MOST_SAID, Ignored, rejected, says_nothing
 from codegen_api.dialects.agent_protocol import responses
-from codegen_api.dialects.agent_protocol.agents import agent_for
+from codegen_api.dialects.agent_protocol.assistants import agent_for
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agent_protocol.interrupts import decisions_of
-from codegen_api.dialects.agent_protocol.run_requests import RunBody, ask_of, refuse_what_is_not_offered
-from codegen_api.dialects.agent_protocol.run_responses import RunAnswers, nothing, places_of
-from codegen_api.dialects.agent_protocol.storage import keepable
-from codegen_api.dialects.agent_protocol.streams import Ending
+from codegen_api.dialects.agent_protocol.events import MODES
+from codegen_api.dialects.agent_protocol.interrupts import WHERE, decisions_of, text_of_answer
+from codegen_api.dialects.agent_protocol.messages import heard
+from codegen_api.dialects.agent_protocol.run_responses import Ending, RunAnswers, nothing, places_of
+from codegen_api.dialects.agent_protocol.schemas import Id, Object, keepable
 from codegen_api.dialects.agent_protocol.threads import new_thread, with_assistant
-from codegen_api.errors import Conflict, NotFound, Rejected
+from codegen_api.dialects.agent_protocol.wire import GRAPH
+from codegen_api.errors import Conflict, InvalidRequest, NotFound, NotOffered, Rejected
 from codegen_api.identity import WRITE
-from codegen_api.runs import to_json
+from codegen_api.runs import Json, to_json
 from codegen_api.sse import Begins
 from codegen_api.stores import Agent, Overtaken, Talk, Turn, TurnState
+from codegen_api.upstreams import NewRun
 from codegen_api.web import WantedOrganization, json_response, operation
 
 router = routes_about("runs")
 
+HUMAN = ("human", "user", "HumanMessage")
+SYSTEM = ("system", "SystemMessage")
+LOOK = "See the image."
+"""What the host is told where a user sends an image and no word."""
 
-NewRunBody = Annotated[RunBody, Body()]
+
+def _modes(value: object) -> object:
+    """One mode, a list of them, or such a list as JSON, as browsers put it into a query. Nothing is none."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return [value]
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and value[0].startswith("["):
+        return _modes(value[0])
+    if value is None:
+        return []
+    return [each for each in (value if isinstance(value, list) else [value]) if each != ""]
+
+
+Modes = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_modes)]
+
+
+class RunBody(BaseModel):
+    """A new run."""
+
+    assistant_id: str | None = Field(
+        default=None, description="The id of an assistant; `agent` by default.", examples=["agent"]
+    )
+    thread_id: Id | None = Field(default=None, description="In which thread, where the path names none.")
+    agent_id: str | None = Field(default=None, description="The same, as the published protocol calls it.")
+    messages: list[Any] | None = Field(default=None, description="The same as `input.messages`, by that protocol.")
+    input: Object | None = Field(
+        default=None,
+        description="`messages`: what the user says.",
+        examples=[{"messages": [{"role": "user", "content": "What is the weather in San Francisco?"}]}],
+    )
+    command: Object | None = Field(default=None, description="`resume`: the answer to an interrupt.")
+    stream_mode: Modes = Field(
+        default=[], description=f"Of {', '.join(MODES)}.", examples=[["values", "messages-tuple"]]
+    )
+    metadata: Object | None = Field(default=None, description="Goes to the host with a new run.")
+    config: Object | None = Field(
+        default=None, description="`configurable` may have `model`, `repo_id`, `agent_type` and `system_prompt`."
+    )
+    context: Object | None = Field(default=None, description="The same as `config.configurable`.")
+    checkpoint: Object | None = Field(default=None, description="Where to go on: its `checkpoint_id`.")
+    checkpoint_id: str | None = None
+    multitask_strategy: str | None = Field(default=None, description="`enqueue` (default), `reject`, `interrupt`.")
+    if_not_exists: str | None = Field(default=None, description="`reject`: do not make the thread.")
+    on_disconnect: str | None = Field(default=None, description="`cancel`: stop the run when the client leaves.")
+    on_completion: str | None = Field(default=None, description="`keep`: keep the thread of a stateless run.")
+    webhook: Any = None
+    after_seconds: Any = None
+    interrupt_before: Any = None
+    interrupt_after: Any = None
+    stream_subgraphs: Ignored = None
+    stream_resumable: Ignored = None
+    checkpoint_during: Ignored = None
+    durability: Ignored = None
+    feedback_keys: Ignored = None
+    langsmith_tracer: Ignored = None
+    strict_resume: Ignored = None
+
+    @property
+    def agent(self) -> str:
+        """With whom.
+
+        Raises:
+            Rejected: two are named.
+        """
+        if self.assistant_id and self.agent_id and self.assistant_id != self.agent_id:
+            raise Rejected("`assistant_id` and `agent_id` name two.")
+        return self.assistant_id or self.agent_id or GRAPH
 
 
 class RunStarter(RunAnswers):
@@ -73,14 +164,14 @@ Starter = Annotated[RunStarter, Depends(starter)]
 
 
 @router.post("/threads/{thread_id}/runs", **operation("Start a run", WRITE, responses.STARTED))
-async def create_run(starter: Starter, thread_id: str, body: NewRunBody) -> Response:
+async def create_run(starter: Starter, thread_id: str, body: RunBody) -> Response:
     """Start a run in a thread, which is made if it is not there. It goes on by itself."""
     turn = await starter.begin(thread_id, body)
     return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
 
 
 @router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and stream it", WRITE, responses.STREAMED))
-async def stream_run(starter: Starter, _: Begins, thread_id: str, body: NewRunBody) -> Response:
+async def stream_run(starter: Starter, _: Begins, thread_id: str, body: RunBody) -> Response:
     """Start a run in a thread and send its events. It goes on without its client, but for `on_disconnect: cancel`."""
     return starter.events(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
 
@@ -88,27 +179,27 @@ async def stream_run(starter: Starter, _: Begins, thread_id: str, body: NewRunBo
 @router.post(
     "/threads/{thread_id}/runs/wait", **operation("Start a run and wait for its result", WRITE, responses.WAITED)
 )
-async def wait_for_run(starter: Starter, thread_id: str, body: NewRunBody) -> Response:
+async def wait_for_run(starter: Starter, thread_id: str, body: RunBody) -> Response:
     """Start a run in a thread and give the thread's state at its end. White space comes first, as a sign of life."""
     return starter.outcome(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
 
 
 @router.post("/runs", **operation("Start a stateless run", WRITE, responses.STARTED))
-async def create_stateless_run(starter: Starter, body: NewRunBody) -> Response:
+async def create_stateless_run(starter: Starter, body: RunBody) -> Response:
     """Start a run in a thread that is made for it, or in the one that `thread_id` names."""
     turn = await starter.begin(body.thread_id, body)
     return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
 
 
 @router.post("/runs/stream", **operation("Start a stateless run and stream it", WRITE, responses.STREAMED))
-async def stream_stateless_run(starter: Starter, _: Begins, body: NewRunBody) -> Response:
+async def stream_stateless_run(starter: Starter, _: Begins, body: RunBody) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
     turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
     return starter.events(turn, at_end=forget, stops=body.on_disconnect == "cancel")
 
 
 @router.post("/runs/wait", **operation("Start a stateless run and wait for its result", WRITE, responses.WAITED))
-async def wait_for_stateless_run(starter: Starter, body: NewRunBody) -> Response:
+async def wait_for_stateless_run(starter: Starter, body: RunBody) -> Response:
     """The thread is removed when the outcome has been sent, but for `on_completion: keep`."""
     turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
     return starter.outcome(turn, at_end=forget, stops=body.on_disconnect == "cancel")
@@ -130,3 +221,139 @@ def _forgetting(conversations: CallerConversations, body: RunBody) -> Ending:
         await conversations.remove_conversation(turn.conversation)
 
     return forget
+
+
+# -- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def refuse_what_is_not_offered(body: RunBody) -> None:
+    """
+    Raises:
+        NotOffered: it asks for something by name that the gateway cannot do.
+    """
+    command = body.command or {}
+    asked = {
+        "webhook": body.webhook,
+        "after_seconds": body.after_seconds,
+        "interrupt_before": body.interrupt_before,
+        "interrupt_after": body.interrupt_after,
+        "command.goto": command.get("goto"),
+        "command.update": command.get("update"),
+    }
+    refused = [name for name, value in asked.items() if value]
+    refused += [f"stream_mode {mode}" for mode in body.stream_mode if mode not in MODES]
+    if body.multitask_strategy not in (None, "", "reject", "interrupt", "enqueue", "rollback"):
+        refused.append(f"multitask_strategy {body.multitask_strategy}")
+    if refused:
+        raise NotOffered(f"The gateway cannot do this: {', '.join(refused)[:500]}.")
+
+
+def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
+    """What a run is to be. ``known``: the turns of the thread, the newest first.
+
+    Raises:
+        Rejected: there is nothing in it that the host could be told.
+        InvalidRequest: it answers an interrupt, and there is none.
+    """
+    settings = _settings(body)
+    system, messages = _said(body, known)
+    checkpoint = _checkpoint(body)
+    text = "\n\n".join(text for text in map(text_of, messages) if text)
+    images = images_of(*messages)
+    if not messages and checkpoint is None:
+        raise rejected("There must be a message of the user in it.", "missing", "body", "input", "messages")
+    return Ask(
+        messages,
+        text or (LOOK if images else ""),
+        images,
+        agent,
+        system_prompt=_text(settings, "system_prompt") or system,
+        checkpoint=checkpoint,
+        if_busy=body.multitask_strategy or "enqueue",
+        run=NewRun(
+            "",
+            metadata=body.metadata or None,
+            repo_id=_repository(settings),
+            model=_text(settings, "model"),
+            agent_type=_text(settings, "agent_type"),
+        ),
+        options={
+            "assistant_id": agent.id,
+            "stream_mode": body.stream_mode or ["values"],
+            "metadata": body.metadata or {},
+            "config": body.config or {},
+            "context": body.context or {},
+            "multitask_strategy": body.multitask_strategy or "enqueue",
+        },
+    )
+
+
+def _said(body: RunBody, known: Sequence[Turn]) -> tuple[str | None, list[Mapping[str, Json]]]:
+    """The system prompt among the messages, and those of the user that are new."""
+    answer = (body.command or {}).get("resume")
+    if answer is not None:
+        if body.input or body.messages:
+            raise Rejected("A run has an input or a command, not both.")
+        text = text_of_answer(answer)
+        if says_nothing(text):
+            raise rejected(EMPTY, "empty", *WHERE)
+        if not known or known[0].state is not TurnState.WAITING:
+            raise InvalidRequest("Cannot resume: the thread is not interrupted.")
+        return None, [{"id": new_id(), "content": [{"type": "text", "text": text}]}]
+    given = (body.input or {}).get("messages") or []
+    if given and body.messages:
+        raise Rejected("What is said stands in `messages` or in `input.messages`, not in both.")
+    given = given or body.messages or []
+    if not isinstance(given, list):
+        given = [given]
+    if len(given) > MOST_SAID:
+        raise rejected(f"There may be {MOST_SAID} messages at most.", "too_long", "body", "input", "messages")
+    told = said_ids(known)
+    system: list[str] = []
+    messages: list[Mapping[str, Json]] = []
+    for index, item in enumerate(given):
+        where = ("body", "input", "messages", index)
+        kind, id, content = _message(item, where)  # noqa: A001 - the wire's own word
+        if kind in SYSTEM:
+            system.append(text_of({"content": heard(content, where)}))
+        elif kind in HUMAN and (id is None or id not in told):
+            message: Mapping[str, Json] = {"id": id or new_id(), "content": heard(content, where)}
+            if says_nothing(text_of(message)) and not images_of(message):
+                raise rejected(EMPTY, "empty", *where, "content")
+            messages.append(message)
+    return "\n\n".join(system) or None, messages
+
+
+def _message(item: Any, where: tuple[str | int, ...]) -> tuple[str, str | None, Json]:
+    """A message in any of the forms that LangChain takes: who, its id, what."""
+    match item:
+        case str():
+            return "human", None, item
+        case [str(kind), content]:
+            return kind, None, content
+        case dict():
+            kind, id = item.get("type") or item.get("role") or "human", item.get("id")  # noqa: A001
+            content = item.get("content")
+            if isinstance(kind, str) and (id is None or isinstance(id, str)):
+                return kind, id or None, "" if content is None else content
+    raise rejected("Must be a message.", "message_type", *where)
+
+
+def _checkpoint(body: RunBody) -> TurnCheckpoint | None:
+    given = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
+    return TurnCheckpoint.of(given) if isinstance(given, str) and given else None
+
+
+def _settings(body: RunBody) -> Mapping[str, Json]:
+    configurable = (body.config or {}).get("configurable")
+    return {**(configurable if isinstance(configurable, dict) else {}), **(body.context or {})}
+
+
+def _text(settings: Mapping[str, Json], name: str) -> str | None:
+    value = settings.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _repository(settings: Mapping[str, Json]) -> int | None:
+    value = settings.get("repo_id")
+    return value if type(value) is int else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from codegen_api.errors import Detail, Rejected
+from codegen_api.dialects import rejected
 from codegen_api.runs import Json
 
 
@@ -27,8 +27,7 @@ def understood(condition: Json, where: tuple[str | int, ...]) -> None:
     operators = _has_operators(condition)
     for name, part in condition.items():
         if operators and name not in OPERATORS:
-            said = f"Must be one of {', '.join(OPERATORS)}."
-            raise Rejected(details=[Detail((*where, name), said, "operator")])
+            raise rejected(f"Must be one of {', '.join(OPERATORS)}.", "operator", *where, name)
         if not operators:
             understood(part, (*where, name))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from codegen_api.dialects import rejected
 from codegen_api.errors import Detail, NotOffered, Rejected
 from codegen_api.runs import Json, WaitReason, to_json
 from codegen_api.stores import Turn
@@ -92,4 +93,4 @@ def _decision(answer: Json, pending: PendingRequest) -> Decision:
 
 
 def _unclear(what: str) -> Rejected:
-    return Rejected(details=[Detail(WHERE, what, "ambiguous")])
+    return rejected(what, "ambiguous", *WHERE)

@@ -3,17 +3,17 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
-from fastapi import Body, Query
+from fastapi import Query
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.dialects import not_offered
+from codegen_api.dialects import not_offered, rejected
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.filters import begins, holds, mentions, understood
-from codegen_api.dialects.agent_protocol.storage import keepable, nameable
+from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
 from codegen_api.dialects.agent_protocol.wire import item_fields, pages
-from codegen_api.errors import Detail, NotOffered, Rejected
+from codegen_api.errors import NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import ANSWER_BYTES, Item, Near
@@ -29,39 +29,33 @@ MOST_LOOKED_AT = 10_000
 """Items that one search looks through, where the database cannot tell which are meant."""
 
 
-@router.put(
-    "/store/items", **operation("Put an item", WRITE, responses.answers(204, None, "It is kept.")), status_code=204
-)
+@router.put("/store/items", **operation("Put an item", WRITE, responses.ITEM_PUT), status_code=204)
 @router.put(
     "/store",
-    **operation("Put an item (older path)", WRITE, responses.answers(204, None, "It is kept.")),
+    **operation("Put an item (older path)", WRITE, responses.ITEM_PUT),
     name="put_item_under_the_older_path",
     status_code=204,
 )
-async def put_item(conversations: MyConversations, body: Annotated[schemas.PutItem, Body()]) -> Response:
+async def put_item(conversations: MyConversations, body: schemas.PutItem) -> Response:
     """Keep a value, in the place of one that is there."""
     not_offered(ttl=body.ttl, **({"index": body.index} if not conversations.finds_by_meaning else {}))
     for index, label in enumerate(body.namespace):
         if not 0 < len(label) <= LABEL_CHARACTERS or "." in label:
             said = f"Must have 1 to {LABEL_CHARACTERS} characters, and no dots."
-            raise Rejected(details=[Detail(("body", "namespace", index), said, "label")])
+            raise rejected(said, "label", "body", "namespace", index)
     fields = None if body.index is None else tuple(body.index or ())
     keepable(namespace=body.namespace, value=body.value, index=list(fields or ()))
     nameable(key=body.key)
     now = conversations.clock()
     try:
-        item = Item(tuple(body.namespace), body.key, body.value, now, now, fields)
-        await conversations.put_item(item)
+        await conversations.put_item(Item(tuple(body.namespace), body.key, body.value, now, now, fields))
     except ValueError as error:  # all else was looked at
         said = "Its labels are too many or too long together."
-        raise Rejected(details=[Detail(("body", "namespace"), said, "too_long")]) from error
+        raise rejected(said, "too_long", "body", "namespace") from error
     return Response(status_code=204)
 
 
-@router.get(
-    "/store/items",
-    **operation("Get an item", READ, responses.answers(200, responses.StoreItem | None, "The item, or null.")),
-)
+@router.get("/store/items", **operation("Get an item", READ, responses.ITEM))
 async def get_item(
     conversations: MyConversations,
     key: Annotated[str, Query()],
@@ -74,28 +68,20 @@ async def get_item(
     return json_response(to_json(None if item is None else item_fields(item)))
 
 
-@router.delete(
-    "/store/items",
-    **operation("Delete an item", WRITE, responses.answers(204, None, "It is gone, or was never there.")),
-    status_code=204,
-)
-async def delete_item(conversations: MyConversations, body: Annotated[schemas.DeleteItem, Body()]) -> Response:
+@router.delete("/store/items", **operation("Delete an item", WRITE, responses.ITEM_GONE), status_code=204)
+async def delete_item(conversations: MyConversations, body: schemas.DeleteItem) -> Response:
     """Delete the value under a key in a namespace."""
     await conversations.remove_item(body.namespace, body.key)
     return Response(status_code=204)
 
 
-@router.post(
-    "/store/items/search", **operation("Search items", READ, responses.paged(responses.StoreItems, "The items."))
-)
+@router.post("/store/items/search", **operation("Search items", READ, responses.ITEMS))
 @router.post(
     "/store/search",
-    **operation("Search items (older path)", READ, responses.paged(responses.StoreItems, "The items.")),
+    **operation("Search items (older path)", READ, responses.ITEMS),
     name="search_items_under_the_older_path",
 )
-async def search_items(
-    conversations: MyConversations, body: Annotated[schemas.SearchItems | None, Body()] = None
-) -> Response:
+async def search_items(conversations: MyConversations, body: schemas.SearchItems | None = None) -> Response:
     """Items whose namespace begins with these labels, the last changed first; with a `query` that is asked by meaning
     the nearest first, each with its `score`.
 
@@ -123,13 +109,8 @@ async def search_items(
     return await _stretch(matching, asked, "words" if query else None)
 
 
-@router.post(
-    "/store/namespaces",
-    **operation("List namespaces", READ, responses.answers(200, responses.Namespaces, "The namespaces.")),
-)
-async def list_namespaces(
-    conversations: MyConversations, body: Annotated[schemas.ListNamespaces | None, Body()] = None
-) -> Response:
+@router.post("/store/namespaces", **operation("List namespaces", READ, responses.NAMESPACES))
+async def list_namespaces(conversations: MyConversations, body: schemas.ListNamespaces | None = None) -> Response:
     """The namespaces that hold items, in order."""
     asked = body or schemas.ListNamespaces()
     prefix, suffix = asked.prefix or (), (asked.suffix or ())[::-1]

@@ -11,14 +11,6 @@ from codegen_api.web import Responses
 
 TIME = "2026-11-20T12:00:00.000000Z"
 
-NEXT = {
-    "X-Pagination-Next": {
-        "schema": {"type": "string"},
-        "description": "The offset of what follows, if there is more.",
-    },
-    "X-Pagination-Total": {"schema": {"type": "string"}, "description": "How many there are in all."},
-}
-
 
 class _Selected(BaseModel):
     """Any field may be missing where a client has selected others."""
@@ -218,6 +210,11 @@ answers = Answers(
 )
 
 
+def _headed(found: Responses, headers: dict[str, Any]) -> Responses:
+    found[200]["headers"] = headers
+    return found
+
+
 def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors: int) -> Responses:
     """The same for an answer that lasts."""
     found = answers(200, None, description, *errors)
@@ -225,16 +222,20 @@ def _lasting(description: str, media_type: str, schema: dict[str, Any], *errors:
     return found
 
 
-def paged(model: Any, description: str) -> Responses:
-    """The same for a stretch of a list, or what holds one."""
-    found = answers(200, model, description)
-    found[200]["headers"] = NEXT
-    return found
+def _events(*errors: int) -> Responses:
+    return _headed(_lasting("The events.", "text/event-stream", _EVENT, *errors), _PLACES)
 
 
 PUBLIC_ERRORS = answers.errors(*ANYWHERE)
 UNREADABLE = answers.errors(422)
 
+_NEXT = {
+    "X-Pagination-Next": {
+        "schema": {"type": "string"},
+        "description": "The offset of what follows, if there is more.",
+    },
+    "X-Pagination-Total": {"schema": {"type": "string"}, "description": "How many there are in all."},
+}
 _PLACES = {
     "Location": {"schema": {"type": "string"}, "description": "Where to follow it, without the gateway's own prefix."},
     "Content-Location": {"schema": {"type": "string"}, "description": "The run, without the gateway's own prefix."},
@@ -244,20 +245,44 @@ _EVENT = {
     "description": "One event: `metadata` first, then those of the stream modes, then `end`. `data` is JSON.",
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}, "id": {"type": "string"}},
 }
+_OUTCOME = {"type": "object", "description": "The state of the thread, or `__error__`."}
 
+COUNT = answers(200, int, "How many there are.")
+GONE = answers(204, None, "It is gone.", 409)
+
+ASSISTANT = answers(200, Assistant, "The assistant.")
+ASSISTANT_PUT = answers(200, Assistant, "The assistant.", 409)
+ASSISTANTS = answers(200, Assistants, "The assistants.")
+ASSISTANTS_FOUND = _headed(answers(200, list[Assistant], "The assistants."), _NEXT)
+VERSIONS = answers(200, list[Assistant], "The latest version, which is the only one kept.")
+SCHEMAS = answers(200, Schemas, "The schemas.")
+GRAPH = answers(200, Graph, "The graph.")
+SUBGRAPHS = answers(200, dict[str, Schemas], "The subgraphs.")
+AGENT = answers(200, ProtocolAgent, "The agent.")
+AGENTS = _headed(answers(200, list[ProtocolAgent], "The agents."), _NEXT)
+AGENT_SCHEMAS = answers(200, AgentSchemas, "The schemas.")
+
+THREAD = answers(200, Thread, "The thread.")
+THREAD_PUT = answers(200, Thread, "The thread.", 409)
+THREAD_CHANGED = {**THREAD_PUT, 204: {"description": "Done, and the thread was not asked for."}}
+THREADS = _headed(answers(200, list[Thread], "The threads."), _NEXT)
+PRUNED = answers(200, Pruned, "How many are gone.", 409)
 STATE = answers(200, State, "The state.")
 HISTORY = answers(200, list[State], "The states, the newest first.")
+
 RUN = answers(200, ThreadRun, "The run.")
-STARTED = answers(200, ThreadRun, "The run.", 402, 409)
-STARTED[200]["headers"] = _PLACES
-BATCH = answers(200, list[ThreadRun], "The runs.", 402, 409)
 RUNS = answers(200, list[ThreadRun], "The runs, the newest first.")
-FOLLOWED = _lasting("The events.", "text/event-stream", _EVENT)
-STREAMED = _lasting("The events.", "text/event-stream", _EVENT, 402, 409)
-STREAMED[200]["headers"] = FOLLOWED[200]["headers"] = _PLACES
-_OUTCOME = {"type": "object", "description": "The state of the thread, or `__error__`."}
+STARTED = _headed(answers(200, ThreadRun, "The run.", 402, 409), _PLACES)
+BATCH = answers(200, list[ThreadRun], "The runs.", 402, 409)
+FOLLOWED, STREAMED = _events(), _events(402, 409)
 JOINED = _lasting("The outcome.", "application/json", _OUTCOME)
 WAITED = _lasting("The outcome.", "application/json", _OUTCOME, 402, 409)
 STOPPED = answers(200, ThreadRun, "The run.", 409, 501)
 ALL_STOPPED = answers(204, None, "They are stopped.", 409, 501)
 FORGOTTEN = answers(204, None, "It is forgotten.", 409, 501)
+
+ITEM = answers(200, StoreItem | None, "The item, or null.")
+ITEM_PUT = answers(204, None, "It is kept.")
+ITEM_GONE = answers(204, None, "It is gone, or was never there.")
+ITEMS = _headed(answers(200, StoreItems, "The items."), _NEXT)
+NAMESPACES = answers(200, Namespaces, "The namespaces.")

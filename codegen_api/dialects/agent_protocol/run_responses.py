@@ -1,27 +1,51 @@
-"""How a turn is answered: described as a run, told in events, or by its outcome when that is there."""
+"""How a turn is answered: described as a run, told in events, or by its outcome when that is there.
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+Who waits for an event or an outcome gets signs of life until then.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, Request
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations
+from codegen_api.conversations import CallerConversations, TurnEnded, pending_of, tell, updates
+from codegen_api.dialects import rejected
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations
-from codegen_api.dialects.agent_protocol.events import DOCUMENTED_STATUSES, STATUSES, position
+from codegen_api.dialects.agent_protocol.events import (
+    DOCUMENTED_STATUSES,
+    STATUSES,
+    WHOLE_STATES,
+    ThreadTeller,
+    failure,
+    position,
+)
+from codegen_api.dialects.agent_protocol.interrupts import interrupts
 from codegen_api.dialects.agent_protocol.messages import human
 from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
-from codegen_api.dialects.agent_protocol.streams import Abandoning, Ending, events, outcome
+from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wire import moment
-from codegen_api.errors import Detail, Rejected
+from codegen_api.errors import GatewayError, StreamCut
 from codegen_api.parts import parts_of
-from codegen_api.runs import Json
-from codegen_api.sse import STREAM_HEADERS, lasting
+from codegen_api.runs import Json, to_json
+from codegen_api.sse import BEAT, STREAM_HEADERS, beating, lasting
 from codegen_api.stores import Turn, TurnState
+from codegen_api.telemetry import note
 
 EVENTS_TYPE = "text/event-stream"
 """Without a charset, as SDKs know it."""
+
+HEARTBEAT = b": heartbeat\n"
+"""One line: after a blank one, clients in JavaScript believe in an event."""
+
+UNFINISHED = b": unfinished, go on behind the last id\n"
+
+SIGN_OF_LIFE = b"\n"
+"""Whitespace before the JSON that somebody waits for."""
+
+Ending = Callable[[Turn], Awaitable[None]]
 
 
 async def nothing(_: Turn) -> None:
@@ -43,8 +67,7 @@ def states_called(words: Mapping[TurnState, str], status: str | None, where: str
     if status is None:
         return None
     if status not in ("timeout", *words.values()):  # that one is the protocol's, and no run is over because of the time
-        said = f"must be one of {', '.join(sorted(set(words.values())))}"
-        raise Rejected(details=[Detail((where, "status"), said, "enum")])
+        raise rejected(f"must be one of {', '.join(sorted(set(words.values())))}", "enum", where, "status")
     return [state for state in TurnState if words[state] == status]
 
 
@@ -57,7 +80,7 @@ class RunAnswers:
         self.conversations = conversations
         documented = parts_of(request).documented_statuses
         self.statuses: Mapping[TurnState, str] = DOCUMENTED_STATUSES if documented else STATUSES
-        self._request = request
+        self.request = request
 
     def fields(self, turn: Turn) -> dict[str, Json]:
         """A run as clients know it."""
@@ -93,10 +116,21 @@ class RunAnswers:
         at_end: Ending = nothing,
         stops: bool = False,
     ) -> Response:
-        remembered = turn.options.get("stream_mode")
-        chosen = frozenset(
-            modes or [str(mode) for mode in (remembered if isinstance(remembered, list) else ["values"])]
-        )
+        """The events behind the last one seen; all of them, when there can be no such event."""
+        if not modes:
+            remembered = turn.options.get("stream_mode")
+            modes = [str(mode) for mode in remembered] if isinstance(remembered, list) else ["values"]
+        pieces = self._events(turn, frozenset(modes), position(turn, last_event_id), at_end)
+        return self._lasting(turn, pieces, EVENTS_TYPE, "stream", stops=stops)
+
+    def outcome(self, turn: Turn, *, at_end: Ending = nothing, stops: bool = False) -> Response:
+        """What came of a turn, when it is over: the state of the thread, or ``__error__``."""
+        return self._lasting(turn, self._outcome(turn, at_end), "application/json", "join", stops=stops)
+
+    async def _events(
+        self, turn: Turn, modes: frozenset[str], after: int, at_end: Ending
+    ) -> AsyncGenerator[bytes, None]:
+        conversations = self.conversations
         context: dict[str, Json] = {
             "run_id": turn.id,
             "thread_id": turn.conversation,
@@ -104,20 +138,62 @@ class RunAnswers:
             "graph_id": "agent",
             "tags": [],
         }
-        pieces = events(
-            self.conversations,
-            turn,
-            modes=chosen,
-            after=position(turn, last_event_id),
-            wording=EntryRenderer(turn, chosen, context, self.conversations.step, self.conversations.rendered),
-            statuses=self.statuses,
-            at_end=at_end,
-        )
-        return self._lasting(turn, pieces, EVENTS_TYPE, "stream", stops=stops)
+        wording = EntryRenderer(turn, modes, context, conversations.step, conversations.rendered)
+        before: Sequence[bytes] = ()
+        try:
+            if turn.state is TurnState.QUEUED:
+                async with aclosing(conversations.waiting(turn)) as looks:
+                    async for turn in looks:  # noqa: PLR1704 - it is the same one, as it is now
+                        if turn.state is TurnState.QUEUED:
+                            yield HEARTBEAT
+                if turn.state is TurnState.QUEUED:
+                    raise StreamCut
+            if turn.state is TurnState.WITHDRAWN:
+                modes = frozenset()  # nothing of it was ever said
+            if WHOLE_STATES & modes:
+                before = [to_json(message) for message in await messages_before(conversations, turn)]
 
-    def outcome(self, turn: Turn, *, at_end: Ending = nothing, stops: bool = False) -> Response:
-        pieces = outcome(self.conversations, turn, at_end)
-        return self._lasting(turn, pieces, "application/json", "join", stops=stops)
+            def teller(is_believed: bool) -> ThreadTeller:
+                start, changes = after if is_believed else 0, conversations.changes_of(turn)
+                return ThreadTeller(
+                    turn, wording, modes=modes, after=start, before=before, changes=changes, statuses=self.statuses
+                )
+
+            try:
+                async with aclosing(beating(tell(conversations, turn, teller, at_once=True), BEAT)) as told:
+                    async for piece in told:
+                        if piece is None:
+                            yield HEARTBEAT
+                        elif piece:
+                            yield piece
+            except StreamCut:
+                yield UNFINISHED
+                raise
+            await at_end(turn)
+        except GatewayError as error:
+            note(error.code, error.root_reason)
+            yield b"event: error\ndata: %b\n\n" % to_json({"error": error.code, "message": error.message})
+
+    async def _outcome(self, turn: Turn, at_end: Ending) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(beating(updates(self.conversations, turn), BEAT)) as news:
+                async for update in news:
+                    if update is None:
+                        yield SIGN_OF_LIFE
+                    elif isinstance(update, TurnEnded):
+                        yield to_json(await self._values(update.turn))
+                        await at_end(update.turn)
+        except GatewayError as error:
+            note(error.code, error.root_reason)
+            yield to_json({"__error__": {"error": error.code, "message": error.message}})
+
+    async def _values(self, turn: Turn) -> Mapping[str, Json]:
+        if turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
+            return {"__error__": failure(turn)}
+        values = await turn_values(self.conversations, turn)
+        if turn.state is not TurnState.WAITING:
+            return values
+        return {**values, "__interrupt__": interrupts(turn, await pending_of(self.conversations, turn))}
 
     def _lasting(
         self, turn: Turn, pieces: AsyncGenerator[bytes, None], media_type: str, kind: str, *, stops: bool
@@ -126,7 +202,31 @@ class RunAnswers:
         headers = {"Content-Type": media_type, **STREAM_HEADERS, **places_of(turn, kind)}
         abandoning = Abandoning(self.conversations, turn) if stops else None
         pieces = pieces if abandoning is None else abandoning.watched(pieces)
-        return lasting(self._request, pieces, media_type, headers, abandoning)
+        return lasting(self.request, pieces, media_type, headers, abandoning)
+
+
+class Abandoning:
+    """Stops a turn when its client leaves before the end, where they have asked for that."""
+
+    def __init__(self, conversations: CallerConversations, turn: Turn) -> None:
+        self._conversations = conversations
+        self._turn = turn
+        self._kept = False
+
+    async def watched(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """``pieces``; when they end by themselves, or we break them off, nothing is to be stopped."""
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+        except StreamCut:
+            self._kept = True
+            raise
+        self._kept = True
+
+    async def aclose(self) -> None:
+        if not self._kept:
+            self._conversations.abandon(self._turn)
 
 
 async def answers(request: Request, conversations: MyConversations) -> RunAnswers:

@@ -1,19 +1,20 @@
-"""Runs that were started: listed, described, joined, stopped, forgotten."""
+"""Runs that were started: listed, described, joined, stopped, forgotten. Each is found in its thread, or by its id."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import Body, Query
-from pydantic import BaseModel
+from fastapi import Depends, Query
+from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
+from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
+from codegen_api.dialects.agent_protocol.create_runs import Modes
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
-from codegen_api.dialects.agent_protocol.run_requests import Modes
-from codegen_api.dialects.agent_protocol.run_responses import Answers, states_called
+from codegen_api.dialects.agent_protocol.run_responses import Answers, RunAnswers, states_called
 from codegen_api.dialects.agent_protocol.state import turn_values
 from codegen_api.dialects.agent_protocol.threads import thread_of
 from codegen_api.dialects.agent_protocol.wire import selected
@@ -25,17 +26,25 @@ from codegen_api.stores import Turn, TurnState
 from codegen_api.web import json_response, operation
 
 router = routes_about("runs")
+published = routes_about("agents and runs")
+"""The paths of the protocol as it is published, beside those of LangGraph's server."""
 
 Flag = Annotated[str | None, Query()]
 Action = Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")]
 SET = ("1", "true", "True")
 
+_MODES: TypeAdapter[list[str]] = TypeAdapter(Modes)
 
-async def _find(conversations: CallerConversations, thread: str | None, run: str, *, settled: bool = True) -> Turn:
-    turn = await conversations.find_turn(run, settled=settled)
-    if thread is not None and turn.conversation != thread:
-        raise NotFound.named("Run", run)
-    return turn
+
+async def in_thread(thread_id: str, run_id: str) -> None:
+    """Has these in the document: ``_this`` takes them from the path."""
+
+
+async def by_id(run_id: str) -> None:
+    """The same for who does not know the thread."""
+
+
+RUN, IN_THREAD, BY_ID = "/threads/{thread_id}/runs/{run_id}", [Depends(in_thread)], [Depends(by_id)]
 
 
 @router.get("/threads/{thread_id}/runs", **operation("List runs", READ, responses.RUNS))
@@ -55,10 +64,29 @@ async def list_runs(
     return json_response(to_json([selected(answers.fields(turn), select) for turn in turns]))
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}", **operation("Get a run", READ, responses.RUN))
-async def get_run(answers: Answers, thread_id: str, run_id: str) -> Response:
+@published.post("/runs/search", **operation("Search runs", READ, responses.RUNS))
+async def search_runs(answers: Answers, body: schemas.SearchRuns | None = None) -> Response:
+    """The caller's runs, of one thread or of all, the newest first, as they were when somebody last looked."""
+    asked = body or schemas.SearchRuns()
+    not_offered(metadata=asked.metadata, agent_id=asked.agent_id)
+    if asked.thread_id is not None:
+        await thread_of(answers.conversations, asked.thread_id)
+    states = states_called(answers.statuses, asked.status, "body")
+    turns = await answers.conversations.turns(asked.thread_id, states=states, limit=asked.limit, offset=asked.offset)
+    return json_response(to_json([answers.fields(turn) for turn in turns]))
+
+
+@published.get(
+    "/runs/{run_id}",
+    dependencies=BY_ID,
+    name="get_run_by_id",
+    description="A run as it is now, for who does not know its thread.",
+    **operation("Get a run by id", READ, responses.RUN),
+)
+@router.get(RUN, dependencies=IN_THREAD, **operation("Get a run", READ, responses.RUN))
+async def get_run(answers: Answers) -> Response:
     """A run as it is now; with the state of its thread at its end as `output`."""
-    turn = await _find(answers.conversations, thread_id, run_id)
+    turn = await _this(answers)
     output: Json = None
     if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
         output = await turn_values(answers.conversations, turn)
@@ -67,19 +95,32 @@ async def get_run(answers: Answers, thread_id: str, run_id: str) -> Response:
     return json_response(to_json({**answers.fields(turn), "output": output}))
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}/join", **operation("Wait for a run's result", READ, responses.JOINED))
-async def join_run(answers: Answers, thread_id: str, run_id: str, cancel_on_disconnect: Flag = None) -> Response:
+@router.get(f"{RUN}/join", dependencies=IN_THREAD, **operation("Wait for a run's result", READ, responses.JOINED))
+async def join_run(answers: Answers, cancel_on_disconnect: Flag = None) -> Response:
     """The thread's state at the end of a run."""
-    turn = await _find(answers.conversations, thread_id, run_id, settled=False)
+    turn = await _this(answers, settled=False)
     await answers.conversations.require_right(turn)
     return answers.outcome(turn, stops=cancel_on_disconnect in SET)
 
 
-@router.get("/threads/{thread_id}/runs/{run_id}/stream", **operation("Stream a run", READ, responses.FOLLOWED))
+@published.get(
+    "/runs/{run_id}/wait", dependencies=BY_ID, **operation("Wait for a run's result by id", READ, responses.JOINED)
+)
+async def wait_by_id(answers: Answers) -> Response:
+    """The thread's state at the end of a run."""
+    return await join_run(answers)
+
+
+@published.get(
+    "/runs/{run_id}/stream",
+    dependencies=BY_ID,
+    name="stream_by_id",
+    description="The events of a run behind the last one seen, then those that come.",
+    **operation("Stream a run by id (by GET)", READ, responses.FOLLOWED),
+)
+@router.get(f"{RUN}/stream", dependencies=IN_THREAD, **operation("Stream a run", READ, responses.FOLLOWED))
 async def join_stream(
     answers: Answers,
-    thread_id: str,
-    run_id: str,
     last_event_id: LastEventId,
     stream_mode: Annotated[list[str] | None, Query(description="Else those that the run was started with.")] = None,
     cancel_on_disconnect: Flag = None,
@@ -87,58 +128,41 @@ async def join_stream(
     """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
     of this run, all of them; also when the run is over, for as long as the host keeps it.
     """
-    turn = await _find(answers.conversations, thread_id, run_id, settled=False)
+    turn = await _this(answers, settled=False)
     await answers.conversations.require_right(turn)
-    modes = _wanted_modes(stream_mode)
-    return answers.events(turn, modes=modes, last_event_id=last_event_id, stops=cancel_on_disconnect in SET)
-
-
-@router.post("/runs/{run_id}/stream", **operation("Stream a run by id", READ, responses.FOLLOWED))
-async def follow_run(answers: Answers, run_id: str, last_event_id: LastEventId) -> Response:
-    """The events of a run, for who does not know its thread."""
-    turn = await _find(answers.conversations, None, run_id, settled=False)
-    await answers.conversations.require_right(turn)
-    return answers.events(turn, last_event_id=last_event_id)
-
-
-def _wanted_modes(given: list[str] | None) -> list[str]:
-    modes = ModeList.model_validate({"modes": given}).modes
+    modes = _MODES.validate_python(stream_mode)
     unknown = [mode for mode in modes if mode not in (*MODES, "run_modes")]
     if unknown:
         raise NotOffered(f"The gateway does not know the stream mode {unknown[0][:100]}.")
-    return [mode for mode in modes if mode in MODES]
+    modes = [mode for mode in modes if mode in MODES]
+    return answers.events(turn, modes=modes, last_event_id=last_event_id, stops=cancel_on_disconnect in SET)
 
 
-class ModeList(BaseModel):
-    modes: Modes
+@router.post("/runs/{run_id}/stream", dependencies=BY_ID, **operation("Stream a run by id", READ, responses.FOLLOWED))
+async def follow_run(answers: Answers, last_event_id: LastEventId) -> Response:
+    """The events of a run, for who does not know its thread."""
+    return await join_stream(answers, last_event_id)
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
 
 
-@router.post("/threads/{thread_id}/runs/{run_id}/cancel", **operation("Cancel a run", WRITE, responses.STOPPED))
-async def cancel_run(
-    answers: Answers, thread_id: str, run_id: str, wait: Flag = None, action: Action = "interrupt"
-) -> Response:
+@published.post(
+    "/runs/{run_id}/cancel",
+    dependencies=BY_ID,
+    name="cancel_by_id",
+    **operation("Cancel a run by id", WRITE, responses.STOPPED),
+)
+@router.post(f"{RUN}/cancel", dependencies=IN_THREAD, **operation("Cancel a run", WRITE, responses.STOPPED))
+async def cancel_run(answers: Answers, wait: Flag = None, action: Action = "interrupt") -> Response:
     """Stop a run, where the host can; one that is over stays as it is."""
     _refuse_rollback(action)
-    turn = await _find(answers.conversations, thread_id, run_id)
-    turn = await answers.conversations.stop(turn, wait=wait in SET)
+    turn = await answers.conversations.stop(await _this(answers), wait=wait in SET)
     return json_response(to_json(answers.fields(turn)))
 
 
-class ManyRuns(BaseModel):
-    """The runs to cancel."""
-
-    thread_id: str | None = None
-    run_ids: schemas.Names | None = None
-    status: Literal["pending", "running", "all"] | None = None
-
-
 @router.post("/runs/cancel", **operation("Cancel runs", WRITE, responses.ALL_STOPPED), status_code=204)
-async def cancel_runs(
-    conversations: MyConversations, body: Annotated[ManyRuns, Body()], action: Action = "interrupt"
-) -> Response:
+async def cancel_runs(conversations: MyConversations, body: schemas.ManyRuns, action: Action = "interrupt") -> Response:
     """Stop the named runs of a thread, or all that are under way."""
     _refuse_rollback(action)
     if body.run_ids is not None:
@@ -154,20 +178,42 @@ async def cancel_runs(
     return Response(status_code=204)
 
 
-@router.delete(
-    "/threads/{thread_id}/runs/{run_id}", **operation("Delete a run", WRITE, responses.FORGOTTEN), status_code=204
+@published.delete(
+    "/runs/{run_id}",
+    dependencies=BY_ID,
+    name="delete_by_id",
+    **operation("Delete a run by id", WRITE, responses.FORGOTTEN),
+    status_code=204,
 )
-async def delete_run(conversations: MyConversations, thread_id: str, run_id: str, force: Flag = None) -> Response:
+@router.delete(RUN, dependencies=IN_THREAD, **operation("Delete a run", WRITE, responses.FORGOTTEN), status_code=204)
+async def delete_run(answers: Answers, force: Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
-    turn = await _find(conversations, thread_id, run_id)
+    turn = await _this(answers)
     if not turn.state.over and force in SET:
-        turn = await conversations.stop(turn, wait=True)
+        turn = await answers.conversations.stop(turn, wait=True)
     if not turn.state.over:
         raise Conflict("The run is under way, or waits: stop it first.")
-    await conversations.remove_turn(turn.id)
+    await answers.conversations.remove_turn(turn.id)
     return Response(status_code=204)
 
 
 def _refuse_rollback(action: str) -> None:
     if action != "interrupt":
         raise NotOffered(f"The gateway cannot do this when it stops a run: {action[:100]}.")
+
+
+async def _this(answers: RunAnswers, *, settled: bool = True) -> Turn:
+    """The run that the path names, in its thread or without; as it is now (``settled``), or when somebody last looked.
+
+    Raises:
+        NotFound: there is no such run, or it is somebody else's.
+    """
+    path = answers.request.path_params
+    return await _find(answers.conversations, path.get("thread_id"), path["run_id"], settled=settled)
+
+
+async def _find(conversations: CallerConversations, thread: str | None, run: str, *, settled: bool = True) -> Turn:
+    turn = await conversations.find_turn(run, settled=settled)
+    if thread is not None and turn.conversation != thread:
+        raise NotFound.named("Run", run)
+    return turn

@@ -1,16 +1,24 @@
-"""What clients send."""
+"""What clients send, and how large what is kept of it may be."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from codegen_api.dialects import Ignored
+from codegen_api.conversations import checked
+from codegen_api.dialects import Ignored, rejected
+from codegen_api.runs import Json, to_json
+from codegen_api.stores import LONGEST
+from codegen_api.worker_thread import is_large
 
 IgnoredQuery = Annotated[str | None, Query(description="Has no meaning here, and is ignored.")]
 
 MOST = 10**18
 MOST_LISTED = 1000
+
+MOST_STATES = 100
+"""How many states are told at once: each may hold the whole conversation."""
 
 Object = dict[str, Any]
 Id = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^/]+$")]
@@ -157,7 +165,31 @@ class PruneThreads(BaseModel):
     strategy: str = Field("delete", description="Only `delete` is offered.")
 
 
+class AtCheckpoint(BaseModel):
+    """A checkpoint."""
+
+    checkpoint: Object = Field(description="Its `checkpoint_id` says which; without one, the end of the thread.")
+    subgraphs: Ignored = None
+
+
+class WantedHistory(BaseModel):
+    """A filter for the states of a thread."""
+
+    limit: Annotated[int, Field(ge=1, le=1000, description=f"How many to give, {MOST_STATES} at most.")] = 10
+    before: Object | str | None = Field(None, description="Only those from before this checkpoint.")
+    checkpoint: Object | None = Field(None, description="Only that one.")
+    metadata: Object | None = Field(None, description="Only those with this `run_id`, `source` or `step`.")
+
+
 # -- runs -------------------------------------------------------------------------------------------------------------
+
+
+class ManyRuns(BaseModel):
+    """The runs to cancel."""
+
+    thread_id: str | None = None
+    run_ids: Names | None = None
+    status: Literal["pending", "running", "all"] | None = None
 
 
 class SearchRuns(BaseModel):
@@ -234,3 +266,36 @@ class ListNamespaces(BaseModel):
     max_depth: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Cut longer ones to this.")
     limit: Limit = 100
     offset: Offset = 0
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+LARGEST = 256 * 1024
+"""Bytes of an object that is kept, as JSON: many of them are read at a time."""
+
+
+def keepable(**given: Json) -> None:
+    """What a client wants kept, by the name of its field.
+
+    Raises:
+        Rejected: it cannot be, or it is too large.
+    """
+    for name, value in given.items():
+        large = isinstance(value, Mapping) and is_large(value)
+        if not large:
+            checked(value)
+        if large or (isinstance(value, Mapping) and len(to_json(value)) > LARGEST):
+            raise rejected(f"Must have at most {LARGEST} bytes as JSON.", "too_long", "body", name)
+
+
+def nameable(**given: str) -> None:
+    """Ids and keys that a client has chosen, by the name of their field.
+
+    Raises:
+        Rejected: one cannot be kept, or is too long.
+    """
+    for name, text in given.items():
+        checked(text)
+        if len(text.encode()) > LONGEST:
+            raise rejected(f"Must have at most {LONGEST} bytes.", "string_too_long", "body", name)

@@ -1,48 +1,42 @@
-"""Threads: conversations, and how they are. What was said in them is asked of the host, but for what the user said."""
+"""Threads: conversations, how they are, and what they have been. What was said is asked of the host, but for the user's
+part.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Body, Header, Path
+from fastapi import Header, Path, Query
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations, new_id, pending_of, text_of
+from codegen_api.conversations import CallerConversations, TurnCheckpoint, new_id, pending_of, text_of
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agent_protocol.state import thread_values
-from codegen_api.dialects.agent_protocol.storage import keepable, nameable
+from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
+from codegen_api.dialects.agent_protocol.state import current_state, history, state_at, thread_values
 from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.stores import Agent, Conversation, Query, Talk
+from codegen_api.stores import Agent, Conversation, Talk
+from codegen_api.stores import Query as Wanted
 from codegen_api.web import json_response, operation
 
 router = routes_about("threads")
 
 ThreadId = Annotated[str, Path(description="The id of a thread.")]
+CheckpointId = Annotated[str, Path(description="The id of a checkpoint of this thread.")]
 
 AT_A_TIME = 100
 
 NAME_CHARACTERS = 100
 
-SORTS = {
-    "thread_id": "id",
-    "created_at": "created",
-    "updated_at": "updated",
-    "state_updated_at": "updated",
-    None: "created",
-}
+SORTS = {"thread_id": "id", "created_at": "created", "updated_at": "updated", "state_updated_at": "updated"}
 
 
-@router.post(
-    "/threads", **operation("Create a thread", WRITE, responses.answers(200, responses.Thread, "The thread.", 409))
-)
-async def create_thread(
-    conversations: MyConversations, body: Annotated[schemas.CreateThread | None, Body()] = None
-) -> Response:
+@router.post("/threads", **operation("Create a thread", WRITE, responses.THREAD_PUT))
+async def create_thread(conversations: MyConversations, body: schemas.CreateThread | None = None) -> Response:
     """Begin a thread. Others may have threads under the same id."""
     asked = body or schemas.CreateThread()
     not_offered(supersteps=asked.supersteps, ttl=asked.ttl)
@@ -56,12 +50,8 @@ async def create_thread(
     return json_response(to_json(fields))
 
 
-@router.post(
-    "/threads/search", **operation("Search threads", READ, responses.paged(list[responses.Thread], "The threads."))
-)
-async def search_threads(
-    conversations: MyConversations, body: Annotated[schemas.SearchThreads | None, Body()] = None
-) -> Response:
+@router.post("/threads/search", **operation("Search threads", READ, responses.THREADS))
+async def search_threads(conversations: MyConversations, body: schemas.SearchThreads | None = None) -> Response:
     """Those that have all that is asked for. Of what was said, `values` has what the user said first and last.
 
     The status of a thread is as of when somebody last looked: who searches again a little later gets it as it is.
@@ -73,14 +63,14 @@ async def search_threads(
     if asked.order_by and sort is None:
         sort, _, said = asked.order_by.lower().strip().partition(" ")
         order = order or said.strip()
-    if sort not in SORTS:
+    if sort is not None and sort not in SORTS:
         raise NotOffered(f"Threads cannot be sorted by {sort} here.")
     wanted = replace(
         _wanted(asked),
         limit=asked.limit,
         offset=asked.offset,
         ids=None if asked.ids is None else tuple(asked.ids),
-        sort=SORTS[sort],
+        sort=SORTS[sort or "created_at"],
         descending=order != "asc",
     )
     found = await conversations.conversations(wanted)
@@ -88,10 +78,8 @@ async def search_threads(
     return paged(items, asked.offset, found.total)
 
 
-@router.post("/threads/count", **operation("Count threads", READ, responses.answers(200, int, "How many there are.")))
-async def count_threads(
-    conversations: MyConversations, body: Annotated[schemas.CountThreads | None, Body()] = None
-) -> Response:
+@router.post("/threads/count", **operation("Count threads", READ, responses.COUNT))
+async def count_threads(conversations: MyConversations, body: schemas.CountThreads | None = None) -> Response:
     """How many a search would find in all."""
     asked = body or schemas.CountThreads()
     not_offered(values=asked.values)
@@ -99,11 +87,8 @@ async def count_threads(
     return json_response(to_json(found.total))
 
 
-@router.post(
-    "/threads/prune",
-    **operation("Prune threads", WRITE, responses.answers(200, responses.Pruned, "How many are gone.", 409)),
-)
-async def prune_threads(conversations: MyConversations, body: Annotated[schemas.PruneThreads, Body()]) -> Response:
+@router.post("/threads/prune", **operation("Prune threads", WRITE, responses.PRUNED))
+async def prune_threads(conversations: MyConversations, body: schemas.PruneThreads) -> Response:
     """Delete those of these threads that there are."""
     if body.strategy != "delete":
         raise NotOffered("Threads can be deleted here (`delete`), and in no other way be made smaller.")
@@ -111,9 +96,7 @@ async def prune_threads(conversations: MyConversations, body: Annotated[schemas.
     return json_response(to_json({"pruned_count": sum(removed)}))
 
 
-@router.get(
-    "/threads/{thread_id}", **operation("Get a thread", READ, responses.answers(200, responses.Thread, "The thread."))
-)
+@router.get("/threads/{thread_id}", **operation("Get a thread", READ, responses.THREAD))
 async def get_thread(
     conversations: MyConversations, thread_id: ThreadId, include: schemas.IgnoredQuery = None
 ) -> Response:
@@ -125,21 +108,11 @@ async def get_thread(
     return json_response(to_json(thread_fields(thread, latest, values, pending)))
 
 
-@router.patch(
-    "/threads/{thread_id}",
-    **operation(
-        "Update a thread",
-        WRITE,
-        {
-            **responses.answers(200, responses.Thread, "The thread.", 409),
-            204: {"description": "Done, and the thread was not asked for."},
-        },
-    ),
-)
+@router.patch("/threads/{thread_id}", **operation("Update a thread", WRITE, responses.THREAD_CHANGED))
 async def update_thread(
     conversations: MyConversations,
     thread_id: ThreadId,
-    body: Annotated[schemas.UpdateThread, Body()],
+    body: schemas.UpdateThread,
     prefer: Annotated[str | None, Header(description="`return=minimal` for an empty answer.")] = None,
 ) -> Response:
     """Put fields into a thread's metadata, in the place of those with the same names."""
@@ -152,16 +125,76 @@ async def update_thread(
     return json_response(to_json(fields))
 
 
-@router.delete(
-    "/threads/{thread_id}",
-    **operation("Delete a thread", WRITE, responses.answers(204, None, "It is gone.", 409)),
-    status_code=204,
-)
+@router.delete("/threads/{thread_id}", **operation("Delete a thread", WRITE, responses.GONE), status_code=204)
 async def delete_thread(conversations: MyConversations, thread_id: ThreadId) -> Response:
     """Delete a thread. A run of it that is under way is stopped, where the host can; there, its log stays."""
     if not await conversations.delete_conversation(thread_id):
         raise NotFound.named("Thread", thread_id)
     return Response(status_code=204)
+
+
+# -- states -----------------------------------------------------------------------------------------------------------
+
+
+@router.get("/threads/{thread_id}/state", **operation("Get the state of a thread", READ, responses.STATE))
+async def get_state(conversations: MyConversations, thread_id: str, subgraphs: schemas.IgnoredQuery = None) -> Response:
+    """All that was said in a thread by now, and whether it goes on."""
+    await thread_of(conversations, thread_id)
+    return json_response(to_json(await current_state(conversations, thread_id)))
+
+
+@router.get(
+    "/threads/{thread_id}/state/{checkpoint_id}",
+    **operation("Get the state of a thread at a checkpoint", READ, responses.STATE),
+)
+async def get_state_at(
+    conversations: MyConversations, thread_id: str, checkpoint_id: CheckpointId, subgraphs: schemas.IgnoredQuery = None
+) -> Response:
+    """All that had been said in a thread at a checkpoint."""
+    await thread_of(conversations, thread_id)
+    return json_response(to_json(await state_at(conversations, thread_id, TurnCheckpoint.of(checkpoint_id))))
+
+
+@router.post(
+    "/threads/{thread_id}/state/checkpoint",
+    **operation("Get the state of a thread at a checkpoint (by POST)", READ, responses.STATE),
+)
+async def post_state_at(conversations: MyConversations, thread_id: str, body: schemas.AtCheckpoint) -> Response:
+    """The same, for clients that have the checkpoint as an object."""
+    await thread_of(conversations, thread_id)
+    wanted = _checkpoint(body.checkpoint)
+    at = current_state(conversations, thread_id) if wanted is None else state_at(conversations, thread_id, wanted)
+    return json_response(to_json(await at))
+
+
+@router.get("/threads/{thread_id}/history", **operation("Get the history of a thread", READ, responses.HISTORY))
+async def get_history(
+    conversations: MyConversations,
+    thread_id: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    before: str | None = None,
+) -> Response:
+    """What a thread has been, the newest first, branches that were left included."""
+    return await post_history(conversations, thread_id, schemas.WantedHistory(limit=limit, before=before))
+
+
+@router.post("/threads/{thread_id}/history", **operation("Search the history of a thread", READ, responses.HISTORY))
+async def post_history(
+    conversations: MyConversations, thread_id: str, body: schemas.WantedHistory | None = None
+) -> Response:
+    """What a thread has been, the newest first, branches that were left included."""
+    await thread_of(conversations, thread_id)
+    wanted = body or schemas.WantedHistory()
+    before = wanted.before if isinstance(wanted.before, dict) else {"checkpoint_id": wanted.before}
+    states = await history(
+        conversations,
+        thread_id,
+        limit=min(wanted.limit, schemas.MOST_STATES),
+        before=_checkpoint(before),
+        at=_checkpoint(wanted.checkpoint or {}),
+        metadata=wanted.metadata or {},
+    )
+    return json_response(to_json(states))
 
 
 # -- for runs ---------------------------------------------------------------------------------------------------------
@@ -205,7 +238,7 @@ def with_assistant(talk: Talk, agent: Agent, messages: Sequence[Mapping[str, Jso
 
 async def remove_threads_of(conversations: CallerConversations, agent: Agent) -> None:
     """Delete the threads whose metadata names this assistant."""
-    wanted = Query(AT_A_TIME, metadata={"assistant_id": agent.id})
+    wanted = Wanted(AT_A_TIME, metadata={"assistant_id": agent.id})
     while found := (await conversations.conversations(wanted)).items:
         for thread in found:
             await conversations.delete_conversation(thread.id)
@@ -214,14 +247,20 @@ async def remove_threads_of(conversations: CallerConversations, agent: Agent) ->
 # -- beneath ----------------------------------------------------------------------------------------------------------
 
 
+def _checkpoint(given: dict[str, Any]) -> TurnCheckpoint | None:
+    configurable = given.get("configurable")
+    id = given.get("checkpoint_id") or (configurable.get("checkpoint_id") if isinstance(configurable, dict) else None)  # noqa: A001
+    return TurnCheckpoint.of(id) if isinstance(id, str) and id else None
+
+
 def _name(metadata: Mapping[str, Json]) -> str | None:
     name = metadata.get("thread_name")
     return name if isinstance(name, str) else None
 
 
-def _wanted(asked: schemas.CountThreads) -> Query:
+def _wanted(asked: schemas.CountThreads) -> Wanted:
     states = None if asked.status is None else STATUSES[asked.status]
-    return Query(1, 0, metadata=asked.metadata or {}, states=states)
+    return Wanted(1, 0, metadata=asked.metadata or {}, states=states)
 
 
 async def _in_short(conversations: CallerConversations, threads: Sequence[Conversation]) -> list[dict[str, Json]]:

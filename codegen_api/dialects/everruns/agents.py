@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Body, Path, Query, Request
+from fastapi import Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from codegen_api import stores
@@ -41,16 +41,14 @@ PUT: Responses = {
 
 
 @router.post("/v1/agents", **operation("Create an agent", WRITE, PUT), status_code=201)
-async def create_agent(client: CurrentClient, body: Annotated[schemas.CreateAgent, Body()]) -> Response:
+async def create_agent(client: CurrentClient, body: schemas.CreateAgent) -> Response:
     """Create an agent; with the `id` of one that there is, change it."""
     id = new_id() if body.id is None else kept_id(body.id, "agent")  # noqa: A001 - as everywhere
     return await _put(client, id, body)
 
 
 @router.put("/v1/agents/{agent_id}", **operation("Create or replace an agent", WRITE, PUT), status_code=201)
-async def put_agent(
-    client: CurrentClient, agent_id: NamedAgent, body: Annotated[schemas.CreateAgent, Body()]
-) -> Response:
+async def put_agent(client: CurrentClient, agent_id: NamedAgent, body: schemas.CreateAgent) -> Response:
     """The same, under the id that the path names; or, if it names the newest agent of that name, for that agent."""
     if is_id(agent_id, "agent"):
         id = kept_id(agent_id, "agent")  # noqa: A001 - as everywhere
@@ -99,9 +97,7 @@ async def get_agent(client: CurrentClient, agent_id: NamedAgent) -> Response:
     "/v1/agents/{agent_id}",
     **operation("Update an agent", WRITE, responses.answers(200, responses.EverrunsAgent, "The agent.", 409)),
 )
-async def update_agent(
-    client: CurrentClient, agent_id: AgentId, body: Annotated[schemas.UpdateAgent, Body()]
-) -> Response:
+async def update_agent(client: CurrentClient, agent_id: AgentId, body: schemas.UpdateAgent) -> Response:
     """Change an agent, or archive it, or take it back from there. What its sessions were told stays as it was."""
     _check(body)
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -73,9 +73,7 @@ class Routes:
             """
             return await sessions.get_session(here)
 
-        async def update_session(
-            here: Annotated[Here, Depends(self.here)], body: Annotated[schemas.UpdateSession, Body()]
-        ) -> Response:
+        async def update_session(here: Annotated[Here, Depends(self.here)], body: schemas.UpdateSession) -> Response:
             """Give a session another title, or other tags."""
             return await sessions.update_session(here, body)
 
@@ -93,7 +91,7 @@ class Routes:
     def _add_messages(self) -> None:
         async def create_message(
             here: Annotated[Here, Depends(self.here)],
-            body: Annotated[schemas.CreateMessage, Body()],
+            body: schemas.CreateMessage,
             wait: Wait = False,
             timeout_ms: Timeout = None,
             key: IdempotencyKey = None,
@@ -160,7 +158,7 @@ async def session_beside(client: CurrentClient, session_id: SessionId) -> Here:
 async def create_session(
     client: CurrentClient,
     wanted: WantedOrganization,
-    body: Annotated[schemas.CreateSession, Body()],
+    body: schemas.CreateSession,
     key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session, with an agent or with the host's own. The host is not told until something is said."""
@@ -240,7 +238,7 @@ async def create_session_below(
     client: CurrentClient,
     wanted: WantedOrganization,
     agent_id: AgentId,
-    body: Annotated[schemas.CreateSessionBelow, Body()],
+    body: schemas.CreateSessionBelow,
     key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
