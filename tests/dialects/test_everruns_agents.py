@@ -7,7 +7,7 @@ import pytest
 
 from codegen_api import errors
 from codegen_api.conversations.caller_store import CallerStore
-from codegen_api.dialects.everruns.storage import SIZES
+from codegen_api.dialects.everruns.schemas import SIZES
 from codegen_api.dialects.everruns.wire import render_error
 from codegen_api.stores import Agent
 from tests.dialects.everruns import NOBODY, a_talk, an_agent, caller_of, speaking

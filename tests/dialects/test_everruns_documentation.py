@@ -3,9 +3,9 @@
 import re
 
 from codegen_api.dialects.everruns import message_routes
-from codegen_api.dialects.everruns.event_types import BELOW, TOLD
 from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.storage import SIZES
+from codegen_api.dialects.everruns.rendering import BELOW, TOLD
+from codegen_api.dialects.everruns.schemas import SIZES
 from codegen_api.stores import TurnState
 from tests.dialects.documented import assert_described, chapter, documented, routes_in, undescribed
 from tests.dialects.eventsource import parse

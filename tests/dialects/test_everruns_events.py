@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry, images_of
 from codegen_api.conversations.late_changes import ROOM
-from codegen_api.dialects.everruns.event_types import BELOW, ELSEWHERE, TOLD
-from codegen_api.dialects.everruns.events import PlainStyle, SessionEvent, SessionTeller, last_spot
+from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, as_it_is, last_spot
 from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.ids import (
     MOST_NUMBER,
@@ -26,8 +25,17 @@ from codegen_api.dialects.everruns.ids import (
     spot_of,
 )
 from codegen_api.dialects.everruns.messages import LAYOUT, OPEN, EventSpot, heard, message_fields
-from codegen_api.dialects.everruns.rendering import EventFrame, FrameStyle, written
-from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, heard_organization, shown_organization
+from codegen_api.dialects.everruns.rendering import (
+    BELOW,
+    ELSEWHERE,
+    TOLD,
+    EventFrame,
+    FrameStyle,
+    event_fields,
+    event_fields_below,
+    written,
+)
+from codegen_api.dialects.everruns.wire import heard_organization, shown_organization
 from codegen_api.errors import NotFound, Rejected
 from codegen_api.runs import LogEntry, RunRef, Step, StepKind
 from codegen_api.stores import Turn, TurnState
@@ -71,7 +79,7 @@ LOG = [
 
 def told(turn: Turn, log: list[LogEntry], *, by: int = 1) -> list[SessionEvent]:
     """What a teller tells when ``by`` entries come at a time."""
-    teller = SessionTeller(turn, PlainStyle(step))
+    teller = SessionTeller(turn, Style(step, as_it_is))
     came = [TurnEntry(offset, each) for offset, each in enumerate(log, 1)]
     events = list(teller.begin())
     for start in range(0, len(came), by):
@@ -324,7 +332,7 @@ def is_message(event: SessionEvent) -> bool:
 
 def test_of_a_turn_that_the_host_never_began_nothing_is_told() -> None:
     turn = replace(TURN, state=TurnState.FAILED, end=None, run=None)
-    assert list(SessionTeller(turn, PlainStyle(step)).over(turn)) == []
+    assert list(SessionTeller(turn, Style(step, as_it_is)).over(turn)) == []
     assert (NESTED.status(turn), FLAT.status(turn)) == ("pending", "idle")
 
 
@@ -339,7 +347,7 @@ def test_the_same_is_told_however_the_log_comes(by: int) -> None:
 
 
 def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_entry() -> None:
-    teller = SessionTeller(TURN, PlainStyle(step))
+    teller = SessionTeller(TURN, Style(step, as_it_is))
     open_call = entry(kind="action", tool="run", closed=False)
     closed = entry(kind="action", tool="run", output="ok")
     assert [event.kind for event in teller.take([TurnEntry(1, open_call)])][-1] == "tool.started"
@@ -347,7 +355,7 @@ def test_an_output_that_comes_late_is_told_when_it_comes_and_before_the_next_ent
     (completed,) = teller.take([TurnEntry(1, closed, amended=True)])
     assert completed.data["result"] == [{"type": "text", "text": "ok"}]
     assert list(teller.take([TurnEntry(1, closed, amended=True)])) == []
-    teller = SessionTeller(TURN, PlainStyle(step))
+    teller = SessionTeller(TURN, Style(step, as_it_is))
     list(teller.take([TurnEntry(1, open_call)]))
     first, *_ = teller.take([TurnEntry(2, LOG[1])])
     assert (first.kind, first.data["status"]) == ("tool.completed", "timeout")
@@ -450,7 +458,7 @@ def test_at_the_end_all_listeners_have_the_same_whenever_they_came_and_however_o
 
 
 def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -> None:
-    teller = SessionTeller(TURN, PlainStyle(step))
+    teller = SessionTeller(TURN, Style(step, as_it_is))
     list(teller.take([TurnEntry(offset, each) for offset, each in enumerate(LOG[:4], 1)]))
     fields = json.loads(LOG[2].json)
     events = list(teller.take([TurnEntry(3, entry(**{**fields, "text": "a closer look"}), amended=True)]))
@@ -463,7 +471,7 @@ def test_words_that_change_beside_an_output_are_a_message_that_is_said_again() -
 @pytest.mark.parametrize("count", [17, ROOM + 5])
 def test_however_many_outputs_come_late_at_one_place_each_is_told_again(count: int) -> None:
     turn = replace(TURN, end=TURN.begin + count + 1)
-    teller = SessionTeller(turn, PlainStyle(step))
+    teller = SessionTeller(turn, Style(step, as_it_is))
     calls = [TurnEntry(n, entry(kind="action", tool="run", closed=False)) for n in range(1, count + 2)]
     late = [TurnEntry(n, entry(kind="action", tool="run", output="late"), amended=True) for n in range(1, count + 1)]
     events = [*teller.take(calls), *(event for came in late for event in teller.take([came])), *teller.over(turn)]

@@ -16,7 +16,7 @@ from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.history import Wanted, events_of, turns_behind
 from codegen_api.dialects.everruns.ids import START, Spot, event_hex, spot_of
 from codegen_api.dialects.everruns.messages import EventSpot
-from codegen_api.dialects.everruns.streams import Listener, frames
+from codegen_api.dialects.everruns.streams import Listener
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
 from codegen_api.following import Patrol, StreamLimits
 from codegen_api.identity import Caller
@@ -60,7 +60,7 @@ class Ear:
         since = since or self.last
         after = None if since is None else spot_of(SESSION, since) or START
         listener = Listener(process.conversations.of(who), self.family, conversation.id, after, **more)
-        async with aclosing(frames(listener)) as pieces:
+        async with aclosing(listener.frames()) as pieces:
             async for piece in pieces:
                 self._hear(piece)
 

@@ -48,16 +48,7 @@ FREE, EARNED = 10_000, 16
 for each entry allow: a long log would else cost its square.
 """
 
-MODES = (
-    "values",
-    "updates",
-    "messages",
-    "messages-tuple",
-    "custom",
-    "tasks",
-    "checkpoints",
-    "debug",
-)
+MODES = ("values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug")
 
 CHECKPOINTS = frozenset({"checkpoints", "debug"})
 WHOLE_STATES = CHECKPOINTS | {"values"}

@@ -4,7 +4,6 @@ Ids are made of the turn's and the entry's number, so whoever reads a turn again
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from codegen_api.conversations import arguments_of, content_of, is_own_prompt, output_of
 from codegen_api.dialects import MOST_SAID, heard_image, rejected
@@ -15,30 +14,17 @@ from codegen_api.stores import Turn
 Message = dict[str, Json]
 
 
-@dataclass(frozen=True, slots=True)
-class EntryMessages:
-    """What one entry amounts to: what the agent said, and what the tool that it called answered."""
-
-    ai: Message | None
-    tool: Message | None
-
-    @property
-    def messages(self) -> list[Message]:
-        return [message for message in (self.ai, self.tool) if message is not None]
-
-
-def said(turn: Turn, offset: int, step: Step) -> EntryMessages:
-    """The messages of an entry, the ``offset``-th of its turn."""
+def said(turn: Turn, offset: int, step: Step) -> tuple[Message | None, Message | None]:
+    """What the ``offset``-th entry of a turn amounts to: what was said, and what the tool that was called answered."""
     turn_id = turn.id
     if is_own_prompt(turn, offset, step):
-        return EntryMessages(None, None)
+        return None, None
     if step.kind is StepKind.USER:
-        return EntryMessages(human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None)
+        return human({"id": f"{turn_id}-{offset}", "content": _parts(step.text)}), None
     if step.kind is not StepKind.ACTION:
-        return EntryMessages(_ai(turn_id, offset, step, []) if step.text else None, None)
+        return _ai(turn_id, offset, step, []) if step.text else None, None
     call = f"call_{turn_id}_{offset}"
     called: Json = {"name": step.tool, "args": arguments_of(step), "id": call, "type": "tool_call"}
-    ai = _ai(turn_id, offset, step, [called])
     tool: Message = {
         "id": f"{turn_id}-{offset}-tool",
         "type": "tool",
@@ -50,7 +36,7 @@ def said(turn: Turn, offset: int, step: Step) -> EntryMessages:
         "additional_kwargs": {},
         "response_metadata": {},
     }
-    return EntryMessages(ai, tool)
+    return _ai(turn_id, offset, step, [called]), tool
 
 
 def answer(turn_id: str, text: str) -> Message:

@@ -167,8 +167,7 @@ class EntryRenderer:
 
     def _tell(self, offset: int, entry: LogEntry) -> EntryEvents:
         step = self._step(entry)
-        form, messages = Form.of(entry, step), said(self._turn, offset, step)
-        ai, tool = messages.ai, messages.tool
+        form, (ai, tool) = Form.of(entry, step), said(self._turn, offset, step)
         arrival = [] if ai is None else self.message(offset, ai)
         if "custom" in self._modes:
             arrival.append(self.frame("custom", _with_position(entry.json, offset), offset, EventPlace.CUSTOM))

@@ -39,7 +39,7 @@ def _messages_in(stretch: Stretch, steps: Sequence[Step]) -> list[Message]:
     turn = stretch.turn
     messages = [*map(human, turn.messages)]
     for offset, step in enumerate(steps, 1):
-        messages += said(turn, offset, step).messages
+        messages += filter(None, said(turn, offset, step))
     if stretch.upto is None and turn.answer is not None:
         messages.append(answer(turn.id, turn.answer))
     return messages
@@ -98,7 +98,7 @@ async def history(
         messages = [*earlier, *map(human, turn.messages)]
         lengths = [len(messages)]  # of what had been said at each checkpoint
         for offset, step in enumerate(steps, 1):
-            messages += said(turn, offset, step).messages
+            messages += filter(None, said(turn, offset, step))
             lengths.append(len(messages))
         if turn.answer is not None:
             messages.append(answer(turn.id, turn.answer))

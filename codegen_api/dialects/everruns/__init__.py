@@ -5,18 +5,12 @@ docs/clients.md.
 """
 
 from codegen_api.dialects import Dialect
-from codegen_api.dialects.everruns import agents, missing, session_routes
+from codegen_api.dialects.everruns import agents, message_routes, missing
 from codegen_api.dialects.everruns.responses import describe
 from codegen_api.dialects.everruns.wire import render_error
 
 DIALECT = Dialect(
-    routes=[
-        missing.FIRST,
-        *agents.router.routes,
-        *session_routes.nested.routes,
-        *session_routes.flat.routes,
-        missing.REST,
-    ],
+    routes=[missing.FIRST, *agents.router.routes, *message_routes.ROUTES, missing.REST],
     render_error=render_error,
     prefixes=("/v1", "/swagger-ui"),
     conversations=True,

@@ -13,13 +13,13 @@ from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.dependencies import CurrentClient, MyConversations, routes_about
 from codegen_api.dialects.everruns.ids import is_id, kept_id
-from codegen_api.dialects.everruns.storage import keepable
+from codegen_api.dialects.everruns.schemas import keepable
 from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent
-from codegen_api.web import Responses, json_response, operation
+from codegen_api.web import json_response, operation
 
 router = routes_about("agents")
 
@@ -34,20 +34,17 @@ Limit = Annotated[int, Query(ge=1, le=100, description="How many to give at most
 Search = Annotated[str | None, Query(description="A part of the name, in either case.")]
 Archived = Annotated[bool, Query(description="Those that are archived as well.")]
 
-PUT: Responses = {
-    **responses.answers(201, responses.EverrunsAgent, "The agent.", 409),
-    200: {"model": responses.EverrunsAgent, "description": "The agent that there was, changed."},
-}
 
-
-@router.post("/v1/agents", **operation("Create an agent", WRITE, PUT), status_code=201)
+@router.post("/v1/agents", **operation("Create an agent", WRITE, responses.AGENT_PUT), status_code=201)
 async def create_agent(client: CurrentClient, body: schemas.CreateAgent) -> Response:
     """Create an agent; with the `id` of one that there is, change it."""
     id = new_id() if body.id is None else kept_id(body.id, "agent")  # noqa: A001 - as everywhere
     return await _put(client, id, body)
 
 
-@router.put("/v1/agents/{agent_id}", **operation("Create or replace an agent", WRITE, PUT), status_code=201)
+@router.put(
+    "/v1/agents/{agent_id}", **operation("Create or replace an agent", WRITE, responses.AGENT_PUT), status_code=201
+)
 async def put_agent(client: CurrentClient, agent_id: NamedAgent, body: schemas.CreateAgent) -> Response:
     """The same, under the id that the path names; or, if it names the newest agent of that name, for that agent."""
     if is_id(agent_id, "agent"):
@@ -58,14 +55,7 @@ async def put_agent(client: CurrentClient, agent_id: NamedAgent, body: schemas.C
     return await _put(client, id, body)
 
 
-@router.get(
-    "/v1/agents",
-    **operation(
-        "List agents",
-        READ,
-        responses.answers(200, responses.EverrunsAgents, "The agents that are not archived, newest first."),
-    ),
-)
+@router.get("/v1/agents", **operation("List agents", READ, responses.AGENTS))
 async def list_agents(
     client: CurrentClient,
     offset: Offset = 0,
@@ -80,10 +70,7 @@ async def list_agents(
     return listed(await _fields(client, *found.items), found.total, offset=offset, limit=limit)
 
 
-@router.get(
-    "/v1/agents/{agent_id}",
-    **operation("Get an agent", READ, responses.answers(200, responses.EverrunsAgent, "The agent.")),
-)
+@router.get("/v1/agents/{agent_id}", **operation("Get an agent", READ, responses.AGENT))
 async def get_agent(client: CurrentClient, agent_id: NamedAgent) -> Response:
     """An agent, archived or not. By its name only one that is not."""
     if is_id(agent_id, "agent"):
@@ -93,10 +80,7 @@ async def get_agent(client: CurrentClient, agent_id: NamedAgent) -> Response:
     return await _shown(client, agent)
 
 
-@router.patch(
-    "/v1/agents/{agent_id}",
-    **operation("Update an agent", WRITE, responses.answers(200, responses.EverrunsAgent, "The agent.", 409)),
-)
+@router.patch("/v1/agents/{agent_id}", **operation("Update an agent", WRITE, responses.AGENT_CHANGED))
 async def update_agent(client: CurrentClient, agent_id: AgentId, body: schemas.UpdateAgent) -> Response:
     """Change an agent, or archive it, or take it back from there. What its sessions were told stays as it was."""
     _check(body)
@@ -119,11 +103,7 @@ async def update_agent(client: CurrentClient, agent_id: AgentId, body: schemas.U
     return await _shown(client, await _change(client.conversations, agent_id, to))
 
 
-@router.delete(
-    "/v1/agents/{agent_id}",
-    **operation("Archive an agent", WRITE, responses.answers(204, None, "It is archived.", 409)),
-    status_code=204,
-)
+@router.delete("/v1/agents/{agent_id}", **operation("Archive an agent", WRITE, responses.ARCHIVED), status_code=204)
 async def archive_agent(conversations: MyConversations, agent_id: AgentId) -> Response:
     """Hide an agent from lists. Its sessions go on, and it can still be read."""
 

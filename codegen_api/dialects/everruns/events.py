@@ -85,33 +85,26 @@ class EntryAsEvents(Generic[T]):
         return bool(self.at_close)
 
 
-class Style(Protocol[T]):
-    """How events are written."""
+class Style(Generic[T]):
+    """How events are written: ``event`` writes one. ``step`` says what an entry means."""
 
-    def event(self, event: SessionEvent) -> T: ...
+    def __init__(self, step: Callable[[LogEntry], Step], event: Callable[[SessionEvent], T]) -> None:
+        self._step = step
+        self.event = event
 
     def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[T]:
         """What an entry amounts to."""
-        ...
+        found = self.unwritten(turn, came)
+        at_once, at_close = tuple(map(self.event, found.at_once)), tuple(map(self.event, found.at_close))
+        return EntryAsEvents(found.form, at_once, at_close, found.closed)
 
     def unwritten(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         """The same as it is."""
-        ...
-
-
-class PlainStyle:
-    """As they are. ``step`` says what an entry means."""
-
-    def __init__(self, step: Callable[[LogEntry], Step]) -> None:
-        self._step = step
-
-    def event(self, event: SessionEvent) -> SessionEvent:
-        return event
-
-    def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         return happened(turn, came.offset, came.entry, self._step(came.entry))
 
-    unwritten = entry
+
+def as_it_is(event: SessionEvent) -> SessionEvent:
+    return event
 
 
 def begun(turn: Turn) -> list[SessionEvent]:
@@ -131,17 +124,17 @@ def begun(turn: Turn) -> list[SessionEvent]:
 
 def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryAsEvents[SessionEvent]:
     """What an entry amounts to, the ``offset``-th of its turn."""
-    form, heard = Form.of(entry, step), said(turn, offset, entry, step)
-    if heard.message is None:
+    form, (message, answered) = Form.of(entry, step), said(turn, offset, entry, step)
+    if message is None:
         return EntryAsEvents(form)
     at = moment(turn, entry)
-    if heard.message.role is Role.USER:
-        data: dict[str, Json] = {"message": _flat(turn, heard.message)}
-        return EntryAsEvents(form, (SessionEvent(turn, heard.message.spot, "input.message", at, data, heard.message),))
-    told = list(_output(turn, at, heard.message))
-    if heard.result is None:
+    if message.role is Role.USER:
+        data: dict[str, Json] = {"message": _flat(turn, message)}
+        return EntryAsEvents(form, (SessionEvent(turn, message.spot, "input.message", at, data, message),))
+    told = list(_output(turn, at, message))
+    if answered is None:
         return EntryAsEvents(form, tuple(told))
-    call = heard.message.content[-1]
+    call = message.content[-1]
     assert step.kind is StepKind.ACTION  # noqa: S101 - nothing else has a result
     assert isinstance(call, Mapping)  # noqa: S101 - it is made there
     made = {name: call[name] for name in ("id", "name", "arguments")}
@@ -157,7 +150,7 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryAsEve
     }
     if not step.closed:
         completed["error"] = OPEN
-    result = SessionEvent(turn, heard.result.spot, "tool.completed", at, completed, heard.result)
+    result = SessionEvent(turn, answered.spot, "tool.completed", at, completed, answered)
     return EntryAsEvents(form, tuple(told), (result,), step.closed)
 
 

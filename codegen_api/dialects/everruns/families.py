@@ -36,20 +36,15 @@ class Family:
         return self.statuses[None if latest is None else latest.state]
 
 
+_UNDER_WAY = (TurnState.QUEUED, TurnState.STARTING, TurnState.RUNNING)
+
 NESTED = Family(
     "nested",
     "assistant",
     {
-        None: "pending",
-        TurnState.QUEUED: "running",
-        TurnState.STARTING: "running",
-        TurnState.RUNNING: "running",
-        TurnState.WAITING: "pending",
-        TurnState.COMPLETED: "pending",
-        TurnState.CANCELLED: "pending",
-        TurnState.WITHDRAWN: "pending",
-        TurnState.FAILED: "failed",
-        TurnState.UNKNOWN: "failed",
+        **dict.fromkeys((None, *TurnState), "pending"),
+        **dict.fromkeys(_UNDER_WAY, "running"),
+        **dict.fromkeys((TurnState.FAILED, TurnState.UNKNOWN), "failed"),
     },
     prefixed=False,
 )
@@ -57,17 +52,6 @@ NESTED = Family(
 FLAT = Family(
     "flat",
     "agent",
-    {
-        None: "started",
-        TurnState.QUEUED: "active",
-        TurnState.STARTING: "active",
-        TurnState.RUNNING: "active",
-        TurnState.WAITING: "idle",
-        TurnState.COMPLETED: "idle",
-        TurnState.CANCELLED: "idle",
-        TurnState.WITHDRAWN: "idle",
-        TurnState.FAILED: "idle",
-        TurnState.UNKNOWN: "idle",
-    },
+    {None: "started", **dict.fromkeys(TurnState, "idle"), **dict.fromkeys(_UNDER_WAY, "active")},
     prefixed=True,
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from codegen_api.conversations import CallerConversations, Stretch, TurnEntry, heard_of
-from codegen_api.dialects.everruns.events import PlainStyle, SessionEvent, SessionTeller, last_spot
+from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, as_it_is, last_spot
 from codegen_api.dialects.everruns.ids import START, Spot
 from codegen_api.dialects.everruns.messages import SessionMessage
 from codegen_api.stores import Turn
@@ -77,7 +77,8 @@ async def _events(conversations: CallerConversations, turn: Turn, wanted: Wanted
         wanted.before is not None and wanted.before <= Spot(turn.number, 0, 0)
     ):
         return ()  # nobody need be asked
-    teller = SessionTeller(turn, PlainStyle(conversations.step), conversations.changes_of(turn), wanted.after)
+    style = Style(conversations.step, as_it_is)
+    teller = SessionTeller(turn, style, conversations.changes_of(turn), wanted.after)
     entries = await conversations.entries(Stretch(turn, None))
     events = list(teller.take([TurnEntry(offset, entry) for offset, entry in enumerate(entries, 1)]))
     return [*events, *teller.over(turn)] if is_over else events

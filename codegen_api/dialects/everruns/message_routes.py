@@ -1,42 +1,59 @@
 """What is said in a session: messages to the agent, what was said by now, what happens, live or as a list."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.params import Depends as Dependency
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from codegen_api.conversations import Ask, images_of, said_before, text_of
-from codegen_api.dialects import not_offered
-from codegen_api.dialects.everruns import schemas
-from codegen_api.dialects.everruns.event_types import chosen, kind_in
+from codegen_api.dialects import not_offered, rejected
+from codegen_api.dialects.everruns import responses, schemas
+from codegen_api.dialects.everruns.agents import AgentId
 from codegen_api.dialects.everruns.events import DELTA, SessionEvent
-from codegen_api.dialects.everruns.families import NESTED
+from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
 from codegen_api.dialects.everruns.messages import heard, inputs, message_fields
+from codegen_api.dialects.everruns.rendering import chosen, event_fields_in, kind_in
 from codegen_api.dialects.everruns.responses import EVENT_STREAM
-from codegen_api.dialects.everruns.sessions import Here
-from codegen_api.dialects.everruns.storage import keepable
-from codegen_api.dialects.everruns.streams import Listener, frames
-from codegen_api.dialects.everruns.wire import event_fields, event_fields_below, listed, own, told
-from codegen_api.errors import Detail, Rejected
+from codegen_api.dialects.everruns.schemas import keepable
+from codegen_api.dialects.everruns.sessions import (
+    CurrentSession,
+    Here,
+    delete_session,
+    flat,
+    get_session,
+    nested,
+    update_session,
+)
+from codegen_api.dialects.everruns.streams import Listener
+from codegen_api.dialects.everruns.wire import listed, own, told
+from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.sse import lasting
+from codegen_api.sse import LastEventId, lasting
 from codegen_api.stores import Turn, TurnState
 from codegen_api.upstreams import NewRun
-from codegen_api.web import REPLAYED, json_response
+from codegen_api.web import REPLAYED, IdempotencyKey, Responses, json_response, operation
+
+Endpoint = Callable[..., Awaitable[Response]]
 
 MOST_EVENTS = 10_000
 """So many events are listed at most; `after_sequence` goes on behind them."""
 
 
-async def say(here: Here, body: schemas.CreateMessage, key: str | None) -> Response:
-    """Say something to the agent. When this is answered the host has heard it, or may have.
-
-    Raises:
-        ConversationBusy: a turn is under way.
-        IdempotencyKeyReused: something else was said with this key.
-    """
+async def create_message(
+    here: CurrentSession,
+    body: schemas.CreateMessage,
+    wait: schemas.Wait = False,
+    timeout_ms: schemas.Timeout = None,
+    key: IdempotencyKey = None,
+) -> Response:
+    """Say something to the agent, whose turn it then is. While it is, 409."""
+    # when this is answered the host has heard it, or may have
+    not_offered(wait=wait)
     not_offered(**body.not_offered())
     content = heard(body.message.content)
     keepable(controls=body.controls, metadata=body.metadata)
@@ -63,28 +80,48 @@ async def say(here: Here, body: schemas.CreateMessage, key: str | None) -> Respo
     return _heard(here, turn)
 
 
-async def list_messages(here: Here) -> Response:
-    """What was said by now, oldest first."""
-    messages = await messages_of(here.conversations, here.session.id)
-    return listed([message_fields(here.family, here.session.id, message) for message in messages], len(messages))
+async def list_messages(here: CurrentSession) -> Response:
+    """What the user, the agent and its tools have said by now."""
+    messages = await _said(here)
+    return listed(messages, len(messages))
 
 
-async def export(here: Here) -> Response:
-    """The same, each message on a line of its own."""
-    messages = await messages_of(here.conversations, here.session.id)
-    lines = [to_json(message_fields(here.family, here.session.id, message)) + b"\n" for message in messages]
+@flat.get("/{session_id}/export", **operation("Export messages", READ, responses.EXPORTED), response_class=Response)
+async def export_messages(here: CurrentSession) -> Response:
+    """The messages as lines of JSON."""
+    lines = [to_json(message) + b"\n" for message in await _said(here)]
     return Response(b"".join(lines), media_type="application/x-ndjson")
 
 
-async def list_events(here: Here, query: schemas.EventsQuery) -> Response:
-    """What has happened by now. Where an answer is told in pieces these are not listed, unless they are asked for.
+async def list_events(
+    request: Request,
+    here: CurrentSession,
+    last_event_id: LastEventId,
+    query: Annotated[schemas.EventsQuery, Query()],
+) -> Response:
+    """What has happened by now, a list; live events for who accepts `text/event-stream`."""
+    if EVENT_STREAM in request.headers.get("accept", "").lower():
+        return await stream_events(request, here, last_event_id, query)
+    return await list_events_below(here, query)
 
-    Raises:
-        NotOffered: by something else than what is offered.
-    """
+
+async def below(agent_id: AgentId) -> None:
+    """Has ``agent_id`` in the document: ``session_of`` takes it from the path."""
+
+
+BELOW = [Depends(below)]
+
+
+@nested.get(
+    "/{session_id}/events/list",
+    dependencies=BELOW,
+    **operation("List events in a session of an agent", READ, responses.EVENTS_BELOW),
+)
+async def list_events_below(here: CurrentSession, query: Annotated[schemas.EventsQuery, Query()]) -> Response:
+    """What was said by now, as events."""
+    # where an answer is told in pieces these are not listed, unless they are asked for
     not_offered(**query.not_offered())
-    after = last_seen(here, query.since_id, query.after_sequence)
-    nested = here.family is NESTED
+    after = _last_seen(here, query.since_id, query.after_sequence)
     chosen(here.family, types=query.types, exclude=query.exclude)
     turn_id = None if query.turn_id is None else kept_id(query.turn_id, "turn")
 
@@ -101,49 +138,46 @@ async def list_events(here: Here, query: schemas.EventsQuery) -> Response:
         newest=query.limit is not None and after is None,
     )
     events = await events_of(here.conversations, here.session.id, wanted)
-    items: list[Json] = [event_fields_below(event) if nested else event_fields(event) for event in events]
+    items: list[Json] = [event_fields_in(here.family, event) for event in events]
     return listed(items[::-1] if query.order_desc else items, len(items))
 
 
-def listen(request: Request, here: Here, query: schemas.StreamQuery, last_event_id: str | None) -> Response:
-    """What happens from now on, and before that what the listener does not have yet.
-
-    Raises:
-        NotOffered: chosen by what can only choose among what has happened.
-    """
+async def stream_events(
+    request: Request,
+    here: CurrentSession,
+    last_event_id: LastEventId,
+    query: Annotated[schemas.StreamQuery, Query()],
+) -> Response:
+    """What happens from now on, and before that what the listener does not have yet."""
     not_offered(**query.not_offered(), **(query.of_lists() if isinstance(query, schemas.EventsQuery) else {}))
     chosen(here.family, types=query.types, exclude=query.exclude)
     # a browser comes back with the URL that it came with first, and says in the header what it has by now
-    after = last_seen(here, last_event_id or query.since_id, query.after_sequence)
+    after = _last_seen(here, last_event_id or query.since_id, query.after_sequence)
     listener = Listener(here.conversations, here.family, here.session.id, after, query.types, query.exclude)
-    return lasting(request, frames(listener), f"{EVENT_STREAM}; charset=utf-8")
+    return lasting(request, listener.frames(), f"{EVENT_STREAM}; charset=utf-8")
 
 
-def wants_stream(request: Request) -> bool:
-    """Whether the client asks for live events where it could have a list as well."""
-    return EVENT_STREAM in request.headers.get("accept", "").lower()
-
-
-def last_seen(here: Here, event_id: str | None, sequence: int | None) -> Spot | None:
-    """The last event that a client has; one that nobody knows is the beginning, so that nothing is missed."""
-    if event_id:
-        return spot_of(here.session.id, event_id) or START
-    return None if sequence is None else Spot.of(sequence)
-
-
-async def cancel(here: Here) -> Response:
-    """Stop what the agent does.
-
-    Raises:
-        Unsupported: the host cannot stop a run.
-        ConversationBusy: it is not known yet whether the host has begun it.
-    """
+async def cancel_turn(here: CurrentSession) -> Response:
+    """Stop what the agent does, if it does anything."""
     stopped = await here.conversations.clear(here.session.id)
     if stopped is None:
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session."}))
     if not stopped.state.active and stopped.state not in (TurnState.CANCELLED, TurnState.WITHDRAWN):
         return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session any more."}))
     return json_response(to_json({"status": "cancelled", "message": "The turn was stopped."}))
+
+
+def _last_seen(here: Here, event_id: str | None, sequence: int | None) -> Spot | None:
+    """The last event that a client has; one that nobody knows is the beginning, so that nothing is missed."""
+    if event_id:
+        return spot_of(here.session.id, event_id) or START
+    return None if sequence is None else Spot.of(sequence)
+
+
+async def _said(here: Here) -> list[Json]:
+    """What was said by now, oldest first."""
+    messages = await messages_of(here.conversations, here.session.id)
+    return [message_fields(here.family, here.session.id, message) for message in messages]
 
 
 def _heard(here: Here, turn: Turn, headers: Mapping[str, str] | None = None) -> Response:
@@ -162,5 +196,66 @@ def _model(controls: Mapping[str, Json] | None) -> str | None:
     """
     model = (controls or {}).get("model_id")
     if model is not None and not isinstance(model, str):
-        raise Rejected(details=[Detail(("body", "controls", "model_id"), "Must be a text.", "string_type")])
+        raise rejected("Must be a text.", "string_type", "body", "controls", "model_id")
     return model
+
+
+# -- the routes that both generations have ----------------------------------------------------------------------------
+
+
+def _serve(
+    router: APIRouter,
+    family: Family,
+    session: type[BaseModel],
+    events: type[BaseModel],
+    streamed: str,
+    *,
+    within: list[Dependency] | None = None,
+    suffix: str = "",
+    of_agent: str = "",
+    of_session: str = "",
+) -> None:
+    """``session`` and ``events`` are what is answered. ``suffix`` tells the names of operations from the other
+    generation's, ``of_agent`` and ``of_session`` their summaries.
+    """
+
+    def add(method: str, path: str, endpoint: Endpoint, summary: str, scope: str, well: Responses, **more: Any) -> None:
+        named = {"name": endpoint.__name__ + suffix, "dependencies": within, "methods": [method], **more}
+        router.add_api_route("/{session_id}" + path, endpoint, **named, **operation(summary, scope, well))
+
+    answers, live = responses.answers, responses.streamed
+    either = live(family, "What has happened by now; with `Accept: text/event-stream` live.", events)
+    add("GET", "", get_session, f"Get a session{of_agent}", READ, answers(200, session, "The session."))
+    add("PATCH", "", update_session, f"Update a session{of_agent}", WRITE, answers(200, session, "The session.", 409))
+    add("DELETE", "", delete_session, f"Delete a session{of_agent}", WRITE, responses.GONE, status_code=204)
+    add("POST", "/messages", create_message, f"Create a message{of_session}", WRITE, responses.SAID, status_code=201)
+    add("GET", "/messages", list_messages, f"List messages{of_session}", READ, responses.MESSAGES)
+    add("POST", "/cancel", cancel_turn, f"Cancel the current turn{of_session}", WRITE, responses.STOPPED)
+    name = "events_below" if family is NESTED else "list_events"
+    add("GET", "/events", list_events, f"List or stream events{of_session}", READ, either, name=name)
+    shown = {"response_class": Response, "description": streamed}
+    add("GET", "/sse", stream_events, f"Stream events{of_session}", READ, live(family, "Events, live."), **shown)
+
+
+_serve(
+    flat,
+    FLAT,
+    responses.EverrunsSession,
+    responses.EverrunsEvents,
+    "Events behind `since_id`, and then as they come, turn after turn. Without it those of the last turn come first."
+    "\n\nAn id that nobody knows gets everything from the beginning. `disconnecting` says that the gateway ends the"
+    " stream.",
+)
+_serve(
+    nested,
+    NESTED,
+    responses.SessionBelow,
+    responses.EventsBelow,
+    "Everything from the beginning, or from behind the last event seen, then as it comes.",
+    within=BELOW,
+    suffix="_below",
+    of_agent=" of an agent",
+    of_session=" in a session of an agent",
+)
+
+ROUTES = [*nested.routes, *flat.routes]

@@ -39,14 +39,6 @@ class SessionMessage:
     extra: Mapping[str, Json] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEntry:
-    """What one entry amounts to: a message, and what the tool that was called answered."""
-
-    message: SessionMessage | None
-    result: SessionMessage | None
-
-
 LAYOUT = EventLayout(meanwhile=256, block=8)
 
 
@@ -65,34 +57,26 @@ def inputs(turn: Turn) -> list[SessionMessage]:
     return [_input(turn, message, place) for place, message in enumerate(turn.messages[: EventSpot.MOST_INPUTS])]
 
 
-def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> SessionEntry:
-    """The messages of an entry, the ``offset``-th of its turn."""
+def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> tuple[SessionMessage | None, SessionMessage | None]:
+    """What the ``offset``-th entry of a turn amounts to: a message, and what the tool that was called answered."""
     created = moment(turn, entry)
     if is_own_prompt(turn, offset, step):
-        return SessionEntry(None, None)
+        return None, None
     if step.kind is StepKind.USER:
-        return SessionEntry(_message(turn, offset, Role.USER, [_text(step.text)], created), None)
+        return _message(turn, offset, Role.USER, [_text(step.text)], created), None
     about: Json = {"kind": step.kind.value, "host_kind": step.raw_kind}
     texts = [_text(step.text)] if step.text else []
     if step.kind is not StepKind.ACTION:
-        message = _message(turn, offset, Role.AGENT, texts, created, metadata=about) if texts else None
-        return SessionEntry(message, None)
+        return _message(turn, offset, Role.AGENT, texts, created, metadata=about) if texts else None, None
     call = call_id(turn, offset)
     made: Json = {"type": "tool_call", "id": call, "name": step.tool, "arguments": arguments_of(step)}
     # always with a result: clients look for it without asking whether there is one
     answered: dict[str, Json] = {"type": "tool_result", "tool_call_id": call, "result": step.output}
     if not step.closed:
         answered["error"] = OPEN
-    return SessionEntry(
-        _message(turn, offset, Role.AGENT, [*texts, made], created, metadata=about),
-        SessionMessage(
-            derived_id(turn.id, offset, "result"),
-            Role.TOOL_RESULT,
-            [answered],
-            created,
-            Spot(turn.number, offset, EventSpot.TOOL_COMPLETED),
-        ),
-    )
+    id, spot = derived_id(turn.id, offset, "result"), Spot(turn.number, offset, EventSpot.TOOL_COMPLETED)  # noqa: A001
+    result = SessionMessage(id, Role.TOOL_RESULT, [answered], created, spot)
+    return _message(turn, offset, Role.AGENT, [*texts, made], created, metadata=about), result
 
 
 def answer(turn: Turn) -> SessionMessage | None:

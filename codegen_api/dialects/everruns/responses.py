@@ -243,7 +243,7 @@ answers = Answers(
 )
 
 
-def made(model: type[BaseModel], description: str, *errors: int) -> Responses:
+def _made(model: type[BaseModel], description: str, *errors: int) -> Responses:
     """The same for what an ``Idempotency-Key`` does once."""
     found = answers(201, model, description, *errors)
     sentence = "`true` where a repeat is answered as the first time."
@@ -256,6 +256,29 @@ def streamed(family: Family, description: str, model: type[BaseModel] | None = N
     found = answers(200, model, description)
     found[200]["content"] = {EVENT_STREAM: {"schema": EVENT, "example": _stream_example(family)}}
     return found
+
+
+AGENT = answers(200, EverrunsAgent, "The agent.")
+AGENT_CHANGED = answers(200, EverrunsAgent, "The agent.", 409)
+AGENT_PUT: Responses = {
+    **answers(201, EverrunsAgent, "The agent.", 409),
+    200: {"model": EverrunsAgent, "description": "The agent that there was, changed."},
+}
+AGENTS = answers(200, EverrunsAgents, "The agents that are not archived, newest first.")
+ARCHIVED = answers(204, None, "It is archived.", 409)
+SESSION_MADE = _made(EverrunsSession, "The session.", 409)
+SESSION_MADE_BELOW = _made(SessionBelow, "The session.", 409)
+SESSIONS = answers(200, EverrunsSessions, "The sessions, newest first.")
+SESSIONS_BELOW = answers(200, SessionsBelow, "The sessions, newest first.")
+GONE = answers(204, None, "It is gone.", 409)
+SAID = _made(EverrunsMessage, "What was said.", 402, 409)
+MESSAGES = answers(200, EverrunsMessages, "What was said by now, oldest first.")
+EXPORTED: Responses = {
+    **answers(200, None, ""),
+    200: {"description": "The messages, each on a line.", "content": {"application/x-ndjson": {}}},
+}
+STOPPED = answers(200, Cancelled, "What came of it.", 409, 501)
+EVENTS_BELOW = answers(200, EventsBelow, "What was said by now, as events.")
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:

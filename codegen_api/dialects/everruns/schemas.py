@@ -1,11 +1,17 @@
-"""What clients send, of both generations: all fields of theirs have a name here, also those that mean nothing."""
+"""What clients send, of both generations: all fields of theirs have a name here, also those that mean nothing. And how
+large what is kept of it may be.
+"""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from codegen_api.conversations import checked
 from codegen_api.dialects import Ignored
+from codegen_api.errors import InvalidRequest
+from codegen_api.runs import Json, to_json
 
 MOST = 10**18
 
@@ -174,3 +180,35 @@ class EventsQuery(StreamQuery):
             "turn_id": self.turn_id,
             "order_desc": self.order_desc,
         }
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+SIZES: Mapping[str, int] = {
+    "name": 2 * 1024,
+    "display_name": 2 * 1024,
+    "title": 2 * 1024,
+    "model_id": 2 * 1024,
+    "default_model_id": 2 * 1024,
+    "description": 10 * 1024,
+    "system_prompt": 1024 * 1024,
+    "tags": 16 * 1024,
+    "controls": 64 * 1024,
+    "metadata": 64 * 1024,
+}
+"""Bytes that a field may have: of its text, or of its JSON."""
+
+
+def keepable(**given: Json) -> None:
+    """What a client wants kept, by the name of its field.
+
+    Raises:
+        InvalidRequest: it is too large.
+        Rejected: it cannot be kept.
+    """
+    for name, value in given.items():
+        checked(value)
+        size = len(value.encode()) if isinstance(value, str) else 0 if value is None else len(to_json(value))
+        if size > SIZES[name]:
+            raise InvalidRequest(f"{name} must have at most {SIZES[name]} bytes.")

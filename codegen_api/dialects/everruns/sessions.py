@@ -1,20 +1,31 @@
-"""Sessions: conversations with an agent, and how they are. What was said in them is asked of the host."""
+"""Sessions: conversations with an agent, and how they are, beside their agents (flat) or below them (nested). What was
+said in them is asked of the host.
+"""
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
 from codegen_api.dialects import not_offered
-from codegen_api.dialects.everruns import schemas
-from codegen_api.dialects.everruns.families import FLAT, Family
+from codegen_api.dialects.everruns import responses, schemas
+from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_called, agent_of
+from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
+from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.ids import id_for, kept_id
-from codegen_api.dialects.everruns.storage import keepable
+from codegen_api.dialects.everruns.schemas import keepable
 from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, listed, session_fields, told
 from codegen_api.errors import Conflict, IdempotencyKeyReused, NotFound
+from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.stores import Agent, Conversation, Query
-from codegen_api.web import REPLAYED, json_response
+from codegen_api.stores import Agent, Conversation
+from codegen_api.stores import Query as Wanted
+from codegen_api.web import REPLAYED, IdempotencyKey, json_response, operation
+
+flat = routes_about("sessions", "/v1/sessions")
+nested = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,71 @@ async def session_at(client: EverrunsClient, family: Family, session_id: str, ag
     return Here(client, family, session, agent_id)
 
 
-async def begin_session(
+async def session_of(
+    request: Request,
+    client: CurrentClient,
+    session_id: Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")],
+) -> Here:
+    """The session that the path names; below agents, if it has the agent that the path names."""
+    agent_id = request.path_params.get("agent_id")
+    return await session_at(client, FLAT if agent_id is None else NESTED, session_id, agent_id)
+
+
+CurrentSession = Annotated[Here, Depends(session_of)]
+
+
+@flat.post("", **operation("Create a session", WRITE, responses.SESSION_MADE), status_code=201)
+async def create_session(
+    client: CurrentClient, wanted: WantedOrganization, body: schemas.CreateSession, key: IdempotencyKey = None
+) -> Response:
+    """Begin a session, with an agent or with the host's own. The host is not told until something is said."""
+    agent = None
+    if body.agent_id is not None:
+        agent = await agent_of(client.conversations, body.agent_id)
+    elif body.agent_name is not None:
+        agent = await agent_called(client.conversations, body.agent_name)
+    return await _begin(client, FLAT, wanted, body, agent, key)
+
+
+@nested.post("", **operation("Create a session of an agent", WRITE, responses.SESSION_MADE_BELOW), status_code=201)
+async def create_session_below(
+    client: CurrentClient,
+    wanted: WantedOrganization,
+    agent_id: AgentId,
+    body: schemas.CreateSessionBelow,
+    key: IdempotencyKey = None,
+) -> Response:
+    """Begin a session. The host is not told until something is said."""
+    return await _begin(client, NESTED, wanted, body, await agent_of(client.conversations, agent_id), key, agent_id)
+
+
+@flat.get("", **operation("List sessions", READ, responses.SESSIONS))
+async def list_sessions(
+    client: CurrentClient,
+    offset: Offset = 0,
+    limit: Limit = 100,
+    agent_id: Annotated[str | None, Query(description="Only those with this agent.")] = None,
+    search: Annotated[str | None, Query(description="A part of the title, in either case.")] = None,
+    page_token: Annotated[
+        int | None, Query(ge=0, le=schemas.MOST, description="`next_page_token` of the page before, for `offset`.")
+    ] = None,
+) -> Response:
+    """Sessions, newest first; each as of when somebody last looked at it."""
+    agent = kept_id(agent_id, "agent") if agent_id else None
+    offset = offset if page_token is None else page_token
+    return await _list(client, FLAT, offset, limit, agent=agent, search=search)
+
+
+@nested.get("", **operation("List sessions of an agent", READ, responses.SESSIONS_BELOW))
+async def list_sessions_below(
+    client: CurrentClient, agent_id: AgentId, offset: Offset = 0, limit: Limit = 100
+) -> Response:
+    """Sessions, newest first; each as of when somebody last looked at it."""
+    agent = await agent_of(client.conversations, agent_id)
+    return await _list(client, NESTED, offset, limit, agent=agent.id, agent_id=agent_id)
+
+
+async def _begin(
     client: EverrunsClient,
     family: Family,
     wanted: str | None,
@@ -83,7 +158,7 @@ async def begin_session(
     return json_response(to_json(session_fields(family, session, client, agent_id, None, None)), 201)
 
 
-async def list_sessions(
+async def _list(
     client: EverrunsClient,
     family: Family,
     offset: int,
@@ -94,7 +169,7 @@ async def list_sessions(
     search: str | None = None,
 ) -> Response:
     """Sessions, newest first. Each is told as of when somebody last looked: who asks again soon gets it as it is."""
-    wanted = Query(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
+    wanted = Wanted(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
     found = await client.conversations.conversations(wanted)
     ends = await client.conversations.overview([session.id for session in found.items])
     items: list[Json] = [
@@ -107,8 +182,10 @@ async def list_sessions(
     return listed(items, found.total, **paging)
 
 
-async def get_session(here: Here) -> Response:
-    """A session as it is now."""
+async def get_session(here: CurrentSession) -> Response:
+    """A session as it is now: `active` (nested: `running`) from before a message is answered until its answer
+    can be read.
+    """
     latest = await here.conversations.latest(here.session.id)
     first = latest
     if latest is not None and latest.number > 1:
@@ -116,7 +193,7 @@ async def get_session(here: Here) -> Response:
     return json_response(to_json(session_fields(here.family, here.session, here.client, here.agent, first, latest)))
 
 
-async def update_session(here: Here, body: schemas.UpdateSession) -> Response:
+async def update_session(here: CurrentSession, body: schemas.UpdateSession) -> Response:
     """Give a session another title, or other tags."""
     not_offered(**body.not_offered())
     keepable(title=body.title, tags=body.tags)
@@ -131,7 +208,7 @@ async def update_session(here: Here, body: schemas.UpdateSession) -> Response:
     return await get_session(replace(here, session=session))
 
 
-async def delete_session(here: Here) -> Response:
+async def delete_session(here: CurrentSession) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
     if not await here.conversations.delete_conversation(here.session.id):
         raise NotFound.named("Session", here.session.id)

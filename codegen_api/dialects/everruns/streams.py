@@ -41,7 +41,7 @@ class _Removed(Exception):
     """The turn is not there any more, and never began."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Listener:
     """Who listens to what. ``after`` is the last event that they have; None: they name none.
 
@@ -57,42 +57,35 @@ class Listener:
     types: Sequence[str] = ()
     exclude: Sequence[str] = ()
 
-    def wants(self, kind: str) -> bool:
+    def __post_init__(self) -> None:
+        self._style = FrameStyle(self.family, self.conversations.step, self.conversations.rendered)
+        self._life = StreamLife(self.conversations)
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """The events of the session behind the last one, as server-sent events."""
+        yield CONNECTED
+        try:
+            async with aclosing(self._told()) as pieces:
+                async for piece in pieces:
+                    if piece:
+                        yield piece
+        except _Deleted:
+            yield _disconnecting("session_deleted", FAULT_RETRY_MS)
+        except StreamCut as cut:
+            yield _disconnecting("shutdown" if cut.is_shutdown else "connection_cycle")
+        except ShuttingDown:
+            yield _disconnecting("shutdown")
+        except GatewayError as error:
+            note(error.code, error.root_reason)
+            yield _disconnecting("error", int(max(FAULT_RETRY_MS, (error.retry_after or 0) * 1000)), error)
+
+    def _wants(self, kind: str) -> bool:
         return (not self.types or kind in self.types) and kind not in self.exclude
 
-
-async def frames(listener: Listener) -> AsyncGenerator[bytes, None]:
-    """The events of a session behind the listener's last one, as server-sent events."""
-    yield CONNECTED
-    stream = _Stream(listener)
-    try:
-        async with aclosing(stream.told()) as pieces:
-            async for piece in pieces:
-                if piece:
-                    yield piece
-    except _Deleted:
-        yield _disconnecting("session_deleted", FAULT_RETRY_MS)
-    except StreamCut as cut:
-        yield _disconnecting("shutdown" if cut.is_shutdown else "connection_cycle")
-    except ShuttingDown:
-        yield _disconnecting("shutdown")
-    except GatewayError as error:
-        note(error.code, error.root_reason)
-        yield _disconnecting("error", int(max(FAULT_RETRY_MS, (error.retry_after or 0) * 1000)), error)
-
-
-class _Stream:
-    def __init__(self, listener: Listener) -> None:
-        self._conversations = listener.conversations
-        self._listener = listener
-        self._session = listener.session
-        self._style = FrameStyle(listener.family, self._conversations.step, self._conversations.rendered)
-        self._life = StreamLife(self._conversations)
-
-    async def told(self) -> AsyncGenerator[bytes, None]:
+    async def _told(self) -> AsyncGenerator[bytes, None]:
         done, after = await self._beginning()
         while True:
-            for turn in await turns_behind(self._conversations, self._session, done):
+            for turn in await turns_behind(self.conversations, self.session, done):
                 try:
                     async with aclosing(self._turn(turn, after)) as pieces:
                         async for piece in pieces:
@@ -107,25 +100,25 @@ class _Stream:
 
     async def _beginning(self) -> tuple[int, Spot]:
         """The number of the turn behind which to begin, and the spot behind which events are told."""
-        after, session = self._listener.after, self._session
-        _, last = (await self._conversations.ends([session])).get(session, (None, None))
+        after, session = self.after, self.session
+        _, last = (await self.conversations.ends([session])).get(session, (None, None))
         latest = 0 if last is None else last.number
         if after is None:
             if last is not None and last.state is TurnState.QUEUED:
                 waiting = [state for state in TurnState if not state.over]
-                going_on = await self._conversations.turns(session, states=waiting, limit=1, newest_first=False)
+                going_on = await self.conversations.turns(session, states=waiting, limit=1, newest_first=False)
                 latest = min((turn.number for turn in going_on), default=latest)
-            return (0 if self._listener.family is NESTED else latest - 1), START
+            return (0 if self.family is NESTED else latest - 1), START
         # whoever has something that is not there has lost their place: they get all of it
         return (after.turn - 1, after) if after > START and after.turn <= latest else (0, START)
 
     async def _another(self, number: int) -> bool:
         """Wait for the turn behind ``number``; whether there is one, after a while."""
         within = min(self._life.heartbeat, self._life.left)
-        async with self._conversations.attend() as attendant:
+        async with self.conversations.attend() as attendant:
             try:
-                coming = await self._conversations.turn_after(
-                    self._session, number, within=within, leaving=attendant.leaving
+                coming = await self.conversations.turn_after(
+                    self.session, number, within=within, leaving=attendant.leaving
                 )
             except NotFound as error:
                 raise _Deleted from error
@@ -137,19 +130,19 @@ class _Stream:
             return  # nobody need be asked
         runs = turn.state is TurnState.RUNNING
         if runs:
-            await self._conversations.require_right(turn)
+            await self.conversations.require_right(turn)
 
         def teller(is_believed: bool) -> SessionTeller[EventFrame]:
-            changes = self._conversations.changes_of(turn)
+            changes = self.conversations.changes_of(turn)
             return SessionTeller(turn, self._style, changes, after if is_believed else START)
 
-        async with aclosing(tell(self._conversations, turn, teller, at_once=runs)) as told:
+        async with aclosing(tell(self.conversations, turn, teller, at_once=runs)) as told:
             async for events in told:
                 if events is None:
                     yield HEARTBEAT
                     await self._look_for(turn)
                 else:
-                    yield b"".join(event.frame for event in events if self._listener.wants(event.kind))
+                    yield b"".join(event.frame for event in events if self._wants(event.kind))
                 self._life.check()
 
     async def _look_for(self, turn: Turn) -> None:
@@ -158,8 +151,8 @@ class _Stream:
             _Deleted: the session was.
             _Removed: the turn was taken back, because another one had come before it.
         """
-        if await self._conversations.turn(turn.id) is None:
-            if await self._conversations.conversation(self._session) is None:
+        if await self.conversations.turn(turn.id) is None:
+            if await self.conversations.conversation(self.session) is None:
                 raise _Deleted
             raise _Removed
 

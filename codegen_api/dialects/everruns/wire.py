@@ -1,4 +1,4 @@
-"""What goes over the wire, but for messages: errors, agents, sessions and events as JSON. Pure functions."""
+"""What goes over the wire, but for what is said: errors, agents and sessions as JSON. Pure functions."""
 
 import hashlib
 import re
@@ -10,11 +10,8 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.dialects.everruns.event_types import kind_in
-from codegen_api.dialects.everruns.events import SessionEvent
-from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
-from codegen_api.dialects.everruns.ids import as_uuid, derived_id, event_hex
-from codegen_api.dialects.everruns.messages import message_fields
+from codegen_api.dialects.everruns.families import FLAT, Family
+from codegen_api.dialects.everruns.ids import as_uuid, derived_id
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Turn
@@ -183,47 +180,3 @@ def listed(items: Sequence[Json], total: int, **more: Json) -> Response:
     encoded = to_json(items)
     rest = to_json({"total": total, **more})[1:-1]
     return json_response(b'{"data":%b,"items":%b,%b}' % (encoded, encoded, rest))
-
-
-# -- events -----------------------------------------------------------------------------------------------------------
-
-
-def event_fields(event: SessionEvent) -> dict[str, Json]:
-    """An event as the flat family knows it, in streams and in lists."""
-    turn = event.turn
-    context = {name: event.data[name] for name in ("turn_id", "input_message_id") if name in event.data}
-    return {
-        "id": f"event_{event_hex(turn.conversation, event.spot)}",
-        "type": event.kind,
-        "ts": event.at,
-        "session_id": FLAT.id("session", turn.conversation),
-        "sequence": event.spot.number,
-        "context": {"turn_id": FLAT.id("turn", turn.id), **context},
-        "data": event.data,
-    }
-
-
-def payload_below(event: SessionEvent) -> dict[str, Json]:
-    """What the nested family is told of a message."""
-    assert event.message is not None  # noqa: S101 - it knows no other events
-    fields = message_fields(NESTED, event.turn.conversation, event.message)
-    return {
-        "message_id": fields["id"],
-        "role": fields["role"],
-        "content": fields["content"],
-        "controls": fields.get("controls"),
-        "metadata": fields.get("metadata"),
-        "tags": [],
-    }
-
-
-def event_fields_below(event: SessionEvent) -> dict[str, Json]:
-    """A message as the nested family has it in lists of events."""
-    return {
-        "id": str(uuid.UUID(event_hex(event.turn.conversation, event.spot))),
-        "session_id": NESTED.id("session", event.turn.conversation),
-        "sequence": event.spot.number,
-        "event_type": kind_in(NESTED, event),
-        "data": payload_below(event),
-        "created_at": event.at,
-    }
