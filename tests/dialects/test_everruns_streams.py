@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from codegen_api.conversations import Ask, new_id, owner_of
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
-from codegen_api.dialects.everruns.history import Wanted, events_of, turns_behind
 from codegen_api.dialects.everruns.ids import START, Spot, event_hex, spot_of
 from codegen_api.dialects.everruns.messages import EventSpot
-from codegen_api.dialects.everruns.streams import Listener
+from codegen_api.dialects.everruns.streams import Listener, Wanted, events_of, turns_behind
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable
 from codegen_api.following import Patrol, StreamLimits
 from codegen_api.identity import Caller

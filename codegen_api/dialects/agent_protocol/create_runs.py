@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import Body, Depends, Request
+from fastapi import Body
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
@@ -27,11 +27,11 @@ from codegen_api.conversations import (
 from codegen_api.dialects import EMPTY, MOST_SAID, Ignored, rejected, says_nothing
 from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.assistants import agent_for
-from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
+from codegen_api.dialects.agent_protocol.dependencies import routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
 from codegen_api.dialects.agent_protocol.interrupts import WHERE, decisions_of, text_of_answer
 from codegen_api.dialects.agent_protocol.messages import heard
-from codegen_api.dialects.agent_protocol.run_responses import Ending, RunAnswers, nothing, places_of
+from codegen_api.dialects.agent_protocol.run_responses import Answers, RunAnswers, places_of
 from codegen_api.dialects.agent_protocol.schemas import Id, Object, keepable
 from codegen_api.dialects.agent_protocol.threads import new_thread, with_assistant
 from codegen_api.dialects.agent_protocol.wire import GRAPH
@@ -120,107 +120,99 @@ class RunBody(BaseModel):
             raise Rejected("`assistant_id` and `agent_id` name two.")
         return self.assistant_id or self.agent_id or GRAPH
 
+    @property
+    def stops(self) -> bool:
+        """Whether a client who leaves has stopped it."""
+        return self.on_disconnect == "cancel"
 
-class RunStarter(RunAnswers):
-    """Starts runs for one request. ``wanted`` is the organization that they are to be in."""
-
-    def __init__(self, request: Request, conversations: CallerConversations, wanted: str | None) -> None:
-        super().__init__(request, conversations)
-        self._wanted = wanted
-
-    async def begin(self, thread: str | None, body: RunBody) -> Turn:
-        """A new turn of the thread, or of one that is made for it."""
-        conversations = self.conversations
-        refuse_what_is_not_offered(body)
-        if body.thread_id not in (None, thread):
-            raise Rejected("`thread_id` names another thread than the path.")
-        keepable(metadata=body.metadata, config=body.config, context=body.context)
-        agent = await agent_for(conversations, body.agent)
-        for _ in range(TRIES):
-            with suppress(Overtaken):
-                return await self._begin(thread, body, agent)
-        raise Conflict("Others are changing this, too; try again.")
-
-    async def _begin(self, thread: str | None, body: RunBody, agent: Agent) -> Turn:
-        conversations = self.conversations
-        talk = None if thread is None else await conversations.settled_talk(thread)
-        if talk is None and thread is not None and body.if_not_exists == "reject":
-            raise NotFound.named("Thread", thread)
-        turns = () if talk is None else talk.turns
-        known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
-        ask = ask_of(body, agent, known)
-        answer = (body.command or {}).get("resume")
-        if answer is not None and (pending := await pending_of(conversations, known[0])):
-            ask = replace(ask, decisions=decisions_of(answer, pending), if_busy="reject")
-        talk = with_assistant(talk or Talk(new_thread(conversations, thread, {})), agent, ask.messages)
-        return await conversations.begin(self._wanted, talk, ask)
-
-
-async def starter(request: Request, conversations: MyConversations, wanted: WantedOrganization) -> RunStarter:
-    return RunStarter(request, conversations, wanted)
-
-
-Starter = Annotated[RunStarter, Depends(starter)]
+    @property
+    def forgets(self) -> bool:
+        """Whether a thread that was made for it goes at its end."""
+        return self.thread_id is None and self.on_completion != "keep"
 
 
 @router.post("/threads/{thread_id}/runs", **operation("Start a run", WRITE, responses.STARTED))
-async def create_run(starter: Starter, thread_id: str, body: RunBody) -> Response:
+async def create_run(answers: Answers, wanted: WantedOrganization, thread_id: str, body: RunBody) -> Response:
     """Start a run in a thread, which is made if it is not there. It goes on by itself."""
-    turn = await starter.begin(thread_id, body)
-    return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
+    return _started(answers, await begin(answers, wanted, thread_id, body))
 
 
 @router.post("/threads/{thread_id}/runs/stream", **operation("Start a run and stream it", WRITE, responses.STREAMED))
-async def stream_run(starter: Starter, _: Begins, thread_id: str, body: RunBody) -> Response:
+async def stream_run(
+    answers: Answers, wanted: WantedOrganization, _: Begins, thread_id: str, body: RunBody
+) -> Response:
     """Start a run in a thread and send its events. It goes on without its client, but for `on_disconnect: cancel`."""
-    return starter.events(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
+    return answers.events(await begin(answers, wanted, thread_id, body), stops=body.stops)
 
 
 @router.post(
     "/threads/{thread_id}/runs/wait", **operation("Start a run and wait for its result", WRITE, responses.WAITED)
 )
-async def wait_for_run(starter: Starter, thread_id: str, body: RunBody) -> Response:
+async def wait_for_run(answers: Answers, wanted: WantedOrganization, thread_id: str, body: RunBody) -> Response:
     """Start a run in a thread and give the thread's state at its end. White space comes first, as a sign of life."""
-    return starter.outcome(await starter.begin(thread_id, body), stops=body.on_disconnect == "cancel")
+    return answers.outcome(await begin(answers, wanted, thread_id, body), stops=body.stops)
 
 
 @router.post("/runs", **operation("Start a stateless run", WRITE, responses.STARTED))
-async def create_stateless_run(starter: Starter, body: RunBody) -> Response:
+async def create_stateless_run(answers: Answers, wanted: WantedOrganization, body: RunBody) -> Response:
     """Start a run in a thread that is made for it, or in the one that `thread_id` names."""
-    turn = await starter.begin(body.thread_id, body)
-    return json_response(to_json(starter.fields(turn)), headers=places_of(turn, "stream"))
+    return _started(answers, await begin(answers, wanted, body.thread_id, body))
 
 
 @router.post("/runs/stream", **operation("Start a stateless run and stream it", WRITE, responses.STREAMED))
-async def stream_stateless_run(starter: Starter, _: Begins, body: RunBody) -> Response:
+async def stream_stateless_run(answers: Answers, wanted: WantedOrganization, _: Begins, body: RunBody) -> Response:
     """The thread is removed when the end has been sent, but for `on_completion: keep`."""
-    turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
-    return starter.events(turn, at_end=forget, stops=body.on_disconnect == "cancel")
+    turn = await begin(answers, wanted, body.thread_id, body)
+    return answers.events(turn, forgets=body.forgets, stops=body.stops)
 
 
 @router.post("/runs/wait", **operation("Start a stateless run and wait for its result", WRITE, responses.WAITED))
-async def wait_for_stateless_run(starter: Starter, body: RunBody) -> Response:
+async def wait_for_stateless_run(answers: Answers, wanted: WantedOrganization, body: RunBody) -> Response:
     """The thread is removed when the outcome has been sent, but for `on_completion: keep`."""
-    turn, forget = await starter.begin(body.thread_id, body), _forgetting(starter.conversations, body)
-    return starter.outcome(turn, at_end=forget, stops=body.on_disconnect == "cancel")
+    turn = await begin(answers, wanted, body.thread_id, body)
+    return answers.outcome(turn, forgets=body.forgets, stops=body.stops)
 
 
 @router.post("/runs/batch", **operation("Start a batch of stateless runs", WRITE, responses.BATCH))
-async def create_batch(starter: Starter, bodies: Annotated[list[RunBody], Body(max_length=20)]) -> Response:
+async def create_batch(
+    answers: Answers, wanted: WantedOrganization, bodies: Annotated[list[RunBody], Body(max_length=20)]
+) -> Response:
     """Start runs, each in a thread of its own. The first that cannot be started ends it; those before it go on."""
-    turns = [await starter.begin(body.thread_id, body) for body in bodies]
-    return json_response(to_json([starter.fields(turn) for turn in turns]))
+    turns = [await begin(answers, wanted, body.thread_id, body) for body in bodies]
+    return json_response(to_json([answers.fields(turn) for turn in turns]))
 
 
-def _forgetting(conversations: CallerConversations, body: RunBody) -> Ending:
-    """What happens at the end of a run: a thread that was made for it goes."""
-    if body.thread_id is not None or body.on_completion == "keep":
-        return nothing
+async def begin(answers: RunAnswers, wanted: str | None, thread: str | None, body: RunBody) -> Turn:
+    """A new turn of the thread, or of one that is made for it. Its run is to be in the organization ``wanted``."""
+    refuse_what_is_not_offered(body)
+    if body.thread_id not in (None, thread):
+        raise Rejected("`thread_id` names another thread than the path.")
+    keepable(metadata=body.metadata, config=body.config, context=body.context)
+    agent = await agent_for(answers.conversations, body.agent)
+    for _ in range(TRIES):
+        with suppress(Overtaken):
+            return await _begin(answers.conversations, wanted, thread, body, agent)
+    raise Conflict("Others are changing this, too; try again.")
 
-    async def forget(turn: Turn) -> None:
-        await conversations.remove_conversation(turn.conversation)
 
-    return forget
+async def _begin(
+    conversations: CallerConversations, wanted: str | None, thread: str | None, body: RunBody, agent: Agent
+) -> Turn:
+    talk = None if thread is None else await conversations.settled_talk(thread)
+    if talk is None and thread is not None and body.if_not_exists == "reject":
+        raise NotFound.named("Thread", thread)
+    turns = () if talk is None else talk.turns
+    known = [turn for turn in turns if turn.state is not TurnState.WITHDRAWN]  # nothing of those was ever said
+    ask = ask_of(body, agent, known)
+    answer = (body.command or {}).get("resume")
+    if answer is not None and (pending := await pending_of(conversations, known[0])):
+        ask = replace(ask, decisions=decisions_of(answer, pending), if_busy="reject")
+    talk = with_assistant(talk or Talk(new_thread(conversations, thread, {})), agent, ask.messages)
+    return await conversations.begin(wanted, talk, ask)
+
+
+def _started(answers: RunAnswers, turn: Turn) -> Response:
+    return json_response(to_json(answers.fields(turn)), headers=places_of(turn, "stream"))
 
 
 # -- what is asked for ------------------------------------------------------------------------------------------------

@@ -159,9 +159,10 @@ class ThreadTeller:
         out = [self._written(self._telling.close())]
         if turn.answer is not None:
             message = answer(turn.id, turn.answer)
-            self._put((last, False), to_json(message))
+            written = to_json(message)
+            self._put((last, False), written)
             self._said = True
-            out.append(EventFrames.of(self._wording.message(last, message)).behind(self.after))
+            out += [frame for n, frame in self._wording.message(last, message, written) if n > self.after]
         out.append(self._written(self._telling.rest()))
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:

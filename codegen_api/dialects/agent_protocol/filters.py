@@ -1,5 +1,6 @@
 """What is asked of the values of items: conditions on their fields, and words in their texts. Pure functions."""
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from codegen_api.dialects import rejected
@@ -59,23 +60,23 @@ def begins(pattern: Sequence[str], labels: Sequence[str]) -> bool:
 def _ordered(compare: Callable[[float | str, float | str], bool]) -> Callable[[Json, Json], bool]:
     """An operator for numbers among each other, and texts among each other; for all else it does not hold."""
 
-    def operator(value: Json, operand: Json) -> bool:
+    def holds_for(value: Json, operand: Json) -> bool:
         if isinstance(value, bool) or isinstance(operand, bool):
             return False
         if isinstance(value, str) and isinstance(operand, str):
             return compare(value, operand)
         return isinstance(value, int | float) and isinstance(operand, int | float) and compare(value, operand)
 
-    return operator
+    return holds_for
 
 
 OPERATORS: Mapping[str, Callable[[Json, Json], bool]] = {
     "$eq": same,
     "$ne": lambda value, operand: not same(value, operand),
-    "$gt": _ordered(lambda one, other: one > other),  # type: ignore[operator]
-    "$gte": _ordered(lambda one, other: one >= other),  # type: ignore[operator]
-    "$lt": _ordered(lambda one, other: one < other),  # type: ignore[operator]
-    "$lte": _ordered(lambda one, other: one <= other),  # type: ignore[operator]
+    "$gt": _ordered(operator.gt),
+    "$gte": _ordered(operator.ge),
+    "$lt": _ordered(operator.lt),
+    "$lte": _ordered(operator.le),
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from codegen_api.dialects import rejected
-from codegen_api.errors import Detail, NotOffered, Rejected
+from codegen_api.errors import Detail, NotOffered
 from codegen_api.runs import Json, WaitReason, to_json
 from codegen_api.stores import Turn
 from codegen_api.upstreams import Decision, PendingRequest
@@ -35,10 +35,12 @@ def decisions_of(answer: Json, pending: Sequence[PendingRequest]) -> list[tuple[
         decisions = answer.get("decisions")
         if isinstance(decisions, Sequence) and not isinstance(decisions, str):
             if len(decisions) != len(pending):
-                raise _unclear(f"There must be a decision for each of the {len(pending)} interrupts.")
+                said = f"There must be a decision for each of the {len(pending)} interrupts."
+                raise rejected(said, "ambiguous", *WHERE)
             return [(each.id, _decision(value, each)) for value, each in zip(decisions, pending, strict=True)]
     if len(pending) != 1:
-        raise _unclear("There are several interrupts: give an object with a value for each id.")
+        said = "There are several interrupts: give an object with a value for each id."
+        raise rejected(said, "ambiguous", *WHERE)
     return [(pending[0].id, _decision(answer, pending[0]))]
 
 
@@ -90,7 +92,3 @@ def _decision(answer: Json, pending: PendingRequest) -> Decision:
     if answer is False or answer in NO:
         return Decision("reject")
     return Decision("answer", text_of_answer(answer))
-
-
-def _unclear(what: str) -> Rejected:
-    return rejected(what, "ambiguous", *WHERE)

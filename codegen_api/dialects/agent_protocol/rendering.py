@@ -140,20 +140,23 @@ class EntryRenderer:
         n = number(offset, place) + again
         return n, b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
 
-    def message(self, offset: int, message: Message) -> list[tuple[int, bytes]]:
-        """The events of something that the agent said."""
-        written, about = to_json(message), self._about(offset, "agent")
-        out = self._task(offset, "agent")
+    def message(self, offset: int, message: Message, written: bytes, node: str = "agent") -> list[tuple[int, bytes]]:
+        """The events of something that the agent said, or that one of its tools answered."""
+        kind, behind = ("partial", 0) if node == "agent" else ("complete", BEHIND - EventPlace.METADATA)
+        about = self._about(offset, node)
+        out = self._task(offset, node) if node == "agent" else []
         if "messages" in self._modes:
             named = b'{%b:{"metadata":%b}}' % (to_json(message["id"]), about)
-            out.append(self.frame("messages/metadata", named, offset, EventPlace.METADATA))
-            out.append(self.frame("messages/partial", b"[%b]" % written, offset, EventPlace.PARTIAL))
+            out.append(self.frame("messages/metadata", named, offset, EventPlace.METADATA + behind))
+            out.append(self.frame(f"messages/{kind}", b"[%b]" % written, offset, EventPlace.PARTIAL + behind))
         if "messages-tuple" in self._modes:
-            pair = b"[%b,%b]" % (to_json(chunk(message)), about)
-            out.append(self.frame("messages", pair, offset, EventPlace.TUPLE))
+            piece = chunk(message)
+            pair = b"[%b,%b]" % (written if piece is message else to_json(piece), about)
+            out.append(self.frame("messages", pair, offset, EventPlace.TUPLE + behind))
         if "updates" in self._modes:
-            out.append(self.frame("updates", b'{"agent":{"messages":[%b]}}' % written, offset, EventPlace.UPDATE))
-        return out + self._task(offset, "agent", written)
+            update = b'{"%b":{"messages":[%b]}}' % (node.encode(), written)
+            out.append(self.frame("updates", update, offset, EventPlace.UPDATE + behind))
+        return out + self._task(offset, node, written)
 
     def both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[tuple[int, bytes]]:
         """An event of a mode, and the same for ``debug``: each has an id of its own, or it would come again to whoever
@@ -168,52 +171,29 @@ class EntryRenderer:
     def _tell(self, offset: int, entry: LogEntry) -> EntryEvents:
         step = self._step(entry)
         form, (ai, tool) = Form.of(entry, step), said(self._turn, offset, step)
-        arrival = [] if ai is None else self.message(offset, ai)
+        ai_written, tool_written = (None if message is None else to_json(message) for message in (ai, tool))
+        arrival = [] if ai is None or ai_written is None else self.message(offset, ai, ai_written)
         if "custom" in self._modes:
             arrival.append(self.frame("custom", _with_position(entry.json, offset), offset, EventPlace.CUSTOM))
         arrival.sort(key=lambda one: one[0])
-        written = None if ai is None else to_json(ai)
-        if tool is None:
-            return EntryEvents(entry, form, True, written, None, EventFrames.of(arrival))
-        answer = to_json(tool)
-        return EntryEvents(
-            entry,
-            form,
-            step.closed,
-            written,
-            answer,
-            EventFrames.of(arrival),
-            EventFrames.of(self._task(offset, "tools")),
-            EventFrames.of(self._answered(offset, to_json(tool["id"]), answer)),
-        )
-
-    def _answered(self, offset: int, id: bytes, tool: bytes) -> list[tuple[int, bytes]]:  # noqa: A002
-        about = self._about(offset, "tools")
-        out: list[tuple[int, bytes]] = []
-        if "messages" in self._modes:
-            named = b'{%b:{"metadata":%b}}' % (id, about)
-            out.append(self.frame("messages/metadata", named, offset, EventPlace.TOOL_METADATA))
-            out.append(self.frame("messages/complete", b"[%b]" % tool, offset, EventPlace.TOOL_COMPLETE))
-        if "messages-tuple" in self._modes:
-            out.append(self.frame("messages", b"[%b,%b]" % (tool, about), offset, EventPlace.TOOL_TUPLE))
-        if "updates" in self._modes:
-            out.append(self.frame("updates", b'{"tools":{"messages":[%b]}}' % tool, offset, EventPlace.TOOL_UPDATE))
-        return out + self._task(offset, "tools", tool)
+        if tool is None or tool_written is None:
+            return EntryEvents(entry, form, True, ai_written, None, EventFrames.of(arrival))
+        begun, answered = self._task(offset, "tools"), self.message(offset, tool, tool_written, "tools")
+        frames = map(EventFrames.of, (arrival, begun, answered))
+        return EntryEvents(entry, form, step.closed, ai_written, tool_written, *frames)
 
     def _task(self, offset: int, node: str, result: bytes | None = None) -> list[tuple[int, bytes]]:
         """A node begins, or with its ``result`` has ended."""
         if not self._modes & {"tasks", "debug"}:
             return []
-        begun, ended = (
-            (EventPlace.STARTED, EventPlace.DONE)
-            if node == "agent"
-            else (EventPlace.TOOL_STARTED, EventPlace.TOOL_DONE)
-        )
+        is_agent = node == "agent"
         name = f'"id":"{self._turn.id}-{offset}-{node}","name":"{node}"'.encode()
         if result is None:
-            return self.both("tasks", "task", b'{%b,"input":{},"triggers":[]}' % name, offset, begun)
+            place = EventPlace.STARTED if is_agent else EventPlace.TOOL_STARTED
+            return self.both("tasks", "task", b'{%b,"input":{},"triggers":[]}' % name, offset, place)
         payload = b'{%b,"error":null,"result":{"messages":[%b]},"interrupts":[]}' % (name, result)
-        return self.both("tasks", "task_result", payload, offset, ended)
+        place = EventPlace.DONE if is_agent else EventPlace.TOOL_DONE
+        return self.both("tasks", "task_result", payload, offset, place)
 
     def _about(self, offset: int, node: str) -> bytes:
         return to_json({**self._context, "langgraph_node": node, "langgraph_step": offset})

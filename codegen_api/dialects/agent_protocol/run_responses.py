@@ -3,7 +3,7 @@
 Who waits for an event or an outcome gets signs of life until then.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -45,12 +45,6 @@ UNFINISHED = b": unfinished, go on behind the last id\n"
 SIGN_OF_LIFE = b"\n"
 """Whitespace before the JSON that somebody waits for."""
 
-Ending = Callable[[Turn], Awaitable[None]]
-
-
-async def nothing(_: Turn) -> None:
-    """What most runs want done at their end."""
-
 
 def places_of(turn: Turn, kind: str) -> dict[str, str]:
     """Where the run is. SDKs put these behind their base URL, so the gateway's own prefix must not stand in them."""
@@ -73,7 +67,7 @@ def states_called(words: Mapping[TurnState, str], status: str | None, where: str
 
 class RunAnswers:
     """How runs are answered to one request. Where it ``stops`` them, a client who leaves before the end has stopped
-    theirs.
+    theirs. Where it ``forgets`` their threads, these are removed when the end has been sent.
     """
 
     def __init__(self, request: Request, conversations: CallerConversations) -> None:
@@ -113,22 +107,22 @@ class RunAnswers:
         *,
         modes: Sequence[str] = (),
         last_event_id: str | None = None,
-        at_end: Ending = nothing,
+        forgets: bool = False,
         stops: bool = False,
     ) -> Response:
         """The events behind the last one seen; all of them, when there can be no such event."""
         if not modes:
             remembered = turn.options.get("stream_mode")
             modes = [str(mode) for mode in remembered] if isinstance(remembered, list) else ["values"]
-        pieces = self._events(turn, frozenset(modes), position(turn, last_event_id), at_end)
+        pieces = self._events(turn, frozenset(modes), position(turn, last_event_id), forgets=forgets)
         return self._lasting(turn, pieces, EVENTS_TYPE, "stream", stops=stops)
 
-    def outcome(self, turn: Turn, *, at_end: Ending = nothing, stops: bool = False) -> Response:
+    def outcome(self, turn: Turn, *, forgets: bool = False, stops: bool = False) -> Response:
         """What came of a turn, when it is over: the state of the thread, or ``__error__``."""
-        return self._lasting(turn, self._outcome(turn, at_end), "application/json", "join", stops=stops)
+        return self._lasting(turn, self._outcome(turn, forgets=forgets), "application/json", "join", stops=stops)
 
     async def _events(
-        self, turn: Turn, modes: frozenset[str], after: int, at_end: Ending
+        self, turn: Turn, modes: frozenset[str], after: int, *, forgets: bool
     ) -> AsyncGenerator[bytes, None]:
         conversations = self.conversations
         context: dict[str, Json] = {
@@ -169,12 +163,12 @@ class RunAnswers:
             except StreamCut:
                 yield UNFINISHED
                 raise
-            await at_end(turn)
+            await self._done(turn, forgets=forgets)
         except GatewayError as error:
             note(error.code, error.root_reason)
             yield b"event: error\ndata: %b\n\n" % to_json({"error": error.code, "message": error.message})
 
-    async def _outcome(self, turn: Turn, at_end: Ending) -> AsyncGenerator[bytes, None]:
+    async def _outcome(self, turn: Turn, *, forgets: bool) -> AsyncGenerator[bytes, None]:
         try:
             async with aclosing(beating(updates(self.conversations, turn), BEAT)) as news:
                 async for update in news:
@@ -182,10 +176,14 @@ class RunAnswers:
                         yield SIGN_OF_LIFE
                     elif isinstance(update, TurnEnded):
                         yield to_json(await self._values(update.turn))
-                        await at_end(update.turn)
+                        await self._done(turn, forgets=forgets)
         except GatewayError as error:
             note(error.code, error.root_reason)
             yield to_json({"__error__": {"error": error.code, "message": error.message}})
+
+    async def _done(self, turn: Turn, *, forgets: bool) -> None:
+        if forgets:
+            await self.conversations.remove_conversation(turn.conversation)
 
     async def _values(self, turn: Turn) -> Mapping[str, Json]:
         if turn.state in (TurnState.FAILED, TurnState.UNKNOWN):

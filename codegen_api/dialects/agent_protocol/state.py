@@ -12,11 +12,6 @@ from codegen_api.upstreams import PendingRequest
 from codegen_api.web import timestamp
 
 
-async def thread_values(conversations: CallerConversations, thread: str) -> Mapping[str, Json]:
-    """All that was said in a thread, by now."""
-    return {"messages": await messages_of(conversations, await conversations.path(thread))}
-
-
 async def turn_values(conversations: CallerConversations, turn: Turn) -> Mapping[str, Json]:
     """All that was said in a thread up to the end of a turn, or up to now."""
     return {"messages": await messages_of(conversations, await _leading_to(conversations, turn))}
@@ -54,8 +49,7 @@ async def current_state(conversations: CallerConversations, thread: str) -> Mapp
     last = path[-1]
     steps = await conversations.steps(last)
     messages = [*await messages_of(conversations, path[:-1]), *_messages_in(last, steps)]
-    others = latest is not None and latest.state.begun and latest.id != last.turn.id
-    never_begun = latest if others else None
+    never_begun = latest if latest is not None and latest.state.begun and latest.id != last.turn.id else None
     checkpoint = TurnCheckpoint(last.turn.id, len(steps))
     pending = await pending_of(conversations, last.turn)
     return state_fields(thread, last.turn, messages, checkpoint, pending, failed=never_begun)
@@ -154,7 +148,7 @@ def state_fields(
     values: dict[str, Json] = {"messages": list(messages)}
     if waits_for:
         values["__interrupt__"] = waits_for
-    parent = _parent(turn, checkpoint)
+    parent = TurnCheckpoint(turn.id, checkpoint.offset - 1) if checkpoint.offset > BEFORE else parent_of(turn)
     return {
         "values": values,
         "next": following,
@@ -182,10 +176,6 @@ def checkpoint_fields(thread: str, checkpoint: TurnCheckpoint) -> Json:
 def _metadata(thread: str, turn: Turn, checkpoint: TurnCheckpoint) -> Mapping[str, Json]:
     source = "input" if checkpoint.offset == BEFORE else "loop"
     return {"thread_id": thread, "run_id": turn.id, "source": source, "step": checkpoint.offset}
-
-
-def _parent(turn: Turn, checkpoint: TurnCheckpoint) -> TurnCheckpoint | None:
-    return TurnCheckpoint(turn.id, checkpoint.offset - 1) if checkpoint.offset > BEFORE else parent_of(turn)
 
 
 def _is_end(turn: Turn, checkpoint: TurnCheckpoint) -> bool:

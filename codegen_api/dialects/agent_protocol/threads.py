@@ -13,9 +13,10 @@ from codegen_api.conversations import CallerConversations, TurnCheckpoint, new_i
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
+from codegen_api.dialects.agent_protocol.messages import human
 from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
-from codegen_api.dialects.agent_protocol.state import current_state, history, state_at, thread_values
-from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, said_by_user, selected, thread_fields
+from codegen_api.dialects.agent_protocol.state import current_state, history, messages_of, state_at
+from codegen_api.dialects.agent_protocol.wire import GRAPH, STATUSES, paged, selected, thread_fields
 from codegen_api.errors import AlreadyExists, NotFound, NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
@@ -103,8 +104,10 @@ async def get_thread(
     """A thread as it is now, with all that was said in it."""
     thread = await thread_of(conversations, thread_id)
     latest = await conversations.latest(thread.id)
-    values = None if latest is None else await thread_values(conversations, thread.id)
-    pending = () if latest is None else await pending_of(conversations, latest)
+    if latest is None:
+        return json_response(to_json(thread_fields(thread, None, None)))
+    values: Json = {"messages": await messages_of(conversations, await conversations.path(thread.id))}
+    pending = await pending_of(conversations, latest)
     return json_response(to_json(thread_fields(thread, latest, values, pending)))
 
 
@@ -116,9 +119,13 @@ async def update_thread(
     prefer: Annotated[str | None, Header(description="`return=minimal` for an empty answer.")] = None,
 ) -> Response:
     """Put fields into a thread's metadata, in the place of those with the same names."""
+
+    def to(then: Conversation) -> Conversation:
+        return replace(_with_metadata(then, body.metadata or {}), updated=conversations.clock())
+
     await thread_of(conversations, thread_id)
     not_offered(ttl=body.ttl, values=body.values, messages=body.messages, checkpoint=body.checkpoint)
-    thread = await _put_metadata(conversations, thread_id, body.metadata or {})
+    thread = NotFound.unless(await conversations.change_conversation(thread_id, to), "Thread", thread_id)
     if prefer is not None and "return=minimal" in prefer.replace(" ", "").lower():
         return Response(status_code=204, headers={"Preference-Applied": "return=minimal"})
     (fields,) = await _in_short(conversations, [thread])
@@ -268,22 +275,11 @@ async def _in_short(conversations: CallerConversations, threads: Sequence[Conver
     ends = await conversations.overview([thread.id for thread in threads])
     found: list[dict[str, Json]] = []
     for thread in threads:
-        if thread.id in ends:
-            first, latest = ends[thread.id]
-            turns = (first,) if first.id == latest.id else (first, latest)
-            found.append(thread_fields(thread, latest, said_by_user(turns)))
-        else:
-            found.append(thread_fields(thread, None, None))
+        first, latest = ends.get(thread.id, (None, None))
+        turns = {turn.id: turn for turn in (first, latest) if turn is not None}
+        said = [human(message) for turn in turns.values() for message in turn.messages]
+        found.append(thread_fields(thread, latest, {"messages": said} if turns else None))
     return found
-
-
-async def _put_metadata(
-    conversations: CallerConversations, thread_id: str, metadata: Mapping[str, Json]
-) -> Conversation:
-    def to(then: Conversation) -> Conversation:
-        return replace(_with_metadata(then, metadata), updated=conversations.clock())
-
-    return NotFound.unless(await conversations.change_conversation(thread_id, to), "Thread", thread_id)
 
 
 def _with_metadata(thread: Conversation, metadata: Mapping[str, Json]) -> Conversation:

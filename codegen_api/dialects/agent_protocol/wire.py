@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from starlette.responses import Response
 
 from codegen_api.dialects.agent_protocol.interrupts import interrupts
-from codegen_api.dialects.agent_protocol.messages import human
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Item, Turn, TurnState
@@ -127,11 +126,6 @@ def thread_fields(
 
 def task_id(turn: Turn) -> str:
     return f"{turn.id}-task"
-
-
-def said_by_user(turns: Sequence[Turn]) -> Json:
-    """Of a thread's state, what was said in these turns by the user."""
-    return {"messages": [human(message) for turn in turns for message in turn.messages]}
 
 
 def item_fields(item: Item) -> dict[str, Json]:

@@ -38,8 +38,7 @@ Archived = Annotated[bool, Query(description="Those that are archived as well.")
 @router.post("/v1/agents", **operation("Create an agent", WRITE, responses.AGENT_PUT), status_code=201)
 async def create_agent(client: CurrentClient, body: schemas.CreateAgent) -> Response:
     """Create an agent; with the `id` of one that there is, change it."""
-    id = new_id() if body.id is None else kept_id(body.id, "agent")  # noqa: A001 - as everywhere
-    return await _put(client, id, body)
+    return await _put(client, new_id() if body.id is None else kept_id(body.id, "agent"), body)
 
 
 @router.put(
@@ -48,11 +47,9 @@ async def create_agent(client: CurrentClient, body: schemas.CreateAgent) -> Resp
 async def put_agent(client: CurrentClient, agent_id: NamedAgent, body: schemas.CreateAgent) -> Response:
     """The same, under the id that the path names; or, if it names the newest agent of that name, for that agent."""
     if is_id(agent_id, "agent"):
-        id = kept_id(agent_id, "agent")  # noqa: A001 - as everywhere
-    else:
-        known = await named_agent(client.conversations, agent_id)
-        id = new_id() if known is None else known.id  # noqa: A001
-    return await _put(client, id, body)
+        return await _put(client, kept_id(agent_id, "agent"), body)
+    known = await named_agent(client.conversations, agent_id)
+    return await _put(client, new_id() if known is None else known.id, body)
 
 
 @router.get("/v1/agents", **operation("List agents", READ, responses.AGENTS))
@@ -73,11 +70,8 @@ async def list_agents(
 @router.get("/v1/agents/{agent_id}", **operation("Get an agent", READ, responses.AGENT))
 async def get_agent(client: CurrentClient, agent_id: NamedAgent) -> Response:
     """An agent, archived or not. By its name only one that is not."""
-    if is_id(agent_id, "agent"):
-        agent = await agent_of(client.conversations, agent_id)
-    else:
-        agent = await agent_called(client.conversations, agent_id)
-    return await _shown(client, agent)
+    find = agent_of if is_id(agent_id, "agent") else agent_called
+    return await _shown(client, await find(client.conversations, agent_id))
 
 
 @router.patch("/v1/agents/{agent_id}", **operation("Update an agent", WRITE, responses.AGENT_CHANGED))
@@ -161,16 +155,12 @@ async def _shown(client: EverrunsClient, agent: Agent, status: int = 200) -> Res
     return json_response(to_json((await _fields(client, agent))[0]), status)
 
 
-async def _put(
-    client: EverrunsClient,
-    id: str,  # noqa: A002 - as everywhere
-    body: schemas.CreateAgent,
-) -> Response:
+async def _put(client: EverrunsClient, agent_id: str, body: schemas.CreateAgent) -> Response:
     """Make of the agent with this id what is wanted; make it, if there is none."""
     _check(body)
     now = client.conversations.clock()
     agent = Agent(
-        id,
+        agent_id,
         body.name,
         created=now,
         updated=now,
@@ -187,7 +177,7 @@ async def _put(
         configuration = {**then.configuration, **agent.configuration}
         return replace(agent, created=then.created, version=then.version + 1, configuration=configuration)
 
-    return await _shown(client, await _change(client.conversations, id, to))
+    return await _shown(client, await _change(client.conversations, agent_id, to))
 
 
 async def _change(conversations: CallerConversations, agent_id: str, to: Callable[[Agent], Agent]) -> Agent:

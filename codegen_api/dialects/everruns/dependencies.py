@@ -35,15 +35,19 @@ async def asking(request: Request) -> Caller:
 
     Raises:
         NotOffered: they call for one of several users of theirs, who would all be the same one here.
-        InvalidToken: it is one.
+        InvalidToken: it is one, or came with a scheme that nobody knows here.
         GatewayError: as ``identify_lenient``.
     """
     if END_USER in request.headers:
         raise NotOffered("The gateway knows users by their tokens, and not by `End-User`: give each their own.")
-    token = _token(request.headers.get("authorization", ""))
-    if token is not None and token.startswith(FOREIGN):
+    scheme, _, rest = request.headers.get("authorization", "").strip().partition(" ")
+    with_scheme = scheme.lower() in SCHEMES
+    if rest and not with_scheme:
+        raise InvalidToken("The token comes with Bearer, with ApiKey, or with no scheme at all.")
+    token = rest.strip() if with_scheme else scheme
+    if token.startswith(FOREIGN):
         raise InvalidToken("This is a key for Everruns, which the host behind this gateway does not know.")
-    return await identify_lenient(request, token)
+    return await identify_lenient(request, token or None)
 
 
 async def wanted_organization(
@@ -56,19 +60,6 @@ async def wanted_organization(
     """The organization that the request names, if it names one."""
     named = name or same
     return heard_organization(named) if named else None
-
-
-def _token(given: str) -> str | None:
-    """
-    Raises:
-        InvalidToken: it came with a scheme that nobody knows here.
-    """
-    scheme, _, rest = given.strip().partition(" ")
-    if scheme.lower() in SCHEMES:
-        return rest.strip() or None
-    if rest:
-        raise InvalidToken("The token comes with Bearer, with ApiKey, or with no scheme at all.")
-    return scheme or None
 
 
 def routes_about(what: str, prefix: str = "") -> APIRouter:

@@ -14,7 +14,6 @@ from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.agents import AgentId
 from codegen_api.dialects.everruns.events import DELTA, SessionEvent
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
-from codegen_api.dialects.everruns.history import Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
 from codegen_api.dialects.everruns.messages import heard, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import chosen, event_fields_in, kind_in
@@ -29,7 +28,7 @@ from codegen_api.dialects.everruns.sessions import (
     nested,
     update_session,
 )
-from codegen_api.dialects.everruns.streams import Listener
+from codegen_api.dialects.everruns.streams import Listener, Wanted, events_of, messages_of
 from codegen_api.dialects.everruns.wire import listed, own, told
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json

@@ -68,7 +68,7 @@ def said(turn: Turn, offset: int, entry: LogEntry, step: Step) -> tuple[SessionM
     texts = [_text(step.text)] if step.text else []
     if step.kind is not StepKind.ACTION:
         return _message(turn, offset, Role.AGENT, texts, created, metadata=about) if texts else None, None
-    call = call_id(turn, offset)
+    call = f"call_{derived_id(turn.id, offset, 'call').replace('-', '')}"
     made: Json = {"type": "tool_call", "id": call, "name": step.tool, "arguments": arguments_of(step)}
     # always with a result: clients look for it without asking whether there is one
     answered: dict[str, Json] = {"type": "tool_result", "tool_call_id": call, "result": step.output}
@@ -85,10 +85,6 @@ def answer(turn: Turn) -> SessionMessage | None:
         return None
     about: Json = {"kind": StepKind.ANSWER.value, "host_kind": None}
     return _message(turn, turn.length + 1, Role.AGENT, [_text(turn.answer)], timestamp(turn.updated), metadata=about)
-
-
-def call_id(turn: Turn, offset: int) -> str:
-    return f"call_{derived_id(turn.id, offset, 'call').replace('-', '')}"
 
 
 def moment(turn: Turn, entry: LogEntry) -> str:

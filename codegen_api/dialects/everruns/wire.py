@@ -72,10 +72,6 @@ class EverrunsClient:
     conversations: CallerConversations
     home: str
 
-    @property
-    def principal(self) -> str:
-        return FLAT.id("principal", derived_id("principal", self.conversations.owner))
-
     def links(self, path: str) -> dict[str, Json]:
         """Where a thing is to be found. There are no pages, so whoever wants to show it gets the thing itself."""
         url = f"{self.home}{path}"
@@ -136,7 +132,7 @@ def session_fields(
         organization = own(session.metadata).get("organization")
         fields |= {
             "organization_id": shown_organization(str(organization or "0")),
-            "owner_principal_id": client.principal,
+            "owner_principal_id": FLAT.id("principal", derived_id("principal", client.conversations.owner)),
             # it has a workspace for itself alone, and this is how its id is made
             "workspace_id": family.id("wsp", session.id),
             "harness_id": HARNESS_ID,
