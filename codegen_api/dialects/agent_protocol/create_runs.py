@@ -29,8 +29,7 @@ from codegen_api.dialects.agent_protocol import responses
 from codegen_api.dialects.agent_protocol.assistants import agent_for
 from codegen_api.dialects.agent_protocol.dependencies import routes_about
 from codegen_api.dialects.agent_protocol.events import MODES
-from codegen_api.dialects.agent_protocol.interrupts import WHERE, decisions_of, text_of_answer
-from codegen_api.dialects.agent_protocol.messages import heard
+from codegen_api.dialects.agent_protocol.messages import WHERE, decisions_of, heard, text_of_answer
 from codegen_api.dialects.agent_protocol.run_responses import Answers, RunAnswers, places_of
 from codegen_api.dialects.agent_protocol.schemas import Id, Object, keepable
 from codegen_api.dialects.agent_protocol.threads import new_thread, with_assistant

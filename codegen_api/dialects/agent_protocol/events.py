@@ -25,8 +25,7 @@ from codegen_api.conversations import (
     TurnEvent,
     TurnTeller,
 )
-from codegen_api.dialects.agent_protocol.interrupts import interrupts
-from codegen_api.dialects.agent_protocol.messages import answer, human
+from codegen_api.dialects.agent_protocol.messages import answer, human, interrupts
 from codegen_api.dialects.agent_protocol.rendering import (
     AGAIN,
     BEHIND,

@@ -16,7 +16,7 @@ from codegen_api.dialects.agent_protocol.wire import item_fields, pages
 from codegen_api.errors import NotOffered
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
-from codegen_api.stores import ANSWER_BYTES, Item, Near
+from codegen_api.stores import ANSWER_BYTES, Item
 from codegen_api.web import json_response, operation
 from codegen_api.worker_thread import encoded
 
@@ -98,7 +98,9 @@ async def search_items(conversations: MyConversations, body: schemas.SearchItems
         most = asked.offset + asked.limit + 1 if not condition else MOST_LOOKED_AT
         near = await conversations.nearest(asked.namespace_prefix, query, most)
         if near is not None:
-            meant = ((item, score) async for item, score in _those(conversations, near) if holds(condition, item.value))
+            there = ((await conversations.item(each.namespace, each.key), each.score) for each in near)
+            # one that is not there was deleted a moment ago
+            meant = ((item, score) async for item, score in there if item and holds(condition, item.value))
             return await _stretch(meant, asked, "meaning")
     if not condition and not query:
         found = await conversations.items(asked.namespace_prefix, asked.limit, asked.offset)
@@ -144,13 +146,6 @@ async def _shown(items: Sequence[Json], offset: int, total: int | None, searched
     """A stretch of what was found. It may be shorter than was asked for, and the headers say where it goes on."""
     said = {} if searched_by is None else {"searched_by": searched_by}
     return json_response(await encoded({"items": items, **said}), headers=pages(offset, len(items), total))
-
-
-async def _those(conversations: CallerConversations, near: Sequence[Near]) -> AsyncIterator[tuple[Item, float | None]]:
-    for each in near:
-        item = await conversations.item(each.namespace, each.key)
-        if item is not None:  # else it was deleted a moment ago
-            yield item, each.score
 
 
 async def _below(conversations: CallerConversations, prefix: Sequence[str]) -> AsyncIterator[Item]:

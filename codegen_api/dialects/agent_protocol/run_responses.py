@@ -22,8 +22,7 @@ from codegen_api.dialects.agent_protocol.events import (
     failure,
     position,
 )
-from codegen_api.dialects.agent_protocol.interrupts import interrupts
-from codegen_api.dialects.agent_protocol.messages import human
+from codegen_api.dialects.agent_protocol.messages import human, interrupts
 from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
 from codegen_api.dialects.agent_protocol.state import messages_before, turn_values
 from codegen_api.dialects.agent_protocol.wire import moment

@@ -1,10 +1,10 @@
 """The state of a thread: what was said up to some checkpoint, and which checkpoints there are."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from codegen_api.conversations import BEFORE, CallerConversations, Stretch, TurnCheckpoint, parent_of, pending_of
-from codegen_api.dialects.agent_protocol.interrupts import interrupts
-from codegen_api.dialects.agent_protocol.messages import Message, answer, human, said
+from codegen_api.dialects.agent_protocol.messages import Message, answer, human, interrupts, said
 from codegen_api.dialects.agent_protocol.wire import task_id
 from codegen_api.runs import Json, Step
 from codegen_api.stores import Turn, TurnState
@@ -26,18 +26,18 @@ async def messages_of(conversations: CallerConversations, stretches: Sequence[St
     """What was said in these stretches."""
     messages: list[Message] = []
     for stretch in stretches:
-        messages += _messages_in(stretch, await conversations.steps(stretch))
+        messages += chain(*_portions(stretch, await conversations.steps(stretch)))
     return messages
 
 
-def _messages_in(stretch: Stretch, steps: Sequence[Step]) -> list[Message]:
+def _portions(stretch: Stretch, steps: Sequence[Step]) -> list[list[Message]]:
+    """What was new at each checkpoint of a turn: what the user said, and then what came with each entry."""
     turn = stretch.turn
-    messages = [*map(human, turn.messages)]
-    for offset, step in enumerate(steps, 1):
-        messages += filter(None, said(turn, offset, step))
+    portions = [[*map(human, turn.messages)]]
+    portions += ([*filter(None, said(turn, offset, step))] for offset, step in enumerate(steps, 1))
     if stretch.upto is None and turn.answer is not None:
-        messages.append(answer(turn.id, turn.answer))
-    return messages
+        portions[-1].append(answer(turn.id, turn.answer))
+    return portions
 
 
 async def current_state(conversations: CallerConversations, thread: str) -> Mapping[str, Json]:
@@ -48,7 +48,7 @@ async def current_state(conversations: CallerConversations, thread: str) -> Mapp
         return _empty(thread)
     last = path[-1]
     steps = await conversations.steps(last)
-    messages = [*await messages_of(conversations, path[:-1]), *_messages_in(last, steps)]
+    messages = [*await messages_of(conversations, path[:-1]), *chain(*_portions(last, steps))]
     never_begun = latest if latest is not None and latest.state.begun and latest.id != last.turn.id else None
     checkpoint = TurnCheckpoint(last.turn.id, len(steps))
     pending = await pending_of(conversations, last.turn)
@@ -88,16 +88,9 @@ async def history(
         if not passed and before is not None and before.turn != turn.id:
             continue
         earlier, pending = await messages_before(conversations, turn), await pending_of(conversations, turn)
-        steps = await conversations.steps(Stretch(turn, None))
-        messages = [*earlier, *map(human, turn.messages)]
-        lengths = [len(messages)]  # of what had been said at each checkpoint
-        for offset, step in enumerate(steps, 1):
-            messages += filter(None, said(turn, offset, step))
-            lengths.append(len(messages))
-        if turn.answer is not None:
-            messages.append(answer(turn.id, turn.answer))
-            lengths[-1] = len(messages)
-        for offset in range(len(lengths) - 1, BEFORE - 1, -1):
+        whole = Stretch(turn, None)
+        portions = [earlier, *_portions(whole, await conversations.steps(whole))]
+        for offset in range(len(portions) + BEFORE - 1, BEFORE - 1, -1):
             checkpoint = TurnCheckpoint(turn.id, offset)
             if not passed:
                 passed = checkpoint == before
@@ -106,7 +99,7 @@ async def history(
                 continue
             if not (metadata or {}).items() <= _metadata(thread, turn, checkpoint).items():
                 continue
-            held = earlier if offset == BEFORE else messages[: lengths[offset]]
+            held = [*chain(*portions[: offset - BEFORE + 1])]
             found.append(state_fields(thread, turn, held, checkpoint, pending))
             if len(found) == limit:
                 return found

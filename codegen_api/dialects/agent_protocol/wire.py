@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
-from codegen_api.dialects.agent_protocol.interrupts import interrupts
+from codegen_api.dialects.agent_protocol.messages import interrupts
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Item, Turn, TurnState

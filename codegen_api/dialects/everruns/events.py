@@ -36,7 +36,6 @@ from codegen_api.dialects.everruns.messages import (
     answer,
     inputs,
     message_fields,
-    moment,
     said,
 )
 from codegen_api.runs import Json, LogEntry, Step, StepKind
@@ -109,16 +108,12 @@ def as_it_is(event: SessionEvent) -> SessionEvent:
 
 def begun(turn: Turn) -> list[SessionEvent]:
     """What comes before the first entry."""
-    at = timestamp(turn.created)
-    about = _about(turn)
-    told = [
-        SessionEvent(turn, message.spot, "input.message", at, {"message": _flat(turn, message)}, message)
-        for message in inputs(turn)
-    ]
+    at, said_first = timestamp(turn.created), inputs(turn)
+    about: dict[str, Json] = {"input_message_id": FLAT.id("message", said_first[0].id)} if said_first else {}
     return [
-        *told,
-        SessionEvent(turn, Spot(turn.number, 0, EventSpot.ACTIVATED), "session.activated", at, about),
-        SessionEvent(turn, Spot(turn.number, 0, EventSpot.TURN_STARTED), "turn.started", at, about),
+        *(_input(turn, message) for message in said_first),
+        _event(turn, 0, EventSpot.ACTIVATED, "session.activated", at, **about),
+        _event(turn, 0, EventSpot.TURN_STARTED, "turn.started", at, **about),
     ]
 
 
@@ -127,21 +122,17 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryAsEve
     form, (message, answered) = Form.of(entry, step), said(turn, offset, entry, step)
     if message is None:
         return EntryAsEvents(form)
-    at = moment(turn, entry)
     if message.role is Role.USER:
-        data: dict[str, Json] = {"message": _flat(turn, message)}
-        return EntryAsEvents(form, (SessionEvent(turn, message.spot, "input.message", at, data, message),))
-    told = list(_output(turn, at, message))
+        return EntryAsEvents(form, (_input(turn, message),))
+    told = _output(turn, message)
     if answered is None:
         return EntryAsEvents(form, tuple(told))
     call = message.content[-1]
     assert step.kind is StepKind.ACTION  # noqa: S101 - nothing else has a result
     assert isinstance(call, Mapping)  # noqa: S101 - it is made there
     made = {name: call[name] for name in ("id", "name", "arguments")}
-    started = Spot(turn.number, offset, EventSpot.TOOL_STARTED)
-    told.append(SessionEvent(turn, started, "tool.started", at, {"turn_id": _turn_id(turn), "tool_call": made}))
+    told.append(_event(turn, offset, EventSpot.TOOL_STARTED, "tool.started", message.created, tool_call=made))
     completed: dict[str, Json] = {
-        "turn_id": _turn_id(turn),
         "tool_call_id": made["id"],
         "tool_name": step.tool,
         "success": step.closed,
@@ -150,33 +141,28 @@ def happened(turn: Turn, offset: int, entry: LogEntry, step: Step) -> EntryAsEve
     }
     if not step.closed:
         completed["error"] = OPEN
-    result = SessionEvent(turn, answered.spot, "tool.completed", at, completed, answered)
+    at = message.created
+    result = _event(turn, offset, EventSpot.TOOL_COMPLETED, "tool.completed", at, answered, **completed)
     return EntryAsEvents(form, tuple(told), (result,), step.closed)
 
 
 def over(turn: Turn, offset: int) -> list[SessionEvent]:
     """What comes behind the last entry, the ``offset``-th, of a turn that is over."""
-    at, last = timestamp(turn.updated), offset + 1
-    told: list[SessionEvent] = []
-    message = answer(turn)
-    if message is not None:
-        told += _output(turn, at, message)
-    data: dict[str, Json] = {"turn_id": _turn_id(turn)}
+    at, last, message = timestamp(turn.updated), offset + 1, answer(turn)
+    data: dict[str, Json]
     match turn.state:
         case TurnState.FAILED | TurnState.UNKNOWN:
-            kind = "turn.failed"
             code = "outcome_unknown" if turn.state is TurnState.UNKNOWN else "run_failed"
-            data |= {"error": turn.error or "The run has failed.", "error_code": code}
+            kind, data = "turn.failed", {"error": turn.error or "The run has failed.", "error_code": code}
         case TurnState.CANCELLED:
-            kind = "turn.cancelled"
-            data["reason"] = "The run was stopped."
+            kind, data = "turn.cancelled", {"reason": "The run was stopped."}
         case _:
-            kind = "turn.completed"
-            data |= {"iterations": offset, "duration_ms": max(0, round((turn.updated - turn.created) * 1000))}
+            milliseconds = max(0, round((turn.updated - turn.created) * 1000))
+            kind, data = "turn.completed", {"iterations": offset, "duration_ms": milliseconds}
     return [
-        *told,
-        SessionEvent(turn, Spot(turn.number, last, EventSpot.TURN_OVER), kind, at, data),
-        SessionEvent(turn, Spot(turn.number, last, EventSpot.IDLED), "session.idled", at, {"turn_id": _turn_id(turn)}),
+        *([] if message is None else _output(turn, message)),
+        _event(turn, last, EventSpot.TURN_OVER, kind, at, **data),
+        _event(turn, last, EventSpot.IDLED, "session.idled", at),
     ]
 
 
@@ -254,31 +240,29 @@ class SessionTeller(Generic[T]):
                     yield replace(event, spot=spot)
 
 
-def _output(turn: Turn, at: str, message: SessionMessage) -> Iterator[SessionEvent]:
+def _input(turn: Turn, message: SessionMessage) -> SessionEvent:
+    """The user says something."""
+    data = {"message": _flat(turn, message)}
+    return SessionEvent(turn, message.spot, "input.message", message.created, data, message)
+
+
+def _output(turn: Turn, message: SessionMessage) -> list[SessionEvent]:
     """The agent says something: it comes whole, in one piece."""
-    fields = _flat(turn, message)
-    ids: dict[str, Json] = {"turn_id": _turn_id(turn), "message_id": fields["id"]}
-    turn_number, offset, _ = message.spot
-    yield SessionEvent(turn, Spot(turn_number, offset, EventSpot.MESSAGE_STARTED), "output.message.started", at, ids)
+    fields, offset, at = _flat(turn, message), message.spot.offset, message.created
+    ids: dict[str, Json] = {"message_id": fields["id"]}
+    told = [_event(turn, offset, EventSpot.MESSAGE_STARTED, "output.message.started", at, **ids)]
     text = text_of({"content": message.content})
     if text:
-        data: dict[str, Json] = {**ids, "delta": text, "accumulated": text}
-        yield SessionEvent(turn, Spot(turn_number, offset, EventSpot.MESSAGE_DELTA), DELTA, at, data)
-    completed: dict[str, Json] = {"turn_id": _turn_id(turn), "message": fields}
-    yield SessionEvent(turn, message.spot, "output.message.completed", at, completed, message)
+        told.append(_event(turn, offset, EventSpot.MESSAGE_DELTA, DELTA, at, **ids, delta=text, accumulated=text))
+    told.append(_event(turn, offset, EventSpot.MESSAGE, "output.message.completed", at, message, message=fields))
+    return told
 
 
-def _about(turn: Turn) -> dict[str, Json]:
-    """The turn and what the user said, as they are named in events."""
-    said_first = next(iter(inputs(turn)), None)
-    about: dict[str, Json] = {"turn_id": _turn_id(turn)}
-    if said_first is not None:
-        about["input_message_id"] = FLAT.id("message", said_first.id)
-    return about
-
-
-def _turn_id(turn: Turn) -> str:
-    return FLAT.id("turn", turn.id)
+def _event(
+    turn: Turn, offset: int, place: int, kind: str, at: str, told: SessionMessage | None = None, /, **data: Json
+) -> SessionEvent:
+    named = {"turn_id": FLAT.id("turn", turn.id), **data}
+    return SessionEvent(turn, Spot(turn.number, offset, place), kind, at, named, told)
 
 
 def _flat(turn: Turn, message: SessionMessage) -> dict[str, Json]:

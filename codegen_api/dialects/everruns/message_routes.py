@@ -208,15 +208,12 @@ def _serve(
     session: type[BaseModel],
     events: type[BaseModel],
     streamed: str,
-    *,
     within: list[Dependency] | None = None,
-    suffix: str = "",
-    of_agent: str = "",
-    of_session: str = "",
 ) -> None:
-    """``session`` and ``events`` are what is answered. ``suffix`` tells the names of operations from the other
-    generation's, ``of_agent`` and ``of_session`` their summaries.
-    """
+    """``session`` and ``events`` are what is answered."""
+    suffix, of_agent, of_session = "", "", ""
+    if family is NESTED:
+        suffix, of_agent, of_session = "_below", " of an agent", " in a session of an agent"
 
     def add(method: str, path: str, endpoint: Endpoint, summary: str, scope: str, well: Responses, **more: Any) -> None:
         named = {"name": endpoint.__name__ + suffix, "dependencies": within, "methods": [method], **more}
@@ -251,10 +248,7 @@ _serve(
     responses.SessionBelow,
     responses.EventsBelow,
     "Everything from the beginning, or from behind the last event seen, then as it comes.",
-    within=BELOW,
-    suffix="_below",
-    of_agent=" of an agent",
-    of_session=" in a session of an agent",
+    BELOW,
 )
 
 ROUTES = [*nested.routes, *flat.routes]

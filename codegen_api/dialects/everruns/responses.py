@@ -1,6 +1,6 @@
 """What clients get, as the OpenAPI document tells it."""
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,8 @@ from codegen_api.openapi import Answers
 from codegen_api.runs import LogEntry, Step, StepKind
 from codegen_api.stores import Turn, TurnState
 from codegen_api.web import Responses
+
+T = TypeVar("T")
 
 COMPONENTS = "#/components/schemas/"
 TIME = "2026-11-20T12:00:00.000000Z"
@@ -75,11 +77,13 @@ class _Paged(_Listed):
     limit: int
 
 
-class EverrunsAgents(_Paged):
-    """A list of agents, under both of its names."""
+class _Both(BaseModel, Generic[T]):
+    data: list[T]
+    items: list[T]
 
-    data: list[EverrunsAgent]
-    items: list[EverrunsAgent]
+
+class EverrunsAgents(_Both[EverrunsAgent], _Paged):
+    """A list of agents, under both of its names."""
 
 
 class _Session(_Told):
@@ -114,18 +118,13 @@ class EverrunsSession(_Session, _Linked):
     features: list[Any]
 
 
-class SessionsBelow(_Paged):
+class SessionsBelow(_Both[SessionBelow], _Paged):
     """A list of sessions, under both of its names."""
 
-    data: list[SessionBelow]
-    items: list[SessionBelow]
 
-
-class EverrunsSessions(_Paged):
+class EverrunsSessions(_Both[EverrunsSession], _Paged):
     """A list of sessions, under both of its names."""
 
-    data: list[EverrunsSession]
-    items: list[EverrunsSession]
     next_page_token: str | None = Field(None, description="For `page_token`, where there are more.", examples=["100"])
 
 
@@ -142,11 +141,8 @@ class EverrunsMessage(_Told):
     metadata: dict[str, Any] | None = None
 
 
-class EverrunsMessages(_Listed):
+class EverrunsMessages(_Both[EverrunsMessage], _Listed):
     """A list of messages, under both of its names."""
-
-    data: list[EverrunsMessage]
-    items: list[EverrunsMessage]
 
 
 class EverrunsEvent(_Told):
@@ -161,11 +157,8 @@ class EverrunsEvent(_Told):
     data: dict[str, Any]
 
 
-class EverrunsEvents(_Listed):
+class EverrunsEvents(_Both[EverrunsEvent], _Listed):
     """A page of events, under both of its names."""
-
-    data: list[EverrunsEvent]
-    items: list[EverrunsEvent]
 
 
 class EventBelow(_Told):
@@ -179,11 +172,8 @@ class EventBelow(_Told):
     created_at: str = Field(examples=[TIME])
 
 
-class EventsBelow(_Listed):
+class EventsBelow(_Both[EventBelow], _Listed):
     """A list of events, under both of its names."""
-
-    data: list[EventBelow]
-    items: list[EventBelow]
 
 
 class Cancelled(BaseModel):
