@@ -34,8 +34,8 @@ from codegen_api.dialects.agent_protocol.rendering import (
     PLACES,
     EntryEvents,
     EntryRenderer,
-    EventFrames,
     EventPlace,
+    NumberedFrame,
     number,
 )
 from codegen_api.runs import Json, to_json
@@ -124,6 +124,7 @@ class ThreadTeller:
         # what the reader's last state lacks: something that was said, or perhaps what was amended since
         self._said = self._doubtful = self._amendable = False
         self._unanswered: set[int] = set()
+        self._out: list[NumberedFrame] = []
 
     @property
     def claimed(self) -> int:
@@ -135,15 +136,16 @@ class ThreadTeller:
         if self._begun:
             return b""
         self._begun = True
-        out = [self._frame("metadata", to_json({"run_id": self._turn.id, "attempt": 1}), 0, RUN_METADATA)]
+        self._send("metadata", to_json({"run_id": self._turn.id, "attempt": 1}), 0, RUN_METADATA)
         if "values" in self._modes:
-            out.append(self._frame("values", self._state(), 0, INPUT))
-        out += [frame for n, frame in self._checkpoint(0, INPUT_CHECKPOINT) if n > self.after]
-        return b"".join(out)
+            self._send("values", self._state(), 0, INPUT)
+        self._out += self._checkpoint(0, INPUT_CHECKPOINT)
+        return self._sent()
 
     def take(self, news: Sequence[TurnEntry]) -> bytes:
         """What these entries amount to."""
-        return self._written(self._telling.take(news))
+        self._tell(self._telling.take(news))
+        return self._sent()
 
     def over(self, turn: Turn, pending: Sequence[PendingRequest] = ()) -> bytes:
         """What comes behind the last entry. Whoever asks for the end again is told of it.
@@ -155,54 +157,59 @@ class ThreadTeller:
         if self.after > number(last, END):
             raise ReaderAhead
         self.after = min(self.after, number(last, END) - 1)
-        out = [self._written(self._telling.close())]
+        self._tell(self._telling.close())
         if turn.answer is not None:
             message = answer(turn.id, turn.answer)
             written = to_json(message)
-            self._put((last, False), written)
-            self._said = True
-            out += [frame for n, frame in self._wording.message(last, message, written) if n > self.after]
-        out.append(self._written(self._telling.rest()))
+            self._say((last, False), written)
+            self._out += self._wording.message(last, message, written)
+        self._tell(self._telling.rest())
         final: Mapping[str, Json] = {}
         if turn.state is TurnState.WAITING:
             final = {"__interrupt__": interrupts(turn, pending)}
             for mode, place in (("values", INTERRUPT), ("updates", INTERRUPT_UPDATE)):
                 if mode in self._modes:
-                    out.append(self._frame(mode, to_json(final), last, place))
+                    self._send(mode, to_json(final), last, place)
         if turn.state in (TurnState.FAILED, TurnState.UNKNOWN):
-            out.append(self._frame("error", to_json(failure(turn)), last, FAILURE))
+            self._send("error", to_json(failure(turn)), last, FAILURE)
         elif "values" in self._modes and (self._said or self._doubtful or final):
-            out.append(self._frame("values", self._state(final), last, FINAL_STATE))
-        out.append(self._frame("end", to_json({"status": self._statuses[turn.state]}), last, END))
-        return b"".join(out)
+            self._send("values", self._state(final), last, FINAL_STATE)
+        self._send("end", to_json({"status": self._statuses[turn.state]}), last, END)
+        return self._sent()
+
+    def _send(self, event: str, data: bytes, offset: int, place: int) -> None:
+        self._out.append(self._wording.frame(event, data, offset, place))
+
+    def _sent(self) -> bytes:
+        """What has come together, but for what the reader has."""
+        out, self._out = self._out, []
+        return b"".join([frame for n, frame in out if n > self.after])
 
     # -- one entry ----------------------------------------------------------------------------------------------------
 
-    def _written(self, events: Iterable[TurnEvent[EntryEvents]]) -> bytes:
-        out: list[bytes] = []
+    def _tell(self, events: Iterable[TurnEvent[EntryEvents]]) -> None:
         for event in events:
             if isinstance(event, EntryAdded):
-                self._arrive(event.offset, event.rendered, out)
+                self._arrive(event.offset, event.rendered)
             elif isinstance(event, ActionClosed):
-                self._send(event.offset, event.rendered.answered, out)
-                self._say(event.offset, event.rendered.tool, tool=True)
-                self._whole(event.offset, out)
+                self._out += event.rendered.answered
+                self._say((event.offset, True), event.rendered.tool)
+                self._whole(event.offset)
             elif isinstance(event, EntryChanged):
                 self._alter(event.offset, event.rendered)
             else:
-                self._tell_again(event, out)
-        return b"".join(out)
+                self._tell_again(event)
 
-    def _arrive(self, offset: int, told: EntryEvents, out: list[bytes]) -> None:
+    def _arrive(self, offset: int, told: EntryEvents) -> None:
         self._amendable |= told.entry.amendable
-        self._send(offset, told.arrival, out)
-        self._say(offset, told.ai, tool=False)
+        self._out += told.arrival
+        self._say((offset, False), told.ai)
         if told.tool is None:
-            self._whole(offset, out)
+            self._whole(offset)
             return
         if self._said and "values" in self._modes and self._affordable():
-            out.append(self._values(offset, EventPlace.STATE))
-        self._send(offset, told.begun, out)
+            self._out.append(self._values(offset, EventPlace.STATE))
+        self._out += told.begun
         if not told.closed:
             self._unanswered.add(offset)
 
@@ -214,11 +221,11 @@ class ThreadTeller:
             if self._telling.open is None or offset < self._telling.offset:
                 self._doubtful |= self._put((offset, True), told.tool)
 
-    def _tell_again(self, again: EntryRepeated[EntryEvents], out: list[bytes]) -> None:
+    def _tell_again(self, again: EntryRepeated[EntryEvents]) -> None:
         """An entry, as it is now, behind what has come: in a block of numbers of its own."""
         told, first = again.rendered, again.slot.behind * PLACES + LAYOUT.first(again.slot)
-        frames: list[tuple[int, bytes]] = []
-        for n, frame in (*told.arrival.each, *told.begun.each, *told.answered.each):
+        frames: list[NumberedFrame] = []
+        for n, frame in (*told.arrival, *told.begun, *told.answered):
             place = EventPlace(n % PLACES // 2)
             lacks = again.outcome if place >= BEHIND else again.words or place == EventPlace.CUSTOM
             if not lacks or (again.earlier and n > self.after):
@@ -230,9 +237,9 @@ class ThreadTeller:
             frames.append((at, frame))
         if self._modes & CHECKPOINTS:
             frames += self._checkpoints_with(again, first + CHECKPOINTS_AGAIN)
-        out += [self._wording.again(frame, n) for n, frame in frames if n > self.after]
+        self._out += [(n, self._wording.again(frame, n)) for n, frame in frames if n > self.after]
 
-    def _checkpoints_with(self, again: EntryRepeated[EntryEvents], first: int) -> list[tuple[int, bytes]]:
+    def _checkpoints_with(self, again: EntryRepeated[EntryEvents], first: int) -> list[NumberedFrame]:
         """The checkpoints that hold an entry which has changed; where that is too much, the last one."""
         holding = [
             each
@@ -241,19 +248,16 @@ class ThreadTeller:
         ][-((LAYOUT.block - CHECKPOINTS_AGAIN) // 2) :]
         if self._told_again + sum(map(self._length, holding)) > FREE + EARNED * self._telling.offset:
             holding = holding[-1:]
-        frames: list[tuple[int, bytes]] = []
+        frames: list[NumberedFrame] = []
         for index, each in enumerate(holding):
             self._told_again += self._length(each)
             told = self._checkpoint(each, EventPlace.CHECKPOINT)
             frames += [(first + 2 * index + n % 2, frame) for n, frame in told]
         return frames
 
-    def _send(self, offset: int, frames: EventFrames, out: list[bytes]) -> None:
-        out.append(frames.whole if number(offset, 0) > self.after else frames.behind(self.after))
-
-    def _say(self, offset: int, message: bytes | None, *, tool: bool) -> None:
+    def _say(self, of: tuple[int, bool], message: bytes | None) -> None:
         if self._states and message is not None:
-            self._put((offset, tool), message)
+            self._put(of, message)
             self._said = True
 
     # -- whole states -------------------------------------------------------------------------------------------------
@@ -278,18 +282,18 @@ class ThreadTeller:
         self._told += len(self._messages)
         return True
 
-    def _whole(self, offset: int, out: list[bytes]) -> None:
+    def _whole(self, offset: int) -> None:
         """The state behind an entry, if there is something new in it, and the checkpoint; if it may be told again."""
         news = self._said and "values" in self._modes
         if not (news or self._modes & CHECKPOINTS) or not self._affordable():
             return
         if news:
-            out.append(self._values(offset, EventPlace.WHOLE_STATE))
+            self._out.append(self._values(offset, EventPlace.WHOLE_STATE))
         if self._modes & CHECKPOINTS:
             self._checkpoints.append(offset)
-        out += [frame for n, frame in self._checkpoint(offset, EventPlace.CHECKPOINT) if n > self.after]
+        self._out += self._checkpoint(offset, EventPlace.CHECKPOINT)
 
-    def _values(self, offset: int, place: EventPlace) -> bytes:
+    def _values(self, offset: int, place: EventPlace) -> NumberedFrame:
         """The state behind an entry. One in which every tool has answered has the next number, so that who had it
         before gets it again.
         """
@@ -297,13 +301,13 @@ class ThreadTeller:
         self._said = False
         # of who has something behind it, nobody knows which of both they had
         self._doubtful = (n < self.after and self._amendable) or (n <= self.after and self._telling.returned)
-        return frame if n > self.after else b""
+        return n, frame
 
     def _state(self, more: Mapping[str, Json] | None = None, *, upto: int | None = None) -> bytes:
         rest = b"" if not more else b"," + to_json(more)[1:-1]
         return b'{"messages":[%b]%b}' % (b",".join(self._messages[:upto]), rest)
 
-    def _checkpoint(self, offset: int, place: int) -> list[tuple[int, bytes]]:
+    def _checkpoint(self, offset: int, place: int) -> list[NumberedFrame]:
         if not self._modes & CHECKPOINTS:
             return []
         parent = str(TurnCheckpoint(self._turn.id, offset - 1)) if offset else self._turn.parent
@@ -322,10 +326,6 @@ class ThreadTeller:
     def _config(self, checkpoint: str) -> Json:
         named = {"thread_id": self._turn.conversation, "checkpoint_ns": "", "checkpoint_id": checkpoint}
         return {"configurable": named}
-
-    def _frame(self, event: str, data: bytes, offset: int, place: int) -> bytes:
-        n, frame = self._wording.frame(event, data, offset, place)
-        return frame if n > self.after else b""
 
 
 def failure(turn: Turn) -> dict[str, Json]:

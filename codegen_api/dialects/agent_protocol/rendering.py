@@ -4,7 +4,7 @@ An action has two parts: it arrives, and what its tool answered comes when it is
 are more than one entry.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -58,24 +58,8 @@ CHECKPOINTS_AGAIN = AGAIN[EventPlace.CHECKPOINT]
 """The last are the checkpoints that hold what has changed, in their order."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventFrames:
-    """Events that come together, and the number of each."""
-
-    whole: bytes
-    each: tuple[tuple[int, bytes], ...]
-
-    @classmethod
-    def of(cls, each: Iterable[tuple[int, bytes]]) -> "EventFrames":
-        kept = tuple(each)
-        return cls(b"".join(frame for _, frame in kept), kept)
-
-    def behind(self, after: int) -> bytes:
-        """Those whose number is higher."""
-        return b"".join(frame for n, frame in self.each if n > after)
-
-
-NOTHING = EventFrames(b"", ())
+NumberedFrame = tuple[int, bytes]
+"""An event, with the number of its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +73,9 @@ class EntryEvents:
     closed: bool
     ai: bytes | None
     tool: bytes | None
-    arrival: EventFrames
-    begun: EventFrames = NOTHING
-    answered: EventFrames = NOTHING
+    arrival: Sequence[NumberedFrame]
+    begun: Sequence[NumberedFrame] = ()
+    answered: Sequence[NumberedFrame] = ()
 
     @property
     def is_action(self) -> bool:
@@ -99,7 +83,7 @@ class EntryEvents:
 
     @property
     def size(self) -> int:
-        frames = len(self.arrival.whole) + len(self.begun.whole) + len(self.answered.whole)
+        frames = sum(len(frame) for _, frame in (*self.arrival, *self.begun, *self.answered))
         return 1000 + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
 
 
@@ -136,11 +120,11 @@ class EntryRenderer:
         pair = b"[%b,%b]" % (to_json(removal(self._turn.id, offset)), self._about(offset, "agent"))
         return self.frame("messages", pair, offset, EventPlace.TUPLE)[1]
 
-    def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> tuple[int, bytes]:
+    def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> NumberedFrame:
         n = number(offset, place) + again
         return n, b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
 
-    def message(self, offset: int, message: Message, written: bytes, node: str = "agent") -> list[tuple[int, bytes]]:
+    def message(self, offset: int, message: Message, written: bytes, node: str = "agent") -> list[NumberedFrame]:
         """The events of something that the agent said, or that one of its tools answered."""
         kind, behind = ("partial", 0) if node == "agent" else ("complete", BEHIND - EventPlace.METADATA)
         about = self._about(offset, node)
@@ -158,7 +142,7 @@ class EntryRenderer:
             out.append(self.frame("updates", update, offset, EventPlace.UPDATE + behind))
         return out + self._task(offset, node, written)
 
-    def both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[tuple[int, bytes]]:
+    def both(self, mode: str, kind: str, payload: bytes, offset: int, place: int) -> list[NumberedFrame]:
         """An event of a mode, and the same for ``debug``: each has an id of its own, or it would come again to whoever
         was cut off in between.
         """
@@ -177,12 +161,11 @@ class EntryRenderer:
             arrival.append(self.frame("custom", _with_position(entry.json, offset), offset, EventPlace.CUSTOM))
         arrival.sort(key=lambda one: one[0])
         if tool is None or tool_written is None:
-            return EntryEvents(entry, form, True, ai_written, None, EventFrames.of(arrival))
+            return EntryEvents(entry, form, True, ai_written, None, arrival)
         begun, answered = self._task(offset, "tools"), self.message(offset, tool, tool_written, "tools")
-        frames = map(EventFrames.of, (arrival, begun, answered))
-        return EntryEvents(entry, form, step.closed, ai_written, tool_written, *frames)
+        return EntryEvents(entry, form, step.closed, ai_written, tool_written, arrival, begun, answered)
 
-    def _task(self, offset: int, node: str, result: bytes | None = None) -> list[tuple[int, bytes]]:
+    def _task(self, offset: int, node: str, result: bytes | None = None) -> list[NumberedFrame]:
         """A node begins, or with its ``result`` has ended."""
         if not self._modes & {"tasks", "debug"}:
             return []
