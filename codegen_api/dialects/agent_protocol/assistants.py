@@ -16,7 +16,7 @@ from codegen_api.conversations import CallerConversations, new_id
 from codegen_api.dialects import rejected
 from codegen_api.dialects.agent_protocol import responses, schemas
 from codegen_api.dialects.agent_protocol.dependencies import MyConversations, routes_about
-from codegen_api.dialects.agent_protocol.filters import same
+from codegen_api.dialects.agent_protocol.items import same
 from codegen_api.dialects.agent_protocol.schemas import keepable, nameable
 from codegen_api.dialects.agent_protocol.threads import remove_threads_of
 from codegen_api.dialects.agent_protocol.wire import GRAPH, agent_fields, assistant_fields, paged, selected
@@ -85,7 +85,6 @@ async def create_assistant(conversations: MyConversations, body: schemas.CreateA
         config=body.config or {},
         context=body.context or {},
     )
-    _check(agent)
     if body.assistant_id is None and body.if_exists == "do_nothing":
         return _shown(await _as_configured(conversations, agent))
     taken = is_built_in(agent.id) or not await conversations.add_agent(agent)
@@ -141,7 +140,7 @@ async def update_assistant(
         if then.archived:
             raise NotFound.named("Assistant", assistant_id)
         given = {"graph_id": body.graph_id, "config": body.config, "context": body.context}
-        now = _configured(
+        return _configured(
             replace(
                 then,
                 name=body.name or then.name,
@@ -152,8 +151,6 @@ async def update_assistant(
             ),
             **{name: value for name, value in given.items() if value is not None},
         )
-        _check(now)
-        return now
 
     _refuse_built_in(assistant_id)
     return _shown(NotFound.unless(await conversations.change_agent(assistant_id, to), "Assistant", assistant_id))
@@ -320,13 +317,21 @@ def _told(name: str, config: Json, context: Json) -> str | None:
 
 
 def _configured(agent: Agent, **given: Json) -> Agent:
-    """The agent with this in its configuration, and with what the host is told of it."""
-    agent = replace(agent, configuration={**agent.configuration, **given})
-    if not {"config", "context"} & given.keys():
-        return agent
-    config, context = agent.configuration.get("config"), agent.configuration.get("context")
-    prompt, model = _told("system_prompt", config, context), _told("model", config, context)
-    return replace(agent, system_prompt=prompt, model=model)
+    """The agent with this in its configuration, and with what the host is told of it.
+
+    Raises:
+        Rejected: it cannot be told, or kept.
+    """
+    kept = {**agent.configuration, **given}
+    graph, config, context = (kept.get(name) for name in ("graph_id", "config", "context"))
+    agent = replace(agent, configuration=kept)
+    if {"config", "context"} & given.keys():
+        prompt, model = _told("system_prompt", config, context), _told("model", config, context)
+        agent = replace(agent, system_prompt=prompt, model=model)
+    nameable(assistant_id=agent.id)
+    keepable(name=agent.name, description=agent.description, metadata=agent.metadata)
+    keepable(graph_id=graph, config=config, context=context)
+    return agent
 
 
 async def _as_configured(conversations: CallerConversations, agent: Agent) -> Agent:
@@ -348,16 +353,6 @@ async def _as_configured(conversations: CallerConversations, agent: Agent) -> Ag
         elif there is not None:
             name += "'"  # that one was changed since
     return known
-
-
-def _check(agent: Agent) -> None:
-    nameable(assistant_id=agent.id)
-    keepable(
-        name=agent.name,
-        description=agent.description,
-        metadata=agent.metadata,
-        **{name: agent.configuration.get(name) for name in ("graph_id", "config", "context")},
-    )
 
 
 def _refuse_built_in(assistant_id: str) -> None:

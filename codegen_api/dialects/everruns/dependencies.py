@@ -78,7 +78,7 @@ MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 async def client_of(request: Request, conversations: MyConversations) -> EverrunsClient:
     """Who asks and is answered."""
-    return EverrunsClient(conversations, str(request.base_url).rstrip("/"))
+    return EverrunsClient(conversations, str(request.base_url).rstrip("/"), request.path_params.get("agent_id"))
 
 
 CurrentClient = Annotated[EverrunsClient, Depends(client_of)]

@@ -12,6 +12,7 @@ from codegen_api.conversations import Ask, images_of, said_before, text_of
 from codegen_api.dialects import not_offered, rejected
 from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.agents import AgentId
+from codegen_api.dialects.everruns.dependencies import CurrentClient
 from codegen_api.dialects.everruns.events import DELTA, SessionEvent
 from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
@@ -21,7 +22,6 @@ from codegen_api.dialects.everruns.responses import EVENT_STREAM
 from codegen_api.dialects.everruns.schemas import keepable
 from codegen_api.dialects.everruns.sessions import (
     CurrentSession,
-    Here,
     delete_session,
     flat,
     get_session,
@@ -29,11 +29,11 @@ from codegen_api.dialects.everruns.sessions import (
     update_session,
 )
 from codegen_api.dialects.everruns.streams import Listener, Wanted, events_of, messages_of
-from codegen_api.dialects.everruns.wire import listed, own, told
+from codegen_api.dialects.everruns.wire import EverrunsClient, listed, own, told
 from codegen_api.identity import READ, WRITE
 from codegen_api.runs import Json, to_json
 from codegen_api.sse import LastEventId, lasting
-from codegen_api.stores import Turn, TurnState
+from codegen_api.stores import Conversation, Turn, TurnState
 from codegen_api.upstreams import NewRun
 from codegen_api.web import REPLAYED, IdempotencyKey, Responses, json_response, operation
 
@@ -44,7 +44,8 @@ MOST_EVENTS = 10_000
 
 
 async def create_message(
-    here: CurrentSession,
+    client: CurrentClient,
+    session: CurrentSession,
     body: schemas.CreateMessage,
     wait: schemas.Wait = False,
     timeout_ms: schemas.Timeout = None,
@@ -56,16 +57,14 @@ async def create_message(
     not_offered(**body.not_offered())
     content = heard(body.message.content)
     keepable(controls=body.controls, metadata=body.metadata)
-    id = id_for(key, "message", here.conversations.owner, here.session.id)  # noqa: A001 - as everywhere
+    id = id_for(key, "message", client.conversations.owner, session.id)  # noqa: A001 - as everywhere
     message = {"id": id, "content": content, **told({"controls": body.controls, "metadata": body.metadata})}
     if key is not None:
-        turn = await said_before(here.conversations, here.session.id, message)
+        turn = await said_before(client.conversations, session.id, message)
         if turn is not None:
-            return _heard(here, turn, REPLAYED)
-    kept = own(here.session.metadata)
-    agent = None
-    if here.session.agent is not None:
-        agent = await here.conversations.agent(here.session.agent)
+            return _heard(client, turn, REPLAYED)
+    kept = own(session.metadata)
+    agent = None if session.agent is None else await client.conversations.agent(session.agent)
     prompts = [agent.system_prompt if agent is not None else None, _text(kept, "system_prompt")]
     ask = Ask(
         messages=[message],
@@ -75,37 +74,37 @@ async def create_message(
         system_prompt="\n\n".join(prompt for prompt in prompts if prompt) or None,
         run=NewRun("", body.metadata, model=_model(body.controls) or _text(kept, "model_id")),
     )
-    turn = await here.conversations.begin(_text(kept, "organization"), here.session.id, ask)
-    return _heard(here, turn)
+    return _heard(client, await client.conversations.begin(_text(kept, "organization"), session.id, ask))
 
 
-async def list_messages(here: CurrentSession) -> Response:
+async def list_messages(client: CurrentClient, session: CurrentSession) -> Response:
     """What the user, the agent and its tools have said by now."""
-    messages = await _said(here)
+    messages = await _said(client, session)
     return listed(messages, len(messages))
 
 
 @flat.get("/{session_id}/export", **operation("Export messages", READ, responses.EXPORTED), response_class=Response)
-async def export_messages(here: CurrentSession) -> Response:
+async def export_messages(client: CurrentClient, session: CurrentSession) -> Response:
     """The messages as lines of JSON."""
-    lines = [to_json(message) + b"\n" for message in await _said(here)]
+    lines = [to_json(message) + b"\n" for message in await _said(client, session)]
     return Response(b"".join(lines), media_type="application/x-ndjson")
 
 
 async def list_events(
     request: Request,
-    here: CurrentSession,
+    client: CurrentClient,
+    session: CurrentSession,
     last_event_id: LastEventId,
     query: Annotated[schemas.EventsQuery, Query()],
 ) -> Response:
     """What has happened by now, a list; live events for who accepts `text/event-stream`."""
     if EVENT_STREAM in request.headers.get("accept", "").lower():
-        return await stream_events(request, here, last_event_id, query)
-    return await list_events_below(here, query)
+        return await stream_events(request, client, session, last_event_id, query)
+    return await list_events_below(client, session, query)
 
 
 async def below(agent_id: AgentId) -> None:
-    """Has ``agent_id`` in the document: ``session_of`` takes it from the path."""
+    """Has ``agent_id`` in the document: ``client_of`` takes it from the path."""
 
 
 BELOW = [Depends(below)]
@@ -116,16 +115,18 @@ BELOW = [Depends(below)]
     dependencies=BELOW,
     **operation("List events in a session of an agent", READ, responses.EVENTS_BELOW),
 )
-async def list_events_below(here: CurrentSession, query: Annotated[schemas.EventsQuery, Query()]) -> Response:
+async def list_events_below(
+    client: CurrentClient, session: CurrentSession, query: Annotated[schemas.EventsQuery, Query()]
+) -> Response:
     """What was said by now, as events."""
     # where an answer is told in pieces these are not listed, unless they are asked for
     not_offered(**query.not_offered())
-    after = _last_seen(here, query.since_id, query.after_sequence)
-    chosen(here.family, types=query.types, exclude=query.exclude)
+    after = _last_seen(session, query.since_id, query.after_sequence)
+    chosen(client.family, types=query.types, exclude=query.exclude)
     turn_id = None if query.turn_id is None else kept_id(query.turn_id, "turn")
 
     def suits(event: SessionEvent) -> bool:
-        kind = kind_in(here.family, event)
+        kind = kind_in(client.family, event)
         wants = kind in query.types if query.types else kind not in (None, DELTA)
         return wants and kind not in query.exclude and turn_id in (None, event.turn.id)
 
@@ -136,51 +137,53 @@ async def list_events_below(here: CurrentSession, query: Annotated[schemas.Event
         most=query.limit or MOST_EVENTS,
         newest=query.limit is not None and after is None,
     )
-    events = await events_of(here.conversations, here.session.id, wanted)
-    items: list[Json] = [event_fields_in(here.family, event) for event in events]
+    events = await events_of(client.conversations, session.id, wanted)
+    items: list[Json] = [event_fields_in(client.family, event) for event in events]
     return listed(items[::-1] if query.order_desc else items, len(items))
 
 
 async def stream_events(
     request: Request,
-    here: CurrentSession,
+    client: CurrentClient,
+    session: CurrentSession,
     last_event_id: LastEventId,
     query: Annotated[schemas.StreamQuery, Query()],
 ) -> Response:
     """What happens from now on, and before that what the listener does not have yet."""
     not_offered(**query.not_offered(), **(query.of_lists() if isinstance(query, schemas.EventsQuery) else {}))
-    chosen(here.family, types=query.types, exclude=query.exclude)
+    chosen(client.family, types=query.types, exclude=query.exclude)
     # a browser comes back with the URL that it came with first, and says in the header what it has by now
-    after = _last_seen(here, last_event_id or query.since_id, query.after_sequence)
-    listener = Listener(here.conversations, here.family, here.session.id, after, query.types, query.exclude)
+    after = _last_seen(session, last_event_id or query.since_id, query.after_sequence)
+    listener = Listener(client.conversations, client.family, session.id, after, query.types, query.exclude)
     return lasting(request, listener.frames(), f"{EVENT_STREAM}; charset=utf-8")
 
 
-async def cancel_turn(here: CurrentSession) -> Response:
+async def cancel_turn(client: CurrentClient, session: CurrentSession) -> Response:
     """Stop what the agent does, if it does anything."""
-    stopped = await here.conversations.clear(here.session.id)
+    stopped = await client.conversations.clear(session.id)
+    status, said = "cancelled", "The turn was stopped."
     if stopped is None:
-        return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session."}))
-    if not stopped.state.active and stopped.state not in (TurnState.CANCELLED, TurnState.WITHDRAWN):
-        return json_response(to_json({"status": "no_op", "message": "Nothing is under way in this session any more."}))
-    return json_response(to_json({"status": "cancelled", "message": "The turn was stopped."}))
+        status, said = "no_op", "Nothing is under way in this session."
+    elif not stopped.state.active and stopped.state not in (TurnState.CANCELLED, TurnState.WITHDRAWN):
+        status, said = "no_op", "Nothing is under way in this session any more."
+    return json_response(to_json({"status": status, "message": said}))
 
 
-def _last_seen(here: Here, event_id: str | None, sequence: int | None) -> Spot | None:
+def _last_seen(session: Conversation, event_id: str | None, sequence: int | None) -> Spot | None:
     """The last event that a client has; one that nobody knows is the beginning, so that nothing is missed."""
     if event_id:
-        return spot_of(here.session.id, event_id) or START
+        return spot_of(session.id, event_id) or START
     return None if sequence is None else Spot.of(sequence)
 
 
-async def _said(here: Here) -> list[Json]:
+async def _said(client: EverrunsClient, session: Conversation) -> list[Json]:
     """What was said by now, oldest first."""
-    messages = await messages_of(here.conversations, here.session.id)
-    return [message_fields(here.family, here.session.id, message) for message in messages]
+    messages = await messages_of(client.conversations, session.id)
+    return [message_fields(client.family, session.id, message) for message in messages]
 
 
-def _heard(here: Here, turn: Turn, headers: Mapping[str, str] | None = None) -> Response:
-    return json_response(to_json(message_fields(here.family, here.session.id, inputs(turn)[0])), 201, headers)
+def _heard(client: EverrunsClient, turn: Turn, headers: Mapping[str, str] | None = None) -> Response:
+    return json_response(to_json(message_fields(client.family, turn.conversation, inputs(turn)[0])), 201, headers)
 
 
 def _text(kept: Mapping[str, Json], name: str) -> str | None:

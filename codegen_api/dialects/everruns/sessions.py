@@ -2,18 +2,17 @@
 said in them is asked of the host.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Path, Query
 from starlette.responses import Response
 
-from codegen_api.conversations import CallerConversations
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_called, agent_of
 from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
-from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
+from codegen_api.dialects.everruns.families import FLAT
 from codegen_api.dialects.everruns.ids import id_for, kept_id
 from codegen_api.dialects.everruns.schemas import keepable
 from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, listed, session_fields, told
@@ -28,43 +27,22 @@ flat = routes_about("sessions", "/v1/sessions")
 nested = routes_about("sessions below agents", "/v1/agents/{agent_id}/sessions")
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
-    """A session as a client came to it. ``agent`` is what they call its agent, where they name it."""
-
-    client: EverrunsClient
-    family: Family
-    session: Conversation
-    agent: str | None = None
-
-    @property
-    def conversations(self) -> CallerConversations:
-        return self.client.conversations
-
-
-async def session_at(client: EverrunsClient, family: Family, session_id: str, agent_id: str | None = None) -> Here:
-    """The session that a client means, below the agent that they name.
-
-    Raises:
-        NotFound: there is none, or it is somebody else's, or it has another agent.
-    """
-    session = await client.conversations.conversation(kept_id(session_id, "session"))
-    if session is None or (agent_id is not None and session.agent != kept_id(agent_id, "agent")):
-        raise NotFound.named("Session", session_id)
-    return Here(client, family, session, agent_id)
-
-
 async def session_of(
-    request: Request,
     client: CurrentClient,
     session_id: Annotated[str, Path(description="`session_` and 32 hexadecimal digits, or a UUID.")],
-) -> Here:
-    """The session that the path names; below agents, if it has the agent that the path names."""
-    agent_id = request.path_params.get("agent_id")
-    return await session_at(client, FLAT if agent_id is None else NESTED, session_id, agent_id)
+) -> Conversation:
+    """The session that the path names.
+
+    Raises:
+        NotFound: there is none, or it is somebody else's, or it has another agent than that below which it is.
+    """
+    session = await client.conversations.conversation(kept_id(session_id, "session"))
+    if session is None or (client.agent is not None and session.agent != kept_id(client.agent, "agent")):
+        raise NotFound.named("Session", session_id)
+    return session
 
 
-CurrentSession = Annotated[Here, Depends(session_of)]
+CurrentSession = Annotated[Conversation, Depends(session_of)]
 
 
 @flat.post("", **operation("Create a session", WRITE, responses.SESSION_MADE), status_code=201)
@@ -77,7 +55,7 @@ async def create_session(
         agent = await agent_of(client.conversations, body.agent_id)
     elif body.agent_name is not None:
         agent = await agent_called(client.conversations, body.agent_name)
-    return await _begin(client, FLAT, wanted, body, agent, key)
+    return await _begin(client, wanted, body, agent, key)
 
 
 @nested.post("", **operation("Create a session of an agent", WRITE, responses.SESSION_MADE_BELOW), status_code=201)
@@ -89,7 +67,7 @@ async def create_session_below(
     key: IdempotencyKey = None,
 ) -> Response:
     """Begin a session. The host is not told until something is said."""
-    return await _begin(client, NESTED, wanted, body, await agent_of(client.conversations, agent_id), key, agent_id)
+    return await _begin(client, wanted, body, await agent_of(client.conversations, agent_id), key)
 
 
 @flat.get("", **operation("List sessions", READ, responses.SESSIONS))
@@ -106,7 +84,7 @@ async def list_sessions(
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = kept_id(agent_id, "agent") if agent_id else None
     offset = offset if page_token is None else page_token
-    return await _list(client, FLAT, offset, limit, agent=agent, search=search)
+    return await _list(client, offset, limit, agent, search)
 
 
 @nested.get("", **operation("List sessions of an agent", READ, responses.SESSIONS_BELOW))
@@ -115,17 +93,15 @@ async def list_sessions_below(
 ) -> Response:
     """Sessions, newest first; each as of when somebody last looked at it."""
     agent = await agent_of(client.conversations, agent_id)
-    return await _list(client, NESTED, offset, limit, agent=agent.id, agent_id=agent_id)
+    return await _list(client, offset, limit, agent.id)
 
 
 async def _begin(
     client: EverrunsClient,
-    family: Family,
     wanted: str | None,
     body: schemas.CreateSessionBelow,
     agent: Agent | None,
     key: str | None,
-    agent_id: str | None = None,
 ) -> Response:
     """Begin a session with an agent. Its runs are going to be in the organization that is ``wanted``, or meant.
 
@@ -150,50 +126,39 @@ async def _begin(
         metadata={OWN: told({"organization": organization, "model_id": body.model_id, "system_prompt": system_prompt})},
     )
     if not await client.conversations.add_conversation(session):
-        there = await session_at(client, family, session.id)
-        if (session.agent, session.metadata) != (there.session.agent, there.session.metadata):
+        there = NotFound.unless(await client.conversations.conversation(session.id), "Session", session.id)
+        if (session.agent, session.metadata) != (there.agent, there.metadata):
             raise IdempotencyKeyReused
-        again = await get_session(replace(there, agent=agent_id))
+        again = await get_session(client, there)
         return json_response(bytes(again.body), 201, REPLAYED)
-    return json_response(to_json(session_fields(family, session, client, agent_id, None, None)), 201)
+    return json_response(to_json(session_fields(client, session, None, None)), 201)
 
 
 async def _list(
-    client: EverrunsClient,
-    family: Family,
-    offset: int,
-    limit: int,
-    *,
-    agent: str | None = None,
-    agent_id: str | None = None,
-    search: str | None = None,
+    client: EverrunsClient, offset: int, limit: int, agent: str | None, search: str | None = None
 ) -> Response:
     """Sessions, newest first. Each is told as of when somebody last looked: who asks again soon gets it as it is."""
     wanted = Wanted(limit, offset, metadata={OWN: {}}, agent=agent, name=search or None)
     found = await client.conversations.conversations(wanted)
     ends = await client.conversations.overview([session.id for session in found.items])
-    items: list[Json] = [
-        session_fields(family, session, client, agent_id, *ends.get(session.id, (None, None)))
-        for session in found.items
-    ]
+    items: list[Json] = [session_fields(client, each, *ends.get(each.id, (None, None))) for each in found.items]
     paging: dict[str, Json] = {"offset": offset, "limit": limit}
-    if family is FLAT and items and offset + len(items) < found.total:
+    if client.family is FLAT and items and offset + len(items) < found.total:
         paging["next_page_token"] = str(offset + len(items))
     return listed(items, found.total, **paging)
 
 
-async def get_session(here: CurrentSession) -> Response:
+async def get_session(client: CurrentClient, session: CurrentSession) -> Response:
     """A session as it is now: `active` (nested: `running`) from before a message is answered until its answer
     can be read.
     """
-    latest = await here.conversations.latest(here.session.id)
-    first = latest
+    first = latest = await client.conversations.latest(session.id)
     if latest is not None and latest.number > 1:
-        first, _ = (await here.conversations.ends([here.session.id])).get(here.session.id, (None, 0))
-    return json_response(to_json(session_fields(here.family, here.session, here.client, here.agent, first, latest)))
+        first, _ = (await client.conversations.ends([session.id])).get(session.id, (None, 0))
+    return json_response(to_json(session_fields(client, session, first, latest)))
 
 
-async def update_session(here: CurrentSession, body: schemas.UpdateSession) -> Response:
+async def update_session(client: CurrentClient, session: CurrentSession, body: schemas.UpdateSession) -> Response:
     """Give a session another title, or other tags."""
     not_offered(**body.not_offered())
     keepable(title=body.title, tags=body.tags)
@@ -201,15 +166,14 @@ async def update_session(here: CurrentSession, body: schemas.UpdateSession) -> R
     def to(then: Conversation) -> Conversation:
         title = then.title if body.title is None else body.title
         tags = then.tags if body.tags is None else tuple(body.tags)
-        return replace(then, title=title, tags=tags, updated=here.conversations.clock())
+        return replace(then, title=title, tags=tags, updated=client.conversations.clock())
 
-    changed = await here.conversations.change_conversation(here.session.id, to)
-    session = NotFound.unless(changed, "Session", here.session.id)
-    return await get_session(replace(here, session=session))
+    changed = await client.conversations.change_conversation(session.id, to)
+    return await get_session(client, NotFound.unless(changed, "Session", session.id))
 
 
-async def delete_session(here: CurrentSession) -> Response:
+async def delete_session(client: CurrentClient, session: CurrentSession) -> Response:
     """Delete a session. What is under way in it is stopped, where the host can; there, its log stays."""
-    if not await here.conversations.delete_conversation(here.session.id):
-        raise NotFound.named("Session", here.session.id)
+    if not await client.conversations.delete_conversation(session.id):
+        raise NotFound.named("Session", session.id)
     return Response(status_code=204)

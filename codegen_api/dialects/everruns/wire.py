@@ -10,7 +10,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.dialects.everruns.families import FLAT, Family
+from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
 from codegen_api.dialects.everruns.ids import as_uuid, derived_id
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
@@ -67,10 +67,17 @@ def _detail(item: "Detail | Json") -> Json:
 
 @dataclass(frozen=True, slots=True)
 class EverrunsClient:
-    """Who asks and is answered: what is theirs, and the address at which they found us."""
+    """Who asks and is answered: what is theirs, and the address at which they found us. ``agent`` is how they call the
+    agent below which they ask, if they do.
+    """
 
     conversations: CallerConversations
     home: str
+    agent: str | None
+
+    @property
+    def family(self) -> Family:
+        return FLAT if self.agent is None else NESTED
 
     def links(self, path: str) -> dict[str, Json]:
         """Where a thing is to be found. There are no pages, so whoever wants to show it gets the thing itself."""
@@ -105,14 +112,10 @@ def agent_fields(agent: Agent, sessions: int, client: EverrunsClient) -> dict[st
 
 
 def session_fields(
-    family: Family,
-    session: Conversation,
-    client: EverrunsClient,
-    agent: str | None,
-    first: Turn | None,
-    latest: Turn | None,
+    client: EverrunsClient, session: Conversation, first: Turn | None, latest: Turn | None
 ) -> dict[str, Json]:
-    """A conversation as a session, with its first and its latest turn. ``agent`` is what the client calls its agent."""
+    """A conversation as a session, with its first and its latest turn."""
+    family, agent = client.family, client.agent
     if agent is None and session.agent is not None:
         agent = family.id("agent", as_uuid(session.agent))
     status = family.status(latest)
