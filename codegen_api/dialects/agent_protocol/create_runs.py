@@ -223,15 +223,9 @@ def refuse_what_is_not_offered(body: RunBody) -> None:
         NotOffered: it asks for something by name that the gateway cannot do.
     """
     command = body.command or {}
-    asked = {
-        "webhook": body.webhook,
-        "after_seconds": body.after_seconds,
-        "interrupt_before": body.interrupt_before,
-        "interrupt_after": body.interrupt_after,
-        "command.goto": command.get("goto"),
-        "command.update": command.get("update"),
-    }
-    refused = [name for name, value in asked.items() if value]
+    never = ("webhook", "after_seconds", "interrupt_before", "interrupt_after")
+    refused = [name for name in never if getattr(body, name)]
+    refused += [f"command.{name}" for name in ("goto", "update") if command.get(name)]
     refused += [f"stream_mode {mode}" for mode in body.stream_mode if mode not in MODES]
     if body.multitask_strategy not in (None, "", "reject", "interrupt", "enqueue", "rollback"):
         refused.append(f"multitask_strategy {body.multitask_strategy}")
@@ -246,9 +240,11 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
         Rejected: there is nothing in it that the host could be told.
         InvalidRequest: it answers an interrupt, and there is none.
     """
-    settings = _settings(body)
+    configurable = (body.config or {}).get("configurable")
+    settings = {**(configurable if isinstance(configurable, dict) else {}), **(body.context or {})}
+    repository, place = settings.get("repo_id"), body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
     system, messages = _said(body, known)
-    checkpoint = _checkpoint(body)
+    checkpoint = TurnCheckpoint.of(place) if isinstance(place, str) and place else None
     text = "\n\n".join(text for text in map(text_of, messages) if text)
     images = images_of(*messages)
     if not messages and checkpoint is None:
@@ -264,7 +260,7 @@ def ask_of(body: RunBody, agent: Agent, known: Sequence[Turn]) -> Ask:
         run=NewRun(
             "",
             metadata=body.metadata or None,
-            repo_id=_repository(settings),
+            repo_id=repository if type(repository) is int else None,
             model=_text(settings, "model"),
             agent_type=_text(settings, "agent_type"),
         ),
@@ -330,21 +326,6 @@ def _message(item: Any, where: tuple[str | int, ...]) -> tuple[str, str | None, 
     raise rejected("Must be a message.", "message_type", *where)
 
 
-def _checkpoint(body: RunBody) -> TurnCheckpoint | None:
-    given = body.checkpoint_id or (body.checkpoint or {}).get("checkpoint_id")
-    return TurnCheckpoint.of(given) if isinstance(given, str) and given else None
-
-
-def _settings(body: RunBody) -> Mapping[str, Json]:
-    configurable = (body.config or {}).get("configurable")
-    return {**(configurable if isinstance(configurable, dict) else {}), **(body.context or {})}
-
-
 def _text(settings: Mapping[str, Json], name: str) -> str | None:
     value = settings.get(name)
     return value if isinstance(value, str) and value else None
-
-
-def _repository(settings: Mapping[str, Json]) -> int | None:
-    value = settings.get("repo_id")
-    return value if type(value) is int else None

@@ -46,7 +46,6 @@ MyConversations = Annotated[CallerConversations, conversations_of(asking)]
 
 
 def routes_about(what: str, *, public: bool = False) -> APIRouter:
-    """A router for the routes about ``what``."""
     return APIRouter(
         route_class=CallerFirst,
         tags=[f"Agent Protocol: {what}"],

@@ -109,6 +109,7 @@ class ThreadTeller:
         statuses: Mapping[TurnState, str] = STATUSES,
     ) -> None:
         self.after = after
+        self.claimed = after // PLACES
         self._turn = turn
         self._wording = wording
         self._begun = False
@@ -125,11 +126,6 @@ class ThreadTeller:
         self._said = self._doubtful = self._amendable = False
         self._unanswered: set[int] = set()
         self._out: list[NumberedFrame] = []
-
-    @property
-    def claimed(self) -> int:
-        """The entry up to which the reader says that they were told."""
-        return self.after // PLACES
 
     def begin(self) -> bytes:
         """What comes before the first entry, if that was not told."""

@@ -87,57 +87,49 @@ class EntryEvents:
         return 1000 + 2 * frames + len(self.ai or b"") + len(self.tool or b"")
 
 
+@dataclass(frozen=True, slots=True)
 class EntryRenderer:
     """Words the entries of a turn in ``modes``. ``context`` is what is said of each message, ``step`` what an entry
     means.
     """
 
-    def __init__(
-        self,
-        turn: Turn,
-        modes: frozenset[str],
-        context: Mapping[str, Json],
-        step: Callable[[LogEntry], Step],
-        cache: RenderCache,
-    ) -> None:
-        self._turn = turn
-        self._id = turn.id.encode()
-        self._modes = modes
-        self._context = context
-        self._step = step
-        self._cache = cache
+    turn: Turn
+    modes: frozenset[str]
+    context: Mapping[str, Json]
+    step: Callable[[LogEntry], Step]
+    cache: RenderCache
 
     def of(self, came: TurnEntry) -> EntryEvents:
-        key = (self._turn.id, self._modes, came.offset)
-        return self._cache.of(key, came.entry, lambda: self._tell(came.offset, came.entry), lambda told: told.size)
+        key = (self.turn.id, self.modes, came.offset)
+        return self.cache.of(key, came.entry, lambda: self._tell(came.offset, came.entry), lambda told: told.size)
 
     def again(self, frame: bytes, n: int) -> bytes:
         """An event that was told before, under another number."""
-        return b"%b\nid: %b_event_%d\n\n" % (frame[: frame.rindex(b"\nid: ")], self._id, n)
+        return b"%b\nid: %b_event_%d\n\n" % (frame[: frame.rindex(b"\nid: ")], self.turn.id.encode(), n)
 
     def removed(self, offset: int) -> bytes:
         """Before a message whose pieces clients put together is told again, what they have of it goes."""
-        pair = b"[%b,%b]" % (to_json(removal(self._turn.id, offset)), self._about(offset, "agent"))
+        pair = b"[%b,%b]" % (to_json(removal(self.turn.id, offset)), self._about(offset, "agent"))
         return self.frame("messages", pair, offset, EventPlace.TUPLE)[1]
 
     def frame(self, event: str, data: bytes, offset: int, place: int, *, again: int = 0) -> NumberedFrame:
         n = number(offset, place) + again
-        return n, b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self._id, n)
+        return n, b"event: %b\ndata: %b\nid: %b_event_%d\n\n" % (event.encode(), data, self.turn.id.encode(), n)
 
     def message(self, offset: int, message: Message, written: bytes, node: str = "agent") -> list[NumberedFrame]:
         """The events of something that the agent said, or that one of its tools answered."""
         kind, behind = ("partial", 0) if node == "agent" else ("complete", BEHIND - EventPlace.METADATA)
         about = self._about(offset, node)
         out = self._task(offset, node) if node == "agent" else []
-        if "messages" in self._modes:
+        if "messages" in self.modes:
             named = b'{%b:{"metadata":%b}}' % (to_json(message["id"]), about)
             out.append(self.frame("messages/metadata", named, offset, EventPlace.METADATA + behind))
             out.append(self.frame(f"messages/{kind}", b"[%b]" % written, offset, EventPlace.PARTIAL + behind))
-        if "messages-tuple" in self._modes:
+        if "messages-tuple" in self.modes:
             piece = chunk(message)
             pair = b"[%b,%b]" % (written if piece is message else to_json(piece), about)
             out.append(self.frame("messages", pair, offset, EventPlace.TUPLE + behind))
-        if "updates" in self._modes:
+        if "updates" in self.modes:
             update = b'{"%b":{"messages":[%b]}}' % (node.encode(), written)
             out.append(self.frame("updates", update, offset, EventPlace.UPDATE + behind))
         return out + self._task(offset, node, written)
@@ -146,18 +138,18 @@ class EntryRenderer:
         """An event of a mode, and the same for ``debug``: each has an id of its own, or it would come again to whoever
         was cut off in between.
         """
-        out = [self.frame(mode, payload, offset, place)] if mode in self._modes else []
-        if "debug" in self._modes:
+        out = [self.frame(mode, payload, offset, place)] if mode in self.modes else []
+        if "debug" in self.modes:
             wrapped = b'{"step":%d,"timestamp":null,"type":"%b","payload":%b}' % (offset, kind.encode(), payload)
             out.append(self.frame("debug", wrapped, offset, place, again=1))
         return out
 
     def _tell(self, offset: int, entry: LogEntry) -> EntryEvents:
-        step = self._step(entry)
-        form, (ai, tool) = Form.of(entry, step), said(self._turn, offset, step)
+        step = self.step(entry)
+        form, (ai, tool) = Form.of(entry, step), said(self.turn, offset, step)
         ai_written, tool_written = (None if message is None else to_json(message) for message in (ai, tool))
         arrival = [] if ai is None or ai_written is None else self.message(offset, ai, ai_written)
-        if "custom" in self._modes:
+        if "custom" in self.modes:
             arrival.append(self.frame("custom", _with_position(entry.json, offset), offset, EventPlace.CUSTOM))
         arrival.sort(key=lambda one: one[0])
         if tool is None or tool_written is None:
@@ -167,10 +159,10 @@ class EntryRenderer:
 
     def _task(self, offset: int, node: str, result: bytes | None = None) -> list[NumberedFrame]:
         """A node begins, or with its ``result`` has ended."""
-        if not self._modes & {"tasks", "debug"}:
+        if not self.modes & {"tasks", "debug"}:
             return []
         is_agent = node == "agent"
-        name = f'"id":"{self._turn.id}-{offset}-{node}","name":"{node}"'.encode()
+        name = f'"id":"{self.turn.id}-{offset}-{node}","name":"{node}"'.encode()
         if result is None:
             place = EventPlace.STARTED if is_agent else EventPlace.TOOL_STARTED
             return self.both("tasks", "task", b'{%b,"input":{},"triggers":[]}' % name, offset, place)
@@ -179,7 +171,7 @@ class EntryRenderer:
         return self.both("tasks", "task_result", payload, offset, place)
 
     def _about(self, offset: int, node: str) -> bytes:
-        return to_json({**self._context, "langgraph_node": node, "langgraph_step": offset})
+        return to_json({**self.context, "langgraph_node": node, "langgraph_step": offset})
 
 
 def _with_position(entry: bytes, offset: int) -> bytes:

@@ -5,6 +5,7 @@ Who waits for an event or an outcome gets signs of life until then.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -202,13 +203,13 @@ class RunAnswers:
         return lasting(self.request, pieces, media_type, headers, abandoning)
 
 
+@dataclass
 class Abandoning:
     """Stops a turn when its client leaves before the end, where they have asked for that."""
 
-    def __init__(self, conversations: CallerConversations, turn: Turn) -> None:
-        self._conversations = conversations
-        self._turn = turn
-        self._kept = False
+    conversations: CallerConversations
+    turn: Turn
+    kept: bool = False
 
     async def watched(self, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """``pieces``; when they end by themselves, or we break them off, nothing is to be stopped."""
@@ -217,13 +218,13 @@ class Abandoning:
                 async for piece in pieces:
                     yield piece
         except StreamCut:
-            self._kept = True
+            self.kept = True
             raise
-        self._kept = True
+        self.kept = True
 
     async def aclose(self) -> None:
-        if not self._kept:
-            self._conversations.abandon(self._turn)
+        if not self.kept:
+            self.conversations.abandon(self.turn)
 
 
 async def answers(request: Request, conversations: MyConversations) -> RunAnswers:

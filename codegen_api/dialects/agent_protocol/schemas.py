@@ -206,10 +206,6 @@ class SearchRuns(BaseModel):
 # -- items ------------------------------------------------------------------------------------------------------------
 
 
-MOST_FIELDS = 32
-"""Paths of one item."""
-
-
 class PutItem(BaseModel):
     """An item to store."""
 
@@ -220,7 +216,7 @@ class PutItem(BaseModel):
     namespace: Labels = Field(min_length=1, description="Labels of 1 to 100 characters, without dots.")
     key: Name
     value: Object
-    index: Literal[False] | Annotated[list[Name], Field(max_length=MOST_FIELDS, fail_fast=True)] | None = Field(
+    index: Literal[False] | Annotated[list[Name], Field(max_length=32, fail_fast=True)] | None = Field(
         None,
         description="By whose meaning it is found: paths in the value, such as `text`, `notes[*].text` or `$`, the"
         " whole; else that, and with false nothing. Paths are offered where the gateway has a model for it.",

@@ -63,7 +63,6 @@ async def wanted_organization(
 
 
 def routes_about(what: str, prefix: str = "") -> APIRouter:
-    """A router for the routes about ``what``."""
     return APIRouter(
         route_class=CallerFirst,
         prefix=prefix,

@@ -84,12 +84,12 @@ class EntryAsEvents(Generic[T]):
         return bool(self.at_close)
 
 
+@dataclass
 class Style(Generic[T]):
     """How events are written: ``event`` writes one. ``step`` says what an entry means."""
 
-    def __init__(self, step: Callable[[LogEntry], Step], event: Callable[[SessionEvent], T]) -> None:
-        self._step = step
-        self.event = event
+    step: Callable[[LogEntry], Step]
+    event: Callable[[SessionEvent], T]
 
     def entry(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[T]:
         """What an entry amounts to."""
@@ -99,7 +99,7 @@ class Style(Generic[T]):
 
     def unwritten(self, turn: Turn, came: TurnEntry) -> EntryAsEvents[SessionEvent]:
         """The same as it is."""
-        return happened(turn, came.offset, came.entry, self._step(came.entry))
+        return happened(turn, came.offset, came.entry, self.step(came.entry))
 
 
 def as_it_is(event: SessionEvent) -> SessionEvent:

@@ -54,7 +54,6 @@ def error_fields(error: GatewayError) -> dict[str, Json]:
 
 
 def render_error(error: GatewayError) -> Response:
-    """The answer to a request that failed."""
     return Response(to_json(error_fields(error)), status_of(error), error_headers(error), PROBLEM)
 
 
