@@ -53,6 +53,16 @@ async def test_the_places_that_are_wrong_are_told_without_what_was_there() -> No
         assert "sk-pasted" not in answer.text
 
 
+@pytest.mark.parametrize("modes", ['["values",1]', '[["values"]]', "[null]", "[" * 2000])
+async def test_what_is_no_list_of_modes_is_refused_wherever_it_stands(modes: str) -> None:
+    given = {"input": {"messages": [{"role": "user", "content": "Count the boats"}]}}
+    async with speaking() as site:
+        made = (await site.post("/threads/t/runs", given)).json()
+        for path in (f"/threads/t/runs/{made['run_id']}/stream", f"/runs/{made['run_id']}/stream"):
+            assert (await site.get(f"{path}?stream_mode={modes}")).status_code == 422
+        assert (await site.post("/threads/t/runs/stream", {**given, "stream_mode": modes})).status_code == 422
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "/threads"), ("GET", "/runs/x/y"), ("DELETE", "/store/nothing")])
 async def test_below_its_paths_errors_have_its_shape_also_where_nothing_is(method: str, path: str) -> None:
     async with speaking() as site:

@@ -55,7 +55,7 @@ def _modes(value: object) -> object:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [value]
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and value[0].startswith("["):
         return _modes(value[0])
