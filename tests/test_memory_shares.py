@@ -62,7 +62,7 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
     gc.collect()
     tracemalloc.start()
     # opened before they have anything, and fed in turn
-    worded = [EntryRenderer(turn, modes, {"run_id": turn.id}, host.step, rendered) for turn in turns]
+    worded = [EntryRenderer(turn, modes, host.step, rendered) for turn in turns]
     framed = [FrameStyle(family, host.step, rendered) for family in (FLAT, NESTED)]
     slow = [await gateway.follow(caller(), "9", str(number), Position(0)) for number in range(1, 5)]
     for stream in slow:

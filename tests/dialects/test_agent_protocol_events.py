@@ -55,9 +55,8 @@ def parsed(pieces: Sequence[bytes]) -> list[Event]:
 
 
 def teller(modes: Sequence[str], after: int = 0, changes: Any = None) -> ThreadTeller:
-    wanted = frozenset(modes)
-    wording = EntryRenderer(TURN, wanted, {"run_id": "t1"}, HOST.step, RenderCache(10**6))
-    return ThreadTeller(TURN, wording, modes=wanted, after=after, changes=changes)
+    wording = EntryRenderer(TURN, frozenset(modes), HOST.step, RenderCache(10**6))
+    return ThreadTeller(wording, after=after, changes=changes)
 
 
 def told(

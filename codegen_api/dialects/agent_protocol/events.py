@@ -91,7 +91,7 @@ def position(turn: Turn, text: str | None) -> int:
 
 
 class ThreadTeller:
-    """Tells one reader of a turn the events behind number ``after``, in the modes of ``wording``.
+    """Tells one reader of a turn the events behind number ``after``, as ``wording`` has it and in its modes.
 
     ``before`` are the messages of the conversation before the turn, needed where whole states are told. ``changes`` are
     what was seen to change in the turn.
@@ -99,10 +99,8 @@ class ThreadTeller:
 
     def __init__(
         self,
-        turn: Turn,
         wording: EntryRenderer,
         *,
-        modes: frozenset[str],
         after: int = 0,
         before: Sequence[bytes] = (),
         changes: TurnChanges | None = None,
@@ -110,15 +108,14 @@ class ThreadTeller:
     ) -> None:
         self.after = after
         self.claimed = after // PLACES
-        self._turn = turn
+        self._turn, self._modes = wording.turn, wording.modes
         self._wording = wording
         self._begun = False
-        self._modes = modes
         self._statuses = statuses
         self._telling: TurnTeller[EntryEvents] = TurnTeller(wording.of, changes, LAYOUT.slot(*divmod(after, PLACES)))
         # whole states: what has been said, and of which entry each message is
-        self._states = bool(modes & WHOLE_STATES)
-        self._messages = [*before, *(to_json(human(message)) for message in turn.messages)]
+        self._states = bool(self._modes & WHOLE_STATES)
+        self._messages = [*before, *(to_json(human(message)) for message in self._turn.messages)]
         self._of = [(0, False)] * len(self._messages)
         self._checkpoints: list[int] = []
         self._told = self._told_again = len(self._messages)

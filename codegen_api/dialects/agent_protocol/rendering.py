@@ -89,13 +89,10 @@ class EntryEvents:
 
 @dataclass(frozen=True, slots=True)
 class EntryRenderer:
-    """Words the entries of a turn in ``modes``. ``context`` is what is said of each message, ``step`` what an entry
-    means.
-    """
+    """Words the entries of a turn in ``modes``. ``step`` says what an entry means."""
 
     turn: Turn
     modes: frozenset[str]
-    context: Mapping[str, Json]
     step: Callable[[LogEntry], Step]
     cache: RenderCache
 
@@ -171,7 +168,16 @@ class EntryRenderer:
         return self.both("tasks", "task_result", payload, offset, place)
 
     def _about(self, offset: int, node: str) -> bytes:
-        return to_json({**self.context, "langgraph_node": node, "langgraph_step": offset})
+        about: Mapping[str, Json] = {
+            "run_id": self.turn.id,
+            "thread_id": self.turn.conversation,
+            "assistant_id": self.turn.options.get("assistant_id"),
+            "graph_id": "agent",
+            "tags": [],
+            "langgraph_node": node,
+            "langgraph_step": offset,
+        }
+        return to_json(about)
 
 
 def _with_position(entry: bytes, offset: int) -> bytes:

@@ -125,14 +125,6 @@ class RunAnswers:
         self, turn: Turn, modes: frozenset[str], after: int, *, forgets: bool
     ) -> AsyncGenerator[bytes, None]:
         conversations = self.conversations
-        context: dict[str, Json] = {
-            "run_id": turn.id,
-            "thread_id": turn.conversation,
-            "assistant_id": turn.options.get("assistant_id"),
-            "graph_id": "agent",
-            "tags": [],
-        }
-        wording = EntryRenderer(turn, modes, context, conversations.step, conversations.rendered)
         before: Sequence[bytes] = ()
         try:
             if turn.state is TurnState.QUEUED:
@@ -146,12 +138,11 @@ class RunAnswers:
                 modes = frozenset()  # nothing of it was ever said
             if WHOLE_STATES & modes:
                 before = [to_json(message) for message in await messages_before(conversations, turn)]
+            wording = EntryRenderer(turn, modes, conversations.step, conversations.rendered)
 
             def teller(is_believed: bool) -> ThreadTeller:
                 start, changes = after if is_believed else 0, conversations.changes_of(turn)
-                return ThreadTeller(
-                    turn, wording, modes=modes, after=start, before=before, changes=changes, statuses=self.statuses
-                )
+                return ThreadTeller(wording, after=start, before=before, changes=changes, statuses=self.statuses)
 
             try:
                 async with aclosing(beating(tell(conversations, turn, teller, at_once=True), BEAT)) as told:
