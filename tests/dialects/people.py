@@ -5,7 +5,7 @@ from typing import Any
 
 from codegen_api.build_parts import DIALECTS
 from codegen_api.conversations import Ask, Conversations, owner_of
-from codegen_api.dialects.everruns.ids import Spot, event_hex
+from codegen_api.dialects.everruns.families import Spot, event_hex
 from codegen_api.stores import Agent, Conversation, Turn
 from tests.dialects.routes import methods, routes, wants_caller
 from tests.dialects.site import gateway_app

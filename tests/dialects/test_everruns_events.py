@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from codegen_api.conversations import RenderCache, TurnChanges, TurnEntry, images_of
 from codegen_api.conversations.late_changes import ROOM
 from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, as_it_is, last_spot
-from codegen_api.dialects.everruns.families import FLAT, NESTED
-from codegen_api.dialects.everruns.ids import (
+from codegen_api.dialects.everruns.families import (
+    FLAT,
     MOST_NUMBER,
     MOST_PLACES,
+    NESTED,
     OFFSET_BITS,
     START,
     Spot,

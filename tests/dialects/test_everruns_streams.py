@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegen_api.conversations import Ask, new_id, owner_of
-from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
-from codegen_api.dialects.everruns.ids import START, Spot, event_hex, spot_of
+from codegen_api.dialects.everruns.families import FLAT, NESTED, START, Family, Spot, event_hex, spot_of
 from codegen_api.dialects.everruns.messages import EventSpot
 from codegen_api.dialects.everruns.streams import Listener, Wanted, events_of, turns_behind
 from codegen_api.errors import AtCapacity, InvalidToken, RateLimited, UpstreamUnreachable

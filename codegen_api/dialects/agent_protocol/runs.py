@@ -26,7 +26,6 @@ from codegen_api.web import json_response, operation
 
 router = routes_about("runs")
 published = routes_about("agents and runs")
-"""The paths of the protocol as it is published, beside those of LangGraph's server."""
 
 Flag = Annotated[str | None, Query()]
 Action = Annotated[str, Query(description="`interrupt`; `rollback` is not offered.")]
@@ -34,7 +33,7 @@ SET = ("1", "true", "True")
 
 
 async def in_thread(thread_id: str, run_id: str) -> None:
-    """Has these in the document: ``_this`` takes them from the path."""
+    """Has these in the document: ``_run_of`` takes them from the path."""
 
 
 async def by_id(run_id: str) -> None:
@@ -83,7 +82,7 @@ async def search_runs(answers: Answers, body: schemas.SearchRuns | None = None) 
 @router.get(RUN, dependencies=IN_THREAD, **operation("Get a run", READ, responses.RUN))
 async def get_run(answers: Answers) -> Response:
     """A run as it is now; with the state of its thread at its end as `output`."""
-    turn = await _this(answers)
+    turn = await _run_of(answers)
     output: Json = None
     if turn.state in (TurnState.COMPLETED, TurnState.WAITING):
         output = await turn_values(answers.conversations, turn)
@@ -95,7 +94,7 @@ async def get_run(answers: Answers) -> Response:
 @router.get(f"{RUN}/join", dependencies=IN_THREAD, **operation("Wait for a run's result", READ, responses.JOINED))
 async def join_run(answers: Answers, cancel_on_disconnect: Flag = None) -> Response:
     """The thread's state at the end of a run."""
-    turn = await _this(answers, settled=False)
+    turn = await _run_of(answers, settled=False)
     await answers.conversations.require_right(turn)
     return answers.outcome(turn, stops=cancel_on_disconnect in SET)
 
@@ -125,7 +124,7 @@ async def join_stream(
     """The events of a run behind the last one seen, then those that come. Without a position, and with one that is none
     of this run, all of them; also when the run is over, for as long as the host keeps it.
     """
-    turn = await _this(answers, settled=False)
+    turn = await _run_of(answers, settled=False)
     await answers.conversations.require_right(turn)
     modes = stream_mode or []
     unknown = [mode for mode in modes if mode not in (*MODES, "run_modes")]
@@ -154,7 +153,7 @@ async def follow_run(answers: Answers, last_event_id: LastEventId) -> Response:
 async def cancel_run(answers: Answers, wait: Flag = None, action: Action = "interrupt") -> Response:
     """Stop a run, where the host can; one that is over stays as it is."""
     _refuse_rollback(action)
-    turn = await answers.conversations.stop(await _this(answers), wait=wait in SET)
+    turn = await answers.conversations.stop(await _run_of(answers), wait=wait in SET)
     return json_response(to_json(answers.fields(turn)))
 
 
@@ -185,7 +184,7 @@ async def cancel_runs(conversations: MyConversations, body: schemas.ManyRuns, ac
 @router.delete(RUN, dependencies=IN_THREAD, **operation("Delete a run", WRITE, responses.FORGOTTEN), status_code=204)
 async def delete_run(answers: Answers, force: Flag = None) -> Response:
     """Forget a run that is over; with `force` it is stopped before."""
-    turn = await _this(answers)
+    turn = await _run_of(answers)
     if not turn.state.over and force in SET:
         turn = await answers.conversations.stop(turn, wait=True)
     if not turn.state.over:
@@ -199,7 +198,7 @@ def _refuse_rollback(action: str) -> None:
         raise NotOffered(f"The gateway cannot do this when it stops a run: {action[:100]}.")
 
 
-async def _this(answers: RunAnswers, *, settled: bool = True) -> Turn:
+async def _run_of(answers: RunAnswers, *, settled: bool = True) -> Turn:
     """The run that the path names, in its thread or without; as it is now (``settled``), or when somebody last looked.
 
     Raises:

@@ -72,9 +72,9 @@ async def history(
     thread: str,
     *,
     limit: int,
-    before: TurnCheckpoint | None = None,
-    at: TurnCheckpoint | None = None,
-    metadata: Mapping[str, Json] | None = None,
+    before: TurnCheckpoint | None,
+    at: TurnCheckpoint | None,
+    metadata: Mapping[str, Json],
 ) -> list[Mapping[str, Json]]:
     """The states of a thread, the newest first: those of abandoned branches, too. ``before`` is not among them."""
     await conversations.latest(thread)
@@ -97,7 +97,7 @@ async def history(
                 continue
             if at is not None and checkpoint != at:
                 continue
-            if not (metadata or {}).items() <= _metadata(thread, turn, checkpoint).items():
+            if not metadata.items() <= _metadata(thread, turn, checkpoint).items():
                 continue
             held = [*chain(*portions[: offset - BEFORE + 1])]
             found.append(state_fields(thread, turn, held, checkpoint, pending))

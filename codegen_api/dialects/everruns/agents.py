@@ -12,7 +12,7 @@ from codegen_api.conversations import CallerConversations, new_id
 from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.dependencies import CurrentClient, MyConversations, routes_about
-from codegen_api.dialects.everruns.ids import is_id, kept_id
+from codegen_api.dialects.everruns.families import is_id, kept_id
 from codegen_api.dialects.everruns.schemas import keepable
 from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, agent_fields, listed, own, told
 from codegen_api.errors import NotFound

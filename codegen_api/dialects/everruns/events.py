@@ -25,8 +25,7 @@ from codegen_api.conversations import (
     output_of,
     text_of,
 )
-from codegen_api.dialects.everruns.families import FLAT
-from codegen_api.dialects.everruns.ids import START, Spot
+from codegen_api.dialects.everruns.families import FLAT, START, Spot
 from codegen_api.dialects.everruns.messages import (
     LAYOUT,
     OPEN,

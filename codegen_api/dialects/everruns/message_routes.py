@@ -1,4 +1,6 @@
-"""What is said in a session: messages to the agent, what was said by now, what happens, live or as a list."""
+"""What is said in a session: messages to the agent, what was said by now, what happens, live or as a list. Here are all
+routes of sessions that both generations have.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
@@ -14,8 +16,7 @@ from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.agents import AgentId
 from codegen_api.dialects.everruns.dependencies import CurrentClient
 from codegen_api.dialects.everruns.events import DELTA, SessionEvent
-from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
-from codegen_api.dialects.everruns.ids import START, Spot, id_for, kept_id, spot_of
+from codegen_api.dialects.everruns.families import FLAT, NESTED, START, Family, Spot, id_for, kept_id, spot_of
 from codegen_api.dialects.everruns.messages import heard, inputs, message_fields
 from codegen_api.dialects.everruns.rendering import chosen, event_fields_in, kind_in
 from codegen_api.dialects.everruns.responses import EVENT_STREAM
@@ -213,7 +214,7 @@ def _serve(
     streamed: str,
     within: list[Dependency] | None = None,
 ) -> None:
-    """``session`` and ``events`` are what is answered."""
+    """``session`` and ``events`` are what is answered, and ``streamed`` says what a stream tells."""
     suffix, of_agent, of_session = "", "", ""
     if family is NESTED:
         suffix, of_agent, of_session = "_below", " of an agent", " in a session of an agent"

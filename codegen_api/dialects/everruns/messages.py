@@ -10,8 +10,7 @@ from enum import StrEnum
 
 from codegen_api.conversations import EventLayout, arguments_of, content_of, is_own_prompt
 from codegen_api.dialects import EMPTY, heard_image, rejected, says_nothing
-from codegen_api.dialects.everruns.families import Family
-from codegen_api.dialects.everruns.ids import MOST_PLACES, Spot, as_uuid, derived_id
+from codegen_api.dialects.everruns.families import MOST_PLACES, Family, Spot, as_uuid, derived_id
 from codegen_api.runs import Json, LogEntry, Step, StepKind
 from codegen_api.stores import Turn
 from codegen_api.web import timestamp

@@ -11,8 +11,7 @@ from functools import partial
 
 from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.dialects.everruns.events import EntryAsEvents, SessionEvent, Style
-from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
-from codegen_api.dialects.everruns.ids import Spot, event_hex
+from codegen_api.dialects.everruns.families import FLAT, NESTED, Family, Spot, event_hex
 from codegen_api.dialects.everruns.messages import Role, message_fields
 from codegen_api.errors import Detail, InvalidRequest
 from codegen_api.runs import Json, LogEntry, Step, to_json

@@ -6,8 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.dialects.everruns.events import SessionTeller
-from codegen_api.dialects.everruns.families import Family
-from codegen_api.dialects.everruns.ids import Spot, event_hex
+from codegen_api.dialects.everruns.families import Family, Spot, event_hex
 from codegen_api.dialects.everruns.messages import EventSpot
 from codegen_api.dialects.everruns.rendering import FrameStyle
 from codegen_api.dialects.everruns.streams import CONNECTED

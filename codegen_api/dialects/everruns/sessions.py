@@ -12,8 +12,7 @@ from codegen_api.dialects import not_offered
 from codegen_api.dialects.everruns import responses, schemas
 from codegen_api.dialects.everruns.agents import AgentId, Limit, Offset, agent_called, agent_of
 from codegen_api.dialects.everruns.dependencies import CurrentClient, WantedOrganization, routes_about
-from codegen_api.dialects.everruns.families import FLAT
-from codegen_api.dialects.everruns.ids import id_for, kept_id
+from codegen_api.dialects.everruns.families import FLAT, id_for, kept_id
 from codegen_api.dialects.everruns.schemas import keepable
 from codegen_api.dialects.everruns.wire import OWN, EverrunsClient, listed, session_fields, told
 from codegen_api.errors import Conflict, IdempotencyKeyReused, NotFound

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from codegen_api.conversations import CallerConversations, StreamLife, Stretch, TurnEntry, heard_of, tell
 from codegen_api.dialects.everruns.events import SessionEvent, SessionTeller, Style, as_it_is, last_spot
-from codegen_api.dialects.everruns.families import NESTED, Family
-from codegen_api.dialects.everruns.ids import START, Spot
+from codegen_api.dialects.everruns.families import NESTED, START, Family, Spot
 from codegen_api.dialects.everruns.messages import SessionMessage
 from codegen_api.dialects.everruns.rendering import EventFrame, FrameStyle
 from codegen_api.errors import GatewayError, NotFound, ShuttingDown, StreamCut

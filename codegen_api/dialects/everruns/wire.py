@@ -10,8 +10,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from codegen_api.conversations import CallerConversations
-from codegen_api.dialects.everruns.families import FLAT, NESTED, Family
-from codegen_api.dialects.everruns.ids import as_uuid, derived_id
+from codegen_api.dialects.everruns.families import FLAT, NESTED, Family, as_uuid, derived_id
 from codegen_api.errors import Detail, GatewayError
 from codegen_api.runs import Json, to_json
 from codegen_api.stores import Agent, Conversation, Turn
