@@ -28,9 +28,8 @@ from codegen_api.log_lines import is_for_people, log_loop_fault, set_up_logging,
 from codegen_api.proxies import displayed_proxy
 from codegen_api.request_bodies import CallerFirst
 from codegen_api.settings import Settings, read_settings, suspicious_variables
-from codegen_api.spans import Tracer
 from codegen_api.stores import Store
-from codegen_api.telemetry import NullObserver, Observer, logger, note
+from codegen_api.telemetry import Observer, Tracer, logger, note
 from codegen_api.upstreams import Upstream
 from codegen_api.web import named
 
@@ -160,7 +159,7 @@ def create_app(
         except SettingsError as error:
             warn_on_terminal(str(error))
             raise SystemExit(2) from None
-    observer: Observer = NullObserver()
+    observer: Observer = Observer()
     lost = lambda: observer.unlogged()  # noqa: E731, PLW0108 - the observer is replaced below
     set_up_logging(settings.log_level, settings.log_format, lost)
     worker_count = workers.worker_count(settings.workers)

@@ -35,7 +35,6 @@ from codegen_api.pace import READ_SHARE, WINDOW, Cadence
 from codegen_api.parts import Parts
 from codegen_api.setting_values import secret_keys
 from codegen_api.settings import Settings
-from codegen_api.spans import traces_wanted
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, logger
 from codegen_api.upstreams import Connect, InvalidOption, Upstream
@@ -64,6 +63,7 @@ UPSTREAMS = {
     }.items()
 }
 
+TRACES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 DATABASE = "conversations.sqlite"
 MIB = 1024 * 1024
 UNLIMITED = 1_000_000
@@ -359,8 +359,15 @@ def metrics() -> "PrometheusObserver":
         raise SettingsError(f"{workers.METRICS_DIRECTORY}: {error.strerror}") from error
 
 
+def traces_wanted(environment: Mapping[str, str]) -> bool:
+    """Whether the standard variables of OpenTelemetry say where traces go, and do not switch them off."""
+    said = [environment.get(name, "").strip() for name in TRACES]
+    off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or said[0].lower() == "none"
+    return any(said) and not off
+
+
 def tracing() -> "OpenTelemetry | None":
-    """What makes spans; None unless the standard variables of OpenTelemetry switch it on."""
+    """What makes spans, if they are wanted and can be had."""
     if not traces_wanted(os.environ):
         return None
     # imported on demand: it is an extra, and brings much

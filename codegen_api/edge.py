@@ -27,9 +27,8 @@ from codegen_api.delivery import Delivery, ServerConnection
 from codegen_api.errors import GatewayError, Interrupted, InvalidRequest, LoopDetected, ShuttingDown, TokenInUrl
 from codegen_api.log_lines import log_request
 from codegen_api.request_bodies import BodyBudget, IncomingBody
-from codegen_api.spans import Tracer
 from codegen_api.sse import HEAD_ONLY
-from codegen_api.telemetry import Observer, Trace, log_fault, trace
+from codegen_api.telemetry import Observer, Trace, Tracer, log_fault, trace
 
 MAX_URI, MAX_HEADERS = 16 * 1024, 64 * 1024
 """Maximum bytes of a request target with its query, and of all headers."""

@@ -37,7 +37,7 @@ from codegen_api.run_lists import RunLists
 from codegen_api.run_search import FoundRuns
 from codegen_api.runs import Cursor, LogEntry, LogPage, Run, RunRef, RunStatus, Step
 from codegen_api.singleflight import Singleflight
-from codegen_api.telemetry import NullObserver, Observation, Observer, Observers
+from codegen_api.telemetry import Observation, Observer, Observers
 from codegen_api.upstreams import (
     Approves,
     Bans,
@@ -84,7 +84,7 @@ class Gateway:
         self._broker = broker
         self._ownership = ownership or Ownership()
         self._stream_limits = StreamLimits(max_streams, max_streams_each, open_streams)
-        observer = observer or NullObserver()
+        observer = observer or Observer()
         turns = turns or ReadQueue()
         upstream.observer = Observers(turns, observer)
         portions = Portions(upstream.page_size, timer=loop_time)

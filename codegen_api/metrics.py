@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -19,9 +20,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import MutexValue, ValueClass
 from starlette.responses import Response
 
-from codegen_api.telemetry import Exchange, logger
+from codegen_api.telemetry import METHODS, Exchange, Observer, logger
 
-METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 OTHER = "other"
 """Label for anything made up by a client."""
 
@@ -38,7 +38,7 @@ codegen_api_viewers 3.0
 """
 
 
-class PrometheusObserver:
+class PrometheusObserver(Observer):
     """An observer that counts. ``directory`` is shared by all workers; None with one process.
 
     It has a registry of its own, apart from other users of the library in this process.
@@ -49,127 +49,82 @@ class PrometheusObserver:
             logger.warning("/metrics gives the numbers of single workers: prometheus_client was imported too early")
             directory = None
         registry = CollectorRegistry()
-        self._requests = Counter(
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="livesum")
+        requests = counter(
             "codegen_api_requests",
             "Requests that were answered, streams when they ended.",
             ("route", "method", "status"),
-            registry=registry,
         )
-        self._durations = Histogram(
+        durations = histogram(
             "codegen_api_request_duration_seconds",
             "From a request to the end of its answer.",
             ("route", "method"),
-            registry=registry,
             buckets=DURATIONS,
         )
-        self._upstream = Histogram(
+        exchanges = histogram(
             "codegen_api_upstream_request_duration_seconds",
             "Requests to the host: from asking to the answer.",
             ("operation", "outcome"),
-            registry=registry,
             buckets=DURATIONS,
         )
-        self._limited = Counter(
-            "codegen_api_upstream_rate_limited",
-            "Requests that the host answered with 429.",
-            ("operation",),
-            registry=registry,
+        self._limited = counter(
+            "codegen_api_upstream_rate_limited", "Requests that the host answered with 429.", ("operation",)
         )
-        self._viewers = Gauge(
-            "codegen_api_viewers", "Live logs that are open.", registry=registry, multiprocess_mode="livesum"
-        )
-        self._runs = Gauge(
-            "codegen_api_runs_followed",
-            "Runs that are read from the host, by each worker that does.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._ages = Histogram(
+        self._viewers = gauge("codegen_api_viewers", "Live logs that are open.")
+        self._runs = gauge("codegen_api_runs_followed", "Runs that are read from the host, by each worker that does.")
+        self._ages = histogram(
             "codegen_api_entry_age_seconds",
             "From when the host made a log entry to when a viewer who was waiting was given it.",
-            registry=registry,
             buckets=AGES,
         )
-        self._unlogged = Counter(
-            "codegen_api_log_lines_lost", "Log lines that were not written: nobody took them.", registry=registry
-        )
-        self._checks = Counter(
-            "codegen_api_token_checks",
-            "Checks of clients' credentials.",
-            ("kind", "outcome"),
-            registry=registry,
-        )
-        self._left = Histogram(
+        self._unlogged = counter("codegen_api_log_lines_lost", "Log lines that were not written: nobody took them.")
+        checks = counter("codegen_api_token_checks", "Checks of clients' credentials.", ("kind", "outcome"))
+        self._left = histogram(
             "codegen_api_upstream_budget_left_ratio",
             "What a request to the host left of its limit for the credential.",
-            registry=registry,
             buckets=SHARES,
         )
-        self._shared = Histogram(
+        self._shared = histogram(
             "codegen_api_viewers_per_read",
             "Viewers here for whom a part of a log was read from the host at once.",
-            registry=registry,
             buckets=VIEWERS,
         )
-        self._endings = Counter(
-            "codegen_api_streams_ended", "Streams that have ended, by how.", ("ending",), registry=registry
-        )
-        self._replays = Histogram(
+        self._endings = counter("codegen_api_streams_ended", "Streams that have ended, by how.", ("ending",))
+        self._replays = histogram(
             "codegen_api_replayed_entries",
             "Entries from before a viewer came that they were given.",
-            registry=registry,
             buckets=ENTRIES,
         )
-        self._notices = Counter(
-            "codegen_api_notices", "Events named notice that were sent to viewers.", ("code",), registry=registry
-        )
-        self._redis = Gauge(
+        self._notices = counter("codegen_api_notices", "Events named notice that were sent to viewers.", ("code",))
+        self._redis = gauge(
             "codegen_api_redis_processes",
             "Processes by the state in which Redis is for them; none where it is not configured.",
             ("state",),
-            registry=registry,
-            multiprocess_mode="livesum",
         )
-        self._lags = Histogram(
+        self._lags = histogram(
             "codegen_api_relay_lag_seconds",
             "From when a process published something of a log in Redis to when another one received it.",
-            registry=registry,
             buckets=LAGS,
         )
-        self._takeovers = Counter(
-            "codegen_api_leases_taken_over",
-            "Leases of runs taken over after their holder let them expire.",
-            registry=registry,
+        self._takeovers = counter(
+            "codegen_api_leases_taken_over", "Leases of runs taken over after their holder let them expire."
         )
-        # children by their labels: looking for them costs more than counting
-        self._by_answer: dict[tuple[str, str, int | str], tuple[Counter, Histogram]] = {}
-        self._by_exchange: dict[tuple[str, str], Histogram] = {}
-        self._by_check: dict[tuple[str, str], Counter] = {}
-        self._exported = CollectorRegistry()
-        self._exported.register(ProcessCollector(registry) if directory is None else WorkersCollector(directory))
+        # children by their labels: the library looks for them for longer than it counts
+        self._requests, self._durations = cache(requests.labels), cache(durations.labels)
+        self._exchanges, self._checks = cache(exchanges.labels), cache(checks.labels)
+        self._exported = ProcessCollector(registry) if directory is None else WorkersCollector(directory)
         self.serving(0, 0)  # a dead worker with the same pid may have left values
 
-    def asking(self, credential: str, operation: str) -> None:
-        pass
-
     def asked(self, exchange: Exchange) -> None:
-        labels = exchange.operation, exchange.outcome
-        histogram = self._by_exchange.get(labels)
-        if histogram is None:
-            histogram = self._by_exchange[labels] = self._upstream.labels(*labels)
-        histogram.observe(exchange.seconds)
+        self._exchanges(exchange.operation, exchange.outcome).observe(exchange.seconds)
         if exchange.outcome == "upstream_rate_limited":
             self._limited.labels(exchange.operation).inc()
 
     def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
         route, method = route or OTHER, method if method in METHODS else OTHER
-        labels = route, method, status or "none"
-        children = self._by_answer.get(labels)
-        if children is None:
-            children = self._requests.labels(*labels), self._durations.labels(route, method)
-            self._by_answer[labels] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        self._requests(route, method, status or "none").inc()
+        self._durations(route, method).observe(seconds)
 
     def serving(self, viewers: int, runs: int) -> None:
         self._viewers.set(viewers)
@@ -182,10 +137,7 @@ class PrometheusObserver:
         self._ages._buckets[bucket].inc(viewers)
 
     def checked(self, kind: str, outcome: str) -> None:
-        counter = self._by_check.get((kind, outcome))
-        if counter is None:
-            counter = self._by_check[kind, outcome] = self._checks.labels(kind, outcome)
-        counter.inc()
+        self._checks(kind, outcome).inc()
 
     def spent(self, left: float) -> None:
         self._left.observe(left)

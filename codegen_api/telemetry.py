@@ -1,4 +1,4 @@
-"""What the operator sees: log lines, each with the id of its request, and observers.
+"""What the operator sees: log lines, each with the id of its request, observers, and spans.
 
 Prompts, log texts and tokens never get here; tracebacks are logged without the exception's text.
 """
@@ -7,12 +7,47 @@ import json
 import logging
 import traceback
 import uuid
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Protocol
 
 from codegen_api.exhaustion import shortage
-from codegen_api.spans import Span, Tracer, calling
+
+
+class Span(Protocol):
+    """A piece of work in a distributed trace."""
+
+    @property
+    def trace_id(self) -> str: ...
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The headers with which it is passed on."""
+        ...
+
+    def link(self, other: "Span") -> None:
+        """It has to do with another one."""
+        ...
+
+    def end(self, attributes: Mapping[str, str | int], *, name: str | None = None, error: str | None = None) -> None:
+        """It is over. ``name`` replaces the one it was begun with; ``error`` is a code."""
+        ...
+
+
+class Tracer(Protocol):
+    """Begins spans. Without one there are none; ``tracing`` has one that makes them with OpenTelemetry."""
+
+    def request(self, method: str, headers: Mapping[str, str]) -> Span:
+        """A client's request, with these headers about the trace it belongs to."""
+        ...
+
+    def call(self, operation: str, parent: Span | None) -> Span:
+        """A request to the host."""
+        ...
+
+    def turn(self, began: float, parent: Span | None) -> Span:
+        """A turn of a conversation, which ``began`` then (epoch seconds)."""
+        ...
 
 
 @dataclass(slots=True)
@@ -75,123 +110,62 @@ class Exchange:
     allowance: Allowance | None = None
 
 
-class Observer(Protocol):
-    """Receives events as they happen, to count them. Must not block."""
+class Observer:
+    """Is told of events as they happen, to count them; takes no notice of those whose method it does not override.
+
+    Must not block.
+    """
 
     def asking(self, credential: str, operation: str) -> None:
         """A request to the host starts; ``asked`` always follows."""
-        ...
 
     def asked(self, exchange: Exchange) -> None:
         """A request to the host is over."""
-        ...
 
     def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
         """A client's request is over. ``route`` is the template of its path; None if no route matched."""
-        ...
 
     def serving(self, viewers: int, runs: int) -> None:
         """The current numbers of viewers and of followed runs."""
-        ...
 
     def delivered(self, age: float, viewers: int = 1) -> None:
         """So many waiting viewers are sent an entry that the host made ``age`` seconds ago."""
-        ...
 
     def checked(self, kind: str, outcome: str) -> None:
         """A client's credentials were checked: a ``jwt``, a ``key``, or else a ``token``. ``outcome`` is ``ok`` or the
         code of an error.
         """
-        ...
 
     def spent(self, left: float) -> None:
         """After a request to the host, this share of its limit for the credential is left, from 0 to 1."""
-        ...
 
     def read(self, viewers: int) -> None:
         """A part of a log was read from the host, for so many viewers at once."""
-        ...
 
     def streamed(self, ending: str) -> None:
         """A stream has ended like this; see ``ENDINGS``."""
-        ...
 
     def replayed(self, entries: int) -> None:
         """A viewer has been given all the entries that there were when they came: so many."""
-        ...
 
     def noticed(self, code: str) -> None:
         """A viewer was sent a notice with this code."""
-        ...
 
     def connected(self, redis: bool) -> None:
         """Whether this process has Redis now: told at the start and with each change, if Redis is configured."""
-        ...
 
     def relayed(self, lag: float) -> None:
         """Something of a log came through Redis, so many seconds after another process published it."""
-        ...
 
     def taken_over(self) -> None:
         """This process has begun to read a run whose lease another process held until it expired."""
-        ...
 
     def unlogged(self) -> None:
         """A log line was dropped. May be called from any thread."""
-        ...
 
 
-class NullObserver:
-    """An observer that does nothing."""
-
-    def asking(self, credential: str, operation: str) -> None:
-        pass
-
-    def asked(self, exchange: Exchange) -> None:
-        pass
-
-    def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
-        pass
-
-    def serving(self, viewers: int, runs: int) -> None:
-        pass
-
-    def delivered(self, age: float, viewers: int = 1) -> None:
-        pass
-
-    def checked(self, kind: str, outcome: str) -> None:
-        pass
-
-    def spent(self, left: float) -> None:
-        pass
-
-    def read(self, viewers: int) -> None:
-        pass
-
-    def streamed(self, ending: str) -> None:
-        pass
-
-    def replayed(self, entries: int) -> None:
-        pass
-
-    def noticed(self, code: str) -> None:
-        pass
-
-    def connected(self, redis: bool) -> None:
-        pass
-
-    def relayed(self, lag: float) -> None:
-        pass
-
-    def taken_over(self) -> None:
-        pass
-
-    def unlogged(self) -> None:
-        pass
-
-
-class Observers:
-    """Several observers as one."""
+class Observers(Observer):
+    """Several observers of requests to the host, as the one that an upstream has."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -204,62 +178,16 @@ class Observers:
         for observer in self._observers:
             observer.asked(exchange)
 
-    def answered(self, route: str | None, method: str, status: int | None, seconds: float) -> None:
-        for observer in self._observers:
-            observer.answered(route, method, status, seconds)
-
-    def serving(self, viewers: int, runs: int) -> None:
-        for observer in self._observers:
-            observer.serving(viewers, runs)
-
-    def delivered(self, age: float, viewers: int = 1) -> None:
-        for observer in self._observers:
-            observer.delivered(age, viewers)
-
-    def checked(self, kind: str, outcome: str) -> None:
-        for observer in self._observers:
-            observer.checked(kind, outcome)
-
-    def spent(self, left: float) -> None:
-        for observer in self._observers:
-            observer.spent(left)
-
-    def read(self, viewers: int) -> None:
-        for observer in self._observers:
-            observer.read(viewers)
-
-    def streamed(self, ending: str) -> None:
-        for observer in self._observers:
-            observer.streamed(ending)
-
-    def replayed(self, entries: int) -> None:
-        for observer in self._observers:
-            observer.replayed(entries)
-
-    def noticed(self, code: str) -> None:
-        for observer in self._observers:
-            observer.noticed(code)
-
-    def connected(self, redis: bool) -> None:
-        for observer in self._observers:
-            observer.connected(redis)
-
-    def relayed(self, lag: float) -> None:
-        for observer in self._observers:
-            observer.relayed(lag)
-
-    def taken_over(self) -> None:
-        for observer in self._observers:
-            observer.taken_over()
-
-    def unlogged(self) -> None:
-        for observer in self._observers:
-            observer.unlogged()
-
 
 trace: ContextVar[Trace | None] = ContextVar("codegen_api_trace", default=None)
 
+calling: ContextVar[Span | None] = ContextVar("codegen_api_calling", default=None)
+"""The span of the request to the host that is being made."""
+
 logger = logging.getLogger("codegen_api")
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""The methods of requests that are named; whatever else clients make up has one name for all."""
 
 ENDINGS = ("end", "reconnect", "complete", "cut", "client_left", "client_stalled", "stopped")
 """How a stream ends: the run has; it is to be opened again; everything was sent, or not; the client has gone, or read

@@ -20,8 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanKind, Status, StatusCode, 
 from opentelemetry.trace import Span as AnySpan
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from codegen_api.spans import Span
-from codegen_api.telemetry import logger
+from codegen_api.telemetry import METHODS, Span, logger
 
 FLUSH_SECONDS = 3.0
 """How long the end of the process waits for a collector that takes the last spans slowly."""
@@ -32,8 +31,6 @@ LONGEST_CAUSE = 300
 EXPORTERS = "opentelemetry_traces_exporter"
 """The group of entry points by which exporters are found."""
 PROTOCOLS = {"": "otlp_proto_http", "http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-
-METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 _W3C = TraceContextTextMapPropagator()
 

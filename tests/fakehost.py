@@ -31,7 +31,7 @@ from codegen_api.runs import (
     StepKind,
     WaitReason,
 )
-from codegen_api.telemetry import Allowance, NullObserver, Observation, Observer
+from codegen_api.telemetry import Allowance, Observation, Observer
 from codegen_api.upstreams import (
     Decision,
     Listing,
@@ -124,7 +124,7 @@ class FakeHost:
     lags = True
 
     def __init__(self, *, with_totals: bool = True) -> None:
-        self.observer: Observer = NullObserver()
+        self.observer: Observer = Observer()
         self.runs: dict[str, Hosted] = {}
         self.tokens: dict[str, str] = {"alice": "1", "bob": "2"}
         self.barred: set[tuple[str, str]] = set()

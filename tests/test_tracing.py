@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from codegen_api.build_parts import traces_wanted
 from codegen_api.environment import SettingsError
-from codegen_api.spans import calling, traces_wanted
-from codegen_api.telemetry import Trace, apart, begin_call, end_call, told_turn, trace, tracing_headers
+from codegen_api.telemetry import Trace, apart, begin_call, calling, end_call, told_turn, trace, tracing_headers
 from codegen_api.tracing import OpenTelemetry
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, Site, serving

@@ -10,7 +10,7 @@ from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, GatewayError, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
 from codegen_api.identity import Caller, Principal
 from codegen_api.log_lines import LogLimiter
-from codegen_api.telemetry import NullObserver, Observer
+from codegen_api.telemetry import Observer
 
 if TYPE_CHECKING:  # loaded only where there are some: they bring much
     from codegen_api.auth.jwts import Jwts
@@ -37,7 +37,7 @@ class Callers:
         self._tokens = tokens
         self._jwts = jwts
         self._keys = keys
-        self._observer = observer or NullObserver()
+        self._observer = observer or Observer()
         self._limited_log = LogLimiter()
 
     @property

@@ -23,9 +23,8 @@ from codegen_api.idempotency.lookup import SECOND_LOOK, find_marked, find_said, 
 from codegen_api.identity import Caller
 from codegen_api.runs import Run, RunRef
 from codegen_api.singleflight import Singleflight
-from codegen_api.spans import Span
 from codegen_api.stores import Busy, Overtaken, Talk, Turn, TurnState
-from codegen_api.telemetry import log_fault, note, told_turn, trace
+from codegen_api.telemetry import Span, log_fault, note, told_turn, trace
 from codegen_api.upstreams import Decision, NewRun
 
 Decisions: TypeAlias = Sequence[tuple[str, Decision]]

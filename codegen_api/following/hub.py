@@ -24,7 +24,7 @@ from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.positions import Position
 from codegen_api.runs import Changed, Cursor, Run, RunRef, RunStatus
-from codegen_api.telemetry import NullObserver, Observer
+from codegen_api.telemetry import Observer
 from codegen_api.upstreams import Upstream
 
 LINGER = 5.0
@@ -74,7 +74,7 @@ class Hub:
         self._troubles = Troubles()
         self._cadence = cadence
         self._linger = linger
-        self._observer = observer or NullObserver()
+        self._observer = observer or Observer()
         self._portions = portions or Portions(upstream.page_size, timer=loop_time)
         self._openings: dict[tuple[str, RunRef, bool], Opening] = {}
         self._resumes: TTLCache[RunRef, tuple[float, Run | None, Cursor | None]] = TTLCache(

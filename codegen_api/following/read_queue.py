@@ -21,7 +21,7 @@ from codegen_api.following.outage import Outage
 from codegen_api.following.rights import TICK, loop_time
 from codegen_api.identity import Credential, asker
 from codegen_api.pace import LIMIT, OVERDUE, WINDOW, Budget, Need
-from codegen_api.telemetry import Exchange, NullObserver, Observer
+from codegen_api.telemetry import Exchange, Observer
 
 LATE = OVERDUE + 5
 """Seconds without a read after which somebody is not held back for the sake of an even pace."""
@@ -41,7 +41,7 @@ FEW = 1000
 """So many credentials are remembered whether they ask for anything or not."""
 
 
-class ReadQueue(NullObserver):
+class ReadQueue(Observer):
     """The budgets of all credentials, each of ``limit`` requests a minute; one for all of them when ``together``.
 
     A read takes ``cost`` requests. ``observer`` is told what is left. ``common`` are the budgets that other instances

@@ -31,7 +31,7 @@ from codegen_api.following.rights import LIFETIME, TICK, Rights, loop_time
 from codegen_api.identity import Credential
 from codegen_api.pace import Need
 from codegen_api.runs import RunRef
-from codegen_api.telemetry import NullObserver, Observer, apart
+from codegen_api.telemetry import Observer, apart
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Readers:
         self._turns = turns
         self._troubles = troubles
         self._glance = glance
-        self._observer = observer or NullObserver()
+        self._observer = observer or Observer()
         self._wanted: set[QueuedRead] = set()
         self._viewers: Counter[Credential] = Counter()
         self._shown: dict[Credential, float] = {}

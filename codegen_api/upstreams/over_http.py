@@ -16,7 +16,7 @@ from codegen_api import errors
 from codegen_api.identity import Credential
 from codegen_api.outbound import Outbound, Query
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef
-from codegen_api.telemetry import NullObserver, Observation, Observer, tracing_headers
+from codegen_api.telemetry import Observation, Observer, tracing_headers
 from codegen_api.upstreams import InvalidOption, Listing, Organization, User, observed
 from codegen_api.upstreams.host_json import ONLY, UNREADABLE, Object, nothing, rejected, text_in
 from codegen_api.worker_thread import encoded, in_thread
@@ -78,7 +78,7 @@ class HttpUpstream:
             if name not in known:
                 raise InvalidOption(name, f"there are {', '.join(known)}, and no others" if known else "there are none")
         self.options = options
-        self.observer: Observer = NullObserver()
+        self.observer: Observer = Observer()
         self._outbound = Outbound(
             base_url, prefix, transport=transport, connect_timeout=connect_timeout, read_timeout=read_timeout, via=via
         )

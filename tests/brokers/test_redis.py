@@ -21,7 +21,7 @@ from codegen_api.identity import Credential
 from codegen_api.pace import Cadence
 from codegen_api.redis_link import RedisLink
 from codegen_api.runs import LogPage, RunRef
-from codegen_api.telemetry import NullObserver
+from codegen_api.telemetry import Observer
 from tests.fakehost import FakeHost, Hosted, caller
 from tests.following.viewing import Viewer
 from tests.redis_faults import FAULTS, PASSING, away, back
@@ -54,7 +54,7 @@ class CountingHost(FakeHost):
         return await super().read_log(credential, ref, after, limit, newest_first=newest_first)
 
 
-class Notes(NullObserver):
+class Notes(Observer):
     """An observer that remembers."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.ownership import Ownership
 from codegen_api.runs import LogPage, Run, RunRef
 from codegen_api.stores import Conversation, Turn
-from codegen_api.telemetry import NullObserver, Observer
+from codegen_api.telemetry import Observer
 from codegen_api.upstreams import NewRun, observed
 from tests.fakehost import FakeHost, Hosted, caller
 from tests.stores.model import ModelStore
@@ -198,7 +198,7 @@ class _Line:
 class HostLine(_Line):
     """An ``Upstream``."""
 
-    observer: Observer = NullObserver()
+    observer: Observer = Observer()
 
     def __getattr__(self, name: str) -> Any:
         if name in CANCELS:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from codegen_api import errors
-from codegen_api.telemetry import Allowance, Exchange, NullObserver
+from codegen_api.telemetry import Allowance, Exchange, Observer
 from codegen_api.upstreams import NewRun
 from codegen_api.upstreams.codegen import CodegenUpstream
 
@@ -15,7 +15,7 @@ from .asking import CREDENTIAL, REF, RUN, ask_upstream, get_run
 LOG = RUN[:-1] + b',"logs":[]}'
 
 
-class Witness(NullObserver):
+class Witness(Observer):
     def __init__(self) -> None:
         self.begun: list[tuple[str, str]] = []
         self.over: list[Exchange] = []

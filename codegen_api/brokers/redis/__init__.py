@@ -34,7 +34,7 @@ from codegen_api.positions import SETTLING, Missed
 from codegen_api.redis_link import RedisAway, RedisLink, RedisNews
 from codegen_api.runs import Changed, Cursor, LogEntry, LogPage, RunRef, from_json, to_json
 from codegen_api.taps import Tap
-from codegen_api.telemetry import NullObserver, Observer
+from codegen_api.telemetry import Observer
 
 ORDERS_KEPT = 30.0
 """Seconds for which somebody who begins to follow a run hears of its last resume and cancel."""
@@ -72,7 +72,7 @@ class RedisBroker:
     def __init__(
         self, link: RedisLink, memory: Broker, *, keep: float = KEPT, observer: Observer | None = None
     ) -> None:
-        self._observer = observer or NullObserver()
+        self._observer = observer or Observer()
         self._link = link
         self._memory = memory
         self._keep = keep
