@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 import httpx
 
 from codegen_api.auth.callers import Callers
+from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.console import Discover, SignIn
@@ -29,9 +29,6 @@ from codegen_api.setting_values import secret_keys
 from codegen_api.settings import Settings
 from codegen_api.telemetry import Observer, quoted
 from codegen_api.upstreams import Upstream
-
-if TYPE_CHECKING:
-    from codegen_api.auth.jwts import Jwts
 
 SHARED = {"jwt": "callers with a JWT", "key": "callers with a key"}
 """The modes in which all callers share the deployment's one token at the host."""
@@ -136,23 +133,21 @@ def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "API_KEYS", f"{one}; `codegen-api keys new` makes a line for it"
 
 
-def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -> "Jwts":
+def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -> Jwts:
     # imported on demand: signatures bring much
     from codegen_api.auth.issuer_keys import FixedKey, KeySet  # noqa: PLC0415
-    from codegen_api.auth.jwts import Claims, Jwts  # noqa: PLC0415
 
     keys: KeySet | FixedKey
-    if settings.jwt_key is not None:
-        try:
+    try:
+        if settings.jwt_key is not None:
             keys = FixedKey(settings.jwt_key.get_secret_value(), settings.jwt_algorithms)
-        except ValueError as error:
-            raise SettingsError(f"{PREFIX}JWT_KEY: {error}") from None
-    else:
-        try:
+        else:
             keys = KeySet(_key_set_fetcher(settings, closing), settings.jwt_algorithms)
-        except ValueError as error:
-            raise SettingsError(f"{PREFIX}JWT_ALGORITHMS: {error}") from None
-    jwts = Jwts(
+            closing.push_async_callback(keys.aclose)
+    except ValueError as error:
+        name = "JWT_ALGORITHMS" if settings.jwt_key is None else "JWT_KEY"
+        raise SettingsError(f"{PREFIX}{name}: {error}") from None
+    return Jwts(
         keys,
         issuer=settings.jwt_issuer or "",
         audience=settings.jwt_audience or "",
@@ -165,8 +160,6 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
             granted=_parse_scope_map(settings.jwt_scope_map or ""),
         ),
     )
-    closing.push_async_callback(jwts.aclose)
-    return jwts
 
 
 def _parse_scope_map(text: str) -> Mapping[str, frozenset[str]]:

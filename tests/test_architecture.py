@@ -66,12 +66,14 @@ LATE = {
         "from codegen_api.validate import doctor",
     },
     "stores/sql/database.py": {"from codegen_api.stores.sql.postgres import PostgresDatabase"},
-    "auth/tickets.py": {"from codegen_api.auth.ticket_boxes import Box"},
-    "host_reads.py": {"import stamina"},
-    "build_auth.py": {
-        "from codegen_api.auth.issuer_keys import FixedKey, KeySet",
-        "from codegen_api.auth.jwts import Claims, Jwts",
+    "auth/tickets.py": {
+        "from cryptography.exceptions import InvalidTag",
+        "from cryptography.hazmat.primitives.ciphers.aead import AESGCM",
+        "from cryptography.hazmat.primitives.hashes import SHA256",
+        "from cryptography.hazmat.primitives.kdf.hkdf import HKDF",
     },
+    "host_reads.py": {"import stamina"},
+    "build_auth.py": {"from codegen_api.auth.issuer_keys import FixedKey, KeySet"},
     "build_parts.py": {
         "from codegen_api.brokers.redis import RedisBroker",
         "from codegen_api.conversations import Conversations",

@@ -1,19 +1,15 @@
 """Authenticates callers by what they present: a token of the host, a JWT, or a key of our own, told apart by form."""
 
 import re
-from typing import TYPE_CHECKING
 
+from codegen_api.auth.jwts import Jwts, looks_like_jwt
 from codegen_api.auth.keys import Keys, looks_like_key
 from codegen_api.auth.tickets import Ticket
-from codegen_api.auth.token_forms import looks_like_jwt
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, GatewayError, InvalidTicket, InvalidToken, RateLimited, TokenTooLong
 from codegen_api.identity import Caller, Principal
 from codegen_api.log_lines import LogLimiter
 from codegen_api.telemetry import Observer
-
-if TYPE_CHECKING:  # loaded only where there are some: they bring much
-    from codegen_api.auth.jwts import Jwts
 
 LONGEST_TOKEN = 32 * 1024
 """Issuers may list all of a user's groups in a token; headers are limited to 64 KiB."""
@@ -24,31 +20,28 @@ _CHARACTERS = re.compile(r"[\x21-\x7e]+")
 
 
 class Callers:
-    """Asks the one configured authority that a token is for, and logs why a token is refused."""
+    """Asks the one configured authority that a token is for, and logs why a token is refused. Each is None if it is not
+    configured.
+    """
 
     def __init__(
         self,
         *,
         tokens: UpstreamTokens | None = None,
-        jwts: "Jwts | None" = None,
+        jwts: Jwts | None = None,
         keys: Keys | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._tokens = tokens
-        self._jwts = jwts
+        self.jwts = jwts
         self._keys = keys
         self._observer = observer or Observer()
         self._limited_log = LogLimiter()
 
-    @property
-    def jwts(self) -> "Jwts | None":
-        """The authority for JWTs, if configured."""
-        return self._jwts
-
     def open(self) -> None:
         """Begin to fetch what is needed for authentication."""
-        if self._jwts is not None:
-            self._jwts.open()
+        if self.jwts is not None:
+            self.jwts.open()
 
     async def authenticate(self, token: str, address: str = "") -> Caller:
         """The caller with this token, which came from ``address``. Anything shaped like a key or a JWT is never sent to
@@ -79,8 +72,8 @@ class Callers:
         """
         if ticket.token is not None:
             caller = await self.authenticate(ticket.token, address)
-        elif self._jwts is not None:
-            caller = self._jwts.from_ticket(ticket.principal, ticket.scopes, ticket.until)
+        elif self.jwts is not None:
+            caller = self.jwts.from_ticket(ticket.principal, ticket.scopes, ticket.until)
         else:
             raise InvalidTicket
         if caller.principal != ticket.principal:
@@ -89,7 +82,7 @@ class Callers:
 
     def absent(self, principal: Principal) -> Caller | None:
         """A caller for deferred work with the deployment's token; None if no authority knows this user any more."""
-        vouching = (authority for authority in (self._jwts, self._keys) if authority is not None)
+        vouching = (authority for authority in (self.jwts, self._keys) if authority is not None)
         return next((caller for authority in vouching if (caller := authority.absent(principal))), None)
 
     async def _ask_authority(self, token: str, address: str) -> Caller:
@@ -100,8 +93,8 @@ class Callers:
             raise InvalidToken(reason="form: it is empty, or has spaces or other characters that no token has")
         if self._keys is not None and looks_like_key(token):
             return await self._keys.authenticate(token)
-        if self._jwts is not None and looks_like_jwt(token):
-            return await self._jwts.authenticate(token)
+        if self.jwts is not None and looks_like_jwt(token):
+            return await self.jwts.authenticate(token)
         if self._tokens is None:
             raise InvalidToken(reason=f"kind: it is {NAMES[_kind(token)]}, which CODEGEN_AUTH does not take")
         return await self._tokens.authenticate(token, address)

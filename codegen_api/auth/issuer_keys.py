@@ -7,16 +7,17 @@ attacker could sign with HS256, using the public key as the shared secret.
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
-from jose import jwk
+from jose import jwk, jws
 from jose.backends.base import Key
 from jose.exceptions import JWKError
 from jose.utils import base64url_decode
@@ -28,8 +29,7 @@ from codegen_api.singleflight import Singleflight
 from codegen_api.telemetry import Observation, logger, quoted
 
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
-CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 EDWARDS = "EdDSA"
 HASHES: Mapping[str, SHA256 | SHA384 | SHA512] = {"PS256": SHA256(), "PS384": SHA384(), "PS512": SHA512()}
 SECRET = ("HS256", "HS384", "HS512")
@@ -52,35 +52,10 @@ Keys: TypeAlias = Mapping[str, Key]
 Public: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
-class KeySource(Protocol):
-    """A source of an issuer's keys. ``algorithms`` are those with which it may sign."""
-
-    algorithms: Sequence[str]
-
-    @property
-    def observation(self) -> Observation | None:
-        """The state at the last fetch; None if there was none, or none is needed."""
-        ...
-
-    def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
-        """Candidate keys for a token with these headers, the likeliest first. Must be closed after use."""
-        ...
-
-    def known(self) -> str:
-        """The available keys, for the log."""
-        ...
-
-    def open(self) -> None:
-        """Begin to fetch the keys."""
-        ...
-
-    async def aclose(self) -> None: ...
-
-
 class FixedKey:
     """One key from the settings: a public key or certificate in PEM, or a secret shared with the issuer.
 
-    Raises ``ValueError``, which does not quote it, if none of ``algorithms`` can use it.
+    Raises ``ValueError``, which does not quote it, if none of ``algorithms`` can use it. It answers like a ``KeySet``.
     """
 
     observation: Observation | None = None
@@ -104,17 +79,13 @@ class FixedKey:
             raise ValueError("none of the algorithms goes with this key")
         self.algorithms: Sequence[str] = tuple(self._keys)
 
-    async def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
-        if algorithm in self._keys:
-            yield self._keys[algorithm]
+    async def payload(self, token: str, algorithm: str, kid: str | None) -> bytes | None:
+        return _verified(token, self._keys[algorithm], algorithm) if algorithm in self._keys else None
 
     def known(self) -> str:
         return "the one key of the settings"
 
     def open(self) -> None:
-        return None
-
-    async def aclose(self) -> None:
         return None
 
 
@@ -142,29 +113,30 @@ class KeySet:
         self._trouble = ""
         self._flights: Singleflight[None, None] = Singleflight()
 
-    async def keys(self, algorithm: str, kid: str | None) -> AsyncGenerator[Key, None]:
-        """
+    async def payload(self, token: str, algorithm: str, kid: str | None) -> bytes | None:
+        """What a token with these headers says, if one of the keys has signed it.
+
         Raises:
             AuthUnavailable: there is no set, or it may be too old to contain the key.
         """
         if loop_time() >= self._fetched + FRESH_SECONDS or not self._set:
             await self._refresh()
         known = self._set
-        for key in self._fitting(algorithm, kid):
-            yield key
-        if kid is not None and any(each.kid == kid for each in known):
-            return  # the named key is known, and has not signed this
+        payload = self._verified(token, algorithm, kid)
+        if payload is not None or self._has(kid):
+            return payload  # a named key that is known, and has not signed this, is the only one that could have
         await self._refresh()
         if self._set is not known:
-            for key in self._fitting(algorithm, kid):
-                yield key
-        if self._trouble and not (kid is not None and any(each.kid == kid for each in self._set)):
+            payload = self._verified(token, algorithm, kid)
+        if payload is None and self._trouble and not self._has(kid):
             reason = f"key: the issuer's keys cannot be had ({self._trouble})"
             raise AuthUnavailable(
                 "The issuer's keys cannot be had just now.", retry_after=COOL_DOWN_SECONDS, reason=reason
             )
+        return payload
 
     def known(self) -> str:
+        """The available keys, for the log."""
         names = [quoted(each.kid) for each in self._set if each.kid is not None]
         shown = f" ({', '.join(names[:MAX_SHOWN])}{', ...' if len(names) > MAX_SHOWN else ''})" if names else ""
         return f"the {len(self._set)} keys of the issuer{shown}"
@@ -176,11 +148,16 @@ class KeySet:
     async def aclose(self) -> None:
         await self._flights.aclose()
 
-    def _fitting(self, algorithm: str, kid: str | None) -> Sequence[Key]:
-        """Keys with that id, then those without any: an issuer need not name its only key."""
+    def _has(self, kid: str | None) -> bool:
+        return kid is not None and any(each.kid == kid for each in self._set)
+
+    def _verified(self, token: str, algorithm: str, kid: str | None) -> bytes | None:
+        """Try the keys with that id, then those without any: an issuer need not name its only key."""
         by_name = [each for each in self._set if kid in (None, each.kid)]
         nameless = [each for each in self._set if kid is not None and each.kid is None]
-        return [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MAX_TRIES]
+        keys = [each.keys[algorithm] for each in [*by_name, *nameless] if algorithm in each.keys][:MAX_TRIES]
+        payloads = (_verified(token, key, algorithm) for key in keys)
+        return next((payload for payload in payloads if payload is not None), None)
 
     async def _refresh(self) -> None:
         if loop_time() >= self._tried + COOL_DOWN_SECONDS:
@@ -214,37 +191,26 @@ class KeySet:
         self._trouble = trouble
 
 
-# -- algorithms that the library does not know ------------------------------------------------------------------------
+def _verified(token: str, key: Key, algorithm: str) -> bytes | None:
+    """The payload, if this key has signed it."""
+    try:
+        payload: bytes = jws.verify(token, key, [algorithm])
+    except Exception:  # process boundary: forged tokens provoke all kinds of exceptions in the library
+        return None
+    return payload
 
 
-class _Edwards(Key):
-    """EdDSA with Ed25519 (RFC 8037)."""
+class _OtherKey(Key):
+    """A key for an algorithm that the library does not know. ``check`` raises for a signature that is not the key's."""
 
-    def __init__(self, key: ed25519.Ed25519PublicKey) -> None:
-        self._key = key
-
-    def verify(self, msg: bytes, sig: bytes) -> bool:
-        try:
-            self._key.verify(sig, msg)
-        except InvalidSignature:
-            return False
-        return True
-
-
-class _Pss(Key):
-    """RSASSA-PSS (RFC 7518, 3.5): the salt is as long as the hash."""
-
-    def __init__(self, key: rsa.RSAPublicKey, algorithm: str) -> None:
-        self._key = key
-        self._hash = HASHES[algorithm]
+    def __init__(self, check: Callable[[bytes, bytes], None]) -> None:
+        self._check = check
 
     def verify(self, msg: bytes, sig: bytes) -> bool:
-        scheme = padding.PSS(padding.MGF1(self._hash), self._hash.digest_size)
-        try:
-            self._key.verify(sig, msg, scheme, self._hash)
-        except InvalidSignature:
-            return False
-        return True
+        with suppress(InvalidSignature):
+            self._check(sig, msg)
+            return True
+        return False
 
 
 # -- keys from texts --------------------------------------------------------------------------------------------------
@@ -270,16 +236,17 @@ def _bound(key: Public, algorithms: Sequence[str]) -> Keys:
 def _fitting(key: Public) -> Sequence[str]:
     if isinstance(key, rsa.RSAPublicKey):
         return RSA
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return [CURVES.get(CURVE_NAMES.get(key.curve.name, ""), "")]
-    return [EDWARDS]
+    return [CURVES.get(key.curve.name, "") if isinstance(key, ec.EllipticCurvePublicKey) else EDWARDS]
 
 
 def _key(key: Public, algorithm: str) -> Key:
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return _Edwards(key)
+    if isinstance(key, ed25519.Ed25519PublicKey):  # RFC 8037
+        return _OtherKey(key.verify)
     if isinstance(key, rsa.RSAPublicKey) and algorithm in HASHES:
-        return _Pss(key, algorithm)
+        hashed = HASHES[algorithm]
+        # the salt is as long as the hash (RFC 7518, 3.5)
+        scheme = padding.PSS(padding.MGF1(hashed), hashed.digest_size)
+        return _OtherKey(lambda signature, data: key.verify(signature, data, scheme, hashed))
     return jwk.construct(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), algorithm)
 
 
@@ -318,17 +285,13 @@ def _verifies(operations: Json) -> bool:
 
 
 def _parse_jwk(item: Mapping[str, Any], algorithms: Sequence[str]) -> Keys:
-    kind, curve = item.get("kty"), str(item.get("crv"))
     public = {name: value for name, value in item.items() if name != "d"}
     try:
-        if kind == "OKP" and curve == "Ed25519":
+        if item["kty"] == "OKP" and item["crv"] == "Ed25519":
             key: Public = ed25519.Ed25519PublicKey.from_public_bytes(base64url_decode(str(item["x"]).encode()))
-            return _bound(key, algorithms)
-        if kind == "RSA":
-            key = _load_pem(jwk.construct(public, "RS256").to_pem().decode())
-            return _bound(key, algorithms)
-        fitting = [CURVES.get(curve, "")] if kind == "EC" else []
-        return {each: jwk.construct(public, each) for each in algorithms if each in fitting}
+        else:
+            key = _load_pem(jwk.construct(public, {"RSA": "RS256", "EC": "ES256"}[item["kty"]]).to_pem().decode())
+        return _bound(key, algorithms)
     # whatever the library raises for a malformed key
     except (JWKError, ValueError, TypeError, AttributeError, KeyError):
         return {}

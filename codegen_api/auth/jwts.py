@@ -1,25 +1,25 @@
 """Authentication by JWTs, whose issuer says who a user is and what they may do.
 
-Unsigned tokens are never accepted, and a token's claim of how it is signed is only a request: ``signing`` binds each
-key to its algorithms.
+Unsigned tokens are never accepted, and a token's claim of how it is signed is only a request: ``issuer_keys`` binds
+each key to its algorithms.
 """
 
+import base64
+import binascii
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jose import jws
-from jose.backends.base import Key
-
-from codegen_api.auth.issuer_keys import KeySource
-from codegen_api.auth.token_forms import decoded, json_object
 from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.log_lines import LogLimiter
 from codegen_api.telemetry import Observation, quoted
+
+if TYPE_CHECKING:  # loaded only where there are some: they bring much
+    from codegen_api.auth.issuer_keys import FixedKey, KeySet
 
 LONGEST_SUBJECT = 255
 _FORM = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -45,6 +45,12 @@ class Claims:
     granted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
+def looks_like_jwt(token: str) -> bool:
+    """Whether this has the form of a JWT, whether signed, unsigned or encrypted."""
+    parts = token.split(".")
+    return len(parts) in (3, 5) and "alg" in _json_object(_decoded(parts[0]))
+
+
 class Jwts:
     """Accepts JWTs from one ``issuer`` for one ``audience``; ``credential`` is what the host is shown for all of them.
     ``leeway`` is the tolerated clock difference in seconds.
@@ -52,7 +58,7 @@ class Jwts:
 
     def __init__(
         self,
-        source: KeySource,
+        source: "FixedKey | KeySet",
         *,
         issuer: str,
         audience: str,
@@ -88,13 +94,11 @@ class Jwts:
             AuthUnavailable: the issuer's keys cannot be fetched.
         """
         algorithm, kid = self._requested(token)
-        async with aclosing(self._source.keys(algorithm, kid)) as keys:
-            async for key in keys:
-                payload = _verified(token, key, algorithm)
-                if payload is not None:
-                    return self._caller(json_object(payload))
+        payload = await self._source.payload(token, algorithm, kid)
+        if payload is not None:
+            return self._caller(_json_object(payload))
         # unverified, so its issuer is no more than a hint
-        found = json_object(decoded(token.split(".")[1])).get("iss")
+        found = _json_object(_decoded(token.split(".")[1])).get("iss")
         hint = "" if found == self.issuer else f"; it says that its issuer is {quoted(found)}"
         named = "which names no key" if kid is None else f"signed with the key {quoted(kid)}"
         raise InvalidToken(reason=f"key: a token {named} fits none of {self._source.known()}{hint}")
@@ -119,9 +123,6 @@ class Jwts:
             return None
         return Caller(principal, self._credential, None, scopes=frozenset({READ, WRITE}), shared=True)
 
-    async def aclose(self) -> None:
-        await self._source.aclose()
-
     @property
     def _authority(self) -> str:
         return f"jwt:{self.issuer}"
@@ -130,7 +131,7 @@ class Jwts:
         """The algorithm and key id that a token asks for."""
         if not _FORM.fullmatch(token):
             raise InvalidToken(reason="form: it has the header of a JWT, and is no base64 in 3 parts")
-        header = json_object(decoded(token.partition(".")[0]))
+        header = _json_object(_decoded(token.partition(".")[0]))
         algorithm, kid = header.get("alg"), header.get("kid")
         # we support no critical extensions, so must refuse them (RFC 7515, section 4.1.11)
         if not isinstance(algorithm, str) or not isinstance(kid, str | None) or {"crit", "b64"} & header.keys():
@@ -192,15 +193,6 @@ class Jwts:
         return SCOPES.intersection(found)
 
 
-def _verified(token: str, key: Key, algorithm: str) -> bytes | None:
-    """The payload, if this key has signed it."""
-    try:
-        payload: bytes = jws.verify(token, key, [algorithm])
-    except Exception:  # process boundary: forged tokens provoke all kinds of exceptions in the library
-        return None
-    return payload
-
-
 def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LAST_SECOND
 
@@ -223,3 +215,20 @@ def _words(claim: object) -> list[str]:
         words = claim.split(" ")
         return words + [part for word in words if "," in word for part in word.split(",")]
     return [each for each in claim if isinstance(each, str)] if isinstance(claim, list) else []
+
+
+def _decoded(part: str) -> bytes:
+    """Decode a part of a token; empty if it is not base64."""
+    try:
+        return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        return b""
+
+
+def _json_object(said: bytes) -> Mapping[str, Any]:
+    """The JSON object in a part of a token; empty if there is none."""
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from codegen_api.errors import InvalidToken
@@ -86,7 +86,7 @@ class Keys:
             raise InvalidToken(reason=f"key: the line of {then.name} has changed")
 
     def _caller(self, found: KeyEntry, shown: str | None) -> Caller:
-        caller = Caller(
+        return Caller(
             Principal(AUTHORITY, found.name),
             self._credential,
             shown,
@@ -94,8 +94,8 @@ class Keys:
             shared=True,
             organization=found.organization,
             expires=found.expires,
+            confirm=lambda: self._confirm(found),
         )
-        return replace(caller, confirm=lambda: self._confirm(found))
 
     def _find(self, digest: str) -> KeyEntry:
         self._reload()

@@ -9,24 +9,28 @@ import base64
 import binascii
 import json
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codegen_api.errors import InvalidTicket, TokenTooLong
 from codegen_api.identity import Caller, Principal
 from codegen_api.runs import RunRef
 
 if TYPE_CHECKING:
-    from codegen_api.auth.ticket_boxes import Box
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 PURPOSE, PURPOSE_WITHOUT_TOKEN = b"codegen_api stream ticket, form 1", b"codegen_api stream ticket, form 2"
 """Labels for the keys of tickets with and without a token; other keys from the same secret have other labels."""
 
 LIFETIME = 3600.0
 """Minimum lifetime of a ticket in seconds."""
+
+NONCE_BYTES = 12
 
 FEED = ""
 """In place of a run's id: the ticket is for the feed of an organization's runs."""
@@ -61,18 +65,18 @@ class Tickets:
         self._lifetime = max(LIFETIME, 2 * stream_seconds + 60)
 
     @cached_property
-    def _with_token(self) -> "Sequence[Box]":
-        return self._boxes(PURPOSE)
-
-    @cached_property
-    def _without_token(self) -> "Sequence[Box]":
-        return self._boxes(PURPOSE_WITHOUT_TOKEN)
-
-    def _boxes(self, purpose: bytes) -> "Sequence[Box]":
+    def _ciphers(self) -> "Mapping[bytes, Sequence[AESGCM]]":
+        """For each purpose those with the keys that are derived from the secrets."""
         # imported on demand: encryption brings much, and few ask for tickets
-        from codegen_api.auth.ticket_boxes import Box  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
 
-        return [Box(secret, purpose) for secret in self._secrets]
+        def cipher(secret: str, purpose: bytes) -> AESGCM:
+            return AESGCM(HKDF(SHA256(), 32, salt=None, info=purpose).derive(secret.encode()))
+
+        purposes = PURPOSE, PURPOSE_WITHOUT_TOKEN
+        return {purpose: [cipher(secret, purpose) for secret in self._secrets] for purpose in purposes}
 
     def seal(self, run: RunRef, caller: Caller, now: float) -> tuple[str, int]:
         """A ticket for ``caller`` to read the log of ``run``, and its expiry.
@@ -86,10 +90,12 @@ class Tickets:
         expires = math.ceil(good_until)
         said: list[object] = [run.organization, run.id, caller.principal.authority, caller.principal.user]
         if caller.shown is not None:
-            box, rest = self._with_token[0], [caller.shown, expires]
+            purpose, rest = PURPOSE, [caller.shown, expires]
         else:
-            box, rest = self._without_token[0], [sorted(caller.scopes), caller.expires, expires]
-        text = _encoded(box.encrypt(json.dumps([*said, *rest]).encode()))
+            purpose, rest = PURPOSE_WITHOUT_TOKEN, [sorted(caller.scopes), caller.expires, expires]
+        nonce = os.urandom(NONCE_BYTES)
+        content = json.dumps([*said, *rest]).encode()
+        text = _encoded(nonce + self._ciphers[purpose][0].encrypt(nonce, content, None))
         if len(text) > MAX_LENGTH:
             raise TokenTooLong("There are no tickets for so long a token: no URL could hold one.")
         return text, expires
@@ -101,24 +107,30 @@ class Tickets:
             InvalidTicket: it is not a ticket of ours, or has expired.
         """
         sealed = _decoded(text)
-        said = _decrypt(self._with_token, sealed)
+        said = self._decrypted(PURPOSE, sealed)
         if said is not None:
-            organization, run, authority, user, token, expires = json.loads(said)
+            organization, run, authority, user, token, expires = said
             ticket = Ticket(RunRef(organization, run), Principal(authority, user), expires, token)
         else:
-            said = _decrypt(self._without_token, sealed)
+            said = self._decrypted(PURPOSE_WITHOUT_TOKEN, sealed)
             if said is None:
                 raise InvalidTicket
-            organization, run, authority, user, scopes, until, expires = json.loads(said)
+            organization, run, authority, user, scopes, until, expires = said
             who = Principal(authority, user)
             ticket = Ticket(RunRef(organization, run), who, expires, scopes=frozenset(scopes), until=until)
         if now >= expires:
             raise InvalidTicket
         return ticket
 
+    def _decrypted(self, purpose: bytes, sealed: bytes) -> list[Any] | None:
+        """None if this was not encrypted with one of the keys for this purpose, or was altered."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
 
-def _decrypt(boxes: "Sequence[Box]", sealed: bytes) -> bytes | None:
-    return next((said for box in boxes if (said := box.decrypt(sealed)) is not None), None)
+        for cipher in self._ciphers[purpose]:
+            with suppress(InvalidTag):
+                said: list[Any] = json.loads(cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None))
+                return said
+        return None
 
 
 def _encoded(sealed: bytes) -> str:

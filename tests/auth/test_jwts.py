@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from jose import jwk, jwt
 
 from codegen_api.auth.issuer_keys import COOL_DOWN_SECONDS, FRESH_SECONDS, FixedKey, KeySet
-from codegen_api.auth.jwts import Jwts
-from codegen_api.auth.token_forms import looks_like_jwt
+from codegen_api.auth.jwts import Jwts, looks_like_jwt
 from codegen_api.errors import AuthUnavailable, InvalidToken, UpstreamUnreachable
 from codegen_api.identity import Caller, Credential, Principal
 from codegen_api.runs import Json
@@ -313,7 +312,8 @@ def published(*issuers: Issuer) -> Publisher:
 @pytest.mark.wire("auth-jwt-keys")
 async def test_the_key_set_is_asked_for_once_and_then_when_it_is_old() -> None:
     publisher = published(OURS)
-    jwts = verifier(KeySet(publisher, []))
+    keys = KeySet(publisher, [])
+    jwts = verifier(keys)
     await asyncio.gather(*(jwts.authenticate(OURS.token(name)) for name in "abcdefgh"))
     assert len(publisher.asked) == 1
     await asyncio.sleep(FRESH_SECONDS - 1)
@@ -322,7 +322,7 @@ async def test_the_key_set_is_asked_for_once_and_then_when_it_is_old() -> None:
     await asyncio.sleep(2)
     await jwts.authenticate(OURS.token("ann"))
     assert len(publisher.asked) == 2
-    await jwts.aclose()
+    await keys.aclose()
 
 
 @pytest.mark.wire("auth-jwt-keys")
