@@ -3,13 +3,13 @@
 import codecs
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings
 
 PREFIX = "CODEGEN_"
 ENCODING = "utf-8-sig"
@@ -71,56 +71,38 @@ def _file(variable: str, path: str) -> str:
         raise SettingsError(f"{variable}: {path} cannot be read") from error
 
 
-class StrippedSource(PydanticBaseSettingsSource):
-    """Another source with its values stripped. A value of white space only counts as not set."""
-
-    def __init__(self, source: PydanticBaseSettingsSource) -> None:
-        super().__init__(source.settings_cls)
-        self._source = source
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return self._source.get_field_value(field, field_name)
-
-    def __call__(self) -> dict[str, Any]:
-        bare = {
-            name: (value, _bare(value) if isinstance(value, str) else value) for name, value in self._source().items()
-        }
-        return {
-            name: value
-            for name, (given, value) in bare.items()
-            if not ((value == "" and given) or _is_service_link(name, value))
-        }
+def stripped(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of settings by their names, without the space around them. One of white space only counts as not set, and
+    so does a port that Kubernetes has made of the name of a Service.
+    """
+    bare = {name: _bare(value) if isinstance(value, str) else value for name, value in values.items()}
+    return {
+        name: value
+        for name, value in bare.items()
+        if not ((value == "" and values[name]) or _is_service_link(name, value))
+    }
 
 
 def _is_service_link(name: str, value: object) -> bool:
     return name.endswith("port") and isinstance(value, str) and SERVICE_LINK.fullmatch(value) is not None
 
 
-class SecretFiles(PydanticBaseSettingsSource):
-    """Secrets from files named by ``CODEGEN_..._FILE`` variables."""
+def secrets_in_files(settings: type[BaseSettings]) -> dict[str, str]:
+    """Secrets from files named by ``CODEGEN_..._FILE`` variables.
 
-    def __init__(self, settings_cls: type[BaseSettings]) -> None:
-        super().__init__(settings_cls)
-        self._variables = variables()
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = _bare(self._variables.get(f"{PREFIX}{field_name}_FILE".upper()) or "")
-        if not path or not has_file(self.settings_cls, field_name):
-            return None, field_name, False
-        return _file(f"{PREFIX}{field_name.upper()}_FILE", path), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
+    Raises:
+        SettingsError: such a file cannot be read.
+    """
+    given = variables()
+    named = {name: f"{PREFIX}{name}_FILE".upper() for name in settings.model_fields if has_file(settings, name)}
+    paths = {name: _bare(given.get(variable) or "") for name, variable in named.items()}
+    return {name: _file(named[name], path) for name, path in paths.items() if path}
 
 
 def is_secret(settings: type[BaseSettings], name: str) -> bool:
-    return SecretStr in _parts(settings.model_fields[name].annotation)
+    annotation = settings.model_fields[name].annotation
+    return SecretStr in (annotation, *get_args(annotation))
 
 
 def has_file(settings: type[BaseSettings], name: str) -> bool:
     return is_secret(settings, name) and f"{name}_file" not in settings.model_fields
-
-
-def _parts(annotation: Any) -> Iterable[Any]:
-    return (annotation, *get_args(annotation))

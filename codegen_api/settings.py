@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from codegen_api import origins
 from codegen_api.environment import (
@@ -18,12 +18,12 @@ from codegen_api.environment import (
     PREFIX,
     SERVICE_LINK,
     SERVICE_VARIABLE,
-    SecretFiles,
     SettingsError,
-    StrippedSource,
     has_file,
     is_secret,
     option_prefix,
+    secrets_in_files,
+    stripped,
     variables,
 )
 from codegen_api.setting_values import (
@@ -287,8 +287,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        files = SecretFiles(settings_cls)
-        return StrippedSource(init_settings), StrippedSource(env_settings), files, StrippedSource(dotenv_settings)
+        sources = dotenv_settings(), secrets_in_files(settings_cls), env_settings(), init_settings()
+        found = {name: value for source in sources for name, value in stripped(source).items()}
+        return (InitSettingsSource(settings_cls, found),)
 
     @property
     def trusted_names(self) -> tuple[str, ...]:

@@ -10,13 +10,11 @@ from typing import Any, TypeVar
 import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
 
 from codegen_api import Settings, create_app
 from codegen_api.app import Application
 from codegen_api.edge import Edge
-from codegen_api.environment import StrippedSource
+from codegen_api.environment import stripped
 from tests.fakehost import FakeHost
 from tests.leaks import WATCH
 from tests.stores.model import ModelStore
@@ -37,25 +35,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(bounded())
 
 
-class Told(PydanticBaseSettingsSource):
-    """Settings that somebody hands over."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__(Settings)
-        self._settings = settings
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return self._settings.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return self._settings
-
-
 class Given(Settings):
     """Settings that come from the test alone: looking for them in the environment takes longer than all else."""
 
     def __init__(self, **more: Any) -> None:
-        BaseModel.__init__(self, **StrippedSource(Told(more))())
+        BaseModel.__init__(self, **stripped(more))
 
 
 def settings(**more: Any) -> Settings:
