@@ -1,9 +1,11 @@
 """The sources of settings: environment variables, ``.env``, and files named by ``CODEGEN_..._FILE`` variables."""
 
 import codecs
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,9 +38,27 @@ def _bare(value: str) -> str:
     return value.strip().strip("\ufeff").strip()
 
 
+@contextmanager
+def naming_the_file() -> Iterator[None]:
+    """Inside, what python-dotenv says of a line of ``.env`` that it cannot read names the file as well."""
+    library = logging.getLogger("dotenv.main")
+
+    def name_it(record: logging.LogRecord) -> bool:
+        of_the_file = f"the file {Path('.env').absolute()}: "
+        record.msg = of_the_file + str(record.msg).removeprefix(of_the_file)
+        return True
+
+    library.addFilter(name_it)
+    try:
+        yield
+    finally:
+        library.removeFilter(name_it)
+
+
 def variables() -> dict[str, str | None]:
     """The environment, with ``.env`` as the fallback."""
-    return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
+    with naming_the_file():
+        return {**dotenv_values(".env", encoding=ENCODING), **os.environ}
 
 
 def option_prefix(upstream: str) -> str:

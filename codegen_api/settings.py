@@ -21,6 +21,7 @@ from codegen_api.environment import (
     SettingsError,
     has_file,
     is_secret,
+    naming_the_file,
     option_prefix,
     secrets_in_files,
     stripped,
@@ -326,7 +327,8 @@ def read_settings() -> Settings:
         SettingsError: with one line per invalid variable.
     """
     try:
-        return Settings()
+        with naming_the_file():
+            return Settings()
     except ValidationError as error:
         # not the error's own text, which quotes the values
         raise SettingsError("\n".join(_line(item["loc"], item["msg"]) for item in error.errors())) from None

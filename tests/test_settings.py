@@ -297,6 +297,18 @@ def test_a_file_named_env_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "sk-1" not in str(raised.value)
 
 
+def test_a_line_of_the_file_named_env_that_makes_no_sense_is_named_with_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".env").write_text("CODEGEN_PORT=9\nCODEGEN_HOST='127.0.0.1\n")
+    assert read_settings().port == 9
+    adapter_options("codegen")
+    assert caplog.messages
+    assert {*caplog.messages} == {
+        f"the file {tmp_path / '.env'}: python-dotenv could not parse statement starting at line 2"
+    }
+
+
 # -- what Kubernetes makes of the names of Services -------------------------------------------------------------------
 
 LINKS = {
