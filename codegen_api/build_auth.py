@@ -18,14 +18,13 @@ from codegen_api.auth.jwts import Claims, Jwts
 from codegen_api.auth.keys import Keys
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.console import Discover, SignIn
-from codegen_api.environment import PREFIX, SettingsError, read_text
+from codegen_api.environment import PREFIX, SettingsError, about, read_text
 from codegen_api.errors import UpstreamError
 from codegen_api.gateway import Gateway
 from codegen_api.identity import SCOPES, Credential
 from codegen_api.outbound import Outbound
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
-from codegen_api.setting_values import secret_keys
 from codegen_api.settings import Settings
 from codegen_api.telemetry import Observer, quoted
 from codegen_api.upstreams import Upstream
@@ -66,7 +65,7 @@ def ownership(settings: Settings, upstream: Upstream) -> Ownership:
     shared = SHARED.keys() & set(settings.auth)
     if shared and not upstream.keeps_marks:
         raise SettingsError(f"{PREFIX}AUTH: {upstream.name} cannot keep whose a run is, so only `token` is possible")
-    return Ownership(secret_keys(settings.secret_key) if shared and settings.secret_key is not None else ())
+    return Ownership(settings.secret_keys if shared else ())
 
 
 def callers(
@@ -102,8 +101,7 @@ def digest_key(settings: Settings) -> bytes:
     """The key for digests of credentials. Instances with a Redis need the same, because these are names there."""
     if settings.redis_url is None:
         return secrets.token_bytes(32)
-    assert settings.secret_key is not None  # noqa: S101 - `require` has seen to it
-    return hmac.digest(secret_keys(settings.secret_key)[0].encode(), DIGESTS, "sha256")
+    return hmac.digest(settings.secret_keys[0].encode(), DIGESTS, "sha256")  # `require` has seen to it
 
 
 def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -138,15 +136,13 @@ def _jwts(settings: Settings, credential: Credential, closing: AsyncExitStack) -
     from codegen_api.auth.issuer_keys import FixedKey, KeySet  # noqa: PLC0415
 
     keys: KeySet | FixedKey
-    try:
-        if settings.jwt_key is not None:
+    if settings.jwt_key is not None:
+        with about("JWT_KEY"):
             keys = FixedKey(settings.jwt_key.get_secret_value(), settings.jwt_algorithms)
-        else:
+    else:
+        with about("JWT_ALGORITHMS"):
             keys = KeySet(_key_set_fetcher(settings, closing), settings.jwt_algorithms)
-            closing.push_async_callback(keys.aclose)
-    except ValueError as error:
-        name = "JWT_ALGORITHMS" if settings.jwt_key is None else "JWT_KEY"
-        raise SettingsError(f"{PREFIX}{name}: {error}") from None
+        closing.push_async_callback(keys.aclose)
     return Jwts(
         keys,
         issuer=settings.jwt_issuer or "",
@@ -278,15 +274,12 @@ def _is_local(url: str) -> bool:
 
 def _keys(settings: Settings, credential: Credential) -> Keys:
     path, text = settings.api_keys_file, settings.api_keys
-    read: Callable[[], str]
-    if path is not None:
-        name, read = "API_KEYS_FILE", partial(read_text, path)
-    else:
+    if path is None:
         assert text is not None  # noqa: S101 - `require` has seen to it
-        name, read = "API_KEYS", text.get_secret_value
-    try:
-        return Keys(read, credential=credential)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{PREFIX}{name}: {path} cannot be read") from error
-    except ValueError as error:
-        raise SettingsError(f"{PREFIX}{name}: {error}") from None
+        with about("API_KEYS"):
+            return Keys(text.get_secret_value, credential=credential)
+    with about("API_KEYS_FILE"):
+        try:
+            return Keys(partial(read_text, path), credential=credential)
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"{path} cannot be read") from None

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codegen_api import build_auth, workers
-from codegen_api.auth.callers import Callers
 from codegen_api.auth.quota import Quota
 from codegen_api.auth.tickets import Tickets
 from codegen_api.brokers import Broker
@@ -24,25 +23,21 @@ from codegen_api.brokers.memory import MemoryBroker
 from codegen_api.dialects import Dialect
 from codegen_api.draining import Drain
 from codegen_api.embeddings import Embedder
-from codegen_api.environment import PREFIX, SettingsError, adapter_options, option_prefix
+from codegen_api.environment import PREFIX, SettingsError, about, adapter_options, option_prefix
 from codegen_api.errors import Rejected
 from codegen_api.following import Patrol, ReadQueue
 from codegen_api.gateway import Gateway
 from codegen_api.idempotency import Idempotency
 from codegen_api.idempotency.records import MemoryRecords
-from codegen_api.memory_shares import MemoryShares
 from codegen_api.pace import READ_SHARE, WINDOW, Cadence
 from codegen_api.parts import Parts
-from codegen_api.setting_values import secret_keys
 from codegen_api.settings import Settings
 from codegen_api.stores import Store
 from codegen_api.telemetry import Observer, logger
 from codegen_api.upstreams import Connect, InvalidOption, Upstream
 
 if TYPE_CHECKING:
-    from codegen_api.conversations import Conversations
     from codegen_api.in_redis import InRedis
-    from codegen_api.in_redis.quotas import RedisQuota
     from codegen_api.metrics import PrometheusObserver
     from codegen_api.tracing import OpenTelemetry
 
@@ -106,11 +101,6 @@ def dialects(settings: Settings) -> Mapping[str, Dialect]:
     return loaded
 
 
-def with_conversations(settings: Settings) -> tuple[str, ...]:
-    """Names of the enabled dialects that keep conversations."""
-    return tuple(name for name, dialect in dialects(settings).items() if dialect.conversations)
-
-
 def lets_anybody_in(settings: Settings) -> bool:
     """Whether requests without credentials are served as those of the demo user."""
     lenient = any(dialect.lenient or dialect.conversations for dialect in dialects(settings).values())
@@ -161,30 +151,43 @@ def parts(
     Raises:
         SettingsError: a setting cannot be used.
     """
-    conversing = len(with_conversations(settings))
-    holdings = MemoryShares.of(settings.memory_mib * MIB, dialects=conversing)
+    conversing = sum(dialect.conversations for dialect in dialects(settings).values())
+    of_logs, of_turns, of_renderings = memory_shares(settings.memory_mib * MIB, conversing)
     common = _in_redis(settings, worker_count)
     if common is not None:
         closing.push_async_callback(common.aclose)
     whole = requests_per_minute(settings, upstream) or UNLIMITED
     limit = whole / worker_count
-    broker = broker or _broker(settings, holdings, common, observer)
+    broker = broker or _broker(settings, of_logs, common, observer)
     gateway = _gateway(settings, limit if common is None else whole, upstream, broker, observer, common)
     closing.push_async_callback(gateway.aclose)
     callers = build_auth.callers(settings, gateway, closing, limit, observer)
-    idempotency = _idempotency(settings, gateway, common)
+    records = MemoryRecords(max_bytes=settings.memory_mib * MIB // 16)
+    idempotency = Idempotency(gateway, records if common is None else common.records(records), settings.secret_keys)
     closing.push_async_callback(idempotency.aclose)
+    per_minute = settings.requests_per_minute
     conversations = None
     if conversing:
-        conversations = _conversations(settings, holdings, gateway, store, embedder, callers)
+        # imported on demand, as in Parts
+        from codegen_api.conversations import Conversations  # noqa: PLC0415
+
+        conversations = Conversations(
+            gateway,
+            store or _store(settings),
+            kept_days=settings.conversation_days,
+            turns_bytes=of_turns,
+            rendered_bytes=of_renderings,
+            absent=callers.absent if build_auth.SHARED.keys() & set(settings.auth) else None,
+            embedder=embedder or _embedder(settings),
+        )
         closing.push_async_callback(conversations.aclose)
     return Parts(
         gateway=gateway,
         callers=callers,
         idempotency=idempotency,
         conversations=conversations,
-        tickets=_tickets(settings),
-        quota=_quota(settings, common),
+        tickets=Tickets(settings.secret_keys, settings.stream_max_age_seconds) if settings.secret_keys else None,
+        quota=None if per_minute is None else (Quota if common is None else common.quota)(per_minute),
         drain=drain,
         demo_token=None if settings.demo_token is None else settings.demo_token.get_secret_value(),
         sandbox=settings.sandbox,
@@ -195,6 +198,14 @@ def parts(
         started=time.time(),
         public_url=settings.public_url,
     )
+
+
+def memory_shares(total: int, dialects: int) -> tuple[int, int, int]:
+    """Divide what logs may take in memory, in bytes, where so many dialects keep conversations: for the logs that are
+    followed with their renderings, for pages of finished turns, and for the entries that these dialects have rendered.
+    """
+    part = total // 8 if dialects else 0
+    return total - (1 + dialects) * part, part, dialects * part
 
 
 def _gateway(
@@ -233,8 +244,8 @@ def _gateway(
     )
 
 
-def _broker(settings: Settings, holdings: MemoryShares, common: "InRedis | None", observer: Observer) -> Broker:
-    memory = MemoryBroker(max_bytes=holdings.logs)
+def _broker(settings: Settings, max_bytes: int, common: "InRedis | None", observer: Observer) -> Broker:
+    memory = MemoryBroker(max_bytes=max_bytes)
     if common is None:
         return memory
     from codegen_api.brokers.redis import RedisBroker  # noqa: PLC0415 - its driver is an extra
@@ -255,33 +266,6 @@ def _cadence(settings: Settings, upstream: Upstream, limit: float) -> Callable[[
     return partial(Cadence, fast=fast or max(MIN_READ_INTERVAL, WINDOW / (limit * READ_SHARE)))
 
 
-def _idempotency(settings: Settings, gateway: Gateway, common: "InRedis | None") -> Idempotency:
-    keys = [] if settings.secret_key is None else secret_keys(settings.secret_key)
-    memory = MemoryRecords(max_bytes=settings.memory_mib * MIB // 16)
-    return Idempotency(gateway, memory if common is None else common.records(memory), keys)
-
-
-def _conversations(
-    settings: Settings,
-    holdings: MemoryShares,
-    gateway: Gateway,
-    store: Store | None,
-    embedder: Embedder | None,
-    callers: Callers,
-) -> "Conversations":
-    from codegen_api.conversations import Conversations  # noqa: PLC0415 - as in Parts
-
-    return Conversations(
-        gateway,
-        store or _store(settings),
-        kept_days=settings.conversation_days,
-        turns_bytes=holdings.turns,
-        rendered_bytes=holdings.renderings,
-        absent=callers.absent if build_auth.SHARED.keys() & set(settings.auth) else None,
-        embedder=embedder or _embedder(settings),
-    )
-
-
 def _embedder(settings: Settings) -> Embedder | None:
     if settings.embeddings_url is None and settings.embeddings_model is None:
         return None
@@ -290,13 +274,9 @@ def _embedder(settings: Settings) -> Embedder | None:
     # imported on demand: few deployments use one, and it brings its own HTTP client
     from codegen_api.embeddings.openai import OpenAIEmbedder  # noqa: PLC0415
 
-    token = settings.embeddings_token
-    try:
-        return OpenAIEmbedder(
-            settings.embeddings_url, settings.embeddings_model, None if token is None else token.get_secret_value()
-        )
-    except ValueError as error:
-        raise SettingsError(f"{PREFIX}EMBEDDINGS_URL: {error}") from error
+    token = None if settings.embeddings_token is None else settings.embeddings_token.get_secret_value()
+    with about("EMBEDDINGS_URL"):
+        return OpenAIEmbedder(settings.embeddings_url, settings.embeddings_model, token)
 
 
 def _store(settings: Settings) -> Store:
@@ -306,10 +286,8 @@ def _store(settings: Settings) -> Store:
     name, url = "DATA_DIR", f"sqlite:///{(settings.data_dir / DATABASE).absolute()}"
     if settings.database_url is not None:
         name, url = "DATABASE_URL", settings.database_url.get_secret_value()
-    try:
+    with about(name):
         return SqlStore(url, bytes_each=settings.store_mib_per_user * MIB)
-    except ValueError as error:
-        raise SettingsError(f"{PREFIX}{name}: {error}") from error
 
 
 def _in_redis(settings: Settings, worker_count: int) -> "InRedis | None":
@@ -322,11 +300,9 @@ def _in_redis(settings: Settings, worker_count: int) -> "InRedis | None":
         raise SettingsError(
             f"{PREFIX}REDIS_URL: For Redis install the extra: pip install 'codegen-gateway[redis]'."
         ) from None
-    try:
+    with about("REDIS_URL"):
         link = RedisLink(settings.redis_url.get_secret_value(), prefix=settings.redis_prefix)
         return InRedis(link, build_auth.digest_key(settings), workers=worker_count)
-    except ValueError as error:
-        raise SettingsError(f"{PREFIX}REDIS_URL: {error}") from None
 
 
 def _organization(settings: Settings, upstream: Upstream) -> str | None:
@@ -334,18 +310,6 @@ def _organization(settings: Settings, upstream: Upstream) -> str | None:
         return None if settings.org_id is None else upstream.organization_id(settings.org_id)
     except Rejected as error:
         raise SettingsError(f"{PREFIX}ORG_ID: it is not the id of an organization") from error
-
-
-def _quota(settings: Settings, common: "InRedis | None") -> "Quota | RedisQuota | None":
-    if settings.requests_per_minute is None:
-        return None
-    return (Quota if common is None else common.quota)(settings.requests_per_minute)
-
-
-def _tickets(settings: Settings) -> Tickets | None:
-    if settings.secret_key is None:
-        return None
-    return Tickets(secret_keys(settings.secret_key), settings.stream_max_age_seconds)
 
 
 def metrics() -> "PrometheusObserver":

@@ -28,6 +28,15 @@ class SettingsError(Exception):
     """A setting is invalid. The text names the variable and never quotes a secret."""
 
 
+@contextmanager
+def about(setting: str) -> Iterator[None]:
+    """Turn a ``ValueError`` inside into one about this setting, without what it came from, which may quote a secret."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}{setting}: {error}") from None
+
+
 def read_text(path: Path) -> str:
     """The text of a file without its byte order mark. Windows PowerShell writes UTF-16."""
     content = path.read_bytes()

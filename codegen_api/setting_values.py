@@ -71,13 +71,12 @@ def url_path(value: str) -> str:
 
 
 def long_keys(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and min(map(len, secret_keys(value)), default=0) < KEY_CHARACTERS:
+    if value is not None and min(map(len, separate_keys(value)), default=0) < KEY_CHARACTERS:
         raise ValueError(f"a key needs {KEY_CHARACTERS} characters or more; `openssl rand -hex 32` makes one")
     return value
 
 
-def secret_keys(value: SecretStr) -> list[str]:
-    """The keys of ``secret_key``: the first seals, all of them open."""
+def separate_keys(value: SecretStr) -> list[str]:
     return [key.strip() for key in value.get_secret_value().split(",") if key.strip()]
 
 

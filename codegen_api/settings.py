@@ -42,6 +42,7 @@ from codegen_api.setting_values import (
     long_keys,
     not_empty,
     one_word,
+    separate_keys,
     split,
     url_path,
 )
@@ -303,6 +304,11 @@ class Settings(BaseSettings):
         if lets_anybody_in and origins.is_loopback(self.host) and "trusted_hosts" not in self.model_fields_set:
             return (*origins.LOOPBACK, f"[{self.host}]" if ":" in self.host else self.host)
         return self.trusted_hosts
+
+    @property
+    def secret_keys(self) -> list[str]:
+        """The keys of ``secret_key``: the first seals, all of them open."""
+        return [] if self.secret_key is None else separate_keys(self.secret_key)
 
     def changed(self) -> dict[str, str]:
         """The settings that differ from their defaults, for the log: of secrets only that they are set."""

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from codegen_api.brokers.memory import MemoryBroker
+from codegen_api.build_parts import memory_shares
 from codegen_api.conversations import RenderCache, TurnEntry
 from codegen_api.conversations.pages import Pages
 from codegen_api.dialects.agent_protocol.rendering import EntryRenderer
@@ -15,7 +16,6 @@ from codegen_api.dialects.everruns.families import FLAT, NESTED
 from codegen_api.dialects.everruns.rendering import FrameStyle
 from codegen_api.following import Position
 from codegen_api.gateway import Gateway
-from codegen_api.memory_shares import MemoryShares
 from codegen_api.stores import Turn, TurnState
 from tests.fakehost import FakeHost, caller
 from tests.following.viewing import Viewer
@@ -28,23 +28,23 @@ MIB = 1024 * 1024
 @pytest.mark.parametrize("total", [MIB, 128 * MIB, 128 * MIB + 7])
 @pytest.mark.parametrize("dialects", [0, 1, 2, 3])
 def test_the_shares_are_all_there_is(total: int, dialects: int) -> None:
-    holdings = MemoryShares.of(total, dialects=dialects)
-    assert holdings.logs + holdings.turns + holdings.renderings == total
-    assert holdings.logs >= total // 4
+    logs, turns, renderings = memory_shares(total, dialects)
+    assert logs + turns + renderings == total
+    assert logs >= total // 4
 
 
 async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() -> None:
     """Four runs are viewed by fast and slow viewers, read back, worded and rendered."""
     total = 4 * MIB  # much more than what else this process may allocate meanwhile
-    holdings = MemoryShares.of(total, dialects=2)
+    of_logs, of_turns, of_renderings = memory_shares(total, 2)
 
     host = FakeHost()
     for number in range(1, 5):
         host.add(str(number), status="COMPLETE").append(300, text=f"{number} " + "x" * 4000)
-    broker = MemoryBroker(max_bytes=holdings.logs)
+    broker = MemoryBroker(max_bytes=of_logs)
     gateway = Gateway(host, broker)
-    pages = Pages(gateway, max_bytes=holdings.turns, clock=lambda: 10_000.0)
-    rendered = RenderCache(holdings.renderings)
+    pages = Pages(gateway, max_bytes=of_turns, clock=lambda: 10_000.0)
+    rendered = RenderCache(of_renderings)
     modes = frozenset({"messages", "custom"})
     turns = [
         Turn(
@@ -80,9 +80,9 @@ async def test_with_every_cache_full_at_once_no_more_is_held_than_was_allowed() 
                     style.entry(turn, TurnEntry(came.offset, came.entry))
     del news, came
     held = {
-        "logs": (broker.held_bytes, holdings.logs),
-        "turns": (pages.held_bytes, holdings.turns),
-        "renderings": (rendered.held_bytes, holdings.renderings),
+        "logs": (broker.held_bytes, of_logs),
+        "turns": (pages.held_bytes, of_turns),
+        "renderings": (rendered.held_bytes, of_renderings),
     }
     for name, (size, share) in held.items():
         assert share / 2 < size <= share, name

@@ -9,7 +9,6 @@ from pydantic import SecretStr, ValidationError
 
 from codegen_api import create_app
 from codegen_api.environment import PREFIX, SettingsError, adapter_options
-from codegen_api.setting_values import secret_keys
 from codegen_api.settings import Settings, read_settings, suspicious_variables
 
 KEY = "0123456789abcdef" * 2
@@ -374,9 +373,7 @@ def test_the_variable_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.M
 def test_keys_are_separated_by_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").write_text(f"{KEY} ,{KEY[::-1]},\n")
     monkeypatch.setenv("CODEGEN_SECRET_KEY_FILE", str(tmp_path / "keys"))
-    keys = read_settings().secret_key
-    assert keys is not None
-    assert secret_keys(keys) == [KEY, KEY[::-1]]
+    assert read_settings().secret_keys == [KEY, KEY[::-1]]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\xfa"])
