@@ -1,6 +1,5 @@
 """A thin authenticating gateway in front of a hosted agent API: runs over REST, their logs as live streams."""
 
-import functools
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,6 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "create_app"]
 
 __version__: str
-
-
-@functools.cache
-def _version() -> str:
-    try:
-        return importlib.metadata.version("codegen-gateway")
-    except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
-        return "0.0.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -32,5 +23,8 @@ def __getattr__(name: str) -> Any:
 
         return Settings
     if name == "__version__":
-        return _version()
+        try:
+            return importlib.metadata.version("codegen-gateway")
+        except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+            return "0.0.0"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,6 +23,9 @@ from codegen_api.telemetry import Trace, logger, trace, warn_once_a_minute
 SELDOM = 60.0
 """Seconds between two equal lines that would otherwise be logged for every request."""
 
+MOST_ALIKE = 10
+"""Lines of one kind that clients can cause in that time."""
+
 LONGEST_NAME = 100
 """Characters of a user's name in a line."""
 
@@ -110,27 +113,24 @@ def warn_on_terminal(text: str) -> None:
 
 
 class LogLimiter:
-    """A rate limit for log lines that clients can cause at will: ``most`` lines of each kind in ``seconds``, and then
-    the number left out. The number of kinds is bounded.
+    """A rate limit for log lines that clients can cause at will: so many of each kind in a while, and then the number
+    left out. The number of kinds is bounded.
     """
 
-    def __init__(self, most: int = 10, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
-        self._seconds = seconds
-        self._clock = clock
+    def __init__(self) -> None:
         self._begun: dict[str, float] = {}
         self._count: dict[str, int] = {}
 
     def log(self, kind: str, text: str) -> None:
         """Log a line of this kind if the limit allows."""
-        now = self._clock()
-        if now >= self._begun.get(kind, float("-inf")) + self._seconds:
-            left_out = self._count.get(kind, 0) - self._most
+        now = time.monotonic()
+        if now >= self._begun.get(kind, -SELDOM) + SELDOM:
+            left_out = self._count.get(kind, 0) - MOST_ALIKE
             self._begun[kind], self._count[kind] = now, 0
             if left_out > 0:
                 text = f"{text} ({left_out} more like this were not logged)"
         self._count[kind] += 1
-        if self._count[kind] <= self._most:
+        if self._count[kind] <= MOST_ALIKE:
             logger.info("%s", text)
 
 

@@ -84,11 +84,18 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(origins.normalized)], ..
 Modes = Annotated[
     tuple[Literal["token", "jwt", "key"], ...], NoDecode, BeforeValidator(split), AfterValidator(not_empty)
 ]
+Word = Annotated[str | None, AfterValidator(one_word)]
+Url = Annotated[str | None, AfterValidator(http_url)]
+ExtensibleUrl = Annotated[str | None, AfterValidator(extensible_url)]
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
 ]  # fmt: skip
+Algorithms = Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(split)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(trusted_host)], ...], NoDecode, BeforeValidator(split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(network)], ...], NoDecode, BeforeValidator(split)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)]
+LongKeys = Annotated[SecretStr | None, AfterValidator(long_keys)]
 Token = Annotated[SecretStr | None, AfterValidator(sendable)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Mebibytes = Annotated[int, Field(ge=1, le=1_048_576)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from codegen_api import origins
 from codegen_api.environment import (
@@ -28,22 +28,24 @@ from codegen_api.environment import (
     variables,
 )
 from codegen_api.setting_values import (
-    Algorithm,
+    Algorithms,
+    Count,
+    ExtensibleUrl,
     Hosts,
+    LongKeys,
+    Mebibytes,
     Modes,
     Names,
     Networks,
     Origins,
     Seconds,
     Token,
-    extensible_url,
+    Url,
+    Word,
     http_url,
     key_prefix,
-    long_keys,
     not_empty,
-    one_word,
     separate_keys,
-    split,
     url_path,
 )
 
@@ -85,19 +87,15 @@ class Settings(BaseSettings):
         None,
         description="Host token that callers with a JWT or an API key share. The server does not use it otherwise.",
     )
-    secret_key: Annotated[SecretStr | None, AfterValidator(long_keys)] = Field(
+    secret_key: LongKeys = Field(
         None,
         description="Seals stream tickets and signs the owners of runs. Of several keys, comma-separated, the first is"
         " used and all are accepted.",
     )
-    jwt_issuer: Annotated[str | None, AfterValidator(one_word)] = Field(
-        None, description="Required `iss` of JWTs, compared exactly."
-    )
-    jwt_audience: Annotated[str | None, AfterValidator(one_word)] = Field(
-        None, description="Required `aud` of JWTs, or one of its values."
-    )
+    jwt_issuer: Word = Field(None, description="Required `iss` of JWTs, compared exactly.")
+    jwt_audience: Word = Field(None, description="Required `aud` of JWTs, or one of its values.")
     jwt_audience_claim: str = Field("aud", description="Claim that holds the audience; `client_id` for Cognito.")
-    jwt_jwks_url: Annotated[str | None, AfterValidator(http_url)] = Field(
+    jwt_jwks_url: Url = Field(
         None,
         description="URL of the issuer's keys. By default it is read from the issuer's"
         " `/.well-known/openid-configuration`.",
@@ -105,7 +103,7 @@ class Settings(BaseSettings):
     jwt_key: SecretStr | None = Field(
         None, description="Used instead of that URL: the issuer's public key or certificate (PEM), or a shared secret."
     )
-    jwt_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(split)] = Field(
+    jwt_algorithms: Algorithms = Field(
         (),
         description="Accepted signature algorithms, comma-separated. Default: RS256, ES256 and EdDSA; HS256 for a"
         " shared secret.",
@@ -125,8 +123,7 @@ class Settings(BaseSettings):
         30.0, ge=0, le=600, description="Allowed difference between the issuer's clock and the gateway's."
     )
     api_keys: SecretStr | None = Field(
-        None,
-        description="API keys of the gateway, one line each as `keys new` prints it, or separated by `;`.",
+        None, description="API keys of the gateway, one line each as `keys new` prints it, or separated by `;`."
     )
     api_keys_file: Path | None = Field(
         None, description="File of such lines. It is read again when it changes, so removing a line revokes the key."
@@ -140,7 +137,7 @@ class Settings(BaseSettings):
         description="Number of worker processes. Without Redis each gets a share of the budget for requests to the"
         " host.",
     )
-    public_url: Annotated[str | None, AfterValidator(extensible_url)] = Field(
+    public_url: ExtensibleUrl = Field(
         None,
         description="URL under which clients reach the gateway, path included, where they are told one. By default it"
         " is that of their request.",
@@ -154,8 +151,7 @@ class Settings(BaseSettings):
         " `https://*.example.com` all subdomains.",
     )
     trusted_hosts: Hosts = Field(
-        ("*",),
-        description="Host names that requests may use, comma-separated. `*.example.com` allows all subdomains.",
+        ("*",), description="Host names that requests may use, comma-separated. `*.example.com` allows all subdomains."
     )
     trusted_proxies: Networks = Field(
         (),
@@ -171,10 +167,8 @@ class Settings(BaseSettings):
         "auto",
         description="Format of log lines: `json` (an object each), `text`, or `auto`: text on a terminal, else JSON.",
     )
-    upstream_requests_per_minute: int | None = Field(
+    upstream_requests_per_minute: Count | None = Field(
         None,
-        ge=1,
-        le=1_000_000,
         description="The host's rate limit for one token. Log reads use at most four fifths of it. By default what is"
         " known of the host: 60 for Codegen, no limit for the others.",
     )
@@ -200,21 +194,13 @@ class Settings(BaseSettings):
     stream_stall_seconds: Seconds = Field(
         30.0, description="A client that reads nothing for this long is disconnected."
     )
-    requests_per_minute: int | None = Field(
-        None,
-        ge=1,
-        le=1_000_000,
-        description="Requests per user and minute, counted by each process, or in Redis. Unlimited by default.",
+    requests_per_minute: Count | None = Field(
+        None, description="Requests per user and minute, counted by each process, or in Redis. Unlimited by default."
     )
-    streams_per_caller: int = Field(
-        100,
-        ge=1,
-        le=1_000_000,
-        description="Maximum number of live logs one user can have open, in a process or with Redis in all.",
+    streams_per_caller: Count = Field(
+        100, description="Maximum number of live logs one user can have open, in a process or with Redis in all."
     )
-    streams_per_process: int = Field(
-        10_000, ge=1, le=1_000_000, description="Maximum number of live logs one process serves at a time."
-    )
+    streams_per_process: Count = Field(10_000, description="Maximum number of live logs one process serves at a time.")
     follower_linger_seconds: Seconds = Field(
         5.0, description="How long a run's log stays in memory after its last viewer left."
     )
@@ -223,7 +209,7 @@ class Settings(BaseSettings):
     )
     drain_seconds: Seconds = Field(20.0, description="How long open streams may take to end after SIGTERM.")
     max_body_mib: int = Field(25, ge=1, le=1024, description="Maximum size of a request body, images included.")
-    memory_mib: int = Field(128, ge=1, le=1_048_576, description="Memory limit for all logs that a process holds.")
+    memory_mib: Mebibytes = Field(128, description="Memory limit for all logs that a process holds.")
     data_dir: Path = Field(
         Path("data"), description="Directory for the SQLite database of conversations, unless a database URL is set."
     )
@@ -249,10 +235,10 @@ class Settings(BaseSettings):
         le=36_500,
         description="Conversations are deleted after this many days without use. By default they are kept.",
     )
-    store_mib_per_user: int = Field(
-        256, ge=1, le=1_048_576, description="Storage limit for one user's agents, conversations and items."
+    store_mib_per_user: Mebibytes = Field(
+        256, description="Storage limit for one user's agents, conversations and items."
     )
-    embeddings_url: Annotated[str | None, AfterValidator(http_url)] = Field(
+    embeddings_url: Url = Field(
         None,
         description="Embeddings endpoint, such as `https://api.openai.com/v1`, for semantic search in the Agent"
         " Protocol's store.",
@@ -270,7 +256,7 @@ class Settings(BaseSettings):
     )
     metrics: bool = Field(True, description="Serve `/metrics`, without authentication.")
     console: bool = Field(True, description="Serve the console, a web page, at `/console/`.")
-    console_client_id: Annotated[str | None, AfterValidator(one_word)] = Field(
+    console_client_id: Word = Field(
         None, description="Client id of the console at the issuer of JWTs, so that users can sign in there."
     )
     console_scope: str = Field(

@@ -43,6 +43,9 @@ MINUTE = 60.0
 TICK = 0.001
 """Tolerance for rounding in sums of floats."""
 
+ADDRESSES = 10_000
+"""So many are remembered."""
+
 PATIENCE = 30.0
 """Seconds a token may wait for the results of those before it."""
 
@@ -157,10 +160,10 @@ class _Bucket:
 class BadTokenLimiter:
     """Lets ``at_most`` invalid tokens per minute through to the host, and a third of that from one address."""
 
-    def __init__(self, at_most: int, *, addresses: int = 10_000) -> None:
+    def __init__(self, at_most: int) -> None:
         self._at_most = max(1, at_most)
         self._all: _Bucket | None = None
-        self._each: LRUCache[str, _Bucket] = LRUCache(addresses)
+        self._each: LRUCache[str, _Bucket] = LRUCache(ADDRESSES)
         self._decided = asyncio.Event()
 
     @asynccontextmanager
