@@ -50,6 +50,15 @@ PATIENCE = 30.0
 """Seconds a token may wait for the results of those before it."""
 
 
+@dataclass(slots=True)
+class _KnownToken:
+    """Whose it is, when the host said so, and until when it need not be asked again."""
+
+    principal: Principal
+    confirmed: float
+    good_until: float
+
+
 class UpstreamTokens:
     """Accepts tokens of the host. ``identify`` asks it; ``upstream`` is its name. ``digest_key`` is for digests of
     credentials. ``bad_per_minute`` limits how many tokens that were never valid are shown to the host.
@@ -68,9 +77,8 @@ class UpstreamTokens:
         self._identify = identify
         self._upstream = upstream
         self._key = digest_key or secrets.token_bytes(32)
-        self._good: TTLCache[str, Principal] = TTLCache(at_most, good_seconds, timer=loop_time)
-        self._was_good: LRUCache[str, tuple[Principal, float]] = LRUCache(at_most)
-        self._excused: TTLCache[str, Principal] = TTLCache(at_most, EXCUSED_SECONDS, timer=loop_time)
+        self._good_seconds = good_seconds
+        self._known: LRUCache[str, _KnownToken] = LRUCache(at_most)
         self._refused: TTLCache[str, tuple[type[InvalidToken | Forbidden], str]] = TTLCache(
             at_most, REFUSED_SECONDS, timer=loop_time
         )
@@ -87,48 +95,45 @@ class UpstreamTokens:
             UpstreamRateLimited: the host is limiting us, and has not confirmed it lately.
         """
         credential = Credential.of(token, self._key)
-        principal = self._good.get(credential.digest)
-        if principal is None:
-            principal = await self._find_or_ask(credential, address)
+        known = self._known.get(credential.digest)
+        if known is not None and loop_time() < known.good_until:
+            return Caller(known.principal, credential, token)
+        refusal = self._refused.get(credential.digest)
+        if refusal is not None:
+            kind, message = refusal
+            raise kind(message, reason=REFUSED)
+        principal = await self._flights.share(credential.digest, lambda: self._ask(credential, address))
         return Caller(principal, credential, token)
 
     async def aclose(self) -> None:
         await self._flights.aclose()
 
-    async def _find_or_ask(self, credential: Credential, address: str) -> Principal:
-        refusal = self._refused.get(credential.digest)
-        if refusal is not None:
-            kind, message = refusal
-            raise kind(message, reason=REFUSED)
-        excused = self._excused.get(credential.digest)
-        return excused or await self._flights.share(credential.digest, lambda: self._ask(credential, address))
-
     async def _ask(self, credential: Credential, address: str) -> Principal:
         digest = credential.digest
-        principal, confirmed = self._was_good.get(digest, (None, 0.0))
+        known = self._known.get(digest)
         try:
-            if principal is not None:  # invalid tokens of others must not lock this one out
+            if known is not None:  # invalid tokens of others must not lock this one out
                 user = await self._identify(credential)
             else:
                 async with self._limiter.asking(address):
                     user = await self._identify(credential)
         except (InvalidToken, Forbidden) as refusal:
-            self._was_good.pop(digest, None)
+            self._known.pop(digest, None)
             # not the exception itself, whose traceback holds the token
             self._refused[digest] = (type(refusal), refusal.message)
             refusal.reason = refusal.reason or REFUSED
             raise
         except (UpstreamFailure, UpstreamRateLimited) as error:
-            if principal is not None and loop_time() < confirmed + OUTAGE_SECONDS:
-                self._excused[digest] = principal
-                return principal
+            if known is not None and loop_time() < known.confirmed + OUTAGE_SECONDS:
+                known.good_until = loop_time() + EXCUSED_SECONDS
+                return known.principal
             if isinstance(error, UpstreamRateLimited):
                 raise
             reason = f"host: it cannot be asked whose a token is ({error.reason or error.code})"
             raise AuthUnavailable(retry_after=error.retry_after or 5, reason=reason) from error
         principal = Principal(self._upstream, user.id)
-        self._good[digest] = principal
-        self._was_good[digest] = (principal, loop_time())
+        now = loop_time()
+        self._known[digest] = _KnownToken(principal, confirmed=now, good_until=now + self._good_seconds)
         return principal
 
 

@@ -62,11 +62,11 @@ class GatewayClient:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, **query: object) -> Object:
-        """What is at ``path``."""
+    def ask(self, method: str, path: str, **query: object) -> Object:
+        """Ask for what needs no body, and can be asked for again."""
         given = {name: str(value) for name, value in query.items() if value is not None}
         try:
-            return self._object(self._http.get(path, params=given))
+            return self._object(self._http.request(method, path, params=given))
         except httpx.TransportError as error:
             raise self.unreachable(error) from error
 
@@ -87,13 +87,6 @@ class GatewayClient:
                     break
                 time.sleep(min(_retry_after(answer) or 2.0, LONGEST_WAIT))
         return self._object(answer)
-
-    def post(self, path: str) -> Object:
-        """Ask for what needs no body, and can be asked for again."""
-        try:
-            return self._object(self._http.post(path))
-        except httpx.TransportError as error:
-            raise self.unreachable(error) from error
 
     def stream(self, path: str, position: str) -> AbstractContextManager[httpx.Response]:
         """A live log behind ``position``, as JSON lines."""

@@ -159,7 +159,7 @@ def _create(client: GatewayClient, given: argparse.Namespace, output: Screen | J
 def _resume(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines) -> int:
     path, after = run_path(given.run), ""
     if given.tail:
-        last = client.get(f"{path}/logs", limit=1, reverse="true").get("logs") or [{}]
+        last = client.ask("GET", f"{path}/logs", limit=1, reverse="true").get("logs") or [{}]
         after = str(last[0].get("position") or "")
     made = client.order(f"{path}/resume", {"prompt": _prompt(given)})
     return _ordered(client, given, output, made, after)
@@ -186,7 +186,7 @@ def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen | Jso
     wanted = max(given.limit, 0)
     left, skip = wanted, None
     while left:
-        page = client.get("agent-runs", limit=min(left, 100), status=given.status, skip=skip)
+        page = client.ask("GET", "agent-runs", limit=min(left, 100), status=given.status, skip=skip)
         items = page.get("items") or []
         for warning in page.get("warnings") or []:
             output.say(str(warning.get("msg")))
@@ -201,7 +201,7 @@ def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen | Jso
 
 
 def _cancel(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines) -> int:
-    run = client.post(f"{run_path(given.run)}/cancel")
+    run = client.ask("POST", f"{run_path(given.run)}/cancel")
     if given.json:
         output.run(run)
     else:
