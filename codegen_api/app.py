@@ -24,7 +24,7 @@ from codegen_api.edge import METHODS, Edge
 from codegen_api.embeddings import Embedder
 from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.errors import GatewayError, NotAuthenticated, StoreUnavailable
-from codegen_api.log_lines import is_for_people, log_loop_fault, set_up_logging, warn_on_terminal
+from codegen_api.log_lines import form_of, log_loop_fault, set_up_logging, warn_on_terminal
 from codegen_api.proxies import displayed_proxy
 from codegen_api.request_bodies import CallerFirst
 from codegen_api.settings import Settings, read_settings, suspicious_variables
@@ -234,7 +234,7 @@ def _routes(dialects: Collection[Dialect]) -> Iterator[BaseRoute]:
 def _report(settings: Settings, worker_count: int, upstream: Upstream) -> None:
     changed = " ".join(f"{name}={value}" for name, value in settings.changed().items())
     # who has just set them, and looks at a terminal, has no use for them
-    level = logging.DEBUG if is_for_people(settings.log_format) else logging.INFO
+    level = logging.DEBUG if form_of(settings.log_format) == "people" else logging.INFO
     logger.log(level, "settings that differ from the defaults: %s", changed or "none")
     for what, url in (("the host is asked", settings.base_url), ("the issuer is asked", settings.jwt_jwks_url)):
         proxy = None if url is None else displayed_proxy(url)

@@ -68,9 +68,7 @@ def ownership(settings: Settings, upstream: Upstream) -> Ownership:
     return Ownership(settings.secret_keys if shared else ())
 
 
-def callers(
-    settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float, observer: Observer | None = None
-) -> Callers:
+def callers(settings: Settings, gateway: Gateway, closing: AsyncExitStack, limit: float, observer: Observer) -> Callers:
     """Build the authorities that ``auth`` names. Cleanup is pushed onto ``closing``. ``limit`` is requests to the host
     per minute.
 

@@ -29,13 +29,10 @@ class ThreadedHandler(logging.Handler):
         super().__init__()
         self._descriptor = descriptor
         self._lost = lost
-        self._lock = threading.Lock()
-        self._written = threading.Condition(self._lock)
+        self._changed = threading.Condition(threading.Lock())
         self._lines: list[bytes] = []
         self._waiting = 0
         self._unreported = 0
-        self._idle = False
-        self._woken = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -45,21 +42,20 @@ class ThreadedHandler(logging.Handler):
         except Exception:  # logging must never break the work that it is about
             self._drop()
             return
-        with self._lock:
+        with self._changed:
             fits = self._waiting + len(line) <= MOST_BYTES
             if fits:
                 self._waiting += len(line)
                 self._lines.append(line)
-            idle, self._idle = self._idle, False
-        if idle:
-            self._woken.release()
+                if len(self._lines) == 1:
+                    self._changed.notify_all()
         if not fits:
             self._drop()
 
     def flush(self) -> None:
         """Wait briefly for queued lines."""
-        with self._written:
-            self._written.wait_for(lambda: not self._waiting, LAST_SECONDS)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, LAST_SECONDS)
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -68,18 +64,15 @@ class ThreadedHandler(logging.Handler):
             self._thread = thread
 
     def _drop(self) -> None:
-        with self._lock:
+        with self._changed:
             self._unreported += 1
         self._lost()
 
     def _write_all(self) -> None:
         while True:
-            with self._lock:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
                 lines, self._lines = self._lines, []
-                self._idle = not lines
-            if not lines:
-                self._woken.acquire()
-                continue
             for some in _together(lines):
                 self._write_counted(some)
             sleep(REST)
@@ -93,18 +86,18 @@ class ThreadedHandler(logging.Handler):
             if unwritten > 0:
                 unwritten -= len(line)
                 self._drop()
-        with self._lock:
+        with self._changed:
             self._waiting -= len(content)
-            self._written.notify_all()
+            self._changed.notify_all()
 
     def _report_lost(self) -> None:
-        with self._lock:
+        with self._changed:
             unreported, self._unreported = self._unreported, 0
         if unreported:
             text = f"{unreported} lines of this log were lost: nobody took them"
             record = logging.LogRecord("codegen_api", logging.WARNING, __file__, 0, text, None, None)
             if self._write(f"{self.format(record)}\n".encode()):
-                with self._lock:
+                with self._changed:
                     self._unreported += unreported
 
     def _write(self, content: bytes) -> int:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import orjson
 
@@ -43,13 +43,12 @@ def set_up_logging(level: str, log_format: str, lost: Callable[[], None]) -> Non
     for name in ("uvicorn.access", "uvicorn.error"):  # the latter logs WebSockets, with their URLs
         logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
-        own: logging.Formatter | None = JsonFormatter() if is_json(log_format) else None
+        form = form_of(log_format)
+        own = {"json": JsonFormatter(), "people": PeopleFormatter(shows_colours(sys.stderr))}.get(form)
         handler = _handler_for(sys.stderr, lost)
-        if is_for_people(log_format):
-            own = PeopleFormatter(shows_colours(sys.stderr))
-            if level != "DEBUG":
-                handler.addFilter(_tells_people_something)
         handler.setFormatter(own or TextFormatter("%(asctime)s %(levelname)s %(message)s"))
+        if form == "people" and level != "DEBUG":
+            handler.addFilter(_tells_people_something)
         logger.addHandler(handler)
         logger.propagate = False
         for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
@@ -61,14 +60,11 @@ def set_up_logging(level: str, log_format: str, lost: Callable[[], None]) -> Non
             logging.getLogger(name).addHandler(logging.NullHandler())
 
 
-def is_json(log_format: str) -> bool:
-    """Whether lines are JSON in this format."""
-    return log_format == "json" or (log_format == "auto" and not (sys.stderr is not None and sys.stderr.isatty()))
-
-
-def is_for_people(log_format: str) -> bool:
-    """Whether lines are text, in this format, and somebody sees them on a terminal."""
-    return not is_json(log_format) and sys.stderr is not None and sys.stderr.isatty()
+def form_of(log_format: str) -> Literal["json", "text", "people"]:
+    """What lines of this format are: text on a terminal is for people."""
+    if log_format != "json" and sys.stderr is not None and sys.stderr.isatty():
+        return "people"
+    return "text" if log_format == "text" else "json"
 
 
 def log_request(

@@ -32,7 +32,7 @@ from codegen_api.build_parts import lets_anybody_in
 from codegen_api.colours import BOLD, DIM, painted, shows_colours
 from codegen_api.environment import PREFIX, SettingsError
 from codegen_api.http1 import StrictHttpProtocol
-from codegen_api.log_lines import is_for_people, is_json
+from codegen_api.log_lines import form_of
 from codegen_api.origins import is_loopback
 from codegen_api.settings import Settings, read_settings
 
@@ -186,8 +186,7 @@ def _only_once(record: logging.LogRecord) -> bool:
 def _options(settings: Settings) -> dict[str, Any]:
     """Options for uvicorn, from the settings."""
     # uvicorn's own lines are text; without its handlers they go where the gateway's do
-    ours = is_json(settings.log_format) or is_for_people(settings.log_format)
-    own_lines = {"log_config": None} if ours else {}
+    own_lines = {} if form_of(settings.log_format) == "text" else {"log_config": None}
     return {
         **own_lines,
         "host": settings.host,

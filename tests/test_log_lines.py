@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from codegen_api.log_lines import JsonFormatter, PeopleFormatter, TextFormatter, is_json, log_request, set_up_logging
+from codegen_api.log_lines import JsonFormatter, PeopleFormatter, TextFormatter, form_of, log_request, set_up_logging
 from codegen_api.telemetry import Trace, logger, trace
 from tests.dialects.rich import RichHost
 from tests.dialects.site import Connection, serving
@@ -155,7 +155,7 @@ def test_lines_are_text_on_a_terminal_and_json_elsewhere_unless_one_is_asked_for
     log_format: str, stream: Any, json_wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
-    assert is_json(log_format) is json_wanted
+    assert (form_of(log_format) == "json") is json_wanted
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])

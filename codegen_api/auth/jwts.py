@@ -9,14 +9,14 @@ import binascii
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from codegen_api.errors import InvalidTicket, InvalidToken
 from codegen_api.identity import READ, SCOPES, WRITE, Caller, Credential, Principal
 from codegen_api.log_lines import LogLimiter
-from codegen_api.telemetry import Observation, quoted
+from codegen_api.telemetry import quoted
 
 if TYPE_CHECKING:  # loaded only where there are some: they bring much
     from codegen_api.auth.issuer_keys import FixedKey, KeySet
@@ -51,40 +51,19 @@ def looks_like_jwt(token: str) -> bool:
     return len(parts) in (3, 5) and "alg" in _json_object(_decoded(parts[0]))
 
 
+@dataclass(eq=False, repr=False)
 class Jwts:
     """Accepts JWTs from one ``issuer`` for one ``audience``; ``credential`` is what the host is shown for all of them.
     ``leeway`` is the tolerated clock difference in seconds.
     """
 
-    def __init__(
-        self,
-        source: "FixedKey | KeySet",
-        *,
-        issuer: str,
-        audience: str,
-        leeway: float,
-        credential: Credential,
-        claims: Claims | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.issuer = issuer
-        self._source = source
-        self._audience = audience
-        self._leeway = leeway
-        self._credential = credential
-        self._claims = claims or Claims()
-        self._clock = clock
-        self._limited_log = LogLimiter()
-
-    @property
-    def scope_prefix(self) -> str:
-        """What our scopes begin with, as the issuer names them."""
-        return self._claims.prefix
-
-    @property
-    def observation(self) -> Observation | None:
-        """The issuer's state when it was last asked for its keys."""
-        return self._source.observation
+    source: "FixedKey | KeySet"
+    issuer: str
+    audience: str
+    leeway: float
+    credential: Credential
+    claims: Claims = field(default_factory=Claims)
+    _limited_log: LogLimiter = field(default_factory=LogLimiter, init=False)
 
     async def authenticate(self, token: str) -> Caller:
         """The caller with this token.
@@ -94,14 +73,14 @@ class Jwts:
             AuthUnavailable: the issuer's keys cannot be fetched.
         """
         algorithm, kid = self._requested(token)
-        payload = await self._source.payload(token, algorithm, kid)
+        payload = await self.source.payload(token, algorithm, kid)
         if payload is not None:
-            return self._caller(_json_object(payload))
+            return self._checked(_json_object(payload))
         # unverified, so its issuer is no more than a hint
         found = _json_object(_decoded(token.split(".")[1])).get("iss")
         hint = "" if found == self.issuer else f"; it says that its issuer is {quoted(found)}"
         named = "which names no key" if kid is None else f"signed with the key {quoted(kid)}"
-        raise InvalidToken(reason=f"key: a token {named} fits none of {self._source.known()}{hint}")
+        raise InvalidToken(reason=f"key: a token {named} fits none of {self.source.known()}{hint}")
 
     def from_ticket(self, principal: Principal, scopes: frozenset[str], expires: float | None) -> Caller:
         """The caller whose token said this when they were given their ticket.
@@ -111,17 +90,13 @@ class Jwts:
         """
         if principal.authority != self._authority:
             raise InvalidTicket
-        return Caller(principal, self._credential, None, scopes=scopes, shared=True, expires=expires)
-
-    def open(self) -> None:
-        """Begin to fetch the issuer's keys."""
-        self._source.open()
+        return self._caller(principal, scopes, expires)
 
     def absent(self, principal: Principal) -> Caller | None:
         """A user of this issuer, with rights to their own runs only. That they still exist cannot be checked."""
         if principal.authority != self._authority:
             return None
-        return Caller(principal, self._credential, None, scopes=frozenset({READ, WRITE}), shared=True)
+        return self._caller(principal, frozenset({READ, WRITE}))
 
     @property
     def _authority(self) -> str:
@@ -136,12 +111,15 @@ class Jwts:
         # we support no critical extensions, so must refuse them (RFC 7515, section 4.1.11)
         if not isinstance(algorithm, str) or not isinstance(kid, str | None) or {"crit", "b64"} & header.keys():
             raise InvalidToken(reason="form: its header names no algorithm, or an odd key, or claims to be critical")
-        if algorithm not in self._source.algorithms:
-            taken = ", ".join(self._source.algorithms)
+        if algorithm not in self.source.algorithms:
+            taken = ", ".join(self.source.algorithms)
             raise InvalidToken(reason=f"alg: it is signed with {quoted(algorithm)}, and taken are {taken}")
         return algorithm, kid
 
-    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+    def _caller(self, principal: Principal, scopes: frozenset[str], expires: float | None = None) -> Caller:
+        return Caller(principal, self.credential, None, scopes=scopes, shared=True, expires=expires)
+
+    def _checked(self, claims: Mapping[str, Any]) -> Caller:
         faults = list(self._faults(claims))
         if faults:
             expired = len(faults) == 1 and faults[0].startswith("exp: it expired")
@@ -149,42 +127,34 @@ class Jwts:
             raise InvalidToken(message, reason="; ".join(faults))
         scopes = self._scopes(claims)
         if not scopes:
-            said = ", ".join(f"{name}={quoted(_claim(claims, name))}" for name in self._claims.scopes)
+            said = ", ".join(f"{name}={quoted(_claim(claims, name))}" for name in self.claims.scopes)
             self._limited_log.log("scope", f"a good token opens nothing, as it names none of our scopes: {said}")
-        user, expires = claims["sub"], claims["exp"]
-        return Caller(
-            Principal(self._authority, user),
-            self._credential,
-            None,
-            scopes=scopes,
-            shared=True,
-            expires=expires + self._leeway,
-        )
+        return self._caller(Principal(self._authority, claims["sub"]), scopes, claims["exp"] + self.leeway)
 
     def _faults(self, claims: Mapping[str, Any]) -> Iterator[str]:
         """What is wrong with a token that is properly signed. ``iat`` and the like are not relied on."""
-        now, where = self._clock(), self._claims.audience
+        now, where = time.time(), self.claims.audience
         issuer, audience, user, expires = claims.get("iss"), _claim(claims, where), claims.get("sub"), claims.get("exp")
         if issuer != self.issuer or not isinstance(issuer, str):
             yield f"iss: expected {quoted(self.issuer)}, found {quoted(issuer)}"
         audiences = [audience] if isinstance(audience, str) else audience
         whole = isinstance(audiences, list) and all(isinstance(each, str) for each in audiences)
-        if not whole or self._audience not in audiences:
-            yield f"{where}: expected {quoted(self._audience)}, found {quoted(audience)}"
+        if not whole or self.audience not in audiences:
+            yield f"{where}: expected {quoted(self.audience)}, found {quoted(audience)}"
         if expires is None or not _is_time(expires):
             yield f"exp: expected a time, found {quoted(expires)}"
-        elif now > expires + self._leeway:
+        elif now > expires + self.leeway:
             yield f"exp: it expired {now - expires:.0f} seconds ago"
         if "nbf" in claims and not _is_time(claims["nbf"]):
             yield f"nbf: expected a time, found {quoted(claims['nbf'])}"
-        elif "nbf" in claims and claims["nbf"] > now + self._leeway:
+        elif "nbf" in claims and claims["nbf"] > now + self.leeway:
             yield f"nbf: it is good in {claims['nbf'] - now:.0f} seconds"
         if not isinstance(user, str) or not 0 < len(user) <= LONGEST_SUBJECT or not user.isprintable():
             yield f"sub: expected a text of 1 to {LONGEST_SUBJECT} printable characters"
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
         """Our scopes that a token grants."""
-        known, found = self._claims, set(self._claims.granted.get(EVERYBODY, ()))
+        known, found = self.claims, set(self.claims.granted.get(EVERYBODY, ()))
         for name in known.scopes:
             for word in _words(_claim(claims, name)):
                 found |= known.granted.get(word, frozenset()) if word != EVERYBODY else frozenset()

@@ -123,6 +123,7 @@ class GatewayClient:
         return Refused(f"Nobody answers at {self._url}: {said}.")
 
 
+@dataclass
 class LiveLog:
     """A run's log from ``position`` on, which moves along with what has been dealt with.
 
@@ -130,12 +131,11 @@ class LiveLog:
     was reached once is waited for.
     """
 
-    def __init__(self, client: GatewayClient, path: str, position: str, say: Callable[[str], None]) -> None:
-        self.position = position
-        self._client = client
-        self._path = path
-        self._say = say
-        self._trouble: str | None = None
+    client: GatewayClient
+    path: str
+    position: str
+    say: Callable[[str], None]
+    _trouble: str | None = None
 
     def events(self, reached: bool = False) -> Iterator[LogEvent]:
         """What happens, until the log ends, or nothing more can come. Each is dealt with when the next is asked for."""
@@ -143,15 +143,15 @@ class LiveLog:
         while True:
             wait = 0.0
             try:
-                with self._client.stream(self._path, self.position) as answer:
+                with self.client.stream(self.path, self.position) as answer:
                     reached = True
                     if answer.status_code in LATER:
                         self._troubled(f"The gateway answers {answer.status_code}, trying again.")
                         wait = _retry_after(answer)
                     else:
-                        self._client.expect_success(answer)
+                        self.client.expect_success(answer)
                         if not answer.headers.get("Content-Type", "").startswith(JSON_LINES):
-                            raise Refused(self._client.no_gateway(answer))
+                            raise Refused(self.client.no_gateway(answer))
                         for event in _events(answer):
                             failures = 0
                             yield event
@@ -161,7 +161,7 @@ class LiveLog:
                             wait = self._notice(event)
             except httpx.TransportError as error:
                 if not reached:
-                    raise self._client.unreachable(error) from error
+                    raise self.client.unreachable(error) from error
             if not wait:
                 self._troubled("The connection is lost, trying again.")
                 wait = min(2 * 1.5**failures, LONGEST_WAIT) * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
@@ -173,7 +173,7 @@ class LiveLog:
         said = event.data or {}
         if event.name != "notice" or said.get("code") == "recovered":
             if self._trouble is not None:
-                self._say("Live again.")
+                self.say("Live again.")
             self._trouble = None
             return 0.0
         retry_in = said.get("retry_in")
@@ -184,12 +184,12 @@ class LiveLog:
             case "upstream_unavailable":
                 self._troubled("The host does not answer, trying again.")
             case "waiting":
-                self._say(f"The run waits: {said.get('reason')}.")
+                self.say(f"The run waits: {said.get('reason')}.")
         return seconds
 
     def _troubled(self, trouble: str, text: str = "") -> None:
         if trouble != self._trouble:
-            self._say(text or trouble)
+            self.say(text or trouble)
         self._trouble = trouble
 
 

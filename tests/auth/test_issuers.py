@@ -24,6 +24,7 @@ from codegen_api.auth.keys import Keys, new_key
 from codegen_api.auth.tokens import UpstreamTokens
 from codegen_api.errors import AuthUnavailable, GatewayError, InvalidToken, TokenTooLong, UpstreamUnreachable
 from codegen_api.identity import SCOPES
+from codegen_api.telemetry import Observer
 from tests.auth.issuer import AUDIENCE, ISSUER, Issuer
 from tests.auth.test_jwts import CREDENTIAL, OURS, Publisher, caller_of, part, published, refused, span, verifier
 from tests.auth.test_tokens import Host
@@ -137,7 +138,7 @@ async def test_with_the_lines_of_the_documents_the_tokens_of_an_issuer_are_under
     token = issuer.token("somebody", **{**audience, **claims})
 
     async with AsyncExitStack() as closing:
-        callers = build_auth.callers(given, None, closing, 60)  # type: ignore[arg-type]
+        callers = build_auth.callers(given, None, closing, 60, Observer())  # type: ignore[arg-type]
         caller = await callers.authenticate(token)
         assert caller.principal.user == claims["sub"]
         assert caller.scopes == scopes

@@ -59,7 +59,7 @@ def _say_where(request: Request, error: Exception) -> None:
     if jwts is not None and isinstance(error, NotAuthenticated | InsufficientScope):
         error.resource_metadata = f"{web.base_url(request)}{METADATA}{PATH}"
         if isinstance(error, InsufficientScope) and error.scope is not None:
-            error.scope = jwts.scope_prefix + error.scope
+            error.scope = jwts.claims.prefix + error.scope
 
 
 def _issuer(request: Request) -> "Jwts | None":
@@ -167,7 +167,7 @@ async def get_metadata(request: Request) -> Response:
         "resource": f"{web.base_url(request)}{PATH}",
         "resource_name": request.app.title,
         "authorization_servers": [jwts.issuer],
-        "scopes_supported": [jwts.scope_prefix + scope for scope in (READ, WRITE)],
+        "scopes_supported": [jwts.claims.prefix + scope for scope in (READ, WRITE)],
         "bearer_methods_supported": ["header"],
     }
     return web.json_response(to_json(about))

@@ -44,7 +44,7 @@ async def health(request: Request, gateway: Door) -> Response:
     seen, store, now = gateway.observation, _store_seen(request), time.time()
     redis = parts_of(request).redis
     jwts = parts_of(request).callers.jwts
-    issuer = None if jwts is None else jwts.observation
+    issuer = None if jwts is None else jwts.source.observation
     healthy = all(each is None or each.reachable for each in (seen, issuer, store))
     body: dict[str, Json] = {
         "status": "healthy" if healthy and (redis is None or redis.usable) else "degraded",
