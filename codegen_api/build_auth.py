@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import ip_address
 
 import httpx
 
@@ -22,6 +21,7 @@ from codegen_api.environment import PREFIX, SettingsError, about, read_text
 from codegen_api.errors import UpstreamError
 from codegen_api.gateway import Gateway
 from codegen_api.identity import SCOPES, Credential
+from codegen_api.origins import is_loopback
 from codegen_api.outbound import Outbound
 from codegen_api.ownership import Ownership
 from codegen_api.runs import Json
@@ -52,7 +52,7 @@ def require(settings: Settings) -> None:
 def warnings_for(settings: Settings) -> Iterator[str]:
     """Warnings about settings that are valid and probably a mistake."""
     asked = (settings.jwt_jwks_url or settings.jwt_issuer or "") if settings.jwt_key is None else ""
-    if "jwt" in settings.auth and asked.lower().startswith("http://") and not _is_local(asked):
+    if "jwt" in settings.auth and asked.lower().startswith("http://") and not is_loopback(httpx.URL(asked).host):
         yield "the issuer's keys are asked for over http://: whoever is on the way there can sign for anybody"
 
 
@@ -257,14 +257,6 @@ def _client_for(settings: Settings, url: httpx.URL) -> Outbound:
         read_timeout=settings.upstream_read_timeout_seconds,
         via=None,
     )
-
-
-def _is_local(url: str) -> bool:
-    host = httpx.URL(url).host
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # -- keys of our own --------------------------------------------------------------------------------------------------

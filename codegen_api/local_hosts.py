@@ -30,8 +30,6 @@ SANDBOX_TOKEN = "sandbox-alice"  # noqa: S105 - no secret: it is in the README
 OF_SANDBOX = """\
   host     the sandbox, at {host}: nothing leaves this machine
   tokens   sandbox-alice, sandbox-bob"""
-OF_PROGRAM = """\
-  host     {name}, working in {directory}"""
 ANOTHER_KEY = """
 A key for another user: codegen-api keys new NAME --scopes runs:read runs:write
 Add what it prints behind `store:` to {keys}; take the line out to revoke the key."""
@@ -147,7 +145,8 @@ def program(name: str, folder: str, url: str) -> Iterator[Sequence[str]]:
     options = ["--name", name, "--log", str(log.absolute()), "--ready", wanted.ready]
     if wanted.listed:
         options += ["--listed", wanted.listed.format(directory=urllib.parse.quote(str(directory), safe=""))]
-    port = _free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     options += ["--url", f"http://127.0.0.1:{port}"]
     # isolated, so that the program gets this environment and needs nothing more
     keeping = [sys.executable, "-I", keep_running.__file__, *options, "--"]
@@ -173,7 +172,7 @@ def _adapter_options(name: str, directory: Path) -> Mapping[str, str]:
 def _told(name: str, directory: Path, url: str, key: str | None) -> Sequence[str]:
     """What a newcomer needs to know, as far as the deployment has not chosen another way to sign in."""
     settings = read_settings()
-    host = OF_PROGRAM.format(name=name, directory=directory)
+    host = f"  host     {name}, working in {directory}"
     if settings.api_keys_file is None:
         return (host,)
     another = ANOTHER_KEY.format(keys=settings.api_keys_file.absolute())
@@ -273,12 +272,6 @@ def _temporary_data() -> Iterator[None]:
     with directory as path:
         _set("DATA_DIR", path)
         yield
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _set(setting: str, value: str) -> None:

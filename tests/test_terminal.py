@@ -121,7 +121,7 @@ def test_an_entry_that_is_nested_too_deeply_to_be_read_is_shown_and_counted(
     show.Screen(out=out).event(event)
     assert out.getvalue().startswith("  7~x Other")
     assert "\u202e" not in out.getvalue()
-    show.JsonLines(show.Screen()).event(event)
+    show.JsonLines().event(event)
     printed = capsys.readouterr().out
     assert printed.isascii()
     assert printed.strip() == deep.replace("\u202e", r"\u202e").replace("\x7f", r"\u007f")

@@ -9,10 +9,11 @@ token from a suspicious address gets in some seconds later. Tokens that were val
 """
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from cachetools import LRUCache, TTLCache
@@ -144,7 +145,7 @@ class _Bucket:
     most: int
     asking: int = 0
     _refused: float = 0.0
-    _then: float = field(default_factory=loop_time)
+    _then: float = -math.inf
 
     def wait(self) -> float:
         """Seconds until another token may be checked; 0 if now, or as soon as those in progress are decided."""
@@ -166,8 +167,7 @@ class BadTokenLimiter:
     """Lets ``at_most`` invalid tokens per minute through to the host, and a third of that from one address."""
 
     def __init__(self, at_most: int) -> None:
-        self._at_most = max(1, at_most)
-        self._all: _Bucket | None = None
+        self._all = _Bucket(max(1, at_most))
         self._each: LRUCache[str, _Bucket] = LRUCache(ADDRESSES)
         self._decided = asyncio.Event()
 
@@ -179,7 +179,8 @@ class BadTokenLimiter:
             RateLimited: too many invalid tokens came lately.
             AuthUnavailable: the host does not answer for those before.
         """
-        counts = self._counts(_network_of(address))
+        from_there = self._each.setdefault(_network_of(address), _Bucket(max(1, self._all.most // 3)))
+        counts = self._all, from_there
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._room(counts)
@@ -210,12 +211,6 @@ class BadTokenLimiter:
             if all(count.has_room for count in counts):
                 return
             await self._decided.wait()
-
-    def _counts(self, network: str) -> tuple[_Bucket, _Bucket]:
-        self._all = self._all or _Bucket(self._at_most)
-        if network not in self._each:
-            self._each[network] = _Bucket(max(1, self._at_most // 3))
-        return self._all, self._each[network]
 
 
 def _network_of(address: str) -> str:

@@ -27,8 +27,7 @@ def run(argv: Sequence[str]) -> int:
     parser = _parser()
     given = parser.parse_args(argv)
     try:
-        screen = Screen(full=getattr(given, "full", False))
-        output = JsonLines(screen) if given.json else screen
+        output = (JsonLines if given.json else Screen)(full=getattr(given, "full", False))
         with closing(_client(given)) as client:
             status: int = given.do(client, given, output)
     except Refused as refused:
@@ -120,7 +119,7 @@ def _json_object(text: str) -> Mapping[str, object]:
     return found
 
 
-def _tail(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines, reached: bool = False) -> int:
+def _tail(client: GatewayClient, given: argparse.Namespace, output: Screen, reached: bool = False) -> int:
     log = LiveLog(client, f"{run_path(given.run)}/logs/stream", given.after, output.say)
     try:
         for event in log.events(reached):
@@ -146,7 +145,7 @@ def _again(run: str, position: str) -> str:
     return f"codegen-api tail {shlex.quote(run)}" + (f" --after {shlex.quote(position)}" if position else "")
 
 
-def _create(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines) -> int:
+def _create(client: GatewayClient, given: argparse.Namespace, output: Screen) -> int:
     prompt = _prompt(given)
     # hosts do not say in a list what was asked for
     metadata = {"source": "terminal", "prompt": prompt.strip().split("\n")[0][:200], **given.metadata}
@@ -156,7 +155,7 @@ def _create(client: GatewayClient, given: argparse.Namespace, output: Screen | J
     return _ordered(client, given, output, made, "")
 
 
-def _resume(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines) -> int:
+def _resume(client: GatewayClient, given: argparse.Namespace, output: Screen) -> int:
     path, after = run_path(given.run), ""
     if given.tail:
         last = client.ask("GET", f"{path}/logs", limit=1, reverse="true").get("logs") or [{}]
@@ -165,9 +164,7 @@ def _resume(client: GatewayClient, given: argparse.Namespace, output: Screen | J
     return _ordered(client, given, output, made, after)
 
 
-def _ordered(
-    client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines, made: Object, after: str
-) -> int:
+def _ordered(client: GatewayClient, given: argparse.Namespace, output: Screen, made: Object, after: str) -> int:
     if not given.tail:
         output.id(made)
         if not given.json and sys.stdout.isatty():
@@ -182,7 +179,7 @@ def _prompt(given: argparse.Namespace) -> str:
     return text
 
 
-def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines) -> int:
+def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen) -> int:
     wanted = max(given.limit, 0)
     left, skip = wanted, None
     while left:
@@ -200,7 +197,7 @@ def _runs(client: GatewayClient, given: argparse.Namespace, output: Screen | Jso
     return 0
 
 
-def _cancel(client: GatewayClient, given: argparse.Namespace, output: Screen | JsonLines) -> int:
+def _cancel(client: GatewayClient, given: argparse.Namespace, output: Screen) -> int:
     run = client.ask("POST", f"{run_path(given.run)}/cancel")
     if given.json:
         output.run(run)

@@ -172,14 +172,8 @@ class Screen:
         print(line, file=self._out, flush=True)
 
 
-class JsonLines:
+class JsonLines(Screen):
     """Standard output for programs: one JSON object a line, in ASCII, so that no terminal obeys what is in it."""
-
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
-
-    def say(self, text: str) -> None:
-        self._screen.say(text)
 
     def event(self, event: LogEvent) -> None:
         """The event, as the gateway gives it."""
