@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import BinaryIO
 
 LOOK_SECONDS = 0.2
@@ -41,10 +42,10 @@ def main() -> int:
     # a terminal sends these to everybody, and the gateway may need its host while it drains; a handler, because what is
     # ignored would be ignored by the program, too
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _pass)
+        signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGTERM, _end_input)
     announced, failures = False, 0
-    with open(options.log, "ab", buffering=0, opener=_private) as log:
+    with open(options.log, "ab", buffering=0, opener=partial(os.open, mode=0o600)) as log:
         os.ftruncate(log.fileno(), 0)
         while True:
             began = time.monotonic()
@@ -173,16 +174,8 @@ def _last_lines(log: str) -> str:
     return "\n".join(["Its last lines:", *lines[-LAST_LINES:]]) if lines else "It wrote nothing."
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _pass(*_: object) -> None:
-    """Handle a signal by doing nothing."""
 
 
 def _end_input(*_: object) -> None:

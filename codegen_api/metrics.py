@@ -25,12 +25,7 @@ from codegen_api.telemetry import METHODS, Exchange, Observer, logger
 OTHER = "other"
 """Label for anything made up by a client."""
 
-AGES = (0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300)
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-VIEWERS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
-ENTRIES = (0, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000, 50000, 100000)
-LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 EXAMPLE = """\
 # HELP codegen_api_viewers Live logs that are open.
 # TYPE codegen_api_viewers gauge
@@ -76,25 +71,25 @@ class PrometheusObserver(Observer):
         self._ages = histogram(
             "codegen_api_entry_age_seconds",
             "From when the host made a log entry to when a viewer who was waiting was given it.",
-            buckets=AGES,
+            buckets=(0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60, 120, 300),
         )
         self._unlogged = counter("codegen_api_log_lines_lost", "Log lines that were not written: nobody took them.")
         checks = counter("codegen_api_token_checks", "Checks of clients' credentials.", ("kind", "outcome"))
         self._left = histogram(
             "codegen_api_upstream_budget_left_ratio",
             "What a request to the host left of its limit for the credential.",
-            buckets=SHARES,
+            buckets=(0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0),
         )
         self._shared = histogram(
             "codegen_api_viewers_per_read",
             "Viewers here for whom a part of a log was read from the host at once.",
-            buckets=VIEWERS,
+            buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000),
         )
         self._endings = counter("codegen_api_streams_ended", "Streams that have ended, by how.", ("ending",))
         self._replays = histogram(
             "codegen_api_replayed_entries",
             "Entries from before a viewer came that they were given.",
-            buckets=ENTRIES,
+            buckets=(0, 1, 5, 10, 50, 100, 500, 1000, 5000, 10000, 50000, 100000),
         )
         self._notices = counter("codegen_api_notices", "Events named notice that were sent to viewers.", ("code",))
         self._redis = gauge(
@@ -105,7 +100,7 @@ class PrometheusObserver(Observer):
         self._lags = histogram(
             "codegen_api_relay_lag_seconds",
             "From when a process published something of a log in Redis to when another one received it.",
-            buckets=LAGS,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
         self._takeovers = counter(
             "codegen_api_leases_taken_over", "Leases of runs taken over after their holder let them expire."

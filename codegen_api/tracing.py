@@ -134,9 +134,6 @@ class ReportingExporter(SpanExporter):
         self._exporter.shutdown()
         logging.getLogger("opentelemetry").removeHandler(self._complaints)
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
-
 
 class _Complaints(logging.Handler):
     """Remembers the last warning of the SDK. Of an exception in it only the kind: its text may quote a header."""
