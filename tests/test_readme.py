@@ -2,6 +2,9 @@
 examples are run.
 """
 
+import ast
+import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -58,10 +61,21 @@ def routes_of_the_app() -> set[str]:
     return described | {"GET /", "GET /console/", "GET /docs", "GET /redoc", "GET /openapi.json"}
 
 
+def descriptions() -> dict[str, str]:
+    """What stands below each setting in the code."""
+    (settings,) = ast.parse(inspect.getsource(Settings)).body
+    assert isinstance(settings, ast.ClassDef)
+    found = {}
+    for setting, below in itertools.pairwise(settings.body):
+        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name) and isinstance(below, ast.Expr):
+            found[setting.target.id] = " ".join(ast.literal_eval(below.value).split())
+    return found
+
+
 def test_the_settings_table_is_that_of_the_code() -> None:
+    said = descriptions()
     expected = [
-        [f"`{PREFIX}{name.upper()}`", shown(field.default), field.description or ""]
-        for name, field in Settings.model_fields.items()
+        [f"`{PREFIX}{name.upper()}`", shown(field.default), said[name]] for name, field in Settings.model_fields.items()
     ]
     assert rows(SETTINGS) == expected, "\n".join(" | ".join(row) for row in expected)
 
