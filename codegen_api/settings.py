@@ -45,21 +45,21 @@ def not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def http_url(value: str | None) -> str | None:
-    if value is not None and not value.lower().startswith(("http://", "https://")):
+def http_url(value: str) -> str:
+    if not value.lower().startswith(("http://", "https://")):
         raise ValueError("it must begin with http:// or https://")
     return one_word(value)
 
 
-def extensible_url(value: str | None) -> str | None:
+def extensible_url(value: str) -> str:
     """A URL to which paths are appended."""
-    if value is not None and not set("?#").isdisjoint(value):
+    if not set("?#").isdisjoint(value):
         raise ValueError("it may have neither ? nor #")
-    return value if value is None else (http_url(value) or "").rstrip("/")
+    return http_url(value).rstrip("/")
 
 
-def one_word(value: str | None) -> str | None:
-    if value is not None and not (value.isprintable() and " " not in value):
+def one_word(value: str) -> str:
+    if not value.isprintable() or " " in value:
         raise ValueError("it may hold no white space and no control characters")
     return value
 
@@ -107,9 +107,8 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(origins.normalized)], ..
 Modes = Annotated[
     tuple[Literal["token", "jwt", "key"], ...], NoDecode, BeforeValidator(split), AfterValidator(not_empty)
 ]
-Word = Annotated[str | None, AfterValidator(one_word)]
-Url = Annotated[str | None, AfterValidator(http_url)]
-ExtensibleUrl = Annotated[str | None, AfterValidator(extensible_url)]
+Word = Annotated[str, AfterValidator(one_word)]
+Url = Annotated[str, AfterValidator(http_url)]
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
 ]  # fmt: skip
@@ -140,7 +139,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # a key that is too short is still a secret
     )
 
-    base_url: Annotated[str, AfterValidator(http_url)] = "https://api.codegen.com/v1"
+    base_url: Url = "https://api.codegen.com/v1"
     """URL of the host. The default is Codegen's; others need one."""
     upstream: str = "codegen"
     """Adapter for the host's API: `codegen`, `opencode`, `langgraph`, `a2a`, `openhands`, or an upstream from another
@@ -161,13 +160,13 @@ class Settings(BaseSettings):
     """Seals stream tickets and signs the owners of runs. Of several keys, comma-separated, the first is used and all
     are accepted.
     """
-    jwt_issuer: Word = None
+    jwt_issuer: Word | None = None
     """Required `iss` of JWTs, compared exactly."""
-    jwt_audience: Word = None
+    jwt_audience: Word | None = None
     """Required `aud` of JWTs, or one of its values."""
     jwt_audience_claim: str = "aud"
     """Claim that holds the audience; `client_id` for Cognito."""
-    jwt_jwks_url: Url = None
+    jwt_jwks_url: Url | None = None
     """URL of the issuer's keys. By default it is read from the issuer's `/.well-known/openid-configuration`."""
     jwt_key: SecretStr | None = None
     """Used instead of that URL: the issuer's public key or certificate (PEM), or a shared secret."""
@@ -193,7 +192,7 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free one."""
     workers: int = Field(1, ge=1, le=64)
     """Number of worker processes. Without Redis each gets a share of the budget for requests to the host."""
-    public_url: ExtensibleUrl = None
+    public_url: Annotated[str, AfterValidator(extensible_url)] | None = None
     """URL under which clients reach the gateway, path included, where they are told one. By default it is that of their
     request.
     """
@@ -269,7 +268,7 @@ class Settings(BaseSettings):
     """Conversations are deleted after this many days without use. By default they are kept."""
     store_mib_per_user: Mebibytes = 256
     """Storage limit for one user's agents, conversations and items."""
-    embeddings_url: Url = None
+    embeddings_url: Url | None = None
     """Embeddings endpoint, such as `https://api.openai.com/v1`, for semantic search in the Agent Protocol's store."""
     embeddings_model: str | None = None
     """Name of the embeddings model."""
@@ -283,7 +282,7 @@ class Settings(BaseSettings):
     """Serve `/metrics`, without authentication."""
     console: bool = True
     """Serve the console, a web page, at `/console/`."""
-    console_client_id: Word = None
+    console_client_id: Word | None = None
     """Client id of the console at the issuer of JWTs, so that users can sign in there."""
     console_scope: str = "openid runs:read runs:write"
     """Scopes that the console asks the issuer for."""

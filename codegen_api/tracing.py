@@ -76,8 +76,10 @@ class OpenTelemetry:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-        for exporter in _exporters(environment):
-            self._provider.add_span_processor(BatchSpanProcessor(ReportingExporter(exporter)))
+        names = environment.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+        for name in filter(None, map(str.strip, names.split(","))):
+            exporter = ReportingExporter(_exporter(name, environment))
+            self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("codegen_api", _version())
 
     def request(self, method: str, headers: Mapping[str, str]) -> Span:
@@ -156,11 +158,6 @@ def _resource() -> Resource:
     if str(said.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
         said = said.merge(Resource({SERVICE_NAME: "codegen-gateway"}))
     return said if SERVICE_VERSION in said.attributes else said.merge(Resource({SERVICE_VERSION: _version()}))
-
-
-def _exporters(environment: Mapping[str, str]) -> list[SpanExporter]:
-    names = environment.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
-    return [_exporter(name.strip(), environment) for name in names.split(",") if name.strip()]
 
 
 def _exporter(name: str, environment: Mapping[str, str]) -> SpanExporter:

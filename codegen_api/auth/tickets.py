@@ -107,20 +107,15 @@ class Tickets:
             InvalidTicket: it is not a ticket of ours, or has expired.
         """
         sealed = _decoded(text)
-        said = self._decrypted(PURPOSE, sealed)
-        if said is not None:
-            organization, run, authority, user, token, expires = said
-            ticket = Ticket(RunRef(organization, run), Principal(authority, user), expires, token)
-        else:
-            said = self._decrypted(PURPOSE_WITHOUT_TOKEN, sealed)
-            if said is None:
-                raise InvalidTicket
-            organization, run, authority, user, scopes, until, expires = said
-            who = Principal(authority, user)
-            ticket = Ticket(RunRef(organization, run), who, expires, scopes=frozenset(scopes), until=until)
-        if now >= expires:
+        said = self._decrypted(PURPOSE, sealed) or self._decrypted(PURPOSE_WITHOUT_TOKEN, sealed)
+        if said is None or now >= said[-1]:
             raise InvalidTicket
-        return ticket
+        organization, run, authority, user, *granted, expires = said
+        ref, who = RunRef(organization, run), Principal(authority, user)
+        if len(granted) == 1:
+            return Ticket(ref, who, expires, token=granted[0])
+        scopes, until = granted
+        return Ticket(ref, who, expires, scopes=frozenset(scopes), until=until)
 
     def _decrypted(self, purpose: bytes, sealed: bytes) -> list[Any] | None:
         """None if this was not encrypted with one of the keys for this purpose, or was altered."""
