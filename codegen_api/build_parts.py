@@ -92,7 +92,6 @@ def _load(setting: str, name: str, ours: Mapping[str, EntryPoint]) -> Any:
 
 
 def dialects(settings: Settings) -> Mapping[str, Dialect]:
-    """The enabled dialects by name."""
     on = {name: None for name in (*DIALECTS, *settings.dialects) if name == "native" or name in settings.dialects}
     loaded = {name: _load("DIALECTS", name, DIALECTS) for name in on}
     for name, dialect in loaded.items():

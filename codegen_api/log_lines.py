@@ -38,8 +38,7 @@ def set_up_logging(level: str, log_format: str, lost: Callable[[], None]) -> Non
     each dropped line. ``log_format`` is ``json``, ``text``, or ``auto``: text on a terminal.
     """
     logger.setLevel(level)
-    if not any(isinstance(each, OnceAMinute) for each in logger.filters):
-        logger.addFilter(OnceAMinute())
+    logger.addFilter(_once_a_minute)
     for name in ("uvicorn.access", "uvicorn.error"):  # the latter logs WebSockets, with their URLs
         logging.getLogger(name).addFilter(_without_query)
     if not logger.handlers and not logging.getLogger().handlers:
@@ -118,7 +117,6 @@ class LogLimiter:
         self._count: dict[str, int] = {}
 
     def log(self, kind: str, text: str) -> None:
-        """Log a line of this kind if the limit allows."""
         now = time.monotonic()
         if now >= self._begun.get(kind, -SELDOM) + SELDOM:
             left_out = self._count.get(kind, 0) - MOST_ALIKE
@@ -130,21 +128,18 @@ class LogLimiter:
             logger.info("%s", text)
 
 
-class OnceAMinute(logging.Filter):
-    """Passes each line marked ``seldom`` once a minute."""
+_logged: dict[str, float] = {}
+"""When lines that are marked ``seldom`` were logged last."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._logged: dict[str, float] = {}
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not getattr(record, "seldom", False):
-            return True
-        line, now = record.getMessage(), time.monotonic()
-        due = now >= self._logged.get(line, -SELDOM) + SELDOM
-        if due:
-            self._logged[line] = now
-        return due
+def _once_a_minute(record: logging.LogRecord) -> bool:
+    if not getattr(record, "seldom", False):
+        return True
+    line, now = record.getMessage(), time.monotonic()
+    due = now >= _logged.get(line, -SELDOM) + SELDOM
+    if due:
+        _logged[line] = now
+    return due
 
 
 class TextFormatter(logging.Formatter):
@@ -275,7 +270,6 @@ def _duration(milliseconds: float) -> str:
 
 
 def _error_suffix(met: Trace) -> str:
-    """The error code and reason."""
     if met.code is None:
         return ""
     return f" {met.code}" if met.reason is None else f" {met.code} ({_on_one_line(met.reason, 500)})"

@@ -43,7 +43,7 @@ class PrometheusObserver(Observer):
         if directory is not None and ValueClass is MutexValue:
             logger.warning("/metrics gives the numbers of single workers: prometheus_client was imported too early")
             directory = None
-        registry = CollectorRegistry()
+        registry = ProcessRegistry()
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
         gauge = partial(Gauge, registry=registry, multiprocess_mode="livesum")
         requests = counter(
@@ -108,7 +108,7 @@ class PrometheusObserver(Observer):
         # children by their labels: the library looks for them for longer than it counts
         self._requests, self._durations = cache(requests.labels), cache(durations.labels)
         self._exchanges, self._checks = cache(exchanges.labels), cache(checks.labels)
-        self._exported = ProcessCollector(registry) if directory is None else WorkersCollector(directory)
+        self._exported = registry if directory is None else WorkersCollector(directory)
         self.serving(0, 0)  # a dead worker with the same pid may have left values
 
     def asked(self, exchange: Exchange) -> None:
@@ -167,8 +167,6 @@ class PrometheusObserver(Observer):
         return generate_latest(self._exported)
 
     def install(self, app: FastAPI) -> None:
-        """Serve ``/metrics``."""
-
         @app.get(
             "/metrics",
             summary="Prometheus metrics",
@@ -181,14 +179,11 @@ class PrometheusObserver(Observer):
             return Response(self.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-class ProcessCollector(Collector):
+class ProcessRegistry(CollectorRegistry):
     """The series of this process without the ``_created`` ones, which have no meaning in a sum."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
     def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
+        for metric in super().collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
 

@@ -184,7 +184,6 @@ def _only_once(record: logging.LogRecord) -> bool:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """Options for uvicorn, from the settings."""
     # uvicorn's own lines are text; without its handlers they go where the gateway's do
     own_lines = {} if form_of(settings.log_format) == "text" else {"log_config": None}
     return {

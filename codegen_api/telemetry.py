@@ -23,15 +23,12 @@ class Span(Protocol):
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """The headers with which it is passed on."""
-        ...
 
     def link(self, other: "Span") -> None:
         """It has to do with another one."""
-        ...
 
     def end(self, attributes: Mapping[str, str | int], *, name: str | None = None, error: str | None = None) -> None:
         """It is over. ``name`` replaces the one it was begun with; ``error`` is a code."""
-        ...
 
 
 class Tracer(Protocol):
@@ -39,15 +36,12 @@ class Tracer(Protocol):
 
     def request(self, method: str, headers: Mapping[str, str]) -> Span:
         """A client's request, with these headers about the trace it belongs to."""
-        ...
 
     def call(self, operation: str, parent: Span | None) -> Span:
         """A request to the host."""
-        ...
 
     def turn(self, began: float, parent: Span | None) -> Span:
         """A turn of a conversation, which ``began`` then (epoch seconds)."""
-        ...
 
 
 @dataclass(slots=True)

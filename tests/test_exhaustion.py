@@ -11,9 +11,10 @@ import aiohttp
 import httpx
 import pytest
 
+from codegen_api import log_lines
 from codegen_api.errors import AtCapacity
 from codegen_api.exhaustion import shortage
-from codegen_api.log_lines import OnceAMinute, log_loop_fault
+from codegen_api.log_lines import log_loop_fault
 from codegen_api.outbound import Outbound
 from codegen_api.telemetry import logger
 from codegen_api.web import as_gateway_error
@@ -57,7 +58,7 @@ def test_other_errors_are_none(error: BaseException | None) -> None:
 def test_callers_are_told_to_come_back_and_the_operator_in_one_line(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logger, "filters", [])  # one that has said this already
+    monkeypatch.setattr(log_lines, "_logged", {})  # it may have been said already
 
     class Short(FakeHost):
         async def get_run(self, *_: Any) -> Any:
@@ -96,7 +97,8 @@ async def test_a_connection_to_the_host_that_cannot_be_opened_for_lack_of_descri
 def test_an_event_loop_that_cannot_accept_says_so_once_and_whatever_else_it_has_to_say(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logger, "filters", [OnceAMinute()])
+    monkeypatch.setattr(logger, "filters", [log_lines._once_a_minute])
+    monkeypatch.setattr(log_lines, "_logged", {})
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

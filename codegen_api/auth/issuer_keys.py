@@ -273,7 +273,6 @@ def _read(answer: Json, algorithms: Sequence[str]) -> Sequence[_Published]:
 
 
 def _kind(item: object) -> str:
-    """A description of a published key, for the log."""
     if not isinstance(item, dict):
         return "what is no key"
     said = [f"{name}={quoted(item[name])}" for name in ("kty", "crv", "alg", "use", "key_ops") if name in item]

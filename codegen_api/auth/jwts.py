@@ -103,7 +103,6 @@ class Jwts:
         return f"jwt:{self.issuer}"
 
     def _requested(self, token: str) -> tuple[str, str | None]:
-        """The algorithm and key id that a token asks for."""
         if not _FORM.fullmatch(token):
             raise InvalidToken(reason="form: it has the header of a JWT, and is no base64 in 3 parts")
         header = _json_object(_decoded(token.partition(".")[0]))
@@ -153,7 +152,6 @@ class Jwts:
             yield f"sub: expected a text of 1 to {LONGEST_SUBJECT} printable characters"
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
-        """Our scopes that a token grants."""
         known, found = self.claims, set(self.claims.granted.get(EVERYBODY, ()))
         for name in known.scopes:
             for word in _words(_claim(claims, name)):

@@ -127,7 +127,6 @@ class Keys:
 
 
 def looks_like_key(token: str) -> bool:
-    """Whether this has the form of one of our keys."""
     return token.startswith(PREFIX)
 
 

@@ -194,7 +194,6 @@ class LiveLog:
 
 
 def run_path(run: str) -> str:
-    """The path of a run."""
     return f"agent-runs/{quote(run, safe='')}"
 
 

@@ -54,7 +54,6 @@ class Screen:
         print(line, file=self._err, flush=True)
 
     def event(self, event: LogEvent) -> None:
-        """Show what has happened."""
         match event.name:
             case "log" | "log.amended":
                 self._entry(event)
