@@ -175,13 +175,9 @@ class KeySet:
             trouble = str(error)
         except GatewayError as error:
             trouble = error.reason or error.code
-        self._tried = loop_time()
+        now = self._tried = loop_time()
         self.observation = Observation(not trouble, time.time())
-        self._log_state(trouble)
-
-    def _log_state(self, trouble: str) -> None:
-        """Log the state of the keys when it changes, and repeatedly while it is bad."""
-        now = loop_time()
+        # the state is logged when it changes, and repeatedly while it is bad
         if trouble and (trouble != self._trouble or now >= self._logged_at + FRESH_SECONDS):
             logger.warning("the issuer's keys cannot be had: %s", trouble)
             self._logged_at = now
@@ -230,13 +226,11 @@ def _load_pem(pem: str) -> Public:
 
 
 def _bound(key: Public, algorithms: Sequence[str]) -> Keys:
-    return {each: _key(key, each) for each in algorithms if each in _fitting(key)}
-
-
-def _fitting(key: Public) -> Sequence[str]:
     if isinstance(key, rsa.RSAPublicKey):
-        return RSA
-    return [CURVES.get(key.curve.name, "") if isinstance(key, ec.EllipticCurvePublicKey) else EDWARDS]
+        fitting: Sequence[str] = RSA
+    else:
+        fitting = [CURVES.get(key.curve.name, "") if isinstance(key, ec.EllipticCurvePublicKey) else EDWARDS]
+    return {each: _key(key, each) for each in algorithms if each in fitting}
 
 
 def _key(key: Public, algorithm: str) -> Key:

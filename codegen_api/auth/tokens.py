@@ -144,23 +144,19 @@ class _Bucket:
 
     most: int
     asking: int = 0
-    _refused: float = 0.0
+    refused: float = 0.0
     _then: float = -math.inf
 
     def wait(self) -> float:
         """Seconds until another token may be checked; 0 if now, or as soon as those in progress are decided."""
         now = loop_time()
-        self._refused = max(0.0, self._refused - (now - self._then) * self.most / MINUTE)
+        self.refused = max(0.0, self.refused - (now - self._then) * self.most / MINUTE)
         self._then = now
-        return max(0.0, (self._refused + 1 - self.most) * MINUTE / self.most - TICK)
+        return max(0.0, (self.refused + 1 - self.most) * MINUTE / self.most - TICK)
 
-    @property
-    def has_room(self) -> bool:
-        return self._refused + self.asking + 1 <= self.most + TICK
-
-    def refused(self) -> None:
+    def refuse(self) -> None:
         self.wait()
-        self._refused += 1
+        self.refused += 1
 
 
 class BadTokenLimiter:
@@ -194,7 +190,7 @@ class BadTokenLimiter:
             yield
         except (InvalidToken, Forbidden):
             for count in counts:
-                count.refused()
+                count.refuse()
             raise
         finally:
             for count in counts:
@@ -208,7 +204,7 @@ class BadTokenLimiter:
             if seconds > 0:
                 reason = "bad: too many tokens that the host refused came lately, from this address or altogether"
                 raise RateLimited("Too many tokens that are not good came lately.", retry_after=seconds, reason=reason)
-            if all(count.has_room for count in counts):
+            if all(count.refused + count.asking + 1 <= count.most + TICK for count in counts):
                 return
             await self._decided.wait()
 
