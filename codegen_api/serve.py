@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -70,21 +70,22 @@ def main(argv: Sequence[str]) -> None:
     try:
         _start(arguments)
     except SettingsError as error:
-        _refuse(str(error))
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _start(arguments: argparse.Namespace) -> None:
     settings = read_settings()
     if arguments.sandbox and not arguments.sandbox_open and not is_loopback(settings.host):
-        _refuse(
+        raise SettingsError(
             f"{settings.host} is not a loopback address: anybody could use the sandbox. Say --sandbox-open as well."
         )
     if arguments.reload and settings.workers > 1:
-        _refuse("--reload and several workers do not go together.")
+        raise SettingsError("--reload and several workers do not go together.")
     if arguments.sandbox_open and not arguments.sandbox:
-        _refuse("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
+        raise SettingsError("--sandbox-open says where the sandbox may be served; it needs --sandbox.")
     if arguments.dir is not None and not arguments.program:
-        _refuse("--dir says where the host works; it needs --with.")
+        raise SettingsError("--dir says where the host works; it needs --with.")
     port = _reserve_port(settings.host, settings.port)
     url = _url(settings.host, port)
     with contextlib.ExitStack() as beside:
@@ -158,8 +159,7 @@ def _set_environment(arguments: argparse.Namespace) -> None:
 
 def application() -> FastAPI:
     """The application of a process that only serves. Its objects are permanent, so they are frozen out of garbage
-    collection: scanning them would block the event loop for more than 100 ms each time. Of the others a collection
-    begins with so many new ones that reads and requests under way at once do not set it off.
+    collection: scanning them would block the event loop for more than 100 ms each time.
     """
     made = create_app()
     gc.collect()
@@ -214,7 +214,7 @@ def _reserve_port(host: str, port: int) -> int:
         other = "--host takes an address of this machine."
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             other = "--port takes another one; --port 0, one that is free."
-        _refuse(f"{host}:{port} cannot be served on: {error.strerror}. {other}")
+        raise SettingsError(f"{host}:{port} cannot be served on: {error.strerror}. {other}") from None
 
 
 def _url(host: str, port: int) -> str:
@@ -245,8 +245,3 @@ def _announce(url: str, said: Sequence[str]) -> None:
     others = [LABEL.sub(lambda found: painted(found[0], DIM, colours), each) for each in said]
     sys.stdout.write("\n".join([f"codegen_api is at {painted(url, BOLD, colours)}", *others, ""]))
     sys.stdout.flush()
-
-
-def _refuse(text: str) -> NoReturn:
-    print(text, file=sys.stderr)
-    raise SystemExit(2)
