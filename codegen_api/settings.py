@@ -14,21 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from codegen_api import origins
-from codegen_api.environment import (
-    ENCODING,
-    PREFIX,
-    SERVICE_LINK,
-    SERVICE_VARIABLE,
-    SettingsError,
-    has_file,
-    is_secret,
-    naming_the_file,
-    option_prefix,
-    secrets_in_files,
-    stripped,
-    variables,
-)
+from codegen_api import environment, origins
+from codegen_api.environment import PREFIX, SettingsError
 
 # -- what values may look like: types with validators, whose errors name no secret -------------------------------------
 
@@ -132,7 +119,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=".env",
-        env_file_encoding=ENCODING,
+        env_file_encoding=environment.ENCODING,
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",
@@ -298,8 +285,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        sources = dotenv_settings(), secrets_in_files(settings_cls), env_settings(), init_settings()
-        found = {name: value for source in sources for name, value in stripped(source).items()}
+        sources = dotenv_settings(), environment.secrets_in_files(settings_cls), env_settings(), init_settings()
+        found = {name: value for source in sources for name, value in environment.stripped(source).items()}
         return (InitSettingsSource(settings_cls, found),)
 
     @property
@@ -325,7 +312,7 @@ class Settings(BaseSettings):
         return {name: self._shown(name, value) for name, value in self if value != fields[name].default}
 
     def _shown(self, name: str, value: object) -> str:
-        if is_secret(type(self), name):
+        if environment.is_secret(type(self), name):
             return "set"
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         return f'"{text}"' if " " in text or not text else text
@@ -342,7 +329,7 @@ def read_settings() -> Settings:
         SettingsError: with one line per invalid variable.
     """
     try:
-        with naming_the_file():
+        with environment.naming_the_file():
             return Settings()
     except ValidationError as error:
         # not the error's own text, which quotes the values
@@ -361,19 +348,19 @@ def suspicious_variables(upstream: str) -> list[str]:
     its own.
     """
     known = {name.upper() for name in Settings.model_fields} | FOR_THE_TERMINAL
-    known |= {f"{name}_FILE".upper() for name in Settings.model_fields if has_file(Settings, name)}
+    known |= {f"{name}_FILE".upper() for name in Settings.model_fields if environment.has_file(Settings, name)}
     warnings = []
-    for variable, value in sorted(variables().items()):
-        if not variable.upper().startswith(PREFIX) or variable.upper().startswith(option_prefix(upstream)):
+    for variable, value in sorted(environment.variables().items()):
+        if not variable.upper().startswith(PREFIX) or variable.upper().startswith(environment.option_prefix(upstream)):
             continue
         name = variable.upper().removeprefix(PREFIX)
-        if name.endswith("PORT") and SERVICE_LINK.fullmatch(value or ""):
+        if name.endswith("PORT") and environment.SERVICE_LINK.fullmatch(value or ""):
             if name in known:
                 warnings.append(
                     f"{variable} is passed over: it is no port, but what Kubernetes makes of the name of a Service"
                     " (enableServiceLinks)"
                 )
-        elif name not in known and not SERVICE_VARIABLE.fullmatch(variable.upper()):
+        elif name not in known and not environment.SERVICE_VARIABLE.fullmatch(variable.upper()):
             near = difflib.get_close_matches(name, sorted(known), 1, 0.7)
             warnings.append(
                 f"{variable} is not a setting" + "".join(f"; did you mean {PREFIX}{each}?" for each in near)
