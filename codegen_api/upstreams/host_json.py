@@ -28,10 +28,14 @@ def as_object(answer: Json) -> Object:
     raise errors.UpstreamError("The host's answer is not the object that was expected.")
 
 
-def as_objects(answer: Json) -> list[Object]:
+def as_list(answer: Json) -> list[Json]:
     if isinstance(answer, list):
-        return [as_object(item) for item in answer]
+        return answer
     raise errors.UpstreamError("The host's answer is not the list that was expected.")
+
+
+def as_objects(answer: Json) -> list[Object]:
+    return [as_object(item) for item in as_list(answer)]
 
 
 def nothing(_: Json) -> None:
@@ -81,7 +85,17 @@ def run_told(
 def listing_of(
     found: Sequence[Json], read: Callable[[Object], T], paging: Paging, *, at_end: bool, pieces: int = 1
 ) -> Listing[T]:
-    """A page of a list. What cannot be read in it is passed over, for the sake of the rest."""
+    """A page of a list, with gaps for the items that cannot be read. Raises as ``readable`` does."""
+    items, gaps = readable(found, read)
+    return Listing(items, paging, at_end, gaps, pieces)
+
+
+def readable(found: Sequence[Json], read: Callable[[Object], T]) -> tuple[tuple[T, ...], tuple[int, ...]]:
+    """What ``read`` makes of each item, and the indexes of the items that cannot be read.
+
+    Raises:
+        UpstreamError: none of them can be read.
+    """
     items: list[T] = []
     gaps: list[int] = []
     for index, item in enumerate(found):
@@ -91,7 +105,7 @@ def listing_of(
             gaps.append(index)
             if len(gaps) == len(found):
                 raise
-    return Listing(tuple(items), paging, at_end, tuple(gaps), pieces)
+    return tuple(items), tuple(gaps)
 
 
 def page_of(

@@ -561,13 +561,3 @@ async def test_a_fault_of_the_host_has_a_name(host: OpencodeHost, upstream: Open
 async def test_the_older_api_has_its_sentence_elsewhere(upstream: OpencodeUpstream) -> None:
     with pytest.raises(errors.NotFound, match="No ses_none"):
         await upstream.get_run(WHO, RunRef("default", "ses_none"))
-
-
-@pytest.mark.parametrize("event", [{}, {"type": "x"}, {"type": "x", "durable": {"seq": "1"}}, None])
-async def test_an_event_without_a_number_is_a_fault(
-    host: OpencodeHost, upstream: OpencodeUpstream, event: object
-) -> None:
-    host.session()
-    host.fault = lambda _: httpx.Response(200, json={"data": [event], "hasMore": False})
-    with pytest.raises(errors.UpstreamError):
-        await upstream.read_log(WHO, ONE, 0, 10)

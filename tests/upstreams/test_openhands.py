@@ -661,7 +661,7 @@ def test_a_fault_is_told_for_what_it_is(answer: httpx.Response, kind: type[error
     assert "SECRET" not in str(caught.value.message) + str(caught.value.reason)
 
 
-@pytest.mark.parametrize("body", [{"items": None}, {"items": [7]}, {"items": [{"kind": "X"}]}, {"items": [{"id": 7}]}])
+@pytest.mark.parametrize("body", [{"items": None}, {"items": {}}, {}])
 def test_a_page_that_makes_no_sense_is_a_fault(body: Any) -> None:
     host = Host("running")
     host.fault = lambda request: httpx.Response(200, json=body) if "search" in request.url.path else None

@@ -17,7 +17,17 @@ from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef, from_js
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.a2a.entries import UNREADABLE, log_of, pending_of, place_of, run_of, step_of, task_sent
 from codegen_api.upstreams.a2a.interface import CANCEL, CARD, GET, LIST, SEND, SUBSCRIBE, Call, Interface, error_in
-from codegen_api.upstreams.host_json import Object, as_object, given, listing_of, marked, page_of, refuse, rejected
+from codegen_api.upstreams.host_json import (
+    Object,
+    as_list,
+    as_object,
+    given,
+    listing_of,
+    marked,
+    page_of,
+    refuse,
+    rejected,
+)
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 T = TypeVar("T")
@@ -106,9 +116,7 @@ class A2AUpstream(OneOrganization):
             size = min(limit if here else skip - place, self.page_size)
             query: Object = given(pageSize=size, pageToken=token or None, historyLength=None if here else 0)
             answer = await self._call(credential, "list_runs", LIST, query, as_object)
-            tasks, token = answer.get("tasks", []), str(answer.get("nextPageToken") or "")
-            if not isinstance(tasks, list):
-                raise errors.UpstreamError("The host's answer lacks tasks, or has something else in their place.")
+            tasks, token = as_list(answer.get("tasks", [])), str(answer.get("nextPageToken") or "")
             if here or not token:
                 total = answer.get("totalSize")
                 paging = Paging(total if type(total) is int else None, None, limit, None)

@@ -17,9 +17,11 @@ from codegen_api.upstreams.host_json import (
     MARKS,
     ONLY,
     Object,
+    as_list,
     as_object,
     as_objects,
     given,
+    listing_of,
     marked,
     member,
     new_uuid,
@@ -68,7 +70,7 @@ class LangGraphUpstream(OneOrganization):
     async def identify(self, credential: Credential) -> User:
         """Whoever has this credential. The host has no word for users; it refuses a search to strangers."""
         nobodys: Object = {"metadata": {MARKS: "nobody"}, "limit": 1}
-        await self.ask(credential, "identify", "POST", "/threads/search", as_objects, body=nobodys)
+        await self.ask(credential, "identify", "POST", "/threads/search", as_list, body=nobodys)
         return user_of(credential)
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
@@ -112,17 +114,18 @@ class LangGraphUpstream(OneOrganization):
         body: dict[str, Json] = {"limit": limit, "offset": skip, "sort_by": "created_at", "sort_order": "desc"}
         fields = ["thread_id", "created_at", "updated_at", "metadata", "status", "interrupts"]
 
-        def listing_of(answer: Json) -> Listing[Run]:
-            runs = tuple(map(entries.listed_run, as_objects(answer)[:limit]))
-            return Listing(runs, Paging(None, None, limit, None), at_end=len(runs) < limit)
+        def listed(answer: Json) -> Listing[Run]:
+            threads = as_list(answer)[:limit]
+            paging = Paging(None, None, limit, None)
+            return listing_of(threads, entries.listed_run, paging, at_end=len(threads) < limit)
 
         if self._selects:
             try:
                 selected = {**body, "select": fields}
-                return await self.ask(credential, "list_runs", "POST", "/threads/search", listing_of, body=selected)
+                return await self.ask(credential, "list_runs", "POST", "/threads/search", listed, body=selected)
             except errors.Rejected:
                 self._selects = False
-        return await self.ask(credential, "list_runs", "POST", "/threads/search", listing_of, body=body)
+        return await self.ask(credential, "list_runs", "POST", "/threads/search", listed, body=body)
 
     async def resume_run(
         self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
@@ -205,7 +208,10 @@ class LangGraphUpstream(OneOrganization):
         return f"/threads/{self.run_id(ref.id)}"
 
     async def _runs(self, credential: Credential, operation: str, ref: RunRef, most: int = LOOKED_BACK) -> list[Object]:
-        """The host's runs in a thread, newest first. Aegra sends the state at the end of each with it."""
+        """The host's runs in a thread, newest first. Aegra sends the state at the end of each with it.
+
+        One that cannot be read fails them all: it could be the order that was looked for, or at work.
+        """
         return await self.ask(credential, operation, "GET", f"{self._path(ref)}/runs", as_objects, {"limit": most})
 
     async def _newest(self, credential: Credential, operation: str, ref: RunRef) -> Object | None:

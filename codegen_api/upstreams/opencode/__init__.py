@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Unpack
 
 from cachetools import LRUCache
@@ -22,11 +23,14 @@ from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef, RunStat
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.host_json import (
     Object,
+    as_list,
     as_object,
-    as_objects,
     given,
+    listing_of,
     marked,
+    member,
     nothing,
+    readable,
     refuse,
     rejected,
     run_told,
@@ -145,10 +149,14 @@ class OpencodeUpstream(OneOrganization):
         """
         refuse(only, "source_type", "user_id")
         query: dict[str, str | int] = given(limit=skip + limit, roots="true", directory=self._directory)
-        sessions = await self.ask(credential, "list_runs", "GET", "/session", as_objects, query)
+        sessions = await self.ask(credential, "list_runs", "GET", "/session", as_list, query)
         working, running = await self._working(credential), entries.Standing(RunStatus.RUNNING)
-        items = tuple(entries.run_of(each, running if each.get("id") in working else None) for each in sessions[skip:])
-        return Listing(items, Paging(None, None, limit, None), at_end=len(sessions) < skip + limit)
+
+        def listed(session: Object) -> Run:
+            return entries.run_of(session, running if member(session, "id", str) in working else None)
+
+        paging = Paging(None, None, limit, None)
+        return listing_of(sessions[skip:], listed, paging, at_end=len(sessions) < skip + limit)
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
         path = f"{self._path(ref)}/interrupt"
@@ -157,9 +165,10 @@ class OpencodeUpstream(OneOrganization):
             await self._mark_stopped(credential, ref)
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
-        permissions = await self._waiting(credential, ref, "permission")
-        questions = await self._waiting(credential, ref, "question")
-        return (*map(entries.permission_of, permissions), *map(entries.question_of, questions))
+        """Each is decided on by itself, so those that cannot be read are left out."""
+        permissions, _ = readable(await self._waiting(credential, ref, "permission"), entries.permission_of)
+        questions, _ = readable(await self._waiting(credential, ref, "question"), entries.question_of)
+        return permissions + questions
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
         """Approval is for this once. Of several questions in one request, each line of the text answers one."""
@@ -220,7 +229,7 @@ class OpencodeUpstream(OneOrganization):
     def _fetching(self, credential: Credential, ref: RunRef) -> Fetch:
         path = f"{self._path(ref)}/history"
         return lambda after, limit: self.ask(
-            credential, "history", "GET", path, entries.history_of, {"after": after, "limit": limit}
+            credential, "history", "GET", path, partial(entries.history_of, after), {"after": after, "limit": limit}
         )
 
     async def _end(self, credential: Credential, ref: RunRef, low: Cursor) -> Sequence[entries.HistoryEvent]:
@@ -284,14 +293,14 @@ class OpencodeUpstream(OneOrganization):
         """The sessions whose agents are at work, or wait for somebody."""
         return await self.ask(credential, "active", "GET", "/api/session/active", data_of)
 
-    async def _waiting(self, credential: Credential, ref: RunRef, kind: str) -> list[Object]:
+    async def _waiting(self, credential: Credential, ref: RunRef, kind: str) -> list[Json]:
         path = f"{self._path(ref)}/{kind}"
-        return await self.ask(credential, kind, "GET", path, lambda answer: as_objects(as_object(answer).get("data")))
+        return await self.ask(credential, kind, "GET", path, lambda answer: as_list(as_object(answer).get("data")))
 
     async def _answers(self, credential: Credential, ref: RunRef, request_id: str, text: str) -> list[list[str]]:
         """A list for each question of the request."""
         for request in await self._waiting(credential, ref, "question"):
-            if request.get("id") == request_id:
+            if isinstance(request, dict) and request.get("id") == request_id:
                 count = len(entries.questions_in(request))
                 lines = [text] if count == 1 else [line for line in text.splitlines() if line.strip()]
                 if len(lines) != count or not text.strip():

@@ -13,6 +13,7 @@ from codegen_api.runs import Cursor, Json, LogEntry, Run, RunStatus, Step, StepK
 from codegen_api.upstreams import PendingRequest
 from codegen_api.upstreams.host_json import (
     Object,
+    as_list,
     as_object,
     as_objects,
     member,
@@ -28,7 +29,8 @@ CALL = "gateway.call"
 
 _PREFIX = "session.next."
 _RESULTS = ("tool.success", "tool.failed")
-_ASIDE = ("agent.", "compaction.", "context.", "model.", "moved", "revert.", "shell.", "synthetic")
+_UNREADABLE = "gateway.unreadable"
+_ASIDE = ("agent.", "compaction.", "context.", "model.", "moved", "revert.", "shell.", "synthetic", _UNREADABLE)
 """Events that say nothing about whether the agent works."""
 
 
@@ -72,14 +74,25 @@ class Standing(NamedTuple):
     result: str | None = None
 
 
-def history_of(answer: Json) -> History:
+def history_of(after: Cursor, answer: Json) -> History:
+    """The events behind number ``after``."""
     said = as_object(answer)
-    return History([_event_of(item) for item in as_objects(said.get("data"))], said.get("hasMore") is True)
+    events: list[HistoryEvent] = []
+    for item in as_list(said.get("data")):
+        events.append(_event_of(item, 1 + (events[-1].seq if events else after)))
+    return History(events, bool(events) and said.get("hasMore") is True)
 
 
-def _event_of(fields: Object) -> HistoryEvent:
-    seq = member(as_object(fields.get("durable")), "seq", int)
-    return HistoryEvent(seq, member(fields, "type", str).removeprefix(_PREFIX), object_in(fields, "data"), fields)
+def _event_of(item: Json, following: Cursor) -> HistoryEvent:
+    """An event; in the place of one that cannot be read, another. If it has no number, it gets the ``following`` one:
+    the true one is no smaller, and whatever numbers are left between it and the next event are hidden ones.
+    """
+    fields = item if isinstance(item, dict) else {}
+    seq, kind = object_in(fields, "durable").get("seq"), text_in(fields, "type")
+    if type(seq) is int and kind is not None:
+        return HistoryEvent(seq, kind.removeprefix(_PREFIX), object_in(fields, "data"), fields)
+    seq = seq if type(seq) is int else following
+    return HistoryEvent(seq, _UNREADABLE, {}, {"type": _UNREADABLE, "durable": {"seq": seq}})
 
 
 # -- log entries ------------------------------------------------------------------------------------------------------
@@ -105,7 +118,7 @@ def _entry_of(event: HistoryEvent, calls: Mapping[str, Object]) -> LogEntry:
     try:
         encoded = to_json(fields)
     except ValueError:
-        encoded = _own("gateway.unreadable", event.seq)
+        encoded = _own(_UNREADABLE, event.seq)
     return LogEntry(
         encoded,
         moment(event.data.get("timestamp")),
@@ -126,7 +139,7 @@ def _own(kind: str, seq: Cursor | None) -> bytes:
     return to_json({"type": kind, "durable": {"seq": seq}})
 
 
-UNREADABLE = placeholder(type="gateway.unreadable", durable={"seq": None})
+UNREADABLE = placeholder(type=_UNREADABLE, durable={"seq": None})
 
 
 def step_of(entry: LogEntry) -> Step:

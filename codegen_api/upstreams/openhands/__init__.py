@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Unpack
+from typing import Generic, NamedTuple, TypeVar, Unpack
 
 from codegen_api import errors
 from codegen_api.identity import Credential
@@ -16,9 +16,10 @@ from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Paging, Run, RunRe
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.host_json import (
     Object,
+    as_list,
     as_object,
-    as_objects,
     given,
+    listing_of,
     marked,
     member,
     new_uuid,
@@ -33,6 +34,8 @@ from codegen_api.upstreams.host_json import (
 from codegen_api.upstreams.openhands import entries
 from codegen_api.upstreams.openhands.bookmarks import GRID, Bookmarks
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
+
+T = TypeVar("T")
 
 MOST = 100
 """Events, or conversations, in one answer, by the host's own limit."""
@@ -50,10 +53,10 @@ CONFIRM: Mapping[str, Object] = {
 }
 
 
-class Items(NamedTuple):
+class Items(NamedTuple, Generic[T]):
     """A page of a list of the host's, and the id of the item behind it; None at the end."""
 
-    items: list[Object]
+    items: list[T]
     following: str | None
 
 
@@ -123,8 +126,8 @@ class OpenHandsUpstream(OneOrganization):
             query: dict[str, str | int] = given(limit=min(limit if here else skip - place, MOST), page_id=token)
             page = await self.ask(credential, "list_runs", "GET", "/conversations/search", items_of, query)
             if here or page.following is None:
-                items = tuple(map(entries.run_of, page.items)) if here else ()
-                return Listing(items, Paging(None, None, limit, None), page.following is None, pieces=pieces)
+                found, paging = page.items if here else [], Paging(None, None, limit, None)
+                return listing_of(found, entries.run_of, paging, at_end=page.following is None, pieces=pieces)
             place, token = place + len(page.items), page.following
         raise errors.Unsupported(f"The host's list can be read from its front only, up to {MOST_PAGES} pages.")
 
@@ -231,7 +234,7 @@ class OpenHandsUpstream(OneOrganization):
             if place <= after + 1:
                 first, events = place, []
             page = await self._search(credential, "read_log", ref, min(MOST, after + limit + 1 - place), name)
-            if name is not None and [entries.name_of(event) for event in page.items[:1]] != [name]:
+            if name is not None and (not page.items or entries.name_of(page.items[0]) not in (name, None)):
                 if doubted:
                     raise errors.UpstreamError("The host's log is another one with each answer.")
                 self._bookmarks.forget(ref.id)
@@ -243,11 +246,12 @@ class OpenHandsUpstream(OneOrganization):
             if name is None or not page.items or place > after + limit:
                 return first, events, name is None
 
-    def _remember(self, ref: RunRef, place: Cursor, page: Items) -> None:
+    def _remember(self, ref: RunRef, place: Cursor, page: Items[Object]) -> None:
         last = len(page.items) - 1
         for index, event in enumerate(page.items):
-            if (place + index) % GRID == 1 or index == last:
-                self._bookmarks.keep(ref.id, place + index, entries.name_of(event))
+            name = entries.name_of(event)
+            if name is not None and ((place + index) % GRID == 1 or index == last):
+                self._bookmarks.keep(ref.id, place + index, name)
         if page.following is not None:
             self._bookmarks.keep(ref.id, place + last + 1, page.following)
 
@@ -299,10 +303,10 @@ class OpenHandsUpstream(OneOrganization):
         name: str | None,
         *,
         order: str = "TIMESTAMP",
-    ) -> Items:
+    ) -> Items[Object]:
         """Events from the one of this ``name`` on; from the first one, if there is none of it."""
         query: dict[str, str | int] = given(limit=limit, sort_order=order, page_id=name)
-        return await self.ask(credential, operation, "GET", f"{self._path(ref)}/events/search", items_of, query)
+        return await self.ask(credential, operation, "GET", f"{self._path(ref)}/events/search", events_of, query)
 
     async def _count(self, credential: Credential, ref: RunRef) -> int:
         return await self.ask(credential, "read_log", "GET", f"{self._path(ref)}/events/count", count_of)
@@ -349,9 +353,15 @@ def said(prompt: str, images: Images) -> Object:
     return {"role": "user", "content": content, "run": True}
 
 
-def items_of(answer: Json) -> Items:
+def items_of(answer: Json) -> Items[Json]:
     said = as_object(answer)
-    return Items(as_objects(said.get("items")), text_in(said, "next_page_id"))
+    return Items(as_list(said.get("items")), text_in(said, "next_page_id"))
+
+
+def events_of(answer: Json) -> Items[Object]:
+    """A page of a log, with an empty object in the place of what is no event."""
+    page = items_of(answer)
+    return Items([item if isinstance(item, dict) else {} for item in page.items], page.following)
 
 
 def count_of(answer: Json) -> int:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from codegen_api import errors
 from codegen_api.runs import Json, LogEntry, Run, RunStatus, Step, StepKind, WaitReason, from_json, to_json
 from codegen_api.upstreams import PendingRequest
 from codegen_api.upstreams.host_json import (
@@ -63,8 +64,8 @@ _LENGTH = 256
 UNREADABLE = placeholder(kind="gateway.unreadable")
 
 
-def name_of(event: Object) -> str:
-    return member(event, "id", str)
+def name_of(event: Object) -> str | None:
+    return text_in(event, "id")
 
 
 # -- log entries ------------------------------------------------------------------------------------------------------
@@ -72,7 +73,8 @@ def name_of(event: Object) -> str:
 
 def inputs_in(events: Iterable[Object]) -> dict[str, Json]:
     """What tools were called with, by the id of the event that says so."""
-    return {name_of(event): event.get("action") for event in events if event.get("kind") == "ActionEvent"}
+    calls = (event for event in events if event.get("kind") == "ActionEvent")
+    return {name: event.get("action") for event in calls if (name := name_of(event)) is not None}
 
 
 def call_of(event: Object) -> str | None:
@@ -81,6 +83,8 @@ def call_of(event: Object) -> str | None:
 
 
 def entry_of(event: Object, inputs: Mapping[str, Json]) -> LogEntry:
+    if not event:
+        return UNREADABLE
     shown = {key: value for key, value in event.items() if key not in _HIDDEN}
     if event.get("kind") == "ConversationStateUpdateEvent" and event.get("key") not in _STATES:
         shown.pop("value", None)
@@ -160,7 +164,13 @@ def _text_in(event: Object, key: str) -> str:
 
 
 def pending_in(newest: Sequence[Object]) -> tuple[PendingRequest, ...]:
-    """What a conversation waits for, by its last events, newest first: one decision on all calls without result."""
+    """What a conversation waits for, by its last events, newest first: one decision on all calls without result.
+
+    Raises:
+        UpstreamError: one of the events cannot be read: nobody may approve a call that is not shown.
+    """
+    if not all(newest):
+        raise errors.UpstreamError("The host has an event that cannot be read, so what it waits for is not known.")
     done = {event.get(key) for event in newest for key in ("action_id", "tool_call_id") if not _is_call(event)} - {None}
     calls = [event for event in newest if _is_call(event) and not {event.get("id"), event.get("tool_call_id")} & done]
     calls.reverse()
@@ -170,7 +180,7 @@ def pending_in(newest: Sequence[Object]) -> tuple[PendingRequest, ...]:
     alone = len(calls) == 1
     return (
         PendingRequest(
-            name_of(calls[0]),
+            member(calls[0], "id", str),
             WaitReason.APPROVAL,
             "\n".join(wanted),
             text_in(calls[0], "tool_name") if alone else None,
