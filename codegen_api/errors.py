@@ -165,6 +165,11 @@ class Rejected(InvalidRequest):
         super().__init__(message, details=details, **more)
 
 
+def rejected(msg: str, kind: str, *loc: str | int) -> Rejected:
+    """The error for one fault of a request; the arguments are those of ``Detail``."""
+    return Rejected(details=[Detail(loc, msg, kind)])
+
+
 class IdempotencyKeyReused(Rejected):
     code = "idempotency_key_reused"
     default_message = "This Idempotency-Key was used for another request; take a new one."

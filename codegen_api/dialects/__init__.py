@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from codegen_api.errors import Detail, GatewayError, NotFound, NotOffered, Rejected
+from codegen_api.errors import Detail, GatewayError, NotFound, NotOffered
+from codegen_api.errors import rejected as rejected
 from codegen_api.request_bodies import Asking, CallerFirst, dependencies
 from codegen_api.runs import Json
 from codegen_api.upstreams import PendingRequest
@@ -76,11 +77,6 @@ def no_image(url: str) -> str | None:
     if not head[2].lower().endswith(";base64") or len(data) % 4 == 1 or data.translate(None, _BASE64):
         return "must have its bytes in base64"
     return None
-
-
-def rejected(what: str, kind: str, *where: str | int) -> Rejected:
-    """That there is one fault, at this place in the request."""
-    return Rejected(details=[Detail(where, what, kind)])
 
 
 def heard_image(url: object, *where: str | int) -> dict[str, Json]:

@@ -175,7 +175,7 @@ def unmarked(metadata: Json) -> tuple[Json, Mapping[str, str]]:
 def marked(metadata: Mapping[str, Json] | None, marks: Mapping[str, str]) -> Mapping[str, Json] | None:
     """Metadata for the host, with the marks in it. Raises ``Rejected`` for metadata that would pass for marks."""
     if metadata is not None and MARKS in metadata:
-        raise rejected("This key is reserved for the gateway.", "reserved_key", "body", "metadata", MARKS)
+        raise errors.rejected("This key is reserved for the gateway.", "reserved_key", "body", "metadata", MARKS)
     return {**(metadata or {}), MARKS: marks} if marks else metadata
 
 
@@ -189,7 +189,7 @@ def run_uuid(text: str) -> str:
     try:
         return str(uuid.UUID(text))
     except ValueError as error:
-        raise rejected("Must be a UUID.", "uuid_parsing", "run_id") from error
+        raise errors.rejected("Must be a UUID.", "uuid_parsing", "run_id") from error
 
 
 def uuid_in(answer: Object, key: str) -> str:
@@ -215,8 +215,3 @@ def refuse(asked: NewRun | RunFilter, *names: str) -> None:
 def not_offered(*place: str) -> errors.NotOffered:
     """For what a client asks for at this place of its request, and the host has no word for."""
     return errors.NotOffered(details=[errors.Detail(place, "This host has nothing of the kind.", "unsupported")])
-
-
-def rejected(what: str, kind: str, *where: str) -> errors.Rejected:
-    """For one fault at this place of a request."""
-    return errors.Rejected(details=[errors.Detail(where, what, kind)])

@@ -18,7 +18,7 @@ from codegen_api.outbound import Outbound, Query
 from codegen_api.runs import Json, LogEntry, Paging, Run, RunRef
 from codegen_api.telemetry import Observation, Observer, tracing_headers
 from codegen_api.upstreams import InvalidOption, Listing, Organization, User, observed
-from codegen_api.upstreams.host_json import ONLY, UNREADABLE, Object, nothing, rejected, text_in
+from codegen_api.upstreams.host_json import ONLY, UNREADABLE, Object, nothing, text_in
 from codegen_api.worker_thread import encoded, in_thread
 
 T = TypeVar("T")
@@ -95,7 +95,8 @@ class HttpUpstream:
         """An id that every URL can carry as it is; raises ``Rejected`` for anything else."""
         if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.~-]{0,199}", text):
             return text
-        raise rejected("Must be 1 to 200 letters, digits, and signs of -_.~", "string_pattern_mismatch", "run_id")
+        what = "Must be 1 to 200 letters, digits, and signs of -_.~"
+        raise errors.rejected(what, "string_pattern_mismatch", "run_id")
 
     def placeholder(self, ref: RunRef) -> LogEntry:
         return self.unreadable
@@ -190,7 +191,7 @@ class HttpUpstream:
         try:
             content = None if body is None else await encoded(body)
         except ValueError as error:
-            raise rejected("Nested too deeply.", "recursion_loop", "body") from error
+            raise errors.rejected("Nested too deeply.", "recursion_loop", "body") from error
         if not re.fullmatch(r"[!-~]+", credential.token):
             raise errors.InvalidToken  # no header can carry it, so no host can know it
         return content, [*self.authorization(credential)]
@@ -204,7 +205,7 @@ class OneOrganization(HttpUpstream):
     def organization_id(self, text: str) -> str:
         """``default``; raises ``Rejected`` for anything else."""
         if text != ONLY:
-            raise rejected(f"This host has one organization: {ONLY}.", "literal_error", "organization_id")
+            raise errors.rejected(f"This host has one organization: {ONLY}.", "literal_error", "organization_id")
         return ONLY
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:

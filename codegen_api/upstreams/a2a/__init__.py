@@ -17,17 +17,7 @@ from codegen_api.runs import Cursor, Json, LogPage, Paging, Run, RunRef, from_js
 from codegen_api.upstreams import Decision, Images, InvalidOption, Listing, NewRun, PendingRequest, RunFilter, User
 from codegen_api.upstreams.a2a.entries import UNREADABLE, log_of, pending_of, place_of, run_of, step_of, task_sent
 from codegen_api.upstreams.a2a.interface import CANCEL, CARD, GET, LIST, SEND, SUBSCRIBE, Call, Interface, error_in
-from codegen_api.upstreams.host_json import (
-    Object,
-    as_list,
-    as_object,
-    given,
-    listing_of,
-    marked,
-    page_of,
-    refuse,
-    rejected,
-)
+from codegen_api.upstreams.host_json import Object, as_list, as_object, given, listing_of, marked, page_of, refuse
 from codegen_api.upstreams.over_http import ConnectArguments, Headers, OneOrganization, user_of
 
 T = TypeVar("T")
@@ -157,7 +147,7 @@ class A2AUpstream(OneOrganization):
         """Answer it; there is nothing to approve or to reject."""
         if decision.verdict != "answer" or not decision.text:
             what = "The agent has asked a question: answer it with a text."
-            raise rejected(what, "literal_error", "body", "verdict")
+            raise errors.rejected(what, "literal_error", "body", "verdict")
         asked = await self.pending(credential, ref)
         if request_id not in [each.id for each in asked]:
             raise errors.NotFound

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 from codegen_api import errors
 from codegen_api.outbound import Query
 from codegen_api.runs import Json
-from codegen_api.upstreams.host_json import Object, as_object, objects_in, rejected, text_in
+from codegen_api.upstreams.host_json import Object, as_object, objects_in, text_in
 from codegen_api.upstreams.over_http import sentence
 
 CARD = "/.well-known/agent-card.json"
@@ -151,7 +151,7 @@ def _image(uri: str, *, old: bool) -> Object:
     """A data URI as a part of a message."""
     found = re.fullmatch(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", uri, re.ASCII | re.DOTALL)
     if found is None:
-        raise rejected("Must be base64 data URIs.", "value_error", "body", "images")
+        raise errors.rejected("Must be base64 data URIs.", "value_error", "body", "images")
     if old:
         return {"kind": "file", "file": {"mimeType": found[1], "bytes": found[2]}}
     return {"raw": found[2], "mediaType": found[1]}

@@ -14,7 +14,7 @@ from codegen_api.identity import Credential
 from codegen_api.runs import Cursor, Json, LogEntry, LogPage, Run, RunRef
 from codegen_api.upstreams import Images, Listing, NewRun, Organization, Repository, RunFilter, User
 from codegen_api.upstreams.codegen.answers import at_end, entry_of, id_of, paging_of, run_of, step_of, unreadable
-from codegen_api.upstreams.host_json import Object, as_object, given, listing_of, marked, member, nothing, rejected
+from codegen_api.upstreams.host_json import Object, as_object, given, listing_of, marked, member, nothing
 from codegen_api.upstreams.over_http import REFUSALS, ConnectArguments, HttpUpstream
 
 T = TypeVar("T")
@@ -190,7 +190,7 @@ def _whole(text: str, what: str, form: str = r"-?[0-9]{1,400}", otherwise: str =
     """``"007"`` -> ``"7"``."""
     if re.fullmatch(form, text):
         return str(int(text))
-    raise rejected(otherwise, "int_parsing", what)
+    raise errors.rejected(otherwise, "int_parsing", what)
 
 
 def _window(skip: int, limit: int) -> dict[str, str | int]:

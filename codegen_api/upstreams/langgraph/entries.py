@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from codegen_api import errors
 from codegen_api.runs import Json, LogEntry, Run, RunStatus, Step, StepKind, WaitReason, from_json, to_json
 from codegen_api.upstreams import Decision, PendingRequest
 from codegen_api.upstreams.host_json import (
@@ -13,7 +14,6 @@ from codegen_api.upstreams.host_json import (
     lasting_entry,
     object_in,
     objects_in,
-    rejected,
     run_told,
     text_in,
     uuid_in,
@@ -206,16 +206,16 @@ class Interrupt:
         if self.calls:
             value = self._decided(decision)
         elif decision.verdict != "answer" or decision.text is None:
-            raise rejected("This is a question: answer it, with a text.", "verdict", "body", "verdict")
+            raise errors.rejected("This is a question: answer it, with a text.", "verdict", "body", "verdict")
         return {self.id: value} if re.fullmatch("[0-9a-f]{32}", self.id) else value
 
     def _decided(self, decision: Decision) -> Json:
         kind = "respond" if decision.verdict == "answer" else decision.verdict
         allowed = [review.get("allowed_decisions") for review in objects_in(self.fields, "review_configs")]
         if any(isinstance(kinds, list) and kind not in kinds for kinds in allowed):
-            raise rejected(f"This request does not allow it: {kind}.", "verdict", "body", "verdict")
+            raise errors.rejected(f"This request does not allow it: {kind}.", "verdict", "body", "verdict")
         if kind == "respond" and not allowed:
-            raise rejected("Approve or reject it.", "verdict", "body", "verdict")
+            raise errors.rejected("Approve or reject it.", "verdict", "body", "verdict")
         message = {} if decision.text is None or kind == "approve" else {"message": decision.text}
         return {"decisions": [{"type": kind, **message}] * len(self.calls)}
 

@@ -32,7 +32,6 @@ from codegen_api.upstreams.host_json import (
     nothing,
     readable,
     refuse,
-    rejected,
     run_told,
     unmarked,
 )
@@ -101,7 +100,7 @@ class OpencodeUpstream(OneOrganization):
     def run_id(self, text: str) -> str:
         if re.fullmatch(r"ses_[A-Za-z0-9]{1,64}", text):
             return text
-        raise rejected("Must be ses_ and letters or digits.", "string_pattern_mismatch", "run_id")
+        raise errors.rejected("Must be ses_ and letters or digits.", "string_pattern_mismatch", "run_id")
 
     async def identify(self, credential: Credential) -> User:
         """A server without a password lets everybody in."""
@@ -185,7 +184,7 @@ class OpencodeUpstream(OneOrganization):
                 answers = await self._answers(credential, ref, request_id, decision.text or "")
                 order, body = "question/{}/reply", {"answers": answers}
             case "per" | "que", _:
-                raise rejected("Does not suit what the run waits for.", "unsuitable", "body", "verdict")
+                raise errors.rejected("Does not suit what the run waits for.", "unsuitable", "body", "verdict")
             case _:
                 raise errors.NotFound
         if not re.fullmatch(r"[a-z]{3}_[A-Za-z0-9]{1,64}", request_id):
@@ -307,7 +306,7 @@ class OpencodeUpstream(OneOrganization):
                     what = (
                         f"Must have {count} lines, an answer to a question each." if count > 1 else "Must not be empty."
                     )
-                    raise rejected(what, "value_error", "body", "text")
+                    raise errors.rejected(what, "value_error", "body", "text")
                 return [[line.strip()] for line in lines]
         raise errors.NotFound
 
@@ -321,7 +320,7 @@ class OpencodeUpstream(OneOrganization):
     def _chosen(self, model: str | None) -> Object | None:
         found = _model_of(model) if model else self._model
         if model and found is None:
-            raise rejected("Must be provider/model.", "value_error", "body", "model")
+            raise errors.rejected("Must be provider/model.", "value_error", "body", "model")
         return found
 
 

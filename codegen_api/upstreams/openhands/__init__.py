@@ -26,7 +26,6 @@ from codegen_api.upstreams.host_json import (
     nothing,
     object_in,
     refuse,
-    rejected,
     run_told,
     run_uuid,
     text_in,
@@ -179,7 +178,7 @@ class OpenHandsUpstream(OneOrganization):
         if request_id not in [request.id for request in await self.pending(credential, ref)]:
             raise errors.NotFound
         if decision.verdict == "answer":
-            raise rejected("Does not suit what the run waits for.", "unsuitable", "body", "verdict")
+            raise errors.rejected("Does not suit what the run waits for.", "unsuitable", "body", "verdict")
         accept = decision.verdict == "approve"
         await self._respond(credential, "decide", ref, accept=accept, reason=None if accept else decision.text)
         if not accept:

@@ -14,7 +14,6 @@ from codegen_api.upstreams.host_json import (
     object_in,
     objects_in,
     placeholder,
-    rejected,
     run_told,
     text_in,
     uuid_in,
@@ -204,7 +203,7 @@ def tags_of(metadata: Mapping[str, Json] | None) -> dict[str, str]:
     try:
         text = "" if metadata is None else to_json(metadata).decode()
     except ValueError as error:
-        raise rejected("Nested too deeply.", "recursion_loop", "body", "metadata") from error
+        raise errors.rejected("Nested too deeply.", "recursion_loop", "body", "metadata") from error
     pieces = [text[start : start + _LENGTH] for start in range(0, len(text), _LENGTH)]
     return {f"codegengateway{index}": piece for index, piece in enumerate(pieces)}
 
