@@ -1,11 +1,11 @@
-"""The contract of an upstream: the hosted agent API behind the gateway, in the gateway's words.
+"""The contract of an upstream, the adapter for a host of agents.
 
-An adapter parses, names, and maps errors; it decides nothing, and repeats nothing by itself. Every method raises errors
-of ``codegen_api.errors`` only: ``InvalidToken``, ``Forbidden``, ``NotFound``, ``Conflict``, ``QuotaExhausted``,
-``Rejected``, ``Unsupported``, ``UpstreamRateLimited`` for what the host said, ``UpstreamError``,
-``UpstreamUnreachable``, ``UpstreamTimeout`` where it said nothing of use, and ``AnswerCut`` where less at a time may
-come. A power that only some hosts have is a protocol of its own (``Cancels``, ``Approves``, ``Members`` ...), asked
-for with ``isinstance``. docs/adding-an-upstream.md leads through all of it.
+An adapter translates requests, answers and errors. It makes no decisions and retries nothing. Every method raises only
+errors of ``codegen_api.errors``. For a refusal by the host: ``InvalidToken``, ``Forbidden``, ``NotFound``,
+``Conflict``, ``QuotaExhausted``, ``Rejected``, ``Unsupported``, ``UpstreamRateLimited``. For an answer that is missing
+or useless: ``UpstreamError``, ``UpstreamUnreachable``, ``UpstreamTimeout``, and ``AnswerCut`` where asking for less may
+help. What only some hosts can do is a protocol of its own (``Cancels``, ``Approves``, ``Members`` ...), which callers
+check with ``isinstance``. See docs/adding-an-upstream.md.
 """
 
 import time
@@ -23,19 +23,19 @@ from codegen_api.worker_thread import is_large
 T_co = TypeVar("T_co", covariant=True)
 
 Images: TypeAlias = tuple[str, ...] | None
-"""Base64 data URIs that come with a prompt."""
+"""Images that come with a prompt, as base64 data URIs."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """What has an id at the host; ``fields`` as the host gave them."""
+    """Something that has an id at the host, with the host's own ``fields``."""
 
     id: str
     fields: Mapping[str, Json]
 
 
 class User(HostRecord):
-    """Somebody the host knows."""
+    """A user of the host."""
 
 
 class Organization(HostRecord):
@@ -48,10 +48,10 @@ class Repository(HostRecord):
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """What to start.
+    """A run to start.
 
-    ``marks`` are the gateway's own: kept with the run at the host, given back in ``Run.marks`` and nowhere else.
-    ``key`` is the same for each repeat of this order and differs from those of all others; see ``TakesKeys``.
+    ``marks`` are the gateway's own: the host keeps them with the run, and only ``Run.marks`` shows them again.
+    ``key`` is unique to this order, and the same whenever it is repeated; see ``TakesKeys``.
     """
 
     prompt: str
@@ -65,11 +65,11 @@ class NewRun:
 
 
 LARGEST_METADATA = 256 * 1024
-"""Bytes of a run's metadata, as JSON: it comes with every description of the run, a hundred to a list."""
+"""Maximum bytes of a run's metadata as JSON: every description of the run contains it, and lists have a hundred."""
 
 
 def require_few_bytes(metadata: Mapping[str, Json] | None) -> None:
-    """Raises ``Rejected`` for a run's metadata beyond what others, in whose lists it will be, are to read."""
+    """Raise ``Rejected`` if a run's metadata is larger than ``LARGEST_METADATA``: it appears in other users' lists."""
     with suppress(ValueError):  # nested too deeply: the adapter will say so
         if is_large(metadata) or len(to_json(metadata)) > LARGEST_METADATA:
             what = f"Must have at most {LARGEST_METADATA} bytes as JSON."
@@ -78,7 +78,7 @@ def require_few_bytes(metadata: Mapping[str, Json] | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list, as far as the host can tell them apart."""
+    """Which runs to list; None for all. Hosts refuse filters that they lack."""
 
     source_type: str | None = None
     user_id: str | None = None
@@ -86,10 +86,10 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T_co]):
-    """A page of a list, with the host's own account of it. ``at_end``: there was nothing behind it, by the host's word.
+    """A page of a list, with the host's own ``paging``. ``at_end``: nothing follows it; a short page alone is no end.
 
-    A page that is short is no end. ``gaps``: which places of this stretch of the list, counted from 0, are here without
-    their items, which cannot be had. ``pieces``: in how many it was read.
+    ``gaps`` are the places on this page, counted from 0, whose items cannot be read and are missing from ``items``.
+    ``pieces`` is the number of requests that it took.
     """
 
     items: tuple[T_co, ...]
@@ -100,16 +100,16 @@ class Listing(Generic[T_co]):
 
     @property
     def length(self) -> int:
-        """How many places of the list this page covers."""
+        """The number of places on this page, gaps included."""
         return len(self.items) + len(self.gaps)
 
     def next(self, skip: int) -> int | None:
-        """Where to go on behind this page, which was read from ``skip`` on; None at the end of the list."""
-        behind = skip + self.length
-        return None if self.at_end or behind == self.paging.total else behind
+        """The ``skip`` of the next page if this one began at ``skip``; None at the end of the list."""
+        following = skip + self.length
+        return None if self.at_end or following == self.paging.total else following
 
     def place(self, index: int) -> int:
-        """Which of them is that of ``items[index]``."""
+        """The place of ``items[index]`` on this page."""
         for gap in self.gaps:
             index += gap <= index
         return index
@@ -117,112 +117,112 @@ class Listing(Generic[T_co]):
 
 @runtime_checkable
 class Upstream(Protocol):
-    """A hosted agent API. ``observer`` is told of every exchange, through ``observed``."""
+    """A host of agents. ``observer`` is notified of every exchange, through ``observed``."""
 
     observer: Observer
 
     @property
     def name(self) -> str:
-        """The host's short name, ``codegen``: part of every principal."""
+        """The host's short name, such as ``codegen``, which is part of every principal."""
 
     @property
     def page_size(self) -> int:
-        """How many entries or runs to ask for at once, at most; the host may give fewer."""
+        """The most entries or runs to ask for at once; the host may give fewer."""
 
     @property
     def requests_per_minute(self) -> int | None:
-        """The host's usual limit for one credential. None if it has none: logs are then read much more often."""
+        """The host's usual limit for one credential. Without one, None, logs are read much more often."""
 
     @property
     def exchanges_per_read(self) -> int:
-        """How many requests one ``read_log`` usually takes, at most; what it takes of a limit is reckoned with it."""
+        """The most requests that one ``read_log`` usually takes; they are counted against the limit."""
 
     @property
     def keeps_marks(self) -> bool:
-        """Whether runs keep their marks. If not, nobody can share a token: the runs of all would be nobody's."""
+        """Whether runs keep their marks. If not, callers cannot share a token, since runs would have no owner."""
 
     @property
     def lags(self) -> bool:
-        """Whether an answer may be older than what was answered before: then the end of a run that was just resumed is
-        doubted for a while.
+        """Whether an answer may be older than an earlier one: then the end of a run that was just resumed is doubted
+        for a while.
         """
 
     @property
     def observation(self) -> Observation | None:
-        """What the last call showed of the host; None before the first."""
+        """Whether the host's last answer was usable; None before the first call."""
 
     def organization_id(self, text: str) -> str:
-        """``text`` in the host's own form of an organization's id. Raises ``Rejected`` when it is none."""
+        """The organization id in ``text``, in the host's own form. Raises ``Rejected`` if it is not valid."""
 
     def run_id(self, text: str) -> str:
-        """``text`` in the host's own form of a run's id. Raises ``Rejected`` when it is none."""
+        """The run id in ``text``, in the host's own form. Raises ``Rejected`` if it is not valid."""
 
     def placeholder(self, ref: RunRef) -> LogEntry:
-        """An entry for the place of one that cannot be had: ``absent``, and ``amendable`` in case it can be later."""
+        """The entry in the place of an unreadable one: ``absent``, and ``amendable`` since it may be read later."""
 
     def step(self, entry: LogEntry) -> Step:
-        """What a log entry of this host means, in the words of all hosts."""
+        """What a log entry of this host means, in terms that all hosts share."""
 
     def answer(self, run: Run) -> str | None:
-        """What the agent answered, as far as a description of the run says so."""
+        """The agent's answer, if the description of the run contains it."""
 
     async def identify(self, credential: Credential) -> User:
-        """Whose credential this is: the same id in every process, and not the token."""
+        """The user whose credential this is. The id is the same in every process, and is not the token."""
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
-        """The organizations that this credential opens."""
+        """The organizations that this credential gives access to."""
 
     async def create_run(self, credential: Credential, organization: str, new: NewRun) -> Run:
-        """Start a run, with its marks. Raises ``Rejected`` for metadata that would pass for marks, ``NotOffered`` for
-        what the host has no word for.
+        """Start a run, with its marks. Raises ``Rejected`` for metadata that could be taken for marks, and
+        ``NotOffered`` for a field that the host does not have.
         """
 
     async def get_run(self, credential: Credential, ref: RunRef) -> Run:
-        """A run, whole."""
+        """The complete description of a run."""
 
     async def list_runs(
         self, credential: Credential, organization: str, skip: int, limit: int, only: RunFilter
     ) -> Listing[Run]:
-        """Runs, newest first. Ids that are whole numbers are higher for newer runs. Raises ``NotOffered`` for a filter
-        that the host lacks.
+        """Runs, newest first. If their ids are integers, newer runs have higher ones. Raises ``NotOffered`` for a
+        filter that the host lacks.
         """
 
     async def resume_run(
         self, credential: Credential, ref: RunRef, prompt: str, images: Images, *, key: str | None = None
     ) -> Run:
-        """Go on with a run, under the same id and log. ``key`` as in ``NewRun``."""
+        """Continue a run, with the same id and log. ``key`` as in ``NewRun``."""
 
     async def read_log(
         self, credential: Credential, ref: RunRef, after: Cursor, limit: int, *, newest_first: bool = False
     ) -> LogPage:
-        """Up to ``limit`` entries behind position ``after`` (``newest_first``: behind the ``after`` newest ones, and
-        ``paging`` has the length of the log).
+        """Up to ``limit`` entries after position ``after``. With ``newest_first``, those before the ``after`` newest
+        ones, and ``paging`` has the length of the log.
 
         The page's run may lack fields. If it has ended, all entries that it had then are on this page or later ones.
         """
 
     async def aclose(self) -> None:
-        """Let go of every connection."""
+        """Close all connections."""
 
 
 class Connect(Protocol):
-    """What the name of an upstream stands for: its class, or a function that makes one."""
+    """Makes an upstream: its class, or a function."""
 
     def __call__(
         self, base_url: str, *, connect_timeout: float, read_timeout: float, via: str | None, options: Mapping[str, str]
     ) -> Upstream:
-        """``base_url`` is CODEGEN_BASE_URL; the timeouts are seconds. ``via`` is what to send as the ``Via`` header, by
-        which a gateway that is its own host is noticed. ``options`` are the adapter's own settings: ``directory`` is
+        """``base_url`` is CODEGEN_BASE_URL; the timeouts are in seconds. ``via`` is the value of the ``Via`` header, by
+        which a gateway notices that it is its own host. ``options`` are the adapter's own settings: ``directory`` is
         ``CODEGEN_<NAME>_DIRECTORY``.
 
         Raises:
-            ValueError: the base URL cannot be used.
-            InvalidOption: one of the options is unknown, missing, or cannot be used.
+            ValueError: the base URL is unusable.
+            InvalidOption: an option is unknown, missing or invalid.
         """
 
 
 class InvalidOption(ValueError):
-    """The option ``name`` of an adapter is unknown, missing, or cannot be used; its value is not quoted."""
+    """The option ``name`` of an adapter is unknown, missing or invalid; the message does not quote its value."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -231,26 +231,26 @@ class InvalidOption(ValueError):
 
 @runtime_checkable
 class Cancels(Protocol):
-    """The power to stop a run."""
+    """The host can stop runs."""
 
     async def cancel_run(self, credential: Credential, ref: RunRef) -> None:
-        """Stop a run; unless it is ``final`` then, it can still be resumed."""
+        """Stop a run. It can be resumed unless it is then ``final``."""
 
 
 @runtime_checkable
 class Bans(Cancels, Protocol):
-    """The power to stop a run where something has to be lifted before it can go on."""
+    """The host bans a stopped run, which has to be lifted before the run can continue."""
 
     async def uncancel_run(self, credential: Credential, ref: RunRef) -> None:
-        """Lift what a stop left behind."""
+        """Lift the ban that ``cancel_run`` left."""
 
 
 @runtime_checkable
 class TakesKeys(Protocol):
-    """The power to tell a repeated order from a new one by its ``key``.
+    """The host can tell a repeated order from a new one by its ``key``.
 
-    ``keyed``: which orders (``create``, ``resume``) have effect once, however often they are sent with the same key and
-    content.
+    ``keyed`` names the orders (``create``, ``resume``) that take effect once, however often they are sent with the same
+    key and content.
     """
 
     keyed: frozenset[str]
@@ -258,10 +258,10 @@ class TakesKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """What a run waits for. ``id`` tells it from others of that run.
+    """What a run waits for. ``id`` is unique within the run.
 
     ``text`` is for people: the question, or what the agent wants to do. An approval may name the ``tool`` and its
-    ``input``, a question the ``choices`` that the agent offers. ``fields`` as the host gave them.
+    ``input``, a question the ``choices`` that the agent offers. ``fields`` are the host's own.
     """
 
     id: str
@@ -275,11 +275,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What somebody decided on a ``PendingRequest``.
-
-    ``verdict`` is ``approve``, ``reject`` or ``answer``; ``text`` is the answer, or what the agent is told with a
-    rejection.
-    """
+    """A person's decision on a ``PendingRequest``. ``text`` is the answer, or the reason for a rejection."""
 
     verdict: Literal["approve", "reject", "answer"]
     text: str | None = None
@@ -287,41 +283,41 @@ class Decision:
 
 @runtime_checkable
 class Approves(Protocol):
-    """The power to say what a waiting run waits for, and to take the decision."""
+    """The host says what a waiting run waits for, and takes decisions on it."""
 
     async def pending(self, credential: Credential, ref: RunRef) -> tuple[PendingRequest, ...]:
-        """What the run waits for now, oldest first; nothing if it does not wait."""
+        """What the run waits for now, oldest first; empty if it does not wait."""
 
     async def decide(self, credential: Credential, ref: RunRef, request_id: str, decision: Decision) -> None:
-        """Tell the agent. Raises ``NotFound`` when nothing of this id is waiting (any more), and ``Rejected`` for a
-        verdict that does not suit it.
+        """Send the agent a decision. Raises ``NotFound`` if no request with this id is pending (any more), and
+        ``Rejected`` for a verdict that does not fit it.
         """
 
 
 @runtime_checkable
 class Streams(Protocol):
-    """The power to say at once that a run has changed, so that its log need not be read just to find out."""
+    """The host reports at once that a run has changed, so its log need not be polled."""
 
     def changes(self, credential: Credential, ref: RunRef, after: Cursor) -> AsyncGenerator[None, None]:
-        """Yields when listening has begun, and then whenever the run may have changed or its log may have grown beyond
-        ``after``. Ends, or raises as all methods do, when nothing more will be heard.
+        """Yield when listening has begun, and then whenever the run may have changed or its log may have grown beyond
+        ``after``. Return, or raise as all methods do, when no more reports will come.
         """
 
 
 @runtime_checkable
 class Members(Protocol):
-    """The power to tell who is in an organization."""
+    """The host lists the users of an organization."""
 
     async def users(self, credential: Credential, organization: str, skip: int, limit: int) -> Listing[User]:
         """The users of an organization."""
 
     async def user(self, credential: Credential, organization: str, user_id: str) -> User:
-        """One of them. Raises ``Rejected`` when ``user_id`` cannot be an id."""
+        """One user of an organization. Raises ``Rejected`` if ``user_id`` is not a valid id."""
 
 
 @runtime_checkable
 class Repositories(Protocol):
-    """The power to tell which repositories an organization has."""
+    """The host lists the repositories of an organization."""
 
     async def repositories(
         self, credential: Credential, organization: str, skip: int, limit: int
@@ -330,21 +326,21 @@ class Repositories(Protocol):
 
 
 @dataclass(slots=True)
-class Heard:
-    """What an answer said of the host's limits."""
+class ReportedLimits:
+    """What an answer reports of the host's limits."""
 
     allowance: Allowance | None = None
 
 
 @contextmanager
-def observed(observer: Observer, credential: Credential, operation: str) -> Iterator[Heard]:
-    """Tell ``observer`` of the exchange inside; the adapter notes what it heard."""
+def observed(observer: Observer, credential: Credential, operation: str) -> Iterator[ReportedLimits]:
+    """Notify ``observer`` of the exchange in this context, with the limits that the adapter sets on the value."""
     started = time.monotonic()
-    heard, outcome, retry_after = Heard(), "cancelled", None
+    limits, outcome, retry_after = ReportedLimits(), "cancelled", None
     observer.asking(credential.digest, operation)
     begun = begin_call(operation)
     try:
-        yield heard
+        yield limits
         outcome = "ok"
     except GatewayError as error:
         outcome, retry_after = error.code, error.retry_after
@@ -352,4 +348,4 @@ def observed(observer: Observer, credential: Credential, operation: str) -> Iter
     finally:
         seconds = time.monotonic() - started
         end_call(begun, operation, outcome)
-        observer.asked(Exchange(credential.digest, operation, outcome, seconds, retry_after, heard.allowance))
+        observer.asked(Exchange(credential.digest, operation, outcome, seconds, retry_after, limits.allowance))

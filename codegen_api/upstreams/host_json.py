@@ -1,4 +1,4 @@
-"""Between the JSON of hosts and our words: what adapters read of answers, write into orders, and refuse to ask for."""
+"""What adapters share to translate JSON: they read answers, write orders, and refuse what the host does not have."""
 
 import re
 import uuid
@@ -17,7 +17,7 @@ MARKS = "codegen_gateway"
 """The key of a run's metadata under which the gateway's marks are kept; clients neither set nor see it."""
 
 ONLY = "default"
-"""The organization of hosts that have none."""
+"""The id of the only organization, at hosts without organizations."""
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
 
@@ -39,7 +39,7 @@ def as_objects(answer: Json) -> list[Object]:
 
 
 def nothing(_: Json) -> None:
-    """What is read of an answer that has no known shape."""
+    """Read nothing: the answer has no known shape."""
 
 
 def member(answer: Object, key: str, kind: type[T]) -> T:
@@ -50,36 +50,36 @@ def member(answer: Object, key: str, kind: type[T]) -> T:
 
 
 def text_in(answer: Object, key: str) -> str | None:
-    """The text in this place, if there is one."""
+    """The text under ``key``, or None."""
     value = answer.get(key)
     return value if isinstance(value, str) else None
 
 
 def object_in(answer: Object, key: str) -> Object:
-    """The object in this place; else an empty one."""
+    """The object under ``key``, or an empty one."""
     value = answer.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def objects_in(answer: Object, key: str) -> list[Object]:
-    """The objects of the list in this place."""
+    """The objects in the list under ``key``; other items are skipped."""
     items = answer.get(key)
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
 def run_told(
-    name: str, told: Object, status: RunStatus | None, reason: WaitReason | None = None, result: str | None = None
+    run_id: str, told: Object, status: RunStatus | None, reason: WaitReason | None = None, result: str | None = None
 ) -> Run:
-    """A run of a host without organizations, of which it has ``told`` this. The status is our word, since hosts' words
-    do not tell all apart; None where it was not looked for.
+    """A run of a host without organizations, with the fields that the host has ``told``. ``status`` is our word, since
+    hosts use one word for several statuses; None if it was not looked up.
     """
-    fields: dict[str, Json] = {**with_times(told), "id": name, "organization_id": ONLY, "status": None}
+    fields: dict[str, Json] = {**with_times(told), "id": run_id, "organization_id": ONLY, "status": None}
     fields |= {} if status is None else {"status": status.value, "result": result}
     marks = None
     if "metadata" in fields:
         fields["metadata"], marks = unmarked(fields["metadata"])
     word = None if status is None else status.value
-    return Run(RunRef(ONLY, name), status or RunStatus.UNKNOWN, word, fields, marks, reason)
+    return Run(RunRef(ONLY, run_id), status or RunStatus.UNKNOWN, word, fields, marks, reason)
 
 
 def listing_of(
@@ -118,8 +118,8 @@ def page_of(
     newest_first: bool,
     revision: str | None = None,
 ) -> LogPage:
-    """A page of a log that is there as a whole, of ``total`` entries. ``read`` gives those from one index to another,
-    oldest first. The rest is as in ``read_log`` and ``LogPage``.
+    """A page of a log of ``total`` entries, all of which are at hand. ``read`` returns those between two indexes,
+    oldest first. The other parameters are those of ``read_log`` and ``LogPage``.
     """
     end = max(0, total - after) if newest_first else min(after + limit, total)
     entries = tuple(read(max(0, end - limit) if newest_first else min(after, end), end))
@@ -128,7 +128,7 @@ def page_of(
 
 
 def placeholder(**fields: Json) -> LogEntry:
-    """An entry in the place of one that cannot be had, and so may differ from it. ``fields`` look like the host's."""
+    """An entry in the place of an unreadable one. ``fields`` should look like those of the host's entries."""
     return LogEntry(to_json(fields), None, open=False, amendable=True, absent=True)
 
 
@@ -138,7 +138,7 @@ UNREADABLE = placeholder(type="unreadable", content="The gateway could not read 
 def lasting_entry(
     fields: Object, unreadable: LogEntry, *, said: str | None = None, answers: bool, name: str | None
 ) -> LogEntry:
-    """An entry without a time that never changes; what is ``unreadable`` if it is nested too deeply."""
+    """An entry that has no time and never changes; ``unreadable`` if ``fields`` are nested too deeply."""
     try:
         return LogEntry(to_json(fields), None, open=False, amendable=False, said=said, answers=answers, id=name)
     except ValueError:
@@ -146,12 +146,12 @@ def lasting_entry(
 
 
 def with_times(fields: Object) -> dict[str, Json]:
-    """With the times in it as ``rfc3339``."""
+    """``fields`` with its times converted by ``rfc3339``."""
     return {key: rfc3339(value) if key.endswith("_at") else value for key, value in fields.items()}
 
 
 def rfc3339(value: Json) -> Json:
-    """A time in UTC with ``T`` and ``Z``, one without a zone taken as UTC; what is none stays."""
+    """A time in UTC with ``T`` and ``Z``. A time without a zone is taken as UTC; other values stay as they are."""
     parts = _TIME.fullmatch(value) if isinstance(value, str) else None
     if parts is None:
         return value
@@ -164,7 +164,7 @@ def rfc3339(value: Json) -> Json:
 
 
 def unmarked(metadata: Json) -> tuple[Json, Mapping[str, str]]:
-    """The client's part of the host's metadata, and the marks. A run whose client gave none has none again."""
+    """The client's part of the host's metadata, None if it is empty, and the marks."""
     if not isinstance(metadata, dict) or MARKS not in metadata:
         return metadata, {}
     marks = metadata[MARKS]
@@ -173,19 +173,19 @@ def unmarked(metadata: Json) -> tuple[Json, Mapping[str, str]]:
 
 
 def marked(metadata: Mapping[str, Json] | None, marks: Mapping[str, str]) -> Mapping[str, Json] | None:
-    """Metadata for the host, with the marks in it. Raises ``Rejected`` for metadata that would pass for marks."""
+    """Metadata for the host, with the marks. Raises ``Rejected`` for metadata that could be taken for marks."""
     if metadata is not None and MARKS in metadata:
         raise errors.rejected("This key is reserved for the gateway.", "reserved_key", "body", "metadata", MARKS)
     return {**(metadata or {}), MARKS: marks} if marks else metadata
 
 
 def given(**fields: T | None) -> dict[str, T]:
-    """Those that are not None."""
+    """The arguments that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def run_uuid(text: str) -> str:
-    """A run's id where those are UUIDs: in lower case, with hyphens. Raises ``Rejected`` for anything else."""
+    """The run id in ``text``, a UUID, in lower case and with hyphens. Raises ``Rejected`` for anything else."""
     try:
         return str(uuid.UUID(text))
     except ValueError as error:
@@ -193,7 +193,7 @@ def run_uuid(text: str) -> str:
 
 
 def uuid_in(answer: Object, key: str) -> str:
-    """The UUID in this place, in the form of ``run_uuid``."""
+    """The UUID under ``key``, in the form of ``run_uuid``."""
     try:
         return run_uuid(member(answer, key, str))
     except errors.Rejected as error:
@@ -201,17 +201,17 @@ def uuid_in(answer: Object, key: str) -> str:
 
 
 def new_uuid(kind: str, key: str | None) -> str:
-    """An id for something new: the same for each repeat of the order that makes it."""
+    """A UUID for something new. A repeat of the order, with the same ``key``, gets the same one."""
     return str(uuid.uuid4() if key is None else uuid.uuid5(uuid.NAMESPACE_OID, f"codegen_gateway {kind} {key}"))
 
 
-def refuse(asked: NewRun | RunFilter, *names: str) -> None:
-    """Raises ``NotOffered`` if one of these is asked for, and the host has no word for it."""
+def refuse(request: NewRun | RunFilter, *names: str) -> None:
+    """Raise ``NotOffered`` if the request sets one of these fields, which the host does not have."""
     for name in names:
-        if getattr(asked, name) is not None:
-            raise not_offered(*(["body"] if isinstance(asked, NewRun) else []), name)
+        if getattr(request, name) is not None:
+            raise not_offered(*(["body"] if isinstance(request, NewRun) else []), name)
 
 
-def not_offered(*place: str) -> errors.NotOffered:
-    """For what a client asks for at this place of its request, and the host has no word for."""
-    return errors.NotOffered(details=[errors.Detail(place, "This host has nothing of the kind.", "unsupported")])
+def not_offered(*loc: str) -> errors.NotOffered:
+    """The error for a part of a request that the host does not have."""
+    return errors.NotOffered(details=[errors.Detail(loc, "This host has nothing of the kind.", "unsupported")])

@@ -1,4 +1,4 @@
-"""What adapters for JSON over HTTP have in common: one exchange, told to the observer, and what its answer means."""
+"""What adapters for JSON over HTTP share: making one exchange, notifying the observer, and interpreting the answer."""
 
 import hashlib
 import re
@@ -36,7 +36,7 @@ REFUSALS: Mapping[int, type[errors.GatewayError]] = {
 
 
 class ConnectArguments(TypedDict, total=False):
-    """How to connect to a host: what ``Connect`` says, and for tests the ``transport``."""
+    """The arguments of ``Connect``, and for tests a ``transport``."""
 
     transport: httpx.AsyncBaseTransport | None
     connect_timeout: float
@@ -46,13 +46,13 @@ class ConnectArguments(TypedDict, total=False):
 
 
 class HttpUpstream:
-    """One host, over HTTP with JSON. The arguments, but for ``options``, are those of ``Outbound``.
+    """A host that speaks JSON over HTTP. The arguments, except ``options``, are those of ``Outbound``.
 
-    ``refusals``: what a status means. ``unreadable``: what is in the place of an entry that cannot be had.
+    ``refusals`` maps statuses to errors. ``unreadable`` is the entry in the place of one that cannot be read.
 
     Raises:
-        InvalidOption: there is an option that is not in ``known_options``.
-        ValueError: ``base_url`` or the proxy cannot be used; neither is quoted.
+        InvalidOption: an option is not in ``known_options``.
+        ValueError: ``base_url`` or the proxy is unusable; the message quotes neither.
     """
 
     known_options: ClassVar[tuple[str, ...]] = ()
@@ -85,14 +85,14 @@ class HttpUpstream:
 
     @property
     def observation(self) -> Observation | None:
-        """Whether the last exchange brought JSON and no 5xx; one that was cancelled does not count."""
+        """Whether the last exchange brought JSON and no 5xx; cancelled ones do not count."""
         return self._outbound.observation
 
     async def aclose(self) -> None:
         await self._outbound.aclose()
 
     def run_id(self, text: str) -> str:
-        """An id that every URL can carry as it is; raises ``Rejected`` for anything else."""
+        """``text``, if URLs need not escape it. Raises ``Rejected`` otherwise."""
         if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.~-]{0,199}", text):
             return text
         what = "Must be 1 to 200 letters, digits, and signs of -_.~"
@@ -108,22 +108,22 @@ class HttpUpstream:
         return [("Authorization", f"Bearer {credential.token}")]
 
     def refusal(self, status: int, answer: Json, retry_after: str | None, token: str) -> errors.GatewayError:
-        """The error that an answer means, with the sentence in ``message`` or ``detail``; ``answer`` is its JSON.
+        """The error for an answer, with the sentence in its ``message`` or ``detail``; ``answer`` is its JSON.
 
-        A ``detail`` that is a list names the faults of a request, as FastAPI does. The text of anything but JSON, such
-        as a page of HTML, goes no further.
+        A ``detail`` that is a list names the faults of a request, as FastAPI does. Nothing of an answer that is not
+        JSON, such as a page of HTML, is passed on.
         """
-        said = answer if isinstance(answer, dict) else {}
-        detail = said.get("detail")
-        text = sentence(said.get("message"), token) or sentence(detail, token)
+        fields = answer if isinstance(answer, dict) else {}
+        detail = fields.get("detail")
+        text = sentence(fields.get("message"), token) or sentence(detail, token)
         if status == 429:
             return errors.UpstreamRateLimited(text, retry_after=seconds(retry_after))
         kind = self.refusals.get(status)
         if kind is None or not isinstance(answer, dict):
-            # 413 is about the answer where something was read: some hosts may give so much and no more
+            # on a read, 413 is about the answer: some hosts limit how much they return
             failure = errors.AnswerTooLong if status == 413 else errors.UpstreamError
-            without_use = f"The host answered with status {status} and nothing of use."
-            return failure(without_use, retry_after=seconds(retry_after))
+            message = f"The host answered with status {status} and nothing of use."
+            return failure(message, retry_after=seconds(retry_after))
         if kind is errors.Rejected and isinstance(detail, list):
             return kind(text, details=[_detail(item, token) for item in detail[:50] if isinstance(item, dict)])
         return kind(text)
@@ -140,18 +140,18 @@ class HttpUpstream:
         body: Json = None,
         order: bool = False,
     ) -> T:
-        """One exchange: what ``read`` makes of a good answer. ``order``: any 2xx will do, and ``read`` gets None where
-        it is no JSON.
+        """Make one exchange and return what ``read`` makes of a successful answer. ``order``: any 2xx is a success, and
+        ``read`` gets None if the body is not JSON.
 
         Raises:
-            GatewayError: what a bad answer means, or why there was none.
+            GatewayError: the host refused, failed, or did not answer.
         """
         content, headers = await self._content_and_headers(credential, body)
-        with observed(self.observer, credential, operation) as heard:
+        with observed(self.observer, credential, operation) as limits:
             unread = order and read is nothing
             headers += tracing_headers()
             answer = await self._outbound.ask(method, path, query, content, headers, order=order, unread=unread)
-            heard.allowance = answer.allowance
+            limits.allowance = answer.allowance
             try:
                 if 200 <= answer.status < 300 and (answer.readable or order):
                     return await in_thread(read, answer.json) if answer.large else read(answer.json)
@@ -159,25 +159,25 @@ class HttpUpstream:
                     raise errors.AnswerCut
                 raise self.refusal(answer.status, answer.json, answer.retry_after, credential.token)
             except errors.GatewayError as error:
-                said = f" ({error.message})" if isinstance(error, errors.UpstreamError) and answer.readable else ""
-                error.reason = f"{answer.account()}{said}"
+                why = f" ({error.message})" if isinstance(error, errors.UpstreamError) and answer.readable else ""
+                error.reason = f"{answer.account()}{why}"
                 raise
 
     async def listen(
         self, credential: Credential, operation: str, path: str, query: Query = None, *, body: Json = None
     ) -> AsyncGenerator[bytes, None]:
-        """Server-sent events, asked for with a POST where there is a ``body``: an empty text when listening has begun,
-        and then each line of data.
+        """Yield the data lines of server-sent events, after an empty one when listening has begun. With a ``body`` the
+        request is a POST.
 
         Raises:
-            GatewayError: as ``ask``; or it broke off.
+            GatewayError: as ``ask``, or the stream broke off.
         """
         content, headers = await self._content_and_headers(credential, body)
         headers += [] if content is None else [("Content-Type", "application/json")]
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as stack:
             with observed(self.observer, credential, operation):
                 headers += tracing_headers()
-                answer, lines = await held.enter_async_context(self._outbound.stream(path, query, headers, content))
+                answer, lines = await stack.enter_async_context(self._outbound.stream(path, query, headers, content))
                 if lines is None:
                     error = self.refusal(answer.status, answer.json, answer.retry_after, credential.token)
                     error.reason = answer.account()
@@ -198,7 +198,7 @@ class HttpUpstream:
 
 
 class OneOrganization(HttpUpstream):
-    """A host that has no organizations, no users and no limits: everybody with the same credential is one user."""
+    """A host without organizations, users and rate limits: all callers with the same credential are one user."""
 
     requests_per_minute = None
 
@@ -209,19 +209,19 @@ class OneOrganization(HttpUpstream):
         return ONLY
 
     async def organizations(self, credential: Credential, skip: int, limit: int) -> Listing[Organization]:
-        """One, with a fixed name. The host is not asked."""
+        """The only organization, which has a fixed name; the host is not asked."""
         items = (Organization(ONLY, {"id": ONLY, "name": ONLY}),)[skip : skip + limit]
         return Listing(items, Paging(1, None, limit, None), at_end=True)
 
 
 def user_of(credential: Credential) -> User:
-    """The user behind a credential, at a host without users: the same id in every process, which hides the token."""
+    """The user for a credential, at a host without users. The id is the same in every process and hides the token."""
     name = hashlib.sha256(b"codegen_api user " + credential.token.encode()).hexdigest()[:32]
     return User(name, {"id": name})
 
 
 def sentence(text: Json, token: str) -> str | None:
-    """``text`` on one line of at most 500 characters, without the token; None when there is nothing to say."""
+    """``text`` on one line of at most 500 characters, without the token; None if nothing is left."""
     if not isinstance(text, str):
         return None
     hidden = re.escape(token) if len(token) > 7 else rf"\b{re.escape(token)}\b"  # "x" is in "expired", too
@@ -230,21 +230,21 @@ def sentence(text: Json, token: str) -> str | None:
 
 
 def _detail(item: Object, token: str) -> errors.Detail:
-    """One fault of a 422; never its ``input``, which quotes the request."""
-    way = item.get("loc")
-    loc = [step if type(step) is int else sentence(step, token) for step in way] if isinstance(way, list) else []
+    """One fault of a 422, without its ``input``, which quotes the request."""
+    path = item.get("loc")
+    loc = [step if type(step) is int else sentence(step, token) for step in path] if isinstance(path, list) else []
     msg, kind = sentence(item.get("msg"), token), sentence(item.get("type"), token)
     return errors.Detail(tuple(step for step in loc if step is not None), msg or "Not valid.", kind or "value_error")
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """Retry-After in either form, from 0 to an hour."""
+    """The seconds in a Retry-After header of either form, from 0 to an hour."""
     if retry_after is None:
         return None
     if re.fullmatch(r"[0-9]+", retry_after):
         return min(float(retry_after), 3600.0)
     try:
-        then = parsedate_to_datetime(retry_after)
+        moment = parsedate_to_datetime(retry_after)
     except (ValueError, OverflowError):
         return None
-    return min(max(then.replace(tzinfo=then.tzinfo or UTC).timestamp() - time.time(), 0.0), 3600.0)
+    return min(max(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - time.time(), 0.0), 3600.0)
